@@ -1,0 +1,349 @@
+"""Every setting of the system as frozen values; standard library only, so that `--help` never waits for torch.
+
+An experiment is one `dataclasses.replace` of a recipe (`recipes.py`). Section numbers are the paper's; "original"
+marks what the authors' own published configuration (net 145) has instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Unit = Literal["relu", "tanh", "logistic"]
+Op = Literal["unit", "lrn", "spatial", "max_pool", "avg_pool", "dropout"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution and what follows it, in order (section 3.5)."""
+
+    name: str
+    kernels: int
+    """Kernels of all columns together."""
+    size_px: int
+    stride: int = 1
+    pad: tuple[int, int] = (0, 0)
+    """Pixels of zeros at (left and top, right and bottom)."""
+    linked: bool = False
+    """Sees the maps of every column, not of its own alone."""
+    std: float | None = 0.01
+    """Of the Gaussian the weights start from (section 5); None: PyTorch's own uniform start."""
+    bias: float = 0.0
+    then: tuple[Op, ...] = ("unit",)
+
+
+@dataclass(frozen=True)
+class Local:
+    """A convolution whose kernels differ at every position (the CIFAR-10 nets)."""
+
+    name: str
+    kernels: int
+    size_px: int
+    pad: tuple[int, int] = (0, 0)
+    std: float | None = 0.01
+    bias: float = 0.0
+    then: tuple[Op, ...] = ("unit",)
+
+
+@dataclass(frozen=True)
+class Full:
+    """A fully connected layer and what follows it."""
+
+    name: str
+    units: int
+    std: float | None = 0.01
+    bias: float = 0.0
+    then: tuple[Op, ...] = ()
+
+
+Layer = Conv | Local | Full
+
+
+@dataclass(frozen=True)
+class Lrn:
+    """b = a / (k + alpha * sum of squares of n adjacent maps) ** beta (section 3.3)."""
+
+    n: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    """Multiplies the sum itself; PyTorch, Caffe and ONNX call n * this their alpha."""
+    beta: float = 0.75
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """The original's second normalisation, over a square inside each map."""
+
+    size_px: int = 5
+    k: float = 1.0
+    alpha: float = 0.001 / 25
+    """Multiplies the sum itself."""
+    beta: float = 0.75
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Overlapping pooling (section 3.4); 2/2 is the comparison."""
+
+    size_px: int = 3
+    stride: int = 2
+    partial: bool = False
+    """Windows may reach over the right and bottom border (the CIFAR-10 nets)."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Section 4.2."""
+
+    rate: float = 0.5
+    form: Literal["2012", "inverted"] = "2012"
+    """2012: not rescaled in training, outputs times (1 - rate) at test. inverted: rescaled in training."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as a value: a table of layers, and the fields that ablations turn."""
+
+    layers: tuple[Layer, ...]
+    input_px: int = 224
+    classes: int | None = None
+    """Units of the last layer; None: as many as the store has classes."""
+    columns: int = 1
+    """Groups of kernels that see only each other, but for linked layers (section 3.2)."""
+    links: bool = True
+    """False: the columns never meet before the last layer."""
+    unit: Unit = "relu"
+    normalise: bool = True
+    """False leaves every lrn and spatial step out."""
+    lrn: Lrn = Lrn()
+    spatial: Spatial = Spatial()
+    pool: Pool = Pool()
+    dropout: Dropout = Dropout()
+    width: float = 1.0
+    """Multiplies the kernels and hidden units of every layer."""
+    without: tuple[str, ...] = ()
+    """Convolutions to leave out (not the first); their normalisation and pool stay."""
+    bias: float | None = None
+    """Stands in place of every bias that would start at something other than 0."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """From stored uint8 pictures to the network's input (sections 2 and 4.1)."""
+
+    crops: bool = True
+    """Random patches in training; False: the centre patch."""
+    flips: bool = True
+    chunk: int = 1
+    """Images that share one position and one flip (original: 32)."""
+    mean: Literal["pixel", "centre", "channel"] = "pixel"
+    """pixel: of the mean image, at the patch's own place. centre: its centre patch for every patch (original).
+    channel: torchvision's three numbers, after which RGB is divided by its three deviations."""
+    colour: Literal["none", "paper", "original"] = "paper"
+    """paper: sum of p_i * a_i * l_i with RGB in 0..1. original: a_i * sqrt(l_i) on 0..255, then the image / 1.1."""
+    colour_std: float = 0.1
+    pca: Literal["store", "ilsvrc2012"] = "store"
+    """Whose eigenvalues and eigenvectors: the training set's own, or the original file's."""
+    test_patches: Literal["ten", "nine", "centre"] = "ten"
+    """ten: corners and centre, reflected too (section 4.1). nine: a 3x3 grid (the CIFAR-10 nets)."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """v <- momentum v - decay rate w - rate dL/dw; w <- w + v (section 5)."""
+
+    batch: int = 128
+    rate: float = 0.01
+    momentum: float = 0.9
+    decay: float = 0.0005
+    decay_of: tuple[tuple[str, float], ...] = ()
+    """(layer, decay) where a layer's differs."""
+    bias_rate: float | None = None
+    """None: as the weights'."""
+    bias_falls: bool = True
+    """A bias_rate falls with the weights' rate (original: no)."""
+    bias_decay: bool = True
+    """Biases decay as weights do (original: no)."""
+
+
+@dataclass(frozen=True)
+class LayerRate:
+    """From `epoch` on, the layer learns at `rate`, weights and biases alike; 0 freezes it."""
+
+    layer: str
+    epoch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The rate is divided by 10 when validation error stops improving, `drops` times, then training ends."""
+
+    epochs: int = 90
+    """The most epochs."""
+    patience: int = 5
+    """Epochs without a gain before the rate falls."""
+    least_gain: float = 0.002
+    """What counts as a gain, as a fraction of the validation pictures."""
+    drops: int = 3
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The rate is divided by 10 when each epoch of `drops` begins (counted from 0)."""
+
+    epochs: int
+    drops: tuple[int, ...] = ()
+    layer_rates: tuple[LayerRate, ...] = ()
+    colour_until: int | None = None
+    """Colour noise ends when this epoch begins (original: 67)."""
+
+
+Schedule = Plateau | Steps
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, whole: `run/config.json` holds it and is enough to run it again."""
+
+    recipe: str
+    architecture: Architecture
+    augment: Augment = Augment()
+    sgd: Sgd = Sgd()
+    schedule: Schedule = field(default_factory=Plateau)
+    data: str = ""
+    """The prepared store."""
+    train_split: str = "train"
+    val_split: str = "val"
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the arithmetic; weights, velocity and loss are float32 always."""
+    deterministic: bool = False
+    """CUDA: only kernels that give the same bits every time."""
+    workers: int = 2
+    """Threads that decode; 0: none beside the training itself."""
+    checkpoint_minutes: float = 10.0
+    init: str = ""
+    """A run whose tensors to start from, where names and shapes agree."""
+
+
+def scaled(schedule: Schedule, epochs: int) -> Schedule:
+    """The same schedule, stretched or shortened in proportion to `epochs`."""
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}; a schedule needs at least 1")
+    if isinstance(schedule, Plateau):
+        patience = max(1, round(schedule.patience * epochs / schedule.epochs))
+        return dataclasses.replace(schedule, epochs=epochs, patience=patience)
+
+    def at(epoch: int) -> int:
+        return round(epoch * epochs / schedule.epochs)
+
+    return Steps(
+        epochs=epochs,
+        drops=tuple(at(epoch) for epoch in schedule.drops),
+        layer_rates=tuple(dataclasses.replace(r, epoch=at(r.epoch)) for r in schedule.layer_rates),
+        colour_until=None if schedule.colour_until is None else at(schedule.colour_until),
+    )
+
+
+def to_dict(value: Any) -> Any:
+    """Plain JSON values; a dataclass carries its class name under `is`, so that it can be read back."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | fields
+    if isinstance(value, tuple):
+        return [to_dict(item) for item in value]
+    return value
+
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
+    """The value that `to_dict` wrote. Raises ValueError naming the field that is unknown, missing or of a wrong kind."""
+    return typing.cast(T, _read(cls, data, where))
+
+
+def _read(kind: Any, data: Any, where: str) -> Any:
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(options, data, where)
+    if origin is Literal:
+        if data not in options:
+            raise ValueError(f"{where} is {data!r}; it can be {', '.join(map(repr, options))}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise ValueError(f"{where} is {data!r}; a list belongs there")
+        kinds = [options[0]] * len(data) if options[-1] is Ellipsis else list(options)
+        if len(kinds) != len(data):
+            raise ValueError(f"{where} has {len(data)} entries; it needs {len(kinds)}")
+        return tuple(_read(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, data, strict=True)))
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, data, where)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
+        raise ValueError(f"{where} is {data!r}; {kind.__name__} belongs there")
+    return data
+
+
+def _read_union(options: tuple[Any, ...], data: Any, where: str) -> Any:
+    if data is None and type(None) in options:
+        return None
+    rest = [option for option in options if option is not type(None)]
+    if len(rest) == 1:
+        return _read(rest[0], data, where)
+    named = {option.__name__: option for option in rest}
+    tag = data.get("is") if isinstance(data, dict) else None
+    if tag not in named:
+        raise ValueError(f"{where} must be one of {', '.join(named)}; its `is` says {tag!r}")
+    return _read(named[tag], data, where)
+
+
+def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} is {data!r}; the fields of {kind.__name__} belong there")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = [name for name in data if name not in fields and name != "is"]
+    if unknown:
+        raise ValueError(f"{where} has no field {unknown[0]!r}; {kind.__name__} has {', '.join(fields)}")
+    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise ValueError(f"{where} lacks the field {missing[0]!r}")
+    return kind(**{n: _read(hints[n], data[n], f"{where}.{n}") for n in fields if n in data})
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for a number no run can have; shapes are `model.plan`'s to check."""
+    sgd, schedule, augment = config.sgd, config.schedule, config.augment
+    for name, value, least in (
+        ("sgd.batch", sgd.batch, 1),
+        ("schedule.epochs", schedule.epochs, 1),
+        ("augment.chunk", augment.chunk, 1),
+        ("workers", config.workers, 0),
+        ("sgd.rate", sgd.rate, 0),
+        ("sgd.decay", sgd.decay, 0),
+        ("augment.colour_std", augment.colour_std, 0),
+        ("checkpoint_minutes", config.checkpoint_minutes, 0),
+        ("seed", config.seed, 0),
+    ):
+        if not value >= least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if not 0 <= sgd.momentum < 1:
+        raise ValueError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
+    if isinstance(schedule, Plateau) and schedule.patience < 1:
+        raise ValueError(f"schedule.patience is {schedule.patience}; it must be at least 1")
+    layers = [layer.name for layer in config.architecture.layers]
+    named = [name for name, _ in sgd.decay_of]
+    named += [rate.layer for rate in schedule.layer_rates] if isinstance(schedule, Steps) else []
+    for name in named:
+        if name not in layers:
+            raise ValueError(f"a rate or decay is set for {name!r}; the layers are {', '.join(layers)}")

@@ -1,0 +1,156 @@
+"""From uint8 pictures to the network's input, on the device, a batch at once (sections 2 and 4.1).
+
+What happens to a picture is a pure function of (seed, epoch, picture): `draw` says what, `Preprocess` does it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.config import Augment
+from alexnet.data.store import Statistics
+
+# The original's own analysis of the ILSVRC-2012 training set, RGB on 0..255 (its configuration files).
+ILSVRC2012_ROOTS = np.array([121.780, 37.094, 19.721])  # square roots of the eigenvalues
+ILSVRC2012_VECTORS = np.array(  # a row each
+    [[-0.56351, -0.57618, -0.59200], [-0.71258, -0.02354, 0.70120], [0.41796, -0.81698, 0.39731]]
+)
+# torchvision's reference preprocessing, RGB on 0..1.
+TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+COLOUR_SCALE = 1 / 1.1  # the original divides the image by 1.1 while its colour noise is on
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each of N pictures. A patch's top left corner, in pixels; its reflection; its colour shift."""
+
+    top: NDArray[np.int64]  # (N,)
+    left: NDArray[np.int64]  # (N,)
+    flip: NDArray[np.bool_]  # (N,)
+    shift: NDArray[np.float32]  # (N, 3), grey levels
+    scale: float = 1.0
+
+
+def draw(
+    augment: Augment,
+    statistics: Statistics,
+    input_px: int,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    place: NDArray[np.int64],
+    colour: bool = True,
+) -> Draws:
+    """The draws for pictures `index` of a split, which stand at `place` in the epoch.
+
+    Position and flip come from (seed, epoch, index), or with augment.chunk > 1 from (seed, epoch, place // chunk);
+    colour from (seed, epoch, index). colour=False: the noise is off (the original's end game).
+    """
+    border = statistics.mean.shape[0] - input_px
+    count = len(index)
+    top, left = np.full(count, border // 2), np.full(count, border // 2)
+    flip, normal = np.zeros(count, bool), np.zeros((count, 3))
+    for i in range(count):
+        own = _generator(seed, epoch, int(index[i]), 0)
+        shared = own if augment.chunk == 1 else _generator(seed, epoch, int(place[i]) // augment.chunk, 1)
+        y, x, coin = shared.random(3)
+        if augment.crops:  # every offset 0..border, the last included
+            top[i], left[i] = int(y * (border + 1)), int(x * (border + 1))
+        flip[i] = augment.flips and coin < 0.5
+        normal[i] = own.standard_normal(3)
+    noise = augment.colour != "none" and colour
+    shift = colour_shift(augment, statistics, normal) if noise else np.zeros((count, 3))
+    scale = COLOUR_SCALE if noise and augment.colour == "original" else 1.0
+    return Draws(top, left, flip, shift.astype(np.float32), scale)
+
+
+def _generator(seed: int, epoch: int, number: int, stream: int) -> np.random.Generator:
+    key = np.array([seed, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, stream, number], np.uint64)))
+
+
+def colour_shift(augment: Augment, statistics: Statistics, normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Grey levels to add to R, G and B of each picture. normal: (N, 3), of mean 0 and deviation 1.
+
+    paper: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T with the covariance of RGB in 0..1, times 255.
+    original: the square roots of the eigenvalues, on 0..255.
+    """
+    if augment.pca == "ilsvrc2012":
+        roots, vectors = ILSVRC2012_ROOTS, ILSVRC2012_VECTORS
+    else:
+        values, columns = np.linalg.eigh(statistics.covariance)
+        roots, vectors = np.sqrt(np.maximum(values, 0)), columns.T
+    sizes = roots if augment.colour == "original" else 255 * (roots / 255) ** 2
+    return augment.colour_std * normal * sizes @ vectors
+
+
+def patches(augment: Augment, stored_px: int, input_px: int) -> list[tuple[int, int, bool]]:
+    """(top, left, reflected) of the test patches: ten (section 4.1), a 3x3 grid (the CIFAR-10 nets), or the centre."""
+    border = stored_px - input_px
+    half = border // 2
+    if augment.test_patches == "centre" or border == 0:
+        return [(half, half, False)]
+    if augment.test_patches == "nine":
+        return [(y, x, False) for y in (0, half, border) for x in (0, half, border)]
+    corners = [(0, 0), (0, border), (border, 0), (border, border), (half, half)]
+    return [(y, x, flip) for flip in (False, True) for y, x in corners]
+
+
+def same_patch(top: int, left: int, flip: bool, count: int) -> Draws:
+    """One test patch of every picture of a batch, without noise."""
+    full = np.full(count, 1)
+    return Draws(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
+
+
+class Preprocess:
+    """The pictures of a batch cut, reflected, centred and coloured on the device."""
+
+    def __init__(
+        self,
+        augment: Augment,
+        statistics: Statistics,
+        input_px: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        stored_px = statistics.mean.shape[0]
+        if input_px > stored_px:
+            raise ValueError(
+                f"the network sees {input_px} pixels a side and the store has {stored_px}; "
+                f"prepare it with a larger --size-px or set a smaller architecture.input_px"
+            )
+        self.augment, self.input_px, self.stored_px = augment, input_px, stored_px
+        self.device, self.dtype = device, dtype
+        mean = torch.tensor(statistics.mean, dtype=torch.float32, device=device)
+        half = (stored_px - input_px) // 2
+        self.whole_mean = mean
+        self.centre_mean = mean[half : half + input_px, half : half + input_px]
+
+    def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """images: (N, stored_px, stored_px, 3) uint8 on any device -> (N, 3, input_px, input_px), channels last."""
+        images = images.to(self.device, non_blocking=True)
+        flip = torch.from_numpy(draws.flip).to(self.device)
+        side = torch.arange(self.input_px, device=self.device)
+        rows = torch.from_numpy(draws.top).to(self.device)[:, None] + side
+        along = torch.where(flip[:, None], self.input_px - 1 - side, side)
+        columns = torch.from_numpy(draws.left).to(self.device)[:, None] + along
+        each = torch.arange(len(images), device=self.device)[:, None, None]
+        rows, columns = rows[:, :, None], columns[:, None, :]
+        x = images[each, rows, columns].float()  # (N, input_px, input_px, 3)
+        match self.augment.mean:
+            case "pixel":  # the mean belongs to the picture: cut and reflected with it
+                x -= self.whole_mean[rows, columns]
+            case "centre":
+                x -= self.centre_mean
+            case "channel":
+                x -= 255 * x.new_tensor(TORCHVISION_MEAN)
+        x += torch.from_numpy(draws.shift).to(self.device)[:, None, None, :]
+        if draws.scale != 1:
+            x *= draws.scale
+        if self.augment.mean == "channel":
+            x /= 255 * x.new_tensor(TORCHVISION_STD)
+        return x.to(self.dtype).permute(0, 3, 1, 2)

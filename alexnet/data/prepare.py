@@ -1,0 +1,346 @@
+"""`alexnet prepare`: from a source to a finished store, on all cores, resumable, the same for any number of workers.
+
+Pixel sums are kept as integers (exact in float64), so that neither threads nor interruptions change the statistics.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from alexnet.data.picture import centre_square, decode, encode
+from alexnet.data.sources import Item, Source, SourceSplit
+from alexnet.data.store import FORMAT, file_sha256
+from alexnet.files import write_whole
+from alexnet.progress import Progress
+
+ITEMS_A_TASK = 32
+LOSSLESS_PX = 64  # pictures this small are kept lossless unless told otherwise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a store is made with; a store begun with others is not taken up again."""
+
+    size_px: int = 256
+    encoding: Literal["auto", "jpeg", "png"] = "auto"
+    """auto: lossless PNG up to 64 pixels a side (CIFAR-10), JPEG above."""
+    quality: int = 95
+    chroma: Literal["420", "444"] = "420"
+    most_skipped: float = 0.01
+    """More unreadable pictures than this share of a split stop the preparation."""
+    shard_images: int = 2048
+
+    def resolved_encoding(self) -> Literal["jpeg", "png"]:
+        if self.encoding != "auto":
+            return self.encoding
+        return "png" if self.size_px <= LOSSLESS_PX else "jpeg"
+
+
+@dataclass
+class Sums:
+    """Exact running sums over pictures, RGB on 0..255."""
+
+    pixels: NDArray[np.int64]  # (size_px, size_px, 3)
+    products: NDArray[np.float64]  # (3, 3), integers below 2**53
+    images: int = 0
+
+    @classmethod
+    def zero(cls, size_px: int) -> Sums:
+        return cls(np.zeros((size_px, size_px, 3), np.int64), np.zeros((3, 3)))
+
+    def add(self, rgb: NDArray[np.uint8]) -> None:
+        self.pixels += rgb
+        rows = rgb.astype(np.float32)  # a row of up to 256 products is exact in float32
+        if rgb.shape[1] > 256:
+            rows = rows.astype(np.float64)
+        self.products += (rows.transpose(0, 2, 1) @ rows).sum(0, dtype=np.float64)
+        self.images += 1
+
+    def merge(self, other: Sums) -> None:
+        self.pixels += other.pixels
+        self.products += other.products
+        self.images += other.images
+
+    def mean(self) -> NDArray[np.float64]:
+        return self.pixels / max(1, self.images)
+
+    def covariance(self) -> NDArray[np.float64]:
+        count = max(1, self.images * self.pixels.shape[0] * self.pixels.shape[1])
+        mean = self.pixels.sum((0, 1)) / count
+        result: NDArray[np.float64] = self.products / count - np.outer(mean, mean)
+        return result
+
+
+@dataclass
+class Done:
+    """What a piece of work gave: rows for the store, sums, and what was skipped."""
+
+    rows: list[tuple[bytes, str, int]]
+    sums: Sums
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def prepare(
+    source: Source, folder: str | Path, settings: Settings = Settings(), workers: int = 0, force: bool = False
+) -> dict[str, Any]:
+    """Write the store and return its manifest. workers: threads, 0 for one a core.
+
+    Works in `folder`.partial and renames it at the end; an interrupted preparation takes up after the last finished
+    shard. Raises ValueError when the store exists (without force), when one begun with other settings is in the way,
+    when the disk is too small, or when too many pictures cannot be read.
+    """
+    folder = Path(folder)
+    _check(settings)
+    if folder.exists() and not force:
+        raise ValueError(f"{folder} exists; choose another place, or --force to replace it")
+    _check_disk(source, folder, settings)
+    partial = folder.with_name(folder.name + ".partial")
+    state = _begin(partial, source, settings)
+    for split in source.splits:
+        _prepare_split(source, split, partial, settings, workers or os.cpu_count() or 1, state)
+    manifest = _finish(partial, source, settings, state)
+    if folder.exists():
+        _remove_store(folder)
+    partial.rename(folder)
+    return manifest
+
+
+def _check(settings: Settings) -> None:
+    if settings.size_px < 8:
+        raise ValueError(f"--size-px is {settings.size_px}; at least 8 pixels a side are needed")
+    if not 1 <= settings.quality <= 100:
+        raise ValueError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
+    if settings.shard_images < 1:
+        raise ValueError(f"--shard-images is {settings.shard_images}; it must be at least 1")
+    if not 0 <= settings.most_skipped <= 1:
+        raise ValueError(f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1")
+
+
+def _check_disk(source: Source, folder: Path, settings: Settings) -> None:
+    counts = [split.count for split in source.splits]
+    known = sum(count for count in counts if count is not None)
+    each = settings.size_px**2 * (3 if settings.resolved_encoding() == "png" else 0.8)  # generous for quality 95
+    place = folder.absolute().parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if known * each > free:
+        raise ValueError(
+            f"the store may need {known * each / 2**30:.1f} GiB and {place} has {free / 2**30:.1f} GiB free; "
+            "make room or choose another disk"
+        )
+
+
+def _begin(partial: Path, source: Source, settings: Settings) -> dict[str, Any]:
+    """The state of an interrupted preparation, or a new one."""
+    want = {"settings": asdict(settings), "source": source.description, "classes": list(source.classes)}
+    path = partial / "state.json"
+    if partial.exists():
+        try:
+            state: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            state = {}
+        if {key: state.get(key) for key in want} != want:
+            raise ValueError(f"{partial} was begun from another source or with other settings; remove it first")
+        return state
+    partial.mkdir(parents=True)
+    state = want | {"splits": {}, "sums": None}
+    write_whole(path, json.dumps(state).encode())
+    return state
+
+
+def _prepare_split(
+    source: Source, split: SourceSplit, partial: Path, settings: Settings, workers: int, state: dict[str, Any]
+) -> None:
+    record = state["splits"].setdefault(split.name, {"shards": [], "skipped": [], "consumed": 0, "finished": False})
+    if record["finished"]:
+        return
+    counted = split.name == source.splits[0].name  # statistics are the training split's
+    sums = _load_sums(partial, state, settings) if counted else Sums.zero(settings.size_px)
+    (partial / split.name).mkdir(exist_ok=True)
+    items = split.items(record["consumed"])
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
+        Progress(f"prepare {split.name}", split.count, "images", done=record["consumed"]) as progress,
+    ):
+        while True:
+            taken = list(_work(pool, workers, itertools.islice(items, settings.shard_images), source, settings, progress))
+            if not taken:
+                break
+            _write_shard(partial, split, source, taken, record, settings)
+            if counted:
+                for done in taken:
+                    sums.merge(done.sums)
+                number = len(record["shards"])
+                with (partial / f"sums-{number}.npz").open("wb") as file:
+                    np.savez(file, pixels=sums.pixels, products=sums.products, images=sums.images)
+                state["sums"] = f"sums-{number}.npz"
+            write_whole(partial / "state.json", json.dumps(state).encode())
+            for old in partial.glob("sums-*.npz"):
+                if old.name != state["sums"]:
+                    old.unlink()
+            _check_skipped(split, record, settings, final=False)
+    _check_skipped(split, record, settings, final=True)
+    record["finished"] = True
+    write_whole(partial / "state.json", json.dumps(state).encode())
+
+
+def _load_sums(partial: Path, state: dict[str, Any], settings: Settings) -> Sums:
+    if state["sums"] is None:
+        return Sums.zero(settings.size_px)
+    with np.load(partial / state["sums"], allow_pickle=False) as saved:
+        return Sums(saved["pixels"], saved["products"], int(saved["images"]))
+
+
+def _work(
+    pool: ThreadPoolExecutor,
+    workers: int,
+    items: Iterator[Item],
+    source: Source,
+    settings: Settings,
+    progress: Progress,
+) -> Iterator[Done]:
+    """Pieces of work in order, some more than the workers in flight."""
+    waiting: deque[tuple[int, Future[Done]]] = deque()
+    while True:
+        while len(waiting) < 2 * workers + 1 and (piece := list(itertools.islice(items, ITEMS_A_TASK))):
+            waiting.append((len(piece), pool.submit(_process, piece, source.upright, settings)))
+        if not waiting:
+            return
+        count, future = waiting.popleft()
+        done = future.result()
+        progress.advance(count)
+        yield done
+
+
+def _process(items: list[Item], upright: bool, settings: Settings) -> Done:
+    done = Done([], Sums.zero(settings.size_px))
+    encoding = settings.resolved_encoding()
+    for item in items:
+        try:
+            rgb = centre_square(decode(item.data, upright), settings.size_px)
+        except ValueError as error:
+            done.skipped.append((item.name, str(error)))
+            continue
+        done.sums.add(rgb)
+        done.rows.append((encode(rgb, encoding, settings.quality, settings.chroma), item.name, item.label))
+    return done
+
+
+def _write_shard(
+    partial: Path,
+    split: SourceSplit,
+    source: Source,
+    taken: list[Done],
+    record: dict[str, Any],
+    settings: Settings,
+) -> None:
+    rows = [row for done in taken for row in done.rows]
+    skipped = [skip for done in taken for skip in done.skipped]
+    record["skipped"] += skipped
+    record["consumed"] += len(rows) + len(skipped)
+    if not rows:
+        return
+    path = partial / split.name / f"data-{len(record['shards']):05d}.arrow"
+    table = pa.table(
+        {
+            "image": pa.array([{"bytes": data, "path": name} for data, name, _ in rows], image_type()),
+            "label": pa.array([label for _, _, label in rows], pa.int64()),
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features(source.classes)}})})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    record["shards"].append(
+        {
+            "file": path.name,
+            "images": len(rows),
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+            "per_class": np.bincount([label for _, _, label in rows], minlength=len(source.classes)).tolist(),
+        }
+    )
+
+
+def image_type() -> pa.DataType:
+    return pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def features(classes: tuple[str, ...]) -> dict[str, Any]:
+    """What Hugging Face `datasets` calls the columns."""
+    return {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
+
+
+def _check_skipped(split: SourceSplit, record: dict[str, Any], settings: Settings, final: bool) -> None:
+    skipped, total = len(record["skipped"]), split.count or record["consumed"]
+    if final and record["consumed"] == skipped:
+        raise ValueError(f"the split {split.name!r} has no readable picture")
+    if (final or split.count) and skipped > settings.most_skipped * max(1, total):
+        name, reason = record["skipped"][-1]
+        raise ValueError(
+            f"{skipped} of {total} pictures of {split.name!r} cannot be read, the last of them {name} ({reason}); "
+            f"mend them, or allow more with --most-skipped"
+        )
+
+
+def _finish(partial: Path, source: Source, settings: Settings, state: dict[str, Any]) -> dict[str, Any]:
+    """Mean image, manifest and the small files `load_from_disk` looks for."""
+    sums = _load_sums(partial, state, settings)
+    splits = {}
+    for split in source.splits:
+        record = state["splits"][split.name]
+        per_class = np.sum([shard["per_class"] for shard in record["shards"]], axis=0).tolist()
+        splits[split.name] = {
+            "images": int(sum(per_class)),
+            "per_class": per_class,
+            "shards": record["shards"],
+            "skipped": record["skipped"],
+        }
+        info = {"features": features(source.classes)}
+        about = {
+            "_data_files": [{"filename": shard["file"]} for shard in record["shards"]],
+            "_fingerprint": record["shards"][0]["sha256"][:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split.name,
+        }
+        write_whole(partial / split.name / "dataset_info.json", json.dumps(info).encode())
+        write_whole(partial / split.name / "state.json", json.dumps(about).encode())
+    write_whole(partial / "dataset_dict.json", json.dumps({"splits": list(splits)}).encode())
+    with (partial / "mean.npy").open("wb") as file:
+        np.save(file, sums.mean())
+    manifest = {
+        "format": FORMAT,
+        "source": source.description,
+        "settings": asdict(settings) | {"encoding": settings.resolved_encoding()},
+        "classes": list(source.classes),
+        "splits": splits,
+        "mean_rgb": sums.mean().mean((0, 1)).tolist(),
+        "covariance": sums.covariance().tolist(),
+        "mean_sha256": file_sha256(partial / "mean.npy"),
+    }
+    write_whole(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
+    for name in ["state.json", *(path.name for path in partial.glob("sums-*.npz"))]:
+        (partial / name).unlink()
+    return manifest
+
+
+def _remove_store(folder: Path) -> None:
+    """Remove what --force replaces, but nothing that is not a store."""
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder} is no store and is not removed; choose another place")
+    shutil.rmtree(folder)

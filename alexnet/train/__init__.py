@@ -1,0 +1,1 @@
+"""Training: the 2012 rule (`sgd`), runs on disk (`checkpoint`), and one visible loop (`loop`)."""

@@ -1,0 +1,268 @@
+"""`fit(config, run_dir)`: the one training loop. Evaluate, save, log and step stand here in the order they happen.
+
+Nothing random is carried along: the order of an epoch, what happens to each picture and every dropout mask are
+functions of the seed and of where training stands, so a resumed run goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal as signals
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from alexnet import __version__
+from alexnet.config import Config, check, to_dict
+from alexnet.data.augment import Preprocess, draw, same_patch
+from alexnet.data.loader import batches, epoch_order
+from alexnet.data.store import Split, Store
+from alexnet.device import dtype_of, keep_freed_memory, peak_memory_bytes, resolve
+from alexnet.evaluation import centre, test_split
+from alexnet.model import Network, build
+from alexnet.progress import Progress
+from alexnet.signal import signal, warning
+from alexnet.train import checkpoint
+from alexnet.train.checkpoint import Position
+from alexnet.train.runlog import RunLog
+from alexnet.train.sgd import after_epoch, colour_on, fall, finished, rates, update, zero_velocity
+
+SIGNAL_PICTURES = 32
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM; everything up to here is saved. `number`: the signal's."""
+
+    def __init__(self, number: int, run: Path, step: int) -> None:
+        super().__init__(f"stopped and saved at step {step}; go on with: alexnet train --resume {run}")
+        self.number = number
+
+
+class NotFinite(Exception):
+    """A NaN or an infinity; the message names step and tensor."""
+
+
+def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
+    """Train a new run into `run_dir` and return the last epoch's metrics.
+
+    Raises ValueError for a config that cannot work or a folder that holds something; Interrupted on Ctrl-C and
+    SIGTERM; NotFinite for a NaN.
+    """
+    run = Path(run_dir)
+    if run.exists() and any(run.iterdir()):
+        raise ValueError(f"{run} holds something already; choose another --out, or go on with --resume {run}")
+    check(config)
+    store = Store(config.data)
+    config = resolve(_with_classes(config, store))
+    net = build(config.architecture, config.seed).to(config.device)
+    said = []
+    if config.init:
+        taken, left = checkpoint.copy_matching(net, checkpoint.load(config.init).weights)
+        said.append(f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}")
+    splits = store.split(config.train_split), store.split(config.val_split)
+    Preprocess(config.augment, store.statistics, config.architecture.input_px, torch.device(config.device))
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_config(run, config)
+    return _train(config, run, store, splits, net, zero_velocity(net), Position(), said)
+
+
+def resume(run_dir: str | Path) -> dict[str, Any]:
+    """Go on with an interrupted run, bit for bit; returns the last epoch's metrics.
+
+    Raises ValueError when there is no run, when its store has changed, or when the checkpoint is of another net.
+    """
+    run = Path(run_dir)
+    config = checkpoint.read_config(run)
+    store = Store(config.data)
+    net = build(config.architecture, config.seed).to(config.device)
+    velocity, position = zero_velocity(net), Position()
+    if (run / "last.safetensors").exists():  # else it was stopped before the first
+        saved = checkpoint.load(run)
+        if saved.about["store"] != store.checksum:
+            raise ValueError(f"{config.data} is not the store this run began with; prepare it as it was")
+        checkpoint.copy_into(net, saved.weights, str(run / "last.safetensors"))
+        for name, tensor in velocity.items():
+            tensor.copy_(saved.velocity[name])
+        position = saved.position
+    elif config.init:
+        checkpoint.copy_matching(net, checkpoint.load(config.init).weights)
+    splits = store.split(config.train_split), store.split(config.val_split)
+    said = [f"resumed at epoch {position.epoch + 1}, step {position.step}"]
+    return _train(config, run, store, splits, net, velocity, position, said)
+
+
+def _with_classes(config: Config, store: Store) -> Config:
+    """The head takes the store's number of classes; an explicit field that disagrees is refused."""
+    own, theirs = config.architecture.classes, len(store.classes)
+    if own not in (None, theirs):
+        raise ValueError(f"architecture.classes is {own} and {config.data} has {theirs} classes; leave the field out")
+    return replace(config, architecture=replace(config.architecture, classes=theirs))
+
+
+def _train(
+    config: Config,
+    run: Path,
+    store: Store,
+    splits: tuple[Split, Split],
+    net: Network,
+    velocity: dict[str, torch.Tensor],
+    at: Position,
+    said: list[str],
+) -> dict[str, Any]:
+    keep_freed_memory()
+    train, val = splits
+    device = torch.device(config.device)
+    sgd, schedule = config.sgd, config.schedule
+    preprocess = Preprocess(
+        config.augment, store.statistics, config.architecture.input_px, device, dtype_of(config.precision)
+    )
+    parameters = dict(net.named_parameters())
+    about = describe(config, store)
+    log = RunLog(run, upto_step=at.step)
+    for line in said:
+        print(line, file=sys.stderr)
+    if at.step == 0:
+        _start(config, run, log, net, preprocess, train)
+    metrics: dict[str, Any] = {}
+    began_s, saved_s = time.perf_counter() - at.elapsed_s, time.perf_counter()
+
+    def save(which: Any) -> None:
+        at.elapsed_s = time.perf_counter() - began_s
+        checkpoint.save(run, which, parameters, velocity, about, at)
+
+    with _stop_signals() as stop:
+        while not finished(schedule, at.epoch, at.plateau):
+            order = epoch_order(len(train), config.seed, at.epoch)
+            colour = colour_on(schedule, at.epoch)
+            of = {name: rates(config, name, at.epoch, at.plateau) for name in parameters}
+            begun_s, waited_s, begun_images = time.perf_counter(), 0.0, at.images
+            with Progress(f"epoch {at.epoch + 1}/{schedule.epochs}", len(train), "images", at.images) as progress:
+                for batch in batches(train, order, sgd.batch, config.workers, at.batch, pin=device.type == "cuda"):
+                    what = (preprocess.augment, store.statistics, preprocess.input_px, config.seed, at.epoch)
+                    x = preprocess(batch.images, draw(*what, batch.index, batch.place, colour))
+                    labels = batch.labels.to(device, non_blocking=True)
+                    logits = net(x, dropout_key=(config.seed, at.step))
+                    loss = F.cross_entropy(logits, labels)
+                    if not math.isfinite(loss.item()):
+                        raise NotFinite(_which_tensor(net, x, at.step))
+                    gradients = torch.autograd.grad(loss, list(parameters.values()))
+                    for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
+                        update(weight, velocity[name], gradient, of[name], sgd.momentum)
+                    at.step += 1
+                    at.batch += 1
+                    at.images += len(labels)
+                    at.loss_sum += loss.item() * len(labels)
+                    at.errors += int((logits.argmax(1) != labels).sum())
+                    waited_s += batch.waited_s
+                    note = f"loss {at.loss_sum / at.images:.3f}  error {at.errors / at.images:.1%}"
+                    progress.advance(len(labels), note)
+                    if stop:
+                        save("last")
+                        raise Interrupted(stop[0], run, at.step)
+                    if time.perf_counter() - saved_s > 60 * config.checkpoint_minutes:
+                        save("last")
+                        saved_s = time.perf_counter()
+            spent_s = time.perf_counter() - begun_s
+            result = test_split([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
+            metrics = {
+                "epoch": at.epoch + 1,
+                "rate": sgd.rate * fall(schedule, at.epoch, at.plateau),
+                "train_loss": at.loss_sum / at.images,
+                "train_error": at.errors / at.images,
+                "val_loss": result.loss,
+                "val_error": result.top1_error,
+                "val_top5_error": result.top5_error,
+                "images_per_s": (at.images - begun_images) / spent_s,
+                "waited_share": waited_s / spent_s,
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "elapsed_s": time.perf_counter() - began_s,
+            }
+            log.write("epoch", at.step, **metrics)
+            _print_epoch(metrics, schedule.epochs)
+            at.plateau = after_epoch(schedule, at.plateau, result.top1_error)
+            at.epoch, at.batch, at.images, at.errors, at.loss_sum = at.epoch + 1, 0, 0, 0, 0.0
+            about["evaluation"] = {"patches": 1, "split": config.val_split, **metrics}
+            if result.top1_error < at.least_error:
+                at.least_error = result.top1_error
+                save("best")
+            save("last")
+            saved_s = time.perf_counter()
+    log.close()
+    return metrics
+
+
+def describe(config: Config, store: Store) -> dict[str, Any]:
+    """The header of a checkpoint: enough to use the weights without the store."""
+    return {
+        "program": f"alexnet {__version__}",
+        "torch": torch.__version__,
+        "recipe": config.recipe,
+        "config": to_dict(config),
+        "classes": store.classes,
+        "store": store.checksum,
+        "stored_px": store.size_px,
+        "covariance": store.statistics.covariance.tolist(),
+        "evaluation": None,
+    }
+
+
+def _start(config: Config, run: Path, log: RunLog, net: Network, preprocess: Preprocess, train: Split) -> None:
+    """Before the first step: what the untrained network sees."""
+    np.save(run / "mean.npy", np.asarray(preprocess.whole_mean.cpu()))
+    order = epoch_order(len(train), config.seed, 0)[:SIGNAL_PICTURES]
+    half = (preprocess.stored_px - preprocess.input_px) // 2
+    sample = next(batches(train, order, SIGNAL_PICTURES, workers=0))
+    seen = signal(net, preprocess(sample.images, same_patch(half, half, False, len(order))))
+    log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in seen})
+    if (text := warning(seen)) is not None:
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def _print_epoch(m: dict[str, Any], epochs: int) -> None:
+    print(
+        f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  train error {m['train_error']:.1%}  "
+        f"val error {m['val_error']:.1%}  rate {m['rate']:g}  {m['images_per_s']:,.0f} images/s  "
+        f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        flush=True,
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that holds the signal's number once Ctrl-C or SIGTERM came. A second one acts at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        signals.signal(number, before[number])
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signals.SIGINT, signals.SIGTERM):
+            before[number] = signals.signal(number, note)
+    except ValueError:  # not the main thread: nothing to catch there
+        pass
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signals.signal(number, handler)
+
+
+@torch.no_grad()
+def _which_tensor(net: Network, x: torch.Tensor, step: int) -> str:
+    for name, weight in net.named_parameters():
+        if not torch.isfinite(weight).all():
+            return f"step {step}: {name} is not finite since the last update; a smaller --sgd.rate may help"
+    for name, value in net.activations(x).items():
+        if not torch.isfinite(value).all():
+            return f"step {step}: the output of {name} is not finite; a smaller --sgd.rate may help"
+    return f"step {step}: the loss is not finite, though every weight and activation is"

@@ -1,0 +1,93 @@
+"""The update rule of section 5 and its schedules, as functions of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from alexnet.config import Config, Plateau, Schedule, Steps
+
+DROP = 0.1  # "divide the learning rate by 10"
+
+
+@dataclass(frozen=True)
+class PlateauState:
+    """How the validation error has gone; in every checkpoint."""
+
+    best_error: float = float("inf")
+    stale_epochs: int = 0
+    drops: int = 0
+
+
+def after_epoch(schedule: Schedule, state: PlateauState, val_error: float) -> PlateauState:
+    """The state once an epoch has ended with this validation error (a share)."""
+    if not isinstance(schedule, Plateau):
+        return replace(state, best_error=min(state.best_error, val_error))
+    if val_error <= state.best_error - schedule.least_gain:
+        return replace(state, best_error=val_error, stale_epochs=0)
+    if state.stale_epochs + 1 < schedule.patience:
+        return replace(state, stale_epochs=state.stale_epochs + 1)
+    return replace(state, stale_epochs=0, drops=state.drops + 1)
+
+
+def finished(schedule: Schedule, epoch: int, state: PlateauState) -> bool:
+    """Whether training ends before `epoch` (counted from 0) begins."""
+    return epoch >= schedule.epochs or (isinstance(schedule, Plateau) and state.drops > schedule.drops)
+
+
+def fall(schedule: Schedule, epoch: int, state: PlateauState) -> float:
+    """What the learning rate is multiplied with in `epoch`."""
+    drops = state.drops if isinstance(schedule, Plateau) else sum(epoch >= at for at in schedule.drops)
+    return float(DROP**drops)
+
+
+def colour_on(schedule: Schedule, epoch: int) -> bool:
+    """False from the epoch in which the original's end game turns the colour noise off."""
+    return not isinstance(schedule, Steps) or schedule.colour_until is None or epoch < schedule.colour_until
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate and decay of one parameter."""
+
+    rate: float
+    decay: float
+
+
+def rates(config: Config, name: str, epoch: int, state: PlateauState) -> Rates:
+    """Of the parameter `name` (conv1.weight, conv1.bias, ...) in an epoch."""
+    sgd, schedule = config.sgd, config.schedule
+    layer, kind = name.rsplit(".", 1)
+    is_bias = kind == "bias"
+    rate = sgd.rate * fall(schedule, epoch, state)
+    if is_bias and sgd.bias_rate is not None:
+        rate = sgd.bias_rate * (fall(schedule, epoch, state) if sgd.bias_falls else 1.0)
+    decay = dict(sgd.decay_of).get(layer, sgd.decay)
+    if is_bias and not sgd.bias_decay:
+        decay = 0.0
+    if isinstance(schedule, Steps):
+        for change in schedule.layer_rates:
+            if change.layer == layer and epoch >= change.epoch:
+                rate = change.rate
+    return Rates(rate, decay)
+
+
+@torch.no_grad()
+def update(weight: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor, rates: Rates, momentum: float) -> None:
+    """v <- momentum v - decay rate w - rate g;  w <- w + v, in place. A rate of 0 freezes: w and v stay.
+
+    The rate is inside the velocity: what was learned at the old rate keeps its size when the rate falls (PyTorch's
+    SGD keeps it outside).
+    """
+    if rates.rate == 0:
+        return
+    velocity.mul_(momentum).add_(gradient, alpha=-rates.rate)
+    if rates.decay:
+        velocity.add_(weight, alpha=-rates.decay * rates.rate)
+    weight.add_(velocity)
+
+
+def zero_velocity(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(weight) for name, weight in net.named_parameters()}

@@ -1,0 +1,53 @@
+"""The slow twins: every operator of the paper written as one reads it, with loops, in numpy and float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def lrn(a: Array, n: int, k: float, alpha: float, beta: float, columns: int = 1) -> Array:
+    """Section 3.3, map by map. a: (N, C, H, W)."""
+    b = np.empty_like(a)
+    maps = a.shape[1] // columns
+    for i in range(a.shape[1]):
+        first, last = i // maps * maps, i // maps * maps + maps - 1
+        low, high = max(first, i - n // 2), min(last, i + n // 2)
+        b[:, i] = a[:, i] / (k + alpha * (a[:, low : high + 1] ** 2).sum(1)) ** beta
+    return b
+
+
+def spatial_norm(a: Array, size: int, k: float, alpha: float, beta: float) -> Array:
+    """The original's second normalisation: squares in a window of the same map, cut at the border."""
+    b = np.empty_like(a)
+    half = size // 2
+    for y in range(a.shape[2]):
+        for x in range(a.shape[3]):
+            window = a[:, :, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+            b[:, :, y, x] = a[:, :, y, x] / (k + alpha * (window**2).sum((2, 3))) ** beta
+    return b
+
+
+def pool(a: Array, size: int, stride: int, partial: bool, kind: str) -> Array:
+    """Section 3.4: a maximum or mean over windows `stride` apart; partial ones reach over the far border."""
+    corners = [y for y in range(0, a.shape[2], stride) if partial or y + size <= a.shape[2]]
+    if partial:  # the first window that reaches the border is the last
+        reach = [y for y in corners if y + size >= a.shape[2]]
+        corners = [y for y in corners if y <= reach[0]]
+    take = np.max if kind == "max" else np.mean
+    rows = [[take(a[:, :, y : y + size, x : x + size], axis=(2, 3)) for x in corners] for y in corners]
+    return np.moveaxis(np.array(rows), (0, 1), (2, 3))
+
+
+def locally_connected(a: Array, weight: Array, bias: Array, pad: tuple[int, int]) -> Array:
+    """A kernel of its own for every position. weight: (K, C, S, S, H, W)."""
+    a = np.pad(a, ((0, 0), (0, 0), pad, pad))
+    kernels, _, size, _, height, width = weight.shape
+    out = np.empty((len(a), kernels, height, width))
+    for y in range(height):
+        for x in range(width):
+            patch = a[:, :, y : y + size, x : x + size]
+            out[:, :, y, x] = np.einsum("ncij,kcij->nk", patch, weight[..., y, x]) + bias[:, y, x]
+    return out

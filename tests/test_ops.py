@@ -1,0 +1,180 @@
+"""Every operator against its slow twin, forward and gradient, and its tolerances stated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from alexnet import ops
+from tests import reference
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(scale).to(dtype)
+
+
+@given(
+    maps=st.integers(1, 12),
+    n=st.integers(1, 14),
+    columns=st.sampled_from([1, 2, 3]),
+    alpha=st.floats(0, 2),
+    beta=st.sampled_from([0.5, 0.75, 1.0]),
+    last=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_lrn_is_the_formula_for_any_constants(
+    maps: int, n: int, columns: int, alpha: float, beta: float, last: bool
+) -> None:
+    x = random(2, maps * columns, 3, 4)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    want = reference.lrn(x.numpy(), n, 2.0, alpha, beta, columns)
+    np.testing.assert_allclose(ops.lrn(x, n, 2.0, alpha, beta, columns).numpy(), want, rtol=1e-12)
+
+
+def test_an_even_n_sums_one_map_more() -> None:
+    x = random(1, 9, 2, 2)
+    assert torch.equal(ops.lrn(x, n=4, alpha=1.0), ops.lrn(x, n=5, alpha=1.0))
+
+
+def test_lrn_alpha_is_not_divided_by_n() -> None:
+    x = random(2, 8, 3, 3)
+    torch.testing.assert_close(ops.lrn(x, alpha=0.1), F.local_response_norm(x, 5, 0.1 * 5, 0.75, 2.0))
+
+
+def test_lrn_sums_never_cross_columns() -> None:
+    x = random(2, 8, 3, 3)
+    apart = torch.cat([ops.lrn(half, alpha=1.0) for half in x.chunk(2, 1)], 1)
+    torch.testing.assert_close(ops.lrn(x, alpha=1.0, columns=2), apart)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_gradients_of_the_normalisations(form: torch.memory_format, beta: float) -> None:
+    x = random(3, 6, 4, 5).contiguous(memory_format=form).requires_grad_()
+    assert gradcheck(lambda t: ops.lrn(t, 5, 2.0, 0.5, beta, 2), (x,))
+    assert gradcheck(lambda t: ops.spatial_norm(t, 3, 1.0, 0.5, beta), (x,))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("form", FORMATS)
+def test_spatial_norm_is_its_slow_twin(size: int, form: torch.memory_format) -> None:
+    x = random(2, 4, 6, 7).contiguous(memory_format=form)
+    want = reference.spatial_norm(x.numpy(), size, 1.0, 0.3, 0.75)
+    np.testing.assert_allclose(ops.spatial_norm(x, size, 1.0, 0.3, 0.75).numpy(), want, rtol=1e-12)
+
+
+# float32: a sum of five squares and two square roots, each exact to 2**-24; float32 inside and bfloat16's 8 bits
+# at the end: half a unit of 2**-8.
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("form", FORMATS)
+def test_normalisations_in_lower_precision(dtype: torch.dtype, rtol: float, form: torch.memory_format) -> None:
+    x = random(4, 32, 9, 9, dtype=dtype, scale=20).contiguous(memory_format=form)
+    for op in (lambda t: ops.lrn(t, columns=2), ops.spatial_norm):
+        results = []
+        for value in (x, x.double()):
+            value = value.clone().requires_grad_()
+            y = op(value)
+            (g,) = torch.autograd.grad(y, value, x.to(y.dtype))
+            assert y.dtype == value.dtype
+            assert y.stride() == value.stride()
+            results.append((y.detach().double(), g.double()))
+        for low, exact in zip(*results, strict=True):
+            torch.testing.assert_close(low, exact, rtol=rtol, atol=rtol * float(exact.abs().max()) / 100)
+
+
+def test_lrn_over_many_pieces_is_lrn_over_one() -> None:
+    x = random(40, 8, 64, 64, dtype=torch.float32)  # 1.3 million values: two pieces
+    assert torch.equal(ops.lrn(x)[:3], ops.lrn(x[:3]))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda x: ops.lrn(x, columns=3), "3 columns do not divide 8 maps"),
+        (lambda x: ops.lrn(x, n=0), "n must be at least 1"),
+        (lambda x: ops.lrn(x[0]), "needs \\(N, C, H, W\\)"),
+        (lambda x: ops.spatial_norm(x, 4), "must be odd"),
+    ],
+)
+def test_bad_normalisations_are_refused(call: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call(random(1, 8, 3, 3))  # type: ignore[operator]
+
+
+@given(
+    side=st.integers(2, 14),
+    size=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    partial=st.booleans(),
+    kind=st.sampled_from(["max", "avg"]),
+)
+@settings(max_examples=80, deadline=None)
+def test_pools_are_their_slow_twin_and_as_large_as_planned(
+    side: int, size: int, stride: int, partial: bool, kind: str
+) -> None:
+    if size > side or stride > size:
+        return
+    x = random(2, 3, side, side)
+    op = ops.max_pool if kind == "max" else ops.avg_pool
+    got = op(x, size, stride, partial)
+    np.testing.assert_allclose(got.numpy(), reference.pool(x.numpy(), size, stride, partial, kind), rtol=1e-12)
+    assert got.shape[2] == ops.pool.pooled_px(side, size, stride, partial)
+
+
+def test_cifar_pools_give_16_8_4() -> None:
+    assert [ops.pool.pooled_px(side, 3, 2, True) for side in (32, 16, 8)] == [16, 8, 4]
+
+
+def test_locally_connected_is_its_slow_twin_with_gradients() -> None:
+    x, bias = random(3, 2, 4, 4), random(5, 4, 4)
+    weight = random(5, 2, 3, 3, 4, 4)
+    got = ops.locally_connected(x, weight, bias, (1, 1))
+    want = reference.locally_connected(x.numpy(), weight.numpy(), bias.numpy(), (1, 1))
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-11, atol=1e-12)
+    inputs = tuple(t.requires_grad_() for t in (x, weight, bias))
+    assert gradcheck(lambda *t: ops.locally_connected(*t, (1, 1)), inputs)
+
+
+def test_locally_connected_with_equal_kernels_is_a_convolution() -> None:
+    x, kernel = random(2, 3, 6, 6), random(4, 3, 3, 3)
+    weight = kernel[..., None, None].expand(4, 3, 3, 3, 6, 6)
+    got = ops.locally_connected(x, weight, torch.zeros(4, 6, 6, dtype=x.dtype), (1, 1))
+    torch.testing.assert_close(got, F.conv2d(x, kernel, padding=1))
+
+
+def test_kernels_for_other_positions_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        ops.locally_connected(random(1, 2, 5, 5), random(3, 2, 3, 3, 4, 4), random(3, 4, 4))
+
+
+def mask(step: int = 0, layer: str = "fc6", seed: int = 1, rate: float = 0.5) -> torch.Tensor:
+    return ops.dropout_mask((64, 500), rate, seed, step, layer, torch.device("cpu"))
+
+
+def test_a_dropout_mask_is_a_function_of_seed_step_and_layer() -> None:
+    assert torch.equal(mask(), mask())
+    for other in (mask(step=1), mask(layer="fc7"), mask(seed=2)):
+        agree = (mask() == other).float().mean()
+        assert abs(agree - 0.5) < 0.02  # 32,000 coins: seven deviations
+
+
+def test_dropout_as_in_2012_does_not_rescale_in_training_and_halves_at_test() -> None:
+    x = random(64, 500)
+    kept = ops.dropout(x, mask())
+    assert torch.equal(kept[mask()], x[mask()])
+    assert not kept[~mask()].any()
+    assert torch.equal(ops.dropout(x, None), x * 0.5)
+    assert torch.equal(ops.dropout(x, None, 0.5, "inverted"), x)
+    torch.testing.assert_close(ops.dropout(x, mask(), 0.25, "inverted"), kept / 0.75)
+
+
+def test_the_dropout_rate_is_the_share_of_zeros() -> None:
+    assert abs(mask(rate=0.2).float().mean() - 0.8) < 0.016  # seven deviations
