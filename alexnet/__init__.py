@@ -1,2 +1,69 @@
-"""AlexNet as a working system."""
+"""AlexNet as a working system: Krizhevsky, Sutskever and Hinton (2012), from image archives to the paper's figures.
+
+    import alexnet
+    net = alexnet.build(alexnet.recipes.original().architecture)
+    alexnet.fit(config, "runs/first")
+
+Names are imported when they are first used, so that `import alexnet` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet import ops, recipes
+    from alexnet.config import Architecture, Config
+    from alexnet.data.store import Store
+    from alexnet.evaluation import evaluate
+    from alexnet.inference import features, predict
+    from alexnet.model import Network, build, plan
+    from alexnet.train.loop import fit, resume
+    from alexnet.weights import load
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "Architecture": "alexnet.config",
+    "Config": "alexnet.config",
+    "Network": "alexnet.model",
+    "Store": "alexnet.data.store",
+    "build": "alexnet.model",
+    "evaluate": "alexnet.evaluation",
+    "features": "alexnet.inference",
+    "fit": "alexnet.train.loop",
+    "load": "alexnet.weights",
+    "plan": "alexnet.model",
+    "predict": "alexnet.inference",
+    "resume": "alexnet.train.loop",
+}
+
+__all__ = [
+    "Architecture",
+    "Config",
+    "Network",
+    "Store",
+    "build",
+    "evaluate",
+    "features",
+    "fit",
+    "load",
+    "ops",
+    "plan",
+    "predict",
+    "recipes",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("ops", "recipes"):
+        return importlib.import_module(f"alexnet.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

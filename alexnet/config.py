@@ -265,7 +265,7 @@ T = TypeVar("T")
 
 
 def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
-    """The value that `to_dict` wrote. Raises ValueError naming the field that is unknown, missing or of a wrong kind."""
+    """The value that `to_dict` wrote. Raises ValueError naming the field that is unknown, missing or wrong."""
     return typing.cast(T, _read(cls, data, where))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from alexnet.config import Augment
 from alexnet.data.augment import Preprocess, patches, same_patch
 from alexnet.data.loader import batches
-from alexnet.data.store import Split
+from alexnet.data.store import Split, Store
 from alexnet.model import Network
+from alexnet.progress import Progress
+from alexnet.weights import load
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,6 @@ def probabilities(net: Network, preprocess: Preprocess, images: torch.Tensor, te
     return total / len(places)
 
 
-def split_probabilities(
-    net: Network, preprocess: Preprocess, split: Split, test: Augment, batch: int = 128, workers: int = 2
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(probabilities (N, classes), labels (N,)) of a split in its own order, on the CPU."""
-    for b in batches(split, np.arange(len(split)), batch, workers):
-        yield probabilities(net, preprocess, b.images, test).cpu(), b.labels
-
-
 def centre(augment: Augment) -> Augment:
     return replace(augment, test_patches="centre")
 
@@ -82,15 +77,46 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
 
 
 def test_split(
-    nets: Sequence[tuple[Network, Preprocess]], split: Split, test: Augment, batch: int = 128, workers: int = 2
+    nets: Sequence[tuple[Network, Preprocess]],
+    split: Split,
+    test: Augment,
+    batch: int = 128,
+    workers: int = 2,
 ) -> Result:
     """The errors of one network, or of several with their softmax averaged."""
     kept: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
-    for b in batches(split, np.arange(len(split)), batch, workers):
-        p = torch.stack([probabilities(net, pre, b.images, test).cpu() for net, pre in nets]).mean(0)
-        kept.append(p.numpy())
-        labels.append(b.labels.numpy())
     preprocess = nets[0][1]
     count = len(patches(test, preprocess.stored_px, preprocess.input_px))
+    with Progress(f"test, {count} patches", len(split), "images") as progress:
+        for b in batches(split, np.arange(len(split)), batch, workers):
+            p = torch.stack([probabilities(net, pre, b.images, test).cpu() for net, pre in nets]).mean(0)
+            kept.append(p.numpy())
+            labels.append(b.labels.numpy())
+            progress.advance(len(b.labels))
     return score(np.concatenate(kept), np.concatenate(labels), count)
+
+
+def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "cpu") -> list[Result]:
+    """The errors of a run on a store's split: centre patch, and the recipe's own test (ten patches, say).
+
+    Several runs are an ensemble: their probabilities are averaged. split: the run's own validation split when empty.
+    Raises ValueError when the store's classes or picture size are not those the runs were trained on.
+    """
+    if not runs:
+        raise ValueError("evaluate needs at least one run")
+    store = Store(data)
+    members = [load(run, device=device) for run in runs]
+    for run, member in zip(runs, members, strict=True):
+        if list(member.classes) != store.classes:
+            raise ValueError(f"{run} was trained on other classes than {data} has")
+        if member.preprocess.stored_px != store.size_px:
+            want = member.preprocess.stored_px
+            raise ValueError(f"{run} needs pictures of {want} pixels and {data} has {store.size_px}: prepare it so")
+    pictures = store.split(split or members[0].about["config"]["val_split"])
+    nets = [(member.net, member.preprocess) for member in members]
+    test = members[0].preprocess.augment
+    results = [test_split(nets, pictures, centre(test))]
+    if test.test_patches != "centre":
+        results.append(test_split(nets, pictures, test))
+    return results

@@ -219,9 +219,7 @@ class Network(nn.Module):
         logits = x.flatten(1)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def activations(
-        self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None
-    ) -> dict[str, torch.Tensor]:
+    def activations(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
         """Every named value on the way, in order; the last is the logits. See `Step.name` for the names."""
         result: dict[str, torch.Tensor] = {}
         x = images
@@ -233,7 +231,8 @@ class Network(nn.Module):
         architecture = self.architecture
         match step.op:
             case "linear":
-                return _linear(step, self.get_submodule(step.layer.name), x)
+                weight, bias = (self.get_parameter(f"{step.layer.name}.{kind}") for kind in ("weight", "bias"))
+                return _linear(step, weight.to(x.dtype), bias.to(x.dtype), x)
             case "unit":
                 return apply_unit(x, architecture.unit)
             case "lrn":
@@ -256,9 +255,7 @@ class Network(nn.Module):
                 return ops.dropout(x, mask, d.rate, d.form)
 
 
-def _linear(step: Step, parameters: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    weight = parameters.weight.to(x.dtype)  # type: ignore[operator]
-    bias = parameters.bias.to(x.dtype)  # type: ignore[operator]
+def _linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     match step.layer:
         case Conv(stride=stride, pad=(before, after)):
             if before != after:

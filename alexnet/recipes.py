@@ -220,7 +220,7 @@ def cifar_11() -> Config:
 
 
 def demo() -> Config:
-    """`original` at a quarter of the width and half the input, for the built-in set at 128 pixels; minutes on 2 cores."""
+    """`original` at a quarter of the width and half the input, for the built-in set at 128 pixels; minutes on a laptop."""
     whole = original()
     return replace(
         whole,
@@ -229,5 +229,3 @@ def demo() -> Config:
         augment=replace(whole.augment, pca="store"),
         schedule=Steps(epochs=30, drops=(20, 27)),
     )
-
-

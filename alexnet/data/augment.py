@@ -85,7 +85,8 @@ def colour_shift(augment: Augment, statistics: Statistics, normal: NDArray[np.fl
         values, columns = np.linalg.eigh(statistics.covariance)
         roots, vectors = np.sqrt(np.maximum(values, 0)), columns.T
     sizes = roots if augment.colour == "original" else 255 * (roots / 255) ** 2
-    return augment.colour_std * normal * sizes @ vectors
+    shift: NDArray[np.float64] = augment.colour_std * normal * sizes @ vectors
+    return shift
 
 
 def patches(augment: Augment, stored_px: int, input_px: int) -> list[tuple[int, int, bool]]:
@@ -129,6 +130,12 @@ class Preprocess:
         half = (stored_px - input_px) // 2
         self.whole_mean = mean
         self.centre_mean = mean[half : half + input_px, half : half + input_px]
+
+    def centre_patch_mean(self) -> torch.Tensor:
+        """What is subtracted from a centre patch: (input_px, input_px, 3) or broadcast to it, grey levels."""
+        if self.augment.mean == "channel":
+            return (255 * self.centre_mean.new_tensor(TORCHVISION_MEAN)).expand_as(self.centre_mean)
+        return self.centre_mean
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         """images: (N, stored_px, stored_px, 3) uint8 on any device -> (N, 3, input_px, input_px), channels last."""

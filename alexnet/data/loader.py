@@ -49,7 +49,13 @@ def decode_into(split: Split, index: int, out: NDArray[np.uint8]) -> None:
 
 
 def batches(
-    split: Split, order: Indices, batch: int, workers: int = 2, start: int = 0, ahead: int = 3, pin: bool = False
+    split: Split,
+    order: Indices,
+    batch: int,
+    workers: int = 2,
+    start: int = 0,
+    ahead: int = 3,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """The pictures of `order` in batches, the last as large as what is left, from batch `start` on.
 

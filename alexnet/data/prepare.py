@@ -177,7 +177,9 @@ def _prepare_split(
         Progress(f"prepare {split.name}", split.count, "images", done=record["consumed"]) as progress,
     ):
         while True:
-            taken = list(_work(pool, workers, itertools.islice(items, settings.shard_images), source, settings, progress))
+            taken = list(
+                _work(pool, workers, itertools.islice(items, settings.shard_images), source, settings, progress)
+            )
             if not taken:
                 break
             _write_shard(partial, split, source, taken, record, settings)
@@ -231,8 +233,8 @@ def _process(items: list[Item], upright: bool, settings: Settings) -> Done:
     encoding = settings.resolved_encoding()
     for item in items:
         try:
-            rgb = centre_square(decode(item.data, upright), settings.size_px)
-        except ValueError as error:
+            rgb = centre_square(decode(item.read(), upright), settings.size_px)
+        except (ValueError, OSError) as error:
             done.skipped.append((item.name, str(error)))
             continue
         done.sums.add(rgb)

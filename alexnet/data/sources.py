@@ -19,11 +19,16 @@ TRAIN_NAMES, VAL_NAMES = ("train", "training"), ("val", "validation", "valid", "
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled picture, still in its file's bytes."""
+    """One labelled picture, still in its file's bytes; read is called by the worker that decodes it."""
 
     name: str
     label: int
-    data: bytes
+    read: Callable[[], bytes]
+
+
+def in_hand(data: bytes) -> Callable[[], bytes]:
+    """For sources that are read from front to back."""
+    return lambda: data
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def _class_files(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]
 def _file_split(name: str, files: list[tuple[Path, int]]) -> SourceSplit:
     def items(start: int) -> Iterator[Item]:
         for path, label in files[start:]:
-            yield Item(f"{path.parent.name}/{path.name}", label, path.read_bytes())
+            yield Item(f"{path.parent.name}/{path.name}", label, path.read_bytes)
 
     return SourceSplit(name, len(files), items)
 
@@ -162,7 +167,7 @@ def _parquet_items(files: list[Path], image: str, label: str) -> Callable[[int],
                     for row in batch.to_pylist():
                         if seen >= start:
                             data = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
-                            yield Item(f"{path.name}:{seen}", int(row[label]), data)
+                            yield Item(f"{path.name}:{seen}", int(row[label]), in_hand(data))
                         seen += 1
 
     return items

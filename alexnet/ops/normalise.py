@@ -111,7 +111,8 @@ def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return x.split(max(1, PIECE_VALUES // max(1, x[0].numel())) if len(x) else 1)
+    pieces: tuple[torch.Tensor, ...] = x.split(max(1, PIECE_VALUES // max(1, x[0].numel())) if len(x) else 1)  # type: ignore[no-untyped-call]
+    return pieces
 
 
 def _inner(dtype: torch.dtype) -> torch.dtype:

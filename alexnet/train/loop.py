@@ -12,15 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from alexnet import __version__
+from alexnet import __version__, weights
 from alexnet.config import Config, check, to_dict
 from alexnet.data.augment import Preprocess, draw, same_patch
 from alexnet.data.loader import batches, epoch_order
@@ -30,8 +29,7 @@ from alexnet.evaluation import centre, test_split
 from alexnet.model import Network, build
 from alexnet.progress import Progress
 from alexnet.signal import signal, warning
-from alexnet.train import checkpoint
-from alexnet.train.checkpoint import Position
+from alexnet.train.checkpoint import Position, read_config, write_config
 from alexnet.train.runlog import RunLog
 from alexnet.train.sgd import after_epoch, colour_on, fall, finished, rates, update, zero_velocity
 
@@ -65,12 +63,14 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     net = build(config.architecture, config.seed).to(config.device)
     said = []
     if config.init:
-        taken, left = checkpoint.copy_matching(net, checkpoint.load(config.init).weights)
-        said.append(f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}")
+        taken, left = weights.copy_matching(net, weights.read(config.init).weights)
+        said.append(
+            f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}"
+        )
     splits = store.split(config.train_split), store.split(config.val_split)
     Preprocess(config.augment, store.statistics, config.architecture.input_px, torch.device(config.device))
     run.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_config(run, config)
+    write_config(run, config)
     return _train(config, run, store, splits, net, zero_velocity(net), Position(), said)
 
 
@@ -80,20 +80,20 @@ def resume(run_dir: str | Path) -> dict[str, Any]:
     Raises ValueError when there is no run, when its store has changed, or when the checkpoint is of another net.
     """
     run = Path(run_dir)
-    config = checkpoint.read_config(run)
+    config = read_config(run)
     store = Store(config.data)
     net = build(config.architecture, config.seed).to(config.device)
     velocity, position = zero_velocity(net), Position()
     if (run / "last.safetensors").exists():  # else it was stopped before the first
-        saved = checkpoint.load(run)
+        saved = weights.read(run)
         if saved.about["store"] != store.checksum:
             raise ValueError(f"{config.data} is not the store this run began with; prepare it as it was")
-        checkpoint.copy_into(net, saved.weights, str(run / "last.safetensors"))
+        weights.copy_into(net, saved.weights, str(run / "last.safetensors"))
         for name, tensor in velocity.items():
             tensor.copy_(saved.velocity[name])
-        position = saved.position
+        position = Position.from_dict(saved.about["position"])
     elif config.init:
-        checkpoint.copy_matching(net, checkpoint.load(config.init).weights)
+        weights.copy_matching(net, weights.read(config.init).weights)
     splits = store.split(config.train_split), store.split(config.val_split)
     said = [f"resumed at epoch {position.epoch + 1}, step {position.step}"]
     return _train(config, run, store, splits, net, velocity, position, said)
@@ -130,13 +130,15 @@ def _train(
     for line in said:
         print(line, file=sys.stderr)
     if at.step == 0:
-        _start(config, run, log, net, preprocess, train)
+        _start(config, log, net, preprocess, train)
     metrics: dict[str, Any] = {}
     began_s, saved_s = time.perf_counter() - at.elapsed_s, time.perf_counter()
 
-    def save(which: Any) -> None:
+    def save(which: Literal["last", "best"]) -> None:
         at.elapsed_s = time.perf_counter() - began_s
-        checkpoint.save(run, which, parameters, velocity, about, at)
+        kept = velocity if which == "last" else {}
+        header = about | {"position": asdict(at)}
+        weights.write(run / f"{which}.safetensors", parameters, kept, preprocess.whole_mean, header)
 
     with _stop_signals() as stop:
         while not finished(schedule, at.epoch, at.plateau):
@@ -214,9 +216,8 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
     }
 
 
-def _start(config: Config, run: Path, log: RunLog, net: Network, preprocess: Preprocess, train: Split) -> None:
+def _start(config: Config, log: RunLog, net: Network, preprocess: Preprocess, train: Split) -> None:
     """Before the first step: what the untrained network sees."""
-    np.save(run / "mean.npy", np.asarray(preprocess.whole_mean.cpu()))
     order = epoch_order(len(train), config.seed, 0)[:SIGNAL_PICTURES]
     half = (preprocess.stored_px - preprocess.input_px) // 2
     sample = next(batches(train, order, SIGNAL_PICTURES, workers=0))
@@ -246,15 +247,15 @@ def _stop_signals() -> Iterator[list[int]]:
 
     before: dict[int, Any] = {}
     try:
-        for number in (signals.SIGINT, signals.SIGTERM):
+        for number in (int(signals.SIGINT), int(signals.SIGTERM)):
             before[number] = signals.signal(number, note)
     except ValueError:  # not the main thread: nothing to catch there
         pass
     try:
         yield seen
     finally:
-        for number, handler in before.items():
-            signals.signal(number, handler)
+        for caught, handler in before.items():
+            signals.signal(caught, handler)
 
 
 @torch.no_grad()

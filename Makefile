@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test test-slow check format clean
+
+demo: $(VENV)/ready  ## the whole system on the built-in set, in minutes
+	$(BIN)/alexnet demo --out demo
+
+test: $(VENV)/ready  ## the tests, minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/ready  ## the long ones: kills, full-size equality, a shortened training of every recipe
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/ready  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexnet needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

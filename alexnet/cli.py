@@ -1,0 +1,396 @@
+"""The command line: a function for each verb. Only here are arguments parsed; torch is imported once one is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, cast
+
+import tyro
+from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
+
+from alexnet import __version__, recipes
+from alexnet.config import Config, scaled
+
+HELP = """usage: alexnet VERB ...      (alexnet VERB --help tells more)
+
+AlexNet as a working system: the 2012 paper, from image archives to figures.
+
+  demo                                  the whole system in minutes on a built-in set
+  prepare SOURCE STORE                  folder, ImageNet archives, Parquet, WebDataset or hub name -> store
+  train RECIPE --data STORE --out RUN   {recipes}
+  train --resume RUN                    go on with an interrupted run
+  evaluate RUN... --data STORE          centre and ten patches, top-1 and top-5; several runs: their ensemble
+  predict RUN PICTURE...                classes and probabilities of picture files and folders
+  features RUN --layer fc7 --data STORE --out FOLDER
+  figure filters|curves|signal RUN...   pictures of a run
+  summary RECIPE                        shapes, parameters and multiply-adds of every layer
+  export RUN FILE.onnx|FILE.safetensors
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program `alexnet`. Exit code 2 and one sentence for a user's mistake; 128 + signal when stopped."""
+    verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(HELP.format(recipes=", ".join(recipes.__all__)), end="")
+        return
+    if verb == "--version":
+        print(f"alexnet {__version__}")
+        return
+    if verb not in VERBS:
+        _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
+    try:
+        VERBS[verb](rest)
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"alexnet: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(kind: Any, verb: str, arguments: list[str]) -> Any:
+    return tyro.cli(kind, prog=f"alexnet {verb}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """The whole system in minutes on the built-in set: make, prepare, train, test, draw."""
+
+    out: Path = Path("demo")
+    """Folder for everything it makes."""
+    train: int = 3000
+    """Pictures to train on."""
+    val: int = 500
+    """Pictures to test on."""
+    epochs: int = 0
+    """0: as the recipe has it."""
+
+
+def demo(arguments: list[str]) -> None:
+    a = _parse(DemoArguments, "demo", arguments)
+    from alexnet import demo as made
+
+    with _stoppable():
+        print(made.report(made.demo(a.out, a.train, a.val, a.epochs), a.out))
+
+
+@dataclass(frozen=True)
+class PrepareArguments:
+    """Make a store: the shorter side rescaled, the central square cut out, statistics taken on the way.
+
+    SOURCE: a folder of classes (train/ and val/, or one folder), of Parquet files, of WebDataset tars, of one tar a
+    class, of the ILSVRC-2012 or -2010 archives, of CIFAR-10's binary files; or a Hugging Face hub name.
+    """
+
+    source: Positional[str]
+    store: Positional[Path]
+    val_fraction: float = 0.1
+    """Of one folder of classes, how much is held out."""
+    size_px: int = 256
+    encoding: Literal["auto", "jpeg", "png"] = "auto"
+    """auto: lossless PNG up to 64 pixels a side, JPEG above."""
+    quality: int = 95
+    """Of JPEG, 1 to 100."""
+    chroma: Literal["420", "444"] = "420"
+    """Colour at half or at full resolution in JPEG."""
+    most_skipped: float = 0.01
+    """Stop when more than this share of a split cannot be read."""
+    shard_images: int = 2048
+    """Pictures in a file of the store."""
+    workers: int = 0
+    """Threads; 0: one a core."""
+    force: bool = False
+    """Replace a store that exists."""
+
+
+def prepare(arguments: list[str]) -> None:
+    a = _parse(PrepareArguments, "prepare", arguments)
+    from alexnet.data import archives
+    from alexnet.data import prepare as making
+
+    settings = making.Settings(a.size_px, a.encoding, a.quality, a.chroma, a.most_skipped, a.shard_images)
+    manifest = making.prepare(archives.find(a.source, a.val_fraction), a.store, settings, a.workers, a.force)
+    print(f"{a.store}: {len(manifest['classes'])} classes")
+    for name, split in manifest["splits"].items():
+        print(f"  {name}: {split['images']} pictures, {len(split['skipped'])} skipped")
+        for picture, reason in split["skipped"][:20]:
+            print(f"    skipped {picture}: {reason}")
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a recipe; every field of it can be set."""
+
+    out: Path | None = None
+    """Folder of the new run; runs/RECIPE when not given."""
+    epochs: int | None = None
+    """Stretch or shorten the whole schedule in proportion."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=recipes.original)
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    """Go on with an interrupted run, bit for bit."""
+
+    resume: Path
+
+
+def train(arguments: list[str]) -> None:
+    if any(a.split("=")[0] == "--resume" for a in arguments):
+        run = tyro.cli(ResumeArguments, prog="alexnet train", args=arguments).resume
+        from alexnet.train import loop
+
+        with _stoppable():
+            loop.resume(run)
+        return
+    if not arguments or arguments[0].startswith("-"):
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"name the recipe first: {', '.join(recipes.__all__)}")
+        print("usage: alexnet train RECIPE --data STORE [--out RUN] [--epochs N] [--FIELD VALUE ...]")
+        print("       alexnet train --resume RUN\n")
+        for name in recipes.__all__:
+            print(f"{name}\n    {' '.join((recipe(name).__doc__ or '').split())}")
+        print("\nAll fields of a recipe: alexnet train RECIPE --help")
+        return
+    name, *rest = arguments
+    start = TrainArguments(config=recipe(name)())
+    a = tyro.cli(
+        TrainArguments,
+        prog=f"alexnet train {name}",
+        args=rest,
+        default=start,
+        config=(AvoidSubcommands, FlagConversionOff),
+    )
+    config = replace(a.config, recipe=name)
+    if a.epochs is not None:
+        config = replace(config, schedule=scaled(config.schedule, a.epochs))
+    if not config.data:
+        raise ValueError("name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)")
+    from alexnet.train import loop
+
+    with _stoppable():
+        loop.fit(config, a.out or Path("runs") / name)
+
+
+def recipe(name: str) -> Callable[[], Config]:
+    """Raises ValueError for a name that is no recipe."""
+    if name not in recipes.__all__:
+        raise ValueError(f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}")
+    return cast(Callable[[], Config], getattr(recipes, name))
+
+
+class _stoppable:
+    """Ends the program as training asks: 128 + the signal when stopped, 1 for a NaN."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from alexnet.train.loop import Interrupted, NotFinite
+
+        if isinstance(error, Interrupted | NotFinite):
+            print(f"alexnet: {error}", file=sys.stderr)
+            sys.exit(128 + error.number if isinstance(error, Interrupted) else 1)
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Test errors of a run, or of the ensemble of several: centre patch, and ten (the recipe's own test)."""
+
+    runs: Positional[tuple[Path, ...]]
+    data: Path
+    split: str = ""
+    """The run's validation split when not given."""
+    device: str = "cpu"
+    json: bool = False
+
+
+def evaluate(arguments: list[str]) -> None:
+    a = _parse(EvaluateArguments, "evaluate", arguments)
+    from alexnet import evaluation
+    from alexnet.data.store import Store
+
+    results = evaluation.evaluate(a.runs, a.data, a.split, a.device)
+    if a.json:
+        print(json.dumps([result.to_dict() for result in results]))
+        return
+    for r in results:
+        top5 = "" if r.top5_error is None else f", top-5 {r.top5_error:.2%}"
+        name = "centre patch" if r.patches == 1 else f"{r.patches} patches"
+        print(f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} pictures)")
+    classes = Store(a.data).classes
+    if len(classes) <= 20:
+        print(confusion_table(results[-1].confusion, classes, results[-1].class_errors))
+
+
+def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str], errors: Sequence[float | None]) -> str:
+    """Rows: what they are; columns: what they are taken for."""
+    width = max(map(len, classes))
+    lines = ["", " " * width + "   error  taken for " + " ".join(f"{i:>4}" for i in range(len(classes)))]
+    for i, (name, row, error) in enumerate(zip(classes, confusion, errors, strict=True)):
+        share = "     -" if error is None else f"{error:6.1%}"
+        lines.append(f"{name:>{width}}  {share}  {i:>9} " + " ".join(f"{n or '.':>4}" for n in row))
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """The best classes of picture files, or of all in a folder, with their probabilities."""
+
+    run: Positional[Path]
+    pictures: Positional[tuple[Path, ...]]
+    most: int = 5
+    """Classes to name for each."""
+    device: str = "cpu"
+    json: bool = False
+
+
+def predict(arguments: list[str]) -> None:
+    a = _parse(PredictArguments, "predict", arguments)
+    from alexnet import inference, weights
+
+    unread = 0
+    for p in inference.predict(weights.load(a.run, device=a.device), a.pictures, a.most):
+        unread += p.error is not None
+        if a.json:
+            print(json.dumps({"picture": p.picture, "classes": dict(p.classes), "error": p.error}), flush=True)
+        else:
+            best = p.error or "  ".join(f"{name} {share:.1%}" for name, share in p.classes)
+            print(f"{p.picture}: {best}", flush=True)
+    if unread:
+        raise ValueError(f"{unread} of the files could not be read as pictures")
+
+
+@dataclass(frozen=True)
+class FeaturesArguments:
+    """A layer's values for every picture of a store or folder: LAYER.npy and names.txt."""
+
+    run: Positional[Path]
+    data: Path
+    """A store, or a folder of pictures."""
+    out: Path
+    """A new folder."""
+    layer: str = "fc7"
+    split: str = "val"
+    device: str = "cpu"
+
+
+def features(arguments: list[str]) -> None:
+    a = _parse(FeaturesArguments, "features", arguments)
+    from alexnet import inference, weights
+
+    count = inference.features(weights.load(a.run, device=a.device), a.layer, a.data, a.out, a.split)
+    print(f"{a.out}/{a.layer}.npy: {count} pictures")
+
+
+@dataclass(frozen=True)
+class FigureArguments:
+    """filters: the first layer's kernels (Fig. 3). curves: error and loss of runs. signal: what they began with."""
+
+    kind: Positional[Literal["filters", "curves", "signal"]]
+    runs: Positional[tuple[Path, ...]]
+    out: Path | None = None
+    """KIND.png beside the first run's files when not given."""
+
+
+def figure(arguments: list[str]) -> None:
+    a = _parse(FigureArguments, "figure", arguments)
+    from alexnet import figures, weights
+    from alexnet.signal import Signal
+    from alexnet.train.runlog import read_metrics
+
+    if not a.runs:
+        raise ValueError("name the run to draw")
+    out = a.out or a.runs[0] / f"{a.kind}.png"
+    if a.kind == "filters":
+        figures.filters(weights.load(a.runs[0]).net, out)
+    elif a.kind == "curves":
+        figures.curves([(run.name, read_metrics(run, "epoch")) for run in a.runs], out)
+    else:
+        starts = [(run.name, read_metrics(run, "start")[0]["signal"]) for run in a.runs]
+        figures.signal_figure([(n, [Signal(layer, *v) for layer, v in s.items()]) for n, s in starts], out)
+    print(out)
+
+
+@dataclass(frozen=True)
+class SummaryArguments:
+    """Shapes, parameters, neurons and multiply-adds of every layer."""
+
+    recipe: Positional[str]
+
+
+def summary(arguments: list[str]) -> None:
+    a = _parse(SummaryArguments, "summary", arguments[:1])
+    config = tyro.cli(
+        Config,
+        prog=f"alexnet summary {a.recipe}",
+        args=arguments[1:],
+        default=recipe(a.recipe)(),
+        config=(AvoidSubcommands, FlagConversionOff),
+    )
+    from rich.console import Console
+    from rich.table import Table
+
+    from alexnet.model import plan
+
+    steps = plan(config.architecture)
+    table = Table("layer", "output", "columns", "parameters", "neurons", "multiply-adds", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for s in steps:
+        shape = " x ".join(map(str, s.shape if s.shape[1] > 1 else s.shape[:1]))
+        counts = [f"{n:,}" if n else "" for n in (s.parameters, s.neurons, s.multiply_adds)]
+        table.add_row(s.name, shape, str(s.columns) if s.op == "linear" else "", *counts)
+    totals = [f"{sum(getattr(s, what) for s in steps):,}" for what in ("parameters", "neurons", "multiply_adds")]
+    table.add_row("all", "", "", *totals, style="bold")
+    Console().print(table)
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a run's weights as plain safetensors, or the whole network as ONNX (RGB 0..255 -> probabilities)."""
+
+    run: Positional[Path]
+    file: Positional[Path]
+    which: Literal["last", "best"] = "last"
+
+
+def export(arguments: list[str]) -> None:
+    a = _parse(ExportArguments, "export", arguments)
+    from alexnet import onnx_export, weights
+
+    if a.file.exists():
+        raise ValueError(f"{a.file} exists; choose another name")
+    if a.file.suffix == ".onnx":
+        onnx_export.write_onnx(weights.load(a.run, a.which), a.file)
+    elif a.file.suffix == ".safetensors":
+        saved = weights.read(a.run, a.which)
+        weights.write(a.file, saved.weights, {}, saved.mean, saved.about)
+    else:
+        raise ValueError(f"{a.file} ends in neither .onnx nor .safetensors")
+    print(a.file)
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "demo": demo,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "features": features,
+    "figure": figure,
+    "summary": summary,
+    "export": export,
+}
