@@ -46,6 +46,8 @@ def _decode_jpeg(data: bytes | memoryview) -> Rgb | None:
         if space in ("CMYK", "YCCK"):
             return None
         rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
+    except KeyError:  # simplejpeg's, for a header cut short
+        return None
     except ValueError as error:
         if "pixels" in str(error):
             raise

@@ -251,7 +251,7 @@ def _write_shard(
     settings: Settings,
 ) -> None:
     rows = [row for done in taken for row in done.rows]
-    skipped = [skip for done in taken for skip in done.skipped]
+    skipped = [[name, reason] for done in taken for name, reason in done.skipped]
     record["skipped"] += skipped
     record["consumed"] += len(rows) + len(skipped)
     if not rows:

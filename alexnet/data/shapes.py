@@ -30,11 +30,12 @@ def picture(label: int, seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng([label, seed])
     grid = np.linspace(-1, 1, SIZE_PX, dtype=np.float32)
     x, y = np.meshgrid(grid, grid)
-    canvas: Plane = _texture(rng, x, y, *rng.uniform(30, 225, (2, 3)))
-    for _ in range(rng.integers(3, 7)):  # clutter: patches of other textures that are no shape
+    ground = rng.uniform(40, 215, 3)
+    canvas: Plane = _texture(rng, x, y, ground, np.clip(ground + rng.uniform(-70, 70, 3), 0, 255))
+    for _ in range(rng.integers(2, 6)):  # clutter: patches of other textures that are no shape
         _paste_blob(rng, canvas, x, y)
-    cx, cy = rng.uniform(-0.4, 0.4, 2).tolist()
-    size, angle = rng.uniform(0.4, 0.6), rng.uniform(-0.4, 0.4)
+    cx, cy = rng.uniform(-0.3, 0.3, 2).tolist()
+    size, angle = rng.uniform(0.5, 0.8), rng.uniform(-0.4, 0.4)
     here = _window(cx, cy, size * 1.15)
     dx, dy = x[here] - cx, y[here] - cy
     cos, sin = math.cos(angle) / size, math.sin(angle) / size
@@ -52,8 +53,8 @@ def _texture(rng: np.random.Generator, x: Plane, y: Plane, one: NDArray[np.float
     turn, length, phase = rng.uniform(0, math.pi), rng.uniform(2, 18), rng.uniform(0, 2 * math.pi)
     wave = np.sin(math.cos(turn) * length * x + math.sin(turn) * length * y + phase)
     share = np.clip(0.5 + wave * rng.uniform(0.3, 3), 0, 1)[..., None]
-    mixed: Plane = share * (one - two).astype(np.float32) + two.astype(np.float32)
-    return mixed
+    mixed = share * (one - two).astype(np.float32) + two.astype(np.float32)
+    return np.asarray(mixed, np.float32)
 
 
 def _window(cx: float, cy: float, reach: float) -> tuple[slice, slice]:
@@ -69,7 +70,7 @@ def _window(cx: float, cy: float, reach: float) -> tuple[slice, slice]:
 def _paste_blob(rng: np.random.Generator, canvas: Plane, x: Plane, y: Plane) -> None:
     """An irregular patch of its own texture: an ellipse cut by a line."""
     cx, cy = rng.uniform(-1, 1, 2).tolist()
-    a, b = rng.uniform(0.15, 0.5, 2).tolist()
+    a, b = rng.uniform(0.1, 0.35, 2).tolist()
     turn = rng.uniform(0, math.pi)
     here = _window(cx, cy, max(a, b))
     dx, dy = x[here] - cx, y[here] - cy

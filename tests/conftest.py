@@ -1,0 +1,87 @@
+"""Small stores and runs that tests share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from alexnet import recipes
+from alexnet.config import Architecture, Augment, Config, Conv, Full, LayerRate, Sgd, Steps
+from alexnet.data import shapes
+from alexnet.data.prepare import Settings, prepare
+from alexnet.train.loop import fit
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """As many as the machines that tests are meant for; sums in another order would differ in the last bit."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Where a test draws without a generator of its own, it draws the same in any order."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    """A folder of real pictures beside a developer's checkout; nobody else has it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the developers' folder of real pictures beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures of shapes to train on and 30 to test on, 40 pixels a side."""
+    folder = tmp_path_factory.mktemp("stores") / "shapes"
+    prepare(shapes.source(60, 30), folder, Settings(size_px=40, encoding="jpeg", shard_images=25), workers=2)
+    return folder
+
+
+def tiny_architecture() -> Architecture:
+    """Two columns, both normalisations, a link, dropout: every part of the original in 32 pixels."""
+    layers = (
+        Conv("conv1", 8, 5, stride=2, pad=(0, 3), std=0.1, then=("lrn", "max_pool", "unit")),
+        Conv("conv2", 12, 3, pad=(1, 1), bias=1, std=0.1, then=("unit", "lrn", "spatial", "max_pool")),
+        Conv("conv3", 16, 3, pad=(1, 1), linked=True, std=0.1),
+        Conv("conv4", 16, 3, pad=(1, 1), std=0.1, bias=1),
+        Full("fc6", 32, bias=1, std=0.1, then=("unit", "dropout")),
+        Full("fc7", 32, bias=1, std=0.1, then=("unit", "dropout")),
+        Full("fc8", 10, std=0.1),
+    )
+    return Architecture(layers, input_px=32, columns=2)
+
+
+def tiny(store: Path, **changes: object) -> Config:
+    """A run of seconds with every moving part of `original`: chunks, noise, rates that fall and freeze."""
+    config = Config(
+        "tiny",
+        tiny_architecture(),
+        Augment(chunk=4, mean="centre", colour="original"),
+        Sgd(batch=16, rate=0.001, bias_rate=0.002, bias_falls=False, bias_decay=False),
+        Steps(epochs=3, drops=(2,), layer_rates=(LayerRate("conv1", 2, 0.0),), colour_until=2),
+        data=str(store),
+        device="cpu",
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    fit(tiny(store), folder)
+    return folder
+
+
+RECIPES = [getattr(recipes, name) for name in recipes.__all__]

@@ -1,0 +1,78 @@
+"""Settings survive a file, and a file that says something else is refused with the field's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from alexnet import recipes
+from alexnet.config import Config, Plateau, Steps, check, from_dict, scaled, to_dict
+from tests.conftest import RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_config_read_back_from_its_file_is_the_same(recipe: Callable[[], Config]) -> None:
+    config = recipe()
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    check(config)
+
+
+def bent(path: str, value: object) -> dict[str, object]:
+    data = json.loads(json.dumps(to_dict(recipes.original())))
+    *parents, last = path.split(".")
+    place = data
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("sgd.momentumm", 0.9, "config.sgd has no field 'momentumm'"),
+        ("sgd.batch", "many", "config.sgd.batch is 'many'; int belongs there"),
+        ("sgd.batch", True, "config.sgd.batch is True"),
+        ("precision", "float8", "config.precision is 'float8'; it can be 'auto', 'float32', 'bfloat16'"),
+        ("schedule", 90, "config.schedule must be one of Plateau, Steps"),
+        ("schedule", {"is": "Cosine"}, "its `is` says 'Cosine'"),
+        ("architecture.layers", 7, "config.architecture.layers is 7; a list belongs there"),
+        ("schedule.drops", [1, "x"], r"config.schedule.drops\[1\] is 'x'"),
+        ("augment", None, "config.augment is None; the fields of Augment belong there"),
+        ("schedule", {"is": "Steps"}, "config.schedule lacks the field 'epochs'"),
+        ("sgd.decay_of", [["conv1"]], "has 1 entries; it needs 2"),
+    ],
+)
+def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        from_dict(Config, bent(path, value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"workers": -1}, "workers is -1; it must be at least 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"sgd": replace(recipes.paper().sgd, batch=0)}, "sgd.batch is 0"),
+        ({"sgd": replace(recipes.paper().sgd, rate=float("nan"))}, "sgd.rate is nan"),
+        ({"sgd": replace(recipes.paper().sgd, momentum=1.0)}, "sgd.momentum is 1.0"),
+        ({"sgd": replace(recipes.paper().sgd, decay_of=(("conv9", 0.1),))}, "'conv9'; the layers are conv1"),
+        ({"schedule": Plateau(patience=0)}, "patience is 0"),
+        ({"schedule": Steps(epochs=0)}, "schedule.epochs is 0"),
+    ],
+)
+def test_numbers_no_run_can_have_are_refused(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
+
+
+def test_a_schedule_is_stretched_in_proportion() -> None:
+    half = scaled(Steps(100, (50, 80), colour_until=60), 50)
+    assert half == Steps(50, (25, 40), colour_until=30)
+    assert scaled(recipes.original().schedule, 91) == recipes.original().schedule
+    assert scaled(Plateau(epochs=90, patience=6), 45) == Plateau(epochs=45, patience=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        scaled(half, 0)

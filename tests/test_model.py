@@ -1,0 +1,214 @@
+"""The network is what section 3 says: counts, columns, ablations, names, and refusals that name the layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet import recipes
+from alexnet.config import Architecture, Conv, Dropout, Full, Local, Pool
+from alexnet.model import build, plan
+from alexnet.weights import copy_into, from_torchvision
+from tests.conftest import tiny_architecture
+
+PAPER, ORIGINAL = recipes.paper().architecture, recipes.original().architecture
+
+
+def total(architecture: Architecture, what: str) -> int:
+    return sum(getattr(step, what) for step in plan(architecture))
+
+
+def shapes(architecture: Architecture) -> dict[str, tuple[int, int, int]]:
+    return {step.name: step.shape for step in plan(architecture)}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        (recipes.paper, 60_965_224),
+        (recipes.original, 60_965_224),
+        (recipes.one_column, 59_798_312),
+        (recipes.six_conv, 61_555_304),
+        (recipes.torchvision, 61_100_840),
+        (recipes.cifar_26, 145_578),
+    ],
+)
+def test_parameters_are_the_published_count(recipe: object, parameters: int) -> None:
+    assert total(recipe().architecture, "parameters") == parameters  # type: ignore[operator]
+
+
+def test_neurons_and_multiply_adds_of_the_paper() -> None:
+    assert total(PAPER, "neurons") == 659_272
+    assert total(PAPER, "multiply_adds") == 724_406_816
+
+
+def test_a_head_of_ten_leaves_56909194_parameters() -> None:
+    assert total(replace(ORIGINAL, classes=10), "parameters") == 56_909_194
+
+
+def test_the_network_holds_what_the_plan_counts() -> None:
+    for architecture in (tiny_architecture(), recipes.cifar_11().architecture, recipes.demo().architecture):
+        net = build(architecture)
+        assert sum(p.numel() for p in net.parameters()) == total(architecture, "parameters")
+
+
+def test_the_maps_are_the_papers() -> None:
+    want = {
+        "conv1.linear": (96, 55, 55),
+        "conv1.max_pool": (96, 27, 27),
+        "conv2.max_pool": (256, 13, 13),
+        "conv4": (384, 13, 13),
+        "conv5.max_pool": (256, 6, 6),
+        "fc7": (4096, 1, 1),
+        "fc8": (1000, 1, 1),
+    }
+    assert want.items() <= shapes(PAPER).items()
+
+
+def test_kernels_see_their_own_column_but_for_the_links() -> None:
+    weights = {step.layer.name: step.weight_shape for step in plan(PAPER) if step.op == "linear"}
+    assert weights["conv2"] == (256, 48, 5, 5)
+    assert weights["conv3"] == (384, 256, 3, 3)
+    assert weights["conv4"] == (384, 192, 3, 3)
+    assert weights["fc6"] == (4096, 9216)
+    apart = {step.layer.name: step.weight_shape for step in plan(replace(PAPER, links=False)) if step.op == "linear"}
+    assert apart["conv3"] == (384, 128, 3, 3)
+    assert apart["fc7"] == (4096, 2048)
+    assert apart["fc8"] == (1000, 4096)
+
+
+def test_without_links_a_column_never_sees_the_other() -> None:
+    architecture = replace(tiny_architecture(), links=False)
+    net = build(architecture).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    before = net.activations(images)
+    with torch.no_grad():
+        net.get_parameter("conv1.weight")[:4] += 1  # the first column's kernels
+    after = net.activations(images)
+    for name in ("conv2", "conv3", "conv4", "fc6", "fc7"):
+        half = before[name].shape[1] // 2
+        assert torch.equal(before[name][:, half:], after[name][:, half:])
+        assert not torch.equal(before[name][:, :half], after[name][:, :half])
+
+
+def test_without_conv3_conv4_sees_both_columns_and_a_removed_layer_leaves_its_pool() -> None:
+    net = {step.layer.name: step for step in plan(replace(PAPER, without=("conv3",))) if step.op == "linear"}
+    assert net["conv4"].weight_shape == (384, 256, 3, 3)
+    without2 = shapes(replace(PAPER, without=("conv2",)))
+    assert without2["conv3"] == (384, 13, 13)
+    assert without2["conv1.max_pool+"] == (96, 13, 13)
+    assert shapes(replace(PAPER, without=("conv5",)))["conv4.max_pool"] == (384, 6, 6)
+    for name in ("conv2", "conv3", "conv4", "conv5"):
+        small = replace(PAPER, width=0.125, without=(name,))
+        assert build(small)(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+def test_fields_of_ablations_reach_the_network() -> None:
+    assert not [step for step in plan(replace(ORIGINAL, normalise=False)) if step.op in ("lrn", "spatial")]
+    assert shapes(replace(PAPER, pool=Pool(2, 2)))["conv5.max_pool"] == (256, 6, 6)
+    net = build(replace(tiny_architecture(), bias=0.0))
+    assert not net.get_parameter("conv2.bias").any()
+    images = torch.randn(2, 3, 32, 32)
+    values = {unit: build(replace(tiny_architecture(), unit=unit)).activations(images) for unit in ("relu", "tanh")}
+    assert (values["relu"]["conv3"] >= 0).all()
+    assert torch.equal(values["tanh"]["conv3"], values["tanh"]["conv3.linear"].tanh())
+    assert build(replace(tiny_architecture(), unit="logistic"))(images).isfinite().all()
+
+
+def test_weights_and_biases_start_as_section_5_says() -> None:
+    net = build(PAPER)
+    for name in ("conv2", "fc6"):
+        assert abs(net.get_parameter(f"{name}.weight").std() - 0.01) < 1e-4  # over 300,000 draws: five deviations
+    ones = {name.split(".")[0] for name, p in net.named_parameters() if name.endswith("bias") and (p == 1).all()}
+    assert ones == {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    assert not net.get_parameter("fc8.bias").any()
+    assert abs(build(ORIGINAL).get_parameter("conv3.weight").std() - 0.03) < 3e-4
+
+
+def test_activations_end_in_the_logits_and_dropout_acts_only_with_a_key() -> None:
+    net = build(tiny_architecture())
+    images = torch.randn(4, 3, 32, 32)
+    values = net.activations(images)
+    assert list(values)[-1] == "fc8"
+    assert torch.equal(values["fc8"], net(images))
+    assert torch.equal(values["fc7.dropout"], values["fc7"] * 0.5)
+    assert torch.equal(net(images, (0, 5)), net(images, (0, 5)))
+    assert not torch.equal(net(images, (0, 5)), net(images, (0, 6)))
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    one, same, other = (build(tiny_architecture(), seed).get_parameter("fc6.weight") for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    net = build(tiny_architecture())
+    images = torch.randn(8, 3, 32, 32)
+    exact, low = net(images).detach(), net(images.bfloat16()).detach()
+    assert low.dtype == torch.float32
+    # eight bits an operation, seven layers: a few hundredths of the largest logit
+    torch.testing.assert_close(low, exact, rtol=0, atol=0.04 * float(exact.abs().max()))
+
+
+def torchvisions_own() -> nn.Module:
+    """The network as torchvision builds it, from its published description."""
+    conv, relu, pool = nn.Conv2d, nn.ReLU, nn.MaxPool2d
+    features = [conv(3, 64, 11, 4, 2), relu(), pool(3, 2), conv(64, 192, 5, padding=2), relu(), pool(3, 2)]
+    features += [conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu()]
+    features += [conv(256, 256, 3, padding=1), relu(), pool(3, 2)]
+    hidden = [nn.Dropout(), nn.Linear(9216, 4096), relu(), nn.Dropout(), nn.Linear(4096, 4096), relu()]
+    net = nn.Module()
+    net.features, net.classifier = nn.Sequential(*features), nn.Sequential(*hidden, nn.Linear(4096, 1000))
+    return net.eval()
+
+
+def test_torchvisions_weights_give_torchvisions_outputs() -> None:
+    theirs = torchvisions_own()
+    ours = build(recipes.torchvision().architecture)
+    copy_into(ours, from_torchvision(theirs.state_dict()), "torchvision")
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        want = theirs.classifier(theirs.features(images).flatten(1))  # type: ignore[operator,union-attr]
+        torch.testing.assert_close(ours(images), want, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+    with pytest.raises(ValueError, match="no parameter of torchvision"):
+        from_torchvision({"features.1.weight": torch.zeros(1)})
+
+
+def changed(**changes: object) -> Architecture:
+    return replace(PAPER, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "says"),
+    [
+        (changed(columns=5), "conv1: 5 columns do not divide its 96 kernels"),
+        (changed(columns=0), "columns is 0"),
+        (changed(input_px=40), "conv2.max_pool: .* shrinks to nothing"),
+        (changed(input_px=8), "conv1: .* shrinks to nothing"),
+        (changed(without=("conv1",)), "without='conv1'"),
+        (changed(without=("fc6",)), "without='fc6'"),
+        (changed(width=0.0), "width is 0.0"),
+        (changed(width=0.001), "conv1 has 0 kernels"),
+        (changed(classes=1), "classes is 1"),
+        (changed(layers=PAPER.layers[:5]), "ends in a fully connected layer"),
+        (changed(layers=(PAPER.layers[0], PAPER.layers[0], Full("fc", 2))), "two layers have one name"),
+        (Architecture((Conv("conv1", 4, 3, stride=0), Full("fc", 2))), "conv1: size and stride"),
+        (
+            Architecture((Conv("c", 4, 3), Local("local", 4, 3), Full("fc", 2)), input_px=9, columns=2),
+            "local: a locally connected layer belongs to nets of one column",
+        ),
+    ],
+)
+def test_a_network_that_cannot_work_is_refused_with_the_layer(architecture: Architecture, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        plan(architecture)
+
+
+def test_inverted_dropout_changes_training_only() -> None:
+    inverted = replace(tiny_architecture(), dropout=Dropout(form="inverted"))
+    values = build(inverted).activations(torch.randn(2, 3, 32, 32))
+    assert torch.equal(values["fc7.dropout"], values["fc7"])

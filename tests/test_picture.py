@@ -1,0 +1,115 @@
+"""Any file that may lie in a folder of pictures becomes RGB, or a reason why not."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.data import picture
+from alexnet.data.picture import centre_square, decode, encode
+
+GRADIENT = np.stack([*np.meshgrid(np.arange(60) * 4, np.arange(40) * 6), np.full((40, 60), 90)], -1)
+RGB = GRADIENT.astype(np.uint8)  # (40, 60, 3)
+
+
+def file(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def jpeg(**options: object) -> bytes:
+    return file(Image.fromarray(RGB), "JPEG", quality=95, subsampling=0, **options)
+
+
+def near(got: np.ndarray, want: np.ndarray, levels: float) -> bool:
+    return got.shape == want.shape and float(np.abs(got.astype(int) - want).mean()) < levels
+
+
+def test_plain_pictures() -> None:
+    assert near(decode(jpeg()), RGB, 2)
+    for form in ("PNG", "BMP", "TIFF", "PPM"):
+        assert np.array_equal(decode(file(Image.fromarray(RGB), form)), RGB)
+
+
+def test_grey_cmyk_palette_and_transparent_pictures_become_rgb() -> None:
+    grey = Image.fromarray(RGB).convert("L")
+    assert near(decode(file(grey, "JPEG")), np.stack([np.asarray(grey)] * 3, -1), 2)
+    assert near(decode(file(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95)), RGB, 4)
+    assert decode(file(Image.fromarray(RGB).convert("P"), "PNG")).shape == (40, 60, 3)
+    assert np.array_equal(decode(file(Image.fromarray(RGB).convert("RGBA"), "PNG")), RGB)
+
+
+def test_sixteen_bits_are_scaled_not_cut() -> None:
+    sixteen = Image.fromarray((RGB[..., 0].astype(np.uint16) << 8) + 77)
+    assert np.array_equal(decode(file(sixteen, "PNG"))[..., 0], RGB[..., 0])
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (10, 200)]
+    data = file(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert near(decode(data), np.full((8, 8, 3), 10), 2)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_turns_a_picture_only_when_asked(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = jpeg(exif=exif)
+    k, flip = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}[turn]
+    upright = np.rot90(RGB, k)
+    upright = upright[:, ::-1] if flip else upright
+    assert near(decode(data, upright=True), upright, 2)
+    assert near(decode(data), RGB, 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not a picture"),
+        (b"hello world", "not a picture"),
+        (jpeg()[: len(jpeg()) // 2], "truncated"),
+        (file(Image.fromarray(RGB), "PNG")[:90], "truncated|broken|incomplete|not a picture"),
+        (b"\xff\xd8\xff", "not a picture"),
+    ],
+)
+def test_what_is_no_picture_says_why(data: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        decode(data)
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "MOST_PIXELS", 1000)
+    for data in (jpeg(), file(Image.fromarray(RGB), "PNG")):
+        with pytest.raises(ValueError, match="60x40 is more than 1,000 pixels"):
+            decode(data)
+
+
+def test_the_central_square_is_the_rescaled_pictures() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    whole = np.asarray(Image.fromarray(wide).resize((64, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(centre_square(wide, 32), whole[:, 16:48])
+    assert centre_square(wide[:, :64], 64) is not wide
+    assert np.array_equal(centre_square(wide[:, :64], 64), wide[:, :64])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (3, 2)])
+def test_pictures_of_a_pixel_or_a_line_are_enlarged(shape: tuple[int, int]) -> None:
+    assert centre_square(np.full((*shape, 3), 7, np.uint8), 32).shape == (32, 32, 3)
+    assert (centre_square(np.full((*shape, 3), 7, np.uint8), 32) == 7).all()
+
+
+def test_png_is_lossless_and_444_keeps_more_colour_than_420() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    assert np.array_equal(decode(encode(noise, "png")), noise)
+    errors = [np.abs(decode(encode(noise, "jpeg", 95, chroma)).astype(int) - noise).mean() for chroma in ("444", "420")]
+    assert errors[0] < errors[1] / 3
+
+
+def test_every_real_photograph_is_read(pictures: object) -> None:
+    files = sorted((pictures / "photos").glob("*.JPEG"))  # type: ignore[operator]
+    assert len(files) == 40
+    assert {centre_square(decode(path.read_bytes()), 256).shape for path in files} == {(256, 256, 3)}

@@ -1,0 +1,267 @@
+"""A store is the same however it was made, whole or not there, and says what it left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.data import prepare as making
+from alexnet.data import shapes
+from alexnet.data.picture import centre_square, decode
+from alexnet.data.prepare import Settings, prepare
+from alexnet.data.sources import Item, Source, SourceSplit, class_folders, in_hand, parquet_files
+from alexnet.data.store import Store
+
+SMALL = Settings(size_px=24, encoding="jpeg", shard_images=8)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_store_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    made = []
+    for workers in (1, 2, 5):
+        prepare(shapes.source(40, 10), tmp_path / str(workers), SMALL, workers)
+        made.append(digest(tmp_path / str(workers)))
+    assert made[0] == made[1] == made[2]
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(source: Source, after: int) -> Source:
+    """The source, cut off by an error at item `after` of the training split."""
+
+    def items(start: int) -> Iterator[Item]:
+        for number, item in enumerate(source.splits[0].items(start), start):
+            if number == after:
+                raise Stop
+            yield item
+
+    first = replace(source.splits[0], items=items)
+    return replace(source, splits=(first, *source.splits[1:]))
+
+
+def test_an_interrupted_preparation_takes_up_without_repeating(tmp_path: Path) -> None:
+    source = shapes.source(40, 10)
+    prepare(source, tmp_path / "whole", SMALL)
+    with pytest.raises(Stop):
+        prepare(stopping(source, 21), tmp_path / "store", SMALL)
+    assert not (tmp_path / "store").exists()
+    starts = []
+
+    def watched(start: int) -> Iterator[Item]:
+        starts.append(start)
+        return source.splits[0].items(start)
+
+    prepare(replace(source, splits=(replace(source.splits[0], items=watched), source.splits[1])), tmp_path / "store", SMALL)
+    assert starts == [16]  # two finished shards of eight
+    assert digest(tmp_path / "store") == digest(tmp_path / "whole")
+
+
+def test_a_preparation_begun_with_other_settings_is_not_taken_up(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        prepare(stopping(shapes.source(40, 10), 21), tmp_path / "store", SMALL)
+    with pytest.raises(ValueError, match="begun from another source or with other settings"):
+        prepare(shapes.source(40, 10), tmp_path / "store", replace(SMALL, quality=50))
+
+
+def test_statistics_are_those_of_the_pictures(tmp_path: Path) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    source = shapes.source(20, 10).splits[0]
+    pixels = np.stack([centre_square(decode(item.read()), 24) for item in source.items(0)]).astype(np.float64)
+    statistics = Store(tmp_path / "store").statistics
+    np.testing.assert_allclose(statistics.mean, pixels.mean(0), rtol=1e-14)
+    covariance = np.cov(pixels.reshape(-1, 3), rowvar=False, bias=True)
+    np.testing.assert_allclose(statistics.covariance, covariance, rtol=1e-9)
+
+
+def test_hugging_face_reads_the_store(store: Path) -> None:
+    loaded = datasets.load_from_disk(str(store))
+    ours = Store(store).split("val")
+    assert loaded["train"].num_rows == 60
+    assert loaded["val"].features["label"].names == list(shapes.CLASSES)
+    assert loaded["val"]["label"] == ours.labels.tolist()
+    picture = np.asarray(loaded["val"][7]["image"])
+    assert np.abs(picture.astype(int) - decode(ours.encoded(7))).max() <= 3  # two JPEG decoders
+
+
+def test_the_manifest_counts_classes_and_holds_checksums(store: Path) -> None:
+    manifest = Store(store).manifest
+    assert manifest["splits"]["train"]["per_class"] == [6] * 10
+    assert [shard["images"] for shard in manifest["splits"]["train"]["shards"]] == [25, 25, 10]
+    Store(store).verify()
+
+
+def test_a_damaged_store_is_refused(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    shard = copy / "train" / "data-00001.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=r"data-00001\.arrow is missing or damaged"):
+        Store(copy).verify()
+    shard.write_bytes(data[:-5])
+    with pytest.raises(ValueError, match=r"data-00001\.arrow is missing or damaged"):
+        Store(copy).split("train")
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Store(copy)
+    (copy / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="store format 99; this program reads format 1"):
+        Store(copy)
+    with pytest.raises(ValueError, match="no folder"):
+        Store(tmp_path / "none")
+    with pytest.raises(ValueError, match="no prepared store"):
+        Store(tmp_path)
+    with pytest.raises(ValueError, match="has no split 'test'; it has train, val"):
+        Store(store).split("test")
+
+
+def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    before = digest(tmp_path / "store")
+    with pytest.raises(ValueError, match="exists; choose another place, or --force"):
+        prepare(shapes.source(20, 10, seed=1), tmp_path / "store", SMALL)
+    assert digest(tmp_path / "store") == before
+    prepare(shapes.source(20, 10, seed=1), tmp_path / "store", SMALL, force=True)
+    assert digest(tmp_path / "store") != before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="is no store and is not removed"):
+        prepare(shapes.source(20, 10), tmp_path / "mine", SMALL, force=True)
+    assert (tmp_path / "mine" / "letter.txt").exists()
+
+
+def class_folder(folder: Path, classes: int = 2, each: int = 5) -> Path:
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(each):
+            level = np.full((30, 40, 3), 40 * label + number, np.uint8)
+            Image.fromarray(level).save(folder / f"class{label}" / f"{number}.png")
+    return folder
+
+
+def test_one_folder_is_split_by_the_fraction(tmp_path: Path) -> None:
+    source = class_folders(class_folder(tmp_path / "pictures", each=10), val_fraction=0.25)
+    names = [[item.name for item in split.items(0)] for split in source.splits]
+    assert [len(n) for n in names] == [15, 5]
+    assert not set(names[0]) & set(names[1])
+    assert source.classes == ("class0", "class1")
+
+
+def test_train_and_val_folders(tmp_path: Path) -> None:
+    class_folder(tmp_path / "train")
+    class_folder(tmp_path / "val", each=2)
+    source = class_folders(tmp_path)
+    assert [(split.name, split.count) for split in source.splits] == [("train", 10), ("val", 4)]
+    shutil.rmtree(tmp_path / "val" / "class1")
+    class_folder(tmp_path / "val2")
+    (tmp_path / "val2" / "class1").rename(tmp_path / "val" / "classX")
+    with pytest.raises(ValueError, match="different classes: class1, classX"):
+        class_folders(tmp_path)
+
+
+def test_an_empty_class_or_a_single_one_is_refused(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "pictures")
+    (folder / "hollow").mkdir()
+    with pytest.raises(ValueError, match="hollow has no pictures"):
+        class_folders(folder)
+    with pytest.raises(ValueError, match="has 1 class folders; at least 2"):
+        class_folders(class_folder(tmp_path / "one", classes=1))
+    with pytest.raises(ValueError, match="val-fraction is 1"):
+        class_folders(folder, val_fraction=1.0)
+
+
+def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "pictures", each=50)
+    (folder / "class0" / "broken.jpg").write_bytes(b"no picture")
+    source = class_folders(folder, val_fraction=0)
+    manifest = prepare(source, tmp_path / "store", SMALL)
+    assert manifest["splits"]["train"]["skipped"] == [["class0/broken.jpg", "not a picture of a known format"]]
+    assert manifest["splits"]["train"]["images"] == 100
+    with pytest.raises(ValueError, match=r"1 of 101 pictures of 'train' cannot be read, .*broken\.jpg \(not a picture"):
+        prepare(source, tmp_path / "strict", replace(SMALL, most_skipped=0.005))
+    assert not (tmp_path / "strict").exists()
+
+
+def test_a_split_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
+    split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, in_hand(b"x"))][start:]))
+    with pytest.raises(ValueError, match="no readable picture"):
+        prepare(Source("test", ("a", "b"), (split,)), tmp_path / "store", replace(SMALL, most_skipped=1.0))
+
+
+def test_a_full_disk_is_noticed_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(making.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(ValueError, match="make room or choose another disk"):
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"size_px": 2}, "--size-px is 2"), ({"quality": 0}, "--quality is 0"), ({"shard_images": 0}, "--shard-images is 0")],
+)
+def test_settings_that_cannot_work(changes: dict[str, int], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        prepare(shapes.source(20, 10), tmp_path / "store", replace(SMALL, **changes))  # type: ignore[arg-type]
+
+
+def parquet(folder: Path) -> Path:
+    """Two training files and one of validation, as `datasets` writes them."""
+    folder.mkdir()
+    for name, count in (("train-00000-of-00002", 7), ("train-00001-of-00002", 5), ("validation-00000-of-00001", 4)):
+        rows = {
+            "image": [Image.fromarray(np.full((9, 9, 3), 10 * i, np.uint8)) for i in range(count)],
+            "label": [i % 2 for i in range(count)],
+        }
+        kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+        datasets.Dataset.from_dict(rows, features=kinds).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def test_parquet_files_in_the_hubs_layout(tmp_path: Path) -> None:
+    source = parquet_files(parquet(tmp_path / "set"))
+    assert source.classes == ("cat", "dog")
+    assert [(split.name, split.count) for split in source.splits] == [("train", 12), ("val", 4)]
+    every = list(source.splits[0].items(0))
+    rest = list(source.splits[0].items(9))
+    assert [item.name for item in rest] == [item.name for item in every[9:]]
+    assert (decode(every[8].read()) == 10).all()
+    (tmp_path / "set" / "train-00000-of-00002.parquet").unlink()
+    (tmp_path / "set" / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(ValueError, match="no training files"):
+        parquet_files(tmp_path / "set")
+
+
+def test_cifar_is_kept_lossless_and_has_its_known_statistics(pictures: Path, tmp_path: Path) -> None:
+    source = parquet_files(pictures / "cifar10")
+    first = next(source.splits[0].items(0))
+    few = replace(source, splits=(replace(source.splits[1], name="train", count=10_000),))
+    manifest = prepare(few, tmp_path / "store", Settings(size_px=32))
+    assert manifest["settings"]["encoding"] == "png"
+    assert manifest["splits"]["train"]["per_class"] == [1000] * 10
+    assert decode(first.read()).shape == (32, 32, 3)
+    stored = Store(tmp_path / "store").split("train")
+    for number, item in zip(range(5), source.splits[1].items(0), strict=False):
+        assert np.array_equal(decode(stored.encoded(number)), decode(item.read()))
+
+
+def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert manifest["settings"]["size_px"] == 40

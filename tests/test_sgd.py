@@ -1,0 +1,113 @@
+"""The update rule is the paper's, letter by letter, and its schedules are what their sentences say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from alexnet import recipes
+from alexnet.config import Plateau, Steps, scaled
+from alexnet.train.sgd import PlateauState, Rates, after_epoch, colour_on, fall, finished, rates, update
+
+START = PlateauState()
+
+
+def test_ten_steps_are_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(7, generator=generator, dtype=torch.float64)
+    v = torch.zeros_like(w)
+    w_want, v_want = w.clone(), v.clone()
+    for step in range(10):
+        rate = 0.01 if step < 5 else 0.001
+        g = torch.randn(7, generator=generator, dtype=torch.float64)
+        v_want = 0.9 * v_want - 0.0005 * rate * w_want - rate * g
+        w_want = w_want + v_want
+        update(w, v, g, Rates(rate, 0.0005), 0.9)
+    torch.testing.assert_close(w, w_want, rtol=1e-13, atol=0)
+    torch.testing.assert_close(v, v_want, rtol=1e-12, atol=1e-16)
+
+
+def pytorchs(rate_of_step: list[float]) -> torch.Tensor:
+    w = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = torch.optim.SGD([w], lr=rate_of_step[0], momentum=0.9, weight_decay=0.0005)
+    for rate in rate_of_step:
+        optimizer.param_groups[0]["lr"] = rate
+        w.grad = torch.full_like(w, 0.3)
+        optimizer.step()
+    return w.detach()
+
+
+def ours(rate_of_step: list[float]) -> torch.Tensor:
+    w = torch.ones(3, dtype=torch.float64)
+    v = torch.zeros_like(w)
+    for rate in rate_of_step:
+        update(w, v, torch.full_like(w, 0.3), Rates(rate, 0.0005), 0.9)
+    return w
+
+
+def test_it_is_pytorchs_sgd_until_the_rate_changes() -> None:
+    torch.testing.assert_close(ours([0.01] * 9), pytorchs([0.01] * 9), rtol=1e-13, atol=0)
+    falling = [0.01] * 5 + [0.001] * 4
+    assert (ours(falling) - pytorchs(falling)).abs().min() > 1e-3
+
+
+def test_a_rate_of_zero_freezes() -> None:
+    w, v = torch.ones(2), torch.ones(2)
+    update(w, v, torch.ones(2), Rates(0.0, 0.1), 0.9)
+    assert torch.equal(w, torch.ones(2))
+    assert torch.equal(v, torch.ones(2))
+
+
+def test_the_originals_rates_through_its_end_game() -> None:
+    config = recipes.original()
+
+    def at(name: str, epoch: int) -> tuple[float, float]:
+        r = rates(config, name, epoch, START)
+        return pytest.approx(r.rate), r.decay  # type: ignore[return-value]
+
+    assert (0.01, 0.0005) == at("conv1.weight", 24)
+    assert (0.001, 0.0005) == at("conv1.weight", 25)
+    assert (0.02, 0.0) == at("conv1.bias", 66)
+    assert (1e-5, 0.0005) == at("conv1.weight", 67)
+    assert (1e-5, 0.0) == at("conv1.bias", 67)
+    assert (0.0, 0.0005) == at("conv1.weight", 72)
+    assert (1e-5, 0.0005) == at("fc8.weight", 90)
+    assert (0.02, 0.0) == at("fc8.bias", 90)
+    assert colour_on(config.schedule, 66)
+    assert not colour_on(config.schedule, 67)
+    assert not finished(config.schedule, 90, START)
+    assert finished(config.schedule, 91, START)
+
+
+def test_the_papers_biases_learn_as_weights_do() -> None:
+    assert rates(recipes.paper(), "fc8.bias", 3, START) == rates(recipes.paper(), "fc8.weight", 3, START)
+
+
+def test_cifar_decay_is_by_layer() -> None:
+    config = recipes.cifar_26()
+    assert rates(config, "fc64.weight", 0, START) == Rates(0.001, 0.03)
+    assert rates(config, "fc64.bias", 0, START) == Rates(0.002, 0.0)
+
+
+def test_a_plateau_divides_three_times_and_then_ends() -> None:
+    schedule = Plateau(epochs=100, patience=2, least_gain=0.01, drops=3)
+    state, falls, epoch = START, [], 0
+    errors = [0.5, 0.4, 0.395, 0.396] + [0.4] * 50  # 0.395 gains less than 0.01
+    while not finished(schedule, epoch, state):
+        falls.append(round(-torch.log10(torch.tensor(fall(schedule, epoch, state))).item()))
+        state = after_epoch(schedule, state, errors[epoch])
+        epoch += 1
+    assert falls == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_plateau_ends_at_its_last_epoch() -> None:
+    assert finished(Plateau(epochs=4), 4, START)
+
+
+def test_a_shortened_schedule_still_ends_at_a_thousandth() -> None:
+    config = replace(recipes.original(), schedule=scaled(recipes.original().schedule, 50))
+    assert rates(config, "fc8.weight", 49, START).rate == pytest.approx(1e-5)
+    assert isinstance(config.schedule, Steps)
+    assert config.schedule.drops == (14, 28, 43)
