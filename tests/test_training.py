@@ -1,0 +1,366 @@
+"""A run is a function of its config: interrupted anywhere, it goes on bit for bit; what cannot work is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import recipes, weights
+from alexnet.config import Plateau, Sgd, Steps, from_dict, to_dict
+from alexnet.data.store import Store
+from alexnet.device import resolve
+from alexnet.train import loop
+from alexnet.train.checkpoint import read_config
+from alexnet.train.loop import Interrupted, NotFinite, fit, resume
+from alexnet.train.runlog import read_metrics
+from tests.conftest import tiny, tiny_architecture
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = weights.read(one), weights.read(other)
+    pairs = [(a.weights, b.weights), (a.velocity, b.velocity)]
+    return all(x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x) for x, y in pairs)
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    """The metrics that do not tell the time."""
+    keys = ("epoch", "step", "rate", "train_loss", "train_error", "val_loss", "val_error")
+    return [{k: m[k] for k in keys} for m in read_metrics(run, "epoch")]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_the_number_of_workers_changes_nothing(store: Path, run: Path, workers: int, tmp_path: Path) -> None:
+    fit(tiny(store, workers=workers), tmp_path / "run")
+    assert same_weights(tmp_path / "run", run)
+    assert numbers(tmp_path / "run") == numbers(run)
+
+
+def test_another_seed_is_another_run(store: Path, run: Path, tmp_path: Path) -> None:
+    fit(tiny(store, seed=1), tmp_path / "run")
+    assert not same_weights(tmp_path / "run", run)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
+    """Sends this process a signal while it takes its `steps`-th step."""
+    real, count = loop.update, {"calls": 0}
+    parameters = 2 * len(tiny_architecture().layers)
+
+    def counted(*arguments: object) -> None:
+        count["calls"] += 1
+        if count["calls"] == steps * parameters:
+            os.kill(os.getpid(), number)
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "update", counted)
+
+
+@pytest.mark.parametrize(("steps", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)])
+def test_a_stopped_run_goes_on_bit_for_bit(
+    store: Path, run: Path, steps: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"saved at step {steps}") as stopped:
+        stop_after(patch, steps, number)
+        fit(tiny(store), tmp_path / "run")
+    assert stopped.value.number == number
+    assert weights.read(tmp_path / "run").about["position"]["step"] == steps
+    resume(tmp_path / "run")
+    assert same_weights(tmp_path / "run", run)
+    assert numbers(tmp_path / "run") == numbers(run)
+
+
+def test_signals_are_the_programs_again_after_a_run(store: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    fit(tiny(store, schedule=Steps(1)), tmp_path / "run")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_run_may_live_in_a_thread(store: Path, run: Path, tmp_path: Path) -> None:
+    thread = threading.Thread(target=fit, args=(tiny(store), tmp_path / "run"))
+    thread.start()
+    thread.join()
+    assert same_weights(tmp_path / "run", run)
+
+
+def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) -> None:
+    fit(tiny(store), tmp_path / "run")
+    before = (tmp_path / "run" / "last.safetensors").read_bytes(), (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    resume(tmp_path / "run")
+    after = (tmp_path / "run" / "last.safetensors").read_bytes(), (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert before == after
+
+
+def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) -> None:
+    config = read_config(run)
+    assert config.architecture.classes == 10
+    assert config.precision == "float32"
+    fit(config, tmp_path / "again")
+    assert same_weights(tmp_path / "again", run)
+    assert from_dict(type(config), to_dict(config)) == config
+
+
+def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
+    for which in ("last", "best"):
+        about = weights.read(run, which).about  # type: ignore[arg-type]
+        assert about["recipe"] == "tiny"
+        assert about["store"] == Store(store).checksum
+        assert about["classes"] == Store(store).classes
+        assert about["sha256"] == weights.tensors_sha256(weights.read(run, which).weights)  # type: ignore[arg-type]
+        epochs = read_metrics(run, "epoch")
+        assert about["evaluation"]["val_error"] in [m["val_error"] for m in epochs]
+    assert about["evaluation"]["val_error"] == min(m["val_error"] for m in epochs)
+
+
+def test_conv1_is_frozen_and_noise_off_in_the_end_game(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = loop.draw
+
+    def watched(*arguments: object) -> object:
+        seen.append(arguments[-1])
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "draw", watched)
+    fit(tiny(store), tmp_path / "run")
+    assert seen == [True] * 8 + [False] * 4
+    fit(tiny(store, schedule=replace(tiny(store).schedule, epochs=2)), tmp_path / "two")
+    whole, two = weights.read(tmp_path / "run").weights, weights.read(tmp_path / "two").weights
+    assert torch.equal(whole["conv1.weight"], two["conv1.weight"])
+    assert not torch.equal(whole["conv2.weight"], two["conv2.weight"])
+
+
+def test_a_nan_names_step_and_tensor(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"step \d+: .*(weight|bias|output of) .*not finite"):
+        fit(tiny(store, sgd=Sgd(batch=16, rate=1e30)), tmp_path / "run")
+
+
+def test_init_takes_what_fits_and_says_what(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(store, init=str(run), schedule=Steps(1))
+    layers = [replace(l, units=16) if l.name == "fc7" else l for l in config.architecture.layers]  # type: ignore[call-arg]
+    config = replace(config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, rate=0))
+    fit(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "conv1.weight" in said.split("started anew")[0]
+    assert "started anew: fc7.weight, fc7.bias, fc8.weight" in said
+    mine, theirs = weights.read(tmp_path / "run").weights, weights.read(run).weights
+    assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
+
+
+def test_a_net_that_starts_blind_is_warned_about(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dim = replace(tiny_architecture(), layers=tuple(replace(l, std=0.001) for l in tiny_architecture().layers))
+    fit(tiny(store, architecture=dim, schedule=Steps(1)), tmp_path / "run")
+    assert "nearly blind" in capsys.readouterr().err
+    start = read_metrics(tmp_path / "run", "start")[0]["signal"]
+    assert start["fc7"][0] < 0.02 < start["conv1"][0]
+
+
+def test_waiting_for_data_and_memory_are_in_the_metrics(run: Path) -> None:
+    for m in read_metrics(run, "epoch"):
+        assert 0 <= m["waited_share"] < 1
+        assert m["peak_memory_bytes"] > 2**20
+        assert m["images_per_s"] > 0
+
+
+def test_a_plateau_run_resumes_too(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(store, schedule=Plateau(epochs=9, patience=1, least_gain=0.5, drops=2))
+    fit(config, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, 10, signal.SIGTERM)
+        fit(config, tmp_path / "run")
+    resume(tmp_path / "run")
+    assert same_weights(tmp_path / "whole", tmp_path / "run")
+    assert len({m["rate"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
+
+
+def test_bad_runs_are_refused_and_nothing_is_overwritten(store: Path, run: Path, tmp_path: Path) -> None:
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="holds something already; choose another --out, or go on with --resume"):
+        fit(tiny(store), run)
+    assert (run / "config.json").read_bytes() == before
+    for config, says in (
+        (tiny(tmp_path / "none"), "is no folder; make a store"),
+        (tiny(store, val_split="test"), "has no split 'test'"),
+        (tiny(store, architecture=replace(tiny_architecture(), classes=12)), "classes is 12 and .* has 10 classes"),
+        (tiny(store, architecture=replace(tiny_architecture(), input_px=64)), "sees 64 pixels"),
+        (tiny(store, device="quantum"), "--device quantum cannot be used here"),
+        (tiny(store, sgd=Sgd(batch=-1)), "sgd.batch is -1"),
+        (tiny(store, init=str(tmp_path / "none")), "does not exist"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            fit(config, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="is no run"):
+        resume(tmp_path / "new")
+
+
+def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(tiny(store, schedule=Steps(1)), run)
+    last, data = run / "last.safetensors", (run / "last.safetensors").read_bytes()
+    for bad in (data[: len(data) // 2], b"", b"x" * 100):
+        last.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"last\.safetensors is damaged"):
+            resume(run)
+        assert last.read_bytes() == bad
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 64
+    last.write_bytes(flipped)
+    try:
+        weights.read(run)  # a bit of the velocity or mean: the weights are whole
+    except ValueError as error:
+        assert "sha256" in str(error)
+    last.write_bytes(data)
+    config = json.loads((run / "config.json").read_text())
+    config["architecture"]["layers"][2]["kernels"] = 24
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"another architecture: conv3\.bias has shape \(16,\) there, \(24,\) here"):
+        resume(run)
+    (run / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        resume(run)
+
+
+def test_a_store_that_changed_is_noticed(store: Path, run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(store, tmp_path / "store")
+    fit(tiny(tmp_path / "store", schedule=Steps(1)), tmp_path / "run")
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match="is not the store this run began with"):
+        resume(tmp_path / "run")
+
+
+def test_auto_is_settled_and_saved(store: Path) -> None:
+    config = resolve(tiny(store, device="auto", precision="auto"))
+    assert config.device in ("cpu", "cuda", "mps")
+    assert config.precision == ("bfloat16" if config.device == "cuda" else "float32")
+
+
+def test_bfloat16_trains_with_float32_weights(store: Path, tmp_path: Path) -> None:
+    fit(tiny(store, precision="bfloat16", schedule=Steps(1)), tmp_path / "run")
+    saved = weights.read(tmp_path / "run")
+    assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float32}
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.conftest import tiny
+from alexnet.train.loop import fit, resume
+import torch
+torch.set_num_threads(2)
+store, run = map(Path, sys.argv[1:])
+resume(run) if (run / "config.json").exists() else fit(tiny(store, checkpoint_minutes=0.0), run)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_bit_for_bit(store: Path, run: Path, tmp_path: Path) -> None:
+    """SIGKILL at many moments, a checkpoint after every step: the end is the undisturbed run's."""
+    killed = tmp_path / "run"
+    command = [sys.executable, "-c", PROGRAM, str(store), str(killed)]
+    root = Path(__file__).parents[1]
+    kills = 0
+    for attempt in range(12):
+        process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=2.2 + 0.15 * attempt)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    assert kills > 0
+    assert same_weights(killed, run)
+    assert numbers(killed) == numbers(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["original", "paper"])
+def test_the_full_size_net_resumes_bit_for_bit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Three steps of the real network, stopped after the second."""
+    from alexnet.data import shapes
+    from alexnet.data.prepare import Settings, prepare
+
+    prepare(shapes.source(24, 10), tmp_path / "store", Settings())
+    config = getattr(recipes, name)()
+    config = replace(config, data=str(tmp_path / "store"), sgd=replace(config.sgd, batch=8), schedule=Steps(1), device="cpu")
+    fit(config, tmp_path / "whole")
+    real, calls = loop.update, {"n": 0}
+
+    def counted(*arguments: object) -> None:
+        calls["n"] += 1
+        if calls["n"] == 2 * 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "update", counted)
+        fit(config, tmp_path / "run")
+    resume(tmp_path / "run")
+    assert same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes.__all__)
+def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
+    """At its own input size, an eighth as wide where it is wide."""
+    from alexnet.data import shapes
+    from alexnet.data.prepare import Settings, prepare
+
+    config = getattr(recipes, name)()
+    px = config.architecture.input_px
+    prepare(shapes.source(20, 10), tmp_path / "store", Settings(size_px=px + 8))
+    width = config.architecture.width * (0.125 if px == 224 else 1)
+    config = replace(
+        config,
+        data=str(tmp_path / "store"),
+        architecture=replace(config.architecture, width=width),
+        sgd=replace(config.sgd, batch=10),
+        schedule=Steps(1),
+        val_split="val",
+    )
+    metrics = fit(config, tmp_path / "run")
+    assert metrics["epoch"] == 1
+    assert metrics["train_loss"] < 10
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> None:
+    """Peak memory after epoch 2 grows at most 2 %, and a set four times as large needs no more (2 % too)."""
+    program = (
+        "import sys, json; from pathlib import Path; from dataclasses import replace; from alexnet import recipes\n"
+        "from alexnet.config import Steps; from alexnet.train.loop import fit; from alexnet.data import shapes\n"
+        "from alexnet.data.prepare import Settings, prepare; from alexnet.train.runlog import read_metrics\n"
+        "place = Path(sys.argv[1]); c = recipes.demo(); data = str(place / 'store')\n"
+        "fit(replace(c, data=data, schedule=Steps(6)), place / 'run')\n"
+        "print(json.dumps([m['peak_memory_bytes'] for m in read_metrics(place / 'run', 'epoch')]))\n"
+    )
+    from alexnet.data import shapes
+    from alexnet.data.prepare import Settings, prepare
+
+    peaks = []
+    for count in (400, 1600):
+        place = tmp_path / str(count)
+        prepare(shapes.source(count, 100), place / "store", Settings(size_px=128))
+        done = subprocess.run([sys.executable, "-c", program, str(place)], check=True, capture_output=True, text=True)
+        peaks.append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"peak memory, MiB, by epoch: {[[p >> 20 for p in own] for own in peaks]}")
+    for own in peaks:
+        assert own[-1] <= 1.02 * own[1]
+    assert peaks[1][-1] <= 1.02 * peaks[0][-1]
+
+
