@@ -165,23 +165,28 @@ def train(arguments: list[str]) -> None:
         print("\nAll fields of a recipe: alexnet train RECIPE --help")
         return
     name, *rest = arguments
-    start = TrainArguments(config=recipe(name)())
+    a = parse_train(name, rest)
+    if not a.config.data:
+        raise ValueError("name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)")
+    from alexnet.train import loop
+
+    with _stoppable():
+        loop.fit(a.config, a.out or Path("runs") / name)
+
+
+def parse_train(name: str, arguments: list[str]) -> TrainArguments:
+    """The arguments of `alexnet train NAME`, the whole config resolved from them."""
     a = tyro.cli(
         TrainArguments,
         prog=f"alexnet train {name}",
-        args=rest,
-        default=start,
+        args=arguments,
+        default=TrainArguments(config=recipe(name)()),
         config=(AvoidSubcommands, FlagConversionOff),
     )
     config = replace(a.config, recipe=name)
     if a.epochs is not None:
         config = replace(config, schedule=scaled(config.schedule, a.epochs))
-    if not config.data:
-        raise ValueError("name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)")
-    from alexnet.train import loop
-
-    with _stoppable():
-        loop.fit(config, a.out or Path("runs") / name)
+    return replace(a, config=config)
 
 
 def recipe(name: str) -> Callable[[], Config]:

@@ -229,6 +229,7 @@ def demo() -> Config:
         whole,
         recipe="demo",
         architecture=replace(whole.architecture, layers=layers, width=0.25, input_px=112),
-        augment=replace(whole.augment, pca="store"),
-        schedule=Steps(epochs=30, drops=(20, 27)),
+        augment=replace(whole.augment, pca="store", chunk=1),
+        sgd=replace(whole.sgd, batch=64, rate=0.003, bias_rate=0.003),
+        schedule=Steps(epochs=36, drops=(28, 34)),
     )

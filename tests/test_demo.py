@@ -1,0 +1,69 @@
+"""The built-in set and the shortened demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.data import shapes
+from alexnet.demo import demo, report
+
+
+def test_a_picture_is_a_function_of_its_label_and_seed() -> None:
+    assert np.array_equal(shapes.picture(3, 7), shapes.picture(3, 7))
+    assert not np.array_equal(shapes.picture(3, 7), shapes.picture(3, 8))
+    assert shapes.picture(0, 0).shape == (256, 256, 3)
+    assert shapes.picture(0, 0).dtype == np.uint8
+    with pytest.raises(ValueError, match="label 10 is none of the 10"):
+        shapes.picture(10, 0)
+    with pytest.raises(ValueError, match="at least 1 of each"):
+        shapes.source(0, 1)
+
+
+def test_training_and_validation_pictures_differ() -> None:
+    train, val = shapes.source(20, 20).splits
+    assert not {i.read() for i in train.items(0)} & {i.read() for i in val.items(0)}
+    assert [i.label for i in val.items(5)] == [n % 10 for n in range(5, 20)]
+
+
+def pixels(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every eighth pixel, centred: (N, 32 * 32 * 3), and labels."""
+    labels = [n % 10 for n in range(count)]
+    rgb = np.stack([shapes.picture(label, first + n)[4::8, 4::8] for n, label in enumerate(labels)])
+    return torch.from_numpy(rgb).flatten(1).float() / 128 - 1, torch.tensor(labels)
+
+
+def test_a_linear_classifier_on_pixels_errs_at_least_60_percent() -> None:
+    """Ridge regression to one-hot classes, its strength the best of several on the very pictures it is tested on."""
+    (x, y), (x_test, y_test) = pixels(0, 600), pixels(10_000, 300)
+    x, x_test = (torch.cat([t, torch.ones(len(t), 1)], 1).double() for t in (x, x_test))
+    target = torch.nn.functional.one_hot(y, 10).double() - 0.1
+    kernel = x @ x.T
+    errors = []
+    for strength in (1e0, 1e2, 1e3, 1e4, 1e5):
+        weights = x.T @ torch.linalg.solve(kernel + strength * torch.eye(len(x), dtype=x.dtype), target)
+        errors.append(float(((x_test @ weights).argmax(1) != y_test).double().mean()))
+    assert min(errors) >= 0.6
+
+
+def test_the_shortened_demo_goes_through_every_room(tmp_path: Path) -> None:
+    """The whole of `make demo` with few pictures and one epoch; its error is measured by the whole one."""
+    out = tmp_path / "demo"
+    results = demo(out, train=60, val=20, epochs=1)
+    assert [r.patches for r in results] == [1, 10]
+    assert {r.images for r in results} == {20}
+    for name in ("curves.png", "filters.png"):
+        assert (out / name).stat().st_size > 5_000
+    said = report(results, out)
+    assert "chance: 90%" in said
+    assert "alexnet train original" in said
+    demo(out, train=60, val=20, epochs=1)  # finished, it is made anew
+
+
+@pytest.mark.slow
+def test_the_whole_demo_reaches_30_percent(tmp_path: Path) -> None:
+    results = demo(tmp_path / "demo")
+    assert results[-1].top1_error <= 0.30

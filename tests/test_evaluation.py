@@ -1,0 +1,100 @@
+"""Every picture is counted once, probabilities are averaged over patches and networks, and scores are what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alexnet import evaluate, load
+from alexnet.config import Augment
+from alexnet.data import shapes
+from alexnet.data.prepare import Settings, prepare
+from alexnet.data.store import Store
+from alexnet.evaluation import probabilities, score, test_split
+from alexnet.train.loop import fit
+from tests.conftest import tiny
+
+test_split.__test__ = False  # type: ignore[attr-defined]  # not a test, though its name begins like one
+
+
+def test_score_counts_top1_top5_classes_and_confusion() -> None:
+    p = np.array([[0.5, 0.2, 0.1, 0.08, 0.07, 0.05], [0.1, 0.2, 0.3, 0.15, 0.13, 0.12]], np.float32)
+    result = score(np.vstack([p, p]), np.array([0, 0, 5, 2]), 1)
+    # right: picture 0 (class 0) and picture 3 (class 2); in the best five: all but picture 2 (class 5) and 1 (class 0)
+    assert result.images == 4
+    assert result.top1_error == 0.5
+    assert result.top5_error == 0.5
+    assert result.class_errors == (0.5, None, 0.0, None, None, 1.0)
+    assert result.confusion[0] == (1, 0, 1, 0, 0, 0)
+    assert result.loss == pytest.approx(-np.log([0.5, 0.1, 0.05, 0.3]).mean())
+
+
+def test_top5_is_left_out_where_it_would_be_trivial() -> None:
+    assert score(np.full((3, 5), 0.2, np.float32), np.array([0, 1, 2]), 1).top5_error is None
+
+
+@pytest.mark.parametrize("batch", [1, 7, 30, 64])
+def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, batch: int) -> None:
+    trained, split = load(run), Store(store).split("val")
+    result = test_split([(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch)
+    assert result.images == sum(map(sum, result.confusion)) == 30
+    assert result.top1_error == pytest.approx(1 - sum(result.confusion[c][c] for c in range(10)) / 30)
+
+
+def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
+    trained, split = load(run), Store(store).split("val")
+    from alexnet.data.loader import batches
+
+    images = next(batches(split, np.arange(4), 4)).images
+    mean = trained.preprocess.centre_mean.permute(2, 0, 1)
+    total = torch.zeros(4, 10)
+    for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
+        cut = images[:, y : y + 32, x : x + 32].permute(0, 3, 1, 2).float()
+        for view in (cut, cut.flip(3)):
+            with torch.no_grad():
+                total += F.softmax(trained.net(view - mean), 1)
+    got = probabilities(trained.net, trained.preprocess, images, Augment())
+    torch.testing.assert_close(got, total / 10, rtol=1e-4, atol=1e-6)  # float32, another memory format
+
+
+def test_evaluate_gives_centre_and_ten_patches_and_an_ensemble_of_one_is_the_one(store: Path, run: Path) -> None:
+    centre, ten = evaluate([run], store)
+    assert (centre.patches, ten.patches) == (1, 10)
+    assert evaluate([run, run], store)[1].confusion == ten.confusion
+
+
+def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
+    fit(tiny(store, seed=1), tmp_path / "other")
+    split = Store(store).split("val")
+    nets = [load(run), load(tmp_path / "other")]
+    both = test_split([(n.net, n.preprocess) for n in nets], split, Augment(test_patches="centre"))
+    from alexnet.data.loader import batches
+
+    images = next(batches(split, np.arange(30), 30))
+    alone = [probabilities(n.net, n.preprocess, images.images, Augment(test_patches="centre")) for n in nets]
+    want = score(((alone[0] + alone[1]) / 2).numpy(), images.labels.numpy(), 1)
+    assert both.confusion == want.confusion
+    assert both.loss == pytest.approx(want.loss, rel=1e-5)
+
+
+def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -> None:
+    from alexnet.train.runlog import read_metrics
+
+    centre = evaluate([run], store)[0]
+    last = read_metrics(run, "epoch")[-1]
+    assert centre.top1_error == pytest.approx(last["val_error"])
+    assert centre.loss == pytest.approx(last["val_loss"], rel=1e-5)
+
+
+def test_other_classes_or_sizes_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", Settings(size_px=48))
+    with pytest.raises(ValueError, match="needs pictures of 40 pixels and .* has 48"):
+        evaluate([run], tmp_path / "store")
+    with pytest.raises(ValueError, match="no run that has reached a checkpoint"):
+        evaluate([tmp_path / "nothing"], store)
+    with pytest.raises(ValueError, match="at least one run"):
+        evaluate([], store)

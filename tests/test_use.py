@@ -1,0 +1,176 @@
+"""A trained network at work: predictions, features, figures, ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet import features, figures, load, predict, recipes, weights
+from alexnet.config import Config
+from alexnet.data import shapes
+from alexnet.data.augment import Preprocess
+from alexnet.data.store import Statistics, Store
+from alexnet.model import build
+from alexnet.onnx_export import write_onnx
+from alexnet.signal import BLIND, Signal, signal, warning
+from alexnet.train.runlog import read_metrics
+from tests.conftest import RECIPES, tiny_architecture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for label in range(3):
+        Image.fromarray(shapes.picture(label, 1)).save(place / f"{label}.png")
+    return place
+
+
+def test_predictions_are_probabilities_best_first(run: Path, folder: Path) -> None:
+    found = list(predict(load(run), [folder], most=10))
+    assert [Path(p.picture).name for p in found] == ["0.png", "1.png", "2.png"]
+    for p in found:
+        shares = [share for _, share in p.classes]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert {name for name, _ in p.classes} == set(shapes.CLASSES)
+
+
+def test_a_file_that_is_no_picture_is_named_and_the_others_go_on(run: Path, folder: Path) -> None:
+    (folder / "1b.jpg").write_text("no picture")
+    found = list(predict(load(run), [folder]))
+    assert [p.error for p in found] == [None, None, "not a picture of a known format", None]
+    with pytest.raises(ValueError, match="does not exist"):
+        list(predict(load(run), [folder / "none.jpg"]))
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match="no pictures in"):
+        list(predict(load(run), [folder / "empty"]))
+
+
+def test_features_of_a_store_are_the_networks_activations(run: Path, store: Path, tmp_path: Path) -> None:
+    trained = load(run)
+    assert features(trained, "fc7", store, tmp_path / "fc7") == 30
+    values = np.load(tmp_path / "fc7" / "fc7.npy")
+    names = (tmp_path / "fc7" / "names.txt").read_text().splitlines()
+    assert values.shape == (30, 32)
+    split = Store(store).split("val")
+    assert names == [split.name(i) for i in range(30)]
+    from alexnet.data.augment import same_patch
+    from alexnet.data.loader import batches
+
+    images = next(batches(split, np.arange(30), 30)).images
+    x = trained.preprocess(images, same_patch(4, 4, False, 30))
+    np.testing.assert_allclose(values, trained.net.activations(x)["fc7"].detach().numpy(), rtol=1e-5, atol=1e-6)
+    features(trained, "conv2.max_pool", store, tmp_path / "maps")
+    assert np.load(tmp_path / "maps" / "conv2.max_pool.npy").shape == (30, 12, 3, 3)
+
+
+def test_features_of_a_folder_and_bad_requests(run: Path, folder: Path, tmp_path: Path) -> None:
+    trained = load(run)
+    assert features(trained, "fc6", folder, tmp_path / "fc6") == 3
+    with pytest.raises(ValueError, match="exists; choose another --out"):
+        features(trained, "fc6", folder, tmp_path / "fc6")
+    with pytest.raises(ValueError, match=r"no layer 'fc9'; it has conv1\.linear, conv1\.lrn"):
+        features(trained, "fc9", folder, tmp_path / "x")
+    (folder / "bad.png").write_text("no")
+    with pytest.raises(ValueError, match=r"bad\.png is no picture"):
+        features(trained, "fc6", folder, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_onnx_gives_the_networks_probabilities(recipe: Callable[[], Config], tmp_path: Path) -> None:
+    """Every recipe, narrow, on random RGB; 1e-4: float32 sums in another order."""
+    import onnx
+    import onnxruntime
+
+    config = recipe()
+    px = config.architecture.input_px
+    architecture = replace(config.architecture, width=0.125, classes=10)
+    # a start at which the probabilities of different inputs differ, whatever the recipe's own
+    layers = tuple(replace(layer, std=0.05) for layer in architecture.layers)
+    net = build(replace(architecture, layers=layers))
+    statistics = Statistics(np.full((px + 8, px + 8, 3), 120.0), np.eye(3) * 60**2)
+    preprocess = Preprocess(config.augment, statistics, px, torch.device("cpu"))
+    about = {"recipe": config.recipe, "store": "none", "sha256": "none"}
+    trained = weights.Trained(net, preprocess, tuple("abcdefghij"), about)
+    write_onnx(trained, tmp_path / "net.onnx")
+    rgb = np.random.default_rng(0).integers(0, 256, (3, px, px, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"rgb": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))})
+    x = torch.from_numpy(rgb) - preprocess.centre_patch_mean()
+    if config.augment.mean == "channel":
+        x = x / (255 * torch.tensor([0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        want = net(x.permute(0, 3, 1, 2)).softmax(1).numpy()
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert np.abs(want[0] - want[1]).max() > 1e-3  # the inputs are told apart
+    model = onnx.load(tmp_path / "net.onnx")
+    lrns = sum(step.op == "lrn" for step in net.steps) * architecture.columns
+    assert [node.op_type for node in model.graph.node].count("LRN") == lrns
+    assert json.loads({p.key: p.value for p in model.metadata_props}["classes"]) == list("abcdefghij")
+
+
+def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
+    import onnxruntime
+
+    net = build(replace(tiny_architecture(), links=False))
+    statistics = Statistics(np.full((40, 40, 3), 120.0), np.eye(3))
+    preprocess = Preprocess(recipes.paper().augment, statistics, 32, torch.device("cpu"))
+    about = {"recipe": "tiny", "store": "none", "sha256": "none"}
+    write_onnx(weights.Trained(net, preprocess, tuple("abcdefghij"), about), tmp_path / "net.onnx")
+    rgb = np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        want = net(torch.from_numpy(rgb) - 120).softmax(1).numpy()
+    np.testing.assert_allclose(session.run(None, {"rgb": rgb})[0], want, atol=1e-4)
+
+
+def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
+    saved = weights.read(run)
+    weights.write(tmp_path / "net.safetensors", saved.weights, {}, saved.mean, saved.about)
+    again = weights.read(tmp_path / "net.safetensors")
+    assert not again.velocity
+    assert all(torch.equal(again.weights[n], saved.weights[n]) for n in saved.weights)
+    assert load(tmp_path / "net.safetensors").classes == shapes.CLASSES
+
+
+def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) -> None:
+    figures.filters(load(run).net, tmp_path / "filters.png")
+    figures.curves([("tiny", read_metrics(run, "epoch"))], tmp_path / "curves.png")
+    start = read_metrics(run, "start")[0]["signal"]
+    figures.signal_figure([("tiny", [Signal(n, *v) for n, v in start.items()])], tmp_path / "signal.png")
+    for name in ("filters", "curves", "signal"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 150
+            assert np.asarray(image.convert("L")).std() > 5
+    with pytest.raises(ValueError, match="no finished epoch"):
+        figures.curves([("none", [])], tmp_path / "x.png")
+
+
+def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> None:
+    net = build(tiny_architecture())
+    one = torch.randn(1, 3, 32, 32) * 50
+    assert all(s.difference < 1e-5 for s in signal(net, one.expand(3, -1, -1, -1)))
+    seen = signal(net, torch.randn(4, 3, 32, 32) * 50)
+    assert [s.layer for s in seen] == ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
+    assert seen[0].difference > BLIND
+    assert warning(seen) is None
+    with pytest.raises(ValueError, match="needs at least 2"):
+        signal(net, one)
+
+
+def test_the_papers_words_start_nearer_to_blind_than_the_originals() -> None:
+    """Narrow nets, so that it takes a second: the order is the full-size nets' (recorded in records/)."""
+    images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
+    last = {}
+    for recipe in (recipes.paper, recipes.original):
+        last[recipe.__name__] = signal(build(replace(recipe().architecture, width=0.25)), images)[-2].difference
+    assert last["paper"] < last["original"]
