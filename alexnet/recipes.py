@@ -231,5 +231,5 @@ def demo() -> Config:
         architecture=replace(whole.architecture, layers=layers, width=0.25, input_px=112),
         augment=replace(whole.augment, pca="store", chunk=1),
         sgd=replace(whole.sgd, batch=64, rate=0.003, bias_rate=0.003),
-        schedule=Steps(epochs=36, drops=(28, 34)),
+        schedule=Steps(epochs=28, drops=(22, 26)),
     )

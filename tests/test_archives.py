@@ -47,8 +47,8 @@ def inner(wnid: str, label: int) -> bytes:
 def meta(year: str) -> bytes:
     """meta.mat: the leaves, and a synset above them that is no class."""
     number = f"ILSVRC{year}_ID"
-    kinds = [(number, "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
-    rows = [(i, wnid, "words", 0) for i, wnid in WNID_OF_ID.items()] + [(1001, "n00001740", "entity", 3)]
+    kinds = [(number, "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4"), ("num_train_images", "i4")]
+    rows = [(i, wnid, "words", 0, 4) for i, wnid in WNID_OF_ID.items()] + [(1001, "n00001740", "entity", 3, 0)]
     buffer = io.BytesIO()
     savemat(buffer, {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
     return buffer.getvalue()
@@ -60,7 +60,9 @@ def ilsvrc2012(tmp_path: Path) -> Path:
     folder.mkdir()
     labels = {wnid: label for label, wnid in enumerate(sorted(WNID_OF_ID.values()))}
     tar(folder / "ILSVRC2012_img_train.tar", {f"{wnid}.tar": inner(wnid, labels[wnid]) for wnid in labels})
-    val = {f"ILSVRC2012_val_{i + 1:08d}.JPEG": picture(level_of(labels[WNID_OF_ID[n]], i)) for i, n in enumerate(VAL_IDS)}
+    val = {
+        f"ILSVRC2012_val_{i + 1:08d}.JPEG": picture(level_of(labels[WNID_OF_ID[n]], i)) for i, n in enumerate(VAL_IDS)
+    }
     tar(folder / "ILSVRC2012_img_val.tar", dict(reversed(val.items())))  # in no order, as in the real one
     truth = "\n".join(map(str, VAL_IDS)).encode()
     devkit = {"devkit/data/meta.mat": meta("2012"), "devkit/data/ILSVRC2012_validation_ground_truth.txt": truth}
@@ -81,6 +83,7 @@ def test_ilsvrc_2012_labels_are_wnids_in_order(ilsvrc2012: Path) -> None:
     source = ilsvrc(ilsvrc2012)
     assert source.classes == ("n01000000", "n02000000", "n03000000")
     assert not source.upright
+    assert [split.count for split in source.splits] == [12, 6]
     labels_by_level(source, 0)
     labels_by_level(source, 1)
 
@@ -123,7 +126,7 @@ def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> N
     with pytest.raises(ValueError, match="different classes: n02000000, n03000000"):
         ilsvrc(ilsvrc2012)
     (ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz").unlink()
-    with pytest.raises(ValueError, match="no devkit with a meta.mat"):
+    with pytest.raises(ValueError, match=r"no devkit with a meta\.mat"):
         ilsvrc(ilsvrc2012)
 
 
@@ -167,7 +170,7 @@ def test_webdataset_tars(tmp_path: Path) -> None:
     assert [(split.name, split.count) for split in source.splits] == [("train", 6), ("val", 2)]
     labels_by_level(source, 0)
     tar(tmp_path / "train-001.tar", {"x.jpg": picture(0)})
-    with pytest.raises(ValueError, match="x needs a picture and a .cls"):
+    with pytest.raises(ValueError, match=r"x needs a picture and a \.cls"):
         webdataset(tmp_path)
 
 

@@ -146,7 +146,9 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(store: Path, tmp
 
     a = parse_train("original", ["--data", "x", "--epochs", "50", "--seed", "3", "--architecture.lrn.k", "1"])
     want = recipes.original()
-    want = replace(want, data="x", seed=3, architecture=replace(want.architecture, lrn=replace(want.architecture.lrn, k=1.0)))
+    want = replace(
+        want, data="x", seed=3, architecture=replace(want.architecture, lrn=replace(want.architecture.lrn, k=1.0))
+    )
     assert isinstance(a, TrainArguments)
     assert isinstance(a.config.schedule, Steps)
     assert a.config.schedule.drops == (14, 28, 43)

@@ -92,7 +92,7 @@ def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -
 
 def test_other_classes_or_sizes_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", Settings(size_px=48))
-    with pytest.raises(ValueError, match="needs pictures of 40 pixels and .* has 48"):
+    with pytest.raises(ValueError, match=r"needs pictures of 40 pixels and .* has 48"):
         evaluate([run], tmp_path / "store")
     with pytest.raises(ValueError, match="no run that has reached a checkpoint"):
         evaluate([tmp_path / "nothing"], store)

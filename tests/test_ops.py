@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from statistics import median
+
 import numpy as np
 import pytest
 import torch
@@ -178,3 +182,22 @@ def test_dropout_as_in_2012_does_not_rescale_in_training_and_halves_at_test() ->
 
 def test_the_dropout_rate_is_the_share_of_zeros() -> None:
     assert abs(mask(rate=0.2).float().mean() - 0.8) < 0.016  # seven deviations
+
+
+@pytest.mark.slow
+def test_lrn_is_at_least_three_times_as_fast_as_pytorchs() -> None:
+    """Forward and backward on conv1's maps: ours channels last, PyTorch's in its better layout; medians, alternating."""
+    plain = random(128, 96, 55, 55, dtype=torch.float32)
+    last = plain.contiguous(memory_format=torch.channels_last)
+
+    def seconds(op: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
+        x = x.detach().requires_grad_()
+        began_s = time.perf_counter()
+        op(x).backward(x.detach())
+        return time.perf_counter() - began_s
+
+    theirs = lambda x: F.local_response_norm(x, 5, 5e-4, 0.75, 2.0)  # noqa: E731
+    pairs = [(seconds(theirs, plain), seconds(ops.lrn, last)) for _ in range(5)][1:]
+    ratio = median([a for a, _ in pairs]) / median([b for _, b in pairs])
+    print(f"local_response_norm / lrn = {ratio:.1f}; pairs, s: {pairs}")
+    assert ratio >= 3

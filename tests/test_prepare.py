@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import datasets
 import numpy as np
@@ -16,7 +21,7 @@ from PIL import Image
 
 from alexnet.data import prepare as making
 from alexnet.data import shapes
-from alexnet.data.picture import centre_square, decode
+from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.prepare import Settings, prepare
 from alexnet.data.sources import Item, Source, SourceSplit, class_folders, in_hand, parquet_files
 from alexnet.data.store import Store
@@ -66,7 +71,9 @@ def test_an_interrupted_preparation_takes_up_without_repeating(tmp_path: Path) -
         starts.append(start)
         return source.splits[0].items(start)
 
-    prepare(replace(source, splits=(replace(source.splits[0], items=watched), source.splits[1])), tmp_path / "store", SMALL)
+    prepare(
+        replace(source, splits=(replace(source.splits[0], items=watched), source.splits[1])), tmp_path / "store", SMALL
+    )
     assert starts == [16]  # two finished shards of eight
     assert digest(tmp_path / "store") == digest(tmp_path / "whole")
 
@@ -214,7 +221,11 @@ def test_a_full_disk_is_noticed_before_the_first_picture(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"size_px": 2}, "--size-px is 2"), ({"quality": 0}, "--quality is 0"), ({"shard_images": 0}, "--shard-images is 0")],
+    [
+        ({"size_px": 2}, "--size-px is 2"),
+        ({"quality": 0}, "--quality is 0"),
+        ({"shard_images": 0}, "--shard-images is 0"),
+    ],
 )
 def test_settings_that_cannot_work(changes: dict[str, int], says: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=says):
@@ -265,3 +276,55 @@ def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["format"] == 1
     assert manifest["settings"]["size_px"] == 40
+
+
+KILLED = """
+import sys
+from alexnet.data import shapes
+from alexnet.data.prepare import Settings, prepare
+prepare(shapes.source(400, 60), sys.argv[1], Settings(size_px=24, encoding="jpeg", shard_images=20), workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_takes_up_again(tmp_path: Path) -> None:
+    """SIGKILL at many moments: the store is the undisturbed one's, byte for byte."""
+    prepare(
+        shapes.source(400, 60), tmp_path / "whole", Settings(size_px=24, encoding="jpeg", shard_images=20), workers=2
+    )
+    kills = 0
+    while not (tmp_path / "store").exists() and kills < 40:
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=1.5 + 0.07 * kills)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills > 0
+    assert digest(tmp_path / "store") == digest(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Path) -> None:
+    """At most 20 % longer than decoding, resizing and encoding the same pictures on the same threads, alternating."""
+    source = parquet_files(pictures / "imagenette").splits[1]
+    items = list(source.items(0))
+    train = SourceSplit("train", len(items), lambda start: iter(items[start:]))
+    whole = Source("memory", tuple(map(str, range(10))), (train,))
+
+    def parts() -> float:
+        began_s = time.perf_counter()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda item: encode(centre_square(decode(item.read()), 256), "jpeg"), items))
+        return time.perf_counter() - began_s
+
+    def store(number: int) -> float:
+        began_s = time.perf_counter()
+        prepare(whole, tmp_path / str(number), Settings(), workers=2)
+        return time.perf_counter() - began_s
+
+    pairs = [(parts(), store(number)) for number in range(5)]
+    ratio = median([whole_s / parts_s for parts_s, whole_s in pairs])
+    print(f"prepare / (decode + resize + encode) = {ratio:.3f} over {len(items)} pictures; pairs, s: {pairs}")
+    assert ratio <= 1.20

@@ -31,7 +31,9 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "alexnet":
             rest = node.module.split(".")[1:]
-            found |= {rest[0]} if rest else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+            found |= (
+                {rest[0]} if rest else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+            )
     return found
 
 

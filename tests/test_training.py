@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import torch
 
 from alexnet import recipes, weights
 from alexnet.config import Plateau, Sgd, Steps, from_dict, to_dict
+from alexnet.data import shapes
+from alexnet.data.prepare import Settings, prepare
 from alexnet.data.store import Store
 from alexnet.device import resolve
 from alexnet.train import loop
@@ -49,10 +52,10 @@ def test_another_seed_is_another_run(store: Path, run: Path, tmp_path: Path) -> 
     assert not same_weights(tmp_path / "run", run)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
-    """Sends this process a signal while it takes its `steps`-th step."""
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int, layers: int = 7) -> None:
+    """Sends this process a signal while it takes its `steps`-th step; every layer has two parameters to update."""
     real, count = loop.update, {"calls": 0}
-    parameters = 2 * len(tiny_architecture().layers)
+    parameters = 2 * layers
 
     def counted(*arguments: object) -> None:
         count["calls"] += 1
@@ -119,7 +122,9 @@ def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
     assert about["evaluation"]["val_error"] == min(m["val_error"] for m in epochs)
 
 
-def test_conv1_is_frozen_and_noise_off_in_the_end_game(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conv1_is_frozen_and_noise_off_in_the_end_game(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     real = loop.draw
 
@@ -145,7 +150,7 @@ def test_init_takes_what_fits_and_says_what(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(store, init=str(run), schedule=Steps(1))
-    layers = [replace(l, units=16) if l.name == "fc7" else l for l in config.architecture.layers]  # type: ignore[call-arg]
+    layers = [replace(x, units=16) if x.name == "fc7" else x for x in config.architecture.layers]  # type: ignore[call-arg]
     config = replace(config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, rate=0))
     fit(config, tmp_path / "run")
     said = capsys.readouterr().err
@@ -155,8 +160,10 @@ def test_init_takes_what_fits_and_says_what(
     assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
 
 
-def test_a_net_that_starts_blind_is_warned_about(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dim = replace(tiny_architecture(), layers=tuple(replace(l, std=0.001) for l in tiny_architecture().layers))
+def test_a_net_that_starts_blind_is_warned_about(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dim = replace(tiny_architecture(), layers=tuple(replace(x, std=0.001) for x in tiny_architecture().layers))
     fit(tiny(store, architecture=dim, schedule=Steps(1)), tmp_path / "run")
     assert "nearly blind" in capsys.readouterr().err
     start = read_metrics(tmp_path / "run", "start")[0]["signal"]
@@ -229,9 +236,7 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
         resume(run)
 
 
-def test_a_store_that_changed_is_noticed(store: Path, run: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_a_store_that_changed_is_noticed(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
     fit(tiny(tmp_path / "store", schedule=Steps(1)), tmp_path / "run")
     manifest = tmp_path / "store" / "manifest.json"
@@ -288,27 +293,16 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(store: Path, run: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["original", "paper"])
-def test_the_full_size_net_resumes_bit_for_bit(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_full_size_net_resumes_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps of the real network, stopped after the second."""
-    from alexnet.data import shapes
-    from alexnet.data.prepare import Settings, prepare
-
     prepare(shapes.source(24, 10), tmp_path / "store", Settings())
     config = getattr(recipes, name)()
-    config = replace(config, data=str(tmp_path / "store"), sgd=replace(config.sgd, batch=8), schedule=Steps(1), device="cpu")
+    config = replace(
+        config, data=str(tmp_path / "store"), sgd=replace(config.sgd, batch=8), schedule=Steps(1), device="cpu"
+    )
     fit(config, tmp_path / "whole")
-    real, calls = loop.update, {"n": 0}
-
-    def counted(*arguments: object) -> None:
-        calls["n"] += 1
-        if calls["n"] == 2 * 16:
-            os.kill(os.getpid(), signal.SIGTERM)
-        real(*arguments)  # type: ignore[arg-type]
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(loop, "update", counted)
+        stop_after(patch, 2, signal.SIGTERM, layers=8)
         fit(config, tmp_path / "run")
     resume(tmp_path / "run")
     assert same_weights(tmp_path / "whole", tmp_path / "run")
@@ -318,9 +312,6 @@ def test_the_full_size_net_resumes_bit_for_bit(
 @pytest.mark.parametrize("name", recipes.__all__)
 def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
     """At its own input size, an eighth as wide where it is wide."""
-    from alexnet.data import shapes
-    from alexnet.data.prepare import Settings, prepare
-
     config = getattr(recipes, name)()
     px = config.architecture.input_px
     prepare(shapes.source(20, 10), tmp_path / "store", Settings(size_px=px + 8))
@@ -349,9 +340,6 @@ def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> Non
         "fit(replace(c, data=data, schedule=Steps(6)), place / 'run')\n"
         "print(json.dumps([m['peak_memory_bytes'] for m in read_metrics(place / 'run', 'epoch')]))\n"
     )
-    from alexnet.data import shapes
-    from alexnet.data.prepare import Settings, prepare
-
     peaks = []
     for count in (400, 1600):
         place = tmp_path / str(count)
@@ -362,5 +350,3 @@ def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> Non
     for own in peaks:
         assert own[-1] <= 1.02 * own[1]
     assert peaks[1][-1] <= 1.02 * peaks[0][-1]
-
-

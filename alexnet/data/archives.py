@@ -77,10 +77,10 @@ def ilsvrc(folder: Path) -> Source:
     train = _one(folder, r"(?i)ilsvrc20\d\d_(img|images)_train\.tar|ILSVRC2010_images_train\.tar")
     year = "2010" if "2010" in train.name else "2012"
     devkit = _devkit(folder, year)
-    wnid_of = _synsets(devkit)
+    wnid_of, train_count = _synsets(devkit)
     wnids = sorted(wnid_of.values())
     label_of_id = {number: wnids.index(wnid) for number, wnid in wnid_of.items()}
-    splits = [_train_split(train, wnids)]
+    splits = [_train_split(train, wnids, train_count)]
     for split, pattern in (
         ("val", r"(?i)ilsvrc\d+_(img|images)_val\.tar"),
         ("test", r"(?i)ilsvrc2010_images_test\.tar"),
@@ -122,15 +122,16 @@ def _devkit(folder: Path, year: str) -> dict[str, bytes]:
     return found
 
 
-def _synsets(devkit: dict[str, bytes]) -> dict[int, str]:
-    """devkit id -> wnid of the classes: the synsets that have no children."""
+def _synsets(devkit: dict[str, bytes]) -> tuple[dict[int, str], int | None]:
+    """devkit id -> wnid of the classes, the synsets that have no children; and how many training pictures they have."""
     from scipy.io import loadmat
 
     synsets = loadmat(io.BytesIO(devkit["meta.mat"]), squeeze_me=True)["synsets"]
     names = synsets.dtype.names
     number = next(name for name in names if name.endswith("_ID"))
     leaves = [s for s in np.atleast_1d(synsets) if "num_children" not in names or int(s["num_children"]) == 0]
-    return {int(s[number]): str(s["WNID"]) for s in leaves}
+    count = sum(int(s["num_train_images"]) for s in leaves) if "num_train_images" in names else None
+    return {int(s[number]): str(s["WNID"]) for s in leaves}, count
 
 
 def _ground_truth(devkit: dict[str, bytes], which: str) -> list[int]:
@@ -140,7 +141,7 @@ def _ground_truth(devkit: dict[str, bytes], which: str) -> list[int]:
     return [int(line) for line in devkit[name].split()]
 
 
-def _train_split(archive: Path, wnids: list[str]) -> SourceSplit:
+def _train_split(archive: Path, wnids: list[str], count: int | None) -> SourceSplit:
     with _open(archive) as outer:
         inside = sorted(Path(m.name).stem for m, _ in _members(outer))
     if inside != wnids:
@@ -160,7 +161,7 @@ def _train_split(archive: Path, wnids: list[str]) -> SourceSplit:
                             yield Item(picture.name, label, in_hand(read()))
                         seen += 1
 
-    return SourceSplit("train", None, items)
+    return SourceSplit("train", count, items)
 
 
 def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
