@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 
 from alexnet import __version__, recipes
-from alexnet.config import Config, scaled
+from alexnet.config import Config, StoreSettings, scaled
 
 HELP = """usage: alexnet VERB ...      (alexnet VERB --help tells more)
 
@@ -94,21 +94,11 @@ class PrepareArguments:
     class, of the ILSVRC-2012 or -2010 archives, of CIFAR-10's binary files; or a Hugging Face hub name.
     """
 
-    source: Positional[str]
-    store: Positional[Path]
+    source: Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+    store: Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
     val_fraction: float = 0.1
     """Of one folder of classes, how much is held out."""
-    size_px: int = 256
-    encoding: Literal["auto", "jpeg", "png"] = "auto"
-    """auto: lossless PNG up to 64 pixels a side, JPEG above."""
-    quality: int = 95
-    """Of JPEG, 1 to 100."""
-    chroma: Literal["420", "444"] = "420"
-    """Colour at half or at full resolution in JPEG."""
-    most_skipped: float = 0.01
-    """Stop when more than this share of a split cannot be read."""
-    shard_images: int = 2048
-    """Pictures in a file of the store."""
+    settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(default_factory=StoreSettings)
     workers: int = 0
     """Threads; 0: one a core."""
     force: bool = False
@@ -120,8 +110,7 @@ def prepare(arguments: list[str]) -> None:
     from alexnet.data import archives
     from alexnet.data import prepare as making
 
-    settings = making.Settings(a.size_px, a.encoding, a.quality, a.chroma, a.most_skipped, a.shard_images)
-    manifest = making.prepare(archives.find(a.source, a.val_fraction), a.store, settings, a.workers, a.force)
+    manifest = making.prepare(archives.find(a.source, a.val_fraction), a.store, a.settings, a.workers, a.force)
     print(f"{a.store}: {len(manifest['classes'])} classes")
     for name, split in manifest["splits"].items():
         print(f"  {name}: {split['images']} pictures, {len(split['skipped'])} skipped")
@@ -214,7 +203,7 @@ class _stoppable:
 class EvaluateArguments:
     """Test errors of a run, or of the ensemble of several: centre patch, and ten (the recipe's own test)."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
     data: Path
     split: str = ""
     """The run's validation split when not given."""
@@ -254,8 +243,8 @@ def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str], 
 class PredictArguments:
     """The best classes of picture files, or of all in a folder, with their probabilities."""
 
-    run: Positional[Path]
-    pictures: Positional[tuple[Path, ...]]
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    pictures: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]]
     most: int = 5
     """Classes to name for each."""
     device: str = "cpu"
@@ -282,7 +271,7 @@ def predict(arguments: list[str]) -> None:
 class FeaturesArguments:
     """A layer's values for every picture of a store or folder: LAYER.npy and names.txt."""
 
-    run: Positional[Path]
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     data: Path
     """A store, or a folder of pictures."""
     out: Path
@@ -305,7 +294,7 @@ class FigureArguments:
     """filters: the first layer's kernels (Fig. 3). curves: error and loss of runs. signal: what they began with."""
 
     kind: Positional[Literal["filters", "curves", "signal"]]
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
     out: Path | None = None
     """KIND.png beside the first run's files when not given."""
 
@@ -333,7 +322,7 @@ def figure(arguments: list[str]) -> None:
 class SummaryArguments:
     """Shapes, parameters, neurons and multiply-adds of every layer."""
 
-    recipe: Positional[str]
+    recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
 
 
 def summary(arguments: list[str]) -> None:
@@ -367,8 +356,8 @@ def summary(arguments: list[str]) -> None:
 class ExportArguments:
     """Write a run's weights as plain safetensors, or the whole network as ONNX (RGB 0..255 -> probabilities)."""
 
-    run: Positional[Path]
-    file: Positional[Path]
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    file: Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
     which: Literal["last", "best"] = "last"
 
 

@@ -232,6 +232,32 @@ class Config:
     """A run whose tensors to start from, where names and shapes agree."""
 
 
+LOSSLESS_PX = 64  # pictures this small are kept lossless unless told otherwise
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What a store is made with; one begun with others is not taken up again."""
+
+    size_px: int = 256
+    """The side of the stored square (section 2); 32 keeps CIFAR-10 as it is."""
+    encoding: Literal["auto", "jpeg", "png"] = "auto"
+    """auto: lossless PNG up to 64 pixels a side, JPEG above."""
+    quality: int = 95
+    """Of JPEG, 1 to 100."""
+    chroma: Literal["420", "444"] = "420"
+    """Colour at half or at full resolution in JPEG."""
+    most_skipped: float = 0.01
+    """Stop when more than this share of a split cannot be read."""
+    shard_images: int = 2048
+    """Pictures in a file of the store."""
+
+    def settled_encoding(self) -> Literal["jpeg", "png"]:
+        if self.encoding != "auto":
+            return self.encoding
+        return "png" if self.size_px <= LOSSLESS_PX else "jpeg"
+
+
 def scaled(schedule: Schedule, epochs: int) -> Schedule:
     """The same schedule, stretched or shortened in proportion to `epochs`."""
     if epochs < 1:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet import figures, recipes
-from alexnet.config import scaled
+from alexnet.config import StoreSettings, scaled
 from alexnet.data import shapes
-from alexnet.data.prepare import Settings, prepare
+from alexnet.data.prepare import prepare
 from alexnet.evaluation import Result, evaluate
 from alexnet.train.loop import fit, resume
 from alexnet.train.runlog import read_metrics
@@ -26,11 +26,13 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
     out = Path(out)
     store, run = out / "store", out / "run"
     if (out / "done").exists():
-        shutil.rmtree(out)
+        (out / "done").unlink()
+        shutil.rmtree(store)
+        shutil.rmtree(run)
     out.mkdir(parents=True, exist_ok=True)
     if not store.exists():
         print(f"1. {train + val} pictures of shapes, made and prepared: {store}")
-        prepare(shapes.source(train, val), store, Settings(size_px=STORED_PX, shard_images=1000))
+        prepare(shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000))
     config = recipes.demo()
     config = replace(config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs))
     print(f"2. a small AlexNet, trained on {train} of them: {run}")

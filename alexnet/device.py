@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 from dataclasses import replace
@@ -27,9 +28,14 @@ def resolve(config: Config) -> Config:
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") else "float32"
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)
     return replace(config, device=device, precision=precision)
+
+
+def only_deterministic(wanted: bool) -> None:
+    """CUDA: only kernels that give the same bits every time; PyTorch names one that has no such form."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(wanted)
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -76,7 +76,7 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
     )
 
 
-def test_split(
+def measure(
     nets: Sequence[tuple[Network, Preprocess]],
     split: Split,
     test: Augment,
@@ -116,7 +116,7 @@ def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", devi
     pictures = store.split(split or members[0].about["config"]["val_split"])
     nets = [(member.net, member.preprocess) for member in members]
     test = members[0].preprocess.augment
-    results = [test_split(nets, pictures, centre(test))]
+    results = [measure(nets, pictures, centre(test))]
     if test.test_patches != "centre":
-        results.append(test_split(nets, pictures, test))
+        results.append(measure(nets, pictures, test))
     return results

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alexnet.config import Conv, Full, Local
 from alexnet.data.augment import TORCHVISION_STD
+from alexnet.files import write_whole
 from alexnet.model import Step
 from alexnet.weights import Trained
 
 OPSET = 18
+LARGEST_DIFFERENCE = 1e-4  # of a probability: float32 sums in another order
 
 
 class _Graph:
@@ -47,7 +50,10 @@ class _Graph:
 
 
 def write_onnx(trained: Trained, path: str | Path) -> None:
-    """Write the network to an .onnx file, class names and origin among its metadata. Needs the `export` extra."""
+    """Write the network to an .onnx file, class names and origin among its metadata.
+
+    Compared with onnxruntime before it is written. Raises ValueError without the `export` extra, or if they differ.
+    """
     try:
         import onnx
         from onnx import TensorProto, helper
@@ -68,7 +74,27 @@ def write_onnx(trained: Trained, path: str | Path) -> None:
     about = {"classes": list(trained.classes)} | {k: trained.about[k] for k in ("recipe", "store", "sha256")}
     helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    _compare(model.SerializeToString(), trained)
+    write_whole(Path(path), model.SerializeToString())
+
+
+def _compare(model: bytes, trained: Trained) -> None:
+    """Run the file's network beside ours, where onnxruntime is installed. Raises ValueError when they differ."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    side = trained.preprocess.input_px
+    rgb = np.random.default_rng(0).uniform(0, 255, (2, side, side, 3)).astype(np.float32)
+    x = torch.from_numpy(rgb) - trained.preprocess.centre_patch_mean().cpu()
+    if trained.preprocess.augment.mean == "channel":
+        x = x / (255 * x.new_tensor(TORCHVISION_STD))
+    with torch.no_grad():
+        want = trained.net(x.permute(0, 3, 1, 2).to(trained.preprocess.device)).softmax(1).cpu().numpy()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"rgb": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))})
+    if np.abs(got - want).max() > LARGEST_DIFFERENCE:
+        raise ValueError(f"the exported network's probabilities differ by {np.abs(got - want).max():.2g}: not written")
 
 
 def _preprocess(graph: _Graph, trained: Trained) -> None:

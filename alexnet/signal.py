@@ -35,7 +35,7 @@ def signal(net: Network, images: torch.Tensor) -> list[Signal]:
     for name, value in net.activations(images).items():
         if name not in bare:
             continue
-        features = value.flatten(1).double()
+        features = value.flatten(1).cpu().double()
         size = features.norm(dim=1).mean()
         apart = torch.pdist(features).mean()
         difference = float(apart / size) if size > 0 else 0.0

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from alexnet import recipes
-from alexnet.config import Architecture, Augment, Config, Conv, Full, LayerRate, Sgd, Steps
+from alexnet.config import Architecture, Augment, Config, Conv, Full, LayerRate, Sgd, Steps, StoreSettings
 from alexnet.data import shapes
-from alexnet.data.prepare import Settings, prepare
+from alexnet.data.prepare import prepare
 from alexnet.train.loop import fit
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -44,7 +44,7 @@ def pictures() -> Path:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 pictures of shapes to train on and 30 to test on, 40 pixels a side."""
     folder = tmp_path_factory.mktemp("stores") / "shapes"
-    prepare(shapes.source(60, 30), folder, Settings(size_px=40, encoding="jpeg", shard_images=25), workers=2)
+    prepare(shapes.source(60, 30), folder, StoreSettings(size_px=40, encoding="jpeg", shard_images=25), workers=2)
     return folder
 
 

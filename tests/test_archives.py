@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from alexnet.config import StoreSettings
 from alexnet.data.archives import class_tars, find, ilsvrc, webdataset
 from alexnet.data.picture import decode, encode
-from alexnet.data.prepare import Settings, prepare
+from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source
 
 # devkit ids follow another order than the wnids do, as in the real one
@@ -89,7 +90,7 @@ def test_ilsvrc_2012_labels_are_wnids_in_order(ilsvrc2012: Path) -> None:
 
 
 def test_ilsvrc_2012_becomes_a_store(ilsvrc2012: Path, tmp_path: Path) -> None:
-    manifest = prepare(find(str(ilsvrc2012)), tmp_path / "store", Settings(size_px=16, encoding="jpeg"))
+    manifest = prepare(find(str(ilsvrc2012)), tmp_path / "store", StoreSettings(size_px=16, encoding="jpeg"))
     assert manifest["splits"]["train"]["per_class"] == [4, 4, 4]
     assert manifest["splits"]["val"]["per_class"] == [2, 2, 2]
 

@@ -10,15 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import evaluate, load
-from alexnet.config import Augment
+from alexnet.config import Augment, StoreSettings
 from alexnet.data import shapes
-from alexnet.data.prepare import Settings, prepare
+from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.evaluation import probabilities, score, test_split
+from alexnet.evaluation import measure, probabilities, score
 from alexnet.train.loop import fit
 from tests.conftest import tiny
-
-test_split.__test__ = False  # type: ignore[attr-defined]  # not a test, though its name begins like one
 
 
 def test_score_counts_top1_top5_classes_and_confusion() -> None:
@@ -40,7 +38,7 @@ def test_top5_is_left_out_where_it_would_be_trivial() -> None:
 @pytest.mark.parametrize("batch", [1, 7, 30, 64])
 def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, batch: int) -> None:
     trained, split = load(run), Store(store).split("val")
-    result = test_split([(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch)
+    result = measure([(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch)
     assert result.images == sum(map(sum, result.confusion)) == 30
     assert result.top1_error == pytest.approx(1 - sum(result.confusion[c][c] for c in range(10)) / 30)
 
@@ -71,7 +69,7 @@ def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Pa
     fit(tiny(store, seed=1), tmp_path / "other")
     split = Store(store).split("val")
     nets = [load(run), load(tmp_path / "other")]
-    both = test_split([(n.net, n.preprocess) for n in nets], split, Augment(test_patches="centre"))
+    both = measure([(n.net, n.preprocess) for n in nets], split, Augment(test_patches="centre"))
     from alexnet.data.loader import batches
 
     images = next(batches(split, np.arange(30), 30))
@@ -91,7 +89,7 @@ def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -
 
 
 def test_other_classes_or_sizes_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
-    prepare(shapes.source(20, 10), tmp_path / "store", Settings(size_px=48))
+    prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=48))
     with pytest.raises(ValueError, match=r"needs pictures of 40 pixels and .* has 48"):
         evaluate([run], tmp_path / "store")
     with pytest.raises(ValueError, match="no run that has reached a checkpoint"):

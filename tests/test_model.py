@@ -187,8 +187,8 @@ def changed(**changes: object) -> Architecture:
     [
         (changed(columns=5), "conv1: 5 columns do not divide its 96 kernels"),
         (changed(columns=0), "columns is 0"),
-        (changed(input_px=40), "conv2.max_pool: .* shrinks to nothing"),
-        (changed(input_px=8), "conv1: .* shrinks to nothing"),
+        (changed(input_px=40), r"conv5\.max_pool: its input of 1x1 pixels .* shrinks to nothing"),
+        (changed(input_px=4), "conv1: its input of 4x4 pixels .* shrinks to nothing"),
         (changed(without=("conv1",)), "without='conv1'"),
         (changed(without=("fc6",)), "without='fc6'"),
         (changed(width=0.0), "width is 0.0"),

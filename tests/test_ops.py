@@ -186,7 +186,7 @@ def test_the_dropout_rate_is_the_share_of_zeros() -> None:
 
 @pytest.mark.slow
 def test_lrn_is_at_least_three_times_as_fast_as_pytorchs() -> None:
-    """Forward and backward on conv1's maps: ours channels last, PyTorch's in its better layout; medians, alternating."""
+    """Forward and backward on conv1's maps: ours channels last, theirs in their better layout; alternating."""
     plain = random(128, 96, 55, 55, dtype=torch.float32)
     last = plain.contiguous(memory_format=torch.channels_last)
 

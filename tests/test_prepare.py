@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet.config import StoreSettings
 from alexnet.data import prepare as making
 from alexnet.data import shapes
 from alexnet.data.picture import centre_square, decode, encode
-from alexnet.data.prepare import Settings, prepare
+from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, class_folders, in_hand, parquet_files
 from alexnet.data.store import Store
 
-SMALL = Settings(size_px=24, encoding="jpeg", shard_images=8)
+SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -263,7 +264,7 @@ def test_cifar_is_kept_lossless_and_has_its_known_statistics(pictures: Path, tmp
     source = parquet_files(pictures / "cifar10")
     first = next(source.splits[0].items(0))
     few = replace(source, splits=(replace(source.splits[1], name="train", count=10_000),))
-    manifest = prepare(few, tmp_path / "store", Settings(size_px=32))
+    manifest = prepare(few, tmp_path / "store", StoreSettings(size_px=32))
     assert manifest["settings"]["encoding"] == "png"
     assert manifest["splits"]["train"]["per_class"] == [1000] * 10
     assert decode(first.read()).shape == (32, 32, 3)
@@ -280,9 +281,10 @@ def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:
 
 KILLED = """
 import sys
+from alexnet.config import StoreSettings
 from alexnet.data import shapes
-from alexnet.data.prepare import Settings, prepare
-prepare(shapes.source(400, 60), sys.argv[1], Settings(size_px=24, encoding="jpeg", shard_images=20), workers=2)
+from alexnet.data.prepare import prepare
+prepare(shapes.source(400, 60), sys.argv[1], StoreSettings(size_px=24, encoding="jpeg", shard_images=20), workers=2)
 """
 
 
@@ -290,7 +292,10 @@ prepare(shapes.source(400, 60), sys.argv[1], Settings(size_px=24, encoding="jpeg
 def test_killed_at_any_moment_it_takes_up_again(tmp_path: Path) -> None:
     """SIGKILL at many moments: the store is the undisturbed one's, byte for byte."""
     prepare(
-        shapes.source(400, 60), tmp_path / "whole", Settings(size_px=24, encoding="jpeg", shard_images=20), workers=2
+        shapes.source(400, 60),
+        tmp_path / "whole",
+        StoreSettings(size_px=24, encoding="jpeg", shard_images=20),
+        workers=2,
     )
     kills = 0
     while not (tmp_path / "store").exists() and kills < 40:
@@ -321,7 +326,7 @@ def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Pa
 
     def store(number: int) -> float:
         began_s = time.perf_counter()
-        prepare(whole, tmp_path / str(number), Settings(), workers=2)
+        prepare(whole, tmp_path / str(number), StoreSettings(), workers=2)
         return time.perf_counter() - began_s
 
     pairs = [(parts(), store(number)) for number in range(5)]

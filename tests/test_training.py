@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from alexnet import recipes, weights
-from alexnet.config import Plateau, Sgd, Steps, from_dict, to_dict
+from alexnet.config import Plateau, Sgd, Steps, StoreSettings, from_dict, to_dict
 from alexnet.data import shapes
-from alexnet.data.prepare import Settings, prepare
+from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.device import resolve
 from alexnet.train import loop
@@ -295,7 +295,7 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(store: Path, run: Path, tmp
 @pytest.mark.parametrize("name", ["original", "paper"])
 def test_the_full_size_net_resumes_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps of the real network, stopped after the second."""
-    prepare(shapes.source(24, 10), tmp_path / "store", Settings())
+    prepare(shapes.source(24, 10), tmp_path / "store", StoreSettings())
     config = getattr(recipes, name)()
     config = replace(
         config, data=str(tmp_path / "store"), sgd=replace(config.sgd, batch=8), schedule=Steps(1), device="cpu"
@@ -314,7 +314,7 @@ def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
     """At its own input size, an eighth as wide where it is wide."""
     config = getattr(recipes, name)()
     px = config.architecture.input_px
-    prepare(shapes.source(20, 10), tmp_path / "store", Settings(size_px=px + 8))
+    prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=px + 8))
     width = config.architecture.width * (0.125 if px == 224 else 1)
     config = replace(
         config,
@@ -343,7 +343,7 @@ def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> Non
     peaks = []
     for count in (400, 1600):
         place = tmp_path / str(count)
-        prepare(shapes.source(count, 100), place / "store", Settings(size_px=128))
+        prepare(shapes.source(count, 100), place / "store", StoreSettings(size_px=128))
         done = subprocess.run([sys.executable, "-c", program, str(place)], check=True, capture_output=True, text=True)
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
     print(f"peak memory, MiB, by epoch: {[[p >> 20 for p in own] for own in peaks]}")

@@ -40,12 +40,15 @@ def epoch_order(images: int, seed: int, epoch: int) -> Indices:
 
 
 def decode_into(split: Split, index: int, out: NDArray[np.uint8]) -> None:
-    """Picture `index` into out: (size_px, size_px, 3) uint8."""
+    """Picture `index` into out: (size_px, size_px, 3) uint8. Raises ValueError naming a picture that is damaged."""
     data = split.encoded(index)
-    if bytes(data[:2]) == b"\xff\xd8":
-        simplejpeg.decode_jpeg(data, "RGB", buffer=out)
-    else:
-        out[:] = decode(data)
+    try:
+        if bytes(data[:2]) == b"\xff\xd8":
+            simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        else:
+            out[:] = decode(data)
+    except ValueError as error:
+        raise ValueError(f"{split.name(index)} is damaged in the store ({error}); prepare it again") from None
 
 
 def batches(

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from alexnet.config import StoreSettings
 from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import FORMAT, file_sha256
@@ -27,26 +28,6 @@ from alexnet.files import write_whole
 from alexnet.progress import Progress
 
 ITEMS_A_TASK = 32
-LOSSLESS_PX = 64  # pictures this small are kept lossless unless told otherwise
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a store is made with; a store begun with others is not taken up again."""
-
-    size_px: int = 256
-    encoding: Literal["auto", "jpeg", "png"] = "auto"
-    """auto: lossless PNG up to 64 pixels a side (CIFAR-10), JPEG above."""
-    quality: int = 95
-    chroma: Literal["420", "444"] = "420"
-    most_skipped: float = 0.01
-    """More unreadable pictures than this share of a split stop the preparation."""
-    shard_images: int = 2048
-
-    def resolved_encoding(self) -> Literal["jpeg", "png"]:
-        if self.encoding != "auto":
-            return self.encoding
-        return "png" if self.size_px <= LOSSLESS_PX else "jpeg"
 
 
 @dataclass
@@ -94,7 +75,7 @@ class Done:
 
 
 def prepare(
-    source: Source, folder: str | Path, settings: Settings = Settings(), workers: int = 0, force: bool = False
+    source: Source, folder: str | Path, settings: StoreSettings, workers: int = 0, force: bool = False
 ) -> dict[str, Any]:
     """Write the store and return its manifest. workers: threads, 0 for one a core.
 
@@ -106,6 +87,8 @@ def prepare(
     _check(settings)
     if folder.exists() and not force:
         raise ValueError(f"{folder} exists; choose another place, or --force to replace it")
+    if folder.exists() and not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder} is no store and is not removed; choose another place")
     _check_disk(source, folder, settings)
     partial = folder.with_name(folder.name + ".partial")
     state = _begin(partial, source, settings)
@@ -113,12 +96,12 @@ def prepare(
         _prepare_split(source, split, partial, settings, workers or os.cpu_count() or 1, state)
     manifest = _finish(partial, source, settings, state)
     if folder.exists():
-        _remove_store(folder)
+        shutil.rmtree(folder)
     partial.rename(folder)
     return manifest
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: StoreSettings) -> None:
     if settings.size_px < 8:
         raise ValueError(f"--size-px is {settings.size_px}; at least 8 pixels a side are needed")
     if not 1 <= settings.quality <= 100:
@@ -129,10 +112,10 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1")
 
 
-def _check_disk(source: Source, folder: Path, settings: Settings) -> None:
+def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     counts = [split.count for split in source.splits]
     known = sum(count for count in counts if count is not None)
-    each = settings.size_px**2 * (3 if settings.resolved_encoding() == "png" else 0.8)  # generous for quality 95
+    each = settings.size_px**2 * (3 if settings.settled_encoding() == "png" else 0.8)  # generous for quality 95
     place = folder.absolute().parent
     while not place.exists():
         place = place.parent
@@ -144,7 +127,7 @@ def _check_disk(source: Source, folder: Path, settings: Settings) -> None:
         )
 
 
-def _begin(partial: Path, source: Source, settings: Settings) -> dict[str, Any]:
+def _begin(partial: Path, source: Source, settings: StoreSettings) -> dict[str, Any]:
     """The state of an interrupted preparation, or a new one."""
     want = {"settings": asdict(settings), "source": source.description, "classes": list(source.classes)}
     path = partial / "state.json"
@@ -163,7 +146,7 @@ def _begin(partial: Path, source: Source, settings: Settings) -> dict[str, Any]:
 
 
 def _prepare_split(
-    source: Source, split: SourceSplit, partial: Path, settings: Settings, workers: int, state: dict[str, Any]
+    source: Source, split: SourceSplit, partial: Path, settings: StoreSettings, workers: int, state: dict[str, Any]
 ) -> None:
     record = state["splits"].setdefault(split.name, {"shards": [], "skipped": [], "consumed": 0, "finished": False})
     if record["finished"]:
@@ -200,7 +183,7 @@ def _prepare_split(
     write_whole(partial / "state.json", json.dumps(state).encode())
 
 
-def _load_sums(partial: Path, state: dict[str, Any], settings: Settings) -> Sums:
+def _load_sums(partial: Path, state: dict[str, Any], settings: StoreSettings) -> Sums:
     if state["sums"] is None:
         return Sums.zero(settings.size_px)
     with np.load(partial / state["sums"], allow_pickle=False) as saved:
@@ -212,7 +195,7 @@ def _work(
     workers: int,
     items: Iterator[Item],
     source: Source,
-    settings: Settings,
+    settings: StoreSettings,
     progress: Progress,
 ) -> Iterator[Done]:
     """Pieces of work in order, some more than the workers in flight."""
@@ -228,9 +211,9 @@ def _work(
         yield done
 
 
-def _process(items: list[Item], upright: bool, settings: Settings) -> Done:
+def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
     done = Done([], Sums.zero(settings.size_px))
-    encoding = settings.resolved_encoding()
+    encoding = settings.settled_encoding()
     for item in items:
         try:
             rgb = centre_square(decode(item.read(), upright), settings.size_px)
@@ -248,7 +231,7 @@ def _write_shard(
     source: Source,
     taken: list[Done],
     record: dict[str, Any],
-    settings: Settings,
+    settings: StoreSettings,
 ) -> None:
     rows = [row for done in taken for row in done.rows]
     skipped = [[name, reason] for done in taken for name, reason in done.skipped]
@@ -285,7 +268,7 @@ def features(classes: tuple[str, ...]) -> dict[str, Any]:
     return {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
 
 
-def _check_skipped(split: SourceSplit, record: dict[str, Any], settings: Settings, final: bool) -> None:
+def _check_skipped(split: SourceSplit, record: dict[str, Any], settings: StoreSettings, final: bool) -> None:
     skipped, total = len(record["skipped"]), split.count or record["consumed"]
     if final and record["consumed"] == skipped:
         raise ValueError(f"the split {split.name!r} has no readable picture")
@@ -297,7 +280,7 @@ def _check_skipped(split: SourceSplit, record: dict[str, Any], settings: Setting
         )
 
 
-def _finish(partial: Path, source: Source, settings: Settings, state: dict[str, Any]) -> dict[str, Any]:
+def _finish(partial: Path, source: Source, settings: StoreSettings, state: dict[str, Any]) -> dict[str, Any]:
     """Mean image, manifest and the small files `load_from_disk` looks for."""
     sums = _load_sums(partial, state, settings)
     splits = {}
@@ -328,7 +311,7 @@ def _finish(partial: Path, source: Source, settings: Settings, state: dict[str, 
     manifest = {
         "format": FORMAT,
         "source": source.description,
-        "settings": asdict(settings) | {"encoding": settings.resolved_encoding()},
+        "settings": asdict(settings) | {"encoding": settings.settled_encoding()},
         "classes": list(source.classes),
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
@@ -339,10 +322,3 @@ def _finish(partial: Path, source: Source, settings: Settings, state: dict[str, 
     for name in ["state.json", *(path.name for path in partial.glob("sums-*.npz"))]:
         (partial / name).unlink()
     return manifest
-
-
-def _remove_store(folder: Path) -> None:
-    """Remove what --force replaces, but nothing that is not a store."""
-    if not (folder / "manifest.json").is_file():
-        raise ValueError(f"{folder} is no store and is not removed; choose another place")
-    shutil.rmtree(folder)

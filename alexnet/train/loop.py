@@ -24,8 +24,8 @@ from alexnet.config import Config, check, to_dict
 from alexnet.data.augment import Preprocess, draw, same_patch
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
-from alexnet.device import dtype_of, keep_freed_memory, peak_memory_bytes, resolve
-from alexnet.evaluation import centre, test_split
+from alexnet.device import dtype_of, keep_freed_memory, only_deterministic, peak_memory_bytes, resolve
+from alexnet.evaluation import centre, measure
 from alexnet.model import Network, build
 from alexnet.progress import Progress
 from alexnet.signal import signal, warning
@@ -118,6 +118,7 @@ def _train(
     said: list[str],
 ) -> dict[str, Any]:
     keep_freed_memory()
+    only_deterministic(config.deterministic)
     train, val = splits
     device = torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
@@ -173,7 +174,7 @@ def _train(
                         save("last")
                         saved_s = time.perf_counter()
             spent_s = time.perf_counter() - begun_s
-            result = test_split([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
+            result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
             metrics = {
                 "epoch": at.epoch + 1,
                 "rate": sgd.rate * fall(schedule, at.epoch, at.plateau),
