@@ -102,7 +102,9 @@ def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
     d = draw(replace(a, chunk=1), s, 32, 0, 0, INDEX[:8], INDEX[:8])
     assert d.flip.any()
     assert not d.flip.all()
-    got = Preprocess(a, s, 32, CPU)(images, d)
+    preprocess = Preprocess(a, s, 32, CPU)
+    assert torch.equal(preprocess.cut_each(images, d), preprocess.cut_all(images, d))  # a CPU's way and a GPU's
+    got = preprocess(images, d)
     assert got.shape == (8, 3, 32, 32)
     assert got.is_contiguous(memory_format=torch.channels_last)
     for i in range(8):

@@ -61,10 +61,10 @@ def stopping(source: Source, after: int) -> Source:
 
 
 def test_an_interrupted_preparation_takes_up_without_repeating(tmp_path: Path) -> None:
-    source = shapes.source(40, 10)
+    source = shapes.source(80, 10)
     prepare(source, tmp_path / "whole", SMALL)
     with pytest.raises(Stop):
-        prepare(stopping(source, 21), tmp_path / "store", SMALL)
+        prepare(stopping(source, 61), tmp_path / "store", SMALL, workers=2)
     assert not (tmp_path / "store").exists()
     starts = []
 
@@ -75,15 +75,15 @@ def test_an_interrupted_preparation_takes_up_without_repeating(tmp_path: Path) -
     prepare(
         replace(source, splits=(replace(source.splits[0], items=watched), source.splits[1])), tmp_path / "store", SMALL
     )
-    assert starts == [16]  # two finished shards of eight
+    assert starts == [24]  # three finished shards of eight; five pieces of work were on their way
     assert digest(tmp_path / "store") == digest(tmp_path / "whole")
 
 
 def test_a_preparation_begun_with_other_settings_is_not_taken_up(tmp_path: Path) -> None:
     with pytest.raises(Stop):
-        prepare(stopping(shapes.source(40, 10), 21), tmp_path / "store", SMALL)
+        prepare(stopping(shapes.source(80, 10), 61), tmp_path / "store", SMALL, workers=2)
     with pytest.raises(ValueError, match="begun from another source or with other settings"):
-        prepare(shapes.source(40, 10), tmp_path / "store", replace(SMALL, quality=50))
+        prepare(shapes.source(80, 10), tmp_path / "store", replace(SMALL, quality=50))
 
 
 def test_statistics_are_those_of_the_pictures(tmp_path: Path) -> None:

@@ -101,6 +101,15 @@ def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) ->
     assert before == after
 
 
+def test_metrics_past_the_checkpoint_are_written_once(store: Path, run: Path, tmp_path: Path) -> None:
+    """As after a kill between an epoch's line and its checkpoint."""
+    shutil.copytree(run, tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "epoch", "step": 12, "epoch": 4}\n{"kind": "epo')
+    resume(tmp_path / "run")
+    assert [m["epoch"] for m in read_metrics(tmp_path / "run", "epoch")] == [1, 2, 3]
+
+
 def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) -> None:
     config = read_config(run)
     assert config.architecture.classes == 10

@@ -107,6 +107,15 @@ def same_patch(top: int, left: int, flip: bool, count: int) -> Draws:
     return Draws(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
 
 
+def check_sizes(stored_px: int, input_px: int) -> None:
+    """Raises ValueError when the network sees more than is stored."""
+    if input_px > stored_px:
+        raise ValueError(
+            f"the network sees {input_px} pixels a side and the store has {stored_px}; "
+            "prepare it with a larger --size-px or set a smaller architecture.input_px"
+        )
+
+
 class Preprocess:
     """The pictures of a batch cut, reflected, centred and coloured on the device."""
 
@@ -119,11 +128,7 @@ class Preprocess:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         stored_px = statistics.mean.shape[0]
-        if input_px > stored_px:
-            raise ValueError(
-                f"the network sees {input_px} pixels a side and the store has {stored_px}; "
-                f"prepare it with a larger --size-px or set a smaller architecture.input_px"
-            )
+        check_sizes(stored_px, input_px)
         self.augment, self.input_px, self.stored_px = augment, input_px, stored_px
         self.device, self.dtype = device, dtype
         mean = torch.tensor(statistics.mean, dtype=torch.float32, device=device)
@@ -140,6 +145,32 @@ class Preprocess:
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         """images: (N, stored_px, stored_px, 3) uint8 on any device -> (N, 3, input_px, input_px), channels last."""
         images = images.to(self.device, non_blocking=True)
+        x = self.cut_each(images, draws) if self.device.type == "cpu" else self.cut_all(images, draws)
+        x += torch.from_numpy(draws.shift).to(self.device)[:, None, None, :]
+        if draws.scale != 1:
+            x *= draws.scale
+        if self.augment.mean == "channel":
+            x /= 255 * x.new_tensor(TORCHVISION_STD)
+        return x.to(self.dtype).permute(0, 3, 1, 2)
+
+    def cut_each(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Patches less their mean, (N, input_px, input_px, 3) float32, picture by picture: 3 times faster on a CPU."""
+        px = self.input_px
+        out = torch.empty((len(images), px, px, 3))
+        whole, centre = self.whole_mean, self.centre_patch_mean()
+        for image, patch, top, left, flip in zip(
+            images, out, draws.top.tolist(), draws.left.tolist(), draws.flip.tolist(), strict=True
+        ):
+            here = slice(top, top + px), slice(left, left + px)
+            cut = image[here]
+            mean = centre
+            if self.augment.mean == "pixel":  # the mean belongs to the picture: cut and reflected with it
+                mean = whole[here].flip(1) if flip else whole[here]
+            torch.sub(cut.flip(1) if flip else cut, mean, out=patch)
+        return out
+
+    def cut_all(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """The same by indexing, the whole batch at once: a few kernels on a GPU."""
         flip = torch.from_numpy(draws.flip).to(self.device)
         side = torch.arange(self.input_px, device=self.device)
         rows = torch.from_numpy(draws.top).to(self.device)[:, None] + side
@@ -147,17 +178,5 @@ class Preprocess:
         columns = torch.from_numpy(draws.left).to(self.device)[:, None] + along
         each = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
-        x = images[each, rows, columns].float()  # (N, input_px, input_px, 3)
-        match self.augment.mean:
-            case "pixel":  # the mean belongs to the picture: cut and reflected with it
-                x -= self.whole_mean[rows, columns]
-            case "centre":
-                x -= self.centre_mean
-            case "channel":
-                x -= 255 * x.new_tensor(TORCHVISION_MEAN)
-        x += torch.from_numpy(draws.shift).to(self.device)[:, None, None, :]
-        if draws.scale != 1:
-            x *= draws.scale
-        if self.augment.mean == "channel":
-            x /= 255 * x.new_tensor(TORCHVISION_STD)
-        return x.to(self.dtype).permute(0, 3, 1, 2)
+        mean = self.whole_mean[rows, columns] if self.augment.mean == "pixel" else self.centre_patch_mean()
+        return images[each, rows, columns].float() - mean

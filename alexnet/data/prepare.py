@@ -42,13 +42,14 @@ class Sums:
     def zero(cls, size_px: int) -> Sums:
         return cls(np.zeros((size_px, size_px, 3), np.int64), np.zeros((3, 3)))
 
-    def add(self, rgb: NDArray[np.uint8]) -> None:
-        self.pixels += rgb
-        rows = rgb.astype(np.float32)  # a row of up to 256 products is exact in float32
-        if rgb.shape[1] > 256:
-            rows = rows.astype(np.float64)
-        self.products += (rows.transpose(0, 2, 1) @ rows).sum(0, dtype=np.float64)
-        self.images += 1
+    def add(self, pictures: list[NDArray[np.uint8]]) -> None:
+        """Up to 257 pictures (a sum of more would not fit 16 bits)."""
+        pixels = np.zeros(self.pixels.shape, np.uint16)
+        for rgb in pictures:
+            pixels += rgb
+            self.products += _products(rgb)
+        self.pixels += pixels
+        self.images += len(pictures)
 
     def merge(self, other: Sums) -> None:
         self.pixels += other.pixels
@@ -65,6 +66,21 @@ class Sums:
         return result
 
 
+def _products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Sum over pixels of the products of R, G and B, exactly: (3, 3), integers.
+
+    float32 is exact up to 256 products of 255 x 255, so rows of 256 are summed in it and the rest in float64. Four
+    pixels at a time, of whose 12 x 12 products the 3 x 3 on the diagonal count: three times as fast as one by one.
+    """
+    values = rgb.reshape(-1, 3)
+    whole = len(values) // 1024 * 1024
+    rows = values[:whole].reshape(-1, 256, 12).astype(np.float32)
+    wide = (rows.transpose(0, 2, 1) @ rows).sum(0, dtype=np.float64).reshape(4, 3, 4, 3)
+    rest = values[whole:].astype(np.float64)
+    result: NDArray[np.float64] = sum(wide[k, :, k] for k in range(4)) + rest.T @ rest
+    return result
+
+
 @dataclass
 class Done:
     """What a piece of work gave: rows for the store, sums, and what was skipped."""
@@ -72,6 +88,10 @@ class Done:
     rows: list[tuple[bytes, str, int]]
     sums: Sums
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def items(self) -> int:
+        return len(self.rows) + len(self.skipped)
 
 
 def prepare(
@@ -159,28 +179,43 @@ def _prepare_split(
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
         Progress(f"prepare {split.name}", split.count, "images", done=record["consumed"]) as progress,
     ):
-        while True:
-            taken = list(
-                _work(pool, workers, itertools.islice(items, settings.shard_images), source, settings, progress)
-            )
-            if not taken:
-                break
-            _write_shard(partial, split, source, taken, record, settings)
-            if counted:
-                for done in taken:
-                    sums.merge(done.sums)
-                number = len(record["shards"])
-                with (partial / f"sums-{number}.npz").open("wb") as file:
-                    np.savez(file, pixels=sums.pixels, products=sums.products, images=sums.images)
-                state["sums"] = f"sums-{number}.npz"
-            write_whole(partial / "state.json", json.dumps(state).encode())
-            for old in partial.glob("sums-*.npz"):
-                if old.name != state["sums"]:
-                    old.unlink()
-            _check_skipped(split, record, settings, final=False)
+        taken: list[Done] = []
+        for done in _work(pool, workers, items, source, settings):
+            progress.advance(done.items)
+            taken.append(done)
+            if sum(piece.items for piece in taken) == settings.shard_images:
+                _finish_shard(source, split, partial, settings, state, sums, taken)
+                taken = []
+        if taken:
+            _finish_shard(source, split, partial, settings, state, sums, taken)
     _check_skipped(split, record, settings, final=True)
     record["finished"] = True
     write_whole(partial / "state.json", json.dumps(state).encode())
+
+
+def _finish_shard(
+    source: Source,
+    split: SourceSplit,
+    partial: Path,
+    settings: StoreSettings,
+    state: dict[str, Any],
+    sums: Sums,
+    taken: list[Done],
+) -> None:
+    """Write a file of the store, then where the preparation stands; the workers go on meanwhile."""
+    record = state["splits"][split.name]
+    _write_shard(partial, split, source, taken, record)
+    if split.name == source.splits[0].name:
+        for done in taken:
+            sums.merge(done.sums)
+        state["sums"] = f"sums-{record['consumed']}.npz"
+        with (partial / state["sums"]).open("wb") as file:
+            np.savez(file, pixels=sums.pixels, products=sums.products, images=sums.images)
+    write_whole(partial / "state.json", json.dumps(state).encode())
+    for old in partial.glob("sums-*.npz"):
+        if old.name != state["sums"]:
+            old.unlink()
+    _check_skipped(split, record, settings, final=False)
 
 
 def _load_sums(partial: Path, state: dict[str, Any], settings: StoreSettings) -> Sums:
@@ -191,37 +226,33 @@ def _load_sums(partial: Path, state: dict[str, Any], settings: StoreSettings) ->
 
 
 def _work(
-    pool: ThreadPoolExecutor,
-    workers: int,
-    items: Iterator[Item],
-    source: Source,
-    settings: StoreSettings,
-    progress: Progress,
+    pool: ThreadPoolExecutor, workers: int, items: Iterator[Item], source: Source, settings: StoreSettings
 ) -> Iterator[Done]:
-    """Pieces of work in order, some more than the workers in flight."""
-    waiting: deque[tuple[int, Future[Done]]] = deque()
+    """Pieces of work in order, some more than the workers in flight; none reaches over a shard's end."""
+    waiting: deque[Future[Done]] = deque()
+    left = settings.shard_images
     while True:
-        while len(waiting) < 2 * workers + 1 and (piece := list(itertools.islice(items, ITEMS_A_TASK))):
-            waiting.append((len(piece), pool.submit(_process, piece, source.upright, settings)))
+        while len(waiting) < 2 * workers + 1 and (piece := list(itertools.islice(items, min(ITEMS_A_TASK, left)))):
+            waiting.append(pool.submit(_process, piece, source.upright, settings))
+            left = left - len(piece) or settings.shard_images
         if not waiting:
             return
-        count, future = waiting.popleft()
-        done = future.result()
-        progress.advance(count)
-        yield done
+        yield waiting.popleft().result()
 
 
 def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
     done = Done([], Sums.zero(settings.size_px))
     encoding = settings.settled_encoding()
+    pictures = []
     for item in items:
         try:
             rgb = centre_square(decode(item.read(), upright), settings.size_px)
         except (ValueError, OSError) as error:
             done.skipped.append((item.name, str(error)))
             continue
-        done.sums.add(rgb)
+        pictures.append(rgb)
         done.rows.append((encode(rgb, encoding, settings.quality, settings.chroma), item.name, item.label))
+    done.sums.add(pictures)
     return done
 
 
@@ -231,7 +262,6 @@ def _write_shard(
     source: Source,
     taken: list[Done],
     record: dict[str, Any],
-    settings: StoreSettings,
 ) -> None:
     rows = [row for done in taken for row in done.rows]
     skipped = [[name, reason] for done in taken for name, reason in done.skipped]

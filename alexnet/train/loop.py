@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from alexnet import __version__, weights
 from alexnet.config import Config, check, to_dict
-from alexnet.data.augment import Preprocess, draw, same_patch
+from alexnet.data.augment import Preprocess, check_sizes, draw, same_patch
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.device import dtype_of, keep_freed_memory, only_deterministic, peak_memory_bytes, resolve
@@ -68,7 +68,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}"
         )
     splits = store.split(config.train_split), store.split(config.val_split)
-    Preprocess(config.augment, store.statistics, config.architecture.input_px, torch.device(config.device))
+    check_sizes(store.size_px, config.architecture.input_px)  # nothing is written before all is known to fit
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config)
     return _train(config, run, store, splits, net, zero_velocity(net), Position(), said)
@@ -80,7 +80,7 @@ def resume(run_dir: str | Path) -> dict[str, Any]:
     Raises ValueError when there is no run, when its store has changed, or when the checkpoint is of another net.
     """
     run = Path(run_dir)
-    config = read_config(run)
+    config = resolve(read_config(run))
     store = Store(config.data)
     net = build(config.architecture, config.seed).to(config.device)
     velocity, position = zero_velocity(net), Position()
@@ -127,7 +127,7 @@ def _train(
     )
     parameters = dict(net.named_parameters())
     about = describe(config, store)
-    log = RunLog(run, upto_step=at.step)
+    log = RunLog(run, at.step, at.epoch)
     for line in said:
         print(line, file=sys.stderr)
     if at.step == 0:

@@ -10,13 +10,13 @@ from alexnet.files import write_whole
 
 
 class RunLog:
-    """Appends a JSON object a line; `kind` is "start", "train" (some steps) or "epoch"."""
+    """Appends a JSON object a line; `kind` is "start" or "epoch"."""
 
-    def __init__(self, run: Path, upto_step: int | None = None) -> None:
-        """upto_step: on resuming, lines past this step are dropped; they will be written again."""
+    def __init__(self, run: Path, step: int, epochs: int) -> None:
+        """step, epochs: how far the run's checkpoint is; what was written past it will be written again."""
         self._path = run / "metrics.jsonl"
-        if upto_step is not None and self._path.exists():
-            kept = [line for line in read_metrics(run) if line["step"] <= upto_step]
+        if self._path.exists():
+            kept = [line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._board = _tensorboard(run)
 
