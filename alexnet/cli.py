@@ -207,7 +207,7 @@ class EvaluateArguments:
     data: Path
     split: str = ""
     """The run's validation split when not given."""
-    device: str = "cpu"
+    device: str = "auto"
     json: bool = False
 
 
@@ -247,7 +247,7 @@ class PredictArguments:
     pictures: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]]
     most: int = 5
     """Classes to name for each."""
-    device: str = "cpu"
+    device: str = "auto"
     json: bool = False
 
 
@@ -278,7 +278,7 @@ class FeaturesArguments:
     """A new folder."""
     layer: str = "fc7"
     split: str = "val"
-    device: str = "cpu"
+    device: str = "auto"
 
 
 def features(arguments: list[str]) -> None:

@@ -347,6 +347,25 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     return kind(**{n: _read(hints[n], data[n], f"{where}.{n}") for n in fields if n in data})
 
 
+def without_effect(config: Config) -> list[str]:
+    """A sentence for each setting that changes nothing because of another."""
+    sgd, schedule, augment, architecture = config.sgd, config.schedule, config.augment, config.architecture
+    late = []
+    if isinstance(schedule, Steps):
+        late = [f"a drop of the rate at epoch {at}" for at in schedule.drops if at >= schedule.epochs]
+        late += [f"a rate of {r.layer} at epoch {r.epoch}" for r in schedule.layer_rates if r.epoch >= schedule.epochs]
+    found = [f"{what} lies after the last epoch, {schedule.epochs}; --epochs shortens in proportion" for what in late]
+    if augment.chunk > 1 and not (augment.crops or augment.flips):
+        found.append("augment.chunk shares positions and flips, and both are off")
+    if augment.colour == "none" and augment.pca != "store":
+        found.append("augment.pca is set and the colour noise is off")
+    if sgd.bias_rate is None and not sgd.bias_falls:
+        found.append("sgd.bias_falls is set and biases learn at the weights' rate")
+    if architecture.columns == 1 and not architecture.links:
+        found.append("architecture.links is off and there is one column")
+    return found
+
+
 def check(config: Config) -> None:
     """Raises ValueError for a number no run can have; shapes are `model.plan`'s to check."""
     sgd, schedule, augment = config.sgd, config.schedule, config.augment

@@ -13,18 +13,22 @@ import torch
 from alexnet.config import Config
 
 
+def resolve_device(name: str) -> torch.device:
+    """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
 def resolve(config: Config) -> Config:
-    """device and precision settled, to be saved with the run. Raises ValueError for a device that is not there.
+    """device and precision settled, to be saved with the run. Raises ValueError as `resolve_device`.
 
     auto precision: bfloat16 on CUDA, float32 elsewhere (a CPU without bfloat16 tiles is no faster in it).
     """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+    device = str(resolve_device(config.device))
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") else "float32"

@@ -97,7 +97,7 @@ def measure(
     return score(np.concatenate(kept), np.concatenate(labels), count)
 
 
-def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "cpu") -> list[Result]:
+def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto") -> list[Result]:
     """The errors of a run on a store's split: centre patch, and the recipe's own test (ten patches, say).
 
     Several runs are an ensemble: their probabilities are averaged. split: the run's own validation split when empty.

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from alexnet.config import Config, from_dict
 from alexnet.data.augment import Preprocess
 from alexnet.data.store import Statistics
+from alexnet.device import resolve_device
 from alexnet.files import move_into_place
 from alexnet.model import Network, build
 
@@ -137,13 +138,17 @@ class Trained:
     about: dict[str, Any]
 
 
-def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "cpu") -> Trained:
-    """The network of a run folder or .safetensors file, ready for use, in float32. Raises ValueError as `read`."""
+def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:
+    """The network of a run folder or .safetensors file, ready for use, in float32.
+
+    Raises ValueError as `read`, and for a device that is not there.
+    """
+    place = resolve_device(device)
     saved = read(run, which)
     config = saved.config
-    net = build(config.architecture).to(device)
+    net = build(config.architecture).to(place)
     copy_into(net, saved.weights, str(run))
-    preprocess = Preprocess(config.augment, saved.statistics, config.architecture.input_px, torch.device(device))
+    preprocess = Preprocess(config.augment, saved.statistics, config.architecture.input_px, place)
     return Trained(net, preprocess, tuple(saved.about["classes"]), saved.about)
 
 

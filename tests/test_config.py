@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from alexnet import recipes
-from alexnet.config import Config, Plateau, Steps, check, from_dict, scaled, to_dict
+from alexnet.config import Config, Plateau, Steps, check, from_dict, scaled, to_dict, without_effect
 from tests.conftest import RECIPES
 
 
@@ -67,6 +67,24 @@ def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) ->
 def test_numbers_no_run_can_have_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
+
+
+def test_settings_without_effect_are_named() -> None:
+    original = recipes.original()
+    for recipe in RECIPES:
+        assert without_effect(recipe()) == []
+    short = replace(original, schedule=replace(original.schedule, epochs=60))
+    assert [s.split(";")[0] for s in without_effect(short)] == [
+        "a drop of the rate at epoch 79 lies after the last epoch, 60",
+        "a rate of conv1 at epoch 67 lies after the last epoch, 60",
+        "a rate of conv1 at epoch 72 lies after the last epoch, 60",
+    ]
+    still = replace(original.augment, crops=False, flips=False, colour="none")
+    one = replace(recipes.one_column().architecture, links=False)
+    sgd = replace(original.sgd, bias_rate=None)
+    said = " ".join(without_effect(replace(original, augment=still, architecture=one, sgd=sgd)))
+    for name in ("augment.chunk", "augment.pca", "sgd.bias_falls", "architecture.links"):
+        assert name in said
 
 
 def test_a_schedule_is_stretched_in_proportion() -> None:

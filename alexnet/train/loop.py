@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import __version__, weights
-from alexnet.config import Config, check, to_dict
+from alexnet.config import Config, check, to_dict, without_effect
 from alexnet.data.augment import Preprocess, check_sizes, draw, same_patch
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
@@ -61,7 +61,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     store = Store(config.data)
     config = resolve(_with_classes(config, store))
     net = build(config.architecture, config.seed).to(config.device)
-    said = []
+    said = [f"warning: {sentence}" for sentence in without_effect(config)]
     if config.init:
         taken, left = weights.copy_matching(net, weights.read(config.init).weights)
         said.append(
