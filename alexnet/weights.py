@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from alexnet.config import Config, from_dict
+from alexnet.config import Config
+from alexnet.configfile import from_dict
 from alexnet.data.augment import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.device import resolve_device

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet.cli import VERBS, main
-from alexnet.config import to_dict
+from alexnet.configfile import to_dict
 from alexnet.data import shapes
 from alexnet.train.checkpoint import read_config, write_config
 from tests.conftest import tiny

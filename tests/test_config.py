@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from alexnet import recipes
-from alexnet.config import Config, Plateau, Steps, check, from_dict, scaled, to_dict, without_effect
+from alexnet.config import Config, Plateau, Steps, check, scaled, without_effect
+from alexnet.configfile import from_dict, to_dict
 from tests.conftest import RECIPES
 
 

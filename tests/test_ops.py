@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from alexnet import ops
+from alexnet.ops import native, normalise_cpu
 from tests import reference
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -75,26 +77,99 @@ def test_spatial_norm_is_its_slow_twin(size: int, form: torch.memory_format) -> 
     np.testing.assert_allclose(ops.spatial_norm(x, size, 1.0, 0.3, 0.75).numpy(), want, rtol=1e-12)
 
 
-# float32: a sum of five squares and two square roots, each exact to 2**-24; float32 inside and bfloat16's 8 bits
-# at the end: half a unit of 2**-8.
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)])
+# float32: sums of squares and two square roots, each exact to 2**-24; a gradient is the difference of two terms as
+# large as the largest, of which it may miss a few units (2**-22). bfloat16: float32 inside, 8 bits at the end.
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "of_largest"), [(torch.float32, 2e-6, 2**-22), (torch.bfloat16, 2**-8, 4e-5)]
+)
 @pytest.mark.parametrize("form", FORMATS)
-def test_normalisations_in_lower_precision(dtype: torch.dtype, rtol: float, form: torch.memory_format) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_normalisations_in_lower_precision(
+    dtype: torch.dtype,
+    rtol: float,
+    of_largest: float,
+    form: torch.memory_format,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(normalise_cpu, "usable", lambda x, beta: False)
     x = random(4, 32, 9, 9, dtype=dtype, scale=20).contiguous(memory_format=form)
-    for op in (lambda t: ops.lrn(t, columns=2), ops.spatial_norm):
+    dy = random(4, 32, 9, 9, dtype=dtype).contiguous(memory_format=form).flip(0)
+    for op in (lambda t: ops.lrn(t, columns=2), lambda t: ops.lrn(t, n=9, alpha=0.01), ops.spatial_norm):
         results = []
         for value in (x, x.double()):
             value = value.clone().requires_grad_()
             y = op(value)
-            (g,) = torch.autograd.grad(y, value, x.to(y.dtype))
+            (g,) = torch.autograd.grad(y, value, dy.to(y.dtype))
             assert y.dtype == value.dtype
             assert y.stride() == value.stride()
             results.append((y.detach().double(), g.double()))
         for low, exact in zip(*results, strict=True):
-            torch.testing.assert_close(low, exact, rtol=rtol, atol=rtol * float(exact.abs().max()) / 100)
+            torch.testing.assert_close(low, exact, rtol=rtol, atol=of_largest * float(exact.abs().max()))
+
+
+@given(
+    maps=st.integers(1, 12),
+    n=st.integers(1, 14),
+    columns=st.sampled_from([1, 2, 3]),
+    size=st.sampled_from([1, 3, 5, 7]),
+    sides=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_compiled_normalisations_are_the_plain_ones(
+    maps: int, n: int, columns: int, size: int, sides: tuple[int, int]
+) -> None:
+    x = random(3, maps * columns, *sides, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    if not normalise_cpu.usable(x, 0.75):
+        pytest.skip("no C++ compiler on this machine")
+    for op in (lambda t: ops.lrn(t, n, 2.0, 0.3, columns=columns), lambda t: ops.spatial_norm(t, size, 1.0, 0.3)):
+        value = x.clone().requires_grad_()
+        exact = x.double().requires_grad_()
+        (got,) = torch.autograd.grad(op(value).square().sum(), value)
+        (want,) = torch.autograd.grad(op(exact).square().sum(), exact)
+        torch.testing.assert_close(op(x).double(), op(x.double()), rtol=2e-6, atol=1e-7)
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype) -> None:
+    x = random(2, 8, 4, 5, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    if not normalise_cpu.usable(x, 0.75):
+        pytest.skip("no C++ compiler on this machine")
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(normalise_cpu.lrn, (x, 2, 2.0, 1e-4, 2), test_utils=checks)
+    torch.library.opcheck(normalise_cpu.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
+
+
+def test_bfloat16_keeps_infinities_and_nans() -> None:
+    x = torch.tensor([1.0, float("nan"), 1e18, -0.0], dtype=torch.bfloat16).view(1, 4, 1, 1)
+    y = ops.lrn(x.contiguous(memory_format=torch.channels_last), n=1, alpha=0.0, k=1.0).flatten()
+    assert y[1].isnan()
+    assert torch.equal(y[[0, 2, 3]], x.flatten()[[0, 2, 3]])
+
+
+def test_without_a_compiler_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    native.library.cache_clear()
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.delenv("ALEXNET_NATIVE", raising=False)
+    try:
+        assert native.library() is None
+        assert native.library() is None
+        x = random(2, 8, 3, 3, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+        assert ops.lrn(x).shape == x.shape
+        if sys.platform == "linux":
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "plain PyTorch" in line
+            assert "no C++ compiler was found" in line
+    finally:
+        native.library.cache_clear()
 
 
 def test_lrn_over_many_pieces_is_lrn_over_one() -> None:
+    """Of the plain path, which NCHW takes."""
     x = random(40, 8, 64, 64, dtype=torch.float32)  # 1.3 million values: two pieces
     assert torch.equal(ops.lrn(x)[:3], ops.lrn(x[:3]))
 

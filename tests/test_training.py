@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from alexnet import recipes, weights
-from alexnet.config import Plateau, Sgd, Steps, StoreSettings, from_dict, to_dict
+from alexnet.config import Plateau, Sgd, Steps, StoreSettings
+from alexnet.configfile import from_dict, to_dict
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store

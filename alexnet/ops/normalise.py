@@ -5,6 +5,7 @@ map. So both have the gradient  da = db d^-beta - 2 alpha beta a S(db a d^(-beta
 
 The sum over maps is a product with a banded 0/1 matrix, which costs little beside the convolutions; the work goes in
 pieces that stay in the processor's cache. Arithmetic is float32 inside, whatever comes in (float64 stays float64).
+On a CPU with a C++ compiler the same is compiled code, `normalise.cpp`, for channels-last tensors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from alexnet.ops import normalise_cpu
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,6 +46,9 @@ def lrn(
     if columns < 1 or maps % columns:
         raise ValueError(f"{columns} columns do not divide {maps} maps")
     half = n // 2
+    if normalise_cpu.usable(x, beta):
+        compiled: torch.Tensor = normalise_cpu.lrn(x, half, k, alpha, columns)
+        return compiled
     dtype = _inner(x.dtype)
     band = _band(maps // columns, half, dtype, x.device)
 
@@ -62,6 +68,9 @@ def spatial_norm(
     if size_px < 1 or size_px % 2 == 0:
         raise ValueError(f"spatial_norm over {size_px} pixels; the side of the square must be odd")
     half = size_px // 2
+    if normalise_cpu.usable(x, beta):
+        compiled: torch.Tensor = normalise_cpu.spatial_norm(x, half, k, alpha)
+        return compiled
 
     def over_square(squares: torch.Tensor) -> torch.Tensor:
         rows = F.avg_pool2d(squares, (size_px, 1), 1, (half, 0), divisor_override=1)

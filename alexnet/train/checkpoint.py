@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet.config import Config, from_dict, to_dict
+from alexnet.config import Config
+from alexnet.configfile import from_dict, to_dict
 from alexnet.files import write_whole
 from alexnet.train.sgd import PlateauState
 

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import __version__, weights
-from alexnet.config import Config, check, to_dict, without_effect
+from alexnet.config import Config, check, without_effect
+from alexnet.configfile import to_dict
 from alexnet.data.augment import Preprocess, check_sizes, draw, same_patch
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
