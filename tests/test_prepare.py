@@ -204,6 +204,8 @@ def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Pat
     with pytest.raises(ValueError, match=r"1 of 101 pictures of 'train' cannot be read, .*broken\.jpg \(not a picture"):
         prepare(source, tmp_path / "strict", replace(SMALL, most_skipped=0.005))
     assert not (tmp_path / "strict").exists()
+    again = prepare(source, tmp_path / "strict", SMALL)  # allowing more goes on where it stood
+    assert again["splits"] == manifest["splits"]
 
 
 def test_a_split_without_a_readable_picture_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Pixel sums are kept as integers (exact in float64), so that neither threads nor 
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -110,15 +111,36 @@ def prepare(
     if folder.exists() and not (folder / "manifest.json").is_file():
         raise ValueError(f"{folder} is no store and is not removed; choose another place")
     _check_disk(source, folder, settings)
-    partial = folder.with_name(folder.name + ".partial")
-    state = _begin(partial, source, settings)
+    job = _begin(folder.with_name(folder.name + ".partial"), source, settings)
     for split in source.splits:
-        _prepare_split(source, split, partial, settings, workers or os.cpu_count() or 1, state)
-    manifest = _finish(partial, source, settings, state)
+        _prepare_split(job, split, workers or os.cpu_count() or 1)
+    manifest = _finish(job)
     if folder.exists():
         shutil.rmtree(folder)
-    partial.rename(folder)
+    job.partial.rename(folder)
+    for name in ("state.json", str(job.state["sums"])):  # last: a kill before the rename finds them still
+        (folder / name).unlink(missing_ok=True)
     return manifest
+
+
+@dataclass(frozen=True)
+class Job:
+    """A preparation under way: what is made from what, where, and in `state` how far it is."""
+
+    source: Source
+    settings: StoreSettings
+    partial: Path
+    state: dict[str, Any]
+
+    def save(self) -> None:
+        write_whole(self.partial / "state.json", json.dumps(self.state).encode())
+
+    def sums(self) -> Sums:
+        """Of the training pictures in finished shards."""
+        if self.state["sums"] is None:
+            return Sums.zero(self.settings.size_px)
+        with np.load(self.partial / self.state["sums"], allow_pickle=False) as saved:
+            return Sums(saved["pixels"], saved["products"], int(saved["images"]))
 
 
 def _check(settings: StoreSettings) -> None:
@@ -147,94 +169,83 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
         )
 
 
-def _begin(partial: Path, source: Source, settings: StoreSettings) -> dict[str, Any]:
-    """The state of an interrupted preparation, or a new one."""
-    want = {"settings": asdict(settings), "source": source.description, "classes": list(source.classes)}
-    path = partial / "state.json"
+def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
+    """An interrupted preparation taken up, or a new one."""
+    made_with = asdict(settings)
+    del made_with["most_skipped"]  # the only one that changes nothing that is written
+    want = {"settings": made_with, "source": source.description, "classes": list(source.classes)}
     if partial.exists():
         try:
-            state: dict[str, Any] = json.loads(path.read_text())
+            state: dict[str, Any] = json.loads((partial / "state.json").read_text())
         except (OSError, ValueError):
             state = {}
         if {key: state.get(key) for key in want} != want:
             raise ValueError(f"{partial} was begun from another source or with other settings; remove it first")
-        return state
+        return Job(source, settings, partial, state)
     partial.mkdir(parents=True)
-    state = want | {"splits": {}, "sums": None}
-    write_whole(path, json.dumps(state).encode())
-    return state
+    job = Job(source, settings, partial, want | {"splits": {}, "sums": None})
+    job.save()
+    return job
 
 
-def _prepare_split(
-    source: Source, split: SourceSplit, partial: Path, settings: StoreSettings, workers: int, state: dict[str, Any]
-) -> None:
-    record = state["splits"].setdefault(split.name, {"shards": [], "skipped": [], "consumed": 0, "finished": False})
+def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
+    new = {"shards": [], "skipped": [], "consumed": 0, "finished": False}
+    record = job.state["splits"].setdefault(split.name, new)
     if record["finished"]:
         return
-    counted = split.name == source.splits[0].name  # statistics are the training split's
-    sums = _load_sums(partial, state, settings) if counted else Sums.zero(settings.size_px)
-    (partial / split.name).mkdir(exist_ok=True)
+    sums = job.sums()
+    (job.partial / split.name).mkdir(exist_ok=True)
     items = split.items(record["consumed"])
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
         Progress(f"prepare {split.name}", split.count, "images", done=record["consumed"]) as progress,
     ):
         taken: list[Done] = []
-        for done in _work(pool, workers, items, source, settings):
+        for done in _work(job, pool, workers, items):
             progress.advance(done.items)
             taken.append(done)
-            if sum(piece.items for piece in taken) == settings.shard_images:
-                _finish_shard(source, split, partial, settings, state, sums, taken)
+            if sum(piece.items for piece in taken) == job.settings.shard_images:
+                _finish_shard(job, split, taken, sums)
                 taken = []
         if taken:
-            _finish_shard(source, split, partial, settings, state, sums, taken)
-    _check_skipped(split, record, settings, final=True)
+            _finish_shard(job, split, taken, sums)
+    _check_skipped(job, split, final=True)
     record["finished"] = True
-    write_whole(partial / "state.json", json.dumps(state).encode())
+    job.save()
 
 
-def _finish_shard(
-    source: Source,
-    split: SourceSplit,
-    partial: Path,
-    settings: StoreSettings,
-    state: dict[str, Any],
-    sums: Sums,
-    taken: list[Done],
-) -> None:
-    """Write a file of the store, then where the preparation stands; the workers go on meanwhile."""
-    record = state["splits"][split.name]
-    _write_shard(partial, split, source, taken, record)
-    if split.name == source.splits[0].name:
+def _finish_shard(job: Job, split: SourceSplit, taken: list[Done], sums: Sums) -> None:
+    """Write a file of the store, then how far the preparation is; the workers go on meanwhile."""
+    record = job.state["splits"][split.name]
+    rows = [row for done in taken for row in done.rows]
+    skipped = [[name, reason] for done in taken for name, reason in done.skipped]
+    if rows:
+        name = f"data-{len(record['shards']):05d}.arrow"
+        record["shards"].append(_write_shard(job.partial / split.name / name, rows, job.source.classes))
+    record["skipped"] += skipped
+    record["consumed"] += len(rows) + len(skipped)
+    old = job.state["sums"]
+    if split.name == job.source.splits[0].name:  # statistics are the training split's
         for done in taken:
             sums.merge(done.sums)
-        state["sums"] = f"sums-{record['consumed']}.npz"
-        with (partial / state["sums"]).open("wb") as file:
-            np.savez(file, pixels=sums.pixels, products=sums.products, images=sums.images)
-    write_whole(partial / "state.json", json.dumps(state).encode())
-    for old in partial.glob("sums-*.npz"):
-        if old.name != state["sums"]:
-            old.unlink()
-    _check_skipped(split, record, settings, final=False)
+        job.state["sums"] = f"sums-{record['consumed']}.npz"
+        buffer = io.BytesIO()
+        np.savez(buffer, pixels=sums.pixels, products=sums.products, images=sums.images)
+        write_whole(job.partial / job.state["sums"], buffer.getvalue())
+    job.save()
+    if old not in (None, job.state["sums"]):
+        (job.partial / old).unlink()
+    _check_skipped(job, split, final=False)
 
 
-def _load_sums(partial: Path, state: dict[str, Any], settings: StoreSettings) -> Sums:
-    if state["sums"] is None:
-        return Sums.zero(settings.size_px)
-    with np.load(partial / state["sums"], allow_pickle=False) as saved:
-        return Sums(saved["pixels"], saved["products"], int(saved["images"]))
-
-
-def _work(
-    pool: ThreadPoolExecutor, workers: int, items: Iterator[Item], source: Source, settings: StoreSettings
-) -> Iterator[Done]:
+def _work(job: Job, pool: ThreadPoolExecutor, workers: int, items: Iterator[Item]) -> Iterator[Done]:
     """Pieces of work in order, some more than the workers in flight; none reaches over a shard's end."""
     waiting: deque[Future[Done]] = deque()
-    left = settings.shard_images
+    left = job.settings.shard_images
     while True:
         while len(waiting) < 2 * workers + 1 and (piece := list(itertools.islice(items, min(ITEMS_A_TASK, left)))):
-            waiting.append(pool.submit(_process, piece, source.upright, settings))
-            left = left - len(piece) or settings.shard_images
+            waiting.append(pool.submit(_process, piece, job.source.upright, job.settings))
+            left = left - len(piece) or job.settings.shard_images
         if not waiting:
             return
         yield waiting.popleft().result()
@@ -256,37 +267,26 @@ def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
     return done
 
 
-def _write_shard(
-    partial: Path,
-    split: SourceSplit,
-    source: Source,
-    taken: list[Done],
-    record: dict[str, Any],
-) -> None:
-    rows = [row for done in taken for row in done.rows]
-    skipped = [[name, reason] for done in taken for name, reason in done.skipped]
-    record["skipped"] += skipped
-    record["consumed"] += len(rows) + len(skipped)
-    if not rows:
-        return
-    path = partial / split.name / f"data-{len(record['shards']):05d}.arrow"
+def _write_shard(path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Write a file of the store, synced; returns what the manifest says of it."""
     table = pa.table(
         {
             "image": pa.array([{"bytes": data, "path": name} for data, name, _ in rows], image_type()),
             "label": pa.array([label for _, _, label in rows], pa.int64()),
         }
-    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features(source.classes)}})})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    record["shards"].append(
-        {
-            "file": path.name,
-            "images": len(rows),
-            "bytes": path.stat().st_size,
-            "sha256": file_sha256(path),
-            "per_class": np.bincount([label for _, _, label in rows], minlength=len(source.classes)).tolist(),
-        }
-    )
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features(classes)}})})
+    with path.open("wb") as file:
+        with pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "file": path.name,
+        "images": len(rows),
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "per_class": np.bincount([label for _, _, label in rows], minlength=len(classes)).tolist(),
+    }
 
 
 def image_type() -> pa.DataType:
@@ -298,24 +298,26 @@ def features(classes: tuple[str, ...]) -> dict[str, Any]:
     return {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
 
 
-def _check_skipped(split: SourceSplit, record: dict[str, Any], settings: StoreSettings, final: bool) -> None:
+def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
+    record = job.state["splits"][split.name]
     skipped, total = len(record["skipped"]), split.count or record["consumed"]
     if final and record["consumed"] == skipped:
-        raise ValueError(f"the split {split.name!r} has no readable picture")
-    if (final or split.count) and skipped > settings.most_skipped * max(1, total):
+        raise ValueError(f"the split {split.name!r} has no readable picture; mend them and remove {job.partial}")
+    if (final or split.count) and skipped > job.settings.most_skipped * max(1, total):
         name, reason = record["skipped"][-1]
         raise ValueError(
             f"{skipped} of {total} pictures of {split.name!r} cannot be read, the last of them {name} ({reason}); "
-            f"mend them, or allow more with --most-skipped"
+            f"mend them and remove {job.partial}, or allow more with --most-skipped"
         )
 
 
-def _finish(partial: Path, source: Source, settings: StoreSettings, state: dict[str, Any]) -> dict[str, Any]:
+def _finish(job: Job) -> dict[str, Any]:
     """Mean image, manifest and the small files `load_from_disk` looks for."""
-    sums = _load_sums(partial, state, settings)
+    source, partial = job.source, job.partial
+    sums = job.sums()
     splits = {}
     for split in source.splits:
-        record = state["splits"][split.name]
+        record = job.state["splits"][split.name]
         per_class = np.sum([shard["per_class"] for shard in record["shards"]], axis=0).tolist()
         splits[split.name] = {
             "images": int(sum(per_class)),
@@ -341,7 +343,7 @@ def _finish(partial: Path, source: Source, settings: StoreSettings, state: dict[
     manifest = {
         "format": FORMAT,
         "source": source.description,
-        "settings": asdict(settings) | {"encoding": settings.settled_encoding()},
+        "settings": asdict(job.settings) | {"encoding": job.settings.settled_encoding()},
         "classes": list(source.classes),
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
@@ -349,6 +351,4 @@ def _finish(partial: Path, source: Source, settings: StoreSettings, state: dict[
         "mean_sha256": file_sha256(partial / "mean.npy"),
     }
     write_whole(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
-    for name in ["state.json", *(path.name for path in partial.glob("sums-*.npz"))]:
-        (partial / name).unlink()
     return manifest

@@ -120,6 +120,9 @@ def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """In parts that stay in a CPU's cache; a GPU takes the whole at once."""
+    if x.device.type != "cpu":
+        return (x,)
     pieces: tuple[torch.Tensor, ...] = x.split(max(1, PIECE_VALUES // max(1, x[0].numel())) if len(x) else 1)  # type: ignore[no-untyped-call]
     return pieces
 
