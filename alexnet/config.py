@@ -257,7 +257,7 @@ class StoreSettings:
 
 
 def scaled(schedule: Schedule, epochs: int) -> Schedule:
-    """The same schedule, stretched or shortened in proportion to `epochs`."""
+    """The same schedule, stretched or shortened in proportion; what would fall after the last epoch is left out."""
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; a schedule needs at least 1")
     if isinstance(schedule, Plateau):
@@ -269,8 +269,10 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
 
     return Steps(
         epochs=epochs,
-        drops=tuple(at(epoch) for epoch in schedule.drops),
-        layer_rates=tuple(dataclasses.replace(r, epoch=at(r.epoch)) for r in schedule.layer_rates),
+        drops=tuple(at(epoch) for epoch in schedule.drops if at(epoch) < epochs),
+        layer_rates=tuple(
+            dataclasses.replace(r, epoch=at(r.epoch)) for r in schedule.layer_rates if at(r.epoch) < epochs
+        ),
         colour_until=None if schedule.colour_until is None else at(schedule.colour_until),
     )
 

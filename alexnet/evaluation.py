@@ -88,7 +88,7 @@ def measure(
     labels: list[NDArray[np.int64]] = []
     preprocess = nets[0][1]
     count = len(patches(test, preprocess.stored_px, preprocess.input_px))
-    with Progress(f"test, {count} patches", len(split), "images") as progress:
+    with Progress(f"test, {count} patch{'es' if count > 1 else ''}", len(split), "images") as progress:
         for b in batches(split, np.arange(len(split)), batch, workers):
             p = torch.stack([probabilities(net, pre, b.images, test).cpu() for net, pre in nets]).mean(0)
             kept.append(p.numpy())

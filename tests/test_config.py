@@ -93,5 +93,7 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
     assert half == Steps(50, (25, 40), colour_until=30)
     assert scaled(recipes.original().schedule, 91) == recipes.original().schedule
     assert scaled(Plateau(epochs=90, patience=6), 45) == Plateau(epochs=45, patience=3)
+    for epochs in range(1, 8):
+        assert without_effect(replace(recipes.original(), schedule=scaled(recipes.original().schedule, epochs))) == []
     with pytest.raises(ValueError, match="at least 1"):
         scaled(half, 0)

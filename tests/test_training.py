@@ -339,22 +339,29 @@ def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
     assert metrics["train_loss"] < 10
 
 
+MEMORY = """
+import json, sys
+from dataclasses import replace
+from alexnet import recipes
+from alexnet.config import Steps
+from alexnet.train.loop import fit
+from alexnet.train.runlog import read_metrics
+store, run = sys.argv[1:]
+fit(replace(recipes.demo(), data=store, schedule=Steps(6)), run)
+from pathlib import Path
+print(json.dumps([m["peak_memory_bytes"] for m in read_metrics(Path(run), "epoch")]))
+"""
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> None:
     """Peak memory after epoch 2 grows at most 2 %, and a set four times as large needs no more (2 % too)."""
-    program = (
-        "import sys, json; from pathlib import Path; from dataclasses import replace; from alexnet import recipes\n"
-        "from alexnet.config import Steps; from alexnet.train.loop import fit; from alexnet.data import shapes\n"
-        "from alexnet.data.prepare import Settings, prepare; from alexnet.train.runlog import read_metrics\n"
-        "place = Path(sys.argv[1]); c = recipes.demo(); data = str(place / 'store')\n"
-        "fit(replace(c, data=data, schedule=Steps(6)), place / 'run')\n"
-        "print(json.dumps([m['peak_memory_bytes'] for m in read_metrics(place / 'run', 'epoch')]))\n"
-    )
     peaks = []
     for count in (400, 1600):
         place = tmp_path / str(count)
         prepare(shapes.source(count, 100), place / "store", StoreSettings(size_px=128))
-        done = subprocess.run([sys.executable, "-c", program, str(place)], check=True, capture_output=True, text=True)
+        command = [sys.executable, "-c", MEMORY, str(place / "store"), str(place / "run")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
     print(f"peak memory, MiB, by epoch: {[[p >> 20 for p in own] for own in peaks]}")
     for own in peaks:

@@ -230,12 +230,12 @@ def _start(config: Config, log: RunLog, net: Network, preprocess: Preprocess, tr
 
 
 def _print_epoch(m: dict[str, Any], epochs: int) -> None:
-    left_min = m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60
+    left_min = math.ceil(m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60)  # a plateau may end sooner
     print(
         f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  train error {m['train_error']:.1%}  "
         f"val error {m['val_error']:.1%}  rate {m['rate']:g}  {m['images_per_s']:,.0f} images/s  "
         f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB  "
-        f"at most {left_min:,.0f} min left",
+        f"{left_min:,d} min left",
         flush=True,
     )
 
