@@ -162,7 +162,7 @@ def test_help_and_recipes_need_no_torch() -> None:
             f"try: main({arguments!r})\nexcept SystemExit: pass\n"
             "assert 'torch' not in sys.modules and 'datasets' not in sys.modules"
         )
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+        assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from torch.library import opcheck
 
 from alexnet import ops
 from alexnet.ops import native, normalise_cpu
@@ -138,8 +139,8 @@ def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype)
     if not normalise_cpu.usable(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(normalise_cpu.lrn, (x, 2, 2.0, 1e-4, 2), test_utils=checks)
-    torch.library.opcheck(normalise_cpu.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
+    opcheck(normalise_cpu.lrn, (x, 2, 2.0, 1e-4, 2), test_utils=checks)
+    opcheck(normalise_cpu.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
 
 
 def test_bfloat16_keeps_infinities_and_nans() -> None:
@@ -152,12 +153,12 @@ def test_bfloat16_keeps_infinities_and_nans() -> None:
 def test_without_a_compiler_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    native.library.cache_clear()
+    native.compiled.cache_clear()
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     monkeypatch.delenv("ALEXNET_NATIVE", raising=False)
     try:
-        assert native.library() is None
-        assert native.library() is None
+        assert native.compiled() is None
+        assert native.compiled() is None
         x = random(2, 8, 3, 3, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
         assert ops.lrn(x).shape == x.shape
         if sys.platform == "linux":
@@ -165,7 +166,7 @@ def test_without_a_compiler_one_line_says_so(
             assert "plain PyTorch" in line
             assert "no C++ compiler was found" in line
     finally:
-        native.library.cache_clear()
+        native.compiled.cache_clear()
 
 
 def test_lrn_over_many_pieces_is_lrn_over_one() -> None:

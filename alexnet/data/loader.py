@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -52,13 +53,7 @@ def decode_into(split: Split, index: int, out: NDArray[np.uint8]) -> None:
 
 
 def batches(
-    split: Split,
-    order: Indices,
-    batch: int,
-    workers: int = 2,
-    start: int = 0,
-    ahead: int = 3,
-    pin: bool = False,
+    split: Split, order: Indices, batch: int, workers: int = 2, start: int = 0, ahead: int = 3, pin: bool = False
 ) -> Iterator[Batch]:
     """The pictures of `order` in batches, the last as large as what is left, from batch `start` on.
 
@@ -68,50 +63,47 @@ def batches(
     places = [np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)]
 
     def room(place: Indices) -> torch.Tensor:
-        side = split.size_px
-        return torch.empty((len(place), side, side, 3), dtype=torch.uint8, pin_memory=pin)
-
-    def fill(images: torch.Tensor, place: Indices, first: int, last: int) -> None:
-        array = images.numpy()
-        for row in range(first, last):
-            decode_into(split, int(order[place[row]]), array[row])
-
-    def finish(images: torch.Tensor, place: Indices, began_s: float) -> Batch:
-        index = order[place]
-        labels = torch.from_numpy(split.labels[index])
-        return Batch(images, labels, index, place, time.perf_counter() - began_s)
+        return torch.empty((len(place), split.size_px, split.size_px, 3), dtype=torch.uint8, pin_memory=pin)
 
     if workers == 0:
         for place in places:
             began_s = time.perf_counter()
             images = room(place)
-            fill(images, place, 0, len(place))
-            yield finish(images, place, began_s)
+            _fill(split, order[place], images.numpy())
+            yield _batch(split, order, place, images, began_s)
         return
-
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    waiting: deque[tuple[torch.Tensor, Indices, list[Future[None]]]] = deque()
+    waiting: deque[tuple[Indices, torch.Tensor, list[Future[None]]]] = deque()
 
     def submit(place: Indices) -> None:
         images = room(place)
-        cuts = range(0, len(place), PICTURES_A_TASK)
-        tasks = [pool.submit(fill, images, place, a, min(a + PICTURES_A_TASK, len(place))) for a in cuts]
-        waiting.append((images, place, tasks))
+        index, rows = order[place], images.numpy()
+        cuts = [slice(a, a + PICTURES_A_TASK) for a in range(0, len(place), PICTURES_A_TASK)]
+        waiting.append((place, images, [pool.submit(_fill, split, index[cut], rows[cut]) for cut in cuts]))
 
+    todo = iter(places)
     try:
-        todo = iter(places)
-        for place in todo:
+        for place in itertools.islice(todo, ahead):
             submit(place)
-            if len(waiting) == ahead:
-                break
         while waiting:
             began_s = time.perf_counter()
-            images, place, tasks = waiting.popleft()
+            place, images, tasks = waiting.popleft()
             for task in tasks:
                 task.result()
-            ready = finish(images, place, began_s)
-            if (following := next(todo, None)) is not None:
+            ready = _batch(split, order, place, images, began_s)
+            for following in itertools.islice(todo, 1):
                 submit(following)
             yield ready
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
+    for i, row in zip(index.tolist(), out, strict=True):
+        decode_into(split, i, row)
+
+
+def _batch(split: Split, order: Indices, place: Indices, images: torch.Tensor, began_s: float) -> Batch:
+    index = order[place]
+    labels = torch.from_numpy(split.labels[index])
+    return Batch(images, labels, index, place, time.perf_counter() - began_s)

@@ -34,12 +34,12 @@ SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 @lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
+def compiled() -> ctypes.CDLL | None:
     """The compiled operators; None where they are turned off or cannot be had (said once, on stderr)."""
     if os.environ.get("ALEXNET_NATIVE") == "0" or sys.platform != "linux":
         return None
     try:
-        found = ctypes.CDLL(str(_compiled()))
+        found = ctypes.CDLL(str(_shared_object()))
         for name, kinds in SIGNATURES.items():
             for suffix in SUFFIX.values():
                 function = getattr(found, f"{name}_{suffix}")
@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
-def _compiled() -> Path:
+def _shared_object() -> Path:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
     if compiler is None:
         raise OSError("no C++ compiler was found")

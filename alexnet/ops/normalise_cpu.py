@@ -8,28 +8,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.library import custom_op
 
-from alexnet.ops.native import SUFFIX, library
+from alexnet.ops import native
 
 
 def usable(x: torch.Tensor, beta: float) -> bool:
     """Whether the compiled operators can take x: (N, C, H, W)."""
-    fits = x.device.type == "cpu" and x.dtype in SUFFIX and beta == 0.75 and x.numel() > 0
-    return fits and x.is_contiguous(memory_format=torch.channels_last) and library() is not None
+    fits = x.device.type == "cpu" and x.dtype in native.SUFFIX and beta == 0.75 and x.numel() > 0
+    return fits and x.is_contiguous(memory_format=torch.channels_last) and native.compiled() is not None
 
 
 def _call(name: str, tensors: tuple[torch.Tensor, ...], *numbers: float) -> None:
-    compiled = library()
-    assert compiled is not None
+    operators = native.compiled()
+    assert operators is not None
     pointers = [tensor.data_ptr() for tensor in tensors]
-    getattr(compiled, f"{name}_{SUFFIX[tensors[0].dtype]}")(*pointers, *numbers)
+    getattr(operators, f"{name}_{native.SUFFIX[tensors[0].dtype]}")(*pointers, *numbers)
 
 
 def _last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("alexnet::lrn", mutates_args=(), device_types="cpu")
+@custom_op("alexnet::lrn", mutates_args=(), device_types="cpu")
 def lrn(x: torch.Tensor, half: int, k: float, alpha: float, columns: int) -> torch.Tensor:
     """x: (N, C, H, W) channels last; half: maps on either side; beta is 3/4."""
     y = torch.empty_like(x)
@@ -37,14 +38,14 @@ def lrn(x: torch.Tensor, half: int, k: float, alpha: float, columns: int) -> tor
     return y
 
 
-@torch.library.custom_op("alexnet::lrn_backward", mutates_args=(), device_types="cpu")
+@custom_op("alexnet::lrn_backward", mutates_args=(), device_types="cpu")
 def lrn_backward(x: torch.Tensor, dy: torch.Tensor, half: int, k: float, alpha: float, columns: int) -> torch.Tensor:
     dx = torch.empty_like(x)
     _call("lrn_backward", (x, _last(dy), dx), x.numel() // x.shape[1], x.shape[1], columns, half, k, alpha)
     return dx
 
 
-@torch.library.custom_op("alexnet::spatial_norm", mutates_args=(), device_types="cpu")
+@custom_op("alexnet::spatial_norm", mutates_args=(), device_types="cpu")
 def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Tensor:
     """x: (N, C, H, W) channels last; half: pixels on either side; beta is 3/4."""
     y = torch.empty_like(x)
@@ -52,7 +53,7 @@ def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Te
     return y
 
 
-@torch.library.custom_op("alexnet::spatial_norm_backward", mutates_args=(), device_types="cpu")
+@custom_op("alexnet::spatial_norm_backward", mutates_args=(), device_types="cpu")
 def spatial_norm_backward(x: torch.Tensor, dy: torch.Tensor, half: int, k: float, alpha: float) -> torch.Tensor:
     dx = torch.empty_like(x)
     _call("spatial_backward", (x, _last(dy), dx), *_sizes(x), half, k, alpha)
