@@ -21,6 +21,9 @@ from alexnet.progress import Progress
 from alexnet.weights import load
 
 
+PATCHES_AT_ONCE = 128
+
+
 @dataclass(frozen=True)
 class Result:
     """Errors are shares of the pictures; top5_error is None with five classes or fewer."""
@@ -42,13 +45,13 @@ class Result:
 def probabilities(net: Network, preprocess: Preprocess, images: torch.Tensor, test: Augment) -> torch.Tensor:
     """Softmax averaged over the test's patches. images: (N, stored_px, stored_px, 3) uint8 -> (N, classes) float32."""
     places = patches(test, preprocess.stored_px, preprocess.input_px)
-    total: torch.Tensor | None = None
-    for top, left, flip in places:
-        x = preprocess(images, same_patch(top, left, flip, len(images)))
-        p = F.softmax(net(x), dim=1)
-        total = p if total is None else total + p
-    assert total is not None
-    return total / len(places)
+    at_once = max(1, PATCHES_AT_ONCE // len(images))  # one picture's ten read the weights once, not ten times
+    sums = []
+    for first in range(0, len(places), at_once):
+        group = places[first : first + at_once]
+        x = torch.cat([preprocess(images, same_patch(*place, len(images))) for place in group])
+        sums.append(F.softmax(net(x), dim=1).unflatten(0, (len(group), len(images))).sum(0))
+    return torch.stack(sums).sum(0) / len(places)
 
 
 def centre(augment: Augment) -> Augment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +86,14 @@ def features(trained: Trained, layer: str, pictures: str | Path, out: str | Path
         raise ValueError(f"{out} exists; choose another --out")
     count, pieces = _pieces(trained, Path(pictures), split)
     first: torch.Tensor | None = None
-    beside = out.with_name(f".{out.name}.writing")
-    beside.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
-    with Progress(f"features {layer}", count, "images") as progress:
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place,
+        Progress(f"features {layer}", count, "images") as progress,
+    ):
+        beside = Path(place) / "whole"
+        beside.mkdir()
         for images, own in pieces:
             value = _values(trained, layer, images)
             if first is None:
@@ -97,9 +102,9 @@ def features(trained: Trained, layer: str, pictures: str | Path, out: str | Path
             file[len(names) : len(names) + len(own)] = value.numpy()
             names += own
             progress.advance(len(own))
-    file.flush()
-    write_whole(beside / "names.txt", "".join(f"{name}\n" for name in names).encode())
-    beside.rename(out)
+        file.flush()
+        write_whole(beside / "names.txt", "".join(f"{name}\n" for name in names).encode())
+        beside.rename(out)
     return count
 
 
