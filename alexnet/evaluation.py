@@ -20,7 +20,6 @@ from alexnet.model import Network
 from alexnet.progress import Progress
 from alexnet.weights import load
 
-
 PATCHES_AT_ONCE = 128
 
 
@@ -50,7 +49,7 @@ def probabilities(net: Network, preprocess: Preprocess, images: torch.Tensor, te
     for first in range(0, len(places), at_once):
         group = places[first : first + at_once]
         x = torch.cat([preprocess(images, same_patch(*place, len(images))) for place in group])
-        sums.append(F.softmax(net(x), dim=1).unflatten(0, (len(group), len(images))).sum(0))
+        sums.append(F.softmax(net(x), dim=1).view(len(group), len(images), -1).sum(0))
     return torch.stack(sums).sum(0) / len(places)
 
 
