@@ -29,6 +29,28 @@ def test_ten_steps_are_the_formula() -> None:
     torch.testing.assert_close(v, v_want, rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("decay", [0.0, 0.0005])
+def test_the_compiled_update_is_the_plain_one(form: torch.memory_format, decay: float) -> None:
+    """float32: four operations, some fused, so a few units of 2**-24 of each term apart."""
+    drawn = [torch.randn(6, 5, 3, 3) for _ in range(3)]
+    w, v, g = (t.contiguous(memory_format=form) for t in drawn)
+    exact_w, exact_v, exact_g = (t.double() for t in drawn)
+    for _ in range(3):
+        update(w, v, g, Rates(0.01, decay), 0.9)
+        update(exact_w, exact_v, exact_g, Rates(0.01, decay), 0.9)
+    torch.testing.assert_close(w.double(), exact_w, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(v.double(), exact_v, rtol=1e-6, atol=1e-6)
+
+
+def test_the_update_takes_a_gradient_of_another_memory_format() -> None:
+    w, g = torch.randn(6, 5, 3, 3).contiguous(memory_format=torch.channels_last), torch.randn(6, 5, 3, 3)
+    v = torch.zeros_like(w)
+    before = w.clone()
+    update(w, v, g, Rates(0.5, 0.0), 0.9)
+    torch.testing.assert_close(w, before - 0.5 * g)
+
+
 def pytorchs(rate_of_step: list[float]) -> torch.Tensor:
     w = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer = torch.optim.SGD([w], lr=rate_of_step[0], momentum=0.9, weight_decay=0.0005)

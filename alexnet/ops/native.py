@@ -1,4 +1,4 @@
-"""Compiles `normalise.cpp` on first use, where there is a C++ compiler, and keeps the result in the user's cache.
+"""Compiles `kernels.cpp` on first use, where there is a C++ compiler, and keeps the result in the user's cache.
 
 So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
 ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("normalise.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")
 # no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"]
 
@@ -44,8 +44,10 @@ def compiled() -> ctypes.CDLL | None:
             for suffix in SUFFIX.values():
                 function = getattr(found, f"{name}_{suffix}")
                 function.argtypes, function.restype = kinds, None
+        found.update.argtypes = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
+        found.update.restype = None
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        print(f"normalisation runs in plain PyTorch, several times slower: {error}", file=sys.stderr)
+        print(f"normalisation and update run in plain PyTorch, several times slower: {error}", file=sys.stderr)
         return None
     return found
 
@@ -57,7 +59,7 @@ def _shared_object() -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
     key = SOURCE.read_bytes() + version + _processor().encode() + " ".join(FLAGS).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
-    path = cache / f"normalise-{hashlib.sha256(key).hexdigest()[:16]}.so"
+    path = cache / f"kernels-{hashlib.sha256(key).hexdigest()[:16]}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as beside:

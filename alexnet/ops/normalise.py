@@ -5,7 +5,7 @@ map. So both have the gradient  da = db d^-beta - 2 alpha beta a S(db a d^(-beta
 
 The sum over maps is a product with a banded 0/1 matrix, which costs little beside the convolutions; the work goes in
 pieces that stay in the processor's cache. Arithmetic is float32 inside, whatever comes in (float64 stays float64).
-On a CPU with a C++ compiler the same is compiled code, `normalise.cpp`, for channels-last tensors.
+On a CPU with a C++ compiler the same is compiled code, `kernels.cpp`, for channels-last tensors.
 """
 
 from __future__ import annotations

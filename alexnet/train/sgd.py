@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from alexnet.config import Config, Plateau, Schedule, Steps
+from alexnet.ops import native
 
 DROP = 0.1  # "divide the learning rate by 10"
 
@@ -83,10 +84,30 @@ def update(weight: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor,
     """
     if rates.rate == 0:
         return
+    if _update_compiled(weight, velocity, gradient, rates, momentum):
+        return
     velocity.mul_(momentum).add_(gradient, alpha=-rates.rate)
     if rates.decay:
         velocity.add_(weight, alpha=-rates.decay * rates.rate)
     weight.add_(velocity)
+
+
+def _update_compiled(
+    weight: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor, rates: Rates, momentum: float
+) -> bool:
+    """The same in one pass over memory, where the tensors are float32 on a CPU and the kernels could be compiled."""
+    own = weight, velocity, gradient
+    if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in own) or native.compiled() is None:
+        return False
+    if velocity.stride() != weight.stride() or weight.untyped_storage().nbytes() != 4 * weight.numel():
+        return False
+    if gradient.stride() != weight.stride():
+        gradient = torch.empty_like(weight).copy_(gradient)
+    pointers = weight.data_ptr(), velocity.data_ptr(), gradient.data_ptr()
+    operators = native.compiled()
+    assert operators is not None
+    operators.update(*pointers, weight.numel(), momentum, rates.rate, rates.decay * rates.rate)
+    return True
 
 
 def zero_velocity(net: nn.Module) -> dict[str, torch.Tensor]:

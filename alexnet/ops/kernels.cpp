@@ -1,8 +1,11 @@
-// Local response normalisation over maps, and the original's over a square inside each map, for channels-last tensors
-// on a CPU: b = a (k + alpha S a^2)^-3/4 and its gradient. The slow twin is normalise.py, whose formulas these are.
+// What PyTorch does in many passes over memory and these do in one, on a CPU. Compiled on first use by native.py; no
+// headers of PyTorch. The slow twins are normalise.py and train/sgd.py, whose formulas these are.
 //
-// Maps are contiguous, so a position's maps stand in a few cache lines and every loop over them is a vector loop.
-// Values are float or bfloat16 in memory and float inside. Compiled on first use by native.py; no headers of PyTorch.
+// Local response normalisation over maps, and the original's over a square inside each map, for channels-last tensors:
+// b = a (k + alpha S a^2)^-3/4 and its gradient. Maps are contiguous, so a position's maps stand in a few cache lines and every loop over them is a vector loop.
+// Values are float or bfloat16 in memory and float inside.
+//
+// The update rule of section 5.
 
 #include <algorithm>
 #include <cmath>
@@ -184,3 +187,13 @@ void spatial_backward(const T *x, const T *dy, T *dx, int64_t images, int64_t he
 
 EXPORT(float, float32)
 EXPORT(bfloat16, bfloat16)
+
+// v <- momentum v - rate g - decay_rate w; w <- w + v
+extern "C" void update(float *w, float *v, const float *g, int64_t count, float momentum, float rate,
+                       float decay_rate) {
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count; i++) {
+    v[i] = momentum * v[i] - rate * g[i] - decay_rate * w[i];
+    w[i] += v[i];
+  }
+}
