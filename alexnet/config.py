@@ -237,8 +237,8 @@ LOSSLESS_PX = 64  # pictures this small are kept lossless unless told otherwise
 class StoreSettings:
     """What a store is made with; one begun with others is not taken up again."""
 
-    size_px: int = 256
-    """The side of the stored square (section 2); 32 keeps CIFAR-10 as it is."""
+    size_px: int = 0
+    """The side of the stored square. 0: 256 (section 2), or what pictures up to 64 pixels have (CIFAR-10)."""
     encoding: Literal["auto", "jpeg", "png"] = "auto"
     """auto: lossless PNG up to 64 pixels a side, JPEG above."""
     quality: int = 95

@@ -166,3 +166,5 @@ def test_ten_patches_are_corners_and_centre_and_their_reflections() -> None:
 def test_a_network_that_sees_more_than_is_stored_is_refused() -> None:
     with pytest.raises(ValueError, match="prepare it with a larger --size-px"):
         Preprocess(Augment(), statistics(), 48, CPU)
+    with pytest.raises(ValueError, match="sees 19 of the 40 pixels a side"):
+        Preprocess(Augment(), statistics(), 19, CPU)

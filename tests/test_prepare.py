@@ -266,7 +266,8 @@ def test_cifar_is_kept_lossless_and_has_its_known_statistics(pictures: Path, tmp
     source = parquet_files(pictures / "cifar10")
     first = next(source.splits[0].items(0))
     few = replace(source, splits=(replace(source.splits[1], name="train", count=10_000),))
-    manifest = prepare(few, tmp_path / "store", StoreSettings(size_px=32))
+    manifest = prepare(few, tmp_path / "store", StoreSettings())
+    assert manifest["settings"]["size_px"] == 32
     assert manifest["settings"]["encoding"] == "png"
     assert manifest["splits"]["train"]["per_class"] == [1000] * 10
     assert decode(first.read()).shape == (32, 32, 3)

@@ -108,11 +108,16 @@ def same_patch(top: int, left: int, flip: bool, count: int) -> Draws:
 
 
 def check_sizes(stored_px: int, input_px: int) -> None:
-    """Raises ValueError when the network sees more than is stored."""
+    """Raises ValueError when the network sees more than is stored, or so small a part that a mistake is likely."""
     if input_px > stored_px:
         raise ValueError(
             f"the network sees {input_px} pixels a side and the store has {stored_px}; "
             "prepare it with a larger --size-px or set a smaller architecture.input_px"
+        )
+    if stored_px > 2 * input_px:
+        raise ValueError(
+            f"the network sees {input_px} of the {stored_px} pixels a side in the store; "
+            f"prepare it with --size-px {input_px} or a little more"
         )
 
 

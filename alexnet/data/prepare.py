@@ -13,7 +13,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from alexnet.config import StoreSettings
+from alexnet.config import LOSSLESS_PX, StoreSettings
 from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import FORMAT, file_sha256
@@ -29,6 +29,7 @@ from alexnet.files import write_whole
 from alexnet.progress import Progress
 
 ITEMS_A_TASK = 32
+STORED_PX = 256  # section 2
 
 
 @dataclass
@@ -105,7 +106,7 @@ def prepare(
     when the disk is too small, or when too many pictures cannot be read.
     """
     folder = Path(folder)
-    _check(settings)
+    settings = _settled(settings, source)
     if folder.exists() and not force:
         raise ValueError(f"{folder} exists; choose another place, or --force to replace it")
     if folder.exists() and not (folder / "manifest.json").is_file():
@@ -143,7 +144,16 @@ class Job:
             return Sums(saved["pixels"], saved["products"], int(saved["images"]))
 
 
-def _check(settings: StoreSettings) -> None:
+def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
+    """The settings with their size. Raises ValueError for one that cannot work."""
+    if settings.size_px == 0:
+        first = next(source.splits[0].items(0), None)
+        try:
+            height, width = decode(first.read()).shape[:2] if first else (0, 0)
+        except (ValueError, OSError):  # it will be skipped and reported
+            height, width = 0, 0
+        small = 0 < height == width <= LOSSLESS_PX
+        settings = replace(settings, size_px=width if small else STORED_PX)
     if settings.size_px < 8:
         raise ValueError(f"--size-px is {settings.size_px}; at least 8 pixels a side are needed")
     if not 1 <= settings.quality <= 100:
@@ -152,6 +162,7 @@ def _check(settings: StoreSettings) -> None:
         raise ValueError(f"--shard-images is {settings.shard_images}; it must be at least 1")
     if not 0 <= settings.most_skipped <= 1:
         raise ValueError(f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1")
+    return settings
 
 
 def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
