@@ -70,8 +70,8 @@ def paper() -> Config:
 
 def original() -> Config:
     """The authors' own settings, which produced the paper's numbers (net 145): 40.664 % / 18.210 % on ImageNet 2012
-    validation in their log; not yet run here at that size. On 4,000 photographs of ten classes:
-    `records/imagenette-original`.
+    validation in their log; not yet run here at that size. On 4,000 photographs of ten classes, 50 epochs, about two
+    hours on 2 cores: 27.1 % with ten patches (`records/imagenette-original`).
     """
     return Config(
         "original",
