@@ -8,6 +8,7 @@ import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,10 +64,19 @@ def keep_freed_memory() -> None:
 
     A fifth of the full-size net's step on 2 cores. Elsewhere it does nothing.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _glibc("mallopt")
     if mallopt is not None:
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)  # the largest there is
+
+
+def return_freed_memory() -> None:
+    """glibc: once an epoch, lest what is kept breaks into ever more pieces and the process grows."""
+    malloc_trim = _glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _glibc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -25,7 +25,14 @@ from alexnet.configfile import to_dict
 from alexnet.data.augment import Preprocess, check_sizes, draw, same_patch
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
-from alexnet.device import dtype_of, keep_freed_memory, only_deterministic, peak_memory_bytes, resolve
+from alexnet.device import (
+    dtype_of,
+    keep_freed_memory,
+    only_deterministic,
+    peak_memory_bytes,
+    resolve,
+    return_freed_memory,
+)
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network, build
 from alexnet.progress import Progress
@@ -198,6 +205,7 @@ def _train(
                 at.least_error = result.top1_error
                 save("best")
             save("last")
+            return_freed_memory()
             saved_s = time.perf_counter()
     log.close()
     return metrics
