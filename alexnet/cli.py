@@ -30,6 +30,7 @@ AlexNet as a working system: the 2012 paper, from image archives to figures.
   figure filters|curves|signal RUN...   pictures of a run
   summary RECIPE                        shapes, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
+  bench ops|step|loader|prepare|infer   this machine's speeds, beside its limits and other programs
 """
 
 
@@ -377,6 +378,33 @@ def export(arguments: list[str]) -> None:
     print(a.file)
 
 
+@dataclass(frozen=True)
+class BenchArguments:
+    """Speeds of this machine: ours, its own limits, and in a checkout the programs of benchmarks/, taking turns."""
+
+    what: Positional[Literal["ops", "step", "loader", "prepare", "infer"]]
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch: int = 128
+    """Images of a training step."""
+    data: str = ""
+    """loader: a store (the built-in set when not given); prepare: what alexnet prepare takes."""
+    rounds: int = 5
+    """Turns of each."""
+    python: str = sys.executable
+    """The interpreter whose environment has the other frameworks."""
+    json: bool = False
+
+
+def bench(arguments: list[str]) -> None:
+    a = _parse(BenchArguments, "bench", arguments)
+    if min(a.rounds, a.batch) < 1:
+        raise ValueError("--rounds and --batch must be at least 1")
+    from alexnet.bench import lists
+
+    for line in lists.bench(a.what, lists.Terms(a.precision, a.batch, a.data, a.python), a.rounds, a.json):
+        print(line, flush=True)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "prepare": prepare,
@@ -387,4 +415,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "figure": figure,
     "summary": summary,
     "export": export,
+    "bench": bench,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,6 +14,7 @@ from torch import nn
 
 from alexnet import ops
 from alexnet.config import Architecture, Conv, Full, Layer, Local
+from alexnet.ops import blocks
 from alexnet.ops.pool import pooled_px
 
 Shape = tuple[int, int, int]  # (channels, height, width); a fully connected layer has height and width 1
@@ -165,6 +167,24 @@ def _layer_steps(architecture: Architecture, layer: Layer, in_shape: Shape, colu
         yield Step(key, op, layer, before, shape, architecture.columns)
 
 
+# What `ops.norm_pool` does at once: unit, normalisation, maximum, unit; at least a maximum, or the first two.
+ONE_PASS = re.compile("u?n?mu?|un")
+LETTERS = {"unit": "u", "lrn": "n", "max_pool": "m"}
+
+
+def passes(steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], ...]:
+    """The steps, those together that can be one pass over memory."""
+    word = "".join(LETTERS.get(step.op, "-") for step in steps)
+    result: list[tuple[Step, ...]] = []
+    place = 0
+    while place < len(steps):
+        found = ONE_PASS.match(word, place)
+        end = found.end() if found else place + 1
+        result.append(steps[place:end])
+        place = end
+    return tuple(result)
+
+
 def _check_side(name: str, before: Shape, after: Shape) -> None:
     if after[1] < 1:
         raise ValueError(
@@ -202,6 +222,7 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.steps = plan(architecture)
+        self.passes = passes(self.steps) if architecture.unit == "relu" else tuple((step,) for step in self.steps)
         generator = torch.Generator().manual_seed(seed)
         for step in self.steps:
             if step.op == "linear":
@@ -214,18 +235,27 @@ class Network(nn.Module):
         None at test.
         """
         x = images
-        for step in self.steps:
-            x = self._run(step, x, dropout_key)
+        for steps in self.passes:
+            x = self._run(steps[0], x, dropout_key) if len(steps) == 1 else self._run_pass(steps, x)
         logits = x.flatten(1)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def activations(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
-        """Every named value on the way, in order; the last is the logits. See `Step.name` for the names."""
+        """Every named value on the way, in order; the last is the logits. See `Step.name` for the names.
+
+        Step by step, where `forward` does several in one pass: its slow twin."""
         result: dict[str, torch.Tensor] = {}
         x = images
         for step in self.steps:
             x = result[step.name] = self._run(step, x, dropout_key)
         return result
+
+    def _run_pass(self, steps: tuple[Step, ...], x: torch.Tensor) -> torch.Tensor:
+        architecture, kinds = self.architecture, [step.op for step in steps]
+        norm = architecture.lrn if "lrn" in kinds else None
+        window = architecture.pool if "max_pool" in kinds else None
+        after = window is not None and kinds[-1] == "unit"
+        return ops.norm_pool(x, kinds[0] == "unit", norm, window, after, architecture.columns)
 
     def _run(self, step: Step, x: torch.Tensor, dropout_key: tuple[int, int] | None) -> torch.Tensor:
         architecture = self.architecture
@@ -258,6 +288,8 @@ class Network(nn.Module):
 def _linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     match step.layer:
         case Conv(stride=stride, pad=(before, after)):
+            if step.columns == 1 and blocks.wins(x, weight, stride):
+                return blocks.conv2d(x, weight, bias, stride, (before, after))
             if before != after:
                 x = F.pad(x, (before, after, before, after))
                 before = 0

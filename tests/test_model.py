@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from alexnet import recipes
-from alexnet.config import Architecture, Conv, Dropout, Full, Local, Pool
+from alexnet.config import Architecture, Config, Conv, Dropout, Full, Local, Pool
 from alexnet.model import build, plan
 from alexnet.weights import copy_into, from_torchvision
 from tests.conftest import tiny_architecture
@@ -137,6 +138,21 @@ def test_activations_end_in_the_logits_and_dropout_acts_only_with_a_key() -> Non
     assert torch.equal(values["fc7.dropout"], values["fc7"] * 0.5)
     assert torch.equal(net(images, (0, 5)), net(images, (0, 5)))
     assert not torch.equal(net(images, (0, 5)), net(images, (0, 6)))
+
+
+@pytest.mark.parametrize("recipe", [recipes.paper, recipes.original, recipes.cifar_26, recipes.cifar_11])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_several_steps_in_one_pass_are_the_steps_one_by_one(recipe: Callable[[], Config], normalise: bool) -> None:
+    whole = recipe().architecture
+    small = replace(whole, width=0.125, classes=4, normalise=normalise, input_px=min(whole.input_px, 80))
+    net = build(small)
+    assert any(len(steps) > 1 for steps in net.passes)
+    images = torch.randn(2, 3, small.input_px, small.input_px).contiguous(memory_format=torch.channels_last)
+    results = []
+    for logits in (net(images, (0, 1)), list(net.activations(images, (0, 1)).values())[-1]):
+        results.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), list(net.parameters()))))
+    for fast, slow in zip(*results, strict=True):  # the same float32 sums, some in another order
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-30)
 
 
 def test_the_same_seed_gives_the_same_network() -> None:

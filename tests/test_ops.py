@@ -17,7 +17,8 @@ from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from alexnet import ops
-from alexnet.ops import native, normalise_cpu
+from alexnet.config import Lrn, Pool
+from alexnet.ops import blocks, compiled, native
 from tests import reference
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -84,17 +85,17 @@ def test_spatial_norm_is_its_slow_twin(size: int, form: torch.memory_format) -> 
     ("dtype", "rtol", "of_largest"), [(torch.float32, 2e-6, 2**-22), (torch.bfloat16, 2**-8, 4e-5)]
 )
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("in_cpp", [True, False])
 def test_normalisations_in_lower_precision(
     dtype: torch.dtype,
     rtol: float,
     of_largest: float,
     form: torch.memory_format,
-    compiled: bool,
+    in_cpp: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not compiled:
-        monkeypatch.setattr(normalise_cpu, "usable", lambda x, beta: False)
+    if not in_cpp:
+        monkeypatch.setattr(compiled, "usable", lambda x, beta=0.75: False)
     x = random(4, 32, 9, 9, dtype=dtype, scale=20).contiguous(memory_format=form)
     dy = random(4, 32, 9, 9, dtype=dtype).contiguous(memory_format=form).flip(0)
     for op in (lambda t: ops.lrn(t, columns=2), lambda t: ops.lrn(t, n=9, alpha=0.01), ops.spatial_norm):
@@ -122,7 +123,7 @@ def test_the_compiled_normalisations_are_the_plain_ones(
     maps: int, n: int, columns: int, size: int, sides: tuple[int, int]
 ) -> None:
     x = random(3, maps * columns, *sides, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
-    if not normalise_cpu.usable(x, 0.75):
+    if not compiled.usable(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
     for op in (lambda t: ops.lrn(t, n, 2.0, 0.3, columns=columns), lambda t: ops.spatial_norm(t, size, 1.0, 0.3)):
         value = x.clone().requires_grad_()
@@ -133,14 +134,58 @@ def test_the_compiled_normalisations_are_the_plain_ones(
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
 
 
+@given(
+    maps=st.integers(1, 20),
+    columns=st.sampled_from([1, 2]),
+    sides=st.tuples(st.integers(5, 23), st.integers(5, 23)),
+    relu=st.booleans(),
+    n=st.sampled_from([None, 1, 4, 5, 9]),
+    window=st.sampled_from([None, Pool(), Pool(2, 2), Pool(partial=True), Pool(5, 1), Pool(4, 3, True)]),
+    relu_after=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_one_pass_is_its_parts_one_by_one(
+    maps: int,
+    columns: int,
+    sides: tuple[int, int],
+    relu: bool,
+    n: int | None,
+    window: Pool | None,
+    relu_after: bool,
+) -> None:
+    x = random(2, maps * columns, *sides, dtype=torch.float32, scale=3).contiguous(memory_format=torch.channels_last)
+    if not compiled.usable(x):
+        pytest.skip("no C++ compiler on this machine")
+    norm = None if n is None else Lrn(n, alpha=0.1)
+    relu_after = relu_after and window is not None
+    results = []
+    for value in (x, x.double()):  # float64 is never compiled
+        value = value.requires_grad_()
+        y = ops.norm_pool(value, relu, norm, window, relu_after, columns)
+        (g,) = torch.autograd.grad(y.square().sum(), value)
+        results.append((y.detach().double(), g.double()))
+    for low, exact in zip(*results, strict=True):  # a few roundings of float32, of the largest where terms cancel
+        torch.testing.assert_close(low, exact, rtol=2e-6, atol=2**-21 * float(exact.abs().max()))
+
+
+def test_one_pass_keeps_nans_and_takes_the_first_of_equals() -> None:
+    x = torch.tensor([[1.0, 1.0, -2.0], [float("nan"), -1.0, -1.0]]).view(1, 1, 2, 3)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert ops.norm_pool(x, True, None, Pool(2, 1), True).isnan().flatten().tolist() == [True, False]
+    (g,) = torch.autograd.grad(ops.norm_pool(x, True, None, Pool(1, 1), True)[..., :2].nansum(), x)
+    assert g.flatten()[:2].tolist() == [1, 1]
+    (g,) = torch.autograd.grad(ops.norm_pool(x, window=Pool(2, 1))[..., 1].sum(), x)
+    assert g.flatten().tolist() == [0, 1, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype) -> None:
     x = random(2, 8, 4, 5, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-    if not normalise_cpu.usable(x, 0.75):
+    if not compiled.usable(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    opcheck(normalise_cpu.lrn, (x, 2, 2.0, 1e-4, 2), test_utils=checks)
-    opcheck(normalise_cpu.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
+    opcheck(compiled.norm_pool, (x, True, 2, 2, 3, 2, True, True, 2.0, 1e-4), test_utils=checks)
+    opcheck(compiled.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
 
 
 def test_bfloat16_keeps_infinities_and_nans() -> None:
@@ -211,6 +256,25 @@ def test_pools_are_their_slow_twin_and_as_large_as_planned(
 
 def test_cifar_pools_give_16_8_4() -> None:
     assert [ops.pool.pooled_px(side, 3, 2, True) for side in (32, 16, 8)] == [16, 8, 4]
+
+
+@given(
+    size=st.integers(1, 12),
+    stride=st.integers(2, 5),
+    pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    sides=st.tuples(st.integers(12, 30), st.integers(12, 30)),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_convolution_over_blocks_is_the_convolution(
+    size: int, stride: int, pad: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    x, weight = random(2, 3, *sides), random(4, 3, size, size).requires_grad_()
+    bias = random(4).requires_grad_()
+    want = F.conv2d(F.pad(x, pad * 2), weight, bias, stride)
+    got = blocks.conv2d(x, weight, bias, stride, pad)
+    torch.testing.assert_close(got, want)
+    gradients = [torch.autograd.grad(y.square().sum(), (weight, bias)) for y in (got, want)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_locally_connected_is_its_slow_twin_with_gradients() -> None:

@@ -3,7 +3,7 @@
 from alexnet.ops import pool
 from alexnet.ops.dropout import dropout, dropout_mask
 from alexnet.ops.local import locally_connected
-from alexnet.ops.normalise import lrn, spatial_norm
+from alexnet.ops.normalise import lrn, norm_pool, spatial_norm
 from alexnet.ops.pool import avg_pool, max_pool
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "locally_connected",
     "lrn",
     "max_pool",
+    "norm_pool",
     "pool",
     "spatial_norm",
 ]

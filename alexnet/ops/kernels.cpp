@@ -1,9 +1,10 @@
 // What PyTorch does in many passes over memory and these do in one, on a CPU. Compiled on first use by native.py; no
 // headers of PyTorch. The slow twins are normalise.py and train/sgd.py, whose formulas these are.
 //
-// Local response normalisation over maps, and the original's over a square inside each map, for channels-last tensors:
-// b = a (k + alpha S a^2)^-3/4 and its gradient. Maps are contiguous, so a position's maps stand in a few cache lines and every loop over them is a vector loop.
-// Values are float or bfloat16 in memory and float inside.
+// What stands between two convolutions, with local response normalisation over maps, and the original's normalisation
+// over a square inside each map, for channels-last tensors: b = a (k + alpha S a^2)^-3/4 and its gradient. Maps are
+// contiguous, so a position's maps stand in a few cache lines and every loop over them is a vector loop. Values are
+// float or bfloat16 in memory and float inside.
 //
 // The update rule of section 5.
 
@@ -47,47 +48,198 @@ inline void band(const float *in, float *out, int64_t maps, int64_t half) {
     for (int64_t i = 0; i < maps; i++) out[i] += in[i + j];
 }
 
+// What stands between two convolutions, in this order, each part optional: unit (ReLU), normalisation over maps,
+// maximum over windows, unit. Nothing between the parts is written to memory.
+struct Pass {
+  int64_t images, height, width, maps;  // of x
+  int64_t relu, columns, half;          // half: maps on either side; below 0 there is no normalisation
+  int64_t size, stride, rows, cols;     // of the windows, and of y; size 0: no maximum, y is as large as x
+  int64_t relu_after;
+  float k, alpha;
+};
+
+constexpr int32_t NOWHERE = 255;  // the unit after the maximum let nothing through
+
+// One thread's room for the maps at one position.
+class Position {
+ public:
+  explicit Position(const Pass &p)
+      : p(p), own(p.maps / p.columns), pad(std::max<int64_t>(0, p.half)), padded(own + 2 * pad, 0.0f),
+        through(own + 2 * pad, 0.0f), sums(own), direct(own), values(p.maps) {}
+
+  template <class T>
+  void forward(const T *x, float *y) {
+    enter(x);
+    if (p.half < 0) {
+      std::copy(values.begin(), values.end(), y);
+      return;
+    }
+    for (int64_t first = 0; first < p.maps; first += own) {
+      const float *a = values.data() + first, *s = sums_of_squares(a);
+      float *b = y + first;
+      for (int64_t i = 0; i < own; i++) b[i] = a[i] * power(p.k + p.alpha * s[i]);
+    }
+  }
+
+  // g: the gradient of what forward returned
+  template <class T>
+  void backward(const T *x, const float *g, T *dx) {
+    enter(x);
+    const float twice = 2 * p.alpha * 0.75f;
+    float *t = through.data() + pad, *d = direct.data();
+    for (int64_t first = 0; first < p.maps; first += own) {
+      const float *a = values.data() + first, *in = g + first;
+      T *out = dx + first;
+      if (p.half < 0) {
+        for (int64_t i = 0; i < own; i++) store(out[i], p.relu && !(a[i] > 0) ? 0.0f : in[i]);
+        continue;
+      }
+      const float *s = sums_of_squares(a);
+      for (int64_t i = 0; i < own; i++) {
+        float base = p.k + p.alpha * s[i];
+        d[i] = in[i] * power(base);
+        t[i] = d[i] * a[i] / base;
+      }
+      band(t, sums.data(), own, p.half);
+      if (p.relu)
+        for (int64_t i = 0; i < own; i++) store(out[i], a[i] > 0 ? d[i] - twice * a[i] * s[i] : 0.0f);
+      else
+        for (int64_t i = 0; i < own; i++) store(out[i], d[i] - twice * a[i] * s[i]);
+    }
+  }
+
+ private:
+  const Pass &p;
+  const int64_t own, pad;
+  std::vector<float> padded, through, sums, direct, values;
+
+  template <class T>
+  void enter(const T *x) {
+    float *a = values.data();
+    if (p.relu)
+      for (int64_t i = 0; i < p.maps; i++) a[i] = load(x[i]) < 0 ? 0.0f : load(x[i]);  // a NaN stays one
+    else
+      for (int64_t i = 0; i < p.maps; i++) a[i] = load(x[i]);
+  }
+
+  const float *sums_of_squares(const float *a) {
+    float *squares = padded.data() + pad;
+    for (int64_t i = 0; i < own; i++) squares[i] = a[i] * a[i];
+    band(squares, sums.data(), own, p.half);
+    return sums.data();
+  }
+};
+
+// y: maxima over windows of in: rows first_row .. of an image; which: the place of each in its window.
+// best and at: room for the maps at one position; as wide as each other, so that the loop over them is a vector loop.
 template <class T>
-void lrn_forward(const T *x, T *y, int64_t rows, int64_t maps, int64_t columns, int64_t half, float k, float alpha) {
-  const int64_t own = maps / columns;
+void maximum(const Pass &p, const float *in, int64_t first_row, int64_t row, T *y, uint8_t *which,
+             float *__restrict best, int32_t *__restrict at) {
+  for (int64_t col = 0; col < p.cols; col++, y += p.maps, which += p.maps) {
+    const int64_t bottom = std::min(p.size, p.height - row * p.stride), right = std::min(p.size, p.width - col * p.stride);
+    for (int64_t i = 0; i < bottom; i++)
+      for (int64_t j = 0; j < right; j++) {
+        const float *a = in + ((row * p.stride + i - first_row) * p.width + col * p.stride + j) * p.maps;
+        const int32_t place = int32_t(i * p.size + j);
+        if (place == 0) {
+          std::copy(a, a + p.maps, best);
+          std::fill(at, at + p.maps, 0);
+          continue;
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < p.maps; c++) {
+          const bool more = a[c] > best[c] || a[c] != a[c];  // the first of equals; a NaN wins and stays
+          best[c] = more ? a[c] : best[c];
+          at[c] = more ? place : at[c];
+        }
+      }
+    if (p.relu_after)
+#pragma omp simd
+      for (int64_t c = 0; c < p.maps; c++) {
+        at[c] = best[c] <= 0 ? NOWHERE : at[c];
+        best[c] = best[c] < 0 ? 0.0f : best[c];
+      }
+    for (int64_t c = 0; c < p.maps; c++) store(y[c], best[c]);
+    for (int64_t c = 0; c < p.maps; c++) which[c] = uint8_t(at[c]);
+  }
+}
+
+// g: (last - first, width, maps), the gradient of the windows' inputs in rows first .. last of an image
+template <class T>
+void maximum_backward(const Pass &p, const T *dy, const uint8_t *which, int64_t first, int64_t last, float *g) {
+  std::fill(g, g + (last - first) * p.width * p.maps, 0.0f);
+  const int64_t above = first - p.size + 1, from = above <= 0 ? 0 : (above + p.stride - 1) / p.stride;
+  for (int64_t row = from; row < p.rows && row * p.stride < last; row++)
+    for (int64_t col = 0; col < p.cols; col++) {
+      const T *d = dy + (row * p.cols + col) * p.maps;
+      const uint8_t *at = which + (row * p.cols + col) * p.maps;
+      for (int64_t i = 0; i < p.size; i++) {
+        const int64_t y = row * p.stride + i;
+        if (y < first || y >= last) continue;
+        for (int64_t j = 0; j < p.size && col * p.stride + j < p.width; j++) {
+          float *out = g + ((y - first) * p.width + col * p.stride + j) * p.maps;
+          const uint8_t place = uint8_t(i * p.size + j);
+          for (int64_t c = 0; c < p.maps; c++) out[c] += at[c] == place ? load(d[c]) : 0.0f;
+        }
+      }
+    }
+}
+
+constexpr int64_t BLOCK = 8;  // rows of an image that a thread works on at once; they stay in its cache
+
+template <class T>
+void pass_forward(const T *x, T *y, uint8_t *which, const Pass &p) {
+  const int64_t line = p.width * p.maps, blocks = (p.rows + BLOCK - 1) / BLOCK;
 #pragma omp parallel
   {
-    std::vector<float> padded(own + 2 * half, 0.0f), sums(own);
-    float *squares = padded.data() + half, *s = sums.data();
-#pragma omp for schedule(static)
-    for (int64_t place = 0; place < rows * columns; place++) {
-      const T *a = x + place * own;
-      T *b = y + place * own;
-      for (int64_t i = 0; i < own; i++) squares[i] = load(a[i]) * load(a[i]);
-      band(squares, s, own, half);
-      for (int64_t i = 0; i < own; i++) store(b[i], load(a[i]) * power(k + alpha * s[i]));
-    }
+    Position position(p);
+    std::vector<float> between(p.size ? ((BLOCK - 1) * p.stride + p.size) * line : line), best(p.maps);
+    std::vector<int32_t> at(p.maps);
+#pragma omp for schedule(static) collapse(2)
+    for (int64_t n = 0; n < p.images; n++)
+      for (int64_t block = 0; block < blocks; block++) {
+        const T *image = x + n * p.height * line;
+        const int64_t first = block * BLOCK, last = std::min(p.rows, first + BLOCK);
+        if (!p.size) {
+          for (int64_t row = first; row < last; row++) {
+            for (int64_t col = 0; col < p.width; col++)
+              position.forward(image + row * line + col * p.maps, between.data() + col * p.maps);
+            T *out = y + (n * p.height + row) * line;
+            for (int64_t i = 0; i < line; i++) store(out[i], between[i]);
+          }
+          continue;
+        }
+        const int64_t top = first * p.stride, bottom = std::min(p.height, (last - 1) * p.stride + p.size);
+        for (int64_t place = 0; place < (bottom - top) * p.width; place++)
+          position.forward(image + top * line + place * p.maps, between.data() + place * p.maps);
+        for (int64_t row = first; row < last; row++) {
+          const int64_t out = (n * p.rows + row) * p.cols * p.maps;
+          maximum(p, between.data(), top, row, y + out, which + out, best.data(), at.data());
+        }
+      }
   }
 }
 
 template <class T>
-void lrn_backward(const T *x, const T *dy, T *dx, int64_t rows, int64_t maps, int64_t columns, int64_t half, float k,
-                  float alpha) {
-  const int64_t own = maps / columns;
-  const float twice = 2 * alpha * 0.75f;
+void pass_backward(const T *x, const T *dy, const uint8_t *which, T *dx, const Pass &p) {
+  const int64_t line = p.width * p.maps, blocks = (p.height + BLOCK - 1) / BLOCK, out = p.rows * p.cols * p.maps;
 #pragma omp parallel
   {
-    std::vector<float> padded(own + 2 * half, 0.0f), through(own + 2 * half, 0.0f), sums(own), direct(own);
-    float *squares = padded.data() + half, *t = through.data() + half, *s = sums.data(), *p = direct.data();
-#pragma omp for schedule(static)
-    for (int64_t place = 0; place < rows * columns; place++) {
-      const T *a = x + place * own, *g = dy + place * own;
-      T *out = dx + place * own;
-      for (int64_t i = 0; i < own; i++) squares[i] = load(a[i]) * load(a[i]);
-      band(squares, s, own, half);
-      for (int64_t i = 0; i < own; i++) {
-        float d = k + alpha * s[i];
-        p[i] = load(g[i]) * power(d);
-        t[i] = p[i] * load(a[i]) / d;
+    Position position(p);
+    std::vector<float> between(BLOCK * line);
+#pragma omp for schedule(static) collapse(2)
+    for (int64_t n = 0; n < p.images; n++)
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t first = block * BLOCK, last = std::min(p.height, first + BLOCK);
+        const int64_t start = (n * p.height + first) * line;
+        float *g = between.data();
+        if (p.size)
+          maximum_backward(p, dy + n * out, which + n * out, first, last, g);
+        else
+          for (int64_t i = 0; i < (last - first) * line; i++) g[i] = load(dy[start + i]);
+        for (int64_t place = 0; place < (last - first) * p.width; place++)
+          position.backward(x + start + place * p.maps, g + place * p.maps, dx + start + place * p.maps);
       }
-      band(t, s, own, half);
-      for (int64_t i = 0; i < own; i++) store(out[i], p[i] - twice * load(a[i]) * s[i]);
-    }
   }
 }
 
@@ -168,13 +320,11 @@ void spatial_backward(const T *x, const T *dy, T *dx, int64_t images, int64_t he
 }  // namespace
 
 #define EXPORT(T, suffix)                                                                                             \
-  extern "C" void lrn_forward_##suffix(const T *x, T *y, int64_t rows, int64_t maps, int64_t columns, int64_t half,   \
-                                       float k, float alpha) {                                                        \
-    lrn_forward(x, y, rows, maps, columns, half, k, alpha);                                                           \
+  extern "C" void pass_forward_##suffix(const T *x, T *y, uint8_t *which, const Pass *p) {                            \
+    pass_forward(x, y, which, *p);                                                                                    \
   }                                                                                                                   \
-  extern "C" void lrn_backward_##suffix(const T *x, const T *dy, T *dx, int64_t rows, int64_t maps, int64_t columns,  \
-                                        int64_t half, float k, float alpha) {                                         \
-    lrn_backward(x, dy, dx, rows, maps, columns, half, k, alpha);                                                     \
+  extern "C" void pass_backward_##suffix(const T *x, const T *dy, const uint8_t *which, T *dx, const Pass *p) {       \
+    pass_backward(x, dy, which, dx, *p);                                                                              \
   }                                                                                                                   \
   extern "C" void spatial_forward_##suffix(const T *x, T *y, int64_t images, int64_t height, int64_t width,           \
                                            int64_t maps, int64_t half, float k, float alpha) {                        \

@@ -24,9 +24,22 @@ SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"]
 
 Pointer, Size, Real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-SIGNATURES = {
-    "lrn_forward": [Pointer, Pointer, Size, Size, Size, Size, Real, Real],
-    "lrn_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Real, Real],
+
+
+class Pass(ctypes.Structure):
+    """As in kernels.cpp."""
+
+    _fields_ = [
+        *((name, Size) for name in ("images", "height", "width", "maps", "relu", "columns", "half")),
+        *((name, Size) for name in ("size", "stride", "rows", "cols", "relu_after")),
+        ("k", Real),
+        ("alpha", Real),
+    ]
+
+
+SIGNATURES: dict[str, list[type]] = {
+    "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
+    "pass_backward": [Pointer, Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "spatial_forward": [Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "spatial_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
 }
@@ -47,7 +60,7 @@ def compiled() -> ctypes.CDLL | None:
         found.update.argtypes = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
         found.update.restype = None
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        print(f"normalisation and update run in plain PyTorch, several times slower: {error}", file=sys.stderr)
+        print(f"normalisation, pooling and update run in plain PyTorch, several times slower: {error}", file=sys.stderr)
         return None
     return found
 

@@ -5,7 +5,8 @@ map. So both have the gradient  da = db d^-beta - 2 alpha beta a S(db a d^(-beta
 
 The sum over maps is a product with a banded 0/1 matrix, which costs little beside the convolutions; the work goes in
 pieces that stay in the processor's cache. Arithmetic is float32 inside, whatever comes in (float64 stays float64).
-On a CPU with a C++ compiler the same is compiled code, `kernels.cpp`, for channels-last tensors.
+On a CPU with a C++ compiler the same is compiled code, `kernels.cpp`, for channels-last tensors; there the units
+and the maximum beside a normalisation are part of the same pass over memory (`norm_pool`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet.ops import normalise_cpu
+from alexnet.config import Lrn, Pool
+from alexnet.ops import compiled, pool
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,9 +48,9 @@ def lrn(
     if columns < 1 or maps % columns:
         raise ValueError(f"{columns} columns do not divide {maps} maps")
     half = n // 2
-    if normalise_cpu.usable(x, beta):
-        compiled: torch.Tensor = normalise_cpu.lrn(x, half, k, alpha, columns)
-        return compiled
+    if compiled.usable(x, beta):
+        y: torch.Tensor = compiled.norm_pool(x, False, columns, half, 0, 1, False, False, k, alpha)[0]
+        return y
     dtype = _inner(x.dtype)
     band = _band(maps // columns, half, dtype, x.device)
 
@@ -56,6 +58,34 @@ def lrn(
         return _band_product(squares, band, columns)
 
     return _normalise(x, over_maps, k, alpha, beta)
+
+
+def norm_pool(
+    x: torch.Tensor,
+    relu: bool = False,
+    norm: Lrn | None = None,
+    window: Pool | None = None,
+    relu_after: bool = False,
+    columns: int = 1,
+) -> torch.Tensor:
+    """What stands between two convolutions: unit, normalisation, maximum, unit, each part optional, in this order.
+
+    x: (N, C, H, W), float64, float32 or bfloat16. Where it is compiled nothing between the parts is written to memory,
+    or rounded to bfloat16. Raises ValueError as `lrn`.
+    """
+    fits = window is None or window.size_px <= compiled.MOST_WINDOW_PX
+    if fits and compiled.usable(x, norm.beta if norm else 0.75):
+        half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
+        size_px, stride, partial = (window.size_px, window.stride, window.partial) if window else (0, 1, False)
+        y: torch.Tensor = compiled.norm_pool(x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha)[0]
+        return y
+    if relu:
+        x = F.relu(x)
+    if norm:
+        x = lrn(x, norm.n, norm.k, norm.alpha, norm.beta, columns)
+    if window:
+        x = pool.max_pool(x, window.size_px, window.stride, window.partial)
+    return F.relu(x) if relu_after else x
 
 
 def spatial_norm(
@@ -68,9 +98,9 @@ def spatial_norm(
     if size_px < 1 or size_px % 2 == 0:
         raise ValueError(f"spatial_norm over {size_px} pixels; the side of the square must be odd")
     half = size_px // 2
-    if normalise_cpu.usable(x, beta):
-        compiled: torch.Tensor = normalise_cpu.spatial_norm(x, half, k, alpha)
-        return compiled
+    if compiled.usable(x, beta):
+        y: torch.Tensor = compiled.spatial_norm(x, half, k, alpha)
+        return y
 
     def over_square(squares: torch.Tensor) -> torch.Tensor:
         rows = F.avg_pool2d(squares, (size_px, 1), 1, (half, 0), divisor_override=1)

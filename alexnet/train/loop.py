@@ -39,7 +39,7 @@ from alexnet.progress import Progress
 from alexnet.signal import signal, warning
 from alexnet.train.checkpoint import Position, read_config, write_config
 from alexnet.train.runlog import RunLog
-from alexnet.train.sgd import after_epoch, colour_on, fall, finished, rates, update, zero_velocity
+from alexnet.train.sgd import after_epoch, colour_on, descend, fall, finished, rates, zero_velocity
 
 SIGNAL_PICTURES = 32
 
@@ -164,9 +164,7 @@ def _train(
                     loss = F.cross_entropy(logits, labels)
                     if not math.isfinite(loss.item()):
                         raise NotFinite(_which_tensor(net, x, at.step))
-                    gradients = torch.autograd.grad(loss, list(parameters.values()))
-                    for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
-                        update(weight, velocity[name], gradient, of[name], sgd.momentum)
+                    descend(loss, parameters, velocity, of, sgd.momentum)
                     at.step += 1
                     at.batch += 1
                     at.images += len(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,6 +91,19 @@ def update(weight: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor,
     if rates.decay:
         velocity.add_(weight, alpha=-rates.decay * rates.rate)
     weight.add_(velocity)
+
+
+def descend(
+    loss: torch.Tensor,
+    parameters: Mapping[str, torch.Tensor],
+    velocity: Mapping[str, torch.Tensor],
+    of: Mapping[str, Rates],
+    momentum: float,
+) -> None:
+    """One step downhill: every parameter updated by the loss's gradient. of: the rates of each."""
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
+        update(weight, velocity[name], gradient, of[name], momentum)
 
 
 def _update_compiled(

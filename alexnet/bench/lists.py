@@ -1,0 +1,190 @@
+"""Who stands against whom in each `alexnet bench`, and the table of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.bench.contest import PACKAGE, Contender, Outcome, contest, machine
+from alexnet.config import Architecture
+
+PEERS = PACKAGE.parent / "benchmarks"  # a checkout has them, an installed package does not
+
+
+@dataclass(frozen=True)
+class Match:
+    """Ours, and those that take turns with it. A limit comes first: what the machine could do at most."""
+
+    title: str
+    ours: Contender
+    others: tuple[Contender, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the command line says. python: the interpreter that has the peers' frameworks."""
+
+    precision: str = "float32"
+    batch: int = 128
+    data: str = ""
+    python: str = sys.executable
+
+
+def _own(name: str, what: str, **arguments: object) -> Contender:
+    words = (f"{key}={value}" for key, value in arguments.items())
+    return Contender(name, ("-m", "alexnet.bench.own", what, *words))
+
+
+def _peer(name: str, file: str, *arguments: str, python: str = sys.executable) -> tuple[Contender, ...]:
+    return (Contender(name, (str(PEERS / file), *arguments), python),) if PEERS.is_dir() else ()
+
+
+def step(terms: Terms, folder: Path) -> list[Match]:
+    given = f"precision={terms.precision}", f"batch={terms.batch}"
+    arguments = {"precision": terms.precision, "batch": terms.batch}
+    last = (*given, "layout=channels_last")
+    others = (
+        _own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[1]),
+        *_peer("plain PyTorch", "plain.py", "step", *given),
+        *_peer("plain PyTorch, channels last", "plain.py", "step", *last),
+        *_peer("plain PyTorch, torch.compile", "plain.py", "step", *last, "compile=yes"),
+        *(_peer("plain PyTorch, float32", "plain.py", "step", given[1]) if terms.precision != "float32" else ()),
+        *_peer("TensorFlow", "tensorflow_net.py", "step", *given, python=terms.python),
+        *_peer("JAX", "jax_net.py", "step", *given, python=terms.python),
+    )
+    whole = Match(f"one training step of `paper`, {terms.precision}", _own("ours", "step", **arguments), others)
+    cifar = {"recipe": "cifar_11", "batch": terms.batch, "classes": 10, "precision": terms.precision}
+    without = _own("the same without normalisation", "step", **cifar, normalise=False)
+    return [whole, Match("one training step of `cifar_11`", _own("ours", "step", **cifar), (without,))]
+
+
+def ops(terms: Terms, folder: Path) -> list[Match]:
+    given = {"precision": terms.precision}
+    others = _own("limit: a copy", "copy", **given), _own("torch local_response_norm", "lrn", kind="pytorch", **given)
+    return [Match(f"normalisation forward and backward, {terms.precision}", _own("ours", "lrn", **given), others)]
+
+
+def infer(terms: Terms, folder: Path) -> list[Match]:
+    precision = f"precision={terms.precision}"
+    others = (
+        _own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[0]),
+        *_peer("plain PyTorch", "plain.py", "infer", precision),
+        *_peer("plain PyTorch, channels last", "plain.py", "infer", precision, "layout=channels_last"),
+    )
+    if PEERS.is_dir():
+        exported = str(_export(folder))
+        for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
+            others += _peer(name, "onnx_net.py", runtime, exported, precision, python=terms.python)
+        others += _peer("TensorFlow", "tensorflow_net.py", "infer", precision, python=terms.python)
+    return [
+        Match(
+            f"100 patches through `paper`, {terms.precision}", _own("ours", "infer", precision=terms.precision), others
+        )
+    ]
+
+
+def loader(terms: Terms, folder: Path) -> list[Match]:
+    data = terms.data or str(_shapes_store(folder))
+    one = _own("ours, one worker", "loader", data=data, workers=1)
+    ready = _own("ours, patches ready for the network", "loader", data=data, workers=2, augment=True)
+    files = _as_files(data, folder)
+    others = _peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2")
+    return [
+        Match("decoding alone", one, (_own("limit: simplejpeg on one core", "decode", data=data),)),
+        Match("from the store to patches", ready, others),
+    ]
+
+
+def prepare(terms: Terms, folder: Path) -> list[Match]:
+    if not terms.data:
+        raise ValueError("name the pictures to prepare: --data SOURCE (what alexnet prepare takes)")
+    limit = _own("limit: decode, resize and encode", "prepare", data=terms.data, whole=False)
+    return [Match("preparing a store", _own("ours", "prepare", data=terms.data), (limit,))]
+
+
+LISTS: dict[str, Callable[[Terms, Path], list[Match]]] = {
+    "ops": ops,
+    "step": step,
+    "loader": loader,
+    "prepare": prepare,
+    "infer": infer,
+}
+
+
+def bench(what: str, terms: Terms, rounds: int, as_json: bool) -> Iterator[str]:
+    """Lines of the table, or JSON objects, as they are measured."""
+    if not as_json:
+        yield f"{machine()}; medians of {rounds} turns, least to most in brackets"
+    with tempfile.TemporaryDirectory() as folder:
+        for match in LISTS[what](terms, Path(folder)):
+            if not as_json:
+                yield f"\n{match.title}"
+            for outcome in contest(match.ours, match.others, rounds):
+                if as_json:
+                    said = {"skipped": outcome} if isinstance(outcome, str) else outcome.to_dict()
+                    yield json.dumps({"match": match.title, "machine": machine()} | said)
+                else:
+                    yield line(outcome)
+
+
+def line(outcome: Outcome | str) -> str:
+    """A row: their speed, ours in the same turns, and how many times as fast ours was."""
+    if isinstance(outcome, str):
+        return f"  {outcome}"
+    o = outcome
+    theirs = f"{o.a_second:>14,.0f} {o.unit}/s [{o.least:,.0f} to {o.most:,.0f}]"
+    return f"  {o.name:<34} {theirs:<56} ours {o.ours_a_second:>14,.0f}  = {o.ratio:5.2f}x  ({o.note})"
+
+
+def _paper_costs() -> tuple[int, int]:
+    """Multiply-adds of an image forward, and of a training step: twice more, less the gradient of the image."""
+    from alexnet import recipes
+    from alexnet.model import plan
+
+    architecture: Architecture = recipes.paper().architecture
+    counts = [step.multiply_adds for step in plan(architecture) if step.op == "linear"]
+    return sum(counts), 3 * sum(counts) - counts[0]
+
+
+def _export(folder: Path) -> Path:
+    """An untrained `paper` as ONNX."""
+    import numpy as np
+    import torch
+
+    from alexnet.bench.own import network
+    from alexnet.data.augment import Preprocess
+    from alexnet.data.store import Statistics
+    from alexnet.onnx_export import write_onnx
+    from alexnet.weights import Trained
+
+    config, net = network("paper")
+    statistics = Statistics(np.full((256, 256, 3), 120.0), np.eye(3))
+    preprocess = Preprocess(config.augment, statistics, 224, torch.device("cpu"))
+    about = {"recipe": "paper", "store": "none", "sha256": "none"}
+    path = folder / "paper.onnx"
+    write_onnx(Trained(net, preprocess, tuple(map(str, range(1000))), about), path)
+    return path
+
+
+def _shapes_store(folder: Path) -> Path:
+    from alexnet.config import StoreSettings
+    from alexnet.data import shapes
+    from alexnet.data.prepare import prepare
+
+    prepare(shapes.source(1024, 10), folder / "store", StoreSettings())
+    return folder / "store"
+
+
+def _as_files(data: str, folder: Path) -> Path:
+    """The same JPEG files, as a folder of them."""
+    from alexnet.data.store import Store
+
+    split, files = Store(data).split("train"), folder / "files"
+    files.mkdir()
+    for index in range(min(2048, len(split))):
+        (files / f"{index:05}.jpg").write_bytes(split.encoded(index))
+    return files

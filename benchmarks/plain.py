@@ -1,0 +1,84 @@
+"""The paper's network as one writes it in PyTorch. Frozen: it is what speeds are compared with, never made faster.
+
+python benchmarks/plain.py step|infer precision=float32|bfloat16 [compile=yes] [layout=nchw|channels_last]
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from alexnet.bench.serve import serve
+
+
+class PlainAlexNet(nn.Module):
+    def __init__(self, classes=1000):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.ZeroPad2d((0, 3, 0, 3)),
+            nn.Conv2d(3, 96, 11, stride=4),
+            nn.ReLU(),
+            nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(96, 256, 5, padding=2, groups=2),
+            nn.ReLU(),
+            nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(256, 384, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 384, 3, padding=1, groups=2),
+            nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1, groups=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(9216, 4096),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(4096, classes),
+        )
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+def main():
+    what, *rest = sys.argv[1:]
+    given = {"precision": "float32", "compile": "no", "layout": "nchw", "batch": 0} | dict(a.split("=") for a in rest)
+    batch = int(given["batch"]) or (128 if what == "step" else 100)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = PlainAlexNet().to(device)
+    x, labels = torch.randn(batch, 3, 224, 224, device=device), torch.randint(0, 1000, (batch,), device=device)
+    if given["layout"] == "channels_last":
+        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    forward = torch.compile(net) if given["compile"] == "yes" else net
+    low = given["precision"] == "bfloat16"
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
+    loss_of = nn.CrossEntropyLoss()
+
+    def step():
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            loss = loss_of(forward(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def infer():
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            forward(x).softmax(1)
+
+    net.train(what == "step")
+    note = f"torch {torch.__version__}, {given['precision']}, {given['layout']}, batch {batch}"
+    serve(step if what == "step" else infer, batch, "images", note)
+
+
+if __name__ == "__main__":
+    main()

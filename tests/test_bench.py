@@ -1,0 +1,99 @@
+"""`alexnet bench`: contenders take turns, one that cannot run is a sentence, and ours and the limits all run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet import cli
+from alexnet.bench import lists
+from alexnet.bench.contest import Contender, Outcome, contest
+
+FAST = "from alexnet.bench.serve import serve; serve(lambda: None, 1, 'images')"
+SLOW = "import time; from alexnet.bench.serve import serve; serve(lambda: time.sleep(0.02), 1, 'images', 'slowly')"
+
+
+def program(text: str) -> Contender:
+    return Contender("it", ("-c", text))
+
+
+def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
+    (outcome,) = contest(program(FAST), [program(SLOW)], 3)
+    assert isinstance(outcome, Outcome)
+    assert outcome.ratio == outcome.ours_a_second / outcome.a_second > 1
+    assert outcome.least <= outcome.a_second <= outcome.most <= 50  # it sleeps a fiftieth of a second
+    assert (outcome.unit, outcome.note) == ("images", "slowly")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise SystemExit('it needs a framework')", "cannot run here: it needs a framework"),
+        ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+        (
+            FAST.replace("lambda: None", "dict(a=3).popitem").replace("'images'", "'images', warm_up=1"),
+            "ended in a run",
+        ),
+    ],
+)
+def test_one_that_cannot_run_is_a_sentence_and_the_next_has_its_turn(text: str, says: str) -> None:
+    sentence, outcome = contest(program(FAST), [program(text), program(SLOW)], 1)
+    assert isinstance(sentence, str)
+    assert says in sentence
+    assert isinstance(outcome, Outcome)
+
+
+def test_without_ours_there_is_nothing_to_compare() -> None:
+    with pytest.raises(ValueError, match="cannot run here"):
+        next(contest(program("raise SystemExit('no')"), [program(FAST)], 1))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "step recipe=cifar_11 batch=2 classes=10",
+        "step recipe=cifar_11 batch=2 classes=10 normalise=False precision=bfloat16",
+        "matmul side=8 an_image=4",
+        "loader data={store} batch=8",
+        "decode data={store}",
+    ],
+)
+def test_ours_and_the_limits_run(words: str, store: Path) -> None:
+    command = [sys.executable, "-m", "alexnet.bench.own", *words.format(store=store).split()]
+    done = subprocess.run(command, input="\n\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said, *seconds = done.stdout.splitlines()
+    assert json.loads(said)["count"] > 0
+    assert len([float(s) for s in seconds]) == 2
+
+
+def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> None:
+    from alexnet.bench.own import CONTENDERS
+
+    for what, make in lists.LISTS.items():
+        if what == "infer":
+            continue  # exports the full-size network first
+        (tmp_path / what).mkdir()
+        for match in make(lists.Terms(data=str(store)), tmp_path / what):
+            for contender in (match.ours, *match.others):
+                first, *_ = contender.arguments
+                assert contender.arguments[2] in CONTENDERS if first == "-m" else Path(first).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["prepare"], "--data SOURCE"),
+        (["ops", "--rounds", "0"], "at least 1"),
+        (["loader", "--data", "nowhere"], "nowhere is no folder"),
+    ],
+)
+def test_bad_benches_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["bench", *arguments])
+    assert stopped.value.code == 2
+    assert says in capsys.readouterr().err
