@@ -13,6 +13,7 @@ from alexnet import cli
 from alexnet.bench import lists
 from alexnet.bench.contest import Contender, Outcome, contest
 
+DIES = "from alexnet.bench.serve import serve; serve(dict(a=3).popitem, 1, 'images', warm_up=1)"
 FAST = "from alexnet.bench.serve import serve; serve(lambda: None, 1, 'images')"
 SLOW = "import time; from alexnet.bench.serve import serve; serve(lambda: time.sleep(0.02), 1, 'images', 'slowly')"
 

@@ -6,13 +6,15 @@ map. So both have the gradient  da = db d^-beta - 2 alpha beta a S(db a d^(-beta
 The sum over maps is a product with a banded 0/1 matrix, which costs little beside the convolutions; the work goes in
 pieces that stay in the processor's cache. Arithmetic is float32 inside, whatever comes in (float64 stays float64).
 On a CPU with a C++ compiler the same is compiled code, `kernels.cpp`, for channels-last tensors; there the units
-and the maximum beside a normalisation are part of the same pass over memory (`norm_pool`).
+and the maximum beside a normalisation are part of the same pass over memory (`norm_pool`). On CUDA a Triton kernel
+does unit and normalisation, `triton_lrn.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import util
 from typing import Any
 
 import torch
@@ -40,24 +42,7 @@ def lrn(
     runs from i - n/2 to i + n/2, both halves rounded down (n=4 sums five maps), inside i's own column only. alpha
     multiplies the sum itself (PyTorch's own function divides it by n). Raises ValueError when columns do not divide C.
     """
-    if x.dim() != 4:
-        raise ValueError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
-    if n < 1:
-        raise ValueError(f"lrn over n={n} maps; n must be at least 1")
-    maps = x.shape[1]
-    if columns < 1 or maps % columns:
-        raise ValueError(f"{columns} columns do not divide {maps} maps")
-    half = n // 2
-    if compiled.usable(x, beta):
-        y: torch.Tensor = compiled.norm_pool(x, False, columns, half, 0, 1, False, False, k, alpha)[0]
-        return y
-    dtype = _inner(x.dtype)
-    band = _band(maps // columns, half, dtype, x.device)
-
-    def over_maps(squares: torch.Tensor) -> torch.Tensor:
-        return _band_product(squares, band, columns)
-
-    return _normalise(x, over_maps, k, alpha, beta)
+    return norm_pool(x, norm=Lrn(n, k, alpha, beta), columns=columns)
 
 
 def norm_pool(
@@ -73,19 +58,50 @@ def norm_pool(
     x: (N, C, H, W), float64, float32 or bfloat16. Where it is compiled nothing between the parts is written to memory,
     or rounded to bfloat16. Raises ValueError as `lrn`.
     """
-    fits = window is None or window.size_px <= compiled.MOST_WINDOW_PX
-    if fits and compiled.usable(x, norm.beta if norm else 0.75):
-        half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
-        size_px, stride, partial = (window.size_px, window.stride, window.partial) if window else (0, 1, False)
-        y: torch.Tensor = compiled.norm_pool(x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha)[0]
-        return y
-    if relu:
-        x = F.relu(x)
     if norm:
-        x = lrn(x, norm.n, norm.k, norm.alpha, norm.beta, columns)
-    if window:
-        x = pool.max_pool(x, window.size_px, window.stride, window.partial)
+        _check(x, norm.n, columns)
+    beta = norm.beta if norm else 0.75
+    half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
+    if compiled.usable(x, beta) and (window is None or window.size_px <= compiled.MOST_WINDOW_PX):
+        size_px, stride, partial = (window.size_px, window.stride, window.partial) if window else (0, 1, False)
+        done = compiled.norm_pool(x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha)
+        y: torch.Tensor = done[0]
+        return y
+    if norm and (triton := _triton(x, beta)) is not None:
+        x = triton.lrn_triton(x, relu, columns, half, k, alpha)
+    else:
+        x = F.relu(x) if relu else x
+        x = _plain_lrn(x, norm, columns) if norm else x
+    x = pool.max_pool(x, window.size_px, window.stride, window.partial) if window else x
     return F.relu(x) if relu_after else x
+
+
+def _check(x: torch.Tensor, n: int, columns: int) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
+    if n < 1:
+        raise ValueError(f"lrn over n={n} maps; n must be at least 1")
+    if columns < 1 or x.shape[1] % columns:
+        raise ValueError(f"{columns} columns do not divide {x.shape[1]} maps")
+
+
+def _triton(x: torch.Tensor, beta: float) -> Any:
+    """The module of the CUDA kernel where it can take x, else None."""
+    fits = x.is_cuda and x.dtype in (torch.float32, torch.bfloat16) and beta == 0.75 and x.numel() > 0
+    if not fits or not x.is_contiguous(memory_format=torch.channels_last) or not util.find_spec("triton"):
+        return None
+    from alexnet.ops import triton_lrn
+
+    return triton_lrn
+
+
+def _plain_lrn(x: torch.Tensor, norm: Lrn, columns: int) -> torch.Tensor:
+    band = _band(x.shape[1] // columns, norm.n // 2, _inner(x.dtype), x.device)
+
+    def over_maps(squares: torch.Tensor) -> torch.Tensor:
+        return _band_product(squares, band, columns)
+
+    return _normalise(x, over_maps, norm.k, norm.alpha, norm.beta)
 
 
 def spatial_norm(
