@@ -22,7 +22,7 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.device import resolve
-from alexnet.train import loop
+from alexnet.train import loop, sgd
 from alexnet.train.checkpoint import read_config
 from alexnet.train.loop import Interrupted, NotFinite, fit, resume
 from alexnet.train.runlog import read_metrics
@@ -55,7 +55,7 @@ def test_another_seed_is_another_run(store: Path, run: Path, tmp_path: Path) -> 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int, layers: int = 7) -> None:
     """Sends this process a signal while it takes its `steps`-th step; every layer has two parameters to update."""
-    real, count = loop.update, {"calls": 0}
+    real, count = sgd.update, {"calls": 0}
     parameters = 2 * layers
 
     def counted(*arguments: object) -> None:
@@ -64,7 +64,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int, layers:
             os.kill(os.getpid(), number)
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "update", counted)
+    monkeypatch.setattr(sgd, "update", counted)
 
 
 @pytest.mark.parametrize(("steps", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)])

@@ -6,6 +6,7 @@ What happens to a picture is a pure function of (seed, epoch, picture): `draw` s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ ILSVRC2012_VECTORS = np.array(  # a row each
 )
 # torchvision's reference preprocessing, RGB on 0..1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMAL = 2  # the stream of the colour noise; 0 and 1: places and reflections, of a picture and of a chunk
 COLOUR_SCALE = 1 / 1.1  # the original divides the image by 1.1 while its colour noise is on
 
 
@@ -52,25 +54,37 @@ def draw(
     """
     border = statistics.mean.shape[0] - input_px
     count = len(index)
-    top, left = np.full(count, border // 2), np.full(count, border // 2)
-    flip, normal = np.zeros(count, bool), np.zeros((count, 3))
-    for i in range(count):
-        own = _generator(seed, epoch, int(index[i]), 0)
-        shared = own if augment.chunk == 1 else _generator(seed, epoch, int(place[i]) // augment.chunk, 1)
-        y, x, coin = shared.random(3)
-        if augment.crops:  # every offset 0..border, the last included
-            top[i], left[i] = int(y * (border + 1)), int(x * (border + 1))
-        flip[i] = augment.flips and coin < 0.5
-        normal[i] = own.standard_normal(3)
-    noise = augment.colour != "none" and colour
-    shift = colour_shift(augment, statistics, normal) if noise else np.zeros((count, 3))
-    scale = COLOUR_SCALE if noise and augment.colour == "original" else 1.0
-    return Draws(top, left, flip, shift.astype(np.float32), scale)
+    top, left, flip = np.full(count, border // 2), np.full(count, border // 2), np.zeros(count, bool)
+    y, x, coin = _uniform(seed, epoch, *((0, index) if augment.chunk == 1 else (1, place // augment.chunk)))
+    if augment.crops:  # every offset 0..border, the last included
+        top, left = (y * (border + 1)).astype(np.int64), (x * (border + 1)).astype(np.int64)
+    if augment.flips:
+        flip = coin < 0.5
+    if augment.colour == "none" or not colour:
+        return Draws(top, left, flip, np.zeros((count, 3), np.float32))
+    shift = colour_shift(augment, statistics, _normal(seed, epoch, index)).astype(np.float32)
+    return Draws(top, left, flip, shift, COLOUR_SCALE if augment.colour == "original" else 1.0)
 
 
-def _generator(seed: int, epoch: int, number: int, stream: int) -> np.random.Generator:
-    key = np.array([seed, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, stream, number], np.uint64)))
+def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Three numbers in [0, 1) for each of `rows`: (3, N)."""
+    return _table(seed, epoch, stream, _room(rows))[rows].T
+
+
+def _normal(seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    return _table(seed, epoch, NORMAL, _room(rows))[rows]
+
+
+def _room(rows: NDArray[np.int64]) -> int:
+    return 1 << int(rows.max(initial=0)).bit_length()
+
+
+@lru_cache(maxsize=4)
+def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]:
+    """The draws of a whole epoch at once, (rows, 3); a row is the same however many there are."""
+    key, counter = np.array([seed, epoch], np.uint64), np.array([0, 0, 0, stream], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return generator.standard_normal((rows, 3)) if stream == NORMAL else generator.random((rows, 3))
 
 
 def colour_shift(augment: Augment, statistics: Statistics, normal: NDArray[np.float64]) -> NDArray[np.float64]:
