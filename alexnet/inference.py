@@ -66,7 +66,8 @@ def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Ite
 
 def _image(trained: Trained, path: Path) -> torch.Tensor:
     """(1, stored_px, stored_px, 3) uint8, prepared as the training pictures were."""
-    rgb = centre_square(decode(path.read_bytes(), upright=True), trained.preprocess.stored_px)
+    stored_px = trained.preprocess.stored_px
+    rgb = centre_square(decode(path.read_bytes(), upright=True, enough_px=stored_px), stored_px)
     return torch.from_numpy(np.ascontiguousarray(rgb))[None]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data import picture
@@ -100,6 +103,45 @@ def test_the_central_square_is_the_rescaled_pictures() -> None:
 def test_pictures_of_a_pixel_or_a_line_are_enlarged(shape: tuple[int, int]) -> None:
     assert centre_square(np.full((*shape, 3), 7, np.uint8), 32).shape == (32, 32, 3)
     assert (centre_square(np.full((*shape, 3), 7, np.uint8), 32) == 7).all()
+
+
+@given(
+    height=st.integers(100, 900),
+    width=st.integers(100, 900),
+    enough_px=st.sampled_from([0, 32, 100, 128]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_large_jpeg_decoded_small_is_nearly_the_same_square(
+    height: int, width: int, enough_px: int, seed: int
+) -> None:
+    """Three grey levels on average, of 255, for pictures rougher than photographs and of full contrast in colour."""
+    rng = np.random.default_rng(seed)
+    rough = Image.fromarray(rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8))
+    smooth = np.asarray(rough.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    data = encode(np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8), "jpeg")
+    whole, small = decode(data), decode(data, enough_px=enough_px)
+    if enough_px == 0 or min(height, width) < 4 * enough_px:
+        assert np.array_equal(whole, small)
+        return
+    assert 2 * enough_px <= min(small.shape[:2]) < min(height, width)
+    assert difference(centre_square(whole, enough_px), centre_square(small, enough_px)) <= 3
+
+
+def difference(a: picture.Rgb, b: picture.Rgb) -> float:
+    """Mean, in grey levels."""
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+def test_of_photographs_it_differs_by_less_than_the_jpeg_they_are_kept_in(pictures: Path) -> None:
+    small, kept = [], []
+    for path in sorted((pictures / "photos").rglob("*.jp*g")):
+        data = path.read_bytes()
+        square = centre_square(decode(data), 96)
+        small.append(difference(square, centre_square(decode(data, enough_px=96), 96)))
+        kept.append(difference(square, decode(encode(square, "jpeg"))))
+    assert sum(d > 0 for d in small) > 5
+    assert sum(small) < sum(kept) / 2
 
 
 def test_png_is_lossless_and_444_keeps_more_colour_than_420() -> None:

@@ -15,14 +15,16 @@ Rgb = NDArray[np.uint8]  # (H, W, 3)
 MOST_PIXELS = 200_000_000  # a file may claim any size; this much is 600 MB decoded
 
 
-def decode(data: bytes | memoryview, upright: bool = False) -> Rgb:
+def decode(data: bytes | memoryview, upright: bool = False, enough_px: int = 0) -> Rgb:
     """RGB of any picture: the first frame, 16 bits scaled to 8, CMYK and palettes converted, transparency dropped.
 
-    upright: turned as its EXIF orientation says. Returns (H, W, 3) uint8. Raises ValueError with the reason when the
-    bytes are no picture, end too early, or claim more than MOST_PIXELS.
+    upright: turned as its EXIF orientation says. enough_px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as
+    long as its shorter side keeps twice that many pixels (0: at its own size), several times faster. Returns (H, W, 3)
+    uint8. Raises ValueError with the reason when the bytes are no picture, end too early, or claim more than
+    MOST_PIXELS.
     """
     if bytes(data[:2]) == b"\xff\xd8":
-        rgb = _decode_jpeg(data)
+        rgb = _decode_jpeg(data, 2 * enough_px)
         if rgb is not None:
             return _turned(rgb, data) if upright else rgb
     try:
@@ -38,14 +40,17 @@ def decode(data: bytes | memoryview, upright: bool = False) -> Rgb:
         raise ValueError(reason) from None
 
 
-def _decode_jpeg(data: bytes | memoryview) -> Rgb | None:
+def _decode_jpeg(data: bytes | memoryview, least_px: int) -> Rgb | None:
     """None where Pillow should look: CMYK, and files with errors (it tells a harmless one from a truncated one)."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
         _check_size(width, height)
         if space in ("CMYK", "YCCK"):
             return None
-        rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
+        if min(height, width) < 2 * least_px or least_px == 0:
+            rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
+        else:
+            rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=least_px, min_width=least_px, min_factor=2)
     except KeyError:  # simplejpeg's, for a header cut short
         return None
     except ValueError as error:

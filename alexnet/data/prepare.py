@@ -268,7 +268,7 @@ def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
     pictures = []
     for item in items:
         try:
-            rgb = centre_square(decode(item.read(), upright), settings.size_px)
+            rgb = centre_square(decode(item.read(), upright, settings.size_px), settings.size_px)
         except (ValueError, OSError) as error:
             done.skipped.append((item.name, str(error)))
             continue
