@@ -35,6 +35,17 @@ from alexnet.train.sgd import Rates, descend, zero_velocity
 LRN_SHAPE = 128, 96, 55, 55  # what conv1 gives a batch
 
 
+def _whole(run: Callable[[], object]) -> Callable[[], None]:
+    """The run and what it left to a GPU, which works on after the call returns."""
+
+    def until_done() -> None:
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return until_done
+
+
 def network(recipe: str, normalise: bool = True, classes: int = 1000) -> tuple[Config, Network]:
     config: Config = getattr(recipes, recipe)()
     architecture = replace(config.architecture, normalise=normalise, classes=classes)
@@ -57,22 +68,22 @@ def step(
     def run() -> None:
         loss = F.cross_entropy(net(x, dropout_key=(0, 0)), labels)
         descend(loss, parameters, velocity, of, config.sgd.momentum)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
-    serve(run, batch, "images", f"{device}, {precision}, batch {batch}")
+    serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
 
 
 def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -> None:
     """Probabilities of a batch of patches, as the ten of ten pictures are."""
-    _, net = network(recipe)
-    x = torch.randn(batch, 3, 224, 224).to(dtype_of(precision)).contiguous(memory_format=torch.channels_last)
+    device = resolve_device("auto")
+    net = network(recipe)[1].to(device)
+    x = torch.randn(batch, 3, 224, 224, device=device).to(dtype_of(precision))
+    x = x.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def run() -> None:
         F.softmax(net(x), dim=1)
 
-    serve(run, batch, "images", f"{precision}, batch {batch}")
+    serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
 
 
 def ten_patches(data: str, recipe: str = "paper", pictures: int = 10) -> None:
@@ -88,27 +99,31 @@ def ten_patches(data: str, recipe: str = "paper", pictures: int = 10) -> None:
 
 def lrn(kind: str = "ours", precision: str = "float32") -> None:
     """Normalisation forward and backward: `ours` (channels last) or `pytorch` (NCHW, its better layout)."""
-    x = torch.randn(LRN_SHAPE, dtype=dtype_of(precision))
+    x = torch.randn(LRN_SHAPE, device=resolve_device("auto")).to(dtype_of(precision))
     if kind == "ours":
         x = x.contiguous(memory_format=torch.channels_last)
     dy, x = torch.randn_like(x), x.requires_grad_()
     ours: Callable[[torch.Tensor], torch.Tensor] = ops.lrn
     op = ours if kind == "ours" else lambda t: F.local_response_norm(t, 5, 5e-4, 0.75, 2.0)
-    serve(lambda: torch.autograd.grad(op(x), x, dy), x.numel(), "values", f"{precision}, {tuple(x.shape)}")
+    serve(_whole(lambda: torch.autograd.grad(op(x), x, dy)), x.numel(), "values", f"{precision}, {tuple(x.shape)}")
 
 
 def matmul(precision: str = "float32", an_image: int = 1, side: int = 2048) -> None:
     """The limit of arithmetic: a large matrix product, as images of `an_image` multiply-adds."""
-    a, b = (torch.randn(side, side).to(dtype_of(precision)) for _ in range(2))
-    serve(lambda: a @ b, side**3 / an_image, "images", f"{precision}, {side}x{side}")
+    side = 4 * side if torch.cuda.is_available() else side
+    a, b = (torch.randn(side, side, device=resolve_device("auto")).to(dtype_of(precision)) for _ in range(2))
+    serve(_whole(lambda: a @ b), side**3 / an_image, "images", f"{precision}, {side}x{side}")
 
 
 def copy(precision: str = "float32", times: int = 5) -> None:
     """The limit of memory: LRN's values copied `times`: forward reads one and writes one, backward two and one."""
-    source = torch.zeros(LRN_SHAPE, dtype=dtype_of(precision))
+    source = torch.zeros(LRN_SHAPE, dtype=dtype_of(precision), device=resolve_device("auto"))
     there = torch.empty_like(source)
     serve(
-        lambda: there.copy_(source), 2 * source.numel() / times, "values", f"{precision}, {times} values moved for each"
+        _whole(lambda: there.copy_(source)),
+        2 * source.numel() / times,
+        "values",
+        f"{precision}, {times} values moved for each",
     )
 
 
