@@ -123,7 +123,7 @@ def copy(precision: str = "float32", times: int = 5) -> None:
         _whole(lambda: there.copy_(source)),
         2 * source.numel() / times,
         "values",
-        f"{precision}, {times} values moved for each",
+        f"{precision}, {times} moved for each",
     )
 
 
