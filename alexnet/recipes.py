@@ -138,7 +138,9 @@ CIFAR_SGD = Sgd(rate=0.001, bias_rate=0.002, bias_decay=False)
 
 
 def cifar_26() -> Config:
-    """26 % test error on CIFAR-10 "in 80 seconds" on a GTX 580; minutes on 2 cores. Not yet run here in full."""
+    """26 % test error on CIFAR-10 "in 80 seconds" on a GTX 580. Here 24.4 %, the mean of three seeds, twenty
+    minutes for the three on 2 cores (`records/cifar10-cifar_26`).
+    """
     layers: tuple[Layer, ...] = (
         Conv("conv1", 32, 5, pad=(2, 2), std=0.0001, then=("max_pool", "unit")),
         Conv("conv2", 32, 5, pad=(2, 2), then=("unit", "avg_pool")),
