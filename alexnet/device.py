@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -59,24 +57,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def keep_freed_memory() -> None:
-    """glibc: large freed blocks stay in the process instead of being returned and zeroed again at every step.
-
-    A fifth of the full-size net's step on 2 cores. Elsewhere it does nothing.
-    """
-    mallopt = _glibc("mallopt")
-    if mallopt is not None:
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)  # the largest there is
-
-
 def return_freed_memory() -> None:
-    """glibc: once an epoch, lest what is kept breaks into ever more pieces and the process grows."""
-    malloc_trim = _glibc("malloc_trim")
-    if malloc_trim is not None:
-        malloc_trim(0)
-
-
-def _glibc(name: str) -> Any:
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+    """glibc: between one kind of work and the next, lest what one frees is cut up by the other and the process grows."""
+    if sys.platform.startswith("linux"):
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)

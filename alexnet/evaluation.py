@@ -16,7 +16,6 @@ from alexnet.config import Augment
 from alexnet.data.augment import Preprocess, patches, same_patch
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
-from alexnet.device import keep_freed_memory
 from alexnet.model import Network
 from alexnet.progress import Progress
 from alexnet.weights import load
@@ -108,7 +107,6 @@ def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", devi
     """
     if not runs:
         raise ValueError("evaluate needs at least one run")
-    keep_freed_memory()
     store = Store(data)
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):

@@ -17,7 +17,7 @@ from alexnet import ops, recipes
 from alexnet.data.augment import Preprocess, draw
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Store
-from alexnet.device import keep_freed_memory, resolve_device
+from alexnet.device import resolve_device
 from alexnet.model import build
 from alexnet.train.sgd import Rates, descend, zero_velocity
 
@@ -74,7 +74,6 @@ def train(store, config, fast, steps, batch):
 def main():
     data, out, *rest = sys.argv[1:]
     given = {"steps": 100, "batch": 32, "recipe": "paper"} | dict(a.split("=") for a in rest)
-    keep_freed_memory()
     config, store = getattr(recipes, given["recipe"])(), Store(data)
     curves = [train(store, config, fast, int(given["steps"]), int(given["batch"])) for fast in (True, False)]
     fast, plain = map(torch.tensor, curves)

@@ -27,7 +27,7 @@ from alexnet.data.picture import centre_square, encode
 from alexnet.data.picture import decode as decode_picture
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
-from alexnet.device import dtype_of, keep_freed_memory, resolve_device
+from alexnet.device import dtype_of, resolve_device
 from alexnet.evaluation import probabilities
 from alexnet.model import Network, build
 from alexnet.train.sgd import Rates, descend, zero_velocity
@@ -188,7 +188,6 @@ CONTENDERS: dict[str, Callable[..., None]] = {
 
 def main() -> None:
     """Each key=value becomes an argument: a number where it is one."""
-    keep_freed_memory()
     what, *given = sys.argv[1:]
     read = {"True": True, "False": False}
     pairs = (word.split("=", 1) for word in given)

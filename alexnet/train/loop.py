@@ -27,7 +27,6 @@ from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     dtype_of,
-    keep_freed_memory,
     only_deterministic,
     peak_memory_bytes,
     resolve,
@@ -125,7 +124,6 @@ def _train(
     at: Position,
     said: list[str],
 ) -> dict[str, Any]:
-    keep_freed_memory()
     only_deterministic(config.deterministic)
     train, val = splits
     device = torch.device(config.device)
@@ -180,6 +178,7 @@ def _train(
                         save("last")
                         saved_s = time.perf_counter()
             spent_s = time.perf_counter() - begun_s
+            return_freed_memory()
             result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
             metrics = {
                 "epoch": at.epoch + 1,
@@ -198,6 +197,7 @@ def _train(
             _print_epoch(metrics, schedule.epochs)
             at.plateau = after_epoch(schedule, at.plateau, result.top1_error)
             at.epoch, at.batch, at.images, at.errors, at.loss_sum = at.epoch + 1, 0, 0, 0, 0.0
+            return_freed_memory()
             about["evaluation"] = {"patches": 1, "split": config.val_split, **metrics}
             if result.top1_error < at.least_error:
                 at.least_error = result.top1_error
