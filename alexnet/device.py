@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def return_freed_memory() -> None:
-    """glibc: between one kind of work and the next, lest what one frees is cut up by the other and the process grows."""
+    """glibc: between one kind of work and the next, lest the other cuts up what one freed and the process grows."""
     if sys.platform.startswith("linux"):
         malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if malloc_trim is not None:
