@@ -21,14 +21,13 @@ from alexnet.bench.serve import serve
 from alexnet.config import Config, StoreSettings
 from alexnet.data import archives
 from alexnet.data import prepare as making
-from alexnet.data.augment import Preprocess, draw, patches
+from alexnet.data.augment import Preprocess, draw
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.picture import centre_square, encode
 from alexnet.data.picture import decode as decode_picture
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve_device
-from alexnet.evaluation import probabilities
 from alexnet.model import Network, build
 from alexnet.train.sgd import Rates, descend, zero_velocity
 
@@ -84,17 +83,6 @@ def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -
         F.softmax(net(x), dim=1)
 
     serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
-
-
-def ten_patches(data: str, recipe: str = "paper", pictures: int = 10) -> None:
-    """From uint8 pictures of a store to the mean of ten patches' probabilities."""
-    store = Store(data)
-    config, net = network(recipe)
-    preprocess = Preprocess(config.augment, store.statistics, 224, torch.device("cpu"))
-    split = store.split("train")
-    images = next(batches(split, np.arange(pictures), pictures, workers=0)).images
-    assert len(patches(config.augment, store.size_px, 224)) == 10
-    serve(lambda: probabilities(net, preprocess, images, config.augment), pictures, "pictures", "ten patches")
 
 
 def lrn(kind: str = "ours", precision: str = "float32") -> None:
@@ -182,7 +170,7 @@ def _bytes_an_image(data: str) -> float:
 
 
 CONTENDERS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (step, infer, ten_patches, lrn, matmul, copy, loader, decode, prepare)
+    f.__name__: f for f in (step, infer, lrn, matmul, copy, loader, decode, prepare)
 }
 
 
