@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,11 +54,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def return_freed_memory() -> None:
-    """glibc: between one kind of work and the next, lest the other cuts up what one freed and the process grows."""
-    if sys.platform.startswith("linux"):
-        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if malloc_trim is not None:
-            malloc_trim(0)

@@ -17,6 +17,7 @@ from alexnet.data.augment import Preprocess, patches, same_patch
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
 from alexnet.model import Network
+from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
 from alexnet.weights import load
 
@@ -90,7 +91,8 @@ def measure(
     labels: list[NDArray[np.int64]] = []
     preprocess = nets[0][1]
     count = len(patches(test, preprocess.stored_px, preprocess.input_px))
-    with Progress(f"test, {count} patch{'es' if count > 1 else ''}", len(split), "images") as progress:
+    what = f"test, {count} patch{'es' if count > 1 else ''}"
+    with kept_memory(preprocess.device), Progress(what, len(split), "images") as progress:
         for b in batches(split, np.arange(len(split)), batch, workers):
             p = torch.stack([probabilities(net, pre, b.images, test).cpu() for net, pre in nets]).mean(0)
             kept.append(p.numpy())

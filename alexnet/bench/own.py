@@ -29,6 +29,7 @@ from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve_device
 from alexnet.model import Network, build
+from alexnet.ops.arena import kept_memory
 from alexnet.train.sgd import Rates, descend, zero_velocity
 
 LRN_SHAPE = 128, 96, 55, 55  # what conv1 gives a batch
@@ -68,7 +69,8 @@ def step(
         loss = F.cross_entropy(net(x, dropout_key=(0, 0)), labels)
         descend(loss, parameters, velocity, of, config.sgd.momentum)
 
-    serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
+    with kept_memory(device):
+        serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
 
 
 def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -> None:
@@ -82,7 +84,8 @@ def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -
     def run() -> None:
         F.softmax(net(x), dim=1)
 
-    serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
+    with kept_memory(device):
+        serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
 
 
 def lrn(kind: str = "ours", precision: str = "float32") -> None:

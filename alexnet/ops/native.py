@@ -1,4 +1,5 @@
-"""Compiles `kernels.cpp` on first use, where there is a C++ compiler, and keeps the result in the user's cache.
+"""Compiles `kernels.cpp` and `arena.cpp` on first use, where there is a C++ compiler, and keeps the results in the
+user's cache.
 
 So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
 ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
@@ -14,14 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
 # no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
-FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"]
+KERNELS = "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"
+# against the headers of this PyTorch, whose version belongs to the flags
+ARENA = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
 
 Pointer, Size, Real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -37,57 +41,71 @@ class Pass(ctypes.Structure):
     ]
 
 
-SIGNATURES: dict[str, list[type]] = {
+SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+OPERATORS: dict[str, list[type]] = {
     "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "pass_backward": [Pointer, Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "spatial_forward": [Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "spatial_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
 }
-SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 @lru_cache(maxsize=1)
 def compiled() -> ctypes.CDLL | None:
     """The compiled operators; None where they are turned off or cannot be had (said once, on stderr)."""
+    functions = {f"{name}_{suffix}": kinds for name, kinds in OPERATORS.items() for suffix in SUFFIX.values()}
+    functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
+    without = "normalisation, pooling and update run in plain PyTorch, several times slower"
+    return _library("kernels.cpp", KERNELS, [], functions, without)
+
+
+@lru_cache(maxsize=1)
+def arena() -> ctypes.CDLL | None:
+    """The allocator of `arena.cpp`; None as for `compiled`."""
+    functions: dict[str, list[type]] = {"arena_begin": [], "arena_end": []}
+    without = "training gives its memory back at every step and takes it anew, a sixth slower"
+    return _library("arena.cpp", ARENA, [f"-L{TORCH / 'lib'}", "-lc10"], functions, without)
+
+
+def _library(
+    source: str, flags: Sequence[str], libraries: Sequence[str], functions: dict[str, list[type]], without: str
+) -> ctypes.CDLL | None:
+    """functions: what each takes. without: what None means to the user."""
     if os.environ.get("ALEXNET_NATIVE") == "0" or sys.platform != "linux":
         return None
     try:
-        found = ctypes.CDLL(str(_shared_object()))
-        for name, kinds in SIGNATURES.items():
-            for suffix in SUFFIX.values():
-                function = getattr(found, f"{name}_{suffix}")
-                function.argtypes, function.restype = kinds, None
-        found.update.argtypes = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
-        found.update.restype = None
+        found = ctypes.CDLL(str(_shared_object(source, flags, libraries)))
+        for name, kinds in functions.items():
+            getattr(found, name).argtypes = kinds
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        print(f"normalisation, pooling and update run in plain PyTorch, several times slower: {error}", file=sys.stderr)
+        print(f"{without}: {error}", file=sys.stderr)
         return None
     return found
 
 
-def _shared_object() -> Path:
+def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
     if compiler is None:
         raise OSError("no C++ compiler was found")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
-    key = SOURCE.read_bytes() + version + _processor().encode() + " ".join(FLAGS).encode()
+    key = (HERE / source).read_bytes() + version + _processor().encode() + " ".join(flags).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
-    path = cache / f"kernels-{hashlib.sha256(key).hexdigest()[:16]}.so"
+    path = cache / f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as beside:
             made = Path(beside) / path.name
-            _build(compiler, made)
+            _build(compiler, HERE / source, flags, libraries, made)
             os.replace(made, path)
     return path
 
 
-def _build(compiler: str, out: Path) -> None:
+def _build(compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path) -> None:
     """Compiled with OpenMP but not linked with a library of it: PyTorch's is in the process already."""
     compiled = out.with_suffix(".o")
     for command in (
-        [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-        [compiler, "-shared", str(compiled), "-o", str(out)],
+        [compiler, *flags, "-c", str(source), "-o", str(compiled)],
+        [compiler, "-shared", str(compiled), *libraries, "-o", str(out)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode:

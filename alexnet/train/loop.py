@@ -30,10 +30,10 @@ from alexnet.device import (
     only_deterministic,
     peak_memory_bytes,
     resolve,
-    return_freed_memory,
 )
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network, build
+from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
 from alexnet.signal import signal, warning
 from alexnet.train.checkpoint import Position, read_config, write_config
@@ -147,7 +147,7 @@ def _train(
         header = about | {"position": asdict(at)}
         weights.write(run / f"{which}.safetensors", parameters, kept, preprocess.whole_mean, header)
 
-    with _stop_signals() as stop:
+    with kept_memory(device), _stop_signals() as stop:
         while not finished(schedule, at.epoch, at.plateau):
             order = epoch_order(len(train), config.seed, at.epoch)
             colour = colour_on(schedule, at.epoch)
@@ -178,7 +178,6 @@ def _train(
                         save("last")
                         saved_s = time.perf_counter()
             spent_s = time.perf_counter() - begun_s
-            return_freed_memory()
             result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
             metrics = {
                 "epoch": at.epoch + 1,
@@ -197,13 +196,11 @@ def _train(
             _print_epoch(metrics, schedule.epochs)
             at.plateau = after_epoch(schedule, at.plateau, result.top1_error)
             at.epoch, at.batch, at.images, at.errors, at.loss_sum = at.epoch + 1, 0, 0, 0, 0.0
-            return_freed_memory()
             about["evaluation"] = {"patches": 1, "split": config.val_split, **metrics}
             if result.top1_error < at.least_error:
                 at.least_error = result.top1_error
                 save("best")
             save("last")
-            return_freed_memory()
             saved_s = time.perf_counter()
     log.close()
     return metrics

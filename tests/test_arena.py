@@ -1,0 +1,97 @@
+"""Tensors in kept memory: never two in one place, whatever is freed in between; nothing lost when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.ops import native
+from alexnet.ops.arena import kept_memory
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+pytestmark = pytest.mark.skipif(native.arena() is None, reason="needs Linux, a C++ compiler and PyTorch's headers")
+
+
+def filled(mib: float, value: int) -> torch.Tensor:
+    return torch.full((int(mib * MIB),), value, dtype=torch.uint8)
+
+
+def resident_mib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
+
+
+@pytest.fixture
+def kept() -> Iterator[None]:
+    with kept_memory(CPU):
+        yield
+
+
+# sizes on both sides of the smallest that is kept, and which tensor then dies
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.5, 4), st.integers(0, 5), st.booleans()), max_size=25))
+def test_no_tensor_lies_in_anothers_place(steps: list[tuple[float, int, bool]]) -> None:
+    with kept_memory(CPU):
+        alive: list[tuple[int, torch.Tensor]] = []
+        for value, (mib, which, dies) in enumerate(steps):
+            alive.append((value, filled(mib, value)))
+            if dies:
+                alive.pop(which % len(alive))
+    assert all((tensor == value).all() for value, tensor in alive)  # those that outlive it too
+
+
+def test_freed_memory_serves_the_next_of_any_size(kept: None) -> None:
+    blocker, three, end = filled(2, 0), filled(3, 1), filled(2, 2)
+    place = three.data_ptr()
+    del three
+    parts = [filled(1, value) for value in (3, 4, 5)]
+    assert [part.data_ptr() - place for part in parts] == [0, MIB, 2 * MIB]
+    del parts
+    assert filled(3, 6).data_ptr() == place  # the three parts are one again
+    assert not blocker.any()
+    assert (end == 2).all()
+
+
+def test_the_end_gives_the_memory_back() -> None:
+    with kept_memory(CPU):
+        survivor, large = filled(2, 7), filled(256, 1)
+        with kept_memory(CPU):
+            pass
+        during = resident_mib()
+        del large
+        assert resident_mib() > during - 64, "an inner end is not the end"
+    assert resident_mib() < during - 192
+    assert (survivor == 7).all()
+
+
+def test_threads_may_share_it(kept: None) -> None:
+    def work(value: int) -> bool:
+        tensors = [filled(1 + (value + i) % 3, value) for i in range(20)]
+        return all(bool((tensor == value).all()) for tensor in tensors[::2])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(16)))
+
+
+def test_resizing_and_numpy_keep_the_values(kept: None) -> None:
+    tensor = filled(2, 9)
+    tensor.resize_(6 * MIB)
+    assert (tensor[: 2 * MIB] == 9).all()
+    array = tensor.numpy()
+    del tensor
+    filled(8, 1)
+    assert (array[: 2 * MIB] == 9).all()
+
+
+def test_another_device_leaves_the_allocator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "arena", lambda: pytest.fail("asked for"))
+    with kept_memory(torch.device("meta")):
+        assert not filled(2, 0).any()
