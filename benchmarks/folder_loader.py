@@ -1,20 +1,21 @@
-"""A folder of the same JPEG files read as one does: a data set of Pillow images, crop, flip, a DataLoader.
+"""A folder of the same JPEG files read as one does: a data set of Pillow images, a DataLoader, and section 4.1 of the
+paper in numpy: a random patch less its mean, reflected or not, its colour shifted along three directions.
 
 python benchmarks/folder_loader.py FOLDER [workers=2] [batch=128]: FOLDER holds the pictures.
 """
 
-import random
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet.bench.serve import serve
 
-MEAN, DEVIATION = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+MEAN = np.full((256, 256, 3), 120, np.float32)
+DIRECTIONS = np.random.default_rng(0).normal(0, 10, (3, 3)).astype(np.float32)
 
 
 class Folder(Dataset):
@@ -25,13 +26,14 @@ class Folder(Dataset):
         return len(self.files)
 
     def __getitem__(self, index):
-        image = Image.open(self.files[index]).convert("RGB")
-        left, top = random.randint(0, image.width - 224), random.randint(0, image.height - 224)
-        image = image.crop((left, top, left + 224, top + 224))
-        if random.random() < 0.5:
-            image = ImageOps.mirror(image)
-        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
-        return (x - MEAN) / DEVIATION
+        image = np.asarray(Image.open(self.files[index]).convert("RGB"))
+        top, left, mirror = np.random.randint(33), np.random.randint(33), np.random.randint(2)
+        cut = slice(top, top + 224), slice(left, left + 224)
+        x = image[cut].astype(np.float32) - MEAN[cut]
+        x += np.random.normal(0, 0.1, 3).astype(np.float32) @ DIRECTIONS
+        if mirror:
+            x = np.ascontiguousarray(x[:, ::-1])
+        return torch.from_numpy(x).permute(2, 0, 1)
 
 
 def main():

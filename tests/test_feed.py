@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alexnet import recipes
-from alexnet.config import Augment
+from alexnet.config import Augment, Config
 from alexnet.data import augment as augmenting
 from alexnet.data.augment import Preprocess, colour_shift, draw, patches, same_patch
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.picture import decode
 from alexnet.data.store import Statistics, Store
+from alexnet.device import dtype_of
 
 CPU = torch.device("cpu")
 INDEX = np.arange(200)
@@ -103,13 +107,37 @@ def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
     assert d.flip.any()
     assert not d.flip.all()
     preprocess = Preprocess(a, s, 32, CPU)
-    assert torch.equal(preprocess.cut_each(images, d), preprocess.cut_all(images, d))  # a CPU's way and a GPU's
     got = preprocess(images, d)
     assert got.shape == (8, 3, 32, 32)
     assert got.is_contiguous(memory_format=torch.channels_last)
     for i in range(8):
         want = slow(images[i].numpy(), d, i, a.mean, s.mean, 32)
         np.testing.assert_allclose(got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4)  # float32 of +-400
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([recipes.paper, recipes.original, recipes.torchvision]),
+    st.sampled_from(["float32", "bfloat16"]),
+    st.integers(20, 40),
+    st.integers(0, 5),
+    st.integers(0, 3),
+)
+def test_one_pass_over_memory_gives_the_bits_of_the_plain_way(
+    recipe: Callable[[], Config], precision: str, px: int, count: int, epoch: int
+) -> None:
+    a = recipe().augment
+    preprocess = Preprocess(a, statistics(), px, CPU, dtype_of(precision))
+    images = torch.randint(0, 256, (count, 40, 40, 3), dtype=torch.uint8)
+    d = draw(replace(a, chunk=1), statistics(), px, 0, epoch, INDEX[:count], INDEX[:count])
+    assert torch.equal(preprocess(images, d), preprocess.plain(images, d).permute(0, 3, 1, 2))
+
+
+def test_a_patch_that_leaves_its_picture_is_refused() -> None:
+    preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
+    for top, left in ((9, 0), (0, 9), (-1, 0)):
+        with pytest.raises(ValueError, match="leaves its picture"):
+            preprocess(torch.zeros(2, 40, 40, 3, dtype=torch.uint8), same_patch(top, left, False, 2))
 
 
 def test_torchvisions_preprocessing() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data import picture
-from alexnet.data.picture import centre_square, decode, encode
+from alexnet.data.picture import centre_square, decode, encode, pixels_of_ppm
 
 GRADIENT = np.stack([*np.meshgrid(np.arange(60) * 4, np.arange(40) * 6), np.full((40, 60), 90)], -1)
 RGB = GRADIENT.astype(np.uint8)  # (40, 60, 3)
@@ -142,6 +142,17 @@ def test_of_photographs_it_differs_by_less_than_the_jpeg_they_are_kept_in(pictur
         kept.append(difference(square, decode(encode(square, "jpeg"))))
     assert sum(d > 0 for d in small) > 5
     assert sum(small) < sum(kept) / 2
+
+
+def test_ppm_is_the_pixels_and_pillow_reads_it() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    data, out = encode(noise, "ppm"), np.empty_like(noise)
+    assert np.array_equal(decode(data), noise)
+    pixels_of_ppm(data, out)
+    assert np.array_equal(out, noise)
+    for wrong in (data[:-1], data + b"x", encode(noise.transpose(1, 0, 2), "ppm"), b"P6\n", encode(noise, "png")):
+        with pytest.raises(ValueError, match="no PPM of 7x9"):
+            pixels_of_ppm(wrong, out)
 
 
 def test_png_is_lossless_and_444_keeps_more_colour_than_420() -> None:

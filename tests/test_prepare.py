@@ -17,11 +17,13 @@ from statistics import median
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alexnet.config import StoreSettings
 from alexnet.data import prepare as making
 from alexnet.data import shapes
+from alexnet.data.loader import batches
 from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, class_folders, in_hand, parquet_files
@@ -228,6 +230,7 @@ def test_a_full_disk_is_noticed_before_the_first_picture(tmp_path: Path, monkeyp
         ({"size_px": 2}, "--size-px is 2"),
         ({"quality": 0}, "--quality is 0"),
         ({"shard_images": 0}, "--shard-images is 0"),
+        ({"encoding": "ppm", "size_px": 600, "shard_images": 2048}, "1924 is the most"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, int], says: str, tmp_path: Path) -> None:
@@ -274,6 +277,18 @@ def test_cifar_is_kept_lossless_and_has_its_known_statistics(pictures: Path, tmp
     stored = Store(tmp_path / "store").split("train")
     for number, item in zip(range(5), source.splits[1].items(0), strict=False):
         assert np.array_equal(decode(stored.encoded(number)), decode(item.read()))
+
+
+def test_every_lossless_encoding_holds_and_feeds_the_same_pixels(tmp_path: Path) -> None:
+    fed = []
+    for encoding in ("png", "ppm"):
+        prepare(shapes.source(20, 10), tmp_path / encoding, StoreSettings(size_px=24, encoding=encoding))
+        split = Store(tmp_path / encoding).split("train")
+        (batch,) = batches(split, np.arange(20), 20)
+        fed.append(batch.images)
+        loaded = datasets.load_from_disk(str(tmp_path / encoding))["train"]
+        assert np.array_equal(np.asarray(loaded[3]["image"]), batch.images[3].numpy())
+    assert torch.equal(*fed)
 
 
 def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:

@@ -90,13 +90,18 @@ def infer(terms: Terms, folder: Path) -> list[Match]:
 def loader(terms: Terms, folder: Path) -> list[Match]:
     data = terms.data or str(_shapes_store(folder))
     one = _own("ours, one worker", "loader", data=data, workers=1)
-    ready = _own("ours, patches ready for the network", "loader", data=data, workers=2, augment=True)
     files = _as_files(data, folder)
+    limit = _own("limit: simplejpeg on one core", "decode", data=data)
     others = _peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2")
-    return [
-        Match("decoding alone", one, (_own("limit: simplejpeg on one core", "decode", data=data),)),
-        Match("from the store to patches", ready, others),
-    ]
+    from_jpeg, from_ppm = (
+        Match(
+            f"from {name} to patches",
+            _own("ours, patches ready for the network", "loader", data=place, workers=2, augment=True),
+            others,
+        )
+        for name, place in (("a store of JPEGs", data), ("the same pictures stored as PPM", _as_ppm(files, folder)))
+    )
+    return [Match("decoding alone", one, (limit,)), from_jpeg, from_ppm]
 
 
 def prepare(terms: Terms, folder: Path) -> list[Match]:
@@ -188,3 +193,15 @@ def _as_files(data: str, folder: Path) -> Path:
     for index in range(min(2048, len(split))):
         (files / f"{index:05}.jpg").write_bytes(split.encoded(index))
     return files
+
+
+def _as_ppm(files: Path, folder: Path) -> Path:
+    """A store that holds their pixels."""
+    from alexnet.config import StoreSettings
+    from alexnet.data.prepare import prepare
+    from alexnet.data.sources import Item, Source, SourceSplit
+
+    items = [Item(path.name, 0, path.read_bytes) for path in sorted(files.iterdir())]
+    splits = (SourceSplit("train", len(items), lambda start: iter(items[start:])),)
+    prepare(Source("the same pictures", ("all",), splits), folder / "ppm", StoreSettings(encoding="ppm"))
+    return folder / "ppm"

@@ -119,7 +119,8 @@ def copy(precision: str = "float32", times: int = 5) -> None:
 
 
 def loader(data: str, workers: int = 2, batch: int = 128, images: int = 2048, augment: bool = False) -> None:
-    """Decoded batches of a store; augment: cut, reflected and coloured too, as training has them."""
+    """Decoded batches of a store; augment: cut, reflected and coloured too, by the caller, as training has them."""
+    torch.set_num_threads(1)  # those of PyTorch wait for work by spinning, on cores that the workers want
     store = Store(data)
     split = store.split("train")
     config = recipes.paper()
@@ -131,13 +132,14 @@ def loader(data: str, workers: int = 2, batch: int = 128, images: int = 2048, au
             if preprocess is not None:
                 preprocess(b.images, draw(config.augment, store.statistics, 224, 0, 0, b.index, b.place))
 
-    serve(run, len(order), "images", f"{workers} workers, {_bytes_an_image(data):.0f} KB an image")
+    with kept_memory(torch.device("cpu")):
+        serve(run, len(order), "images", f"{workers} workers, {_bytes_an_image(data):.0f} KB an image")
 
 
 def decode(data: str, images: int = 1024) -> None:
     """The limit of the feed: the library's decoding alone, on one core, into one place."""
     split = Store(data).split("train")
-    encoded = [bytes(split.encoded(i)) for i in epoch_order(len(split), 0, 0)[:images].tolist()]
+    encoded = [split.encoded(i) for i in epoch_order(len(split), 0, 0)[:images].tolist()]
     out = np.empty((split.size_px, split.size_px, 3), np.uint8)
 
     def run() -> None:

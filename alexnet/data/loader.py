@@ -14,7 +14,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.picture import decode
+from alexnet.data.picture import decode, pixels_of_ppm
 from alexnet.data.store import Split
 
 Indices = NDArray[np.int64]
@@ -44,8 +44,10 @@ def decode_into(split: Split, index: int, out: NDArray[np.uint8]) -> None:
     """Picture `index` into out: (size_px, size_px, 3) uint8. Raises ValueError naming a picture that is damaged."""
     data = split.encoded(index)
     try:
-        if bytes(data[:2]) == b"\xff\xd8":
+        if data.startswith(b"\xff\xd8"):
             simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        elif data.startswith(b"P6"):
+            pixels_of_ppm(data, out)
         else:
             out[:] = decode(data)
     except ValueError as error:

@@ -15,7 +15,7 @@ Rgb = NDArray[np.uint8]  # (H, W, 3)
 MOST_PIXELS = 200_000_000  # a file may claim any size; this much is 600 MB decoded
 
 
-def decode(data: bytes | memoryview, upright: bool = False, enough_px: int = 0) -> Rgb:
+def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
     """RGB of any picture: the first frame, 16 bits scaled to 8, CMYK and palettes converted, transparency dropped.
 
     upright: turned as its EXIF orientation says. enough_px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as
@@ -23,7 +23,7 @@ def decode(data: bytes | memoryview, upright: bool = False, enough_px: int = 0) 
     uint8. Raises ValueError with the reason when the bytes are no picture, end too early, or claim more than
     MOST_PIXELS.
     """
-    if bytes(data[:2]) == b"\xff\xd8":
+    if data.startswith(b"\xff\xd8"):
         rgb = _decode_jpeg(data, 2 * enough_px)
         if rgb is not None:
             return _turned(rgb, data) if upright else rgb
@@ -40,7 +40,7 @@ def decode(data: bytes | memoryview, upright: bool = False, enough_px: int = 0) 
         raise ValueError(reason) from None
 
 
-def _decode_jpeg(data: bytes | memoryview, least_px: int) -> Rgb | None:
+def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
     """None where Pillow should look: CMYK, and files with errors (it tells a harmless one from a truncated one)."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
@@ -65,7 +65,7 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width}x{height} is more than {MOST_PIXELS:,} pixels")
 
 
-def _turned(rgb: Rgb, data: bytes | memoryview) -> Rgb:
+def _turned(rgb: Rgb, data: bytes) -> Rgb:
     with Image.open(io.BytesIO(data)) as image:
         turn = image.getexif().get(0x0112, 1)
     if turn not in range(2, 9):
@@ -99,12 +99,26 @@ def centre_square(rgb: Rgb, size_px: int) -> Rgb:
 
 
 def encode(
-    rgb: Rgb, encoding: Literal["jpeg", "png"], quality: int = 95, chroma: Literal["420", "444"] = "420"
+    rgb: Rgb, encoding: Literal["jpeg", "png", "ppm"], quality: int = 95, chroma: Literal["420", "444"] = "420"
 ) -> bytes:
-    """The bytes of a JPEG, or of a lossless PNG. rgb: (H, W, 3) uint8."""
+    """The bytes of a JPEG, of a lossless PNG, or of a PPM: the pixels as they are. rgb: (H, W, 3) uint8."""
     if encoding == "jpeg":
         data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", chroma)
         return data
+    if encoding == "ppm":
+        return _ppm_header(rgb) + rgb.tobytes()
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def pixels_of_ppm(data: bytes, out: Rgb) -> None:
+    """The pixels of a PPM into out: (H, W, 3) uint8. Raises ValueError when data is no PPM of that size."""
+    header = _ppm_header(out)
+    if not data.startswith(header) or len(data) != len(header) + out.nbytes:
+        raise ValueError(f"no PPM of {out.shape[1]}x{out.shape[0]} pixels")
+    out[:] = np.frombuffer(data, np.uint8, offset=len(header)).reshape(out.shape)
+
+
+def _ppm_header(rgb: Rgb) -> bytes:
+    return b"P6\n%d %d\n255\n" % (rgb.shape[1], rgb.shape[0])

@@ -30,6 +30,7 @@ from alexnet.progress import Progress
 
 ITEMS_A_TASK = 32
 STORED_PX = 256  # section 2
+MOST_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with 32 bits
 
 
 @dataclass
@@ -160,6 +161,9 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
         raise ValueError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
     if settings.shard_images < 1:
         raise ValueError(f"--shard-images is {settings.shard_images}; it must be at least 1")
+    most = int(MOST_BYTES // (3.1 * settings.size_px**2))  # PNG of noise is a little larger than its pixels
+    if settings.settled_encoding() != "jpeg" and settings.shard_images > most:
+        raise ValueError(f"--shard-images is {settings.shard_images}; a file would pass 2 GiB: {most} is the most")
     if not 0 <= settings.most_skipped <= 1:
         raise ValueError(f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1")
     return settings
@@ -168,7 +172,7 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
 def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     counts = [split.count for split in source.splits]
     known = sum(count for count in counts if count is not None)
-    each = settings.size_px**2 * (3 if settings.settled_encoding() == "png" else 0.8)  # generous for quality 95
+    each = settings.size_px**2 * (0.8 if settings.settled_encoding() == "jpeg" else 3)  # generous for quality 95
     place = folder.absolute().parent
     while not place.exists():
         place = place.parent

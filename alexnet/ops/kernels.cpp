@@ -1,12 +1,12 @@
 // What PyTorch does in many passes over memory and these do in one, on a CPU. Compiled on first use by native.py; no
-// headers of PyTorch. The slow twins are normalise.py and train/sgd.py, whose formulas these are.
+// headers of PyTorch. The slow twins are normalise.py, train/sgd.py and data/augment.py, whose formulas these are.
 //
 // What stands between two convolutions, with local response normalisation over maps, and the original's normalisation
 // over a square inside each map, for channels-last tensors: b = a (k + alpha S a^2)^-3/4 and its gradient. Maps are
 // contiguous, so a position's maps stand in a few cache lines and every loop over them is a vector loop. Values are
 // float or bfloat16 in memory and float inside.
 //
-// The update rule of section 5.
+// The update rule of section 5. Patches cut from pictures (sections 2 and 4.1).
 
 #include <algorithm>
 #include <cmath>
@@ -317,6 +317,61 @@ void spatial_backward(const T *x, const T *dy, T *dx, int64_t images, int64_t he
   }
 }
 
+// As in native.py.
+struct Cut {
+  int64_t images, stored_px, input_px, mean_moves;
+  float scale;
+};
+
+// to[i] = from[pixels - 1 - i], pixels of three bytes, five in each vector
+inline void reflect(const uint8_t *from, uint8_t *to, int64_t pixels) {
+  typedef uint8_t Vector __attribute__((vector_size(16)));
+  int64_t i = 0;
+  for (; i + 6 <= pixels; i += 5) {
+    Vector v;
+    std::memcpy(&v, from + 3 * (pixels - i) - 16, 16);
+    v = __builtin_shufflevector(v, v, 13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+    std::memcpy(to + 3 * i, &v, 16);  // the sixteenth byte is written again by what follows
+  }
+  for (; i < pixels; i++) std::memcpy(to + 3 * i, from + 3 * (pixels - 1 - i), 3);
+}
+
+// out = ((picture, reflected or not) - mean + shift) scale / deviation. The mean is that of the whole stored picture,
+// mirrored behind it, where it moves with the patch, else the patch's own.
+template <typename T>
+void cut(const uint8_t *images, const float *mean, const float *mirrored, const int64_t *top, const int64_t *left,
+         const uint8_t *flip, const float *shift, const float *deviation, T *out, const Cut &c) {
+  const int64_t line = 3 * c.stored_px, width = 3 * c.input_px;
+#pragma omp parallel
+  {
+    std::vector<float> colour(width), divisor(width);
+    std::vector<uint8_t> reflected(width);
+    for (int64_t i = 0; deviation && i < width; i++) divisor[i] = deviation[i % 3];
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < c.images; n++) {
+      for (int64_t i = 0; i < width; i++) colour[i] = shift[3 * n + i % 3];
+      for (int64_t row = 0; row < c.input_px; row++) {
+        const uint8_t *from = images + (n * c.stored_px + top[n] + row) * line + 3 * left[n];
+        const float *m = mean + row * width;
+        if (c.mean_moves) {
+          const int64_t column = flip[n] ? c.stored_px - left[n] - c.input_px : left[n];
+          m = (flip[n] ? mirrored : mean) + (top[n] + row) * line + 3 * column;
+        }
+        if (flip[n]) {
+          reflect(from, reflected.data(), c.input_px);
+          from = reflected.data();
+        }
+        T *to = out + (n * c.input_px + row) * width;
+        const float *s = colour.data(), *d = divisor.data();
+        if (deviation)
+          for (int64_t i = 0; i < width; i++) store(to[i], (float(from[i]) - m[i] + s[i]) * c.scale / d[i]);
+        else
+          for (int64_t i = 0; i < width; i++) store(to[i], (float(from[i]) - m[i] + s[i]) * c.scale);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 #define EXPORT(T, suffix)                                                                                             \
@@ -333,6 +388,11 @@ void spatial_backward(const T *x, const T *dy, T *dx, int64_t images, int64_t he
   extern "C" void spatial_backward_##suffix(const T *x, const T *dy, T *dx, int64_t images, int64_t height,           \
                                             int64_t width, int64_t maps, int64_t half, float k, float alpha) {        \
     spatial_backward(x, dy, dx, images, height, width, maps, half, k, alpha);                                         \
+  }                                                                                                                   \
+  extern "C" void cut_##suffix(const uint8_t *images, const float *mean, const float *mirrored, const int64_t *top,   \
+                               const int64_t *left, const uint8_t *flip, const float *shift, const float *deviation,  \
+                               T *out, const Cut *c) {                                                                \
+    cut(images, mean, mirrored, top, left, flip, shift, deviation, out, *c);                                          \
   }
 
 EXPORT(float, float32)

@@ -41,12 +41,19 @@ class Pass(ctypes.Structure):
     ]
 
 
+class Cut(ctypes.Structure):
+    """As in kernels.cpp."""
+
+    _fields_ = [*((name, Size) for name in ("images", "stored_px", "input_px", "mean_moves")), ("scale", Real)]
+
+
 SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 OPERATORS: dict[str, list[type]] = {
     "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "pass_backward": [Pointer, Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "spatial_forward": [Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "spatial_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
+    "cut": [*[Pointer] * 9, ctypes.POINTER(Cut)],
 }
 
 
@@ -55,7 +62,7 @@ def compiled() -> ctypes.CDLL | None:
     """The compiled operators; None where they are turned off or cannot be had (said once, on stderr)."""
     functions = {f"{name}_{suffix}": kinds for name, kinds in OPERATORS.items() for suffix in SUFFIX.values()}
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
-    without = "normalisation, pooling and update run in plain PyTorch, several times slower"
+    without = "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
     return _library("kernels.cpp", KERNELS, [], functions, without)
 
 
