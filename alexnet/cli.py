@@ -193,7 +193,8 @@ class _stoppable:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from alexnet.train.loop import Interrupted, NotFinite
+        from alexnet.train.loop import Interrupted
+        from alexnet.train.readings import NotFinite
 
         if isinstance(error, Interrupted | NotFinite):
             print(f"alexnet: {error}", file=sys.stderr)

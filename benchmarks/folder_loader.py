@@ -18,6 +18,17 @@ MEAN = np.full((256, 256, 3), 120, np.float32)
 DIRECTIONS = np.random.default_rng(0).normal(0, 10, (3, 3)).astype(np.float32)
 
 
+def patch(image):
+    """image: (256, 256, 3) uint8 -> (3, 224, 224) float32."""
+    top, left, mirror = np.random.randint(33), np.random.randint(33), np.random.randint(2)
+    cut = slice(top, top + 224), slice(left, left + 224)
+    x = image[cut].astype(np.float32) - MEAN[cut]
+    x += np.random.normal(0, 0.1, 3).astype(np.float32) @ DIRECTIONS
+    if mirror:
+        x = np.ascontiguousarray(x[:, ::-1])
+    return torch.from_numpy(x).permute(2, 0, 1)
+
+
 class Folder(Dataset):
     def __init__(self, folder):
         self.files = sorted(Path(folder).glob("*.jpg"))
@@ -26,14 +37,7 @@ class Folder(Dataset):
         return len(self.files)
 
     def __getitem__(self, index):
-        image = np.asarray(Image.open(self.files[index]).convert("RGB"))
-        top, left, mirror = np.random.randint(33), np.random.randint(33), np.random.randint(2)
-        cut = slice(top, top + 224), slice(left, left + 224)
-        x = image[cut].astype(np.float32) - MEAN[cut]
-        x += np.random.normal(0, 0.1, 3).astype(np.float32) @ DIRECTIONS
-        if mirror:
-            x = np.ascontiguousarray(x[:, ::-1])
-        return torch.from_numpy(x).permute(2, 0, 1)
+        return patch(np.asarray(Image.open(self.files[index]).convert("RGB")))
 
 
 def main():

@@ -22,9 +22,11 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.device import resolve
+from alexnet.model import build
 from alexnet.train import loop, sgd
-from alexnet.train.checkpoint import read_config
-from alexnet.train.loop import Interrupted, NotFinite, fit, resume
+from alexnet.train.checkpoint import Position, read_config
+from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.readings import NotFinite, Readings
 from alexnet.train.runlog import read_metrics
 from tests.conftest import tiny, tiny_architecture
 
@@ -154,6 +156,27 @@ def test_conv1_is_frozen_and_noise_off_in_the_end_game(
 def test_a_nan_names_step_and_tensor(store: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match=r"step \d+: .*(weight|bias|output of) .*not finite"):
         fit(tiny(store, sgd=Sgd(batch=16, rate=1e30)), tmp_path / "run")
+
+
+def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None:
+    net, labels = build(tiny_architecture()), torch.tensor([0, 1, 2])
+    x = torch.zeros(3, 3, net.architecture.input_px, net.architecture.input_px)
+    logits = [torch.eye(3, 10)[torch.randperm(3)] * i for i in range(5)]
+    sums = []
+    for late in (0, 1, 3):
+        at = Position()
+        readings = Readings(net, at, late)
+        for each in logits:
+            readings.add(x, torch.nn.functional.cross_entropy(each, labels), each, labels)
+            at.step += 1
+        assert at.images == 3 * (5 - late)
+        readings.settle()
+        sums.append((at.images, at.errors, at.loss_sum))
+    assert sums[0] == sums[1] == sums[2]
+    readings.add(x, torch.tensor(float("inf")), logits[0], labels)
+    at.step += 1
+    with pytest.raises(NotFinite, match="step 5: the loss is not finite, though"):
+        readings.settle()
 
 
 def test_init_takes_what_fits_and_says_what(

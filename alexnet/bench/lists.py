@@ -93,6 +93,8 @@ def loader(terms: Terms, folder: Path) -> list[Match]:
     files = _as_files(data, folder)
     limit = _own("limit: simplejpeg on one core", "decode", data=data)
     others = _peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2")
+    for name, library in (("WebDataset", "webdataset"), ("LitData", "litdata"), ("DALI, CPU operators", "dali")):
+        others += _peer(name, "feeders.py", library, str(files), "workers=2", python=terms.python)
     from_jpeg, from_ppm = (
         Match(
             f"from {name} to patches",

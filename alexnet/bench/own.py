@@ -96,7 +96,8 @@ def lrn(kind: str = "ours", precision: str = "float32") -> None:
     dy, x = torch.randn_like(x), x.requires_grad_()
     ours: Callable[[torch.Tensor], torch.Tensor] = ops.lrn
     op = ours if kind == "ours" else lambda t: F.local_response_norm(t, 5, 5e-4, 0.75, 2.0)
-    serve(_whole(lambda: torch.autograd.grad(op(x), x, dy)), x.numel(), "values", f"{precision}, {tuple(x.shape)}")
+    with kept_memory(x.device):  # for both
+        serve(_whole(lambda: torch.autograd.grad(op(x), x, dy)), x.numel(), "values", f"{precision}, {tuple(x.shape)}")
 
 
 def matmul(precision: str = "float32", an_image: int = 1, side: int = 2048) -> None:

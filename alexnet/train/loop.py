@@ -37,6 +37,7 @@ from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
 from alexnet.signal import signal, warning
 from alexnet.train.checkpoint import Position, read_config, write_config
+from alexnet.train.readings import Readings
 from alexnet.train.runlog import RunLog
 from alexnet.train.sgd import after_epoch, colour_on, descend, fall, finished, rates, zero_velocity
 
@@ -49,10 +50,6 @@ class Interrupted(Exception):
     def __init__(self, number: int, run: Path, step: int) -> None:
         super().__init__(f"stopped and saved at step {step}; go on with: alexnet train --resume {run}")
         self.number = number
-
-
-class NotFinite(Exception):
-    """A NaN or an infinity; the message names step and tensor."""
 
 
 def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
@@ -134,6 +131,7 @@ def _train(
     parameters = dict(net.named_parameters())
     about = describe(config, store)
     log = RunLog(run, at.step, at.epoch)
+    readings = Readings(net, at, late=1 if device.type == "cuda" else 0)
     for line in said:
         print(line, file=sys.stderr)
     if at.step == 0:
@@ -142,6 +140,7 @@ def _train(
     began_s, saved_s = time.perf_counter() - at.elapsed_s, time.perf_counter()
 
     def save(which: Literal["last", "best"]) -> None:
+        readings.settle()
         at.elapsed_s = time.perf_counter() - began_s
         kept = velocity if which == "last" else {}
         header = about | {"position": asdict(at)}
@@ -160,23 +159,19 @@ def _train(
                     labels = batch.labels.to(device, non_blocking=True)
                     logits = net(x, dropout_key=(config.seed, at.step))
                     loss = F.cross_entropy(logits, labels)
-                    if not math.isfinite(loss.item()):
-                        raise NotFinite(_which_tensor(net, x, at.step))
+                    readings.add(x, loss, logits, labels)
                     descend(loss, parameters, velocity, of, sgd.momentum)
                     at.step += 1
                     at.batch += 1
-                    at.images += len(labels)
-                    at.loss_sum += loss.item() * len(labels)
-                    at.errors += int((logits.argmax(1) != labels).sum())
                     waited_s += batch.waited_s
-                    note = f"loss {at.loss_sum / at.images:.3f}  error {at.errors / at.images:.1%}"
-                    progress.advance(len(labels), note)
+                    progress.advance(len(labels), str(readings))
                     if stop:
                         save("last")
                         raise Interrupted(stop[0], run, at.step)
                     if time.perf_counter() - saved_s > 60 * config.checkpoint_minutes:
                         save("last")
                         saved_s = time.perf_counter()
+            readings.settle()
             spent_s = time.perf_counter() - begun_s
             result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
             metrics = {
@@ -263,14 +258,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for caught, handler in before.items():
             signals.signal(caught, handler)
-
-
-@torch.no_grad()
-def _which_tensor(net: Network, x: torch.Tensor, step: int) -> str:
-    for name, weight in net.named_parameters():
-        if not torch.isfinite(weight).all():
-            return f"step {step}: {name} is not finite since the last update; a smaller --sgd.rate may help"
-    for name, value in net.activations(x).items():
-        if not torch.isfinite(value).all():
-            return f"step {step}: the output of {name} is not finite; a smaller --sgd.rate may help"
-    return f"step {step}: the loss is not finite, though every weight and activation is"

@@ -1,0 +1,84 @@
+"""The same JPEG files through libraries made for feeding, with the augmentation of folder_loader.py.
+
+python benchmarks/feeders.py webdataset|litdata|dali FOLDER [workers=2] [batch=128]: FOLDER holds the pictures; what the
+library reads is written to a temporary folder first, outside the time.
+"""
+
+import io
+import sys
+import tarfile
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import torch
+from folder_loader import patch
+from PIL import Image
+
+from alexnet.bench.serve import serve
+
+
+def opened(data):
+    return patch(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def webdataset(files, place, workers, batch):
+    import webdataset
+
+    shards = [f"{place}/{number}.tar" for number in range(2 * workers)]
+    for number, shard in enumerate(shards):
+        with tarfile.open(shard, "w") as tar:
+            for file in files[number :: len(shards)]:
+                tar.add(file, file.name)
+    data = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(512).to_tuple("jpg").map_tuple(opened)
+    loader = webdataset.WebLoader(data.batched(batch), batch_size=None, num_workers=workers, persistent_workers=True)
+    return lambda: sum(len(images) for (images,) in loader), f"webdataset {webdataset.__version__}"
+
+
+def litdata(files, place, workers, batch):
+    import litdata
+
+    with redirect_stdout(sys.stderr):
+        litdata.optimize(Path.read_bytes, files, place, chunk_bytes="64MB", num_workers=workers, verbose=False)
+    data = litdata.StreamingDataset(place, shuffle=True, transform=opened)
+    loader = litdata.StreamingDataLoader(data, batch_size=batch, num_workers=workers, persistent_workers=True)
+    return lambda: sum(len(images) for images in loader), f"litdata {litdata.__version__}"
+
+
+def dali(files, place, workers, batch):
+    import nvidia.dali
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=batch, num_threads=workers, device_id=None)
+    def pipeline():
+        jpegs, _ = fn.readers.file(files=[str(file) for file in files], random_shuffle=True, name="files")
+        patches = fn.crop_mirror_normalize(
+            fn.decoders.image(jpegs, device="cpu"),
+            crop=(224, 224),
+            crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
+            crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
+            mirror=fn.random.coin_flip(),
+            mean=[120.0] * 3,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+        )
+        return patches + fn.random.normal(stddev=10.0, shape=[3, 1, 1])
+
+    built = pipeline()
+    built.build()
+    turns = -(-len(files) // batch)
+    return lambda: [built.run() for _ in range(turns)], f"DALI {nvidia.dali.__version__}, CPU operators"
+
+
+def main():
+    which, folder, *rest = sys.argv[1:]
+    given = {"workers": 2, "batch": 128} | {key: int(value) for key, value in (a.split("=") for a in rest)}
+    files = sorted(Path(folder).glob("*.jpg"))
+    with tempfile.TemporaryDirectory() as place:
+        run, name = {"webdataset": webdataset, "litdata": litdata, "dali": dali}[which](files, place, **given)
+        serve(run, len(files), "images", f"{name}, {given['workers']} workers, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
