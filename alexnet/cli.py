@@ -31,6 +31,7 @@ AlexNet as a working system: the 2012 paper, from image archives to figures.
   summary RECIPE                        shapes, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
   bench ops|step|loader|prepare|infer   this machine's speeds, beside its limits and other programs
+  reproduce [CLAIM...] [--data STORE]   the paper's claims as experiments; without arguments, their table
 """
 
 
@@ -406,6 +407,60 @@ def bench(arguments: list[str]) -> None:
         print(line, flush=True)
 
 
+@dataclass(frozen=True)
+class ReproduceArguments:
+    """The paper's claims as experiments. Without arguments: their table, with the best result recorded so far."""
+
+    claims: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[CLAIM...]")]] = ()
+    """By their ids; none named: all that the store is fit for."""
+    data: Path | None = None
+    """A prepared store: photographs of 112 pixels or more, or CIFAR-10."""
+    scale: Literal["smoke", "desk", "full"] = "desk"
+    """smoke: seconds a run, shows nothing. desk: minutes a run. full: the paper's own setting."""
+    seeds: int = 5
+    jobs: int = 1
+    """Runs side by side; they share the cores."""
+    out: Path = Path("runs/reproduce")
+    """Runs, kept to be used again, and reduced stores."""
+    records: Path = Path("records/claims")
+    """Folder of the results."""
+    document: Path | None = None
+    """Write the table of all records into this Markdown file, and do nothing else."""
+    report: Path | None = None
+    """Write all records as one HTML page, figures in it, and do nothing else."""
+
+
+def reproduce(arguments: list[str]) -> None:
+    a = _parse(ReproduceArguments, "reproduce", arguments)
+    if min(a.seeds, a.jobs) < 1:
+        raise ValueError("--seeds and --jobs must be at least 1")
+    from alexnet.experiments import runner, table
+    from alexnet.experiments.claims import chosen
+
+    if a.document is not None:
+        a.document.write_text(table.document(table.read(a.records)))
+        print(a.document)
+        return
+    if a.report is not None:
+        from alexnet.experiments import report
+
+        report.write(table.read(a.records), a.report)
+        print(a.report)
+        return
+    claims = chosen(a.claims)
+    if a.data is None:
+        if a.claims:
+            raise ValueError("name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)")
+        print(table.listing(table.read(a.records), table.cost_h(claims, table.peak_macs_per_s())))
+        return
+    from alexnet.data.store import Store
+
+    command = f"alexnet reproduce {' '.join(arguments)}"
+    terms = runner.Terms(Store(a.data), a.scale, a.seeds, a.out, a.jobs)
+    for found in table.reproduce(claims, terms, a.records, command, picky=bool(a.claims)):
+        print(found, flush=True)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "prepare": prepare,
@@ -417,4 +472,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "summary": summary,
     "export": export,
     "bench": bench,
+    "reproduce": reproduce,
 }

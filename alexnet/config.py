@@ -198,6 +198,8 @@ class Steps:
     layer_rates: tuple[LayerRate, ...] = ()
     colour_until: int | None = None
     """Colour noise ends when this epoch begins (original: 67)."""
+    until_error: float | None = None
+    """Training ends early once the validation error, a share, is no larger."""
 
 
 Schedule = Plateau | Steps
@@ -268,7 +270,8 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
     def at(epoch: int) -> int:
         return round(epoch * epochs / schedule.epochs)
 
-    return Steps(
+    return dataclasses.replace(
+        schedule,
         epochs=epochs,
         drops=tuple(at(epoch) for epoch in schedule.drops if at(epoch) < epochs),
         layer_rates=tuple(

@@ -87,18 +87,32 @@ def measure(
     workers: int = 2,
 ) -> Result:
     """The errors of one network, or of several with their softmax averaged."""
+    preprocess = nets[0][1]
+    count = len(patches(test, preprocess.stored_px, preprocess.input_px))
+    return score(*predictions(nets, split, test, np.arange(len(split)), batch, workers), count)
+
+
+def predictions(
+    nets: Sequence[tuple[Network, Preprocess]],
+    split: Split,
+    test: Augment,
+    order: NDArray[np.int64],
+    batch: int = 128,
+    workers: int = 2,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Of the split's pictures `order`: softmax (N, classes), averaged over patches and nets, and labels (N,)."""
     kept: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     preprocess = nets[0][1]
     count = len(patches(test, preprocess.stored_px, preprocess.input_px))
     what = f"test, {count} patch{'es' if count > 1 else ''}"
-    with kept_memory(preprocess.device), Progress(what, len(split), "images") as progress:
-        for b in batches(split, np.arange(len(split)), batch, workers):
+    with kept_memory(preprocess.device), Progress(what, len(order), "images") as progress:
+        for b in batches(split, order, batch, workers):
             p = torch.stack([probabilities(net, pre, b.images, test).cpu() for net, pre in nets]).mean(0)
             kept.append(p.numpy())
             labels.append(b.labels.numpy())
             progress.advance(len(b.labels))
-    return score(np.concatenate(kept), np.concatenate(labels), count)
+    return np.concatenate(kept), np.concatenate(labels)
 
 
 def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto") -> list[Result]:

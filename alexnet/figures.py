@@ -52,6 +52,14 @@ def _tiles(kernels: torch.Tensor) -> NDArray[np.float32]:
     return sheet
 
 
+def colourfulness(net: Network) -> list[list[float]]:
+    """Of each column, of each kernel of the first layer: the share of its energy that is not grey, 0 to 1 (Fig. 3)."""
+    weight = net.get_parameter(f"{net.steps[0].layer.name}.weight").detach().double().cpu().flatten(2)  # (K, 3, pixels)
+    grey = 3 * weight.mean(1).square().sum(1)
+    share = 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
+    return [part.tolist() for part in share.chunk(net.architecture.columns)]
+
+
 def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: str | Path) -> None:
     """Error and loss against epochs, with the moments at which the rate fell. runs: (name, epoch metrics)."""
     figure = Figure(figsize=(9, 3.6), dpi=150)

@@ -14,7 +14,7 @@ from torch import nn
 
 from alexnet import ops
 from alexnet.config import Architecture, Conv, Full, Layer, Local
-from alexnet.ops import blocks
+from alexnet.ops import blocks, native
 from alexnet.ops.pool import pooled_px
 
 Shape = tuple[int, int, int]  # (channels, height, width); a fully connected layer has height and width 1
@@ -231,8 +231,8 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> torch.Tensor:
         """Logits (N, classes) in float32 (float64 stays). images: (N, 3, input_px, input_px), preprocessed.
 
-        The arithmetic is done in the dtype of `images`; weights are cast. dropout_key: (seed, step) in training,
-        None at test.
+        Values are in the dtype of `images` and so are products, but for bfloat16 on a CPU that is slower in it: there
+        products are float32. dropout_key: (seed, step) in training, None at test.
         """
         x = images
         for steps in self.passes:
@@ -262,7 +262,8 @@ class Network(nn.Module):
         match step.op:
             case "linear":
                 weight, bias = (self.get_parameter(f"{step.layer.name}.{kind}") for kind in ("weight", "bias"))
-                return _linear(step, weight.to(x.dtype), bias.to(x.dtype), x)
+                kind = torch.float32 if x.dtype == torch.bfloat16 and native.slow_in_bfloat16(x.device) else x.dtype
+                return _linear(step, weight.to(kind), bias.to(kind), x.to(kind)).to(x.dtype)
             case "unit":
                 return apply_unit(x, architecture.unit)
             case "lrn":

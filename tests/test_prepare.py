@@ -18,6 +18,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.config import StoreSettings
@@ -351,3 +353,13 @@ def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Pa
     ratio = median([whole_s / parts_s for parts_s, whole_s in pairs])
     print(f"prepare / (decode + resize + encode) = {ratio:.3f} over {len(items)} pictures; pairs, s: {pairs}")
     assert ratio <= 1.20
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([0, 255, None]))
+def test_compiled_products_are_the_plain_ones(height: int, width: int, value: int | None) -> None:
+    rgb = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    if value is not None:
+        rgb[:] = value
+    assert np.array_equal(making.products(rgb), making.plain_products(rgb))
+    assert np.array_equal(making.products(rgb[:, ::-1]), making.plain_products(rgb))

@@ -19,7 +19,7 @@ RANKS = {
     3: ["signal", "weights", "figures"],
     4: ["evaluation", "inference", "onnx_export"],
     5: ["train"],
-    6: ["demo", "bench"],
+    6: ["demo", "bench", "experiments"],
     7: ["cli", "__init__", "__main__"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}

@@ -1,12 +1,13 @@
 // What PyTorch does in many passes over memory and these do in one, on a CPU. Compiled on first use by native.py; no
-// headers of PyTorch. The slow twins are normalise.py, train/sgd.py and data/augment.py, whose formulas these are.
+// headers of PyTorch. The slow twins are in normalise.py, train/sgd.py, data/augment.py and data/prepare.py, whose
+// formulas these are.
 //
 // What stands between two convolutions, with local response normalisation over maps, and the original's normalisation
 // over a square inside each map, for channels-last tensors: b = a (k + alpha S a^2)^-3/4 and its gradient. Maps are
 // contiguous, so a position's maps stand in a few cache lines and every loop over them is a vector loop. Values are
 // float or bfloat16 in memory and float inside.
 //
-// The update rule of section 5. Patches cut from pictures (sections 2 and 4.1).
+// The update rule of section 5. Patches cut from pictures (sections 2 and 4.1), and products of their colours.
 
 #include <algorithm>
 #include <cmath>
@@ -397,6 +398,20 @@ void cut(const uint8_t *images, const float *mean, const float *mirrored, const 
 
 EXPORT(float, float32)
 EXPORT(bfloat16, bfloat16)
+
+// Sums over pixels of the products of R, G and B, added to (3, 3). 32 bits hold 66,051 products of 255 x 255.
+extern "C" void products(const uint8_t *rgb, int64_t pixels, int64_t *sums) {
+  constexpr int64_t PIECE = 4096;
+  for (int64_t at = 0; at < pixels; at += PIECE) {
+    uint32_t rr = 0, rg = 0, rb = 0, gg = 0, gb = 0, bb = 0;
+    for (int64_t i = at; i < std::min(pixels, at + PIECE); i++) {
+      const uint32_t r = rgb[3 * i], g = rgb[3 * i + 1], b = rgb[3 * i + 2];
+      rr += r * r, rg += r * g, rb += r * b, gg += g * g, gb += g * b, bb += b * b;
+    }
+    const uint32_t all[9] = {rr, rg, rb, rg, gg, gb, rb, gb, bb};
+    for (int k = 0; k < 9; k++) sums[k] += all[k];
+  }
+}
 
 // v <- momentum v - rate g - decay_rate w; w <- w + v
 extern "C" void update(float *w, float *v, const float *g, int64_t count, float momentum, float rate,

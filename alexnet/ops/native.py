@@ -61,6 +61,7 @@ OPERATORS: dict[str, list[type]] = {
 def compiled() -> ctypes.CDLL | None:
     """The compiled operators; None where they are turned off or cannot be had (said once, on stderr)."""
     functions = {f"{name}_{suffix}": kinds for name, kinds in OPERATORS.items() for suffix in SUFFIX.values()}
+    functions["products"] = [Pointer, Size, Pointer]
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
     without = "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
     return _library("kernels.cpp", KERNELS, [], functions, without)
@@ -117,6 +118,12 @@ def _build(compiler: str, source: Path, flags: Sequence[str], libraries: Sequenc
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise OSError(f"{Path(compiler).name} failed: {(done.stderr.splitlines() or ['no reason given'])[0]}")
+
+
+@lru_cache(maxsize=2)
+def slow_in_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products are slower in bfloat16 than in float32: x86 processors without tiles for it."""
+    return device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and "amx_bf16" not in _processor()
 
 
 def _processor() -> str:

@@ -36,7 +36,10 @@ def after_epoch(schedule: Schedule, state: PlateauState, val_error: float) -> Pl
 
 def finished(schedule: Schedule, epoch: int, state: PlateauState) -> bool:
     """Whether training ends before `epoch` (counted from 0) begins."""
-    return epoch >= schedule.epochs or (isinstance(schedule, Plateau) and state.drops > schedule.drops)
+    if isinstance(schedule, Plateau):
+        return epoch >= schedule.epochs or state.drops > schedule.drops
+    goal = schedule.until_error
+    return epoch >= schedule.epochs or (goal is not None and state.best_error <= goal)
 
 
 def fall(schedule: Schedule, epoch: int, state: PlateauState) -> float:

@@ -1,0 +1,266 @@
+"""Claims are values that run; statistics say no more than the seeds do; the document is what the records are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet.cli import main
+from alexnet.config import StoreSettings
+from alexnet.data import shapes
+from alexnet.data.prepare import prepare
+from alexnet.data.store import Store
+from alexnet.experiments import runner, table
+from alexnet.experiments.claims import CLAIMS, Done, apart, chosen, epochs_to
+from alexnet.experiments.statistics import estimate
+from alexnet.figures import colourfulness
+from alexnet.model import build, plan
+from tests.conftest import tiny_architecture
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("stores") / "photographs"
+    prepare(shapes.source(60, 30), folder, StoreSettings(size_px=112))
+    return Store(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """As CIFAR-10 is: 32 pixels, a split named test."""
+    folder = tmp_path_factory.mktemp("stores") / "small"
+    source = shapes.source(60, 30)
+    train, val = source.splits
+    prepare(replace(source, splits=(train, replace(val, name="test"))), folder, StoreSettings(size_px=32))
+    return Store(folder)
+
+
+def terms(store: Store, out: Path, seeds: int = 2) -> runner.Terms:
+    return runner.Terms(store, "smoke", seeds, out, say=lambda line: None)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(-5, 5))
+def test_the_verdict_follows_from_the_interval(values: list[float], none: float) -> None:
+    e = estimate(values, none)
+    assert e.low is not None
+    assert e.high is not None
+    assert e.low <= e.mean + 1e-9
+    assert e.mean <= e.high + 1e-9
+    assert (e.verdict == "agrees") == (e.low > none)
+    assert (e.verdict == "disagrees") == (e.high < none)
+
+
+def test_an_estimate_is_students() -> None:
+    e = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (e.mean, e.n) == (3.0, 5)
+    np.testing.assert_allclose(
+        [e.deviation, e.low, e.high], [1.58114, 1.03676, 4.96324], rtol=1e-5
+    )  # a table's t: 2.776
+    assert e.verdict == "agrees"
+    assert estimate([-v for v in (1.0, 2.0, 3.0, 4.0, 5.0)]).verdict == "disagrees"
+    assert estimate([7.0]).verdict == "cannot tell"
+
+
+def test_an_effect_as_large_as_could_be_told_is_told_four_times_in_five() -> None:
+    rng, found = np.random.default_rng(0), []
+    for _ in range(4000):
+        noise = rng.normal(0, 1, 5)
+        smallest = estimate(noise.tolist()).smallest
+        assert smallest is not None
+        found.append(smallest)
+    effect = float(np.mean(found))
+    told = [estimate((rng.normal(effect, 1, 5)).tolist()).verdict == "agrees" for _ in range(2000)]
+    assert 0.75 < np.mean(told) < 0.92  # by a mean deviation, not each one's own
+
+
+def done(*val_errors: float) -> Done:
+    return Done(0.5, 0.5, 0.5, 100, 0.01, (), tuple({"val_error": e} for e in val_errors))
+
+
+def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
+    assert epochs_to(0.25, done(0.5, 0.3, 0.2)) == pytest.approx(2.5)
+    assert epochs_to(0.25, done(0.25)) == pytest.approx(1.0)
+    assert epochs_to(0.25, done(0.5, 0.4)) == 2.0
+
+
+def test_columns_are_apart_only_when_they_are() -> None:
+    rng = np.random.default_rng(0)
+    grey, colour = rng.uniform(0, 0.2, 24).tolist(), rng.uniform(0.5, 0.9, 24).tolist()
+    assert apart((grey, colour)) > 0.4
+    assert apart((colour, grey)) == pytest.approx(apart((grey, colour)), abs=0.02)  # another order of shuffles
+    alike = [apart(np.split(rng.uniform(0, 1, 48), 2)) for _ in range(50)]  # type: ignore[arg-type]
+    assert abs(np.mean(alike)) < 0.02
+
+
+def test_colourfulness_is_the_share_that_is_not_grey() -> None:
+    net = build(replace(tiny_architecture(), classes=10))
+    weight = net.get_parameter("conv1.weight")
+    with torch.no_grad():
+        weight[:4] = weight[:4].mean(1, keepdim=True)  # grey
+        weight[4:] -= weight[4:].mean(1, keepdim=True)  # nothing but colour
+    first, second = colourfulness(net)
+    np.testing.assert_allclose(first, 0, atol=1e-12)
+    np.testing.assert_allclose(second, 1, atol=1e-6)  # float32 means
+
+
+def test_every_arm_is_a_net_that_can_be_built() -> None:
+    for claim in CLAIMS:
+        for scale in ("smoke", "desk", "full"):
+            for arm in claim.arms:
+                config = arm.change(claim.base(scale))
+                plan(replace(config.architecture, classes=config.architecture.classes or 10))
+
+
+def test_arms_of_a_claim_differ() -> None:
+    for claim in CLAIMS:
+        configs = [(arm.change(claim.base("desk")), arm.part, arm.init) for arm in claim.arms]
+        assert len({repr(config) for config in configs}) == len(claim.arms), claim.id
+
+
+def test_pooling_2_2_keeps_the_sizes_of_maps_at_desk_scale() -> None:
+    (claim,) = chosen(["overlap"])
+    shapes_of = [
+        [step.shape for step in plan(replace(arm.change(claim.base("desk")).architecture, classes=10))]
+        for arm in claim.arms
+    ]
+    assert shapes_of[0] == shapes_of[1]
+
+
+def test_claims_share_runs_and_finished_ones_are_used_again(photographs: Store, tmp_path: Path) -> None:
+    (colour, crops) = chosen(["colour", "crops"])
+    where = terms(photographs, tmp_path)
+    first = runner.run(colour, where)
+    folders = set((tmp_path / "runs").iterdir())
+    assert len(folders) == 4
+    times = {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}
+    second = runner.run(crops, where)
+    assert {d.test_error for d in first["base"]} == {d.test_error for d in second["base"]}
+    assert all((folder / "result.json").stat().st_mtime_ns == at for folder, at in times.items())
+    assert len(list((tmp_path / "runs").iterdir())) == 6
+    losses = {d.epochs[-1]["train_loss"] for d in (*first["base"], *first["no colour noise"])}
+    assert len(losses) == 4  # two seeds, with and without
+
+
+def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(photographs: Store, tmp_path: Path) -> None:
+    (claim,) = chosen(["pretrain"])
+    part = replace(claim.arms[1].part, train_of_each=3)  # type: ignore[type-var]
+    place = runner._part(terms(photographs, tmp_path), part)
+    reduced = Store(place)
+    assert reduced.classes == photographs.classes[5:]
+    assert np.bincount(reduced.split("train").labels).tolist() == [3] * 5
+    assert len(reduced.split("val")) == 15
+    assert runner._part(terms(photographs, tmp_path), part) == place
+
+
+def test_wrong_stores_and_claims_are_refused_in_a_sentence(
+    photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, says in (
+        (["relu", "--data", str(photographs.folder)], "relu needs CIFAR-10 prepared at 32 pixels"),
+        (["lrn", "--data", str(small.folder)], "lrn needs photographs"),
+        (["ilsvrc2012", "--data", str(photographs.folder)], "ilsvrc2012 needs ImageNet"),
+        (["nonsense", "--data", str(photographs.folder)], "there is no claim 'nonsense'"),
+        (["lrn"], "name the prepared store"),
+        (["lrn", "--data", str(tmp_path / "none")], "is no folder"),
+        (["lrn", "--data", str(photographs.folder), "--seeds", "0"], "at least 1"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["reproduce", *arguments, "--out", str(tmp_path / "out"), "--records", str(tmp_path / "records")])
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "records").exists()
+
+
+def test_without_arguments_the_table_names_every_claim(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["reproduce", "--records", str(tmp_path)])
+    said = capsys.readouterr().out
+    for claim in CLAIMS:
+        assert claim.id in said
+        assert claim.statement in said
+
+
+def test_the_document_is_what_the_records_are() -> None:
+    records = table.read(ROOT / "records" / "claims")
+    assert (ROOT / "docs" / "reproduction.md").read_text() == table.document(records)
+    for one in records:
+        (claim,) = chosen([one["claim"]])
+        for effect, said in zip(claim.effects, one["effects"], strict=True):
+            assert said["name"] == effect.name
+            again = estimate(said["values"], said["none"])
+            assert said["mean"] == pytest.approx(again.mean)
+            assert said["verdict"] == again.verdict
+
+
+def test_the_page_holds_every_claim_and_needs_nothing_else(tmp_path: Path) -> None:
+    page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
+    main(["reproduce", "--report", str(page), "--records", str(ROOT / "records" / "claims")])
+    main(["reproduce", "--document", str(document), "--records", str(ROOT / "records" / "claims")])
+    text = page.read_text()
+    for claim in CLAIMS:
+        assert f"id={claim.id}>" in text
+        assert f"**{claim.id}**" in document.read_text()
+    assert "src=" not in text
+    assert "<link" not in text
+
+
+KILLED = """
+import sys
+from alexnet.data.store import Store
+from alexnet.experiments import runner
+from alexnet.experiments.claims import chosen
+(claim,) = chosen(["colour"])
+runner.run(claim, runner.Terms(Store(sys.argv[1]), "smoke", 2, __import__("pathlib").Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Path) -> None:
+    (claim,) = chosen(["colour"])
+    whole = runner.run(claim, terms(photographs, tmp_path / "whole"))
+    command = [sys.executable, "-c", KILLED, str(photographs.folder), str(tmp_path / "stopped")]
+    for after_s in (4, 8):
+        process = subprocess.Popen(command, cwd=ROOT)
+        time.sleep(after_s)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        runs = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _says(path, str(tmp_path / "stopped"))]
+        assert not runs, "a run outlived the program"
+    again = runner.run(claim, terms(photographs, tmp_path / "stopped"))
+    for arm, runs_of in whole.items():
+        for one, other in zip(runs_of, again[arm], strict=True):
+            assert one.test_error == other.test_error
+            assert np.array_equal(one.probabilities, other.probabilities)
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return text in path.read_text() and int(path.parent.name) != os.getpid()
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.arms], ids=lambda claim: claim.id)
+def test_every_claim_runs_at_smoke_scale(claim: object, photographs: Store, small: Store, tmp_path: Path) -> None:
+    store = small if "cifar10" in claim.kinds else photographs  # type: ignore[attr-defined]
+    (said,) = table.reproduce([claim], terms(store, tmp_path / "out"), tmp_path / "records", "a command", picky=True)  # type: ignore[list-item]
+    (found,) = table.read(tmp_path / "records")
+    assert found["claim"] == claim.id  # type: ignore[attr-defined]
+    assert all(len(effect["values"]) == 2 and effect["verdict"] in said for effect in found["effects"])
+    assert json.dumps(found)
+    assert claim.id in table.document([found])  # type: ignore[attr-defined]
