@@ -50,7 +50,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def terms(store: Store, out: Path, seeds: int = 2) -> runner.Terms:
-    return runner.Terms(store, "smoke", seeds, out, say=lambda line: None)
+    return runner.Terms(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(-5, 5))

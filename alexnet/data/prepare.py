@@ -298,7 +298,10 @@ def _write_shard(path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[
     """Write a file of the store, synced; returns what the manifest says of it."""
     table = pa.table(
         {
-            "image": pa.array([{"bytes": data, "path": name} for data, name, _ in rows], image_type()),
+            "image": pa.StructArray.from_arrays(
+                [pa.array([data for data, _, _ in rows], pa.binary()), pa.array([name for _, name, _ in rows])],
+                fields=list(image_type()),
+            ),
             "label": pa.array([label for _, _, label in rows], pa.int64()),
         }
     ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features(classes)}})})
