@@ -12,6 +12,7 @@ from torch import nn
 from alexnet import recipes
 from alexnet.config import Architecture, Config, Conv, Dropout, Full, Local, Pool
 from alexnet.model import build, plan
+from alexnet.ops import native
 from alexnet.weights import copy_into, from_torchvision
 from tests.conftest import tiny_architecture
 
@@ -161,13 +162,20 @@ def test_the_same_seed_gives_the_same_network() -> None:
     assert not torch.equal(one, other)
 
 
-def test_bfloat16_stays_near_float32() -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_bfloat16_stays_near_float32_wherever_its_products_are_made(
+    slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "slow_in_bfloat16", lambda device: slow)
     net = build(tiny_architecture())
     images = torch.randn(8, 3, 32, 32)
-    exact, low = net(images).detach(), net(images.bfloat16()).detach()
+    exact, low = net(images), net(images.bfloat16())
     assert low.dtype == torch.float32
-    # eight bits an operation, seven layers: a few hundredths of the largest logit
-    torch.testing.assert_close(low, exact, rtol=0, atol=0.04 * float(exact.abs().max()))
+    # eight bits an operation, seven layers: a few hundredths of the largest logit, and of the largest gradient
+    torch.testing.assert_close(low, exact, rtol=0, atol=0.04 * float(exact.detach().abs().max()))
+    weight = net.get_parameter("conv2.weight")
+    (wanted,), (got,) = (torch.autograd.grad(y[:, 0].sum(), weight) for y in (exact, low))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0.04 * float(wanted.abs().max()))
 
 
 def torchvisions_own() -> nn.Module:
