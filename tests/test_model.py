@@ -171,11 +171,12 @@ def test_bfloat16_stays_near_float32_wherever_its_products_are_made(
     images = torch.randn(8, 3, 32, 32)
     exact, low = net(images), net(images.bfloat16())
     assert low.dtype == torch.float32
-    # eight bits an operation, seven layers: a few hundredths of the largest logit, and of the largest gradient
+    # eight bits an operation, seven layers: a few hundredths of the largest logit
     torch.testing.assert_close(low, exact, rtol=0, atol=0.04 * float(exact.detach().abs().max()))
     weight = net.get_parameter("conv2.weight")
     (wanted,), (got,) = (torch.autograd.grad(y[:, 0].sum(), weight) for y in (exact, low))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=0.04 * float(wanted.abs().max()))
+    # rounding also moves a few maxima and signs of units, each a gradient elsewhere: as a whole, not one by one
+    assert float((got - wanted).norm() / wanted.norm()) < 0.1
 
 
 def torchvisions_own() -> nn.Module:
