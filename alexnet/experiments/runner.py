@@ -42,7 +42,7 @@ class Terms:
     seeds: int
     out: Path
     jobs: int = 1
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
