@@ -32,6 +32,8 @@ from alexnet.files import write_whole
 
 SEARCH_EPOCHS = 8
 
+said_at_once: Callable[[str], None] = partial(print, flush=True)
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -42,7 +44,7 @@ class Terms:
     seeds: int
     out: Path
     jobs: int = 1
-    say: Callable[[str], None] = partial(print, flush=True)
+    say: Callable[[str], None] = said_at_once
 
 
 @dataclass(frozen=True)
