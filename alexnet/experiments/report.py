@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from alexnet.experiments.claims import CLAIMS, QUARTER
-from alexnet.experiments.table import effect_line, errors
+from alexnet.experiments.table import errors, source
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
 
@@ -71,13 +71,13 @@ def _chip(verdict: str) -> str:
 def _summary(records: Sequence[dict[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td><a href='#{one['claim']}'>{one['claim']}</a></td><td>{html.escape(effect['name'])}</td>"
-        f"<td class=n>{_number(effect)}</td><td class=n>{effect['n']}</td><td>{one['scale']}</td>"
-        f"<td>{_chip(effect['verdict'])}</td></tr>"
+        f"<td>{_chip(effect['verdict'])}</td>"
+        f"<td class=n>{_number(effect)}</td><td class=n>{effect['n']}</td><td>{one['scale']}</td></tr>"
         for one in records
         for effect in one["effects"]
     )
     heads = "".join(
-        f"<th>{name}</th>" for name in ("claim", "measure", "mean [95 % interval]", "seeds", "scale", "verdict")
+        f"<th>{name}</th>" for name in ("claim", "measure", "verdict", "mean [95 % interval]", "seeds", "scale")
     )
     return (
         f"<div class=wide><table><tr>{heads}</tr>{rows}</table></div>" if rows else "<p>No claim has been run yet.</p>"
@@ -90,11 +90,11 @@ def _number(effect: dict[str, Any]) -> str:
 
 
 def _claim(claim: Any, own: Sequence[dict[str, Any]]) -> str:
-    said = f"The paper: {claim.paper}. The authors' log: {claim.logged}."
-    parts = [f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{html.escape(said)}</p>"]
+    said = html.escape(source(claim))
+    parts = [f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{said}.</p>"]
     for one in own:
         lines = "".join(
-            f"<li>{html.escape(e['name'])}: {html.escape(effect_line(e))} {_chip(e['verdict'])}</li>"
+            f"<li>{html.escape(e['name'])}: {_number(e)}, {e['n']} seeds {_chip(e['verdict'])}</li>"
             for e in one["effects"]
         )
         arms = "; ".join(f"{html.escape(name)} {errors(runs)} %" for name, runs in one["arms"].items())

@@ -103,13 +103,19 @@ def effect_line(effect: dict[str, Any]) -> str:
     )
 
 
+def source(claim: Claim) -> str:
+    """What the paper and its authors' log say."""
+    log = "" if claim.logged == "-" else f"; the authors' log: {claim.logged}"
+    return f"The paper: {'no number' if claim.paper == '-' else claim.paper}{log}"
+
+
 def listing(records: Sequence[dict[str, Any]], cost_h: dict[str, float]) -> str:
     """The table of `alexnet reproduce` without arguments. cost_h: of five seeds at desk scale on this machine."""
     lines = []
     for claim in CLAIMS:
         needs = " or ".join(claim.kinds)
         lines += [f"{claim.id:<11} {claim.statement}"]
-        lines += [f"{'':<11}   paper {claim.paper}; the authors' log {claim.logged}; on {needs}"]
+        lines += [f"{'':<11}   {source(claim)}; on {needs}"]
         if claim.id in cost_h:
             lines += [f"{'':<11}   five seeds at desk scale: about {60 * cost_h[claim.id]:.0f} minutes here"]
         own = [one for one in records if one["claim"] == claim.id]
@@ -129,7 +135,7 @@ def document(records: Sequence[dict[str, Any]]) -> str:
             lines += [_row(claim, one, effect, said.get(effect["name"], "-")) for effect in one["effects"]]
     lines += ["", "## Each claim", ""]
     for claim in CLAIMS:
-        lines += [f"**{claim.id}**: {claim.statement}. The paper: {claim.paper}; the authors' log: {claim.logged}.", ""]
+        lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.", ""]
         for one in by_claim[claim.id]:
             sizes = ", ".join(f"{name} {count:,}" for name, count in one["store"]["pictures"].items())
             lines += [f"`{one['command']}` ({sizes}; {one['environment']['machine']})", ""]
