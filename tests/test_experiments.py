@@ -224,7 +224,7 @@ from alexnet.data.store import Store
 from alexnet.experiments import runner
 from alexnet.experiments.claims import chosen
 (claim,) = chosen(["colour"])
-runner.run(claim, runner.Terms(Store(sys.argv[1]), "smoke", 2, __import__("pathlib").Path(sys.argv[2])))
+runner.run(claim, runner.Terms(Store(sys.argv[1]), "smoke", 2, __import__("pathlib").Path(sys.argv[2]), jobs=2))
 """
 
 
