@@ -133,3 +133,13 @@ def test_a_shortened_schedule_still_ends_at_a_thousandth() -> None:
     assert rates(config, "fc8.weight", 49, START).rate == pytest.approx(1e-5)
     assert isinstance(config.schedule, Steps)
     assert config.schedule.drops == (14, 28, 43)
+
+
+def test_training_ends_once_the_wanted_error_is_reached() -> None:
+    schedule = Steps(10, until_error=0.25)
+    state = PlateauState()
+    for epoch, error in enumerate((0.5, 0.26), 1):
+        state = after_epoch(schedule, state, error)
+        assert not finished(schedule, epoch, state)
+    assert finished(schedule, 3, after_epoch(schedule, state, 0.25))
+    assert not finished(Steps(10), 3, after_epoch(Steps(10), state, 0.0))
