@@ -30,7 +30,7 @@ from alexnet.experiments import job
 from alexnet.experiments.claims import STORED_PX, Arm, Claim, Done, Part, Scale
 from alexnet.files import write_whole
 
-SEARCH_EPOCHS = 8
+SEARCH_EPOCHS = 5
 
 said_at_once: Callable[[str], None] = partial(print, flush=True)
 
