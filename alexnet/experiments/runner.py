@@ -72,6 +72,15 @@ def check(claim: Claim, store: Store, scale: Scale) -> None:
             raise ValueError(f"{claim.id} needs ten classes or more; {store.folder} has {len(store.classes)}")
 
 
+def run_ahead(claims: Sequence[Claim], terms: Terms) -> None:
+    """What needs no other run, of all claims together: no core waits at the end of one claim for the next."""
+    for claim in claims:
+        check(claim, terms.store, terms.scale)
+    arms = [(claim, arm) for claim in claims if not claim.rates for arm in claim.arms if not arm.init]
+    wanted = [_wanted(claim, arm, seed, terms, {}) for claim, arm in arms for seed in range(terms.seeds)]
+    _all(wanted, terms, may_fail=True)
+
+
 def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
     """All runs of a claim, by arm and seed."""
     check(claim, terms.store, terms.scale)
@@ -87,8 +96,8 @@ def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
 
 
 def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
-    """The factor of each arm's learning rate: of those that claim tries, the one with the least error early on."""
-    factors = dict.fromkeys((arm.name for arm in claim.arms), 1.0)
+    """The factor of each arm's learning rate, of those that claim tries the one with the least error early on."""
+    factors: dict[str, float] = {}
     if not claim.rates:
         return factors
     tries = [(arm, factor) for arm in claim.arms for factor in claim.rates]
@@ -118,7 +127,7 @@ def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
 def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, float]) -> Wanted:
     config = arm.change(claim.base(terms.scale))
     part = arm.part or (Part() if terms.scale == "full" else claim.desk)
-    factor = factors[arm.name]
+    factor = factors.get(arm.name, 1.0)
     bias = config.sgd.bias_rate
     sgd = replace(config.sgd, rate=factor * config.sgd.rate, bias_rate=None if bias is None else factor * bias)
     store = _part(terms, part)

@@ -17,7 +17,7 @@ from alexnet.bench.contest import machine
 from alexnet.configfile import to_dict
 from alexnet.data.store import Store
 from alexnet.experiments.claims import CLAIMS, Claim, Done, Effect, Scale
-from alexnet.experiments.runner import Terms, check, run
+from alexnet.experiments.runner import Terms, check, run, run_ahead
 from alexnet.experiments.statistics import estimate
 from alexnet.files import write_whole
 from alexnet.model import plan
@@ -45,6 +45,7 @@ def reproduce(claims: Sequence[Claim], terms: Terms, records: Path, command: str
         except ValueError:
             if picky:
                 raise
+    run_ahead(fit, terms)
     for claim in fit:
         found = record(claim, run(claim, terms), terms.store, terms.scale, command)
         path = write(found, records)
