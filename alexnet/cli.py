@@ -455,9 +455,8 @@ def reproduce(arguments: list[str]) -> None:
         return
     from alexnet.data.store import Store
 
-    command = f"alexnet reproduce {' '.join(arguments)}"
     terms = runner.Terms(Store(a.data), a.scale, a.seeds, a.out, a.jobs)
-    for found in table.reproduce(claims, terms, a.records, command, picky=bool(a.claims)):
+    for found in table.reproduce(claims, terms, a.records, picky=bool(a.claims)):
         print(found, flush=True)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.data.augment import same_patch
 from alexnet.data.loader import batches
 from alexnet.data.picture import centre_square, decode
 from alexnet.data.sources import PICTURES
@@ -96,7 +95,7 @@ def features(trained: Trained, layer: str, pictures: str | Path, out: str | Path
         beside = Path(place) / "whole"
         beside.mkdir()
         for images, own in pieces:
-            value = _values(trained, layer, images)
+            value = activation(trained, layer, trained.preprocess.centre(images))
             if first is None:
                 first = value
                 file = np.lib.format.open_memmap(beside / f"{layer}.npy", "w+", np.float32, (count, *value.shape[1:]))
@@ -109,10 +108,8 @@ def features(trained: Trained, layer: str, pictures: str | Path, out: str | Path
     return count
 
 
-def _values(trained: Trained, layer: str, images: torch.Tensor) -> torch.Tensor:
-    preprocess = trained.preprocess
-    half = (preprocess.stored_px - preprocess.input_px) // 2
-    x = preprocess(images, same_patch(half, half, False, len(images)))
+def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
+    """A layer's values (`Step.name`) for preprocessed pictures x, on the CPU: (N, ...) float32."""
     value = trained.net.activations(x)[layer].float().cpu()
     return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
 

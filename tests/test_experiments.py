@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -23,7 +24,9 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.experiments import runner, table
-from alexnet.experiments.claims import CLAIMS, Done, apart, chosen, epochs_to
+from alexnet.experiments.claims import CLAIMS, Claim, Kind, chosen
+from alexnet.experiments.effects import Done, apart, epochs_to, mixture, plain_over_weighted, together
+from alexnet.experiments.measures import alike, nearest, over_masks
 from alexnet.experiments.statistics import estimate
 from alexnet.figures import colourfulness
 from alexnet.model import build, plan
@@ -88,7 +91,10 @@ def test_an_effect_as_large_as_could_be_told_is_told_four_times_in_five() -> Non
 
 
 def done(*val_errors: float) -> Done:
-    return Done(0.5, 0.5, 0.5, 100, 0.01, (), tuple({"val_error": e} for e in val_errors))
+    return Done(0.5, 0.5, 0.5, 100, 0.01, (), tuple({"val_error": e} for e in val_errors), *NOTHING)
+
+
+NOTHING = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
 
 
 def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
@@ -100,10 +106,58 @@ def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
 def test_columns_are_apart_only_when_they_are() -> None:
     rng = np.random.default_rng(0)
     grey, colour = rng.uniform(0, 0.2, 24).tolist(), rng.uniform(0.5, 0.9, 24).tolist()
-    assert apart((grey, colour)) > 0.4
-    assert apart((colour, grey)) == pytest.approx(apart((grey, colour)), abs=0.02)  # another order of shuffles
+    further, by_chance = apart((grey, colour))
+    assert further > 0.4
+    assert by_chance == 0
+    assert apart((colour, grey))[0] == pytest.approx(further, abs=0.02)  # another order of shuffles
     alike = [apart(np.split(rng.uniform(0, 1, 48), 2)) for _ in range(50)]  # type: ignore[arg-type]
-    assert abs(np.mean(alike)) < 0.02
+    assert abs(np.mean([difference for difference, _ in alike])) < 0.02
+    assert 0.3 < np.mean([share for _, share in alike]) < 0.7  # uniform
+
+
+def member(right: np.ndarray, sure: float) -> Done:
+    """A net that is right, with probability `sure`, on those pictures of two classes."""
+    labels = np.arange(len(right)) % 2
+    p = np.where((labels == 1) == right, sure, 1 - sure)
+    return replace(done(), test_error=1 - right.mean(), probabilities=np.stack([1 - p, p], 1), labels=labels)
+
+
+def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
+    right = np.ones((3, 90), bool)
+    for net in range(3):
+        right[net, 30 * net : 30 * net + 30] = False
+    apart_, alike = [member(r, 0.8) for r in right], [member(right[0], 0.8)] * 3
+    assert together({"base": apart_}) == pytest.approx([100 / 3] * 3)
+    assert together({"base": alike}) == pytest.approx([0] * 3)
+
+
+def test_searched_weights_leave_a_poor_member_out() -> None:
+    rng = np.random.default_rng(0)
+    good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
+    weights = mixture(np.stack([net.probabilities[np.arange(400), net.labels] for net in (good, poor)]))
+    assert weights.sum() == pytest.approx(1)
+    assert weights[0] > 0.95
+    assert min(plain_over_weighted({"base": [good, poor]})) > 50  # the plain average follows the one that is sure
+
+
+def test_nearest_is_its_slow_twin() -> None:
+    asked, there = torch.randn(5, 7), torch.randn(20, 7)
+    for row, found in zip(asked, nearest(asked, there, 3), strict=True):
+        assert found.tolist() == sorted(range(20), key=lambda i: float(((there[i] - row) ** 2).sum()))[:3]
+
+
+def test_what_is_measured_besides_is_a_share_and_repeats(run: Path) -> None:
+    for measure, names in (
+        (over_masks, {"masked_error", "halved_error"}),
+        (alike, {"same_class_by_hidden", "same_class_by_pixels"}),
+    ):
+        found = measure(run)
+        assert set(found) == names
+        assert all(0 <= value <= 1 for value in found.values())
+        assert measure(run) == found
+    error = over_masks(run)["halved_error"]
+    metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert error == pytest.approx(metrics["val_error"])
 
 
 def test_colourfulness_is_the_share_that_is_not_grey() -> None:
@@ -119,25 +173,22 @@ def test_colourfulness_is_the_share_that_is_not_grey() -> None:
 
 def test_every_arm_is_a_net_that_can_be_built() -> None:
     for claim in CLAIMS:
-        for scale in ("smoke", "desk", "full"):
-            for arm in claim.arms:
-                config = arm.change(claim.base(scale))
-                steps = plan(replace(config.architecture, classes=7))
-                assert steps[-1].shape == (7, 1, 1), f"{claim.id}, {scale}, {arm.name}"
+        for scale, kind, arm in itertools.product(("smoke", "desk", "full"), claim.kinds, claim.arms):
+            steps = plan(replace(claim.config(arm, scale, kind).architecture, classes=7))
+            assert steps[-1].shape == (7, 1, 1), f"{claim.id}, {scale}, {kind}, {arm.name}"
 
 
 def test_arms_of_a_claim_differ() -> None:
     for claim in CLAIMS:
-        configs = [(arm.change(claim.base("desk")), arm.part, arm.init) for arm in claim.arms]
+        configs = [(claim.config(arm, "desk", claim.kinds[0]), arm.part, arm.init) for arm in claim.arms]
         assert len({repr(config) for config in configs}) == len(claim.arms), claim.id
 
 
-def test_pooling_2_2_keeps_the_sizes_of_maps_at_desk_scale() -> None:
+@pytest.mark.parametrize("kind", ["photographs", "cifar10"])
+def test_pooling_2_2_keeps_the_sizes_of_maps_at_desk_scale(kind: Kind) -> None:
     (claim,) = chosen(["overlap"])
-    shapes_of = [
-        [step.shape for step in plan(replace(arm.change(claim.base("desk")).architecture, classes=10))]
-        for arm in claim.arms
-    ]
+    architectures = [claim.config(arm, "desk", kind).architecture for arm in claim.arms]
+    shapes_of = [[step.shape for step in plan(replace(one, classes=10))] for one in architectures]
     assert shapes_of[0] == shapes_of[1]
 
 
@@ -172,7 +223,8 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
 ) -> None:
     for arguments, says in (
         (["relu", "--data", str(photographs.folder)], "relu needs CIFAR-10 prepared at 32 pixels"),
-        (["lrn", "--data", str(small.folder)], "lrn needs photographs"),
+        (["lrn", "--data", str(small.folder), "--scale", "full"], "lrn needs photographs"),
+        (["pretrain", "--data", str(small.folder)], "pretrain needs photographs"),
         (["ilsvrc2012", "--data", str(photographs.folder)], "ilsvrc2012 needs ImageNet"),
         (["nonsense", "--data", str(photographs.folder)], "there is no claim 'nonsense'"),
         (["lrn"], "name the prepared store"),
@@ -256,12 +308,18 @@ def _says(path: Path, text: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.arms], ids=lambda claim: claim.id)
-def test_every_claim_runs_at_smoke_scale(claim: object, photographs: Store, small: Store, tmp_path: Path) -> None:
-    store = small if "cifar10" in claim.kinds else photographs  # type: ignore[attr-defined]
-    (said,) = table.reproduce([claim], terms(store, tmp_path / "out"), tmp_path / "records", "a command", picky=True)  # type: ignore[list-item]
+@pytest.mark.parametrize(
+    ("claim", "kind"),
+    [(claim, kind) for claim in CLAIMS if claim.arms for kind in claim.kinds if kind != "imagenet"],
+    ids=lambda value: getattr(value, "id", value),
+)
+def test_every_claim_runs_at_smoke_scale(
+    claim: Claim, kind: Kind, photographs: Store, small: Store, tmp_path: Path
+) -> None:
+    store = small if kind == "cifar10" else photographs
+    (said,) = table.reproduce([claim], terms(store, tmp_path / "out"), tmp_path / "records", picky=True)
     (found,) = table.read(tmp_path / "records")
-    assert found["claim"] == claim.id  # type: ignore[attr-defined]
+    assert (found["claim"], found["on"]) == (claim.id, kind)
     assert all(len(effect["values"]) == 2 and effect["verdict"] in said for effect in found["effects"])
     assert json.dumps(found)
-    assert claim.id in table.document([found])  # type: ignore[attr-defined]
+    assert claim.id in table.document([found])

@@ -6,46 +6,19 @@ A claim holds arms, each a change of one base configuration, and effects, each a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from random import Random
-from statistics import mean
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from alexnet import recipes
 from alexnet.config import Config, Conv, Pool, Steps, scaled
+from alexnet.experiments import effects
+from alexnet.experiments.effects import QUARTER, Results
 
 Scale = Literal["smoke", "desk", "full"]
 Kind = Literal["photographs", "cifar10", "imagenet"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What one run gave. Errors are shares of the pictures."""
-
-    test_error: float
-    """By the recipe's own test: ten patches, say."""
-    centre_error: float
-    train_error: float
-    """Of up to 2,000 training pictures, tested as the validation pictures are: centre patch, no dropout."""
-    images_per_s: float
-    rate: float
-    """The learning rate it began with."""
-    colour: tuple[tuple[float, ...], ...]
-    """Of each column, of each kernel of the first layer: how much of it is colour (`figures.colourfulness`)."""
-    epochs: tuple[dict[str, Any], ...]
-    """The run's own metrics of each epoch."""
-    probabilities: Any = field(default=None, repr=False)
-    """(N, classes) float32 of the validation pictures by the recipe's own test, and their labels."""
-    labels: Any = field(default=None, repr=False)
-
-    @property
-    def gap(self) -> float:
-        """How much worse on new pictures than on those it was trained on."""
-        return self.centre_error - self.train_error
-
-
-Results = Mapping[str, Sequence[Done]]  # the runs of each arm, by seed
+Base = Callable[[Scale, Kind], Config]
 
 
 @dataclass(frozen=True)
@@ -89,29 +62,45 @@ class Claim:
     paper: str
     logged: str = "-"
     kinds: tuple[Kind, ...] = ("imagenet",)
-    base: Callable[[Scale], Config] = lambda scale: recipes.original()
+    base: Base = lambda scale, kind: recipes.original()
     arms: tuple[Arm, ...] = ()
     effects: tuple[Effect, ...] = ()
     rates: tuple[float, ...] = ()
     """Times the base's rate: each arm's best one after a few epochs of seed 0 is used; empty: the base's own."""
-    desk: Part = Part()
-    """What of the store the desk scale trains on."""
+    also: Callable[[Path], dict[str, float]] | None = None
+    """Measured of each run of the first arm besides, from its folder; into `Done.also`."""
+
+    def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
+        return arm.change(self.base(scale, kind))
 
 
 # The bases.
 
 
-def photographs(scale: Scale) -> Config:
-    """`original`; at desk scale a quarter as wide, at 96 pixels, where 3/2 and 2/2 pooling give maps of one size."""
+def five_convolutions(scale: Scale, kind: Kind) -> Config:
+    """`original`; below full scale narrow, with inputs from which 3/2 and 2/2 pooling give maps of one size.
+
+    96 of 112 pixels of a photograph, 23 of CIFAR-10's 32 with a first kernel of 5x5 at every pixel.
+    """
     if scale == "full":
         return recipes.original()
     config = recipes.demo()
-    architecture = replace(config.architecture, input_px=96, width=0.25 if scale == "desk" else 1 / 16)
+    layers = config.architecture.layers
+    if kind == "cifar10":
+        conv1 = layers[0]
+        assert isinstance(conv1, Conv)
+        layers = (replace(conv1, size_px=5, stride=1, pad=(2, 2), std=0.02), *layers[1:])
+    architecture = replace(
+        config.architecture,
+        layers=layers,
+        input_px=23 if kind == "cifar10" else 96,
+        width=0.25 if scale == "desk" else 1 / 16,
+    )
     schedule = Steps(24, (19, 22)) if scale == "desk" else Steps(1)
-    return replace(config, architecture=architecture, schedule=schedule)
+    return replace(config, architecture=architecture, schedule=schedule, val_split=VAL_SPLIT[kind])
 
 
-def four_layers(scale: Scale) -> Config:
+def four_layers(scale: Scale, kind: Kind) -> Config:
     """The 26 % net without regularisation, at one rate, tested on the pictures it trains on, until 25 % of error."""
     config = recipes.cifar_26()
     sgd = replace(config.sgd, decay=0.0, decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.decay_of))
@@ -119,7 +108,7 @@ def four_layers(scale: Scale) -> Config:
     return replace(config, sgd=sgd, schedule=Steps(epochs, until_error=QUARTER), val_split="train")
 
 
-def eleven(scale: Scale) -> Config:
+def eleven(scale: Scale, kind: Kind) -> Config:
     """The 11 % net; at desk scale half as wide for 30 epochs."""
     config = recipes.cifar_11()
     if scale == "full":
@@ -130,7 +119,11 @@ def eleven(scale: Scale) -> Config:
 
 STORED_PX: dict[Scale, int] = {"smoke": 112, "desk": 112, "full": 0}
 """What photographs are reduced to; 112 / 96 is about 256 / 224."""
-QUARTER = 0.25
+DESK_PART: dict[Kind, Part] = {"photographs": Part(), "cifar10": Part(train_of_each=1000)}
+"""What of a store the smaller scales train on."""
+VAL_SPLIT: dict[Kind, str] = {"photographs": "val", "cifar10": "test", "imagenet": "val"}
+WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "imagenet")
+"""Of what can be asked of CIFAR-10 too, below full scale: where photographs are too few to tell."""
 
 
 # Changes.
@@ -168,84 +161,25 @@ def _thirteen(config: Config) -> Config:
     return replace(config, architecture=architecture, sgd=other.sgd)
 
 
-# Effects.
+# What is measured besides; PyTorch is imported when it is.
 
 
-def _more(arm: str, than: str = "base", of: Callable[[Done], float] = lambda d: d.test_error) -> Callable[..., Any]:
-    """In percentage points, seed by seed."""
-    return lambda results: [100 * (of(a) - of(b)) for a, b in zip(results[arm], results[than], strict=True)]
+def _over_masks(run: Path) -> dict[str, float]:
+    from alexnet.experiments import measures
+
+    return measures.over_masks(run)
 
 
-def _patches(results: Results) -> list[float]:
-    return [100 * (done.centre_error - done.test_error) for done in results["base"]]
+def _alike(run: Path) -> dict[str, float]:
+    from alexnet.experiments import measures
 
-
-def _slower(results: Results) -> list[float]:
-    """Seconds an image of the one column over those of the two."""
-    return [b.images_per_s / a.images_per_s for a, b in zip(results["one column"], results["base"], strict=True)]
-
-
-def _first_loss(results: Results) -> list[float]:
-    pairs = zip(results["biases 0"], results["base"], strict=True)
-    return [a.epochs[0]["train_loss"] - b.epochs[0]["train_loss"] for a, b in pairs]
-
-
-def epochs_to(error: float, done: Done) -> float:
-    """Epochs until the validation error is `error`, between two epochs by a line; all of them where it never is."""
-    before = 1.0
-    for number, epoch in enumerate(done.epochs):
-        if epoch["val_error"] <= error:
-            return float(number + (before - error) / (before - epoch["val_error"]))
-        before = epoch["val_error"]
-    return float(len(done.epochs))
-
-
-def _sooner(results: Results) -> list[float]:
-    pairs = zip(results["tanh"], results["relu"], strict=True)
-    return [epochs_to(QUARTER, a) / epochs_to(QUARTER, b) for a, b in pairs]
-
-
-def _dropout_epochs(results: Results) -> list[float]:
-    """Epochs to the training loss that the net with dropout ends with, as a ratio."""
-    ratios = []
-    for without, base in zip(results["no dropout"], results["base"], strict=True):
-        goal = base.epochs[-1]["train_loss"]
-        reached = [i for i, epoch in enumerate(without.epochs, 1) if epoch["train_loss"] <= goal]
-        ratios.append(len(base.epochs) / (reached[0] if reached else len(without.epochs)))
-    return ratios
-
-
-def _ensemble(results: Results) -> list[float]:
-    """How much worse each net is than the plain average of all."""
-    nets = results["base"]
-    average = sum(net.probabilities for net in nets) / len(nets)
-    together = float((average.argmax(1) != nets[0].labels).mean())
-    return [100 * (net.test_error - together) for net in nets]
-
-
-def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> float:
-    """How far two columns' mean colour lies apart, less what chance puts between two halves of the same kernels."""
-    one, two = columns
-    every, rng = [*one, *two], Random(0)
-
-    def distance() -> float:
-        return abs(mean(every[: len(one)]) - mean(every[len(one) :]))
-
-    seen, by_chance = distance(), []
-    for _ in range(shuffles):
-        rng.shuffle(every)
-        by_chance.append(distance())
-    return seen - mean(by_chance)
-
-
-def _specialised(results: Results) -> list[float]:
-    return [apart(done.colour) for done in results["base"]]
+    return measures.alike(run)
 
 
 def _ablation(id: str, statement: str, paper: str, logged: str, name: str, change: Any, claimed: str) -> Claim:
-    effects = (Effect("test error, points more without", claimed, _more(name)),)
+    effect = (Effect("test error, points more without", claimed, effects.more(name)),)
     arms = Arm("base"), Arm(name, change)
-    return Claim(id, statement, paper, logged, ("photographs", "imagenet"), photographs, arms, effects)
+    return Claim(id, statement, paper, logged, WITH_CIFAR, five_convolutions, arms, effect)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -256,9 +190,8 @@ CLAIMS: tuple[Claim, ...] = (
         kinds=("cifar10",),
         base=four_layers,
         arms=(Arm("relu"), Arm("tanh", _net(unit="tanh"))),
-        effects=(Effect("epochs of tanh over epochs of ReLU", "6", _sooner, none=1.0),),
+        effects=(Effect("epochs of tanh over epochs of ReLU", "6", effects.sooner, none=1.0),),
         rates=(0.5, 1.0, 2.0, 4.0),
-        desk=Part(train_of_each=1000),
     ),
     replace(
         _ablation(
@@ -271,8 +204,8 @@ CLAIMS: tuple[Claim, ...] = (
             "1.7",
         ),
         effects=(
-            Effect("test error, points more without", "1.7", _more("one column")),
-            Effect("seconds an image, one column over two", "slightly more than 1", _slower, none=1.0),
+            Effect("test error, points more without", "1.7", effects.more("one column")),
+            Effect("seconds an image, one column over two", "slightly more than 1", effects.slower, none=1.0),
         ),
     ),
     _ablation(
@@ -292,10 +225,9 @@ CLAIMS: tuple[Claim, ...] = (
         base=eleven,
         arms=(Arm("base"), Arm("no normalisation", _net(normalise=False)), Arm("cifar_13", _thirteen)),
         effects=(
-            Effect("test error, points more without", "2", _more("no normalisation")),
-            Effect("test error, points more of cifar_13", "2", _more("cifar_13")),
+            Effect("test error, points more without", "2", effects.more("no normalisation")),
+            Effect("test error, points more of cifar_13", "2", effects.more("cifar_13")),
         ),
-        desk=Part(train_of_each=1000),
     ),
     replace(
         _ablation(
@@ -308,8 +240,8 @@ CLAIMS: tuple[Claim, ...] = (
             "0.4",
         ),
         effects=(
-            Effect("test error, points more without", "0.4", _more("pooling 2/2")),
-            Effect("gap, points more without", "more than 0", _more("pooling 2/2", of=lambda d: d.gap)),
+            Effect("test error, points more without", "0.4", effects.more("pooling 2/2")),
+            Effect("gap, points more without", "more than 0", effects.more("pooling 2/2", of=lambda d: d.gap)),
         ),
     ),
     replace(
@@ -326,9 +258,9 @@ CLAIMS: tuple[Claim, ...] = (
             Effect(
                 "centre patch, points more without random patches",
                 "more than 0",
-                _more("no patches", of=lambda d: d.centre_error),
+                effects.more("no patches", of=lambda d: d.centre_error),
             ),
-            Effect("points more with the centre patch than with ten", "1.5", _patches),
+            Effect("points more with the centre patch than with ten", "1.5", effects.by_ten_patches),
         ),
     ),
     _ablation(
@@ -351,20 +283,24 @@ CLAIMS: tuple[Claim, ...] = (
             "more than 0",
         ),
         effects=(
-            Effect("test error, points more without", "more than 0", _more("no dropout")),
-            Effect("gap, points more without", "substantial", _more("no dropout", of=lambda d: d.gap)),
-            Effect("epochs to the same training loss, with over without", "2", _dropout_epochs, none=1.0),
+            Effect("test error, points more without", "more than 0", effects.more("no dropout")),
+            Effect("gap, points more without", "substantial", effects.more("no dropout", of=lambda d: d.gap)),
+            Effect("epochs to the same training loss, with over without", "2", effects.dropout_epochs, none=1.0),
+            Effect(
+                "points more by halving than by the mean of 64 masks", "halving is a fair stand-in", effects.of_masks
+            ),
         ),
+        also=_over_masks,
     ),
     Claim(
         "depth",
         "removing any middle convolutional layer costs about two points",
         "about +2 top-1",
-        kinds=("photographs", "imagenet"),
-        base=photographs,
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
         arms=(Arm("base"), *(Arm(f"no conv{i}", _net(without=(f"conv{i}",))) for i in range(2, 6))),
         effects=tuple(
-            Effect(f"test error, points more without conv{i}", "2", _more(f"no conv{i}")) for i in range(2, 6)
+            Effect(f"test error, points more without conv{i}", "2", effects.more(f"no conv{i}")) for i in range(2, 6)
         ),
     ),
     replace(
@@ -378,8 +314,8 @@ CLAIMS: tuple[Claim, ...] = (
             "more than 0",
         ),
         effects=(
-            Effect("training loss of the first epoch, more without", "more than 0", _first_loss),
-            Effect("test error, points more without", "-", _more("biases 0")),
+            Effect("training loss of the first epoch, more without", "more than 0", effects.first_loss),
+            Effect("test error, points more without", "-", effects.more("biases 0")),
         ),
     ),
     _ablation(
@@ -396,9 +332,12 @@ CLAIMS: tuple[Claim, ...] = (
         "the averaged predictions of five nets err less than one",
         "38.1 / 16.4 against 40.7 / 18.2",
         kinds=("photographs", "imagenet"),
-        base=photographs,
+        base=five_convolutions,
         arms=(Arm("base"),),
-        effects=(Effect("test error, points more of a single net", "2.6", _ensemble),),
+        effects=(
+            Effect("test error, points more of a single net", "2.6", effects.together),
+            Effect("points more of the plain average than of a weighted one", "-", effects.plain_over_weighted),
+        ),
     ),
     Claim(
         "pretrain",
@@ -406,13 +345,13 @@ CLAIMS: tuple[Claim, ...] = (
         "39.0 / 16.6 against 40.7 / 18.2",
         "38.990 / 16.622",
         ("photographs",),
-        photographs,
+        five_convolutions,
         (
             Arm("on five classes", part=Part(0, 5)),
             Arm("from scratch", part=Part(5, 5, 200)),
             Arm("pre-trained", part=Part(5, 5, 200), init="on five classes"),
         ),
-        (Effect("test error, points more from scratch", "1.7", _more("from scratch", "pre-trained")),),
+        (Effect("test error, points more from scratch", "1.7", effects.more("from scratch", "pre-trained")),),
     ),
     Claim("ilsvrc2010", "one net on the ILSVRC-2010 test set", "37.5 / 17.0", "37.473 / 16.999"),
     Claim("ilsvrc2012", "one net on ILSVRC-2012 validation", "40.7 / 18.2", "40.664 / 18.210"),
@@ -422,11 +361,20 @@ CLAIMS: tuple[Claim, ...] = (
         "conv1's kernels specialise by column, one to colour, one not, in every run",
         "Fig. 3",
         kinds=("photographs", "imagenet"),
-        base=photographs,
+        base=five_convolutions,
         arms=(Arm("base"),),
-        effects=(Effect("columns' colour apart, more than by chance", "more than 0", _specialised),),
+        effects=(Effect("columns' colour apart, more than by chance", "more than 0", effects.specialised),),
     ),
-    Claim("features", "the nearest pictures in the last hidden layer look alike to people", "Fig. 4"),
+    Claim(
+        "features",
+        "the nearest pictures in the last hidden layer show the same thing, those by pixels often do not",
+        "Fig. 4",
+        kinds=("photographs", "imagenet"),
+        base=five_convolutions,
+        arms=(Arm("base"),),
+        effects=(Effect("six nearest of the same class, points more than by pixels", "more than 0", effects.nearer),),
+        also=_alike,
+    ),
 )
 
 

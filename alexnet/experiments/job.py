@@ -20,7 +20,7 @@ from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
 from alexnet.evaluation import centre, predictions, score
-from alexnet.experiments.claims import Done
+from alexnet.experiments.effects import Done
 from alexnet.figures import colourfulness
 from alexnet.files import write_whole
 from alexnet.train.loop import Interrupted, fit, resume

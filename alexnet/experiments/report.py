@@ -11,7 +11,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from alexnet.experiments.claims import CLAIMS, QUARTER
+from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.effects import QUARTER
 from alexnet.experiments.table import errors, source
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole

@@ -27,7 +27,8 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.experiments import job
-from alexnet.experiments.claims import STORED_PX, Arm, Claim, Done, Part, Scale
+from alexnet.experiments.claims import DESK_PART, STORED_PX, Arm, Claim, Kind, Part, Scale
+from alexnet.experiments.effects import Done
 from alexnet.files import write_whole
 
 SEARCH_EPOCHS = 5
@@ -56,12 +57,16 @@ class Wanted:
     folder: Path
 
 
+def kind_of(store: Store) -> Kind:
+    return "cifar10" if store.size_px == 32 and "test" in store.manifest["splits"] else "photographs"
+
+
 def check(claim: Claim, store: Store, scale: Scale) -> None:
     """Raises ValueError when the claim cannot be tested on this store."""
-    kind = "cifar10" if store.size_px == 32 and "test" in store.manifest["splits"] else "photographs"
+    kind = kind_of(store)
     if not claim.arms:
         raise ValueError(f"{claim.id} needs ImageNet and the recipes themselves; see docs/reproduction.md")
-    if kind not in claim.kinds:
+    if kind not in claim.kinds or (scale == "full" and kind != claim.kinds[0]):
         needs = "CIFAR-10 prepared at 32 pixels" if claim.kinds[0] == "cifar10" else "photographs of 112 pixels or more"
         raise ValueError(f"{claim.id} needs {needs}; {store.folder} holds pictures of {store.size_px} pixels")
     if kind == "photographs" and store.size_px < STORED_PX[scale]:
@@ -74,8 +79,6 @@ def check(claim: Claim, store: Store, scale: Scale) -> None:
 
 def run_ahead(claims: Sequence[Claim], terms: Terms) -> None:
     """What needs no other run, of all claims together: no core waits at the end of one claim for the next."""
-    for claim in claims:
-        check(claim, terms.store, terms.scale)
     arms = [(claim, arm) for claim in claims if not claim.rates for arm in claim.arms if not arm.init]
     wanted = [_wanted(claim, arm, seed, terms, {}) for claim, arm in arms for seed in range(terms.seeds)]
     _all(wanted, terms, may_fail=True)
@@ -90,9 +93,20 @@ def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
         arms = [arm for arm in claim.arms if bool(arm.init) == later]
         wanted = [_wanted(claim, arm, seed, terms, factors) for arm in arms for seed in range(terms.seeds)]
         done = _all(wanted, terms)
+        if claim.also is not None and not later:
+            done[: terms.seeds] = map(partial(_with_more, claim), wanted[: terms.seeds], done[: terms.seeds])
         for number, arm in enumerate(arms):
             results[arm.name] = done[number * terms.seeds : (number + 1) * terms.seeds]
     return results
+
+
+def _with_more(claim: Claim, wanted: Wanted, done: Done) -> Done:
+    """With what the claim measures besides; kept beside the run."""
+    assert claim.also is not None
+    kept = wanted.folder / f"{claim.id}.json"
+    if not kept.exists():
+        write_whole(kept, json.dumps(claim.also(wanted.folder / "run")).encode())
+    return replace(done, also=json.loads(kept.read_text()))
 
 
 def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
@@ -125,8 +139,9 @@ def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
 
 
 def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, float]) -> Wanted:
-    config = arm.change(claim.base(terms.scale))
-    part = arm.part or (Part() if terms.scale == "full" else claim.desk)
+    kind = kind_of(terms.store)
+    config = claim.config(arm, terms.scale, kind)
+    part = arm.part or (Part() if terms.scale == "full" else DESK_PART[kind])
     factor = factors.get(arm.name, 1.0)
     bias = config.sgd.bias_rate
     sgd = replace(config.sgd, rate=factor * config.sgd.rate, bias_rate=None if bias is None else factor * bias)

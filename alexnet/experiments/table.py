@@ -15,9 +15,9 @@ import torch
 from alexnet import __version__
 from alexnet.bench.contest import machine
 from alexnet.configfile import to_dict
-from alexnet.data.store import Store
-from alexnet.experiments.claims import CLAIMS, Claim, Done, Effect, Scale
-from alexnet.experiments.runner import Terms, check, run, run_ahead
+from alexnet.experiments.claims import CLAIMS, DESK_PART, Claim, Effect
+from alexnet.experiments.effects import Done
+from alexnet.experiments.runner import Terms, check, kind_of, run, run_ahead
 from alexnet.experiments.statistics import estimate
 from alexnet.files import write_whole
 from alexnet.model import plan
@@ -35,7 +35,7 @@ in five. Sizes are comparable with the paper's only at full scale; at desk scale
 """
 
 
-def reproduce(claims: Sequence[Claim], terms: Terms, records: Path, command: str, picky: bool) -> Iterator[str]:
+def reproduce(claims: Sequence[Claim], terms: Terms, records: Path, picky: bool) -> Iterator[str]:
     """Runs the claims, records each and says what came of it. picky: one that the store is not fit for is an error."""
     fit = []
     for claim in claims:
@@ -47,23 +47,25 @@ def reproduce(claims: Sequence[Claim], terms: Terms, records: Path, command: str
                 raise
     run_ahead(fit, terms)
     for claim in fit:
-        found = record(claim, run(claim, terms), terms.store, terms.scale, command)
+        found = record(claim, run(claim, terms), terms)
         path = write(found, records)
         yield "\n".join([claim.id, *(f"  {e['name']}: {effect_line(e)}" for e in found["effects"]), f"  {path}"])
 
 
-def record(claim: Claim, results: dict[str, list[Done]], store: Store, scale: Scale, command: str) -> dict[str, Any]:
+def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[str, Any]:
     """What is kept of a claim that was run."""
+    store, kind = terms.store, kind_of(terms.store)
     pictures = {name: split["images"] for name, split in store.manifest["splits"].items()}
     return {
         "claim": claim.id,
-        "scale": scale,
-        "command": command,
+        "on": kind,
+        "scale": terms.scale,
+        "command": f"alexnet reproduce {claim.id} --data {store.folder} --scale {terms.scale} --seeds {terms.seeds}",
         "store": {"pictures": pictures, "classes": len(store.classes), "size_px": store.size_px},
         "store_checksum": store.checksum,
         "environment": {"alexnet": __version__, "torch": torch.__version__, "machine": machine()},
         "effects": [_effect(effect, results) for effect in claim.effects],
-        "configs": {arm.name: to_dict(arm.change(claim.base(scale))) for arm in claim.arms},
+        "configs": {arm.name: to_dict(claim.config(arm, terms.scale, kind)) for arm in claim.arms},
         "arms": {name: [_run(done) for done in runs] for name, runs in results.items()},
     }
 
@@ -74,24 +76,28 @@ def _effect(effect: Effect, results: dict[str, list[Done]]) -> dict[str, Any]:
 
 
 def _run(done: Done) -> dict[str, Any]:
-    kept = "test_error", "centre_error", "train_error", "images_per_s", "rate", "colour"
+    kept = "test_error", "centre_error", "train_error", "images_per_s", "rate", "colour", "also"
     return {name: getattr(done, name) for name in kept} | {"epochs": list(done.epochs)}
 
 
 def write(found: dict[str, Any], folder: Path) -> Path:
-    """Into FOLDER/CLAIM-SCALE.json."""
+    """Into FOLDER/CLAIM-KIND-SCALE.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found['claim']}-{found['scale']}.json"
+    path = folder / f"{found['claim']}-{found['on']}-{found['scale']}.json"
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
     return path
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All records, in the order of the claims, the largest scale first."""
+    """All records, in the order of the claims, the largest scale first, the claim's own data first."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    order = [claim.id for claim in CLAIMS]
-    scales = "full", "desk", "smoke"
-    return sorted(found, key=lambda one: (order.index(one["claim"]), scales.index(one["scale"])))
+    by_id, scales = {claim.id: claim for claim in CLAIMS}, ("full", "desk", "smoke")
+
+    def place(one: dict[str, Any]) -> tuple[int, ...]:
+        claim = by_id[one["claim"]]
+        return CLAIMS.index(claim), scales.index(one["scale"]), claim.kinds.index(one["on"])
+
+    return sorted(found, key=place)
 
 
 def effect_line(effect: dict[str, Any]) -> str:
@@ -102,6 +108,11 @@ def effect_line(effect: dict[str, Any]) -> str:
         f"{effect['mean']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}], {effect['n']} seeds, "
         f"could tell {effect['smallest']:.2f}: {effect['verdict']}"
     )
+
+
+def where(one: dict[str, Any]) -> str:
+    """`desk, photographs`"""
+    return f"{one['scale']}, {'CIFAR-10' if one['on'] == 'cifar10' else one['on']}"
 
 
 def source(claim: Claim) -> str:
@@ -120,8 +131,8 @@ def listing(records: Sequence[dict[str, Any]], cost_h: dict[str, float]) -> str:
         if claim.id in cost_h:
             lines += [f"{'':<11}   five seeds at desk scale: about {60 * cost_h[claim.id]:.0f} minutes here"]
         own = [one for one in records if one["claim"] == claim.id]
-        for effect in own[0]["effects"] if own else ():
-            lines += [f"{'':<11}   {own[0]['scale']}: {effect['name']}: {effect_line(effect)}"]
+        for one in own:
+            lines += [f"{'':<11}   {where(one)}: {e['name']}: {effect_line(e)}" for e in one["effects"]]
     return "\n".join(lines)
 
 
@@ -129,7 +140,7 @@ def document(records: Sequence[dict[str, Any]]) -> str:
     """docs/reproduction.md."""
     by_claim = {claim.id: [one for one in records if one["claim"] == claim.id] for claim in CLAIMS}
     tested = [claim for claim in CLAIMS if by_claim[claim.id]]
-    lines = ["| claim | measure | the paper | ours | scale | seeds | verdict |", "|---|---|---|---|---|---|---|"]
+    lines = ["| claim | measure | the paper | ours | scale, data | seeds | verdict |", "|---|---|---|---|---|---|---|"]
     for claim in tested:
         said = {effect.name: effect.paper for effect in claim.effects}
         for one in by_claim[claim.id]:
@@ -157,7 +168,7 @@ def _row(claim: Claim, one: dict[str, Any], effect: dict[str, Any], paper: str) 
     ours = f"{effect['mean']:.2f}"
     if effect["low"] is not None:
         ours += f" [{effect['low']:.2f}, {effect['high']:.2f}], could tell {effect['smallest']:.2f}"
-    cells = claim.id, effect["name"], paper, ours, one["scale"], str(effect["n"]), f"*{effect['verdict']}*"
+    cells = claim.id, effect["name"], paper, ours, where(one), str(effect["n"]), f"*{effect['verdict']}*"
     return f"| {' | '.join(cells)} |"
 
 
@@ -173,9 +184,9 @@ def cost_h(claims: Sequence[Claim], macs_per_s: float, pictures: int = 4000, see
     for claim in claims:
         seconds = 0.0
         for arm in claim.arms:
-            config = arm.change(claim.base("desk"))
+            config = claim.config(arm, "desk", claim.kinds[0])
             steps = plan(replace(config.architecture, classes=10))
-            images = config.schedule.epochs * (10 * claim.desk.train_of_each or pictures)
+            images = config.schedule.epochs * (10 * DESK_PART[claim.kinds[0]].train_of_each or pictures)
             seconds += (
                 seeds
                 * images

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from alexnet import __version__, weights
 from alexnet.config import Config, check, without_effect
 from alexnet.configfile import to_dict
-from alexnet.data.augment import Preprocess, check_sizes, draw, same_patch
+from alexnet.data.augment import Preprocess, check_sizes, draw
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.device import (
@@ -219,9 +219,8 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
 def _start(config: Config, log: RunLog, net: Network, preprocess: Preprocess, train: Split) -> None:
     """Before the first step: what the untrained network sees."""
     order = epoch_order(len(train), config.seed, 0)[:SIGNAL_PICTURES]
-    half = (preprocess.stored_px - preprocess.input_px) // 2
     sample = next(batches(train, order, SIGNAL_PICTURES, workers=0))
-    seen = signal(net, preprocess(sample.images, same_patch(half, half, False, len(order))))
+    seen = signal(net, preprocess.centre(sample.images))
     log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in seen})
     if (text := warning(seen)) is not None:
         print(f"warning: {text}", file=sys.stderr)
