@@ -294,9 +294,11 @@ def features(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class FigureArguments:
-    """filters: the first layer's kernels (Fig. 3). curves: error and loss of runs. signal: what they began with."""
+    """filters: the first layer's kernels (Fig. 3). answers, neighbours: what the run says of pictures of its store, and
+    which training pictures lie nearest in its last hidden layer (Fig. 4). curves: error and loss of runs. signal: what
+    they began with."""
 
-    kind: Positional[Literal["filters", "curves", "signal"]]
+    kind: Positional[Literal["filters", "answers", "neighbours", "curves", "signal"]]
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
     out: Path | None = None
     """KIND.png beside the first run's files when not given."""
@@ -304,20 +306,23 @@ class FigureArguments:
 
 def figure(arguments: list[str]) -> None:
     a = _parse(FigureArguments, "figure", arguments)
-    from alexnet import figures, weights
-    from alexnet.signal import Signal
-    from alexnet.train.runlog import read_metrics
+    from alexnet import figures, gallery, weights
 
     if not a.runs:
         raise ValueError("name the run to draw")
     out = a.out or a.runs[0] / f"{a.kind}.png"
-    if a.kind == "filters":
-        figures.filters(weights.load(a.runs[0]).net, out)
-    elif a.kind == "curves":
-        figures.curves([(run.name, read_metrics(run, "epoch")) for run in a.runs], out)
-    else:
-        starts = [(run.name, read_metrics(run, "start")[0]["signal"]) for run in a.runs]
-        figures.signal_figure([(n, [Signal(layer, *v) for layer, v in s.items()]) for n, s in starts], out)
+    match a.kind:
+        case "filters":
+            drawn = figures.filters(weights.load(a.runs[0]).net)
+        case "answers":
+            drawn = gallery.answers(a.runs[0])
+        case "neighbours":
+            drawn = gallery.neighbours(a.runs[0])
+        case "curves":
+            drawn = gallery.curves(a.runs)
+        case _:
+            drawn = gallery.signals(a.runs)
+    drawn.savefig(out, bbox_inches="tight")
     print(out)
 
 
@@ -428,6 +433,8 @@ class ReproduceArguments:
     """Write the table of all records into this Markdown file, and do nothing else."""
     report: Path | None = None
     """Write all records as one HTML page, figures in it, and do nothing else."""
+    runs: tuple[Path, ...] = ()
+    """With --report: trained runs for the page, the first with its kernels, answers and neighbours."""
 
 
 def reproduce(arguments: list[str]) -> None:
@@ -444,7 +451,7 @@ def reproduce(arguments: list[str]) -> None:
     if a.report is not None:
         from alexnet.experiments import report
 
-        report.write(table.read(a.records), a.report)
+        report.write(table.read(a.records), a.report, a.runs)
         print(a.report)
         return
     claims = chosen(a.claims)

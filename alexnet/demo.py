@@ -43,8 +43,8 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
     print(f"3. tested on the other {val}")
     results = evaluate([run], store)
     print("4. what it learned")
-    figures.filters(load(run).net, out / "filters.png")
-    figures.curves([("demo", read_metrics(run, "epoch"))], out / "curves.png")
+    figures.filters(load(run).net).savefig(out / "filters.png")
+    figures.curves([("demo", read_metrics(run, "epoch"))]).savefig(out / "curves.png")
     (out / "done").touch()
     return results
 

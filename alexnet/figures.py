@@ -1,10 +1,12 @@
-"""Pictures of a run: its filters (Fig. 3), its learning curves, what an untrained network sees."""
+"""Pictures of a run: its filters (Fig. 3), its answers and neighbours (Fig. 4), its learning curves, what an untrained
+network sees. Each a matplotlib Figure, for `savefig`.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ INK, TRAIN, VAL = "#333333", "#1f6f8b", "#d1495b"
 GAP_PX, KERNELS_A_ROW = 1, 16
 
 
-def filters(net: Network, path: str | Path) -> None:
-    """The kernels of the first layer, each column's apart, as in Fig. 3. Written as an image file."""
+def filters(net: Network) -> Figure:
+    """The kernels of the first layer, each column's apart, as in Fig. 3."""
     first = net.steps[0]
     weight = net.get_parameter(f"{first.layer.name}.weight").detach().float().cpu()
     if weight.dim() != 4:
@@ -35,7 +37,7 @@ def filters(net: Network, path: str | Path) -> None:
         name = f"{first.layer.name}: {len(part)} kernels of {part.shape[2]}x{part.shape[3]}"
         ax.set_title(name if columns == 1 else f"column {number}, {name}", fontsize=9, color=INK, loc="left")
     figure.tight_layout()
-    figure.savefig(path)
+    return figure
 
 
 def _tiles(kernels: torch.Tensor) -> NDArray[np.float32]:
@@ -52,15 +54,7 @@ def _tiles(kernels: torch.Tensor) -> NDArray[np.float32]:
     return sheet
 
 
-def colourfulness(net: Network) -> list[list[float]]:
-    """Of each column, of each kernel of the first layer: the share of its energy that is not grey, 0 to 1 (Fig. 3)."""
-    weight = net.get_parameter(f"{net.steps[0].layer.name}.weight").detach().double().cpu().flatten(2)  # (K, 3, pixels)
-    grey = 3 * weight.mean(1).square().sum(1)
-    share = 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
-    return [part.tolist() for part in share.chunk(net.architecture.columns)]
-
-
-def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: str | Path) -> None:
+def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
     """Error and loss against epochs, with the moments at which the rate fell. runs: (name, epoch metrics)."""
     figure = Figure(figsize=(9, 3.6), dpi=150)
     error, loss = figure.subplots(1, 2)
@@ -84,10 +78,10 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]], path: str | Path) -
     error.legend(frameon=False, fontsize=8)
     error.set_title("grey lines: the learning rate falls", fontsize=8, color="#888888", loc="right")
     figure.tight_layout()
-    figure.savefig(path)
+    return figure
 
 
-def signal_figure(runs: Sequence[tuple[str, list[Signal]]], path: str | Path) -> None:
+def signals(runs: Sequence[tuple[str, list[Signal]]]) -> Figure:
     """How far two pictures are apart in each layer of an untrained network."""
     figure = Figure(figsize=(7, 3.6), dpi=150)
     ax = figure.subplots()
@@ -98,7 +92,50 @@ def signal_figure(runs: Sequence[tuple[str, list[Signal]]], path: str | Path) ->
     ax.legend(frameon=False, fontsize=8)
     _finish(ax, "layer", "difference of two pictures, %")
     figure.tight_layout()
-    figure.savefig(path)
+    return figure
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A picture (H, W, 3) uint8, its class, and the likeliest classes with their probabilities, best first."""
+
+    picture: NDArray[np.uint8]
+    own: str
+    best: tuple[tuple[str, float], ...]
+
+
+def answers(found: Sequence[Answer], columns: int = 4) -> Figure:
+    """Test pictures and their five likeliest classes, the right one marked (Fig. 4, left)."""
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(2.25 * columns, 3.0 * rows), dpi=150)
+    axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.4, 1] * rows})
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for number, answer in enumerate(found):
+        row, column = divmod(number, columns)
+        above, below = axes[2 * row, column], axes[2 * row + 1, column]
+        above.imshow(answer.picture)
+        above.set_title(answer.own, fontsize=9, color=INK)
+        for place, (name, p) in enumerate(answer.best):
+            below.barh(-place, p, height=0.8, color=VAL if name == answer.own else TRAIN, alpha=0.55)
+            below.text(0.02, -place, name, fontsize=7.5, va="center", color=INK)
+        below.set_xlim(0, 1)
+    figure.tight_layout()
+    return figure
+
+
+def neighbours(rows: Sequence[tuple[NDArray[np.uint8], Sequence[NDArray[np.uint8]]]]) -> Figure:
+    """A test picture a row, then the training pictures nearest to it (Fig. 4, right)."""
+    most = max(len(near) for _, near in rows)
+    figure = Figure(figsize=(9, 9 / (most + 1.3) * len(rows)), dpi=150)
+    widths = {"width_ratios": [1, 0.15, *[1] * most], "wspace": 0.04, "hspace": 0.04}
+    axes = figure.subplots(len(rows), most + 2, squeeze=False, gridspec_kw=widths)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for places, (asked, near) in zip(axes, rows, strict=True):
+        for ax, picture in zip((places[0], *places[2:]), (asked, *near), strict=False):
+            ax.imshow(picture)
+    return figure
 
 
 def _finish(ax: Axes, x: str, y: str) -> None:

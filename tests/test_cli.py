@@ -68,7 +68,7 @@ def test_from_a_folder_of_pictures_to_predictions(tmp_path: Path, capsys: pytest
     assert "disc" in runs(capsys, "predict", run, tmp_path / "pictures")
     runs(capsys, "features", run, "--layer", "fc7", "--data", store, "--out", tmp_path / "fc7")
     assert (tmp_path / "fc7" / "fc7.npy").is_file()
-    for kind in ("filters", "curves", "signal"):
+    for kind in ("filters", "answers", "neighbours", "curves", "signal"):
         assert runs(capsys, "figure", kind, run).strip() == str(run / f"{kind}.png")
     runs(capsys, "export", run, tmp_path / "net.onnx")
     runs(capsys, "export", run, tmp_path / "net.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,9 +27,10 @@ from alexnet.data.store import Store
 from alexnet.experiments import runner, table
 from alexnet.experiments.claims import CLAIMS, Claim, Kind, chosen
 from alexnet.experiments.effects import Done, apart, epochs_to, mixture, plain_over_weighted, together
-from alexnet.experiments.measures import alike, nearest, over_masks
+from alexnet.experiments.measures import alike, over_masks
 from alexnet.experiments.statistics import estimate
-from alexnet.figures import colourfulness
+from alexnet.gallery import nearest
+from alexnet.kernels import colourfulness, orientedness
 from alexnet.model import build, plan
 from tests.conftest import tiny_architecture
 
@@ -171,6 +173,18 @@ def test_colourfulness_is_the_share_that_is_not_grey() -> None:
     np.testing.assert_allclose(second, 1, atol=1e-6)  # float32 means
 
 
+def test_orientedness_is_one_for_a_grating_and_small_for_a_blob() -> None:
+    net = build(replace(tiny_architecture(), classes=10))
+    weight = net.get_parameter("conv1.weight")  # (8, 3, 5, 5)
+    y, x = torch.meshgrid(torch.arange(5.0) - 2, torch.arange(5.0) - 2, indexing="ij")
+    with torch.no_grad():
+        weight[:4] = torch.sin(0.6 * x + 0.8 * y)
+        weight[4:] = torch.exp(-(x**2 + y**2) / 2)
+    gratings, blobs = orientedness(net)
+    assert min(gratings) > 0.9
+    assert max(blobs) < 1e-6
+
+
 def test_every_arm_is_a_net_that_can_be_built() -> None:
     for claim in CLAIMS:
         for scale, kind, arm in itertools.product(("smoke", "desk", "full"), claim.kinds, claim.arms):
@@ -259,15 +273,16 @@ def test_the_document_is_what_the_records_are() -> None:
             assert said["verdict"] == again.verdict
 
 
-def test_the_page_holds_every_claim_and_needs_nothing_else(tmp_path: Path) -> None:
+def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: Path) -> None:
     page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
-    main(["reproduce", "--report", str(page), "--records", str(ROOT / "records" / "claims")])
+    main(["reproduce", "--report", str(page), "--records", str(ROOT / "records" / "claims"), "--runs", str(run)])
     main(["reproduce", "--document", str(document), "--records", str(ROOT / "records" / "claims")])
     text = page.read_text()
     for claim in CLAIMS:
         assert f"id={claim.id}>" in text
         assert f"**{claim.id}**" in document.read_text()
-    assert "src=" not in text
+    assert text.count("<figure>") >= 5
+    assert all(link.startswith(("#", "data:")) for link in re.findall(r"""(?:src|href)=["']([^"']*)""", text))
     assert "<link" not in text
 
 

@@ -16,11 +16,12 @@ RANKS = {
     0: ["config", "configfile", "files", "progress"],
     1: ["recipes", "ops", "data", "device"],
     2: ["model"],
-    3: ["signal", "weights", "figures"],
+    3: ["signal", "weights", "figures", "kernels"],
     4: ["evaluation", "inference", "onnx_export"],
     5: ["train"],
-    6: ["demo", "bench", "experiments"],
-    7: ["cli", "__init__", "__main__"],
+    6: ["gallery", "bench"],
+    7: ["demo", "experiments"],
+    8: ["cli", "__init__", "__main__"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 

@@ -143,16 +143,16 @@ def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
 
 
 def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) -> None:
-    figures.filters(load(run).net, tmp_path / "filters.png")
-    figures.curves([("tiny", read_metrics(run, "epoch"))], tmp_path / "curves.png")
+    figures.filters(load(run).net).savefig(tmp_path / "filters.png")
+    figures.curves([("tiny", read_metrics(run, "epoch"))]).savefig(tmp_path / "curves.png")
     start = read_metrics(run, "start")[0]["signal"]
-    figures.signal_figure([("tiny", [Signal(n, *v) for n, v in start.items()])], tmp_path / "signal.png")
+    figures.signals([("tiny", [Signal(n, *v) for n, v in start.items()])]).savefig(tmp_path / "signal.png")
     for name in ("filters", "curves", "signal"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 150
             assert np.asarray(image.convert("L")).std() > 5
     with pytest.raises(ValueError, match="no finished epoch"):
-        figures.curves([("none", [])], tmp_path / "x.png")
+        figures.curves([("none", [])])
 
 
 def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> None:

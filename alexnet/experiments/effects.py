@@ -25,7 +25,7 @@ class Done:
     rate: float
     """The learning rate it began with."""
     colour: tuple[tuple[float, ...], ...]
-    """Of each column, of each kernel of the first layer: how much of it is colour (`figures.colourfulness`)."""
+    """Of each column, of each kernel of the first layer: how much of it is colour (`kernels.colourfulness`)."""
     epochs: tuple[dict[str, Any], ...]
     """The run's own metrics of each epoch."""
     probabilities: NDArray[np.float32]

@@ -21,8 +21,8 @@ from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
 from alexnet.evaluation import centre, predictions, score
 from alexnet.experiments.effects import Done
-from alexnet.figures import colourfulness
 from alexnet.files import write_whole
+from alexnet.kernels import colourfulness
 from alexnet.train.loop import Interrupted, fit, resume
 from alexnet.train.readings import NotFinite
 from alexnet.train.runlog import read_metrics

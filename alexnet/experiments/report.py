@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from alexnet import figures, gallery
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import QUARTER
-from alexnet.experiments.table import errors, source
+from alexnet.experiments.effects import QUARTER, apart
+from alexnet.experiments.table import errors, how, source, where
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
+from alexnet.kernels import colourfulness, orientedness
+from alexnet.weights import load
 
 COLOURS = {"agrees": "#2e7d4f", "disagrees": "#b3402a", "cannot tell": "#8a8a8a"}
 STYLE = """
@@ -26,15 +31,18 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1
 h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; } p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: normal; color: var(--soft); } td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { font-weight: normal; color: var(--soft); } td.m { min-width: 11rem; } td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .chip { color: #fff; border-radius: .7em; padding: 0 .6em; font: .8rem/1.6 system-ui, sans-serif; white-space: nowrap; }
 code { font-size: .82rem; background: #f5f3ef; padding: .1em .3em; overflow-wrap: anywhere; }
 svg { width: 100%; height: auto; } figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
 """
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
-    """The whole page. records: as `table.read` gives them."""
+def page(records: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> str:
+    """The whole page. records: as `table.read` gives them; runs: trained ones, of which the first is looked at closely.
+
+    Raises ValueError for a run that is none, or whose store is gone.
+    """
     parts = [
         "<h1>The claims of the 2012 paper, measured</h1>",
         "<p class=soft>Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural "
@@ -51,6 +59,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
             "paper's own numbers, at its own scale."
         )
         parts += ["<h2>What each part is worth</h2>", _figure(_bars(points), caption)]
+    if runs:
+        parts += _looked_at(records, runs)
     parts += [
         "<h2>Each claim</h2>",
         *(_claim(claim, [one for one in records if one["claim"] == claim.id]) for claim in CLAIMS),
@@ -61,8 +71,48 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
 
 
-def write(records: Sequence[dict[str, Any]], path: Path) -> None:
-    write_whole(path, page(records).encode())
+def write(records: Sequence[dict[str, Any]], path: Path, runs: Sequence[Path] = ()) -> None:
+    write_whole(path, page(records, runs).encode())
+
+
+def _looked_at(records: Sequence[dict[str, Any]], runs: Sequence[Path]) -> list[str]:
+    """Figures 3 and 4 of the first run, signals and curves of all."""
+    first, net = runs[0], load(runs[0]).net
+    indices = [
+        f"column {number}: colour {mean(colour):.2f}, orientation {mean(oriented):.2f}"
+        for number, (colour, oriented) in enumerate(zip(colourfulness(net), orientedness(net), strict=True), 1)
+    ]
+    kernels = (
+        f"The first layer of {first.name}. Colour is the share of a kernel's energy that is not grey, orientation the "
+        f"coherence of its gradients, both 0 to 1, means: {'; '.join(indices)}. {_specialising(records)}"
+    )
+    answers = f"Eight validation pictures, their class, and the five that {first.name} finds likeliest."
+    near = "Five validation pictures, and in each row the six training pictures nearest by L2 in the last hidden layer."
+    signal = "How far two pictures lie apart in each layer of the untrained networks; under the line a start is blind."
+    names = ", ".join(run.name for run in runs)
+    return [
+        "<h2>Figure 3: what the columns turned to</h2>",
+        _figure(figures.filters(net), kernels),
+        "<h2>Figure 4: answers and neighbours</h2>",
+        _figure(gallery.answers(first), answers),
+        _figure(gallery.neighbours(first), near),
+        "<h2>Signal at the start</h2>",
+        _figure(gallery.signals(runs), signal),
+        "<h2>Learning curves</h2>",
+        _figure(gallery.curves(runs), f"Errors and losses by epoch: {names}."),
+    ]
+
+
+def _specialising(records: Sequence[dict[str, Any]]) -> str:
+    """How often, over the seeds of claim `filters`."""
+    shares = [apart(run["colour"])[1] for one in records if one["claim"] == "filters" for run in one["arms"]["base"]]
+    if not shares:
+        return ""
+    often = sum(share <= 0.05 for share in shares)
+    return (
+        f"Over the {len(shares)} recorded seeds of claim filters, {often} have columns whose colour lies further apart "
+        "than in 95 of 100 random halves of the same kernels."
+    )
 
 
 def _chip(verdict: str) -> str:
@@ -71,14 +121,14 @@ def _chip(verdict: str) -> str:
 
 def _summary(records: Sequence[dict[str, Any]]) -> str:
     rows = "".join(
-        f"<tr><td><a href='#{one['claim']}'>{one['claim']}</a></td><td>{html.escape(effect['name'])}</td>"
+        f"<tr><td><a href='#{one['claim']}'>{one['claim']}</a></td><td class=m>{html.escape(effect['name'])}</td>"
         f"<td>{_chip(effect['verdict'])}</td>"
-        f"<td class=n>{_number(effect)}</td><td class=n>{effect['n']}</td><td>{one['scale']}</td></tr>"
+        f"<td class=n>{_number(effect)}</td><td class=n>{effect['n']}</td><td>{where(one)}</td></tr>"
         for one in records
         for effect in one["effects"]
     )
     heads = "".join(
-        f"<th>{name}</th>" for name in ("claim", "measure", "verdict", "mean [95 % interval]", "seeds", "scale")
+        f"<th>{name}</th>" for name in ("claim", "measure", "verdict", "mean [95 % interval]", "seeds", "scale, data")
     )
     return (
         f"<div class=wide><table><tr>{heads}</tr>{rows}</table></div>" if rows else "<p>No claim has been run yet.</p>"
@@ -99,11 +149,16 @@ def _claim(claim: Any, own: Sequence[dict[str, Any]]) -> str:
             for e in one["effects"]
         )
         arms = "; ".join(f"{html.escape(name)} {errors(runs)} %" for name, runs in one["arms"].items())
-        parts += [f"<ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"]
+        parts += [f"<p>{where(one)}:</p><ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"]
         parts += [f"<p><code>{html.escape(one['command'])}</code></p>"]
     if not own:
-        parts += ["<p>Not run here.</p>"]
+        parts += [f"<p>Not run here. {_code(how(claim))}</p>"]
     return "".join(parts)
+
+
+def _code(text: str) -> str:
+    """Words between backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
 def _figure(figure: Figure, caption: str) -> str:
@@ -149,7 +204,9 @@ def _bars(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Figure:
         if said.replace(".", "").isdigit():
             axes.plot(float(said), row, "D", color=VAL, markersize=5)
     names = [
-        f"{one['claim']}: {effect['name'].removeprefix('test error, points more ')}" for one, effect in reversed(points)
+        f"{one['claim']}{' (CIFAR-10)' if one['on'] == 'cifar10' else ''}: "
+        f"{effect['name'].removeprefix('test error, points more ')}"
+        for one, effect in reversed(points)
     ]
     axes.set_yticks(range(len(points)), names)
     axes.axvline(0, color=INK, linewidth=0.8)

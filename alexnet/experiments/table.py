@@ -155,7 +155,7 @@ def document(records: Sequence[dict[str, Any]]) -> str:
                 lines += [f"- {name}: test error {errors(runs)} %"]
             lines += [""]
         if not by_claim[claim.id]:
-            lines += [f"Not run here. {_how(claim)}", ""]
+            lines += [f"Not run here. {how(claim)}", ""]
     return DOCUMENT + "\n".join(lines).rstrip() + "\n"
 
 
@@ -172,7 +172,8 @@ def _row(claim: Claim, one: dict[str, Any], effect: dict[str, Any], paper: str) 
     return f"| {' | '.join(cells)} |"
 
 
-def _how(claim: Claim) -> str:
+def how(claim: Claim) -> str:
+    """The command for someone who has the data."""
     if claim.arms:
         return f"`alexnet reproduce {claim.id} --data STORE --scale full`."
     return "It needs ImageNet: `alexnet prepare ARCHIVES STORE`, `alexnet train original --data STORE`."
