@@ -206,6 +206,18 @@ Schedule = Plateau | Steps
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """How several processes, started by torchrun, share one network; one process ignores all but wrong settings."""
+
+    columns: int = 1
+    """Ranks that one net's columns are put on, a column each (section 3.2); 1: each rank has all columns. The batch is
+    divided among as many shards as there are ranks for each column."""
+    hybrid: bool = False
+    """Fully connected layers are cut among all ranks, each part sees the whole batch; convolutions are data parallel
+    (Krizhevsky 2014). Their 58.6 of 61 million gradients are then never sent."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run, whole: `run/config.json` holds it and is enough to run it again."""
 
@@ -230,6 +242,7 @@ class Config:
     checkpoint_minutes: float = 10.0
     init: str = ""
     """A run whose tensors to start from, where names and shapes agree."""
+    parallel: Parallel = Parallel()
 
 
 LOSSLESS_PX = 64  # pictures this small are kept lossless unless told otherwise

@@ -221,6 +221,7 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture, seed: int = 0) -> None:
         super().__init__()
         self.architecture = architecture
+        self.columns = architecture.columns  # that are computed here
         self.steps = plan(architecture)
         self.passes = passes(self.steps) if architecture.unit == "relu" else tuple((step,) for step in self.steps)
         generator = torch.Generator().manual_seed(seed)
@@ -240,6 +241,13 @@ class Network(nn.Module):
         logits = x.flatten(1)
         return logits if logits.dtype == torch.float64 else logits.float()
 
+    def loss(
+        self, images: torch.Tensor, labels: torch.Tensor, dropout_key: tuple[int, int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean cross-entropy of a batch, and how many of it are classed wrongly. labels: (N,) int64."""
+        logits = self(images, dropout_key)
+        return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
+
     def activations(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
         """Every named value on the way, in order; the last is the logits. See `Step.name` for the names.
 
@@ -255,7 +263,7 @@ class Network(nn.Module):
         norm = architecture.lrn if "lrn" in kinds else None
         window = architecture.pool if "max_pool" in kinds else None
         after = window is not None and kinds[-1] == "unit"
-        return ops.norm_pool(x, kinds[0] == "unit", norm, window, after, architecture.columns)
+        return ops.norm_pool(x, kinds[0] == "unit", norm, window, after, self.columns)
 
     def _run(self, step: Step, x: torch.Tensor, dropout_key: tuple[int, int] | None) -> torch.Tensor:
         architecture = self.architecture
@@ -263,12 +271,12 @@ class Network(nn.Module):
             case "linear":
                 weight, bias = (self.get_parameter(f"{step.layer.name}.{kind}") for kind in ("weight", "bias"))
                 kind = torch.float32 if x.dtype == torch.bfloat16 and native.slow_in_bfloat16(x.device) else x.dtype
-                return _linear(step, weight.to(kind), bias.to(kind), x.to(kind)).to(x.dtype)
+                return self._linear(step, weight.to(kind), bias.to(kind), x.to(kind)).to(x.dtype)
             case "unit":
                 return apply_unit(x, architecture.unit)
             case "lrn":
                 c = architecture.lrn
-                return ops.lrn(x, c.n, c.k, c.alpha, c.beta, architecture.columns)
+                return ops.lrn(x, c.n, c.k, c.alpha, c.beta, self.columns)
             case "spatial":
                 s = architecture.spatial
                 return ops.spatial_norm(x, s.size_px, s.k, s.alpha, s.beta)
@@ -280,13 +288,17 @@ class Network(nn.Module):
                 return ops.avg_pool(x, p.size_px, p.stride, p.partial)
             case _:
                 d = architecture.dropout
-                mask = None
-                if dropout_key is not None:
-                    mask = ops.dropout_mask(tuple(x.shape), d.rate, *dropout_key, step.layer.name, x.device)
+                mask = None if dropout_key is None else self._mask(step, x, dropout_key)
                 return ops.dropout(x, mask, d.rate, d.form)
 
+    def _mask(self, step: Step, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
+        return ops.dropout_mask(tuple(x.shape), self.architecture.dropout.rate, *key, step.layer.name, x.device)
 
-def _linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _linear(self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return apply_linear(step, weight, bias, x)
+
+
+def apply_linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     match step.layer:
         case Conv(stride=stride, pad=(before, after)):
             if step.columns == 1 and blocks.wins(x, weight, stride):

@@ -23,13 +23,33 @@ PICTURES_A_TASK = 16
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes takes: the `place`-th of `of`, as even as they can be."""
+
+    place: int = 0
+    of: int = 1
+
+    def sizes(self, batch: int) -> tuple[int, ...]:
+        """How many pictures of a batch each part has."""
+        return tuple(len(part) for part in np.array_split(np.empty(batch), self.of))
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Batch:
-    """images: (N, size_px, size_px, 3) uint8; labels, index (in the split) and place (in the epoch): (N,) int64."""
+    """images: (N, size_px, size_px, 3) uint8; labels, index (in the split) and place (in the epoch): (N,) int64.
+
+    N pictures of this process's share.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     index: Indices
     place: Indices
+    whole: int
+    """Pictures of all shares together."""
     waited_s: float
     """How long the caller waited for it."""
 
@@ -55,14 +75,23 @@ def decode_into(split: Split, index: int, out: NDArray[np.uint8]) -> None:
 
 
 def batches(
-    split: Split, order: Indices, batch: int, workers: int = 2, start: int = 0, ahead: int = 3, pin: bool = False
+    split: Split,
+    order: Indices,
+    batch: int,
+    workers: int = 2,
+    start: int = 0,
+    ahead: int = 3,
+    pin: bool = False,
+    share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """The pictures of `order` in batches, the last as large as what is left, from batch `start` on.
 
     workers threads decode up to `ahead` batches beforehand; with 0 each batch is decoded when asked for. The result
-    is the same for any number. pin: in page-locked memory, for a GPU.
+    is the same for any number. pin: in page-locked memory, for a GPU. share: of every batch, nothing else is read.
     """
-    places = [np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)]
+    whole = [np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)]
+    places = [np.array_split(every, share.of)[share.place] for every in whole]
+    sizes = iter(map(len, whole))
 
     def room(place: Indices) -> torch.Tensor:
         return torch.empty((len(place), split.size_px, split.size_px, 3), dtype=torch.uint8, pin_memory=pin)
@@ -72,7 +101,7 @@ def batches(
             began_s = time.perf_counter()
             images = room(place)
             _fill(split, order[place], images.numpy())
-            yield _batch(split, order, place, images, began_s)
+            yield _batch(split, order, place, next(sizes), images, began_s)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     waiting: deque[tuple[Indices, torch.Tensor, list[Future[None]]]] = deque()
@@ -92,7 +121,7 @@ def batches(
             place, images, tasks = waiting.popleft()
             for task in tasks:
                 task.result()
-            ready = _batch(split, order, place, images, began_s)
+            ready = _batch(split, order, place, next(sizes), images, began_s)
             for following in itertools.islice(todo, 1):
                 submit(following)
             yield ready
@@ -105,7 +134,7 @@ def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
         decode_into(split, i, row)
 
 
-def _batch(split: Split, order: Indices, place: Indices, images: torch.Tensor, began_s: float) -> Batch:
+def _batch(split: Split, order: Indices, place: Indices, whole: int, images: torch.Tensor, began_s: float) -> Batch:
     index = order[place]
     labels = torch.from_numpy(split.labels[index])
-    return Batch(images, labels, index, place, time.perf_counter() - began_s)
+    return Batch(images, labels, index, place, whole, time.perf_counter() - began_s)

@@ -31,7 +31,8 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1
 h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; } p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: normal; color: var(--soft); } td.m { min-width: 11rem; } td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { font-weight: normal; color: var(--soft); } td.m { min-width: 11rem; }
+td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .chip { color: #fff; border-radius: .7em; padding: 0 .6em; font: .8rem/1.6 system-ui, sans-serif; white-space: nowrap; }
 code { font-size: .82rem; background: #f5f3ef; padding: .1em .3em; overflow-wrap: anywhere; }
 svg { width: 100%; height: auto; } figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .9rem; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,8 @@ from alexnet.config import Config, Plateau, Schedule, Steps
 from alexnet.ops import native
 
 DROP = 0.1  # "divide the learning rate by 10"
+
+Gradient = tuple[str, torch.Tensor]  # of the parameter of that name
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,14 @@ def descend(
     velocity: Mapping[str, torch.Tensor],
     of: Mapping[str, Rates],
     momentum: float,
+    summed: Callable[[Iterable[Gradient]], Iterable[Gradient]] = iter,
 ) -> None:
-    """One step downhill: every parameter updated by the loss's gradient. of: the rates of each."""
+    """One step downhill: every parameter updated by the loss's gradient. of: the rates of each; summed: gives the
+    gradients of all processes together.
+    """
     gradients = torch.autograd.grad(loss, list(parameters.values()))
-    for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
-        update(weight, velocity[name], gradient, of[name], momentum)
+    for name, gradient in summed(zip(parameters, gradients, strict=True)):
+        update(parameters[name], velocity[name], gradient, of[name], momentum)
 
 
 def _update_compiled(

@@ -1,0 +1,120 @@
+"""Who is who: rank = shard of the batch x columns + column. One process is a mesh of one, which exchanges nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alexnet.config import Config, Parallel
+
+TIMEOUT_S = 60.0
+"""After this long without a word from a peer a rank gives up."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that exchange something, this one among them, in order; `handle` is PyTorch's."""
+
+    ranks: tuple[int, ...] = (0,)
+    place: int = 0
+    """Of this rank in it."""
+    handle: Any = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """shards: ranks that hold the same columns and other parts of the batch. columns: those that share a part of it."""
+
+    world: Group = Group()
+    shards: Group = Group()
+    columns: Group = Group()
+    hybrid: bool = False
+    """Fully connected layers are cut into as many parts as there are ranks, each for the whole batch."""
+    sent_bytes: Counter[str] = field(default_factory=Counter, repr=False)
+    """What this rank has handed to collectives, by purpose."""
+
+    @property
+    def units(self) -> Group:
+        """Ranks that share the units of the fully connected layers."""
+        return self.world if self.hybrid else self.columns
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes files and speaks."""
+        return self.world.place == 0
+
+
+def launched() -> bool:
+    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def layout(world: int, columns: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The groups of shards and of columns of so many ranks. Raises ValueError where columns do not divide them."""
+    if columns < 1 or world % columns:
+        raise ValueError(
+            f"{world} ranks cannot hold nets of {columns} columns each; "
+            f"start a multiple of {columns}: torchrun --nproc-per-node {max(1, world // max(1, columns)) * columns}"
+        )
+    return (
+        [tuple(range(column, world, columns)) for column in range(columns)],
+        [tuple(range(first, first + columns)) for first in range(0, world, columns)],
+    )
+
+
+def check(config: Config, world: int) -> None:
+    """Raises ValueError where so many ranks cannot train this config."""
+    parallel, own = config.parallel, config.architecture.columns
+    if parallel.columns not in (1, own):
+        raise ValueError(f"parallel.columns is {parallel.columns} and the network has {own}; give 1 or {own}")
+    layout(world, parallel.columns)
+    shards = world // parallel.columns
+    if config.sgd.batch % shards:
+        raise ValueError(f"a batch of {config.sgd.batch} does not divide among {shards} shards; set --sgd.batch")
+
+
+def join(parallel: Parallel, timeout_s: float = TIMEOUT_S) -> Mesh:
+    """The mesh of the ranks that torchrun started, this process one of them; a mesh of one where it did not.
+
+    Raises ValueError where the columns do not divide the ranks.
+    """
+    if not launched():
+        if parallel.columns > 1:
+            raise ValueError(
+                f"parallel.columns is {parallel.columns} in one process; start several with: "
+                f"torchrun --nproc-per-node {parallel.columns} -m alexnet train ..."
+            )
+        return Mesh(hybrid=parallel.hybrid)
+    shards, columns = layout(int(os.environ["WORLD_SIZE"]), parallel.columns)
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    rank = dist.get_rank()
+    world = tuple(range(dist.get_world_size()))
+    return Mesh(Group(world, rank), _own(shards, rank), _own(columns, rank), parallel.hybrid)
+
+
+def leave() -> None:
+    """The end of the exchange."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _own(groups: list[tuple[int, ...]], rank: int) -> Group:
+    """The group that holds the rank. Every rank makes every group, as PyTorch wants it."""
+    found = Group()
+    for ranks in groups:
+        handle = dist.new_group(list(ranks)) if len(ranks) > 1 else None
+        if rank in ranks:
+            found = Group(ranks, ranks.index(rank), handle)
+    return found

@@ -1,0 +1,154 @@
+"""What one rank holds and computes of a network: its column's kernels, its share of the fully connected units.
+
+Parameters have the whole network's names; `cuts` says which part of each a rank holds. Exchange stands where the paper
+has it: before conv3 and in the fully connected layers (section 3.2). The last layer is cut by its inputs, so that nets
+whose columns never meet exchange nothing before the logits; with more classes than hidden units it is cut by classes,
+and the loss is taken without gathering them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alexnet import ops
+from alexnet.config import Architecture, Full
+from alexnet.data.loader import Share
+from alexnet.model import Network, Step, apply_linear
+from alexnet.parallel.exchange import begin_sum, gather_maps, gather_rows, gathered, sum_parts
+from alexnet.parallel.loss import cross_entropy_by_classes
+from alexnet.parallel.mesh import Group, Mesh
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a parameter that a rank holds: the `group.place`-th of `group.size` along `dim`; None: all of it."""
+
+    dim: int | None
+    group: Group
+    summed_over: Group
+    """Ranks with the same part and other pictures: their gradients are added."""
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        if self.dim is None or self.group.size == 1:
+            return whole
+        return whole.chunk(self.group.size, self.dim)[self.group.place]
+
+
+class Part(Network):
+    """The network of one rank of a mesh."""
+
+    def __init__(self, architecture: Architecture, seed: int, mesh: Mesh) -> None:
+        """Raises ValueError where the layers do not divide among the ranks."""
+        super().__init__(architecture, seed)
+        if mesh.hybrid and not architecture.links:
+            raise ValueError("parallel.hybrid gathers all maps before fc6; a net without links has columns apart there")
+        self.mesh = mesh
+        self.columns = architecture.columns // mesh.columns.size
+        linear = [step for step in self.steps if step.op == "linear"]
+        self.last = linear[-1]
+        if mesh.hybrid and not isinstance(linear[-2].layer, Full):
+            raise ValueError("parallel.hybrid needs a fully connected layer before the last")
+        self.by_classes = architecture.links and self.last.shape[0] > self.last.in_shape[0]
+        self.cuts: dict[str, Cut] = {}
+        for step in linear:
+            layer = self.get_submodule(step.layer.name)
+            for kind in ("weight", "bias"):
+                cut = self.cuts[f"{step.layer.name}.{kind}"] = self._cut(step, kind)
+                own = cut.of(getattr(layer, kind).detach())
+                setattr(layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format)))
+        self._whole_rows = 0  # of the batch that is being computed
+
+    def _cut(self, step: Step, kind: str) -> Cut:
+        mesh, full = self.mesh, isinstance(step.layer, Full)
+        group = mesh.units if full else mesh.columns
+        summed = Group() if full and mesh.hybrid else mesh.shards
+        by_inputs = step is self.last and not self.by_classes
+        divided = step.in_shape[0] if by_inputs else step.shape[0]
+        if divided % group.size:
+            raise ValueError(f"{step.layer.name}: {group.size} ranks do not divide {divided} maps or units")
+        dim = 0 if not by_inputs else 1 if kind == "weight" else None
+        return Cut(dim, group, summed)
+
+    def forward(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> torch.Tensor:
+        """Logits of this rank's pictures, of all classes; as `Network.forward`. Every shard has as many pictures."""
+        self._whole_rows = len(images) * self.mesh.shards.size
+        logits = super().forward(images, dropout_key)
+        if self.by_classes:
+            logits = gather_maps(logits, self.mesh, self.mesh.units, "logits")
+        if self.mesh.hybrid:
+            logits = logits.chunk(self.mesh.shards.size)[self.mesh.shards.place]
+        return logits
+
+    def loss_of(
+        self, images: torch.Tensor, labels: torch.Tensor, whole: int, dropout_key: tuple[int, int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the pictures seen here add to the mean over a batch of `whole`, and how many are classed wrongly.
+
+        In a hybrid mesh every rank sees the whole batch after the convolutions. labels: of this rank's pictures.
+        """
+        self._whole_rows = whole
+        logits = super().forward(images, dropout_key)
+        if self.mesh.hybrid:
+            labels = gather_rows(labels, self.mesh, self.mesh.shards, "labels", self._rows())
+        if self.by_classes:
+            losses, wrong = cross_entropy_by_classes(logits, labels, self.mesh, self.mesh.units)
+        else:
+            losses, wrong = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) != labels).sum()
+        return losses / whole, wrong
+
+    def _rows(self) -> tuple[int, ...]:
+        """Pictures of each shard of the batch that is being computed."""
+        return Share(of=self.mesh.shards.size).sizes(self._whole_rows)
+
+    def _mask(self, step: Step, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
+        """This rank's part of the mask that one process draws."""
+        full = isinstance(step.layer, Full)
+        group = self.mesh.units if full else self.mesh.columns
+        whole = (self._whole_rows, x.shape[1] * group.size, *x.shape[2:])
+        mask = ops.dropout_mask(whole, self.architecture.dropout.rate, *key, step.layer.name, x.device)
+        mask = mask.chunk(group.size, 1)[group.place]
+        if full and self.mesh.hybrid:
+            return mask
+        return torch.split(mask, self._rows())[self.mesh.shards.place]
+
+    def _linear(self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        mesh, name = self.mesh, step.layer.name
+        meets = step.columns == 1 and step is not self.steps[0]  # sees what all columns made
+        own = replace(step, columns=max(1, step.columns // mesh.columns.size))
+        if not isinstance(step.layer, Full):
+            return apply_linear(own, weight, bias, gather_maps(x, mesh, mesh.columns, name) if meets else x)
+        after_maps = x.dim() > 2
+        x = x.flatten(1)
+        if step is self.last and not self.by_classes:
+            return sum_parts(F.linear(x, weight), mesh, mesh.units, name) + bias
+        if after_maps and meets:
+            x = gather_maps(x, mesh, mesh.columns, name)
+            if mesh.hybrid:
+                x = gather_rows(x, mesh, mesh.shards, f"{name}, pictures", self._rows())
+        elif meets:
+            x = gather_maps(x, mesh, mesh.units, name)
+        return apply_linear(own, weight, bias, x)
+
+    def summed(self, gradients: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each parameter's gradient over the whole batch: all sums are begun before the first is waited for."""
+        begun = [(name, *begin_sum(g, self.mesh, self.cuts[name].summed_over, "gradients")) for name, g in gradients]
+        for name, gradient, work in begun:
+            if work is not None:
+                work.wait()
+            yield name, gradient
+
+    @torch.no_grad()
+    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The whole network's tensors of these names, on the first rank; on others what they hold. For checkpoints."""
+        result = {}
+        for name, tensor in tensors.items():
+            cut = self.cuts[name]
+            result[name] = tensor.detach()
+            if cut.dim is not None and cut.group.size > 1 and 0 in cut.group.ranks:
+                result[name] = torch.cat(list(gathered(result[name], self.mesh, cut.group, "checkpoint")), cut.dim)
+        return result
