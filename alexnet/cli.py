@@ -133,18 +133,24 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Go on with an interrupted run, bit for bit."""
+    """Go on with an interrupted run, bit for bit; on other ranks than before within rounding."""
 
     resume: Path
+    columns: int | None = None
+    """parallel.columns from here on; as it was when not given."""
+    hybrid: bool | None = None
+    """parallel.hybrid from here on; as it was when not given."""
 
 
 def train(arguments: list[str]) -> None:
     if any(a.split("=")[0] == "--resume" for a in arguments):
-        run = tyro.cli(ResumeArguments, prog="alexnet train", args=arguments).resume
+        r = tyro.cli(ResumeArguments, prog="alexnet train", args=arguments, config=(FlagConversionOff,))
         from alexnet.train import loop
+        from alexnet.train.checkpoint import read_config
 
+        given = {name: value for name in ("columns", "hybrid") if (value := getattr(r, name)) is not None}
         with _stoppable():
-            loop.resume(run)
+            loop.resume(r.resume, replace(read_config(r.resume).parallel, **given) if given else None)
         return
     if not arguments or arguments[0].startswith("-"):
         if arguments and arguments[0] not in ("-h", "--help"):
@@ -188,10 +194,12 @@ def recipe(name: str) -> Callable[[], Config]:
 
 
 class _stoppable:
-    """Ends the program as training asks: 128 + the signal when stopped, 1 for a NaN."""
+    """Ends the program as training asks: 128 + the signal when stopped, 1 for a NaN. Of several ranks one speaks."""
 
     def __enter__(self) -> None:
-        return None
+        from alexnet.parallel.launch import one_speaks
+
+        one_speaks()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         from alexnet.train.loop import Interrupted

@@ -18,6 +18,8 @@ from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
+from alexnet.parallel.launch import collected, dealt
+from alexnet.parallel.mesh import ALONE, Mesh
 from alexnet.progress import Progress
 from alexnet.weights import load
 
@@ -85,11 +87,13 @@ def measure(
     test: Augment,
     batch: int = 128,
     workers: int = 2,
+    mesh: Mesh = ALONE,
 ) -> Result:
-    """The errors of one network, or of several with their softmax averaged."""
+    """The errors of one network, or of several with their softmax averaged. mesh: each shard tests a part."""
     preprocess = nets[0][1]
     count = len(patches(test, preprocess.stored_px, preprocess.input_px))
-    return score(*predictions(nets, split, test, np.arange(len(split)), batch, workers), count)
+    p, _ = predictions(nets, split, test, dealt(np.arange(len(split)), mesh), batch, workers)
+    return score(collected(p, len(split), mesh, preprocess.device), split.labels, count)
 
 
 def predictions(

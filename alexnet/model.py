@@ -241,13 +241,6 @@ class Network(nn.Module):
         logits = x.flatten(1)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def loss(
-        self, images: torch.Tensor, labels: torch.Tensor, dropout_key: tuple[int, int] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean cross-entropy of a batch, and how many of it are classed wrongly. labels: (N,) int64."""
-        logits = self(images, dropout_key)
-        return F.cross_entropy(logits, labels), (logits.argmax(1) != labels).sum()
-
     def activations(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
         """Every named value on the way, in order; the last is the logits. See `Step.name` for the names.
 

@@ -2,58 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from alexnet.config import Architecture, Parallel
-from alexnet.data.loader import Share
+from alexnet import weights
+from alexnet.config import Architecture, Config, Parallel, StoreSettings
+from alexnet.data import shapes
+from alexnet.data.prepare import prepare
 from alexnet.model import Network
-from alexnet.parallel.mesh import join, leave
+from alexnet.parallel.mesh import Mesh, join, layout, leave
 from alexnet.parallel.part import Part
+from alexnet.train.checkpoint import read_config, write_config
+from alexnet.train.loop import fit, resume
+from alexnet.train.runlog import read_metrics
 from alexnet.train.sgd import Rates, descend, zero_velocity
-from tests.conftest import tiny_architecture
+from tests.conftest import tiny, tiny_architecture
 from tests.ranks import on_ranks
 
 STEPS = 3
 
 
-def compared(parallel: Parallel, architecture: Architecture, batch: int, tolerance: float) -> dict[str, int]:
+@dataclass(frozen=True)
+class Case:
+    parallel: Parallel
+    architecture: Architecture
+    batch: int
+
+
+def all_compared(cases: list[Case], tolerance: float) -> None:
     """On a rank: some steps of its part against the same steps of the whole net, in float64."""
-    mesh = join(parallel)
-    part, whole = Part(architecture, 0, mesh).double(), Network(architecture, 0).double()
+    for case in cases:
+        compared(case, join(case.parallel), tolerance)
+    leave()
+
+
+def compared(case: Case, mesh: Mesh, tolerance: float) -> None:
+    part, whole = Part(case.architecture, 0, mesh).double(), Network(case.architecture, 0).double()
     generator = torch.Generator().manual_seed(1)
-    share = Share(mesh.shards.place, mesh.shards.size)
+    sizes = mesh.share.sizes(case.batch)
+    rows = slice(sum(sizes[: mesh.shards.place]), sum(sizes[: mesh.shards.place + 1]))
     own, parameters = dict(part.named_parameters()), dict(whole.named_parameters())
     velocities = zero_velocity(part), zero_velocity(whole)
     of = {name: Rates(0.05, 0.0005) for name in parameters}
     for step in range(STEPS):
-        x = torch.randn(batch, 3, 32, 32, dtype=torch.float64, generator=generator)
+        x = torch.randn(case.batch, 3, 32, 32, dtype=torch.float64, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(0, part.last.shape[0], (batch,), generator=generator)
-        rows = slice(sum(share.sizes(batch)[: share.place]), sum(share.sizes(batch)[: share.place + 1]))
-        loss, wrong = part.loss_of(x[rows], labels[rows], batch, (0, step))
-        expected, all_wrong = whole.loss(x, labels, (0, step))
+        labels = torch.randint(0, part.last.shape[0], (case.batch,), generator=generator)
+        loss, wrong = part.loss(x[rows], labels[rows], case.batch, (0, step))
+        logits = whole(x, (0, step))
+        expected = F.cross_entropy(logits, labels)
         sums = torch.stack([loss.detach(), wrong.double()])
         if mesh.units.place:
             sums.zero_()
         torch.distributed.all_reduce(sums)
+        all_wrong = (logits.argmax(1) != labels).sum()
         torch.testing.assert_close(sums, torch.stack([expected.detach(), all_wrong.double()]))
         descend(loss, own, velocities[0], of, 0.9, part.summed)
         descend(expected, parameters, velocities[1], of, 0.9)
         for name, weight in own.items():
             torch.testing.assert_close(weight, part.cuts[name].of(parameters[name]), rtol=0, atol=tolerance)
-    if batch % mesh.shards.size == 0:
+    if case.batch % mesh.shards.size == 0:
         with torch.no_grad():
             torch.testing.assert_close(part(x[rows]), whole(x)[rows], rtol=0, atol=tolerance)
-    mesh.sent_bytes.clear()
-    gathered = part.whole(own)
-    if mesh.first:
-        for name, weight in parameters.items():
-            torch.testing.assert_close(gathered[name], weight.detach(), rtol=0, atol=tolerance)
-    leave()
-    return dict(mesh.sent_bytes)
+    together = part.together()
+    assert (together is not None) == mesh.first
+    if together is not None:
+        for name, weight in together.named_parameters():
+            torch.testing.assert_close(weight, parameters[name], rtol=0, atol=tolerance)
 
 
 MANY_CLASSES = replace(tiny_architecture(), classes=48)  # more than the 32 hidden units: cut by classes
@@ -61,18 +82,120 @@ NO_LINKS = replace(tiny_architecture(), links=False)
 ONE_COLUMN = replace(tiny_architecture(), columns=1)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "parallel", "architecture", "batch"),
-    [
-        (2, Parallel(columns=2), tiny_architecture(), 6),
-        (2, Parallel(columns=2), MANY_CLASSES, 6),
-        (2, Parallel(columns=2), NO_LINKS, 6),
-        (2, Parallel(), tiny_architecture(), 5),
-        (4, Parallel(columns=2), tiny_architecture(), 8),
-        (2, Parallel(hybrid=True), ONE_COLUMN, 5),
-        (4, Parallel(columns=2, hybrid=True), MANY_CLASSES, 7),
-        (4, Parallel(), tiny_architecture(), 3),  # a rank without pictures
+ON_RANKS = {
+    2: [
+        Case(Parallel(columns=2), tiny_architecture(), 6),
+        Case(Parallel(columns=2), MANY_CLASSES, 6),
+        Case(Parallel(columns=2), NO_LINKS, 6),
+        Case(Parallel(), tiny_architecture(), 5),
+        Case(Parallel(hybrid=True), ONE_COLUMN, 5),
     ],
-)
-def test_ranks_together_are_the_network(ranks: int, parallel: Parallel, architecture: Architecture, batch: int) -> None:
-    on_ranks(ranks, compared, parallel, architecture, batch, 1e-12)  # float64: sums in another order, of values near 1
+    4: [
+        Case(Parallel(columns=2), tiny_architecture(), 8),
+        Case(Parallel(columns=2, hybrid=True), MANY_CLASSES, 7),
+        Case(Parallel(), tiny_architecture(), 3),  # a rank without pictures
+    ],
+}
+
+
+@pytest.mark.parametrize("ranks", ON_RANKS)
+def test_ranks_together_are_the_network(ranks: int) -> None:
+    on_ranks(ranks, all_compared, ON_RANKS[ranks], 1e-12)  # float64: sums in another order, of values near 1
+
+
+def trained(config: Config, run: Path) -> None:
+    fit(config, run)
+    leave()
+
+
+def gone_on(run: Path, parallel: Parallel) -> None:
+    resume(run, parallel)
+    leave()
+
+
+def stopped_after_an_epoch(run: Path, there: Path) -> None:
+    """A copy of a run of three epochs as it stood after the first: its last two are still to be done."""
+    shutil.copytree(run, there)
+    config = read_config(there)
+    write_config(there, replace(config, schedule=replace(config.schedule, epochs=3)))
+
+
+def near(run: Path, other: Path, tolerance: float) -> None:
+    ours, theirs = weights.read(run), weights.read(other)
+    for name, tensor in theirs.weights.items():
+        torch.testing.assert_close(ours.weights[name], tensor, rtol=0, atol=tolerance)
+        torch.testing.assert_close(ours.velocity[name], theirs.velocity[name], rtol=0, atol=tolerance)
+    for mine, other_ in zip(read_metrics(run, "epoch"), read_metrics(other, "epoch"), strict=True):
+        for key in ("train_loss", "val_loss"):
+            assert mine[key] == pytest.approx(other_[key], abs=100 * tolerance)
+        assert mine["epoch"] == other_["epoch"]
+
+
+# float32: a step rounds weights near 0.1 to 1e-8; twelve steps of a net with maxima and units make that 1e-6 at most
+TOLERANCE = 1e-5
+
+
+def test_a_run_on_four_ranks_is_the_run_of_one_process_and_goes_on_on_any_number(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
+    both = Parallel(columns=2)
+    on_ranks(4, trained, tiny(store, parallel=both), tmp_path / "four")
+    near(tmp_path / "four", run, TOLERANCE)
+    on_ranks(4, trained, tiny(store, parallel=both, schedule=replace(tiny(store).schedule, epochs=1)), tmp_path / "one")
+    for ranks, parallel in ((1, Parallel()), (2, both), (4, both)):
+        there = tmp_path / f"on-{ranks}"
+        stopped_after_an_epoch(tmp_path / "one", there)
+        on_ranks(ranks, gone_on, there, parallel)
+        near(there, run, TOLERANCE)
+    assert (tmp_path / "four" / "last.safetensors").exists()
+    same = weights.read(tmp_path / "on-4").about["sha256"]
+    assert same == weights.read(tmp_path / "four").about["sha256"]  # as many ranks: bit for bit
+
+
+def refused(config: Config, run: Path, rank_differs: str = "") -> str:
+    if rank_differs and os.environ["RANK"] == "1":
+        config = replace(config, **{"seed": 5} if rank_differs == "config" else {"data": rank_differs})
+    try:
+        fit(config, run)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+def all_refused(config: Config, other: Path, run: Path) -> list[str]:
+    layers = tuple(replace(a, units=31) if a.name == "fc6" else a for a in tiny_architecture().layers)
+    uneven = replace(tiny_architecture(), layers=layers)
+    said = [
+        refused(replace(config, sgd=replace(config.sgd, batch=15)), run),
+        refused(config, run, "config"),
+        refused(config, run, str(other)),
+        refused(config, run, str(other / "none")),
+        refused(replace(config, parallel=Parallel(columns=3)), run),
+        refused(replace(config, parallel=Parallel(columns=2), architecture=uneven), run),
+    ]
+    leave()
+    assert not run.exists()
+    return said
+
+
+def test_wrong_launches_are_refused_by_all_ranks_in_one_sentence(store: Path, tmp_path: Path) -> None:
+    prepare(shapes.source(60, 30, seed=1), tmp_path / "other", StoreSettings(size_px=40))
+    said = on_ranks(2, all_refused, tiny(store), tmp_path / "other", tmp_path / "run")
+    assert said[0] == said[1]
+    for sentence, part in zip(
+        said[0],
+        (
+            "a batch of 15 does not divide among 2 shards",
+            "rank 1 has another config or store",
+            "rank 1 has another config or store",
+            "rank 1: ",
+            "2 ranks cannot hold nets of 3 columns each",
+            "fc6: 2 ranks do not divide 31 maps or units",
+        ),
+        strict=True,
+    ):
+        assert part in sentence
+    with pytest.raises(ValueError, match="3 ranks cannot hold nets of 2 columns each"):
+        layout(3, 2)
+    with pytest.raises(ValueError, match="start several with: torchrun --nproc-per-node 2"):
+        fit(tiny(store, parallel=Parallel(columns=2)), tmp_path / "run")

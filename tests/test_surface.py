@@ -16,7 +16,7 @@ RANKS = {
     0: ["config", "configfile", "files", "progress"],
     1: ["recipes", "ops", "data", "device"],
     2: ["model"],
-    3: ["signal", "weights", "figures", "kernels"],
+    3: ["parallel", "signal", "weights", "figures", "kernels"],
     4: ["evaluation", "inference", "onnx_export"],
     5: ["train"],
     6: ["gallery", "bench"],

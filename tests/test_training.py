@@ -22,7 +22,8 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.device import resolve
-from alexnet.model import build
+from alexnet.parallel.mesh import ALONE
+from alexnet.parallel.part import Part
 from alexnet.train import loop, sgd
 from alexnet.train.checkpoint import Position, read_config
 from alexnet.train.loop import Interrupted, fit, resume
@@ -159,7 +160,7 @@ def test_a_nan_names_step_and_tensor(store: Path, tmp_path: Path) -> None:
 
 
 def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None:
-    net, labels = build(tiny_architecture()), torch.tensor([0, 1, 2])
+    net, labels = Part(tiny_architecture(), 0, ALONE), torch.tensor([0, 1, 2])
     x = torch.zeros(3, 3, net.architecture.input_px, net.architecture.input_px)
     logits = [torch.eye(3, 10)[torch.randperm(3)] * i for i in range(5)]
     sums = []
@@ -167,13 +168,14 @@ def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None
         at = Position()
         readings = Readings(net, at, late)
         for each in logits:
-            readings.add(x, torch.nn.functional.cross_entropy(each, labels), each, labels)
+            wrong = (each.argmax(1) != labels).sum()
+            readings.add(x, torch.nn.functional.cross_entropy(each, labels), wrong, 3, False, False)
             at.step += 1
         assert at.images == 3 * (5 - late)
         readings.settle()
         sums.append((at.images, at.errors, at.loss_sum))
     assert sums[0] == sums[1] == sums[2]
-    readings.add(x, torch.tensor(float("inf")), logits[0], labels)
+    readings.add(x, torch.tensor(float("inf")), torch.tensor(0), 3, False, False)
     at.step += 1
     with pytest.raises(NotFinite, match="step 5: the loss is not finite, though"):
         readings.settle()

@@ -156,6 +156,7 @@ def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, 
 
 def _placed(name: str, config: Config, terms: Terms) -> Wanted:
     decides = to_dict(replace(config, recipe="", data="", init=Path(config.init).parent.name if config.init else ""))
+    del decides["parallel"]  # who computes it
     text = json.dumps([decides, Store(config.data).checksum], sort_keys=True)
     return Wanted(name, config, terms.out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:12])
 

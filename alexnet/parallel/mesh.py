@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet.config import Config, Parallel
+from alexnet.data.loader import Share
 
 TIMEOUT_S = 60.0
 """After this long without a word from a peer a rank gives up."""
@@ -52,6 +53,14 @@ class Mesh:
     def first(self) -> bool:
         """Whether this rank writes files and speaks."""
         return self.world.place == 0
+
+    @property
+    def share(self) -> Share:
+        """Of every batch."""
+        return Share(self.shards.place, self.shards.size)
+
+
+ALONE = Mesh()
 
 
 def launched() -> bool:

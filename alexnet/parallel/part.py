@@ -36,11 +36,11 @@ class Cut:
     def of(self, whole: torch.Tensor) -> torch.Tensor:
         if self.dim is None or self.group.size == 1:
             return whole
-        return whole.chunk(self.group.size, self.dim)[self.group.place]
+        return whole.tensor_split(self.group.size, self.dim)[self.group.place]
 
 
 class Part(Network):
-    """The network of one rank of a mesh."""
+    """The network of one rank of a mesh; in a mesh of one, the network."""
 
     def __init__(self, architecture: Architecture, seed: int, mesh: Mesh) -> None:
         """Raises ValueError where the layers do not divide among the ranks."""
@@ -59,8 +59,9 @@ class Part(Network):
             layer = self.get_submodule(step.layer.name)
             for kind in ("weight", "bias"):
                 cut = self.cuts[f"{step.layer.name}.{kind}"] = self._cut(step, kind)
-                own = cut.of(getattr(layer, kind).detach())
-                setattr(layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format)))
+                if cut.dim is not None and cut.group.size > 1:
+                    own = cut.of(getattr(layer, kind).detach())
+                    setattr(layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format)))
         self._whole_rows = 0  # of the batch that is being computed
 
     def _cut(self, step: Step, kind: str) -> Cut:
@@ -84,7 +85,7 @@ class Part(Network):
             logits = logits.chunk(self.mesh.shards.size)[self.mesh.shards.place]
         return logits
 
-    def loss_of(
+    def loss(
         self, images: torch.Tensor, labels: torch.Tensor, whole: int, dropout_key: tuple[int, int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the pictures seen here add to the mean over a batch of `whole`, and how many are classed wrongly.
@@ -114,7 +115,7 @@ class Part(Network):
         mask = mask.chunk(group.size, 1)[group.place]
         if full and self.mesh.hybrid:
             return mask
-        return torch.split(mask, self._rows())[self.mesh.shards.place]
+        return torch.split(mask, list(self._rows()))[self.mesh.shards.place]
 
     def _linear(self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         mesh, name = self.mesh, step.layer.name
@@ -141,6 +142,21 @@ class Part(Network):
             if work is not None:
                 work.wait()
             yield name, gradient
+
+    def own(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """This rank's parts of the whole network's tensors."""
+        return {name: self.cuts[name].of(tensor) if name in self.cuts else tensor for name, tensor in whole.items()}
+
+    def together(self) -> Network | None:
+        """The whole network, on the first rank."""
+        if self.mesh.world.size == 1:
+            return self
+        whole = self.whole(dict(self.named_parameters()))
+        if not self.mesh.first:
+            return None
+        net = Network(self.architecture).to(next(iter(whole.values())))
+        net.load_state_dict(whole)
+        return net
 
     @torch.no_grad()
     def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,21 +6,21 @@ functions of the seed and of where training stands, so a resumed run goes on bit
 
 from __future__ import annotations
 
+import json
 import math
 import signal as signals
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 
 from alexnet import __version__, weights
-from alexnet.config import Config, check, without_effect
+from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.configfile import to_dict
 from alexnet.data.augment import Preprocess, check_sizes, draw
 from alexnet.data.loader import batches, epoch_order
@@ -32,8 +32,12 @@ from alexnet.device import (
     resolve,
 )
 from alexnet.evaluation import centre, measure
-from alexnet.model import Network, build
+from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
+from alexnet.parallel.launch import agreed, restarted
+from alexnet.parallel.mesh import Mesh, join, launched
+from alexnet.parallel.mesh import check as fits
+from alexnet.parallel.part import Part
 from alexnet.progress import Progress
 from alexnet.signal import signal, warning
 from alexnet.train.checkpoint import Position, read_config, write_config
@@ -55,52 +59,82 @@ class Interrupted(Exception):
 def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     """Train a new run into `run_dir` and return the last epoch's metrics.
 
-    Raises ValueError for a config that cannot work or a folder that holds something; Interrupted on Ctrl-C and
-    SIGTERM; NotFinite for a NaN.
+    Every rank of several processes calls it (`alexnet.parallel`); the first writes. Raises ValueError for a config that
+    cannot work or a folder that holds something; Interrupted on Ctrl-C and SIGTERM; NotFinite for a NaN.
     """
     run = Path(run_dir)
-    if run.exists() and any(run.iterdir()):
-        raise ValueError(f"{run} holds something already; choose another --out, or go on with --resume {run}")
+    if restarted() and (run / "config.json").exists():
+        return resume(run, config.parallel)
     check(config)
-    store = Store(config.data)
-    config = resolve(_with_classes(config, store))
-    net = build(config.architecture, config.seed).to(config.device)
+    mesh = join(config.parallel)
+
+    def ready() -> Ready:
+        if run.exists() and any(run.iterdir()):
+            raise ValueError(f"{run} holds something already; choose another --out, or go on with --resume {run}")
+        store = Store(config.data)
+        whole = resolve(_with_classes(config, store))
+        return _ready(whole, store, mesh)
+
+    begun = agreed(mesh, ready, Ready.says)
     said = [f"warning: {sentence}" for sentence in without_effect(config)]
     if config.init:
-        taken, left = weights.copy_matching(net, weights.read(config.init).weights)
+        taken, left = weights.copy_matching(begun.net, begun.net.own(weights.read(config.init).weights))
         said.append(
             f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}"
         )
-    splits = store.split(config.train_split), store.split(config.val_split)
-    check_sizes(store.size_px, config.architecture.input_px)  # nothing is written before all is known to fit
-    run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config)
-    return _train(config, run, store, splits, net, zero_velocity(net), Position(), said)
+    if mesh.first:
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(run, begun.config)
+    return _train(begun, run, zero_velocity(begun.net), Position(), said)
 
 
-def resume(run_dir: str | Path) -> dict[str, Any]:
-    """Go on with an interrupted run, bit for bit; returns the last epoch's metrics.
+def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, Any]:
+    """Go on with an interrupted run, on as many ranks bit for bit; returns the last epoch's metrics.
 
-    Raises ValueError when there is no run, when its store has changed, or when the checkpoint is of another net.
+    parallel: how several processes share it now; None: as it was saved, or all of it in one process. Raises ValueError
+    when there is no run, when its store has changed, or when the checkpoint is of another net.
     """
     run = Path(run_dir)
     config = resolve(read_config(run))
-    store = Store(config.data)
-    net = build(config.architecture, config.seed).to(config.device)
-    velocity, position = zero_velocity(net), Position()
+    parallel = parallel or (config.parallel if launched() else Parallel())
+    config = replace(config, parallel=parallel)
+    mesh = join(parallel)
+    begun = agreed(mesh, lambda: _ready(config, Store(config.data), mesh), Ready.says)
+    net, velocity, position = begun.net, zero_velocity(begun.net), Position()
     if (run / "last.safetensors").exists():  # else it was stopped before the first
         saved = weights.read(run)
-        if saved.about["store"] != store.checksum:
+        if saved.about["store"] != begun.store.checksum:
             raise ValueError(f"{config.data} is not the store this run began with; prepare it as it was")
-        weights.copy_into(net, saved.weights, str(run / "last.safetensors"))
-        for name, tensor in velocity.items():
-            tensor.copy_(saved.velocity[name])
+        weights.copy_into(net, net.own(saved.weights), str(run / "last.safetensors"))
+        for name, tensor in net.own(saved.velocity).items():
+            velocity[name].copy_(tensor)
         position = Position.from_dict(saved.about["position"])
     elif config.init:
-        weights.copy_matching(net, weights.read(config.init).weights)
-    splits = store.split(config.train_split), store.split(config.val_split)
+        weights.copy_matching(net, net.own(weights.read(config.init).weights))
     said = [f"resumed at epoch {position.epoch + 1}, step {position.step}"]
-    return _train(config, run, store, splits, net, velocity, position, said)
+    return _train(begun, run, velocity, position, said)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What training begins with: nothing is written before all is known to fit."""
+
+    config: Config
+    store: Store
+    splits: tuple[Split, Split]
+    net: Part
+
+    def says(self) -> str:
+        """What must be the same on every rank."""
+        return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum])
+
+
+def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
+    fits(config, mesh.world.size)
+    net = Part(config.architecture, config.seed, mesh).to(config.device)
+    splits = store.split(config.train_split), store.split(config.val_split)
+    check_sizes(store.size_px, config.architecture.input_px)
+    return Ready(config, store, splits, net)
 
 
 def _with_classes(config: Config, store: Store) -> Config:
@@ -111,40 +145,32 @@ def _with_classes(config: Config, store: Store) -> Config:
     return replace(config, architecture=replace(config.architecture, classes=theirs))
 
 
-def _train(
-    config: Config,
-    run: Path,
-    store: Store,
-    splits: tuple[Split, Split],
-    net: Network,
-    velocity: dict[str, torch.Tensor],
-    at: Position,
-    said: list[str],
-) -> dict[str, Any]:
+def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Position, said: list[str]) -> dict[str, Any]:
+    config, store, (train, val), net = begun.config, begun.store, begun.splits, begun.net
     only_deterministic(config.deterministic)
-    train, val = splits
-    device = torch.device(config.device)
+    mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
     preprocess = Preprocess(
         config.augment, store.statistics, config.architecture.input_px, device, dtype_of(config.precision)
     )
     parameters = dict(net.named_parameters())
     about = describe(config, store)
-    log = RunLog(run, at.step, at.epoch)
+    log = RunLog(run, at.step, at.epoch, writes=mesh.first)
     readings = Readings(net, at, late=1 if device.type == "cuda" else 0)
     for line in said:
         print(line, file=sys.stderr)
     if at.step == 0:
-        _start(config, log, net, preprocess, train)
+        _start(config, log, net.together(), preprocess, train)
     metrics: dict[str, Any] = {}
     began_s, saved_s = time.perf_counter() - at.elapsed_s, time.perf_counter()
 
     def save(which: Literal["last", "best"]) -> None:
         readings.settle()
         at.elapsed_s = time.perf_counter() - began_s
-        kept = velocity if which == "last" else {}
-        header = about | {"position": asdict(at)}
-        weights.write(run / f"{which}.safetensors", parameters, kept, preprocess.whole_mean, header)
+        whole, moving = net.whole(parameters), net.whole(velocity if which == "last" else {})
+        if mesh.first:
+            header = about | {"position": asdict(at)}
+            weights.write(run / f"{which}.safetensors", whole, moving, preprocess.whole_mean, header)
 
     with kept_memory(device), _stop_signals() as stop:
         while not finished(schedule, at.epoch, at.plateau):
@@ -153,27 +179,29 @@ def _train(
             of = {name: rates(config, name, at.epoch, at.plateau) for name in parameters}
             begun_s, waited_s, begun_images = time.perf_counter(), 0.0, at.images
             with Progress(f"epoch {at.epoch + 1}/{schedule.epochs}", len(train), "images", at.images) as progress:
-                for batch in batches(train, order, sgd.batch, config.workers, at.batch, pin=device.type == "cuda"):
+                pin = device.type == "cuda"
+                for batch in batches(train, order, sgd.batch, config.workers, at.batch, pin=pin, share=mesh.share):
                     what = (preprocess.augment, store.statistics, preprocess.input_px, config.seed, at.epoch)
                     x = preprocess(batch.images, draw(*what, batch.index, batch.place, colour))
                     labels = batch.labels.to(device, non_blocking=True)
-                    logits = net(x, dropout_key=(config.seed, at.step))
-                    loss = F.cross_entropy(logits, labels)
-                    readings.add(x, loss, logits, labels)
-                    descend(loss, parameters, velocity, of, sgd.momentum)
+                    loss, wrong = net.loss(x, labels, batch.whole, dropout_key=(config.seed, at.step))
+                    due = time.perf_counter() - saved_s > 60 * config.checkpoint_minutes
+                    readings.add(x, loss, wrong, batch.whole, bool(stop), due)
+                    descend(loss, parameters, velocity, of, sgd.momentum, net.summed)
                     at.step += 1
                     at.batch += 1
                     waited_s += batch.waited_s
-                    progress.advance(len(labels), str(readings))
-                    if stop:
+                    progress.advance(batch.whole, str(readings))
+                    stops, saves = readings.agreed(bool(stop), due)
+                    if stops:
                         save("last")
-                        raise Interrupted(stop[0], run, at.step)
-                    if time.perf_counter() - saved_s > 60 * config.checkpoint_minutes:
+                        raise Interrupted(stop[0] if stop else signals.SIGTERM, run, at.step)
+                    if saves:
                         save("last")
                         saved_s = time.perf_counter()
             readings.settle()
             spent_s = time.perf_counter() - begun_s
-            result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers)
+            result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers, mesh)
             metrics = {
                 "epoch": at.epoch + 1,
                 "rate": sgd.rate * fall(schedule, at.epoch, at.plateau),
@@ -216,8 +244,10 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
     }
 
 
-def _start(config: Config, log: RunLog, net: Network, preprocess: Preprocess, train: Split) -> None:
-    """Before the first step: what the untrained network sees."""
+def _start(config: Config, log: RunLog, net: Network | None, preprocess: Preprocess, train: Split) -> None:
+    """Before the first step: what the untrained network sees. net: the whole one, where this rank has it."""
+    if net is None:
+        return
     order = epoch_order(len(train), config.seed, 0)[:SIGNAL_PICTURES]
     sample = next(batches(train, order, SIGNAL_PICTURES, workers=0))
     seen = signal(net, preprocess.centre(sample.images))

@@ -12,15 +12,20 @@ from alexnet.files import write_whole
 class RunLog:
     """Appends a JSON object a line; `kind` is "start" or "epoch"."""
 
-    def __init__(self, run: Path, step: int, epochs: int) -> None:
-        """step, epochs: how far the run's checkpoint is; what was written past it will be written again."""
-        self._path = run / "metrics.jsonl"
+    def __init__(self, run: Path, step: int, epochs: int, writes: bool = True) -> None:
+        """step, epochs: how far the run's checkpoint is; what was written past it will be written again. writes: False
+        on ranks that leave it to another."""
+        self._path, self._writes, self._board = run / "metrics.jsonl", writes, None
+        if not writes:
+            return
         if self._path.exists():
             kept = [line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._board = _tensorboard(run)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
         if self._board is not None:
