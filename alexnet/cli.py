@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 
@@ -30,7 +31,7 @@ AlexNet as a working system: the 2012 paper, from image archives to figures.
   figure filters|curves|signal RUN...   pictures of a run
   summary RECIPE                        shapes, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
-  bench ops|step|loader|prepare|infer   this machine's speeds, beside its limits and other programs
+  bench ops|step|loader|prepare|infer|scale  this machine's speeds, beside its limits and other programs
   reproduce [CLAIM...] [--data STORE]   the paper's claims as experiments; without arguments, their table
 """
 
@@ -202,9 +203,14 @@ class _stoppable:
         one_speaks()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from alexnet.parallel.watch import PeerLost
         from alexnet.train.loop import Interrupted
         from alexnet.train.readings import NotFinite
 
+        if isinstance(error, PeerLost):
+            if error.speaks:
+                print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
+            os._exit(1)  # what waits for the lost rank would wait on
         if isinstance(error, Interrupted | NotFinite):
             print(f"alexnet: {error}", file=sys.stderr)
             sys.exit(128 + error.number if isinstance(error, Interrupted) else 1)
@@ -397,7 +403,7 @@ def export(arguments: list[str]) -> None:
 class BenchArguments:
     """Speeds of this machine: ours, its own limits, and in a checkout the programs of benchmarks/, taking turns."""
 
-    what: Positional[Literal["ops", "step", "loader", "prepare", "infer"]]
+    what: Positional[Literal["ops", "step", "loader", "prepare", "infer", "scale"]]
     precision: Literal["float32", "bfloat16"] = "float32"
     batch: int = 128
     """Images of a training step."""
@@ -414,9 +420,11 @@ def bench(arguments: list[str]) -> None:
     a = _parse(BenchArguments, "bench", arguments)
     if min(a.rounds, a.batch) < 1:
         raise ValueError("--rounds and --batch must be at least 1")
-    from alexnet.bench import lists
+    from alexnet.bench import lists, scale
 
-    for line in lists.bench(a.what, lists.Terms(a.precision, a.batch, a.data, a.python), a.rounds, a.json):
+    terms = lists.Terms(a.precision, a.batch, a.data, a.python)
+    lines = scale.scale if a.what == "scale" else partial(lists.bench, a.what)
+    for line in lines(terms, a.rounds, a.json):
         print(line, flush=True)
 
 

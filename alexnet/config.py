@@ -215,6 +215,8 @@ class Parallel:
     hybrid: bool = False
     """Fully connected layers are cut among all ranks, each part sees the whole batch; convolutions are data parallel
     (Krizhevsky 2014). Their 58.6 of 61 million gradients are then never sent."""
+    timeout_s: float = 60.0
+    """After this long without a word from another rank one gives up."""
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,7 @@ def check(config: Config) -> None:
         ("augment.colour_std", augment.colour_std, 0),
         ("checkpoint_minutes", config.checkpoint_minutes, 0),
         ("seed", config.seed, 0),
+        ("parallel.timeout_s", config.parallel.timeout_s, 1),
     ):
         if not value >= least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")

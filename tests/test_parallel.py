@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
-from alexnet import weights
+from alexnet import recipes, weights
 from alexnet.config import Architecture, Config, Parallel, StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
-from alexnet.model import Network
+from alexnet.model import Network, plan
+from alexnet.parallel.cost import Layout, Machine, payload_bytes, predict
 from alexnet.parallel.mesh import Mesh, join, layout, leave
 from alexnet.parallel.part import Part
 from alexnet.train.checkpoint import read_config, write_config
@@ -54,6 +57,7 @@ def compared(case: Case, mesh: Mesh, tolerance: float) -> None:
         x = torch.randn(case.batch, 3, 32, 32, dtype=torch.float64, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, part.last.shape[0], (case.batch,), generator=generator)
+        mesh.sent_bytes.clear()
         loss, wrong = part.loss(x[rows], labels[rows], case.batch, (0, step))
         logits = whole(x, (0, step))
         expected = F.cross_entropy(logits, labels)
@@ -64,6 +68,10 @@ def compared(case: Case, mesh: Mesh, tolerance: float) -> None:
         all_wrong = (logits.argmax(1) != labels).sum()
         torch.testing.assert_close(sums, torch.stack([expected.detach(), all_wrong.double()]))
         descend(loss, own, velocities[0], of, 0.9, part.summed)
+        layout = Layout(mesh.shards.size, mesh.columns.size, mesh.hybrid)
+        told = payload_bytes(case.architecture, layout, case.batch, mesh.shards.place, 8)
+        del told["readings"]
+        assert dict(mesh.sent_bytes) == told
         descend(expected, parameters, velocities[1], of, 0.9)
         for name, weight in own.items():
             torch.testing.assert_close(weight, part.cuts[name].of(parameters[name]), rtol=0, atol=tolerance)
@@ -101,6 +109,35 @@ ON_RANKS = {
 @pytest.mark.parametrize("ranks", ON_RANKS)
 def test_ranks_together_are_the_network(ranks: int) -> None:
     on_ranks(ranks, all_compared, ON_RANKS[ranks], 1e-12)  # float64: sums in another order, of values near 1
+
+
+def test_columns_that_never_meet_exchange_nothing_before_the_logits() -> None:
+    architecture = replace(recipes.paper().architecture, links=False)
+    assert set(payload_bytes(architecture, Layout(columns=2), 8)) == {"fc8", "readings"}
+    with_links = payload_bytes(recipes.paper().architecture, Layout(columns=2), 8)
+    assert {"conv3", "fc6", "fc7", "fc8", "readings"} <= set(with_links)
+    assert with_links["conv3"] == 8 * 128 * 13 * 13 * 4  # half of conv2's maps
+
+
+def test_a_hybrid_step_sends_no_gradient_of_the_fully_connected_layers() -> None:
+    paper = recipes.paper().architecture
+    held = sum(step.parameters for step in plan(paper))
+    alone = sum(step.parameters for step in plan(paper) if step.layer.name.startswith("conv"))
+    assert payload_bytes(paper, Layout(shards=8), 1024)["gradients"] == 4 * held
+    assert payload_bytes(paper, Layout(shards=8, hybrid=True), 1024)["gradients"] == 4 * alone
+
+
+@given(st.integers(1, 6), st.sampled_from([1, 2]), st.booleans())
+def test_a_faster_link_never_slows_a_step_and_one_device_exchanges_nothing(
+    doublings: int, columns: int, hybrid: bool
+) -> None:
+    layout, paper = Layout(2**doublings, columns, hybrid), recipes.paper().architecture
+    batch = 128 * layout.world
+    slow, fast = (predict(paper, layout, batch, Machine(1e12, speed, 1e-6)) for speed in (1e9, 1e11))
+    assert slow.compute_s == fast.compute_s
+    assert slow.images_per_s < fast.images_per_s
+    assert 0 < slow.efficiency < fast.efficiency < 1
+    assert predict(paper, Layout(), 128, Machine(1e12, 1e9, 1e-6)).exchange_s == 0
 
 
 def trained(config: Config, run: Path) -> None:

@@ -34,7 +34,7 @@ class Terms:
     python: str = sys.executable
 
 
-def _own(name: str, what: str, **arguments: object) -> Contender:
+def own(name: str, what: str, **arguments: object) -> Contender:
     words = (f"{key}={value}" for key, value in arguments.items())
     return Contender(name, ("-m", "alexnet.bench.own", what, *words))
 
@@ -48,7 +48,7 @@ def step(terms: Terms, folder: Path) -> list[Match]:
     arguments = {"precision": terms.precision, "batch": terms.batch}
     last = (*given, "layout=channels_last")
     others = (
-        _own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[1]),
+        own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[1]),
         *_peer("plain PyTorch", "plain.py", "step", *given),
         *_peer("plain PyTorch, channels last", "plain.py", "step", *last),
         *_peer("plain PyTorch, torch.compile", "plain.py", "step", *last, "compile=yes"),
@@ -56,22 +56,22 @@ def step(terms: Terms, folder: Path) -> list[Match]:
         *_peer("TensorFlow", "tensorflow_net.py", "step", *given, python=terms.python),
         *_peer("JAX", "jax_net.py", "step", *given, python=terms.python),
     )
-    whole = Match(f"one training step of `paper`, {terms.precision}", _own("ours", "step", **arguments), others)
+    whole = Match(f"one training step of `paper`, {terms.precision}", own("ours", "step", **arguments), others)
     cifar = {"recipe": "cifar_11", "batch": terms.batch, "classes": 10, "precision": terms.precision}
-    without = _own("the same without normalisation", "step", **cifar, normalise=False)
-    return [whole, Match("one training step of `cifar_11`", _own("ours", "step", **cifar), (without,))]
+    without = own("the same without normalisation", "step", **cifar, normalise=False)
+    return [whole, Match("one training step of `cifar_11`", own("ours", "step", **cifar), (without,))]
 
 
 def ops(terms: Terms, folder: Path) -> list[Match]:
     given = {"precision": terms.precision}
-    others = _own("limit: a copy", "copy", **given), _own("torch local_response_norm", "lrn", kind="pytorch", **given)
-    return [Match(f"normalisation forward and backward, {terms.precision}", _own("ours", "lrn", **given), others)]
+    others = own("limit: a copy", "copy", **given), own("torch local_response_norm", "lrn", kind="pytorch", **given)
+    return [Match(f"normalisation forward and backward, {terms.precision}", own("ours", "lrn", **given), others)]
 
 
 def infer(terms: Terms, folder: Path) -> list[Match]:
     precision = f"precision={terms.precision}"
     others = (
-        _own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[0]),
+        own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[0]),
         *_peer("plain PyTorch", "plain.py", "infer", precision),
         *_peer("plain PyTorch, channels last", "plain.py", "infer", precision, "layout=channels_last"),
     )
@@ -82,23 +82,23 @@ def infer(terms: Terms, folder: Path) -> list[Match]:
         others += _peer("TensorFlow", "tensorflow_net.py", "infer", precision, python=terms.python)
     return [
         Match(
-            f"100 patches through `paper`, {terms.precision}", _own("ours", "infer", precision=terms.precision), others
+            f"100 patches through `paper`, {terms.precision}", own("ours", "infer", precision=terms.precision), others
         )
     ]
 
 
 def loader(terms: Terms, folder: Path) -> list[Match]:
     data = terms.data or str(_shapes_store(folder))
-    one = _own("ours, one worker", "loader", data=data, workers=1)
+    one = own("ours, one worker", "loader", data=data, workers=1)
     files = _as_files(data, folder)
-    limit = _own("limit: simplejpeg on one core", "decode", data=data)
+    limit = own("limit: simplejpeg on one core", "decode", data=data)
     others = _peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2")
     for name, library in (("WebDataset", "webdataset"), ("LitData", "litdata"), ("DALI, CPU operators", "dali")):
         others += _peer(name, "feeders.py", library, str(files), "workers=2", python=terms.python)
     from_jpeg, from_ppm = (
         Match(
             f"from {name} to patches",
-            _own("ours, patches ready for the network", "loader", data=place, workers=2, augment=True),
+            own("ours, patches ready for the network", "loader", data=place, workers=2, augment=True),
             others,
         )
         for name, place in (("a store of JPEGs", data), ("the same pictures stored as PPM", _as_ppm(files, folder)))
@@ -109,8 +109,8 @@ def loader(terms: Terms, folder: Path) -> list[Match]:
 def prepare(terms: Terms, folder: Path) -> list[Match]:
     if not terms.data:
         raise ValueError("name the pictures to prepare: --data SOURCE (what alexnet prepare takes)")
-    limit = _own("limit: decode, resize and encode", "prepare", data=terms.data, whole=False)
-    return [Match("preparing a store", _own("ours", "prepare", data=terms.data), (limit,))]
+    limit = own("limit: decode, resize and encode", "prepare", data=terms.data, whole=False)
+    return [Match("preparing a store", own("ours", "prepare", data=terms.data), (limit,))]
 
 
 LISTS: dict[str, Callable[[Terms, Path], list[Match]]] = {

@@ -65,6 +65,12 @@ def agreed(mesh: Mesh, make: Callable[[], Made], says: Callable[[Made], str]) ->
     return made
 
 
+def together(mesh: Mesh) -> None:
+    """No rank goes on before all are here: one that hangs is found, not waited for."""
+    if mesh.world.size > 1:
+        dist.barrier()
+
+
 def dealt(order: NDArray[np.int64], mesh: Mesh) -> NDArray[np.int64]:
     """This shard's pictures of `order`, as many on every shard: where they do not divide, the last are repeated."""
     each = -(-len(order) // mesh.shards.size)

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from alexnet.config import Config, Parallel
 from alexnet.data.loader import Share
-
-TIMEOUT_S = 60.0
-"""After this long without a word from a peer a rank gives up."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def check(config: Config, world: int) -> None:
         raise ValueError(f"a batch of {config.sgd.batch} does not divide among {shards} shards; set --sgd.batch")
 
 
-def join(parallel: Parallel, timeout_s: float = TIMEOUT_S) -> Mesh:
+def join(parallel: Parallel) -> Mesh:
     """The mesh of the ranks that torchrun started, this process one of them; a mesh of one where it did not.
 
     Raises ValueError where the columns do not divide the ranks.
@@ -105,12 +103,24 @@ def join(parallel: Parallel, timeout_s: float = TIMEOUT_S) -> Mesh:
             )
         return Mesh(hybrid=parallel.hybrid)
     shards, columns = layout(int(os.environ["WORLD_SIZE"]), parallel.columns)
+    timeout = timedelta(seconds=parallel.timeout_s)
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        store = meeting_place(parallel.timeout_s, hosts)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     rank = dist.get_rank()
-    world = tuple(range(dist.get_world_size()))
-    return Mesh(Group(world, rank), _own(shards, rank), _own(columns, rank), parallel.hybrid)
+    every = Group(tuple(range(dist.get_world_size())), rank)
+    return Mesh(every, _own(shards, rank, timeout), _own(columns, rank, timeout), parallel.hybrid)
+
+
+def meeting_place(timeout_s: float, hosts: bool = False) -> Any:
+    """The store through which the ranks of this start know each other; those of an earlier start wrote elsewhere."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    timeout = timedelta(seconds=timeout_s)
+    store = TCPStore(*address, is_master=hosts, wait_for_workers=False, timeout=timeout)
+    return PrefixStore(f"alexnet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def leave() -> None:
@@ -119,11 +129,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _own(groups: list[tuple[int, ...]], rank: int) -> Group:
+def _own(groups: list[tuple[int, ...]], rank: int, timeout: timedelta) -> Group:
     """The group that holds the rank. Every rank makes every group, as PyTorch wants it."""
     found = Group()
     for ranks in groups:
-        handle = dist.new_group(list(ranks)) if len(ranks) > 1 else None
+        handle = dist.new_group(list(ranks), timeout) if len(ranks) > 1 else None
         if rank in ranks:
             found = Group(ranks, ranks.index(rank), handle)
     return found

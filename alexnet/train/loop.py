@@ -34,10 +34,11 @@ from alexnet.device import (
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
-from alexnet.parallel.launch import agreed, restarted
+from alexnet.parallel.launch import agreed, restarted, together
 from alexnet.parallel.mesh import Mesh, join, launched
 from alexnet.parallel.mesh import check as fits
 from alexnet.parallel.part import Part
+from alexnet.parallel.watch import watched
 from alexnet.progress import Progress
 from alexnet.signal import signal, warning
 from alexnet.train.checkpoint import Position, read_config, write_config
@@ -85,7 +86,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     if mesh.first:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, begun.config)
-    return _train(begun, run, zero_velocity(begun.net), Position(), said)
+    with watched(mesh, f"go on with: alexnet train --resume {run}"):
+        return _train(begun, run, zero_velocity(begun.net), Position(), said)
 
 
 def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, Any]:
@@ -112,7 +114,8 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     elif config.init:
         weights.copy_matching(net, net.own(weights.read(config.init).weights))
     said = [f"resumed at epoch {position.epoch + 1}, step {position.step}"]
-    return _train(begun, run, velocity, position, said)
+    with watched(mesh, f"go on with: alexnet train --resume {run}"):
+        return _train(begun, run, velocity, position, said)
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,7 @@ def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Posit
             save("last")
             saved_s = time.perf_counter()
     log.close()
+    together(mesh)
     return metrics
 
 

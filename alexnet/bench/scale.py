@@ -1,0 +1,104 @@
+"""What many devices like these would do: this machine's step and link measured, the rest by the model of
+`alexnet/parallel/cost.py`. `python -m alexnet.bench.scale` is one rank of the measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+
+from alexnet import recipes
+from alexnet.bench.contest import contest, machine
+from alexnet.bench.lists import Terms, own
+from alexnet.parallel.cost import Layout, Machine, Prediction, predict, step_macs
+
+LARGE, SMALL, ROUNDS = 64 * 2**20, 8, 7  # bytes; turns
+DEVICES = tuple(2**k for k in range(11))
+
+
+def scale(terms: Terms, rounds: int, as_json: bool) -> Iterator[str]:
+    """Lines of the table, or JSON objects, as they are measured. terms.batch: pictures of each device."""
+    paper = recipes.paper().architecture
+    (ours,) = contest(own("ours", "step", precision=terms.precision, batch=terms.batch), (), rounds)
+    assert not isinstance(ours, str)
+    bytes_per_s, message_s = link()
+    value_bytes = 2 if terms.precision == "bfloat16" else 4
+    one = Machine(ours.a_second * step_macs(paper, Layout(), 1), bytes_per_s, message_s)
+    if as_json:
+        yield json.dumps({"machine": machine()} | asdict(one))
+        for devices, (name, layout) in ((d, pair) for d in DEVICES for pair in layouts(d)):
+            p = predict(paper, layout, terms.batch * devices, one, value_bytes)
+            found = asdict(p) | {"images_per_s": p.images_per_s, "efficiency": p.efficiency}
+            yield json.dumps({"devices": devices, "name": name} | found)
+        return
+    yield f"{machine()}; one device: {ours.a_second:,.0f} images/s ({ours.note})"
+    yield f"link between two ranks here: {bytes_per_s / 1e9:.2f} GB/s, {1e6 * message_s:,.0f} us a message"
+    yield f"predicted, {terms.batch} pictures a device, nothing overlaps:"
+    yield f"  {'devices':>7}  {'':<22}{'images/s':>12}{'handed over, MB':>17}{'computing':>11}"
+    for devices in DEVICES:
+        for name, layout in layouts(devices):
+            p = predict(paper, layout, terms.batch * devices, one, value_bytes)
+            yield f"  {devices:>7}  {line(name, p)}"
+
+
+def layouts(devices: int) -> list[tuple[str, Layout]]:
+    """The ways to put `paper` on so many devices."""
+    if devices == 1:
+        return [("one process", Layout())]
+    return [
+        ("data parallel", Layout(devices)),
+        ("columns" if devices == 2 else "columns x data", Layout(devices // 2, 2)),
+        ("hybrid", Layout(devices, hybrid=True)),
+    ]
+
+
+def line(name: str, p: Prediction) -> str:
+    return f"{name:<22}{p.images_per_s:>12,.0f}{p.payload_bytes / 1e6:>17,.1f}{p.efficiency:>11.1%}"
+
+
+def link() -> tuple[float, float]:
+    """Bytes a second that a rank sends in a sum between two ranks here, and seconds of the smallest message."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "alexnet.bench.scale"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    if done.returncode:
+        raise ValueError(
+            f"two ranks could not be started here: {(done.stderr.splitlines() or ['no reason given'])[-1]}"
+        )
+    bytes_per_s, message_s = map(float, done.stdout.split()[-2:])
+    return bytes_per_s, message_s
+
+
+def _rank() -> None:
+    own_gpu = torch.cuda.device_count() >= 2
+    dist.init_process_group("nccl" if own_gpu else "gloo")
+    device = torch.device("cuda", dist.get_rank()) if own_gpu else torch.device("cpu")
+    took_s = [_sum_s(torch.zeros(size // 4, device=device)) for size in (LARGE, SMALL)]
+    if dist.get_rank() == 0:  # of two ranks each sends all of it, in two messages
+        print(LARGE / took_s[0], took_s[1] / 2)
+    dist.destroy_process_group()
+
+
+def _sum_s(x: torch.Tensor) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        began_s = time.perf_counter()
+        dist.all_reduce(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began_s)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    _rank()
