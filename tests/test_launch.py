@@ -1,0 +1,112 @@
+"""Runs that torchrun starts: killed ranks, stuck ranks, and what becomes of the run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alexnet import weights
+from alexnet.config import Parallel
+from alexnet.train.checkpoint import write_config
+from tests.conftest import tiny
+
+ROOT = Path(__file__).parents[1]
+SECONDS_A_STEP, STEPS, TIMEOUT_S, KILL_AFTER_S = 0.2, 12, 5, 30  # the last: torchrun's, of a rank that does not end
+PROGRAM = f"""
+import sys, time
+from alexnet.cli import main
+from alexnet.train import loop
+
+real = loop.descend
+
+def slowly(*given):
+    time.sleep({SECONDS_A_STEP})  # so that a signal comes in the middle
+    real(*given)
+
+loop.descend = slowly
+main(["train", "--resume", sys.argv[1]])
+"""
+
+
+def started(store: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A tiny run on two ranks, a column each: three epochs, twelve steps, a checkpoint after each."""
+    run.mkdir()
+    config = tiny(store, parallel=Parallel(columns=2, timeout_s=TIMEOUT_S), checkpoint_minutes=0)
+    write_config(run, config)
+    (run.parent / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [*options, str(run.parent / "program.py"), str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with (run.parent / f"{run.name}.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
+
+
+def rank_of(run: Path, rank: int) -> int | None:
+    """The process that is this rank of the run."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            said = (place / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(run).encode() in words and f"LOCAL_RANK={rank}".encode() in said:
+            return int(place.name)
+    return None
+
+
+def signalled(run: Path, rank: int, number: int, after_s: float) -> bool:
+    """Sends a signal to a rank some time after it wrote its first checkpoint; False where the run was over."""
+    ends_s = time.monotonic() + 120
+    while not (run / "last.safetensors").exists():
+        assert time.monotonic() < ends_s, "the run never began"
+        time.sleep(0.05)
+    time.sleep(after_s)
+    process = rank_of(run, rank)
+    if process is None:
+        return False
+    os.kill(process, number)
+    return True
+
+
+def said(run: Path) -> str:
+    return (run.parent / f"{run.name}.log").read_text()
+
+
+@pytest.mark.slow
+def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path: Path) -> None:
+    undisturbed = started(store, tmp_path / "undisturbed")
+    assert undisturbed.wait(timeout=180) == 0, said(tmp_path / "undisturbed")
+    wanted = weights.read(tmp_path / "undisturbed").about["sha256"]
+    rng, killed = random.Random(0), 0
+    while killed < 10:  # one that would come after the end is none
+        run = tmp_path / f"killed-{killed}"
+        process = started(store, run, "--max-restarts", "4")
+        for _ in range(2):
+            killed += signalled(run, rng.randrange(2), signal.SIGKILL, rng.uniform(0, SECONDS_A_STEP * STEPS))
+        assert process.wait(timeout=180) == 0, said(run)
+        assert weights.read(run).about["sha256"] == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "within_s"), [(signal.SIGKILL, 20), (signal.SIGSTOP, TIMEOUT_S + KILL_AFTER_S + 20)]
+)
+def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
+    store: Path, tmp_path: Path, number: int, within_s: float
+) -> None:
+    run = tmp_path / "run"
+    process = started(store, run)
+    assert signalled(run, 1, number, 0.3)
+    began_s = time.monotonic()
+    assert process.wait(timeout=180) == 1
+    assert time.monotonic() - began_s < within_s
+    assert said(run).count("alexnet: rank 1 has died or got stuck; go on with: alexnet train --resume") == 1
+    assert rank_of(run, 0) is None
+    assert rank_of(run, 1) is None
