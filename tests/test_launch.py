@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from alexnet import weights
-from alexnet.config import Parallel
+from alexnet.cli import parse_train
+from alexnet.config import Parallel, check
+from alexnet.parallel import mesh
 from alexnet.train.checkpoint import write_config
 from tests.conftest import tiny
 
@@ -77,6 +80,23 @@ def signalled(run: Path, rank: int, number: int, after_s: float) -> bool:
 
 def said(run: Path) -> str:
     return (run.parent / f"{run.name}.log").read_text()
+
+
+def test_documented_launches_are_ones_the_program_understands() -> None:
+    words = [
+        shlex.split(line.split("-m alexnet train ", 1)[1].split("#")[0].split("`")[0])
+        for page in ("docs/cluster.md", "README.md")
+        for line in (ROOT / page).read_text().replace("\\\n", "").splitlines()
+        if "torchrun" in line and "-m alexnet train " in line
+    ]
+    assert len(words) >= 6
+    for recipe, *arguments in words:
+        if recipe == "--resume":
+            assert set(arguments[1::2]) <= {"--columns", "--hybrid"}
+        else:
+            config = parse_train(recipe, arguments).config
+            check(config)
+            mesh.check(config, 8 if config.parallel.columns == 1 else 2)
 
 
 @pytest.mark.slow
