@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+
+
+class _Products(torch.autograd.Function):
+    """As torch.bmm, of tensors that lie in memory as they are read: else every matrix is copied, both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        a, b = a.contiguous(), b.contiguous()
+        ctx.save_for_backward(a, b)
+        return torch.bmm(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = ctx.saved_tensors
+        g = gradients[0].contiguous()
+        return torch.bmm(g, b.transpose(1, 2)), torch.bmm(a.transpose(1, 2), g)
 
 
 def locally_connected(
@@ -18,7 +36,8 @@ def locally_connected(
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     if x.shape[1] != channels or x.shape[2] - size + 1 != height or x.shape[3] - size + 1 != width:
         raise ValueError(f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}")
-    patches = F.unfold(x, size)  # (N, C*S*S, H'*W')
+    whole = x.permute(2, 3, 0, 1).contiguous()  # (H, W, N, C): a position's patches of all pictures lie together
+    patches = whole.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1).flatten(2)  # (H'*W', N, C*S*S)
     each = weight.flatten(4).flatten(1, 3)  # (K, C*S*S, H'*W')
-    sums = torch.bmm(patches.permute(2, 0, 1), each.permute(2, 1, 0))  # (H'*W', N, K)
+    sums: torch.Tensor = _Products.apply(patches, each.permute(2, 1, 0))  # type: ignore[no-untyped-call]
     return sums.permute(1, 2, 0).reshape(-1, kernels, height, width) + bias
