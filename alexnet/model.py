@@ -14,7 +14,7 @@ from torch import nn
 
 from alexnet import ops
 from alexnet.config import Architecture, Conv, Full, Layer, Local
-from alexnet.ops import blocks, native
+from alexnet.ops import blocks, native, winograd
 from alexnet.ops.pool import pooled_px
 
 Shape = tuple[int, int, int]  # (channels, height, width); a fully connected layer has height and width 1
@@ -296,6 +296,8 @@ def apply_linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.
         case Conv(stride=stride, pad=(before, after)):
             if step.columns == 1 and blocks.wins(x, weight, stride):
                 return blocks.conv2d(x, weight, bias, stride, (before, after))
+            if winograd.wins(x, weight, stride, (before, after), step.columns):
+                return winograd.conv2d(x, weight, bias, step.columns)
             if before != after:
                 x = F.pad(x, (before, after, before, after))
                 before = 0

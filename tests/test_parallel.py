@@ -122,9 +122,9 @@ def test_ranks_together_are_the_network(ranks: int) -> None:
 )
 def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(ranks: int, parallel: Parallel) -> None:
     # float32 rounds a loss of 7 to 5e-7; what is rounded otherwise grows from step to step as any rounding does in
-    # training: measured 6e-7 of a weight after 5 steps, 1e-5 after 15, 5e-5 after 20, and of the loss 5e-4
+    # training: measured 6e-7 of a weight after 5 steps, 5e-5 after 20, and of the loss 2e-4 after 13, 5e-4 after 20
     whole = replace(recipes.original().architecture, classes=1000)
-    on_ranks(ranks, all_compared, [Case(parallel, whole, 8, torch.float32, 20, 0.001, 1e-6, 1.5)])
+    on_ranks(ranks, all_compared, [Case(parallel, whole, 8, torch.float32, 20, 0.001, 1e-6, 1.6)])
 
 
 def test_columns_that_never_meet_exchange_nothing_before_the_logits() -> None:

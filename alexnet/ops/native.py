@@ -1,5 +1,5 @@
-"""Compiles `kernels.cpp` and `arena.cpp` on first use, where there is a C++ compiler, and keeps the results in the
-user's cache.
+"""Compiles `kernels.cpp`, `winograd.cpp` and `arena.cpp` on first use, where there is a C++ compiler, and keeps the
+results in the user's cache.
 
 So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
 ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
@@ -47,6 +47,17 @@ class Cut(ctypes.Structure):
     _fields_ = [*((name, Size) for name in ("images", "stored_px", "input_px", "mean_moves")), ("scale", Real)]
 
 
+LANES = 16  # of a vector in winograd.cpp
+
+
+class Canvas(ctypes.Structure):
+    """As in winograd.cpp."""
+
+    _fields_ = [
+        (name, Size) for name in ("images", "height", "width", "maps", "groups", "across", "tile_rows", "tile_columns")
+    ]
+
+
 SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 OPERATORS: dict[str, list[type]] = {
     "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
@@ -65,6 +76,15 @@ def compiled() -> ctypes.CDLL | None:
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
     without = "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
     return _library("kernels.cpp", KERNELS, [], functions, without)
+
+
+@lru_cache(maxsize=1)
+def winograd() -> ctypes.CDLL | None:
+    """Of `winograd.cpp`; None as for `compiled`."""
+    canvas = ctypes.POINTER(Canvas)
+    functions: dict[str, list[type]] = {"collect": [Pointer, Pointer, Pointer, canvas]}
+    functions |= {name: [Pointer, Pointer, canvas] for name in ("spread_inputs", "spread_gradients")}
+    return _library("winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower")
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,113 @@
+"""Convolutions with a quarter of the multiplications are convolutions, forward and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.library import opcheck
+
+from alexnet import recipes
+from alexnet.model import build, plan
+from alexnet.ops import native, winograd
+
+TOLERANCE = 1e-5  # of the same computed with absolute values: float32 rounds to 6e-8 and tiles add up to 100 times that
+
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    if native.winograd() is None:
+        pytest.skip("no C++ compiler on this machine")
+
+
+def given_of(
+    images: int, maps: int, kernels: int, columns: int, height: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(images)
+    x = torch.randn(images, maps, height, width, generator=generator).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(kernels, maps // columns, 3, 3, generator=generator)
+    return x, weight, torch.randn(kernels, generator=generator)
+
+
+def error(ours: torch.Tensor, exact: torch.Tensor, size: torch.Tensor) -> float:
+    return float(((ours.detach().double() - exact.detach()).norm() / size.detach().norm()))
+
+
+def direct(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, dy: torch.Tensor
+) -> list[torch.Tensor]:
+    """In float64: the result, and the gradients of x, weight and bias."""
+    exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    y = F.conv2d(*exact, padding=1, groups=columns)
+    return [y, *torch.autograd.grad(y, exact, dy.double())]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    images=st.integers(1, 9),
+    maps=st.sampled_from([16, 32, 48]),
+    kernels=st.sampled_from([16, 32]),
+    columns=st.sampled_from([1, 2]),
+    height=st.integers(1, 14),
+    width=st.integers(1, 14),
+    frozen=st.booleans(),
+)
+def test_it_is_the_direct_convolution_with_its_gradients(
+    images: int, maps: int, kernels: int, columns: int, height: int, width: int, frozen: bool
+) -> None:
+    x, weight, bias = given_of(images, columns * maps, columns * kernels, columns, height, width)
+    wanted = (x, weight, bias) if not frozen else (x,)
+    for t in wanted:
+        t.requires_grad_()
+    ours = winograd.conv2d(x, weight, bias, columns)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    dy = given_of(images, columns * kernels, 1, 1, height, width)[0]
+    exact, sizes = (direct(*(f(t) for t in (x, weight, bias)), columns, f(dy)) for f in (torch.clone, torch.abs))
+    got = ours, *torch.autograd.grad(ours, wanted, dy)
+    for mine, theirs, size in zip(got, exact, sizes, strict=False):
+        assert error(mine, theirs, size) < TOLERANCE
+
+
+def test_a_gradient_that_lies_otherwise_gives_the_same() -> None:
+    x, weight, bias = given_of(3, 32, 32, 1, 7, 7)
+    x.requires_grad_()
+    out = winograd.conv2d(x, weight, bias)
+    dy = torch.randn(out.shape)
+    (a,) = torch.autograd.grad(out, x, dy, retain_graph=True)
+    (b,) = torch.autograd.grad(out, x, dy.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(a, b)
+
+
+def test_the_papers_last_three_convolutions_take_it_and_others_do_not() -> None:
+    taken = []
+    for step in plan(recipes.paper().architecture):
+        layer = step.layer
+        if step.op == "linear" and layer.name.startswith("conv"):
+            x = torch.empty(128, *step.in_shape)
+            weight = torch.empty(step.weight_shape)
+            if winograd.wins(x, weight, layer.stride, layer.pad, step.columns):  # type: ignore[union-attr]
+                taken.append(layer.name)
+            assert not winograd.wins(x.double(), weight.double(), layer.stride, layer.pad, step.columns)  # type: ignore[union-attr]
+            assert not winograd.wins(x[:1], weight, layer.stride, layer.pad, step.columns)  # type: ignore[union-attr]
+    assert taken == ["conv3", "conv4", "conv5"]
+
+
+def test_its_operators_are_ones_that_pytorch_can_compile() -> None:
+    x, _, bias = given_of(2, 32, 32, 2, 5, 6)
+    checks = ("test_schema", "test_faketensor")
+    for gradient in (False, True):
+        opcheck(winograd.spread, (x, 2, gradient), test_utils=checks)
+    opcheck(winograd.collect, (winograd.spread(x, 2, False), bias, 2, 5, 6), test_utils=checks)
+
+
+@pytest.mark.slow
+def test_the_whole_net_gives_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = build(recipes.original().architecture)
+    x = 50 * torch.randn(32, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        ours = net(x)
+        monkeypatch.setattr(winograd, "wins", lambda *given: False)
+        plain = net(x).double()
+    assert error(ours, plain, plain) < TOLERANCE
