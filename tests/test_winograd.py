@@ -32,7 +32,7 @@ def given_of(
 
 
 def error(ours: torch.Tensor, exact: torch.Tensor, size: torch.Tensor) -> float:
-    return float(((ours.detach().double() - exact.detach()).norm() / size.detach().norm()))
+    return float((ours.detach().double() - exact.detach()).norm() / size.detach().norm())
 
 
 def direct(
@@ -46,7 +46,7 @@ def direct(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    images=st.integers(1, 9),
+    images=st.sampled_from([1, 2, 3, 8, 33, 36]),
     maps=st.sampled_from([16, 32, 48]),
     kernels=st.sampled_from([16, 32]),
     columns=st.sampled_from([1, 2]),
@@ -99,7 +99,7 @@ def test_its_operators_are_ones_that_pytorch_can_compile() -> None:
     checks = ("test_schema", "test_faketensor")
     for gradient in (False, True):
         opcheck(winograd.spread, (x, 2, gradient), test_utils=checks)
-    opcheck(winograd.collect, (winograd.spread(x, 2, False), bias, 2, 5, 6), test_utils=checks)
+    opcheck(winograd.collect, (winograd.spread(x, 2, False), bias, torch.zeros_like(x)), test_utils=checks)
 
 
 @pytest.mark.slow

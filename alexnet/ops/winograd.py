@@ -18,6 +18,8 @@ from alexnet.ops import native
 
 LEAST_MAPS, LEAST_PIXELS = 64, 4096
 """Of a group's maps, in and out, and of all pictures together: below, what stands around the products costs more."""
+AT_ONCE = 32
+"""Pictures whose tiles are made, multiplied and put together before the next ones': so long they stay in the cache."""
 _IN_24THS = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]])
 G = _IN_24THS / 24
 BOTH = torch.kron(G, G)  # (36, 9): of the rows and of the columns of a kernel at once
@@ -55,10 +57,14 @@ class _Convolution(torch.autograd.Function):
             turned = apart.transpose(1, 2).flip(3, 4).flatten(0, 1)
             dx = _convolved(dy, turned, dy.new_zeros(own * columns), columns)
         if ctx.needs_input_grad[1]:
-            seen, wanted = spread(x, columns, False), spread(dy, columns, True)
-            each = [torch.bmm(w.transpose(1, 2), s) for s, w in zip(seen, wanted, strict=True)]  # (36, K', C')
-            sums = torch.cat([one.transpose(0, 1) for one in each])  # (K, 36, C')
-            dweight = torch.matmul(BOTH.T, sums).view(kernels, 3, 3, own).permute(0, 3, 1, 2)
+            sums = dy.new_zeros((columns, 36, kernels // columns, own))
+            for part, its_dy in zip(torch.split(x, AT_ONCE), torch.split(dy, AT_ONCE), strict=True):
+                for into, seen, wanted in zip(
+                    sums, spread(part, columns, False), spread(its_dy, columns, True), strict=True
+                ):
+                    into.baddbmm_(wanted.transpose(1, 2), seen)
+            nine = torch.matmul(BOTH.T, sums.transpose(1, 2).reshape(kernels, 36, own))
+            dweight = nine.view(kernels, 3, 3, own).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[2]:
             dbias = dy.sum((0, 2, 3))
         return dx, dweight, dbias, None
@@ -67,11 +73,14 @@ class _Convolution(torch.autograd.Function):
 def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int) -> torch.Tensor:
     flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C')
     kernels = torch.matmul(BOTH, flat).permute(1, 2, 0)  # (36, C', K)
-    seen = spread(x, columns, False)  # (columns, 36, tiles, C')
-    sums = seen.new_empty((*seen.shape[:3], len(weight) // columns))
-    for one, own, there in zip(seen, kernels.chunk(columns, 2), sums, strict=True):
-        torch.bmm(one, own, out=there)
-    out: torch.Tensor = collect(sums, bias, x.shape[0], x.shape[2], x.shape[3])
+    images, _, height, width = x.shape
+    out = x.new_empty((images, len(weight), height, width)).contiguous(memory_format=torch.channels_last)
+    for part, there in zip(torch.split(x, AT_ONCE), torch.split(out, AT_ONCE), strict=True):
+        seen = spread(part, columns, False)
+        sums = seen.new_empty((*seen.shape[:3], len(weight) // columns))
+        for one, own, its_sums in zip(seen, kernels.chunk(columns, 2), sums, strict=True):
+            torch.bmm(one, own, out=its_sums)
+        collect(sums, bias, there)
     return out
 
 
@@ -110,19 +119,13 @@ def _fake_spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
     return _room(x, groups)
 
 
-@custom_op("alexnet::winograd_collect", mutates_args=(), device_types="cpu")
-def collect(sums: torch.Tensor, bias: torch.Tensor, images: int, height: int, width: int) -> torch.Tensor:
-    """A^T m A of every tile, plus bias: (groups, 36, tiles, K / groups) -> (images, K, height, width)."""
-    out = _pictures(sums, images, height, width)
-    _call("collect", sums.contiguous(), bias.contiguous(), out, _canvas(images, height, width, len(bias), len(sums)))
-    return out
-
-
-def _pictures(sums: torch.Tensor, images: int, height: int, width: int) -> torch.Tensor:
-    shape = images, sums.shape[0] * sums.shape[3], height, width
-    return sums.new_empty(shape).contiguous(memory_format=torch.channels_last)
+@custom_op("alexnet::winograd_collect", mutates_args=("out",), device_types="cpu")
+def collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
+    """A^T m A of every tile, plus bias, into out: (groups, 36, tiles, K / groups) -> (N, K, H, W), channels last."""
+    canvas = _canvas(out.shape[0], out.shape[2], out.shape[3], out.shape[1], len(sums))
+    _call("collect", sums.contiguous(), bias.contiguous(), out, canvas)
 
 
 @collect.register_fake
-def _fake_collect(sums: torch.Tensor, bias: torch.Tensor, images: int, height: int, width: int) -> torch.Tensor:
-    return _pictures(sums, images, height, width)
+def _fake_collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
+    return None
