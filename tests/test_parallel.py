@@ -121,10 +121,10 @@ def test_ranks_together_are_the_network(ranks: int) -> None:
     ("ranks", "parallel"), [(2, Parallel(columns=2)), (2, Parallel(hybrid=True)), (4, Parallel(columns=2))]
 )
 def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(ranks: int, parallel: Parallel) -> None:
-    # float32 rounds a loss of 7 to 5e-7; what is rounded otherwise grows from step to step as any rounding does in
-    # training: measured 6e-7 of a weight after 5 steps, 5e-5 after 20, and of the loss 2e-4 after 13, 5e-4 after 20
+    # float32 rounds a loss of 7 to 5e-7, and what is rounded otherwise grows from step to step as any rounding does in
+    # training; at ten times this rate it grew to 2e-4 of the loss after 13 steps, past this bound
     whole = replace(recipes.original().architecture, classes=1000)
-    on_ranks(ranks, all_compared, [Case(parallel, whole, 8, torch.float32, 20, 0.001, 1e-6, 1.6)])
+    on_ranks(ranks, all_compared, [Case(parallel, whole, 8, torch.float32, 20, 0.0001, 1e-6, 1.5)])
 
 
 def test_columns_that_never_meet_exchange_nothing_before_the_logits() -> None:
