@@ -16,6 +16,7 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 
 from alexnet import __version__, recipes
 from alexnet.config import Config, StoreSettings, scaled
+from alexnet.data.places import StoreLost
 
 HELP = """usage: alexnet VERB ...      (alexnet VERB --help tells more)
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         VERBS[verb](rest)
     except (ValueError, FileNotFoundError, PermissionError) as error:
         _fail(str(error))
+    except StoreLost as error:
+        print(f"alexnet: {error}", file=sys.stderr, flush=True)
+        os._exit(2)  # threads may wait for the store for ever
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -221,7 +225,8 @@ class EvaluateArguments:
     """Test errors of a run, or of the ensemble of several: centre patch, and ten (the recipe's own test)."""
 
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
-    data: Path
+    data: str
+    """A store: a folder, or a URL."""
     split: str = ""
     """The run's validation split when not given."""
     device: str = "auto"
@@ -289,7 +294,7 @@ class FeaturesArguments:
     """A layer's values for every picture of a store or folder: LAYER.npy and names.txt."""
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-    data: Path
+    data: str
     """A store, or a folder of pictures."""
     out: Path
     """A new folder."""
@@ -434,7 +439,7 @@ class ReproduceArguments:
 
     claims: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[CLAIM...]")]] = ()
     """By their ids; none named: all that the store is fit for."""
-    data: Path | None = None
+    data: str | None = None
     """A prepared store: photographs of 112 pixels or more, or CIFAR-10."""
     scale: Literal["smoke", "desk", "full"] = "desk"
     """smoke: seconds a run, shows nothing. desk: minutes a run. full: the paper's own setting."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those lie that can be made again."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def move_into_place(beside: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def user_cache() -> Path:
+    """Of this program, for this user: what may be removed at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"

@@ -114,16 +114,16 @@ def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
     return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
 
 
-def _pieces(trained: Trained, place: Path, split: str) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
+def _pieces(trained: Trained, place: str | Path, split: str) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
     """How many pictures there are, and batches of them with their names."""
-    if (place / "manifest.json").is_file():
+    if "://" in str(place) or (Path(place) / "manifest.json").is_file():
         stored = Store(place).split(split)
         if stored.size_px != trained.preprocess.stored_px:
             raise ValueError(f"{place} has {stored.size_px} pixels and the run {trained.preprocess.stored_px}")
         order = np.arange(len(stored))
         found = ((b.images, [stored.name(int(i)) for i in b.index]) for b in batches(stored, order, BATCH))
         return len(stored), found
-    files = picture_files([place])
+    files = picture_files([Path(place)])
 
     def read() -> Iterator[tuple[torch.Tensor, list[str]]]:
         for a in range(0, len(files), BATCH):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from alexnet.config import Architecture, Augment, Config, Conv, Full, LayerRate,
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.train.loop import fit
+from tests.s3 import Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -46,6 +48,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores") / "shapes"
     prepare(shapes.source(60, 30), folder, StoreSettings(size_px=40, encoding="jpeg", shard_images=25), workers=2)
     return folder
+
+
+@pytest.fixture
+def server(store: Path) -> Iterator[Server]:
+    """That store in a bucket."""
+    running = Server(store)
+    yield running
+    running.end()
 
 
 def tiny_architecture() -> Architecture:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -19,6 +23,7 @@ from alexnet.config import Parallel, check
 from alexnet.parallel import mesh
 from alexnet.train.checkpoint import write_config
 from tests.conftest import tiny
+from tests.s3 import BUCKET, Server
 
 ROOT = Path(__file__).parents[1]
 SECONDS_A_STEP, STEPS, TIMEOUT_S, KILL_AFTER_S = 0.2, 12, 5, 30  # the last: torchrun's, of a rank that does not end
@@ -38,7 +43,9 @@ main(["train", "--resume", sys.argv[1]])
 """
 
 
-def started(store: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
+def started(
+    store: Path | str, run: Path, *options: str, also: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
     """A tiny run on two ranks, a column each: three epochs, twelve steps, a checkpoint after each."""
     run.mkdir()
     config = tiny(store, parallel=Parallel(columns=2, timeout_s=TIMEOUT_S), checkpoint_minutes=0)
@@ -46,7 +53,7 @@ def started(store: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
     (run.parent / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [*options, str(run.parent / "program.py"), str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | also
     with (run.parent / f"{run.name}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
 
@@ -130,3 +137,50 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
     assert said(run).count("alexnet: rank 1 has died or got stuck; go on with: alexnet train --resume") == 1
     assert rank_of(run, 0) is None
     assert rank_of(run, 1) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_ranks_whose_store_vanishes_end_and_one_says_so(server: Server, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    process = started(BUCKET, run, also=server.environment)
+    assert signalled(run, 0, 0, 0.1)  # it trains
+    server.process.send_signal(number)
+    began_s = time.monotonic()
+    assert process.wait(timeout=180) == 1
+    assert time.monotonic() - began_s < STEPS * SECONDS_A_STEP + TIMEOUT_S / 2 + 20
+    sentences = [line for line in said(run).splitlines() if line.startswith("alexnet: ")]
+    assert len(sentences) == 1, said(run)
+    assert re.fullmatch(
+        rf"alexnet: rank [01]: {BUCKET} (cannot be read any more \(.*\)|has not given a picture for 2\.5 s); "
+        rf"go on with: alexnet train --resume {run}",
+        sentences[0],
+    )
+    assert [rank_of(run, rank) for rank in (0, 1)] == [None, None]
+
+
+@pytest.mark.slow
+def test_one_process_saves_what_it_has_when_its_store_vanishes(store: Path, server: Server, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = [sys.executable, str(tmp_path / "program.py"), str(run)]
+    config = tiny(store, data=BUCKET, parallel=Parallel(timeout_s=TIMEOUT_S))
+    config = replace(config, sgd=replace(config.sgd, batch=4))  # 15 steps an epoch
+    for folder in (run, whole):
+        folder.mkdir()
+        write_config(folder, config)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | server.environment
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    while not (run / "last.safetensors").exists():  # after the first epoch
+        time.sleep(0.05)
+    time.sleep(5 * SECONDS_A_STEP)
+    server.end()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert f"alexnet: {BUCKET} " in said
+    assert said.endswith(f"; go on with: alexnet train --resume {run}\n")
+    assert 15 < weights.read(run).about["position"]["step"] < 30
+    server.begin()
+    for folder in (run, whole):
+        subprocess.run([*command[:2], str(folder)], env=environment, cwd=ROOT, check=True, timeout=120)
+    assert weights.read(run).about["sha256"] == weights.read(whole).about["sha256"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.picture import decode, pixels_of_ppm
+from alexnet.data.places import StoreLost
 from alexnet.data.store import Split
 
 Indices = NDArray[np.int64]
@@ -60,9 +64,8 @@ def epoch_order(images: int, seed: int, epoch: int) -> Indices:
     return generator.permutation(images).astype(np.int64)
 
 
-def decode_into(split: Split, index: int, out: NDArray[np.uint8]) -> None:
+def _decode(split: Split, index: int, data: bytes, out: NDArray[np.uint8]) -> None:
     """Picture `index` into out: (size_px, size_px, 3) uint8. Raises ValueError naming a picture that is damaged."""
-    data = split.encoded(index)
     try:
         if data.startswith(b"\xff\xd8"):
             simplejpeg.decode_jpeg(data, "RGB", buffer=out)
@@ -120,18 +123,28 @@ def batches(
             began_s = time.perf_counter()
             place, images, tasks = waiting.popleft()
             for task in tasks:
-                task.result()
+                _answered(task, split)
             ready = _batch(split, order, place, next(sizes), images, began_s)
             for following in itertools.islice(todo, 1):
                 submit(following)
             yield ready
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        hang = isinstance(sys.exception(), StoreLost)  # its threads, maybe for ever
+        pool.shutdown(wait=not hang, cancel_futures=True)
+
+
+def _answered(task: Future[None], split: Split) -> None:
+    """Waits second by second, so that a process that was stopped meanwhile does not think that so much has passed."""
+    for _ in range(math.ceil(split.answer_s)):
+        with suppress(TimeoutError):
+            return task.result(timeout=1)
+    raise StoreLost(f"{split.place.name} has not given a picture for {split.answer_s:g} s")
 
 
 def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
-    for i, row in zip(index.tolist(), out, strict=True):
-        decode_into(split, i, row)
+    numbers = index.tolist()
+    for number, data, row in zip(numbers, split.read(numbers), out, strict=True):
+        _decode(split, number, data, row)
 
 
 def _batch(split: Split, order: Indices, place: Indices, whole: int, images: torch.Tensor, began_s: float) -> Batch:

@@ -1,17 +1,18 @@
 """A prepared store: Arrow files that Hugging Face's `load_from_disk` reads too, a mean image and a manifest.
 
-Reading needs pyarrow alone. Files are memory-mapped and a picture is found by two offsets; its bytes are read past
-the map, since every page of a map that was looked at counts as the process's own memory: a set's size would show there.
+Reading needs pyarrow alone, and of each file only what says where its pictures lie: those are then read one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
-import weakref
+import mmap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from alexnet.data.places import Place, Range, missing, place
+
 FORMAT = 1
+HEAD_BYTES = 64 << 10  # of a file: its schema, most likely; a longer one is read again
+BATCH_HEAD_BYTES = 4 << 10  # what follows the schema: where each column lies
+PIECE_BYTES = 8 << 20
+ANSWER_S = 30.0  # the longest that a picture may take to be read
 
 
 @dataclass(frozen=True)
@@ -33,24 +40,26 @@ class Statistics:
 class Split:
     """The pictures and labels of one split, in a fixed order."""
 
-    def __init__(self, folder: Path, files: list[str], size_px: int) -> None:
-        self.size_px = size_px
-        self._pieces: list[tuple[int, NDArray[np.int64], Any]] = []  # the file, where pictures begin in it, names
-        labels: list[NDArray[np.int64]] = []
-        starts = [0]
-        for name in files:
-            file = (folder / name).open("rb")
-            weakref.finalize(self, file.close)
-            mapped = pa.memory_map(file.name).read_buffer()
-            for batch in pa.ipc.open_stream(mapped).read_all().to_batches():
-                image = batch.column("image")
-                _, offsets, pictures = image.field("bytes").buffers()
-                begin = np.frombuffer(offsets, np.int32, len(batch) + 1) + np.int64(pictures.address - mapped.address)
-                self._pieces.append((file.fileno(), begin, image.field("path")))
-                labels.append(batch.column("label").to_numpy().astype(np.int64))
-                starts.append(starts[-1] + len(batch))
-        self.labels: NDArray[np.int64] = np.concatenate(labels) if labels else np.zeros(0, np.int64)
-        self._starts = np.array(starts)
+    def __init__(self, place: Place, sizes: dict[str, int], size_px: int, answer_s: float = ANSWER_S) -> None:
+        """sizes: of its files in bytes, in order."""
+        self.size_px, self.answer_s, self.place = size_px, answer_s, place
+        heads = _heads(place, sizes)
+        self._columns = [_columns(head, *file) for head, file in zip(heads, sizes.items(), strict=True)]
+        wanted = [
+            (file, *span)
+            for file, columns in zip(sizes, self._columns, strict=True)
+            for span in (columns.labels, columns.offsets)
+        ]
+        found = iter(place.ranges(wanted))
+        labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        self._begins: list[NDArray[np.int64]] = []  # in each file, where pictures begin, and the end of the last
+        for columns, label, offset in zip(self._columns, found, found, strict=True):
+            labels.append(np.frombuffer(label, np.int64))
+            self._begins.append(np.frombuffer(offset, np.int32) + np.int64(columns.pictures))
+        self.labels: NDArray[np.int64] = np.concatenate(labels)
+        self._files = list(sizes)
+        self._starts = np.cumsum([0, *(len(begins) - 1 for begins in self._begins)])
+        self._names: dict[int, list[str]] = {}  # of the files that were asked for
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -58,69 +67,153 @@ class Split:
     def _find(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
-        piece = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return piece, index - int(self._starts[piece])
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return file, index - int(self._starts[file])
+
+    def read(self, indices: Iterable[int]) -> list[bytes]:
+        """The stored bytes of pictures. Raises StoreLost."""
+        wanted: list[Range] = []
+        for index in indices:
+            file, row = self._find(index)
+            begins = self._begins[file]
+            wanted.append((self._files[file], int(begins[row]), int(begins[row + 1])))
+        return self.place.ranges(wanted)
 
     def encoded(self, index: int) -> bytes:
-        """The stored bytes of a picture."""
-        piece, row = self._find(index)
-        file, begin, _ = self._pieces[piece]
-        return os.pread(file, int(begin[row + 1] - begin[row]), int(begin[row]))
+        """The stored bytes of one."""
+        return self.read([index])[0]
 
     def name(self, index: int) -> str:
         """The name the picture had in its source."""
-        piece, row = self._find(index)
-        return str(self._pieces[piece][2][row].as_py())
+        file, row = self._find(index)
+        if file not in self._names:
+            columns, name = self._columns[file], self._files[file]
+            offsets, letters = self.place.ranges([(name, *columns.name_offsets), (name, *columns.names)])
+            cuts = np.frombuffer(offsets, np.int32).tolist()
+            self._names[file] = [letters[a:b].decode() for a, b in pairwise(cuts)]
+        return self._names[file][row]
+
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the columns lie in a file."""
+
+    labels: Span
+    offsets: Span
+    """Of pictures, int32, one more than pictures."""
+    pictures: int
+    """What the offsets count from."""
+    name_offsets: Span
+    names: Span
+
+
+def _heads(place: Place, sizes: dict[str, int]) -> list[bytes]:
+    """The beginning of each file, up to and with what says where the columns lie."""
+    heads = place.ranges([(file, 0, min(size, HEAD_BYTES)) for file, size in sizes.items()])
+    for number, (file, size) in enumerate(sizes.items()):
+        schema = int.from_bytes(heads[number][4:8], "little")  # of the Arrow stream format: a mark, the length
+        if 8 + schema + BATCH_HEAD_BYTES > len(heads[number]) < size:
+            (heads[number],) = place.ranges([(file, 0, min(size, 8 + schema + BATCH_HEAD_BYTES))])
+    return heads
+
+
+def _columns(head: bytes, file: str, size: int) -> _Columns:
+    """Arrow finds them in a file that is empty but for its head: memory that nobody touches costs nothing."""
+    with mmap.mmap(-1, size) as empty:
+        empty[: len(head)] = head
+        return _found(pa.py_buffer(empty), file)
+
+
+def _found(whole: Any, file: str) -> _Columns:
+    """By the addresses of what Arrow finds. whole: a file's buffer."""
+    try:
+        batch = pa.ipc.open_stream(whole).read_next_batch()
+    except (pa.ArrowInvalid, StopIteration):
+        raise missing(file) from None
+    image, label = batch.column("image"), batch.column("label")
+    _, offsets, pictures = image.field("bytes").buffers()
+    _, name_offsets, names = image.field("path").buffers()
+    label_bytes, offset_bytes = 8 * len(batch), 4 * (len(batch) + 1)
+
+    def span(buffer: Any, size: int) -> Span:
+        begin = buffer.address - whole.address
+        return begin, begin + size
+
+    return _Columns(
+        labels=span(label.buffers()[1], label_bytes),
+        offsets=span(offsets, offset_bytes),
+        pictures=span(pictures, 0)[0],
+        name_offsets=span(name_offsets, offset_bytes),
+        names=span(names, names.size),
+    )
 
 
 class Store:
-    """A finished store. Raises ValueError with the mend when the folder is none, unfinished or of another version."""
+    """A finished store, in a folder or at a URL that fsspec reads: s3://bucket/store, say.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        path = self.folder / "manifest.json"
-        if not self.folder.is_dir():
-            raise ValueError(f"{folder} is no folder; make a store with: alexnet prepare SOURCE {folder}")
-        if not path.is_file():
-            raise ValueError(f"{folder} is no prepared store (no manifest.json); make one with: alexnet prepare")
-        text = path.read_bytes()
+    Raises ValueError with the mend when there is none, an unfinished one or one of another version.
+    """
+
+    def __init__(self, name: str | Path) -> None:
+        self.name = str(name)
+        self.place = place(name)
+        try:
+            text = self.place.whole("manifest.json")
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(
+                f"{name} is no prepared store (no manifest.json); make one with: alexnet prepare SOURCE STORE"
+            ) from None
         try:
             self.manifest: dict[str, Any] = json.loads(text)
             version = self.manifest["format"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is damaged; prepare the store again") from None
+            raise ValueError(f"{name}/manifest.json is damaged; prepare the store again") from None
         if version != FORMAT:
-            raise ValueError(
-                f"{folder} has store format {version}; this program reads format {FORMAT}: prepare it again"
-            )
+            raise ValueError(f"{name} has store format {version}; this program reads format {FORMAT}: prepare it again")
         self.checksum = hashlib.sha256(text).hexdigest()
         self.classes: list[str] = self.manifest["classes"]
         self.size_px: int = self.manifest["settings"]["size_px"]
 
     @cached_property
     def statistics(self) -> Statistics:
-        mean = np.load(self.folder / "mean.npy", allow_pickle=False)
+        mean = np.load(io.BytesIO(self.place.whole("mean.npy")), allow_pickle=False)
         return Statistics(mean, np.array(self.manifest["covariance"]))
 
-    def split(self, name: str) -> Split:
-        """Raises ValueError when the store has no such split or a file of it is missing or shorter than it was."""
+    def split(self, name: str, keep: bool = False, answer_s: float = ANSWER_S) -> Split:
+        """keep: it will be read again and again. answer_s: the longest that reading a picture may take.
+
+        Raises ValueError when the store has no such split or a file of it is missing or shorter than it was.
+        """
         splits = self.manifest["splits"]
         if name not in splits:
-            raise ValueError(f"{self.folder} has no split {name!r}; it has {', '.join(splits)}")
-        folder = self.folder / name
-        for shard in splits[name]["shards"]:
-            path = folder / shard["file"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                raise ValueError(f"{path} is missing or damaged; prepare the store again")
-        return Split(folder, [shard["file"] for shard in splits[name]["shards"]], self.size_px)
+            raise ValueError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
+        shards = splits[name]["shards"]
+        sizes = {f"{name}/{shard['file']}": shard["bytes"] for shard in shards}
+        self.place.check(sizes)
+        if keep:
+            self.place.keep({f"{name}/{shard['file']}": shard["sha256"] for shard in shards}, sizes, self.checksum)
+        return Split(self.place, sizes, self.size_px, answer_s)
 
     def verify(self) -> None:
         """Read every file and compare checksums. Raises ValueError naming the first that differs."""
         for name, split in self.manifest["splits"].items():
             for shard in split["shards"]:
-                path = self.folder / name / shard["file"]
-                if not path.is_file() or file_sha256(path) != shard["sha256"]:
-                    raise ValueError(f"{path} is missing or damaged; prepare the store again")
+                file = f"{name}/{shard['file']}"
+                self.place.check({file: shard["bytes"]})
+                digest = hashlib.sha256()
+                for piece in pieces(self.place, file, shard["bytes"]):
+                    digest.update(piece)
+                if digest.hexdigest() != shard["sha256"]:
+                    raise missing(f"{self.name}/{file}")
+
+
+def pieces(place: Place, file: str, size: int) -> Iterator[bytes]:
+    """A large file, one piece after the other."""
+    for begin in range(0, size, PIECE_BYTES):
+        yield from place.ranges([(file, begin, min(begin + PIECE_BYTES, size))])
 
 
 def file_sha256(path: Path) -> str:

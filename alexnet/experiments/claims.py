@@ -191,7 +191,7 @@ CLAIMS: tuple[Claim, ...] = (
         base=four_layers,
         arms=(Arm("relu"), Arm("tanh", _net(unit="tanh"))),
         effects=(Effect("epochs of tanh over epochs of ReLU", "6", effects.sooner, none=1.0),),
-        rates=(0.5, 1.0, 2.0, 4.0),
+        rates=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
     ),
     replace(
         _ablation(

@@ -68,13 +68,13 @@ def check(claim: Claim, store: Store, scale: Scale) -> None:
         raise ValueError(f"{claim.id} needs ImageNet and the recipes themselves; see docs/reproduction.md")
     if kind not in claim.kinds or (scale == "full" and kind != claim.kinds[0]):
         needs = "CIFAR-10 prepared at 32 pixels" if claim.kinds[0] == "cifar10" else "photographs of 112 pixels or more"
-        raise ValueError(f"{claim.id} needs {needs}; {store.folder} holds pictures of {store.size_px} pixels")
+        raise ValueError(f"{claim.id} needs {needs}; {store.name} holds pictures of {store.size_px} pixels")
     if kind == "photographs" and store.size_px < STORED_PX[scale]:
         raise ValueError(f"{claim.id} at this scale needs pictures of {STORED_PX[scale]} pixels; prepare them larger")
     for part in {arm.part for arm in claim.arms} - {None}:
         assert part is not None
         if part.first_class + part.classes > len(store.classes):
-            raise ValueError(f"{claim.id} needs ten classes or more; {store.folder} has {len(store.classes)}")
+            raise ValueError(f"{claim.id} needs ten classes or more; {store.name} has {len(store.classes)}")
 
 
 def run_ahead(claims: Sequence[Claim], terms: Terms) -> None:
@@ -161,12 +161,12 @@ def _placed(name: str, config: Config, terms: Terms) -> Wanted:
     return Wanted(name, config, terms.out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:12])
 
 
-def _part(terms: Terms, part: Part) -> Path:
+def _part(terms: Terms, part: Part) -> str:
     """The store itself, or a part of it, reduced and kept lossless."""
     store = terms.store
     size_px = store.size_px if store.size_px <= LOSSLESS_PX else STORED_PX[terms.scale] or store.size_px
     if part == Part() and size_px == store.size_px:
-        return store.folder
+        return store.name
     text = json.dumps([asdict(part), size_px, store.checksum])
     folder = terms.out / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
     if not folder.exists():
@@ -176,10 +176,10 @@ def _part(terms: Terms, part: Part) -> Path:
             _items(store, name, first, last, part.train_of_each if name == "train" else 0)
             for name in store.manifest["splits"]
         )
-        source = Source(f"a part of {store.folder}: {text}", tuple(store.classes[first:last]), splits)
+        source = Source(f"a part of {store.name}: {text}", tuple(store.classes[first:last]), splits)
         lossless = StoreSettings(size_px=size_px, encoding="png" if size_px <= LOSSLESS_PX else "ppm")
         prepare(source, folder, lossless)
-    return folder
+    return str(folder)
 
 
 def _items(store: Store, name: str, first: int, last: int, of_each: int) -> SourceSplit:

@@ -60,7 +60,7 @@ def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[s
         "claim": claim.id,
         "on": kind,
         "scale": terms.scale,
-        "command": f"alexnet reproduce {claim.id} --data {store.folder} --scale {terms.scale} --seeds {terms.seeds}",
+        "command": f"alexnet reproduce {claim.id} --data {store.name} --scale {terms.scale} --seeds {terms.seeds}",
         "store": {"pictures": pictures, "classes": len(store.classes), "size_px": store.size_px},
         "store_checksum": store.checksum,
         "environment": {"alexnet": __version__, "torch": torch.__version__, "machine": machine()},

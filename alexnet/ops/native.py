@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from alexnet.files import user_cache
+
 HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
 # no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
 KERNELS = "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"
@@ -117,7 +119,7 @@ def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) 
         raise OSError("no C++ compiler was found")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
     key = (HERE / source).read_bytes() + version + _processor().encode() + " ".join(flags).encode()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    cache = user_cache()
     path = cache / f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

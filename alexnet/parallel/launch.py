@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from alexnet.data.places import StoreLost
 from alexnet.parallel.exchange import gathered
 from alexnet.parallel.mesh import Mesh
 
@@ -47,7 +48,7 @@ def agreed(mesh: Mesh, make: Callable[[], Made], says: Callable[[Made], str]) ->
     try:
         made = make()
         digest = hashlib.sha256(says(made).encode()).hexdigest()
-    except ValueError as error:
+    except (ValueError, StoreLost) as error:
         problem = str(error)
     if mesh.world.size > 1:
         everyone: list[tuple[str | None, str]] = [(None, "")] * mesh.world.size

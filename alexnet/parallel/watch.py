@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from alexnet.data.places import StoreLost
 from alexnet.parallel.mesh import Mesh, meeting_place
 
 EVERY_S, LOOK_S, ANSWER_S = 1.0, 3.0, 10.0  # a beat; between two looks; the meeting place's answer at most
@@ -25,20 +26,26 @@ class PeerLost(Exception):
 
 @contextmanager
 def watched(mesh: Mesh, advice: str) -> Iterator[None]:
-    """Raises PeerLost where an exchange inside fails because a rank no longer lives. advice: what to do then."""
+    """Raises PeerLost where an exchange inside fails because a rank no longer lives, and on a rank that cannot go on
+    because of its store; StoreLost in one process. advice: what to do then."""
     if mesh.world.size == 1:
-        yield
+        try:
+            yield
+        except StoreLost as error:
+            raise StoreLost(f"{error}; {advice}") from error
         return
     pulse = _Pulse(mesh)
     try:
         yield
+    except (StoreLost, ValueError) as error:  # this rank's own: the others will only see that it is gone
+        raise PeerLost(f"rank {mesh.world.place}: {error}; {advice}", pulse.speaks()) from error
     except RuntimeError as error:  # what PyTorch raises for a closed connection and for one that is silent too long
         silent = pulse.silent()
         if not silent:
             raise
-        lowest = next((rank for rank in mesh.world.ranks if rank not in silent), mesh.world.place)
+        lowest = next((rank for rank in mesh.world.ranks if rank not in silent), mesh.world.place) == mesh.world.place
         names = f"rank {silent[0]} has" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))} have"
-        raise PeerLost(f"{names} died or got stuck; {advice}", mesh.world.place == lowest) from error
+        raise PeerLost(f"{names} died or got stuck; {advice}", lowest and pulse.speaks()) from error
     finally:
         pulse.stop()
 
@@ -67,6 +74,13 @@ class _Pulse:
         except (dist.DistError, RuntimeError):
             return []
         return [rank for rank in self._mesh.world.ranks if before[rank] == after[rank]]
+
+    def speaks(self) -> bool:
+        """Whether this rank is the first of all to say what is wrong."""
+        try:
+            return bool(meeting_place(ANSWER_S).add("spoken", 1) == 1)
+        except (dist.DistError, RuntimeError):
+            return True
 
     def _beats(self, store: Any) -> list[str]:
         keys = [_name(rank) for rank in self._mesh.world.ranks]

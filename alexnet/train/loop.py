@@ -11,7 +11,7 @@ import math
 import signal as signals
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.configfile import to_dict
 from alexnet.data.augment import Preprocess, check_sizes, draw
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.places import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     dtype_of,
@@ -135,9 +136,10 @@ class Ready:
 def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
     fits(config, mesh.world.size)
     net = Part(config.architecture, config.seed, mesh).to(config.device)
-    splits = store.split(config.train_split), store.split(config.val_split)
+    answer_s = config.parallel.timeout_s / 2  # a rank says that it waits for its store before others miss it
+    splits = [store.split(name, keep=True, answer_s=answer_s) for name in (config.train_split, config.val_split)]
     check_sizes(store.size_px, config.architecture.input_px)
-    return Ready(config, store, splits, net)
+    return Ready(config, store, (splits[0], splits[1]), net)
 
 
 def _with_classes(config: Config, store: Store) -> Config:
@@ -175,7 +177,7 @@ def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Posit
             header = about | {"position": asdict(at)}
             weights.write(run / f"{which}.safetensors", whole, moving, preprocess.whole_mean, header)
 
-    with kept_memory(device), _stop_signals() as stop:
+    with kept_memory(device), _stop_signals() as stop, _saved_without_store(save, mesh):
         while not finished(schedule, at.epoch, at.plateau):
             order = epoch_order(len(train), config.seed, at.epoch)
             colour = colour_on(schedule, at.epoch)
@@ -269,6 +271,17 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
         f"{left_min:,d} min left",
         flush=True,
     )
+
+
+@contextmanager
+def _saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) -> Iterator[None]:
+    """What one process has trained is not lost with its store; of several ranks others may be elsewhere."""
+    try:
+        yield
+    except StoreLost:
+        if mesh.world.size == 1:
+            save("last")
+        raise
 
 
 @contextmanager

@@ -1,0 +1,55 @@
+"""Object storage on this machine: a server that speaks S3, with a store in it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import boto3
+
+BUCKET = "s3://pictures/shapes"
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def until(done: Callable[[], bool], within_s: float = 30) -> None:
+    ends_s = time.monotonic() + within_s
+    while not done():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
+
+
+class Server:
+    """An S3 of this machine, and how other programs find it."""
+
+    def __init__(self, store: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._store = store
+        self.environment = KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}", "ALEXNET_CACHE_GB": "0"}
+        self.begin()
+
+    def begin(self) -> None:
+        command = [sys.executable, "-m", "moto.server", "-p", str(self._port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(self._answers)
+        endpoint = self.environment["AWS_ENDPOINT_URL"]
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+        client = boto3.client("s3", endpoint_url=endpoint, **keys)
+        client.create_bucket(Bucket="pictures")
+        for path in self._store.rglob("*"):
+            if path.is_file():
+                client.upload_file(str(path), "pictures", f"shapes/{path.relative_to(self._store)}")
+        client.close()
+
+    def _answers(self) -> bool:
+        with socket.socket() as door:
+            return door.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()

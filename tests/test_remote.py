@@ -1,0 +1,263 @@
+"""Stores at URLs: the same pictures, a bounded cache, and what becomes of a run whose store vanishes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from alexnet import weights
+from alexnet.data import remote
+from alexnet.data.cache import Cache
+from alexnet.data.loader import batches, epoch_order
+from alexnet.data.places import StoreLost
+from alexnet.data.remote import Bucket
+from alexnet.data.store import Split, Store
+from alexnet.train.checkpoint import write_config
+from alexnet.train.loop import fit
+from tests.conftest import tiny
+from tests.s3 import BUCKET, Server, until
+
+URL = "memory://bucket/shapes"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def url(store: Path) -> Iterator[str]:
+    """The store in a place that only fsspec reads."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(store), "/bucket/shapes", recursive=True)
+    yield URL
+    memory.rm("/bucket", recursive=True)
+
+
+def copies(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*/*.arrow"))
+
+
+def same(one: Split, other: Split) -> bool:
+    every = range(len(one))
+    return (
+        np.array_equal(one.labels, other.labels)
+        and one.read(every) == other.read(every)
+        and [one.name(i) for i in every] == [other.name(i) for i in every]
+    )
+
+
+def test_a_store_at_a_url_holds_what_the_folder_holds(store: Path, url: str) -> None:
+    here, there = Store(store), Store(url)
+    there.verify()
+    assert there.checksum == here.checksum
+    assert np.array_equal(there.statistics.mean, here.statistics.mean)
+    for name in ("train", "val"):
+        assert same(there.split(name), here.split(name))
+    order = epoch_order(60, 0, 0)
+    for a, b in zip(batches(there.split("train"), order, 16), batches(here.split("train"), order, 16), strict=True):
+        assert a.images.equal(b.images)
+
+
+def test_a_files_head_may_be_long(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ten thousand classes, whose names are in it."""
+    whole = Store(store).split("train")
+    monkeypatch.setattr("alexnet.data.store.HEAD_BYTES", 100)
+    assert same(Store(store).split("train"), whole)
+
+
+def test_training_from_a_url_is_training_from_the_folder(store: Path, url: str, tmp_path: Path) -> None:
+    for name, data in (("here", str(store)), ("there", url)):
+        fit(tiny(store, data=data), tmp_path / name)
+    here, there = (weights.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
+    assert here == there
+
+
+def test_what_is_read_again_is_copied_and_then_read_here(url: str, store: Path, cache: Path) -> None:
+    split = Store(url).split("train", keep=True)
+    until(lambda: len(copies(cache)) == 3)
+    fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
+    until(lambda: len(split.place._kept) == 3)  # type: ignore[attr-defined]
+    assert same(split, Store(store).split("train"))
+    fsspec.filesystem("memory").put(str(store / "train"), "/bucket/shapes/train", recursive=True)
+    again = Store(url).split("train", keep=True)
+    assert len(again.place._kept) == 3  # type: ignore[attr-defined]
+    assert same(again, split)
+
+
+def test_what_is_read_once_is_not_copied(url: str, cache: Path) -> None:
+    Store(url).split("val").read(range(30))
+    assert copies(cache) == []
+
+
+def test_copies_never_take_more_than_they_may(
+    url: str, store: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = max(path.stat().st_size for path in (store / "train").glob("*.arrow"))
+    monkeypatch.setenv("ALEXNET_CACHE_GB", str(most / 1e9))
+    split = Store(url).split("train", keep=True)
+    until(lambda: len(copies(cache)) == 1)
+    assert same(split, Store(store).split("train"))  # the others are read from afar
+    assert sum(path.stat().st_size for path in cache.glob("*/*")) <= most
+
+
+def test_without_room_nothing_is_copied(url: str, store: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
+    assert same(Store(url).split("train", keep=True), Store(store).split("train"))
+    assert not cache.exists()
+
+
+def filled(cache: Cache, path: Path, size: int) -> bool:
+    with cache.filling(path, size) as file:
+        if file is not None:
+            os.pwrite(file, b"x" * size, 0)
+    return path.exists()
+
+
+def test_only_stores_that_nobody_reads_make_room_the_longest_unused_first(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "newer")):
+        left = Cache(tmp_path, 300)
+        folder = left.use(name)
+        assert filled(left, folder / "a.arrow", 100)
+        os.close(left._used[name])  # as when the process ends
+        os.utime(folder / ".used", (number, number))
+    running = Cache(tmp_path, 300)
+    assert filled(running, running.use("running") / "a.arrow", 100)
+    mine = Cache(tmp_path, 300)
+    own = mine.use("mine")
+    assert filled(mine, own / "a.arrow", 100)
+    assert [path.parent.name for path in copies(tmp_path)] == ["mine", "newer", "running"]
+    assert not filled(mine, own / "b.arrow", 150)  # what is being read stays
+    assert [path.parent.name for path in copies(tmp_path)] == ["mine", "running"]
+    assert filled(mine, own / "b.arrow", 100)
+    assert sorted(path.name for path in own.iterdir()) == [".used", "a.arrow", "b.arrow"]
+
+
+def test_a_file_is_fetched_by_one_process_and_again_after_a_killed_one(tmp_path: Path) -> None:
+    one, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
+    path = one.use("store") / "a.arrow"
+    other.use("store")
+    with one.filling(path, 600) as file:
+        assert file is not None
+        with pytest.raises(BlockingIOError), other.filling(path, 600):
+            pass
+        assert not filled(other, path.with_name("b.arrow"), 600)  # what is being fetched counts
+    path.unlink()
+    (path.parent / ".a.arrow.partial").write_bytes(b"x" * 900)  # nobody's any more
+    assert filled(other, path.with_name("b.arrow"), 600)
+    assert not (path.parent / ".a.arrow.partial").exists()
+    with pytest.raises(OSError, match="gone"), one.filling(path, 100):
+        raise OSError("gone")
+    assert sorted(p.name for p in path.parent.iterdir()) == [".used", "b.arrow"]
+
+
+def test_a_damaged_file_ends_the_run(url: str, cache: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    path = "/bucket/shapes/train/data-00001.arrow"
+    data = bytearray(memory.cat_file(path))
+    data[-100] ^= 1
+    memory.pipe_file(path, bytes(data))
+    split = Store(url).split("train", keep=True)
+
+    def found() -> bool:
+        try:
+            split.read([0])
+        except StoreLost as error:
+            assert str(error) == f"{url}/train/data-00001.arrow is damaged; copy the store there again"
+            return True
+        return False
+
+    until(found)
+    assert "data-00001" not in {path.stem for path in copies(cache)}
+
+
+def test_a_store_that_vanishes_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
+    split = Store(url).split("train")
+    fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
+    with pytest.raises(StoreLost, match=f"{URL} cannot be read any more"):
+        list(batches(split, epoch_order(60, 0, 0), 16))
+    fsspec.filesystem("memory").mkdir("/bucket/shapes/train")  # for the clearing up
+
+
+def test_a_short_failure_is_none(url: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, memory = Store(url).split("val"), fsspec.filesystem("memory")
+    real, failures = memory.cat_ranges, iter([True])
+
+    def sometimes(*given: object, **named: object) -> object:
+        if next(failures, False):
+            raise OSError("try again")
+        return real(*given, **named)
+
+    monkeypatch.setattr(memory, "cat_ranges", sometimes)
+    assert same(split, Store(store).split("val"))
+
+
+def test_a_store_that_hangs_is_not_waited_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Store(store).split("val", answer_s=1)
+    monkeypatch.setattr(split, "read", lambda numbers: time.sleep(3))
+    began_s = time.monotonic()
+    with pytest.raises(StoreLost, match="has not given a picture for 1 s"):
+        list(batches(split, np.arange(30), 10))
+    assert time.monotonic() - began_s < 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("memory://nowhere/none", "is no prepared store"),
+        ("nosuch://bucket/store", "Protocol not known: nosuch"),
+        ("abfs://bucket/store", "abfs://bucket/store cannot be read: Install adlfs"),
+        ("http://127.0.0.1:9/store", "http://127.0.0.1:9/store cannot be read (Cannot connect"),
+    ],
+)
+def test_urls_that_cannot_be_read_are_refused(name: str, says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Store(name)
+    assert says in str(caught.value)
+
+
+def test_a_file_missing_at_a_url_is_named(url: str) -> None:
+    fsspec.filesystem("memory").rm("/bucket/shapes/val/data-00000.arrow")
+    with pytest.raises(ValueError, match=r"val/data-00000\.arrow.* is missing or damaged"):
+        Store(url).split("val")
+
+
+@pytest.mark.parametrize("said", ["much", "-1", "nan", "inf"])
+def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_CACHE_GB", said)
+    with pytest.raises(ValueError, match="ALEXNET_CACHE_GB is"):
+        Bucket(URL)
+
+
+def alexnet(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "alexnet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | server.environment, timeout=120)
+
+
+def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_path: Path) -> None:
+    config = tiny(store)
+    for name, data in (("here", str(store)), ("there", BUCKET)):
+        (tmp_path / name).mkdir()
+        write_config(tmp_path / name, replace(config, data=data))
+        done = alexnet(server, "train", "--resume", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    here, there = (weights.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
+    assert here == there
+    tests = [alexnet(server, "evaluate", tmp_path / "here", "--data", data) for data in (str(store), BUCKET)]
+    assert tests[0].stdout == tests[1].stdout != ""
+    refused = alexnet(server, "evaluate", tmp_path / "here", "--data", "s3://nowhere/store")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("alexnet: s3://nowhere/store ")
+    assert refused.stderr.count("\n") == 1
