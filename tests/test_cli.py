@@ -95,7 +95,7 @@ def test_mistakes_are_sentences(store: Path, run: Path, tmp_path: Path, capsys: 
         (["train", "resnet", "--data", store], "there is no recipe 'resnet'; the recipes are cifar_11"),
         (["train", "--data", store], "name the recipe first"),
         (["train", "demo"], "name the prepared store: --data STORE"),
-        (["train", "demo", "--data", tmp_path / "none"], "is no folder; make a store"),
+        (["train", "demo", "--data", tmp_path / "none"], "none is no prepared store (no manifest.json); make one"),
         (["train", "demo", "--data", store, "--out", run], "holds something already"),
         (["train", "demo", "--data", store, "--out", tmp_path / "r"], "sees 112 pixels a side and the store has 40"),
         (["train", "demo", "--data", store, "--out", tmp_path / "r", *wide], "conv1: 5 columns do not divide"),
@@ -105,6 +105,8 @@ def test_mistakes_are_sentences(store: Path, run: Path, tmp_path: Path, capsys: 
         (["train", "--resume", tmp_path / "none"], "is no run"),
         (["prepare", tmp_path / "none", tmp_path / "s"], "does not exist"),
         (["prepare", "nobody/nothing", tmp_path / "s"], "Hugging Face hub does not give it"),
+        (["prepare", store, "s3://bucket/store"], "s3:/bucket/store is a URL; write to a folder"),
+        (["train", "demo", "--data", store, "--out", "s3://bucket/run"], "s3:/bucket/run is a URL; write to a folder"),
         (["prepare", tmp_path, store], "class folders; at least 2 are needed"),
         (["evaluate", run, "--data", store, "--split", "moon"], "has no split 'moon'"),
         (["evaluate", run], "--data"),
@@ -141,7 +143,7 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(store: Path, tmp
     from dataclasses import replace
 
     from alexnet import recipes
-    from alexnet.cli import TrainArguments, parse_train
+    from alexnet.cli.making import TrainArguments, parse_train
     from alexnet.config import Steps
 
     a = parse_train("original", ["--data", "x", "--epochs", "50", "--seed", "3", "--architecture.lrn.k", "1"])

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import pytest
 
 from alexnet import weights
-from alexnet.cli import parse_train
+from alexnet.cli.making import parse_train
 from alexnet.config import Parallel, check
 from alexnet.parallel import mesh
 from alexnet.train.checkpoint import write_config
