@@ -63,7 +63,8 @@ def prepare(arguments: list[str]) -> None:
     from alexnet.data import archives
     from alexnet.data import prepare as making
 
-    manifest = making.prepare(archives.find(a.source, a.val_fraction), on_disk(a.store), a.settings, a.workers, a.force)
+    folder = on_disk(a.store)
+    manifest = making.prepare(archives.find(a.source, a.val_fraction), folder, a.settings, a.workers, a.force)
     print(f"{a.store}: {len(manifest['classes'])} classes")
     for name, split in manifest["splits"].items():
         print(f"  {name}: {split['images']} pictures, {len(split['skipped'])} skipped")
