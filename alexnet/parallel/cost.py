@@ -2,7 +2,7 @@
 
 The model: a device computes its share of the multiply-adds at the rate it was measured at, then exchanges. Collectives
 go round a ring: of p ranks each sends p - 1 messages, in a gather of x bytes (p - 1) x in all, in a sum of x bytes
-twice (p - 1) / p x. Nothing overlaps.
+twice (p - 1) / p x. As if nothing overlapped, though gradients are summed while others are computed.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -63,6 +65,10 @@ class Part(Network):
                     own = cut.of(getattr(layer, kind).detach())
                     setattr(layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format)))
         self._whole_rows = 0  # of the batch that is being computed
+        self._begun: dict[str, tuple[torch.Tensor, dist.Work | None]] = {}  # sums of gradients on their way
+        for name, weight in self.named_parameters():
+            if self.cuts[name].summed_over.size > 1:
+                weight.register_hook(partial(self._begin, name))  # type: ignore[no-untyped-call]
 
     def _cut(self, step: Step, kind: str) -> Cut:
         mesh, full = self.mesh, isinstance(step.layer, Full)
@@ -135,10 +141,16 @@ class Part(Network):
             x = gather_maps(x, mesh, mesh.units, name)
         return apply_linear(own, weight, bias, x)
 
+    def _begin(self, name: str, gradient: torch.Tensor) -> None:
+        """As soon as a gradient is there its sum is begun, while those of earlier layers are computed."""
+        if gradient.dim() == 1:  # a bias's may share memory with what is still needed
+            gradient = gradient.clone()
+        self._begun[name] = begin_sum(gradient, self.mesh, self.cuts[name].summed_over, "gradients")
+
     def summed(self, gradients: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each parameter's gradient over the whole batch: all sums are begun before the first is waited for."""
-        begun = [(name, *begin_sum(g, self.mesh, self.cuts[name].summed_over, "gradients")) for name, g in gradients]
-        for name, gradient, work in begun:
+        """Each parameter's gradient over the whole batch, once it is there."""
+        for name, own in gradients:
+            gradient, work = self._begun.pop(name, (own, None))
             if work is not None:
                 work.wait()
             yield name, gradient
