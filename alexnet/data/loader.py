@@ -17,6 +17,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.jpeg import decode_jpegs
 from alexnet.data.picture import decode, pixels_of_ppm
 from alexnet.data.places import StoreLost
 from alexnet.data.store import Split
@@ -64,17 +65,14 @@ def epoch_order(images: int, seed: int, epoch: int) -> Indices:
     return generator.permutation(images).astype(np.int64)
 
 
-def _decode(split: Split, index: int, data: bytes, out: NDArray[np.uint8]) -> None:
-    """Picture `index` into out: (size_px, size_px, 3) uint8. Raises ValueError naming a picture that is damaged."""
-    try:
-        if data.startswith(b"\xff\xd8"):
-            simplejpeg.decode_jpeg(data, "RGB", buffer=out)
-        elif data.startswith(b"P6"):
-            pixels_of_ppm(data, out)
-        else:
-            out[:] = decode(data)
-    except ValueError as error:
-        raise ValueError(f"{split.name(index)} is damaged in the store ({error}); prepare it again") from None
+def _decode(data: bytes, out: NDArray[np.uint8]) -> None:
+    """A picture of any kind that a store may hold into out: (size_px, size_px, 3) uint8. Raises ValueError."""
+    if data.startswith(b"\xff\xd8"):
+        simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+    elif data.startswith(b"P6"):
+        pixels_of_ppm(data, out)
+    else:
+        out[:] = decode(data)
 
 
 def batches(
@@ -142,9 +140,15 @@ def _answered(task: Future[None], split: Split) -> None:
 
 
 def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
+    """Pictures into out: (N, size_px, size_px, 3) uint8. Raises ValueError naming one that is damaged."""
     numbers = index.tolist()
-    for number, data, row in zip(numbers, split.read(numbers), out, strict=True):
-        _decode(split, number, data, row)
+    encoded = split.read(numbers)
+    for number, data, row, done in zip(numbers, encoded, out, decode_jpegs(encoded, out), strict=True):
+        try:
+            if not done:
+                _decode(data, row)
+        except ValueError as error:
+            raise ValueError(f"{split.name(number)} is damaged in the store ({error}); prepare it again") from None
 
 
 def _batch(split: Split, order: Indices, place: Indices, whole: int, images: torch.Tensor, began_s: float) -> Batch:

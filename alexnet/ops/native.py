@@ -1,5 +1,5 @@
-"""Compiles `kernels.cpp`, `winograd.cpp` and `arena.cpp` on first use, where there is a C++ compiler, and keeps the
-results in the user's cache.
+"""Compiles `kernels.cpp`, `winograd.cpp`, `arena.cpp` and `data/jpeg.cpp` on first use, where there is a C++ compiler,
+and keeps the results in the user's cache.
 
 So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
 ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
@@ -26,6 +26,7 @@ from alexnet.files import user_cache
 HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
 # no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
 KERNELS = "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"
+JPEG = *KERNELS, "-fwrapv"  # a damaged file's numbers may be too large
 # against the headers of this PyTorch, whose version belongs to the flags
 ARENA = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
 
@@ -87,6 +88,13 @@ def winograd() -> ctypes.CDLL | None:
     functions: dict[str, list[type]] = {"collect": [Pointer, Pointer, Pointer, canvas]}
     functions |= {name: [Pointer, Pointer, canvas] for name in ("spread_inputs", "spread_gradients")}
     return _library("winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower")
+
+
+@lru_cache(maxsize=1)
+def jpeg() -> ctypes.CDLL | None:
+    """Of `data/jpeg.cpp`; None as for `compiled`."""
+    functions: dict[str, list[type]] = {"decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]}
+    return _library("../data/jpeg.cpp", JPEG, [], functions, "pictures are decoded by simplejpeg, more slowly")
 
 
 @lru_cache(maxsize=1)
