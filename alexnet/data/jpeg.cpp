@@ -140,42 +140,47 @@ bool read_block(Reader& kept, Component& own, int16_t* block) {
   return k == 64 || k > END;  // else it skips beyond the block
 }
 
-// Sixteen numbers: eight of each of two blocks.
+// Sixteen numbers: eight of each of two blocks. Words: so that those of a damaged file may overflow.
 typedef int32_t Lanes __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
 typedef int16_t Eight __attribute__((vector_size(16)));
 
-inline Lanes loaded(const int16_t* a, const int16_t* b) {
+inline Words loaded(const int16_t* a, const int16_t* b) {
   Eight x, y;
   memcpy(&x, a, 16);
   memcpy(&y, b, 16);
-  return __builtin_convertvector(
+  return (Words)__builtin_convertvector(
       __builtin_shufflevector(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), Lanes);
 }
 
-// jidctint.c: eight points, results scaled up by 2^(13 - shift).
 template <int SHIFT>
-inline void transform(Lanes* x) {
-  const Lanes even = (x[2] + x[6]) * 4433, low = (x[0] + x[4]) << 13, high = (x[0] - x[4]) << 13;
-  const Lanes t2 = even - x[6] * 15137, t3 = even + x[2] * 6270;
-  const Lanes t10 = low + t3, t13 = low - t3, t11 = high + t2, t12 = high - t2;
-  const Lanes z5 = (x[7] + x[3] + x[5] + x[1]) * 9633;
-  const Lanes z1 = (x[7] + x[1]) * -7373, z2 = (x[5] + x[3]) * -20995;
-  const Lanes z3 = (x[7] + x[3]) * -16069 + z5, z4 = (x[5] + x[1]) * -3196 + z5;
-  const Lanes o0 = x[7] * 2446 + z1 + z3, o1 = x[5] * 16819 + z2 + z4;
-  const Lanes o2 = x[3] * 25172 + z2 + z3, o3 = x[1] * 12299 + z1 + z4;
-  constexpr int half = 1 << (SHIFT - 1);
-  x[0] = (t10 + o3 + half) >> SHIFT, x[7] = (t10 - o3 + half) >> SHIFT;
-  x[1] = (t11 + o2 + half) >> SHIFT, x[6] = (t11 - o2 + half) >> SHIFT;
-  x[2] = (t12 + o1 + half) >> SHIFT, x[5] = (t12 - o1 + half) >> SHIFT;
-  x[3] = (t13 + o0 + half) >> SHIFT, x[4] = (t13 - o0 + half) >> SHIFT;
+inline Words scaled(Words x) {
+  return (Words)((Lanes)(x + (1u << (SHIFT - 1))) >> SHIFT);
+}
+
+// jidctint.c: eight points, results scaled up by 2^(13 - SHIFT).
+template <int SHIFT>
+inline void transform(Words* x) {
+  const Words even = (x[2] + x[6]) * 4433u, low = (x[0] + x[4]) << 13, high = (x[0] - x[4]) << 13;
+  const Words t2 = even - x[6] * 15137u, t3 = even + x[2] * 6270u;
+  const Words t10 = low + t3, t13 = low - t3, t11 = high + t2, t12 = high - t2;
+  const Words z5 = (x[7] + x[3] + x[5] + x[1]) * 9633u;
+  const Words z1 = (x[7] + x[1]) * 7373u, z2 = (x[5] + x[3]) * 20995u;
+  const Words z3 = z5 - (x[7] + x[3]) * 16069u, z4 = z5 - (x[5] + x[1]) * 3196u;
+  const Words o0 = x[7] * 2446u - z1 + z3, o1 = x[5] * 16819u - z2 + z4;
+  const Words o2 = x[3] * 25172u - z2 + z3, o3 = x[1] * 12299u - z1 + z4;
+  x[0] = scaled<SHIFT>(t10 + o3), x[7] = scaled<SHIFT>(t10 - o3);
+  x[1] = scaled<SHIFT>(t11 + o2), x[6] = scaled<SHIFT>(t11 - o2);
+  x[2] = scaled<SHIFT>(t12 + o1), x[5] = scaled<SHIFT>(t12 - o1);
+  x[3] = scaled<SHIFT>(t13 + o0), x[4] = scaled<SHIFT>(t13 - o0);
 }
 
 #define PAIRS(x, y, a, b, c, d)                                                                                \
   __builtin_shufflevector(x, y, a, b, c, d, a + 4, b + 4, c + 4, d + 4, a + 8, b + 8, c + 8, d + 8, a + 12, \
                           b + 12, c + 12, d + 12)
 
-inline void transpose(Lanes* x) {  // each of the two blocks
-  Lanes t[8];
+inline void transpose(Words* x) {  // each of the two blocks
+  Words t[8];
   for (int i = 0; i < 8; i += 2) {
     t[i] = PAIRS(x[i], x[i + 1], 0, 16, 1, 17);
     t[i + 1] = PAIRS(x[i], x[i + 1], 2, 18, 3, 19);
@@ -194,20 +199,20 @@ inline void transpose(Lanes* x) {  // each of the two blocks
 
 // Two blocks of coefficients into two places of planes.
 void two_blocks(const int16_t* a, const int16_t* b, uint8_t* out_a, int stride_a, uint8_t* out_b, int stride_b) {
-  Lanes x[8];
+  Words x[8];
   for (int i = 0; i < 8; ++i) x[i] = loaded(a + 8 * i, b + 8 * i);
   transform<11>(x);
   transpose(x);
   transform<18>(x);
   for (int i = 0; i < 8; ++i) {
-    x[i] += 128;
-    x[i] = x[i] < 0 ? Lanes{} : x[i];
-    x[i] = x[i] > 255 ? Lanes{} + 255 : x[i];
+    Lanes level = (Lanes)(x[i] + 128);
+    level = level < 0 ? Lanes{} : level;
+    x[i] = (Words)(level > 255 ? Lanes{} + 255 : level);
   }
-  const Lanes left = x[0] | x[1] << 8 | x[2] << 16 | x[3] << 24;  // of each row
-  const Lanes right = x[4] | x[5] << 8 | x[6] << 16 | x[7] << 24;
+  const Words left = x[0] | x[1] << 8 | x[2] << 16 | x[3] << 24;  // of each row
+  const Words right = x[4] | x[5] << 8 | x[6] << 16 | x[7] << 24;
   for (int row = 0; row < 8; ++row) {
-    const int32_t own[2] = {left[row], right[row]}, other[2] = {left[8 + row], right[8 + row]};
+    const uint32_t own[2] = {left[row], right[row]}, other[2] = {left[8 + row], right[8 + row]};
     memcpy(out_a + row * stride_a, own, 8);
     memcpy(out_b + row * stride_b, other, 8);
   }

@@ -26,7 +26,6 @@ from alexnet.files import user_cache
 HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
 # no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
 KERNELS = "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"
-JPEG = *KERNELS, "-fwrapv"  # a damaged file's numbers may be too large
 # against the headers of this PyTorch, whose version belongs to the flags
 ARENA = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
 
@@ -94,7 +93,7 @@ def winograd() -> ctypes.CDLL | None:
 def jpeg() -> ctypes.CDLL | None:
     """Of `data/jpeg.cpp`; None as for `compiled`."""
     functions: dict[str, list[type]] = {"decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]}
-    return _library("../data/jpeg.cpp", JPEG, [], functions, "pictures are decoded by simplejpeg, more slowly")
+    return _library("../data/jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly")
 
 
 @lru_cache(maxsize=1)
