@@ -16,7 +16,7 @@ from alexnet import recipes
 from alexnet.config import Augment, Config
 from alexnet.data import augment as augmenting
 from alexnet.data.augment import Preprocess, colour_shift, draw, patches, same_patch
-from alexnet.data.loader import batches, epoch_order
+from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.picture import decode
 from alexnet.data.store import Statistics, Store
 from alexnet.device import dtype_of
@@ -52,6 +52,22 @@ def test_batches_are_the_same_for_any_number_of_workers(store: Path, workers: in
     rest = list(batches(split, order, 16, workers, start=2))
     assert np.array_equal(rest[0].images, seen[2].images)
     assert np.array_equal(rest[0].place, seen[2].place)
+
+
+def test_each_share_reads_its_own_pictures_and_all_read_each_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Store(store).split("train")
+    order = epoch_order(len(split), 0, 0)
+    real, taken = split.read, list[int]()
+    monkeypatch.setattr(split, "read", lambda numbers: taken.extend(numbers) or real(numbers))
+    read = set[int]()
+    for place in range(3):
+        parts = list(batches(split, order, 16, workers=2, share=Share(place, 3)))
+        own = np.concatenate([part.index for part in parts])
+        assert sorted(taken) == sorted(own)
+        assert not read & set(taken)
+        read |= set(taken)
+        taken.clear()
+    assert read == set(order)
 
 
 def test_what_happens_to_a_picture_does_not_depend_on_its_batch() -> None:

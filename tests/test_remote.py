@@ -20,7 +20,7 @@ from alexnet.data.cache import Cache
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.places import StoreLost
 from alexnet.data.remote import Bucket
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split, Store, file_sha256
 from alexnet.train.checkpoint import write_config
 from alexnet.train.loop import fit
 from tests.conftest import tiny
@@ -261,3 +261,38 @@ def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_pa
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("alexnet: s3://nowhere/store ")
     assert refused.stderr.count("\n") == 1
+
+
+SLOWLY = """
+import sys, time
+from alexnet.data import remote
+from alexnet.data.store import Store
+
+real = remote.Bucket._fetched
+
+def slowly(self, wanted):
+    time.sleep(0.01)
+    return real(self, wanted)
+
+remote.PIECE_BYTES, remote.PIECES, remote.Bucket._fetched = 1000, 1, slowly
+split = Store(sys.argv[1]).split("train", keep=True)
+while len(split.place._kept) < 3:
+    time.sleep(0.01)
+"""
+
+
+def test_a_killed_process_leaves_whole_copies_only(store: Path, cache: Path) -> None:
+    command = [sys.executable, "-c", SLOWLY, f"file://{store}"]
+    wanted = {f"train-{shard['file']}": shard["sha256"] for shard in Store(store).manifest["splits"]["train"]["shards"]}
+    for after_s in (0.0, 0.1, 0.3):
+        process = subprocess.Popen(command)
+        until(lambda: bool(list(cache.glob("*/.*.partial"))))
+        time.sleep(after_s)
+        process.kill()
+        process.wait()
+        assert len(list(cache.glob("*/.*.partial"))) <= 1
+        assert all(file_sha256(path) == wanted[path.name] for path in copies(cache))
+    assert subprocess.run(command, timeout=60).returncode == 0
+    assert [path.name for path in copies(cache)] == sorted(wanted)
+    assert all(file_sha256(path) == wanted[path.name] for path in copies(cache))
+    assert not list(cache.glob("*/.*.partial"))
