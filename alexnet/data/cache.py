@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import BufferedRandom
 from pathlib import Path
 
 from alexnet.files import user_cache
@@ -36,30 +37,29 @@ class Cache:
         return own
 
     @contextmanager
-    def filling(self, path: Path, size: int) -> Iterator[int | None]:
-        """A file of `size` bytes to fill with what shall be at `path`, and is after it; None where there is no room.
+    def filling(self, path: Path, size: int) -> Iterator[BufferedRandom | None]:
+        """A file to fill with the `size` bytes that shall be at `path`, and are after it; None where there is no room.
 
         Raises BlockingIOError while another process fetches the same. What an exception leaves half full is removed.
         """
         partial = path.with_name(f".{path.name}.partial")
-        with self._alone():
-            file = os.open(partial, os.O_RDWR | os.O_CREAT)
-            try:
+        with ExitStack() as opened:
+            with self._alone():
+                file = opened.enter_context(open(os.open(partial, os.O_RDWR | os.O_CREAT), "r+b"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-                raise
-            os.ftruncate(file, 0)  # a killed process may have left it
-            enough = self._make_room(size)
-            os.ftruncate(file, size if enough else 0)
-        try:
-            yield file if enough else None
-            if enough:
-                os.fsync(file)
-                os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-            os.close(file)
+                file.truncate(0)  # a killed process may have left it
+                enough = self._make_room(size)
+                file.truncate(size if enough else 0)
+            try:
+                yield file if enough else None
+                if enough:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    with self._alone():
+                        os.replace(partial, path)
+            finally:
+                with self._alone():
+                    partial.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
         """Whether so many bytes fit now."""
@@ -78,7 +78,7 @@ class Cache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process looks for room meanwhile."""
+        """No other process looks for room meanwhile, or moves a file."""
         lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -85,7 +85,7 @@ class Bucket:
         if self._cache is None:
             return
         folder, todo = self._cache.use(store), list(sizes)
-        random.shuffle(todo)
+        random.Random().shuffle(todo)
         for file in sizes:  # what an earlier run has left
             if (copy := folder / file.replace("/", "-")).exists():
                 self._open(file, copy)
@@ -117,7 +117,7 @@ class Bucket:
             for first in range(0, len(spans), PIECES):
                 for data in self._fetched(spans[first : first + PIECES]):
                     digest.update(data)
-                    os.write(out, data)
+                    out.write(data)
             if digest.hexdigest() != sha256:
                 self._damaged = f"{self.name}/{file} is damaged; copy the store there again"
                 raise StoreLost(self._damaged)
