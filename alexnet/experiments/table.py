@@ -31,6 +31,7 @@ An effect is a difference between runs that share seed, data and order. The inte
 100 (Student's t over the seeds). *Agrees*: it lies wholly on the claimed side of no effect; *disagrees*: wholly on the
 other; *cannot tell*: neither. "Could tell" is the smallest distance from no effect that so many seeds find four times
 in five. Sizes are comparable with the paper's only at full scale; at desk scale the net is narrower, the set smaller.
+Seconds are those of the runs as they ran, most of them two at a time.
 
 """
 
