@@ -112,6 +112,19 @@ def test_what_it_is_not_made_for_is_left() -> None:
     assert (out == 7).all()
 
 
+@pytest.mark.parametrize("kind", [0xC4, 0xDB])
+def test_tables_of_the_picture_before_do_not_serve(kind: int) -> None:
+    data = simplejpeg.encode_jpeg(picture(32, 32, 0), 90, "RGB", "420")
+    parts, at = [data[:2]], 2
+    while data[at + 1] != 0xDA:
+        size = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] != kind:
+            parts.append(data[at : at + size])
+        at += size
+    assert ours(data, 32, 32) is not None
+    assert ours(b"".join(parts) + data[at:], 32, 32) is None
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damage_is_survived(given: st.DataObject) -> None:

@@ -1,9 +1,9 @@
 // Baseline JPEG to RGB for the pictures of a store: YCbCr, 4:2:0 or 4:4:4, no restarts, sides of whole MCUs.
 //
 // The same bits as libjpeg's accurate integer transform and triangle upsampling give (ITU T.81; jidctint.c, jdsample.c,
-// jdcolor.c); what is not of that kind, or looks damaged, is left to the caller. It is faster by three things: a table
-// answers for a code and the value after it in one look, bytes are unstuffed beforehand, two blocks are transformed
-// at a time.
+// jdcolor.c); what is not of that kind, or looks damaged, is left to the caller. It is faster by three things: one look
+// in a table tells what a code and its value consume, and nothing branches on values; bytes are unstuffed beforehand;
+// two blocks are transformed at a time.
 
 #include <cstdint>
 #include <cstring>
@@ -271,13 +271,15 @@ bool frame(const uint8_t* p, int size, Head& head, int* quant_of) {
   return true;
 }
 
-bool tables(const uint8_t* p, int size, Desk& desk) {
+// seen: of each table a bit, as `kind << 1 | number`.
+bool tables(const uint8_t* p, int size, Desk& desk, int& seen) {
   while (size > 17) {
     int count = 0;
     for (int i = 1; i <= 16; ++i) count += p[i];
     const int kind = p[0] >> 4, number = p[0] & 15;
     if (kind > 1 || number > 1 || count > 256 || count + 17 > size) return false;
     if (!build((kind ? desk.ac : desk.dc)[number], p + 1, 16 + count, kind)) return false;
+    seen |= 1 << (kind << 1 | number);
     p += 17 + count, size -= 17 + count;
   }
   return size == 0;
@@ -286,7 +288,7 @@ bool tables(const uint8_t* p, int size, Desk& desk) {
 // Everything before the scan. false: not of the kind that is read here.
 bool read_head(const uint8_t* data, int64_t size, Desk& desk, Head& head) {
   uint8_t quant[4][64] = {};
-  int quant_of[3] = {}, seen = 0;
+  int quant_of[3] = {}, quants = 0, codes = 0;  // what the file has had of each
   if (size < 4 || word(data) != 0xFFD8) return false;
   for (const uint8_t *p = data + 2, *end = data + size; p + 4 <= end;) {
     const int marker = word(p), length = word(p + 2);
@@ -298,21 +300,21 @@ bool read_head(const uint8_t* data, int64_t size, Desk& desk, Head& head) {
       for (; own < p; own += 65) {
         if (own[0] > 3) return false;
         memcpy(quant[own[0]], own + 1, 64);
+        quants |= 1 << own[0];
       }
     } else if (marker == 0xFFC0) {
       if (!frame(own, length - 2, head, quant_of)) return false;
-      seen |= 1;
     } else if (marker == 0xFFC4) {
-      if (!tables(own, length - 2, desk)) return false;
-      seen |= 2;
+      if (!tables(own, length - 2, desk, codes)) return false;
     } else if (marker == 0xFFDA) {
-      if (seen != 3 || length != 12 || own[0] != 3 || own[7] != 0 || own[8] != 63 || own[9] != 0) return false;
+      if (!head.width || length != 12 || own[0] != 3 || own[7] != 0 || own[8] != 63 || own[9] != 0) return false;
       for (int c = 0; c < 3; ++c) {
         const int both = own[2 + 2 * c];
-        if (own[1 + 2 * c] != c + 1 || both & 0xEE) return false;
+        const int dc = both >> 4, ac = both & 15;
+        if (own[1 + 2 * c] != c + 1 || both & 0xEE || !(quants >> quant_of[c] & 1)) return false;
+        if (!(codes >> dc & 1) || !(codes >> (2 | ac) & 1)) return false;
         Component& component = head.components[c];
-        component = {desk.dc + (both >> 4), desk.ac + (both & 15), {}, 0};
-        if (!component.dc->given_size || !component.ac->given_size) return false;
+        component = {desk.dc + dc, desk.ac + ac, {}, 0};
         for (int k = 0; k < 64; ++k) component.quant[k] = quant[quant_of[c]][k];
       }
       head.scan = p;
