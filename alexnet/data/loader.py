@@ -142,7 +142,7 @@ def _answered(task: Future[None], split: Split) -> None:
 def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
     """Pictures into out: (N, size_px, size_px, 3) uint8. Raises ValueError naming one that is damaged."""
     numbers = index.tolist()
-    encoded = split.read(numbers)
+    encoded = split.read(index)
     for number, data, row, done in zip(numbers, encoded, out, decode_jpegs(encoded, out), strict=True):
         try:
             if not done:

@@ -72,11 +72,12 @@ class Folder:
         """It is here."""
 
     def _file(self, name: str) -> int:
-        with self._opening:
-            if name not in self._open:
-                self._open[name] = os.open(self._folder / name, os.O_RDONLY)
-                weakref.finalize(self, os.close, self._open[name])
-            return self._open[name]
+        if name not in self._open:
+            with self._opening:
+                if name not in self._open:
+                    self._open[name] = os.open(self._folder / name, os.O_RDONLY)
+                    weakref.finalize(self, os.close, self._open[name])
+        return self._open[name]
 
 
 def missing(path: object) -> ValueError:

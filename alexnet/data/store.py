@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from alexnet.data.places import Place, Range, missing, place
+from alexnet.data.places import Place, missing, place
 
 FORMAT = 1
 HEAD_BYTES = 64 << 10  # of a file: its schema, most likely; a longer one is read again
@@ -52,32 +52,32 @@ class Split:
         ]
         found = iter(place.ranges(wanted))
         labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        self._begins: list[NDArray[np.int64]] = []  # in each file, where pictures begin, and the end of the last
+        begins: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
         for columns, label, offset in zip(self._columns, found, found, strict=True):
             labels.append(np.frombuffer(label, np.int64))
-            self._begins.append(np.frombuffer(offset, np.int32) + np.int64(columns.pictures))
+            begins.append(np.frombuffer(offset, np.int32) + np.int64(columns.pictures))
         self.labels: NDArray[np.int64] = np.concatenate(labels)
         self._files = list(sizes)
-        self._starts = np.cumsum([0, *(len(begins) - 1 for begins in self._begins)])
+        self._starts = np.cumsum([0, *(len(own) - 1 for own in begins[1:])])
+        self._begins = np.concatenate(begins)  # file by file, where pictures begin, and the end of the last
         self._names: dict[int, list[str]] = {}  # of the files that were asked for
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def _find(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return file, index - int(self._starts[file])
+    def _find(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The file that each picture is in."""
+        for wrong in indices[(indices < 0) | (indices >= len(self))]:
+            raise IndexError(f"picture {wrong} of {len(self)}")
+        return np.searchsorted(self._starts, indices, side="right") - 1
 
-    def read(self, indices: Iterable[int]) -> list[bytes]:
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
         """The stored bytes of pictures. Raises StoreLost."""
-        wanted: list[Range] = []
-        for index in indices:
-            file, row = self._find(index)
-            begins = self._begins[file]
-            wanted.append((self._files[file], int(begins[row]), int(begins[row + 1])))
-        return self.place.ranges(wanted)
+        own = np.asarray(indices, np.int64)
+        files = self._find(own)
+        first = own + files  # in a file's list is one more than it has pictures
+        ranges = zip(files.tolist(), self._begins[first].tolist(), self._begins[first + 1].tolist(), strict=True)
+        return self.place.ranges([(self._files[file], begin, end) for file, begin, end in ranges])
 
     def encoded(self, index: int) -> bytes:
         """The stored bytes of one."""
@@ -85,13 +85,13 @@ class Split:
 
     def name(self, index: int) -> str:
         """The name the picture had in its source."""
-        file, row = self._find(index)
+        file = int(self._find(np.array([index]))[0])
         if file not in self._names:
             columns, name = self._columns[file], self._files[file]
             offsets, letters = self.place.ranges([(name, *columns.name_offsets), (name, *columns.names)])
             cuts = np.frombuffer(offsets, np.int32).tolist()
             self._names[file] = [letters[a:b].decode() for a, b in pairwise(cuts)]
-        return self._names[file][row]
+        return self._names[file][index - int(self._starts[file])]
 
 
 Span = tuple[int, int]
