@@ -118,10 +118,15 @@ ON_RANKS = {
         Case(Parallel(columns=2, hybrid=True), MANY_CLASSES, 7),
         Case(Parallel(), tiny_architecture(), 3),  # a rank without pictures
     ],
+    8: [
+        Case(Parallel(columns=2), tiny_architecture(), 12),
+        Case(Parallel(columns=2, hybrid=True), MANY_CLASSES, 9),
+        Case(Parallel(), tiny_architecture(), 8),
+    ],
 }
 
 
-@pytest.mark.parametrize("ranks", ON_RANKS)
+@pytest.mark.parametrize("ranks", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_ranks_together_are_the_network(ranks: int) -> None:
     on_ranks(ranks, all_compared, ON_RANKS[ranks])
 
