@@ -229,7 +229,7 @@ class Config:
     sgd: Sgd = Sgd()
     schedule: Schedule = field(default_factory=Plateau)
     data: str = ""
-    """The prepared store."""
+    """The prepared store: a folder, or a URL such as s3://bucket/store."""
     train_split: str = "train"
     val_split: str = "val"
     seed: int = 0
