@@ -236,14 +236,14 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, says in (
-        (["relu", "--data", str(photographs.folder)], "relu needs CIFAR-10 prepared at 32 pixels"),
-        (["lrn", "--data", str(small.folder), "--scale", "full"], "lrn needs photographs"),
-        (["pretrain", "--data", str(small.folder)], "pretrain needs photographs"),
-        (["ilsvrc2012", "--data", str(photographs.folder)], "ilsvrc2012 needs ImageNet"),
-        (["nonsense", "--data", str(photographs.folder)], "there is no claim 'nonsense'"),
+        (["relu", "--data", photographs.name], "relu needs CIFAR-10 prepared at 32 pixels"),
+        (["lrn", "--data", small.name, "--scale", "full"], "lrn needs photographs"),
+        (["pretrain", "--data", small.name], "pretrain needs photographs"),
+        (["ilsvrc2012", "--data", photographs.name], "ilsvrc2012 needs ImageNet"),
+        (["nonsense", "--data", photographs.name], "there is no claim 'nonsense'"),
         (["lrn"], "name the prepared store"),
         (["lrn", "--data", str(tmp_path / "none")], "is no folder"),
-        (["lrn", "--data", str(photographs.folder), "--seeds", "0"], "at least 1"),
+        (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["reproduce", *arguments, "--out", str(tmp_path / "out"), "--records", str(tmp_path / "records")])
@@ -300,7 +300,7 @@ runner.run(claim, runner.Terms(Store(sys.argv[1]), "smoke", 2, __import__("pathl
 def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Path) -> None:
     (claim,) = chosen(["colour"])
     whole = runner.run(claim, terms(photographs, tmp_path / "whole"))
-    command = [sys.executable, "-c", KILLED, str(photographs.folder), str(tmp_path / "stopped")]
+    command = [sys.executable, "-c", KILLED, photographs.name, str(tmp_path / "stopped")]
     for after_s in (4, 8):
         process = subprocess.Popen(command, cwd=ROOT)
         time.sleep(after_s)
