@@ -242,7 +242,7 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
         (["ilsvrc2012", "--data", photographs.name], "ilsvrc2012 needs ImageNet"),
         (["nonsense", "--data", photographs.name], "there is no claim 'nonsense'"),
         (["lrn"], "name the prepared store"),
-        (["lrn", "--data", str(tmp_path / "none")], "is no folder"),
+        (["lrn", "--data", str(tmp_path / "none")], "is no prepared store"),
         (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:
