@@ -90,7 +90,7 @@ def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> 
     [
         (["prepare"], "--data SOURCE"),
         (["ops", "--rounds", "0"], "at least 1"),
-        (["loader", "--data", "nowhere"], "nowhere is no folder"),
+        (["loader", "--data", "nowhere"], "nowhere is no prepared store"),
     ],
 )
 def test_bad_benches_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,7 +229,7 @@ def test_bad_runs_are_refused_and_nothing_is_overwritten(store: Path, run: Path,
         fit(tiny(store), run)
     assert (run / "config.json").read_bytes() == before
     for config, says in (
-        (tiny(tmp_path / "none"), "is no folder; make a store"),
+        (tiny(tmp_path / "none"), "is no prepared store"),
         (tiny(store, val_split="test"), "has no split 'test'"),
         (tiny(store, architecture=replace(tiny_architecture(), classes=12)), "classes is 12 and .* has 10 classes"),
         (tiny(store, architecture=replace(tiny_architecture(), input_px=64)), "sees 64 pixels"),
