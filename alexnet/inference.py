@@ -12,6 +12,7 @@ import torch
 
 from alexnet.data.loader import batches
 from alexnet.data.picture import centre_square, decode
+from alexnet.data.places import is_url
 from alexnet.data.sources import PICTURES
 from alexnet.data.store import Store
 from alexnet.evaluation import probabilities
@@ -116,7 +117,7 @@ def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
 
 def _pieces(trained: Trained, place: str | Path, split: str) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
     """How many pictures there are, and batches of them with their names."""
-    if "://" in str(place) or (Path(place) / "manifest.json").is_file():
+    if is_url(place) or (Path(place) / "manifest.json").is_file():
         stored = Store(place).split(split)
         if stored.size_px != trained.preprocess.stored_px:
             raise ValueError(f"{place} has {stored.size_px} pixels and the run {trained.preprocess.stored_px}")

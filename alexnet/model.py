@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet import ops
+from alexnet import native, ops
 from alexnet.config import Architecture, Conv, Full, Layer, Local
-from alexnet.ops import blocks, native, winograd
+from alexnet.ops import blocks, winograd
 from alexnet.ops.pool import pooled_px
 
 Shape = tuple[int, int, int]  # (channels, height, width); a fully connected layer has height and width 1

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.ops import native
+from alexnet import native
 from alexnet.ops.arena import kept_memory
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet import native
 from alexnet.data.jpeg import decode_jpegs
 from alexnet.data.picture import centre_square, decode, encode
-from alexnet.ops import native
 
 Rgb = NDArray[np.uint8]
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet import recipes
+from alexnet import native, recipes
 from alexnet.config import Architecture, Config, Conv, Dropout, Full, Local, Pool
 from alexnet.model import build, plan
-from alexnet.ops import native
 from alexnet.weights import copy_into, from_torchvision
 from tests.conftest import tiny_architecture
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from alexnet import ops
+from alexnet import native, ops
 from alexnet.config import Lrn, Pool
-from alexnet.ops import blocks, compiled, native
+from alexnet.ops import blocks, compiled
 from alexnet.ops.arena import kept_memory
 from tests import reference
 
@@ -202,6 +202,7 @@ def test_without_a_compiler_one_line_for_each_says_so(
     libraries = native.compiled, native.arena
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     monkeypatch.delenv("ALEXNET_NATIVE", raising=False)
+    monkeypatch.setattr(native, "_LOADED", {})
     try:
         for library in libraries:
             library.cache_clear()

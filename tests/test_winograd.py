@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 
-from alexnet import recipes
+from alexnet import native, recipes
 from alexnet.model import build, plan
-from alexnet.ops import native, winograd
+from alexnet.ops import winograd
 
 TOLERANCE = 1e-5  # of the same computed with absolute values: float32 rounds to 6e-8 and tiles add up to 100 times that
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from alexnet.data.places import is_url
 
 
 def parse(kind: Any, verb: str, arguments: list[str]) -> Any:
@@ -15,6 +16,6 @@ def parse(kind: Any, verb: str, arguments: list[str]) -> Any:
 
 def on_disk(path: Path) -> Path:
     """Raises ValueError for a URL, which stores are read from and nothing is written to."""
-    if re.match(r"\w+:/", str(path)):
+    if is_url(path):
         raise ValueError(f"{path} is a URL; write to a folder and copy that there")
     return path

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet import native
 from alexnet.config import Augment
 from alexnet.data.store import Statistics
-from alexnet.ops import native
 
 # The original's own analysis of the ILSVRC-2012 training set, RGB on 0..255 (its configuration files).
 ILSVRC2012_ROOTS = np.array([121.780, 37.094, 19.721])  # square roots of the eigenvalues

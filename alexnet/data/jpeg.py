@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.ops import native
-
-COMPILING = threading.Lock()  # once, whatever the number of threads that decode
+from alexnet import native
 
 
 def decode_jpegs(data: Sequence[bytes], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -21,8 +18,7 @@ def decode_jpegs(data: Sequence[bytes], out: NDArray[np.uint8]) -> NDArray[np.bo
     done = np.zeros(len(data), np.uint8)
     if not any(one.startswith(b"\xff\xd8") for one in data):
         return done.astype(np.bool_)
-    with COMPILING:
-        compiled = native.jpeg()
+    compiled = native.jpeg()
     if compiled is not None and out.flags.c_contiguous:
         pointers = (ctypes.c_char_p * len(data))(*data)
         sizes = np.array([len(one) for one in data], np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -36,9 +37,14 @@ class Place(Protocol):
         """These files of the store with that checksum will be read again and again; where that helps, copy them."""
 
 
+def is_url(name: str | Path) -> bool:
+    """Also as a Path, which makes one slash of two."""
+    return re.match(r"\w{2,}:/", str(name)) is not None
+
+
 def place(name: str | Path) -> Place:
     """Raises ValueError for a URL of an unknown kind or without the package that reads it."""
-    if "://" not in str(name):
+    if not is_url(name):
         return Folder(Path(name))
     from alexnet.data.remote import Bucket
 

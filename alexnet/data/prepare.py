@@ -21,12 +21,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from alexnet import native
 from alexnet.config import LOSSLESS_PX, StoreSettings
 from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import FORMAT, file_sha256
 from alexnet.files import write_whole
-from alexnet.ops import native
 from alexnet.progress import Progress
 
 ITEMS_A_TASK = 16
@@ -123,7 +123,6 @@ def prepare(
         raise ValueError(f"{folder} is no store and is not removed; choose another place")
     _check_disk(source, folder, settings)
     job = _begin(folder.with_name(folder.name + ".partial"), source, settings)
-    native.compiled()  # once, before there are threads
     for split in source.splits:
         _prepare_split(job, split, workers or os.cpu_count() or 1)
     manifest = _finish(job)

@@ -29,6 +29,13 @@ class Part:
     classes: int = 0
     train_of_each: int = 0
 
+    def __str__(self) -> str:
+        """Nothing for the whole store; else `, 200 pictures of each of classes 6 to 10`."""
+        of = f" of classes {self.first_class + 1} to {self.first_class + self.classes}" if self.classes else " class"
+        if self.train_of_each:
+            return f", {self.train_of_each:,} pictures of each{of}"
+        return f", pictures{of}" if self.classes else ""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -72,6 +79,10 @@ class Claim:
 
     def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
         return arm.change(self.base(scale, kind))
+
+    def part(self, arm: Arm, scale: Scale, kind: Kind) -> Part:
+        """What of the store the arm trains on."""
+        return arm.part or (Part() if scale == "full" else DESK_PART[kind])
 
 
 # The bases.

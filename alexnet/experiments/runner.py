@@ -27,7 +27,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.experiments import job
-from alexnet.experiments.claims import DESK_PART, STORED_PX, Arm, Claim, Kind, Part, Scale
+from alexnet.experiments.claims import STORED_PX, Arm, Claim, Kind, Part, Scale
 from alexnet.experiments.effects import Done
 from alexnet.files import write_whole
 
@@ -141,11 +141,10 @@ def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
 def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, float]) -> Wanted:
     kind = kind_of(terms.store)
     config = claim.config(arm, terms.scale, kind)
-    part = arm.part or (Part() if terms.scale == "full" else DESK_PART[kind])
     factor = factors.get(arm.name, 1.0)
     bias = config.sgd.bias_rate
     sgd = replace(config.sgd, rate=factor * config.sgd.rate, bias_rate=None if bias is None else factor * bias)
-    store = _part(terms, part)
+    store = _part(terms, claim.part(arm, terms.scale, kind))
     init = ""
     if arm.init:
         before = next(other for other in claim.arms if other.name == arm.init)

@@ -15,7 +15,7 @@ import torch
 from alexnet import __version__
 from alexnet.bench.contest import machine
 from alexnet.configfile import to_dict
-from alexnet.experiments.claims import CLAIMS, DESK_PART, Claim, Effect
+from alexnet.experiments.claims import CLAIMS, Claim, Effect, Part
 from alexnet.experiments.effects import Done
 from alexnet.experiments.runner import Terms, check, kind_of, run, run_ahead
 from alexnet.experiments.statistics import estimate
@@ -65,6 +65,7 @@ def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[s
         "store": {"pictures": pictures, "classes": len(store.classes), "size_px": store.size_px},
         "store_checksum": store.checksum,
         "environment": {"alexnet": __version__, "torch": torch.__version__, "machine": machine()},
+        "parts": {arm.name: asdict(claim.part(arm, terms.scale, kind)) for arm in claim.arms},
         "effects": [_effect(effect, results) for effect in claim.effects],
         "configs": {arm.name: to_dict(claim.config(arm, terms.scale, kind)) for arm in claim.arms},
         "arms": {name: [_run(done) for done in runs] for name, runs in results.items()},
@@ -153,7 +154,7 @@ def document(records: Sequence[dict[str, Any]]) -> str:
             sizes = ", ".join(f"{name} {count:,}" for name, count in one["store"]["pictures"].items())
             lines += [f"`{one['command']}` ({sizes}; {one['environment']['machine']})", ""]
             for name, runs in one["arms"].items():
-                lines += [f"- {name}: test error {errors(runs)} %"]
+                lines += [f"- {name}{Part(**one['parts'][name])}: test error {errors(runs)} %"]
             lines += [""]
         if not by_claim[claim.id]:
             lines += [f"Not run here. {how(claim)}", ""]
@@ -188,7 +189,8 @@ def cost_h(claims: Sequence[Claim], macs_per_s: float, pictures: int = 4000, see
         for arm in claim.arms:
             config = claim.config(arm, "desk", claim.kinds[0])
             steps = plan(replace(config.architecture, classes=10))
-            images = config.schedule.epochs * (10 * DESK_PART[claim.kinds[0]].train_of_each or pictures)
+            part = claim.part(arm, "desk", claim.kinds[0])
+            images = config.schedule.epochs * ((part.classes or 10) * part.train_of_each or pictures)
             seconds += (
                 seeds
                 * images

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from alexnet.ops import native
+from alexnet import native
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.library import custom_op
 
-from alexnet.ops import native
+from alexnet import native
 from alexnet.ops.pool import pooled_px
 
 MOST_WINDOW_PX = 15  # a maximum's place in its window is kept in a byte

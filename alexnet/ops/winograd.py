@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.library import custom_op
 
-from alexnet.ops import native
+from alexnet import native
 
 LEAST_MAPS, LEAST_PIXELS = 64, 4096
 """Of a group's maps, in and out, and of all pictures together: below, what stands around the products costs more."""
@@ -84,8 +84,9 @@ def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, column
     return out
 
 
-def _canvas(images: int, height: int, width: int, maps: int, groups: int) -> native.Canvas:
+def _canvas(pictures: torch.Tensor, groups: int) -> native.Canvas:
     """Four pictures in a row where that leaves no tile half empty."""
+    images, maps, height, width = pictures.shape
     across = next(count for count in (4, 2, 1) if images % count == 0 or count == 1)
     rows, columns = -(-images // across) * (height + 1) - 1, across * (width + 1) - 1
     return native.Canvas(images, height, width, maps, groups, across, -(-rows // 4), -(-columns // 4))
@@ -102,15 +103,14 @@ def _call(name: str, *given: Any) -> None:
 @custom_op("alexnet::winograd_spread", mutates_args=(), device_types="cpu")
 def spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
     """B^T d B of every tile, or A d A^T of a gradient's: (N, C, H, W) -> (groups, 36, tiles, C / groups)."""
-    canvas = _canvas(x.shape[0], x.shape[2], x.shape[3], x.shape[1], groups)
     out = _room(x, groups)
     last = x.contiguous(memory_format=torch.channels_last)
-    _call("spread_gradients" if gradient else "spread_inputs", last, out, canvas)
+    _call("spread_gradients" if gradient else "spread_inputs", last, out, _canvas(x, groups))
     return out
 
 
 def _room(x: torch.Tensor, groups: int) -> torch.Tensor:
-    canvas = _canvas(x.shape[0], x.shape[2], x.shape[3], x.shape[1], groups)
+    canvas = _canvas(x, groups)
     return x.new_empty((groups, 36, canvas.tile_rows * canvas.tile_columns, x.shape[1] // groups))
 
 
@@ -122,8 +122,7 @@ def _fake_spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
 @custom_op("alexnet::winograd_collect", mutates_args=("out",), device_types="cpu")
 def collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
     """A^T m A of every tile, plus bias, into out: (groups, 36, tiles, K / groups) -> (N, K, H, W), channels last."""
-    canvas = _canvas(out.shape[0], out.shape[2], out.shape[3], out.shape[1], len(sums))
-    _call("collect", sums.contiguous(), bias.contiguous(), out, canvas)
+    _call("collect", sums.contiguous(), bias.contiguous(), out, _canvas(out, len(sums)))
 
 
 @collect.register_fake

@@ -137,9 +137,9 @@ def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
     fits(config, mesh.world.size)
     net = Part(config.architecture, config.seed, mesh).to(config.device)
     answer_s = config.parallel.timeout_s / 2  # a rank says that it waits for its store before others miss it
-    splits = [store.split(name, keep=True, answer_s=answer_s) for name in (config.train_split, config.val_split)]
+    train, val = (store.split(name, keep=True, answer_s=answer_s) for name in (config.train_split, config.val_split))
     check_sizes(store.size_px, config.architecture.input_px)
-    return Ready(config, store, (splits[0], splits[1]), net)
+    return Ready(config, store, (train, val), net)
 
 
 def _with_classes(config: Config, store: Store) -> Config:

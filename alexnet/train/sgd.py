@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from alexnet import native
 from alexnet.config import Config, Plateau, Schedule, Steps
-from alexnet.ops import native
 
 DROP = 0.1  # "divide the learning rate by 10"
 

@@ -1,5 +1,4 @@
-"""Compiles `kernels.cpp`, `winograd.cpp`, `arena.cpp` and `data/jpeg.cpp` on first use, where there is a C++ compiler,
-and keeps the results in the user's cache.
+"""Compiles the C++ of `ops/` and `data/` on first use, where there is a compiler, and keeps it in the user's cache.
 
 So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
 ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
@@ -15,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +49,8 @@ class Cut(ctypes.Structure):
     _fields_ = [*((name, Size) for name in ("images", "stored_px", "input_px", "mean_moves")), ("scale", Real)]
 
 
+_LOADED: dict[str, ctypes.CDLL | None] = {}  # by source
+_LOADING = threading.Lock()
 LANES = 16  # of a vector in winograd.cpp
 
 
@@ -77,37 +79,46 @@ def compiled() -> ctypes.CDLL | None:
     functions["products"] = [Pointer, Size, Pointer]
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
     without = "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
-    return _library("kernels.cpp", KERNELS, [], functions, without)
+    return _library("ops/kernels.cpp", KERNELS, [], functions, without)
 
 
 @lru_cache(maxsize=1)
 def winograd() -> ctypes.CDLL | None:
-    """Of `winograd.cpp`; None as for `compiled`."""
+    """Of `ops/winograd.cpp`; None as for `compiled`."""
     canvas = ctypes.POINTER(Canvas)
     functions: dict[str, list[type]] = {"collect": [Pointer, Pointer, Pointer, canvas]}
     functions |= {name: [Pointer, Pointer, canvas] for name in ("spread_inputs", "spread_gradients")}
-    return _library("winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower")
+    return _library("ops/winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower")
 
 
 @lru_cache(maxsize=1)
 def jpeg() -> ctypes.CDLL | None:
     """Of `data/jpeg.cpp`; None as for `compiled`."""
     functions: dict[str, list[type]] = {"decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]}
-    return _library("../data/jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly")
+    return _library("data/jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly")
 
 
 @lru_cache(maxsize=1)
 def arena() -> ctypes.CDLL | None:
-    """The allocator of `arena.cpp`; None as for `compiled`."""
+    """The allocator of `ops/arena.cpp`; None as for `compiled`."""
     functions: dict[str, list[type]] = {"arena_begin": [], "arena_end": []}
     without = "training gives its memory back at every step and takes it anew, a sixth slower"
-    return _library("arena.cpp", ARENA, [f"-L{TORCH / 'lib'}", "-lc10"], functions, without)
+    return _library("ops/arena.cpp", ARENA, [f"-L{TORCH / 'lib'}", "-lc10"], functions, without)
 
 
 def _library(
     source: str, flags: Sequence[str], libraries: Sequence[str], functions: dict[str, list[type]], without: str
 ) -> ctypes.CDLL | None:
-    """functions: what each takes. without: what None means to the user."""
+    """functions: what each takes. without: what None means to the user. The first of several threads compiles."""
+    with _LOADING:
+        if source not in _LOADED:
+            _LOADED[source] = _load(source, flags, libraries, functions, without)
+        return _LOADED[source]
+
+
+def _load(
+    source: str, flags: Sequence[str], libraries: Sequence[str], functions: dict[str, list[type]], without: str
+) -> ctypes.CDLL | None:
     if os.environ.get("ALEXNET_NATIVE") == "0" or sys.platform != "linux":
         return None
     try:
