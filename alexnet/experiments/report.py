@@ -149,7 +149,7 @@ def _claim(claim: Any, own: Sequence[dict[str, Any]]) -> str:
             f"<li>{html.escape(e['name'])}: {_number(e)}, {e['n']} seeds {_chip(e['verdict'])}</li>"
             for e in one["effects"]
         )
-        arms = "; ".join(f"{html.escape(name)} {errors(runs)} %" for name, runs in one["arms"].items())
+        arms = html.escape("; ".join(errors(one)))
         parts += [f"<p>{where(one)}:</p><ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"]
         parts += [f"<p><code>{html.escape(one['command'])}</code></p>"]
     if not own:

@@ -153,17 +153,16 @@ def document(records: Sequence[dict[str, Any]]) -> str:
         for one in by_claim[claim.id]:
             sizes = ", ".join(f"{name} {count:,}" for name, count in one["store"]["pictures"].items())
             lines += [f"`{one['command']}` ({sizes}; {one['environment']['machine']})", ""]
-            for name, runs in one["arms"].items():
-                lines += [f"- {name}{Part(**one['parts'][name])}: test error {errors(runs)} %"]
-            lines += [""]
+            lines += [*(f"- test error, {line}" for line in errors(one)), ""]
         if not by_claim[claim.id]:
             lines += [f"Not run here. {how(claim)}", ""]
     return DOCUMENT + "\n".join(lines).rstrip() + "\n"
 
 
-def errors(runs: Sequence[dict[str, Any]]) -> str:
-    """Test errors in %, by seed."""
-    return ", ".join(f"{100 * run['test_error']:.1f}" for run in runs)
+def errors(one: dict[str, Any]) -> list[str]:
+    """Test errors by seed of each arm: `base, 1,000 pictures of each class: 36.3, 37.6 %`"""
+    found = {name: ", ".join(f"{100 * run['test_error']:.1f}" for run in runs) for name, runs in one["arms"].items()}
+    return [f"{name}{Part(**one['parts'][name])}: {percent} %" for name, percent in found.items()]
 
 
 def _row(claim: Claim, one: dict[str, Any], effect: dict[str, Any], paper: str) -> str:
