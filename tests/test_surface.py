@@ -45,7 +45,9 @@ def test_imports_point_one_way() -> None:
             assert RANK[other] <= RANK[room], f"{path.name} imports {other}"
             if room == "data":
                 known = "config", "data", "files", "native", "ops", "progress"
-                assert other in known, f"data knows only config, the operators and what compiles them: {path.name} {other}"
+                assert other in known, (
+                    f"data knows only config, the operators and what compiles them: {path.name} {other}"
+                )
 
 
 def test_the_public_names_are_all_there_and_no_others() -> None:
