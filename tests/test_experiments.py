@@ -20,6 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet.cli import main
+from alexnet.cli.making import PrepareArguments, parse_train
+from alexnet.cli.measuring import ReproduceArguments
+from alexnet.cli.parsing import parse
+from alexnet.cli.using import EvaluateArguments
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
@@ -259,6 +263,19 @@ def test_without_arguments_the_table_names_every_claim(capsys: pytest.CaptureFix
     for claim in CLAIMS:
         assert claim.id in said
         assert claim.statement in said
+
+
+def test_what_was_not_run_here_says_commands_that_are_ones() -> None:
+    verbs = {"prepare": PrepareArguments, "evaluate": EvaluateArguments, "reproduce": ReproduceArguments}
+    for claim in CLAIMS:
+        for command in re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, []))):
+            verb, *rest = command.replace("$n", "1").split()
+            if verb == "train":
+                assert parse_train(rest[0], rest[1:]).config.recipe == rest[0]
+            else:
+                assert isinstance(parse(verbs[verb], verb, rest), verbs[verb])
+    (relu,) = chosen(["relu"])
+    assert table.not_run(relu, [{"scale": "full"}]) == ()
 
 
 def test_the_document_is_what_the_records_are() -> None:

@@ -74,6 +74,8 @@ class Claim:
     effects: tuple[Effect, ...] = ()
     rates: tuple[float, ...] = ()
     """Times the base's rate: each arm's best one after a few epochs of seed 0 is used; empty: the base's own."""
+    by_hand: tuple[str, ...] = ()
+    """Without arms: the commands for someone who has ImageNet."""
     also: Callable[[Path], dict[str, float]] | None = None
     """Measured of each run of the first arm besides, from its folder; into `Done.also`."""
 
@@ -364,9 +366,40 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         (Effect("test error, points more from scratch", "1.7", effects.more("from scratch", "pre-trained")),),
     ),
-    Claim("ilsvrc2010", "one net on the ILSVRC-2010 test set", "37.5 / 17.0", "37.473 / 16.999"),
-    Claim("ilsvrc2012", "one net on ILSVRC-2012 validation", "40.7 / 18.2", "40.664 / 18.210"),
-    Claim("seven", "two pre-trained nets and five others, averaged", "36.7 / 15.4"),
+    Claim(
+        "ilsvrc2010",
+        "one net on the ILSVRC-2010 test set",
+        "37.5 / 17.0",
+        "37.473 / 16.999",
+        by_hand=(
+            "alexnet prepare ARCHIVES_OF_2010 STORE",
+            "alexnet train original --data STORE --out runs/one",
+            "alexnet evaluate runs/one --data STORE --split test",
+        ),
+    ),
+    Claim(
+        "ilsvrc2012",
+        "one net on ILSVRC-2012 validation",
+        "40.7 / 18.2",
+        "40.664 / 18.210",
+        by_hand=(
+            "alexnet prepare ARCHIVES STORE",
+            "alexnet train original --data STORE --out runs/one",
+            "alexnet evaluate runs/one --data STORE",
+        ),
+    ),
+    Claim(
+        "seven",
+        "two pre-trained nets and five others, averaged",
+        "36.7 / 15.4",
+        by_hand=(
+            "alexnet prepare FALL_2011 ALL",
+            "for n in 1 2; do alexnet train six_conv --data ALL --seed $n --out runs/all-$n; "
+            "alexnet train six_conv --data STORE --seed $n --init runs/all-$n --out runs/tuned-$n; done",
+            "for n in 1 2 3 4 5; do alexnet train original --data STORE --seed $n --out runs/net-$n; done",
+            "alexnet evaluate runs/tuned-* runs/net-* --data STORE",
+        ),
+    ),
     Claim(
         "filters",
         "conv1's kernels specialise by column, one to colour, one not, in every run",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from alexnet import figures, gallery
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import QUARTER, apart
-from alexnet.experiments.table import errors, how, source, where
+from alexnet.experiments.table import NOT_RUN, errors, not_run, source, where
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
 from alexnet.kernels import colourfulness, orientedness
@@ -152,14 +151,9 @@ def _claim(claim: Any, own: Sequence[dict[str, Any]]) -> str:
         arms = html.escape("; ".join(errors(one)))
         parts += [f"<p>{where(one)}:</p><ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"]
         parts += [f"<p><code>{html.escape(one['command'])}</code></p>"]
-    if not own:
-        parts += [f"<p>Not run here. {_code(how(claim))}</p>"]
+    if commands := not_run(claim, own):
+        parts += [f"<p>{NOT_RUN}{', '.join(f'<code>{command}</code>' for command in commands)}</p>"]
     return "".join(parts)
-
-
-def _code(text: str) -> str:
-    """Words between backticks as code."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
 def _figure(figure: Figure, caption: str) -> str:

@@ -154,8 +154,8 @@ def document(records: Sequence[dict[str, Any]]) -> str:
             sizes = ", ".join(f"{name} {count:,}" for name, count in one["store"]["pictures"].items())
             lines += [f"`{one['command']}` ({sizes}; {one['environment']['machine']})", ""]
             lines += [*(f"- test error, {line}" for line in errors(one)), ""]
-        if not by_claim[claim.id]:
-            lines += [f"Not run here. {how(claim)}", ""]
+        if commands := not_run(claim, by_claim[claim.id]):
+            lines += [f"{NOT_RUN}{', '.join(f'`{command}`' for command in commands)}", ""]
     return DOCUMENT + "\n".join(lines).rstrip() + "\n"
 
 
@@ -173,11 +173,14 @@ def _row(claim: Claim, one: dict[str, Any], effect: dict[str, Any], paper: str) 
     return f"| {' | '.join(cells)} |"
 
 
-def how(claim: Claim) -> str:
-    """The command for someone who has the data."""
-    if claim.arms:
-        return f"`alexnet reproduce {claim.id} --data STORE --scale full`."
-    return "It needs ImageNet: `alexnet prepare ARCHIVES STORE`, `alexnet train original --data STORE`."
+NOT_RUN = "Not run here, in the paper's own setting: "
+
+
+def not_run(claim: Claim, own: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The commands of the paper's own setting, for someone who has the data; none where it was run."""
+    if any(one["scale"] == "full" for one in own):
+        return ()
+    return claim.by_hand or (f"alexnet reproduce {claim.id} --data STORE --scale full",)
 
 
 def cost_h(claims: Sequence[Claim], macs_per_s: float, pictures: int = 4000, seeds: int = 5) -> dict[str, float]:
