@@ -38,8 +38,8 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(self._answers)
         endpoint = self.environment["AWS_ENDPOINT_URL"]
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-        client = boto3.client("s3", endpoint_url=endpoint, **keys)
+        user, secret, region = KEYS.values()
+        client = boto3.client("s3", region, endpoint_url=endpoint, aws_access_key_id=user, aws_secret_access_key=secret)
         client.create_bucket(Bucket="pictures")
         for path in self._store.rglob("*"):
             if path.is_file():
