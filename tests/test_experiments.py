@@ -82,6 +82,9 @@ def test_an_estimate_is_students() -> None:
     assert e.verdict == "agrees"
     assert estimate([-v for v in (1.0, 2.0, 3.0, 4.0, 5.0)]).verdict == "disagrees"
     assert estimate([7.0]).verdict == "cannot tell"
+    for sign in (1, -1):
+        assert estimate([sign * v for v in (1.0, 2.0, 3.0, 4.0, 5.0)], sided=False).verdict == "differs"
+    assert estimate([-1.0, 1.0, 0.0], sided=False).verdict == "cannot tell"
 
 
 def test_an_effect_as_large_as_could_be_told_is_told_four_times_in_five() -> None:
@@ -285,7 +288,7 @@ def test_the_document_is_what_the_records_are() -> None:
         (claim,) = chosen([one["claim"]])
         for effect, said in zip(claim.effects, one["effects"], strict=True):
             assert said["name"] == effect.name
-            again = estimate(said["values"], said["none"])
+            again = estimate(said["values"], said["none"], effect.sided)
             assert said["mean"] == pytest.approx(again.mean)
             assert said["verdict"] == again.verdict
 

@@ -51,13 +51,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Effect:
-    """One number a seed; above `none` is the claimed side."""
+    """One number a seed; above `none` is the claimed side, if one is claimed."""
 
     name: str
     paper: str
     """What the paper, or the authors' log, says of this number."""
     values: Callable[[Results], list[float]]
     none: float = 0.0
+    sided: bool = True
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,10 @@ CLAIMS: tuple[Claim, ...] = (
             Effect("gap, points more without", "substantial", effects.more("no dropout", of=lambda d: d.gap)),
             Effect("epochs to the same training loss, with over without", "2", effects.dropout_epochs, none=1.0),
             Effect(
-                "points more by halving than by the mean of 64 masks", "halving is a fair stand-in", effects.of_masks
+                "points more by halving than by the mean of 64 masks",
+                "halving is a fair stand-in",
+                effects.of_masks,
+                sided=False,
             ),
         ),
         also=_over_masks,
@@ -328,7 +332,7 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         effects=(
             Effect("training loss of the first epoch, more without", "more than 0", effects.first_loss),
-            Effect("test error, points more without", "-", effects.more("biases 0")),
+            Effect("test error, points more without", "-", effects.more("biases 0"), sided=False),
         ),
     ),
     _ablation(
@@ -349,7 +353,9 @@ CLAIMS: tuple[Claim, ...] = (
         arms=(Arm("base"),),
         effects=(
             Effect("test error, points more of a single net", "2.6", effects.together),
-            Effect("points more of the plain average than of a weighted one", "-", effects.plain_over_weighted),
+            Effect(
+                "points more of the plain average than of a weighted one", "-", effects.plain_over_weighted, sided=False
+            ),
         ),
     ),
     Claim(

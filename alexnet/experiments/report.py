@@ -21,7 +21,7 @@ from alexnet.files import write_whole
 from alexnet.kernels import colourfulness, orientedness
 from alexnet.weights import load
 
-COLOURS = {"agrees": "#2e7d4f", "disagrees": "#b3402a", "cannot tell": "#8a8a8a"}
+COLOURS = {"agrees": "#2e7d4f", "disagrees": "#b3402a", "differs": "#2a5d8a", "cannot tell": "#8a8a8a"}
 STYLE = """
 :root { --ink: #222; --soft: #666; --line: #ddd; }
 body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 54rem; margin: 0 auto;

@@ -10,7 +10,7 @@ from typing import Literal
 
 from scipy.stats import t
 
-Verdict = Literal["agrees", "disagrees", "cannot tell"]
+Verdict = Literal["agrees", "disagrees", "differs", "cannot tell"]
 LEVEL, POWER = 0.95, 0.8
 
 
@@ -27,11 +27,12 @@ class Estimate:
     smallest: float | None
     """The smallest distance from no effect that n seeds of this deviation find four times in five."""
     verdict: Verdict
-    """agrees: the interval lies wholly on the claimed side of no effect; disagrees: wholly on the other."""
+    """agrees: the interval lies wholly on the claimed side of no effect; disagrees: wholly on the other;
+    differs: wholly on either, where no side is claimed."""
 
 
-def estimate(values: Sequence[float], none: float = 0.0) -> Estimate:
-    """values: one a seed, the claimed side above `none`. With one seed nothing can be told."""
+def estimate(values: Sequence[float], none: float = 0.0, sided: bool = True) -> Estimate:
+    """values: one a seed; sided: the claimed side is above `none`. With one seed nothing can be told."""
     n, middle = len(values), mean(values)
     if n < 2:
         return Estimate(n, middle, None, None, None, None, "cannot tell")
@@ -41,4 +42,6 @@ def estimate(values: Sequence[float], none: float = 0.0) -> Estimate:
     low, high = middle - wide * error, middle + wide * error
     smallest = (wide + float(t.ppf(POWER, n - 1))) * error
     verdict: Verdict = "agrees" if low > none else "disagrees" if high < none else "cannot tell"
+    if not sided and verdict != "cannot tell":
+        verdict = "differs"
     return Estimate(n, middle, deviation, low, high, smallest, verdict)

@@ -29,8 +29,9 @@ Every claim of the paper, and what was measured here. Made from `records/claims`
 
 An effect is a difference between runs that share seed, data and order. The interval holds the true mean 95 times in
 100 (Student's t over the seeds). *Agrees*: it lies wholly on the claimed side of no effect; *disagrees*: wholly on the
-other; *cannot tell*: neither. "Could tell" is the smallest distance from no effect that so many seeds find four times
-in five. Sizes are comparable with the paper's only at full scale; at desk scale the net is narrower, the set smaller.
+other; *differs*: wholly on one, where the paper claims none; *cannot tell*: neither. "Could tell" is the smallest
+distance from no effect that so many seeds find four times in five. Sizes are comparable with the paper's only at full
+scale; at desk scale the net is narrower, the set smaller.
 Seconds are those of the runs as they ran, most of them two at a time.
 
 """
@@ -74,7 +75,9 @@ def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[s
 
 def _effect(effect: Effect, results: dict[str, list[Done]]) -> dict[str, Any]:
     values = effect.values(results)
-    return {"name": effect.name, "none": effect.none, "values": values} | asdict(estimate(values, effect.none))
+    return {"name": effect.name, "none": effect.none, "values": values} | asdict(
+        estimate(values, effect.none, effect.sided)
+    )
 
 
 def _run(done: Done) -> dict[str, Any]:
