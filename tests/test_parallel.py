@@ -56,6 +56,12 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30))
 
 
+def kept(gradients: Iterable[Gradient], into: dict[str, torch.Tensor]) -> Iterator[Gradient]:
+    for name, gradient in gradients:
+        into[name] = gradient.clone()
+        yield name, gradient
+
+
 def compared(case: Case, mesh: Mesh) -> int:
     part, whole = Part(case.architecture, 0, mesh).to(case.dtype), Network(case.architecture, 0).to(case.dtype)
     generator = torch.Generator().manual_seed(1)
@@ -73,11 +79,6 @@ def compared(case: Case, mesh: Mesh) -> int:
         assert sorted(begun) == sorted(wanted)
         assert (begun[:1], begun[-1:]) == (wanted[-1:], wanted[:1])
         return kept(part.summed(gradients), seen)
-
-    def kept(gradients: Iterable[Gradient], into: dict[str, torch.Tensor]) -> Iterator[Gradient]:
-        for name, gradient in gradients:
-            into[name] = gradient.clone()
-            yield name, gradient
 
     seen: dict[str, torch.Tensor] = {}
     expected_of: dict[str, torch.Tensor] = {}
