@@ -29,7 +29,8 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.experiments import runner, table
-from alexnet.experiments.claims import CLAIMS, Claim, Kind, chosen
+from alexnet.experiments.claim import Claim, Kind
+from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import Done, apart, epochs_to, mixture, plain_over_weighted, together
 from alexnet.experiments.measures import alike, over_masks
 from alexnet.experiments.statistics import estimate

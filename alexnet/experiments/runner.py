@@ -27,7 +27,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.experiments import job
-from alexnet.experiments.claims import STORED_PX, Arm, Claim, Kind, Part, Scale
+from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale
 from alexnet.experiments.effects import Done
 from alexnet.files import write_whole
 

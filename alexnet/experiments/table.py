@@ -15,7 +15,8 @@ import torch
 from alexnet import __version__
 from alexnet.bench.contest import machine
 from alexnet.configfile import to_dict
-from alexnet.experiments.claims import CLAIMS, Claim, Effect, Part
+from alexnet.experiments.claim import Claim, Effect, Part
+from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import Done
 from alexnet.experiments.runner import Terms, check, kind_of, run, run_ahead
 from alexnet.experiments.statistics import estimate
