@@ -275,7 +275,10 @@ class StoreSettings:
 
 
 def scaled(schedule: Schedule, epochs: int) -> Schedule:
-    """The same schedule, stretched or shortened in proportion; what would fall after the last epoch is left out."""
+    """The same schedule, stretched or shortened in proportion.
+
+    Of every rate at least one epoch is left, as far as there are epochs; other changes after the last are left out.
+    """
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; a schedule needs at least 1")
     if isinstance(schedule, Plateau):
@@ -285,10 +288,13 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
     def at(epoch: int) -> int:
         return round(epoch * epochs / schedule.epochs)
 
+    drops: list[int] = []
+    for least, epoch in reversed(list(enumerate(schedule.drops, 1))):
+        drops.insert(0, max(least, min(at(epoch), (drops or [epochs])[0] - 1)))
     return dataclasses.replace(
         schedule,
         epochs=epochs,
-        drops=tuple(at(epoch) for epoch in schedule.drops if at(epoch) < epochs),
+        drops=tuple(epoch for epoch in drops if epoch < epochs),
         layer_rates=tuple(
             dataclasses.replace(r, epoch=at(r.epoch)) for r in schedule.layer_rates if at(r.epoch) < epochs
         ),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alexnet import recipes
 from alexnet.config import Config, Plateau, Steps, check, scaled, without_effect
@@ -97,3 +100,17 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
         assert without_effect(replace(recipes.original(), schedule=scaled(recipes.original().schedule, epochs))) == []
     with pytest.raises(ValueError, match="at least 1"):
         scaled(half, 0)
+
+
+@given(
+    drops=st.lists(st.integers(1, 519), max_size=4, unique=True).map(sorted).map(tuple),
+    epochs=st.integers(1, 600),
+)
+def test_every_rate_of_a_shortened_schedule_has_an_epoch(drops: tuple[int, ...], epochs: int) -> None:
+    ends = (*scaled(Steps(520, drops), epochs).drops, epochs)
+    assert len(ends) == min(len(drops) + 1, epochs)
+    assert all(before < after for before, after in pairwise((0, *ends)))
+
+
+def test_two_drops_of_the_rate_do_not_fall_together() -> None:
+    assert scaled(recipes.cifar_11().schedule, 30) == Steps(30, (28, 29))
