@@ -24,7 +24,8 @@ from alexnet.cli.making import PrepareArguments, parse_train
 from alexnet.cli.measuring import ReproduceArguments
 from alexnet.cli.parsing import parse
 from alexnet.cli.using import EvaluateArguments
-from alexnet.config import StoreSettings
+from alexnet.config import Config, StoreSettings
+from alexnet.configfile import from_dict
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
@@ -292,6 +293,13 @@ def test_the_document_is_what_the_records_are() -> None:
             again = estimate(said["values"], said["none"], effect.sided)
             assert said["mean"] == pytest.approx(again.mean)
             assert said["verdict"] == again.verdict
+
+
+def test_records_are_of_what_the_claims_would_run_today() -> None:
+    for one in table.read(ROOT / "records" / "claims"):
+        (claim,) = chosen([one["claim"]])
+        wanted = {arm.name: claim.config(arm, one["scale"], one["on"]) for arm in claim.arms}
+        assert {name: from_dict(Config, config) for name, config in one["configs"].items()} == wanted
 
 
 def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: Path) -> None:

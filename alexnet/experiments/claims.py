@@ -52,9 +52,9 @@ def four_layers(scale: Scale, kind: Kind) -> Config:
 
 
 def eleven(scale: Scale, kind: Kind) -> Config:
-    """The 11 % net; at desk scale half as wide for 30 epochs, of which the small rates have a fifth.
+    """The 11 % net; at desk scale half as wide for 30 epochs, the last six at the two small rates.
 
-    In proportion they would have half an epoch, too short for the velocity of the first rate to run out.
+    In proportion each would have half an epoch, too short for the velocity of the first rate to run out.
     """
     config = recipes.cifar_11()
     if scale == "full":
