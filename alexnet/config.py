@@ -296,7 +296,9 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
         epochs=epochs,
         drops=tuple(epoch for epoch in drops if epoch < epochs),
         layer_rates=tuple(
-            dataclasses.replace(r, epoch=at(r.epoch)) for r in schedule.layer_rates if at(r.epoch) < epochs
+            dataclasses.replace(r, epoch=at(r.epoch))
+            for r in schedule.layer_rates
+            if at(r.epoch) < epochs
         ),
         colour_until=None if schedule.colour_until is None else at(schedule.colour_until),
     )
@@ -304,12 +306,26 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
 
 def without_effect(config: Config) -> list[str]:
     """A sentence for each setting that changes nothing because of another."""
-    sgd, schedule, augment, architecture = config.sgd, config.schedule, config.augment, config.architecture
+    sgd, schedule, augment, architecture = (
+        config.sgd,
+        config.schedule,
+        config.augment,
+        config.architecture,
+    )
     late = []
     if isinstance(schedule, Steps):
-        late = [f"a drop of the rate at epoch {at}" for at in schedule.drops if at >= schedule.epochs]
-        late += [f"a rate of {r.layer} at epoch {r.epoch}" for r in schedule.layer_rates if r.epoch >= schedule.epochs]
-    found = [f"{what} lies after the last epoch, {schedule.epochs}; --epochs shortens in proportion" for what in late]
+        late = [
+            f"a drop of the rate at epoch {at}" for at in schedule.drops if at >= schedule.epochs
+        ]
+        late += [
+            f"a rate of {r.layer} at epoch {r.epoch}"
+            for r in schedule.layer_rates
+            if r.epoch >= schedule.epochs
+        ]
+    found = [
+        f"{what} lies after the last epoch, {schedule.epochs}; --epochs shortens in proportion"
+        for what in late
+    ]
     if augment.chunk > 1 and not (augment.crops or augment.flips):
         found.append("augment.chunk shares positions and flips, and both are off")
     if augment.colour == "none" and augment.pca != "store":
@@ -347,4 +363,6 @@ def check(config: Config) -> None:
     named += [rate.layer for rate in schedule.layer_rates] if isinstance(schedule, Steps) else []
     for name in named:
         if name not in layers:
-            raise ValueError(f"a rate or decay is set for {name!r}; the layers are {', '.join(layers)}")
+            raise ValueError(
+                f"a rate or decay is set for {name!r}; the layers are {', '.join(layers)}"
+            )

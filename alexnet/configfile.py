@@ -40,7 +40,10 @@ def _read(kind: Any, data: Any, where: str) -> Any:
         kinds = [options[0]] * len(data) if options[-1] is Ellipsis else list(options)
         if len(kinds) != len(data):
             raise ValueError(f"{where} has {len(data)} entries; it needs {len(kinds)}")
-        return tuple(_read(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, data, strict=True)))
+        return tuple(
+            _read(k, item, f"{where}[{i}]")
+            for i, (k, item) in enumerate(zip(kinds, data, strict=True))
+        )
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, data, where)
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
@@ -70,8 +73,12 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = [name for name in data if name not in fields and name != "is"]
     if unknown:
-        raise ValueError(f"{where} has no field {unknown[0]!r}; {kind.__name__} has {', '.join(fields)}")
-    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+        raise ValueError(
+            f"{where} has no field {unknown[0]!r}; {kind.__name__} has {', '.join(fields)}"
+        )
+    required = [
+        n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING
+    ]
     missing = [name for name in required if name not in data]
     if missing:
         raise ValueError(f"{where} lacks the field {missing[0]!r}")

@@ -32,9 +32,13 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
     out.mkdir(parents=True, exist_ok=True)
     if not store.exists():
         print(f"1. {train + val} pictures of shapes, made and prepared: {store}")
-        prepare(shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000))
+        prepare(
+            shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000)
+        )
     config = recipes.demo()
-    config = replace(config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs))
+    config = replace(
+        config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
+    )
     print(f"2. a small AlexNet, trained on {train} of them: {run}")
     if (run / "config.json").exists():
         resume(run)

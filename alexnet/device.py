@@ -15,11 +15,19 @@ from alexnet.config import Config
 def resolve_device(name: str) -> torch.device:
     """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"--device {name} cannot be used here: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def resolve(config: Config) -> Config:
@@ -50,7 +58,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
-    if status.exists():  # Linux's own mark: getrusage's also counts the program that started this one
+    if (
+        status.exists()
+    ):  # Linux's own mark: getrusage's also counts the program that started this one
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

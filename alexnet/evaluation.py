@@ -44,10 +44,14 @@ class Result:
 
 
 @torch.no_grad()
-def probabilities(net: Network, preprocess: Preprocess, images: torch.Tensor, test: Augment) -> torch.Tensor:
+def probabilities(
+    net: Network, preprocess: Preprocess, images: torch.Tensor, test: Augment
+) -> torch.Tensor:
     """Softmax averaged over the test's patches. images: (N, stored_px, stored_px, 3) uint8 -> (N, classes) float32."""
     places = patches(test, preprocess.stored_px, preprocess.input_px)
-    at_once = max(1, PATCHES_AT_ONCE // len(images))  # one picture's ten read the weights once, not ten times
+    at_once = max(
+        1, PATCHES_AT_ONCE // len(images)
+    )  # one picture's ten read the weights once, not ten times
     sums = []
     for first in range(0, len(places), at_once):
         group = places[first : first + at_once]
@@ -76,7 +80,9 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
         loss=float(loss),
         top1_error=float(1 - right.mean()),
         top5_error=float(1 - in_five.mean()) if classes > 5 else None,
-        class_errors=tuple(float(1 - confusion[c, c] / own[c]) if own[c] else None for c in range(classes)),
+        class_errors=tuple(
+            float(1 - confusion[c, c] / own[c]) if own[c] else None for c in range(classes)
+        ),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 
@@ -112,14 +118,18 @@ def predictions(
     what = f"test, {count} patch{'es' if count > 1 else ''}"
     with kept_memory(preprocess.device), Progress(what, len(order), "images") as progress:
         for b in batches(split, order, batch, workers):
-            p = torch.stack([probabilities(net, pre, b.images, test).cpu() for net, pre in nets]).mean(0)
+            p = torch.stack(
+                [probabilities(net, pre, b.images, test).cpu() for net, pre in nets]
+            ).mean(0)
             kept.append(p.numpy())
             labels.append(b.labels.numpy())
             progress.advance(len(b.labels))
     return np.concatenate(kept), np.concatenate(labels)
 
 
-def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto") -> list[Result]:
+def evaluate(
+    runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
+) -> list[Result]:
     """The errors of a run on a store's split: centre patch, and the recipe's own test (ten patches, say).
 
     Several runs are an ensemble: their probabilities are averaged. split: the run's own validation split when empty.
@@ -134,7 +144,9 @@ def evaluate(runs: Sequence[str | Path], data: str | Path, split: str = "", devi
             raise ValueError(f"{run} was trained on other classes than {data} has")
         if member.preprocess.stored_px != store.size_px:
             want = member.preprocess.stored_px
-            raise ValueError(f"{run} needs pictures of {want} pixels and {data} has {store.size_px}: prepare it so")
+            raise ValueError(
+                f"{run} needs pictures of {want} pixels and {data} has {store.size_px}: prepare it so"
+            )
     pictures = store.split(split or members[0].about["config"]["val_split"])
     nets = [(member.net, member.preprocess) for member in members]
     test = members[0].preprocess.augment

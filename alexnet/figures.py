@@ -29,13 +29,17 @@ def filters(net: Network) -> Figure:
     if weight.dim() != 4:
         raise ValueError(f"{first.layer.name} has no kernels to draw")
     columns = net.architecture.columns
-    figure = Figure(figsize=(9, 0.8 + 0.62 * columns * -(-len(weight) // columns // KERNELS_A_ROW)), dpi=150)
+    figure = Figure(
+        figsize=(9, 0.8 + 0.62 * columns * -(-len(weight) // columns // KERNELS_A_ROW)), dpi=150
+    )
     axes = figure.subplots(columns, 1, squeeze=False)[:, 0]
     for number, (ax, part) in enumerate(zip(axes, weight.chunk(columns), strict=True), 1):
         ax.imshow(_tiles(part), interpolation="nearest")
         ax.set_axis_off()
         name = f"{first.layer.name}: {len(part)} kernels of {part.shape[2]}x{part.shape[3]}"
-        ax.set_title(name if columns == 1 else f"column {number}, {name}", fontsize=9, color=INK, loc="left")
+        ax.set_title(
+            name if columns == 1 else f"column {number}, {name}", fontsize=9, color=INK, loc="left"
+        )
     figure.tight_layout()
     return figure
 
@@ -64,8 +68,16 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
         style = dict(linestyle=("-", "--", ":", "-.")[number % 4], linewidth=1.4)
         x = [m["epoch"] for m in epochs]
         mark = f"{name} " if len(runs) > 1 else ""
-        error.plot(x, [100 * m["train_error"] for m in epochs], color=TRAIN, label=f"{mark}training", **style)
-        error.plot(x, [100 * m["val_error"] for m in epochs], color=VAL, label=f"{mark}validation", **style)
+        error.plot(
+            x,
+            [100 * m["train_error"] for m in epochs],
+            color=TRAIN,
+            label=f"{mark}training",
+            **style,
+        )
+        error.plot(
+            x, [100 * m["val_error"] for m in epochs], color=VAL, label=f"{mark}validation", **style
+        )
         loss.plot(x, [m["train_loss"] for m in epochs], color=TRAIN, **style)
         loss.plot(x, [m["val_loss"] for m in epochs], color=VAL, **style)
         for before, after in itertools.pairwise(epochs):
@@ -86,7 +98,12 @@ def signals(runs: Sequence[tuple[str, list[Signal]]]) -> Figure:
     figure = Figure(figsize=(7, 3.6), dpi=150)
     ax = figure.subplots()
     for name, signals in runs:
-        ax.plot([s.layer for s in signals], [100 * s.difference for s in signals], marker="o", label=name)
+        ax.plot(
+            [s.layer for s in signals],
+            [100 * s.difference for s in signals],
+            marker="o",
+            label=name,
+        )
     ax.axhline(100 * BLIND, color="#bbbbbb", linewidth=0.8, zorder=0)
     ax.set_yscale("log")
     ax.legend(frameon=False, fontsize=8)
@@ -108,7 +125,9 @@ def answers(found: Sequence[Answer], columns: int = 4) -> Figure:
     """Test pictures and their five likeliest classes, the right one marked (Fig. 4, left)."""
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(2.25 * columns, 3.0 * rows), dpi=150)
-    axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.4, 1] * rows})
+    axes = figure.subplots(
+        2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.4, 1] * rows}
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     for number, answer in enumerate(found):
@@ -117,7 +136,9 @@ def answers(found: Sequence[Answer], columns: int = 4) -> Figure:
         above.imshow(answer.picture)
         above.set_title(answer.own, fontsize=9, color=INK)
         for place, (name, p) in enumerate(answer.best):
-            below.barh(-place, p, height=0.8, color=VAL if name == answer.own else TRAIN, alpha=0.55)
+            below.barh(
+                -place, p, height=0.8, color=VAL if name == answer.own else TRAIN, alpha=0.55
+            )
             below.text(0.02, -place, name, fontsize=7.5, va="center", color=INK)
         below.set_xlim(0, 1)
     figure.tight_layout()

@@ -22,7 +22,11 @@ from alexnet.signal import Signal
 from alexnet.train.runlog import read_metrics
 from alexnet.weights import Trained, load
 
-ANSWERS, ASKED, NEAREST = 8, 5, 6  # pictures on the left and on the right of Fig. 4, and neighbours of each
+ANSWERS, ASKED, NEAREST = (
+    8,
+    5,
+    6,
+)  # pictures on the left and on the right of Fig. 4, and neighbours of each
 BEST = 5
 
 
@@ -58,11 +62,17 @@ def answers(run: str | Path) -> Figure:
     """Eight validation pictures and the five classes the run finds likeliest, by its own test."""
     trained, _, val = of_run(run)
     (batch,) = batches(val, epoch_order(len(val), 0, 0)[:ANSWERS], ANSWERS)
-    p = probabilities(trained.net, trained.preprocess, batch.images, trained.preprocess.augment).cpu()
+    p = probabilities(
+        trained.net, trained.preprocess, batch.images, trained.preprocess.augment
+    ).cpu()
     best = torch.argsort(p, dim=1, descending=True, stable=True)[:, :BEST].tolist()
     found = [
-        figures.Answer(picture, trained.classes[own], tuple((trained.classes[i], float(row[i])) for i in first))
-        for picture, own, row, first in zip(batch.images.numpy(), batch.labels.tolist(), p, best, strict=True)
+        figures.Answer(
+            picture, trained.classes[own], tuple((trained.classes[i], float(row[i])) for i in first)
+        )
+        for picture, own, row, first in zip(
+            batch.images.numpy(), batch.labels.tolist(), p, best, strict=True
+        )
     ]
     return figures.answers(found)
 
@@ -96,7 +106,9 @@ def curves(runs: Sequence[Path]) -> Figure:
 def signals(runs: Sequence[Path]) -> Figure:
     """What the untrained networks saw, layer by layer."""
     starts = [(run.name, read_metrics(run, "start")[0]["signal"]) for run in runs]
-    return figures.signals([(name, [Signal(layer, *pair) for layer, pair in seen.items()]) for name, seen in starts])
+    return figures.signals(
+        [(name, [Signal(layer, *pair) for layer, pair in seen.items()]) for name, seen in starts]
+    )
 
 
 def _picture(split: Split, index: int) -> NDArray[np.uint8]:

@@ -37,7 +37,9 @@ def picture_files(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+            files += sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()
+            )
         elif path.is_file():
             files.append(path)
         else:
@@ -59,7 +61,9 @@ def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Ite
         except (ValueError, OSError) as error:
             yield Prediction(str(path), (), str(error))
             continue
-        p = probabilities(trained.net, trained.preprocess, images, trained.preprocess.augment)[0].cpu()
+        p = probabilities(trained.net, trained.preprocess, images, trained.preprocess.augment)[
+            0
+        ].cpu()
         best = torch.argsort(p, descending=True, stable=True)[:most].tolist()
         yield Prediction(str(path), tuple((trained.classes[i], float(p[i])) for i in best))
 
@@ -72,7 +76,9 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
 
 
 @torch.no_grad()
-def features(trained: Trained, layer: str, pictures: str | Path, out: str | Path, split: str = "val") -> int:
+def features(
+    trained: Trained, layer: str, pictures: str | Path, out: str | Path, split: str = "val"
+) -> int:
     """Write a layer's values for every picture, centre patch, and return how many there are.
 
     pictures: a store, or a folder of picture files. out: a new folder, which gets `<layer>.npy` (N, ...) float32 and
@@ -99,7 +105,9 @@ def features(trained: Trained, layer: str, pictures: str | Path, out: str | Path
             value = activation(trained, layer, trained.preprocess.centre(images))
             if first is None:
                 first = value
-                file = np.lib.format.open_memmap(beside / f"{layer}.npy", "w+", np.float32, (count, *value.shape[1:]))
+                file = np.lib.format.open_memmap(
+                    beside / f"{layer}.npy", "w+", np.float32, (count, *value.shape[1:])
+                )
             file[len(names) : len(names) + len(own)] = value.numpy()
             names += own
             progress.advance(len(own))
@@ -115,14 +123,21 @@ def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
     return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
 
 
-def _pieces(trained: Trained, place: str | Path, split: str) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
+def _pieces(
+    trained: Trained, place: str | Path, split: str
+) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
     """How many pictures there are, and batches of them with their names."""
     if is_url(place) or (Path(place) / "manifest.json").is_file():
         stored = Store(place).split(split)
         if stored.size_px != trained.preprocess.stored_px:
-            raise ValueError(f"{place} has {stored.size_px} pixels and the run {trained.preprocess.stored_px}")
+            raise ValueError(
+                f"{place} has {stored.size_px} pixels and the run {trained.preprocess.stored_px}"
+            )
         order = np.arange(len(stored))
-        found = ((b.images, [stored.name(int(i)) for i in b.index]) for b in batches(stored, order, BATCH))
+        found = (
+            (b.images, [stored.name(int(i)) for i in b.index])
+            for b in batches(stored, order, BATCH)
+        )
         return len(stored), found
     files = picture_files([Path(place)])
 

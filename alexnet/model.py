@@ -17,7 +17,9 @@ from alexnet.config import Architecture, Conv, Full, Layer, Local
 from alexnet.ops import blocks, winograd
 from alexnet.ops.pool import pooled_px
 
-Shape = tuple[int, int, int]  # (channels, height, width); a fully connected layer has height and width 1
+Shape = tuple[
+    int, int, int
+]  # (channels, height, width); a fully connected layer has height and width 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Step:
 
     @property
     def parameters(self) -> int:
-        return math.prod(self.weight_shape) + math.prod(self.bias_shape) if self.op == "linear" else 0
+        return (
+            math.prod(self.weight_shape) + math.prod(self.bias_shape) if self.op == "linear" else 0
+        )
 
     @property
     def multiply_adds(self) -> int:
@@ -85,12 +89,16 @@ def _layers(architecture: Architecture) -> list[Layer]:
     layers = list(architecture.layers)
     names = [layer.name for layer in layers]
     if not layers or not isinstance(layers[-1], Full):
-        raise ValueError("a network ends in a fully connected layer that gives the classes; this one does not")
+        raise ValueError(
+            "a network ends in a fully connected layer that gives the classes; this one does not"
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"two layers have one name: {', '.join(names)}")
     for name in architecture.without:
         if name not in names[1:] or not isinstance(layers[names.index(name)], Conv):
-            raise ValueError(f"without={name!r}: only a convolution after the first can be left out")
+            raise ValueError(
+                f"without={name!r}: only a convolution after the first can be left out"
+            )
     if architecture.width <= 0:
         raise ValueError(f"width is {architecture.width}; it must be above 0")
     if architecture.classes is not None and architecture.classes < 2:
@@ -117,7 +125,11 @@ def _resized(architecture: Architecture, layer: Layer, last: bool) -> Layer:
     if not architecture.normalise:
         layer = replace(layer, then=tuple(op for op in layer.then if op not in ("lrn", "spatial")))
     if isinstance(layer, Full):
-        units = (architecture.classes or layer.units) if last else round(layer.units * architecture.width)
+        units = (
+            (architecture.classes or layer.units)
+            if last
+            else round(layer.units * architecture.width)
+        )
         return replace(layer, units=units)
     return replace(layer, kernels=round(layer.kernels * architecture.width))
 
@@ -126,12 +138,18 @@ def _columns(architecture: Architecture, layer: Layer, first: bool, last: bool) 
     """How many groups the layer's inputs fall into: the image and a linked layer's maps are one."""
     if architecture.columns < 1:
         raise ValueError(f"columns is {architecture.columns}; it must be at least 1")
-    if first or last or (architecture.links and (isinstance(layer, Full) or getattr(layer, "linked", False))):
+    if (
+        first
+        or last
+        or (architecture.links and (isinstance(layer, Full) or getattr(layer, "linked", False)))
+    ):
         return 1
     return architecture.columns
 
 
-def _layer_steps(architecture: Architecture, layer: Layer, in_shape: Shape, columns: int) -> Iterator[Step]:
+def _layer_steps(
+    architecture: Architecture, layer: Layer, in_shape: Shape, columns: int
+) -> Iterator[Step]:
     name = layer.name
     if isinstance(layer, Full):
         shape: Shape = (layer.units, 1, 1)
@@ -145,7 +163,9 @@ def _layer_steps(architecture: Architecture, layer: Layer, in_shape: Shape, colu
         raise ValueError(f"{name} has {shape[0]} kernels or units; it needs at least 1")
     _check_side(name, in_shape, shape)
     if shape[0] % architecture.columns and (columns > 1 or not isinstance(layer, Full)):
-        raise ValueError(f"{name}: {architecture.columns} columns do not divide its {shape[0]} kernels or units")
+        raise ValueError(
+            f"{name}: {architecture.columns} columns do not divide its {shape[0]} kernels or units"
+        )
     if in_shape[0] % columns:
         raise ValueError(f"{name}: {columns} columns do not divide the {in_shape[0]} maps it sees")
     if isinstance(layer, Local) and columns > 1:
@@ -199,7 +219,9 @@ class Parameters(nn.Module):
     def __init__(self, step: Step, generator: torch.Generator) -> None:
         super().__init__()
         weight = torch.empty(step.weight_shape)
-        if step.layer.std is None:  # PyTorch's own start: uniform, bounded by 1 / sqrt(fan-in), biases too
+        if (
+            step.layer.std is None
+        ):  # PyTorch's own start: uniform, bounded by 1 / sqrt(fan-in), biases too
             bound = 1 / math.sqrt(math.prod(step.weight_shape[1:4]))
             bias = torch.empty(step.bias_shape).uniform_(-bound, bound, generator=generator)
             weight.uniform_(-bound, bound, generator=generator)
@@ -223,13 +245,19 @@ class Network(nn.Module):
         self.architecture = architecture
         self.columns = architecture.columns  # that are computed here
         self.steps = plan(architecture)
-        self.passes = passes(self.steps) if architecture.unit == "relu" else tuple((step,) for step in self.steps)
+        self.passes = (
+            passes(self.steps)
+            if architecture.unit == "relu"
+            else tuple((step,) for step in self.steps)
+        )
         generator = torch.Generator().manual_seed(seed)
         for step in self.steps:
             if step.op == "linear":
                 self.add_module(step.layer.name, Parameters(step, generator))
 
-    def forward(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """Logits (N, classes) in float32 (float64 stays). images: (N, 3, input_px, input_px), preprocessed.
 
         Values are in the dtype of `images` and so are products, but for bfloat16 on a CPU that is slower in it: there
@@ -241,7 +269,9 @@ class Network(nn.Module):
         logits = x.flatten(1)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def activations(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+    def activations(
+        self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Every named value on the way, in order; the last is the logits. See `Step.name` for the names.
 
         Step by step, where `forward` does several in one pass: its slow twin."""
@@ -258,12 +288,20 @@ class Network(nn.Module):
         after = window is not None and kinds[-1] == "unit"
         return ops.norm_pool(x, kinds[0] == "unit", norm, window, after, self.columns)
 
-    def _run(self, step: Step, x: torch.Tensor, dropout_key: tuple[int, int] | None) -> torch.Tensor:
+    def _run(
+        self, step: Step, x: torch.Tensor, dropout_key: tuple[int, int] | None
+    ) -> torch.Tensor:
         architecture = self.architecture
         match step.op:
             case "linear":
-                weight, bias = (self.get_parameter(f"{step.layer.name}.{kind}") for kind in ("weight", "bias"))
-                kind = torch.float32 if x.dtype == torch.bfloat16 and native.slow_in_bfloat16(x.device) else x.dtype
+                weight, bias = (
+                    self.get_parameter(f"{step.layer.name}.{kind}") for kind in ("weight", "bias")
+                )
+                kind = (
+                    torch.float32
+                    if x.dtype == torch.bfloat16 and native.slow_in_bfloat16(x.device)
+                    else x.dtype
+                )
                 return self._linear(step, weight.to(kind), bias.to(kind), x.to(kind)).to(x.dtype)
             case "unit":
                 return apply_unit(x, architecture.unit)
@@ -285,13 +323,19 @@ class Network(nn.Module):
                 return ops.dropout(x, mask, d.rate, d.form)
 
     def _mask(self, step: Step, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
-        return ops.dropout_mask(tuple(x.shape), self.architecture.dropout.rate, *key, step.layer.name, x.device)
+        return ops.dropout_mask(
+            tuple(x.shape), self.architecture.dropout.rate, *key, step.layer.name, x.device
+        )
 
-    def _linear(self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _linear(
+        self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor
+    ) -> torch.Tensor:
         return apply_linear(step, weight, bias, x)
 
 
-def apply_linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def apply_linear(
+    step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
     match step.layer:
         case Conv(stride=stride, pad=(before, after)):
             if step.columns == 1 and blocks.wins(x, weight, stride):
@@ -308,7 +352,10 @@ def apply_linear(step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.
             x = x.flatten(1)
             if step.columns == 1:
                 return F.linear(x, weight, bias)
-            parts = zip(*(t.chunk(step.columns, dim) for t, dim in ((x, 1), (weight, 0), (bias, 0))), strict=True)
+            parts = zip(
+                *(t.chunk(step.columns, dim) for t, dim in ((x, 1), (weight, 0), (bias, 0))),
+                strict=True,
+            )
             return torch.cat([F.linear(*part) for part in parts], dim=1)
 
 

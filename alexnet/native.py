@@ -25,7 +25,15 @@ from alexnet.files import user_cache
 
 HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
 # no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
-KERNELS = "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-fPIC"
+KERNELS = (
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-std=c++17",
+    "-fPIC",
+)
 # against the headers of this PyTorch, whose version belongs to the flags
 ARENA = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
 
@@ -36,7 +44,10 @@ class Pass(ctypes.Structure):
     """As in kernels.cpp."""
 
     _fields_ = [
-        *((name, Size) for name in ("images", "height", "width", "maps", "relu", "columns", "half")),
+        *(
+            (name, Size)
+            for name in ("images", "height", "width", "maps", "relu", "columns", "half")
+        ),
         *((name, Size) for name in ("size", "stride", "rows", "cols", "relu_after")),
         ("k", Real),
         ("alpha", Real),
@@ -46,7 +57,10 @@ class Pass(ctypes.Structure):
 class Cut(ctypes.Structure):
     """As in kernels.cpp."""
 
-    _fields_ = [*((name, Size) for name in ("images", "stored_px", "input_px", "mean_moves")), ("scale", Real)]
+    _fields_ = [
+        *((name, Size) for name in ("images", "stored_px", "input_px", "mean_moves")),
+        ("scale", Real),
+    ]
 
 
 _LOADED: dict[str, ctypes.CDLL | None] = {}  # by source
@@ -58,7 +72,17 @@ class Canvas(ctypes.Structure):
     """As in winograd.cpp."""
 
     _fields_ = [
-        (name, Size) for name in ("images", "height", "width", "maps", "groups", "across", "tile_rows", "tile_columns")
+        (name, Size)
+        for name in (
+            "images",
+            "height",
+            "width",
+            "maps",
+            "groups",
+            "across",
+            "tile_rows",
+            "tile_columns",
+        )
     ]
 
 
@@ -75,10 +99,14 @@ OPERATORS: dict[str, list[type]] = {
 @lru_cache(maxsize=1)
 def compiled() -> ctypes.CDLL | None:
     """The compiled operators; None where they are turned off or cannot be had (said once, on stderr)."""
-    functions = {f"{name}_{suffix}": kinds for name, kinds in OPERATORS.items() for suffix in SUFFIX.values()}
+    functions = {
+        f"{name}_{suffix}": kinds for name, kinds in OPERATORS.items() for suffix in SUFFIX.values()
+    }
     functions["products"] = [Pointer, Size, Pointer]
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
-    without = "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
+    without = (
+        "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
+    )
     return _library("ops/kernels.cpp", KERNELS, [], functions, without)
 
 
@@ -87,15 +115,23 @@ def winograd() -> ctypes.CDLL | None:
     """Of `ops/winograd.cpp`; None as for `compiled`."""
     canvas = ctypes.POINTER(Canvas)
     functions: dict[str, list[type]] = {"collect": [Pointer, Pointer, Pointer, canvas]}
-    functions |= {name: [Pointer, Pointer, canvas] for name in ("spread_inputs", "spread_gradients")}
-    return _library("ops/winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower")
+    functions |= {
+        name: [Pointer, Pointer, canvas] for name in ("spread_inputs", "spread_gradients")
+    }
+    return _library(
+        "ops/winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower"
+    )
 
 
 @lru_cache(maxsize=1)
 def jpeg() -> ctypes.CDLL | None:
     """Of `data/jpeg.cpp`; None as for `compiled`."""
-    functions: dict[str, list[type]] = {"decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]}
-    return _library("data/jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly")
+    functions: dict[str, list[type]] = {
+        "decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]
+    }
+    return _library(
+        "data/jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +143,11 @@ def arena() -> ctypes.CDLL | None:
 
 
 def _library(
-    source: str, flags: Sequence[str], libraries: Sequence[str], functions: dict[str, list[type]], without: str
+    source: str,
+    flags: Sequence[str],
+    libraries: Sequence[str],
+    functions: dict[str, list[type]],
+    without: str,
 ) -> ctypes.CDLL | None:
     """functions: what each takes. without: what None means to the user. The first of several threads compiles."""
     with _LOADING:
@@ -117,7 +157,11 @@ def _library(
 
 
 def _load(
-    source: str, flags: Sequence[str], libraries: Sequence[str], functions: dict[str, list[type]], without: str
+    source: str,
+    flags: Sequence[str],
+    libraries: Sequence[str],
+    functions: dict[str, list[type]],
+    without: str,
 ) -> ctypes.CDLL | None:
     if os.environ.get("ALEXNET_NATIVE") == "0" or sys.platform != "linux":
         return None
@@ -132,10 +176,14 @@ def _load(
 
 
 def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
+    compiler = next(
+        filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None
+    )
     if compiler is None:
         raise OSError("no C++ compiler was found")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=30
+    ).stdout
     key = (HERE / source).read_bytes() + version + _processor().encode() + " ".join(flags).encode()
     cache = user_cache()
     path = cache / f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
@@ -148,7 +196,9 @@ def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) 
     return path
 
 
-def _build(compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path) -> None:
+def _build(
+    compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path
+) -> None:
     """Compiled with OpenMP but not linked with a library of it: PyTorch's is in the process already."""
     compiled = out.with_suffix(".o")
     for command in (
@@ -157,13 +207,19 @@ def _build(compiler: str, source: Path, flags: Sequence[str], libraries: Sequenc
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode:
-            raise OSError(f"{Path(compiler).name} failed: {(done.stderr.splitlines() or ['no reason given'])[0]}")
+            raise OSError(
+                f"{Path(compiler).name} failed: {(done.stderr.splitlines() or ['no reason given'])[0]}"
+            )
 
 
 @lru_cache(maxsize=2)
 def slow_in_bfloat16(device: torch.device) -> bool:
     """Whether matrix products are slower in bfloat16 than in float32: x86 processors without tiles for it."""
-    return device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and "amx_bf16" not in _processor()
+    return (
+        device.type == "cpu"
+        and platform.machine() in ("x86_64", "AMD64")
+        and "amx_bf16" not in _processor()
+    )
 
 
 def _processor() -> str:

@@ -58,7 +58,9 @@ def write_onnx(trained: Trained, path: str | Path) -> None:
         import onnx
         from onnx import TensorProto, helper
     except ImportError:
-        raise ValueError("writing ONNX needs the export extra: pip install 'alexnet[export]'") from None
+        raise ValueError(
+            "writing ONNX needs the export extra: pip install 'alexnet[export]'"
+        ) from None
     net, preprocess = trained.net, trained.preprocess
     side = preprocess.input_px
     graph = _Graph("rgb")
@@ -68,10 +70,14 @@ def write_onnx(trained: Trained, path: str | Path) -> None:
     flat = graph.add("Flatten", axis=1)
     graph.nodes.append(helper.make_node("Softmax", [flat], ["probabilities"], axis=1))
     given = helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 3, side, side])
-    result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(trained.classes)])
+    result = helper.make_tensor_value_info(
+        "probabilities", TensorProto.FLOAT, ["N", len(trained.classes)]
+    )
     whole = helper.make_graph(graph.nodes, "alexnet", [given], [result], graph.constants)
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    about = {"classes": list(trained.classes)} | {k: trained.about[k] for k in ("recipe", "store", "sha256")}
+    about = {"classes": list(trained.classes)} | {
+        k: trained.about[k] for k in ("recipe", "store", "sha256")
+    }
     helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     onnx.checker.check_model(model)
     _compare(model.SerializeToString(), trained)
@@ -90,11 +96,18 @@ def _compare(model: bytes, trained: Trained) -> None:
     if trained.preprocess.augment.mean == "channel":
         x = x / (255 * x.new_tensor(TORCHVISION_STD))
     with torch.no_grad():
-        want = trained.net(x.permute(0, 3, 1, 2).to(trained.preprocess.device)).softmax(1).cpu().numpy()
+        want = (
+            trained.net(x.permute(0, 3, 1, 2).to(trained.preprocess.device))
+            .softmax(1)
+            .cpu()
+            .numpy()
+        )
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {"rgb": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))})
     if np.abs(got - want).max() > LARGEST_DIFFERENCE:
-        raise ValueError(f"the exported network's probabilities differ by {np.abs(got - want).max():.2g}: not written")
+        raise ValueError(
+            f"the exported network's probabilities differ by {np.abs(got - want).max():.2g}: not written"
+        )
 
 
 def _preprocess(graph: _Graph, trained: Trained) -> None:
@@ -158,7 +171,9 @@ def _linear(graph: _Graph, step: Step, trained: Trained) -> None:
     bias = trained.net.get_parameter(f"{name}.bias").detach().float().cpu().numpy()
     match step.layer:
         case Conv(stride=stride, pad=(before, after)):
-            where: dict[str, Any] = dict(strides=[stride] * 2, pads=[before, before, after, after], group=step.columns)
+            where: dict[str, Any] = dict(
+                strides=[stride] * 2, pads=[before, before, after, after], group=step.columns
+            )
             graph.add("Conv", graph.x, graph.constant(weight), graph.constant(bias), **where)
         case Local(pad=(before, after)):
             _local(graph, weight, bias, [before, before, after, after])
@@ -168,12 +183,19 @@ def _linear(graph: _Graph, step: Step, trained: Trained) -> None:
                 graph.add("Gemm", graph.x, graph.constant(weight), graph.constant(bias), transB=1)
                 return
             parts = graph.add("Split", outputs=step.columns, axis=1, num_outputs=step.columns)
-            own = zip(parts, np.split(weight, step.columns), np.split(bias, step.columns), strict=True)
-            made = [graph.add("Gemm", x, graph.constant(w), graph.constant(b), transB=1) for x, w, b in own]
+            own = zip(
+                parts, np.split(weight, step.columns), np.split(bias, step.columns), strict=True
+            )
+            made = [
+                graph.add("Gemm", x, graph.constant(w), graph.constant(b), transB=1)
+                for x, w, b in own
+            ]
             graph.add("Concat", *made, axis=1)
 
 
-def _local(graph: _Graph, weight: NDArray[np.float32], bias: NDArray[np.float32], pads: list[int]) -> None:
+def _local(
+    graph: _Graph, weight: NDArray[np.float32], bias: NDArray[np.float32], pads: list[int]
+) -> None:
     """Patches by a convolution with one-hot kernels, then one matrix product a position."""
     kernels, channels, size, _, height, width = weight.shape
     values = channels * size * size

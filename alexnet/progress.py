@@ -41,7 +41,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._rich is not None:
             self._rich.stop()
@@ -61,4 +64,8 @@ class Progress:
         if now_s - self._said_s >= PLAIN_EVERY_S:
             self._said_s = now_s
             total = "" if self._total is None else f"/{self._total}"
-            print(f"{self._what}: {self._done}{total}, {rate} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self._what}: {self._done}{total}, {rate} {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )

@@ -94,7 +94,9 @@ def one_column() -> Config:
     """
     widths = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192}
     layers = tuple(
-        replace(layer, kernels=widths.get(layer.name, layer.kernels)) if isinstance(layer, Conv) else layer
+        replace(layer, kernels=widths.get(layer.name, layer.kernels))
+        if isinstance(layer, Conv)
+        else layer
         for layer in PAPER_LAYERS
     )
     return replace(paper(), recipe="one_column", architecture=Architecture(layers))
@@ -226,8 +228,18 @@ def demo() -> Config:
     """`original` at a quarter of the width and half the input, for the built-in set at 128 pixels; minutes."""
     whole = original()
     # The start grows as the root of how much smaller a layer's fan-in is, else the signal fades before fc7.
-    std = {"conv2": 0.02, "conv3": 0.06, "conv4": 0.06, "conv5": 0.06, "fc6": 0.06, "fc7": 0.02, "fc8": 0.02}
-    layers = tuple(replace(layer, std=std.get(layer.name, layer.std)) for layer in whole.architecture.layers)
+    std = {
+        "conv2": 0.02,
+        "conv3": 0.06,
+        "conv4": 0.06,
+        "conv5": 0.06,
+        "fc6": 0.06,
+        "fc7": 0.02,
+        "fc8": 0.02,
+    }
+    layers = tuple(
+        replace(layer, std=std.get(layer.name, layer.std)) for layer in whole.architecture.layers
+    )
     return replace(
         whole,
         recipe="demo",

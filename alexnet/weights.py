@@ -53,7 +53,11 @@ class Checkpoint:
 
 
 def write(
-    path: Path, weights: Mapping[str, torch.Tensor], velocity: Tensors, mean: torch.Tensor, about: dict[str, Any]
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    velocity: Tensors,
+    mean: torch.Tensor,
+    about: dict[str, Any],
 ) -> None:
     """Write a checkpoint whole: a kill at any moment leaves the file before. The header gains `sha256`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
@@ -90,12 +94,18 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
             header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged ({error}); use another checkpoint of the run") from None
+        raise ValueError(
+            f"{file} is damaged ({error}); use another checkpoint of the run"
+        ) from None
     if "about" not in header or MEAN not in tensors:
-        raise ValueError(f"{file} was not written by this program: it lacks the header that says what it is")
+        raise ValueError(
+            f"{file} was not written by this program: it lacks the header that says what it is"
+        )
     about = json.loads(header["about"])
     mean = tensors.pop(MEAN)
-    velocity = {n.removeprefix(VELOCITY): tensors.pop(n) for n in list(tensors) if n.startswith(VELOCITY)}
+    velocity = {
+        n.removeprefix(VELOCITY): tensors.pop(n) for n in list(tensors) if n.startswith(VELOCITY)
+    }
     if tensors_sha256(tensors) != about["sha256"]:
         raise ValueError(f"{file} is damaged: its weights are not those whose sha256 it names")
     return Checkpoint(tensors, velocity, mean, about)

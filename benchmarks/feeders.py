@@ -31,8 +31,15 @@ def webdataset(files, place, workers, batch):
         with tarfile.open(shard, "w") as tar:
             for file in files[number :: len(shards)]:
                 tar.add(file, file.name)
-    data = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(512).to_tuple("jpg").map_tuple(opened)
-    loader = webdataset.WebLoader(data.batched(batch), batch_size=None, num_workers=workers, persistent_workers=True)
+    data = (
+        webdataset.WebDataset(shards, shardshuffle=len(shards))
+        .shuffle(512)
+        .to_tuple("jpg")
+        .map_tuple(opened)
+    )
+    loader = webdataset.WebLoader(
+        data.batched(batch), batch_size=None, num_workers=workers, persistent_workers=True
+    )
     return lambda: sum(len(images) for (images,) in loader), f"webdataset {webdataset.__version__}"
 
 
@@ -40,9 +47,13 @@ def litdata(files, place, workers, batch):
     import litdata
 
     with redirect_stdout(sys.stderr):
-        litdata.optimize(Path.read_bytes, files, place, chunk_bytes="64MB", num_workers=workers, verbose=False)
+        litdata.optimize(
+            Path.read_bytes, files, place, chunk_bytes="64MB", num_workers=workers, verbose=False
+        )
     data = litdata.StreamingDataset(place, shuffle=True, transform=opened)
-    loader = litdata.StreamingDataLoader(data, batch_size=batch, num_workers=workers, persistent_workers=True)
+    loader = litdata.StreamingDataLoader(
+        data, batch_size=batch, num_workers=workers, persistent_workers=True
+    )
     return lambda: sum(len(images) for images in loader), f"litdata {litdata.__version__}"
 
 
@@ -52,7 +63,9 @@ def dali(files, place, workers, batch):
 
     @pipeline_def(batch_size=batch, num_threads=workers, device_id=None)
     def pipeline():
-        jpegs, _ = fn.readers.file(files=[str(file) for file in files], random_shuffle=True, name="files")
+        jpegs, _ = fn.readers.file(
+            files=[str(file) for file in files], random_shuffle=True, name="files"
+        )
         patches = fn.crop_mirror_normalize(
             fn.decoders.image(jpegs, device="cpu"),
             crop=(224, 224),
@@ -68,16 +81,27 @@ def dali(files, place, workers, batch):
     built = pipeline()
     built.build()
     turns = -(-len(files) // batch)
-    return lambda: [built.run() for _ in range(turns)], f"DALI {nvidia.dali.__version__}, CPU operators"
+    return lambda: [
+        built.run() for _ in range(turns)
+    ], f"DALI {nvidia.dali.__version__}, CPU operators"
 
 
 def main():
     which, folder, *rest = sys.argv[1:]
-    given = {"workers": 2, "batch": 128} | {key: int(value) for key, value in (a.split("=") for a in rest)}
+    given = {"workers": 2, "batch": 128} | {
+        key: int(value) for key, value in (a.split("=") for a in rest)
+    }
     files = sorted(Path(folder).glob("*.jpg"))
     with tempfile.TemporaryDirectory() as place:
-        run, name = {"webdataset": webdataset, "litdata": litdata, "dali": dali}[which](files, place, **given)
-        serve(run, len(files), "images", f"{name}, {given['workers']} workers, torch {torch.__version__}")
+        run, name = {"webdataset": webdataset, "litdata": litdata, "dali": dali}[which](
+            files, place, **given
+        )
+        serve(
+            run,
+            len(files),
+            "images",
+            f"{name}, {given['workers']} workers, torch {torch.__version__}",
+        )
 
 
 if __name__ == "__main__":

@@ -44,14 +44,20 @@ def main():
     given = {"workers": 2, "batch": 128} | dict(a.split("=") for a in sys.argv[2:])
     data = Folder(sys.argv[1])
     loader = DataLoader(
-        data, int(given["batch"]), shuffle=True, num_workers=int(given["workers"]), persistent_workers=True
+        data,
+        int(given["batch"]),
+        shuffle=True,
+        num_workers=int(given["workers"]),
+        persistent_workers=True,
     )
 
     def run():
         for _ in loader:
             pass
 
-    serve(run, len(data), "images", f"torch {torch.__version__}, Pillow, {given['workers']} workers")
+    serve(
+        run, len(data), "images", f"torch {torch.__version__}, Pillow, {given['workers']} workers"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,12 @@ def forward(weights, x, key):
         kernels, bias = weights[name]
         order = ("NHWC", "HWIO", "NHWC")
         x = lax.conv_general_dilated(
-            x, kernels, (stride, stride), padding, dimension_numbers=order, feature_group_count=groups
+            x,
+            kernels,
+            (stride, stride),
+            padding,
+            dimension_numbers=order,
+            feature_group_count=groups,
         )
         x = jax.nn.relu(x + bias)
         if name in ("conv1", "conv2"):
@@ -64,7 +69,9 @@ def main():
     @jax.jit
     def step(weights, velocity):
         gradients = jax.grad(loss_of)(weights)
-        velocity = jax.tree.map(lambda v, g, w: 0.9 * v - 1e-5 * g - 5e-9 * w, velocity, gradients, weights)
+        velocity = jax.tree.map(
+            lambda v, g, w: 0.9 * v - 1e-5 * g - 5e-9 * w, velocity, gradients, weights
+        )
         return jax.tree.map(jnp.add, weights, velocity), velocity
 
     state = weights, velocity

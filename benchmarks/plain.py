@@ -49,13 +49,21 @@ class PlainAlexNet(nn.Module):
 
 def main():
     what, *rest = sys.argv[1:]
-    given = {"precision": "float32", "compile": "no", "layout": "nchw", "batch": 0} | dict(a.split("=") for a in rest)
+    given = {"precision": "float32", "compile": "no", "layout": "nchw", "batch": 0} | dict(
+        a.split("=") for a in rest
+    )
     batch = int(given["batch"]) or (128 if what == "step" else 100)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = PlainAlexNet().to(device)
-    x, labels = torch.randn(batch, 3, 224, 224, device=device), torch.randint(0, 1000, (batch,), device=device)
+    x, labels = (
+        torch.randn(batch, 3, 224, 224, device=device),
+        torch.randint(0, 1000, (batch,), device=device),
+    )
     if given["layout"] == "channels_last":
-        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+        net, x = (
+            net.to(memory_format=torch.channels_last),
+            x.contiguous(memory_format=torch.channels_last),
+        )
     forward = torch.compile(net) if given["compile"] == "yes" else net
     low = given["precision"] == "bfloat16"
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)

@@ -27,7 +27,9 @@ def plain_forward(net, x, key):
     for step in net.steps:
         layer = step.layer
         if step.op == "linear":
-            weight, bias = (net.get_parameter(f"{layer.name}.{kind}") for kind in ("weight", "bias"))
+            weight, bias = (
+                net.get_parameter(f"{layer.name}.{kind}") for kind in ("weight", "bias")
+            )
             if len(step.weight_shape) == 2:
                 x = F.linear(x.flatten(1), weight, bias)
             else:
@@ -36,7 +38,9 @@ def plain_forward(net, x, key):
         elif step.op == "unit":
             x = F.relu(x)
         elif step.op == "lrn":
-            x = torch.cat([F.local_response_norm(part, 5, 5e-4, 0.75, 2.0) for part in x.chunk(2, 1)], 1)
+            x = torch.cat(
+                [F.local_response_norm(part, 5, 5e-4, 0.75, 2.0) for part in x.chunk(2, 1)], 1
+            )
         elif step.op == "max_pool":
             x = F.max_pool2d(x, 3, 2)
         else:
@@ -45,7 +49,9 @@ def plain_forward(net, x, key):
 
 
 def plain_descend(loss, parameters, velocity, of, momentum):
-    for (name, w), g in zip(parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True):
+    for (name, w), g in zip(
+        parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True
+    ):
         v = momentum * velocity[name] - of[name].rate * g - of[name].decay * of[name].rate * w
         velocity[name] = v
         w.data = w.data + v.detach()
@@ -57,17 +63,28 @@ def train(store, config, fast, steps, batch):
     if not fast:
         net = net.to(memory_format=torch.contiguous_format)
     preprocess = Preprocess(config.augment, store.statistics, config.architecture.input_px, device)
-    parameters, velocity, split = dict(net.named_parameters()), zero_velocity(net), store.split("train")
+    parameters, velocity, split = (
+        dict(net.named_parameters()),
+        zero_velocity(net),
+        store.split("train"),
+    )
     of = {name: Rates(config.sgd.rate, config.sgd.decay) for name in parameters}
     losses, began_s = [], time.perf_counter()
     for at, b in enumerate(batches(split, epoch_order(len(split), 0, 0)[: steps * batch], batch)):
-        drawn = draw(config.augment, store.statistics, config.architecture.input_px, 0, 0, b.index, b.place)
+        drawn = draw(
+            config.augment, store.statistics, config.architecture.input_px, 0, 0, b.index, b.place
+        )
         x, labels = preprocess(b.images, drawn), b.labels.to(device)
-        logits = net(x, dropout_key=(0, at)) if fast else plain_forward(net, x.contiguous(), (0, at))
+        logits = (
+            net(x, dropout_key=(0, at)) if fast else plain_forward(net, x.contiguous(), (0, at))
+        )
         loss = F.cross_entropy(logits, labels)
         (descend if fast else plain_descend)(loss, parameters, velocity, of, config.sgd.momentum)
         losses.append(loss.item())
-    print(f"{'fast' if fast else 'plain'}: {len(losses)} steps in {time.perf_counter() - began_s:.0f} s", flush=True)
+    print(
+        f"{'fast' if fast else 'plain'}: {len(losses)} steps in {time.perf_counter() - began_s:.0f} s",
+        flush=True,
+    )
     return losses
 
 
@@ -75,7 +92,10 @@ def main():
     data, out, *rest = sys.argv[1:]
     given = {"steps": 100, "batch": 32, "recipe": "paper"} | dict(a.split("=") for a in rest)
     config, store = getattr(recipes, given["recipe"])(), Store(data)
-    curves = [train(store, config, fast, int(given["steps"]), int(given["batch"])) for fast in (True, False)]
+    curves = [
+        train(store, config, fast, int(given["steps"]), int(given["batch"]))
+        for fast in (True, False)
+    ]
     fast, plain = map(torch.tensor, curves)
     print(
         f"largest difference of the loss: {float((fast - plain).abs().max()):.2g}; last: {fast[-1]:.4f} {plain[-1]:.4f}"
@@ -88,7 +108,9 @@ def main():
     axes.plot(plain, color="0.6", linewidth=4, label="plain PyTorch")
     axes.plot(fast, color="C3", linewidth=1.2, label="ours")
     axes.set(
-        xlabel="step", ylabel="training loss", title=f"{given['recipe']}, batch {given['batch']}, the same pictures"
+        xlabel="step",
+        ylabel="training loss",
+        title=f"{given['recipe']}, batch {given['batch']}, the same pictures",
     )
     axes.legend(frameon=False)
     figure.savefig(out, dpi=120)

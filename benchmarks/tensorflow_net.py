@@ -9,7 +9,11 @@ import tensorflow as tf
 
 from alexnet.bench.serve import serve
 
-CONVS = {"conv2": (5, 48, 128), "conv4": (3, 192, 192), "conv5": (3, 192, 128)}  # of a column: side, in, out
+CONVS = {
+    "conv2": (5, 48, 128),
+    "conv4": (3, 192, 192),
+    "conv5": (3, 192, 128),
+}  # of a column: side, in, out
 
 
 def weights():
@@ -29,7 +33,9 @@ def forward(net, x, low, training):
 
     def conv(name, x, stride=1, padding="SAME"):
         weight, bias = net[name]
-        return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, cast(weight), stride, padding), cast(bias)))
+        return tf.nn.relu(
+            tf.nn.bias_add(tf.nn.conv2d(x, cast(weight), stride, padding), cast(bias))
+        )
 
     def columns(name, parts, after):
         return [after(conv(name + column, part)) for column, part in zip("ab", parts, strict=True)]
@@ -60,7 +66,9 @@ def forward(net, x, low, training):
 
 def main():
     what, *rest = sys.argv[1:]
-    given = {"precision": "float32", "batch": 128 if what == "step" else 100} | dict(a.split("=") for a in rest)
+    given = {"precision": "float32", "batch": 128 if what == "step" else 100} | dict(
+        a.split("=") for a in rest
+    )
     batch, low = int(given["batch"]), given["precision"] == "bfloat16"
     net = weights()
     variables = [v for layer in net.values() for v in layer]
@@ -83,7 +91,12 @@ def main():
         return tf.nn.softmax(forward(net, x, low, False))
 
     run = step if what == "step" else infer
-    serve(lambda: run().numpy(), batch, "images", f"tensorflow {tf.__version__}, {given['precision']}, batch {batch}")
+    serve(
+        lambda: run().numpy(),
+        batch,
+        "images",
+        f"tensorflow {tf.__version__}, {given['precision']}, batch {batch}",
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,17 @@ import pytest
 import torch
 
 from alexnet import recipes
-from alexnet.config import Architecture, Augment, Config, Conv, Full, LayerRate, Sgd, Steps, StoreSettings
+from alexnet.config import (
+    Architecture,
+    Augment,
+    Config,
+    Conv,
+    Full,
+    LayerRate,
+    Sgd,
+    Steps,
+    StoreSettings,
+)
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.train.loop import fit
@@ -46,7 +56,12 @@ def pictures() -> Path:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 pictures of shapes to train on and 30 to test on, 40 pixels a side."""
     folder = tmp_path_factory.mktemp("stores") / "shapes"
-    prepare(shapes.source(60, 30), folder, StoreSettings(size_px=40, encoding="jpeg", shard_images=25), workers=2)
+    prepare(
+        shapes.source(60, 30),
+        folder,
+        StoreSettings(size_px=40, encoding="jpeg", shard_images=25),
+        workers=2,
+    )
     return folder
 
 
@@ -62,7 +77,9 @@ def tiny_architecture() -> Architecture:
     """Two columns, both normalisations, a link, dropout: every part of the original in 32 pixels."""
     layers = (
         Conv("conv1", 8, 5, stride=2, pad=(0, 3), std=0.1, then=("lrn", "max_pool", "unit")),
-        Conv("conv2", 12, 3, pad=(1, 1), bias=1, std=0.1, then=("unit", "lrn", "spatial", "max_pool")),
+        Conv(
+            "conv2", 12, 3, pad=(1, 1), bias=1, std=0.1, then=("unit", "lrn", "spatial", "max_pool")
+        ),
         Conv("conv3", 16, 3, pad=(1, 1), linked=True, std=0.1),
         Conv("conv4", 16, 3, pad=(1, 1), std=0.1, bias=1),
         Full("fc6", 32, bias=1, std=0.1, then=("unit", "dropout")),

@@ -22,7 +22,10 @@ def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
         port = free.getsockname()[1]
     context = mp.get_context("spawn")
     results: Queue[Any] = context.Queue()
-    processes = [context.Process(target=_rank, args=(i, count, port, results, work, given)) for i in range(count)]
+    processes = [
+        context.Process(target=_rank, args=(i, count, port, results, work, given))
+        for i in range(count)
+    ]
     for process in processes:
         process.start()
     try:
@@ -37,8 +40,15 @@ def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
     return [found[rank] for rank in range(count)]
 
 
-def _rank(rank: int, count: int, port: int, results: Any, work: Callable[..., Any], given: Any) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _rank(
+    rank: int, count: int, port: int, results: Any, work: Callable[..., Any], given: Any
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     try:
         results.put((rank, None, work(*given)))

@@ -37,7 +37,9 @@ def pool(a: Array, size: int, stride: int, partial: bool, kind: str) -> Array:
         reach = [y for y in corners if y + size >= a.shape[2]]
         corners = [y for y in corners if y <= reach[0]]
     take = np.max if kind == "max" else np.mean
-    rows = [[take(a[:, :, y : y + size, x : x + size], axis=(2, 3)) for x in corners] for y in corners]
+    rows = [
+        [take(a[:, :, y : y + size, x : x + size], axis=(2, 3)) for x in corners] for y in corners
+    ]
     return np.moveaxis(np.array(rows), (0, 1), (2, 3))
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 import boto3
 
 BUCKET = "s3://pictures/shapes"
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 def until(done: Callable[[], bool], within_s: float = 30) -> None:
@@ -30,16 +34,27 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self._store = store
-        self.environment = KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}", "ALEXNET_CACHE_GB": "0"}
+        self.environment = KEYS | {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "ALEXNET_CACHE_GB": "0",
+        }
         self.begin()
 
     def begin(self) -> None:
         command = [sys.executable, "-m", "moto.server", "-p", str(self._port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         until(self._answers)
         endpoint = self.environment["AWS_ENDPOINT_URL"]
         user, secret, region = KEYS.values()
-        client = boto3.client("s3", region, endpoint_url=endpoint, aws_access_key_id=user, aws_secret_access_key=secret)
+        client = boto3.client(
+            "s3",
+            region,
+            endpoint_url=endpoint,
+            aws_access_key_id=user,
+            aws_secret_access_key=secret,
+        )
         client.create_bucket(Bucket="pictures")
         for path in self._store.rglob("*"):
             if path.is_file():

@@ -48,8 +48,16 @@ def inner(wnid: str, label: int) -> bytes:
 def meta(year: str) -> bytes:
     """meta.mat: the leaves, and a synset above them that is no class."""
     number = f"ILSVRC{year}_ID"
-    kinds = [(number, "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4"), ("num_train_images", "i4")]
-    rows = [(i, wnid, "words", 0, 4) for i, wnid in WNID_OF_ID.items()] + [(1001, "n00001740", "entity", 3, 0)]
+    kinds = [
+        (number, "i4"),
+        ("WNID", "O"),
+        ("words", "O"),
+        ("num_children", "i4"),
+        ("num_train_images", "i4"),
+    ]
+    rows = [(i, wnid, "words", 0, 4) for i, wnid in WNID_OF_ID.items()] + [
+        (1001, "n00001740", "entity", 3, 0)
+    ]
     buffer = io.BytesIO()
     savemat(buffer, {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
     return buffer.getvalue()
@@ -60,13 +68,22 @@ def ilsvrc2012(tmp_path: Path) -> Path:
     folder = tmp_path / "ilsvrc2012"
     folder.mkdir()
     labels = {wnid: label for label, wnid in enumerate(sorted(WNID_OF_ID.values()))}
-    tar(folder / "ILSVRC2012_img_train.tar", {f"{wnid}.tar": inner(wnid, labels[wnid]) for wnid in labels})
+    tar(
+        folder / "ILSVRC2012_img_train.tar",
+        {f"{wnid}.tar": inner(wnid, labels[wnid]) for wnid in labels},
+    )
     val = {
-        f"ILSVRC2012_val_{i + 1:08d}.JPEG": picture(level_of(labels[WNID_OF_ID[n]], i)) for i, n in enumerate(VAL_IDS)
+        f"ILSVRC2012_val_{i + 1:08d}.JPEG": picture(level_of(labels[WNID_OF_ID[n]], i))
+        for i, n in enumerate(VAL_IDS)
     }
-    tar(folder / "ILSVRC2012_img_val.tar", dict(reversed(val.items())))  # in no order, as in the real one
+    tar(
+        folder / "ILSVRC2012_img_val.tar", dict(reversed(val.items()))
+    )  # in no order, as in the real one
     truth = "\n".join(map(str, VAL_IDS)).encode()
-    devkit = {"devkit/data/meta.mat": meta("2012"), "devkit/data/ILSVRC2012_validation_ground_truth.txt": truth}
+    devkit = {
+        "devkit/data/meta.mat": meta("2012"),
+        "devkit/data/ILSVRC2012_validation_ground_truth.txt": truth,
+    }
     tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit, "w:gz")
     return folder
 
@@ -77,7 +94,9 @@ def labels_by_level(source: Source, split: int) -> None:
     for item in items:
         assert int(decode(item.read()).mean()) // 60 == item.label
     for start in range(len(items) + 1):
-        assert [item.name for item in source.splits[split].items(start)] == [item.name for item in items[start:]]
+        assert [item.name for item in source.splits[split].items(start)] == [
+            item.name for item in items[start:]
+        ]
 
 
 def test_ilsvrc_2012_labels_are_wnids_in_order(ilsvrc2012: Path) -> None:
@@ -90,7 +109,9 @@ def test_ilsvrc_2012_labels_are_wnids_in_order(ilsvrc2012: Path) -> None:
 
 
 def test_ilsvrc_2012_becomes_a_store(ilsvrc2012: Path, tmp_path: Path) -> None:
-    manifest = prepare(find(str(ilsvrc2012)), tmp_path / "store", StoreSettings(size_px=16, encoding="jpeg"))
+    manifest = prepare(
+        find(str(ilsvrc2012)), tmp_path / "store", StoreSettings(size_px=16, encoding="jpeg")
+    )
     assert manifest["splits"]["train"]["per_class"] == [4, 4, 4]
     assert manifest["splits"]["val"]["per_class"] == [2, 2, 2]
 
@@ -102,7 +123,10 @@ def test_ilsvrc_2010_has_a_test_split(ilsvrc2012: Path) -> None:
     shutil.copy(folder / "ILSVRC2010_images_val.tar", folder / "ILSVRC2010_images_test.tar")
     (folder / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     truth = "\n".join(map(str, VAL_IDS)).encode()
-    files = {"devkit/data/meta.mat": meta("2010"), "devkit/data/ILSVRC2010_validation_ground_truth.txt": truth}
+    files = {
+        "devkit/data/meta.mat": meta("2010"),
+        "devkit/data/ILSVRC2010_validation_ground_truth.txt": truth,
+    }
     tar(folder / "ILSVRC2010_devkit-1.0.tar.gz", files, "w:gz")
     with pytest.raises(ValueError, match="no test ground truth"):
         ilsvrc(folder)
@@ -137,7 +161,10 @@ def test_the_real_devkits_facts(pictures: Path) -> None:
     wnids = [line.split()[0] for line in (facts / "synset_words.txt").read_text().splitlines()]
     assert wnids == sorted(wnids)
     assert len(wnids) == 1000
-    id_of = {line.split()[0]: int(line.split()[1]) for line in (facts / "map_clsloc.txt").read_text().splitlines()}
+    id_of = {
+        line.split()[0]: int(line.split()[1])
+        for line in (facts / "map_clsloc.txt").read_text().splitlines()
+    }
     assert sorted(id_of.values()) == list(range(1, 1001))
     assert set(id_of) == set(wnids)
     truth = np.loadtxt(facts / "ILSVRC2012_validation_ground_truth.txt", dtype=int)
@@ -202,5 +229,7 @@ def test_a_source_that_is_none(source: str, says: str) -> None:
 
 
 def test_the_hub_without_a_network_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="no folder here, and the Hugging Face hub does not give it"):
+    with pytest.raises(
+        ValueError, match="no folder here, and the Hugging Face hub does not give it"
+    ):
         find("nobody/nothing")

@@ -26,7 +26,9 @@ def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
     (outcome,) = contest(program(FAST), [program(SLOW)], 3)
     assert isinstance(outcome, Outcome)
     assert outcome.ratio == outcome.ours_a_second / outcome.a_second > 1
-    assert outcome.least <= outcome.a_second <= outcome.most <= 50  # it sleeps a fiftieth of a second
+    assert (
+        outcome.least <= outcome.a_second <= outcome.most <= 50
+    )  # it sleeps a fiftieth of a second
     assert (outcome.unit, outcome.note) == ("images", "slowly")
 
 
@@ -36,7 +38,9 @@ def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
         ("raise SystemExit('it needs a framework')", "cannot run here: it needs a framework"),
         ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
         (
-            FAST.replace("lambda: None", "dict(a=3).popitem").replace("'images'", "'images', warm_up=1"),
+            FAST.replace("lambda: None", "dict(a=3).popitem").replace(
+                "'images'", "'images', warm_up=1"
+            ),
             "ended in a run",
         ),
     ],
@@ -82,7 +86,9 @@ def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> 
         for match in make(lists.Terms(data=str(store)), tmp_path / what):
             for contender in (match.ours, *match.others):
                 first, *_ = contender.arguments
-                assert contender.arguments[2] in CONTENDERS if first == "-m" else Path(first).is_file()
+                assert (
+                    contender.arguments[2] in CONTENDERS if first == "-m" else Path(first).is_file()
+                )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,9 @@ def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> 
         (["loader", "--data", "nowhere"], "nowhere is no prepared store"),
     ],
 )
-def test_bad_benches_are_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_benches_are_refused(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["bench", *arguments])
     assert stopped.value.code == 2

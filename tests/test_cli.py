@@ -48,13 +48,33 @@ def runs(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_from_a_folder_of_pictures_to_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_folder_of_pictures_to_predictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """prepare, train, evaluate, predict, features, figure, export: one after the other, as the README shows them."""
     store, run = tmp_path / "store", tmp_path / "run"
-    said = runs(capsys, "prepare", pictures(tmp_path / "pictures"), store, "--size-px", 128, "--val-fraction", 0.25)
+    said = runs(
+        capsys,
+        "prepare",
+        pictures(tmp_path / "pictures"),
+        store,
+        "--size-px",
+        128,
+        "--val-fraction",
+        0.25,
+    )
     assert "3 classes" in said
     assert "train: 9 pictures, 0 skipped" in said
-    narrow = ["--architecture.width", 0.125, "--sgd.batch", 4, "--schedule.epochs", 2, "--schedule.drops", 1]
+    narrow = [
+        "--architecture.width",
+        0.125,
+        "--sgd.batch",
+        4,
+        "--schedule.epochs",
+        2,
+        "--schedule.drops",
+        1,
+    ]
     said = runs(capsys, "train", "demo", "--data", store, "--out", run, *narrow, "--device", "cpu")
     assert "epoch   2/2" in said
     config = read_config(run)
@@ -76,7 +96,9 @@ def test_from_a_folder_of_pictures_to_predictions(tmp_path: Path, capsys: pytest
     runs(capsys, "train", "--resume", run)
 
 
-def test_summary_prints_the_papers_counts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summary_prints_the_papers_counts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     said = runs(capsys, "summary", "paper")
     assert "60,965,224" in said
@@ -85,20 +107,34 @@ def test_summary_prints_the_papers_counts(capsys: pytest.CaptureFixture[str], mo
     assert "56,909,194" in runs(capsys, "summary", "original", "--architecture.classes", 10)
 
 
-def test_mistakes_are_sentences(store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_sentences(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     png, text = tmp_path / "a.png", tmp_path / "letter.txt"
     Image.fromarray(shapes.picture(0, 0)).save(png)
     text.write_text("dear")
     wide = ["--architecture.columns", "5"]
     for arguments, says in (
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
-        (["train", "resnet", "--data", store], "there is no recipe 'resnet'; the recipes are cifar_11"),
+        (
+            ["train", "resnet", "--data", store],
+            "there is no recipe 'resnet'; the recipes are cifar_11",
+        ),
         (["train", "--data", store], "name the recipe first"),
         (["train", "demo"], "name the prepared store: --data STORE"),
-        (["train", "demo", "--data", tmp_path / "none"], "none is no prepared store (no manifest.json); make one"),
+        (
+            ["train", "demo", "--data", tmp_path / "none"],
+            "none is no prepared store (no manifest.json); make one",
+        ),
         (["train", "demo", "--data", store, "--out", run], "holds something already"),
-        (["train", "demo", "--data", store, "--out", tmp_path / "r"], "sees 112 pixels a side and the store has 40"),
-        (["train", "demo", "--data", store, "--out", tmp_path / "r", *wide], "conv1: 5 columns do not divide"),
+        (
+            ["train", "demo", "--data", store, "--out", tmp_path / "r"],
+            "sees 112 pixels a side and the store has 40",
+        ),
+        (
+            ["train", "demo", "--data", store, "--out", tmp_path / "r", *wide],
+            "conv1: 5 columns do not divide",
+        ),
         (["train", "demo", "--data", store, "--sgd.batch", "-1"], "sgd.batch is -1"),
         (["train", "demo", "--data", store, "--epochs", "0"], "epochs is 0"),
         (["train", "demo", "--data", store, "--sgd.speed", "1"], "Unrecognized"),
@@ -106,7 +142,10 @@ def test_mistakes_are_sentences(store: Path, run: Path, tmp_path: Path, capsys: 
         (["prepare", tmp_path / "none", tmp_path / "s"], "does not exist"),
         (["prepare", "nobody/nothing", tmp_path / "s"], "Hugging Face hub does not give it"),
         (["prepare", store, "s3://bucket/store"], "s3:/bucket/store is a URL; write to a folder"),
-        (["train", "demo", "--data", store, "--out", "s3://bucket/run"], "s3:/bucket/run is a URL; write to a folder"),
+        (
+            ["train", "demo", "--data", store, "--out", "s3://bucket/run"],
+            "s3:/bucket/run is a URL; write to a folder",
+        ),
         (["prepare", tmp_path, store], "class folders; at least 2 are needed"),
         (["evaluate", run, "--data", store, "--split", "moon"], "has no split 'moon'"),
         (["evaluate", run], "--data"),
@@ -115,7 +154,10 @@ def test_mistakes_are_sentences(store: Path, run: Path, tmp_path: Path, capsys: 
         (["predict", run, text], "could not be read as pictures"),
         (["predict", text, png], "is damaged"),
         (["features", run, "--data", store, "--out", store], "exists"),
-        (["features", run, "--layer", "fc9", "--data", store, "--out", tmp_path / "f"], "no layer 'fc9'"),
+        (
+            ["features", run, "--layer", "fc9", "--data", store, "--out", tmp_path / "f"],
+            "no layer 'fc9'",
+        ),
         (["figure", "filters", tmp_path / "none"], "does not exist"),
         (["figure", "portrait", run], "portrait"),
         (["figure", "curves"], "name the run"),
@@ -138,7 +180,9 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert verb in capsys.readouterr().out
 
 
-def test_the_commands_config_is_the_recipes_with_the_fields_set(store: Path, tmp_path: Path) -> None:
+def test_the_commands_config_is_the_recipes_with_the_fields_set(
+    store: Path, tmp_path: Path
+) -> None:
     """What is saved is the whole, so that a command and a value in Python are the same run."""
     from dataclasses import replace
 
@@ -146,10 +190,15 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(store: Path, tmp
     from alexnet.cli.making import TrainArguments, parse_train
     from alexnet.config import Steps
 
-    a = parse_train("original", ["--data", "x", "--epochs", "50", "--seed", "3", "--architecture.lrn.k", "1"])
+    a = parse_train(
+        "original", ["--data", "x", "--epochs", "50", "--seed", "3", "--architecture.lrn.k", "1"]
+    )
     want = recipes.original()
     want = replace(
-        want, data="x", seed=3, architecture=replace(want.architecture, lrn=replace(want.architecture.lrn, k=1.0))
+        want,
+        data="x",
+        seed=3,
+        architecture=replace(want.architecture, lrn=replace(want.architecture.lrn, k=1.0)),
     )
     assert isinstance(a, TrainArguments)
     assert isinstance(a.config.schedule, Steps)
@@ -158,7 +207,12 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(store: Path, tmp
 
 
 def test_help_and_recipes_need_no_torch() -> None:
-    for arguments in (["--help"], ["train", "original", "--help"], ["train"], ["prepare", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["train", "original", "--help"],
+        ["train"],
+        ["prepare", "--help"],
+    ):
         program = (
             "import sys; from alexnet.cli import main\n"
             f"try: main({arguments!r})\nexcept SystemExit: pass\n"
@@ -168,12 +222,16 @@ def test_help_and_recipes_need_no_torch() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_training_says_how_to_go_on(store: Path, tmp_path: Path, number: int, code: int) -> None:
+def test_a_stopped_training_says_how_to_go_on(
+    store: Path, tmp_path: Path, number: int, code: int
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
     write_config(run, tiny(store, checkpoint_minutes=0.0, architecture=long(store)))
     command = [sys.executable, "-m", "alexnet", "train", "--resume", str(run)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
     for _ in range(600):
         if (run / "last.safetensors").exists():
             break
@@ -195,5 +253,7 @@ def long(store: Path) -> object:
 def test_a_reader_that_has_enough_is_no_error() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     piped = f"{sys.executable} -m alexnet summary paper | head -1"
-    done = subprocess.run(piped, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(
+        piped, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
     assert "Traceback" not in done.stderr

@@ -40,7 +40,11 @@ def bent(path: str, value: object) -> dict[str, object]:
         ("sgd.momentumm", 0.9, "config.sgd has no field 'momentumm'"),
         ("sgd.batch", "many", "config.sgd.batch is 'many'; int belongs there"),
         ("sgd.batch", True, "config.sgd.batch is True"),
-        ("precision", "float8", "config.precision is 'float8'; it can be 'auto', 'float32', 'bfloat16'"),
+        (
+            "precision",
+            "float8",
+            "config.precision is 'float8'; it can be 'auto', 'float32', 'bfloat16'",
+        ),
         ("schedule", 90, "config.schedule must be one of Plateau, Steps"),
         ("schedule", {"is": "Cosine"}, "its `is` says 'Cosine'"),
         ("architecture.layers", 7, "config.architecture.layers is 7; a list belongs there"),
@@ -63,7 +67,10 @@ def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) ->
         ({"sgd": replace(recipes.paper().sgd, batch=0)}, "sgd.batch is 0"),
         ({"sgd": replace(recipes.paper().sgd, rate=float("nan"))}, "sgd.rate is nan"),
         ({"sgd": replace(recipes.paper().sgd, momentum=1.0)}, "sgd.momentum is 1.0"),
-        ({"sgd": replace(recipes.paper().sgd, decay_of=(("conv9", 0.1),))}, "'conv9'; the layers are conv1"),
+        (
+            {"sgd": replace(recipes.paper().sgd, decay_of=(("conv9", 0.1),))},
+            "'conv9'; the layers are conv1",
+        ),
         ({"schedule": Plateau(patience=0)}, "patience is 0"),
         ({"schedule": Steps(epochs=0)}, "schedule.epochs is 0"),
     ],
@@ -97,7 +104,12 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
     assert scaled(recipes.original().schedule, 91) == recipes.original().schedule
     assert scaled(Plateau(epochs=90, patience=6), 45) == Plateau(epochs=45, patience=3)
     for epochs in range(1, 8):
-        assert without_effect(replace(recipes.original(), schedule=scaled(recipes.original().schedule, epochs))) == []
+        assert (
+            without_effect(
+                replace(recipes.original(), schedule=scaled(recipes.original().schedule, epochs))
+            )
+            == []
+        )
     with pytest.raises(ValueError, match="at least 1"):
         scaled(half, 0)
 
@@ -106,7 +118,9 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
     drops=st.lists(st.integers(1, 519), max_size=4, unique=True).map(sorted).map(tuple),
     epochs=st.integers(1, 600),
 )
-def test_every_rate_of_a_shortened_schedule_has_an_epoch(drops: tuple[int, ...], epochs: int) -> None:
+def test_every_rate_of_a_shortened_schedule_has_an_epoch(
+    drops: tuple[int, ...], epochs: int
+) -> None:
     ends = (*scaled(Steps(520, drops), epochs).drops, epochs)
     assert len(ends) == min(len(drops) + 1, epochs)
     assert all(before < after for before, after in pairwise((0, *ends)))

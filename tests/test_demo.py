@@ -44,7 +44,9 @@ def test_a_linear_classifier_on_pixels_errs_at_least_60_percent() -> None:
     kernel = x @ x.T
     errors = []
     for strength in (1e0, 1e2, 1e3, 1e4, 1e5):
-        weights = x.T @ torch.linalg.solve(kernel + strength * torch.eye(len(x), dtype=x.dtype), target)
+        weights = x.T @ torch.linalg.solve(
+            kernel + strength * torch.eye(len(x), dtype=x.dtype), target
+        )
         errors.append(float(((x_test @ weights).argmax(1) != y_test).double().mean()))
     assert min(errors) >= 0.6
 

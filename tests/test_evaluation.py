@@ -38,9 +38,13 @@ def test_top5_is_left_out_where_it_would_be_trivial() -> None:
 @pytest.mark.parametrize("batch", [1, 7, 30, 64])
 def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, batch: int) -> None:
     trained, split = load(run), Store(store).split("val")
-    result = measure([(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch)
+    result = measure(
+        [(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch
+    )
     assert result.images == sum(map(sum, result.confusion)) == 30
-    assert result.top1_error == pytest.approx(1 - sum(result.confusion[c][c] for c in range(10)) / 30)
+    assert result.top1_error == pytest.approx(
+        1 - sum(result.confusion[c][c] for c in range(10)) / 30
+    )
 
 
 def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
@@ -56,10 +60,14 @@ def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
             with torch.no_grad():
                 total += F.softmax(trained.net(view - mean), 1)
     got = probabilities(trained.net, trained.preprocess, images, Augment())
-    torch.testing.assert_close(got, total / 10, rtol=1e-4, atol=1e-6)  # float32, another memory format
+    torch.testing.assert_close(
+        got, total / 10, rtol=1e-4, atol=1e-6
+    )  # float32, another memory format
 
 
-def test_evaluate_gives_centre_and_ten_patches_and_an_ensemble_of_one_is_the_one(store: Path, run: Path) -> None:
+def test_evaluate_gives_centre_and_ten_patches_and_an_ensemble_of_one_is_the_one(
+    store: Path, run: Path
+) -> None:
     centre, ten = evaluate([run], store)
     assert (centre.patches, ten.patches) == (1, 10)
     assert evaluate([run, run], store)[1].confusion == ten.confusion
@@ -73,7 +81,10 @@ def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Pa
     from alexnet.data.loader import batches
 
     images = next(batches(split, np.arange(30), 30))
-    alone = [probabilities(n.net, n.preprocess, images.images, Augment(test_patches="centre")) for n in nets]
+    alone = [
+        probabilities(n.net, n.preprocess, images.images, Augment(test_patches="centre"))
+        for n in nets
+    ]
     want = score(((alone[0] + alone[1]) / 2).numpy(), images.labels.numpy(), 1)
     assert both.confusion == want.confusion
     assert both.loss == pytest.approx(want.loss, rel=1e-5)

@@ -32,7 +32,14 @@ from alexnet.data.store import Store
 from alexnet.experiments import runner, table
 from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS, chosen
-from alexnet.experiments.effects import Done, apart, epochs_to, mixture, plain_over_weighted, together
+from alexnet.experiments.effects import (
+    Done,
+    apart,
+    epochs_to,
+    mixture,
+    plain_over_weighted,
+    together,
+)
 from alexnet.experiments.measures import alike, over_masks
 from alexnet.experiments.statistics import estimate
 from alexnet.gallery import nearest
@@ -56,7 +63,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("stores") / "small"
     source = shapes.source(60, 30)
     train, val = source.splits
-    prepare(replace(source, splits=(train, replace(val, name="test"))), folder, StoreSettings(size_px=32))
+    prepare(
+        replace(source, splits=(train, replace(val, name="test"))),
+        folder,
+        StoreSettings(size_px=32),
+    )
     return Store(folder)
 
 
@@ -85,7 +96,10 @@ def test_an_estimate_is_students() -> None:
     assert estimate([-v for v in (1.0, 2.0, 3.0, 4.0, 5.0)]).verdict == "disagrees"
     assert estimate([7.0]).verdict == "cannot tell"
     for sign in (1, -1):
-        assert estimate([sign * v for v in (1.0, 2.0, 3.0, 4.0, 5.0)], sided=False).verdict == "differs"
+        assert (
+            estimate([sign * v for v in (1.0, 2.0, 3.0, 4.0, 5.0)], sided=False).verdict
+            == "differs"
+        )
     assert estimate([-1.0, 1.0, 0.0], sided=False).verdict == "cannot tell"
 
 
@@ -130,7 +144,9 @@ def member(right: np.ndarray, sure: float) -> Done:
     """A net that is right, with probability `sure`, on those pictures of two classes."""
     labels = np.arange(len(right)) % 2
     p = np.where((labels == 1) == right, sure, 1 - sure)
-    return replace(done(), test_error=1 - right.mean(), probabilities=np.stack([1 - p, p], 1), labels=labels)
+    return replace(
+        done(), test_error=1 - right.mean(), probabilities=np.stack([1 - p, p], 1), labels=labels
+    )
 
 
 def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
@@ -145,16 +161,23 @@ def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
 def test_searched_weights_leave_a_poor_member_out() -> None:
     rng = np.random.default_rng(0)
     good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
-    weights = mixture(np.stack([net.probabilities[np.arange(400), net.labels] for net in (good, poor)]))
+    weights = mixture(
+        np.stack([net.probabilities[np.arange(400), net.labels] for net in (good, poor)])
+    )
     assert weights.sum() == pytest.approx(1)
     assert weights[0] > 0.95
-    assert min(plain_over_weighted({"base": [good, poor]})) > 50  # the plain average follows the one that is sure
+    assert (
+        min(plain_over_weighted({"base": [good, poor]})) > 50
+    )  # the plain average follows the one that is sure
 
 
 def test_nearest_is_its_slow_twin() -> None:
     asked, there = torch.randn(5, 7), torch.randn(20, 7)
     for row, found in zip(asked, nearest(asked, there, 3), strict=True):
-        assert found.tolist() == sorted(range(20), key=lambda i: float(((there[i] - row) ** 2).sum()))[:3]
+        assert (
+            found.tolist()
+            == sorted(range(20), key=lambda i: float(((there[i] - row) ** 2).sum()))[:3]
+        )
 
 
 def test_what_is_measured_besides_is_a_share_and_repeats(run: Path) -> None:
@@ -196,14 +219,18 @@ def test_orientedness_is_one_for_a_grating_and_small_for_a_blob() -> None:
 
 def test_every_arm_is_a_net_that_can_be_built() -> None:
     for claim in CLAIMS:
-        for scale, kind, arm in itertools.product(("smoke", "desk", "full"), claim.kinds, claim.arms):
+        for scale, kind, arm in itertools.product(
+            ("smoke", "desk", "full"), claim.kinds, claim.arms
+        ):
             steps = plan(replace(claim.config(arm, scale, kind).architecture, classes=7))
             assert steps[-1].shape == (7, 1, 1), f"{claim.id}, {scale}, {kind}, {arm.name}"
 
 
 def test_arms_of_a_claim_differ() -> None:
     for claim in CLAIMS:
-        configs = [(claim.config(arm, "desk", claim.kinds[0]), arm.part, arm.init) for arm in claim.arms]
+        configs = [
+            (claim.config(arm, "desk", claim.kinds[0]), arm.part, arm.init) for arm in claim.arms
+        ]
         assert len({repr(config) for config in configs}) == len(claim.arms), claim.id
 
 
@@ -215,7 +242,9 @@ def test_pooling_2_2_keeps_the_sizes_of_maps_at_desk_scale(kind: Kind) -> None:
     assert shapes_of[0] == shapes_of[1]
 
 
-def test_claims_share_runs_and_finished_ones_are_used_again(photographs: Store, tmp_path: Path) -> None:
+def test_claims_share_runs_and_finished_ones_are_used_again(
+    photographs: Store, tmp_path: Path
+) -> None:
     (colour, crops) = chosen(["colour", "crops"])
     where = terms(photographs, tmp_path)
     first = runner.run(colour, where)
@@ -230,7 +259,9 @@ def test_claims_share_runs_and_finished_ones_are_used_again(photographs: Store, 
     assert len(losses) == 4  # two seeds, with and without
 
 
-def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(photographs: Store, tmp_path: Path) -> None:
+def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(
+    photographs: Store, tmp_path: Path
+) -> None:
     (claim,) = chosen(["pretrain"])
     part = replace(claim.arms[1].part, train_of_each=3)  # type: ignore[type-var]
     place = runner._part(terms(photographs, tmp_path), part)
@@ -255,14 +286,25 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
         (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:
-            main(["reproduce", *arguments, "--out", str(tmp_path / "out"), "--records", str(tmp_path / "records")])
+            main(
+                [
+                    "reproduce",
+                    *arguments,
+                    "--out",
+                    str(tmp_path / "out"),
+                    "--records",
+                    str(tmp_path / "records"),
+                ]
+            )
         assert ended.value.code == 2
         assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "records").exists()
 
 
-def test_without_arguments_the_table_names_every_claim(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_arguments_the_table_names_every_claim(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     main(["reproduce", "--records", str(tmp_path)])
     said = capsys.readouterr().out
     for claim in CLAIMS:
@@ -271,7 +313,11 @@ def test_without_arguments_the_table_names_every_claim(capsys: pytest.CaptureFix
 
 
 def test_what_was_not_run_here_says_commands_that_are_ones() -> None:
-    verbs = {"prepare": PrepareArguments, "evaluate": EvaluateArguments, "reproduce": ReproduceArguments}
+    verbs = {
+        "prepare": PrepareArguments,
+        "evaluate": EvaluateArguments,
+        "reproduce": ReproduceArguments,
+    }
     for claim in CLAIMS:
         for command in re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, []))):
             verb, *rest = command.replace("$n", "1").split()
@@ -299,19 +345,34 @@ def test_records_are_of_what_the_claims_would_run_today() -> None:
     for one in table.read(ROOT / "records" / "claims"):
         (claim,) = chosen([one["claim"]])
         wanted = {arm.name: claim.config(arm, one["scale"], one["on"]) for arm in claim.arms}
-        assert {name: from_dict(Config, config) for name, config in one["configs"].items()} == wanted
+        assert {
+            name: from_dict(Config, config) for name, config in one["configs"].items()
+        } == wanted
 
 
 def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: Path) -> None:
     page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
-    main(["reproduce", "--report", str(page), "--records", str(ROOT / "records" / "claims"), "--runs", str(run)])
+    main(
+        [
+            "reproduce",
+            "--report",
+            str(page),
+            "--records",
+            str(ROOT / "records" / "claims"),
+            "--runs",
+            str(run),
+        ]
+    )
     main(["reproduce", "--document", str(document), "--records", str(ROOT / "records" / "claims")])
     text = page.read_text()
     for claim in CLAIMS:
         assert f"id={claim.id}>" in text
         assert f"**{claim.id}**" in document.read_text()
     assert text.count("<figure>") >= 5
-    assert all(link.startswith(("#", "data:")) for link in re.findall(r"""(?:src|href)=["']([^"']*)""", text))
+    assert all(
+        link.startswith(("#", "data:"))
+        for link in re.findall(r"""(?:src|href)=["']([^"']*)""", text)
+    )
     assert "<link" not in text
 
 
@@ -335,7 +396,11 @@ def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Pat
         time.sleep(after_s)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
-        runs = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _says(path, str(tmp_path / "stopped"))]
+        runs = [
+            path
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if _says(path, str(tmp_path / "stopped"))
+        ]
         assert not runs, "a run outlived the program"
     again = runner.run(claim, terms(photographs, tmp_path / "stopped"))
     for arm, runs_of in whole.items():
@@ -361,9 +426,13 @@ def test_every_claim_runs_at_smoke_scale(
     claim: Claim, kind: Kind, photographs: Store, small: Store, tmp_path: Path
 ) -> None:
     store = small if kind == "cifar10" else photographs
-    (said,) = table.reproduce([claim], terms(store, tmp_path / "out"), tmp_path / "records", picky=True)
+    (said,) = table.reproduce(
+        [claim], terms(store, tmp_path / "out"), tmp_path / "records", picky=True
+    )
     (found,) = table.read(tmp_path / "records")
     assert (found["claim"], found["on"]) == (claim.id, kind)
-    assert all(len(effect["values"]) == 2 and effect["verdict"] in said for effect in found["effects"])
+    assert all(
+        len(effect["values"]) == 2 and effect["verdict"] in said for effect in found["effects"]
+    )
     assert json.dumps(found)
     assert claim.id in table.document([found])

@@ -54,7 +54,9 @@ def test_batches_are_the_same_for_any_number_of_workers(store: Path, workers: in
     assert np.array_equal(rest[0].place, seen[2].place)
 
 
-def test_each_share_reads_its_own_pictures_and_all_read_each_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_share_reads_its_own_pictures_and_all_read_each_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     split = Store(store).split("train")
     order = epoch_order(len(split), 0, 0)
     real, taken = split.read, list[int]()
@@ -100,12 +102,18 @@ def test_the_original_cuts_a_chunk_alike_and_colours_each_picture() -> None:
     assert len(set(d.top)) > 1
 
 
-def slow(picture: np.ndarray, d: augmenting.Draws, i: int, mean: str, image: np.ndarray, px: int) -> np.ndarray:
+def slow(
+    picture: np.ndarray, d: augmenting.Draws, i: int, mean: str, image: np.ndarray, px: int
+) -> np.ndarray:
     """One picture, as one reads section 4.1."""
     half = (picture.shape[0] - px) // 2
     y, x = d.top[i], d.left[i]
     cut = picture[y : y + px, x : x + px].astype(np.float64)
-    own = image[y : y + px, x : x + px] if mean == "pixel" else image[half : half + px, half : half + px]
+    own = (
+        image[y : y + px, x : x + px]
+        if mean == "pixel"
+        else image[half : half + px, half : half + px]
+    )
     if mean == "pixel":
         cut = cut - own
     if d.flip[i]:
@@ -128,7 +136,9 @@ def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
     assert got.is_contiguous(memory_format=torch.channels_last)
     for i in range(8):
         want = slow(images[i].numpy(), d, i, a.mean, s.mean, 32)
-        np.testing.assert_allclose(got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4)  # float32 of +-400
+        np.testing.assert_allclose(
+            got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4
+        )  # float32 of +-400
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,12 +163,16 @@ def test_a_patch_that_leaves_its_picture_is_refused() -> None:
     preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
     for top, left in ((9, 0), (0, 9), (-1, 0)):
         with pytest.raises(ValueError, match="leaves its picture"):
-            preprocess(torch.zeros(2, 40, 40, 3, dtype=torch.uint8), same_patch(top, left, False, 2))
+            preprocess(
+                torch.zeros(2, 40, 40, 3, dtype=torch.uint8), same_patch(top, left, False, 2)
+            )
 
 
 def test_torchvisions_preprocessing() -> None:
     images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
-    got = Preprocess(recipes.torchvision().augment, statistics(), 32, CPU)(images, same_patch(4, 4, False, 2))
+    got = Preprocess(recipes.torchvision().augment, statistics(), 32, CPU)(
+        images, same_patch(4, 4, False, 2)
+    )
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     want = ((images[:, 4:36, 4:36] / 255 - mean) / std).permute(0, 3, 1, 2)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
@@ -171,7 +185,9 @@ def test_the_colour_shift_lies_along_the_principal_components() -> None:
     for colour, sizes in (("paper", values / 255), ("original", np.sqrt(values))):
         shift = colour_shift(Augment(colour=colour), s, normal)  # type: ignore[arg-type]
         along = shift @ vectors
-        np.testing.assert_allclose(along.std(0), 0.1 * sizes, rtol=0.03)  # 20,000 draws: 0.5 % is a deviation
+        np.testing.assert_allclose(
+            along.std(0), 0.1 * sizes, rtol=0.03
+        )  # 20,000 draws: 0.5 % is a deviation
         assert abs(np.corrcoef(along.T) - np.eye(3)).max() < 0.04
 
 
@@ -194,7 +210,8 @@ def test_the_originals_noise_has_its_files_size_and_ends_with_its_scale() -> Non
     assert np.array_equal(on.top, off.top)
     normal = np.array([[1.0, 0, 0]])
     np.testing.assert_allclose(
-        colour_shift(a, statistics(), normal)[0], 0.1 * 121.780 * np.array([-0.56351, -0.57618, -0.59200])
+        colour_shift(a, statistics(), normal)[0],
+        0.1 * 121.780 * np.array([-0.56351, -0.57618, -0.59200]),
     )
 
 

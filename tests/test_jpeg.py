@@ -47,7 +47,9 @@ def theirs(data: bytes) -> Rgb:
     st.integers(0, 2**32),
     st.sampled_from([0, 1, 9, 60, 300]),
 )
-def test_the_same_bits_as_simplejpeg(high: int, wide: int, quality: int, chroma: str, seed: int, rough: int) -> None:
+def test_the_same_bits_as_simplejpeg(
+    high: int, wide: int, quality: int, chroma: str, seed: int, rough: int
+) -> None:
     rgb = picture(16 * high, 16 * wide, seed, rough)
     data = simplejpeg.encode_jpeg(rgb, quality, "RGB", chroma)
     assert np.array_equal(ours(data, 16 * high, 16 * wide), theirs(data))
@@ -56,7 +58,10 @@ def test_the_same_bits_as_simplejpeg(high: int, wide: int, quality: int, chroma:
 @pytest.mark.parametrize("quality", [1, 50, 95, 100])
 def test_extremes(quality: int) -> None:
     rng = np.random.default_rng(0)
-    for rgb in (rng.integers(0, 2, (32, 32, 3)) * 255, rng.integers(0, 2, (32, 32, 1)) * [255, 0, 255]):
+    for rgb in (
+        rng.integers(0, 2, (32, 32, 3)) * 255,
+        rng.integers(0, 2, (32, 32, 1)) * [255, 0, 255],
+    ):
         data = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb, np.uint8), quality, "RGB", "420")
         assert np.array_equal(ours(data, 32, 32), theirs(data))
 
@@ -74,7 +79,9 @@ def test_many_at_once_and_tables_that_change() -> None:
         Image.fromarray(picture(32, 32, seed)).save(buffer, "JPEG", **how)
         return buffer.getvalue()
 
-    data = [saved(i, quality=90, optimize=i % 2 == 1, comment=b"hello" * i) for i in range(8)]  # tables of its own
+    data = [
+        saved(i, quality=90, optimize=i % 2 == 1, comment=b"hello" * i) for i in range(8)
+    ]  # tables of its own
     data.insert(3, b"no picture")
     out = np.zeros((9, 32, 32, 3), np.uint8)
     done = decode_jpegs(data, out)

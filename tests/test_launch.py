@@ -26,7 +26,12 @@ from tests.conftest import tiny
 from tests.s3 import BUCKET, Server
 
 ROOT = Path(__file__).parents[1]
-SECONDS_A_STEP, STEPS, TIMEOUT_S, KILL_AFTER_S = 0.2, 12, 5, 30  # the last: torchrun's, of a rank that does not end
+SECONDS_A_STEP, STEPS, TIMEOUT_S, KILL_AFTER_S = (
+    0.2,
+    12,
+    5,
+    30,
+)  # the last: torchrun's, of a rank that does not end
 PROGRAM = f"""
 import sys, time
 from alexnet.cli import main
@@ -51,7 +56,14 @@ def started(
     config = tiny(store, parallel=Parallel(columns=2, timeout_s=TIMEOUT_S), checkpoint_minutes=0)
     write_config(run, config)
     (run.parent / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     command += [*options, str(run.parent / "program.py"), str(run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | also
     with (run.parent / f"{run.name}.log").open("wb") as log:
@@ -116,7 +128,9 @@ def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path
         run = tmp_path / f"killed-{killed}"
         process = started(store, run, "--max-restarts", "4")
         for _ in range(2):
-            killed += signalled(run, rng.randrange(2), signal.SIGKILL, rng.uniform(0, SECONDS_A_STEP * STEPS))
+            killed += signalled(
+                run, rng.randrange(2), signal.SIGKILL, rng.uniform(0, SECONDS_A_STEP * STEPS)
+            )
         assert process.wait(timeout=180) == 0, said(run)
         assert weights.read(run).about["sha256"] == wanted
 
@@ -134,14 +148,19 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
     began_s = time.monotonic()
     assert process.wait(timeout=180) == 1
     assert time.monotonic() - began_s < within_s
-    assert said(run).count("alexnet: rank 1 has died or got stuck; go on with: alexnet train --resume") == 1
+    assert (
+        said(run).count("alexnet: rank 1 has died or got stuck; go on with: alexnet train --resume")
+        == 1
+    )
     assert rank_of(run, 0) is None
     assert rank_of(run, 1) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_ranks_whose_store_vanishes_end_and_one_says_so(server: Server, tmp_path: Path, number: int) -> None:
+def test_ranks_whose_store_vanishes_end_and_one_says_so(
+    server: Server, tmp_path: Path, number: int
+) -> None:
     run = tmp_path / "run"
     process = started(BUCKET, run, also=server.environment)
     assert signalled(run, 0, 0, 0.1)  # it trains
@@ -160,7 +179,9 @@ def test_ranks_whose_store_vanishes_end_and_one_says_so(server: Server, tmp_path
 
 
 @pytest.mark.slow
-def test_one_process_saves_what_it_has_when_its_store_vanishes(store: Path, server: Server, tmp_path: Path) -> None:
+def test_one_process_saves_what_it_has_when_its_store_vanishes(
+    store: Path, server: Server, tmp_path: Path
+) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     command = [sys.executable, str(tmp_path / "program.py"), str(run)]
     config = tiny(store, data=BUCKET, parallel=Parallel(timeout_s=TIMEOUT_S))
@@ -170,7 +191,9 @@ def test_one_process_saves_what_it_has_when_its_store_vanishes(store: Path, serv
         write_config(folder, config)
     (tmp_path / "program.py").write_text(PROGRAM)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | server.environment
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
     while not (run / "last.safetensors").exists():  # after the first epoch
         time.sleep(0.05)
     time.sleep(5 * SECONDS_A_STEP)
@@ -182,5 +205,7 @@ def test_one_process_saves_what_it_has_when_its_store_vanishes(store: Path, serv
     assert 15 < weights.read(run).about["position"]["step"] < 30
     server.begin()
     for folder in (run, whole):
-        subprocess.run([*command[:2], str(folder)], env=environment, cwd=ROOT, check=True, timeout=120)
+        subprocess.run(
+            [*command[:2], str(folder)], env=environment, cwd=ROOT, check=True, timeout=120
+        )
     assert weights.read(run).about["sha256"] == weights.read(whole).about["sha256"]

@@ -51,7 +51,11 @@ def test_a_head_of_ten_leaves_56909194_parameters() -> None:
 
 
 def test_the_network_holds_what_the_plan_counts() -> None:
-    for architecture in (tiny_architecture(), recipes.cifar_11().architecture, recipes.demo().architecture):
+    for architecture in (
+        tiny_architecture(),
+        recipes.cifar_11().architecture,
+        recipes.demo().architecture,
+    ):
         net = build(architecture)
         assert sum(p.numel() for p in net.parameters()) == total(architecture, "parameters")
 
@@ -75,7 +79,11 @@ def test_kernels_see_their_own_column_but_for_the_links() -> None:
     assert weights["conv3"] == (384, 256, 3, 3)
     assert weights["conv4"] == (384, 192, 3, 3)
     assert weights["fc6"] == (4096, 9216)
-    apart = {step.layer.name: step.weight_shape for step in plan(replace(PAPER, links=False)) if step.op == "linear"}
+    apart = {
+        step.layer.name: step.weight_shape
+        for step in plan(replace(PAPER, links=False))
+        if step.op == "linear"
+    }
     assert apart["conv3"] == (384, 128, 3, 3)
     assert apart["fc7"] == (4096, 2048)
     assert apart["fc8"] == (1000, 4096)
@@ -96,7 +104,11 @@ def test_without_links_a_column_never_sees_the_other() -> None:
 
 
 def test_without_conv3_conv4_sees_both_columns_and_a_removed_layer_leaves_its_pool() -> None:
-    net = {step.layer.name: step for step in plan(replace(PAPER, without=("conv3",))) if step.op == "linear"}
+    net = {
+        step.layer.name: step
+        for step in plan(replace(PAPER, without=("conv3",)))
+        if step.op == "linear"
+    }
     assert net["conv4"].weight_shape == (384, 256, 3, 3)
     without2 = shapes(replace(PAPER, without=("conv2",)))
     assert without2["conv3"] == (384, 13, 13)
@@ -108,12 +120,17 @@ def test_without_conv3_conv4_sees_both_columns_and_a_removed_layer_leaves_its_po
 
 
 def test_fields_of_ablations_reach_the_network() -> None:
-    assert not [step for step in plan(replace(ORIGINAL, normalise=False)) if step.op in ("lrn", "spatial")]
+    assert not [
+        step for step in plan(replace(ORIGINAL, normalise=False)) if step.op in ("lrn", "spatial")
+    ]
     assert shapes(replace(PAPER, pool=Pool(2, 2)))["conv5.max_pool"] == (256, 6, 6)
     net = build(replace(tiny_architecture(), bias=0.0))
     assert not net.get_parameter("conv2.bias").any()
     images = torch.randn(2, 3, 32, 32)
-    values = {unit: build(replace(tiny_architecture(), unit=unit)).activations(images) for unit in ("relu", "tanh")}
+    values = {
+        unit: build(replace(tiny_architecture(), unit=unit)).activations(images)
+        for unit in ("relu", "tanh")
+    }
     assert (values["relu"]["conv3"] >= 0).all()
     assert torch.equal(values["tanh"]["conv3"], values["tanh"]["conv3.linear"].tanh())
     assert build(replace(tiny_architecture(), unit="logistic"))(images).isfinite().all()
@@ -122,8 +139,14 @@ def test_fields_of_ablations_reach_the_network() -> None:
 def test_weights_and_biases_start_as_section_5_says() -> None:
     net = build(PAPER)
     for name in ("conv2", "fc6"):
-        assert abs(net.get_parameter(f"{name}.weight").std() - 0.01) < 1e-4  # over 300,000 draws: five deviations
-    ones = {name.split(".")[0] for name, p in net.named_parameters() if name.endswith("bias") and (p == 1).all()}
+        assert (
+            abs(net.get_parameter(f"{name}.weight").std() - 0.01) < 1e-4
+        )  # over 300,000 draws: five deviations
+    ones = {
+        name.split(".")[0]
+        for name, p in net.named_parameters()
+        if name.endswith("bias") and (p == 1).all()
+    }
     assert ones == {"conv2", "conv4", "conv5", "fc6", "fc7"}
     assert not net.get_parameter("fc8.bias").any()
     assert abs(build(ORIGINAL).get_parameter("conv3.weight").std() - 0.03) < 3e-4
@@ -140,23 +163,37 @@ def test_activations_end_in_the_logits_and_dropout_acts_only_with_a_key() -> Non
     assert not torch.equal(net(images, (0, 5)), net(images, (0, 6)))
 
 
-@pytest.mark.parametrize("recipe", [recipes.paper, recipes.original, recipes.cifar_26, recipes.cifar_11])
+@pytest.mark.parametrize(
+    "recipe", [recipes.paper, recipes.original, recipes.cifar_26, recipes.cifar_11]
+)
 @pytest.mark.parametrize("normalise", [True, False])
-def test_several_steps_in_one_pass_are_the_steps_one_by_one(recipe: Callable[[], Config], normalise: bool) -> None:
+def test_several_steps_in_one_pass_are_the_steps_one_by_one(
+    recipe: Callable[[], Config], normalise: bool
+) -> None:
     whole = recipe().architecture
-    small = replace(whole, width=0.125, classes=4, normalise=normalise, input_px=min(whole.input_px, 80))
+    small = replace(
+        whole, width=0.125, classes=4, normalise=normalise, input_px=min(whole.input_px, 80)
+    )
     net = build(small)
     assert any(len(steps) > 1 for steps in net.passes)
-    images = torch.randn(2, 3, small.input_px, small.input_px).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, small.input_px, small.input_px).contiguous(
+        memory_format=torch.channels_last
+    )
     results = []
     for logits in (net(images, (0, 1)), list(net.activations(images, (0, 1)).values())[-1]):
-        results.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), list(net.parameters()))))
+        results.append(
+            (logits.detach(), *torch.autograd.grad(logits.square().sum(), list(net.parameters())))
+        )
     for fast, slow in zip(*results, strict=True):  # the same float32 sums, some in another order
-        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-30)
+        torch.testing.assert_close(
+            fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()) + 1e-30
+        )
 
 
 def test_the_same_seed_gives_the_same_network() -> None:
-    one, same, other = (build(tiny_architecture(), seed).get_parameter("fc6.weight") for seed in (1, 1, 2))
+    one, same, other = (
+        build(tiny_architecture(), seed).get_parameter("fc6.weight") for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -181,12 +218,29 @@ def test_bfloat16_stays_near_float32_wherever_its_products_are_made(
 def torchvisions_own() -> nn.Module:
     """The network as torchvision builds it, from its published description."""
     conv, relu, pool = nn.Conv2d, nn.ReLU, nn.MaxPool2d
-    features = [conv(3, 64, 11, 4, 2), relu(), pool(3, 2), conv(64, 192, 5, padding=2), relu(), pool(3, 2)]
+    features = [
+        conv(3, 64, 11, 4, 2),
+        relu(),
+        pool(3, 2),
+        conv(64, 192, 5, padding=2),
+        relu(),
+        pool(3, 2),
+    ]
     features += [conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu()]
     features += [conv(256, 256, 3, padding=1), relu(), pool(3, 2)]
-    hidden = [nn.Dropout(), nn.Linear(9216, 4096), relu(), nn.Dropout(), nn.Linear(4096, 4096), relu()]
+    hidden = [
+        nn.Dropout(),
+        nn.Linear(9216, 4096),
+        relu(),
+        nn.Dropout(),
+        nn.Linear(4096, 4096),
+        relu(),
+    ]
     net = nn.Module()
-    net.features, net.classifier = nn.Sequential(*features), nn.Sequential(*hidden, nn.Linear(4096, 1000))
+    net.features, net.classifier = (
+        nn.Sequential(*features),
+        nn.Sequential(*hidden, nn.Linear(4096, 1000)),
+    )
     return net.eval()
 
 
@@ -197,7 +251,9 @@ def test_torchvisions_weights_give_torchvisions_outputs() -> None:
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         want = theirs.classifier(theirs.features(images).flatten(1))  # type: ignore[operator,union-attr]
-        torch.testing.assert_close(ours(images), want, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+        torch.testing.assert_close(
+            ours(images), want, rtol=1e-4, atol=1e-5
+        )  # float32 sums in another order
     with pytest.raises(ValueError, match="no parameter of torchvision"):
         from_torchvision({"features.1.weight": torch.zeros(1)})
 
@@ -219,15 +275,22 @@ def changed(**changes: object) -> Architecture:
         (changed(width=0.001), "conv1 has 0 kernels"),
         (changed(classes=1), "classes is 1"),
         (changed(layers=PAPER.layers[:5]), "ends in a fully connected layer"),
-        (changed(layers=(PAPER.layers[0], PAPER.layers[0], Full("fc", 2))), "two layers have one name"),
+        (
+            changed(layers=(PAPER.layers[0], PAPER.layers[0], Full("fc", 2))),
+            "two layers have one name",
+        ),
         (Architecture((Conv("conv1", 4, 3, stride=0), Full("fc", 2))), "conv1: size and stride"),
         (
-            Architecture((Conv("c", 4, 3), Local("local", 4, 3), Full("fc", 2)), input_px=9, columns=2),
+            Architecture(
+                (Conv("c", 4, 3), Local("local", 4, 3), Full("fc", 2)), input_px=9, columns=2
+            ),
             "local: a locally connected layer belongs to nets of one column",
         ),
     ],
 )
-def test_a_network_that_cannot_work_is_refused_with_the_layer(architecture: Architecture, says: str) -> None:
+def test_a_network_that_cannot_work_is_refused_with_the_layer(
+    architecture: Architecture, says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         plan(architecture)
 

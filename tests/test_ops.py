@@ -26,7 +26,11 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(scale).to(dtype)
+    return (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        .mul(scale)
+        .to(dtype)
+    )
 
 
 @given(
@@ -55,7 +59,9 @@ def test_an_even_n_sums_one_map_more() -> None:
 
 def test_lrn_alpha_is_not_divided_by_n() -> None:
     x = random(2, 8, 3, 3)
-    torch.testing.assert_close(ops.lrn(x, alpha=0.1), F.local_response_norm(x, 5, 0.1 * 5, 0.75, 2.0))
+    torch.testing.assert_close(
+        ops.lrn(x, alpha=0.1), F.local_response_norm(x, 5, 0.1 * 5, 0.75, 2.0)
+    )
 
 
 def test_lrn_sums_never_cross_columns() -> None:
@@ -99,7 +105,11 @@ def test_normalisations_in_lower_precision(
         monkeypatch.setattr(compiled, "usable", lambda x, beta=0.75: False)
     x = random(4, 32, 9, 9, dtype=dtype, scale=20).contiguous(memory_format=form)
     dy = random(4, 32, 9, 9, dtype=dtype).contiguous(memory_format=form).flip(0)
-    for op in (lambda t: ops.lrn(t, columns=2), lambda t: ops.lrn(t, n=9, alpha=0.01), ops.spatial_norm):
+    for op in (
+        lambda t: ops.lrn(t, columns=2),
+        lambda t: ops.lrn(t, n=9, alpha=0.01),
+        ops.spatial_norm,
+    ):
         results = []
         for value in (x, x.double()):
             value = value.clone().requires_grad_()
@@ -109,7 +119,9 @@ def test_normalisations_in_lower_precision(
             assert y.stride() == value.stride()
             results.append((y.detach().double(), g.double()))
         for low, exact in zip(*results, strict=True):
-            torch.testing.assert_close(low, exact, rtol=rtol, atol=of_largest * float(exact.abs().max()))
+            torch.testing.assert_close(
+                low, exact, rtol=rtol, atol=of_largest * float(exact.abs().max())
+            )
 
 
 @given(
@@ -123,10 +135,15 @@ def test_normalisations_in_lower_precision(
 def test_the_compiled_normalisations_are_the_plain_ones(
     maps: int, n: int, columns: int, size: int, sides: tuple[int, int]
 ) -> None:
-    x = random(3, maps * columns, *sides, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    x = random(3, maps * columns, *sides, dtype=torch.float32).contiguous(
+        memory_format=torch.channels_last
+    )
     if not compiled.usable(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
-    for op in (lambda t: ops.lrn(t, n, 2.0, 0.3, columns=columns), lambda t: ops.spatial_norm(t, size, 1.0, 0.3)):
+    for op in (
+        lambda t: ops.lrn(t, n, 2.0, 0.3, columns=columns),
+        lambda t: ops.spatial_norm(t, size, 1.0, 0.3),
+    ):
         value = x.clone().requires_grad_()
         exact = x.double().requires_grad_()
         (got,) = torch.autograd.grad(op(value).square().sum(), value)
@@ -141,7 +158,9 @@ def test_the_compiled_normalisations_are_the_plain_ones(
     sides=st.tuples(st.integers(5, 23), st.integers(5, 23)),
     relu=st.booleans(),
     n=st.sampled_from([None, 1, 4, 5, 9]),
-    window=st.sampled_from([None, Pool(), Pool(2, 2), Pool(partial=True), Pool(5, 1), Pool(4, 3, True)]),
+    window=st.sampled_from(
+        [None, Pool(), Pool(2, 2), Pool(partial=True), Pool(5, 1), Pool(4, 3, True)]
+    ),
     relu_after=st.booleans(),
 )
 @settings(max_examples=80, deadline=None)
@@ -154,7 +173,9 @@ def test_one_pass_is_its_parts_one_by_one(
     window: Pool | None,
     relu_after: bool,
 ) -> None:
-    x = random(2, maps * columns, *sides, dtype=torch.float32, scale=3).contiguous(memory_format=torch.channels_last)
+    x = random(2, maps * columns, *sides, dtype=torch.float32, scale=3).contiguous(
+        memory_format=torch.channels_last
+    )
     if not compiled.usable(x):
         pytest.skip("no C++ compiler on this machine")
     norm = None if n is None else Lrn(n, alpha=0.1)
@@ -165,14 +186,19 @@ def test_one_pass_is_its_parts_one_by_one(
         y = ops.norm_pool(value, relu, norm, window, relu_after, columns)
         (g,) = torch.autograd.grad(y.square().sum(), value)
         results.append((y.detach().double(), g.double()))
-    for low, exact in zip(*results, strict=True):  # a few roundings of float32, of the largest where terms cancel
+    for low, exact in zip(
+        *results, strict=True
+    ):  # a few roundings of float32, of the largest where terms cancel
         torch.testing.assert_close(low, exact, rtol=2e-6, atol=2**-21 * float(exact.abs().max()))
 
 
 def test_one_pass_keeps_nans_and_takes_the_first_of_equals() -> None:
     x = torch.tensor([[1.0, 1.0, -2.0], [float("nan"), -1.0, -1.0]]).view(1, 1, 2, 3)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    assert ops.norm_pool(x, True, None, Pool(2, 1), True).isnan().flatten().tolist() == [True, False]
+    assert ops.norm_pool(x, True, None, Pool(2, 1), True).isnan().flatten().tolist() == [
+        True,
+        False,
+    ]
     (g,) = torch.autograd.grad(ops.norm_pool(x, True, None, Pool(1, 1), True)[..., :2].nansum(), x)
     assert g.flatten()[:2].tolist() == [1, 1]
     (g,) = torch.autograd.grad(ops.norm_pool(x, window=Pool(2, 1))[..., 1].sum(), x)
@@ -181,7 +207,11 @@ def test_one_pass_keeps_nans_and_takes_the_first_of_equals() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype) -> None:
-    x = random(2, 8, 4, 5, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = (
+        random(2, 8, 4, 5, dtype=dtype)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
     if not compiled.usable(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -256,7 +286,9 @@ def test_pools_are_their_slow_twin_and_as_large_as_planned(
     x = random(2, 3, side, side)
     op = ops.max_pool if kind == "max" else ops.avg_pool
     got = op(x, size, stride, partial)
-    np.testing.assert_allclose(got.numpy(), reference.pool(x.numpy(), size, stride, partial, kind), rtol=1e-12)
+    np.testing.assert_allclose(
+        got.numpy(), reference.pool(x.numpy(), size, stride, partial, kind), rtol=1e-12
+    )
     assert got.shape[2] == ops.pool.pooled_px(side, size, stride, partial)
 
 

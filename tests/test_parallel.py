@@ -41,7 +41,9 @@ class Case:
     rate: float = 0.05
     tolerance: float = 1e-12  # of float64: sums in another order, of values near 1
     growth: float = 1.0  # of it at every step
-    gradients: float = 1e-12  # how far they may be apart from the same weights, in parts of the largest
+    gradients: float = (
+        1e-12  # how far they may be apart from the same weights, in parts of the largest
+    )
 
 
 def all_compared(cases: list[Case]) -> int:
@@ -63,7 +65,10 @@ def kept(gradients: Iterable[Gradient], into: dict[str, torch.Tensor]) -> Iterat
 
 
 def compared(case: Case, mesh: Mesh) -> int:
-    part, whole = Part(case.architecture, 0, mesh).to(case.dtype), Network(case.architecture, 0).to(case.dtype)
+    part, whole = (
+        Part(case.architecture, 0, mesh).to(case.dtype),
+        Network(case.architecture, 0).to(case.dtype),
+    )
     generator = torch.Generator().manual_seed(1)
     sizes = mesh.share.sizes(case.batch)
     rows = slice(sum(sizes[: mesh.shards.place]), sum(sizes[: mesh.shards.place + 1]))
@@ -99,15 +104,25 @@ def compared(case: Case, mesh: Mesh) -> int:
             sums.zero_()
         torch.distributed.all_reduce(sums)
         all_wrong = (logits.argmax(1) != labels).sum()
-        torch.testing.assert_close(sums, torch.stack([expected.detach(), all_wrong.to(loss.dtype)]), **exact)
+        torch.testing.assert_close(
+            sums, torch.stack([expected.detach(), all_wrong.to(loss.dtype)]), **exact
+        )
         descend(loss, own, velocities[0], of, 0.9, summed)
         layout = Layout(mesh.shards.size, mesh.columns.size, mesh.hybrid)
-        told = payload_bytes(case.architecture, layout, case.batch, mesh.shards.place, x.element_size())
+        told = payload_bytes(
+            case.architecture, layout, case.batch, mesh.shards.place, x.element_size()
+        )
         del told["readings"]
         assert dict(mesh.sent_bytes) == told
         descend(expected, parameters, velocities[1], of, 0.9, partial(kept, into=expected_of))
-        if step in (0, case.steps):  # between them a unit or a maximum may tip by rounding, and its gradient with it
-            differ = {name: apart(gradient, part.cuts[name].of(expected_of[name])) for name, gradient in seen.items()}
+        if step in (
+            0,
+            case.steps,
+        ):  # between them a unit or a maximum may tip by rounding, and its gradient with it
+            differ = {
+                name: apart(gradient, part.cuts[name].of(expected_of[name]))
+                for name, gradient in seen.items()
+            }
             assert max(differ.values()) < case.gradients, differ
         for name, weight in own.items():
             torch.testing.assert_close(weight, part.cuts[name].of(parameters[name]), **exact)
@@ -122,7 +137,9 @@ def compared(case: Case, mesh: Mesh) -> int:
     return case.steps
 
 
-MANY_CLASSES = replace(tiny_architecture(), classes=48)  # more than the 32 hidden units: cut by classes
+MANY_CLASSES = replace(
+    tiny_architecture(), classes=48
+)  # more than the 32 hidden units: cut by classes
 NO_LINKS = replace(tiny_architecture(), links=False)
 ONE_COLUMN = replace(tiny_architecture(), columns=1)
 
@@ -156,9 +173,12 @@ def test_ranks_together_are_the_network(ranks: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "parallel"), [(2, Parallel(columns=2)), (2, Parallel(hybrid=True)), (4, Parallel(columns=2))]
+    ("ranks", "parallel"),
+    [(2, Parallel(columns=2)), (2, Parallel(hybrid=True)), (4, Parallel(columns=2))],
 )
-def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(ranks: int, parallel: Parallel) -> None:
+def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(
+    ranks: int, parallel: Parallel
+) -> None:
     # float32 rounds a loss of 7 to 5e-7, and what is rounded otherwise grows from step to step as any rounding does in
     # training; at ten times this rate it grew to 2e-4 of the loss after 13 steps, past this bound;
     # gradients were 2e-6 to 5e-6 of the largest apart where no maximum had tipped, up to 0.05 where one had
@@ -189,7 +209,9 @@ def test_a_faster_link_never_slows_a_step_and_one_device_exchanges_nothing(
 ) -> None:
     layout, paper = Layout(2**doublings, columns, hybrid), recipes.paper().architecture
     batch = 128 * layout.world
-    slow, fast = (predict(paper, layout, batch, Machine(1e12, speed, 1e-6)) for speed in (1e9, 1e11))
+    slow, fast = (
+        predict(paper, layout, batch, Machine(1e12, speed, 1e-6)) for speed in (1e9, 1e11)
+    )
     assert slow.compute_s == fast.compute_s
     assert slow.images_per_s < fast.images_per_s
     assert 0 < slow.efficiency < fast.efficiency < 1
@@ -256,7 +278,11 @@ def test_a_run_on_four_ranks_is_the_run_of_one_process(
 
 @pytest.mark.parametrize(
     ("ranks", "parallel"),
-    [(1, Parallel()), (2, Parallel(columns=2)), pytest.param(8, Parallel(columns=2), marks=pytest.mark.slow)],
+    [
+        (1, Parallel()),
+        (2, Parallel(columns=2)),
+        pytest.param(8, Parallel(columns=2), marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_of_four_ranks_goes_on_on_any_number(
     begun_on_four: Path, run: Path, tmp_path: Path, ranks: int, parallel: Parallel
@@ -268,7 +294,9 @@ def test_a_run_of_four_ranks_goes_on_on_any_number(
 
 def refused(config: Config, run: Path, rank_differs: str = "") -> str:
     if rank_differs and os.environ["RANK"] == "1":
-        config = replace(config, **{"seed": 5} if rank_differs == "config" else {"data": rank_differs})
+        config = replace(
+            config, **{"seed": 5} if rank_differs == "config" else {"data": rank_differs}
+        )
     try:
         fit(config, run)
     except ValueError as error:
@@ -277,7 +305,9 @@ def refused(config: Config, run: Path, rank_differs: str = "") -> str:
 
 
 def all_refused(config: Config, other: Path, run: Path) -> list[str]:
-    layers = tuple(replace(a, units=31) if a.name == "fc6" else a for a in tiny_architecture().layers)
+    layers = tuple(
+        replace(a, units=31) if a.name == "fc6" else a for a in tiny_architecture().layers
+    )
     uneven = replace(tiny_architecture(), layers=layers)
     said = [
         refused(replace(config, sgd=replace(config.sgd, batch=15)), run),
@@ -292,7 +322,9 @@ def all_refused(config: Config, other: Path, run: Path) -> list[str]:
     return said
 
 
-def test_wrong_launches_are_refused_by_all_ranks_in_one_sentence(store: Path, tmp_path: Path) -> None:
+def test_wrong_launches_are_refused_by_all_ranks_in_one_sentence(
+    store: Path, tmp_path: Path
+) -> None:
     prepare(shapes.source(60, 30, seed=1), tmp_path / "other", StoreSettings(size_px=40))
     said = on_ranks(2, all_refused, tiny(store), tmp_path / "other", tmp_path / "run")
     assert said[0] == said[1]

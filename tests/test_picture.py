@@ -62,7 +62,16 @@ def test_exif_turns_a_picture_only_when_asked(turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
     data = jpeg(exif=exif)
-    k, flip = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}[turn]
+    k, flip = {
+        1: (0, 0),
+        2: (0, 1),
+        3: (2, 0),
+        4: (2, 1),
+        5: (3, 1),
+        6: (3, 0),
+        7: (1, 1),
+        8: (1, 0),
+    }[turn]
     upright = np.rot90(RGB, k)
     upright = upright[:, ::-1] if flip else upright
     assert near(decode(data, upright=True), upright, 2)
@@ -106,7 +115,9 @@ def test_pictures_of_a_pixel_or_a_line_are_enlarged(shape: tuple[int, int]) -> N
 
 
 @given(
-    height=st.integers(13, 110).map(lambda blocks: 8 * blocks),  # else the last row is a part of a pixel
+    height=st.integers(13, 110).map(
+        lambda blocks: 8 * blocks
+    ),  # else the last row is a part of a pixel
     width=st.integers(13, 110).map(lambda blocks: 8 * blocks),
     enough_px=st.sampled_from([0, 32, 100, 128]),
     seed=st.integers(0, 9),
@@ -117,9 +128,13 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_same_square(
 ) -> None:
     """Three grey levels on average, of 255, for pictures rougher than photographs and of full contrast in colour."""
     rng = np.random.default_rng(seed)
-    rough = Image.fromarray(rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8))
+    rough = Image.fromarray(
+        rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
+    )
     smooth = np.asarray(rough.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    data = encode(np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8), "jpeg")
+    data = encode(
+        np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8), "jpeg"
+    )
     whole, small = decode(data), decode(data, enough_px=enough_px)
     if enough_px == 0 or min(height, width) < 4 * enough_px:
         assert np.array_equal(whole, small)
@@ -135,7 +150,9 @@ def difference(a: picture.Rgb, b: picture.Rgb) -> float:
 
 def test_of_photographs_it_differs_by_less_than_the_jpeg_they_are_kept_in(pictures: Path) -> None:
     small, kept = [], []
-    for path in sorted(p for p in (pictures / "photos").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")):
+    for path in sorted(
+        p for p in (pictures / "photos").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")
+    ):
         data = path.read_bytes()
         square = centre_square(decode(data), 96)
         small.append(difference(square, centre_square(decode(data, enough_px=96), 96)))
@@ -150,7 +167,13 @@ def test_ppm_is_the_pixels_and_pillow_reads_it() -> None:
     assert np.array_equal(decode(data), noise)
     pixels_of_ppm(data, out)
     assert np.array_equal(out, noise)
-    for wrong in (data[:-1], data + b"x", encode(noise.transpose(1, 0, 2), "ppm"), b"P6\n", encode(noise, "png")):
+    for wrong in (
+        data[:-1],
+        data + b"x",
+        encode(noise.transpose(1, 0, 2), "ppm"),
+        b"P6\n",
+        encode(noise, "png"),
+    ):
         with pytest.raises(ValueError, match="no PPM of 7x9"):
             pixels_of_ppm(wrong, out)
 
@@ -158,11 +181,16 @@ def test_ppm_is_the_pixels_and_pillow_reads_it() -> None:
 def test_png_is_lossless_and_444_keeps_more_colour_than_420() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     assert np.array_equal(decode(encode(noise, "png")), noise)
-    errors = [np.abs(decode(encode(noise, "jpeg", 95, chroma)).astype(int) - noise).mean() for chroma in ("444", "420")]
+    errors = [
+        np.abs(decode(encode(noise, "jpeg", 95, chroma)).astype(int) - noise).mean()
+        for chroma in ("444", "420")
+    ]
     assert errors[0] < errors[1] / 3
 
 
 def test_every_real_photograph_is_read(pictures: object) -> None:
     files = sorted((pictures / "photos").glob("*.JPEG"))  # type: ignore[operator]
     assert len(files) == 40
-    assert {centre_square(decode(path.read_bytes()), 256).shape for path in files} == {(256, 256, 3)}
+    assert {centre_square(decode(path.read_bytes()), 256).shape for path in files} == {
+        (256, 256, 3)
+    }

@@ -36,7 +36,10 @@ SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
 
 def digest(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_the_store_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
@@ -77,7 +80,9 @@ def test_an_interrupted_preparation_takes_up_without_repeating(tmp_path: Path) -
         return source.splits[0].items(start)
 
     prepare(
-        replace(source, splits=(replace(source.splits[0], items=watched), source.splits[1])), tmp_path / "store", SMALL
+        replace(source, splits=(replace(source.splits[0], items=watched), source.splits[1])),
+        tmp_path / "store",
+        SMALL,
     )
     assert starts == [24]  # three finished shards of eight; five pieces of work were on their way
     assert digest(tmp_path / "store") == digest(tmp_path / "whole")
@@ -93,7 +98,9 @@ def test_a_preparation_begun_with_other_settings_is_not_taken_up(tmp_path: Path)
 def test_statistics_are_those_of_the_pictures(tmp_path: Path) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
     source = shapes.source(20, 10).splits[0]
-    pixels = np.stack([centre_square(decode(item.read()), 24) for item in source.items(0)]).astype(np.float64)
+    pixels = np.stack([centre_square(decode(item.read()), 24) for item in source.items(0)]).astype(
+        np.float64
+    )
     statistics = Store(tmp_path / "store").statistics
     np.testing.assert_allclose(statistics.mean, pixels.mean(0), rtol=1e-14)
     covariance = np.cov(pixels.reshape(-1, 3), rowvar=False, bias=True)
@@ -202,9 +209,14 @@ def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Pat
     (folder / "class0" / "broken.jpg").write_bytes(b"no picture")
     source = class_folders(folder, val_fraction=0)
     manifest = prepare(source, tmp_path / "store", SMALL)
-    assert manifest["splits"]["train"]["skipped"] == [["class0/broken.jpg", "not a picture of a known format"]]
+    assert manifest["splits"]["train"]["skipped"] == [
+        ["class0/broken.jpg", "not a picture of a known format"]
+    ]
     assert manifest["splits"]["train"]["images"] == 100
-    with pytest.raises(ValueError, match=r"1 of 101 pictures of 'train' cannot be read, .*broken\.jpg \(not a picture"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 101 pictures of 'train' cannot be read, .*broken\.jpg \(not a picture",
+    ):
         prepare(source, tmp_path / "strict", replace(SMALL, most_skipped=0.005))
     assert not (tmp_path / "strict").exists()
     again = prepare(source, tmp_path / "strict", SMALL)  # allowing more goes on where it stood
@@ -214,10 +226,16 @@ def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Pat
 def test_a_split_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
     split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, in_hand(b"x"))][start:]))
     with pytest.raises(ValueError, match="no readable picture"):
-        prepare(Source("test", ("a", "b"), (split,)), tmp_path / "store", replace(SMALL, most_skipped=1.0))
+        prepare(
+            Source("test", ("a", "b"), (split,)),
+            tmp_path / "store",
+            replace(SMALL, most_skipped=1.0),
+        )
 
 
-def test_a_full_disk_is_noticed_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_noticed_before_the_first_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(making.shutil, "disk_usage", lambda place: usage)
     with pytest.raises(ValueError, match="make room or choose another disk"):
@@ -242,12 +260,18 @@ def test_settings_that_cannot_work(changes: dict[str, int], says: str, tmp_path:
 def parquet(folder: Path) -> Path:
     """Two training files and one of validation, as `datasets` writes them."""
     folder.mkdir()
-    for name, count in (("train-00000-of-00002", 7), ("train-00001-of-00002", 5), ("validation-00000-of-00001", 4)):
+    for name, count in (
+        ("train-00000-of-00002", 7),
+        ("train-00001-of-00002", 5),
+        ("validation-00000-of-00001", 4),
+    ):
         rows = {
             "image": [Image.fromarray(np.full((9, 9, 3), 10 * i, np.uint8)) for i in range(count)],
             "label": [i % 2 for i in range(count)],
         }
-        kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+        kinds = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+        )
         datasets.Dataset.from_dict(rows, features=kinds).to_parquet(folder / f"{name}.parquet")
     return folder
 
@@ -266,7 +290,9 @@ def test_parquet_files_in_the_hubs_layout(tmp_path: Path) -> None:
         parquet_files(tmp_path / "set")
 
 
-def test_cifar_is_kept_lossless_and_has_its_known_statistics(pictures: Path, tmp_path: Path) -> None:
+def test_cifar_is_kept_lossless_and_has_its_known_statistics(
+    pictures: Path, tmp_path: Path
+) -> None:
     source = parquet_files(pictures / "cifar10")
     first = next(source.splits[0].items(0))
     few = replace(source, splits=(replace(source.splits[1], name="train", count=10_000),))
@@ -283,7 +309,9 @@ def test_cifar_is_kept_lossless_and_has_its_known_statistics(pictures: Path, tmp
 def test_every_lossless_encoding_holds_and_feeds_the_same_pixels(tmp_path: Path) -> None:
     fed = []
     for encoding in ("png", "ppm"):
-        prepare(shapes.source(20, 10), tmp_path / encoding, StoreSettings(size_px=24, encoding=encoding))
+        prepare(
+            shapes.source(20, 10), tmp_path / encoding, StoreSettings(size_px=24, encoding=encoding)
+        )
         split = Store(tmp_path / encoding).split("train")
         (batch,) = batches(split, np.arange(20), 20)
         fed.append(batch.images)
@@ -318,7 +346,9 @@ def test_killed_at_any_moment_it_takes_up_again(tmp_path: Path) -> None:
     )
     kills = 0
     while not (tmp_path / "store").exists() and kills < 40:
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL
+        )
         try:
             process.wait(timeout=1.5 + 0.07 * kills)
         except subprocess.TimeoutExpired:
@@ -340,7 +370,11 @@ def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Pa
     def parts() -> float:
         began_s = time.perf_counter()
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda item: encode(centre_square(decode(item.read()), 256), "jpeg"), items))
+            list(
+                pool.map(
+                    lambda item: encode(centre_square(decode(item.read()), 256), "jpeg"), items
+                )
+            )
         return time.perf_counter() - began_s
 
     def store(number: int) -> float:
@@ -350,7 +384,9 @@ def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Pa
 
     pairs = [(parts(), store(number)) for number in range(9)]
     ratio = median([whole_s / parts_s for parts_s, whole_s in pairs])
-    print(f"prepare / (decode + resize + encode) = {ratio:.3f} over {len(items)} pictures; pairs, s: {pairs}")
+    print(
+        f"prepare / (decode + resize + encode) = {ratio:.3f} over {len(items)} pictures; pairs, s: {pairs}"
+    )
     assert ratio <= 1.20
 
 

@@ -66,7 +66,11 @@ def test_a_store_at_a_url_holds_what_the_folder_holds(store: Path, url: str) -> 
     for name in ("train", "val"):
         assert same(there.split(name), here.split(name))
     order = epoch_order(60, 0, 0)
-    for a, b in zip(batches(there.split("train"), order, 16), batches(here.split("train"), order, 16), strict=True):
+    for a, b in zip(
+        batches(there.split("train"), order, 16),
+        batches(here.split("train"), order, 16),
+        strict=True,
+    ):
         assert a.images.equal(b.images)
 
 
@@ -77,14 +81,18 @@ def test_a_files_head_may_be_long(store: Path, monkeypatch: pytest.MonkeyPatch) 
     assert same(Store(store).split("train"), whole)
 
 
-def test_training_from_a_url_is_training_from_the_folder(store: Path, url: str, tmp_path: Path) -> None:
+def test_training_from_a_url_is_training_from_the_folder(
+    store: Path, url: str, tmp_path: Path
+) -> None:
     for name, data in (("here", str(store)), ("there", url)):
         fit(tiny(store, data=data), tmp_path / name)
     here, there = (weights.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
     assert here == there
 
 
-def test_what_is_read_again_is_copied_and_then_read_here(url: str, store: Path, cache: Path) -> None:
+def test_what_is_read_again_is_copied_and_then_read_here(
+    url: str, store: Path, cache: Path
+) -> None:
     split = Store(url).split("train", keep=True)
     until(lambda: len(copies(cache)) == 3)
     fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
@@ -112,7 +120,9 @@ def test_copies_never_take_more_than_they_may(
     assert sum(path.stat().st_size for path in cache.glob("*/*")) <= most
 
 
-def test_without_room_nothing_is_copied(url: str, store: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_nothing_is_copied(
+    url: str, store: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
     assert same(Store(url).split("train", keep=True), Store(store).split("train"))
     assert not cache.exists()
@@ -168,7 +178,9 @@ def test_a_damaged_file_ends_the_run(url: str, cache: Path) -> None:
     data = bytearray(memory.cat_file(path))
     data[-100] ^= 1
     memory.pipe_file(path, bytes(data))
-    with pytest.raises(StoreLost, match=rf"^{url}/train/data-00001\.arrow is damaged; copy the store there again$"):
+    with pytest.raises(
+        StoreLost, match=rf"^{url}/train/data-00001\.arrow is damaged; copy the store there again$"
+    ):
         split = Store(url).split("train", keep=True)
         until(lambda: split.read([0]) == [])  # until it is found
     assert "data-00001" not in {path.stem for path in copies(cache)}
@@ -235,7 +247,9 @@ def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch: pytest.Mon
 
 def alexnet(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "alexnet", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | server.environment, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | server.environment, timeout=120
+    )
 
 
 def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_path: Path) -> None:
@@ -247,7 +261,10 @@ def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_pa
         assert done.returncode == 0, done.stderr
     here, there = (weights.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
     assert here == there
-    tests = [alexnet(server, "evaluate", tmp_path / "here", "--data", data) for data in (str(store), BUCKET)]
+    tests = [
+        alexnet(server, "evaluate", tmp_path / "here", "--data", data)
+        for data in (str(store), BUCKET)
+    ]
     assert tests[0].stdout == tests[1].stdout != ""
     refused = alexnet(server, "evaluate", tmp_path / "here", "--data", "s3://nowhere/store")
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -275,7 +292,10 @@ while len(split.place._kept) < 3:
 
 def test_a_killed_process_leaves_whole_copies_only(store: Path, cache: Path) -> None:
     command = [sys.executable, "-c", SLOWLY, f"file://{store}"]
-    wanted = {f"train-{shard['file']}": shard["sha256"] for shard in Store(store).manifest["splits"]["train"]["shards"]}
+    wanted = {
+        f"train-{shard['file']}": shard["sha256"]
+        for shard in Store(store).manifest["splits"]["train"]["shards"]
+    }
     for after_s in (0.0, 0.1, 0.3):
         process = subprocess.Popen(command)
         until(lambda: bool(list(cache.glob("*/.*.partial"))))

@@ -9,7 +9,16 @@ import torch
 
 from alexnet import recipes
 from alexnet.config import Plateau, Steps, scaled
-from alexnet.train.sgd import PlateauState, Rates, after_epoch, colour_on, fall, finished, rates, update
+from alexnet.train.sgd import (
+    PlateauState,
+    Rates,
+    after_epoch,
+    colour_on,
+    fall,
+    finished,
+    rates,
+    update,
+)
 
 START = PlateauState()
 
@@ -44,7 +53,10 @@ def test_the_compiled_update_is_the_plain_one(form: torch.memory_format, decay: 
 
 
 def test_the_update_takes_a_gradient_of_another_memory_format() -> None:
-    w, g = torch.randn(6, 5, 3, 3).contiguous(memory_format=torch.channels_last), torch.randn(6, 5, 3, 3)
+    w, g = (
+        torch.randn(6, 5, 3, 3).contiguous(memory_format=torch.channels_last),
+        torch.randn(6, 5, 3, 3),
+    )
     v = torch.zeros_like(w)
     before = w.clone()
     update(w, v, g, Rates(0.5, 0.0), 0.9)
@@ -104,7 +116,9 @@ def test_the_originals_rates_through_its_end_game() -> None:
 
 
 def test_the_papers_biases_learn_as_weights_do() -> None:
-    assert rates(recipes.paper(), "fc8.bias", 3, START) == rates(recipes.paper(), "fc8.weight", 3, START)
+    assert rates(recipes.paper(), "fc8.bias", 3, START) == rates(
+        recipes.paper(), "fc8.weight", 3, START
+    )
 
 
 def test_cifar_decay_is_by_layer() -> None:

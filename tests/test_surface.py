@@ -30,10 +30,16 @@ def imports(path: Path) -> set[str]:
     """Rooms of the package that a file imports from."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "alexnet":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "alexnet"
+        ):
             rest = node.module.split(".")[1:]
             found |= (
-                {rest[0]} if rest else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+                {rest[0]}
+                if rest
+                else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
             )
     return found
 
@@ -86,11 +92,17 @@ def test_every_sentence_of_the_ledger_names_things_that_exist() -> None:
     root = PACKAGE.parent
     code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     tests = "\n".join(path.read_text() for path in (root / "tests").glob("*.py"))
-    rows = [line.split("|") for line in (root / "docs" / "paper.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line.split("|")
+        for line in (root / "docs" / "paper.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
     checked = 0
     for row in rows:
         for cell, text in ((row[2], code), (row[3], tests)) if len(row) > 4 else ():
             for word in cell.split("`")[1::2]:
-                assert word.split(".")[-1].split("(")[0].split("=")[0] in text, f"{word} of {row[1].strip()!r}"
+                assert word.split(".")[-1].split("(")[0].split("=")[0] in text, (
+                    f"{word} of {row[1].strip()!r}"
+                )
                 checked += 1
     assert checked > 50

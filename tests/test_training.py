@@ -45,7 +45,9 @@ def numbers(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
-def test_the_number_of_workers_changes_nothing(store: Path, run: Path, workers: int, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_nothing(
+    store: Path, run: Path, workers: int, tmp_path: Path
+) -> None:
     fit(tiny(store, workers=workers), tmp_path / "run")
     assert same_weights(tmp_path / "run", run)
     assert numbers(tmp_path / "run") == numbers(run)
@@ -70,11 +72,16 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int, layers:
     monkeypatch.setattr(sgd, "update", counted)
 
 
-@pytest.mark.parametrize(("steps", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("steps", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(
     store: Path, run: Path, steps: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"saved at step {steps}") as stopped:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Interrupted, match=f"saved at step {steps}") as stopped,
+    ):
         stop_after(patch, steps, number)
         fit(tiny(store), tmp_path / "run")
     assert stopped.value.number == number
@@ -99,13 +106,21 @@ def test_a_run_may_live_in_a_thread(store: Path, run: Path, tmp_path: Path) -> N
 
 def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) -> None:
     fit(tiny(store), tmp_path / "run")
-    before = (tmp_path / "run" / "last.safetensors").read_bytes(), (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    before = (
+        (tmp_path / "run" / "last.safetensors").read_bytes(),
+        (tmp_path / "run" / "metrics.jsonl").read_bytes(),
+    )
     resume(tmp_path / "run")
-    after = (tmp_path / "run" / "last.safetensors").read_bytes(), (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    after = (
+        (tmp_path / "run" / "last.safetensors").read_bytes(),
+        (tmp_path / "run" / "metrics.jsonl").read_bytes(),
+    )
     assert before == after
 
 
-def test_metrics_past_the_checkpoint_are_written_once(store: Path, run: Path, tmp_path: Path) -> None:
+def test_metrics_past_the_checkpoint_are_written_once(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
     """As after a kill between an epoch's line and its checkpoint."""
     shutil.copytree(run, tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
@@ -186,7 +201,9 @@ def test_init_takes_what_fits_and_says_what(
 ) -> None:
     config = tiny(store, init=str(run), schedule=Steps(1))
     layers = [replace(x, units=16) if x.name == "fc7" else x for x in config.architecture.layers]  # type: ignore[call-arg]
-    config = replace(config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, rate=0))
+    config = replace(
+        config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, rate=0)
+    )
     fit(config, tmp_path / "run")
     said = capsys.readouterr().err
     assert "conv1.weight" in said.split("started anew")[0]
@@ -198,7 +215,9 @@ def test_init_takes_what_fits_and_says_what(
 def test_a_net_that_starts_blind_is_warned_about(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dim = replace(tiny_architecture(), layers=tuple(replace(x, std=0.001) for x in tiny_architecture().layers))
+    dim = replace(
+        tiny_architecture(), layers=tuple(replace(x, std=0.001) for x in tiny_architecture().layers)
+    )
     fit(tiny(store, architecture=dim, schedule=Steps(1)), tmp_path / "run")
     assert "nearly blind" in capsys.readouterr().err
     start = read_metrics(tmp_path / "run", "start")[0]["signal"]
@@ -212,7 +231,9 @@ def test_waiting_for_data_and_memory_are_in_the_metrics(run: Path) -> None:
         assert m["images_per_s"] > 0
 
 
-def test_a_plateau_run_resumes_too(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plateau_run_resumes_too(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny(store, schedule=Plateau(epochs=9, patience=1, least_gain=0.5, drops=2))
     fit(config, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
@@ -223,15 +244,22 @@ def test_a_plateau_run_resumes_too(store: Path, tmp_path: Path, monkeypatch: pyt
     assert len({m["rate"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
 
 
-def test_bad_runs_are_refused_and_nothing_is_overwritten(store: Path, run: Path, tmp_path: Path) -> None:
+def test_bad_runs_are_refused_and_nothing_is_overwritten(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
     before = (run / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="holds something already; choose another --out, or go on with --resume"):
+    with pytest.raises(
+        ValueError, match="holds something already; choose another --out, or go on with --resume"
+    ):
         fit(tiny(store), run)
     assert (run / "config.json").read_bytes() == before
     for config, says in (
         (tiny(tmp_path / "none"), "is no prepared store"),
         (tiny(store, val_split="test"), "has no split 'test'"),
-        (tiny(store, architecture=replace(tiny_architecture(), classes=12)), "classes is 12 and .* has 10 classes"),
+        (
+            tiny(store, architecture=replace(tiny_architecture(), classes=12)),
+            "classes is 12 and .* has 10 classes",
+        ),
         (tiny(store, architecture=replace(tiny_architecture(), input_px=64)), "sees 64 pixels"),
         (tiny(store, device="quantum"), "--device quantum cannot be used here"),
         (tiny(store, sgd=Sgd(batch=-1)), "sgd.batch is -1"),
@@ -264,7 +292,9 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
     config = json.loads((run / "config.json").read_text())
     config["architecture"]["layers"][2]["kernels"] = 24
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"another architecture: conv3\.bias has shape \(16,\) there, \(24,\) here"):
+    with pytest.raises(
+        ValueError, match=r"another architecture: conv3\.bias has shape \(16,\) there, \(24,\) here"
+    ):
         resume(run)
     (run / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
@@ -305,14 +335,18 @@ resume(run) if (run / "config.json").exists() else fit(tiny(store, checkpoint_mi
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_bit_for_bit(store: Path, run: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_bit_for_bit(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
     """SIGKILL at many moments, a checkpoint after every step: the end is the undisturbed run's."""
     killed = tmp_path / "run"
     command = [sys.executable, "-c", PROGRAM, str(store), str(killed)]
     root = Path(__file__).parents[1]
     kills = 0
     for attempt in range(12):
-        process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         try:
             process.wait(timeout=2.2 + 0.15 * attempt)
             break
@@ -328,12 +362,18 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(store: Path, run: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["original", "paper"])
-def test_the_full_size_net_resumes_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_size_net_resumes_bit_for_bit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three steps of the real network, stopped after the second."""
     prepare(shapes.source(24, 10), tmp_path / "store", StoreSettings())
     config = getattr(recipes, name)()
     config = replace(
-        config, data=str(tmp_path / "store"), sgd=replace(config.sgd, batch=8), schedule=Steps(1), device="cpu"
+        config,
+        data=str(tmp_path / "store"),
+        sgd=replace(config.sgd, batch=8),
+        schedule=Steps(1),
+        device="cpu",
     )
     fit(config, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):

@@ -23,8 +23,14 @@ from alexnet.ops.triton_lrn import lrn_triton  # noqa: E402
 @pytest.mark.parametrize("n", [1, 4, 5, 9])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_plain_one(maps: int, columns: int, n: int, relu: bool, dtype: torch.dtype) -> None:
-    x = torch.randn(2, maps * columns, 3, 5, generator=torch.Generator().manual_seed(0)).mul(3).to(DEVICE, dtype)
+def test_it_is_the_plain_one(
+    maps: int, columns: int, n: int, relu: bool, dtype: torch.dtype
+) -> None:
+    x = (
+        torch.randn(2, maps * columns, 3, 5, generator=torch.Generator().manual_seed(0))
+        .mul(3)
+        .to(DEVICE, dtype)
+    )
     x = x.contiguous(memory_format=torch.channels_last)
     dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE, dtype)
     results = []
@@ -41,10 +47,16 @@ def test_it_is_the_plain_one(maps: int, columns: int, n: int, relu: bool, dtype:
     low_bits = 2**-8 if DEVICE == "cuda" else 2**-7
     rtol, of_largest = (2e-6, 2**-21) if dtype == torch.float32 else (low_bits, 4e-5)
     for low, exact in zip(*results, strict=True):
-        torch.testing.assert_close(low, exact, rtol=rtol, atol=of_largest * float(exact.abs().max()))
+        torch.testing.assert_close(
+            low, exact, rtol=rtol, atol=of_largest * float(exact.abs().max())
+        )
 
 
 def test_it_is_a_well_made_operator() -> None:
-    x = torch.randn(2, 8, 4, 5, device=DEVICE).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = (
+        torch.randn(2, 8, 4, 5, device=DEVICE)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     opcheck(lrn_triton, (x, True, 2, 2, 2.0, 1e-4), test_utils=checks)

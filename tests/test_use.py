@@ -54,7 +54,9 @@ def test_a_file_that_is_no_picture_is_named_and_the_others_go_on(run: Path, fold
         list(predict(load(run), [folder / "empty"]))
 
 
-def test_features_of_a_store_are_the_networks_activations(run: Path, store: Path, tmp_path: Path) -> None:
+def test_features_of_a_store_are_the_networks_activations(
+    run: Path, store: Path, tmp_path: Path
+) -> None:
     trained = load(run)
     assert features(trained, "fc7", store, tmp_path / "fc7") == 30
     values = np.load(tmp_path / "fc7" / "fc7.npy")
@@ -67,7 +69,9 @@ def test_features_of_a_store_are_the_networks_activations(run: Path, store: Path
 
     images = next(batches(split, np.arange(30), 30)).images
     x = trained.preprocess(images, same_patch(4, 4, False, 30))
-    np.testing.assert_allclose(values, trained.net.activations(x)["fc7"].detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        values, trained.net.activations(x)["fc7"].detach().numpy(), rtol=1e-5, atol=1e-6
+    )
     features(trained, "conv2.max_pool", store, tmp_path / "maps")
     assert np.load(tmp_path / "maps" / "conv2.max_pool.npy").shape == (30, 12, 3, 3)
 
@@ -86,7 +90,9 @@ def test_features_of_a_folder_and_bad_requests(run: Path, folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_onnx_gives_the_networks_probabilities(recipe: Callable[[], Config], tmp_path: Path) -> None:
+def test_onnx_gives_the_networks_probabilities(
+    recipe: Callable[[], Config], tmp_path: Path
+) -> None:
     """Every recipe, narrow, on random RGB; 1e-4: float32 sums in another order."""
     import onnx
     import onnxruntime
@@ -103,7 +109,9 @@ def test_onnx_gives_the_networks_probabilities(recipe: Callable[[], Config], tmp
     trained = weights.Trained(net, preprocess, tuple("abcdefghij"), about)
     write_onnx(trained, tmp_path / "net.onnx")
     rgb = np.random.default_rng(0).integers(0, 256, (3, px, px, 3)).astype(np.float32)
-    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
     (got,) = session.run(None, {"rgb": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))})
     x = torch.from_numpy(rgb) - preprocess.centre_patch_mean()
     if config.augment.mean == "channel":
@@ -115,7 +123,9 @@ def test_onnx_gives_the_networks_probabilities(recipe: Callable[[], Config], tmp
     model = onnx.load(tmp_path / "net.onnx")
     lrns = sum(step.op == "lrn" for step in net.steps) * architecture.columns
     assert [node.op_type for node in model.graph.node].count("LRN") == lrns
-    assert json.loads({p.key: p.value for p in model.metadata_props}["classes"]) == list("abcdefghij")
+    assert json.loads({p.key: p.value for p in model.metadata_props}["classes"]) == list(
+        "abcdefghij"
+    )
 
 
 def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
@@ -127,7 +137,9 @@ def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
     about = {"recipe": "tiny", "store": "none", "sha256": "none"}
     write_onnx(weights.Trained(net, preprocess, tuple("abcdefghij"), about), tmp_path / "net.onnx")
     rgb = np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32)).astype(np.float32)
-    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
     with torch.no_grad():
         want = net(torch.from_numpy(rgb) - 120).softmax(1).numpy()
     np.testing.assert_allclose(session.run(None, {"rgb": rgb})[0], want, atol=1e-4)
@@ -146,7 +158,9 @@ def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) 
     figures.filters(load(run).net).savefig(tmp_path / "filters.png")
     figures.curves([("tiny", read_metrics(run, "epoch"))]).savefig(tmp_path / "curves.png")
     start = read_metrics(run, "start")[0]["signal"]
-    figures.signals([("tiny", [Signal(n, *v) for n, v in start.items()])]).savefig(tmp_path / "signal.png")
+    figures.signals([("tiny", [Signal(n, *v) for n, v in start.items()])]).savefig(
+        tmp_path / "signal.png"
+    )
     for name in ("filters", "curves", "signal"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 150
@@ -172,5 +186,7 @@ def test_the_papers_words_start_nearer_to_blind_than_the_originals() -> None:
     images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
     last = {}
     for recipe in (recipes.paper, recipes.original):
-        last[recipe.__name__] = signal(build(replace(recipe().architecture, width=0.25)), images)[-2].difference
+        last[recipe.__name__] = signal(build(replace(recipe().architecture, width=0.25)), images)[
+            -2
+        ].difference
     assert last["paper"] < last["original"]

@@ -26,7 +26,9 @@ def given_of(
     images: int, maps: int, kernels: int, columns: int, height: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(images)
-    x = torch.randn(images, maps, height, width, generator=generator).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(images, maps, height, width, generator=generator).contiguous(
+        memory_format=torch.channels_last
+    )
     weight = torch.randn(kernels, maps // columns, 3, 3, generator=generator)
     return x, weight, torch.randn(kernels, generator=generator)
 
@@ -64,7 +66,9 @@ def test_it_is_the_direct_convolution_with_its_gradients(
     ours = winograd.conv2d(x, weight, bias, columns)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     dy = given_of(images, columns * kernels, 1, 1, height, width)[0]
-    exact, sizes = (direct(*(f(t) for t in (x, weight, bias)), columns, f(dy)) for f in (torch.clone, torch.abs))
+    exact, sizes = (
+        direct(*(f(t) for t in (x, weight, bias)), columns, f(dy)) for f in (torch.clone, torch.abs)
+    )
     got = ours, *torch.autograd.grad(ours, wanted, dy)
     for mine, theirs, size in zip(got, exact, sizes, strict=False):
         assert error(mine, theirs, size) < TOLERANCE
@@ -89,7 +93,9 @@ def test_the_papers_last_three_convolutions_take_it_and_others_do_not() -> None:
             weight = torch.empty(step.weight_shape)
             if winograd.wins(x, weight, layer.stride, layer.pad, step.columns):  # type: ignore[union-attr]
                 taken.append(layer.name)
-            assert not winograd.wins(x.double(), weight.double(), layer.stride, layer.pad, step.columns)  # type: ignore[union-attr]
+            assert not winograd.wins(
+                x.double(), weight.double(), layer.stride, layer.pad, step.columns
+            )  # type: ignore[union-attr]
             assert not winograd.wins(x[:1], weight, layer.stride, layer.pad, step.columns)  # type: ignore[union-attr]
     assert taken == ["conv3", "conv4", "conv5"]
 
@@ -99,7 +105,11 @@ def test_its_operators_are_ones_that_pytorch_can_compile() -> None:
     checks = ("test_schema", "test_faketensor")
     for gradient in (False, True):
         opcheck(winograd.spread, (x, 2, gradient), test_utils=checks)
-    opcheck(winograd.collect, (winograd.spread(x, 2, False), bias, torch.zeros_like(x)), test_utils=checks)
+    opcheck(
+        winograd.collect,
+        (winograd.spread(x, 2, False), bias, torch.zeros_like(x)),
+        test_utils=checks,
+    )
 
 
 @pytest.mark.slow

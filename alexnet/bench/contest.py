@@ -102,7 +102,9 @@ def _started(contender: Contender) -> Iterator[_Running | str]:
     with tempfile.TemporaryFile("w+") as errors:
         command = [contender.python, *contender.arguments]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment
+        )
         try:
             said = _hear(process)
             try:
@@ -140,6 +142,10 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model na")]
+        lines = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model na")
+        ]
         name = lines[0] if lines else name
     return f"{name}, {cores} cores"

@@ -39,7 +39,9 @@ def own(name: str, what: str, **arguments: object) -> Contender:
     return Contender(name, ("-m", "alexnet.bench.own", what, *words))
 
 
-def _peer(name: str, file: str, *arguments: str, python: str = sys.executable) -> tuple[Contender, ...]:
+def _peer(
+    name: str, file: str, *arguments: str, python: str = sys.executable
+) -> tuple[Contender, ...]:
     return (Contender(name, (str(PEERS / file), *arguments), python),) if PEERS.is_dir() else ()
 
 
@@ -48,32 +50,67 @@ def step(terms: Terms, folder: Path) -> list[Match]:
     arguments = {"precision": terms.precision, "batch": terms.batch}
     last = (*given, "layout=channels_last")
     others = (
-        own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[1]),
+        own(
+            "limit: one large matrix product",
+            "matmul",
+            precision=terms.precision,
+            an_image=_paper_costs()[1],
+        ),
         *_peer("plain PyTorch", "plain.py", "step", *given),
         *_peer("plain PyTorch, channels last", "plain.py", "step", *last),
         *_peer("plain PyTorch, torch.compile", "plain.py", "step", *last, "compile=yes"),
-        *(_peer("plain PyTorch, float32", "plain.py", "step", given[1]) if terms.precision != "float32" else ()),
+        *(
+            _peer("plain PyTorch, float32", "plain.py", "step", given[1])
+            if terms.precision != "float32"
+            else ()
+        ),
         *_peer("TensorFlow", "tensorflow_net.py", "step", *given, python=terms.python),
         *_peer("JAX", "jax_net.py", "step", *given, python=terms.python),
     )
-    whole = Match(f"one training step of `paper`, {terms.precision}", own("ours", "step", **arguments), others)
-    cifar = {"recipe": "cifar_11", "batch": terms.batch, "classes": 10, "precision": terms.precision}
+    whole = Match(
+        f"one training step of `paper`, {terms.precision}", own("ours", "step", **arguments), others
+    )
+    cifar = {
+        "recipe": "cifar_11",
+        "batch": terms.batch,
+        "classes": 10,
+        "precision": terms.precision,
+    }
     without = own("the same without normalisation", "step", **cifar, normalise=False)
-    return [whole, Match("one training step of `cifar_11`", own("ours", "step", **cifar), (without,))]
+    return [
+        whole,
+        Match("one training step of `cifar_11`", own("ours", "step", **cifar), (without,)),
+    ]
 
 
 def ops(terms: Terms, folder: Path) -> list[Match]:
     given = {"precision": terms.precision}
-    others = own("limit: a copy", "copy", **given), own("torch local_response_norm", "lrn", kind="pytorch", **given)
-    return [Match(f"normalisation forward and backward, {terms.precision}", own("ours", "lrn", **given), others)]
+    others = (
+        own("limit: a copy", "copy", **given),
+        own("torch local_response_norm", "lrn", kind="pytorch", **given),
+    )
+    return [
+        Match(
+            f"normalisation forward and backward, {terms.precision}",
+            own("ours", "lrn", **given),
+            others,
+        )
+    ]
 
 
 def infer(terms: Terms, folder: Path) -> list[Match]:
     precision = f"precision={terms.precision}"
     others = (
-        own("limit: one large matrix product", "matmul", precision=terms.precision, an_image=_paper_costs()[0]),
+        own(
+            "limit: one large matrix product",
+            "matmul",
+            precision=terms.precision,
+            an_image=_paper_costs()[0],
+        ),
         *_peer("plain PyTorch", "plain.py", "infer", precision),
-        *_peer("plain PyTorch, channels last", "plain.py", "infer", precision, "layout=channels_last"),
+        *_peer(
+            "plain PyTorch, channels last", "plain.py", "infer", precision, "layout=channels_last"
+        ),
     )
     if PEERS.is_dir():
         exported = str(_export(folder))
@@ -82,7 +119,9 @@ def infer(terms: Terms, folder: Path) -> list[Match]:
         others += _peer("TensorFlow", "tensorflow_net.py", "infer", precision, python=terms.python)
     return [
         Match(
-            f"100 patches through `paper`, {terms.precision}", own("ours", "infer", precision=terms.precision), others
+            f"100 patches through `paper`, {terms.precision}",
+            own("ours", "infer", precision=terms.precision),
+            others,
         )
     ]
 
@@ -93,15 +132,24 @@ def loader(terms: Terms, folder: Path) -> list[Match]:
     files = _as_files(data, folder)
     limit = own("limit: simplejpeg on one core", "decode", data=data)
     others = _peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2")
-    for name, library in (("WebDataset", "webdataset"), ("LitData", "litdata"), ("DALI, CPU operators", "dali")):
+    for name, library in (
+        ("WebDataset", "webdataset"),
+        ("LitData", "litdata"),
+        ("DALI, CPU operators", "dali"),
+    ):
         others += _peer(name, "feeders.py", library, str(files), "workers=2", python=terms.python)
     from_jpeg, from_ppm = (
         Match(
             f"from {name} to patches",
-            own("ours, patches ready for the network", "loader", data=place, workers=2, augment=True),
+            own(
+                "ours, patches ready for the network", "loader", data=place, workers=2, augment=True
+            ),
             others,
         )
-        for name, place in (("a store of JPEGs", data), ("the same pictures stored as PPM", _as_ppm(files, folder)))
+        for name, place in (
+            ("a store of JPEGs", data),
+            ("the same pictures stored as PPM", _as_ppm(files, folder)),
+        )
     )
     return [Match("decoding alone", one, (limit,)), from_jpeg, from_ppm]
 
@@ -144,7 +192,9 @@ def line(outcome: Outcome | str) -> str:
         return f"  {outcome}"
     o = outcome
     theirs = f"{o.a_second:>14,.0f} {o.unit}/s [{o.least:,.0f} to {o.most:,.0f}]"
-    return f"  {o.name:<34} {theirs:<56} ours {o.ours_a_second:>14,.0f}  = {o.ratio:5.2f}x  ({o.note})"
+    return (
+        f"  {o.name:<34} {theirs:<56} ours {o.ours_a_second:>14,.0f}  = {o.ratio:5.2f}x  ({o.note})"
+    )
 
 
 def _paper_costs() -> tuple[int, int]:
@@ -205,5 +255,7 @@ def _as_ppm(files: Path, folder: Path) -> Path:
 
     items = [Item(path.name, 0, path.read_bytes) for path in sorted(files.iterdir())]
     splits = (SourceSplit("train", len(items), lambda start: iter(items[start:])),)
-    prepare(Source("the same pictures", ("all",), splits), folder / "ppm", StoreSettings(encoding="ppm"))
+    prepare(
+        Source("the same pictures", ("all",), splits), folder / "ppm", StoreSettings(encoding="ppm")
+    )
     return folder / "ppm"

@@ -53,7 +53,11 @@ def network(recipe: str, normalise: bool = True, classes: int = 1000) -> tuple[C
 
 
 def step(
-    recipe: str = "paper", precision: str = "float32", batch: int = 128, normalise: bool = True, classes: int = 1000
+    recipe: str = "paper",
+    precision: str = "float32",
+    batch: int = 128,
+    normalise: bool = True,
+    classes: int = 1000,
 ) -> None:
     """Forward, loss, backward and update, on preprocessed images that are already on the device."""
     device = resolve_device("auto")
@@ -97,13 +101,21 @@ def lrn(kind: str = "ours", precision: str = "float32") -> None:
     ours: Callable[[torch.Tensor], torch.Tensor] = ops.lrn
     op = ours if kind == "ours" else lambda t: F.local_response_norm(t, 5, 5e-4, 0.75, 2.0)
     with kept_memory(x.device):  # for both
-        serve(_whole(lambda: torch.autograd.grad(op(x), x, dy)), x.numel(), "values", f"{precision}, {tuple(x.shape)}")
+        serve(
+            _whole(lambda: torch.autograd.grad(op(x), x, dy)),
+            x.numel(),
+            "values",
+            f"{precision}, {tuple(x.shape)}",
+        )
 
 
 def matmul(precision: str = "float32", an_image: int = 1, side: int = 2048) -> None:
     """The limit of arithmetic: a large matrix product, as images of `an_image` multiply-adds."""
     side = 4 * side if torch.cuda.is_available() else side
-    a, b = (torch.randn(side, side, device=resolve_device("auto")).to(dtype_of(precision)) for _ in range(2))
+    a, b = (
+        torch.randn(side, side, device=resolve_device("auto")).to(dtype_of(precision))
+        for _ in range(2)
+    )
     serve(_whole(lambda: a @ b), side**3 / an_image, "images", f"{precision}, {side}x{side}")
 
 
@@ -119,22 +131,32 @@ def copy(precision: str = "float32", times: int = 5) -> None:
     )
 
 
-def loader(data: str, workers: int = 2, batch: int = 128, images: int = 2048, augment: bool = False) -> None:
+def loader(
+    data: str, workers: int = 2, batch: int = 128, images: int = 2048, augment: bool = False
+) -> None:
     """Decoded batches of a store; augment: cut, reflected and coloured too, by the caller, as training has them."""
-    torch.set_num_threads(1)  # those of PyTorch wait for work by spinning, on cores that the workers want
+    torch.set_num_threads(
+        1
+    )  # those of PyTorch wait for work by spinning, on cores that the workers want
     store = Store(data)
     split = store.split("train")
     config = recipes.paper()
     order = epoch_order(len(split), 0, 0)[:images]
-    preprocess = Preprocess(config.augment, store.statistics, 224, torch.device("cpu")) if augment else None
+    preprocess = (
+        Preprocess(config.augment, store.statistics, 224, torch.device("cpu")) if augment else None
+    )
 
     def run() -> None:
         for b in batches(split, order, batch, workers):
             if preprocess is not None:
-                preprocess(b.images, draw(config.augment, store.statistics, 224, 0, 0, b.index, b.place))
+                preprocess(
+                    b.images, draw(config.augment, store.statistics, 224, 0, 0, b.index, b.place)
+                )
 
     with kept_memory(torch.device("cpu")):
-        serve(run, len(order), "images", f"{workers} workers, {_bytes_an_image(data):.0f} KB an image")
+        serve(
+            run, len(order), "images", f"{workers} workers, {_bytes_an_image(data):.0f} KB an image"
+        )
 
 
 def decode(data: str, images: int = 1024) -> None:
@@ -155,12 +177,21 @@ def prepare(data: str, images: int = 512, whole: bool = True) -> None:
     source = archives.find(data)
     split = source.splits[-1]
     items = list(itertools.islice(split.items(0), images))
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = replace(source, splits=(SourceSplit("train", len(items), lambda start: iter(items[start:])),))
+    workers = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    own = replace(
+        source, splits=(SourceSplit("train", len(items), lambda start: iter(items[start:])),)
+    )
 
     def parts() -> None:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda item: encode(centre_square(decode_picture(item.read()), 256), "jpeg"), items))
+            list(
+                pool.map(
+                    lambda item: encode(centre_square(decode_picture(item.read()), 256), "jpeg"),
+                    items,
+                )
+            )
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +216,9 @@ def main() -> None:
     what, *given = sys.argv[1:]
     read = {"True": True, "False": False}
     pairs = (word.split("=", 1) for word in given)
-    arguments = {key: read.get(value, int(value) if value.isdigit() else value) for key, value in pairs}
+    arguments = {
+        key: read.get(value, int(value) if value.isdigit() else value) for key, value in pairs
+    }
     CONTENDERS[what](**arguments)
 
 

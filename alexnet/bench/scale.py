@@ -67,7 +67,14 @@ def line(name: str, p: Prediction) -> str:
 
 def link() -> tuple[float, float]:
     """Bytes a second that a rank sends in a sum between two ranks here, and seconds of the smallest message."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     command += ["-m", "alexnet.bench.scale"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 
 
-def serve(run: Callable[[], object], count: float, unit: str, note: str = "", warm_up: int = 2) -> None:
+def serve(
+    run: Callable[[], object], count: float, unit: str, note: str = "", warm_up: int = 2
+) -> None:
     """run: what is timed; count: how many units (images, multiply-adds, bytes) one run is; note: what it ran on."""
     for _ in range(warm_up):
         run()

@@ -51,7 +51,9 @@ class PrepareArguments:
     store: Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
     val_fraction: float = 0.1
     """Of one folder of classes, how much is held out."""
-    settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(default_factory=StoreSettings)
+    settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(
+        default_factory=StoreSettings
+    )
     workers: int = 0
     """Threads; 0: one a core."""
     force: bool = False
@@ -64,7 +66,9 @@ def prepare(arguments: list[str]) -> None:
     from alexnet.data import prepare as making
 
     folder = on_disk(a.store)
-    manifest = making.prepare(archives.find(a.source, a.val_fraction), folder, a.settings, a.workers, a.force)
+    manifest = making.prepare(
+        archives.find(a.source, a.val_fraction), folder, a.settings, a.workers, a.force
+    )
     print(f"{a.store}: {len(manifest['classes'])} classes")
     for name, split in manifest["splits"].items():
         print(f"  {name}: {split['images']} pictures, {len(split['skipped'])} skipped")
@@ -96,18 +100,26 @@ class ResumeArguments:
 
 def train(arguments: list[str]) -> None:
     if any(a.split("=")[0] == "--resume" for a in arguments):
-        r = tyro.cli(ResumeArguments, prog="alexnet train", args=arguments, config=(FlagConversionOff,))
+        r = tyro.cli(
+            ResumeArguments, prog="alexnet train", args=arguments, config=(FlagConversionOff,)
+        )
         from alexnet.train import loop
         from alexnet.train.checkpoint import read_config
 
-        given = {name: value for name in ("columns", "hybrid") if (value := getattr(r, name)) is not None}
+        given = {
+            name: value for name in ("columns", "hybrid") if (value := getattr(r, name)) is not None
+        }
         with _stoppable():
-            loop.resume(r.resume, replace(read_config(r.resume).parallel, **given) if given else None)
+            loop.resume(
+                r.resume, replace(read_config(r.resume).parallel, **given) if given else None
+            )
         return
     if not arguments or arguments[0].startswith("-"):
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ValueError(f"name the recipe first: {', '.join(recipes.__all__)}")
-        print("usage: alexnet train RECIPE --data STORE [--out RUN] [--epochs N] [--FIELD VALUE ...]")
+        print(
+            "usage: alexnet train RECIPE --data STORE [--out RUN] [--epochs N] [--FIELD VALUE ...]"
+        )
         print("       alexnet train --resume RUN\n")
         for name in recipes.__all__:
             print(f"{name}\n    {' '.join((recipe(name).__doc__ or '').split())}")
@@ -116,7 +128,9 @@ def train(arguments: list[str]) -> None:
     name, *rest = arguments
     a = parse_train(name, rest)
     if not a.config.data:
-        raise ValueError("name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)")
+        raise ValueError(
+            "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
+        )
     from alexnet.train import loop
 
     with _stoppable():
@@ -141,7 +155,9 @@ def parse_train(name: str, arguments: list[str]) -> TrainArguments:
 def recipe(name: str) -> Callable[[], Config]:
     """Raises ValueError for a name that is no recipe."""
     if name not in recipes.__all__:
-        raise ValueError(f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}")
+        raise ValueError(
+            f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}"
+        )
     return cast(Callable[[], Config], getattr(recipes, name))
 
 
@@ -153,7 +169,9 @@ class _stoppable:
 
         one_speaks()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         from alexnet.parallel.watch import PeerLost
         from alexnet.train.loop import Interrupted
         from alexnet.train.readings import NotFinite

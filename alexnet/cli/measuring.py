@@ -88,7 +88,9 @@ def reproduce(arguments: list[str]) -> None:
     claims = chosen(a.claims)
     if a.data is None:
         if a.claims:
-            raise ValueError("name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)")
+            raise ValueError(
+                "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
+            )
         print(table.listing(table.read(a.records), table.cost_h(claims, table.peak_macs_per_s())))
         return
     from alexnet.data.store import Store

@@ -11,7 +11,9 @@ from alexnet.data.places import is_url
 
 
 def parse(kind: Any, verb: str, arguments: list[str]) -> Any:
-    return tyro.cli(kind, prog=f"alexnet {verb}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(
+        kind, prog=f"alexnet {verb}", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+    )
 
 
 def on_disk(path: Path) -> Path:

@@ -41,16 +41,23 @@ def evaluate(arguments: list[str]) -> None:
     for r in results:
         top5 = "" if r.top5_error is None else f", top-5 {r.top5_error:.2%}"
         name = "centre patch" if r.patches == 1 else f"{r.patches} patches"
-        print(f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} pictures)")
+        print(
+            f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} pictures)"
+        )
     classes = Store(a.data).classes
     if len(classes) <= 20:
         print(confusion_table(results[-1].confusion, classes, results[-1].class_errors))
 
 
-def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str], errors: Sequence[float | None]) -> str:
+def confusion_table(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], errors: Sequence[float | None]
+) -> str:
     """Rows: what they are; columns: what they are taken for."""
     width = max(map(len, classes))
-    lines = ["", " " * width + "   error  taken for " + " ".join(f"{i:>4}" for i in range(len(classes)))]
+    lines = [
+        "",
+        " " * width + "   error  taken for " + " ".join(f"{i:>4}" for i in range(len(classes))),
+    ]
     for i, (name, row, error) in enumerate(zip(classes, confusion, errors, strict=True)):
         share = "     -" if error is None else f"{error:6.1%}"
         lines.append(f"{name:>{width}}  {share}  {i:>9} " + " ".join(f"{n or '.':>4}" for n in row))
@@ -77,7 +84,10 @@ def predict(arguments: list[str]) -> None:
     for p in inference.predict(weights.load(a.run, device=a.device), a.pictures, a.most):
         unread += p.error is not None
         if a.json:
-            print(json.dumps({"picture": p.picture, "classes": dict(p.classes), "error": p.error}), flush=True)
+            print(
+                json.dumps({"picture": p.picture, "classes": dict(p.classes), "error": p.error}),
+                flush=True,
+            )
         else:
             best = p.error or "  ".join(f"{name} {share:.1%}" for name, share in p.classes)
             print(f"{p.picture}: {best}", flush=True)
@@ -103,7 +113,9 @@ def features(arguments: list[str]) -> None:
     a = parse(FeaturesArguments, "features", arguments)
     from alexnet import inference, weights
 
-    count = inference.features(weights.load(a.run, device=a.device), a.layer, a.data, a.out, a.split)
+    count = inference.features(
+        weights.load(a.run, device=a.device), a.layer, a.data, a.out, a.split
+    )
     print(f"{a.out}/{a.layer}.npy: {count} pictures")
 
 
@@ -170,7 +182,10 @@ def summary(arguments: list[str]) -> None:
         shape = " x ".join(map(str, s.shape if s.shape[1] > 1 else s.shape[:1]))
         counts = [f"{n:,}" if n else "" for n in (s.parameters, s.neurons, s.multiply_adds)]
         table.add_row(s.name, shape, str(s.columns) if s.op == "linear" else "", *counts)
-    totals = [f"{sum(getattr(s, what) for s in steps):,}" for what in ("parameters", "neurons", "multiply_adds")]
+    totals = [
+        f"{sum(getattr(s, what) for s in steps):,}"
+        for what in ("parameters", "neurons", "multiply_adds")
+    ]
     table.add_row("all", "", "", *totals, style="bold")
     Console().print(table)
 

@@ -18,17 +18,40 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.picture import encode
-from alexnet.data.sources import PICTURES, Item, Source, SourceSplit, class_folders, in_hand, parquet_files
+from alexnet.data.sources import (
+    PICTURES,
+    Item,
+    Source,
+    SourceSplit,
+    class_folders,
+    in_hand,
+    parquet_files,
+)
 
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 def class_tars(folder: Path) -> Source:
     """A folder of one tar a class, named by wnid (the Fall 2011 release): a training split alone."""
     tars = sorted(folder.glob("*.tar"))
     if len(tars) < 2:
-        raise ValueError(f"{folder} has {len(tars)} tar files; one for each of at least 2 classes is needed")
-    return Source(f"class tars {folder}", tuple(path.stem for path in tars), (_class_tar_split(tars),))
+        raise ValueError(
+            f"{folder} has {len(tars)} tar files; one for each of at least 2 classes is needed"
+        )
+    return Source(
+        f"class tars {folder}", tuple(path.stem for path in tars), (_class_tar_split(tars),)
+    )
 
 
 def _class_tar_split(tars: list[Path]) -> SourceSplit:
@@ -99,7 +122,9 @@ def ilsvrc(folder: Path) -> Source:
 def _one(folder: Path, pattern: str) -> Path:
     found = [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
     if len(found) != 1:
-        raise ValueError(f"{folder} has {len(found)} files named like {pattern}; exactly one is needed")
+        raise ValueError(
+            f"{folder} has {len(found)} files named like {pattern}; exactly one is needed"
+        )
     return found[0]
 
 
@@ -114,11 +139,19 @@ def _devkit(folder: Path, year: str) -> dict[str, bytes]:
             found |= {p.name: p.read_bytes() for p in path.rglob("*") if wanted.fullmatch(p.name)}
         else:
             with _open(path) as tar:
-                found |= {Path(m.name).name: read() for m, read in _members(tar) if wanted.fullmatch(Path(m.name).name)}
-    for path in folder.glob(f"ILSVRC{year}_*_ground_truth.txt"):  # 2010: the test labels came later, apart
+                found |= {
+                    Path(m.name).name: read()
+                    for m, read in _members(tar)
+                    if wanted.fullmatch(Path(m.name).name)
+                }
+    for path in folder.glob(
+        f"ILSVRC{year}_*_ground_truth.txt"
+    ):  # 2010: the test labels came later, apart
         found[path.name] = path.read_bytes()
     if "meta.mat" not in found:
-        raise ValueError(f"{folder} has no devkit with a meta.mat; it is ILSVRC{year}_devkit*.tar.gz")
+        raise ValueError(
+            f"{folder} has no devkit with a meta.mat; it is ILSVRC{year}_devkit*.tar.gz"
+        )
     return found
 
 
@@ -129,7 +162,11 @@ def _synsets(devkit: dict[str, bytes]) -> tuple[dict[int, str], int | None]:
     synsets = loadmat(io.BytesIO(devkit["meta.mat"]), squeeze_me=True)["synsets"]
     names = synsets.dtype.names
     number = next(name for name in names if name.endswith("_ID"))
-    leaves = [s for s in np.atleast_1d(synsets) if "num_children" not in names or int(s["num_children"]) == 0]
+    leaves = [
+        s
+        for s in np.atleast_1d(synsets)
+        if "num_children" not in names or int(s["num_children"]) == 0
+    ]
     count = sum(int(s["num_train_images"]) for s in leaves) if "num_train_images" in names else None
     return {int(s[number]): str(s["WNID"]) for s in leaves}, count
 
@@ -137,7 +174,9 @@ def _synsets(devkit: dict[str, bytes]) -> tuple[dict[int, str], int | None]:
 def _ground_truth(devkit: dict[str, bytes], which: str) -> list[int]:
     name = next((name for name in devkit if name.endswith(f"_{which}_ground_truth.txt")), None)
     if name is None:
-        raise ValueError(f"the devkit has no {which} ground truth (ILSVRC*_{which}_ground_truth.txt)")
+        raise ValueError(
+            f"the devkit has no {which} ground truth (ILSVRC*_{which}_ground_truth.txt)"
+        )
     return [int(line) for line in devkit[name].split()]
 
 
@@ -169,7 +208,9 @@ def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
     with _open(archive) as tar:
         count = sum(1 for _ in _members(tar))
     if count != len(labels):
-        raise ValueError(f"{archive} has {count} pictures and the devkit {len(labels)} labels for them")
+        raise ValueError(
+            f"{archive} has {count} pictures and the devkit {len(labels)} labels for them"
+        )
 
     def items(start: int) -> Iterator[Item]:
         with _open(archive) as tar:
@@ -188,7 +229,9 @@ def cifar_binary(folder: Path) -> Source:
     def split(name: str, files: list[Path]) -> SourceSplit:
         for path in files:
             if not path.is_file() or path.stat().st_size % record:
-                raise ValueError(f"{path} is missing or is no CIFAR-10 file: its records have {record} bytes")
+                raise ValueError(
+                    f"{path} is missing or is no CIFAR-10 file: its records have {record} bytes"
+                )
         count = sum(path.stat().st_size // record for path in files)
 
         def items(start: int) -> Iterator[Item]:
@@ -230,7 +273,11 @@ def webdataset(folder: Path) -> Source:
     if not splits or splits[0].name != "train":
         raise ValueError(f"{folder} has no training tars; their names begin with 'train'")
     names = folder / "classes.txt"
-    classes = tuple(names.read_text().split("\n")) if names.is_file() else tuple(map(str, range(most + 1)))
+    classes = (
+        tuple(names.read_text().split("\n"))
+        if names.is_file()
+        else tuple(map(str, range(most + 1)))
+    )
     return Source(f"webdataset {folder}", tuple(c for c in classes if c), tuple(splits))
 
 
@@ -252,7 +299,9 @@ def _samples(path: Path, read_pictures: bool) -> Iterator[tuple[str, int, bytes]
     def whole(key: str, sample: dict[str, bytes]) -> tuple[str, int, bytes]:
         picture = next((data for ext, data in sample.items() if f".{ext}" in PICTURES), None)
         if picture is None or "cls" not in sample:
-            raise ValueError(f"{path}: {key} needs a picture and a .cls; it has {', '.join(sample)}")
+            raise ValueError(
+                f"{path}: {key} needs a picture and a .cls; it has {', '.join(sample)}"
+            )
         return key, int(sample["cls"]), picture
 
     key, sample = "", dict[str, bytes]()
@@ -274,9 +323,13 @@ def hub(name: str) -> Source:
 
     try:
         streams: Any = datasets.load_dataset(name, streaming=True)
-    except Exception as error:  # the library raises many kinds: no network, no such name, no permission
+    except (
+        Exception
+    ) as error:  # the library raises many kinds: no network, no such name, no permission
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name} is no folder here, and the Hugging Face hub does not give it: {reason}") from None
+        raise ValueError(
+            f"{name} is no folder here, and the Hugging Face hub does not give it: {reason}"
+        ) from None
     kinds = next(iter(streams.values())).features or {}
     images = [key for key, kind in kinds.items() if isinstance(kind, datasets.Image)]
     labels = [key for key, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
@@ -289,7 +342,11 @@ def hub(name: str) -> Source:
 
         def items(start: int) -> Iterator[Item]:
             for number, row in enumerate(raw.skip(start), start):
-                yield Item(row[image]["path"] or f"{key}:{number}", int(row[label]), in_hand(row[image]["bytes"]))
+                yield Item(
+                    row[image]["path"] or f"{key}:{number}",
+                    int(row[label]),
+                    in_hand(row[image]["bytes"]),
+                )
 
         return SourceSplit("val" if key in ("validation", "valid") else key, None, items)
 
@@ -315,5 +372,9 @@ def find(source: str, val_fraction: float = 0.1) -> Source:
         return cifar_binary(folder)
     tars = [name for name in names if name.endswith(".tar")]
     if tars:
-        return webdataset(folder) if any(name.startswith(("train", "val")) for name in tars) else class_tars(folder)
+        return (
+            webdataset(folder)
+            if any(name.startswith(("train", "val")) for name in tars)
+            else class_tars(folder)
+        )
     return class_folders(folder, val_fraction)

@@ -55,8 +55,14 @@ def draw(
     """
     border = statistics.mean.shape[0] - input_px
     count = len(index)
-    top, left, flip = np.full(count, border // 2), np.full(count, border // 2), np.zeros(count, bool)
-    y, x, coin = _uniform(seed, epoch, *((0, index) if augment.chunk == 1 else (1, place // augment.chunk)))
+    top, left, flip = (
+        np.full(count, border // 2),
+        np.full(count, border // 2),
+        np.zeros(count, bool),
+    )
+    y, x, coin = _uniform(
+        seed, epoch, *((0, index) if augment.chunk == 1 else (1, place // augment.chunk))
+    )
     if augment.crops:  # every offset 0..border, the last included
         top, left = (y * (border + 1)).astype(np.int64), (x * (border + 1)).astype(np.int64)
     if augment.flips:
@@ -88,7 +94,9 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
     return generator.standard_normal((rows, 3)) if stream == NORMAL else generator.random((rows, 3))
 
 
-def colour_shift(augment: Augment, statistics: Statistics, normal: NDArray[np.float64]) -> NDArray[np.float64]:
+def colour_shift(
+    augment: Augment, statistics: Statistics, normal: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Grey levels to add to R, G and B of each picture. normal: (N, 3), of mean 0 and deviation 1.
 
     paper: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T with the covariance of RGB in 0..1, times 255.
@@ -155,7 +163,9 @@ class Preprocess:
         half = (stored_px - input_px) // 2
         self.whole_mean = mean
         self.mirrored_mean = mean.flip(1).contiguous()
-        self.deviation = 255 * mean.new_tensor(TORCHVISION_STD) if augment.mean == "channel" else None
+        self.deviation = (
+            255 * mean.new_tensor(TORCHVISION_STD) if augment.mean == "channel" else None
+        )
         self.centre_mean = mean[half : half + input_px, half : half + input_px]
 
     def centre_patch_mean(self) -> torch.Tensor:
@@ -171,7 +181,9 @@ class Preprocess:
         """
         border = self.stored_px - self.input_px
         if any(a.size and not 0 <= a.min() <= a.max() <= border for a in (draws.top, draws.left)):
-            raise ValueError(f"a patch of {self.input_px} pixels leaves its picture of {self.stored_px}")
+            raise ValueError(
+                f"a patch of {self.input_px} pixels leaves its picture of {self.stored_px}"
+            )
         images = images.to(self.device, non_blocking=True).contiguous()
         x = self._compiled(images, draws)
         return (self.plain(images, draws) if x is None else x).permute(0, 3, 1, 2)
@@ -191,7 +203,11 @@ class Preprocess:
         each = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
         # the mean of each pixel belongs to the picture: cut and reflected with it
-        mean = self.whole_mean[rows, columns] if self.augment.mean == "pixel" else self.centre_patch_mean()
+        mean = (
+            self.whole_mean[rows, columns]
+            if self.augment.mean == "pixel"
+            else self.centre_patch_mean()
+        )
         x = images[each, rows, columns].float() - mean
         x += torch.from_numpy(draws.shift).to(self.device)[:, None, None, :]
         if draws.scale != 1:
@@ -207,7 +223,12 @@ class Preprocess:
         px, moves = self.input_px, self.augment.mean == "pixel"
         out = torch.empty((len(images), px, px, 3), dtype=self.dtype)
         mean = self.whole_mean if moves else self.centre_patch_mean().contiguous()
-        kinds = (draws.top, np.int64), (draws.left, np.int64), (draws.flip, np.uint8), (draws.shift, np.float32)
+        kinds = (
+            (draws.top, np.int64),
+            (draws.left, np.int64),
+            (draws.flip, np.uint8),
+            (draws.shift, np.float32),
+        )
         places = [np.ascontiguousarray(array, kind) for array, kind in kinds]
         cut = getattr(operators, f"cut_{native.SUFFIX[self.dtype]}")
         cut(

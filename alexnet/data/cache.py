@@ -108,6 +108,8 @@ def own_cache() -> Cache | None:
     except ValueError:
         gb = -1.0
     if not 0 <= gb < float("inf"):
-        raise ValueError(f"ALEXNET_CACHE_GB is {said!r}; give the gigabytes that copies of stores may take, 0 for none")
+        raise ValueError(
+            f"ALEXNET_CACHE_GB is {said!r}; give the gigabytes that copies of stores may take, 0 for none"
+        )
     folder = Path(os.environ.get("ALEXNET_CACHE") or user_cache() / "stores")
     return Cache(folder, int(gb * 1e9)) if gb else None

@@ -23,5 +23,7 @@ def decode_jpegs(data: Sequence[bytes], out: NDArray[np.uint8]) -> NDArray[np.bo
         pointers = (ctypes.c_char_p * len(data))(*data)
         sizes = np.array([len(one) for one in data], np.int64)
         _, height, width, _ = out.shape
-        compiled.decode_jpegs(len(data), pointers, sizes.ctypes.data, height, width, out.ctypes.data, done.ctypes.data)
+        compiled.decode_jpegs(
+            len(data), pointers, sizes.ctypes.data, height, width, out.ctypes.data, done.ctypes.data
+        )
     return done.astype(np.bool_)

@@ -90,12 +90,16 @@ def batches(
     workers threads decode up to `ahead` batches beforehand; with 0 each batch is decoded when asked for. The result
     is the same for any number. pin: in page-locked memory, for a GPU. share: of every batch, nothing else is read.
     """
-    whole = [np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)]
+    whole = [
+        np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)
+    ]
     places = [np.array_split(every, share.of)[share.place] for every in whole]
     sizes = iter(map(len, whole))
 
     def room(place: Indices) -> torch.Tensor:
-        return torch.empty((len(place), split.size_px, split.size_px, 3), dtype=torch.uint8, pin_memory=pin)
+        return torch.empty(
+            (len(place), split.size_px, split.size_px, 3), dtype=torch.uint8, pin_memory=pin
+        )
 
     if workers == 0:
         for place in places:
@@ -111,7 +115,9 @@ def batches(
         images = room(place)
         index, rows = order[place], images.numpy()
         cuts = [slice(a, a + PICTURES_A_TASK) for a in range(0, len(place), PICTURES_A_TASK)]
-        waiting.append((place, images, [pool.submit(_fill, split, index[cut], rows[cut]) for cut in cuts]))
+        waiting.append(
+            (place, images, [pool.submit(_fill, split, index[cut], rows[cut]) for cut in cuts])
+        )
 
     todo = iter(places)
     try:
@@ -143,15 +149,21 @@ def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
     """Pictures into out: (N, size_px, size_px, 3) uint8. Raises ValueError naming one that is damaged."""
     numbers = index.tolist()
     encoded = split.read(index)
-    for number, data, row, done in zip(numbers, encoded, out, decode_jpegs(encoded, out), strict=True):
+    for number, data, row, done in zip(
+        numbers, encoded, out, decode_jpegs(encoded, out), strict=True
+    ):
         try:
             if not done:
                 _decode(data, row)
         except ValueError as error:
-            raise ValueError(f"{split.name(number)} is damaged in the store ({error}); prepare it again") from None
+            raise ValueError(
+                f"{split.name(number)} is damaged in the store ({error}); prepare it again"
+            ) from None
 
 
-def _batch(split: Split, order: Indices, place: Indices, whole: int, images: torch.Tensor, began_s: float) -> Batch:
+def _batch(
+    split: Split, order: Indices, place: Indices, whole: int, images: torch.Tensor, began_s: float
+) -> Batch:
     index = order[place]
     labels = torch.from_numpy(split.labels[index])
     return Batch(images, labels, index, place, whole, time.perf_counter() - began_s)

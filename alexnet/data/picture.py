@@ -50,7 +50,9 @@ def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
         if min(height, width) < 2 * least_px or least_px == 0:
             rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
         else:
-            rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=least_px, min_width=least_px, min_factor=2)
+            rgb = simplejpeg.decode_jpeg(
+                data, "RGB", min_height=least_px, min_width=least_px, min_factor=2
+            )
     except KeyError:  # simplejpeg's, for a header cut short
         return None
     except ValueError as error:
@@ -99,7 +101,10 @@ def centre_square(rgb: Rgb, size_px: int) -> Rgb:
 
 
 def encode(
-    rgb: Rgb, encoding: Literal["jpeg", "png", "ppm"], quality: int = 95, chroma: Literal["420", "444"] = "420"
+    rgb: Rgb,
+    encoding: Literal["jpeg", "png", "ppm"],
+    quality: int = 95,
+    chroma: Literal["420", "444"] = "420",
 ) -> bytes:
     """The bytes of a JPEG, of a lossless PNG, or of a PPM: the pixels as they are. rgb: (H, W, 3) uint8."""
     if encoding == "jpeg":

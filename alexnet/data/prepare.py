@@ -107,7 +107,11 @@ class Done:
 
 
 def prepare(
-    source: Source, folder: str | Path, settings: StoreSettings, workers: int = 0, force: bool = False
+    source: Source,
+    folder: str | Path,
+    settings: StoreSettings,
+    workers: int = 0,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write the store and return its manifest. workers: threads, 0 for one a core.
 
@@ -129,7 +133,10 @@ def prepare(
     if folder.exists():
         shutil.rmtree(folder)
     job.partial.rename(folder)
-    for name in ("state.json", str(job.state["sums"])):  # last: a kill before the rename finds them still
+    for name in (
+        "state.json",
+        str(job.state["sums"]),
+    ):  # last: a kill before the rename finds them still
         (folder / name).unlink(missing_ok=True)
     return manifest
 
@@ -170,18 +177,26 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
         raise ValueError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
     if settings.shard_images < 1:
         raise ValueError(f"--shard-images is {settings.shard_images}; it must be at least 1")
-    most = int(MOST_BYTES // (3.1 * settings.size_px**2))  # PNG of noise is a little larger than its pixels
+    most = int(
+        MOST_BYTES // (3.1 * settings.size_px**2)
+    )  # PNG of noise is a little larger than its pixels
     if settings.settled_encoding() != "jpeg" and settings.shard_images > most:
-        raise ValueError(f"--shard-images is {settings.shard_images}; a file would pass 2 GiB: {most} is the most")
+        raise ValueError(
+            f"--shard-images is {settings.shard_images}; a file would pass 2 GiB: {most} is the most"
+        )
     if not 0 <= settings.most_skipped <= 1:
-        raise ValueError(f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1")
+        raise ValueError(
+            f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1"
+        )
     return settings
 
 
 def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     counts = [split.count for split in source.splits]
     known = sum(count for count in counts if count is not None)
-    each = settings.size_px**2 * (0.8 if settings.settled_encoding() == "jpeg" else 3)  # generous for quality 95
+    each = settings.size_px**2 * (
+        0.8 if settings.settled_encoding() == "jpeg" else 3
+    )  # generous for quality 95
     place = folder.absolute().parent
     while not place.exists():
         place = place.parent
@@ -204,7 +219,9 @@ def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
         except (OSError, ValueError):
             state = {}
         if {key: state.get(key) for key in want} != want:
-            raise ValueError(f"{partial} was begun from another source or with other settings; remove it first")
+            raise ValueError(
+                f"{partial} was begun from another source or with other settings; remove it first"
+            )
         return Job(source, settings, partial, state)
     partial.mkdir(parents=True)
     job = Job(source, settings, partial, want | {"splits": {}, "sums": None})
@@ -222,7 +239,9 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
     items = split.items(record["consumed"])
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
-        Progress(f"prepare {split.name}", split.count, "images", done=record["consumed"]) as progress,
+        Progress(
+            f"prepare {split.name}", split.count, "images", done=record["consumed"]
+        ) as progress,
     ):
         taken: list[Done] = []
         for done in _work(job, pool, workers, items):
@@ -245,7 +264,9 @@ def _finish_shard(job: Job, split: SourceSplit, taken: list[Done], sums: Sums) -
     skipped = [[name, reason] for done in taken for name, reason in done.skipped]
     if rows:
         name = f"data-{len(record['shards']):05d}.arrow"
-        record["shards"].append(_write_shard(job.partial / split.name / name, rows, job.source.classes))
+        record["shards"].append(
+            _write_shard(job.partial / split.name / name, rows, job.source.classes)
+        )
     record["skipped"] += skipped
     record["consumed"] += len(rows) + len(skipped)
     old = job.state["sums"]
@@ -262,12 +283,16 @@ def _finish_shard(job: Job, split: SourceSplit, taken: list[Done], sums: Sums) -
     _check_skipped(job, split, final=False)
 
 
-def _work(job: Job, pool: ThreadPoolExecutor, workers: int, items: Iterator[Item]) -> Iterator[Done]:
+def _work(
+    job: Job, pool: ThreadPoolExecutor, workers: int, items: Iterator[Item]
+) -> Iterator[Done]:
     """Pieces of work in order, some more than the workers in flight; none reaches over a shard's end."""
     waiting: deque[Future[Done]] = deque()
     left = job.settings.shard_images
     while True:
-        while len(waiting) < 2 * workers + 1 and (piece := list(itertools.islice(items, min(ITEMS_A_TASK, left)))):
+        while len(waiting) < 2 * workers + 1 and (
+            piece := list(itertools.islice(items, min(ITEMS_A_TASK, left)))
+        ):
             waiting.append(pool.submit(_process, piece, job.source.upright, job.settings))
             left = left - len(piece) or job.settings.shard_images
         if not waiting:
@@ -286,15 +311,23 @@ def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
             done.skipped.append((item.name, str(error)))
             continue
         pictures.append(rgb)
-        done.rows.append((encode(rgb, encoding, settings.quality, settings.chroma), item.name, item.label))
+        done.rows.append(
+            (encode(rgb, encoding, settings.quality, settings.chroma), item.name, item.label)
+        )
     done.sums.add(pictures)
     return done
 
 
-def _write_shard(path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[str, ...]) -> dict[str, Any]:
+def _write_shard(
+    path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[str, ...]
+) -> dict[str, Any]:
     """Write a file of the store, synced; returns what the manifest says of it."""
     ends = np.cumsum([0, *(len(data) for data, _, _ in rows)], dtype=np.int32)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(data for data, _, _ in rows))]  # one copy
+    buffers = [
+        None,
+        pa.py_buffer(ends),
+        pa.py_buffer(b"".join(data for data, _, _ in rows)),
+    ]  # one copy
     pictures = pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
     names = pa.array([name for _, name, _ in rows], pa.string())
     table = pa.table(
@@ -302,7 +335,9 @@ def _write_shard(path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[
             "image": pa.StructArray.from_arrays([pictures, names], fields=list(image_type())),
             "label": pa.array([label for _, _, label in rows], pa.int64()),
         }
-    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features(classes)}})})
+    ).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features(classes)}})}
+    )
     with path.open("wb") as file:
         with pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
@@ -330,7 +365,9 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     record = job.state["splits"][split.name]
     skipped, total = len(record["skipped"]), split.count or record["consumed"]
     if final and record["consumed"] == skipped:
-        raise ValueError(f"the split {split.name!r} has no readable picture; mend them and remove {job.partial}")
+        raise ValueError(
+            f"the split {split.name!r} has no readable picture; mend them and remove {job.partial}"
+        )
     if (final or split.count) and skipped > job.settings.most_skipped * max(1, total):
         name, reason = record["skipped"][-1]
         raise ValueError(

@@ -60,7 +60,9 @@ class Bucket:
         if self._damaged:
             raise StoreLost(self._damaged)
         kept = [self._kept.get(file) for file, _, _ in wanted]
-        far = iter(self._fetched([one for one, copy in zip(wanted, kept, strict=True) if copy is None]))
+        far = iter(
+            self._fetched([one for one, copy in zip(wanted, kept, strict=True) if copy is None])
+        )
         return [
             next(far) if copy is None else os.pread(copy, end - begin, begin)
             for (_, begin, end), copy in zip(wanted, kept, strict=True)
@@ -74,7 +76,10 @@ class Bucket:
 
         def fetch() -> list[bytes]:
             found = self._files.cat_ranges(paths, begins, ends, on_error="raise")
-            if any(len(data) != end - begin for data, begin, end in zip(found, begins, ends, strict=True)):
+            if any(
+                len(data) != end - begin
+                for data, begin, end in zip(found, begins, ends, strict=True)
+            ):
                 raise OSError("a file is shorter than it was")
             return list(found)
 
@@ -92,13 +97,17 @@ class Bucket:
                 todo.remove(file)
         threading.Thread(target=self._keep, args=(folder, todo, sha256, sizes), daemon=True).start()
 
-    def _keep(self, folder: Path, todo: list[str], sha256: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+    def _keep(
+        self, folder: Path, todo: list[str], sha256: Mapping[str, str], sizes: Mapping[str, int]
+    ) -> None:
         assert self._cache is not None
         while todo:
             file = todo.pop(0)
             copy = folder / file.replace("/", "-")
             try:
-                if not copy.exists() and not self._copy(self._cache, file, copy, sizes[file], sha256[file]):
+                if not copy.exists() and not self._copy(
+                    self._cache, file, copy, sizes[file], sha256[file]
+                ):
                     return
                 self._open(file, copy)
             except BlockingIOError:  # another rank's

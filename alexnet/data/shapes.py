@@ -18,7 +18,18 @@ from PIL import Image
 from alexnet.data.sources import Item, Source, SourceSplit
 
 SIZE_PX = 256
-CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart", "bars", "flower")
+CLASSES = (
+    "disc",
+    "ring",
+    "square",
+    "triangle",
+    "star",
+    "cross",
+    "crescent",
+    "heart",
+    "bars",
+    "flower",
+)
 
 Plane = NDArray[np.float32]
 
@@ -48,7 +59,9 @@ def picture(label: int, seed: int) -> NDArray[np.uint8]:
     return (canvas * light[..., None] * rng.uniform(0.7, 1.2) + noise).clip(0, 255).astype(np.uint8)
 
 
-def _texture(rng: np.random.Generator, x: Plane, y: Plane, one: NDArray[np.float64], two: NDArray[np.float64]) -> Plane:
+def _texture(
+    rng: np.random.Generator, x: Plane, y: Plane, one: NDArray[np.float64], two: NDArray[np.float64]
+) -> Plane:
     """Two colours mixed by a wave of random direction, length and sharpness."""
     turn, length, phase = rng.uniform(0, math.pi), rng.uniform(2, 18), rng.uniform(0, 2 * math.pi)
     wave = np.sin(math.cos(turn) * length * x + math.sin(turn) * length * y + phase)
@@ -124,11 +137,15 @@ def source(train: int, val: int, seed: int = 0) -> Source:
             for number in range(start, count):
                 label = number % len(CLASSES)
                 own = seed * 1_000_003 + offset + number
-                yield Item(f"{name}/{CLASSES[label]}-{number:05d}", label, partial(_file, label, own))
+                yield Item(
+                    f"{name}/{CLASSES[label]}-{number:05d}", label, partial(_file, label, own)
+                )
 
         return SourceSplit(name, count, items)
 
     if train < 1 or val < 1:
-        raise ValueError(f"{train} training and {val} validation pictures; at least 1 of each is needed")
+        raise ValueError(
+            f"{train} training and {val} validation pictures; at least 1 of each is needed"
+        )
     splits = (split("train", train, 0), split("val", val, 500_000))
     return Source(f"built-in shapes, seed {seed}", CLASSES, splits)

@@ -74,20 +74,28 @@ def class_folders(folder: Path, val_fraction: float = 0.1, seed: int = 0) -> Sou
 
 def _split_folder(folder: Path, val_fraction: float, seed: int) -> Source:
     if not 0 <= val_fraction < 1:
-        raise ValueError(f"--val-fraction is {val_fraction}; it is a share of at least 0 and below 1")
+        raise ValueError(
+            f"--val-fraction is {val_fraction}; it is a share of at least 0 and below 1"
+        )
     classes, files = _class_files(folder)
     order = np.random.default_rng(seed).permutation(len(files))
     held_out = set(order[: round(val_fraction * len(files))].tolist())
     splits = [_file_split("train", [file for i, file in enumerate(files) if i not in held_out])]
     if held_out:
         splits.append(_file_split("val", [file for i, file in enumerate(files) if i in held_out]))
-    return Source(f"class folders {folder}, {val_fraction} of them val", classes, tuple(splits), upright=True)
+    return Source(
+        f"class folders {folder}, {val_fraction} of them val", classes, tuple(splits), upright=True
+    )
 
 
 def _class_files(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    folders = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    folders = sorted(
+        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+    )
     if len(folders) < 2:
-        raise ValueError(f"{folder} has {len(folders)} class folders; at least 2 are needed, one for each class")
+        raise ValueError(
+            f"{folder} has {len(folders)} class folders; at least 2 are needed, one for each class"
+        )
     files: list[tuple[Path, int]] = []
     for label, child in enumerate(folders):
         own = sorted(p for p in child.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
@@ -129,7 +137,13 @@ def parquet_files(folder: Path) -> Source:
 
 
 def _split_name(word: str) -> str:
-    return "train" if word in TRAIN_NAMES else "val" if word in ("val", "validation", "valid") else word
+    return (
+        "train"
+        if word in TRAIN_NAMES
+        else "val"
+        if word in ("val", "validation", "valid")
+        else word
+    )
 
 
 def _parquet_columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]:
@@ -140,14 +154,21 @@ def _parquet_columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[st
 
     features = Features.from_arrow_schema(schema)
     images = [n for n, f in features.items() if isinstance(f, Image)]
-    images += [n for n in schema.names if pa.types.is_struct(schema.field(n).type) or n in ("image", "img")]
+    images += [
+        n for n in schema.names if pa.types.is_struct(schema.field(n).type) or n in ("image", "img")
+    ]
     labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
     labels += [n for n in ("label", "labels", "cls", "fine_label") if n in schema.names]
     if not images or not labels:
-        raise ValueError(f"{files[0]} needs a picture and a label column; it has {', '.join(schema.names)}")
+        raise ValueError(
+            f"{files[0]} needs a picture and a label column; it has {', '.join(schema.names)}"
+        )
     if isinstance(features[labels[0]], ClassLabel):
         return images[0], labels[0], tuple(features[labels[0]].names)
-    most = max(int(pa.compute.max(pq.read_table(path, columns=[labels[0]])[labels[0]]).as_py()) for path in files)
+    most = max(
+        int(pa.compute.max(pq.read_table(path, columns=[labels[0]])[labels[0]]).as_py())
+        for path in files
+    )
     return images[0], labels[0], tuple(str(number) for number in range(most + 1))
 
 
@@ -166,7 +187,9 @@ def _parquet_items(files: list[Path], image: str, label: str) -> Callable[[int],
                 for batch in reader.iter_batches(64, row_groups=[group], columns=[image, label]):
                     for row in batch.to_pylist():
                         if seen >= start:
-                            data = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
+                            data = (
+                                row[image]["bytes"] if isinstance(row[image], dict) else row[image]
+                            )
                             yield Item(f"{path.name}:{seen}", int(row[label]), in_hand(data))
                         seen += 1
 

@@ -40,11 +40,15 @@ class Statistics:
 class Split:
     """The pictures and labels of one split, in a fixed order."""
 
-    def __init__(self, place: Place, sizes: dict[str, int], size_px: int, answer_s: float = ANSWER_S) -> None:
+    def __init__(
+        self, place: Place, sizes: dict[str, int], size_px: int, answer_s: float = ANSWER_S
+    ) -> None:
         """sizes: of its files in bytes, in order."""
         self.size_px, self.answer_s, self.place = size_px, answer_s, place
         heads = _heads(place, sizes)
-        self._columns = [_columns(head, *file) for head, file in zip(heads, sizes.items(), strict=True)]
+        self._columns = [
+            _columns(head, *file) for head, file in zip(heads, sizes.items(), strict=True)
+        ]
         wanted = [
             (file, *span)
             for file, columns in zip(sizes, self._columns, strict=True)
@@ -59,7 +63,9 @@ class Split:
         self.labels: NDArray[np.int64] = np.concatenate(labels)
         self._files = list(sizes)
         self._starts = np.cumsum([0, *(len(own) - 1 for own in begins[1:])])
-        self._begins = np.concatenate(begins)  # file by file, where pictures begin, and the end of the last
+        self._begins = np.concatenate(
+            begins
+        )  # file by file, where pictures begin, and the end of the last
         self._names: dict[int, list[str]] = {}  # of the files that were asked for
 
     def __len__(self) -> int:
@@ -76,7 +82,12 @@ class Split:
         own = np.asarray(indices, np.int64)
         files = self._find(own)
         first = own + files  # in a file's list is one more than it has pictures
-        ranges = zip(files.tolist(), self._begins[first].tolist(), self._begins[first + 1].tolist(), strict=True)
+        ranges = zip(
+            files.tolist(),
+            self._begins[first].tolist(),
+            self._begins[first + 1].tolist(),
+            strict=True,
+        )
         return self.place.ranges([(self._files[file], begin, end) for file, begin, end in ranges])
 
     def encoded(self, index: int) -> bytes:
@@ -88,7 +99,9 @@ class Split:
         file = int(self._find(np.array([index]))[0])
         if file not in self._names:
             columns, name = self._columns[file], self._files[file]
-            offsets, letters = self.place.ranges([(name, *columns.name_offsets), (name, *columns.names)])
+            offsets, letters = self.place.ranges(
+                [(name, *columns.name_offsets), (name, *columns.names)]
+            )
             cuts = np.frombuffer(offsets, np.int32).tolist()
             self._names[file] = [letters[a:b].decode() for a, b in pairwise(cuts)]
         return self._names[file][index - int(self._starts[file])]
@@ -114,7 +127,9 @@ def _heads(place: Place, sizes: dict[str, int]) -> list[bytes]:
     """The beginning of each file, up to and with what says where the columns lie."""
     heads = place.ranges([(file, 0, min(size, HEAD_BYTES)) for file, size in sizes.items()])
     for number, (file, size) in enumerate(sizes.items()):
-        schema = int.from_bytes(heads[number][4:8], "little")  # of the Arrow stream format: a mark, the length
+        schema = int.from_bytes(
+            heads[number][4:8], "little"
+        )  # of the Arrow stream format: a mark, the length
         if 8 + schema + BATCH_HEAD_BYTES > len(heads[number]) < size:
             (heads[number],) = place.ranges([(file, 0, min(size, 8 + schema + BATCH_HEAD_BYTES))])
     return heads
@@ -172,7 +187,9 @@ class Store:
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{name}/manifest.json is damaged; prepare the store again") from None
         if version != FORMAT:
-            raise ValueError(f"{name} has store format {version}; this program reads format {FORMAT}: prepare it again")
+            raise ValueError(
+                f"{name} has store format {version}; this program reads format {FORMAT}: prepare it again"
+            )
         self.checksum = hashlib.sha256(text).hexdigest()
         self.classes: list[str] = self.manifest["classes"]
         self.size_px: int = self.manifest["settings"]["size_px"]
@@ -194,7 +211,11 @@ class Store:
         sizes = {f"{name}/{shard['file']}": shard["bytes"] for shard in shards}
         self.place.check(sizes)
         if keep:
-            self.place.keep({f"{name}/{shard['file']}": shard["sha256"] for shard in shards}, sizes, self.checksum)
+            self.place.keep(
+                {f"{name}/{shard['file']}": shard["sha256"] for shard in shards},
+                sizes,
+                self.checksum,
+            )
         return Split(self.place, sizes, self.size_px, answer_s)
 
     def verify(self) -> None:

@@ -29,7 +29,11 @@ class Part:
 
     def __str__(self) -> str:
         """Nothing for the whole store; else `, 200 pictures of each of classes 6 to 10`."""
-        of = f" of classes {self.first_class + 1} to {self.first_class + self.classes}" if self.classes else " class"
+        of = (
+            f" of classes {self.first_class + 1} to {self.first_class + self.classes}"
+            if self.classes
+            else " class"
+        )
         if self.train_of_each:
             return f", {self.train_of_each:,} pictures of each{of}"
         return f", pictures{of}" if self.classes else ""

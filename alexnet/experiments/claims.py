@@ -46,7 +46,9 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
 def four_layers(scale: Scale, kind: Kind) -> Config:
     """The 26 % net without regularisation, at one rate, tested on the pictures it trains on, until 25 % of error."""
     config = recipes.cifar_26()
-    sgd = replace(config.sgd, decay=0.0, decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.decay_of))
+    sgd = replace(
+        config.sgd, decay=0.0, decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.decay_of)
+    )
     epochs = 2 if scale == "smoke" else 60
     return replace(config, sgd=sgd, schedule=Steps(epochs, until_error=QUARTER), val_split="train")
 
@@ -60,7 +62,9 @@ def eleven(scale: Scale, kind: Kind) -> Config:
     if scale == "full":
         return config
     narrow = replace(config.architecture, width=0.5 if scale == "desk" else 0.1)
-    return replace(config, architecture=narrow, schedule=Steps(30, (24, 27)) if scale == "desk" else Steps(1))
+    return replace(
+        config, architecture=narrow, schedule=Steps(30, (24, 27)) if scale == "desk" else Steps(1)
+    )
 
 
 VAL_SPLIT: dict[Kind, str] = {"photographs": "val", "cifar10": "test", "imagenet": "val"}
@@ -81,7 +85,8 @@ def _augment(**changes: Any) -> Callable[[Config], Config]:
 
 def _no_dropout(config: Config) -> Config:
     layers = tuple(
-        replace(layer, then=tuple(op for op in layer.then if op != "dropout")) for layer in config.architecture.layers
+        replace(layer, then=tuple(op for op in layer.then if op != "dropout"))
+        for layer in config.architecture.layers
     )
     return _net(layers=layers)(config)
 
@@ -118,7 +123,9 @@ def _alike(run: Path) -> dict[str, float]:
     return measures.alike(run)
 
 
-def _ablation(id: str, statement: str, paper: str, logged: str, name: str, change: Any, claimed: str) -> Claim:
+def _ablation(
+    id: str, statement: str, paper: str, logged: str, name: str, change: Any, claimed: str
+) -> Claim:
     effect = (Effect("test error, points more without", claimed, effects.more(name)),)
     arms = Arm("base"), Arm(name, change)
     return Claim(id, statement, paper, logged, WITH_CIFAR, five_convolutions, arms, effect)
@@ -147,7 +154,12 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         effects=(
             Effect("test error, points more without", "1.7", effects.more("one column")),
-            Effect("seconds an image, one column over two", "slightly more than 1", effects.slower, none=1.0),
+            Effect(
+                "seconds an image, one column over two",
+                "slightly more than 1",
+                effects.slower,
+                none=1.0,
+            ),
         ),
     ),
     _ablation(
@@ -165,7 +177,11 @@ CLAIMS: tuple[Claim, ...] = (
         "13 -> 11",
         kinds=("cifar10",),
         base=eleven,
-        arms=(Arm("base"), Arm("no normalisation", _net(normalise=False)), Arm("cifar_13", _thirteen)),
+        arms=(
+            Arm("base"),
+            Arm("no normalisation", _net(normalise=False)),
+            Arm("cifar_13", _thirteen),
+        ),
         effects=(
             Effect("test error, points more without", "2", effects.more("no normalisation")),
             Effect("test error, points more of cifar_13", "2", effects.more("cifar_13")),
@@ -183,7 +199,11 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         effects=(
             Effect("test error, points more without", "0.4", effects.more("pooling 2/2")),
-            Effect("gap, points more without", "more than 0", effects.more("pooling 2/2", of=lambda d: d.gap)),
+            Effect(
+                "gap, points more without",
+                "more than 0",
+                effects.more("pooling 2/2", of=lambda d: d.gap),
+            ),
         ),
     ),
     replace(
@@ -202,7 +222,9 @@ CLAIMS: tuple[Claim, ...] = (
                 "more than 0",
                 effects.more("no patches", of=lambda d: d.centre_error),
             ),
-            Effect("points more with the centre patch than with ten", "1.5", effects.by_ten_patches),
+            Effect(
+                "points more with the centre patch than with ten", "1.5", effects.by_ten_patches
+            ),
         ),
     ),
     _ablation(
@@ -226,8 +248,17 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         effects=(
             Effect("test error, points more without", "more than 0", effects.more("no dropout")),
-            Effect("gap, points more without", "substantial", effects.more("no dropout", of=lambda d: d.gap)),
-            Effect("epochs to the same training loss, with over without", "2", effects.dropout_epochs, none=1.0),
+            Effect(
+                "gap, points more without",
+                "substantial",
+                effects.more("no dropout", of=lambda d: d.gap),
+            ),
+            Effect(
+                "epochs to the same training loss, with over without",
+                "2",
+                effects.dropout_epochs,
+                none=1.0,
+            ),
             Effect(
                 "points more by halving than by the mean of 64 masks",
                 "halving is a fair stand-in",
@@ -245,7 +276,8 @@ CLAIMS: tuple[Claim, ...] = (
         base=five_convolutions,
         arms=(Arm("base"), *(Arm(f"no conv{i}", _net(without=(f"conv{i}",))) for i in range(2, 6))),
         effects=tuple(
-            Effect(f"test error, points more without conv{i}", "2", effects.more(f"no conv{i}")) for i in range(2, 6)
+            Effect(f"test error, points more without conv{i}", "2", effects.more(f"no conv{i}"))
+            for i in range(2, 6)
         ),
     ),
     replace(
@@ -259,7 +291,9 @@ CLAIMS: tuple[Claim, ...] = (
             "more than 0",
         ),
         effects=(
-            Effect("training loss of the first epoch, more without", "more than 0", effects.first_loss),
+            Effect(
+                "training loss of the first epoch, more without", "more than 0", effects.first_loss
+            ),
             Effect("test error, points more without", "-", effects.more("biases 0"), sided=False),
         ),
     ),
@@ -282,7 +316,10 @@ CLAIMS: tuple[Claim, ...] = (
         effects=(
             Effect("test error, points more of a single net", "2.6", effects.together),
             Effect(
-                "points more of the plain average than of a weighted one", "-", effects.plain_over_weighted, sided=False
+                "points more of the plain average than of a weighted one",
+                "-",
+                effects.plain_over_weighted,
+                sided=False,
             ),
         ),
     ),
@@ -298,7 +335,13 @@ CLAIMS: tuple[Claim, ...] = (
             Arm("from scratch", part=Part(5, 5, 200)),
             Arm("pre-trained", part=Part(5, 5, 200), init="on five classes"),
         ),
-        (Effect("test error, points more from scratch", "1.7", effects.more("from scratch", "pre-trained")),),
+        (
+            Effect(
+                "test error, points more from scratch",
+                "1.7",
+                effects.more("from scratch", "pre-trained"),
+            ),
+        ),
     ),
     Claim(
         "ilsvrc2010",
@@ -341,7 +384,11 @@ CLAIMS: tuple[Claim, ...] = (
         kinds=("photographs", "imagenet"),
         base=five_convolutions,
         arms=(Arm("base"),),
-        effects=(Effect("columns' colour apart, more than by chance", "more than 0", effects.specialised),),
+        effects=(
+            Effect(
+                "columns' colour apart, more than by chance", "more than 0", effects.specialised
+            ),
+        ),
     ),
     Claim(
         "features",
@@ -350,7 +397,13 @@ CLAIMS: tuple[Claim, ...] = (
         kinds=("photographs", "imagenet"),
         base=five_convolutions,
         arms=(Arm("base"),),
-        effects=(Effect("six nearest of the same class, points more than by pixels", "more than 0", effects.nearer),),
+        effects=(
+            Effect(
+                "six nearest of the same class, points more than by pixels",
+                "more than 0",
+                effects.nearer,
+            ),
+        ),
         also=_alike,
     ),
 )

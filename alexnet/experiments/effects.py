@@ -44,9 +44,13 @@ class Done:
 Results = Mapping[str, Sequence[Done]]  # the runs of each arm, by seed
 
 
-def more(arm: str, than: str = "base", of: Callable[[Done], float] = lambda d: d.test_error) -> Callable[..., Any]:
+def more(
+    arm: str, than: str = "base", of: Callable[[Done], float] = lambda d: d.test_error
+) -> Callable[..., Any]:
     """In percentage points, seed by seed."""
-    return lambda results: [100 * (of(a) - of(b)) for a, b in zip(results[arm], results[than], strict=True)]
+    return lambda results: [
+        100 * (of(a) - of(b)) for a, b in zip(results[arm], results[than], strict=True)
+    ]
 
 
 def by_ten_patches(results: Results) -> list[float]:
@@ -55,7 +59,10 @@ def by_ten_patches(results: Results) -> list[float]:
 
 def slower(results: Results) -> list[float]:
     """Seconds an image of the one column over those of the two."""
-    return [b.images_per_s / a.images_per_s for a, b in zip(results["one column"], results["base"], strict=True)]
+    return [
+        b.images_per_s / a.images_per_s
+        for a, b in zip(results["one column"], results["base"], strict=True)
+    ]
 
 
 def first_loss(results: Results) -> list[float]:
@@ -99,7 +106,9 @@ def plain_over_weighted(results: Results) -> list[float]:
     """How much worse the plain average of all nets is than the one whose weights were found on half of the validation
     pictures, both on the other half. So many draws of halves as there are nets.
     """
-    p = np.stack([net.probabilities for net in results["base"]]).astype(np.float64)  # (nets, N, classes)
+    p = np.stack([net.probabilities for net in results["base"]]).astype(
+        np.float64
+    )  # (nets, N, classes)
     labels = results["base"][0].labels
     values = []
     for seed in range(len(p)):
@@ -107,7 +116,9 @@ def plain_over_weighted(results: Results) -> list[float]:
         known, new = order[: len(order) // 2], order[len(order) // 2 :]
         weights = mixture(p[:, known, labels[known]])
         weighted = np.tensordot(weights, p[:, new], 1)
-        values.append(100 * (_error(p[:, new].mean(0), labels[new]) - _error(weighted, labels[new])))
+        values.append(
+            100 * (_error(p[:, new].mean(0), labels[new]) - _error(weighted, labels[new]))
+        )
     return values
 
 
@@ -129,12 +140,17 @@ def _error(p: NDArray[Any], labels: NDArray[np.int64]) -> float:
 
 def of_masks(results: Results) -> list[float]:
     """Points more with halving than with the average over many masks."""
-    return [100 * (done.also["halved_error"] - done.also["masked_error"]) for done in results["base"]]
+    return [
+        100 * (done.also["halved_error"] - done.also["masked_error"]) for done in results["base"]
+    ]
 
 
 def nearer(results: Results) -> list[float]:
     """Points more of neighbours that are of the same class, by the last hidden layer than by pixels."""
-    return [100 * (done.also["same_class_by_hidden"] - done.also["same_class_by_pixels"]) for done in results["base"]]
+    return [
+        100 * (done.also["same_class_by_hidden"] - done.also["same_class_by_pixels"])
+        for done in results["base"]
+    ]
 
 
 def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[float, float]:

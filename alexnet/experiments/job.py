@@ -54,9 +54,16 @@ def _tested(config: Config, folder: Path) -> dict[str, Any]:
     every = np.arange(len(split))
     p, labels = predictions(nets, split, config.augment, every)
     alone = replace(trained.preprocess.augment, test_patches="centre")
-    centre_p = p if config.augment.test_patches == "centre" else predictions(nets, split, alone, every)[0]
+    centre_p = (
+        p if config.augment.test_patches == "centre" else predictions(nets, split, alone, every)[0]
+    )
     train = store.split(config.train_split)
-    seen = score(*predictions(nets, train, centre(config.augment), epoch_order(len(train), 0, 0)[:SEEN_PICTURES]), 1)
+    seen = score(
+        *predictions(
+            nets, train, centre(config.augment), epoch_order(len(train), 0, 0)[:SEEN_PICTURES]
+        ),
+        1,
+    )
     with (folder / "predictions.npz.partial").open("wb") as file:
         np.savez(file, probabilities=p, labels=labels)
     (folder / "predictions.npz.partial").replace(folder / "predictions.npz")

@@ -21,7 +21,12 @@ from alexnet.files import write_whole
 from alexnet.kernels import colourfulness, orientedness
 from alexnet.weights import load
 
-COLOURS = {"agrees": "#2e7d4f", "disagrees": "#b3402a", "differs": "#2a5d8a", "cannot tell": "#8a8a8a"}
+COLOURS = {
+    "agrees": "#2e7d4f",
+    "disagrees": "#b3402a",
+    "differs": "#2a5d8a",
+    "cannot tell": "#8a8a8a",
+}
 STYLE = """
 :root { --ink: #222; --soft: #666; --line: #ddd; }
 body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 54rem; margin: 0 auto;
@@ -51,8 +56,16 @@ def page(records: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> str:
     ]
     relu = [one for one in records if one["claim"] == "relu"]
     if relu:
-        parts += ["<h2>Figure 1: ReLU against tanh</h2>", _figure(_crossing(relu[0]), _crossing_text(relu[0]))]
-    points = [(one, effect) for one in records for effect in one["effects"] if effect["name"].startswith("test error")]
+        parts += [
+            "<h2>Figure 1: ReLU against tanh</h2>",
+            _figure(_crossing(relu[0]), _crossing_text(relu[0])),
+        ]
+    points = [
+        (one, effect)
+        for one in records
+        for effect in one["effects"]
+        if effect["name"].startswith("test error")
+    ]
     if points:
         caption = (
             "Points of test error lost without each part: the mean over seeds and its 95 % interval. Diamonds: the "
@@ -66,7 +79,9 @@ def page(records: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> str:
         *(_claim(claim, [one for one in records if one["claim"] == claim.id]) for claim in CLAIMS),
     ]
     body = "\n".join(parts)
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    )
     head += f"<title>The claims, measured</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
 
@@ -80,13 +95,17 @@ def _looked_at(records: Sequence[dict[str, Any]], runs: Sequence[Path]) -> list[
     first, net = runs[0], load(runs[0]).net
     indices = [
         f"column {number}: colour {mean(colour):.2f}, orientation {mean(oriented):.2f}"
-        for number, (colour, oriented) in enumerate(zip(colourfulness(net), orientedness(net), strict=True), 1)
+        for number, (colour, oriented) in enumerate(
+            zip(colourfulness(net), orientedness(net), strict=True), 1
+        )
     ]
     kernels = (
         f"The first layer of {first.name}. Colour is the share of a kernel's energy that is not grey, orientation the "
         f"coherence of its gradients, both 0 to 1, means: {'; '.join(indices)}. {_specialising(records)}"
     )
-    answers = f"Eight validation pictures, their class, and the five that {first.name} finds likeliest."
+    answers = (
+        f"Eight validation pictures, their class, and the five that {first.name} finds likeliest."
+    )
     near = "Five validation pictures, and in each row the six training pictures nearest by L2 in the last hidden layer."
     signal = "How far two pictures lie apart in each layer of the untrained networks; under the line a start is blind."
     names = ", ".join(run.name for run in runs)
@@ -105,7 +124,12 @@ def _looked_at(records: Sequence[dict[str, Any]], runs: Sequence[Path]) -> list[
 
 def _specialising(records: Sequence[dict[str, Any]]) -> str:
     """How often, over the seeds of claim `filters`."""
-    shares = [apart(run["colour"])[1] for one in records if one["claim"] == "filters" for run in one["arms"]["base"]]
+    shares = [
+        apart(run["colour"])[1]
+        for one in records
+        if one["claim"] == "filters"
+        for run in one["arms"]["base"]
+    ]
     if not shares:
         return ""
     often = sum(share <= 0.05 for share in shares)
@@ -128,10 +152,13 @@ def _summary(records: Sequence[dict[str, Any]]) -> str:
         for effect in one["effects"]
     )
     heads = "".join(
-        f"<th>{name}</th>" for name in ("claim", "measure", "verdict", "mean [95 % interval]", "seeds", "scale, data")
+        f"<th>{name}</th>"
+        for name in ("claim", "measure", "verdict", "mean [95 % interval]", "seeds", "scale, data")
     )
     return (
-        f"<div class=wide><table><tr>{heads}</tr>{rows}</table></div>" if rows else "<p>No claim has been run yet.</p>"
+        f"<div class=wide><table><tr>{heads}</tr>{rows}</table></div>"
+        if rows
+        else "<p>No claim has been run yet.</p>"
     )
 
 
@@ -142,14 +169,18 @@ def _number(effect: dict[str, Any]) -> str:
 
 def _claim(claim: Any, own: Sequence[dict[str, Any]]) -> str:
     said = html.escape(source(claim))
-    parts = [f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{said}.</p>"]
+    parts = [
+        f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{said}.</p>"
+    ]
     for one in own:
         lines = "".join(
             f"<li>{html.escape(e['name'])}: {_number(e)}, {e['n']} seeds {_chip(e['verdict'])}</li>"
             for e in one["effects"]
         )
         arms = html.escape("; ".join(errors(one)))
-        parts += [f"<p>{where(one)}:</p><ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"]
+        parts += [
+            f"<p>{where(one)}:</p><ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"
+        ]
         parts += [f"<p><code>{html.escape(one['command'])}</code></p>"]
     if commands := not_run(claim, own):
         parts += [f"<p>{NOT_RUN}{', '.join(f'<code>{command}</code>' for command in commands)}</p>"]
@@ -172,7 +203,15 @@ def _crossing(one: dict[str, Any]) -> Figure:
         for seed, run in enumerate(one["arms"][name]):
             errors = [epoch["val_error"] for epoch in run["epochs"]]
             label = {"relu": "ReLU", "tanh": "tanh"}[name] if seed == 0 else None
-            axes.plot(range(1, len(errors) + 1), errors, style, color=INK, linewidth=1.2, alpha=0.8, label=label)
+            axes.plot(
+                range(1, len(errors) + 1),
+                errors,
+                style,
+                color=INK,
+                linewidth=1.2,
+                alpha=0.8,
+                label=label,
+            )
     axes.axhline(QUARTER, color=VAL, linewidth=0.8)
     axes.set(xlabel="epochs", ylabel="training error", xlim=(0, None), ylim=(0, 0.8))
     axes.legend(frameon=False)
@@ -194,7 +233,15 @@ def _bars(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Figure:
     axes = figure.subplots()
     for row, (one, effect) in enumerate(reversed(points)):
         wide = None if effect["low"] is None else effect["high"] - effect["mean"]
-        axes.barh(row, effect["mean"], xerr=wide, height=0.55, color=TRAIN, ecolor=INK, error_kw={"linewidth": 1})
+        axes.barh(
+            row,
+            effect["mean"],
+            xerr=wide,
+            height=0.55,
+            color=TRAIN,
+            ecolor=INK,
+            error_kw={"linewidth": 1},
+        )
         said = papers.get((one["claim"], effect["name"]), "")
         if said.replace(".", "").isdigit():
             axes.plot(float(said), row, "D", color=VAL, markersize=5)

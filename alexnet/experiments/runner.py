@@ -58,29 +58,47 @@ class Wanted:
 
 
 def kind_of(store: Store) -> Kind:
-    return "cifar10" if store.size_px == 32 and "test" in store.manifest["splits"] else "photographs"
+    return (
+        "cifar10" if store.size_px == 32 and "test" in store.manifest["splits"] else "photographs"
+    )
 
 
 def check(claim: Claim, store: Store, scale: Scale) -> None:
     """Raises ValueError when the claim cannot be tested on this store."""
     kind = kind_of(store)
     if not claim.arms:
-        raise ValueError(f"{claim.id} needs ImageNet and the recipes themselves; see docs/reproduction.md")
+        raise ValueError(
+            f"{claim.id} needs ImageNet and the recipes themselves; see docs/reproduction.md"
+        )
     if kind not in claim.kinds or (scale == "full" and kind != claim.kinds[0]):
-        needs = "CIFAR-10 prepared at 32 pixels" if claim.kinds[0] == "cifar10" else "photographs of 112 pixels or more"
-        raise ValueError(f"{claim.id} needs {needs}; {store.name} holds pictures of {store.size_px} pixels")
+        needs = (
+            "CIFAR-10 prepared at 32 pixels"
+            if claim.kinds[0] == "cifar10"
+            else "photographs of 112 pixels or more"
+        )
+        raise ValueError(
+            f"{claim.id} needs {needs}; {store.name} holds pictures of {store.size_px} pixels"
+        )
     if kind == "photographs" and store.size_px < STORED_PX[scale]:
-        raise ValueError(f"{claim.id} at this scale needs pictures of {STORED_PX[scale]} pixels; prepare them larger")
+        raise ValueError(
+            f"{claim.id} at this scale needs pictures of {STORED_PX[scale]} pixels; prepare them larger"
+        )
     for part in {arm.part for arm in claim.arms} - {None}:
         assert part is not None
         if part.first_class + part.classes > len(store.classes):
-            raise ValueError(f"{claim.id} needs ten classes or more; {store.name} has {len(store.classes)}")
+            raise ValueError(
+                f"{claim.id} needs ten classes or more; {store.name} has {len(store.classes)}"
+            )
 
 
 def run_ahead(claims: Sequence[Claim], terms: Terms) -> None:
     """What needs no other run, of all claims together: no core waits at the end of one claim for the next."""
-    arms = [(claim, arm) for claim in claims if not claim.rates for arm in claim.arms if not arm.init]
-    wanted = [_wanted(claim, arm, seed, terms, {}) for claim, arm in arms for seed in range(terms.seeds)]
+    arms = [
+        (claim, arm) for claim in claims if not claim.rates for arm in claim.arms if not arm.init
+    ]
+    wanted = [
+        _wanted(claim, arm, seed, terms, {}) for claim, arm in arms for seed in range(terms.seeds)
+    ]
     _all(wanted, terms, may_fail=True)
 
 
@@ -91,10 +109,14 @@ def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
     results: dict[str, list[Done]] = {}
     for later in (False, True):  # an arm that starts from another's network waits for it
         arms = [arm for arm in claim.arms if bool(arm.init) == later]
-        wanted = [_wanted(claim, arm, seed, terms, factors) for arm in arms for seed in range(terms.seeds)]
+        wanted = [
+            _wanted(claim, arm, seed, terms, factors) for arm in arms for seed in range(terms.seeds)
+        ]
         done = _all(wanted, terms)
         if claim.also is not None and not later:
-            done[: terms.seeds] = map(partial(_with_more, claim), wanted[: terms.seeds], done[: terms.seeds])
+            done[: terms.seeds] = map(
+                partial(_with_more, claim), wanted[: terms.seeds], done[: terms.seeds]
+            )
         for number, arm in enumerate(arms):
             results[arm.name] = done[number * terms.seeds : (number + 1) * terms.seeds]
     return results
@@ -120,12 +142,20 @@ def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
         one = _wanted(claim, arm, 0, terms, {arm.name: factor})
         assert isinstance(one.config.schedule, Steps)
         short = replace(one.config.schedule, epochs=min(SEARCH_EPOCHS, one.config.schedule.epochs))
-        wanted.append(_placed(f"{claim.id}, {arm.name}, {factor} x rate", replace(one.config, schedule=short), terms))
+        wanted.append(
+            _placed(
+                f"{claim.id}, {arm.name}, {factor} x rate",
+                replace(one.config, schedule=short),
+                terms,
+            )
+        )
     done = _all(wanted, terms, may_fail=True)
     for arm in claim.arms:
         own = [
             (
-                result.epochs[-1]["val_error"] if len(result.epochs) == SEARCH_EPOCHS else len(result.epochs) / 1e3,
+                result.epochs[-1]["val_error"]
+                if len(result.epochs) == SEARCH_EPOCHS
+                else len(result.epochs) / 1e3,
                 factor,
             )
             for (of, factor), result in zip(tries, done, strict=True)
@@ -134,7 +164,9 @@ def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
         if not own:
             raise ValueError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
         factors[arm.name] = min(own)[1]
-        terms.say(f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after {SEARCH_EPOCHS} epochs")
+        terms.say(
+            f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after {SEARCH_EPOCHS} epochs"
+        )
     return factors
 
 
@@ -143,7 +175,9 @@ def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, 
     config = claim.config(arm, terms.scale, kind)
     factor = factors.get(arm.name, 1.0)
     bias = config.sgd.bias_rate
-    sgd = replace(config.sgd, rate=factor * config.sgd.rate, bias_rate=None if bias is None else factor * bias)
+    sgd = replace(
+        config.sgd, rate=factor * config.sgd.rate, bias_rate=None if bias is None else factor * bias
+    )
     store = _part(terms, claim.part(arm, terms.scale, kind))
     init = ""
     if arm.init:
@@ -154,7 +188,11 @@ def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, 
 
 
 def _placed(name: str, config: Config, terms: Terms) -> Wanted:
-    decides = to_dict(replace(config, recipe="", data="", init=Path(config.init).parent.name if config.init else ""))
+    decides = to_dict(
+        replace(
+            config, recipe="", data="", init=Path(config.init).parent.name if config.init else ""
+        )
+    )
     del decides["parallel"]  # who computes it
     text = json.dumps([decides, Store(config.data).checksum], sort_keys=True)
     return Wanted(name, config, terms.out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:12])
@@ -163,7 +201,9 @@ def _placed(name: str, config: Config, terms: Terms) -> Wanted:
 def _part(terms: Terms, part: Part) -> str:
     """The store itself, or a part of it, reduced and kept lossless."""
     store = terms.store
-    size_px = store.size_px if store.size_px <= LOSSLESS_PX else STORED_PX[terms.scale] or store.size_px
+    size_px = (
+        store.size_px if store.size_px <= LOSSLESS_PX else STORED_PX[terms.scale] or store.size_px
+    )
     if part == Part() and size_px == store.size_px:
         return store.name
     text = json.dumps([asdict(part), size_px, store.checksum])
@@ -176,7 +216,9 @@ def _part(terms: Terms, part: Part) -> str:
             for name in store.manifest["splits"]
         )
         source = Source(f"a part of {store.name}: {text}", tuple(store.classes[first:last]), splits)
-        lossless = StoreSettings(size_px=size_px, encoding="png" if size_px <= LOSSLESS_PX else "ppm")
+        lossless = StoreSettings(
+            size_px=size_px, encoding="png" if size_px <= LOSSLESS_PX else "ppm"
+        )
         prepare(source, folder, lossless)
     return str(folder)
 
@@ -200,7 +242,13 @@ def _all(wanted: Sequence[Wanted], terms: Terms, may_fail: bool = False) -> list
     began_s, total = time.perf_counter(), len(todo)
     for number, one in enumerate(_worked(todo.values(), terms), 1):
         found = job.read(one.folder)
-        said = found if isinstance(found, str) else f"{found.test_error:.2%} test error" if found else "ended"
+        said = (
+            found
+            if isinstance(found, str)
+            else f"{found.test_error:.2%} test error"
+            if found
+            else "ended"
+        )
         left_min = (time.perf_counter() - began_s) / number * (total - number) / 60
         terms.say(f"{number}/{total} {one.name}: {said}; {left_min:.0f} min left")
     results: list[Any] = []
@@ -217,7 +265,9 @@ def _all(wanted: Sequence[Wanted], terms: Terms, may_fail: bool = False) -> list
 
 def _worked(todo: Iterable[Wanted], terms: Terms) -> Iterator[Wanted]:
     """Each as it ends, so many side by side as terms.jobs says."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // terms.jobs))}
     if terms.jobs > 1:
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -230,7 +280,9 @@ def _worked(todo: Iterable[Wanted], terms: Terms) -> Iterator[Wanted]:
                 write_whole(one.folder / "wanted.json", json.dumps(to_dict(one.config)).encode())
                 with (one.folder / "log").open("ab") as log:
                     command = [sys.executable, "-m", "alexnet.experiments.job", str(one.folder)]
-                    running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = one
+                    running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = (
+                        one
+                    )
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
                 yield running.pop(process)

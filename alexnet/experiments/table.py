@@ -52,7 +52,9 @@ def reproduce(claims: Sequence[Claim], terms: Terms, records: Path, picky: bool)
     for claim in fit:
         found = record(claim, run(claim, terms), terms)
         path = write(found, records)
-        yield "\n".join([claim.id, *(f"  {e['name']}: {effect_line(e)}" for e in found["effects"]), f"  {path}"])
+        yield "\n".join(
+            [claim.id, *(f"  {e['name']}: {effect_line(e)}" for e in found["effects"]), f"  {path}"]
+        )
 
 
 def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[str, Any]:
@@ -135,10 +137,14 @@ def listing(records: Sequence[dict[str, Any]], cost_h: dict[str, float]) -> str:
         lines += [f"{claim.id:<11} {claim.statement}"]
         lines += [f"{'':<11}   {source(claim)}; on {needs}"]
         if claim.id in cost_h:
-            lines += [f"{'':<11}   five seeds at desk scale: about {60 * cost_h[claim.id]:.0f} minutes here"]
+            lines += [
+                f"{'':<11}   five seeds at desk scale: about {60 * cost_h[claim.id]:.0f} minutes here"
+            ]
         own = [one for one in records if one["claim"] == claim.id]
         for one in own:
-            lines += [f"{'':<11}   {where(one)}: {e['name']}: {effect_line(e)}" for e in one["effects"]]
+            lines += [
+                f"{'':<11}   {where(one)}: {e['name']}: {effect_line(e)}" for e in one["effects"]
+            ]
     return "\n".join(lines)
 
 
@@ -146,16 +152,23 @@ def document(records: Sequence[dict[str, Any]]) -> str:
     """docs/reproduction.md."""
     by_claim = {claim.id: [one for one in records if one["claim"] == claim.id] for claim in CLAIMS}
     tested = [claim for claim in CLAIMS if by_claim[claim.id]]
-    lines = ["| claim | measure | the paper | ours | scale, data | seeds | verdict |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| claim | measure | the paper | ours | scale, data | seeds | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for claim in tested:
         said = {effect.name: effect.paper for effect in claim.effects}
         for one in by_claim[claim.id]:
-            lines += [_row(claim, one, effect, said.get(effect["name"], "-")) for effect in one["effects"]]
+            lines += [
+                _row(claim, one, effect, said.get(effect["name"], "-")) for effect in one["effects"]
+            ]
     lines += ["", "## Each claim", ""]
     for claim in CLAIMS:
         lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.", ""]
         for one in by_claim[claim.id]:
-            sizes = ", ".join(f"{name} {count:,}" for name, count in one["store"]["pictures"].items())
+            sizes = ", ".join(
+                f"{name} {count:,}" for name, count in one["store"]["pictures"].items()
+            )
             lines += [f"`{one['command']}` ({sizes}; {one['environment']['machine']})", ""]
             lines += [*(f"- test error, {line}" for line in errors(one)), ""]
         if commands := not_run(claim, by_claim[claim.id]):
@@ -165,7 +178,10 @@ def document(records: Sequence[dict[str, Any]]) -> str:
 
 def errors(one: dict[str, Any]) -> list[str]:
     """Test errors by seed of each arm: `base, 1,000 pictures of each class: 36.3, 37.6 %`"""
-    found = {name: ", ".join(f"{100 * run['test_error']:.1f}" for run in runs) for name, runs in one["arms"].items()}
+    found = {
+        name: ", ".join(f"{100 * run['test_error']:.1f}" for run in runs)
+        for name, runs in one["arms"].items()
+    }
     return [f"{name}{Part(**one['parts'][name])}: {percent} %" for name, percent in found.items()]
 
 
@@ -173,7 +189,15 @@ def _row(claim: Claim, one: dict[str, Any], effect: dict[str, Any], paper: str) 
     ours = f"{effect['mean']:.2f}"
     if effect["low"] is not None:
         ours += f" [{effect['low']:.2f}, {effect['high']:.2f}], could tell {effect['smallest']:.2f}"
-    cells = claim.id, effect["name"], paper, ours, where(one), str(effect["n"]), f"*{effect['verdict']}*"
+    cells = (
+        claim.id,
+        effect["name"],
+        paper,
+        ours,
+        where(one),
+        str(effect["n"]),
+        f"*{effect['verdict']}*",
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -187,7 +211,9 @@ def not_run(claim: Claim, own: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     return claim.by_hand or (f"alexnet reproduce {claim.id} --data STORE --scale full",)
 
 
-def cost_h(claims: Sequence[Claim], macs_per_s: float, pictures: int = 4000, seeds: int = 5) -> dict[str, float]:
+def cost_h(
+    claims: Sequence[Claim], macs_per_s: float, pictures: int = 4000, seeds: int = 5
+) -> dict[str, float]:
     """Hours of each claim's runs at desk scale, by multiply-adds: forward once, backward twice, half of the peak."""
     found = {}
     for claim in claims:
@@ -196,7 +222,9 @@ def cost_h(claims: Sequence[Claim], macs_per_s: float, pictures: int = 4000, see
             config = claim.config(arm, "desk", claim.kinds[0])
             steps = plan(replace(config.architecture, classes=10))
             part = claim.part(arm, "desk", claim.kinds[0])
-            images = config.schedule.epochs * ((part.classes or 10) * part.train_of_each or pictures)
+            images = config.schedule.epochs * (
+                (part.classes or 10) * part.train_of_each or pictures
+            )
             seconds += (
                 seeds
                 * images

@@ -15,7 +15,12 @@ FEW_CHANNELS = 4
 
 def wins(x: torch.Tensor, weight: torch.Tensor, stride: int) -> bool:
     """Where it was measured to be faster: float32 on CPUs, with a gradient."""
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and stride > 1 and x.shape[1] <= FEW_CHANNELS
+    fits = (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and stride > 1
+        and x.shape[1] <= FEW_CHANNELS
+    )
     return fits and weight.requires_grad and torch.is_grad_enabled()
 
 
@@ -27,7 +32,9 @@ def conv2d(
     size = weight.shape[2]
     wide = -(-size // stride) * stride  # the kernels' side in whole blocks
     reach = [(side + before + after - size) // stride * stride + wide for side in x.shape[2:]]
-    ends = [end - before - side for end, side in zip(reach, x.shape[2:], strict=True)]  # below 0 it cuts
+    ends = [
+        end - before - side for end, side in zip(reach, x.shape[2:], strict=True)
+    ]  # below 0 it cuts
     x = _blocks(F.pad(x, (before, ends[1], before, ends[0])), stride)
     return F.conv2d(x, _blocks(F.pad(weight, (0, wide - size, 0, wide - size)), stride), bias)
 
@@ -36,4 +43,6 @@ def _blocks(x: torch.Tensor, side: int) -> torch.Tensor:
     """(N, C, H, W) to (N, side * side * C, H / side, W / side), channels last."""
     n, c, h, w = x.shape
     apart = x.permute(0, 2, 3, 1).reshape(n, h // side, side, w // side, side * c)
-    return apart.transpose(2, 3).reshape(n, h // side, w // side, side * side * c).permute(0, 3, 1, 2)
+    return (
+        apart.transpose(2, 3).reshape(n, h // side, w // side, side * side * c).permute(0, 3, 1, 2)
+    )

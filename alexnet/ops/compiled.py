@@ -20,7 +20,11 @@ MOST_WINDOW_PX = 15  # a maximum's place in its window is kept in a byte
 def usable(x: torch.Tensor, beta: float = 0.75) -> bool:
     """Whether the compiled operators can take x: (N, C, H, W)."""
     fits = x.device.type == "cpu" and x.dtype in native.SUFFIX and beta == 0.75 and x.numel() > 0
-    return fits and x.is_contiguous(memory_format=torch.channels_last) and native.compiled() is not None
+    return (
+        fits
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and native.compiled() is not None
+    )
 
 
 def _call(name: str, tensors: tuple[torch.Tensor, ...], *others: Any) -> None:
@@ -57,19 +61,30 @@ def norm_pool(
     x: (N, C, H, W) channels last; beta is 3/4. Returns y, and for the gradient each maximum's place in its window.
     """
     y, which = _results(x, size_px, stride, partial)
-    given = native.Pass(*_sizes(x), relu, columns, half, size_px, stride, *y.shape[2:], relu_after, k, alpha)
+    given = native.Pass(
+        *_sizes(x), relu, columns, half, size_px, stride, *y.shape[2:], relu_after, k, alpha
+    )
     _call("pass_forward", (x, y, which), byref(given))
     return y, which
 
 
 @norm_pool.register_fake
 def _fake_norm_pool(
-    x: torch.Tensor, relu: bool, columns: int, half: int, size_px: int, stride: int, partial: bool, *others: Any
+    x: torch.Tensor,
+    relu: bool,
+    columns: int,
+    half: int,
+    size_px: int,
+    stride: int,
+    partial: bool,
+    *others: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return _results(x, size_px, stride, partial)
 
 
-def _results(x: torch.Tensor, size_px: int, stride: int, partial: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _results(
+    x: torch.Tensor, size_px: int, stride: int, partial: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     if size_px == 0:
         return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
     sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
@@ -91,7 +106,9 @@ def norm_pool_backward(
     alpha: float,
 ) -> torch.Tensor:
     dx = torch.empty_like(x)
-    given = native.Pass(*_sizes(x), relu, columns, half, size_px, stride, *dy.shape[2:], False, k, alpha)
+    given = native.Pass(
+        *_sizes(x), relu, columns, half, size_px, stride, *dy.shape[2:], False, k, alpha
+    )
     _call("pass_backward", (x, _last(dy), which, dx), byref(given))
     return dx
 
@@ -105,7 +122,9 @@ def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Te
 
 
 @custom_op("alexnet::spatial_norm_backward", mutates_args=(), device_types="cpu")
-def spatial_norm_backward(x: torch.Tensor, dy: torch.Tensor, half: int, k: float, alpha: float) -> torch.Tensor:
+def spatial_norm_backward(
+    x: torch.Tensor, dy: torch.Tensor, half: int, k: float, alpha: float
+) -> torch.Tensor:
     dx = torch.empty_like(x)
     _call("spatial_backward", (x, _last(dy), dx), *_sizes(x), half, k, alpha)
     return dx
@@ -119,7 +138,9 @@ for _operator in (norm_pool_backward, spatial_norm, spatial_norm_backward):
     _operator.register_fake(_like_first)
 
 
-def _keep_pass(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+def _keep_pass(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     x, relu, columns, half, size_px, stride, _, _, k, alpha = inputs
     ctx.save_for_backward(x, output[1])
     ctx.mark_non_differentiable(output[1])

@@ -19,7 +19,10 @@ def dropout_mask(
 
 
 def dropout(
-    x: torch.Tensor, mask: torch.Tensor | None, rate: float = 0.5, form: Literal["2012", "inverted"] = "2012"
+    x: torch.Tensor,
+    mask: torch.Tensor | None,
+    rate: float = 0.5,
+    form: Literal["2012", "inverted"] = "2012",
 ) -> torch.Tensor:
     """x where the mask stays and 0 elsewhere; without a mask, what the layer does at test.
 

@@ -35,9 +35,15 @@ def locally_connected(
     kernels, channels, size, _, height, width = weight.shape
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     if x.shape[1] != channels or x.shape[2] - size + 1 != height or x.shape[3] - size + 1 != width:
-        raise ValueError(f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}")
-    whole = x.permute(2, 3, 0, 1).contiguous()  # (H, W, N, C): a position's patches of all pictures lie together
-    patches = whole.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1).flatten(2)  # (H'*W', N, C*S*S)
+        raise ValueError(
+            f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}"
+        )
+    whole = x.permute(
+        2, 3, 0, 1
+    ).contiguous()  # (H, W, N, C): a position's patches of all pictures lie together
+    patches = (
+        whole.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1).flatten(2)
+    )  # (H'*W', N, C*S*S)
     each = weight.flatten(4).flatten(1, 3)  # (K, C*S*S, H'*W')
     sums: torch.Tensor = _Products.apply(patches, each.permute(2, 1, 0))  # type: ignore[no-untyped-call]
     return sums.permute(1, 2, 0).reshape(-1, kernels, height, width) + bias

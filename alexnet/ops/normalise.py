@@ -63,8 +63,12 @@ def norm_pool(
     beta = norm.beta if norm else 0.75
     half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
     if compiled.usable(x, beta) and (window is None or window.size_px <= compiled.MOST_WINDOW_PX):
-        size_px, stride, partial = (window.size_px, window.stride, window.partial) if window else (0, 1, False)
-        done = compiled.norm_pool(x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha)
+        size_px, stride, partial = (
+            (window.size_px, window.stride, window.partial) if window else (0, 1, False)
+        )
+        done = compiled.norm_pool(
+            x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha
+        )
         y: torch.Tensor = done[0]
         return y
     if norm and (triton := _triton(x, beta)) is not None:
@@ -87,8 +91,14 @@ def _check(x: torch.Tensor, n: int, columns: int) -> None:
 
 def _triton(x: torch.Tensor, beta: float) -> Any:
     """The module of the CUDA kernel where it can take x, else None."""
-    fits = x.is_cuda and x.dtype in (torch.float32, torch.bfloat16) and beta == 0.75 and x.numel() > 0
-    if not fits or not x.is_contiguous(memory_format=torch.channels_last) or not util.find_spec("triton"):
+    fits = (
+        x.is_cuda and x.dtype in (torch.float32, torch.bfloat16) and beta == 0.75 and x.numel() > 0
+    )
+    if (
+        not fits
+        or not x.is_contiguous(memory_format=torch.channels_last)
+        or not util.find_spec("triton")
+    ):
         return None
     from alexnet.ops import triton_lrn
 
@@ -132,7 +142,9 @@ def _normalise(x: torch.Tensor, sums: Sum, k: float, alpha: float, beta: float) 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, sums: Sum, k: float, alpha: float, beta: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, sums: Sum, k: float, alpha: float, beta: float
+    ) -> torch.Tensor:
         y = torch.empty_like(x)
         d = torch.empty_like(x, dtype=_inner(x.dtype))
         for a, b, c in zip(_pieces(x), _pieces(y), _pieces(d), strict=True):
@@ -169,7 +181,9 @@ def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """In parts that stay in a CPU's cache; a GPU takes the whole at once."""
     if x.device.type != "cpu":
         return (x,)
-    pieces: tuple[torch.Tensor, ...] = x.split(max(1, PIECE_VALUES // max(1, x[0].numel())) if len(x) else 1)  # type: ignore[no-untyped-call]
+    pieces: tuple[torch.Tensor, ...] = x.split(
+        max(1, PIECE_VALUES // max(1, x[0].numel())) if len(x) else 1
+    )  # type: ignore[no-untyped-call]
     return pieces
 
 

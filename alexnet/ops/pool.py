@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 
 
-def max_pool(x: torch.Tensor, size_px: int = 3, stride: int = 2, partial: bool = False) -> torch.Tensor:
+def max_pool(
+    x: torch.Tensor, size_px: int = 3, stride: int = 2, partial: bool = False
+) -> torch.Tensor:
     """Maximum over size_px x size_px windows, stride apart. x: (N, C, H, W). partial: as `pooled_px`."""
     return F.max_pool2d(x, size_px, stride, ceil_mode=partial)
 
 
-def avg_pool(x: torch.Tensor, size_px: int = 3, stride: int = 2, partial: bool = False) -> torch.Tensor:
+def avg_pool(
+    x: torch.Tensor, size_px: int = 3, stride: int = 2, partial: bool = False
+) -> torch.Tensor:
     """Mean over the part of each window that lies inside. x: (N, C, H, W). partial: as `pooled_px`."""
     return F.avg_pool2d(x, size_px, stride, ceil_mode=partial)
 

@@ -26,7 +26,9 @@ def _shifted(x, place, maps, shift: tl.constexpr, inside, own: tl.constexpr, rel
 
 
 @triton.jit
-def _place(rows, own: tl.constexpr, width: tl.constexpr, positions: tl.constexpr, columns: tl.constexpr):
+def _place(
+    rows, own: tl.constexpr, width: tl.constexpr, positions: tl.constexpr, columns: tl.constexpr
+):
     """Where this program's values stand, the number of each in its column, and which of them there are."""
     row = tl.program_id(0) * positions + tl.arange(0, positions)
     maps = tl.arange(0, width)[None, :]
@@ -76,7 +78,9 @@ def _backward(
     tl.store(dx + place, d.to(dx.dtype.element_ty), mask=inside)
 
 
-def _launch(kernel: Any, x: torch.Tensor, others: tuple[torch.Tensor, ...], constants: tuple[Any, ...]) -> None:
+def _launch(
+    kernel: Any, x: torch.Tensor, others: tuple[torch.Tensor, ...], constants: tuple[Any, ...]
+) -> None:
     relu, columns, half, k, alpha = constants
     rows, own = x.numel() // x.shape[1], x.shape[1] // columns
     width = triton.next_power_of_2(own)
@@ -86,7 +90,9 @@ def _launch(kernel: Any, x: torch.Tensor, others: tuple[torch.Tensor, ...], cons
 
 
 @custom_op("alexnet::lrn_triton", mutates_args=())
-def lrn_triton(x: torch.Tensor, relu: bool, columns: int, half: int, k: float, alpha: float) -> torch.Tensor:
+def lrn_triton(
+    x: torch.Tensor, relu: bool, columns: int, half: int, k: float, alpha: float
+) -> torch.Tensor:
     """x: (N, C, H, W) channels last, float32 or bfloat16; half: maps on either side."""
     y = torch.empty_like(x)
     _launch(_forward, x, (y,), (relu, columns, half, k, alpha))
@@ -98,7 +104,12 @@ def lrn_triton_backward(
     x: torch.Tensor, dy: torch.Tensor, relu: bool, columns: int, half: int, k: float, alpha: float
 ) -> torch.Tensor:
     dx = torch.empty_like(x)
-    _launch(_backward, x, (dy.contiguous(memory_format=torch.channels_last), dx), (relu, columns, half, k, alpha))
+    _launch(
+        _backward,
+        x,
+        (dy.contiguous(memory_format=torch.channels_last), dx),
+        (relu, columns, half, k, alpha),
+    )
     return dx
 
 

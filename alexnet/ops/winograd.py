@@ -25,16 +25,28 @@ G = _IN_24THS / 24
 BOTH = torch.kron(G, G)  # (36, 9): of the rows and of the columns of a kernel at once
 
 
-def wins(x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int], columns: int) -> bool:
+def wins(
+    x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int], columns: int
+) -> bool:
     """Where it was measured to be faster: float32 on CPUs, many maps, many pixels."""
     kernels, own, size, _ = weight.shape
-    fits = size == 3 and stride == 1 and pad == (1, 1) and x.device.type == "cpu" and x.dtype == torch.float32
+    fits = (
+        size == 3
+        and stride == 1
+        and pad == (1, 1)
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+    )
     maps = own, kernels // columns
     large = min(maps) >= LEAST_MAPS and not any(m % native.LANES for m in maps)
-    return fits and large and x.numel() >= LEAST_PIXELS * x.shape[1] and native.winograd() is not None
+    return (
+        fits and large and x.numel() >= LEAST_PIXELS * x.shape[1] and native.winograd() is not None
+    )
 
 
-def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int = 1) -> torch.Tensor:
+def conv2d(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int = 1
+) -> torch.Tensor:
     """x: (N, C, H, W) with a border of a pixel of zeros; weight: (K, C / columns, 3, 3); bias: (K,). Float32, CPU."""
     out: torch.Tensor = _Convolution.apply(x, weight, bias, columns)  # type: ignore[no-untyped-call]
     return out
@@ -42,7 +54,9 @@ def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: i
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.columns = columns
         return _convolved(x, weight, bias, columns)
@@ -70,11 +84,15 @@ class _Convolution(torch.autograd.Function):
         return dx, dweight, dbias, None
 
 
-def _convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int) -> torch.Tensor:
+def _convolved(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int
+) -> torch.Tensor:
     flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C')
     kernels = torch.matmul(BOTH, flat).permute(1, 2, 0)  # (36, C', K)
     images, _, height, width = x.shape
-    out = x.new_empty((images, len(weight), height, width)).contiguous(memory_format=torch.channels_last)
+    out = x.new_empty((images, len(weight), height, width)).contiguous(
+        memory_format=torch.channels_last
+    )
     for part, there in zip(torch.split(x, AT_ONCE), torch.split(out, AT_ONCE), strict=True):
         seen = spread(part, columns, False)
         sums = seen.new_empty((*seen.shape[:3], len(weight) // columns))
@@ -89,7 +107,9 @@ def _canvas(pictures: torch.Tensor, groups: int) -> native.Canvas:
     images, maps, height, width = pictures.shape
     across = next(count for count in (4, 2, 1) if images % count == 0 or count == 1)
     rows, columns = -(-images // across) * (height + 1) - 1, across * (width + 1) - 1
-    return native.Canvas(images, height, width, maps, groups, across, -(-rows // 4), -(-columns // 4))
+    return native.Canvas(
+        images, height, width, maps, groups, across, -(-rows // 4), -(-columns // 4)
+    )
 
 
 def _call(name: str, *given: Any) -> None:

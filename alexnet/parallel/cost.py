@@ -15,7 +15,9 @@ from alexnet.config import Architecture, Full
 from alexnet.data.loader import Share
 from alexnet.model import Step, plan
 
-READINGS = 4  # numbers that ranks add up at every step: loss, errors, whether to stop, whether to save
+READINGS = (
+    4  # numbers that ranks add up at every step: loss, errors, whether to stop, whether to save
+)
 LABEL_BYTES, READING_BYTES = 8, 4
 
 
@@ -76,7 +78,9 @@ def collectives(
     def gather(purpose: str, ranks: int, values: int) -> None:
         """And the sum of its gradients on the way back."""
         found.append(Collective(purpose, "gather", ranks, values * value_bytes))
-        found.append(Collective(f"{purpose}, gradient", "scatter", ranks, ranks * values * value_bytes))
+        found.append(
+            Collective(f"{purpose}, gradient", "scatter", ranks, ranks * values * value_bytes)
+        )
 
     for before, step in pairwise(linear):
         name, inputs, meets = step.layer.name, prod(step.in_shape), step.columns == 1
@@ -94,7 +98,11 @@ def collectives(
         found.append(Collective("labels", "gather", layout.shards, most * LABEL_BYTES))
     if by_classes:
         found.append(Collective("loss", "sum", layout.units, 3 * seen * value_bytes))
-    held = sum(parameters(step, layout, step is last and not by_classes) for step in linear if summed(step, layout))
+    held = sum(
+        parameters(step, layout, step is last and not by_classes)
+        for step in linear
+        if summed(step, layout)
+    )
     found.append(Collective("gradients", "sum", layout.shards, held * value_bytes))
     found.append(Collective("readings", "sum", layout.world, READINGS * READING_BYTES))
     return [one for one in found if one.ranks > 1]
@@ -159,7 +167,11 @@ def step_macs(architecture: Architecture, layout: Layout, batch: int) -> float:
     total = 0.0
     for place, step in enumerate(linear):
         full = isinstance(step.layer, Full)
-        pictures = batch / layout.units if full and layout.hybrid else batch / layout.shards / layout.columns
+        pictures = (
+            batch / layout.units
+            if full and layout.hybrid
+            else batch / layout.shards / layout.columns
+        )
         total += (2 if place == 0 else 3) * step.multiply_adds * pictures
     return total
 
@@ -169,6 +181,8 @@ def predict(
 ) -> Prediction:
     """batch: of all ranks together."""
     every = collectives(architecture, layout, batch, value_bytes=value_bytes)
-    exchange_s = sum(one.wire_bytes / machine.bytes_per_s + one.messages * machine.message_s for one in every)
+    exchange_s = sum(
+        one.wire_bytes / machine.bytes_per_s + one.messages * machine.message_s for one in every
+    )
     compute_s = step_macs(architecture, layout, batch) / machine.macs_per_s
     return Prediction(layout, batch, compute_s, exchange_s, sum(one.payload_bytes for one in every))

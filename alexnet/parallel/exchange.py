@@ -22,7 +22,9 @@ def all_sum(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Te
     return x
 
 
-def begin_sum(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> tuple[torch.Tensor, dist.Work | None]:
+def begin_sum(
+    x: torch.Tensor, mesh: Mesh, group: Group, purpose: str
+) -> tuple[torch.Tensor, dist.Work | None]:
     """As `all_sum`, without waiting: the sum, once the work (None where there is none to do) is done."""
     if group.size == 1:
         return x, None
@@ -56,7 +58,9 @@ class _Gather(torch.autograd.Function):
     """Every rank's x, one after the other along the last dimension or the first; the gradients are summed."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, mesh: Mesh, group: Group, purpose: str, last: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, mesh: Mesh, group: Group, purpose: str, last: bool
+    ) -> torch.Tensor:
         ctx.given = mesh, group, purpose, last
         parts = gathered(x, mesh, group, purpose)
         return torch.cat(list(parts), -1) if last else parts.flatten(0, 1)
@@ -89,7 +93,9 @@ def gather_maps(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torc
     return _apply(_Gather, x.permute(0, 2, 3, 1), mesh, group, purpose, True).permute(0, 3, 1, 2)
 
 
-def gather_rows(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str, rows: tuple[int, ...]) -> torch.Tensor:
+def gather_rows(
+    x: torch.Tensor, mesh: Mesh, group: Group, purpose: str, rows: tuple[int, ...]
+) -> torch.Tensor:
     """Every rank's pictures, one rank after the other: (rows of this rank, ...) -> (sum of rows, ...).
 
     Ranks with fewer than the first send rows of zeros, which are left out again.

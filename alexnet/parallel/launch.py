@@ -34,7 +34,9 @@ def one_speaks() -> None:
     sys.excepthook = _to_the_terminal
 
 
-def _to_the_terminal(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _to_the_terminal(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     sys.stderr = sys.__stderr__
     sys.__excepthook__(kind, error, trace)
 
@@ -53,7 +55,9 @@ def agreed(mesh: Mesh, make: Callable[[], Made], says: Callable[[Made], str]) ->
     if mesh.world.size > 1:
         everyone: list[tuple[str | None, str]] = [(None, "")] * mesh.world.size
         dist.all_gather_object(everyone, (problem, digest))
-        problems = [(rank, theirs) for rank, (theirs, _) in enumerate(everyone) if theirs is not None]
+        problems = [
+            (rank, theirs) for rank, (theirs, _) in enumerate(everyone) if theirs is not None
+        ]
         if problems:
             rank, problem = problems[0]
             problem = problem if len(problems) == mesh.world.size else f"rank {rank}: {problem}"
@@ -79,7 +83,9 @@ def dealt(order: NDArray[np.int64], mesh: Mesh) -> NDArray[np.int64]:
     return filled[mesh.shards.place * each :][:each]
 
 
-def collected(values: NDArray[np.float32], count: int, mesh: Mesh, device: torch.device) -> NDArray[np.float32]:
+def collected(
+    values: NDArray[np.float32], count: int, mesh: Mesh, device: torch.device
+) -> NDArray[np.float32]:
     """Every shard's rows of `dealt` pictures, one after the other, `count` of them: on all ranks."""
     if mesh.shards.size == 1:
         return values

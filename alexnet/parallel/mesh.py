@@ -83,11 +83,15 @@ def check(config: Config, world: int) -> None:
     """Raises ValueError where so many ranks cannot train this config."""
     parallel, own = config.parallel, config.architecture.columns
     if parallel.columns not in (1, own):
-        raise ValueError(f"parallel.columns is {parallel.columns} and the network has {own}; give 1 or {own}")
+        raise ValueError(
+            f"parallel.columns is {parallel.columns} and the network has {own}; give 1 or {own}"
+        )
     layout(world, parallel.columns)
     shards = world // parallel.columns
     if config.sgd.batch % shards:
-        raise ValueError(f"a batch of {config.sgd.batch} does not divide among {shards} shards; set --sgd.batch")
+        raise ValueError(
+            f"a batch of {config.sgd.batch} does not divide among {shards} shards; set --sgd.batch"
+        )
 
 
 def join(parallel: Parallel) -> Mesh:

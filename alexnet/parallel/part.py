@@ -48,7 +48,9 @@ class Part(Network):
         """Raises ValueError where the layers do not divide among the ranks."""
         super().__init__(architecture, seed)
         if mesh.hybrid and not architecture.links:
-            raise ValueError("parallel.hybrid gathers all maps before fc6; a net without links has columns apart there")
+            raise ValueError(
+                "parallel.hybrid gathers all maps before fc6; a net without links has columns apart there"
+            )
         self.mesh = mesh
         self.columns = architecture.columns // mesh.columns.size
         linear = [step for step in self.steps if step.op == "linear"]
@@ -63,9 +65,13 @@ class Part(Network):
                 cut = self.cuts[f"{step.layer.name}.{kind}"] = self._cut(step, kind)
                 if cut.dim is not None and cut.group.size > 1:
                     own = cut.of(getattr(layer, kind).detach())
-                    setattr(layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format)))
+                    setattr(
+                        layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format))
+                    )
         self._whole_rows = 0  # of the batch that is being computed
-        self._begun: dict[str, tuple[torch.Tensor, dist.Work | None]] = {}  # sums of gradients on their way
+        self._begun: dict[
+            str, tuple[torch.Tensor, dist.Work | None]
+        ] = {}  # sums of gradients on their way
         for name, weight in self.named_parameters():
             if self.cuts[name].summed_over.size > 1:
                 weight.register_hook(partial(self._begin, name))  # type: ignore[no-untyped-call]
@@ -77,11 +83,15 @@ class Part(Network):
         by_inputs = step is self.last and not self.by_classes
         divided = step.in_shape[0] if by_inputs else step.shape[0]
         if divided % group.size:
-            raise ValueError(f"{step.layer.name}: {group.size} ranks do not divide {divided} maps or units")
+            raise ValueError(
+                f"{step.layer.name}: {group.size} ranks do not divide {divided} maps or units"
+            )
         dim = 0 if not by_inputs else 1 if kind == "weight" else None
         return Cut(dim, group, summed)
 
-    def forward(self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """Logits of this rank's pictures, of all classes; as `Network.forward`. Every shard has as many pictures."""
         self._whole_rows = len(images) * self.mesh.shards.size
         logits = super().forward(images, dropout_key)
@@ -92,7 +102,11 @@ class Part(Network):
         return logits
 
     def loss(
-        self, images: torch.Tensor, labels: torch.Tensor, whole: int, dropout_key: tuple[int, int] | None = None
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        whole: int,
+        dropout_key: tuple[int, int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the pictures seen here add to the mean over a batch of `whole`, and how many are classed wrongly.
 
@@ -105,7 +119,10 @@ class Part(Network):
         if self.by_classes:
             losses, wrong = cross_entropy_by_classes(logits, labels, self.mesh, self.mesh.units)
         else:
-            losses, wrong = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) != labels).sum()
+            losses, wrong = (
+                F.cross_entropy(logits, labels, reduction="sum"),
+                (logits.argmax(1) != labels).sum(),
+            )
         return losses / whole, wrong
 
     def _rows(self) -> tuple[int, ...]:
@@ -117,18 +134,24 @@ class Part(Network):
         full = isinstance(step.layer, Full)
         group = self.mesh.units if full else self.mesh.columns
         whole = (self._whole_rows, x.shape[1] * group.size, *x.shape[2:])
-        mask = ops.dropout_mask(whole, self.architecture.dropout.rate, *key, step.layer.name, x.device)
+        mask = ops.dropout_mask(
+            whole, self.architecture.dropout.rate, *key, step.layer.name, x.device
+        )
         mask = mask.chunk(group.size, 1)[group.place]
         if full and self.mesh.hybrid:
             return mask
         return torch.split(mask, list(self._rows()))[self.mesh.shards.place]
 
-    def _linear(self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _linear(
+        self, step: Step, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor
+    ) -> torch.Tensor:
         mesh, name = self.mesh, step.layer.name
         meets = step.columns == 1 and step is not self.steps[0]  # sees what all columns made
         own = replace(step, columns=max(1, step.columns // mesh.columns.size))
         if not isinstance(step.layer, Full):
-            return apply_linear(own, weight, bias, gather_maps(x, mesh, mesh.columns, name) if meets else x)
+            return apply_linear(
+                own, weight, bias, gather_maps(x, mesh, mesh.columns, name) if meets else x
+            )
         after_maps = x.dim() > 2
         x = x.flatten(1)
         if step is self.last and not self.by_classes:
@@ -147,7 +170,9 @@ class Part(Network):
             gradient = gradient.clone()
         self._begun[name] = begin_sum(gradient, self.mesh, self.cuts[name].summed_over, "gradients")
 
-    def summed(self, gradients: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    def summed(
+        self, gradients: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """Each parameter's gradient over the whole batch, once it is there."""
         for name, own in gradients:
             gradient, work = self._begun.pop(name, (own, None))
@@ -157,7 +182,10 @@ class Part(Network):
 
     def own(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """This rank's parts of the whole network's tensors."""
-        return {name: self.cuts[name].of(tensor) if name in self.cuts else tensor for name, tensor in whole.items()}
+        return {
+            name: self.cuts[name].of(tensor) if name in self.cuts else tensor
+            for name, tensor in whole.items()
+        }
 
     def together(self) -> Network | None:
         """The whole network, on the first rank."""
@@ -178,5 +206,7 @@ class Part(Network):
             cut = self.cuts[name]
             result[name] = tensor.detach()
             if cut.dim is not None and cut.group.size > 1 and 0 in cut.group.ranks:
-                result[name] = torch.cat(list(gathered(result[name], self.mesh, cut.group, "checkpoint")), cut.dim)
+                result[name] = torch.cat(
+                    list(gathered(result[name], self.mesh, cut.group, "checkpoint")), cut.dim
+                )
         return result

@@ -13,7 +13,11 @@ import torch.distributed as dist
 from alexnet.data.places import StoreLost
 from alexnet.parallel.mesh import Mesh, meeting_place
 
-EVERY_S, LOOK_S, ANSWER_S = 1.0, 3.0, 10.0  # a beat; between two looks; the meeting place's answer at most
+EVERY_S, LOOK_S, ANSWER_S = (
+    1.0,
+    3.0,
+    10.0,
+)  # a beat; between two looks; the meeting place's answer at most
 
 
 class PeerLost(Exception):
@@ -37,14 +41,26 @@ def watched(mesh: Mesh, advice: str) -> Iterator[None]:
     pulse = _Pulse(mesh)
     try:
         yield
-    except (StoreLost, ValueError) as error:  # this rank's own: the others will only see that it is gone
+    except (
+        StoreLost,
+        ValueError,
+    ) as error:  # this rank's own: the others will only see that it is gone
         raise PeerLost(f"rank {mesh.world.place}: {error}; {advice}", pulse.speaks()) from error
-    except RuntimeError as error:  # what PyTorch raises for a closed connection and for one that is silent too long
+    except (
+        RuntimeError
+    ) as error:  # what PyTorch raises for a closed connection and for one that is silent too long
         silent = pulse.silent()
         if not silent:
             raise
-        lowest = next((rank for rank in mesh.world.ranks if rank not in silent), mesh.world.place) == mesh.world.place
-        names = f"rank {silent[0]} has" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))} have"
+        lowest = (
+            next((rank for rank in mesh.world.ranks if rank not in silent), mesh.world.place)
+            == mesh.world.place
+        )
+        names = (
+            f"rank {silent[0]} has"
+            if len(silent) == 1
+            else f"ranks {', '.join(map(str, silent))} have"
+        )
         raise PeerLost(f"{names} died or got stuck; {advice}", lowest and pulse.speaks()) from error
     finally:
         pulse.stop()
@@ -55,7 +71,9 @@ class _Pulse:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh, self._stopped = mesh, threading.Event()
-        self._store = meeting_place(ANSWER_S)  # a connection of its own: the exchange's may be waiting
+        self._store = meeting_place(
+            ANSWER_S
+        )  # a connection of its own: the exchange's may be waiting
         self._store.set(_name(mesh.world.place), "0")
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()

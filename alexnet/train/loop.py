@@ -54,7 +54,9 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM; everything up to here is saved. `number`: the signal's."""
 
     def __init__(self, number: int, run: Path, step: int) -> None:
-        super().__init__(f"stopped and saved at step {step}; go on with: alexnet train --resume {run}")
+        super().__init__(
+            f"stopped and saved at step {step}; go on with: alexnet train --resume {run}"
+        )
         self.number = number
 
 
@@ -72,7 +74,9 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
 
     def ready() -> Ready:
         if run.exists() and any(run.iterdir()):
-            raise ValueError(f"{run} holds something already; choose another --out, or go on with --resume {run}")
+            raise ValueError(
+                f"{run} holds something already; choose another --out, or go on with --resume {run}"
+            )
         store = Store(config.data)
         whole = resolve(_with_classes(config, store))
         return _ready(whole, store, mesh)
@@ -80,7 +84,9 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     begun = agreed(mesh, ready, Ready.says)
     said = [f"warning: {sentence}" for sentence in without_effect(config)]
     if config.init:
-        taken, left = weights.copy_matching(begun.net, begun.net.own(weights.read(config.init).weights))
+        taken, left = weights.copy_matching(
+            begun.net, begun.net.own(weights.read(config.init).weights)
+        )
         said.append(
             f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}"
         )
@@ -107,7 +113,9 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     if (run / "last.safetensors").exists():  # else it was stopped before the first
         saved = weights.read(run)
         if saved.about["store"] != begun.store.checksum:
-            raise ValueError(f"{config.data} is not the store this run began with; prepare it as it was")
+            raise ValueError(
+                f"{config.data} is not the store this run began with; prepare it as it was"
+            )
         weights.copy_into(net, net.own(saved.weights), str(run / "last.safetensors"))
         for name, tensor in net.own(saved.velocity).items():
             velocity[name].copy_(tensor)
@@ -136,8 +144,13 @@ class Ready:
 def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
     fits(config, mesh.world.size)
     net = Part(config.architecture, config.seed, mesh).to(config.device)
-    answer_s = config.parallel.timeout_s / 2  # a rank says that it waits for its store before others miss it
-    train, val = (store.split(name, keep=True, answer_s=answer_s) for name in (config.train_split, config.val_split))
+    answer_s = (
+        config.parallel.timeout_s / 2
+    )  # a rank says that it waits for its store before others miss it
+    train, val = (
+        store.split(name, keep=True, answer_s=answer_s)
+        for name in (config.train_split, config.val_split)
+    )
     check_sizes(store.size_px, config.architecture.input_px)
     return Ready(config, store, (train, val), net)
 
@@ -146,17 +159,25 @@ def _with_classes(config: Config, store: Store) -> Config:
     """The head takes the store's number of classes; an explicit field that disagrees is refused."""
     own, theirs = config.architecture.classes, len(store.classes)
     if own not in (None, theirs):
-        raise ValueError(f"architecture.classes is {own} and {config.data} has {theirs} classes; leave the field out")
+        raise ValueError(
+            f"architecture.classes is {own} and {config.data} has {theirs} classes; leave the field out"
+        )
     return replace(config, architecture=replace(config.architecture, classes=theirs))
 
 
-def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Position, said: list[str]) -> dict[str, Any]:
+def _train(
+    begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Position, said: list[str]
+) -> dict[str, Any]:
     config, store, (train, val), net = begun.config, begun.store, begun.splits, begun.net
     only_deterministic(config.deterministic)
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
     preprocess = Preprocess(
-        config.augment, store.statistics, config.architecture.input_px, device, dtype_of(config.precision)
+        config.augment,
+        store.statistics,
+        config.architecture.input_px,
+        device,
+        dtype_of(config.precision),
     )
     parameters = dict(net.named_parameters())
     about = describe(config, store)
@@ -175,7 +196,9 @@ def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Posit
         whole, moving = net.whole(parameters), net.whole(velocity if which == "last" else {})
         if mesh.first:
             header = about | {"position": asdict(at)}
-            weights.write(run / f"{which}.safetensors", whole, moving, preprocess.whole_mean, header)
+            weights.write(
+                run / f"{which}.safetensors", whole, moving, preprocess.whole_mean, header
+            )
 
     with kept_memory(device), _stop_signals() as stop, _saved_without_store(save, mesh):
         while not finished(schedule, at.epoch, at.plateau):
@@ -183,13 +206,25 @@ def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Posit
             colour = colour_on(schedule, at.epoch)
             of = {name: rates(config, name, at.epoch, at.plateau) for name in parameters}
             begun_s, waited_s, begun_images = time.perf_counter(), 0.0, at.images
-            with Progress(f"epoch {at.epoch + 1}/{schedule.epochs}", len(train), "images", at.images) as progress:
+            with Progress(
+                f"epoch {at.epoch + 1}/{schedule.epochs}", len(train), "images", at.images
+            ) as progress:
                 pin = device.type == "cuda"
-                for batch in batches(train, order, sgd.batch, config.workers, at.batch, pin=pin, share=mesh.share):
-                    what = (preprocess.augment, store.statistics, preprocess.input_px, config.seed, at.epoch)
+                for batch in batches(
+                    train, order, sgd.batch, config.workers, at.batch, pin=pin, share=mesh.share
+                ):
+                    what = (
+                        preprocess.augment,
+                        store.statistics,
+                        preprocess.input_px,
+                        config.seed,
+                        at.epoch,
+                    )
                     x = preprocess(batch.images, draw(*what, batch.index, batch.place, colour))
                     labels = batch.labels.to(device, non_blocking=True)
-                    loss, wrong = net.loss(x, labels, batch.whole, dropout_key=(config.seed, at.step))
+                    loss, wrong = net.loss(
+                        x, labels, batch.whole, dropout_key=(config.seed, at.step)
+                    )
                     due = time.perf_counter() - saved_s > 60 * config.checkpoint_minutes
                     readings.add(x, loss, wrong, batch.whole, bool(stop), due)
                     descend(loss, parameters, velocity, of, sgd.momentum, net.summed)
@@ -206,7 +241,9 @@ def _train(begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Posit
                         saved_s = time.perf_counter()
             readings.settle()
             spent_s = time.perf_counter() - begun_s
-            result = measure([(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers, mesh)
+            result = measure(
+                [(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers, mesh
+            )
             metrics = {
                 "epoch": at.epoch + 1,
                 "rate": sgd.rate * fall(schedule, at.epoch, at.plateau),
@@ -250,7 +287,9 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
     }
 
 
-def _start(config: Config, log: RunLog, net: Network | None, preprocess: Preprocess, train: Split) -> None:
+def _start(
+    config: Config, log: RunLog, net: Network | None, preprocess: Preprocess, train: Split
+) -> None:
     """Before the first step: what the untrained network sees. net: the whole one, where this rank has it."""
     if net is None:
         return
@@ -263,7 +302,9 @@ def _start(config: Config, log: RunLog, net: Network | None, preprocess: Preproc
 
 
 def _print_epoch(m: dict[str, Any], epochs: int) -> None:
-    left_min = math.ceil(m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60)  # a plateau may end sooner
+    left_min = math.ceil(
+        m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60
+    )  # a plateau may end sooner
     print(
         f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  train error {m['train_error']:.1%}  "
         f"val error {m['val_error']:.1%}  rate {m['rate']:g}  {m['images_per_s']:,.0f} images/s  "

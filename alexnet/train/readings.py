@@ -22,17 +22,29 @@ class Readings:
 
     def __init__(self, net: Part, at: Position, late: int) -> None:
         self._net, self._at, self._late = net, at, late
-        self._waiting: deque[tuple[torch.Tensor, torch.cuda.Event | None, torch.Tensor, int, int]] = deque()
+        self._waiting: deque[
+            tuple[torch.Tensor, torch.cuda.Event | None, torch.Tensor, int, int]
+        ] = deque()
         self._agreed = False, False
 
-    def add(self, x: torch.Tensor, loss: torch.Tensor, wrong: torch.Tensor, whole: int, stop: bool, save: bool) -> None:
+    def add(
+        self,
+        x: torch.Tensor,
+        loss: torch.Tensor,
+        wrong: torch.Tensor,
+        whole: int,
+        stop: bool,
+        save: bool,
+    ) -> None:
         """Those of a step, before its update, and what this rank wants. x: what the network saw; loss, wrong: as
         `Part.loss` gives them for a batch of `whole`. Raises NotFinite for a loss that was read.
         """
         mesh = self._net.mesh
         values = torch.stack([loss.detach().float(), wrong.float()])
         if mesh.world.size > 1:
-            seen = values if mesh.units.place == 0 else torch.zeros_like(values)  # ranks of one shard saw the same
+            seen = (
+                values if mesh.units.place == 0 else torch.zeros_like(values)
+            )  # ranks of one shard saw the same
             wanted = values.new_tensor([float(stop), float(save and mesh.first)])
             values = all_sum(torch.cat([seen, wanted]), mesh, mesh.world, "readings")
         copied, event = values.to("cpu", non_blocking=True), None

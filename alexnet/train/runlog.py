@@ -19,7 +19,9 @@ class RunLog:
         if not writes:
             return
         if self._path.exists():
-            kept = [line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs]
+            kept = [
+                line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs
+            ]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._board = _tensorboard(run)
 

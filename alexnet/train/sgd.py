@@ -46,13 +46,19 @@ def finished(schedule: Schedule, epoch: int, state: PlateauState) -> bool:
 
 def fall(schedule: Schedule, epoch: int, state: PlateauState) -> float:
     """What the learning rate is multiplied with in `epoch`."""
-    drops = state.drops if isinstance(schedule, Plateau) else sum(epoch >= at for at in schedule.drops)
+    drops = (
+        state.drops if isinstance(schedule, Plateau) else sum(epoch >= at for at in schedule.drops)
+    )
     return float(DROP**drops)
 
 
 def colour_on(schedule: Schedule, epoch: int) -> bool:
     """False from the epoch in which the original's end game turns the colour noise off."""
-    return not isinstance(schedule, Steps) or schedule.colour_until is None or epoch < schedule.colour_until
+    return (
+        not isinstance(schedule, Steps)
+        or schedule.colour_until is None
+        or epoch < schedule.colour_until
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,13 @@ def rates(config: Config, name: str, epoch: int, state: PlateauState) -> Rates:
 
 
 @torch.no_grad()
-def update(weight: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor, rates: Rates, momentum: float) -> None:
+def update(
+    weight: torch.Tensor,
+    velocity: torch.Tensor,
+    gradient: torch.Tensor,
+    rates: Rates,
+    momentum: float,
+) -> None:
     """v <- momentum v - decay rate w - rate g;  w <- w + v, in place. A rate of 0 freezes: w and v stay.
 
     The rate is inside the velocity: what was learned at the old rate keeps its size when the rate falls (PyTorch's
@@ -115,13 +127,23 @@ def descend(
 
 
 def _update_compiled(
-    weight: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor, rates: Rates, momentum: float
+    weight: torch.Tensor,
+    velocity: torch.Tensor,
+    gradient: torch.Tensor,
+    rates: Rates,
+    momentum: float,
 ) -> bool:
     """The same in one pass over memory, where the tensors are float32 on a CPU and the kernels could be compiled."""
     own = weight, velocity, gradient
-    if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in own) or native.compiled() is None:
+    if (
+        any(t.device.type != "cpu" or t.dtype != torch.float32 for t in own)
+        or native.compiled() is None
+    ):
         return False
-    if velocity.stride() != weight.stride() or weight.untyped_storage().nbytes() != 4 * weight.numel():
+    if (
+        velocity.stride() != weight.stride()
+        or weight.untyped_storage().nbytes() != 4 * weight.numel()
+    ):
         return False
     if gradient.stride() != weight.stride():
         gradient = torch.empty_like(weight).copy_(gradient)
