@@ -99,6 +99,9 @@ class Dropout:
     rate: float = 0.5
     form: Literal["2012", "inverted"] = "2012"
     """2012: not rescaled in training, outputs times (1 - rate) at test. inverted: rescaled in training."""
+    masks: bool = True
+    """False: no unit is zeroed, in training as at test. With form 2012 outputs are still multiplied by (1 - rate), as
+    the authors' code does with `enable=false`, so the layers behind see values of the same size."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ class Augment:
 
     crops: bool = True
     """Random patches in training; False: the centre patch."""
+    last_offset: bool = True
+    """Random crops reach the last offset too: 33x33 positions of 224 pixels in 256, as in the authors' code. False:
+    32x32, which with reflections makes the paper's factor of 2048 (section 4.1)."""
     flips: bool = True
     chunk: int = 1
     """Images that share one position and one flip (original: 32)."""
@@ -141,10 +147,13 @@ class Augment:
     """pixel: of the mean image, at the patch's own place. centre: its centre patch for every patch (original).
     channel: torchvision's three numbers, after which RGB is divided by its three deviations."""
     colour: Literal["none", "paper", "original"] = "paper"
-    """paper: sum of p_i * a_i * l_i with RGB in 0..1. original: a_i * sqrt(l_i) on 0..255, then the image / 1.1."""
+    """paper: sum of p_i * a_i * l_i with RGB in 0..1. original: a_i * sqrt(l_i) on 0..255, then the image is divided
+    by 1 + colour_std, in training only."""
     colour_std: float = 0.1
+    """Standard deviation of each a_i; 0 is no noise, and no division."""
     pca: Literal["store", "ilsvrc2012"] = "store"
-    """Whose eigenvalues and eigenvectors: the training set's own, or the original file's."""
+    """Whose eigenvalues and eigenvectors: the training set's own, or those that the authors published for ILSVRC-2012
+    (make-data/input_meta of cuda-convnet2, 2014; the release of 2012 has no such file)."""
     test_patches: Literal["ten", "nine", "centre"] = "ten"
     """ten: corners and centre, reflected too (section 4.1). nine: a 3x3 grid (the CIFAR-10 nets)."""
 
@@ -161,6 +170,8 @@ class Sgd:
     """(layer, decay) where a layer's differs."""
     bias_rate: float | None = None
     """None: as the weights'."""
+    bias_rate_of: tuple[tuple[str, float], ...] = ()
+    """(layer, bias_rate) where a layer's differs."""
     bias_falls: bool = True
     """A bias_rate falls with the weights' rate (original: no)."""
     bias_decay: bool = True
@@ -169,11 +180,13 @@ class Sgd:
 
 @dataclass(frozen=True)
 class LayerRate:
-    """From `epoch` on, the layer learns at `rate`, weights and biases alike; 0 freezes it."""
+    """From `epoch` on, the layer learns at `rate` and no longer follows the schedule; 0 freezes it."""
 
     layer: str
     epoch: int
     rate: float
+    weights_only: bool = False
+    """The bias keeps its own learning rate."""
 
 
 @dataclass(frozen=True)
@@ -232,18 +245,26 @@ class Config:
     """The prepared store: a folder, or a URL such as s3://bucket/store."""
     train_split: str = "train"
     val_split: str = "val"
+    order: Literal["shuffled", "fixed"] = "shuffled"
+    """Order of the training images. shuffled: anew in each epoch. fixed: drawn once, so that the images of a batch stay
+    together in every epoch, as in the batch files of the authors' code."""
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the arithmetic; weights, velocity and loss are float32 always."""
+    precision: Literal["auto", "float64", "float32", "tf32", "bfloat16"] = "auto"
+    """Of the arithmetic. Weights, velocity and loss are float32, with float64 they are float64, which takes the plain
+    path everywhere: the reference that fast paths are compared with. On CUDA float32 is true float32, tf32 lets
+    products use tensor cores with 10 bits of mantissa, and auto is bfloat16."""
     deterministic: bool = False
     """CUDA: only kernels that give the same bits every time."""
     workers: int = 2
     """Threads that decode; 0: none beside the training itself."""
     checkpoint_minutes: float = 10.0
     init: str = ""
-    """A run whose tensors to start from, where names and shapes agree."""
+    """A run whose weights to start from, where names and shapes agree. The last layer starts anew unless the run was
+    trained on the same classes."""
+    init_layers: tuple[str, ...] = ()
+    """Layers to take from init; empty: all."""
     parallel: Parallel = Parallel()
 
 
@@ -330,6 +351,10 @@ def without_effect(config: Config) -> list[str]:
         found.append("augment.chunk shares positions and flips, and both are off")
     if augment.colour == "none" and augment.pca != "store":
         found.append("augment.pca is set and the colour noise is off")
+    if augment.colour == "none" and augment.colour_std != Augment.colour_std:
+        found.append("augment.colour_std is set and the colour noise is off")
+    if not augment.crops and not augment.last_offset:
+        found.append("augment.last_offset is off and crops are not random")
     if sgd.bias_rate is None and not sgd.bias_falls:
         found.append("sgd.bias_falls is set and biases learn at the weights' rate")
     if architecture.columns == 1 and not architecture.links:
@@ -359,8 +384,11 @@ def check(config: Config) -> None:
     if isinstance(schedule, Plateau) and schedule.patience < 1:
         raise ValueError(f"schedule.patience is {schedule.patience}; it must be at least 1")
     layers = [layer.name for layer in config.architecture.layers]
-    named = [name for name, _ in sgd.decay_of]
+    named = [name for name, _ in (*sgd.decay_of, *sgd.bias_rate_of)]
     named += [rate.layer for rate in schedule.layer_rates] if isinstance(schedule, Steps) else []
+    for name in config.init_layers:
+        if name not in layers:
+            raise ValueError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")
     for name in named:
         if name not in layers:
             raise ValueError(

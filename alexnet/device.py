@@ -37,6 +37,8 @@ def resolve(config: Config) -> Config:
     """
     device = str(resolve_device(config.device))
     precision = config.precision
+    if precision == "float64" and device.startswith("mps"):
+        raise ValueError("precision float64 needs a CPU or CUDA; Apple's MPS has no float64")
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") else "float32"
     return replace(config, device=device, precision=precision)
@@ -50,7 +52,18 @@ def only_deterministic(wanted: bool) -> None:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    """The dtype of the network's values for a resolved precision."""
+    return {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
+
+
+def allow_tf32(precision: str) -> None:
+    """Let CUDA's float32 products use TF32 for precision "tf32" alone.
+
+    PyTorch lets cuDNN's convolutions use TF32 unless told otherwise, so float32 would not be what
+    its name says.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

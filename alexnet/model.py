@@ -319,7 +319,9 @@ class Network(nn.Module):
                 return ops.avg_pool(x, p.size_px, p.stride, p.partial)
             case _:
                 d = architecture.dropout
-                mask = None if dropout_key is None else self._mask(step, x, dropout_key)
+                mask = None
+                if dropout_key is not None and d.masks:
+                    mask = self._mask(step, x, dropout_key)
                 return ops.dropout(x, mask, d.rate, d.form)
 
     def _mask(self, step: Step, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:

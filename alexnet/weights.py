@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -126,17 +126,26 @@ def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
             weight.copy_(weights[name])
 
 
-def copy_matching(net: torch.nn.Module, weights: Tensors) -> tuple[list[str], list[str]]:
-    """Parameters whose name and shape agree, copied: (taken, left as they were). For `init`."""
-    taken, left = [], []
+def copy_matching(
+    net: torch.nn.Module, weights: Tensors, layers: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """Copy the parameters of `layers` whose name and shape agree, for `Config.init`.
+
+    Returns the names of the layers that were taken in whole or in part, and of those that start
+    anew, each in the network's order.
+    """
+    taken: list[str] = []
+    anew: list[str] = []
     with torch.no_grad():
         for name, weight in net.named_parameters():
-            if name in weights and weights[name].shape == weight.shape:
+            layer = name.rpartition(".")[0]
+            fits = name in weights and weights[name].shape == weight.shape
+            if fits and layer in layers:
                 weight.copy_(weights[name])
-                taken.append(name)
-            else:
-                left.append(name)
-    return taken, left
+            names = taken if fits and layer in layers else anew
+            if layer not in names:
+                names.append(layer)
+    return taken, anew
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def bent(path: str, value: object) -> dict[str, object]:
         (
             "precision",
             "float8",
-            "config.precision is 'float8'; it can be 'auto', 'float32', 'bfloat16'",
+            "config.precision is 'float8'; it can be 'auto', 'float64', 'float32', 'tf32', 'bfloat16'",
         ),
         ("schedule", 90, "config.schedule must be one of Plateau, Steps"),
         ("schedule", {"is": "Cosine"}, "its `is` says 'Cosine'"),

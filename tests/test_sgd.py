@@ -105,7 +105,8 @@ def test_the_originals_rates_through_its_end_game() -> None:
     assert at("conv1.weight", 25) == (0.001, 0.0005)
     assert at("conv1.bias", 66) == (0.02, 0.0)
     assert at("conv1.weight", 67) == (1e-5, 0.0005)
-    assert at("conv1.bias", 67) == (1e-5, 0.0)
+    assert at("conv1.bias", 71) == (0.02, 0.0)  # the log: "set epsw ... on conv1", of weights alone
+    assert at("conv1.bias", 72) == (0.0, 0.0)
     assert at("conv1.weight", 72) == (0.0, 0.0005)
     assert at("fc8.weight", 90) == (1e-5, 0.0005)
     assert at("fc8.bias", 90) == (0.02, 0.0)

@@ -16,7 +16,8 @@ from alexnet import native
 from alexnet.config import Augment
 from alexnet.data.store import Statistics
 
-# The original's own analysis of the ILSVRC-2012 training set, RGB on 0..255 (its configuration files).
+# The authors' own analysis of the ILSVRC-2012 training set, RGB on 0..255. From make-data/input_meta
+# of cuda-convnet2 (2014): the release of the 2012 code does not hold the numbers it was run with.
 ILSVRC2012_ROOTS = np.array([121.780, 37.094, 19.721])  # square roots of the eigenvalues
 ILSVRC2012_VECTORS = np.array(  # a row each
     [[-0.56351, -0.57618, -0.59200], [-0.71258, -0.02354, 0.70120], [0.41796, -0.81698, 0.39731]]
@@ -24,7 +25,6 @@ ILSVRC2012_VECTORS = np.array(  # a row each
 # torchvision's reference preprocessing, RGB on 0..1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMAL = 2  # the stream of the colour noise; 0 and 1: places and reflections, of a picture and of a chunk
-COLOUR_SCALE = 1 / 1.1  # the original divides the image by 1.1 while its colour noise is on
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,18 @@ def draw(
     y, x, coin = _uniform(
         seed, epoch, *((0, index) if augment.chunk == 1 else (1, place // augment.chunk))
     )
-    if augment.crops:  # every offset 0..border, the last included
-        top, left = (y * (border + 1)).astype(np.int64), (x * (border + 1)).astype(np.int64)
+    if augment.crops:
+        # The paper's factor of 2048 is 32x32x2; the authors' code also draws the last offset.
+        positions = border + 1 if augment.last_offset else max(1, border)
+        top, left = (y * positions).astype(np.int64), (x * positions).astype(np.int64)
     if augment.flips:
         flip = coin < 0.5
-    if augment.colour == "none" or not colour:
+    if augment.colour == "none" or augment.colour_std == 0 or not colour:
         return Draws(top, left, flip, np.zeros((count, 3), np.float32))
     shift = colour_shift(augment, statistics, _normal(seed, epoch, index)).astype(np.float32)
-    return Draws(top, left, flip, shift, COLOUR_SCALE if augment.colour == "original" else 1.0)
+    # The authors divide by 1 + coefficient, and only while the noise is on (convdata_jpeg.py).
+    scale = 1 / (1 + augment.colour_std) if augment.colour == "original" else 1.0
+    return Draws(top, left, flip, shift, scale)
 
 
 def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -218,7 +222,9 @@ class Preprocess:
 
     def _compiled(self, images: torch.Tensor, draws: Draws) -> torch.Tensor | None:
         """The same in one pass over memory; None where it could not be compiled, or not for this device."""
-        if self.device.type != "cpu" or (operators := native.compiled()) is None:
+        if self.device.type != "cpu" or self.dtype not in native.SUFFIX:
+            return None
+        if (operators := native.compiled()) is None:
             return None
         px, moves = self.input_px, self.augment.mean == "pixel"
         out = torch.empty((len(images), px, px, 3), dtype=self.dtype)

@@ -27,6 +27,7 @@ from alexnet.data.loader import batches, epoch_order
 from alexnet.data.places import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.device import (
+    allow_tf32,
     dtype_of,
     only_deterministic,
     peak_memory_bytes,
@@ -84,12 +85,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     begun = agreed(mesh, ready, Ready.says)
     said = [f"warning: {sentence}" for sentence in without_effect(config)]
     if config.init:
-        taken, left = weights.copy_matching(
-            begun.net, begun.net.own(weights.read(config.init).weights)
-        )
-        said.append(
-            f"from {config.init}: {', '.join(taken) or 'nothing'}; started anew: {', '.join(left) or 'nothing'}"
-        )
+        said.append(_start_from(begun))
     if mesh.first:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, begun.config)
@@ -121,7 +117,7 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
             velocity[name].copy_(tensor)
         position = Position.from_dict(saved.about["position"])
     elif config.init:
-        weights.copy_matching(net, net.own(weights.read(config.init).weights))
+        _start_from(begun)
     said = [f"resumed at epoch {position.epoch + 1}, step {position.step}"]
     with watched(mesh, f"go on with: alexnet train --resume {run}"):
         return _train(begun, run, velocity, position, said)
@@ -144,6 +140,8 @@ class Ready:
 def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
     fits(config, mesh.world.size)
     net = Part(config.architecture, config.seed, mesh).to(config.device)
+    if config.precision == "float64":
+        net = net.double()
     answer_s = (
         config.parallel.timeout_s / 2
     )  # a rank says that it waits for its store before others miss it
@@ -153,6 +151,26 @@ def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
     )
     check_sizes(store.size_px, config.architecture.input_px)
     return Ready(config, store, (train, val), net)
+
+
+def _start_from(begun: Ready) -> str:
+    """Copy what `config.init` asks for into the network; returns a line that says what was taken.
+
+    The last layer answers for classes: taken from a run on other classes it would begin with their
+    answers. So it starts anew unless the lists of classes are equal.
+    """
+    config, net = begun.config, begun.net
+    saved = weights.read(config.init)
+    layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
+    same_classes = list(saved.about["classes"]) == begun.store.classes
+    if not same_classes:
+        layers.discard(config.architecture.layers[-1].name)
+    taken, anew = weights.copy_matching(net, net.own(saved.weights), layers)
+    why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
+    return (
+        f"from {config.init}: {', '.join(taken) or 'nothing'}; "
+        f"started anew: {', '.join(anew) or 'nothing'}{why}"
+    )
 
 
 def _with_classes(config: Config, store: Store) -> Config:
@@ -170,8 +188,10 @@ def _train(
 ) -> dict[str, Any]:
     config, store, (train, val), net = begun.config, begun.store, begun.splits, begun.net
     only_deterministic(config.deterministic)
+    allow_tf32(config.precision)
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
+    reshuffled = config.order == "shuffled"
     preprocess = Preprocess(
         config.augment,
         store.statistics,
@@ -202,7 +222,7 @@ def _train(
 
     with kept_memory(device), _stop_signals() as stop, _saved_without_store(save, mesh):
         while not finished(schedule, at.epoch, at.plateau):
-            order = epoch_order(len(train), config.seed, at.epoch)
+            order = epoch_order(len(train), config.seed, at.epoch if reshuffled else 0)
             colour = colour_on(schedule, at.epoch)
             of = {name: rates(config, name, at.epoch, at.plateau) for name in parameters}
             begun_s, waited_s, begun_images = time.perf_counter(), 0.0, at.images

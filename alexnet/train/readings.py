@@ -40,7 +40,7 @@ class Readings:
         `Part.loss` gives them for a batch of `whole`. Raises NotFinite for a loss that was read.
         """
         mesh = self._net.mesh
-        values = torch.stack([loss.detach().float(), wrong.float()])
+        values = torch.stack([loss.detach(), wrong.to(loss.dtype)])
         if mesh.world.size > 1:
             seen = (
                 values if mesh.units.place == 0 else torch.zeros_like(values)

@@ -75,14 +75,16 @@ def rates(config: Config, name: str, epoch: int, state: PlateauState) -> Rates:
     layer, kind = name.rsplit(".", 1)
     is_bias = kind == "bias"
     rate = sgd.rate * fall(schedule, epoch, state)
-    if is_bias and sgd.bias_rate is not None:
-        rate = sgd.bias_rate * (fall(schedule, epoch, state) if sgd.bias_falls else 1.0)
+    bias_rate = dict(sgd.bias_rate_of).get(layer, sgd.bias_rate)
+    if is_bias and bias_rate is not None:
+        rate = bias_rate * (fall(schedule, epoch, state) if sgd.bias_falls else 1.0)
     decay = dict(sgd.decay_of).get(layer, sgd.decay)
     if is_bias and not sgd.bias_decay:
         decay = 0.0
     if isinstance(schedule, Steps):
         for change in schedule.layer_rates:
-            if change.layer == layer and epoch >= change.epoch:
+            follows = change.layer == layer and not (is_bias and change.weights_only)
+            if follows and epoch >= change.epoch:
                 rate = change.rate
     return Rates(rate, decay)
 
