@@ -19,6 +19,7 @@ from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Store
 from alexnet.device import resolve_device
 from alexnet.model import build
+from alexnet.provenance import code_version, describe
 from alexnet.train.sgd import Rates, descend, zero_velocity
 
 
@@ -97,6 +98,7 @@ def main():
         for fast in (True, False)
     ]
     fast, plain = map(torch.tensor, curves)
+    print(describe(code_version()))
     print(
         f"largest difference of the loss: {float((fast - plain).abs().max()):.2g}; last: {fast[-1]:.4f} {plain[-1]:.4f}"
     )

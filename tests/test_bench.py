@@ -12,6 +12,7 @@ import pytest
 from alexnet import cli
 from alexnet.bench import lists
 from alexnet.bench.contest import Contender, Outcome, contest
+from alexnet.provenance import code_version, describe
 
 DIES = "from alexnet.bench.serve import serve; serve(dict(a=3).popitem, 1, 'images', warm_up=1)"
 FAST = "from alexnet.bench.serve import serve; serve(lambda: None, 1, 'images')"
@@ -74,6 +75,14 @@ def test_ours_and_the_limits_run(words: str, store: Path) -> None:
     said, *seconds = done.stdout.splitlines()
     assert json.loads(said)["count"] > 0
     assert len([float(s) for s in seconds]) == 2
+
+
+def test_a_result_names_the_code_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    match = lists.Match("nothing", program(FAST), ())
+    monkeypatch.setitem(lists.LISTS, "nothing", lambda terms, folder: [match])
+    (found,) = map(json.loads, lists.bench("nothing", lists.Terms(), 1, as_json=True))
+    assert found["code"] == code_version()
+    assert describe(code_version()) in list(lists.bench("nothing", lists.Terms(), 1, False))
 
 
 def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(alexnet.__file__).parent
 
 # A module may import from modules of its own rank or a lower one.
 RANKS = {
-    0: ["config", "configfile", "files", "native", "progress"],
+    0: ["config", "configfile", "files", "native", "progress", "provenance"],
     1: ["recipes", "ops", "data", "device"],
     2: ["model"],
     3: ["parallel", "signal", "weights", "figures", "kernels"],

@@ -24,6 +24,7 @@ from alexnet.data.store import Store
 from alexnet.device import resolve
 from alexnet.parallel.mesh import ALONE
 from alexnet.parallel.part import Part
+from alexnet.provenance import code_version
 from alexnet.train import loop, sgd
 from alexnet.train.checkpoint import Position, read_config
 from alexnet.train.loop import Interrupted, fit, resume
@@ -142,6 +143,7 @@ def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
     for which in ("last", "best"):
         about = weights.read(run, which).about  # type: ignore[arg-type]
         assert about["recipe"] == "tiny"
+        assert about["code"] == code_version()
         assert about["store"] == Store(store).checksum
         assert about["classes"] == Store(store).classes
         assert about["sha256"] == weights.tensors_sha256(weights.read(run, which).weights)  # type: ignore[arg-type]

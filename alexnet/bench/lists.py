@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alexnet.bench.contest import PACKAGE, Contender, Outcome, contest, machine
 from alexnet.config import Architecture
+from alexnet.provenance import code_version, describe
 
 PEERS = PACKAGE.parent / "benchmarks"  # a checkout has them, an installed package does not
 
@@ -174,6 +175,7 @@ def bench(what: str, terms: Terms, rounds: int, as_json: bool) -> Iterator[str]:
     """Lines of the table, or JSON objects, as they are measured."""
     if not as_json:
         yield f"{machine()}; medians of {rounds} turns, least to most in brackets"
+        yield describe(code_version())
     with tempfile.TemporaryDirectory() as folder:
         for match in LISTS[what](terms, Path(folder)):
             if not as_json:
@@ -181,7 +183,8 @@ def bench(what: str, terms: Terms, rounds: int, as_json: bool) -> Iterator[str]:
             for outcome in contest(match.ours, match.others, rounds):
                 if as_json:
                     said = {"skipped": outcome} if isinstance(outcome, str) else outcome.to_dict()
-                    yield json.dumps({"match": match.title, "machine": machine()} | said)
+                    about = {"machine": machine(), "code": code_version()}
+                    yield json.dumps({"match": match.title} | about | said)
                 else:
                     yield line(outcome)
 

@@ -20,6 +20,7 @@ from alexnet import recipes
 from alexnet.bench.contest import contest, machine
 from alexnet.bench.lists import Terms, own
 from alexnet.parallel.cost import Layout, Machine, Prediction, predict, step_macs
+from alexnet.provenance import code_version, describe
 
 LARGE, SMALL, ROUNDS = 64 * 2**20, 8, 7  # bytes; turns
 DEVICES = tuple(2**k for k in range(11))
@@ -34,13 +35,14 @@ def scale(terms: Terms, rounds: int, as_json: bool) -> Iterator[str]:
     value_bytes = 2 if terms.precision == "bfloat16" else 4
     one = Machine(ours.a_second * step_macs(paper, Layout(), 1), bytes_per_s, message_s)
     if as_json:
-        yield json.dumps({"machine": machine()} | asdict(one))
+        yield json.dumps({"machine": machine(), "code": code_version()} | asdict(one))
         for devices, (name, layout) in ((d, pair) for d in DEVICES for pair in layouts(d)):
             p = predict(paper, layout, terms.batch * devices, one, value_bytes)
             found = asdict(p) | {"images_per_s": p.images_per_s, "efficiency": p.efficiency}
             yield json.dumps({"devices": devices, "name": name} | found)
         return
     yield f"{machine()}; one device: {ours.a_second:,.0f} images/s ({ours.note})"
+    yield describe(code_version())
     yield f"link between two ranks here: {bytes_per_s / 1e9:.2f} GB/s, {1e6 * message_s:,.0f} us a message"
     yield f"predicted, {terms.batch} pictures a device, nothing overlaps:"
     yield f"  {'devices':>7}  {'':<22}{'images/s':>12}{'handed over, MB':>17}{'computing':>11}"

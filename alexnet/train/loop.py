@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 
-from alexnet import __version__, weights
+from alexnet import weights
 from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.configfile import to_dict
 from alexnet.data.augment import Preprocess, check_sizes, draw
@@ -42,6 +42,7 @@ from alexnet.parallel.mesh import check as fits
 from alexnet.parallel.part import Part
 from alexnet.parallel.watch import watched
 from alexnet.progress import Progress
+from alexnet.provenance import code_version
 from alexnet.signal import signal, warning
 from alexnet.train.checkpoint import Position, read_config, write_config
 from alexnet.train.readings import Readings
@@ -295,7 +296,7 @@ def _train(
 def describe(config: Config, store: Store) -> dict[str, Any]:
     """The header of a checkpoint: enough to use the weights without the store."""
     return {
-        "program": f"alexnet {__version__}",
+        "code": code_version(),
         "torch": torch.__version__,
         "recipe": config.recipe,
         "config": to_dict(config),

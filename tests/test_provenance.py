@@ -1,0 +1,75 @@
+"""A file says which code made it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet import __version__, provenance
+from alexnet.provenance import describe
+
+GIT = "git", "-c", "user.name=t", "-c", "user.email=t@example.org"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([*GIT, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def version_in(folder: Path) -> str:
+    """What a copy of the package in `folder` says of itself."""
+    program = "from alexnet.provenance import code_version; print(code_version())"
+    run = [sys.executable, "-c", program]
+    return subprocess.run(
+        run, cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A folder with the two modules of the package that the question needs."""
+    package = tmp_path / "somewhere" / "alexnet"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "provenance.py"):
+        shutil.copy(Path(provenance.__file__).with_name(name), package)
+    return package.parent
+
+
+def test_a_checkout_names_its_commit_and_whether_it_is_clean(copy: Path) -> None:
+    git(copy, "init", "-q")
+    (copy / ".gitignore").write_text("__pycache__\n")
+    git(copy, "add", ".")
+    git(copy, "commit", "-qm", "first")
+    commit = git(copy, "rev-parse", "HEAD")
+    clean = {"version": __version__, "commit": commit, "clean": True}
+    assert version_in(copy) == str(clean)
+    (copy / "notes.txt").write_text("beside the package, not in it")
+    assert version_in(copy) == str(clean)
+    (copy / "alexnet" / "new.py").write_text("")
+    assert version_in(copy) == str(clean | {"clean": False})
+    (copy / "alexnet" / "new.py").unlink()
+    (copy / ".gitignore").write_text("__pycache__\nruns\n")
+    assert version_in(copy) == str(clean | {"clean": False})
+
+
+def test_an_installed_package_gives_its_version_alone(copy: Path) -> None:
+    assert version_in(copy) == str({"version": __version__})
+
+
+def test_somebody_elses_checkout_around_an_installed_package_is_not_named(copy: Path) -> None:
+    git(copy, "init", "-q")
+    git(copy, "commit", "-q", "--allow-empty", "-m", "another project")
+    assert version_in(copy) == str({"version": __version__})
+
+
+def test_the_sentence_is_short_and_names_a_changed_tree() -> None:
+    wheel: dict[str, str | bool] = {"version": "0.1.0"}
+    assert describe(wheel) == "alexnet 0.1.0"
+    checkout = wheel | {"commit": "0123456789abcdef", "clean": True}
+    assert describe(checkout) == "alexnet 0.1.0, commit 0123456789ab"
+    assert describe(checkout | {"clean": False}) == "alexnet 0.1.0, commit 0123456789ab, changed"
