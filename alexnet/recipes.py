@@ -242,6 +242,7 @@ def fine_tuned() -> Config:
             ),
             colour_until=38,
         ),
+        init_layers=(*(f"conv{i}" for i in range(1, 7)), "fc6", "fc7"),
     )
 
 

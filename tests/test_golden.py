@@ -1,0 +1,353 @@
+"""Numbers that are pinned: every constant of every recipe, and the first steps of its training.
+
+`golden/RECIPE.txt` holds two parts. The constants are written down from the specification: the
+paper, and the authors' configuration files. They are never copied from the program. The steps are
+those of a narrow version of the recipe, by the plain path in float64, where no processor differs
+from another by more than 1e-9: they pin the order of images, crops, masks and arithmetic.
+
+A change that should not alter the arithmetic leaves these files untouched. One that should makes
+the steps anew with `python -m tests.test_golden` and says why in its commit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet import recipes
+from alexnet.config import Config, Conv, Full, Local, Plateau, Steps, StoreSettings, scaled
+from alexnet.data.augment import (
+    ILSVRC2012_ROOTS,
+    ILSVRC2012_VECTORS,
+    TORCHVISION_MEAN,
+    TORCHVISION_STD,
+)
+from alexnet.data.picture import encode
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import Item, Source, SourceSplit, in_hand
+from alexnet.model import Step as Op
+from alexnet.model import build, plan
+from alexnet.parallel.mesh import Mesh
+from alexnet.parallel.part import Part
+from alexnet.train import loop
+from alexnet.train.sgd import PlateauState, rates
+
+GOLDEN = Path(__file__).parent / "golden"
+STEPS = "# steps of the narrow version, plain path in float64\n"
+NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[-+]?\d+)?"
+FAST = "paper", "original", "torchvision", "cifar_18", "cifar_11"
+"""Recipes whose fast path is compared: every operator and fused pass is in one of them."""
+
+# The narrow version: seconds a recipe, and large enough that every draw matters. 37 images in
+# batches of 8 make 5 steps an epoch, the last of them with 5 images; the original's chunk of 32
+# ends within the epoch. In 4 epochs every change of a schedule takes place.
+WIDTH, BATCH, TRAIN, VAL, EPOCHS, CLASSES = 1 / 16, 8, 37, 8, 4, 10
+
+
+def synthetic_images(count: int, size_px: int, seed: int) -> np.ndarray:
+    """Blobs of color on noise, made of integers alone: (count, size_px, size_px, 3) uint8."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, size_px], np.uint64)))
+    coarse = rng.integers(0, 200, (count, 4, 4, 3), np.uint8)
+    repeated = coarse.repeat(size_px // 4, 1).repeat(size_px // 4, 2)
+    return repeated + rng.integers(0, 56, repeated.shape, np.uint8)
+
+
+def synthetic_store(folder: Path, size_px: int) -> Path:
+    """A lossless store with the splits that recipes ask for."""
+    store = folder / f"store-{size_px}"
+    if store.exists():
+        return store
+
+    def split(name: str, count: int, seed: int) -> SourceSplit:
+        images = synthetic_images(count, size_px, seed)
+        items = [
+            Item(f"{name}-{i}", i % CLASSES, in_hand(encode(image, "ppm")))
+            for i, image in enumerate(images)
+        ]
+        return SourceSplit(name, count, lambda start: iter(items[start:]))
+
+    splits = split("train", TRAIN, 1), split("val", VAL, 2), split("test", VAL, 3)
+    source = Source("synthetic", tuple(f"class {i}" for i in range(CLASSES)), splits)
+    prepare(source, store, StoreSettings(size_px=size_px, encoding="ppm"))
+    return store
+
+
+def narrow(config: Config, store: Path, precision: str) -> Config:
+    """The recipe at a fraction of its width, for `EPOCHS` epochs of the synthetic store."""
+    architecture = config.architecture
+    return replace(
+        config,
+        architecture=replace(architecture, width=WIDTH, classes=CLASSES),
+        sgd=replace(config.sgd, batch=BATCH),
+        schedule=scaled(config.schedule, EPOCHS),
+        data=str(store),
+        seed=7,
+        device="cpu",
+        precision=precision,  # type: ignore[arg-type]
+        workers=0,
+    )
+
+
+class RecordedNet(Part):
+    """Starts from weights that numpy drew, and writes down the loss of every training step.
+
+    PyTorch's normal numbers differ in the last bits between processors; numpy's do not. Weights are
+    larger by the root of what the width takes away, so that the signal reaches the last layer.
+    """
+
+    losses: list[float]
+
+    def __init__(self, architecture: object, seed: int, mesh: Mesh) -> None:
+        super().__init__(architecture, seed, mesh)  # type: ignore[arg-type]
+        RecordedNet.losses = []
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
+        for step in self.steps:
+            if step.op == "linear":
+                std = self._std(step)
+                drawn = rng.standard_normal(step.weight_shape) * std
+                layer = self.get_submodule(step.layer.name)
+                with torch.no_grad():
+                    layer.weight.copy_(torch.from_numpy(drawn))
+                    layer.bias.fill_(step.layer.bias)
+
+    @staticmethod
+    def _std(step: Op) -> float:
+        if step.layer.std is None:  # PyTorch's own start, which follows the width by itself
+            return 1 / math.sqrt(3 * math.prod(step.weight_shape[1:4]))
+        return step.layer.std / math.sqrt(WIDTH)
+
+    def loss(self, *arguments: object, **named: object) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, wrong = super().loss(*arguments, **named)  # type: ignore[arg-type]
+        self.losses.append(float(loss.detach()))
+        return loss, wrong
+
+
+def trajectory(
+    config: Config, folder: Path, precision: str, patch: pytest.MonkeyPatch
+) -> list[str]:
+    """The steps and epochs of the narrow version, trained by `fit` itself."""
+    stored_px = {224: 256, 112: 128, 32: 32, 24: 32}[config.architecture.input_px]
+    store = synthetic_store(folder, stored_px)
+    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    patch.setattr(loop, "Part", RecordedNet)
+    loop.fit(narrow(config, store, precision), run)
+    lines = [f"step {i} loss {loss!r}" for i, loss in enumerate(RecordedNet.losses, 1)]
+    for text in (run / "metrics.jsonl").read_text().splitlines():
+        epoch = json.loads(text)
+        if epoch["kind"] == "epoch":
+            named = " ".join(f"{name} {epoch[name]!r}" for name in ("train_error", "val_loss"))
+            lines.append(f"epoch {epoch['epoch']} {named} val_error {epoch['val_error']!r}")
+    return lines
+
+
+def constants(config: Config) -> list[str]:
+    """Every constant of a recipe, a line each, in words that do not depend on the code's names."""
+    architecture, sgd, schedule = config.architecture, config.sgd, config.schedule
+    used = {op for layer in architecture.layers for op in layer.then}
+    lines = [
+        ("input_px", architecture.input_px),
+        ("columns", architecture.columns),
+        ("activation", architecture.unit),
+        ("width", architecture.width),
+    ]
+    if architecture.columns > 1:
+        lines.append(("columns_meet", yes(architecture.links)))
+    steps = [step for step in plan(architecture) if step.op == "linear"]
+    for step in steps:
+        lines += layer_constants(config, step)
+    lines.append(("parameters", sum(step.parameters for step in steps)))
+    if "lrn" in used:
+        n = architecture.lrn
+        lines += [("lrn.n", n.n), ("lrn.k", n.k), ("lrn.alpha", n.alpha), ("lrn.beta", n.beta)]
+    if "spatial" in used:
+        s = architecture.spatial
+        lines += [("spatial_norm.size_px", s.size_px), ("spatial_norm.k", s.k)]
+        lines += [("spatial_norm.alpha", s.alpha), ("spatial_norm.beta", s.beta)]
+    pool = architecture.pool
+    lines += [("pool.size_px", pool.size_px), ("pool.stride", pool.stride)]
+    lines += [("pool.windows_reach_over_the_border", yes(pool.partial))]
+    if "dropout" in used:
+        d = architecture.dropout
+        lines += [("dropout.rate", d.rate), ("dropout.rescales_in_training", yes(d.form != "2012"))]
+        lines += [("dropout.masks", yes(d.masks))]
+    lines += augmentation_constants(config)
+    lines += [("batch", sgd.batch), ("momentum", sgd.momentum), ("order", config.order)]
+    lines += [("epochs", schedule.epochs)]
+    if isinstance(schedule, Plateau):
+        lines += [("plateau.patience", schedule.patience)]
+        lines += [("plateau.min_delta", schedule.least_gain), ("plateau.drops", schedule.drops)]
+    else:
+        lines += [("stops_at_error", schedule.until_error or "never")]
+    lines += [("train_split", config.train_split), ("val_split", config.val_split)]
+    lines += [("init_layers", " ".join(config.init_layers) or "all")]
+    return [f"{name} = {number(value)}" for name, value in lines]
+
+
+def layer_constants(config: Config, step: Op) -> list[tuple[str, object]]:
+    """A layer's shape, start, what follows it, and how its weights and biases learn."""
+    layer = step.layer
+    lines: list[tuple[str, object]] = []
+    if isinstance(layer, Full):
+        lines += [("units", layer.units)]
+    else:
+        lines += [("kind", "locally connected" if isinstance(layer, Local) else "convolution")]
+        lines += [("kernels", layer.kernels), ("size_px", layer.size_px)]
+        lines += [("stride", layer.stride if isinstance(layer, Conv) else 1)]
+        lines += [("pad_left_and_top", layer.pad[0]), ("pad_right_and_bottom", layer.pad[1])]
+    lines += [("sees", "all columns" if step.columns == 1 else "its own column")]
+    start = "uniform within 1/sqrt(fan-in)" if layer.std is None else layer.std
+    lines += [("start.weights", start)]
+    lines += [("start.biases", start if layer.std is None else layer.bias)]
+    words = {"unit": "activation", "spatial": "spatial_norm"}
+    lines += [("then", " ".join(words.get(op, op) for op in layer.then) or "nothing")]
+    for kind in ("weights", "biases"):
+        name = f"{layer.name}.{ {'weights': 'weight', 'biases': 'bias'}[kind] }"
+        lines += [(f"{kind}.lr", learning_rates(config, name))]
+        lines += [(f"{kind}.decay", rates(config, name, 0, PlateauState()).decay)]
+    return [(f"{layer.name}.{name}", value) for name, value in lines]
+
+
+def learning_rates(config: Config, parameter: str) -> str:
+    """`0.01 from epoch 0, 0.001 from epoch 25`, as the update sees it."""
+    if isinstance(config.schedule, Plateau):
+        moments = [
+            (f"drop {n}", 0, PlateauState(drops=n)) for n in range(config.schedule.drops + 1)
+        ]
+    else:
+        moments = [(f"epoch {n}", n, PlateauState()) for n in range(config.schedule.epochs)]
+    changes: list[tuple[str, str]] = []
+    for moment, epoch, state in moments:
+        rate = number(rates(config, parameter, epoch, state).rate)
+        if not changes or changes[-1][0] != rate:
+            changes.append((rate, moment))
+    return ", ".join(f"{rate} from {moment}" for rate, moment in changes)
+
+
+def augmentation_constants(config: Config) -> list[tuple[str, object]]:
+    augment, schedule = config.augment, config.schedule
+    lines: list[tuple[str, object]] = [("crops", "random" if augment.crops else "centre")]
+    if augment.crops:
+        lines += [("crops.last_offset", yes(augment.last_offset))]
+    lines += [("flips", yes(augment.flips)), ("images_that_share_a_crop", augment.chunk)]
+    means = {"pixel": "of each pixel", "centre": "centre crop", "channel": "of each channel"}
+    lines += [("mean", means[augment.mean])]
+    if augment.mean == "channel":
+        lines += [("mean.rgb", " ".join(map(str, TORCHVISION_MEAN)))]
+        lines += [("mean.divided_by", " ".join(map(str, TORCHVISION_STD)))]
+    lines += [("color_noise", augment.colour)]
+    if augment.colour != "none":
+        lines += [("color_noise.std", augment.colour_std)]
+        ends = schedule.colour_until if isinstance(schedule, Steps) else None
+        lines += [("color_noise.off_from_epoch", "never" if ends is None else ends)]
+        if augment.pca == "ilsvrc2012":
+            lines += [("pca.square_roots", " ".join(map(number, ILSVRC2012_ROOTS)))]
+            for i, vector in enumerate(ILSVRC2012_VECTORS, 1):
+                lines += [(f"pca.vector_{i}", " ".join(map(number, vector)))]
+        else:
+            lines += [("pca", "of the training set")]
+    return [*lines, ("test_crops", augment.test_patches)]
+
+
+def yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def number(value: object) -> str:
+    return format(value, ".10g") if isinstance(value, int | float) else str(value)
+
+
+def start(config: Config) -> list[str]:
+    """The first weights of each layer of the narrow version, as the recipe's own seed draws them.
+
+    PyTorch's normal numbers differ in the last bits between processors, so these are compared
+    within 1e-6 of the layer's deviation, and the steps do not depend on them.
+    """
+    net = build(replace(config.architecture, width=WIDTH, classes=CLASSES), seed=7)
+    lines = []
+    for name, weight in net.named_parameters():
+        if name.endswith(".weight"):
+            first = weight.detach().contiguous().flatten()[:3].tolist()
+            lines.append(f"start {name} {' '.join(f'{value:.8g}' for value in first)}")
+    return lines
+
+
+def read(recipe: str) -> tuple[list[str], list[str]]:
+    """The constants, and the start and steps, of a golden file, without comments."""
+    constants, steps = (
+        [line for line in part.splitlines() if line and not line.startswith("#")]
+        for part in (GOLDEN / f"{recipe}.txt").read_text().split(STEPS)
+    )
+    return constants, steps
+
+
+def largest_difference(got: list[str], want: list[str]) -> float:
+    """Between the numbers of two lists of lines that are alike but for numbers, relative to 1 or more."""
+    assert [re.sub(NUMBER, "", line) for line in got] == [re.sub(NUMBER, "", line) for line in want]
+    pairs = zip(
+        re.findall(NUMBER, "\n".join(got)), re.findall(NUMBER, "\n".join(want)), strict=True
+    )
+    return max(abs(float(a) - float(b)) / max(1.0, abs(float(b))) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+def test_golden_files_are_those_of_the_recipes() -> None:
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == sorted(recipes.__all__)
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+def test_golden_constants(recipe: str) -> None:
+    """Every constant of a recipe is the one that the specification has."""
+    assert constants(getattr(recipes, recipe)()) == read(recipe)[0]
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+def test_golden_steps(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order, crops, masks, rates and arithmetic are those of the day the file was made."""
+    config = getattr(recipes, recipe)()
+    want = read(recipe)[1]
+    begun = [line for line in want if line.startswith("start ")]
+    assert largest_difference(start(config), begun) < 1e-6
+    got = trajectory(config, folder, "float64", monkeypatch)
+    assert largest_difference(got, want[len(begun) :]) < 1e-9
+
+
+@pytest.mark.parametrize("recipe", FAST)
+def test_golden_steps_by_the_fast_path(
+    recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs in float32, compiled where it can be, takes the same steps.
+
+    Rounding to 24 bits in every product moves a loss by a few 1e-6 over 20 steps; a wrong constant
+    moves it by 1e-3 and more.
+    """
+    got = trajectory(getattr(recipes, recipe)(), folder, "float32", monkeypatch)
+    steps = [line for line in read(recipe)[1] if not line.startswith("start ")]
+    assert largest_difference(got, steps) < 1e-4
+
+
+def make(recipe: str) -> None:
+    """Write the start and steps of a golden file anew; its constants stay as they are."""
+    path = GOLDEN / f"{recipe}.txt"
+    kept = path.read_text().split(STEPS)[0] if path.exists() else ""
+    config = getattr(recipes, recipe)()
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        lines = start(config) + trajectory(config, Path(place), "float64", patch)
+    path.write_text(kept + STEPS + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or recipes.__all__:
+        make(name)
