@@ -129,23 +129,24 @@ def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
 def copy_matching(
     net: torch.nn.Module, weights: Tensors, layers: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """Copy the parameters of `layers` whose name and shape agree, for `Config.init`.
+    """Copy those of `layers` whose parameters agree in name and shape, for `Config.init`.
 
-    Returns the names of the layers that were taken in whole or in part, and of those that start
-    anew, each in the network's order.
+    Returns the names of the layers that were taken, and of those that start anew.
     """
-    taken: list[str] = []
-    anew: list[str] = []
+    by_layer: dict[str, dict[str, torch.nn.Parameter]] = {}
+    for name, weight in net.named_parameters():
+        by_layer.setdefault(name.rpartition(".")[0], {})[name] = weight
+    taken = [
+        layer
+        for layer, own in by_layer.items()
+        if layer in layers
+        and all(name in weights and weights[name].shape == own[name].shape for name in own)
+    ]
     with torch.no_grad():
-        for name, weight in net.named_parameters():
-            layer = name.rpartition(".")[0]
-            fits = name in weights and weights[name].shape == weight.shape
-            if fits and layer in layers:
+        for layer in taken:
+            for name, weight in by_layer[layer].items():
                 weight.copy_(weights[name])
-            names = taken if fits and layer in layers else anew
-            if layer not in names:
-                names.append(layer)
-    return taken, anew
+    return taken, [layer for layer in by_layer if layer not in taken]
 
 
 @dataclass(frozen=True)

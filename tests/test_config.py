@@ -71,6 +71,11 @@ def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) ->
             {"sgd": replace(recipes.paper().sgd, decay_of=(("conv9", 0.1),))},
             "'conv9'; the layers are conv1",
         ),
+        (
+            {"sgd": replace(recipes.paper().sgd, bias_rate_of=(("conv9", 0.1),))},
+            "'conv9'; the layers are conv1",
+        ),
+        ({"init_layers": ("conv9",)}, "init_layers names 'conv9'; the layers are conv1"),
         ({"schedule": Plateau(patience=0)}, "patience is 0"),
         ({"schedule": Steps(epochs=0)}, "schedule.epochs is 0"),
     ],
@@ -101,6 +106,7 @@ def test_settings_without_effect_are_named() -> None:
 def test_a_schedule_is_stretched_in_proportion() -> None:
     half = scaled(Steps(100, (50, 80), colour_until=60), 50)
     assert half == Steps(50, (25, 40), colour_until=30)
+    assert scaled(recipes.fine_tuned().schedule, 54) == recipes.fine_tuned().schedule
     assert scaled(recipes.original().schedule, 91) == recipes.original().schedule
     assert scaled(Plateau(epochs=90, patience=6), 45) == Plateau(epochs=45, patience=3)
     for epochs in range(1, 8):

@@ -93,6 +93,24 @@ def test_patches_reach_every_offset_and_flips_are_half() -> None:
     assert not still.flip.any()
 
 
+def test_the_paper_has_2048_crops_of_an_image_and_the_original_2178() -> None:
+    """Section 4.1: a factor of 2048 = 32 x 32 x 2. The authors' code also draws the last offset."""
+    index = np.arange(200_000)
+    stored = Statistics(np.zeros((256, 256, 3)), np.eye(3))
+    for recipe, positions in ((recipes.paper(), 32), (recipes.original(), 33)):
+        a = replace(recipe.augment, chunk=1, colour="none")
+        d = draw(a, stored, 224, 0, 0, index, index)
+        crops = set(zip(d.top.tolist(), d.left.tolist(), d.flip.tolist(), strict=True))
+        assert len(crops) == 2 * positions**2
+        assert (d.top.max(), d.left.max()) == (positions - 1, positions - 1)
+
+
+def test_a_crop_as_large_as_its_image_has_one_position() -> None:
+    d = draw(Augment(last_offset=False), statistics(), 40, 0, 0, INDEX, INDEX)
+    assert not d.top.any()
+    assert not d.left.any()
+
+
 def test_the_original_cuts_a_chunk_alike_and_colours_each_picture() -> None:
     d = draw(recipes.original().augment, statistics(), 32, 0, 0, INDEX[::-1].copy(), INDEX)
     for first in range(0, 192, 32):
@@ -208,6 +226,11 @@ def test_the_originals_noise_has_its_files_size_and_ends_with_its_scale() -> Non
     assert off.scale == 1
     assert not off.shift.any()
     assert np.array_equal(on.top, off.top)
+    double = replace(a, colour_std=0.2)
+    assert draw(double, statistics(), 32, 0, 0, INDEX, INDEX).scale == pytest.approx(1 / 1.2)
+    none = draw(replace(a, colour_std=0.0), statistics(), 32, 0, 0, INDEX, INDEX)
+    assert none.scale == 1
+    assert not none.shift.any()
     normal = np.array([[1.0, 0, 0]])
     np.testing.assert_allclose(
         colour_shift(a, statistics(), normal)[0],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -18,9 +19,11 @@ from torch.library import opcheck
 
 from alexnet import native, ops
 from alexnet.config import Lrn, Pool
+from alexnet.model import build
 from alexnet.ops import blocks, compiled
 from alexnet.ops.arena import kept_memory
 from tests import reference
+from tests.conftest import tiny_architecture
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -356,6 +359,19 @@ def test_dropout_as_in_2012_does_not_rescale_in_training_and_halves_at_test() ->
     assert torch.equal(ops.dropout(x, None), x * 0.5)
     assert torch.equal(ops.dropout(x, None, 0.5, "inverted"), x)
     torch.testing.assert_close(ops.dropout(x, mask(), 0.25, "inverted"), kept / 0.75)
+
+
+def test_without_masks_a_net_computes_in_training_what_it_computes_at_test() -> None:
+    """The authors' code with enable=false: no unit is zeroed and outputs are still halved."""
+    architecture = tiny_architecture()
+    still = replace(architecture, dropout=replace(architecture.dropout, masks=False))
+    x = torch.randn(4, 3, 32, 32)
+    net = build(still)
+    assert torch.equal(net(x, dropout_key=(0, 1)), net(x))
+    values = net.activations(x, dropout_key=(0, 1))
+    assert torch.equal(values["fc6.dropout"], values["fc6"] * 0.5)
+    assert torch.equal(net(x), build(architecture)(x))
+    assert not torch.equal(net(x), build(architecture)(x, dropout_key=(0, 1)))
 
 
 def test_the_dropout_rate_is_the_share_of_zeros() -> None:

@@ -12,6 +12,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from alexnet.configfile import from_dict, to_dict
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.device import resolve
+from alexnet.device import allow_tf32, resolve
 from alexnet.parallel.mesh import ALONE
 from alexnet.parallel.part import Part
 from alexnet.provenance import code_version
@@ -208,10 +209,88 @@ def test_init_takes_what_fits_and_says_what(
     )
     fit(config, tmp_path / "run")
     said = capsys.readouterr().err
-    assert "conv1.weight" in said.split("started anew")[0]
-    assert "started anew: fc7.weight, fc7.bias, fc8.weight" in said
+    assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in said
     mine, theirs = weights.read(tmp_path / "run").weights, weights.read(run).weights
     assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
+
+
+def test_the_last_layer_is_taken_from_the_same_classes_alone(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten answers to other questions are no start for ten new ones, whatever their shape."""
+    still = {"sgd": Sgd(16, rate=0), "schedule": Steps(1)}
+    theirs = weights.read(run)
+    fit(tiny(store, init=str(run), **still), tmp_path / "same")
+    assert torch.equal(
+        weights.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
+    )
+    about = theirs.about | {"classes": [f"other {i}" for i in range(10)]}
+    other = tmp_path / "other.safetensors"
+    weights.write(other, theirs.weights, {}, theirs.mean, about)
+    capsys.readouterr()
+    fit(tiny(store, init=str(other), **still), tmp_path / "new")
+    assert "started anew: fc8 (the classes differ" in capsys.readouterr().err
+    mine = weights.read(tmp_path / "new").weights
+    assert torch.equal(mine["fc7.weight"], theirs.weights["fc7.weight"])
+    assert torch.equal(
+        mine["fc8.weight"], Part(tiny_architecture(), 0, ALONE).get_parameter("fc8.weight")
+    )
+
+
+def test_only_the_named_layers_are_taken(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, rate=0))
+    fit(replace(config, schedule=Steps(1)), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"from {run}: conv1, fc6; started anew: conv2, conv3, conv4, fc7, fc8" in said
+    mine, theirs = weights.read(tmp_path / "run").weights, weights.read(run).weights
+    assert torch.equal(mine["fc6.weight"], theirs["fc6.weight"])
+    assert not torch.equal(mine["conv2.weight"], theirs["conv2.weight"])
+    with pytest.raises(ValueError, match="init_layers names 'conv9'; the layers are conv1"):
+        fit(replace(config, init_layers=("conv9",)), tmp_path / "none")
+
+
+def test_with_a_fixed_order_the_images_of_a_batch_stay_together(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    real = loop.draw
+
+    def watched(*arguments: object) -> object:
+        seen.append(tuple(arguments[5]))  # type: ignore[arg-type]
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "draw", watched)
+    for order in ("fixed", "shuffled"):
+        seen.clear()
+        fit(tiny(store, order=order, schedule=Steps(2)), tmp_path / order)
+        first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+        assert sorted(sum(first, ())) == sorted(sum(second, ())) == list(range(60))
+        assert (first == second) == (order == "fixed")
+        assert first[0] != tuple(range(len(first[0])))
+
+
+def test_float64_is_float64_from_the_weights_to_the_loss(store: Path, tmp_path: Path) -> None:
+    fit(tiny(store, precision="float64", schedule=Steps(1)), tmp_path / "run")
+    saved = weights.read(tmp_path / "run")
+    assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float64}
+    loss = read_metrics(tmp_path / "run", "epoch")[0]["train_loss"]
+    assert loss != float(np.float32(loss))
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float64"])
+def test_cuda_uses_tf32_only_where_it_is_asked_for(precision: str) -> None:
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = precision != "tf32"
+        allow_tf32(precision)
+        assert [backend.allow_tf32 for backend in backends] == [precision == "tf32"] * 2
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def test_a_net_that_starts_blind_is_warned_about(
