@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow mutants check format clean
 
 demo: $(VENV)/ready  ## the whole system on the built-in set, in minutes
 	$(BIN)/alexnet demo --out demo
@@ -13,6 +13,9 @@ test: $(VENV)/ready  ## the tests, minutes
 
 test-slow: $(VENV)/ready  ## the long ones: kills, full-size equality, a shortened training of every recipe
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(VENV)/ready  ## changes the code behind each row of docs/paper.md: its tests must notice
+	$(BIN)/python -m tests.mutants
 
 check: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .

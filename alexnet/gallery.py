@@ -22,11 +22,8 @@ from alexnet.signal import Signal
 from alexnet.train.runlog import read_metrics
 from alexnet.weights import Trained, load
 
-ANSWERS, ASKED, NEAREST = (
-    8,
-    5,
-    6,
-)  # pictures on the left and on the right of Fig. 4, and neighbours of each
+# Fig. 4: images on the left and on the right, and neighbours of each.
+ANSWERS, ASKED, NEAREST = 8, 5, 6
 BEST = 5
 
 

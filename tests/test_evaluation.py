@@ -90,6 +90,17 @@ def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Pa
     assert both.loss == pytest.approx(want.loss, rel=1e-5)
 
 
+def test_evaluate_averages_all_of_its_runs(store: Path, run: Path, tmp_path: Path) -> None:
+    fit(tiny(store, seed=1), tmp_path / "other")
+    runs = [run, tmp_path / "other"]
+    nets = [(trained.net, trained.preprocess) for trained in map(load, runs)]
+    want = measure(nets, Store(store).split("val"), Augment(test_patches="centre"))
+    found = evaluate(runs, store)[0]
+    assert found.confusion == want.confusion
+    assert found.loss == pytest.approx(want.loss)
+    assert found.loss != pytest.approx(evaluate([run], store)[0].loss)
+
+
 def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -> None:
     from alexnet.train.runlog import read_metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from alexnet import recipes
 from alexnet.config import Augment, Config
 from alexnet.data import augment as augmenting
+from alexnet.data import loader
 from alexnet.data.augment import Preprocess, colour_shift, draw, patches, same_patch
 from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.picture import decode
-from alexnet.data.store import Statistics, Store
+from alexnet.data.store import Split, Statistics, Store
 from alexnet.device import dtype_of
 
 CPU = torch.device("cpu")
@@ -52,6 +54,30 @@ def test_batches_are_the_same_for_any_number_of_workers(store: Path, workers: in
     rest = list(batches(split, order, 16, workers, start=2))
     assert np.array_equal(rest[0].images, seen[2].images)
     assert np.array_equal(rest[0].place, seen[2].place)
+
+
+def test_batches_are_decoded_while_the_caller_computes(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Section 4.1: the next batch is made while the GPU trains on this one."""
+    split = Store(store).split("train")
+    decoded: list[int] = []
+    real = loader._fill
+
+    def watched(split: Split, index: np.ndarray, out: np.ndarray) -> None:
+        real(split, index, out)
+        decoded.extend(index.tolist())
+
+    monkeypatch.setattr(loader, "_fill", watched)
+    feed = batches(split, np.arange(60), 8, workers=1)
+    first = next(feed)  # the caller computes now and asks for nothing
+    for _ in range(1000):
+        if set(decoded) >= set(range(16)):
+            break
+        time.sleep(0.01)
+    assert set(decoded) >= set(range(16))
+    assert first.index.tolist() == list(range(8))
+    feed.close()  # type: ignore[attr-defined]
 
 
 def test_each_share_reads_its_own_pictures_and_all_read_each_once(

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from alexnet.config import StoreSettings
 from alexnet.data import picture
 from alexnet.data.picture import centre_square, decode, encode, pixels_of_ppm
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import Item, Source, SourceSplit, in_hand
+from alexnet.data.store import Store
 
 GRADIENT = np.stack([*np.meshgrid(np.arange(60) * 4, np.arange(40) * 6), np.full((40, 60), 90)], -1)
 RGB = GRADIENT.astype(np.uint8)  # (40, 60, 3)
@@ -194,3 +198,17 @@ def test_every_real_photograph_is_read(pictures: object) -> None:
     assert {centre_square(decode(path.read_bytes()), 256).shape for path in files} == {
         (256, 256, 3)
     }
+
+
+def test_photographs_are_stored_at_256_pixels(tmp_path: Path) -> None:
+    """Section 2: the shorter side becomes 256 and the central square is cut out."""
+    wide = np.zeros((300, 400, 3), np.uint8)
+    wide[:, 50:350] = 200  # the central square; what lies beside it is black
+    items = [Item(f"{i}", i, in_hand(encode(wide, "ppm"))) for i in range(2)]
+    split = SourceSplit("train", 2, lambda start: iter(items[start:]))
+    settings = StoreSettings(encoding="ppm")
+    prepare(Source("two", ("a", "b"), (split,)), tmp_path / "store", settings)
+    store = Store(tmp_path / "store")
+    assert store.size_px == 256
+    stored = decode(store.split("train").encoded(0))
+    np.testing.assert_array_equal(stored[:, 1:-1], 200)  # the cubic reaches over the edge

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import features, figures, load, predict, recipes, weights
+from alexnet import features, figures, gallery, load, predict, recipes, weights
 from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.augment import Preprocess
@@ -167,6 +167,49 @@ def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) 
             assert np.asarray(image.convert("L")).std() > 5
     with pytest.raises(ValueError, match="no finished epoch"):
         figures.curves([("none", [])])
+
+
+def test_figure_3_shows_each_columns_own_kernels(run: Path) -> None:
+    """Each kernel scaled to its own largest weight; zero is grey."""
+    net = load(run).net
+    weight = net.get_parameter("conv1.weight").detach()
+    drawn = [axes.images[0].get_array() for axes in figures.filters(net).axes]
+    assert len(drawn) == 2
+    for column, sheet in enumerate(drawn):
+        first = weight[column * len(weight) // 2]
+        want = 0.5 + 0.5 * (first / first.abs().max()).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(sheet[1:6, 1:6], want, atol=1e-6)
+
+
+def test_the_last_hidden_layer_is_fc7(run: Path) -> None:
+    trained = load(run)
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        want = trained.net.activations(x)["fc7"].flatten(1)
+        torch.testing.assert_close(gallery.last_hidden(trained, x), want)
+
+
+def test_figure_4_has_the_papers_counts(run: Path) -> None:
+    """Eight test images with five classes each; five with the six nearest training images."""
+    answers = gallery.answers(run)
+    assert sum(len(axes.images) for axes in answers.axes) == 8
+    bars = [len(axes.patches) for axes in answers.axes if len(axes.patches)]
+    assert bars == [5] * 8
+    assert sum(len(axes.images) for axes in gallery.neighbours(run).axes) == 5 * (1 + 6)
+
+
+def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:
+    net = build(tiny_architecture())
+    images = torch.randn(3, 3, 32, 32) * 50
+    with torch.no_grad():
+        f = net.activations(images)["fc7"].flatten(1).double()
+    apart = (f[0] - f[1]).norm() + (f[0] - f[2]).norm() + (f[1] - f[2]).norm()
+    size = f.norm(dim=1).sum()
+    assert signal(net, images)[-2].difference == pytest.approx(float(apart / size))
+    assert signal(net, images)[-2].rms == pytest.approx(float(f.square().mean().sqrt()))
+    assert BLIND == 0.02
+    assert warning([Signal("conv1", 1, 1), Signal("fc7", 0.019, 1), Signal("fc8", 1, 1)])
+    assert not warning([Signal("conv1", 1, 1), Signal("fc7", 0.021, 1), Signal("fc8", 1, 1)])
 
 
 def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> None:

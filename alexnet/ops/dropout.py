@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from alexnet.config import Dropout
+
 
 def dropout_mask(
     shape: tuple[int, ...], rate: float, seed: int, step: int, layer: str, device: torch.device
@@ -21,8 +23,8 @@ def dropout_mask(
 def dropout(
     x: torch.Tensor,
     mask: torch.Tensor | None,
-    rate: float = 0.5,
-    form: Literal["2012", "inverted"] = "2012",
+    rate: float = Dropout.rate,
+    form: Literal["2012", "inverted"] = Dropout.form,
 ) -> torch.Tensor:
     """x where the mask stays and 0 elsewhere; without a mask, what the layer does at test.
 

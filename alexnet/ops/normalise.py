@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet.config import Lrn, Pool
+from alexnet.config import Lrn, Pool, Spatial
 from alexnet.ops import compiled, pool
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
@@ -30,10 +30,10 @@ PIECE_VALUES = 1 << 20  # float32 values worked on at once: 4 MiB, about a core'
 
 def lrn(
     x: torch.Tensor,
-    n: int = 5,
-    k: float = 2.0,
-    alpha: float = 1e-4,
-    beta: float = 0.75,
+    n: int = Lrn.n,
+    k: float = Lrn.k,
+    alpha: float = Lrn.alpha,
+    beta: float = Lrn.beta,
     columns: int = 1,
 ) -> torch.Tensor:
     """Local response normalisation over adjacent maps, as the paper has it.
@@ -115,7 +115,11 @@ def _plain_lrn(x: torch.Tensor, norm: Lrn, columns: int) -> torch.Tensor:
 
 
 def spatial_norm(
-    x: torch.Tensor, size_px: int = 5, k: float = 1.0, alpha: float = 0.001 / 25, beta: float = 0.75
+    x: torch.Tensor,
+    size_px: int = Spatial.size_px,
+    k: float = Spatial.k,
+    alpha: float = Spatial.alpha,
+    beta: float = Spatial.beta,
 ) -> torch.Tensor:
     """Normalisation over a size_px x size_px square around each position, inside each map (original code only).
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from alexnet.config import Pool
+
 
 def max_pool(
-    x: torch.Tensor, size_px: int = 3, stride: int = 2, partial: bool = False
+    x: torch.Tensor,
+    size_px: int = Pool.size_px,
+    stride: int = Pool.stride,
+    partial: bool = Pool.partial,
 ) -> torch.Tensor:
     """Maximum over size_px x size_px windows, stride apart. x: (N, C, H, W). partial: as `pooled_px`."""
     return F.max_pool2d(x, size_px, stride, ceil_mode=partial)
 
 
 def avg_pool(
-    x: torch.Tensor, size_px: int = 3, stride: int = 2, partial: bool = False
+    x: torch.Tensor,
+    size_px: int = Pool.size_px,
+    stride: int = Pool.stride,
+    partial: bool = Pool.partial,
 ) -> torch.Tensor:
     """Mean over the part of each window that lies inside. x: (N, C, H, W). partial: as `pooled_px`."""
     return F.avg_pool2d(x, size_px, stride, ceil_mode=partial)

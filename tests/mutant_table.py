@@ -1,0 +1,733 @@
+"""For each row of the ledger, by the beginning of its sentence: (file of the package, old, new)."""
+
+# ruff: noqa: E501 (quoted lines of the package)
+
+from __future__ import annotations
+
+RECIPES, CONFIG, MODEL, SGD = "recipes.py", "config.py", "model.py", "train/sgd.py"
+LOOP, AUGMENT, EVALUATION, NORMALISE = (
+    "train/loop.py",
+    "data/augment.py",
+    "evaluation.py",
+    "ops/normalise.py",
+)
+
+MUTANTS: dict[str, list[tuple[str, str, str]]] = {
+    # Section 2
+    "The shorter side is rescaled": [
+        ("data/picture.py", "short = min(height, width)", "short = max(height, width)"),
+        ("data/picture.py", "(width - short) / 2, (height - short) / 2", "0, (height - short) / 2"),
+        ("data/prepare.py", "STORED_PX = 256", "STORED_PX = 255"),
+    ],
+    "The mean activity over the training set": [
+        (AUGMENT, ".float() - mean", ".float() + mean"),
+        ("data/prepare.py", "self.pixels / max(1, self.images)", "self.pixels / (1 + self.images)"),
+        ("data/prepare.py", "/ count - np.outer(mean, mean)", "/ count"),
+    ],
+    "original: the centre patch of the mean": [
+        (RECIPES, 'Augment(chunk=32, mean="centre", colour=', "Augment(chunk=32, colour="),
+        (AUGMENT, "half = (stored_px - input_px) // 2\n        self.w", "half = 0\n        self.w"),
+        (
+            RECIPES,
+            'Augment(mean="centre", colour="none", test_patches="nine")',
+            'Augment(colour="none", test_patches="nine")',
+        ),
+    ],
+    "Training is on raw RGB values": [
+        (AUGMENT, ".float() - mean", ".float() / 255 - mean"),
+        (AUGMENT, "if draws.scale != 1:", "if True:\n            x /= 64"),
+    ],
+    # Section 3
+    "3.1 ReLU": [
+        (MODEL, "F.relu(x) if unit", "F.leaky_relu(x) if unit"),
+        (MODEL, 'torch.tanh(x) if unit == "tanh"', 'torch.sigmoid(x) if unit == "tanh"'),
+        (CONFIG, 'unit: Unit = "relu"', 'unit: Unit = "tanh"'),
+        (MODEL, "else torch.sigmoid(x)", "else torch.tanh(x / 2)"),
+    ],
+    "3.2 Half of the kernels in each column": [
+        (
+            RECIPES,
+            'Conv("conv3", 384, 3, pad=(1, 1), linked=True),',
+            'Conv("conv3", 384, 3, pad=(1, 1)),',
+        ),
+        (
+            RECIPES,
+            'Conv("conv4", 384, 3, pad=(1, 1), bias=1)',
+            'Conv("conv4", 384, 3, pad=(1, 1), bias=1, linked=True)',
+        ),
+        (
+            RECIPES,
+            'Config("paper", Architecture(PAPER_LAYERS, columns=2)',
+            'Config("paper", Architecture(PAPER_LAYERS)',
+        ),
+        (MODEL, "        first\n        or last", "        last"),
+        (
+            MODEL,
+            "F.conv2d(x, weight, bias, stride, before, groups=step.columns)",
+            "F.conv2d(x.flip(1), weight, bias, stride, before, groups=step.columns)",
+        ),
+    ],
+    "3.2 One-column net": [
+        (
+            RECIPES,
+            '("conv1", "conv2", "conv3", "conv4")',
+            '("conv1", "conv2", "conv3", "conv4", "conv5")',
+        ),
+        (RECIPES, "layer.kernels // 2", "layer.kernels // 3"),
+        (
+            RECIPES,
+            "layers=_narrow(whole.architecture.layers), columns=1",
+            "layers=_narrow(whole.architecture.layers), columns=2",
+        ),
+    ],
+    "not in the paper: columns that never meet": [
+        (MODEL, "(architecture.links and (isinstance(layer, Full)", "((isinstance(layer, Full)"),
+    ],
+    "3.3 b = a": [
+        (CONFIG, "n: int = 5", "n: int = 3"),
+        (CONFIG, "k: float = 2.0", "k: float = 1.0"),
+        (CONFIG, "alpha: float = 1e-4", "alpha: float = 1e-3"),
+        (
+            CONFIG,
+            "    beta: float = 0.75\n\n\n@dataclass(frozen=True)\nclass Spatial",
+            "    beta: float = 0.5\n\n\n@dataclass(frozen=True)\nclass Spatial",
+        ),
+        (
+            NORMALISE,
+            "return root.sqrt().mul_(root).reciprocal_()",
+            "return root.mul_(root).reciprocal_()",
+        ),
+        (NORMALISE, "alpha=2 * alpha * beta", "alpha=alpha * beta"),
+        (
+            "ops/kernels.cpp",
+            "return 1.0f / (root * std::sqrt(root));",
+            "return 1.0f / (root * root);",
+        ),
+    ],
+    "3.3 alpha multiplies the sum": [
+        (
+            NORMALISE,
+            "over_maps, norm.k, norm.alpha, norm.beta",
+            "over_maps, norm.k, norm.alpha / norm.n, norm.beta",
+        ),
+        (
+            NORMALISE,
+            "(norm.n // 2, norm.k, norm.alpha) if norm",
+            "(norm.n // 2, norm.k, norm.alpha / norm.n) if norm",
+        ),
+    ],
+    "3.3 n/2 rounded down": [
+        (
+            NORMALISE,
+            "x.shape[1] // columns, norm.n // 2",
+            "x.shape[1] // columns, (norm.n - 1) // 2",
+        ),
+        (NORMALISE, "half, k, alpha = (norm.n // 2,", "half, k, alpha = ((norm.n - 1) // 2,"),
+    ],
+    "3.3 The sum stays inside a column": [
+        (
+            NORMALISE,
+            "return _band_product(squares, band, columns)",
+            "return _band_product(squares, _band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
+        ),
+        (MODEL, "c.k, c.alpha, c.beta, self.columns)", "c.k, c.alpha, c.beta, 1)"),
+        (MODEL, "norm, window, after, self.columns)", "norm, window, after, 1)"),
+    ],
+    "original: alpha 1e-4 / 5": [
+        (RECIPES, "lrn=Lrn(alpha=1e-4 / 5)", "lrn=Lrn(alpha=1e-4)"),
+        (
+            RECIPES,
+            'pad=(0, 3), then=("lrn", "max_pool", "unit")',
+            'pad=(0, 3), then=("unit", "lrn", "max_pool")',
+        ),
+    ],
+    "original: a second, spatial": [
+        (CONFIG, "alpha: float = 0.001 / 25", "alpha: float = 0.001 / 5"),
+        (CONFIG, "size_px: int = 5\n    k: float = 1.0", "size_px: int = 3\n    k: float = 1.0"),
+        (CONFIG, "size_px: int = 5\n    k: float = 1.0", "size_px: int = 5\n    k: float = 2.0"),
+        (
+            RECIPES,
+            '("unit", "lrn", "spatial", "max_pool")',
+            '("unit", "spatial", "lrn", "max_pool")',
+        ),
+        (NORMALISE, "F.avg_pool2d(rows, (1, size_px), 1, (0, half), divisor_override=1)", "rows"),
+        (
+            RECIPES,
+            "spatial=Spatial(size_px=3, alpha=5e-5 / 9)",
+            "spatial=Spatial(size_px=3, alpha=5e-5)",
+        ),
+    ],
+    "original: conv3, conv4 and conv5 start": [
+        (
+            RECIPES,
+            'Conv("conv3", 384, 3, pad=(1, 1), linked=True, std=0.03)',
+            'Conv("conv3", 384, 3, pad=(1, 1), linked=True, std=0.2)',
+        ),
+        (
+            RECIPES,
+            'Conv("conv4", 384, 3, pad=(1, 1), std=0.03, bias=1)',
+            'Conv("conv4", 384, 3, pad=(1, 1), std=0.03)',
+        ),
+        (
+            RECIPES,
+            'std=0.03, bias=1, then=("max_pool", "unit")',
+            'std=0.01, bias=1, then=("max_pool", "unit")',
+        ),
+    ],
+    "3.4 Overlapping pooling": [
+        (
+            CONFIG,
+            "size_px: int = 3\n    stride: int = 2\n    partial",
+            "size_px: int = 2\n    stride: int = 2\n    partial",
+        ),
+        (
+            CONFIG,
+            "size_px: int = 3\n    stride: int = 2\n    partial",
+            "size_px: int = 3\n    stride: int = 3\n    partial",
+        ),
+        (
+            "ops/pool.py",
+            "F.max_pool2d(x, size_px, stride, ceil_mode=partial)",
+            "F.max_pool2d(x, size_px, stride, ceil_mode=not partial)",
+        ),
+        (
+            "ops/pool.py",
+            "F.avg_pool2d(x, size_px, stride, ceil_mode=partial)",
+            "F.avg_pool2d(x, size_px, stride, ceil_mode=partial, divisor_override=size_px**2)",
+        ),
+    ],
+    "3.5 Five convolutional": [
+        (
+            RECIPES,
+            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("unit",',
+            'Conv("conv1", 64, 11, stride=4, pad=(0, 3), then=("unit",',
+        ),
+        (
+            RECIPES,
+            'Conv("conv2", 256, 5, pad=(2, 2), bias=1, then=("unit", "lrn", "max_pool"))',
+            'Conv("conv2", 256, 3, pad=(1, 1), bias=1, then=("unit", "lrn", "max_pool"))',
+        ),
+        (
+            RECIPES,
+            'Full("fc7", 4096, bias=1, then=("unit", "dropout")),',
+            'Full("fc7", 2048, bias=1, then=("unit", "dropout")),',
+        ),
+        (RECIPES, '    Full("fc8", 1000),\n)\n', '    Full("fc8", 1001),\n)\n'),
+    ],
+    "3.5 60 million parameters": [
+        (
+            MODEL,
+            "math.prod(self.weight_shape) + math.prod(self.bias_shape)",
+            "math.prod(self.weight_shape)",
+        ),
+        (MODEL, "math.prod(self.in_shape) // self.columns)", "math.prod(self.in_shape))"),
+    ],
+    "3.5 650,000 neurons": [
+        (MODEL, "return math.prod(self.shape) if", "return self.shape[0] if"),
+        (
+            MODEL,
+            "positions = self.shape[1] * self.shape[2] if",
+            "positions = self.in_shape[1] * self.in_shape[2] if",
+        ),
+    ],
+    "3.5 The printed 224": [
+        (
+            RECIPES,
+            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("unit",',
+            'Conv("conv1", 96, 11, stride=4, pad=(3, 0), then=("unit",',
+        ),
+        (
+            RECIPES,
+            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("lrn",',
+            'Conv("conv1", 96, 11, stride=4, pad=(2, 2), then=("lrn",',
+        ),
+        (
+            MODEL,
+            "F.pad(x, (before, after, before, after))",
+            "F.pad(x, (after, before, after, before))",
+        ),
+    ],
+    "3.5 Response normalisation and pooling": [
+        (
+            RECIPES,
+            'pad=(2, 2), bias=1, then=("unit", "lrn", "max_pool")',
+            'pad=(2, 2), bias=1, then=("unit", "max_pool")',
+        ),
+        (RECIPES, 'bias=1, then=("unit", "max_pool")),\n    Full', "bias=1),\n    Full"),
+        (
+            RECIPES,
+            'pad=(0, 3), then=("unit", "lrn", "max_pool")',
+            'pad=(0, 3), then=("unit", "max_pool", "lrn")',
+        ),
+    ],
+    "7 Any middle layer": [
+        (MODEL, "linked = linked or (isinstance(layer, Conv) and layer.linked)", "linked = linked"),
+        (MODEL, 'stays = tuple(op for op in layer.then if op != "unit")', "stays = ()"),
+    ],
+    "7 A sixth convolution": [
+        (
+            RECIPES,
+            'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=1)',
+            'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=3.0, bias=1)',
+        ),
+        (
+            RECIPES,
+            'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=1)',
+            'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=7)',
+        ),
+        (
+            RECIPES,
+            'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=1)',
+            'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), std=0.03, bias=1)',
+        ),
+    ],
+    # Section 4
+    "4.1 Random 224x224 patches": [
+        (AUGMENT, "flip = coin < 0.5", "flip = coin < 0.4"),
+        (AUGMENT, "top, left = (y * positions)", "top, left = (0 * y * positions)"),
+        (
+            AUGMENT,
+            "torch.where(flip[:, None], self.input_px - 1 - side, side)",
+            "side.expand(len(flip), -1)",
+        ),
+    ],
+    "4.1 2048 crops of an image": [
+        (RECIPES, "Augment(last_offset=False)", "Augment()"),
+        (AUGMENT, "border + 1 if augment.last_offset else max(1, border)", "border + 1"),
+        (
+            AUGMENT,
+            "border + 1 if augment.last_offset else max(1, border)",
+            "border + 1 if augment.last_offset else border - 1",
+        ),
+    ],
+    "original: one position and flip": [
+        (RECIPES, "Augment(chunk=32,", "Augment(chunk=16,"),
+        (AUGMENT, "(1, place // augment.chunk)", "(1, index // augment.chunk)"),
+        (AUGMENT, "border + 1 if augment.last_offset else max(1, border)", "max(1, border)"),
+    ],
+    "4.1 Made while the GPU trains": [
+        (
+            "data/loader.py",
+            "for place in itertools.islice(todo, ahead):",
+            "for place in itertools.islice(todo, 0):",
+        ),
+        (
+            "data/loader.py",
+            "index, rows = order[place], images.numpy()",
+            "index, rows = np.sort(order[place]), images.numpy()",
+        ),
+    ],
+    "4.1 At test ten patches": [
+        (AUGMENT, "(border, border), (half, half)]", "(border, border)]"),
+        (
+            AUGMENT,
+            "for flip in (False, True) for y, x in corners",
+            "for flip in (False, False) for y, x in corners",
+        ),
+        (
+            EVALUATION,
+            "return torch.stack(sums).sum(0) / len(places)",
+            "return torch.stack(sums).max(0).values",
+        ),
+        (EVALUATION, "F.softmax(net(x), dim=1).view", "net(x).view"),
+        (
+            CONFIG,
+            'test_patches: Literal["ten", "nine", "centre"] = "ten"',
+            'test_patches: Literal["ten", "nine", "centre"] = "centre"',
+        ),
+    ],
+    "4.1 Multiples of the principal components": [
+        (CONFIG, "colour_std: float = 0.1", "colour_std: float = 0.2"),
+        (
+            AUGMENT,
+            "roots, vectors = np.sqrt(np.maximum(values, 0)), columns.T",
+            "roots, vectors = np.sqrt(np.maximum(values, 0)), columns",
+        ),
+        (AUGMENT, "_normal(seed, epoch, index)).astype", "_normal(seed, 0, index)).astype"),
+        (
+            AUGMENT,
+            "generator.standard_normal((rows, 3)) if stream == NORMAL",
+            "generator.random((rows, 3)) if stream == NORMAL",
+        ),
+    ],
+    "4.1 The scale": [
+        (AUGMENT, "else 255 * (roots / 255) ** 2", "else roots**2"),
+        (AUGMENT, "else 255 * (roots / 255) ** 2", "else (roots / 255) ** 2"),
+    ],
+    "original: square roots of the eigenvalues": [
+        (AUGMENT, "np.array([121.780, 37.094, 19.721])", "np.array([19.721, 37.094, 121.780])"),
+        (AUGMENT, "[0.41796, -0.81698, 0.39731]", "[0.41796, 0.81698, 0.39731]"),
+        (AUGMENT, "scale = 1 / (1 + augment.colour_std) if", "scale = 1 / 1.1 if"),
+        (
+            AUGMENT,
+            'if augment.colour == "none" or augment.colour_std == 0 or not colour:',
+            'if augment.colour == "none" or not colour:',
+        ),
+        (
+            AUGMENT,
+            'if augment.colour == "none" or augment.colour_std == 0 or not colour:',
+            'if augment.colour == "none" or augment.colour_std == 0:',
+        ),
+    ],
+    "4.2 Each hidden unit is zeroed": [
+        (CONFIG, "rate: float = 0.5\n    form", "rate: float = 0.4\n    form"),
+        (
+            CONFIG,
+            'form: Literal["2012", "inverted"] = "2012"',
+            'form: Literal["2012", "inverted"] = "inverted"',
+        ),
+        ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{seed}/{layer}"'),
+        ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{step}/{layer}"'),
+        (LOOP, "dropout_key=(config.seed, at.step)", "dropout_key=(config.seed, 0)"),
+        (LOOP, "dropout_key=(config.seed, at.step)", "dropout_key=None"),
+        ("ops/dropout.py", 'return x * (1 - rate) if form == "2012" else x', "return x"),
+        ("ops/dropout.py", "device=device) >= rate", "device=device) < rate"),
+    ],
+    "4.2 In the first two fully connected layers": [
+        (
+            RECIPES,
+            'Full("fc7", 4096, bias=1, then=("unit", "dropout")),',
+            'Full("fc7", 4096, bias=1, then=("unit",)),',
+        ),
+        (
+            RECIPES,
+            'Full("fc6", 4096, bias=1, then=("unit", "dropout")),',
+            'Full("fc6", 4096, bias=1, then=("dropout", "unit")),',
+        ),
+        (RECIPES, 'then=("unit", "max_pool", "dropout")', 'then=("unit", "max_pool")'),
+    ],
+    "original: dropout turned off": [
+        (MODEL, "if dropout_key is not None and d.masks:", "if dropout_key is not None:"),
+        (CONFIG, "masks: bool = True", "masks: bool = False"),
+    ],
+    # Section 5
+    "v <- 0.9 v": [
+        (CONFIG, "momentum: float = 0.9", "momentum: float = 0.95"),
+        (CONFIG, "decay: float = 0.0005", "decay: float = 0.005"),
+        (
+            SGD,
+            "velocity.add_(weight, alpha=-rates.decay * rates.rate)",
+            "velocity.add_(weight, alpha=-rates.decay)",
+        ),
+        (
+            SGD,
+            "velocity.mul_(momentum).add_(gradient, alpha=-rates.rate)",
+            "velocity.mul_(momentum).add_(gradient, alpha=-rates.rate * (1 - momentum))",
+        ),
+        (
+            SGD,
+            "momentum, rates.rate, rates.decay * rates.rate",
+            "momentum, rates.rate, rates.decay",
+        ),
+        (SGD, "    weight.add_(velocity)\n", "    weight.add_(velocity, alpha=0.5)\n"),
+    ],
+    "Batches of 128": [
+        (CONFIG, "batch: int = 128", "batch: int = 64"),
+        (RECIPES, "Sgd(batch=256, decay=1e-4)", "Sgd(batch=128, decay=1e-4)"),
+        ("parallel/part.py", "return losses / whole, wrong", "return losses / 128, wrong"),
+    ],
+    "Weights start Gaussian": [
+        (
+            CONFIG,
+            'linked: bool = False\n    """Sees the maps of every column, not of its own alone."""\n    std: float | None = 0.01',
+            'linked: bool = False\n    """Sees the maps of every column, not of its own alone."""\n    std: float | None = 0.1',
+        ),
+        (
+            CONFIG,
+            "units: int\n    std: float | None = 0.01",
+            "units: int\n    std: float | None = 0.02",
+        ),
+        (
+            MODEL,
+            "weight.normal_(0, step.layer.std, generator=generator)",
+            "weight.normal_(0, 2 * step.layer.std, generator=generator)",
+        ),
+        (
+            MODEL,
+            "generator = torch.Generator().manual_seed(seed)",
+            "generator = torch.Generator().manual_seed(0)",
+        ),
+    ],
+    "Biases of conv2, conv4, conv5": [
+        (
+            RECIPES,
+            'Conv("conv4", 384, 3, pad=(1, 1), bias=1),',
+            'Conv("conv4", 384, 3, pad=(1, 1)),',
+        ),
+        (
+            RECIPES,
+            'Conv("conv3", 384, 3, pad=(1, 1), linked=True),',
+            'Conv("conv3", 384, 3, pad=(1, 1), linked=True, bias=1),',
+        ),
+        (RECIPES, '    Full("fc8", 1000),\n)\n', '    Full("fc8", 1000, bias=1),\n)\n'),
+        (
+            MODEL,
+            "torch.full(step.bias_shape, float(step.layer.bias))",
+            "torch.zeros(step.bias_shape)",
+        ),
+    ],
+    "One rate for all layers": [
+        (CONFIG, "rate: float = 0.01\n    momentum", "rate: float = 0.1\n    momentum"),
+        (CONFIG, "bias_rate: float | None = None", "bias_rate: float | None = 0.02"),
+        (CONFIG, "bias_decay: bool = True", "bias_decay: bool = False"),
+    ],
+    "Divided by 10 when the validation error": [
+        (SGD, "DROP = 0.1", "DROP = 0.5"),
+        (CONFIG, "drops: int = 3", "drops: int = 2"),
+        (CONFIG, "    patience: int = 5", "    patience: int = 1"),
+        (CONFIG, "    epochs: int = 90", "    epochs: int = 30"),
+        (CONFIG, "least_gain: float = 0.002", "least_gain: float = 0.2"),
+        (
+            SGD,
+            "val_error <= state.best_error - schedule.least_gain",
+            "val_error <= state.best_error",
+        ),
+        (SGD, "state.drops > schedule.drops", "state.drops >= schedule.drops"),
+    ],
+    "original: /10 at epochs 25, 51, 79": [
+        (RECIPES, "Steps(91, drops=(25, 51, 79),", "Steps(91, drops=(25, 51, 80),"),
+        (RECIPES, "Steps(91, drops=(25, 51, 79),", "Steps(90, drops=(25, 51, 79),"),
+        (
+            RECIPES,
+            "Sgd(bias_rate=0.02, bias_falls=False, bias_decay=False)",
+            "Sgd(bias_rate=0.002, bias_falls=False, bias_decay=False)",
+        ),
+        (
+            RECIPES,
+            "Sgd(bias_rate=0.02, bias_falls=False, bias_decay=False)",
+            "Sgd(bias_rate=0.02, bias_decay=False)",
+        ),
+        (
+            RECIPES,
+            "Sgd(bias_rate=0.02, bias_falls=False, bias_decay=False)",
+            "Sgd(bias_rate=0.02, bias_falls=False)",
+        ),
+        (SGD, "sum(epoch >= at for at in", "sum(epoch > at for at in"),
+    ],
+    "original: epoch 67 noise off": [
+        (
+            RECIPES,
+            'LayerRate("conv1", slow, 1e-5, weights_only=True)',
+            'LayerRate("conv1", slow, 1e-5)',
+        ),
+        (
+            RECIPES,
+            'LayerRate("conv1", freeze, 0.0)',
+            'LayerRate("conv1", freeze, 0.0, weights_only=True)',
+        ),
+        (
+            RECIPES,
+            "layer_rates=_frozen_conv1(67, 72), colour_until=67",
+            "layer_rates=_frozen_conv1(67, 72), colour_until=72",
+        ),
+        (SGD, "or epoch < schedule.colour_until", "or epoch <= schedule.colour_until"),
+        (LOOP, "colour = colour_on(schedule, at.epoch)", "colour = True"),
+        (SGD, "    if rates.rate == 0:\n        return\n", ""),
+    ],
+    "original: the same batches in every epoch": [
+        (RECIPES, '        order="fixed",\n', ""),
+        (LOOP, "at.epoch if reshuffled else 0", "at.epoch"),
+        (
+            CONFIG,
+            'order: Literal["shuffled", "fixed"] = "shuffled"',
+            'order: Literal["shuffled", "fixed"] = "fixed"',
+        ),
+    ],
+    # Section 6
+    "Top-1 and top-5 error": [
+        (EVALUATION, "(order[:, :5] == labels[:, None])", "(order[:, :4] == labels[:, None])"),
+        (EVALUATION, "right = order[:, 0] == labels", "right = order[:, -1] == labels"),
+        (EVALUATION, "top1_error=float(1 - right.mean())", "top1_error=float(right.mean())"),
+        ("train/readings.py", "self._at.images += whole", "self._at.images += whole + 1"),
+        (
+            "parallel/part.py",
+            "(logits.argmax(1) != labels).sum()",
+            "(logits.argmax(1) == labels).sum()",
+        ),
+    ],
+    "Several networks averaged": [
+        (EVALUATION, ").mean(0)", ").max(0).values"),
+        (
+            EVALUATION,
+            "nets = [(member.net, member.preprocess) for member in members]",
+            "nets = [(member.net, member.preprocess) for member in members[:1]]",
+        ),
+    ],
+    "Fig. 3: the kernels of each column": [
+        (
+            "figures.py",
+            "zip(axes, weight.chunk(columns), strict=True)",
+            "zip(axes, [weight] * columns, strict=True)",
+        ),
+        ("figures.py", "each = 0.5 + 0.5 * each", "each = 0.5 - 0.5 * each"),
+    ],
+    "The last hidden layer": [
+        (
+            "inference.py",
+            "trained.preprocess.centre(images))",
+            "trained.preprocess.centre(images.flip(2)))",
+        ),
+        ("gallery.py", "trained.net.steps[-2].layer.name", "trained.net.steps[0].layer.name"),
+    ],
+    "Fig. 4: five likeliest classes": [
+        ("gallery.py", "topk(most, largest=False)", "topk(most, largest=True)"),
+        ("gallery.py", "BEST = 5", "BEST = 4"),
+        ("gallery.py", "ANSWERS, ASKED, NEAREST = 8, 5, 6", "ANSWERS, ASKED, NEAREST = 8, 5, 5"),
+    ],
+    "Fig. 3: one column turns to colour": [
+        ("kernels.py", "grey = 3 * weight.mean(1)", "grey = weight.mean(1)"),
+        ("kernels.py", "share = 1 - grey /", "share = grey /"),
+        (
+            "kernels.py",
+            "(xx - yy).square() + 4 * xy.square()",
+            "(xx + yy).square() + 4 * xy.square()",
+        ),
+    ],
+    "Pre-train, then fine-tune": [
+        (LOOP, "if not same_classes:\n", "if False:\n"),
+        ("weights.py", "if layer in layers\n        and", "if"),
+        (RECIPES, "conv1 = [(0, 1e-4), (5, 1e-5)]", "conv1 = [(0, 1e-3), (5, 1e-5)]"),
+        (RECIPES, "fc8 = [(0, 1e-2), (9, 1e-3),", "fc8 = [(0, 1e-2), (8, 1e-3),"),
+        (RECIPES, "colour_until=38", "colour_until=42"),
+        (
+            RECIPES,
+            "            54,\n            drops=(22, 42),",
+            "            54,\n            drops=(22, 43),",
+        ),
+        (RECIPES, 'linear = Full("linear", 2048)', 'linear = Full("linear", 2048, then=("unit",))'),
+        (RECIPES, 'bias_rate_of=(("conv6", 0.022),)', 'bias_rate_of=(("conv6", 0.02),)'),
+        (
+            RECIPES,
+            "LayerRate(name, 0, 1e-3, weights_only=True) for name in first_five",
+            "LayerRate(name, 0, 1e-2, weights_only=True) for name in first_five",
+        ),
+    ],
+    "The headline net": [
+        (RECIPES, "93, drops=(23, 51, 78)", "93, drops=(25, 51, 78)"),
+        (RECIPES, "sgd=replace(whole.sgd, bias_rate=0.002),", "sgd=whole.sgd,"),
+        (
+            RECIPES,
+            "layer_rates=_frozen_conv1(68, 72), colour_until=68",
+            "layer_rates=_frozen_conv1(67, 72), colour_until=68",
+        ),
+    ],
+    "The four-layer CIFAR-10 nets": [
+        ("ops/pool.py", "count = -(-span // stride) + 1", "count = span // stride + 1"),
+        (
+            RECIPES,
+            'Conv("conv1", 32, 5, pad=(2, 2), std=0.0001, then=("max_pool", "unit", "spatial"))',
+            'Conv("conv1", 32, 5, pad=(2, 2), std=0.0001, then=("max_pool", "unit"))',
+        ),
+        (
+            RECIPES,
+            'Full("fc64", 64, std=0.1, then=("unit",))',
+            'Full("fc64", 64, std=0.01, then=("unit",))',
+        ),
+        (RECIPES, "Lrn(n=9, k=1.0, alpha=0.001 / 9)", "Lrn(n=9, k=2.0, alpha=0.001 / 9)"),
+        (
+            RECIPES,
+            "CIFAR_SGD = Sgd(rate=0.001, bias_rate=0.002, bias_decay=False)",
+            "CIFAR_SGD = Sgd(rate=0.001, bias_rate=0.001, bias_decay=False)",
+        ),
+        (RECIPES, "Steps(epochs=14, drops=(10, 12))", "Steps(epochs=15, drops=(10, 12))"),
+        (RECIPES, "Steps(epochs=140, drops=(120, 130))", "Steps(epochs=14, drops=(12, 13))"),
+        (
+            RECIPES,
+            "replace(CIFAR_SGD, decay_of=decay, bias_falls=False),\n        Steps(",
+            "replace(CIFAR_SGD, decay_of=decay),\n        Steps(",
+        ),
+    ],
+    "Locally connected layers": [
+        (
+            MODEL,
+            "(self.shape[0], fan_in, size, size, *self.shape[1:])",
+            "(self.shape[0], fan_in, size, size, *self.shape[:0:-1])",
+        ),
+        (
+            "ops/local.py",
+            "F.pad(x, (pad[0], pad[1], pad[0], pad[1]))",
+            "F.pad(x, (pad[1], pad[0], pad[1], pad[0]))",
+        ),
+        (
+            "ops/local.py",
+            ".reshape(-1, kernels, height, width) + bias",
+            ".reshape(-1, kernels, height, width)",
+        ),
+        (
+            MODEL,
+            "self.shape if isinstance(self.layer, Local) else self.shape[:1]",
+            "self.shape[:1]",
+        ),
+    ],
+    "Decay by layer": [
+        (RECIPES, '("conv3", 0.004), ("fc10", 1.0))', '("conv3", 0.004), ("fc10", 0.1))'),
+        (
+            RECIPES,
+            '("conv3", 0.004), ("fc64", 0.03), ("fc10", 0.03))',
+            '("conv3", 0.04), ("fc64", 0.03), ("fc10", 0.03))',
+        ),
+        (RECIPES, '("local4", 0.004), ("fc10", 0.01))', '("local4", 0.004), ("fc10", 0.004))'),
+        (SGD, "dict(sgd.decay_of).get(layer, sgd.decay)", "sgd.decay"),
+    ],
+    "torchvision's later net": [
+        (RECIPES, "Sgd(batch=256, decay=1e-4)", "Sgd(batch=256, decay=0.1)"),
+        (RECIPES, "Steps(epochs=90, drops=(30, 60))", "Steps(epochs=9, drops=(30, 60))"),
+        (RECIPES, 'Dropout(form="inverted")', "Dropout()"),
+        (
+            AUGMENT,
+            "TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406)",
+            "TORCHVISION_MEAN, TORCHVISION_STD = (0.406, 0.456, 0.485)",
+        ),
+        (
+            "weights.py",
+            '"features.6": "conv3",\n    "features.8": "conv4"',
+            '"features.8": "conv3",\n    "features.6": "conv4"',
+        ),
+        (
+            MODEL,
+            "bound = 1 / math.sqrt(math.prod(step.weight_shape[1:4]))",
+            "bound = 1 / math.prod(step.weight_shape[1:4])",
+        ),
+    ],
+    # Two GPUs
+    "Half of the kernels on each GPU": [
+        (
+            "parallel/part.py",
+            "self._begun[name] = begin_sum(gradient,",
+            "self._begun[name] = begin_sum(2 * gradient,",
+        ),
+    ],
+    "Columns that never meet": [
+        ("parallel/part.py", "meets = step.columns == 1 and step", "meets = step"),
+    ],
+    # Between the sentences
+    "A network that starts nearly blind": [
+        ("signal.py", "BLIND = 0.02", "BLIND = 0.5"),
+        ("signal.py", "if hidden.difference >= BLIND:", "if hidden.difference < BLIND:"),
+        ("signal.py", "apart / size", "size / apart"),
+    ],
+    "A run interrupted anywhere": [
+        (LOOP, "velocity[name].copy_(tensor)", "velocity[name].zero_()"),
+        (LOOP, "config.workers, at.batch, pin=pin", "config.workers, 0, pin=pin"),
+    ],
+    "ONNX with its own LRN node": [
+        ("onnx_export.py", "alpha=lrn.alpha * size", "alpha=lrn.alpha"),
+    ],
+    "float32 is float32": [
+        (
+            "device.py",
+            'torch.backends.cudnn.allow_tf32 = precision == "tf32"',
+            "torch.backends.cudnn.allow_tf32 = True",
+        ),
+        (
+            "device.py",
+            'torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"',
+            "torch.backends.cuda.matmul.allow_tf32 = True",
+        ),
+        (LOOP, "net = net.double()", "net = net.float()"),
+    ],
+    "Every file names the code": [
+        ("provenance.py", 'changed == "" and added == ""', "True"),
+        (LOOP, '        "code": code_version(),\n', '        "code": {},\n'),
+    ],
+}
