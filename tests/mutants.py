@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.mutant_table import MUTANTS
@@ -122,7 +124,9 @@ def run_tests(root: Path, ids: Sequence[str], report: Path) -> int:
         del sys.modules[name]
     import pytest
 
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(root.parent / "temp")]
+    # Assertions are not rewritten: pytest would warn of modules that were imported before the fork.
+    options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider"]
+    options += ["--basetemp", str(root.parent / "temp")]
     with (
         report.open("w") as file,
         contextlib.redirect_stdout(file),
@@ -131,12 +135,11 @@ def run_tests(root: Path, ids: Sequence[str], report: Path) -> int:
         return int(pytest.main([*options, *ids]))
 
 
-def verdict(mutant: Mutant | None) -> tuple[Mutant | None, str, float]:
-    """What came of a mutant: killed, survived, or the reason why it is no mutant. None: no change.
+def judge(mutant: Mutant | None, answer: Connection) -> None:
+    """Send what came of a mutant: killed, survived, or why it is no mutant. None: no change.
 
     Runs in a process of its own: the changed package is imported there and nowhere else.
     """
-    began_s = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         root = copy_of_the_tree(Path(place))
         if mutant is None:
@@ -146,34 +149,48 @@ def verdict(mutant: Mutant | None) -> tuple[Mutant | None, str, float]:
             names = list(row_of(mutant).tests)
         report = Path(place) / "report"
         code = run_tests(root, test_ids(names), report)
-        os.chdir(ROOT)
-        said = {0: "survived", 1: "killed"}.get(code) or f"pytest ended with {code}"
-        if mutant is None and code:
-            said += f"\n{report.read_text()}"
+        said = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
+        answer.send(said if mutant else f"{said}\n{report.read_text()}")
+
+
+def verdict(mutant: Mutant | None) -> tuple[Mutant | None, str, float]:
+    """The verdict on a mutant and the seconds it took."""
+    began_s = time.perf_counter()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=judge, args=(mutant, theirs))
+    process.start()
+    theirs.close()
+    try:
+        said = ours.recv()
+    except EOFError:
+        said = "ended without a word"
+    process.join()
     return mutant, said, time.perf_counter() - began_s
 
 
 def examine(chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
     """Each mutant's verdict as it comes, on all cores. PyTorch is imported once, before the forks."""
     import datasets  # noqa: F401
-    import pytest  # noqa: F401
     import torch  # noqa: F401
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("fork")
-    with context.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(verdict, chosen)  # type: ignore[misc]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for future in as_completed([pool.submit(verdict, mutant) for mutant in chosen]):
+            yield future.result()  # type: ignore[misc]
 
 
 def main(words: Sequence[str]) -> int:
     chosen = [m for m in mutants() if not words or any(w.lower() in str(m).lower() for w in words)]
     if not words:
         print("the tests without a change:", end=" ", flush=True)
-        ((_, said, seconds),) = examine([None])  # type: ignore[list-item]
-        print(f"{'pass' if said == 'survived' else said} ({seconds:.0f} s)")
-        if said != "survived":
+        _, said, seconds = verdict(None)
+        passed = said.startswith("survived")
+        print(f"{'pass' if passed else said} ({seconds:.0f} s)", flush=True)
+        if not passed:
             return 1
-    began_s, living = time.perf_counter(), []
+    began_s = time.perf_counter()
+    living: list[Mutant] = []
     for number, (mutant, said, seconds) in enumerate(examine(chosen), 1):
         left_min = (time.perf_counter() - began_s) / number * (len(chosen) - number) / 60
         print(
