@@ -278,10 +278,11 @@ class StoreSettings:
     size_px: int = 0
     """The side of the stored square. 0: 256 (section 2), or what pictures up to 64 pixels have (CIFAR-10)."""
     encoding: Literal["auto", "jpeg", "png", "ppm"] = "auto"
-    """auto: lossless PNG up to 64 pixels a side, JPEG above. ppm: the pixels as they are, eight times as large as JPEG
-    and read several times as fast, where the disk or memory keeps up."""
+    """auto: lossless PNG up to 64 pixels a side, JPEG above. auto and jpeg keep JPEGs of the stored
+    size as they are, byte for byte. ppm: the pixels as they are, eight times as large as JPEG and
+    read several times as fast, where the disk or memory keeps up."""
     quality: int = 95
-    """Of JPEG, 1 to 100."""
+    """Of JPEG, 1 to 100; files that are kept have their own."""
     chroma: Literal["420", "444"] = "420"
     """Colour at half or at full resolution in JPEG."""
     most_skipped: float = 0.01

@@ -127,6 +127,16 @@ def predictions(
     return np.concatenate(kept), np.concatenate(labels)
 
 
+def _other_classes(run: list[str], store: list[str]) -> str | None:
+    """How the classes differ; None when they are the same in the same order. Words do not count."""
+    if run == store:
+        return None
+    if len(run) != len(store):
+        return f"{len(run)}, and {len(store)} in the store"
+    at = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])
+    return f"class {at + 1} is {run[at]!r}, and {store[at]!r} in the store"
+
+
 def evaluate(
     runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
 ) -> list[Result]:
@@ -140,8 +150,8 @@ def evaluate(
     store = Store(data)
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
-        if list(member.classes) != store.classes:
-            raise ValueError(f"{run} was trained on other classes than {data} has")
+        if (other := _other_classes(list(member.classes), store.classes)) is not None:
+            raise ValueError(f"{run} was trained on other classes than {data} has: {other}")
         if member.preprocess.stored_px != store.size_px:
             want = member.preprocess.stored_px
             raise ValueError(

@@ -63,10 +63,9 @@ def answers(run: str | Path) -> Figure:
         trained.net, trained.preprocess, batch.images, trained.preprocess.augment
     ).cpu()
     best = torch.argsort(p, dim=1, descending=True, stable=True)[:, :BEST].tolist()
+    names = trained.names
     found = [
-        figures.Answer(
-            picture, trained.classes[own], tuple((trained.classes[i], float(row[i])) for i in first)
-        )
+        figures.Answer(picture, names[own], tuple((names[i], float(row[i])) for i in first))
         for picture, own, row, first in zip(
             batch.images.numpy(), batch.labels.tolist(), p, best, strict=True
         )

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from alexnet.config import Config
 from alexnet.configfile import from_dict
 from alexnet.data.augment import Preprocess
+from alexnet.data.classes import short_names
 from alexnet.data.store import Statistics
 from alexnet.device import resolve_device
 from alexnet.files import move_into_place
@@ -157,6 +158,16 @@ class Trained:
     preprocess: Preprocess
     classes: tuple[str, ...]
     about: dict[str, Any]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What each class is called, where `classes` are wnids; empty where its store did not say."""
+        return tuple(self.about.get("words", ()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What to show of each class."""
+        return short_names(self.classes, self.words)
 
 
 def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:

@@ -12,10 +12,12 @@ import pytest
 from scipy.io import savemat
 
 from alexnet.config import StoreSettings
-from alexnet.data.archives import class_tars, find, ilsvrc, webdataset
+from alexnet.data.sources import Source, find
+from alexnet.data.sources.class_tars import class_tars
+from alexnet.data.sources.ilsvrc import ilsvrc
+from alexnet.data.sources.webdataset import webdataset
 from alexnet.data.picture import decode, encode
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Source
 
 # devkit ids follow another order than the wnids do, as in the real one
 WNID_OF_ID = {1: "n03000000", 2: "n01000000", 3: "n02000000"}
@@ -198,7 +200,7 @@ def test_webdataset_tars(tmp_path: Path) -> None:
     assert [(split.name, split.count) for split in source.splits] == [("train", 6), ("val", 2)]
     labels_by_level(source, 0)
     tar(tmp_path / "train-001.tar", {"x.jpg": picture(0)})
-    with pytest.raises(ValueError, match=r"x needs a picture and a \.cls"):
+    with pytest.raises(ValueError, match=r"x needs an image and a \.cls, a \.json"):
         webdataset(tmp_path)
 
 

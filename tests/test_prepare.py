@@ -23,12 +23,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.config import StoreSettings
+from alexnet.data import jpeg, shapes
 from alexnet.data import prepare as making
-from alexnet.data import shapes
 from alexnet.data.loader import batches
 from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Item, Source, SourceSplit, class_folders, in_hand, parquet_files
+from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
+from alexnet.data.sources.folders import class_folders
+from alexnet.data.sources.parquet import parquet_files
+from alexnet.data.sources.source import Options
 from alexnet.data.store import Store
 
 SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
@@ -95,16 +98,27 @@ def test_a_preparation_begun_with_other_settings_is_not_taken_up(tmp_path: Path)
         prepare(shapes.source(80, 10), tmp_path / "store", replace(SMALL, quality=50))
 
 
-def test_statistics_are_those_of_the_pictures(tmp_path: Path) -> None:
-    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
-    source = shapes.source(20, 10).splits[0]
-    pixels = np.stack([centre_square(decode(item.read()), 24) for item in source.items(0)]).astype(
-        np.float64
-    )
-    statistics = Store(tmp_path / "store").statistics
-    np.testing.assert_allclose(statistics.mean, pixels.mean(0), rtol=1e-14)
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("chosen", ["jpeg", "png"])
+def test_statistics_are_of_the_images_as_stored(
+    chosen: str, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where compression loses something: of what training reads, not of what was compressed."""
+    if not native:
+        monkeypatch.setattr(jpeg.native, "jpeg", lambda: None)
+    rough = StoreSettings(size_px=48, encoding=chosen, quality=10, shard_images=8)  # type: ignore[arg-type]
+    prepare(shapes.source(20, 10), tmp_path / "store", rough)
+    store = Store(tmp_path / "store")
+    split = store.split("train")
+    (batch,) = batches(split, np.arange(20), 20)
+    pixels = batch.images.numpy().astype(np.float64)
+    np.testing.assert_allclose(store.statistics.mean, pixels.mean(0), rtol=1e-14)
     covariance = np.cov(pixels.reshape(-1, 3), rowvar=False, bias=True)
-    np.testing.assert_allclose(statistics.covariance, covariance, rtol=1e-9)
+    np.testing.assert_allclose(store.statistics.covariance, covariance, rtol=1e-9)
+    given = np.stack(
+        [centre_square(decode(i.read()), 48) for i in shapes.source(20, 10).splits[0].items(0)]
+    )
+    assert (np.abs(pixels - given).mean() > 1) == (chosen == "jpeg")
 
 
 def test_hugging_face_reads_the_store(store: Path) -> None:
@@ -174,7 +188,7 @@ def class_folder(folder: Path, classes: int = 2, each: int = 5) -> Path:
 
 
 def test_one_folder_is_split_by_the_fraction(tmp_path: Path) -> None:
-    source = class_folders(class_folder(tmp_path / "pictures", each=10), val_fraction=0.25)
+    source = class_folders(class_folder(tmp_path / "pictures", each=10), Options(val_fraction=0.25))
     names = [[item.name for item in split.items(0)] for split in source.splits]
     assert [len(n) for n in names] == [15, 5]
     assert not set(names[0]) & set(names[1])
@@ -201,13 +215,13 @@ def test_an_empty_class_or_a_single_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 1 class folders; at least 2"):
         class_folders(class_folder(tmp_path / "one", classes=1))
     with pytest.raises(ValueError, match="val-fraction is 1"):
-        class_folders(folder, val_fraction=1.0)
+        find(str(folder), val_fraction=1.0)
 
 
 def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Path) -> None:
     folder = class_folder(tmp_path / "pictures", each=50)
     (folder / "class0" / "broken.jpg").write_bytes(b"no picture")
-    source = class_folders(folder, val_fraction=0)
+    source = class_folders(folder, Options(val_fraction=0))
     manifest = prepare(source, tmp_path / "store", SMALL)
     assert manifest["splits"]["train"]["skipped"] == [
         ["class0/broken.jpg", "not a picture of a known format"]
@@ -238,7 +252,7 @@ def test_a_full_disk_is_noticed_before_the_first_picture(
 ) -> None:
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(making.shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(ValueError, match="make room or choose another disk"):
+    with pytest.raises(ValueError, match="--ignore-disk"):
         prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
     assert not list(tmp_path.iterdir())
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from alexnet import ops, recipes
 from alexnet.bench.serve import serve
 from alexnet.config import Config, StoreSettings
-from alexnet.data import archives
 from alexnet.data import prepare as making
+from alexnet.data import sources
 from alexnet.data.augment import Preprocess, draw
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.picture import centre_square, encode
@@ -174,7 +174,7 @@ def decode(data: str, images: int = 1024) -> None:
 
 def prepare(data: str, images: int = 512, whole: bool = True) -> None:
     """A store made of a source's last split; whole=False, the limit: the same pictures decoded, resized and encoded."""
-    source = archives.find(data)
+    source = sources.find(data)
     split = source.splits[-1]
     items = list(itertools.islice(split.items(0), images))
     workers = (

@@ -43,14 +43,17 @@ def demo(arguments: list[str]) -> None:
 class PrepareArguments:
     """Make a store: the shorter side rescaled, the central square cut out, statistics taken on the way.
 
-    SOURCE: a folder of classes (train/ and val/, or one folder), of Parquet files, of WebDataset tars, of one tar a
-    class, of the ILSVRC-2012 or -2010 archives, of CIFAR-10's binary files; or a Hugging Face hub name.
+    SOURCE: the archives of ILSVRC-2012 or -2010, Kaggle's ImageNet, tiny-imagenet-200, folders of
+    classes, a flat folder with a table of labels, Parquet files, WebDataset shards, one tar a class,
+    CIFAR-10's binary files; or a Hugging Face hub name.
     """
 
     source: Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
     store: Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
     val_fraction: float = 0.1
-    """Of one folder of classes, how much is held out."""
+    """How much is held out, where the source has no validation split."""
+    splits: tuple[str, ...] = ()
+    """Splits to prepare, train among them; all that have labels when not given."""
     settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(
         default_factory=StoreSettings
     )
@@ -58,20 +61,24 @@ class PrepareArguments:
     """Threads; 0: one a core."""
     force: bool = False
     """Replace a store that exists."""
+    ignore_disk: bool = False
+    """Begin even where the disk seems too small."""
 
 
 def prepare(arguments: list[str]) -> None:
     a = parse(PrepareArguments, "prepare", arguments)
-    from alexnet.data import archives
     from alexnet.data import prepare as making
+    from alexnet.data import sources
 
     folder = on_disk(a.store)
-    manifest = making.prepare(
-        archives.find(a.source, a.val_fraction), folder, a.settings, a.workers, a.force
-    )
+    source = sources.find(a.source, a.val_fraction, a.splits)
+    for note in source.notes:
+        print(note, flush=True)
+    manifest = making.prepare(source, folder, a.settings, a.workers, a.force, a.ignore_disk)
     print(f"{a.store}: {len(manifest['classes'])} classes")
     for name, split in manifest["splits"].items():
-        print(f"  {name}: {split['images']} pictures, {len(split['skipped'])} skipped")
+        kept = f", {split['kept']} kept byte for byte" if split["kept"] else ""
+        print(f"  {name}: {split['images']} pictures, {len(split['skipped'])} skipped{kept}")
         for picture, reason in split["skipped"][:20]:
             print(f"    skipped {picture}: {reason}")
 

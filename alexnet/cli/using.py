@@ -32,6 +32,7 @@ class EvaluateArguments:
 def evaluate(arguments: list[str]) -> None:
     a = parse(EvaluateArguments, "evaluate", arguments)
     from alexnet import evaluation
+    from alexnet.data.classes import short_names
     from alexnet.data.store import Store
 
     results = evaluation.evaluate(a.runs, a.data, a.split, a.device)
@@ -44,9 +45,10 @@ def evaluate(arguments: list[str]) -> None:
         print(
             f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} pictures)"
         )
-    classes = Store(a.data).classes
-    if len(classes) <= 20:
-        print(confusion_table(results[-1].confusion, classes, results[-1].class_errors))
+    store = Store(a.data)
+    if len(store.classes) <= 20:
+        names = short_names(store.classes, store.words)
+        print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
 
 
 def confusion_table(
@@ -66,7 +68,9 @@ def confusion_table(
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """The best classes of picture files, or of all in a folder, with their probabilities."""
+    """The best classes of picture files, or of all in a folder, with their probabilities.
+
+    Classes that are wnids are shown by their first word; --json has both."""
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     pictures: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PICTURE...")]]
@@ -81,15 +85,17 @@ def predict(arguments: list[str]) -> None:
     from alexnet import inference, weights
 
     unread = 0
-    for p in inference.predict(weights.load(a.run, device=a.device), a.pictures, a.most):
+    trained = weights.load(a.run, device=a.device)
+    names = dict(zip(trained.classes, trained.names, strict=True))
+    words = dict(zip(trained.classes, trained.words, strict=False))  # none, or one for each
+    for p in inference.predict(trained, a.pictures, a.most):
         unread += p.error is not None
         if a.json:
-            print(
-                json.dumps({"picture": p.picture, "classes": dict(p.classes), "error": p.error}),
-                flush=True,
-            )
+            own = {name: words[name] for name, _ in p.classes if words}
+            line = {"picture": p.picture, "classes": dict(p.classes), "words": own}
+            print(json.dumps(line | {"error": p.error}), flush=True)
         else:
-            best = p.error or "  ".join(f"{name} {share:.1%}" for name, share in p.classes)
+            best = p.error or "  ".join(f"{names[name]} {share:.1%}" for name, share in p.classes)
             print(f"{p.picture}: {best}", flush=True)
     if unread:
         raise ValueError(f"{unread} of the files could not be read as pictures")

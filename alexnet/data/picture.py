@@ -67,9 +67,31 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width}x{height} is more than {MOST_PIXELS:,} pixels")
 
 
-def _turned(rgb: Rgb, data: bytes) -> Rgb:
+def as_stored(data: bytes, size_px: int) -> Rgb | None:
+    """The pixels of a JPEG that a store can hold as it is, (size_px, size_px, 3); None for others.
+
+    It is RGB or grey, has the stored size, decodes without a warning by the decoder that training
+    uses, and is upright: other readers of a store would turn it as its EXIF orientation says.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        if (height, width) != (size_px, size_px) or space in ("CMYK", "YCCK"):
+            return None
+        rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
+        return rgb if _orientation(data) == 1 else None
+    except (ValueError, KeyError, OSError, SyntaxError):
+        return None
+
+
+def _orientation(data: bytes) -> int:
     with Image.open(io.BytesIO(data)) as image:
-        turn = image.getexif().get(0x0112, 1)
+        return int(image.getexif().get(0x0112, 1))
+
+
+def _turned(rgb: Rgb, data: bytes) -> Rgb:
+    turn = _orientation(data)
     if turn not in range(2, 9):
         return rgb
     blank = Image.fromarray(rgb)

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from alexnet import native
 from alexnet.config import LOSSLESS_PX, StoreSettings
-from alexnet.data.picture import centre_square, decode, encode
+from alexnet.data.jpeg import decode_jpegs
+from alexnet.data.picture import as_stored, centre_square, decode, encode
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import FORMAT, file_sha256
 from alexnet.files import write_whole
@@ -31,6 +32,7 @@ from alexnet.progress import Progress
 
 ITEMS_A_TASK = 16
 STORED_PX = 256  # section 2
+STATE = 2  # of what an interrupted preparation leaves; one of another program is not taken up
 MOST_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with 32 bits
 
 
@@ -95,11 +97,13 @@ def plain_products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @dataclass
 class Done:
-    """What a piece of work gave: rows for the store, sums, and what was skipped."""
+    """What a piece of work gave: rows for the store, sums, what was skipped, and how many rows are
+    the source's own files."""
 
     rows: list[tuple[bytes, str, int]]
     sums: Sums
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    kept: int = 0
 
     @property
     def items(self) -> int:
@@ -112,12 +116,13 @@ def prepare(
     settings: StoreSettings,
     workers: int = 0,
     force: bool = False,
+    ignore_disk: bool = False,
 ) -> dict[str, Any]:
     """Write the store and return its manifest. workers: threads, 0 for one a core.
 
     Works in `folder`.partial and renames it at the end; an interrupted preparation takes up after the last finished
     shard. Raises ValueError when the store exists (without force), when one begun with other settings is in the way,
-    when the disk is too small, or when too many pictures cannot be read.
+    when the disk is too small (without ignore_disk), or when too many pictures cannot be read.
     """
     folder = Path(folder)
     settings = _settled(settings, source)
@@ -125,7 +130,8 @@ def prepare(
         raise ValueError(f"{folder} exists; choose another place, or --force to replace it")
     if folder.exists() and not (folder / "manifest.json").is_file():
         raise ValueError(f"{folder} is no store and is not removed; choose another place")
-    _check_disk(source, folder, settings)
+    if not ignore_disk:
+        _check_disk(source, folder, settings)
     job = _begin(folder.with_name(folder.name + ".partial"), source, settings)
     for split in source.splits:
         _prepare_split(job, split, workers or os.cpu_count() or 1)
@@ -194,9 +200,8 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
 def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     counts = [split.count for split in source.splits]
     known = sum(count for count in counts if count is not None)
-    each = settings.size_px**2 * (
-        0.8 if settings.settled_encoding() == "jpeg" else 3
-    )  # generous for quality 95
+    # Photographs take 0.4 bytes a pixel at quality 95 with halved colour.
+    each = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
     place = folder.absolute().parent
     while not place.exists():
         place = place.parent
@@ -204,7 +209,7 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     if known * each > free:
         raise ValueError(
             f"the store may need {known * each / 2**30:.1f} GiB and {place} has {free / 2**30:.1f} GiB free; "
-            "make room or choose another disk"
+            "make room, choose another disk, or begin all the same with --ignore-disk"
         )
 
 
@@ -212,7 +217,12 @@ def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
     """An interrupted preparation taken up, or a new one."""
     made_with = asdict(settings)
     del made_with["most_skipped"]  # the only one that changes nothing that is written
-    want = {"settings": made_with, "source": source.description, "classes": list(source.classes)}
+    want = {
+        "state": STATE,
+        "settings": made_with,
+        "source": source.description,
+        "classes": list(source.classes),
+    }
     if partial.exists():
         try:
             state: dict[str, Any] = json.loads((partial / "state.json").read_text())
@@ -230,7 +240,15 @@ def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
 
 
 def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
-    new = {"shards": [], "skipped": [], "consumed": 0, "finished": False}
+    new = {
+        "shards": [],
+        "skipped": [],
+        "per_class": [0]
+        * len(job.source.classes),  # not of each shard: 20,000 classes, 7,000 shards
+        "kept": 0,
+        "consumed": 0,
+        "finished": False,
+    }
     record = job.state["splits"].setdefault(split.name, new)
     if record["finished"]:
         return
@@ -267,6 +285,9 @@ def _finish_shard(job: Job, split: SourceSplit, taken: list[Done], sums: Sums) -
         record["shards"].append(
             _write_shard(job.partial / split.name / name, rows, job.source.classes)
         )
+    for _, _, label in rows:
+        record["per_class"][label] += 1
+    record["kept"] += sum(done.kept for done in taken)
     record["skipped"] += skipped
     record["consumed"] += len(rows) + len(skipped)
     old = job.state["sums"]
@@ -303,19 +324,50 @@ def _work(
 def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
     done = Done([], Sums.zero(settings.size_px, np.uint16))
     encoding = settings.settled_encoding()
-    pictures = []
+    images: list[NDArray[np.uint8]] = []
+    lossy: list[int] = []
     for item in items:
         try:
-            rgb = centre_square(decode(item.read(), upright, settings.size_px), settings.size_px)
+            data = item.read()
+            rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
+            if rgb is not None:
+                done.kept += 1
+            else:
+                rgb = centre_square(decode(data, upright, settings.size_px), settings.size_px)
+                data = encode(rgb, encoding, settings.quality, settings.chroma)
+                if encoding == "jpeg":
+                    lossy.append(len(images))
         except (ValueError, OSError) as error:
             done.skipped.append((item.name, str(error)))
             continue
-        pictures.append(rgb)
-        done.rows.append(
-            (encode(rgb, encoding, settings.quality, settings.chroma), item.name, item.label)
-        )
-    done.sums.add(pictures)
+        images.append(rgb)
+        done.rows.append((data, item.name, item.label))
+    # Statistics are of what training will see: images compressed with loss are read back.
+    for number, rgb in zip(
+        lossy, _read_back([done.rows[i][0] for i in lossy], settings), strict=True
+    ):
+        images[number] = rgb
+    done.sums.add(images)
     return done
+
+
+def _keeps(data: bytes, settings: StoreSettings) -> bool:
+    """Whether a file may be stored as it is: a JPEG, where no lossless store is asked for.
+
+    The bound keeps a shard of them below 2 GiB, whatever else than an image a file carries.
+    """
+    return (
+        settings.encoding in ("auto", "jpeg") and len(data) <= MOST_BYTES // settings.shard_images
+    )
+
+
+def _read_back(encoded: list[bytes], settings: StoreSettings) -> NDArray[np.uint8]:
+    """The pixels of JPEGs written here, (N, size_px, size_px, 3)."""
+    out = np.empty((len(encoded), settings.size_px, settings.size_px, 3), np.uint8)
+    for number, found in enumerate(decode_jpegs(encoded, out)):
+        if not found:  # no compiler, or sides that are no whole blocks
+            out[number] = decode(encoded[number])
+    return out
 
 
 def _write_shard(
@@ -348,7 +400,6 @@ def _write_shard(
         "images": len(rows),
         "bytes": path.stat().st_size,
         "sha256": file_sha256(path),
-        "per_class": np.bincount([label for _, _, label in rows], minlength=len(classes)).tolist(),
     }
 
 
@@ -383,10 +434,10 @@ def _finish(job: Job) -> dict[str, Any]:
     splits = {}
     for split in source.splits:
         record = job.state["splits"][split.name]
-        per_class = np.sum([shard["per_class"] for shard in record["shards"]], axis=0).tolist()
         splits[split.name] = {
-            "images": int(sum(per_class)),
-            "per_class": per_class,
+            "images": sum(record["per_class"]),
+            "per_class": record["per_class"],
+            "kept": record["kept"],
             "shards": record["shards"],
             "skipped": record["skipped"],
         }
@@ -410,6 +461,7 @@ def _finish(job: Job) -> dict[str, Any]:
         "source": source.description,
         "settings": asdict(job.settings) | {"encoding": job.settings.settled_encoding()},
         "classes": list(source.classes),
+        "words": list(source.words),
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
         "covariance": sums.covariance().tolist(),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from alexnet.data.cache import Cache, own_cache
-from alexnet.data.places import Range, StoreLost, missing
+from alexnet.data.places import OpenFiles, Range, StoreLost, missing
 
 TRIES, PAUSE_S = 2, 1.0  # after what the package that reads the URL has tried itself
 PIECE_BYTES, PIECES = 4 << 20, 8  # of a file to keep, so many at a time
@@ -30,7 +28,8 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
         self._cache = own_cache()
-        self._kept: dict[str, int] = {}  # copies of whole files, open
+        self._kept: dict[str, str] = {}  # where the copies of whole files are
+        self._copies = OpenFiles()
         self._damaged: str | None = None
         try:
             self._files, self._root = fsspec.url_to_fs(self.name)
@@ -64,9 +63,17 @@ class Bucket:
             self._fetched([one for one, copy in zip(wanted, kept, strict=True) if copy is None])
         )
         return [
-            next(far) if copy is None else os.pread(copy, end - begin, begin)
-            for (_, begin, end), copy in zip(wanted, kept, strict=True)
+            next(far) if copy is None else self._from_copy(copy, one)
+            for one, copy in zip(wanted, kept, strict=True)
         ]
+
+    def _from_copy(self, copy: str, wanted: Range) -> bytes:
+        file, begin, end = wanted
+        try:
+            return self._copies.read(copy, begin, end)
+        except OSError:  # the user may empty the cache at any time
+            self._kept.pop(file, None)
+            return self._fetched([wanted])[0]
 
     def _fetched(self, wanted: Sequence[Range]) -> list[bytes]:
         if not wanted:
@@ -93,7 +100,7 @@ class Bucket:
         random.Random().shuffle(todo)
         for file in sizes:  # what an earlier run has left
             if (copy := folder / file.replace("/", "-")).exists():
-                self._open(file, copy)
+                self._kept[file] = str(copy)
                 todo.remove(file)
         threading.Thread(target=self._keep, args=(folder, todo, sha256, sizes), daemon=True).start()
 
@@ -109,7 +116,7 @@ class Bucket:
                     self._cache, file, copy, sizes[file], sha256[file]
                 ):
                     return
-                self._open(file, copy)
+                self._kept[file] = str(copy)
             except BlockingIOError:  # another rank's
                 todo.append(file)
                 time.sleep(PAUSE_S)
@@ -131,10 +138,6 @@ class Bucket:
                 self._damaged = f"{self.name}/{file} is damaged; copy the store there again"
                 raise StoreLost(self._damaged)
         return True
-
-    def _open(self, file: str, copy: Path) -> None:
-        self._kept[file] = os.open(copy, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._kept[file])
 
 
 def _tried(fetch: Callable[[], Given], url: str) -> Given:

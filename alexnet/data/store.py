@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -25,6 +26,7 @@ from alexnet.data.places import Place, missing, place
 FORMAT = 1
 HEAD_BYTES = 64 << 10  # of a file: its schema, most likely; a longer one is read again
 BATCH_HEAD_BYTES = 4 << 10  # what follows the schema: where each column lies
+FILES_AT_ONCE = 64
 PIECE_BYTES = 8 << 20
 ANSWER_S = 30.0  # the longest that a picture may take to be read
 
@@ -45,9 +47,10 @@ class Split:
     ) -> None:
         """sizes: of its files in bytes, in order."""
         self.size_px, self.answer_s, self.place = size_px, answer_s, place
-        heads = _heads(place, sizes)
         self._columns = [
-            _columns(head, *file) for head, file in zip(heads, sizes.items(), strict=True)
+            _columns(head, *file)
+            for group in _grouped(sizes.items())
+            for head, file in zip(_heads(place, dict(group)), group, strict=True)
         ]
         wanted = [
             (file, *span)
@@ -123,6 +126,13 @@ class _Columns:
     names: Span
 
 
+def _grouped(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    """Of 14 million images in 20,000 classes the heads of all files would take gigabytes."""
+    left = iter(files)
+    while group := list(itertools.islice(left, FILES_AT_ONCE)):
+        yield group
+
+
 def _heads(place: Place, sizes: dict[str, int]) -> list[bytes]:
     """The beginning of each file, up to and with what says where the columns lie."""
     heads = place.ranges([(file, 0, min(size, HEAD_BYTES)) for file, size in sizes.items()])
@@ -192,6 +202,7 @@ class Store:
             )
         self.checksum = hashlib.sha256(text).hexdigest()
         self.classes: list[str] = self.manifest["classes"]
+        self.words: list[str] = self.manifest.get("words", [])  # older stores have none
         self.size_px: int = self.manifest["settings"]["size_px"]
 
     @cached_property

@@ -301,6 +301,7 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
         "recipe": config.recipe,
         "config": to_dict(config),
         "classes": store.classes,
+        "words": store.words,
         "store": store.checksum,
         "stored_px": store.size_px,
         "covariance": store.statistics.covariance.tolist(),

@@ -1,0 +1,211 @@
+"""The archives of ILSVRC-2012 and ILSVRC-2010 as they are distributed.
+
+The ground truth is written in the devkit's own ids, which follow another order than the wnids;
+`meta.mat` translates them, and has the words.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet.data.sources.source import Options, Row, Source, SourceSplit, split_name, streamed
+from alexnet.data.sources.tars import members, open_tar
+
+TRAIN_TAR = r"(?i)ilsvrc20\d\d_(img|images)_train\.tar"
+
+
+def ilsvrc(folder: Path, options: Options | None = None) -> Source:
+    """A tar of 1000 tars to train on, a flat one to validate on, the devkit; 2010 has a test split.
+
+    Devkits may be tars or unpacked folders. Raises ValueError when an archive is missing, when the
+    wnids of the training tar are not the devkit's, or when the ground truth has another length
+    than the archive has images.
+    """
+    options = options or Options()
+    train = _one(folder, TRAIN_TAR)
+    year = "2010" if "2010" in train.name else "2012"
+    devkit = find_devkit(folder, year)
+    if devkit is None:
+        raise ValueError(_no_devkit(folder, year))
+    wnids = devkit.wnids
+    splits = [_train_split(train, wnids, devkit.train_count)]
+    notes = []
+    for split, pattern in (
+        ("val", r"(?i)ilsvrc\d+_(img|images)_val\.tar"),
+        ("test", r"(?i)ilsvrc\d+_(img|images)_test(_v\d+)?\.tar"),
+    ):
+        found = [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]
+        if not options.wants(split) or (split == "test" and not found):
+            continue
+        if split == "test" and year == "2012":
+            notes.append(f"{found[0].name} is left out: its labels were never published")
+            continue
+        archive, truth = _one(folder, pattern), devkit.truth(split)
+        splits.append(_flat_split(split, archive, [wnids.index(wnid) for wnid in truth]))
+    return Source(
+        f"ILSVRC-{year} {folder}",
+        wnids,
+        tuple(splits),
+        words=devkit.words,
+        notes=tuple(notes),
+    )
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    found = [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{folder} has {len(found)} files named like {pattern}; exactly one is needed"
+        )
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """meta.mat, and the ground truth of splits as devkit ids.
+
+    wnid_of, words_of: by devkit id, of the classes, the synsets without children. train_count:
+    how many training images meta.mat says they have, if it does.
+    """
+
+    wnid_of: dict[int, str]
+    words_of: dict[int, str]
+    train_count: int | None
+    ground_truth: dict[str, list[int]]
+
+    @property
+    def wnids(self) -> tuple[str, ...]:
+        return tuple(sorted(self.wnid_of.values()))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """In the order of `wnids`; empty where meta.mat has none."""
+        by_wnid = {wnid: self.words_of.get(number, "") for number, wnid in self.wnid_of.items()}
+        return tuple(by_wnid[wnid] for wnid in self.wnids) if any(by_wnid.values()) else ()
+
+    @property
+    def splits(self) -> set[str]:
+        """Those whose ground truth it has."""
+        return {split_name(which) for which in self.ground_truth}
+
+    def truth(self, split: str) -> list[str]:
+        """The wnids of a split's images, in the order of their numbers. Raises ValueError."""
+        which = "validation" if split == "val" else split
+        if which not in self.ground_truth:
+            raise ValueError(
+                f"the devkit has no {which} ground truth (ILSVRC*_{which}_ground_truth.txt); "
+                f"put it beside the archives, or leave the split {split!r} out with --splits"
+            )
+        return [self.wnid_of[number] for number in self.ground_truth[which]]
+
+
+def find_devkit(folder: Path, year: str = "") -> Devkit | None:
+    """The devkit of classification (tasks 1 and 2 of 2012, 1.0 of 2010) in a folder; None if absent.
+
+    That of task 3 has a meta.mat too, of 120 dogs, under the same name: it is never looked at.
+    """
+    named = [path for path in sorted(folder.iterdir()) if "devkit" in path.name.lower()]
+    fit = [path for path in named if not re.search(r"(?i)_t3\b|_t3\.", path.name)]
+    fit = [path for path in fit if year in (re.findall(r"20\d\d", path.name) or [year])[0]]
+    # Where several are left (a tar and what was unpacked from it), they hold the same.
+    for path in sorted(fit, key=lambda path: not re.search(r"(?i)t12|devkit-1\.0", path.name)):
+        files = _devkit_files(path)
+        if "meta.mat" in files:
+            for beside in folder.glob(f"ILSVRC{year}*_ground_truth.txt"):
+                files[beside.name] = beside.read_bytes()  # 2010: the test labels came later
+            return _read_devkit(files)
+    return None
+
+
+def _no_devkit(folder: Path, year: str) -> str:
+    name = f"ILSVRC{year}_devkit{'_t12' if year == '2012' else '-1.0'}.tar.gz"
+    return (
+        f"{folder} has no devkit with a meta.mat of tasks 1 and 2, which says what the labels mean; "
+        f"put {name} there"
+    )
+
+
+def _devkit_files(path: Path) -> dict[str, bytes]:
+    """meta.mat and the ground truth files, by name, from the devkit's tar or its unpacked folder."""
+    wanted = re.compile(r"meta\.mat|ILSVRC\d+_(validation|test)_ground_truth\.txt")
+    if path.is_dir():
+        return {p.name: p.read_bytes() for p in path.rglob("*") if wanted.fullmatch(p.name)}
+    with open_tar(path) as tar:
+        return {
+            Path(member.name).name: read()
+            for member, read in members(tar)
+            if wanted.fullmatch(Path(member.name).name)
+        }
+
+
+def _read_devkit(files: dict[str, bytes]) -> Devkit:
+    from scipy.io import loadmat
+
+    synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
+    names = synsets.dtype.names
+    number = next(name for name in names if name.endswith("_ID"))
+    leaves = [
+        s
+        for s in np.atleast_1d(synsets)
+        if "num_children" not in names or int(s["num_children"]) == 0
+    ]
+    truths = {
+        match[1]: [int(line) for line in data.split()]
+        for name, data in files.items()
+        if (match := re.search(r"_(validation|test)_ground_truth", name))
+    }
+    return Devkit(
+        {int(s[number]): str(s["WNID"]) for s in leaves},
+        {int(s[number]): str(s["words"]) for s in leaves} if "words" in names else {},
+        sum(int(s["num_train_images"]) for s in leaves) if "num_train_images" in names else None,
+        truths,
+    )
+
+
+def _train_split(archive: Path, wnids: tuple[str, ...], count: int | None) -> SourceSplit:
+    with open_tar(archive) as outer:
+        inside = sorted(Path(member.name).stem for member, _ in members(outer))
+    if inside != list(wnids):
+        odd = sorted(set(inside) ^ set(wnids))
+        raise ValueError(f"{archive} and the devkit have different classes: {', '.join(odd[:3])}")
+
+    def rows() -> Iterator[Row]:
+        with open_tar(archive) as outer:
+            for member, _ in members(outer):
+                file = outer.extractfile(member)
+                assert file is not None
+                label = wnids.index(Path(member.name).stem)
+                with open_tar(file) as inner:  # type: ignore[arg-type]
+                    for image, read in members(inner):
+                        yield image.name, label, read
+
+    return streamed("train", count, rows)
+
+
+def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
+    """Images numbered from 1 in their names, one label a number."""
+    with open_tar(archive) as tar:
+        count = sum(1 for _ in members(tar))
+    if count != len(labels):
+        raise ValueError(
+            f"{archive} has {count} pictures and the devkit {len(labels)} labels for them"
+        )
+
+    def rows() -> Iterator[Row]:
+        with open_tar(archive) as tar:
+            for member, read in members(tar):
+                file = Path(member.name).name
+                yield file, labels[number_of(file) - 1], read
+
+    return streamed(name, count, rows)
+
+
+def number_of(file: str) -> int:
+    """The number of a validation or test image, from 1: ILSVRC2012_val_00000001.JPEG."""
+    return int(re.findall(r"\d+", Path(file).stem)[-1])
