@@ -12,12 +12,12 @@ import pytest
 from scipy.io import savemat
 
 from alexnet.config import StoreSettings
+from alexnet.data.picture import decode, encode
+from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, find
 from alexnet.data.sources.class_tars import class_tars
 from alexnet.data.sources.ilsvrc import ilsvrc
 from alexnet.data.sources.webdataset import webdataset
-from alexnet.data.picture import decode, encode
-from alexnet.data.prepare import prepare
 
 # devkit ids follow another order than the wnids do, as in the real one
 WNID_OF_ID = {1: "n03000000", 2: "n01000000", 3: "n02000000"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -96,6 +97,90 @@ def test_a_preparation_begun_with_other_settings_is_not_taken_up(tmp_path: Path)
         prepare(stopping(shapes.source(80, 10), 61), tmp_path / "store", SMALL, workers=2)
     with pytest.raises(ValueError, match="begun from another source or with other settings"):
         prepare(shapes.source(80, 10), tmp_path / "store", replace(SMALL, quality=50))
+
+
+def photograph(size: tuple[int, int] = (48, 48), **options: object) -> bytes:
+    """A JPEG of a shape, as Pillow writes it with these options. mode: of its colours."""
+    mode = str(options.pop("mode", "RGB"))
+    buffer = io.BytesIO()
+    made = Image.fromarray(shapes.picture(3, 1)).resize(size).convert(mode)
+    made.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def one_image(folder: Path, data: bytes, settings: StoreSettings) -> tuple[dict[str, int], bytes]:
+    """Its split in the manifest of a store of this image alone, and what is stored."""
+    split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, in_hand(data))][start:]))
+    manifest = prepare(Source("one", ("a", "b"), (split,)), folder, settings)
+    return manifest["splits"]["train"], Store(folder).split("train").encoded(0)
+
+
+KEPT = {
+    "grey": photograph(mode="L"),
+    "progressive": photograph(progressive=True, quality=60),
+    "halved colour": photograph(subsampling="4:2:0"),
+    "whole colour": photograph(subsampling="4:4:4"),
+    "RGB": photograph(keep_rgb=True),
+    "restarts": photograph(restart_marker_blocks=1),
+    "upright": photograph(exif=turned(1)),
+}
+ENCODED = {
+    "another size": photograph((48, 50)),
+    "CMYK": photograph(mode="CMYK"),
+    "turned": photograph(exif=turned(6)),
+    "no JPEG": encode(shapes.picture(3, 1)[:48, :48], "png"),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("encoding", ["auto", "jpeg"])
+def test_jpegs_of_the_stored_size_are_kept_and_feed_their_own_pixels(
+    encoding: str, kind: str, tmp_path: Path
+) -> None:
+    """Small ones too, which would be PNGs: 48 pixels. Statistics are of them."""
+    made = StoreSettings(size_px=48, encoding=encoding)  # type: ignore[arg-type]
+    record, stored = one_image(tmp_path / "store", KEPT[kind], made)
+    assert stored == KEPT[kind]
+    assert record["kept"] == 1
+    store = Store(tmp_path / "store")
+    (batch,) = batches(store.split("train"), np.arange(1), 1)
+    assert np.array_equal(batch.images[0].numpy(), decode(KEPT[kind]))
+    assert np.array_equal(store.statistics.mean, batch.images[0].numpy())
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_other_files_are_not_kept(kind: str, tmp_path: Path) -> None:
+    made = StoreSettings(size_px=48, encoding="jpeg")
+    record, stored = one_image(tmp_path / "store", ENCODED[kind], made)
+    assert record["kept"] == 0
+    assert stored != ENCODED[kind]
+    assert decode(stored).shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("encoding", ["png", "ppm"])
+def test_a_lossless_store_keeps_no_jpeg_but_its_pixels(encoding: str, tmp_path: Path) -> None:
+    made = StoreSettings(size_px=48, encoding=encoding)  # type: ignore[arg-type]
+    record, _ = one_image(tmp_path / "store", KEPT["halved colour"], made)
+    assert record["kept"] == 0
+    (batch,) = batches(Store(tmp_path / "store").split("train"), np.arange(1), 1)
+    assert np.array_equal(batch.images[0].numpy(), decode(KEPT["halved colour"]))
+
+
+def test_a_file_with_too_much_beside_its_image_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a file of the store could pass 2 GiB, which its offsets do not reach."""
+    monkeypatch.setattr(making, "MOST_BYTES", 8 * (len(KEPT["grey"]) - 1))
+    made = StoreSettings(size_px=48, encoding="jpeg", shard_images=8)
+    assert one_image(tmp_path / "a", KEPT["grey"], made)[0]["kept"] == 0
+    monkeypatch.setattr(making, "MOST_BYTES", 8 * len(KEPT["grey"]))
+    assert one_image(tmp_path / "b", KEPT["grey"], made)[0]["kept"] == 1
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -255,6 +340,8 @@ def test_a_full_disk_is_noticed_before_the_first_picture(
     with pytest.raises(ValueError, match="--ignore-disk"):
         prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
     assert not list(tmp_path.iterdir())
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL, ignore_disk=True)
+    assert Store(tmp_path / "store").split("train").labels.size == 20
 
 
 @pytest.mark.parametrize(

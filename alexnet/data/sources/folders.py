@@ -39,12 +39,17 @@ def kaggle_root(folder: Path) -> Path | None:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """train/, val/ and test/ in a folder, by whichever of their names, in this order."""
+    """train/, val/ and test/ in a folder, by whichever of their names, in this order.
+
+    Raises ValueError where only held-out folders lie in it: they would be taken for classes.
+    """
     found = {}
     for split, names in SPLIT_NAMES.items():
         there = [folder / name for name in names if (folder / name).is_dir()]
         if there:
             found[split] = there[0]
+    if found and "train" not in found and set(_children(folder)) <= set(found.values()):
+        raise ValueError(f"{folder} has no train/ beside {', '.join(found)}/; put it there")
     return found
 
 
@@ -74,15 +79,12 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
     around = [folder] if base is None else [base, *base.resolve().parents[:3]]
     base = base or folder
     parts = split_folders(base)
-    if "train" not in parts:
-        if parts and set(_children(base)) <= set(parts.values()):
-            raise ValueError(f"{base} has no train/ beside {', '.join(parts)}/; put it there")
-        parts = {"train": base}
+    parts = parts if "train" in parts else {"train": base}
     classes, train = _class_files(parts["train"])
     notes = _passed_over(parts["train"])
     files = {"train": train}
     alone = True
-    for split in parts.keys() - {"train"}:
+    for split in [split for split in parts if split != "train"]:
         name = "val" if "val" not in parts else split
         by_class = any((parts[split] / child).is_dir() for child in classes)
         if not options.wants(name):

@@ -101,12 +101,15 @@ def read_table(path: Path, images: Images) -> Table | None:
     clear which column has the label.
     """
     text = path.read_text(encoding="utf-8-sig", errors="replace")
+    best, found = (0, 0), None
     for separator in ("\t", ",", ";", None):
         lines = [(number, fields) for number, fields in _lines(text, separator) if any(fields)]
-        name = _name_column([fields for _, fields in lines[:LOOKED_AT]], images)
-        if name is not None:
-            return Table(path, tuple(_table_rows(path, lines, name, images)))
-    return None
+        name, named = _name_column([fields for _, fields in lines[:LOOKED_AT]], images)
+        # A whole line may end in "/c.png" and so name an image too: more columns are more likely.
+        several = named and max(len(fields) for _, fields in lines) > 1
+        if named and (named, several) > best:
+            best, found = (named, several), (lines, name)
+    return None if found is None else Table(path, tuple(_table_rows(path, *found, images)))
 
 
 def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
@@ -120,8 +123,11 @@ def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, [field.strip() for field in fields]
 
 
-def _name_column(lines: list[list[str]], images: Images) -> int | None:
-    """The column that names images. Numbers may do so by chance; fields that end in .jpg do not."""
+def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
+    """The column that names images, and in how many lines it does.
+
+    Numbers may name images by chance; fields that end in .jpg do not.
+    """
 
     def score(column: int) -> tuple[int, bool, int, int]:
         fields = [fields[column] for fields in lines if column < len(fields)]
@@ -130,7 +136,7 @@ def _name_column(lines: list[list[str]], images: Images) -> int | None:
         return sum(map(is_image, found)), headed, len(found), -column
 
     best = max(map(score, range(max(map(len, lines), default=0))), default=(0, False, 0, 0))
-    return -best[-1] if best[2] else None
+    return -best[-1], best[2]
 
 
 def _table_rows(

@@ -1,0 +1,534 @@
+"""The layouts in which people have ImageNet and other images: right labels, one list of classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from alexnet import evaluate
+from alexnet.cli import main
+from alexnet.config import Steps, StoreSettings
+from alexnet.data.classes import short_names, wnids_of_labels
+from alexnet.data.picture import decode, encode
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
+from alexnet.data.store import Store
+from alexnet.train.loop import fit
+from alexnet.weights import load
+from tests import layouts
+from tests.conftest import tiny
+from tests.layouts import LAYOUTS, TRAIN, VAL, WNIDS, WORDS, flat, image, tar, write
+
+HUB = "people/imagenet"
+
+
+def made(layout: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The source of a layout, as one names it to `prepare`."""
+    if layout != "hub":
+        return str(LAYOUTS[layout](folder))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: layouts.streams())
+    return HUB
+
+
+def right_labels(split: SourceSplit) -> int:
+    """How many images a split has; each has the label that its grey level tells."""
+    items = list(split.items(0))
+    for item in items:
+        assert int(decode(item.read()).mean() + 0.5) // 40 == item.label, item.name
+    for start in (1, len(items) - 1, len(items)):
+        assert [item.name for item in split.items(start)] == [i.name for i in items[start:]]
+    return len(items)
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "hub"])
+def test_every_form_of_imagenet_has_the_same_classes_words_and_labels(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = find(made(layout, tmp_path / "set", monkeypatch))
+    assert source.classes == tuple(WNIDS)
+    assert source.words == tuple(WORDS.values())
+    assert not source.upright
+    assert [split.name for split in source.splits] == ["train", "val"]
+    assert [right_labels(split) for split in source.splits] == [24, 12]
+    assert all(split.count in (None, n) for split, n in zip(source.splits, (24, 12), strict=True))
+    without = layout.startswith(("clone", "hub", "kaggle", "tiny"))
+    assert [("test" in note and "left out" in note) for note in source.notes] == [True] * without
+
+
+def test_a_run_of_one_form_evaluates_on_every_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the same errors: the validation images are the same, and kept as they are."""
+    stores = {}
+    for layout in [*LAYOUTS, "hub"]:
+        source = find(made(layout, tmp_path / layout, monkeypatch))
+        stores[layout] = tmp_path / f"{layout} store"
+        prepare(source, stores[layout], StoreSettings(size_px=40, encoding="jpeg"))
+    config = tiny(stores["tiny-imagenet"], schedule=Steps(epochs=1, drops=()))
+    fit(config, tmp_path / "run")
+    results = {layout: evaluate([tmp_path / "run"], store) for layout, store in stores.items()}
+    first = results["tiny-imagenet"]
+    for layout, found in results.items():
+        assert [r.images for r in found] == [12] * len(first), layout
+        for mine, theirs in zip(found, first, strict=True):
+            assert mine.confusion == theirs.confusion, layout
+            assert mine.loss == pytest.approx(theirs.loss, rel=1e-6), layout
+    tars = find(str(layouts.class_tars(tmp_path / "tars")), val_fraction=0.5)
+    prepare(tars, tmp_path / "tars store", StoreSettings(size_px=40))
+    assert evaluate([tmp_path / "run"], tmp_path / "tars store")[0].images == 12
+    words_are_shown(tmp_path / "run", stores["kaggle"], capsys)
+
+
+def words_are_shown(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """predict, evaluate and Figure 4 show words; JSON has both."""
+    names = (
+        "tench",
+        "crane (n02012849)",
+        "golden retriever",
+        "crane, derrick",
+        "power drill",
+        "banana",
+    )
+    assert load(run).names == names
+    picture = run / "x.jpg"
+    picture.write_bytes(image(2, 0))
+    capsys.readouterr()
+    main(["predict", str(run), str(picture), "--most", "6"])
+    shown = capsys.readouterr().out
+    assert all(f"{name} " in shown for name in names)
+    assert "n01440764" not in shown
+    main(["predict", str(run), str(picture), "--most", "6", "--json"])
+    line = json.loads(capsys.readouterr().out)
+    assert line["words"] == WORDS
+    assert set(line["classes"]) == set(WNIDS)
+    main(["evaluate", str(run), "--data", str(store)])
+    table = capsys.readouterr().out.splitlines()[-6:]
+    assert [row.split("  ")[0].strip() or row.strip().split("  ")[0] for row in table] == list(
+        names
+    )
+
+
+def test_a_run_of_other_classes_is_refused_and_the_first_is_named(
+    run: Path, store: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["classes"][3] = "pentagon"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="class 4 is 'triangle', and 'pentagon' in the store"):
+        evaluate([run], copy)
+    manifest["classes"].pop()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"other classes than .* has: 10, and 9 in the store"):
+        evaluate([run], copy)
+
+
+def test_a_store_without_words_still_opens(store: Path, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["words"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert Store(copy).words == []
+    assert evaluate([run], copy) == evaluate([run], store)
+
+
+def test_no_two_classes_are_shown_by_the_same_name() -> None:
+    classes = ("n1", "n2", "n3", "n4", "n5")
+    words = ("crane", "crane", "bat, flying mammal", "bat, club", "tench, Tinca tinca")
+    assert short_names(classes, words) == (
+        "crane (n1)",
+        "crane (n2)",
+        "bat, flying mammal",
+        "bat, club",
+        "tench",
+    )
+    assert short_names(("cat", "dog"), ()) == ("cat", "dog")
+
+
+def test_class_tars_give_a_validation_part_of_each_class(tmp_path: Path) -> None:
+    """The same for the same seed; nothing in both; no image is read that is not asked for."""
+    for label, wnid in enumerate(WNIDS[:3]):
+        files = {f"{wnid}_{n}.JPEG": image(label, n % 7) for n in range(7 * (label + 1))}
+        tar(tmp_path / f"{wnid}.tar", files | {"README.txt": b"no image"})
+    source = find(str(tmp_path), val_fraction=0.3)
+    train, val = (list(split.items(0)) for split in source.splits)
+    assert [right_labels(split) for split in source.splits] == [len(train), len(val)]
+    assert len(train) + len(val) == 42
+    assert not {item.name for item in train} & {item.name for item in val}
+    for label, count in Counter(item.label for item in val).items():
+        assert abs(count - 0.3 * 7 * (label + 1)) < 1
+    again = find(str(tmp_path), val_fraction=0.3).splits[1]
+    assert [item.name for item in again.items(0)] == [item.name for item in val]
+    (alone,) = find(str(tmp_path), val_fraction=0).splits
+    assert right_labels(alone) == 42
+
+
+def test_train_val_and_test_by_class_are_three_splits(tmp_path: Path) -> None:
+    layouts.class_folders(tmp_path)
+    shutil.copytree(tmp_path / "val", tmp_path / "test")
+    source = find(str(tmp_path))
+    assert [split.name for split in source.splits] == ["train", "val", "test"]
+    assert [right_labels(split) for split in source.splits] == [24, 12, 12]
+    assert [s.name for s in find(str(tmp_path), splits=("train", "test")).splits] == [
+        "train",
+        "test",
+    ]
+    shutil.rmtree(tmp_path / "val")
+    source = find(str(tmp_path))  # the only held-out images there are
+    assert [split.name for split in source.splits] == ["train", "val"]
+    shutil.rmtree(tmp_path / "test")
+    source = find(str(tmp_path), val_fraction=0.25)
+    assert [split.count for split in source.splits] == [18, 6]
+    shutil.move(tmp_path / "train", tmp_path / "val")
+    with pytest.raises(ValueError, match="has no train/ beside val/"):
+        find(str(tmp_path))
+
+
+def test_images_are_turned_unless_they_are_imagenets(tmp_path: Path) -> None:
+    """As in the archives, whose images the authors used as they are: one form gives what another does."""
+    assert not find(str(layouts.class_folders(tmp_path / "imagenet"))).upright
+    for label, name in enumerate(("cat", "dog")):
+        write(tmp_path / "pets" / name / "0.jpg", image(label, 0))
+    assert find(str(tmp_path / "pets")).upright
+
+
+def test_a_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.kaggle(tmp_path / "set")
+    main(["prepare", str(tmp_path / "set"), str(tmp_path / "store"), "--splits", "train"])
+    assert list(Store(tmp_path / "store").manifest["splits"]) == ["train"]
+    (tmp_path / "set" / "LOC_val_solution.csv").unlink()  # what is not asked for may be wrong
+    assert [s.name for s in find(str(tmp_path / "set"), splits=["train"]).splits] == ["train"]
+    with pytest.raises(ValueError, match=r"the split 'val' of .* has no labels; .* with --splits"):
+        find(str(tmp_path / "set"))
+    with pytest.raises(ValueError, match="must name train: the mean"):
+        find(str(tmp_path / "set"), splits=["val"])
+    for name, why in (("extra", "has train, val"), ("test", "has no labels and is left out")):
+        with pytest.raises(ValueError, match=f"--splits names '{name}'.*{why}"):
+            find(str(layouts.tiny_imagenet(tmp_path / name)), splits=["train", "val", name])
+
+
+def test_what_is_left_out_is_said_before_anything_is_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["prepare", str(layouts.clone(tmp_path / "set")), str(tmp_path / "store")])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"the split 'test' of {tmp_path / 'set'} has no labels and is left out"
+    assert rest[:2] == [
+        f"{tmp_path / 'store'}: 6 classes",
+        "  train: 24 pictures, 0 skipped, 24 kept byte for byte",
+    ]
+    split = Store(tmp_path / "store").split("train")
+    assert split.name(0) == "n07753592_3_n07753592.JPEG"  # the row's own name
+    assert split.encoded(0) == image(5, 3)
+
+
+# Sources that are no ImageNet, or wrong.
+
+
+def test_the_devkit_of_classification_is_needed(tmp_path: Path) -> None:
+    folder = layouts.archives(tmp_path)
+    (folder / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    with pytest.raises(
+        ValueError, match=r"no devkit with a meta\.mat of tasks 1 and 2.*_t12\.tar\.gz"
+    ):
+        find(str(folder))
+    (folder / "ILSVRC2012_devkit_t3.tar.gz").unlink()
+    with pytest.raises(ValueError, match=r"no devkit with a meta\.mat"):
+        find(str(folder))
+
+
+def test_a_set_of_test_images_alone_is_refused(tmp_path: Path) -> None:
+    folder = layouts.clone(tmp_path / "clone")
+    for path in folder.glob("data/*.parquet"):
+        if not path.name.startswith("test"):
+            path.unlink()
+    with pytest.raises(ValueError, match="no training files; their names begin with 'train'"):
+        find(str(folder))
+    flat(tmp_path / "tiny" / "test" / "images", VAL)
+    with pytest.raises(ValueError, match="has no train/ beside test/"):
+        find(str(tmp_path / "tiny"))
+    tar(tmp_path / "shards" / "test-0.tar", {"0.jpg": image(0, 0), "0.cls": b"0"})
+    with pytest.raises(ValueError, match="no training tars"):
+        find(str(tmp_path / "shards"))
+
+
+def test_parquet_rows_without_labels(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    labels = [0, 1, -1, *[2] * 21]
+    layouts.rows(TRAIN, False, labels).to_parquet(tmp_path / "data" / "train-0.parquet")
+    with pytest.raises(ValueError, match=r"row 2 of the split 'train' .* has the label -1"):
+        find(str(tmp_path))
+    layouts.rows(TRAIN, False, [-1] * 24).to_parquet(tmp_path / "data" / "train-0.parquet")
+    with pytest.raises(ValueError, match=r"the split 'train' of .* has no labels"):
+        find(str(tmp_path))
+    write(tmp_path / "data" / "train-1.parquet", "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        find(str(tmp_path))
+
+
+def test_where_there_are_no_wnids_the_names_are_the_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = find(str(layouts.clone(tmp_path / "set", wnids=False)))
+    assert (source.classes, source.words) == (tuple(WORDS.values()), ())
+    assert right_labels(source.splits[0]) == 24
+    stream = layouts.streams(wnids=False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: stream)
+    source = find(HUB)
+    assert (source.classes, source.words) == (tuple(WORDS.values()), ())
+
+
+def test_wnids_of_labels_are_one_to_one_or_none() -> None:
+    """Classes made of several synsets keep their own names."""
+    names = ["n01440764_1.JPEG", "train/n02012849/n02012849_7_n02012849.JPEG"]
+    assert wnids_of_labels([(names[0], 1), (names[1], 0)], 2) == ["n02012849", "n01440764"]
+    assert wnids_of_labels([(names[0], 1), (names[1], 0), (names[1], 1)], 2) is None
+    assert wnids_of_labels([(names[0], 1), (names[0], 0)], 2) is None
+    assert wnids_of_labels([(names[0], 1)], 2) is None
+    assert wnids_of_labels([("tench.jpg", 0), (names[0], 1)], 2) is None
+    assert wnids_of_labels([(None, 0)], 1) is None
+    endless: Any = ((names[i % 2], i % 2) for i in iter(int, 1))
+    assert wnids_of_labels(endless, 1, enough=5) == ["n01440764"]
+
+
+@pytest.mark.parametrize("stem", ["shard-{}", "imagenet1k-train-{}", "{:05}", "train"])
+def test_shards_without_labels_are_never_taken_for_classes(stem: str, tmp_path: Path) -> None:
+    for number in range(2):
+        files = {f"{i}.jpg": image(number, i) for i in range(3)}
+        tar(tmp_path / f"{stem.format(number)}.tar", files)
+    with pytest.raises(ValueError, match=r"0 needs an image and a \.cls, a \.json with a label"):
+        find(str(tmp_path))
+
+
+def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
+    for shard in range(2):
+        out: dict[str, bytes] = {}
+        for name, label, number in TRAIN[shard::2]:
+            out |= {f"a/{name[:-5]}.txt": b"tench", f"a/{name[:-5]}.jpeg": image(label, number)}
+            out[f"a/{name[:-5]}.cls"] = WNIDS[label].encode()
+        tar(tmp_path / f"{shard:06}.tar", out)
+    source = find(str(tmp_path), val_fraction=0.25)
+    assert source.classes == tuple(WNIDS)
+    assert sum(right_labels(split) for split in source.splits) == 24
+    assert right_labels(source.splits[1]) == 6
+    tar(tmp_path / "val-0.tar", out)
+    with pytest.raises(ValueError, match=r"000000\.tar is of no split by its name"):
+        find(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("sample", "says"),
+    [
+        ({"x.cls": b"0"}, "x needs an image"),
+        ({"x.jpg": b"", "x.cls": b"cat"}, "labels that are numbers and labels that are names"),
+        ({"x.jpg": b"", "x.cls": b"7"}, "names 2 classes, and a label is 7"),
+        ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
+    ],
+)
+def test_shards_with_a_wrong_sample(sample: dict[str, bytes], says: str, tmp_path: Path) -> None:
+    write(tmp_path / "classes.txt", "one\ntwo\n")
+    tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"} | sample)
+    with pytest.raises(ValueError, match=says):
+        find(str(tmp_path))
+
+
+def test_tars_of_classes_are_told_by_what_lies_in_them(tmp_path: Path) -> None:
+    for folder, stems, named in (
+        ("words", ("cat", "dog"), False),
+        ("numbers", ("boeing707", "boeing737"), True),
+    ):
+        for label, stem in enumerate(stems):
+            files = {f"{stem if named else 'x'}_{n}.jpg": image(label, n) for n in range(3)}
+            tar(tmp_path / folder / f"{stem}.tar", files)
+        assert find(str(tmp_path / folder)).classes == stems
+
+
+PETS = [("a b.jpg", "golden retriever", 0), ("c.png", "cat", 1), ("d.JPG", "cat", 1)]
+
+
+def pets(folder: Path, text: str, file: str = "labels.csv", inside: str = "") -> Source:
+    for number, (name, _, label) in enumerate(PETS):
+        write(folder / inside / name, image(1 - label, number))  # in alphabetical order, cats first
+    write(folder / file, text)
+    return find(str(folder), val_fraction=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "name,label\na b.jpg,golden retriever\nc.png,cat\nd.JPG,cat\n"),
+        ("labels.csv", "\ufeffa b.jpg,golden retriever\nc.png,cat\nd.JPG,cat"),
+        ("labels.csv", "breed;x;id\ngolden retriever;3;a b\ncat;4;c\ncat;5;d\n"),
+        ("any.tsv", "a b.jpg\tgolden retriever\nc.png\tcat\n\nd.JPG\tcat\n"),
+        ("y.csv", 'Label,file_name\n"golden retriever",pets/set/a b.jpg\ncat,./c.png\ncat,d.JPG'),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_a_flat_folder_and_a_table(file: str, text: str, inside: str, tmp_path: Path) -> None:
+    source = pets(tmp_path, text, file, inside)
+    assert source.classes == ("cat", "golden retriever")
+    assert right_labels(source.splits[0]) == 3
+    assert source.notes == ()
+
+
+def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
+    for name, number in (("7.jpg", 10), ("9.jpg", 9), ("10.jpg", 10)):
+        write(tmp_path / name, image(number - 9, 0))
+    write(tmp_path / "val.txt", "9.jpg 9\n10.jpg 10\n")
+    write(tmp_path / "train.txt", "7.jpg 10\n9.jpg 9\n")
+    with pytest.raises(ValueError, match=r"9\.jpg is in 2 splits"):
+        find(str(tmp_path))
+    write(tmp_path / "8.jpg", image(0, 0))
+    write(tmp_path / "train.txt", "7.jpg 10\n8.jpg 9\n")
+    source = find(str(tmp_path))
+    assert source.classes == ("9", "10")
+    assert [right_labels(split) for split in source.splits] == [2, 2]
+    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(10)))
+    with pytest.raises(ValueError, match="names 10 classes, counted from 0, and a label is 10"):
+        find(str(tmp_path))
+    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(11)))
+    assert find(str(tmp_path)).classes[9:] == ("class9", "class10")
+
+
+def test_images_in_no_row_are_said_and_a_part_is_held_out(tmp_path: Path) -> None:
+    flat(tmp_path / "train", TRAIN)
+    flat(tmp_path / "test", VAL)
+    lines = "".join(
+        f"{name[:-5]},{WORDS[WNIDS[label]].split(',')[0]}x{label}\n" for name, label, _ in TRAIN
+    )
+    write(tmp_path / "labels.csv", "id,breed\n" + lines)
+    write(tmp_path / "sample_submission.csv", "id,cat,dog\nILSVRC2012_val_00000001,0.5,0.5\n")
+    source = find(str(tmp_path), val_fraction=0.25)
+    assert [split.count for split in source.splits] == [18, 6]
+    (note,) = source.notes
+    assert note.startswith(f"12 images are in no row of {tmp_path / 'labels.csv'} and are left out")
+    write(tmp_path / "test.csv", "".join(f"{name}\n" for name, *_ in VAL))
+    write(tmp_path / "train.csv", (tmp_path / "labels.csv").read_text())
+    (tmp_path / "labels.csv").unlink()
+    source = find(str(tmp_path), val_fraction=0.25)
+    assert source.notes == (f"the split 'test' of {tmp_path} has no labels and is left out",)
+    assert [split.count for split in source.splits] == [18, 6]
+
+
+GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "e.png,cat\n", r"1 rows of .*labels\.csv name no image .*'e\.png' in line 4"),
+        ("Photo,Kind\n" + GOOD, "'Photo' in line 1.*if it is a heading, call its columns name"),
+        ("x.jpg,dog\ny.jpg,cat\n", r"3 images and no table .*labels\.csv names none of them"),
+        ("", "3 images and no table"),
+        (GOOD + "c.png,dog\n", r"line 4, calls c\.png 'dog', and a line before calls it 'cat'"),
+        (GOOD + "d.JPG\n", "calls d.JPG '', and"),
+        ("a b.jpg,dog\nc.png,cat\nd.JPG,\n", r"the row of .*d\.JPG has no label"),
+        ("a b.jpg,\nc.png,\nd.JPG,\n", "the split 'train' of .* has no labels"),
+        ("a b.jpg,1,2,3,dog\nc.png,1,2,3,cat\n", "5 columns and it is not clear"),
+        ("name,kind,sort\na b.jpg,1,dog\nc.png,1,cat\n", "3 columns and it is not clear"),
+        ("a b.jpg,cat\nc.png,cat\n", "1 labels; at least 2"),
+        ("name,label,split\na b.jpg,dog,fold1\nc.png,cat,train", "line 2, has the split 'fold1'"),
+        ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is of the training"),
+        (
+            "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val",
+            r"d\.JPG of the split 'val' has the label 'cow', which no training row has",
+        ),
+    ],
+)
+def test_a_wrong_table(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        pets(tmp_path, text)
+
+
+def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
+    pets(tmp_path, GOOD)
+    write(tmp_path / "more.csv", GOOD)
+    with pytest.raises(ValueError, match="both name images; keep one"):
+        find(str(tmp_path))
+
+
+def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
+    folder = layouts.tiny_imagenet(tmp_path)
+    file = folder / "val" / "val_annotations.txt"
+    good = file.read_text()
+    file.write_text(good + "val_99.JPEG\tn01440764\t0\t32\t44\t62\n")
+    with pytest.raises(
+        ValueError, match=r"1 rows of .*val_annotations.* 'val_99\.JPEG' in line 13"
+    ):
+        find(str(folder))
+    file.write_text(good.replace("n02099601", "n09999999"))
+    with pytest.raises(ValueError, match="label 'n09999999', and the training folder has no such"):
+        find(str(folder))
+    file.write_text(good[: good.index("\n") + 1])
+    assert find(str(folder)).notes[0].startswith("11 images are in no row of")
+    assert find(str(folder)).splits[1].count == 1
+    truth = layouts.flat_val_with_devkit(tmp_path / "devkit")
+    (truth / "val" / VAL[0][0]).unlink()
+    with pytest.raises(ValueError, match="has 11 pictures and the devkit 12 labels"):
+        find(str(truth))
+
+
+def test_tables_beside_class_folders_are_not_read_without_a_word(tmp_path: Path) -> None:
+    for label, name in enumerate(("cat", "dog")):
+        write(tmp_path / name / "0.jpg", image(label, 0))
+    write(tmp_path / "labels.csv", "0.jpg,cow\n")
+    write(tmp_path / "logo.png", image(0, 0))
+    source = find(str(tmp_path), val_fraction=0)
+    assert right_labels(source.splits[0]) == 2
+    assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
+
+
+MANY = """
+import resource, sys
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from alexnet.data.store import Store
+from alexnet.data.loader import batches
+split = Store(sys.argv[1]).split("train", keep=True)
+order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(split)), 3))
+seen = []
+for batch in batches(split, order, 64, workers=8):
+    seen += batch.images[:, 0, 0, 0].tolist()
+want = {int(i): split.encoded(int(i)) for i in range(len(split))}
+assert len(split._files) == 200, len(split._files)
+with ThreadPoolExecutor(16) as pool:
+    got = list(pool.map(lambda i: split.encoded(int(i)), order))
+assert got == [want[int(i)] for i in order]
+print(len(seen), sum(seen))
+"""
+
+
+@pytest.mark.parametrize("where", ["{}", "file://{}"])
+def test_a_store_of_more_files_than_a_process_may_open(where: str, tmp_path: Path) -> None:
+    """200 files and 64 descriptors, read by many threads at once; so are a bucket's copies."""
+    levels = list(range(200))
+    items = [
+        Item(str(level), level % 2, in_hand(encode(np.full((8, 8, 3), level, np.uint8), "png")))
+        for level in levels
+    ]
+    split = SourceSplit("train", 200, lambda start: iter(items[start:]))
+    source = Source("levels", ("dark", "light"), (split,))
+    settings = StoreSettings(size_px=8, encoding="png", shard_images=1)
+    prepare(source, tmp_path / "store", settings, workers=1)
+    found = subprocess.run(
+        [sys.executable, "-c", MANY, where.format(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ALEXNET_CACHE": str(tmp_path / "cache")},
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == ["600", str(3 * sum(levels))]
