@@ -20,6 +20,7 @@ from alexnet.cli import main
 from alexnet.config import Steps, StoreSettings
 from alexnet.data.classes import short_names, wnids_of_labels
 from alexnet.data.picture import decode, encode
+from alexnet.data.places import OpenFiles
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
 from alexnet.data.store import Store
@@ -488,6 +489,44 @@ def test_tables_beside_class_folders_are_not_read_without_a_word(tmp_path: Path)
     source = find(str(tmp_path), val_fraction=0)
     assert right_labels(source.splits[0]) == 2
     assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
+
+
+def test_the_longest_unused_file_is_closed_but_none_that_is_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        write(tmp_path / name, name * 3)
+    held, opened, closed = [OpenFiles(most=2)], list[str](), list[int]()
+    real_open, real_close, real_read = os.open, os.close, os.pread
+
+    def opening(path: str, flags: int) -> int:
+        opened.append(Path(path).name)
+        return real_open(path, flags)
+
+    monkeypatch.setattr("alexnet.data.places.os.open", opening)
+    for name in "abacada":
+        assert held[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
+    assert opened == ["a", "b", "c", "d"]  # a was never the longest unused
+    assert len(held[0]) == 2
+
+    def reading(file: int, length: int, begin: int) -> bytes:
+        monkeypatch.setattr("alexnet.data.places.os.pread", real_read)
+        for name in "bcb":  # meanwhile two others are read, in the one place that is left
+            assert held[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
+        return real_read(file, length, begin)
+
+    monkeypatch.setattr("alexnet.data.places.os.pread", reading)
+    assert held[0].read(str(tmp_path / "a"), 0, 3) == b"aaa"
+    assert opened[4:] == ["b", "c", "b"]
+    descriptors = [file for file, _ in held[0]._open.values()]
+
+    def closing(file: int) -> None:
+        closed.append(file)
+        real_close(file)
+
+    monkeypatch.setattr("alexnet.data.places.os.close", closing)
+    held.clear()
+    assert closed == descriptors
 
 
 MANY = """

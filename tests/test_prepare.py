@@ -462,20 +462,21 @@ def test_killed_at_any_moment_it_takes_up_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Path) -> None:
-    """At most 20 % longer than decoding, resizing and encoding the same pictures on the same threads, alternating."""
+    """At most 20 % longer than decoding, resizing, encoding and reading back the same images on the
+    same threads, in turns: what is written is read back for the statistics."""
     source = parquet_files(pictures / "imagenette").splits[1]
     items = list(source.items(0))
     train = SourceSplit("train", len(items), lambda start: iter(items[start:]))
     whole = Source("memory", tuple(map(str, range(10))), (train,))
 
+    def one(item: Item) -> None:
+        data = encode(centre_square(decode(item.read()), 256), "jpeg")
+        jpeg.decode_jpegs([data], np.empty((1, 256, 256, 3), np.uint8))
+
     def parts() -> float:
         began_s = time.perf_counter()
         with ThreadPoolExecutor(2) as pool:
-            list(
-                pool.map(
-                    lambda item: encode(centre_square(decode(item.read()), 256), "jpeg"), items
-                )
-            )
+            list(pool.map(one, items))
         return time.perf_counter() - began_s
 
     def store(number: int) -> float:
@@ -486,7 +487,7 @@ def test_preparing_takes_little_more_than_its_parts(pictures: Path, tmp_path: Pa
     pairs = [(parts(), store(number)) for number in range(9)]
     ratio = median([whole_s / parts_s for parts_s, whole_s in pairs])
     print(
-        f"prepare / (decode + resize + encode) = {ratio:.3f} over {len(items)} pictures; pairs, s: {pairs}"
+        f"prepare / (decode + resize + encode + read back) = {ratio:.3f} over {len(items)} pictures; pairs, s: {pairs}"
     )
     assert ratio <= 1.20
 
