@@ -431,8 +431,11 @@ GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
     [
         (GOOD + "e.png,cat\n", r"1 rows of .*labels\.csv name no image .*'e\.png' in line 4"),
         ("Photo,Kind\n" + GOOD, "'Photo' in line 1.*if it is a heading, call its columns name"),
-        ("x.jpg,dog\ny.jpg,cat\n", r"3 images and no table .*labels\.csv names none of them"),
-        ("", "3 images and no table"),
+        (
+            "x.jpg,dog\ny.jpg,cat\n",
+            r"3 images in no class folders.* or a table .*labels\.csv names none of them",
+        ),
+        ("", "3 images in no class folders"),
         (GOOD + "c.png,dog\n", r"line 4, calls c\.png 'dog', and a line before calls it 'cat'"),
         (GOOD + "d.JPG\n", "calls d.JPG '', and"),
         ("a b.jpg,dog\nc.png,cat\nd.JPG,\n", r"the row of .*d\.JPG has no label"),

@@ -119,8 +119,12 @@ def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
             yield number, line.split(None, 1)
         return
     reader = csv.reader(text.splitlines(), delimiter=separator)
-    for fields in reader:
-        yield reader.line_num, [field.strip() for field in fields]
+    try:
+        rows = [(reader.line_num, fields) for fields in reader]
+    except csv.Error:  # a text that is no table
+        return
+    for number, fields in rows:
+        yield number, [field.strip() for field in fields]
 
 
 def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
@@ -282,10 +286,10 @@ def _tables(folder: Path, images: Images) -> list[Table]:
     files = candidates(sorted(places))
     tables = [table for path in files if (table := read_table(path, images)) is not None]
     if not tables:
-        tried = f" ({files[0]} names none of them)" if files else ""
+        tried = f", and {files[0]} names none of them" if files else ""
         raise ValueError(
-            f"{folder} has {len(images.files)} images and no table that says what is on them"
-            f"{tried}; put a labels.csv of rows NAME,LABEL there, or have a folder for each class"
+            f"{folder} has {len(images.files)} images in no class folders; at least 2 are needed, "
+            f"or a table that says what is on them (labels.csv with rows NAME,LABEL){tried}"
         )
     loose = [
         table
