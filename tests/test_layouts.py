@@ -439,6 +439,7 @@ GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         (GOOD + "c.png,dog\n", r"line 4, calls c\.png 'dog', and a line before calls it 'cat'"),
         (GOOD + "d.JPG\n", "calls d.JPG '', and"),
         ("a b.jpg,dog\nc.png,cat\nd.JPG,\n", r"the row of .*d\.JPG has no label"),
+        ("a b.jpg,0\nc.png,1\nd.JPG,-1\n", r"the row of .*d\.JPG has no label"),
         ("a b.jpg,\nc.png,\nd.JPG,\n", "the split 'train' of .* has no labels"),
         ("a b.jpg,1,2,3,dog\nc.png,1,2,3,cat\n", "5 columns and it is not clear"),
         ("name,kind,sort\na b.jpg,1,dog\nc.png,1,cat\n", "3 columns and it is not clear"),

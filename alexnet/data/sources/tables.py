@@ -60,7 +60,10 @@ class Images:
 
 @dataclass(frozen=True)
 class TableRow:
-    """What a line of a table says of an image. label: "" for none; split: None without a column."""
+    """What a line of a table says of an image.
+
+    label: "" for none, which some write as -1; split: None without a column.
+    """
 
     line: int
     name: str
@@ -170,7 +173,7 @@ def _table_rows(
             "begin it with a line of headings, among them name and label"
         )
     for line, fields in lines:
-        text = "" if label is None else fields[label]
+        text = "" if label is None or fields[label] == "-1" else fields[label]
         boxes = BOXES.fullmatch(text)
         own = None if split is None else _split(path, line, fields[split])
         yield TableRow(line, fields[name], boxes[1] if boxes else text, own)
