@@ -185,7 +185,7 @@ def test_a_file_with_too_much_beside_its_image_is_not_kept(
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("chosen", ["jpeg", "png"])
-def test_statistics_are_of_the_images_as_stored(
+def test_statistics_are_those_of_the_pictures_as_stored(
     chosen: str, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where compression loses something: of what training reads, not of what was compressed."""
