@@ -12,6 +12,8 @@ LOOP, AUGMENT, EVALUATION, NORMALISE = (
     "ops/normalise.py",
 )
 
+ILSVRC = "data/sources/ilsvrc.py"
+
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Section 2
     "The shorter side is rescaled": [
@@ -36,6 +38,72 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "Training is on raw RGB values": [
         (AUGMENT, ".float() - mean", ".float() / 255 - mean"),
         (AUGMENT, "if draws.scale != 1:", "if True:\n            x /= 64"),
+    ],
+    "The mean and the covariance are those": [
+        ("data/prepare.py", "        images[number] = rgb\n", "        pass\n"),
+    ],
+    "Images of the stored size": [
+        ("data/prepare.py", "if _keeps(data, settings) else None", "if False else None"),
+        ("data/prepare.py", 'settings.encoding in ("auto", "jpeg") and', "True and"),
+    ],
+    "ILSVRC-2012: 1.2 million": [
+        (
+            ILSVRC,
+            "return tuple(sorted(self.wnid_of.values()))",
+            "return tuple(self.wnid_of.values())",
+        ),
+        (ILSVRC, "labels[number_of(file) - 1]", "labels[number_of(file) - 2]"),
+    ],
+    "Every form in which ImageNet comes": [
+        (
+            "data/classes.py",
+            "by_wnid = sorted(range(len(wnids)), key=wnids.__getitem__)",
+            "by_wnid = list(range(len(wnids)))",
+        ),
+        ("data/classes.py", "order[own] = place", "order[place] = own"),
+        (
+            ILSVRC,
+            "return tuple(by_wnid[wnid] for wnid in self.wnids)",
+            "return tuple(by_wnid[wnid] for wnid in reversed(self.wnids))",
+        ),
+    ],
+    "A run trained on one form": [
+        (
+            EVALUATION,
+            "    if run == store:\n        return None\n",
+            "    if True:\n        return None\n",
+        ),
+        (
+            EVALUATION,
+            "    if run == store:\n        return None\n",
+            "    if run is store:\n        return None\n",
+        ),
+    ],
+    "The devkit of tasks 1 and 2": [
+        (
+            ILSVRC,
+            "fit = [path for path in named if not re.search",
+            "fit = [path for path in named if True or not re.search",
+        ),
+    ],
+    "ImageNet's images are used as they are": [
+        ("data/sources/source.py", "upright: bool = False", "upright: bool = True"),
+    ],
+    "ILSVRC-2010: a test set": [
+        (ILSVRC, 'split == "test" and year == "2012"', 'split == "test"'),
+    ],
+    "The Fall 2011 release": [
+        (
+            "data/sources/class_tars.py",
+            "for label, path in enumerate(tars)",
+            "for label, path in enumerate(reversed(tars))",
+        ),
+        (
+            "data/sources/source.py",
+            "place = begin(row[1]) + fraction * number",
+            "place = begin(row[1])",
+        ),
+        ("data/sources/source.py", "== held_out:", "!= held_out:"),
     ],
     # Section 3
     "3.1 ReLU": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_every_sentence_of_the_ledger_names_things_that_exist() -> None:
     for row in rows:
         for cell, text in ((row[2], code), (row[3], tests)) if len(row) > 4 else ():
             for word in cell.split("`")[1::2]:
-                assert word.split(".")[-1].split("(")[0].split("=")[0] in text, (
+                assert re.split(r"[(=\[]", word.split(".")[-1])[0] in text, (
                     f"{word} of {row[1].strip()!r}"
                 )
                 checked += 1
