@@ -75,7 +75,7 @@ def write_onnx(trained: Trained, path: str | Path) -> None:
     )
     whole = helper.make_graph(graph.nodes, "alexnet", [given], [result], graph.constants)
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    about = {"classes": list(trained.classes)} | {
+    about = {"classes": list(trained.classes), "words": list(trained.words)} | {
         k: trained.about[k] for k in ("recipe", "store", "sha256")
     }
     helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
