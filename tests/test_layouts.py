@@ -18,7 +18,7 @@ import pytest
 from alexnet import evaluate
 from alexnet.cli import main
 from alexnet.config import Steps, StoreSettings
-from alexnet.data.classes import short_names, wnids_of_labels
+from alexnet.data.classes import class_list, short_names, wnids_of_labels
 from alexnet.data.picture import decode, encode
 from alexnet.data.places import OpenFiles
 from alexnet.data.prepare import prepare
@@ -199,7 +199,8 @@ def test_train_val_and_test_by_class_are_three_splits(tmp_path: Path) -> None:
 
 def test_images_are_turned_unless_they_are_imagenets(tmp_path: Path) -> None:
     """As in the archives, whose images the authors used as they are: one form gives what another does."""
-    assert not find(str(layouts.class_folders(tmp_path / "imagenet"))).upright
+    for layout, make in LAYOUTS.items():
+        assert not find(str(make(tmp_path / layout.replace("/", " ")))).upright, layout
     for label, name in enumerate(("cat", "dog")):
         write(tmp_path / "pets" / name / "0.jpg", image(label, 0))
     assert find(str(tmp_path / "pets")).upright
@@ -289,6 +290,15 @@ def test_where_there_are_no_wnids_the_names_are_the_classes(
     monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: stream)
     source = find(HUB)
     assert (source.classes, source.words) == (tuple(WORDS.values()), ())
+
+
+def test_classes_with_wnids_stand_in_their_order_with_their_words() -> None:
+    """Whatever order a set has its own labels in."""
+    found = class_list(["crane", "tench", "ostrich"], ["n02012849", "n01440764", "n01518878"])
+    assert found.classes == ("n01440764", "n01518878", "n02012849")
+    assert found.words == ("tench", "ostrich", "crane")
+    assert [found.label(own) for own in range(3)] == [2, 0, 1]
+    assert class_list(found.classes).classes == found.classes
 
 
 def test_wnids_of_labels_are_one_to_one_or_none() -> None:
