@@ -428,13 +428,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "scale = 1 / (1 + augment.colour_std) if", "scale = 1 / 1.1 if"),
         (
             AUGMENT,
-            'if augment.colour == "none" or augment.colour_std == 0 or not colour:',
             'if augment.colour == "none" or not colour:',
-        ),
-        (
-            AUGMENT,
-            'if augment.colour == "none" or augment.colour_std == 0 or not colour:',
-            'if augment.colour == "none" or augment.colour_std == 0:',
+            'if augment.colour == "none":',
         ),
     ],
     "4.2 Each hidden unit is zeroed": [

@@ -55,8 +55,9 @@ def test_lrn_is_the_formula_for_any_constants(
     np.testing.assert_allclose(ops.lrn(x, n, 2.0, alpha, beta, columns).numpy(), want, rtol=1e-12)
 
 
-def test_an_even_n_sums_one_map_more() -> None:
-    x = random(1, 9, 2, 2)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])  # plain, and compiled
+def test_an_even_n_sums_one_map_more(dtype: torch.dtype) -> None:
+    x = random(1, 9, 2, 2).to(dtype).contiguous(memory_format=torch.channels_last)
     assert torch.equal(ops.lrn(x, n=4, alpha=1.0), ops.lrn(x, n=5, alpha=1.0))
 
 

@@ -69,7 +69,7 @@ def draw(
         top, left = (y * positions).astype(np.int64), (x * positions).astype(np.int64)
     if augment.flips:
         flip = coin < 0.5
-    if augment.colour == "none" or augment.colour_std == 0 or not colour:
+    if augment.colour == "none" or not colour:
         return Draws(top, left, flip, np.zeros((count, 3), np.float32))
     shift = colour_shift(augment, statistics, _normal(seed, epoch, index)).astype(np.float32)
     # The authors divide by 1 + coefficient, and only while the noise is on (convdata_jpeg.py).
