@@ -1,8 +1,7 @@
-"""Claims are values that run; statistics say no more than the seeds do; the document is what the records are."""
+"""Claims run: their runs, what is measured of them, and the command line."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -10,41 +9,32 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from alexnet.cli import main
 from alexnet.cli.making import PrepareArguments, parse_train
 from alexnet.cli.measuring import ReproduceArguments
 from alexnet.cli.parsing import parse
 from alexnet.cli.using import EvaluateArguments
-from alexnet.config import Config, StoreSettings
-from alexnet.configfile import from_dict
+from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.experiments import runner, table
+from alexnet.experiments import records, runner, table
 from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS, chosen
-from alexnet.experiments.effects import (
-    Done,
-    apart,
-    epochs_to,
-    mixture,
-    plain_over_weighted,
-    together,
-)
+from alexnet.experiments.effects import Done
 from alexnet.experiments.measures import alike, over_masks
-from alexnet.experiments.statistics import estimate
 from alexnet.gallery import nearest
 from alexnet.kernels import colourfulness, orientedness
-from alexnet.model import build, plan
+from alexnet.model import build
+from alexnet.provenance import code_version
 from tests.conftest import tiny_architecture
 
 ROOT = Path(__file__).parents[1]
@@ -73,102 +63,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def terms(store: Store, out: Path, seeds: int = 2) -> runner.Terms:
     return runner.Terms(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
-
-
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(-5, 5))
-def test_the_verdict_follows_from_the_interval(values: list[float], none: float) -> None:
-    e = estimate(values, none)
-    assert e.low is not None
-    assert e.high is not None
-    assert e.low <= e.mean + 1e-9
-    assert e.mean <= e.high + 1e-9
-    assert (e.verdict == "agrees") == (e.low > none)
-    assert (e.verdict == "disagrees") == (e.high < none)
-
-
-def test_an_estimate_is_students() -> None:
-    e = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (e.mean, e.n) == (3.0, 5)
-    np.testing.assert_allclose(
-        [e.deviation, e.low, e.high], [1.58114, 1.03676, 4.96324], rtol=1e-5
-    )  # a table's t: 2.776
-    assert e.verdict == "agrees"
-    assert estimate([-v for v in (1.0, 2.0, 3.0, 4.0, 5.0)]).verdict == "disagrees"
-    assert estimate([7.0]).verdict == "cannot tell"
-    for sign in (1, -1):
-        assert (
-            estimate([sign * v for v in (1.0, 2.0, 3.0, 4.0, 5.0)], sided=False).verdict
-            == "differs"
-        )
-    assert estimate([-1.0, 1.0, 0.0], sided=False).verdict == "cannot tell"
-
-
-def test_an_effect_as_large_as_could_be_told_is_told_four_times_in_five() -> None:
-    rng, found = np.random.default_rng(0), []
-    for _ in range(4000):
-        noise = rng.normal(0, 1, 5)
-        smallest = estimate(noise.tolist()).smallest
-        assert smallest is not None
-        found.append(smallest)
-    effect = float(np.mean(found))
-    told = [estimate((rng.normal(effect, 1, 5)).tolist()).verdict == "agrees" for _ in range(2000)]
-    assert 0.75 < np.mean(told) < 0.92  # by a mean deviation, not each one's own
-
-
-def done(*val_errors: float) -> Done:
-    return Done(0.5, 0.5, 0.5, 100, 0.01, (), tuple({"val_error": e} for e in val_errors), *NOTHING)
-
-
-NOTHING = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-
-
-def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
-    assert epochs_to(0.25, done(0.5, 0.3, 0.2)) == pytest.approx(2.5)
-    assert epochs_to(0.25, done(0.25)) == pytest.approx(1.0)
-    assert epochs_to(0.25, done(0.5, 0.4)) == 2.0
-
-
-def test_columns_are_apart_only_when_they_are() -> None:
-    rng = np.random.default_rng(0)
-    grey, colour = rng.uniform(0, 0.2, 24).tolist(), rng.uniform(0.5, 0.9, 24).tolist()
-    further, by_chance = apart((grey, colour))
-    assert further > 0.4
-    assert by_chance == 0
-    assert apart((colour, grey))[0] == pytest.approx(further, abs=0.02)  # another order of shuffles
-    alike = [apart(np.split(rng.uniform(0, 1, 48), 2)) for _ in range(50)]  # type: ignore[arg-type]
-    assert abs(np.mean([difference for difference, _ in alike])) < 0.02
-    assert 0.3 < np.mean([share for _, share in alike]) < 0.7  # uniform
-
-
-def member(right: np.ndarray, sure: float) -> Done:
-    """A net that is right, with probability `sure`, on those pictures of two classes."""
-    labels = np.arange(len(right)) % 2
-    p = np.where((labels == 1) == right, sure, 1 - sure)
-    return replace(
-        done(), test_error=1 - right.mean(), probabilities=np.stack([1 - p, p], 1), labels=labels
-    )
-
-
-def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
-    right = np.ones((3, 90), bool)
-    for net in range(3):
-        right[net, 30 * net : 30 * net + 30] = False
-    apart_, alike = [member(r, 0.8) for r in right], [member(right[0], 0.8)] * 3
-    assert together({"base": apart_}) == pytest.approx([100 / 3] * 3)
-    assert together({"base": alike}) == pytest.approx([0] * 3)
-
-
-def test_searched_weights_leave_a_poor_member_out() -> None:
-    rng = np.random.default_rng(0)
-    good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
-    weights = mixture(
-        np.stack([net.probabilities[np.arange(400), net.labels] for net in (good, poor)])
-    )
-    assert weights.sum() == pytest.approx(1)
-    assert weights[0] > 0.95
-    assert (
-        min(plain_over_weighted({"base": [good, poor]})) > 50
-    )  # the plain average follows the one that is sure
 
 
 def test_nearest_is_its_slow_twin() -> None:
@@ -217,29 +111,52 @@ def test_orientedness_is_one_for_a_grating_and_small_for_a_blob() -> None:
     assert max(blobs) < 1e-6
 
 
-def test_every_arm_is_a_net_that_can_be_built() -> None:
-    for claim in CLAIMS:
-        for scale, kind, arm in itertools.product(
-            ("smoke", "desk", "full"), claim.kinds, claim.arms
-        ):
-            steps = plan(replace(claim.config(arm, scale, kind).architecture, classes=7))
-            assert steps[-1].shape == (7, 1, 1), f"{claim.id}, {scale}, {kind}, {arm.name}"
+def with_classes(store_px: int, classes: tuple[str, ...], folder: Path) -> Store:
+    source = shapes.source(10, 10)
+    prepare(replace(source, classes=classes), folder, StoreSettings(size_px=store_px))
+    return Store(folder)
 
 
-def test_arms_of_a_claim_differ() -> None:
-    for claim in CLAIMS:
-        configs = [
-            (claim.config(arm, "desk", claim.kinds[0]), arm.part, arm.init) for arm in claim.arms
-        ]
-        assert len({repr(config) for config in configs}) == len(claim.arms), claim.id
+def test_a_thousand_other_classes_are_not_imagenet(tmp_path: Path) -> None:
+    others = tuple(f"n{number:08d}" for number in range(1000))
+    assert runner.kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
 
 
-@pytest.mark.parametrize("kind", ["photographs", "cifar10"])
-def test_pooling_2_2_keeps_the_sizes_of_maps_at_desk_scale(kind: Kind) -> None:
-    (claim,) = chosen(["overlap"])
-    architectures = [claim.config(arm, "desk", kind).architecture for arm in claim.arms]
-    shapes_of = [[step.shape for step in plan(replace(one, classes=10))] for one in architectures]
-    assert shapes_of[0] == shapes_of[1]
+def test_imagenet_is_known_by_its_list_of_classes_in_order(pictures: Path, tmp_path: Path) -> None:
+    lines = (pictures / "ilsvrc2012" / "synset_words.txt").read_text().splitlines()
+    wnids = tuple(line.split()[0] for line in lines)
+    store = with_classes(112, wnids, tmp_path / "imagenet")
+    assert runner.kind_of(store) == "imagenet"
+    mixed = (wnids[1], wnids[0], *wnids[2:])
+    assert runner.kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
+    (lrn, relu, pretrain) = chosen(["lrn", "relu", "pretrain"])
+    full = replace(terms(store, tmp_path), scale="full")
+    runner.check(lrn, full)
+    with pytest.raises(ValueError, match="relu needs CIFAR-10"):
+        runner.check(relu, full)
+    with pytest.raises(ValueError, match=r"chain of commands: .*train pre_trained"):
+        runner.check(pretrain, full)
+
+
+def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
+    assert runner.kind_of(photographs) == "photographs"
+    assert runner.kind_of(small) == "cifar10"
+
+
+def test_each_ensemble_of_five_seeds_is_measured_and_a_rest_is_none() -> None:
+    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+    runs = [Done(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"own": n}) for n in range(12)]
+
+    def mean_error(members: Sequence[Done]) -> dict[str, float]:
+        return {"ensemble_error": float(np.mean([one.test_error for one in members]))}
+
+    found = runner._with_ensembles(mean_error, runs)
+    shared = [one.also.get("ensemble_error") for one in found]
+    assert shared == pytest.approx([0.02] * 5 + [0.07] * 5 + [None] * 2)
+    assert [one.also["own"] for one in found] == list(range(12))
+    (effect, _) = chosen(["ensemble"])[0].effects
+    assert effect.values({"base": found}) == pytest.approx([0, 0])
+    assert effect.values({"base": found[:4]}) == []
 
 
 def test_claims_share_runs_and_finished_ones_are_used_again(
@@ -263,7 +180,7 @@ def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(
     photographs: Store, tmp_path: Path
 ) -> None:
     (claim,) = chosen(["pretrain"])
-    part = replace(claim.arms[1].part, train_of_each=3)  # type: ignore[type-var]
+    part = replace(claim.arms[0].part, train_of_each=3)  # type: ignore[type-var]
     place = runner._part(terms(photographs, tmp_path), part)
     reduced = Store(place)
     assert reduced.classes == photographs.classes[5:]
@@ -284,6 +201,11 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
         (["lrn"], "name the prepared store"),
         (["lrn", "--data", str(tmp_path / "none")], "is no prepared store"),
         (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
+        (["ensemble", "--data", photographs.name, "--seeds", "4"], "use --seeds 5, or 10"),
+        (
+            ["pretrain", "--data", photographs.name, "--scale", "full"],
+            "alexnet train fine_tuned --data STORE --seed 1 --init runs/all-1 --out runs/tuned-1",
+        ),
     ):
         with pytest.raises(SystemExit) as ended:
             main(
@@ -312,68 +234,97 @@ def test_without_arguments_the_table_names_every_claim(
         assert claim.statement in said
 
 
-def test_what_was_not_run_here_says_commands_that_are_ones() -> None:
-    verbs = {
-        "prepare": PrepareArguments,
-        "evaluate": EvaluateArguments,
-        "reproduce": ReproduceArguments,
-    }
+VERBS = {
+    "prepare": PrepareArguments,
+    "evaluate": EvaluateArguments,
+    "reproduce": ReproduceArguments,
+}
+
+
+def commands(claim: Claim) -> list[str]:
+    """What follows `alexnet` in each command of the paper's own setting, for seed 1."""
+    found = re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, [])))
+    return [command.replace("$n", "1") for command in found]
+
+
+def test_what_was_not_run_here_says_commands_that_can_be_parsed() -> None:
     for claim in CLAIMS:
-        for command in re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, []))):
-            verb, *rest = command.replace("$n", "1").split()
+        for command in commands(claim):
+            verb, *rest = command.split()
             if verb == "train":
                 assert parse_train(rest[0], rest[1:]).config.recipe == rest[0]
             else:
-                assert isinstance(parse(verbs[verb], verb, rest), verbs[verb])
-    (relu,) = chosen(["relu"])
-    assert table.not_run(relu, [{"scale": "full"}]) == ()
+                assert isinstance(parse(VERBS[verb], verb, rest), VERBS[verb])
 
 
-def test_the_document_is_what_the_records_are() -> None:
-    records = table.read(ROOT / "records" / "claims")
-    assert (ROOT / "docs" / "reproduction.md").read_text() == table.document(records)
-    for one in records:
-        (claim,) = chosen([one["claim"]])
-        for effect, said in zip(claim.effects, one["effects"], strict=True):
-            assert said["name"] == effect.name
-            again = estimate(said["values"], said["none"], effect.sided)
-            assert said["mean"] == pytest.approx(again.mean)
-            assert said["verdict"] == again.verdict
+def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
+    trained = {
+        claim.id: [command.split()[1] for command in commands(claim) if "train " in command]
+        for claim in CLAIMS
+        if claim.by_hand
+    }
+    assert trained == {
+        "pretrain": ["original", "pre_trained", "fine_tuned"],
+        "ilsvrc2010": ["original_2010"],
+        "ilsvrc2012": ["original"],
+        "seven": ["original", "pre_trained", "fine_tuned"],
+    }
+    (of_2010,) = chosen(["ilsvrc2010"])
+    assert of_2010.by_hand[-1].endswith("--split test")
 
 
-def test_records_are_of_what_the_claims_would_run_today() -> None:
-    for one in table.read(ROOT / "records" / "claims"):
-        (claim,) = chosen([one["claim"]])
-        wanted = {arm.name: claim.config(arm, one["scale"], one["on"]) for arm in claim.arms}
-        assert {
-            name: from_dict(Config, config) for name, config in one["configs"].items()
-        } == wanted
+@pytest.mark.slow
+def test_the_chain_of_pre_training_runs_on_stand_ins_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layouts = pytest.importorskip("tests.layouts", reason="needs the layouts of ImageNet")
+    monkeypatch.chdir(tmp_path)
+    for name, made in (("ARCHIVES", layouts.archives), ("FALL_2011", layouts.class_tars)):
+        Path(name).mkdir()
+        made(Path(name))
+    (claim,) = chosen(["pretrain"])
+    smaller = {
+        "prepare": ["--size-px", "256"],  # the stand-ins have 40 pixels
+        "train": ["--epochs", "1", "--architecture.width", "0.0625", "--device", "cpu"],
+    }
+    for command in commands(claim):
+        # Of four images of a class one hundredth is none.
+        verb, *rest = command.replace("--val-fraction 0.01", "--val-fraction 0.3").split()
+        main([verb, *rest, *smaller.get(verb, [])])
+    said = capsys.readouterr().err
+    taken = re.findall(r"from runs/(.*?-1): (.*)", said)
+    assert [run for run, _ in taken] == ["net-1", "all-1"]
+    assert "conv5" in taken[0][1]
+    assert "conv6" in taken[1][1]
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["all-1", "net-1", "tuned-1"]
 
 
-def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: Path) -> None:
-    page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
-    main(
-        [
-            "reproduce",
-            "--report",
-            str(page),
-            "--records",
-            str(ROOT / "records" / "claims"),
-            "--runs",
-            str(run),
-        ]
-    )
-    main(["reproduce", "--document", str(document), "--records", str(ROOT / "records" / "claims")])
-    text = page.read_text()
-    for claim in CLAIMS:
-        assert f"id={claim.id}>" in text
-        assert f"**{claim.id}**" in document.read_text()
-    assert text.count("<figure>") >= 5
-    assert all(
-        link.startswith(("#", "data:"))
-        for link in re.findall(r"""(?:src|href)=["']([^"']*)""", text)
-    )
-    assert "<link" not in text
+def test_a_claim_of_ensembles_gives_each_run_what_its_ensemble_gave(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (claim,) = chosen(["ensemble"])
+    labels = np.arange(4) % 2
+    right, wrong = np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[1 - labels]
+    nets = [
+        Done(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, np.where(rows, right, wrong), labels)
+        for rows in np.arange(4)[:, None] != np.arange(5)[:, None, None] % 4
+    ]  # each of five nets errs on one image of four
+    monkeypatch.setattr(runner, "_all", lambda wanted, terms: list(nets))
+    results = runner.run(claim, terms(photographs, tmp_path, seeds=5))
+    assert {one.also["ensemble_error"] for one in results["base"]} == {0.0}
+    assert claim.effects[0].values(results) == pytest.approx([25])
+
+
+def test_the_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path: Path) -> None:
+    (claim,) = chosen(["colour"])
+    for precision in ("auto", "float32"):
+        chosen_terms = replace(terms(photographs, tmp_path), precision=precision)
+        wanted = runner._wanted(claim, claim.arms[0], 0, chosen_terms, {})
+        assert wanted.config.precision == precision
+        found = records.record(claim, {}, chosen_terms)
+        assert found["configs"]["base"]["precision"] == precision
+        assert ("--precision float32" in found["command"]) == (precision == "float32")
+        assert found["code"] == code_version()
 
 
 KILLED = """
@@ -426,13 +377,14 @@ def test_every_claim_runs_at_smoke_scale(
     claim: Claim, kind: Kind, photographs: Store, small: Store, tmp_path: Path
 ) -> None:
     store = small if kind == "cifar10" else photographs
-    (said,) = table.reproduce(
-        [claim], terms(store, tmp_path / "out"), tmp_path / "records", picky=True
-    )
-    (found,) = table.read(tmp_path / "records")
-    assert (found["claim"], found["on"]) == (claim.id, kind)
-    assert all(
-        len(effect["values"]) == 2 and effect["verdict"] in said for effect in found["effects"]
-    )
-    assert json.dumps(found)
+    seeds = 5 if claim.together else 2
+    chosen_terms = terms(store, tmp_path / "out", seeds)
+    (said,) = table.reproduce([claim], chosen_terms, tmp_path / "records", picky=True)
+    (found,) = records.read(tmp_path / "records")
+    assert (found.claim.id, found.raw["on"]) == (claim.id, kind)
+    assert len(found.rows) == len(claim.effects)
+    for row in found.rows:
+        assert row.estimate.n == seeds // row.effect.nets
+        assert found.verdict(row) in said
+        assert row.repeat == ()
     assert claim.id in table.document([found])

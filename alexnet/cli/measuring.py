@@ -45,7 +45,7 @@ def bench(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class ReproduceArguments:
-    """The paper's claims as experiments. Without arguments: their table, with the best result recorded so far."""
+    """The paper's claims as experiments. Without arguments: their table, with the recorded results."""
 
     claims: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[CLAIM...]")]] = ()
     """By their ids; none named: all that the store is fit for."""
@@ -53,6 +53,8 @@ class ReproduceArguments:
     """A prepared store: photographs of 112 pixels or more, or CIFAR-10."""
     scale: Literal["smoke", "desk", "full"] = "desk"
     """smoke: seconds a run, shows nothing. desk: minutes a run. full: the paper's own setting."""
+    precision: Literal["auto", "float32"] = "auto"
+    """auto is bfloat16 on CUDA and float32 elsewhere; the paper computed in float32."""
     seeds: int = 5
     jobs: int = 1
     """Runs side by side; they share the cores."""
@@ -72,17 +74,17 @@ def reproduce(arguments: list[str]) -> None:
     a = parse(ReproduceArguments, "reproduce", arguments)
     if min(a.seeds, a.jobs) < 1:
         raise ValueError("--seeds and --jobs must be at least 1")
-    from alexnet.experiments import runner, table
+    from alexnet.experiments import records, runner, table
     from alexnet.experiments.claims import chosen
 
     if a.document is not None:
-        a.document.write_text(table.document(table.read(a.records)))
+        a.document.write_text(table.document(records.read(a.records)))
         print(a.document)
         return
     if a.report is not None:
         from alexnet.experiments import report
 
-        report.write(table.read(a.records), a.report, a.runs)
+        report.write(records.read(a.records), a.report, a.runs)
         print(a.report)
         return
     claims = chosen(a.claims)
@@ -91,10 +93,11 @@ def reproduce(arguments: list[str]) -> None:
             raise ValueError(
                 "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
             )
-        print(table.listing(table.read(a.records), table.cost_h(claims, table.peak_macs_per_s())))
+        costs = table.cost_h(claims, table.peak_macs_per_s())
+        print(table.listing(records.read(a.records), costs))
         return
     from alexnet.data.store import Store
 
-    terms = runner.Terms(Store(a.data), a.scale, a.seeds, a.out, a.jobs)
+    terms = runner.Terms(Store(a.data), a.scale, a.seeds, a.out, a.jobs, a.precision)
     for found in table.reproduce(claims, terms, a.records, picky=bool(a.claims)):
         print(found, flush=True)

@@ -20,7 +20,7 @@ from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
 from alexnet.evaluation import centre, predictions, score
-from alexnet.experiments.effects import Done
+from alexnet.experiments.effects import Done, steady_epochs
 from alexnet.files import write_whole
 from alexnet.kernels import colourfulness
 from alexnet.train.loop import Interrupted, fit, resume
@@ -90,8 +90,14 @@ def read(folder: Path) -> Done | str | None:
         return str(found["failed"])
     with np.load(folder / "predictions.npz") as kept:
         arrays = {name: kept[name] for name in ("probabilities", "labels")}
+    config = from_dict(Config, json.loads((folder / "wanted.json").read_text()))
+    return done(found, config, **arrays)
+
+
+def done(found: dict[str, Any], config: Config, **arrays: Any) -> Done:
+    """What a run gave, from its JSON form. arrays: probabilities and labels."""
     tuples = {"epochs": tuple(found["epochs"]), "colour": tuple(map(tuple, found["colour"]))}
-    return Done(**{**found, **tuples}, **arrays)
+    return Done(**{**found, **tuples}, **arrays, steady_epochs=steady_epochs(config.schedule))
 
 
 if __name__ == "__main__":

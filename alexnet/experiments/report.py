@@ -7,29 +7,30 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from alexnet import figures, gallery
+from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import QUARTER, apart
-from alexnet.experiments.table import NOT_RUN, errors, not_run, source, where
+from alexnet.experiments.records import Record, Row
+from alexnet.experiments.table import NOT_RUN, not_run, ours, p_word, reading, source
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
 from alexnet.kernels import colourfulness, orientedness
 from alexnet.weights import load
 
 COLOURS = {
-    "agrees": "#2e7d4f",
-    "disagrees": "#b3402a",
+    "same sign": "#2e7d4f",
+    "opposite sign": "#b3402a",
     "differs": "#2a5d8a",
-    "cannot tell": "#8a8a8a",
+    "inconclusive": "#767676",
 }
 STYLE = """
 :root { --ink: #222; --soft: #666; --line: #ddd; }
-body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 54rem; margin: 0 auto;
+body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 60rem; margin: 0 auto;
   padding: 2rem 1.2rem 5rem; background: #fff; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 2.6rem 0 .5rem; }
 h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; } p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
@@ -39,44 +40,54 @@ th { font-weight: normal; color: var(--soft); } td.m { min-width: 11rem; }
 td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .chip { color: #fff; border-radius: .7em; padding: 0 .6em; font: .8rem/1.6 system-ui, sans-serif; white-space: nowrap; }
 code { font-size: .82rem; background: #f5f3ef; padding: .1em .3em; overflow-wrap: anywhere; }
+@media (max-width: 44rem) { tr, td { display: block; } th { display: none; } tr { border-bottom: 1px solid var(--line);
+  padding: .5rem 0; } td { border: 0; padding: .1rem 0; } }
 svg { width: 100%; height: auto; } figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
 """
 
 
-def page(records: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> str:
-    """The whole page. records: as `table.read` gives them; runs: trained ones, of which the first is looked at closely.
+def page(records: Sequence[Record], runs: Sequence[Path] = ()) -> str:
+    """The whole page.
 
-    Raises ValueError for a run that is none, or whose store is gone.
+    Args:
+        records: As `records.read` gives them.
+        runs: Trained runs; the first is shown with its filters, answers and neighbours.
+
+    Raises:
+        ValueError: For a folder that is not a run, or a run whose store is gone.
     """
     parts = [
         "<h1>The claims of the 2012 paper, measured</h1>",
         "<p class=soft>Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural "
         "Networks. Every number was given by runs recorded in this project; each claim ends with its command.</p>",
         _summary(records),
+        "<h2>How to read a row</h2>",
+        *(f"<p>{_inline(text)}</p>" for text in reading(records).split("\n\n")),
     ]
-    relu = [one for one in records if one["claim"] == "relu"]
+    relu = [one for one in records if one.claim.id == "relu"]
     if relu:
         parts += [
             "<h2>Figure 1: ReLU against tanh</h2>",
             _figure(_crossing(relu[0]), _crossing_text(relu[0])),
         ]
     points = [
-        (one, effect)
+        (one, row)
         for one in records
-        for effect in one["effects"]
-        if effect["name"].startswith("test error")
+        for row in one.rows
+        if row.effect.name.startswith("test error") and row.estimate.low is not None
     ]
     if points:
         caption = (
-            "Points of test error lost without each part: the mean over seeds and its 95 % interval. Diamonds: the "
-            "paper's own numbers, at its own scale."
+            "Differences of test error in percentage points: the mean over seeds and its 95 % "
+            "interval. Diamonds: the paper's own numbers, at its own scale. Pale bars: to be "
+            "repeated."
         )
         parts += ["<h2>What each part is worth</h2>", _figure(_bars(points), caption)]
     if runs:
         parts += _looked_at(records, runs)
     parts += [
         "<h2>Each claim</h2>",
-        *(_claim(claim, [one for one in records if one["claim"] == claim.id]) for claim in CLAIMS),
+        *(_claim(claim, [one for one in records if one.claim is claim]) for claim in CLAIMS),
     ]
     body = "\n".join(parts)
     head = (
@@ -86,11 +97,11 @@ def page(records: Sequence[dict[str, Any]], runs: Sequence[Path] = ()) -> str:
     return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
 
 
-def write(records: Sequence[dict[str, Any]], path: Path, runs: Sequence[Path] = ()) -> None:
+def write(records: Sequence[Record], path: Path, runs: Sequence[Path] = ()) -> None:
     write_whole(path, page(records, runs).encode())
 
 
-def _looked_at(records: Sequence[dict[str, Any]], runs: Sequence[Path]) -> list[str]:
+def _looked_at(records: Sequence[Record], runs: Sequence[Path]) -> list[str]:
     """Figures 3 and 4 of the first run, signals and curves of all."""
     first, net = runs[0], load(runs[0]).net
     indices = [
@@ -122,13 +133,13 @@ def _looked_at(records: Sequence[dict[str, Any]], runs: Sequence[Path]) -> list[
     ]
 
 
-def _specialising(records: Sequence[dict[str, Any]]) -> str:
+def _specialising(records: Sequence[Record]) -> str:
     """How often, over the seeds of claim `filters`."""
     shares = [
-        apart(run["colour"])[1]
+        apart(run.colour)[1]
         for one in records
-        if one["claim"] == "filters"
-        for run in one["arms"]["base"]
+        if one.claim.id == "filters"
+        for run in one.results["base"]
     ]
     if not shares:
         return ""
@@ -139,22 +150,24 @@ def _specialising(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _chip(verdict: str) -> str:
-    return f'<span class=chip style="background:{COLOURS[verdict]}">{verdict}</span>'
+def _verdict(one: Record, row: Row) -> str:
+    """A chip in the verdict's colour, and the rest of the sentence beside it."""
+    words, *rest = one.verdict(row).split(", ", 1)
+    chip = f'<span class=chip style="background:{COLOURS[row.estimate.verdict]}">{words}</span>'
+    return chip + "".join(f" {word}" for word in rest)
 
 
-def _summary(records: Sequence[dict[str, Any]]) -> str:
+def _summary(records: Sequence[Record]) -> str:
     rows = "".join(
-        f"<tr><td><a href='#{one['claim']}'>{one['claim']}</a></td><td class=m>{html.escape(effect['name'])}</td>"
-        f"<td>{_chip(effect['verdict'])}</td>"
-        f"<td class=n>{_number(effect)}</td><td class=n>{effect['n']}</td><td>{where(one)}</td></tr>"
+        f"<tr><td><a href='#{one.claim.id}'>{one.claim.id}</a></td>"
+        f"<td class=m>{html.escape(row.effect.name)}<div class=soft>{one.setting()}</div></td>"
+        f"<td>{_verdict(one, row)}{'<div class=soft>to be repeated</div>' if row.repeat else ''}</td>"
+        f"<td class=n>{ours(row)}</td><td class=n>{_p(row)}</td></tr>"
         for one in records
-        for effect in one["effects"]
+        for row in one.rows
     )
-    heads = "".join(
-        f"<th>{name}</th>"
-        for name in ("claim", "measure", "verdict", "mean [95 % interval]", "seeds", "scale, data")
-    )
+    names = "claim", "measure; scale and data", "verdict", "mean [95 %]", "p, Holm"
+    heads = "".join(f"<th>{name}</th>" for name in names)
     return (
         f"<div class=wide><table><tr>{heads}</tr>{rows}</table></div>"
         if rows
@@ -162,29 +175,43 @@ def _summary(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _number(effect: dict[str, Any]) -> str:
-    interval = "" if effect["low"] is None else f" [{effect['low']:.2f}, {effect['high']:.2f}]"
-    return f"{effect['mean']:.2f}{interval}"
+def _p(row: Row) -> str:
+    """`p 0.012`: on a narrow screen the head of its column is not shown."""
+    return "" if row.adjusted_p is None else f"p {html.escape(p_word(row.adjusted_p))}"
 
 
-def _claim(claim: Any, own: Sequence[dict[str, Any]]) -> str:
-    said = html.escape(source(claim))
+def _claim(claim: Claim, own: Sequence[Record]) -> str:
+    said = f"{html.escape(source(claim))}. {_inline(claim.note)}"
     parts = [
-        f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{said}.</p>"
+        f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{said}</p>"
     ]
     for one in own:
         lines = "".join(
-            f"<li>{html.escape(e['name'])}: {_number(e)}, {e['n']} seeds {_chip(e['verdict'])}</li>"
-            for e in one["effects"]
+            f"<li>{html.escape(row.effect.name)}: {ours(row)} {_p(row)} {_verdict(one, row)}"
+            f"{_repeat(row)}</li>"
+            for row in one.rows
         )
-        arms = html.escape("; ".join(errors(one)))
-        parts += [
-            f"<p>{where(one)}:</p><ul>{lines}</ul><p class=soft>Test errors by seed: {arms}</p>"
-        ]
-        parts += [f"<p><code>{html.escape(one['command'])}</code></p>"]
+        errors = html.escape("; ".join(one.errors()))
+        parts += [f"<p>{one.setting()}.</p><ul>{lines}</ul><p class=soft>By seed: {errors}</p>"]
+        parts += [f"<p><code>{html.escape(one.raw['command'])}</code></p>"]
     if commands := not_run(claim, own):
-        parts += [f"<p>{NOT_RUN}{', '.join(f'<code>{command}</code>' for command in commands)}</p>"]
+        lines = "".join(f"<br><code>{html.escape(command)}</code>" for command in commands)
+        parts += [f"<p>{NOT_RUN.rstrip()}{lines}</p>"]
     return "".join(parts)
+
+
+def _repeat(row: Row) -> str:
+    reasons = html.escape(", ".join(row.repeat))
+    return f"<div class=soft>to be repeated: {reasons}</div>" if row.repeat else ""
+
+
+def _inline(text: str) -> str:
+    """Markdown's code, bold and emphasis as HTML; nothing else of it is used."""
+    text = html.escape(text, quote=False)
+    for mark, tag in (("`", "code"), ("**", "b"), ("*", "em")):
+        pieces = text.split(mark)
+        text = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
+    return text
 
 
 def _figure(figure: Figure, caption: str) -> str:
@@ -195,13 +222,13 @@ def _figure(figure: Figure, caption: str) -> str:
     return f"<figure>{drawn[drawn.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _crossing(one: dict[str, Any]) -> Figure:
+def _crossing(one: Record) -> Figure:
     """Error over the training set against epochs, ReLU solid, tanh dashed, as in the paper."""
     figure = Figure((7.5, 3.6))
     axes = figure.subplots()
     for name, style in (("relu", "-"), ("tanh", "--")):
-        for seed, run in enumerate(one["arms"][name]):
-            errors = [epoch["val_error"] for epoch in run["epochs"]]
+        for seed, run in enumerate(one.results[name]):
+            errors = [epoch["val_error"] for epoch in run.epochs]
             label = {"relu": "ReLU", "tanh": "tanh"}[name] if seed == 0 else None
             axes.plot(
                 range(1, len(errors) + 1),
@@ -219,40 +246,41 @@ def _crossing(one: dict[str, Any]) -> Figure:
     return figure
 
 
-def _crossing_text(one: dict[str, Any]) -> str:
-    (effect,) = one["effects"]
+def _crossing_text(one: Record) -> str:
+    (row,) = one.rows
     return (
-        "Error over the whole training set after each epoch, a line a seed. The 25 % line is reached "
-        f"{_number(effect)} times later with tanh (a lower bound where it is never reached). The paper says 6."
+        "Error over the whole training set after each epoch, one line for each seed. The net with "
+        f"tanh needs {ours(row)} times as many epochs to reach the 25 % line (a lower bound where "
+        f"it is never reached). The paper says 6: {one.verdict(row)}."
     )
 
 
-def _bars(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Figure:
-    papers = {(claim.id, effect.name): effect.paper for claim in CLAIMS for effect in claim.effects}
+def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
     figure = Figure((7.5, 0.8 + 0.36 * len(points)))
     axes = figure.subplots()
-    for row, (one, effect) in enumerate(reversed(points)):
-        wide = None if effect["low"] is None else effect["high"] - effect["mean"]
+    names = []
+    for height, (one, row) in enumerate(reversed(points)):
+        e = row.estimate
+        assert e.high is not None
         axes.barh(
-            row,
-            effect["mean"],
-            xerr=wide,
+            height,
+            e.mean,
+            xerr=e.high - e.mean,
             height=0.55,
             color=TRAIN,
+            alpha=0.45 if row.repeat else 1,
             ecolor=INK,
             error_kw={"linewidth": 1},
         )
-        said = papers.get((one["claim"], effect["name"]), "")
-        if said.replace(".", "").isdigit():
-            axes.plot(float(said), row, "D", color=VAL, markersize=5)
-    names = [
-        f"{one['claim']}{' (CIFAR-10)' if one['on'] == 'cifar10' else ''}: "
-        f"{effect['name'].removeprefix('test error, points more ')}"
-        for one, effect in reversed(points)
-    ]
+        if row.effect.number is not None:
+            axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
+        said = row.effect.name.removeprefix("test error, ").removesuffix(", percentage points")
+        on = " (CIFAR-10)" if one.raw["on"] == "cifar10" else ""
+        names.append(f"{one.claim.id}{on}: {said.replace('ablated', row.effect.arms[0])}")
     axes.set_yticks(range(len(points)), names)
+    axes.set_ylim(-0.7, len(points) - 0.3)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("points of test error")
+    axes.set_xlabel("percentage points of test error")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     return figure

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alexnet.config import LOSSLESS_PX, Config, Steps, StoreSettings
 from alexnet.configfile import to_dict
@@ -27,8 +27,8 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.experiments import job
-from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale
-from alexnet.experiments.effects import Done
+from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale, error_name
+from alexnet.experiments.effects import ENSEMBLE, Done
 from alexnet.files import write_whole
 
 SEARCH_EPOCHS = 5
@@ -38,13 +38,15 @@ said_at_once: Callable[[str], None] = partial(print, flush=True)
 
 @dataclass(frozen=True)
 class Terms:
-    """What the command line says. jobs: runs side by side, which share the cores."""
+    """The settings of `alexnet reproduce`. jobs: runs side by side, which share the cores."""
 
     store: Store
     scale: Scale
     seeds: int
     out: Path
     jobs: int = 1
+    precision: Literal["auto", "float32"] = "auto"
+    """`Config.precision` of every run."""
     say: Callable[[str], None] = said_at_once
 
 
@@ -57,31 +59,52 @@ class Wanted:
     folder: Path
 
 
+# sha256 of the wnids of ImageNet 2012's 1000 classes in order, joined by newlines.
+IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+
+
 def kind_of(store: Store) -> Kind:
-    return (
-        "cifar10" if store.size_px == 32 and "test" in store.manifest["splits"] else "photographs"
-    )
+    """What a store holds. ImageNet is known by its list of classes alone, so that no other set of
+    photographs, of 1000 classes or fewer, counts as the paper's own setting.
+    """
+    if store.size_px == 32 and "test" in store.manifest["splits"]:
+        return "cifar10"
+    wnids = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
+    return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"
 
 
-def check(claim: Claim, store: Store, scale: Scale) -> None:
-    """Raises ValueError when the claim cannot be tested on this store."""
+def check(claim: Claim, terms: Terms) -> None:
+    """Raises ValueError when the claim cannot be tested on this store, or at this scale."""
+    store, scale = terms.store, terms.scale
     kind = kind_of(store)
     if not claim.arms:
         raise ValueError(
             f"{claim.id} needs ImageNet and the recipes themselves; see docs/reproduction.md"
         )
-    if kind not in claim.kinds or (scale == "full" and kind != claim.kinds[0]):
+    if scale == "full" and claim.by_hand:
+        raise ValueError(
+            f"{claim.id} at full scale is not one experiment but a chain of commands: "
+            + "; ".join(claim.by_hand)
+        )
+    if claim.together is not None and terms.seeds < ENSEMBLE:
+        raise ValueError(
+            f"{claim.id} averages {ENSEMBLE} networks and --seeds is {terms.seeds}; "
+            f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
+        )
+    small_stand_in = kind == "cifar10" and claim.kinds[-1] != "cifar10"
+    if kind not in claim.kinds or (scale == "full" and small_stand_in):
         needs = (
             "CIFAR-10 prepared at 32 pixels"
             if claim.kinds[0] == "cifar10"
             else "photographs of 112 pixels or more"
         )
         raise ValueError(
-            f"{claim.id} needs {needs}; {store.name} holds pictures of {store.size_px} pixels"
+            f"{claim.id} needs {needs}; {store.name} holds images of {store.size_px} pixels"
         )
-    if kind == "photographs" and store.size_px < STORED_PX[scale]:
+    if kind != "cifar10" and store.size_px < STORED_PX[scale]:
         raise ValueError(
-            f"{claim.id} at this scale needs pictures of {STORED_PX[scale]} pixels; prepare them larger"
+            f"{claim.id} at this scale needs images of {STORED_PX[scale]} pixels; "
+            "prepare them larger"
         )
     for part in {arm.part for arm in claim.arms} - {None}:
         assert part is not None
@@ -104,7 +127,7 @@ def run_ahead(claims: Sequence[Claim], terms: Terms) -> None:
 
 def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
     """All runs of a claim, by arm and seed."""
-    check(claim, terms.store, terms.scale)
+    check(claim, terms)
     factors = _rates(claim, terms)
     results: dict[str, list[Done]] = {}
     for later in (False, True):  # an arm that starts from another's network waits for it
@@ -117,6 +140,8 @@ def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
             done[: terms.seeds] = map(
                 partial(_with_more, claim), wanted[: terms.seeds], done[: terms.seeds]
             )
+        if claim.together is not None and not later:
+            done[: terms.seeds] = _with_ensembles(claim.together, done[: terms.seeds])
         for number, arm in enumerate(arms):
             results[arm.name] = done[number * terms.seeds : (number + 1) * terms.seeds]
     return results
@@ -129,6 +154,20 @@ def _with_more(claim: Claim, wanted: Wanted, done: Done) -> Done:
     if not kept.exists():
         write_whole(kept, json.dumps(claim.also(wanted.folder / "run")).encode())
     return replace(done, also=json.loads(kept.read_text()))
+
+
+def _with_ensembles(
+    measured: Callable[[Sequence[Done]], dict[str, float]], runs: Sequence[Done]
+) -> list[Done]:
+    """With what is measured of each ensemble of consecutive seeds; a rest belongs to none."""
+    done = list(runs)
+    for first in range(0, len(done) - ENSEMBLE + 1, ENSEMBLE):
+        members = done[first : first + ENSEMBLE]
+        shared = measured(members)
+        done[first : first + ENSEMBLE] = [
+            replace(one, also={**one.also, **shared}) for one in members
+        ]
+    return done
 
 
 def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
@@ -183,7 +222,15 @@ def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, 
     if arm.init:
         before = next(other for other in claim.arms if other.name == arm.init)
         init = str(_wanted(claim, before, seed, terms, factors).folder / "run")
-    config = replace(config, seed=seed, data=str(store), sgd=sgd, init=init, checkpoint_minutes=1)
+    config = replace(
+        config,
+        seed=seed,
+        data=str(store),
+        sgd=sgd,
+        init=init,
+        checkpoint_minutes=1,
+        precision=terms.precision,
+    )
     return _placed(f"{claim.id}, {arm.name}, seed {seed}", config, terms)
 
 
@@ -242,13 +289,9 @@ def _all(wanted: Sequence[Wanted], terms: Terms, may_fail: bool = False) -> list
     began_s, total = time.perf_counter(), len(todo)
     for number, one in enumerate(_worked(todo.values(), terms), 1):
         found = job.read(one.folder)
-        said = (
-            found
-            if isinstance(found, str)
-            else f"{found.test_error:.2%} test error"
-            if found
-            else "ended"
-        )
+        said = found if isinstance(found, str) else "ended"
+        if isinstance(found, Done):
+            said = f"{found.test_error:.2%} {error_name(one.config)}"
         left_min = (time.perf_counter() - began_s) / number * (total - number) / 60
         terms.say(f"{number}/{total} {one.name}: {said}; {left_min:.0f} min left")
     results: list[Any] = []

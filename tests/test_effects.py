@@ -1,0 +1,309 @@
+"""Effects have the sign that their claim gives them; statistics say no more than the seeds do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet import recipes
+from alexnet.config import Steps
+from alexnet.experiments.claim import Claim, Effect
+from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.effects import (
+    Done,
+    apart,
+    dropout_over_none,
+    ensemble,
+    epochs_to,
+    mixture,
+    steady_epochs,
+)
+from alexnet.experiments.statistics import estimate, holm
+
+
+def made_up(
+    test: float = 0.4,
+    centre: float = 0.4,
+    train: float = 0.4,
+    colour: Any = (),
+    losses: Any = (),
+    errors: Any = (),
+    steady: int = 100,
+    **also: float,
+) -> Done:
+    """A run with made-up results. losses and errors: of validation, by epoch."""
+    count = max(len(losses), len(errors))
+    epochs = [
+        {"val_loss": loss, "val_error": error, "train_loss": -loss}
+        for loss, error in zip(
+            [*losses, *[0.0] * (count - len(losses))],
+            [*errors, *[1.0] * (count - len(errors))],
+            strict=True,
+        )
+    ]
+    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+    return Done(test, centre, train, 1, 0.01, colour, tuple(epochs), steady, *nothing, also)
+
+
+# Runs in which the paper is right and runs in which it is wrong, by arm; `base` where an effect has
+# none of its own. What is not measured says the opposite each time.
+MORE = {"test": 0.5, "centre": 0.3}
+LESS = {"test": 0.3, "centre": 0.5}
+WIDER = {"centre": 0.4, "train": 0.2, "test": 0.3}
+NARROWER = {"centre": 0.5, "train": 0.5, "test": 0.5}
+EQUAL: dict[str, Any] = {}
+SLOW, FAST = {"errors": (0.45, 0.35, 0.25)}, {"errors": (0.25,)}
+# Losses rise above each other after the steady epochs, where a fall of the rate would set them.
+STEADY_SLOW = {"losses": (2.0, 1.8, 1.6, 0.1), "steady": 3}
+STEADY_FAST = {"losses": (1.6, 1.4, 1.2, 1.2), "steady": 3}
+ALTERNATE = tuple([0.0, 1.0] * 12)
+ERROR = "test error, ablated minus base, percentage points"
+GAP = "gap (centre error minus training error), ablated minus base, percentage points"
+
+# (claim, effect): arms in which the paper is right, the effect then, arms in which it is wrong.
+Arms = dict[str, dict[str, Any]]
+SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
+    ("relu", "epochs to 25 % training error, tanh over ReLU"): (
+        {"tanh": SLOW, "relu": FAST},
+        3,
+        {"tanh": FAST, "relu": SLOW},
+    ),
+    **{
+        (claim, ERROR): ({arm: MORE}, 10, {arm: LESS})
+        for claim, arm in (
+            ("columns", "one column"),
+            ("lrn", "no normalisation"),
+            ("lrn-cifar", "no normalisation"),
+            ("overlap", "pooling 2/2"),
+            ("colour", "no colour noise"),
+            ("dropout", "no dropout"),
+            ("bias", "biases 0"),
+            ("links", "no links"),
+        )
+    },
+    ("lrn-cifar", "test error, cifar_13 minus base, percentage points"): (
+        {"cifar_13": MORE, "no normalisation": LESS},
+        10,
+        {"cifar_13": LESS, "no normalisation": MORE},
+    ),
+    **{
+        (claim, GAP): ({arm: WIDER}, 20, {arm: NARROWER, "base": WIDER})
+        for claim, arm in (
+            ("overlap", "pooling 2/2"),
+            ("crops", "no patches"),
+            ("dropout", "no dropout"),
+        )
+    },
+    ("crops", "error with the centre patch, ablated minus base, percentage points"): (
+        {"no patches": {"centre": 0.5, "test": 0.3}},
+        10,
+        {"no patches": {"centre": 0.3, "test": 0.5}},
+    ),
+    ("crops", "test error, centre patch minus ten patches, percentage points"): (
+        {"base": {"centre": 0.5, "test": 0.4}, "no patches": {"centre": 0.4, "test": 0.5}},
+        10,
+        {"base": {"centre": 0.4, "test": 0.5}, "no patches": {"centre": 0.5, "test": 0.4}},
+    ),
+    (
+        "dropout",
+        "epochs to the same validation loss before any change of the schedule, "
+        "with dropout over without",
+    ): (
+        {"base": STEADY_SLOW, "no dropout": STEADY_FAST},
+        3,
+        {"base": STEADY_FAST, "no dropout": STEADY_SLOW},
+    ),
+    ("dropout", "test error, halved outputs minus the average of 64 masks, percentage points"): (
+        {"base": {"halved_error": 0.5, "masked_error": 0.4}},
+        10,
+        {"base": {"halved_error": 0.4, "masked_error": 0.5}},
+    ),
+    **{
+        ("depth", f"test error, without conv{i} minus base, percentage points"): (
+            {f"no conv{j}": MORE if i == j else LESS for j in range(2, 6)},
+            10,
+            {f"no conv{j}": LESS if i == j else MORE for j in range(2, 6)},
+        )
+        for i in range(2, 6)
+    },
+    ("bias", "validation loss after the first epoch, ablated minus base"): (
+        {"biases 0": {"losses": (2.2, 1.0)}, "base": {"losses": (2.1, 1.5)}},
+        0.1,
+        {"biases 0": {"losses": (2.1, 1.5)}, "base": {"losses": (2.2, 1.0)}},
+    ),
+    ("ensemble", "test error, a single net (mean) minus five averaged, percentage points"): (
+        {"base": {"ensemble_error": 0.3, "weighted_gain": 0.0}},
+        10,
+        {"base": {"ensemble_error": 0.5, "weighted_gain": 0.0}},
+    ),
+    ("ensemble", "test error, plain average minus weighted average, percentage points"): (
+        {"base": {"ensemble_error": 0.3, "weighted_gain": 0.1}},
+        10,
+        {"base": {"ensemble_error": 0.3, "weighted_gain": -0.1}},
+    ),
+    ("pretrain", "test error, from scratch minus pre-trained, percentage points"): (
+        {"from scratch": MORE, "pre-trained": EQUAL, "on five classes": LESS},
+        10,
+        {"from scratch": LESS, "pre-trained": EQUAL, "on five classes": MORE},
+    ),
+    ("filters", "distance between the columns' mean colour, minus that of random halves"): (
+        {"base": {"colour": ((0.0,) * 24, (1.0,) * 24)}},
+        0.886,
+        {"base": {"colour": (ALTERNATE, ALTERNATE)}},
+    ),
+    (
+        "features",
+        "six nearest images of the same class, by hidden layer minus by pixels, percentage points",
+    ): (
+        {"base": {"same_class_by_hidden": 0.5, "same_class_by_pixels": 0.4}},
+        10,
+        {"base": {"same_class_by_hidden": 0.4, "same_class_by_pixels": 0.5}},
+    ),
+}
+
+
+EFFECTS = [(claim, effect) for claim in CLAIMS for effect in claim.effects]
+
+
+def test_every_effect_has_runs_in_which_the_paper_is_right_and_wrong() -> None:
+    assert set(SIGNS) == {(claim.id, effect.name) for claim, effect in EFFECTS}
+    assert len(SIGNS) == len(EFFECTS)
+
+
+@pytest.mark.parametrize(
+    ("claim", "effect"), EFFECTS, ids=lambda value: getattr(value, "id", None) or value.name
+)
+def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_wrong(
+    claim: Claim, effect: Effect
+) -> None:
+    right, size, wrong = SIGNS[claim.id, effect.name]
+
+    def values(arms: Arms) -> list[float]:
+        assert set(arms) <= {arm.name for arm in claim.arms}
+        results = {arm.name: [made_up(**arms.get(arm.name, EQUAL))] * 10 for arm in claim.arms}
+        return effect.values(results)
+
+    count = 10 // effect.nets
+    assert values(right) == pytest.approx([size] * count, abs=0.01)
+    assert min(values(right)) > effect.none > max(values(wrong))
+    said = estimate(values(right), effect.none, effect.sided).verdict
+    assert said == ("same sign" if effect.sided else "differs")
+    said = estimate(values(wrong), effect.none, effect.sided).verdict
+    assert said == ("opposite sign" if effect.sided else "differs")
+
+
+def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
+    assert epochs_to(0.25, made_up(errors=(0.5, 0.3, 0.2))) == pytest.approx(2.5)
+    assert epochs_to(0.25, made_up(errors=(0.25,))) == pytest.approx(1.0)
+    assert epochs_to(0.25, made_up(errors=(0.5, 0.4))) == 2.0
+
+
+def test_epochs_of_dropout_do_not_depend_on_what_follows_a_fall_of_the_rate() -> None:
+    base, none = made_up(losses=(2, 1.8, 1.6), steady=3), made_up(losses=(1.7, 1.5, 1.4), steady=3)
+    ratio = dropout_over_none(base, none)
+    assert ratio == pytest.approx(3 / 1.5)  # to 1.6, half-way between the first two of `none`
+    later = made_up(losses=(2, 1.8, 1.6, 0.2, 0.1), steady=3)
+    assert dropout_over_none(later, none) == ratio
+    assert steady_epochs(Steps(24, (19, 22), colour_until=18)) == 18
+    assert steady_epochs(recipes.original().schedule) == 25
+    assert steady_epochs(Steps(7)) == 7
+    with pytest.raises(ValueError, match="Plateau"):
+        steady_epochs(recipes.paper().schedule)
+
+
+def test_columns_are_apart_only_when_they_are() -> None:
+    rng = np.random.default_rng(0)
+    grey, colour = rng.uniform(0, 0.2, 24).tolist(), rng.uniform(0.5, 0.9, 24).tolist()
+    further, by_chance = apart((grey, colour))
+    assert further > 0.4
+    assert by_chance == 0
+    assert apart((colour, grey))[0] == pytest.approx(further, abs=0.02)  # another order of shuffles
+    alike = [apart(np.split(rng.uniform(0, 1, 48), 2)) for _ in range(50)]  # type: ignore[arg-type]
+    assert abs(np.mean([difference for difference, _ in alike])) < 0.02
+    assert 0.3 < np.mean([share for _, share in alike]) < 0.7  # uniform
+
+
+def member(right: np.ndarray, sure: float) -> Done:
+    """A net that is right, with probability `sure`, on those images of two classes."""
+    labels = np.arange(len(right)) % 2
+    p = np.where((labels == 1) == right, sure, 1 - sure)
+    return replace(
+        made_up(), test_error=1 - right.mean(), probabilities=np.stack([1 - p, p], 1), labels=labels
+    )
+
+
+def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
+    right = np.ones((3, 90), bool)
+    for net in range(3):
+        right[net, 30 * net : 30 * net + 30] = False
+    assert ensemble([member(r, 0.8) for r in right])["ensemble_error"] == 0
+    alike = [member(right[0], 0.8)] * 3
+    assert ensemble(alike)["ensemble_error"] == pytest.approx(1 / 3)
+    assert ensemble(alike)["weighted_gain"] == 0
+
+
+def test_searched_weights_leave_a_poor_member_out() -> None:
+    rng = np.random.default_rng(0)
+    good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
+    nets = good, poor
+    weights = mixture(np.stack([net.probabilities[np.arange(400), net.labels] for net in nets]))
+    assert weights.sum() == pytest.approx(1)
+    assert weights[0] > 0.95
+    assert ensemble(nets)["weighted_gain"] > 0.5  # the plain average follows the one that is sure
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(-5, 5))
+def test_the_verdict_follows_from_the_interval(values: list[float], none: float) -> None:
+    e = estimate(values, none)
+    assert e.low is not None
+    assert e.high is not None
+    assert e.p is not None
+    assert e.low <= e.mean + 1e-9
+    assert e.mean <= e.high + 1e-9
+    assert (e.verdict == "same sign") == (e.low > none)
+    assert (e.verdict == "opposite sign") == (e.high < none)
+    if abs(e.p - 0.05) > 1e-6:  # the test and the interval are the same rule
+        assert (e.p < 0.05) == (e.verdict != "inconclusive")
+    assert e.contains(e.mean + 1e-9) or e.high - e.low < 1e-8
+    assert e.contains(e.high + 1) is False
+
+
+def test_an_estimate_is_students() -> None:
+    values = (1.0, 2.0, 3.0, 4.0, 5.0)
+    e = estimate(values)
+    assert (e.mean, e.n) == (3.0, 5)
+    # By a table: t of 4 degrees of freedom is 2.776 at 95 %; P(|t| > 3 / 0.70711) is 0.01324.
+    np.testing.assert_allclose(
+        [e.deviation, e.low, e.high, e.p], [1.58114, 1.03676, 4.96324, 0.01324], rtol=1e-3
+    )
+    assert e.verdict == "same sign"
+    assert estimate([-v for v in values]).verdict == "opposite sign"
+    assert estimate([7.0]).verdict == "inconclusive"
+    assert estimate([7.0]).contains(7.0) is None
+    for sign in (1, -1):
+        assert estimate([sign * v for v in values], sided=False).verdict == "differs"
+    assert estimate([-1.0, 1.0, 0.0], sided=False).verdict == "inconclusive"
+
+
+def test_the_minimum_detectable_effect_is_found_four_times_in_five() -> None:
+    rng, found = np.random.default_rng(0), []
+    for _ in range(4000):
+        detectable = estimate(rng.normal(0, 1, 5).tolist()).minimum_detectable
+        assert detectable is not None
+        found.append(detectable)
+    effect = float(np.mean(found))
+    told = [estimate(rng.normal(effect, 1, 5).tolist()).verdict for _ in range(2000)]
+    share = np.mean([verdict == "same sign" for verdict in told])
+    assert 0.75 < share < 0.92  # by a mean deviation, not each one's own
+
+
+def test_holm_adjusts_as_in_a_worked_example_and_never_below_the_plain_p() -> None:
+    # By hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 raised to the one before.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
