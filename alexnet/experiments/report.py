@@ -187,7 +187,7 @@ def _claim(claim: Claim, own: Sequence[Record]) -> str:
     ]
     for one in own:
         lines = "".join(
-            f"<li>{html.escape(row.effect.name)}: {ours(row)} {_p(row)} {_verdict(one, row)}"
+            f"<li>{html.escape(row.effect.name)}: {_numbers(row)} {_verdict(one, row)}"
             f"{_repeat(row)}</li>"
             for row in one.rows
         )
@@ -198,6 +198,10 @@ def _claim(claim: Claim, own: Sequence[Record]) -> str:
         lines = "".join(f"<br><code>{html.escape(command)}</code>" for command in commands)
         parts += [f"<p>{NOT_RUN.rstrip()}{lines}</p>"]
     return "".join(parts)
+
+
+def _numbers(row: Row) -> str:
+    return ", ".join(filter(None, (ours(row), _p(row))))
 
 
 def _repeat(row: Row) -> str:
