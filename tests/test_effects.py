@@ -197,6 +197,33 @@ def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_
     assert said == ("opposite sign" if effect.sided else "differs")
 
 
+def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None:
+    """Written down from the paper's sections 3 to 7, top-1; ratios are compared with 1."""
+    numbers = {(claim.id, effect.name): effect.number for claim, effect in EFFECTS if effect.number}
+    of_error = {"columns": 1.7, "lrn": 1.4, "lrn-cifar": 2, "overlap": 0.4, "colour": 1}
+    assert {id: number for (id, name), number in numbers.items() if name == ERROR} == of_error
+    others = sorted((id, number) for (id, name), number in numbers.items() if name != ERROR)
+    assert others == [
+        ("crops", 1.5),
+        *[("depth", 2)] * 4,
+        ("dropout", 2),
+        ("ensemble", 2.6),
+        ("lrn-cifar", 2),
+        ("pretrain", 1.7),
+        ("relu", 6),
+    ]
+    ratios = [(claim.id, effect.none) for claim, effect in EFFECTS if effect.none]
+    assert ratios == [("relu", 1), ("dropout", 1)]
+    unsided = [
+        (claim.id, effect.name.split(",")[1]) for claim, effect in EFFECTS if not effect.sided
+    ]
+    assert unsided == [
+        ("dropout", " halved outputs minus the average of 64 masks"),
+        ("bias", " ablated minus base"),
+        ("ensemble", " plain average minus weighted average"),
+    ]
+
+
 def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
     assert epochs_to(0.25, made_up(errors=(0.5, 0.3, 0.2))) == pytest.approx(2.5)
     assert epochs_to(0.25, made_up(errors=(0.25,))) == pytest.approx(1.0)
