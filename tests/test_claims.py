@@ -251,6 +251,10 @@ def test_a_setting_that_differs_is_named_and_one_that_acts_later_is_not() -> Non
     first, last = records.opened(bias).rows
     assert first.repeat == ()  # the end game begins at epoch 18
     assert last.repeat == ("schedule.layer_rates", "schedule.colour_until none -> 18")
+    bias["configs"]["base"]["schedule"] |= {"drops": [12, 22], "epochs": 30}
+    first, last = records.opened(bias).rows
+    assert first.repeat == ()
+    assert last.repeat[:2] == ("schedule.epochs 30 -> 24", "schedule.drops")
     bias["configs"]["base"]["sgd"]["rate"] = 0.01
     first, _ = records.opened(bias).rows
     assert first.repeat == ("sgd.rate 0.01 -> 0.003",)
