@@ -35,6 +35,7 @@ from alexnet.gallery import nearest
 from alexnet.kernels import colourfulness, orientedness
 from alexnet.model import build
 from alexnet.provenance import code_version
+from tests import layouts
 from tests.conftest import tiny_architecture
 
 ROOT = Path(__file__).parents[1]
@@ -277,7 +278,6 @@ def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
 def test_the_chain_of_pre_training_runs_on_stand_ins_of_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layouts = pytest.importorskip("tests.layouts", reason="needs the layouts of ImageNet")
     monkeypatch.chdir(tmp_path)
     for name, made in (("ARCHIVES", layouts.archives), ("FALL_2011", layouts.class_tars)):
         Path(name).mkdir()
