@@ -70,7 +70,7 @@ ORIGINAL_LAYERS: tuple[Layer, ...] = (
 CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=1)
 
 
-def _narrow(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+def one_column_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layers of one column alone, but for conv5 and the fully connected ones (section 3.2).
 
     Those keep the width of both columns, since most parameters sit behind conv5.
@@ -144,7 +144,9 @@ def one_column() -> Config:
     connected layers as wide as two columns'. No result of this net is known: the paper's is of
     `original_one_column`.
     """
-    return replace(paper(), recipe="one_column", architecture=Architecture(_narrow(PAPER_LAYERS)))
+    return replace(
+        paper(), recipe="one_column", architecture=Architecture(one_column_layers(PAPER_LAYERS))
+    )
 
 
 def original_one_column() -> Config:
@@ -159,7 +161,7 @@ def original_one_column() -> Config:
         whole,
         recipe="original_one_column",
         architecture=replace(
-            whole.architecture, layers=_narrow(whole.architecture.layers), columns=1
+            whole.architecture, layers=one_column_layers(whole.architecture.layers), columns=1
         ),
         sgd=replace(whole.sgd, bias_rate=0.02, bias_rate_of=(("conv1", 0.002), ("conv2", 0.002))),
         schedule=Steps(96, drops=(20, 48, 78), layer_rates=_frozen_conv1(66, 72), colour_until=66),

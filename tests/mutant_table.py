@@ -12,6 +12,7 @@ LOOP, AUGMENT, EVALUATION, NORMALISE = (
     "ops/normalise.py",
 )
 
+EFFECTS, STATISTICS = "experiments/effects.py", "experiments/statistics.py"
 ILSVRC = "data/sources/ilsvrc.py"
 
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
@@ -144,8 +145,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (RECIPES, "layer.kernels // 2", "layer.kernels // 3"),
         (
             RECIPES,
-            "layers=_narrow(whole.architecture.layers), columns=1",
-            "layers=_narrow(whole.architecture.layers), columns=2",
+            "layers=one_column_layers(whole.architecture.layers), columns=1",
+            "layers=one_column_layers(whole.architecture.layers), columns=2",
         ),
     ],
     "not in the paper: columns that never meet": [
@@ -636,6 +637,85 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("gallery.py", "topk(most, largest=False)", "topk(most, largest=True)"),
         ("gallery.py", "BEST = 5", "BEST = 4"),
         ("gallery.py", "ANSWERS, ASKED, NEAREST = 8, 5, 6", "ANSWERS, ASKED, NEAREST = 8, 5, 5"),
+    ],
+    "Section 3 and 4's comparisons": [
+        (EFFECTS, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),
+        (EFFECTS, "self.centre_error - self.train_error", "self.train_error - self.centre_error"),
+        (
+            EFFECTS,
+            "100 * (run.centre_error - run.test_error)",
+            "100 * (run.test_error - run.centre_error)",
+        ),
+        (
+            EFFECTS,
+            'float(ablated.epochs[0]["val_loss"] - base.epochs[0]["val_loss"])',
+            'float(base.epochs[0]["val_loss"] - ablated.epochs[0]["val_loss"])',
+        ),
+        (
+            EFFECTS,
+            'float(ablated.epochs[0]["val_loss"] - base.epochs[0]["val_loss"])',
+            'float(ablated.epochs[0]["train_loss"] - base.epochs[0]["train_loss"])',
+        ),
+        (
+            EFFECTS,
+            "epochs_to(QUARTER, tanh) / epochs_to(QUARTER, relu)",
+            "epochs_to(QUARTER, relu) / epochs_to(QUARTER, tanh)",
+        ),
+        (EFFECTS, "QUARTER = 0.25", "QUARTER = 0.5"),
+        (EFFECTS, "return with_dropout / none", "return none / with_dropout"),
+        (
+            EFFECTS,
+            '100 * (single - members[0].also["ensemble_error"])',
+            '100 * (members[0].also["ensemble_error"] - single)',
+        ),
+        (
+            EFFECTS,
+            '100 * members[0].also["weighted_gain"]',
+            '-100 * members[0].also["weighted_gain"]',
+        ),
+        (
+            EFFECTS,
+            '(run.also["halved_error"] - run.also["masked_error"])',
+            '(run.also["masked_error"] - run.also["halved_error"])',
+        ),
+        (
+            EFFECTS,
+            '(run.also["same_class_by_hidden"] - run.also["same_class_by_pixels"])',
+            '(run.also["same_class_by_pixels"] - run.also["same_class_by_hidden"])',
+        ),
+        (EFFECTS, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
+    ],
+    "A verdict follows from an interval": [
+        (STATISTICS, "if low > none:", "if high > none:"),
+        (STATISTICS, "elif high < none:", "elif low < none:"),
+        (STATISTICS, "LEVEL, POWER = 0.95, 0.8", "LEVEL, POWER = 0.9, 0.8"),
+        (STATISTICS, "(len(p_values) - rank) * p_values[index]", "len(p_values) * p_values[index]"),
+        (STATISTICS, "error = deviation / math.sqrt(n)", "error = deviation / n"),
+        (STATISTICS, "p = 2 * float(t.sf(", "p = float(t.sf("),
+    ],
+    "A record whose arms would run": [
+        ("experiments/records.py", 'yield raw["to_be_repeated"]', "pass"),
+        ("experiments/bases.py", "colour_until=18", "colour_until=17"),
+    ],
+    "3.4 original: 2/2 pooling": [
+        ("experiments/bases.py", "Pool(2, 2, partial=True)", "Pool(2, 2)"),
+        ("experiments/bases.py", '"conv5": (0, 0)}', '"conv5": (1, 1)}'),
+    ],
+    "4.2 The net without dropout": [
+        ("experiments/claims.py", "Dropout(masks=False)", "Dropout(rate=0.0)"),
+        ("experiments/claims.py", "Dropout(masks=False)", "Dropout()"),
+    ],
+    "ImageNet 2012 is its list": [
+        (
+            "experiments/runner.py",
+            'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
+            'return "imagenet" if len(store.classes) == 1000 else "photographs"',
+        ),
+        (
+            "experiments/table.py",
+            "if any(one.in_papers_setting for one in own):",
+            'if any(one.raw["scale"] == "full" for one in own):',
+        ),
     ],
     "Fig. 3: one column turns to colour": [
         ("kernels.py", "grey = 3 * weight.mean(1)", "grey = weight.mean(1)"),

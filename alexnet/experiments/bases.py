@@ -113,13 +113,7 @@ def pooling_2_2(config: Config) -> Config:
 
 def one_column(config: Config) -> Config:
     """As `recipes.original_one_column`: conv1 to conv4 as wide as one column, the rest as both."""
-    layers = tuple(
-        replace(layer, kernels=layer.kernels // 2)
-        if isinstance(layer, Conv) and layer.name in ("conv1", "conv2", "conv3", "conv4")
-        else layer
-        for layer in config.architecture.layers
-    )
-    return net(layers=layers, columns=1)(config)
+    return net(layers=recipes.one_column_layers(config.architecture.layers), columns=1)(config)
 
 
 def thirteen(config: Config) -> Config:
