@@ -31,6 +31,12 @@ def test_score_counts_top1_top5_classes_and_confusion() -> None:
     assert result.loss == pytest.approx(-np.log([0.5, 0.1, 0.05, 0.3]).mean())
 
 
+def test_the_fifth_best_class_counts_in_top5_and_the_sixth_does_not() -> None:
+    p = np.array([[0.3, 0.25, 0.2, 0.15, 0.06, 0.04]], np.float32)
+    errors = [score(p, np.array([label]), 1).top5_error for label in range(6)]
+    assert errors == [0, 0, 0, 0, 0, 1]
+
+
 def test_top5_is_left_out_where_it_would_be_trivial() -> None:
     assert score(np.full((3, 5), 0.2, np.float32), np.array([0, 1, 2]), 1).top5_error is None
 
