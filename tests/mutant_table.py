@@ -784,7 +784,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (
             MODEL,
             "(self.shape[0], fan_in, size, size, *self.shape[1:])",
-            "(self.shape[0], fan_in, size, size, *self.shape[:0:-1])",
+            "(self.shape[0], fan_in, size, size, *self.in_shape[1:])",
         ),
         (
             "ops/local.py",

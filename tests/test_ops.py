@@ -319,14 +319,15 @@ def test_a_convolution_over_blocks_is_the_convolution(
     torch.testing.assert_close(*gradients)
 
 
-def test_locally_connected_is_its_slow_twin_with_gradients() -> None:
+@pytest.mark.parametrize("pad", [(1, 1), (0, 2)])
+def test_locally_connected_is_its_slow_twin_with_gradients(pad: tuple[int, int]) -> None:
     x, bias = random(3, 2, 4, 4), random(5, 4, 4)
     weight = random(5, 2, 3, 3, 4, 4)
-    got = ops.locally_connected(x, weight, bias, (1, 1))
-    want = reference.locally_connected(x.numpy(), weight.numpy(), bias.numpy(), (1, 1))
+    got = ops.locally_connected(x, weight, bias, pad)
+    want = reference.locally_connected(x.numpy(), weight.numpy(), bias.numpy(), pad)
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-11, atol=1e-12)
     inputs = tuple(t.requires_grad_() for t in (x, weight, bias))
-    assert gradcheck(lambda *t: ops.locally_connected(*t, (1, 1)), inputs)
+    assert gradcheck(lambda *t: ops.locally_connected(*t, pad), inputs)
 
 
 def test_locally_connected_with_equal_kernels_is_a_convolution() -> None:
