@@ -89,6 +89,14 @@ def test_kernels_see_their_own_column_but_for_the_links() -> None:
     assert apart["fc8"] == (1000, 4096)
 
 
+def test_a_locally_connected_layer_has_a_kernel_and_a_bias_for_every_position() -> None:
+    layers = Local("local1", 4, 3, pad=(0, 1)), Full("fc2", 10)
+    local = plan(Architecture(layers, input_px=8))[0]
+    assert local.weight_shape == (4, 3, 3, 3, 7, 7)
+    assert local.bias_shape == (4, 7, 7)
+    assert local.parameters == 4 * 7 * 7 * (3 * 3 * 3 + 1)
+
+
 def test_without_links_a_column_never_sees_the_other() -> None:
     architecture = replace(tiny_architecture(), links=False)
     net = build(architecture).double()
