@@ -17,6 +17,9 @@ test-slow: $(VENV)/ready  ## the long ones: kills, full-size equality, a shorten
 mutants: $(VENV)/ready  ## changes the code behind each row of docs/paper.md: its tests must notice
 	$(BIN)/python -m tests.mutants
 
+bench-%: $(VENV)/ready  ## speeds of this machine: bench-ops, -step, -loader, -infer, -scale
+	$(BIN)/python -m benchmarks $*
+
 check: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

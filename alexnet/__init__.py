@@ -1,10 +1,10 @@
-"""AlexNet as a working system: Krizhevsky, Sutskever and Hinton (2012), from image archives to the paper's figures.
+"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012), from image archives to the paper's figures.
 
     import alexnet
     net = alexnet.build(alexnet.recipes.original().architecture)
     alexnet.fit(config, "runs/first")
 
-Names are imported when they are first used, so that `import alexnet` costs nothing.
+Each name is imported when it is first used, so that `import alexnet` does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet import ops, recipes
+    from alexnet.checkpoint import load
     from alexnet.config import Architecture, Config
     from alexnet.data.store import Store
     from alexnet.evaluation import evaluate
     from alexnet.inference import features, predict
     from alexnet.model import Network, build, plan
     from alexnet.train.loop import fit, resume
-    from alexnet.weights import load
 
 __version__ = "0.1.0"
 
+# The module that defines each name.
 _HOME = {
     "Architecture": "alexnet.config",
     "Config": "alexnet.config",
@@ -33,7 +34,7 @@ _HOME = {
     "evaluate": "alexnet.evaluation",
     "features": "alexnet.inference",
     "fit": "alexnet.train.loop",
-    "load": "alexnet.weights",
+    "load": "alexnet.checkpoint",
     "plan": "alexnet.model",
     "predict": "alexnet.inference",
     "resume": "alexnet.train.loop",
@@ -58,6 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # Called for names that the module does not have yet (PEP 562).
     if name in ("ops", "recipes"):
         return importlib.import_module(f"alexnet.{name}")
     if name in _HOME:

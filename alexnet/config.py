@@ -1,41 +1,47 @@
-"""Every setting of the system as frozen values; standard library only, so that `--help` never waits for torch.
+"""Every setting of the system, as frozen dataclasses, and their JSON form.
 
-An experiment is one `dataclasses.replace` of a recipe (`recipes.py`). Section numbers are the paper's; "original"
-marks what the authors' own published configuration (net 145) has instead.
+An experiment is one `dataclasses.replace` of a recipe (`recipes.py`). Section numbers are the
+paper's; "original" marks what the authors' own published configuration (net 145) has instead.
+The module imports the standard library only, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-Unit = Literal["relu", "tanh", "logistic"]
-Op = Literal["unit", "lrn", "spatial", "max_pool", "avg_pool", "dropout"]
+from alexnet.errors import ConfigError
+
+Activation = Literal["relu", "tanh", "logistic"]
+OpName = Literal["activation", "lrn", "spatial_norm", "max_pool", "avg_pool", "dropout"]
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution and what follows it, in order (section 3.5)."""
+    """A convolution and the operations that follow it, in order (section 3.5)."""
 
     name: str
     kernels: int
-    """Kernels of all columns together."""
+    """Number of kernels in all columns together."""
     size_px: int
     stride: int = 1
     pad: tuple[int, int] = (0, 0)
-    """Pixels of zeros at (left and top, right and bottom)."""
+    """Zero padding in pixels: (left and top, right and bottom)."""
     linked: bool = False
-    """Sees the maps of every column, not of its own alone."""
+    """Sees the maps of all columns instead of only those of its own."""
     std: float | None = 0.01
-    """Of the Gaussian the weights start from (section 5); None: PyTorch's own uniform start."""
+    """Standard deviation of the Gaussian initialization (section 5). None: PyTorch's default
+    uniform initialization, of the biases too."""
     bias: float = 0.0
-    then: tuple[Op, ...] = ("unit",)
+    then: tuple[OpName, ...] = ("activation",)
 
 
 @dataclass(frozen=True)
 class Local:
-    """A convolution whose kernels differ at every position (the CIFAR-10 nets)."""
+    """A locally connected layer: other kernels at every position (the CIFAR-10 nets)."""
 
     name: str
     kernels: int
@@ -43,198 +49,220 @@ class Local:
     pad: tuple[int, int] = (0, 0)
     std: float | None = 0.01
     bias: float = 0.0
-    then: tuple[Op, ...] = ("unit",)
+    then: tuple[OpName, ...] = ("activation",)
 
 
 @dataclass(frozen=True)
-class Full:
-    """A fully connected layer and what follows it."""
+class FullyConnected:
+    """A fully connected layer and the operations that follow it, in order."""
 
     name: str
     units: int
     std: float | None = 0.01
     bias: float = 0.0
-    then: tuple[Op, ...] = ()
+    then: tuple[OpName, ...] = ()
 
 
-Layer = Conv | Local | Full
+Layer = Conv | Local | FullyConnected
 
 
 @dataclass(frozen=True)
 class Lrn:
-    """b = a / (k + alpha * sum of squares of n adjacent maps) ** beta (section 3.3)."""
+    """Local response normalization (section 3.3).
+
+    b = a / (k + alpha * sum of squares of n adjacent maps) ** beta
+    """
 
     n: int = 5
     k: float = 2.0
     alpha: float = 1e-4
-    """Multiplies the sum itself; PyTorch, Caffe and ONNX call n * this their alpha."""
+    """Factor of the sum. PyTorch, Caffe and ONNX apply theirs to the mean: it is n times this."""
     beta: float = 0.75
 
 
 @dataclass(frozen=True)
-class Spatial:
-    """The original's second normalisation, over a square inside each map."""
+class SpatialNorm:
+    """The second normalization of the original, over a square inside each map."""
 
     size_px: int = 5
     k: float = 1.0
     alpha: float = 0.001 / 25
-    """Multiplies the sum itself."""
+    """Factor of the sum over the square, not of its mean."""
     beta: float = 0.75
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Overlapping pooling (section 3.4); 2/2 is the comparison."""
+    """Overlapping pooling (section 3.4); the paper compares it with size 2 and stride 2."""
 
     size_px: int = 3
     stride: int = 2
     partial: bool = False
-    """Windows may reach over the right and bottom border (the CIFAR-10 nets)."""
+    """Windows may extend beyond the right and bottom border (the CIFAR-10 nets)."""
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Section 4.2."""
+    """Dropout (section 4.2)."""
 
     rate: float = 0.5
     form: Literal["2012", "inverted"] = "2012"
-    """2012: not rescaled in training, outputs times (1 - rate) at test. inverted: rescaled in training."""
+    """2012: no rescaling in training, outputs times (1 - rate) at test time. inverted: outputs are
+    divided by (1 - rate) in training."""
     masks: bool = True
-    """False: no unit is zeroed, in training as at test. With form 2012 outputs are still multiplied by (1 - rate), as
-    the authors' code does with `enable=false`, so the layers behind see values of the same size."""
+    """False: no unit is set to zero, in training as at test time. With form 2012 outputs are still
+    multiplied by (1 - rate), as in the authors' code with `enable=false`, so that the layers behind
+    see values of the same size."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network as a value: a table of layers, and the fields that ablations turn."""
+    """A network as a value: a table of layers, and the fields that ablations change."""
 
     layers: tuple[Layer, ...]
     input_px: int = 224
     classes: int | None = None
-    """Units of the last layer; None: as many as the store has classes."""
+    """Number of units of the last layer. None: the number of classes in the store."""
     columns: int = 1
-    """Groups of kernels that see only each other, but for linked layers (section 3.2)."""
+    """Number of columns: groups of kernels that see only each other's maps, except in linked and
+    fully connected layers (section 3.2)."""
     links: bool = True
-    """False: the columns never meet before the last layer."""
-    unit: Unit = "relu"
+    """False: the columns are separate up to the last layer."""
+    activation: Activation = "relu"
     normalise: bool = True
-    """False leaves every lrn and spatial step out."""
+    """False removes every lrn and spatial_norm operation."""
     lrn: Lrn = Lrn()
-    spatial: Spatial = Spatial()
+    spatial_norm: SpatialNorm = SpatialNorm()
     pool: Pool = Pool()
     dropout: Dropout = Dropout()
     width: float = 1.0
-    """Multiplies the kernels and hidden units of every layer."""
+    """Factor of the number of kernels and hidden units of every layer."""
     without: tuple[str, ...] = ()
-    """Convolutions to leave out (not the first); their normalisation and pool stay."""
+    """Convolutions to remove (not the first); their normalization and pooling stay."""
     bias: float | None = None
-    """Stands in place of every bias that would start at something other than 0."""
+    """Initial value of every bias whose initial value would not be 0."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """From stored uint8 pictures to the network's input (sections 2 and 4.1)."""
+    """How stored uint8 images become the input of the network (sections 2 and 4.1)."""
 
     crops: bool = True
-    """Random patches in training; False: the centre patch."""
+    """Random crops in training. False: the center crop."""
     last_offset: bool = True
-    """Random crops reach the last offset too: 33x33 positions of 224 pixels in 256, as in the authors' code. False:
-    32x32, which with reflections makes the paper's factor of 2048 (section 4.1)."""
+    """Random crops include the last offset: 33x33 positions of 224 pixels in 256, as in the
+    authors' code. False: 32x32, which with reflections makes the paper's factor of 2048
+    (section 4.1)."""
     flips: bool = True
+    """Horizontal reflections in training, with probability 1/2."""
     chunk: int = 1
-    """Images that share one position and one flip (original: 32)."""
+    """Number of images that share one crop position and one flip (original: 32)."""
     mean: Literal["pixel", "centre", "channel"] = "pixel"
-    """pixel: of the mean image, at the patch's own place. centre: its centre patch for every patch (original).
-    channel: torchvision's three numbers, after which RGB is divided by its three deviations."""
+    """The mean to subtract. pixel: the mean image, at the position of the crop. centre: the center
+    crop of the mean image, for every crop (original). channel: torchvision's mean of each channel,
+    after which each channel is divided by torchvision's deviation."""
     colour: Literal["none", "paper", "original"] = "paper"
-    """paper: sum of p_i * a_i * l_i with RGB in 0..1. original: a_i * sqrt(l_i) on 0..255, then the image is divided
-    by 1 + colour_std, in training only."""
+    """Color noise. paper: sum of p_i * a_i * l_i, with RGB in 0..1. original: a_i * sqrt(l_i) for
+    RGB in 0..255, after which the image is divided by 1 + colour_std, in training only."""
     colour_std: float = 0.1
-    """Standard deviation of each a_i; 0 is no noise, and no division."""
+    """Standard deviation of each a_i; 0: no noise and no division."""
     pca: Literal["store", "ilsvrc2012"] = "store"
-    """Whose eigenvalues and eigenvectors: the training set's own, or those that the authors published for ILSVRC-2012
-    (make-data/input_meta of cuda-convnet2, 2014; the release of 2012 has no such file)."""
+    """Source of the eigenvalues and eigenvectors. store: the training set. ilsvrc2012: the values
+    that the authors published for ILSVRC-2012 (make-data/input_meta of cuda-convnet2, 2014; the
+    release of 2012 has no such file)."""
     test_patches: Literal["ten", "nine", "centre"] = "ten"
-    """ten: corners and centre, reflected too (section 4.1). nine: a 3x3 grid (the CIFAR-10 nets)."""
+    """ten: the corners, the center and their reflections (section 4.1). nine: a 3x3 grid (the
+    CIFAR-10 nets). centre: the center crop."""
 
 
 @dataclass(frozen=True)
 class Sgd:
-    """v <- momentum v - decay rate w - rate dL/dw; w <- w + v (section 5)."""
+    """Stochastic gradient descent (section 5).
+
+    v <- momentum * v - weight_decay * lr * w - lr * dL/dw
+    w <- w + v
+    """
 
     batch: int = 128
-    rate: float = 0.01
+    lr: float = 0.01
     momentum: float = 0.9
-    decay: float = 0.0005
-    decay_of: tuple[tuple[str, float], ...] = ()
-    """(layer, decay) where a layer's differs."""
-    bias_rate: float | None = None
-    """None: as the weights'."""
-    bias_rate_of: tuple[tuple[str, float], ...] = ()
-    """(layer, bias_rate) where a layer's differs."""
-    bias_falls: bool = True
-    """A bias_rate falls with the weights' rate (original: no)."""
+    weight_decay: float = 0.0005
+    weight_decay_of: tuple[tuple[str, float], ...] = ()
+    """(layer, weight_decay) for layers whose weight decay differs."""
+    bias_lr: float | None = None
+    """Learning rate of the biases. None: that of the weights."""
+    bias_lr_of: tuple[tuple[str, float], ...] = ()
+    """(layer, bias_lr) for layers whose bias learning rate differs."""
+    bias_lr_follows: bool = True
+    """bias_lr drops together with the learning rate of the weights (original: no)."""
     bias_decay: bool = True
-    """Biases decay as weights do (original: no)."""
+    """Weight decay applies to biases too (original: no)."""
 
 
 @dataclass(frozen=True)
-class LayerRate:
-    """From `epoch` on, the layer learns at `rate` and no longer follows the schedule; 0 freezes it."""
+class LayerLr:
+    """From `epoch` on, the layer learns at `lr` instead of the schedule's rate; 0 freezes it."""
 
     layer: str
     epoch: int
-    rate: float
+    lr: float
     weights_only: bool = False
-    """The bias keeps its own learning rate."""
+    """The bias keeps its learning rate."""
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """The rate is divided by 10 when validation error stops improving, `drops` times, then training ends."""
+    """Divide the learning rate by 10 when the validation error stops improving (section 5).
+
+    After `drops` drops the next stop ends the training.
+    """
 
     epochs: int = 90
-    """The most epochs."""
+    """Maximum number of epochs."""
     patience: int = 5
-    """Epochs without a gain before the rate falls."""
-    least_gain: float = 0.002
-    """What counts as a gain, as a fraction of the validation pictures."""
+    """Number of epochs without an improvement before the learning rate drops."""
+    min_delta: float = 0.002
+    """Smallest decrease of the validation error, a fraction, that counts as an improvement."""
     drops: int = 3
 
 
 @dataclass(frozen=True)
-class Steps:
-    """The rate is divided by 10 when each epoch of `drops` begins (counted from 0)."""
+class StepSchedule:
+    """Divide the learning rate by 10 at the beginning of each epoch of `drops`, counted from 0."""
 
     epochs: int
     drops: tuple[int, ...] = ()
-    layer_rates: tuple[LayerRate, ...] = ()
+    layer_lrs: tuple[LayerLr, ...] = ()
     colour_until: int | None = None
-    """Colour noise ends when this epoch begins (original: 67)."""
+    """Epoch at whose beginning the color noise ends (original: 67)."""
     until_error: float | None = None
-    """Training ends early once the validation error, a share, is no larger."""
+    """Training ends once the validation error, a fraction, is at most this."""
 
 
-Schedule = Plateau | Steps
+Schedule = Plateau | StepSchedule
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """How several processes, started by torchrun, share one network; one process ignores all but wrong settings."""
+    """How several processes, started by torchrun, share one network.
+
+    A single process ignores these settings, except to reject invalid ones.
+    """
 
     columns: int = 1
-    """Ranks that one net's columns are put on, a column each (section 3.2); 1: each rank has all columns. The batch is
-    divided among as many shards as there are ranks for each column."""
+    """Number of ranks that share the columns of one network, one column each (section 3.2); 1: each
+    rank holds all columns. The batch is divided among the ranks that hold the same columns."""
     hybrid: bool = False
-    """Fully connected layers are cut among all ranks, each part sees the whole batch; convolutions are data parallel
-    (Krizhevsky 2014). Their 58.6 of 61 million gradients are then never sent."""
+    """Shard the fully connected layers among all ranks, each shard for the full batch, while the
+    convolutions are data parallel (Krizhevsky 2014). The gradients of the fully connected layers,
+    58.6 of 61 million, are then never sent."""
     timeout_s: float = 60.0
-    """After this long without a word from another rank one gives up."""
+    """Timeout of a collective operation, in seconds."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training run, whole: `run/config.json` holds it and is enough to run it again."""
+    """All settings of a training run; `run/config.json` stores them and suffices to repeat it."""
 
     recipe: str
     architecture: Architecture
@@ -242,67 +270,77 @@ class Config:
     sgd: Sgd = Sgd()
     schedule: Schedule = field(default_factory=Plateau)
     data: str = ""
-    """The prepared store: a folder, or a URL such as s3://bucket/store."""
+    """The store of prepared images: a folder, or a URL such as s3://bucket/store."""
     train_split: str = "train"
     val_split: str = "val"
     order: Literal["shuffled", "fixed"] = "shuffled"
-    """Order of the training images. shuffled: anew in each epoch. fixed: drawn once, so that the images of a batch stay
-    together in every epoch, as in the batch files of the authors' code."""
+    """Order of the training images. shuffled: a new order in each epoch. fixed: drawn once, so that
+    the images of a batch stay together, as in the batch files of the authors' code."""
     seed: int = 0
     device: str = "auto"
-    """auto, cpu, cuda, mps."""
+    """auto, cpu, cuda or mps."""
     precision: Literal["auto", "float64", "float32", "tf32", "bfloat16"] = "auto"
-    """Of the arithmetic. Weights, velocity and loss are float32, with float64 they are float64, which takes the plain
-    path everywhere: the reference that fast paths are compared with. On CUDA float32 is true float32, tf32 lets
-    products use tensor cores with 10 bits of mantissa, and auto is bfloat16."""
+    """Precision of activations and products. Weights, velocity and loss are float32. With float64
+    everything is float64 and takes the plain path, the reference for the fast paths. On CUDA
+    float32 is true float32, tf32 lets products use tensor cores with 10 bits of mantissa, and auto
+    is bfloat16."""
     deterministic: bool = False
-    """CUDA: only kernels that give the same bits every time."""
+    """On CUDA, use only kernels that give the same bits every time."""
     workers: int = 2
-    """Threads that decode; 0: none beside the training itself."""
+    """Number of threads that decode images. 0: the training thread decodes."""
     checkpoint_minutes: float = 10.0
+    """Time between two checkpoints, in minutes; one more is written after each epoch."""
     init: str = ""
-    """A run whose weights to start from, where names and shapes agree. The last layer starts anew unless the run was
-    trained on the same classes."""
+    """A run from which to take the initial weights, where names and shapes agree. The last layer is
+    taken only if that run was trained on the same classes."""
     init_layers: tuple[str, ...] = ()
-    """Layers to take from init; empty: all."""
+    """Layers to take from `init`; empty: all."""
     parallel: Parallel = Parallel()
 
 
-LOSSLESS_PX = 64  # pictures this small are kept lossless unless told otherwise
+# Images up to this side are stored without loss by default: CIFAR-10 must stay exact, and small
+# images take little space anyway.
+LOSSLESS_PX = 64
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What a store is made with; one begun with others is not taken up again."""
+    """Settings of a store. A preparation that began with other settings is not continued."""
 
     size_px: int = 0
-    """The side of the stored square. 0: 256 (section 2), or what pictures up to 64 pixels have (CIFAR-10)."""
+    """Side of the stored square images. 0: 256 (section 2), or the side of the source images if
+    that is at most 64 pixels (CIFAR-10)."""
     encoding: Literal["auto", "jpeg", "png", "ppm"] = "auto"
-    """auto: lossless PNG up to 64 pixels a side, JPEG above. auto and jpeg keep JPEGs of the stored
-    size as they are, byte for byte. ppm: the pixels as they are, eight times as large as JPEG and
-    read several times as fast, where the disk or memory keeps up."""
+    """auto: lossless PNG for sides up to 64 pixels, JPEG above. auto and jpeg keep JPEG files that
+    have the stored size byte for byte. ppm: uncompressed pixels, eight times as large as JPEG and
+    several times as fast to read if the disk or memory keeps up."""
     quality: int = 95
-    """Of JPEG, 1 to 100; files that are kept have their own."""
+    """JPEG quality, 1 to 100; files that are kept as they are have their own."""
     chroma: Literal["420", "444"] = "420"
-    """Colour at half or at full resolution in JPEG."""
+    """JPEG chroma subsampling: 420 halves the resolution of color, 444 keeps it."""
     most_skipped: float = 0.01
-    """Stop when more than this share of a split cannot be read."""
+    """Largest fraction of unreadable images in a split before the preparation stops."""
     shard_images: int = 2048
-    """Pictures in a file of the store."""
+    """Number of images in a file of the store."""
 
     def settled_encoding(self) -> Literal["jpeg", "png", "ppm"]:
+        """The encoding, with auto resolved for `size_px`."""
         if self.encoding != "auto":
             return self.encoding
         return "png" if self.size_px <= LOSSLESS_PX else "jpeg"
 
 
 def scaled(schedule: Schedule, epochs: int) -> Schedule:
-    """The same schedule, stretched or shortened in proportion.
+    """Stretch or shorten a schedule in proportion to `epochs`.
 
-    Of every rate at least one epoch is left, as far as there are epochs; other changes after the last are left out.
+    Each learning rate keeps at least one epoch as long as there are enough epochs. Other changes
+    that would come after the last epoch are removed.
+
+    Raises:
+        ConfigError: `epochs` is less than 1.
     """
     if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; a schedule needs at least 1")
+        raise ConfigError(f"epochs is {epochs}; a schedule needs at least 1")
     if isinstance(schedule, Plateau):
         patience = max(1, round(schedule.patience * epochs / schedule.epochs))
         return dataclasses.replace(schedule, epochs=epochs, patience=patience)
@@ -310,6 +348,8 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
     def at(epoch: int) -> int:
         return round(epoch * epochs / schedule.epochs)
 
+    # From the last drop to the first: each lies before the one that follows, and the n-th not
+    # before epoch n, so that rounding never merges two drops.
     drops: list[int] = []
     for least, epoch in reversed(list(enumerate(schedule.drops, 1))):
         drops.insert(0, max(least, min(at(epoch), (drops or [epochs])[0] - 1)))
@@ -317,9 +357,9 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
         schedule,
         epochs=epochs,
         drops=tuple(epoch for epoch in drops if epoch < epochs),
-        layer_rates=tuple(
+        layer_lrs=tuple(
             dataclasses.replace(r, epoch=at(r.epoch))
-            for r in schedule.layer_rates
+            for r in schedule.layer_lrs
             if at(r.epoch) < epochs
         ),
         colour_until=None if schedule.colour_until is None else at(schedule.colour_until),
@@ -327,7 +367,7 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
 
 
 def without_effect(config: Config) -> list[str]:
-    """A sentence for each setting that changes nothing because of another."""
+    """Describe each setting that has no effect because of another setting, one sentence each."""
     sgd, schedule, augment, architecture = (
         config.sgd,
         config.schedule,
@@ -335,63 +375,192 @@ def without_effect(config: Config) -> list[str]:
         config.architecture,
     )
     late = []
-    if isinstance(schedule, Steps):
+    if isinstance(schedule, StepSchedule):
         late = [
-            f"a drop of the rate at epoch {at}" for at in schedule.drops if at >= schedule.epochs
+            f"a drop of the learning rate at epoch {epoch}"
+            for epoch in schedule.drops
+            if epoch >= schedule.epochs
         ]
         late += [
-            f"a rate of {r.layer} at epoch {r.epoch}"
-            for r in schedule.layer_rates
+            f"a learning rate of {r.layer} at epoch {r.epoch}"
+            for r in schedule.layer_lrs
             if r.epoch >= schedule.epochs
         ]
-    found = [
+    sentences = [
         f"{what} lies after the last epoch, {schedule.epochs}; --epochs shortens in proportion"
         for what in late
     ]
     if augment.chunk > 1 and not (augment.crops or augment.flips):
-        found.append("augment.chunk shares positions and flips, and both are off")
+        sentences.append("augment.chunk shares positions and flips, but both are off")
     if augment.colour == "none" and augment.pca != "store":
-        found.append("augment.pca is set and the colour noise is off")
+        sentences.append("augment.pca is set, but the color noise is off")
     if augment.colour == "none" and augment.colour_std != Augment.colour_std:
-        found.append("augment.colour_std is set and the colour noise is off")
+        sentences.append("augment.colour_std is set, but the color noise is off")
     if not augment.crops and not augment.last_offset:
-        found.append("augment.last_offset is off and crops are not random")
-    if sgd.bias_rate is None and not sgd.bias_falls:
-        found.append("sgd.bias_falls is set and biases learn at the weights' rate")
+        sentences.append("augment.last_offset is off, but crops are not random")
+    if sgd.bias_lr is None and not sgd.bias_lr_follows:
+        sentences.append(
+            "sgd.bias_lr_follows is off, but biases have the learning rate of the weights"
+        )
     if architecture.columns == 1 and not architecture.links:
-        found.append("architecture.links is off and there is one column")
-    return found
+        sentences.append("architecture.links is off, but there is only one column")
+    return sentences
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for a number no run can have; shapes are `model.plan`'s to check."""
+    """Check the numbers and layer names of a config; `model.plan` checks the shapes.
+
+    Raises:
+        ConfigError: A number is out of range, or a setting names a layer that does not exist.
+    """
     sgd, schedule, augment = config.sgd, config.schedule, config.augment
     for name, value, least in (
         ("sgd.batch", sgd.batch, 1),
         ("schedule.epochs", schedule.epochs, 1),
         ("augment.chunk", augment.chunk, 1),
         ("workers", config.workers, 0),
-        ("sgd.rate", sgd.rate, 0),
-        ("sgd.decay", sgd.decay, 0),
+        ("sgd.lr", sgd.lr, 0),
+        ("sgd.weight_decay", sgd.weight_decay, 0),
         ("augment.colour_std", augment.colour_std, 0),
         ("checkpoint_minutes", config.checkpoint_minutes, 0),
         ("seed", config.seed, 0),
         ("parallel.timeout_s", config.parallel.timeout_s, 1),
     ):
+        # Written with `not` so that a NaN is rejected too.
         if not value >= least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+            raise ConfigError(f"{name} is {value}; it must be at least {least}")
     if not 0 <= sgd.momentum < 1:
-        raise ValueError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
+        raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
     if isinstance(schedule, Plateau) and schedule.patience < 1:
-        raise ValueError(f"schedule.patience is {schedule.patience}; it must be at least 1")
+        raise ConfigError(f"schedule.patience is {schedule.patience}; it must be at least 1")
     layers = [layer.name for layer in config.architecture.layers]
-    named = [name for name, _ in (*sgd.decay_of, *sgd.bias_rate_of)]
-    named += [rate.layer for rate in schedule.layer_rates] if isinstance(schedule, Steps) else []
+    named = [name for name, _ in (*sgd.weight_decay_of, *sgd.bias_lr_of)]
+    named += (
+        [rate.layer for rate in schedule.layer_lrs] if isinstance(schedule, StepSchedule) else []
+    )
     for name in config.init_layers:
         if name not in layers:
-            raise ValueError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")
+            raise ConfigError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")
     for name in named:
         if name not in layers:
-            raise ValueError(
-                f"a rate or decay is set for {name!r}; the layers are {', '.join(layers)}"
+            raise ConfigError(
+                f"a learning rate or weight decay is set for {name!r}; "
+                f"the layers are {', '.join(layers)}"
             )
+
+
+# The JSON form. A file that does not fit is rejected with the name of the field, because a setting
+# that is silently ignored would make a record irreproducible.
+
+
+def to_dict(value: Any) -> Any:
+    """Convert a setting to plain JSON values.
+
+    A dataclass carries its class name under `is`, which tells the members of a union apart.
+    """
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | fields
+    if isinstance(value, tuple):
+        return [to_dict(item) for item in value]
+    return value
+
+
+# Names in files of version 0.1, and the present names of the same fields, classes and operations.
+OLD_CLASSES = {"Full": "FullyConnected", "Spatial": "SpatialNorm", "Steps": "StepSchedule"}
+OLD_FIELDS = {
+    "Architecture": {"unit": "activation", "spatial": "spatial_norm"},
+    "Sgd": {
+        "rate": "lr",
+        "decay": "weight_decay",
+        "decay_of": "weight_decay_of",
+        "bias_rate": "bias_lr",
+        "bias_falls": "bias_lr_follows",
+    },
+    "LayerLr": {"rate": "lr"},
+    "Plateau": {"least_gain": "min_delta"},
+    "StepSchedule": {"layer_rates": "layer_lrs"},
+}
+OLD_VALUES = {"unit": "activation", "spatial": "spatial_norm"}
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
+    """Read a value that `to_dict` wrote.
+
+    Args:
+        where: The name of the value in error messages.
+
+    Raises:
+        ConfigError: A field is unknown, missing or wrong; the message names it.
+    """
+    return typing.cast(T, _read(cls, data, where))
+
+
+def _read(expected: Any, data: Any, where: str) -> Any:
+    """Read `data` as a value of the type `expected`."""
+    origin, options = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(options, data, where)
+    if origin is Literal:
+        if isinstance(data, str) and OLD_VALUES.get(data) in options:
+            return OLD_VALUES[data]
+        if data not in options:
+            raise ConfigError(f"{where} is {data!r}; it can be {', '.join(map(repr, options))}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise ConfigError(f"{where} is {data!r}; it must be a list")
+        types_of_items = [options[0]] * len(data) if options[-1] is Ellipsis else list(options)
+        if len(types_of_items) != len(data):
+            raise ConfigError(f"{where} has {len(data)} entries; it needs {len(types_of_items)}")
+        return tuple(
+            _read(item_type, item, f"{where}[{i}]")
+            for i, (item_type, item) in enumerate(zip(types_of_items, data, strict=True))
+        )
+    if dataclasses.is_dataclass(expected):
+        return _read_dataclass(expected, data, where)
+    # In Python a bool is an int; in a config file `true` for a number is a mistake.
+    if expected is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, expected) or (expected is int and isinstance(data, bool)):
+        raise ConfigError(f"{where} is {data!r}; it must be of type {expected.__name__}")
+    return data
+
+
+def _read_union(options: tuple[Any, ...], data: Any, where: str) -> Any:
+    if data is None and type(None) in options:
+        return None
+    rest = [option for option in options if option is not type(None)]
+    if len(rest) == 1:
+        return _read(rest[0], data, where)
+    named = {option.__name__: option for option in rest}
+    tag = data.get("is") if isinstance(data, dict) else None
+    tag = OLD_CLASSES.get(str(tag), tag)
+    if tag not in named:
+        raise ConfigError(f"{where} must be one of {', '.join(named)}; its `is` says {tag!r}")
+    return _read(named[tag], data, where)
+
+
+def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{where} is {data!r}; it must be an object with the fields of {cls.__name__}"
+        )
+    old = OLD_FIELDS.get(cls.__name__, {})
+    data = {old.get(name, name): value for name, value in data.items()}
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = [name for name in data if name not in fields and name != "is"]
+    if unknown:
+        raise ConfigError(
+            f"{where} has no field {unknown[0]!r}; {cls.__name__} has {', '.join(fields)}"
+        )
+    required = [
+        n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise ConfigError(f"{where} lacks the field {missing[0]!r}")
+    return cls(**{n: _read(hints[n], data[n], f"{where}.{n}") for n in fields if n in data})

@@ -1,4 +1,7 @@
-"""`alexnet demo`: the whole system in minutes on the built-in set, each step as one would call it oneself."""
+"""`alexnet demo`: the whole system in minutes, on a built-in data set.
+
+Each step is a call that a user would make too.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,40 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet import figures, recipes
+from alexnet.checkpoint import load
 from alexnet.config import StoreSettings, scaled
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.evaluation import Result, evaluate
 from alexnet.train.loop import fit, resume
-from alexnet.train.runlog import read_metrics
-from alexnet.weights import load
 
 STORED_PX = 128
 
 
 def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) -> list[Result]:
-    """Make the set, prepare it, train, test with centre and ten patches, draw curves and filters into `out`.
+    """Make a data set, prepare it, train a network, test it, and draw its curves and filters.
 
-    Interrupted, it takes up where it was; finished, it is made anew. Returns the centre's and the ten patches' result.
+    An interrupted demo continues where it stopped; a finished one starts again from nothing.
+
+    Args:
+        out: Folder of all output.
+        train: Number of training images.
+        val: Number of test images.
+        epochs: Number of epochs; 0: the number in the recipe.
+
+    Returns:
+        The results with the centre crop and with ten crops.
     """
     out = Path(out)
     store, run = out / "store", out / "run"
+    # `done` is removed first, so that a demo killed between these lines is not taken for finished.
     if (out / "done").exists():
         (out / "done").unlink()
         shutil.rmtree(store)
         shutil.rmtree(run)
     out.mkdir(parents=True, exist_ok=True)
     if not store.exists():
-        print(f"1. {train + val} pictures of shapes, made and prepared: {store}")
+        print(f"1. {train + val} images of shapes, generated and prepared: {store}")
         prepare(
             shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000)
         )
@@ -48,24 +60,25 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
     results = evaluate([run], store)
     print("4. what it learned")
     figures.filters(load(run).net).savefig(out / "filters.png")
-    figures.curves([("demo", read_metrics(run, "epoch"))]).savefig(out / "curves.png")
+    figures.curves([run]).savefig(out / "curves.png")
     (out / "done").touch()
     return results
 
 
 def report(results: list[Result], out: str | Path) -> str:
-    """What a newcomer reads at the end."""
+    """The text that the demo ends with: test errors, figures, and commands to try next."""
     chance = 1 - 1 / len(shapes.CLASSES)
     tests = "\n".join(
-        f"  test error, {f'{r.patches} patches' if r.patches > 1 else 'centre patch'}: {r.top1_error:.1%}"
+        f"  test error, {'centre crop' if r.patches == 1 else f'{r.patches} crops'}: "
+        f"{r.top1_error:.1%}"
         for r in results
     )
     return (
         f"\n{tests}   (chance: {chance:.0%})\n"
         f"  figures: {out}/curves.png  {out}/filters.png\n\n"
-        "Next, with pictures of your own in one folder a class:\n"
-        "  alexnet prepare PICTURES stores/mine\n"
+        "Next, with your own images, one folder for each class:\n"
+        "  alexnet prepare IMAGES stores/mine\n"
         "  alexnet train original --data stores/mine --out runs/mine\n"
-        f"  alexnet predict {out}/run PICTURE...\n"
+        f"  alexnet predict {out}/run IMAGE...\n"
         "  alexnet summary original"
     )

@@ -1,4 +1,4 @@
-"""What "auto" means on this machine, and what the machine says of itself."""
+"""Resolve "auto" for this machine: device and precision; also determinism, TF32 and memory use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from alexnet.config import Config
+from alexnet.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
+    """auto: CUDA, else Apple's MPS, else the CPU. Raises ConfigError for a device that is not there."""
     if name == "auto":
         name = (
             "cuda"
@@ -25,20 +26,20 @@ def resolve_device(name: str) -> torch.device:
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"--device {name} cannot be used here: {str(error).splitlines()[0]}"
         ) from None
 
 
 def resolve(config: Config) -> Config:
-    """device and precision settled, to be saved with the run. Raises ValueError as `resolve_device`.
+    """device and precision settled, to be saved with the run. Raises ConfigError as `resolve_device`.
 
     auto precision: bfloat16 on CUDA, float32 elsewhere (a CPU without bfloat16 tiles is no faster in it).
     """
     device = str(resolve_device(config.device))
     precision = config.precision
     if precision == "float64" and device.startswith("mps"):
-        raise ValueError("precision float64 needs a CPU or CUDA; Apple's MPS has no float64")
+        raise ConfigError("precision float64 needs a CPU or CUDA; Apple's MPS has no float64")
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") else "float32"
     return replace(config, device=device, precision=precision)

@@ -1,4 +1,7 @@
-"""Test errors: centre and ten patches, top-1 and top-5, ensembles (section 4.1). Every picture counts exactly once."""
+"""Test errors: centre crop and ten crops, top-1 and top-5, ensembles (section 4.1).
+
+Every image of the split counts exactly once, whatever the batch size or the number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,35 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from alexnet.checkpoint import load
 from alexnet.config import Augment
-from alexnet.data.augment import Preprocess, patches, same_patch
+from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
+from alexnet.distributed.launch import all_gather, scatter
+from alexnet.distributed.mesh import ALONE, Mesh
+from alexnet.errors import RunError
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
-from alexnet.parallel.launch import collected, dealt
-from alexnet.parallel.mesh import ALONE, Mesh
 from alexnet.progress import Progress
-from alexnet.weights import load
 
-PATCHES_AT_ONCE = 128
+CROPS_AT_ONCE = 128  # limits the memory of a forward pass
 
 
 @dataclass(frozen=True)
 class Result:
-    """Errors are shares of the pictures; top5_error is None with five classes or fewer."""
+    """Errors on a split.
+
+    Attributes:
+        images: Number of images.
+        patches: Number of crops over which the probabilities of an image are averaged.
+        loss: Mean cross-entropy of the averaged probabilities.
+        top1_error: Fraction of images whose most probable class is wrong.
+        top5_error: Fraction of images whose class is not among the five most probable; None with
+            five classes or fewer.
+        class_errors: Top-1 error of each class; None for a class without images.
+        confusion: Number of images, as confusion[true class][predicted class].
+    """
 
     images: int
     patches: int
@@ -37,7 +52,6 @@ class Result:
     top5_error: float | None
     class_errors: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
-    """confusion[true class][predicted class]: pictures."""
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -47,32 +61,53 @@ class Result:
 def probabilities(
     net: Network, preprocess: Preprocess, images: torch.Tensor, test: Augment
 ) -> torch.Tensor:
-    """Softmax averaged over the test's patches. images: (N, stored_px, stored_px, 3) uint8 -> (N, classes) float32."""
-    places = patches(test, preprocess.stored_px, preprocess.input_px)
-    at_once = max(
-        1, PATCHES_AT_ONCE // len(images)
-    )  # one picture's ten read the weights once, not ten times
+    """Return the softmax output, averaged over the test crops of each image.
+
+    Args:
+        images: (N, stored_px, stored_px, 3) uint8.
+        test: Says which crops are taken.
+
+    Returns:
+        (N, classes) float32, on the network's device.
+    """
+    positions = evaluation_crops(test, preprocess.stored_px, preprocess.input_px)
+    # The crops of a few images share one forward pass, which reads the large weights of the fully
+    # connected layers once and not ten times.
+    at_once = max(1, CROPS_AT_ONCE // len(images))
     sums = []
-    for first in range(0, len(places), at_once):
-        group = places[first : first + at_once]
-        x = torch.cat([preprocess(images, same_patch(*place, len(images))) for place in group])
+    for first in range(0, len(positions), at_once):
+        group = positions[first : first + at_once]
+        x = torch.cat(
+            [preprocess(images, fixed_crop(*position, len(images))) for position in group]
+        )
+        # The paper averages the softmax outputs of the crops, not the logits.
         sums.append(F.softmax(net(x), dim=1).view(len(group), len(images), -1).sum(0))
-    return torch.stack(sums).sum(0) / len(places)
+    return torch.stack(sums).sum(0) / len(positions)
 
 
 def centre(augment: Augment) -> Augment:
+    """Return the same settings with the centre crop as the only test crop."""
     return replace(augment, test_patches="centre")
 
 
 def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -> Result:
-    """p: (N, classes) probabilities; labels: (N,)."""
+    """Compute the errors of predictions.
+
+    Args:
+        p: Probabilities, (N, classes).
+        labels: True classes, (N,).
+        patch_count: Number of crops that were averaged, for the record.
+    """
     count, classes = p.shape
+    # A stable sort breaks ties by the order of the classes, the same on every machine.
     order = np.argsort(-p, axis=1, kind="stable")
     right = order[:, 0] == labels
     in_five = (order[:, :5] == labels[:, None]).any(1)
+    # `np.add.at` counts repeated pairs; `confusion[labels, p] += 1` would count each pair once.
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, order[:, 0]), 1)
-    own = confusion.sum(1)
+    class_images = confusion.sum(1)
+    # The bound keeps one probability that rounds to 0 from making the mean loss infinite.
     loss = -np.log(np.maximum(p[np.arange(count), labels].astype(np.float64), 1e-30)).mean()
     return Result(
         images=count,
@@ -81,7 +116,8 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
         top1_error=float(1 - right.mean()),
         top5_error=float(1 - in_five.mean()) if classes > 5 else None,
         class_errors=tuple(
-            float(1 - confusion[c, c] / own[c]) if own[c] else None for c in range(classes)
+            float(1 - confusion[c, c] / class_images[c]) if class_images[c] else None
+            for c in range(classes)
         ),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
@@ -95,11 +131,20 @@ def measure(
     workers: int = 2,
     mesh: Mesh = ALONE,
 ) -> Result:
-    """The errors of one network, or of several with their softmax averaged. mesh: each shard tests a part."""
+    """Measure the errors of one network, or of an ensemble whose probabilities are averaged.
+
+    Args:
+        nets: Networks with their preprocessing.
+        test: Says which crops are taken.
+        batch: Number of images in a batch.
+        workers: Number of decoding threads.
+        mesh: The ranks among which the images are divided; every rank gets the whole result.
+    """
     preprocess = nets[0][1]
-    count = len(patches(test, preprocess.stored_px, preprocess.input_px))
-    p, _ = predictions(nets, split, test, dealt(np.arange(len(split)), mesh), batch, workers)
-    return score(collected(p, len(split), mesh, preprocess.device), split.labels, count)
+    count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
+    p, _ = predictions(nets, split, test, scatter(np.arange(len(split)), mesh), batch, workers)
+    # The parts of the ranks are put together in the order of the split.
+    return score(all_gather(p, len(split), mesh, preprocess.device), split.labels, count)
 
 
 def predictions(
@@ -110,57 +155,79 @@ def predictions(
     batch: int = 128,
     workers: int = 2,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Of the split's pictures `order`: softmax (N, classes), averaged over patches and nets, and labels (N,)."""
-    kept: list[NDArray[np.float32]] = []
+    """Compute the predictions for the images at positions `order` of a split.
+
+    Returns:
+        Probabilities (N, classes), averaged over crops and networks, and labels (N,).
+    """
+    chunks: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     preprocess = nets[0][1]
-    count = len(patches(test, preprocess.stored_px, preprocess.input_px))
-    what = f"test, {count} patch{'es' if count > 1 else ''}"
+    count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
+    what = f"test, {count} crop{'s' if count > 1 else ''}"
+    # `kept_memory` reuses the memory of the activations from batch to batch.
     with kept_memory(preprocess.device), Progress(what, len(order), "images") as progress:
         for b in batches(split, order, batch, workers):
             p = torch.stack(
                 [probabilities(net, pre, b.images, test).cpu() for net, pre in nets]
             ).mean(0)
-            kept.append(p.numpy())
+            chunks.append(p.numpy())
             labels.append(b.labels.numpy())
             progress.advance(len(b.labels))
-    return np.concatenate(kept), np.concatenate(labels)
+    return np.concatenate(chunks), np.concatenate(labels)
 
 
 def _other_classes(run: list[str], store: list[str]) -> str | None:
-    """How the classes differ; None when they are the same in the same order. Words do not count."""
+    """Describe how the classes of a run and a store differ; None if they are equal and in order.
+
+    Words for the classes are not compared.
+    """
     if run == store:
         return None
     if len(run) != len(store):
         return f"{len(run)}, and {len(store)} in the store"
-    at = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])
-    return f"class {at + 1} is {run[at]!r}, and {store[at]!r} in the store"
+    i = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])
+    return f"class {i + 1} is {run[i]!r}, and {store[i]!r} in the store"
 
 
 def evaluate(
     runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
 ) -> list[Result]:
-    """The errors of a run on a store's split: centre patch, and the recipe's own test (ten patches, say).
+    """Measure the errors of runs on a split of a store.
 
-    Several runs are an ensemble: their probabilities are averaged. split: the run's own validation split when empty.
-    Raises ValueError when the store's classes or picture size are not those the runs were trained on.
+    Several runs form an ensemble: their probabilities are averaged.
+
+    Args:
+        runs: Run folders or .safetensors files.
+        data: Folder or URL of the store.
+        split: Name of the split; if empty, the validation split of the first run.
+
+    Returns:
+        The result with the centre crop, and then, if it differs, that of the recipe's own test
+        (ten crops, for instance).
+
+    Raises:
+        RunError: If the store's classes or image size are not those the runs were trained on.
     """
     if not runs:
-        raise ValueError("evaluate needs at least one run")
+        raise RunError("evaluate needs at least one run")
     store = Store(data)
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
         if (other := _other_classes(list(member.classes), store.classes)) is not None:
-            raise ValueError(f"{run} was trained on other classes than {data} has: {other}")
+            raise RunError(f"{run} was trained on other classes than {data} has: {other}")
+        # Rescaling here would give other pixels than the training images had.
         if member.preprocess.stored_px != store.size_px:
             want = member.preprocess.stored_px
-            raise ValueError(
-                f"{run} needs pictures of {want} pixels and {data} has {store.size_px}: prepare it so"
+            raise RunError(
+                f"{run} needs images of {want} pixels, and {data} has {store.size_px}; "
+                f"prepare it with --size-px {want}"
             )
-    pictures = store.split(split or members[0].about["config"]["val_split"])
+    images = store.split(split or members[0].about["config"]["val_split"])
+    # Each member keeps its own mean image; the test crops are those of the first.
     nets = [(member.net, member.preprocess) for member in members]
     test = members[0].preprocess.augment
-    results = [measure(nets, pictures, centre(test))]
+    results = [measure(nets, images, centre(test))]
     if test.test_patches != "centre":
-        results.append(measure(nets, pictures, test))
+        results.append(measure(nets, images, test))
     return results

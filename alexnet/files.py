@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where those lie that can be made again."""
+"""Atomic file writes, and the folder for files that can be made again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, sync, rename: a kill at any moment leaves the old file or the new one."""
+    """Write a file atomically: a kill at any moment leaves the old file or the new one.
+
+    The data goes to a temporary file in the same folder, which is synced and then renamed.
+    """
+    # In the same folder, since a rename is atomic only within one file system.
     beside = path.with_name(f".{path.name}.writing")
     with beside.open("wb") as file:
         file.write(data)
         file.flush()
+        # Without this, a rename can reach the disk before the data, and a power cut leaves an
+        # empty file.
         os.fsync(file.fileno())
     move_into_place(beside, path)
 
 
 def move_into_place(beside: Path, path: Path) -> None:
-    """Rename a finished, synced file over `path`, and sync the folder."""
+    """Rename a complete, synced file over `path`, and sync the folder so that the rename lasts."""
     os.replace(beside, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -27,5 +33,5 @@ def move_into_place(beside: Path, path: Path) -> None:
 
 
 def user_cache() -> Path:
-    """Of this program, for this user: what may be removed at any time."""
+    """The user's cache folder of this program; its content may be removed at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"

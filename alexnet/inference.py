@@ -1,4 +1,4 @@
-"""A trained network at work: classes of picture files, and features of any layer."""
+"""Use of a trained network: classify image files, and write the activations of any layer."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alexnet.checkpoint import Trained
+from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
-from alexnet.data.picture import centre_square, decode
-from alexnet.data.places import is_url
 from alexnet.data.sources import PICTURES
+from alexnet.data.storage import is_url
 from alexnet.data.store import Store
+from alexnet.errors import RunError
 from alexnet.evaluation import probabilities
 from alexnet.files import write_whole
 from alexnet.progress import Progress
-from alexnet.weights import Trained
 
-BATCH = 64
+BATCH = 64  # images
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one picture, best first, with their probabilities; or why it could not be read."""
+    """The most probable classes of one image, or the reason why it could not be read.
+
+    Attributes:
+        picture: Path of the file.
+        classes: Classes and their probabilities, most probable first.
+        error: Why the file could not be read; None for a readable one.
+    """
 
     picture: str
     classes: tuple[tuple[str, float], ...]
@@ -33,7 +40,13 @@ class Prediction:
 
 
 def picture_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The picture files among paths and in their folders, in order. Raises ValueError for a path that is not there."""
+    """Return the image files among `paths` and in the folders among them, in order.
+
+    A file that is named itself is returned whatever its suffix.
+
+    Raises:
+        RunError: If a path does not exist, or there is no image file.
+    """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -43,17 +56,20 @@ def picture_files(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise ValueError(f"{path} does not exist")
+            raise RunError(f"{path} does not exist")
     if not files:
-        raise ValueError(f"no pictures in {', '.join(map(str, paths))}")
+        raise RunError(f"no images in {', '.join(map(str, paths))}")
     return files
 
 
 def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Iterator[Prediction]:
-    """The `most` best classes of every picture, averaged over the recipe's test patches (ten, say).
+    """Yield the `most` most probable classes of each image.
 
-    A file that is no picture gives a Prediction with `error` and no classes.
+    The probabilities are averaged over the recipe's test crops (ten, for instance). A file that is
+    not an image yields a Prediction with `error` and without classes, so that one bad file does not
+    end the classification of a folder.
     """
+    # A network with three classes has no five best ones.
     most = min(most, len(trained.classes))
     for path in picture_files(paths):
         try:
@@ -61,16 +77,17 @@ def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Ite
         except (ValueError, OSError) as error:
             yield Prediction(str(path), (), str(error))
             continue
-        p = probabilities(trained.net, trained.preprocess, images, trained.preprocess.augment)[
-            0
-        ].cpu()
+        preprocess = trained.preprocess
+        p = probabilities(trained.net, preprocess, images, preprocess.augment)[0].cpu()
+        # A stable sort breaks ties by the order of the classes, the same on every machine.
         best = torch.argsort(p, descending=True, stable=True)[:most].tolist()
         yield Prediction(str(path), tuple((trained.classes[i], float(p[i])) for i in best))
 
 
 def _image(trained: Trained, path: Path) -> torch.Tensor:
-    """(1, stored_px, stored_px, 3) uint8, prepared as the training pictures were."""
+    """Read an image as the training images were prepared: (1, stored_px, stored_px, 3) uint8."""
     stored_px = trained.preprocess.stored_px
+    # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
     rgb = centre_square(decode(path.read_bytes(), upright=True, enough_px=stored_px), stored_px)
     return torch.from_numpy(np.ascontiguousarray(rgb))[None]
 
@@ -79,38 +96,52 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
 def features(
     trained: Trained, layer: str, pictures: str | Path, out: str | Path, split: str = "val"
 ) -> int:
-    """Write a layer's values for every picture, centre patch, and return how many there are.
+    """Write the activations of a layer for the centre crop of each image.
 
-    pictures: a store, or a folder of picture files. out: a new folder, which gets `<layer>.npy` (N, ...) float32 and
-    `names.txt` with a line for each. Written in pieces: memory does not grow with N. Raises ValueError for a layer
-    the network does not have, for a folder that exists, and for a file that is no picture.
+    Args:
+        layer: Name of an operation of the network.
+        pictures: A store, or a folder of image files.
+        out: A new folder, which gets `<layer>.npy`, (N, ...) float32, and `names.txt` with a line
+            for each image. They are written batch by batch, so memory does not grow with N.
+        split: Split of the store.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        RunError: If the network has no such layer, the folder `out` exists, or a file is not an
+            image.
     """
     known = [step.name for step in trained.net.steps]
     if layer not in known:
-        raise ValueError(f"the network has no layer {layer!r}; it has {', '.join(known)}")
+        raise RunError(f"the network has no layer {layer!r}; it has {', '.join(known)}")
     out = Path(out)
     if out.exists():
-        raise ValueError(f"{out} exists; choose another --out")
-    count, pieces = _pieces(trained, Path(pictures), split)
+        raise RunError(f"{out} exists; choose another --out")
+    count, named_batches = _named_batches(trained, Path(pictures), split)
     first: torch.Tensor | None = None
     out.parent.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
+    # The files appear under their name when they are complete: they are written to a temporary
+    # folder on the same disk, which is renamed at the end.
     with (
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary,
         Progress(f"features {layer}", count, "images") as progress,
     ):
-        beside = Path(place) / "whole"
+        beside = Path(temporary) / "complete"
         beside.mkdir()
-        for images, own in pieces:
+        for images, batch_names in named_batches:
             value = activation(trained, layer, trained.preprocess.centre(images))
+            # The shape of the array is known only when the first activations are.
             if first is None:
                 first = value
+                # The file is written through a memory map: ImageNet's fc7 features take 21 GB.
                 file = np.lib.format.open_memmap(
                     beside / f"{layer}.npy", "w+", np.float32, (count, *value.shape[1:])
                 )
-            file[len(names) : len(names) + len(own)] = value.numpy()
-            names += own
-            progress.advance(len(own))
+            file[len(names) : len(names) + len(batch_names)] = value.numpy()
+            names += batch_names
+            progress.advance(len(batch_names))
         file.flush()
         write_whole(beside / "names.txt", "".join(f"{name}\n" for name in names).encode())
         beside.rename(out)
@@ -118,38 +149,48 @@ def features(
 
 
 def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
-    """A layer's values (`Step.name`) for preprocessed pictures x, on the CPU: (N, ...) float32."""
+    """Return the activations of a layer (`Op.name`) for preprocessed images.
+
+    Args:
+        x: (N, 3, input_px, input_px).
+
+    Returns:
+        (N, ...) float32, on the CPU.
+    """
     value = trained.net.activations(x)[layer].float().cpu()
+    # The fully connected layers give 1x1 maps; their values are a vector for each image.
     return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
 
 
-def _pieces(
-    trained: Trained, place: str | Path, split: str
+def _named_batches(
+    trained: Trained, source: str | Path, split: str
 ) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
-    """How many pictures there are, and batches of them with their names."""
-    if is_url(place) or (Path(place) / "manifest.json").is_file():
-        stored = Store(place).split(split)
+    """Return the number of images, and an iterator over batches of them with their names."""
+    # A store is told from a folder of images by its manifest; at a URL only a store can be.
+    if is_url(source) or (Path(source) / "manifest.json").is_file():
+        stored = Store(source).split(split)
         if stored.size_px != trained.preprocess.stored_px:
-            raise ValueError(
-                f"{place} has {stored.size_px} pixels and the run {trained.preprocess.stored_px}"
+            raise RunError(
+                f"{source} has images of {stored.size_px} pixels, and the run needs "
+                f"{trained.preprocess.stored_px}"
             )
         order = np.arange(len(stored))
-        found = (
+        stored_batches = (
             (b.images, [stored.name(int(i)) for i in b.index])
             for b in batches(stored, order, BATCH)
         )
-        return len(stored), found
-    files = picture_files([Path(place)])
+        return len(stored), stored_batches
+    files = picture_files([Path(source)])
 
     def read() -> Iterator[tuple[torch.Tensor, list[str]]]:
         for a in range(0, len(files), BATCH):
-            own = files[a : a + BATCH]
+            paths = files[a : a + BATCH]
             images = []
-            for path in own:
+            for path in paths:
                 try:
                     images.append(_image(trained, path))
                 except ValueError as error:
-                    raise ValueError(f"{path} is no picture: {error}") from None
-            yield torch.cat(images), [str(path) for path in own]
+                    raise RunError(f"{path} is not an image: {error}") from None
+            yield torch.cat(images), [str(path) for path in paths]
 
     return len(files), read()

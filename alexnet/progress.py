@@ -1,4 +1,4 @@
-"""Progress on a terminal: how far, how fast, how long yet. Elsewhere a plain line now and then."""
+"""Progress bars on a terminal; elsewhere, such as in a log file, a plain line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ PLAIN_EVERY_S = 15.0
 
 
 class Progress:
-    """`with Progress("prepare train", 4000, "images") as progress: progress.advance(32, "loss 2.30")`"""
+    """A progress bar on stderr.
+
+        with Progress("prepare train", 4000, "images") as progress:
+            progress.advance(32, "loss 2.30")
+
+    Args:
+        what: The name of the work.
+        total: Number of units of work; None: unknown.
+        unit: Name of a unit in the plural.
+        done: Units that were finished before, for example by an interrupted run.
+    """
 
     def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._done = self._begun_at = done
-        self._began_s = self._said_s = time.perf_counter()
+        # Units finished before do not count towards the speed.
+        self._done = self._done_before = done
+        self._began_s = self._printed_s = time.perf_counter()
+        # stderr, so that the output of a command can be piped.
         self._console = Console(stderr=True)
         self._rich: RichProgress | None = None
         if self._console.is_terminal:
@@ -42,7 +54,7 @@ class Progress:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -51,18 +63,19 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since the start."""
-        return (self._done - self._begun_at) / max(1e-9, time.perf_counter() - self._began_s)
+        """Units per second since the start."""
+        return (self._done - self._done_before) / max(1e-9, time.perf_counter() - self._began_s)
 
     def advance(self, count: int, note: str = "") -> None:
+        """Count `count` more finished units. The note is shown beside the speed."""
         self._done += count
         rate = f"{self.rate:,.0f} {self._unit}/s"
         if self._rich is not None:
             self._rich.update(self._task, advance=count, rate=rate, note=note)
             return
         now_s = time.perf_counter()
-        if now_s - self._said_s >= PLAIN_EVERY_S:
-            self._said_s = now_s
+        if now_s - self._printed_s >= PLAIN_EVERY_S:
+            self._printed_s = now_s
             total = "" if self._total is None else f"/{self._total}"
             print(
                 f"{self._what}: {self._done}{total}, {rate} {note}".rstrip(),

@@ -1,11 +1,13 @@
-"""Which code made a file: the version, and in a git checkout the commit and whether it was clean.
+"""The code that made a file: its version and, in a git checkout, the commit and its state.
 
-Every checkpoint header, record of a claim and benchmark result carries this, so that a number can be
-traced to the code that gave it.
+Every checkpoint header, record of a claim and benchmark result carries this, so that a number can
+be traced to the code that produced it.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -17,22 +19,30 @@ PACKAGE = Path(__file__).resolve().parent
 
 @lru_cache(maxsize=1)
 def code_version() -> dict[str, str | bool]:
-    """`{"version": ..., "commit": ..., "clean": ...}`; the version alone for an installed wheel.
+    """The version of this code.
 
-    clean: no tracked file differed from the commit, and no untracked file lay in the package.
+    Returns:
+        version: The version of the package. An installed wheel has this entry only.
+        commit: The full hash of the commit.
+        clean: Whether no tracked file differs from the commit and the package holds no untracked
+            file.
     """
     version: dict[str, str | bool] = {"version": __version__}
     commit = _git("rev-parse", "HEAD")
-    # A wheel may be installed below somebody else's checkout, whose commit says nothing of it.
+    # A wheel may be installed inside another project's checkout, whose commit is not this code's.
     if commit is None or _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return version
+    # Untracked files outside the package, such as runs and stores, do not change the code.
     changed = _git("status", "--porcelain", "--untracked-files=no", ":/")
     added = _git("status", "--porcelain", ".")
     return version | {"commit": commit, "clean": changed == "" and added == ""}
 
 
 def describe(version: dict[str, str | bool]) -> str:
-    """`alexnet 0.1.0, commit 0123456789ab` with `, changed` where the tree was not clean."""
+    """The version in words: `alexnet 0.1.0, commit 0123456789ab`.
+
+    `, changed` is added if the checkout was not clean.
+    """
     commit = f", commit {str(version['commit'])[:12]}" if "commit" in version else ""
     return (
         f"alexnet {version['version']}{commit}{'' if version.get('clean', True) else ', changed'}"
@@ -40,11 +50,28 @@ def describe(version: dict[str, str | bool]) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints about the package's folder; None where there is no git or no checkout."""
+    """The output of git in the package's folder; None if there is no git or no checkout."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def machine() -> str:
+    """The processor and the number of cores that this process may use, in words."""
+    # Not os.cpu_count() first: a container or `taskset` may allow fewer cores.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    # platform.processor() is empty or only the architecture on most Linux systems.
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model na")
+        ]
+        name = lines[0] if lines else name
+    return f"{name}, {cores} cores"

@@ -1,7 +1,9 @@
-"""The same JPEG files through libraries made for feeding, with the augmentation of folder_loader.py.
+"""The same JPEG files through data-loading libraries, with the augmentation of folder_loader.py.
 
-python benchmarks/feeders.py webdataset|litdata|dali FOLDER [workers=2] [batch=128]: FOLDER holds the pictures; what the
-library reads is written to a temporary folder first, outside the time.
+python benchmarks/feeders.py webdataset|litdata|dali FOLDER [workers=2] [batch=128]
+
+FOLDER holds the images. They are first converted to the format of the library, in a temporary
+folder, outside the measured time.
 """
 
 import io
@@ -16,7 +18,7 @@ import torch
 from folder_loader import patch
 from PIL import Image
 
-from alexnet.bench.serve import serve
+from benchmarks.worker import serve
 
 
 def opened(data):

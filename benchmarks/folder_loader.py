@@ -1,7 +1,9 @@
-"""A folder of the same JPEG files read as one does: a data set of Pillow images, a DataLoader, and section 4.1 of the
-paper in numpy: a random patch less its mean, reflected or not, its colour shifted along three directions.
+"""A folder of JPEG files, read in the usual way: a Dataset of Pillow images and a DataLoader.
 
-python benchmarks/folder_loader.py FOLDER [workers=2] [batch=128]: FOLDER holds the pictures.
+python benchmarks/folder_loader.py FOLDER [workers=2] [batch=128]
+
+FOLDER holds the images. The augmentation is that of section 4.1, in NumPy: a random crop minus the
+mean, a random reflection, and a colour shift along three directions.
 """
 
 import sys
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from alexnet.bench.serve import serve
+from benchmarks.worker import serve
 
 MEAN = np.full((256, 256, 3), 120, np.float32)
 DIRECTIONS = np.random.default_rng(0).normal(0, 10, (3, 3)).astype(np.float32)

@@ -1,4 +1,7 @@
-"""The paper's network in JAX, jit, NHWC: python benchmarks/jax_net.py step precision=float32|bfloat16"""
+"""The paper's network in JAX with jit, in NHWC layout.
+
+python benchmarks/jax_net.py step precision=float32|bfloat16
+"""
 
 import sys
 
@@ -6,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet.bench.serve import serve
+from benchmarks.worker import serve
 
 SHAPES = {  # side, maps of a group, kernels, stride, padding, groups
     "conv1": (11, 3, 96, 4, ((0, 3), (0, 3)), 1),

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from alexnet.bench.serve import serve
+from benchmarks.worker import serve
 
 
 def main():

@@ -1,6 +1,9 @@
-"""The paper's network as one writes it in PyTorch. Frozen: it is what speeds are compared with, never made faster.
+"""The paper's network in plain PyTorch.
 
-python benchmarks/plain.py step|infer precision=float32|bfloat16 [compile=yes] [layout=nchw|channels_last]
+This file is frozen: speeds are compared with it, so it is never made faster.
+
+python benchmarks/plain.py step|infer precision=float32|bfloat16 [compile=yes]
+    [layout=nchw|channels_last]
 """
 
 import sys
@@ -8,7 +11,7 @@ import sys
 import torch
 from torch import nn
 
-from alexnet.bench.serve import serve
+from benchmarks.worker import serve
 
 
 class PlainAlexNet(nn.Module):

@@ -1,9 +1,10 @@
-"""The fast path changes the speed, not the training: losses of `paper` over 100 steps beside plain PyTorch's.
+"""Compare the losses of `paper` on the fast path with plain PyTorch, over 100 steps.
 
 python benchmarks/same_training.py STORE OUT.png [steps=100] [batch=32]
 
-The same weights, pictures, patches and dropout masks. Plain: every operator PyTorch's own, one by one (normalisation
-in each column by local_response_norm), NCHW, gradients by autograd, the rate inside the velocity by three torch calls.
+Both use the same weights, images, crops and dropout masks. The plain path calls PyTorch's own
+operators one by one (local_response_norm for each column) in NCHW layout, takes gradients from
+autograd, and updates with the learning rate inside the velocity.
 """
 
 import sys
@@ -14,13 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import ops, recipes
-from alexnet.data.augment import Preprocess, draw
+from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Store
 from alexnet.device import resolve_device
 from alexnet.model import build
 from alexnet.provenance import code_version, describe
-from alexnet.train.sgd import Rates, descend, zero_velocity
+from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 
 
 def plain_forward(net, x, key):
@@ -36,7 +37,7 @@ def plain_forward(net, x, key):
             else:
                 x = F.pad(x, layer.pad * 2)
                 x = F.conv2d(x, weight.contiguous(), bias, layer.stride, groups=step.columns)
-        elif step.op == "unit":
+        elif step.op == "activation":
             x = F.relu(x)
         elif step.op == "lrn":
             x = torch.cat(
@@ -53,7 +54,8 @@ def plain_descend(loss, parameters, velocity, of, momentum):
     for (name, w), g in zip(
         parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True
     ):
-        v = momentum * velocity[name] - of[name].rate * g - of[name].decay * of[name].rate * w
+        lr, weight_decay = of[name].lr, of[name].weight_decay
+        v = momentum * velocity[name] - lr * g - weight_decay * lr * w
         velocity[name] = v
         w.data = w.data + v.detach()
 
@@ -69,10 +71,10 @@ def train(store, config, fast, steps, batch):
         zero_velocity(net),
         store.split("train"),
     )
-    of = {name: Rates(config.sgd.rate, config.sgd.decay) for name in parameters}
+    of = {name: ParamHyper(config.sgd.lr, config.sgd.weight_decay) for name in parameters}
     losses, began_s = [], time.perf_counter()
     for at, b in enumerate(batches(split, epoch_order(len(split), 0, 0)[: steps * batch], batch)):
-        drawn = draw(
+        drawn = sample_augmentation(
             config.augment, store.statistics, config.architecture.input_px, 0, 0, b.index, b.place
         )
         x, labels = preprocess(b.images, drawn), b.labels.to(device)
@@ -80,12 +82,10 @@ def train(store, config, fast, steps, batch):
             net(x, dropout_key=(0, at)) if fast else plain_forward(net, x.contiguous(), (0, at))
         )
         loss = F.cross_entropy(logits, labels)
-        (descend if fast else plain_descend)(loss, parameters, velocity, of, config.sgd.momentum)
+        (sgd_step if fast else plain_descend)(loss, parameters, velocity, of, config.sgd.momentum)
         losses.append(loss.item())
-    print(
-        f"{'fast' if fast else 'plain'}: {len(losses)} steps in {time.perf_counter() - began_s:.0f} s",
-        flush=True,
-    )
+    took_s = time.perf_counter() - began_s
+    print(f"{'fast' if fast else 'plain'}: {len(losses)} steps in {took_s:.0f} s", flush=True)
     return losses
 
 
@@ -99,9 +99,8 @@ def main():
     ]
     fast, plain = map(torch.tensor, curves)
     print(describe(code_version()))
-    print(
-        f"largest difference of the loss: {float((fast - plain).abs().max()):.2g}; last: {fast[-1]:.4f} {plain[-1]:.4f}"
-    )
+    largest = float((fast - plain).abs().max())
+    print(f"largest difference of the loss: {largest:.2g}; last: {fast[-1]:.4f} {plain[-1]:.4f}")
 
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The paper's network in TensorFlow: two columns, its own local response normalisation, one tf.function a step.
+"""The paper's network in TensorFlow: two columns, TensorFlow's own LRN, one tf.function per step.
 
 python benchmarks/tensorflow_net.py step|infer precision=float32|bfloat16
 """
@@ -7,7 +7,7 @@ import sys
 
 import tensorflow as tf
 
-from alexnet.bench.serve import serve
+from benchmarks.worker import serve
 
 CONVS = {
     "conv2": (5, 48, 128),

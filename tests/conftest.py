@@ -18,10 +18,10 @@ from alexnet.config import (
     Augment,
     Config,
     Conv,
-    Full,
-    LayerRate,
+    FullyConnected,
+    LayerLr,
     Sgd,
-    Steps,
+    StepSchedule,
     StoreSettings,
 )
 from alexnet.data import shapes
@@ -76,15 +76,21 @@ def server(store: Path) -> Iterator[Server]:
 def tiny_architecture() -> Architecture:
     """Two columns, both normalisations, a link, dropout: every part of the original in 32 pixels."""
     layers = (
-        Conv("conv1", 8, 5, stride=2, pad=(0, 3), std=0.1, then=("lrn", "max_pool", "unit")),
+        Conv("conv1", 8, 5, stride=2, pad=(0, 3), std=0.1, then=("lrn", "max_pool", "activation")),
         Conv(
-            "conv2", 12, 3, pad=(1, 1), bias=1, std=0.1, then=("unit", "lrn", "spatial", "max_pool")
+            "conv2",
+            12,
+            3,
+            pad=(1, 1),
+            bias=1,
+            std=0.1,
+            then=("activation", "lrn", "spatial_norm", "max_pool"),
         ),
         Conv("conv3", 16, 3, pad=(1, 1), linked=True, std=0.1),
         Conv("conv4", 16, 3, pad=(1, 1), std=0.1, bias=1),
-        Full("fc6", 32, bias=1, std=0.1, then=("unit", "dropout")),
-        Full("fc7", 32, bias=1, std=0.1, then=("unit", "dropout")),
-        Full("fc8", 10, std=0.1),
+        FullyConnected("fc6", 32, bias=1, std=0.1, then=("activation", "dropout")),
+        FullyConnected("fc7", 32, bias=1, std=0.1, then=("activation", "dropout")),
+        FullyConnected("fc8", 10, std=0.1),
     )
     return Architecture(layers, input_px=32, columns=2)
 
@@ -95,8 +101,8 @@ def tiny(store: Path, **changes: object) -> Config:
         "tiny",
         tiny_architecture(),
         Augment(chunk=4, mean="centre", colour="original"),
-        Sgd(batch=16, rate=0.001, bias_rate=0.002, bias_falls=False, bias_decay=False),
-        Steps(epochs=3, drops=(2,), layer_rates=(LayerRate("conv1", 2, 0.0),), colour_until=2),
+        Sgd(batch=16, lr=0.001, bias_lr=0.002, bias_lr_follows=False, bias_decay=False),
+        StepSchedule(epochs=3, drops=(2,), layer_lrs=(LayerLr("conv1", 2, 0.0),), colour_until=2),
         data=str(store),
         device="cpu",
     )

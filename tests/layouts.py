@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from scipy.io import savemat
 
-from alexnet.data.picture import encode
+from alexnet.data.image import encode
 
 WORDS = {
     "n01440764": "tench, Tinca tinca",

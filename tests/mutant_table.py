@@ -12,14 +12,14 @@ LOOP, AUGMENT, EVALUATION, NORMALISE = (
     "ops/normalise.py",
 )
 
-EFFECTS, STATISTICS = "experiments/effects.py", "experiments/statistics.py"
+EFFECTS, STATISTICS = "experiments/effects.py", "experiments/estimates.py"
 ILSVRC = "data/sources/ilsvrc.py"
 
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Section 2
     "The shorter side is rescaled": [
-        ("data/picture.py", "short = min(height, width)", "short = max(height, width)"),
-        ("data/picture.py", "(width - short) / 2, (height - short) / 2", "0, (height - short) / 2"),
+        ("data/image.py", "short = min(height, width)", "short = max(height, width)"),
+        ("data/image.py", "(width - short) / 2, (height - short) / 2", "0, (height - short) / 2"),
         ("data/prepare.py", "STORED_PX = 256", "STORED_PX = 255"),
     ],
     "The mean activity over the training set": [
@@ -61,7 +61,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "by_wnid = sorted(range(len(wnids)), key=wnids.__getitem__)",
             "by_wnid = list(range(len(wnids)))",
         ),
-        ("data/classes.py", "order[own] = place", "order[place] = own"),
+        ("data/classes.py", "order[label] = position", "order[position] = label"),
         (
             ILSVRC,
             "return tuple(by_wnid[wnid] for wnid in self.wnids)",
@@ -110,7 +110,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.1 ReLU": [
         (MODEL, "F.relu(x) if unit", "F.leaky_relu(x) if unit"),
         (MODEL, 'torch.tanh(x) if unit == "tanh"', 'torch.sigmoid(x) if unit == "tanh"'),
-        (CONFIG, 'unit: Unit = "relu"', 'unit: Unit = "tanh"'),
+        (CONFIG, 'activation: Activation = "relu"', 'activation: Activation = "tanh"'),
         (MODEL, "else torch.sigmoid(x)", "else torch.tanh(x / 2)"),
     ],
     "3.2 Half of the kernels in each column": [
@@ -129,7 +129,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'Config("paper", Architecture(PAPER_LAYERS, columns=2)',
             'Config("paper", Architecture(PAPER_LAYERS)',
         ),
-        (MODEL, "        first\n        or last", "        last"),
+        (MODEL, "if first or last or (", "if last or ("),
         (
             MODEL,
             "F.conv2d(x, weight, bias, stride, before, groups=step.columns)",
@@ -145,12 +145,16 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (RECIPES, "layer.kernels // 2", "layer.kernels // 3"),
         (
             RECIPES,
-            "layers=one_column_layers(whole.architecture.layers), columns=1",
-            "layers=one_column_layers(whole.architecture.layers), columns=2",
+            "layers=one_column_layers(base.architecture.layers), columns=1",
+            "layers=one_column_layers(base.architecture.layers), columns=2",
         ),
     ],
     "not in the paper: columns that never meet": [
-        (MODEL, "(architecture.links and (isinstance(layer, Full)", "((isinstance(layer, Full)"),
+        (
+            MODEL,
+            "(architecture.links and sees_all)",
+            "sees_all",
+        ),
     ],
     "3.3 b = a": [
         (CONFIG, "n: int = 5", "n: int = 3"),
@@ -158,8 +162,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (CONFIG, "alpha: float = 1e-4", "alpha: float = 1e-3"),
         (
             CONFIG,
-            "    beta: float = 0.75\n\n\n@dataclass(frozen=True)\nclass Spatial",
-            "    beta: float = 0.5\n\n\n@dataclass(frozen=True)\nclass Spatial",
+            "    beta: float = 0.75\n\n\n@dataclass(frozen=True)\nclass SpatialNorm",
+            "    beta: float = 0.5\n\n\n@dataclass(frozen=True)\nclass SpatialNorm",
         ),
         (
             NORMALISE,
@@ -168,7 +172,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (NORMALISE, "alpha=2 * alpha * beta", "alpha=alpha * beta"),
         (
-            "ops/kernels.cpp",
+            "native/kernels.cpp",
             "return 1.0f / (root * std::sqrt(root));",
             "return 1.0f / (root * root);",
         ),
@@ -206,8 +210,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (RECIPES, "lrn=Lrn(alpha=1e-4 / 5)", "lrn=Lrn(alpha=1e-4)"),
         (
             RECIPES,
-            'pad=(0, 3), then=("lrn", "max_pool", "unit")',
-            'pad=(0, 3), then=("unit", "lrn", "max_pool")',
+            'pad=(0, 3), then=("lrn", "max_pool", "activation")',
+            'pad=(0, 3), then=("activation", "lrn", "max_pool")',
         ),
     ],
     "original: a second, spatial": [
@@ -216,14 +220,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (CONFIG, "size_px: int = 5\n    k: float = 1.0", "size_px: int = 5\n    k: float = 2.0"),
         (
             RECIPES,
-            '("unit", "lrn", "spatial", "max_pool")',
-            '("unit", "spatial", "lrn", "max_pool")',
+            '("activation", "lrn", "spatial_norm", "max_pool")',
+            '("activation", "spatial_norm", "lrn", "max_pool")',
         ),
         (NORMALISE, "F.avg_pool2d(rows, (1, size_px), 1, (0, half), divisor_override=1)", "rows"),
         (
             RECIPES,
-            "spatial=Spatial(size_px=3, alpha=5e-5 / 9)",
-            "spatial=Spatial(size_px=3, alpha=5e-5)",
+            "spatial_norm=SpatialNorm(size_px=3, alpha=5e-5 / 9)",
+            "spatial_norm=SpatialNorm(size_px=3, alpha=5e-5)",
         ),
     ],
     "original: conv3, conv4 and conv5 start": [
@@ -239,8 +243,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             RECIPES,
-            'std=0.03, bias=1, then=("max_pool", "unit")',
-            'std=0.01, bias=1, then=("max_pool", "unit")',
+            'std=0.03, bias=1, then=("max_pool", "activation")',
+            'std=0.01, bias=1, then=("max_pool", "activation")',
         ),
     ],
     "3.4 Overlapping pooling": [
@@ -268,20 +272,20 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.5 Five convolutional": [
         (
             RECIPES,
-            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("unit",',
-            'Conv("conv1", 64, 11, stride=4, pad=(0, 3), then=("unit",',
+            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("activation",',
+            'Conv("conv1", 64, 11, stride=4, pad=(0, 3), then=("activation",',
         ),
         (
             RECIPES,
-            'Conv("conv2", 256, 5, pad=(2, 2), bias=1, then=("unit", "lrn", "max_pool"))',
-            'Conv("conv2", 256, 3, pad=(1, 1), bias=1, then=("unit", "lrn", "max_pool"))',
+            'Conv("conv2", 256, 5, pad=(2, 2), bias=1, then=("activation", "lrn", "max_pool"))',
+            'Conv("conv2", 256, 3, pad=(1, 1), bias=1, then=("activation", "lrn", "max_pool"))',
         ),
         (
             RECIPES,
-            'Full("fc7", 4096, bias=1, then=("unit", "dropout")),',
-            'Full("fc7", 2048, bias=1, then=("unit", "dropout")),',
+            'FullyConnected("fc7", 4096, bias=1, then=("activation", "dropout")),',
+            'FullyConnected("fc7", 2048, bias=1, then=("activation", "dropout")),',
         ),
-        (RECIPES, '    Full("fc8", 1000),\n)\n', '    Full("fc8", 1001),\n)\n'),
+        (RECIPES, '    FullyConnected("fc8", 1000),\n)\n', '    FullyConnected("fc8", 1001),\n)\n'),
     ],
     "3.5 60 million parameters": [
         (
@@ -302,8 +306,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.5 The printed 224": [
         (
             RECIPES,
-            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("unit",',
-            'Conv("conv1", 96, 11, stride=4, pad=(3, 0), then=("unit",',
+            'Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("activation",',
+            'Conv("conv1", 96, 11, stride=4, pad=(3, 0), then=("activation",',
         ),
         (
             RECIPES,
@@ -319,19 +323,19 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.5 Response normalisation and pooling": [
         (
             RECIPES,
-            'pad=(2, 2), bias=1, then=("unit", "lrn", "max_pool")',
-            'pad=(2, 2), bias=1, then=("unit", "max_pool")',
+            'pad=(2, 2), bias=1, then=("activation", "lrn", "max_pool")',
+            'pad=(2, 2), bias=1, then=("activation", "max_pool")',
         ),
-        (RECIPES, 'bias=1, then=("unit", "max_pool")),\n    Full', "bias=1),\n    Full"),
+        (RECIPES, 'bias=1, then=("activation", "max_pool")),\n    Full', "bias=1),\n    Full"),
         (
             RECIPES,
-            'pad=(0, 3), then=("unit", "lrn", "max_pool")',
-            'pad=(0, 3), then=("unit", "max_pool", "lrn")',
+            'pad=(0, 3), then=("activation", "lrn", "max_pool")',
+            'pad=(0, 3), then=("activation", "max_pool", "lrn")',
         ),
     ],
     "7 Any middle layer": [
         (MODEL, "linked = linked or (isinstance(layer, Conv) and layer.linked)", "linked = linked"),
-        (MODEL, 'stays = tuple(op for op in layer.then if op != "unit")', "stays = ()"),
+        (MODEL, 'stays = tuple(op for op in layer.then if op != "activation")', "stays = ()"),
     ],
     "7 A sixth convolution": [
         (
@@ -377,13 +381,13 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "4.1 Made while the GPU trains": [
         (
             "data/loader.py",
-            "for place in itertools.islice(todo, ahead):",
-            "for place in itertools.islice(todo, 0):",
+            "for positions in itertools.islice(todo, ahead):",
+            "for positions in itertools.islice(todo, 0):",
         ),
         (
             "data/loader.py",
-            "index, rows = order[place], images.numpy()",
-            "index, rows = np.sort(order[place]), images.numpy()",
+            "index, rows = order[positions], images.numpy()",
+            "index, rows = np.sort(order[positions]), images.numpy()",
         ),
     ],
     "4.1 At test ten patches": [
@@ -395,7 +399,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             EVALUATION,
-            "return torch.stack(sums).sum(0) / len(places)",
+            "return torch.stack(sums).sum(0) / len(positions)",
             "return torch.stack(sums).max(0).values",
         ),
         (EVALUATION, "F.softmax(net(x), dim=1).view", "net(x).view"),
@@ -442,23 +446,23 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{seed}/{layer}"'),
         ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{step}/{layer}"'),
-        (LOOP, "dropout_key=(config.seed, at.step)", "dropout_key=(config.seed, 0)"),
-        (LOOP, "dropout_key=(config.seed, at.step)", "dropout_key=None"),
+        (LOOP, "key = config.seed, state.step", "key = config.seed, 0"),
+        (LOOP, "dropout_key=key", "dropout_key=None"),
         ("ops/dropout.py", 'return x * (1 - rate) if form == "2012" else x', "return x"),
         ("ops/dropout.py", "device=device) >= rate", "device=device) < rate"),
     ],
     "4.2 In the first two fully connected layers": [
         (
             RECIPES,
-            'Full("fc7", 4096, bias=1, then=("unit", "dropout")),',
-            'Full("fc7", 4096, bias=1, then=("unit",)),',
+            'FullyConnected("fc7", 4096, bias=1, then=("activation", "dropout")),',
+            'FullyConnected("fc7", 4096, bias=1, then=("activation",)),',
         ),
         (
             RECIPES,
-            'Full("fc6", 4096, bias=1, then=("unit", "dropout")),',
-            'Full("fc6", 4096, bias=1, then=("dropout", "unit")),',
+            'FullyConnected("fc6", 4096, bias=1, then=("activation", "dropout")),',
+            'FullyConnected("fc6", 4096, bias=1, then=("dropout", "activation")),',
         ),
-        (RECIPES, 'then=("unit", "max_pool", "dropout")', 'then=("unit", "max_pool")'),
+        (RECIPES, 'then=("activation", "max_pool", "dropout")', 'then=("activation", "max_pool")'),
     ],
     "original: dropout turned off": [
         (MODEL, "if dropout_key is not None and d.masks:", "if dropout_key is not None:"),
@@ -467,34 +471,34 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Section 5
     "v <- 0.9 v": [
         (CONFIG, "momentum: float = 0.9", "momentum: float = 0.95"),
-        (CONFIG, "decay: float = 0.0005", "decay: float = 0.005"),
+        (CONFIG, "weight_decay: float = 0.0005", "weight_decay: float = 0.005"),
         (
             SGD,
-            "velocity.add_(weight, alpha=-rates.decay * rates.rate)",
-            "velocity.add_(weight, alpha=-rates.decay)",
+            "velocity.add_(weight, alpha=-hyper.weight_decay * hyper.lr)",
+            "velocity.add_(weight, alpha=-hyper.weight_decay)",
         ),
         (
             SGD,
-            "velocity.mul_(momentum).add_(gradient, alpha=-rates.rate)",
-            "velocity.mul_(momentum).add_(gradient, alpha=-rates.rate * (1 - momentum))",
+            "velocity.mul_(momentum).add_(gradient, alpha=-hyper.lr)",
+            "velocity.mul_(momentum).add_(gradient, alpha=-hyper.lr * (1 - momentum))",
         ),
         (
             SGD,
-            "momentum, rates.rate, rates.decay * rates.rate",
-            "momentum, rates.rate, rates.decay",
+            "momentum, hyper.lr, hyper.weight_decay * hyper.lr",
+            "momentum, hyper.lr, hyper.weight_decay",
         ),
         (SGD, "    weight.add_(velocity)\n", "    weight.add_(velocity, alpha=0.5)\n"),
     ],
     "Batches of 128": [
         (CONFIG, "batch: int = 128", "batch: int = 64"),
-        (RECIPES, "Sgd(batch=256, decay=1e-4)", "Sgd(batch=128, decay=1e-4)"),
-        ("parallel/part.py", "return losses / whole, wrong", "return losses / 128, wrong"),
+        (RECIPES, "Sgd(batch=256, weight_decay=1e-4)", "Sgd(batch=128, weight_decay=1e-4)"),
+        ("distributed/sharded.py", "return losses / whole, wrong", "return losses / 128, wrong"),
     ],
     "Weights start Gaussian": [
         (
             CONFIG,
-            'linked: bool = False\n    """Sees the maps of every column, not of its own alone."""\n    std: float | None = 0.01',
-            'linked: bool = False\n    """Sees the maps of every column, not of its own alone."""\n    std: float | None = 0.1',
+            'linked: bool = False\n    """Sees the maps of all columns instead of only those of its own."""\n    std: float | None = 0.01',
+            'linked: bool = False\n    """Sees the maps of all columns instead of only those of its own."""\n    std: float | None = 0.1',
         ),
         (
             CONFIG,
@@ -523,7 +527,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'Conv("conv3", 384, 3, pad=(1, 1), linked=True),',
             'Conv("conv3", 384, 3, pad=(1, 1), linked=True, bias=1),',
         ),
-        (RECIPES, '    Full("fc8", 1000),\n)\n', '    Full("fc8", 1000, bias=1),\n)\n'),
+        (
+            RECIPES,
+            '    FullyConnected("fc8", 1000),\n)\n',
+            '    FullyConnected("fc8", 1000, bias=1),\n)\n',
+        ),
         (
             MODEL,
             "torch.full(step.bias_shape, float(step.layer.bias))",
@@ -531,8 +539,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "One rate for all layers": [
-        (CONFIG, "rate: float = 0.01\n    momentum", "rate: float = 0.1\n    momentum"),
-        (CONFIG, "bias_rate: float | None = None", "bias_rate: float | None = 0.02"),
+        (CONFIG, "lr: float = 0.01\n    momentum", "lr: float = 0.1\n    momentum"),
+        (CONFIG, "bias_lr: float | None = None", "bias_lr: float | None = 0.02"),
         (CONFIG, "bias_decay: bool = True", "bias_decay: bool = False"),
     ],
     "Divided by 10 when the validation error": [
@@ -540,57 +548,57 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (CONFIG, "drops: int = 3", "drops: int = 2"),
         (CONFIG, "    patience: int = 5", "    patience: int = 1"),
         (CONFIG, "    epochs: int = 90", "    epochs: int = 30"),
-        (CONFIG, "least_gain: float = 0.002", "least_gain: float = 0.2"),
+        (CONFIG, "min_delta: float = 0.002", "min_delta: float = 0.2"),
         (
             SGD,
-            "val_error <= state.best_error - schedule.least_gain",
+            "val_error <= state.best_error - schedule.min_delta",
             "val_error <= state.best_error",
         ),
         (SGD, "state.drops > schedule.drops", "state.drops >= schedule.drops"),
     ],
     "original: /10 at epochs 25, 51, 79": [
-        (RECIPES, "Steps(91, drops=(25, 51, 79),", "Steps(91, drops=(25, 51, 80),"),
-        (RECIPES, "Steps(91, drops=(25, 51, 79),", "Steps(90, drops=(25, 51, 79),"),
+        (RECIPES, "StepSchedule(91, drops=(25, 51, 79),", "StepSchedule(91, drops=(25, 51, 80),"),
+        (RECIPES, "StepSchedule(91, drops=(25, 51, 79),", "StepSchedule(90, drops=(25, 51, 79),"),
         (
             RECIPES,
-            "Sgd(bias_rate=0.02, bias_falls=False, bias_decay=False)",
-            "Sgd(bias_rate=0.002, bias_falls=False, bias_decay=False)",
+            "Sgd(bias_lr=0.02, bias_lr_follows=False, bias_decay=False)",
+            "Sgd(bias_lr=0.002, bias_lr_follows=False, bias_decay=False)",
         ),
         (
             RECIPES,
-            "Sgd(bias_rate=0.02, bias_falls=False, bias_decay=False)",
-            "Sgd(bias_rate=0.02, bias_decay=False)",
+            "Sgd(bias_lr=0.02, bias_lr_follows=False, bias_decay=False)",
+            "Sgd(bias_lr=0.02, bias_decay=False)",
         ),
         (
             RECIPES,
-            "Sgd(bias_rate=0.02, bias_falls=False, bias_decay=False)",
-            "Sgd(bias_rate=0.02, bias_falls=False)",
+            "Sgd(bias_lr=0.02, bias_lr_follows=False, bias_decay=False)",
+            "Sgd(bias_lr=0.02, bias_lr_follows=False)",
         ),
         (SGD, "sum(epoch >= at for at in", "sum(epoch > at for at in"),
     ],
     "original: epoch 67 noise off": [
         (
             RECIPES,
-            'LayerRate("conv1", slow, 1e-5, weights_only=True)',
-            'LayerRate("conv1", slow, 1e-5)',
+            'LayerLr("conv1", slow, 1e-5, weights_only=True)',
+            'LayerLr("conv1", slow, 1e-5)',
         ),
         (
             RECIPES,
-            'LayerRate("conv1", freeze, 0.0)',
-            'LayerRate("conv1", freeze, 0.0, weights_only=True)',
+            'LayerLr("conv1", freeze, 0.0)',
+            'LayerLr("conv1", freeze, 0.0, weights_only=True)',
         ),
         (
             RECIPES,
-            "layer_rates=_frozen_conv1(67, 72), colour_until=67",
-            "layer_rates=_frozen_conv1(67, 72), colour_until=72",
+            "layer_lrs=_frozen_conv1(67, 72), colour_until=67",
+            "layer_lrs=_frozen_conv1(67, 72), colour_until=72",
         ),
-        (SGD, "or epoch < schedule.colour_until", "or epoch <= schedule.colour_until"),
-        (LOOP, "colour = colour_on(schedule, at.epoch)", "colour = True"),
-        (SGD, "    if rates.rate == 0:\n        return\n", ""),
+        (SGD, "return epoch < schedule.colour_until", "return epoch <= schedule.colour_until"),
+        (LOOP, "colour = colour_on(schedule, state.epoch)", "colour = True"),
+        (SGD, "    if hyper.lr == 0:\n        return\n", ""),
     ],
     "original: the same batches in every epoch": [
         (RECIPES, '        order="fixed",\n', ""),
-        (LOOP, "at.epoch if reshuffled else 0", "at.epoch"),
+        (LOOP, "state.epoch if reshuffled else 0", "state.epoch"),
         (
             CONFIG,
             'order: Literal["shuffled", "fixed"] = "shuffled"',
@@ -602,9 +610,13 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (EVALUATION, "(order[:, :5] == labels[:, None])", "(order[:, :4] == labels[:, None])"),
         (EVALUATION, "right = order[:, 0] == labels", "right = order[:, -1] == labels"),
         (EVALUATION, "top1_error=float(1 - right.mean())", "top1_error=float(right.mean())"),
-        ("train/readings.py", "self._at.images += whole", "self._at.images += whole + 1"),
         (
-            "parallel/part.py",
+            "train/metrics.py",
+            "self._state.images += batch_size",
+            "self._state.images += batch_size + 1",
+        ),
+        (
+            "distributed/sharded.py",
             "(logits.argmax(1) != labels).sum()",
             "(logits.argmax(1) == labels).sum()",
         ),
@@ -631,12 +643,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "trained.preprocess.centre(images))",
             "trained.preprocess.centre(images.flip(2)))",
         ),
-        ("gallery.py", "trained.net.steps[-2].layer.name", "trained.net.steps[0].layer.name"),
+        ("figures.py", "trained.net.steps[-2].layer.name", "trained.net.steps[0].layer.name"),
     ],
     "Fig. 4: five likeliest classes": [
-        ("gallery.py", "topk(most, largest=False)", "topk(most, largest=True)"),
-        ("gallery.py", "BEST = 5", "BEST = 4"),
-        ("gallery.py", "ANSWERS, ASKED, NEAREST = 8, 5, 6", "ANSWERS, ASKED, NEAREST = 8, 5, 5"),
+        ("figures.py", "topk(most, largest=False)", "topk(most, largest=True)"),
+        ("figures.py", "BEST = 5", "BEST = 4"),
+        ("figures.py", "ANSWERS, ASKED, NEAREST = 8, 5, 6", "ANSWERS, ASKED, NEAREST = 8, 5, 5"),
     ],
     "Section 3 and 4's comparisons": [
         (EFFECTS, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),
@@ -665,23 +677,23 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (EFFECTS, "return with_dropout / none", "return none / with_dropout"),
         (
             EFFECTS,
-            '100 * (single - members[0].also["ensemble_error"])',
-            '100 * (members[0].also["ensemble_error"] - single)',
+            '100 * (single - members[0].extra_metrics["ensemble_error"])',
+            '100 * (members[0].extra_metrics["ensemble_error"] - single)',
         ),
         (
             EFFECTS,
-            '100 * members[0].also["weighted_gain"]',
-            '-100 * members[0].also["weighted_gain"]',
+            '100 * members[0].extra_metrics["weighted_gain"]',
+            '-100 * members[0].extra_metrics["weighted_gain"]',
         ),
         (
             EFFECTS,
-            '(run.also["halved_error"] - run.also["masked_error"])',
-            '(run.also["masked_error"] - run.also["halved_error"])',
+            '(error["halved_error"] - error["masked_error"])',
+            '(error["masked_error"] - error["halved_error"])',
         ),
         (
             EFFECTS,
-            '(run.also["same_class_by_hidden"] - run.also["same_class_by_pixels"])',
-            '(run.also["same_class_by_pixels"] - run.also["same_class_by_hidden"])',
+            '(share["same_class_by_hidden"] - share["same_class_by_pixels"])',
+            '(share["same_class_by_pixels"] - share["same_class_by_hidden"])',
         ),
         (EFFECTS, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
     ],
@@ -713,22 +725,22 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "experiments/table.py",
-            "if any(one.in_papers_setting for one in own):",
-            'if any(one.raw["scale"] == "full" for one in own):',
+            "if any(one.in_papers_setting for one in records):",
+            'if any(one.raw["scale"] == "full" for one in records):',
         ),
     ],
     "Fig. 3: one column turns to colour": [
-        ("kernels.py", "grey = 3 * weight.mean(1)", "grey = weight.mean(1)"),
-        ("kernels.py", "share = 1 - grey /", "share = grey /"),
+        ("diagnostics.py", "grey = 3 * weight.mean(1)", "grey = weight.mean(1)"),
+        ("diagnostics.py", "share = 1 - grey /", "share = grey /"),
         (
-            "kernels.py",
+            "diagnostics.py",
             "(xx - yy).square() + 4 * xy.square()",
             "(xx + yy).square() + 4 * xy.square()",
         ),
     ],
     "Pre-train, then fine-tune": [
         (LOOP, "if not same_classes:\n", "if False:\n"),
-        ("weights.py", "if layer in layers\n        and", "if"),
+        ("checkpoint.py", "if layer in layers\n        and", "if"),
         (RECIPES, "conv1 = [(0, 1e-4), (5, 1e-5)]", "conv1 = [(0, 1e-3), (5, 1e-5)]"),
         (RECIPES, "fc8 = [(0, 1e-2), (9, 1e-3),", "fc8 = [(0, 1e-2), (8, 1e-3),"),
         (RECIPES, "colour_until=38", "colour_until=42"),
@@ -737,47 +749,59 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "            54,\n            drops=(22, 42),",
             "            54,\n            drops=(22, 43),",
         ),
-        (RECIPES, 'linear = Full("linear", 2048)', 'linear = Full("linear", 2048, then=("unit",))'),
-        (RECIPES, 'bias_rate_of=(("conv6", 0.022),)', 'bias_rate_of=(("conv6", 0.02),)'),
         (
             RECIPES,
-            "LayerRate(name, 0, 1e-3, weights_only=True) for name in first_five",
-            "LayerRate(name, 0, 1e-2, weights_only=True) for name in first_five",
+            'linear = FullyConnected("linear", 2048)',
+            'linear = FullyConnected("linear", 2048, then=("activation",))',
+        ),
+        (RECIPES, 'bias_lr_of=(("conv6", 0.022),)', 'bias_lr_of=(("conv6", 0.02),)'),
+        (
+            RECIPES,
+            "LayerLr(name, 0, 1e-3, weights_only=True) for name in first_five",
+            "LayerLr(name, 0, 1e-2, weights_only=True) for name in first_five",
         ),
     ],
     "The headline net": [
         (RECIPES, "93, drops=(23, 51, 78)", "93, drops=(25, 51, 78)"),
-        (RECIPES, "sgd=replace(whole.sgd, bias_rate=0.002),", "sgd=whole.sgd,"),
+        (RECIPES, "sgd=replace(base.sgd, bias_lr=0.002),", "sgd=base.sgd,"),
         (
             RECIPES,
-            "layer_rates=_frozen_conv1(68, 72), colour_until=68",
-            "layer_rates=_frozen_conv1(67, 72), colour_until=68",
+            "layer_lrs=_frozen_conv1(68, 72), colour_until=68",
+            "layer_lrs=_frozen_conv1(67, 72), colour_until=68",
         ),
     ],
     "The four-layer CIFAR-10 nets": [
         ("ops/pool.py", "count = -(-span // stride) + 1", "count = span // stride + 1"),
         (
             RECIPES,
-            'Conv("conv1", 32, 5, pad=(2, 2), std=0.0001, then=("max_pool", "unit", "spatial"))',
-            'Conv("conv1", 32, 5, pad=(2, 2), std=0.0001, then=("max_pool", "unit"))',
+            'then=("max_pool", "activation", "spatial_norm")',
+            'then=("max_pool", "activation")',
         ),
         (
             RECIPES,
-            'Full("fc64", 64, std=0.1, then=("unit",))',
-            'Full("fc64", 64, std=0.01, then=("unit",))',
+            'FullyConnected("fc64", 64, std=0.1, then=("activation",))',
+            'FullyConnected("fc64", 64, std=0.01, then=("activation",))',
         ),
         (RECIPES, "Lrn(n=9, k=1.0, alpha=0.001 / 9)", "Lrn(n=9, k=2.0, alpha=0.001 / 9)"),
         (
             RECIPES,
-            "CIFAR_SGD = Sgd(rate=0.001, bias_rate=0.002, bias_decay=False)",
-            "CIFAR_SGD = Sgd(rate=0.001, bias_rate=0.001, bias_decay=False)",
+            "CIFAR_SGD = Sgd(lr=0.001, bias_lr=0.002, bias_decay=False)",
+            "CIFAR_SGD = Sgd(lr=0.001, bias_lr=0.001, bias_decay=False)",
         ),
-        (RECIPES, "Steps(epochs=14, drops=(10, 12))", "Steps(epochs=15, drops=(10, 12))"),
-        (RECIPES, "Steps(epochs=140, drops=(120, 130))", "Steps(epochs=14, drops=(12, 13))"),
         (
             RECIPES,
-            "replace(CIFAR_SGD, decay_of=decay, bias_falls=False),\n        Steps(",
-            "replace(CIFAR_SGD, decay_of=decay),\n        Steps(",
+            "StepSchedule(epochs=14, drops=(10, 12))",
+            "StepSchedule(epochs=15, drops=(10, 12))",
+        ),
+        (
+            RECIPES,
+            "StepSchedule(epochs=140, drops=(120, 130))",
+            "StepSchedule(epochs=14, drops=(12, 13))",
+        ),
+        (
+            RECIPES,
+            "replace(CIFAR_SGD, weight_decay_of=decay, bias_lr_follows=False),\n        StepSchedule(",
+            "replace(CIFAR_SGD, weight_decay_of=decay),\n        StepSchedule(",
         ),
     ],
     "Locally connected layers": [
@@ -810,11 +834,15 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             '("conv3", 0.04), ("fc64", 0.03), ("fc10", 0.03))',
         ),
         (RECIPES, '("local4", 0.004), ("fc10", 0.01))', '("local4", 0.004), ("fc10", 0.004))'),
-        (SGD, "dict(sgd.decay_of).get(layer, sgd.decay)", "sgd.decay"),
+        (SGD, "dict(sgd.weight_decay_of).get(layer, sgd.weight_decay)", "sgd.weight_decay"),
     ],
     "torchvision's later net": [
-        (RECIPES, "Sgd(batch=256, decay=1e-4)", "Sgd(batch=256, decay=0.1)"),
-        (RECIPES, "Steps(epochs=90, drops=(30, 60))", "Steps(epochs=9, drops=(30, 60))"),
+        (RECIPES, "Sgd(batch=256, weight_decay=1e-4)", "Sgd(batch=256, weight_decay=0.1)"),
+        (
+            RECIPES,
+            "StepSchedule(epochs=90, drops=(30, 60))",
+            "StepSchedule(epochs=9, drops=(30, 60))",
+        ),
         (RECIPES, 'Dropout(form="inverted")', "Dropout()"),
         (
             AUGMENT,
@@ -822,7 +850,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "TORCHVISION_MEAN, TORCHVISION_STD = (0.406, 0.456, 0.485)",
         ),
         (
-            "weights.py",
+            "checkpoint.py",
             '"features.6": "conv3",\n    "features.8": "conv4"',
             '"features.8": "conv3",\n    "features.6": "conv4"',
         ),
@@ -835,26 +863,26 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Two GPUs
     "Half of the kernels on each GPU": [
         (
-            "parallel/part.py",
+            "distributed/sharded.py",
             "self._begun[name] = begin_sum(gradient,",
             "self._begun[name] = begin_sum(2 * gradient,",
         ),
     ],
     "Columns that never meet": [
-        ("parallel/part.py", "meets = step.columns == 1 and step", "meets = step"),
+        ("distributed/sharded.py", "meets = step.columns == 1 and step", "meets = step"),
     ],
     # Between the sentences
     "A network that starts nearly blind": [
-        ("signal.py", "BLIND = 0.02", "BLIND = 0.5"),
-        ("signal.py", "if hidden.difference >= BLIND:", "if hidden.difference < BLIND:"),
-        ("signal.py", "apart / size", "size / apart"),
+        ("diagnostics.py", "BLIND = 0.02", "BLIND = 0.5"),
+        ("diagnostics.py", "if hidden.difference >= BLIND:", "if hidden.difference < BLIND:"),
+        ("diagnostics.py", "apart / size", "size / apart"),
     ],
     "A run interrupted anywhere": [
         (LOOP, "velocity[name].copy_(tensor)", "velocity[name].zero_()"),
-        (LOOP, "config.workers, at.batch, pin=pin", "config.workers, 0, pin=pin"),
+        (LOOP, "                state.batch,\n", "                0,\n"),
     ],
     "ONNX with its own LRN node": [
-        ("onnx_export.py", "alpha=lrn.alpha * size", "alpha=lrn.alpha"),
+        ("export.py", "alpha=lrn.alpha * size", "alpha=lrn.alpha"),
     ],
     "float32 is float32": [
         (

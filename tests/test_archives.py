@@ -12,7 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from alexnet.config import StoreSettings
-from alexnet.data.picture import decode, encode
+from alexnet.data.image import decode, encode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, find
 from alexnet.data.sources.class_tars import class_tars
@@ -141,10 +141,10 @@ def test_ilsvrc_2010_has_a_test_split(ilsvrc2012: Path) -> None:
 def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> None:
     val = ilsvrc2012 / "ILSVRC2012_img_val.tar"
     tar(val, {"ILSVRC2012_val_00000001.JPEG": picture(0)})
-    with pytest.raises(ValueError, match="has 1 pictures and the devkit 6 labels"):
+    with pytest.raises(ValueError, match="has 1 images, and the devkit has 6 labels"):
         ilsvrc(ilsvrc2012)
     val.write_bytes(b"no tar")
-    with pytest.raises(ValueError, match="is no tar file or is damaged"):
+    with pytest.raises(ValueError, match="is not a tar file or is damaged"):
         ilsvrc(ilsvrc2012)
     val.unlink()
     with pytest.raises(ValueError, match="exactly one is needed"):
@@ -217,7 +217,7 @@ def test_cifars_binary_files(tmp_path: Path) -> None:
     assert np.array_equal(decode(items[6].read())[..., 2].ravel(), rows[1, 2, 2049:])
     assert source.classes[9] == "truck"
     (tmp_path / "test_batch.bin").write_bytes(b"short")
-    with pytest.raises(ValueError, match="is no CIFAR-10 file"):
+    with pytest.raises(ValueError, match="is not a CIFAR-10 file"):
         find(str(tmp_path))
 
 
@@ -232,6 +232,6 @@ def test_a_source_that_is_none(source: str, says: str) -> None:
 
 def test_the_hub_without_a_network_is_one_sentence() -> None:
     with pytest.raises(
-        ValueError, match="no folder here, and the Hugging Face hub does not give it"
+        ValueError, match="not a folder here, and the Hugging Face hub does not provide it"
     ):
         find("nobody/nothing")

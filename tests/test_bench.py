@@ -1,4 +1,4 @@
-"""`alexnet bench`: contenders take turns, one that cannot run is a sentence, and ours and the limits all run."""
+"""`python -m benchmarks`: candidates take turns, one that cannot run is a sentence, and ours and the limits all run."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from alexnet import cli
-from alexnet.bench import lists
-from alexnet.bench.contest import Contender, Outcome, contest
 from alexnet.provenance import code_version, describe
+from benchmarks import suites
+from benchmarks.__main__ import main
+from benchmarks.interleave import Candidate, Result, interleave
 
-DIES = "from alexnet.bench.serve import serve; serve(dict(a=3).popitem, 1, 'images', warm_up=1)"
-FAST = "from alexnet.bench.serve import serve; serve(lambda: None, 1, 'images')"
-SLOW = "import time; from alexnet.bench.serve import serve; serve(lambda: time.sleep(0.02), 1, 'images', 'slowly')"
+DIES = "from benchmarks.worker import serve; serve(dict(a=3).popitem, 1, 'images', warm_up=1)"
+FAST = "from benchmarks.worker import serve; serve(lambda: None, 1, 'images')"
+SLOW = "import time; from benchmarks.worker import serve; serve(lambda: time.sleep(0.02), 1, 'images', 'slowly')"
 
 
-def program(text: str) -> Contender:
-    return Contender("it", ("-c", text))
+def program(text: str) -> Candidate:
+    return Candidate("it", ("-c", text))
 
 
 def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
-    (outcome,) = contest(program(FAST), [program(SLOW)], 3)
-    assert isinstance(outcome, Outcome)
+    (outcome,) = interleave(program(FAST), [program(SLOW)], 3)
+    assert isinstance(outcome, Result)
     assert outcome.ratio == outcome.ours_a_second / outcome.a_second > 1
     assert (
         outcome.least <= outcome.a_second <= outcome.most <= 50
@@ -47,15 +47,15 @@ def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
     ],
 )
 def test_one_that_cannot_run_is_a_sentence_and_the_next_has_its_turn(text: str, says: str) -> None:
-    sentence, outcome = contest(program(FAST), [program(text), program(SLOW)], 1)
+    sentence, outcome = interleave(program(FAST), [program(text), program(SLOW)], 1)
     assert isinstance(sentence, str)
     assert says in sentence
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, Result)
 
 
 def test_without_ours_there_is_nothing_to_compare() -> None:
     with pytest.raises(ValueError, match="cannot run here"):
-        next(contest(program("raise SystemExit('no')"), [program(FAST)], 1))
+        next(interleave(program("raise SystemExit('no')"), [program(FAST)], 1))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_without_ours_there_is_nothing_to_compare() -> None:
     ],
 )
 def test_ours_and_the_limits_run(words: str, store: Path) -> None:
-    command = [sys.executable, "-m", "alexnet.bench.own", *words.format(store=store).split()]
+    command = [sys.executable, "-m", "benchmarks.ours", *words.format(store=store).split()]
     done = subprocess.run(command, input="\n\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     said, *seconds = done.stdout.splitlines()
@@ -78,25 +78,25 @@ def test_ours_and_the_limits_run(words: str, store: Path) -> None:
 
 
 def test_a_result_names_the_code_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    match = lists.Match("nothing", program(FAST), ())
-    monkeypatch.setitem(lists.LISTS, "nothing", lambda terms, folder: [match])
-    (found,) = map(json.loads, lists.bench("nothing", lists.Terms(), 1, as_json=True))
+    match = suites.Comparison("nothing", program(FAST), ())
+    monkeypatch.setitem(suites.SUITES, "nothing", lambda settings, folder: [match])
+    (found,) = map(json.loads, suites.bench("nothing", suites.Settings(), 1, as_json=True))
     assert found["code"] == code_version()
-    assert describe(code_version()) in list(lists.bench("nothing", lists.Terms(), 1, False))
+    assert describe(code_version()) in list(suites.bench("nothing", suites.Settings(), 1, False))
 
 
-def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> None:
-    from alexnet.bench.own import CONTENDERS
+def test_every_list_names_candidates_that_exist(store: Path, tmp_path: Path) -> None:
+    from benchmarks.ours import CANDIDATES
 
-    for what, make in lists.LISTS.items():
+    for what, make in suites.SUITES.items():
         if what == "infer":
             continue  # exports the full-size network first
         (tmp_path / what).mkdir()
-        for match in make(lists.Terms(data=str(store)), tmp_path / what):
-            for contender in (match.ours, *match.others):
-                first, *_ = contender.arguments
+        for match in make(suites.Settings(data=str(store)), tmp_path / what):
+            for candidate in (match.ours, *match.others):
+                first, *_ = candidate.arguments
                 assert (
-                    contender.arguments[2] in CONTENDERS if first == "-m" else Path(first).is_file()
+                    candidate.arguments[2] in CANDIDATES if first == "-m" else Path(first).is_file()
                 )
 
 
@@ -105,13 +105,9 @@ def test_every_list_names_contenders_that_exist(store: Path, tmp_path: Path) -> 
     [
         (["prepare"], "--data SOURCE"),
         (["ops", "--rounds", "0"], "at least 1"),
-        (["loader", "--data", "nowhere"], "nowhere is no prepared store"),
+        (["loader", "--data", "nowhere"], "nowhere is not a prepared store"),
     ],
 )
-def test_bad_benches_are_refused(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["bench", *arguments])
-    assert stopped.value.code == 2
-    assert says in capsys.readouterr().err
+def test_bad_arguments_are_refused(arguments: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        main(arguments)

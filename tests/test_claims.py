@@ -15,12 +15,12 @@ import torch
 
 from alexnet import recipes
 from alexnet.cli import main
-from alexnet.config import Architecture, Steps, scaled
+from alexnet.config import Architecture, StepSchedule, scaled
 from alexnet.experiments import records, table
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
+from alexnet.experiments.estimates import holm
 from alexnet.experiments.records import Record
-from alexnet.experiments.statistics import holm
 from alexnet.model import build, plan
 
 ROOT = Path(__file__).parents[1]
@@ -97,15 +97,15 @@ def test_the_desk_schedule_has_the_originals_end_game_in_proportion() -> None:
     (colour,) = chosen(["colour"])
     desk = colour.config(colour.arms[0], "desk", "photographs")
     whole = scaled(recipes.original().schedule, 24)
-    assert isinstance(desk.schedule, Steps)
-    assert isinstance(whole, Steps)
+    assert isinstance(desk.schedule, StepSchedule)
+    assert isinstance(whole, StepSchedule)
     assert desk.schedule.colour_until == whole.colour_until == 18
-    ends = [(r.layer, r.epoch, r.weights_only) for r in desk.schedule.layer_rates]
-    assert ends == [(r.layer, r.epoch, r.weights_only) for r in whole.layer_rates]
+    ends = [(r.layer, r.epoch, r.weights_only) for r in desk.schedule.layer_lrs]
+    assert ends == [(r.layer, r.epoch, r.weights_only) for r in whole.layer_lrs]
     assert ends == [("conv1", 18, True), ("conv1", 19, False)]
-    slow, frozen = desk.schedule.layer_rates
-    assert slow.rate == pytest.approx(desk.sgd.rate / 10)
-    assert frozen.rate == 0
+    slow, frozen = desk.schedule.layer_lrs
+    assert slow.lr == pytest.approx(desk.sgd.lr / 10)
+    assert frozen.lr == 0
 
 
 @pytest.fixture(scope="module")
@@ -250,14 +250,14 @@ def test_a_setting_that_differs_is_named_and_one_that_acts_later_is_not() -> Non
     bias = raw("bias-photographs-desk")
     first, last = records.opened(bias).rows
     assert first.repeat == ()  # the end game begins at epoch 18
-    assert last.repeat == ("schedule.layer_rates", "schedule.colour_until none -> 18")
+    assert last.repeat == ("schedule.layer_lrs", "schedule.colour_until none -> 18")
     bias["configs"]["base"]["schedule"] |= {"drops": [12, 22], "epochs": 30}
     first, last = records.opened(bias).rows
     assert first.repeat == ()
     assert last.repeat[:2] == ("schedule.epochs 30 -> 24", "schedule.drops")
-    bias["configs"]["base"]["sgd"]["rate"] = 0.01
+    bias["configs"]["base"]["sgd"]["lr"] = 0.01
     first, _ = records.opened(bias).rows
-    assert first.repeat == ("sgd.rate 0.01 -> 0.003",)
+    assert first.repeat == ("sgd.lr 0.01 -> 0.003",)
     overlap = records.opened(raw("overlap-photographs-desk")).rows[0].repeat
     assert "architecture.layers.conv2.pad" in overlap
     assert "architecture.pool.partial false -> true" in overlap

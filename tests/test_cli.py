@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from alexnet import errors, recipes
+from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import VERBS, main
-from alexnet.configfile import to_dict
+from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
+from alexnet.cli.train import TrainArguments, parse_train
+from alexnet.config import to_dict
 from alexnet.data import shapes
-from alexnet.train.checkpoint import read_config, write_config
 from tests.conftest import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +36,7 @@ def pictures(folder: Path, each: int = 4) -> Path:
         (folder / shapes.CLASSES[label]).mkdir(parents=True)
         for number in range(each):
             path = folder / shapes.CLASSES[label] / f"{number}.png"
-            Image.fromarray(shapes.picture(label, number)).resize((64, 48)).save(path)
+            Image.fromarray(shapes.image(label, number)).resize((64, 48)).save(path)
     return folder
 
 
@@ -64,7 +73,7 @@ def test_from_a_folder_of_pictures_to_predictions(
         0.25,
     )
     assert "3 classes" in said
-    assert "train: 9 pictures, 0 skipped" in said
+    assert "train: 9 images, 0 skipped" in said
     narrow = [
         "--architecture.width",
         0.125,
@@ -79,7 +88,7 @@ def test_from_a_folder_of_pictures_to_predictions(
     assert "epoch   2/2" in said
     config = read_config(run)
     assert (config.recipe, config.architecture.width, config.sgd.batch) == ("demo", 0.125, 4)
-    assert "10 patches: top-1 error" in runs(capsys, "evaluate", run, "--data", store)
+    assert "10 crops: top-1 error" in runs(capsys, "evaluate", run, "--data", store)
     results = json.loads(runs(capsys, "evaluate", run, run, "--data", store, "--json"))
     assert [r["images"] for r in results] == [3, 3]
     picture = tmp_path / "pictures" / "disc" / "0.png"
@@ -111,7 +120,7 @@ def test_mistakes_are_sentences(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     png, text = tmp_path / "a.png", tmp_path / "letter.txt"
-    Image.fromarray(shapes.picture(0, 0)).save(png)
+    Image.fromarray(shapes.image(0, 0)).save(png)
     text.write_text("dear")
     wide = ["--architecture.columns", "5"]
     for arguments, says in (
@@ -124,12 +133,12 @@ def test_mistakes_are_sentences(
         (["train", "demo"], "name the prepared store: --data STORE"),
         (
             ["train", "demo", "--data", tmp_path / "none"],
-            "none is no prepared store (no manifest.json); make one",
+            "none is not a prepared store (no manifest.json); make one",
         ),
-        (["train", "demo", "--data", store, "--out", run], "holds something already"),
+        (["train", "demo", "--data", store, "--out", run], "is not empty; choose another --out"),
         (
             ["train", "demo", "--data", store, "--out", tmp_path / "r"],
-            "sees 112 pixels a side and the store has 40",
+            "sees 112 pixels per side, and the store has 40",
         ),
         (
             ["train", "demo", "--data", store, "--out", tmp_path / "r", *wide],
@@ -138,9 +147,9 @@ def test_mistakes_are_sentences(
         (["train", "demo", "--data", store, "--sgd.batch", "-1"], "sgd.batch is -1"),
         (["train", "demo", "--data", store, "--epochs", "0"], "epochs is 0"),
         (["train", "demo", "--data", store, "--sgd.speed", "1"], "Unrecognized"),
-        (["train", "--resume", tmp_path / "none"], "is no run"),
+        (["train", "--resume", tmp_path / "none"], "is not a run"),
         (["prepare", tmp_path / "none", tmp_path / "s"], "does not exist"),
-        (["prepare", "nobody/nothing", tmp_path / "s"], "Hugging Face hub does not give it"),
+        (["prepare", "nobody/nothing", tmp_path / "s"], "Hugging Face hub does not provide it"),
         (["prepare", store, "s3://bucket/store"], "s3:/bucket/store is a URL; write to a folder"),
         (
             ["train", "demo", "--data", store, "--out", "s3://bucket/run"],
@@ -149,9 +158,12 @@ def test_mistakes_are_sentences(
         (["prepare", tmp_path, store], "class folders; at least 2 are needed"),
         (["evaluate", run, "--data", store, "--split", "moon"], "has no split 'moon'"),
         (["evaluate", run], "--data"),
-        (["evaluate", tmp_path / "none", "--data", store], "no run that has reached a checkpoint"),
+        (
+            ["evaluate", tmp_path / "none", "--data", store],
+            "not a run that has reached a checkpoint",
+        ),
         (["predict", run, tmp_path / "none.jpg"], "does not exist"),
-        (["predict", run, text], "could not be read as pictures"),
+        (["predict", run, text], "could not be read as images"),
         (["predict", text, png], "is damaged"),
         (["features", run, "--data", store, "--out", store], "exists"),
         (
@@ -184,11 +196,7 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(
     store: Path, tmp_path: Path
 ) -> None:
     """What is saved is the whole, so that a command and a value in Python are the same run."""
-    from dataclasses import replace
-
-    from alexnet import recipes
-    from alexnet.cli.making import TrainArguments, parse_train
-    from alexnet.config import Steps
+    from alexnet.config import StepSchedule
 
     a = parse_train(
         "original", ["--data", "x", "--epochs", "50", "--seed", "3", "--architecture.lrn.k", "1"]
@@ -201,7 +209,7 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(
         architecture=replace(want.architecture, lrn=replace(want.architecture.lrn, k=1.0)),
     )
     assert isinstance(a, TrainArguments)
-    assert isinstance(a.config.schedule, Steps)
+    assert isinstance(a.config.schedule, StepSchedule)
     assert a.config.schedule.drops == (14, 28, 43)
     assert to_dict(replace(a.config, schedule=want.schedule)) == to_dict(want)
 
@@ -210,6 +218,8 @@ def test_help_and_recipes_need_no_torch() -> None:
     for arguments in (
         ["--help"],
         ["train", "original", "--help"],
+        ["train", "original", "--help-all"],
+        ["summary", "paper", "--help"],
         ["train"],
         ["prepare", "--help"],
     ):
@@ -239,14 +249,12 @@ def test_a_stopped_training_says_how_to_go_on(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"go on with: alexnet train --resume {run}" in said
+    assert f"continue with: alexnet train --resume {run}" in said
     assert "Traceback" not in said
 
 
 def long(store: Path) -> object:
     """The tiny net with its classes settled, as a run's file has it."""
-    from dataclasses import replace
-
     return replace(tiny(store).architecture, classes=10)
 
 
@@ -257,3 +265,155 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
         piped, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only mistakes of the user's become a sentence: a ValueError of our own does not."""
+
+    def broken(arguments: list[str]) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setitem(VERBS, "summary", broken)
+    with pytest.raises(ValueError, match="not enough values"):
+        main(["summary", "paper"])
+    assert "this is a bug" in capsys.readouterr().err
+
+
+def test_every_error_of_ours_is_a_sentence_and_a_value_error() -> None:
+    for kind in (errors.ConfigError, errors.DataError, errors.RunError, errors.MeshError):
+        assert issubclass(kind, errors.AlexNetError)
+        assert issubclass(kind, ValueError)
+
+
+def short_help(capsys: pytest.CaptureFixture[str], verb: str, recipe: str) -> str:
+    return runs(capsys, verb, recipe, "--help")
+
+
+def flags_in(text: str) -> set[str]:
+    """The options that a help text lists, each at the beginning of a line."""
+    return set(re.findall(r"^[ │]+--([a-z0-9.-]+)[ ,]", text, re.MULTILINE)) - {"help"}
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_short_help_fits_a_page(
+    recipe: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = short_help(capsys, "train", recipe).splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 100
+    assert lines[-1].startswith("--help-all lists every field")
+    assert f"runs/{recipe}" in "\n".join(lines)
+    summary = short_help(capsys, "summary", recipe).splitlines()
+    assert len(summary) <= 30
+    assert summary[-1].startswith("--help-all lists every field")
+
+
+def test_short_help_has_the_settings_that_people_change(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = short_help(capsys, "train", "original")
+    groups = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
+    assert groups == list(TRAIN_GROUPS)
+    assert groups[:3] == ["Run", "Optimization", "Network"]
+    assert "--resume RUN" in text
+    wanted = {"data", "out", "epochs", "seed", "device", "precision", "workers", "init"}
+    wanted |= {"sgd.lr", "sgd.batch", "architecture.input-px", "architecture.width"}
+    assert wanted <= flags_in(text)
+    assert 15 <= len(flags_in(text)) <= 20
+    assert "runs/original" in text
+    assert "Initial learning rate. (default: 0.01)" in text
+    assert "Initial learning rate. (default: 0.003)" in short_help(capsys, "train", "demo")
+
+
+@pytest.mark.parametrize(("verb", "groups"), [("train", TRAIN_GROUPS), ("summary", SUMMARY_GROUPS)])
+def test_every_setting_of_the_short_help_exists(
+    verb: str, groups: dict[str, tuple[Setting, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is an option of the parser, takes a value, and has the default that is shown."""
+    by_value = {"INT": "2", "FLOAT": "0.25", "BOOL": "False", "RUN": "a", "STORE": "b"}
+    by_flag = {
+        "architecture.input-px": "96",
+        "architecture.activation": "tanh",
+        "architecture.without": "conv2",
+        "augment.colour": "none",
+        "init-layers": "conv1",
+        "device": "cpu",
+        "precision": "tf32",
+    }
+    for setting in (setting for settings in groups.values() for setting in settings):
+        value = by_flag.get(setting.flag) or by_value[setting.value]
+        if verb == "summary":
+            assert "neurons" in runs(capsys, "summary", "paper", f"--{setting.flag}", value)
+            continue
+        a = parse_train("paper", [f"--{setting.flag}", value])
+        parsed = a.out if setting.flag == "out" else default_of(a.config, setting.flag)
+        assert str(parsed) == value or parsed == (value,), setting
+
+
+def test_short_help_names_every_choice() -> None:
+    """A choice that is added to a field must be added to its text."""
+    for settings in TRAIN_GROUPS.values():
+        for setting in settings:
+            owner: Any = recipes.paper()
+            *path, name = setting.flag.replace("-", "_").split(".")
+            for part in path:
+                owner = getattr(owner, part)
+            hint = typing.get_type_hints(type(owner)).get(name)
+            if typing.get_origin(hint) is typing.Literal:
+                assert all(choice in setting.text for choice in typing.get_args(hint)), setting
+
+
+@pytest.mark.parametrize("verb", ["train", "summary"])
+def test_help_all_lists_every_field(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # a wider terminal gets several columns of boxes
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "original", "--help-all"])
+    assert stopped.value.code == 0
+    listed = flags_in(capsys.readouterr().out)
+
+    def fields(value: Any, path: str) -> Iterator[str]:
+        for field in dataclasses.fields(value):
+            child = getattr(value, field.name)
+            name = f"{path}{field.name}".replace("_", "-")
+            if dataclasses.is_dataclass(child):
+                yield from fields(child, f"{name}.")
+            else:
+                yield name
+
+    # Fields of fields in tuples of dataclasses have an option for each item.
+    missing = {
+        name
+        for name in fields(recipes.original(), "")
+        if name not in listed and not any(flag.startswith(f"{name}.") for flag in listed)
+    }
+    assert not missing
+    assert {"out", "epochs"} <= listed or verb == "summary"
+    assert len(listed) > 100
+
+
+def test_help_is_fast() -> None:
+    """Processor time of the fastest of three, since other programs share the machine."""
+    for arguments in (["--help"], ["train", "original", "--help"], ["summary", "paper", "--help"]):
+        times_s = []
+        for _ in range(3):
+            before = os.times()
+            subprocess.run(
+                [sys.executable, "-m", "alexnet", *arguments],
+                cwd=ROOT,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            after = os.times()
+            times_s.append(
+                after.children_user
+                + after.children_system
+                - before.children_user
+                - before.children_system
+            )
+        assert min(times_s) < 0.3, (arguments, times_s)

@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import recipes
-from alexnet.config import Config, Plateau, Steps, check, scaled, without_effect
-from alexnet.configfile import from_dict, to_dict
+from alexnet.config import (
+    Config,
+    FullyConnected,
+    LayerLr,
+    Plateau,
+    StepSchedule,
+    check,
+    from_dict,
+    scaled,
+    to_dict,
+    without_effect,
+)
 from tests.conftest import RECIPES
 
 
@@ -22,6 +32,56 @@ def test_a_config_read_back_from_its_file_is_the_same(recipe: Callable[[], Confi
     config = recipe()
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     check(config)
+
+
+OLD_FORM = {
+    "is": "Config",
+    "recipe": "old",
+    "architecture": {
+        "is": "Architecture",
+        "layers": [
+            {
+                "is": "Conv",
+                "name": "conv1",
+                "kernels": 8,
+                "size_px": 3,
+                "then": ["unit", "lrn", "spatial", "max_pool"],
+            },
+            {"is": "Full", "name": "fc2", "units": 10, "then": []},
+        ],
+        "unit": "tanh",
+        "spatial": {"is": "Spatial", "size_px": 3},
+    },
+    "sgd": {
+        "is": "Sgd",
+        "rate": 0.5,
+        "decay": 0.25,
+        "decay_of": [["fc2", 0.125]],
+        "bias_rate": 0.75,
+        "bias_falls": False,
+    },
+    "schedule": {
+        "is": "Steps",
+        "epochs": 9,
+        "layer_rates": [{"is": "LayerRate", "layer": "conv1", "epoch": 3, "rate": 0.0625}],
+    },
+}
+
+
+def test_files_of_version_0_1_are_read_by_the_names_they_have() -> None:
+    config = from_dict(Config, OLD_FORM)
+    conv1, fc2 = config.architecture.layers
+    assert conv1.then == ("activation", "lrn", "spatial_norm", "max_pool")
+    assert isinstance(fc2, FullyConnected)
+    assert config.architecture.activation == "tanh"
+    assert config.architecture.spatial_norm.size_px == 3
+    sgd = config.sgd
+    assert (sgd.lr, sgd.weight_decay, sgd.weight_decay_of) == (0.5, 0.25, (("fc2", 0.125),))
+    assert (sgd.bias_lr, sgd.bias_lr_follows) == (0.75, False)
+    assert config.schedule == StepSchedule(9, layer_lrs=(LayerLr("conv1", 3, 0.0625),))
+    plateau = {"is": "Plateau", "least_gain": 0.5}
+    assert from_dict(Config, OLD_FORM | {"schedule": plateau}).schedule == Plateau(min_delta=0.5)
+    assert from_dict(Config, to_dict(config)) == config
 
 
 def bent(path: str, value: object) -> dict[str, object]:
@@ -38,20 +98,24 @@ def bent(path: str, value: object) -> dict[str, object]:
     ("path", "value", "says"),
     [
         ("sgd.momentumm", 0.9, "config.sgd has no field 'momentumm'"),
-        ("sgd.batch", "many", "config.sgd.batch is 'many'; int belongs there"),
+        ("sgd.batch", "many", "config.sgd.batch is 'many'; it must be of type int"),
         ("sgd.batch", True, "config.sgd.batch is True"),
         (
             "precision",
             "float8",
             "config.precision is 'float8'; it can be 'auto', 'float64', 'float32', 'tf32', 'bfloat16'",
         ),
-        ("schedule", 90, "config.schedule must be one of Plateau, Steps"),
+        ("schedule", 90, "config.schedule must be one of Plateau, StepSchedule"),
         ("schedule", {"is": "Cosine"}, "its `is` says 'Cosine'"),
-        ("architecture.layers", 7, "config.architecture.layers is 7; a list belongs there"),
+        ("architecture.layers", 7, "config.architecture.layers is 7; it must be a list"),
         ("schedule.drops", [1, "x"], r"config.schedule.drops\[1\] is 'x'"),
-        ("augment", None, "config.augment is None; the fields of Augment belong there"),
-        ("schedule", {"is": "Steps"}, "config.schedule lacks the field 'epochs'"),
-        ("sgd.decay_of", [["conv1"]], "has 1 entries; it needs 2"),
+        (
+            "augment",
+            None,
+            "config.augment is None; it must be an object with the fields of Augment",
+        ),
+        ("schedule", {"is": "StepSchedule"}, "config.schedule lacks the field 'epochs'"),
+        ("sgd.weight_decay_of", [["conv1"]], "has 1 entries; it needs 2"),
     ],
 )
 def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) -> None:
@@ -65,19 +129,19 @@ def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) ->
         ({"workers": -1}, "workers is -1; it must be at least 0"),
         ({"seed": -1}, "seed is -1"),
         ({"sgd": replace(recipes.paper().sgd, batch=0)}, "sgd.batch is 0"),
-        ({"sgd": replace(recipes.paper().sgd, rate=float("nan"))}, "sgd.rate is nan"),
+        ({"sgd": replace(recipes.paper().sgd, lr=float("nan"))}, "sgd.lr is nan"),
         ({"sgd": replace(recipes.paper().sgd, momentum=1.0)}, "sgd.momentum is 1.0"),
         (
-            {"sgd": replace(recipes.paper().sgd, decay_of=(("conv9", 0.1),))},
+            {"sgd": replace(recipes.paper().sgd, weight_decay_of=(("conv9", 0.1),))},
             "'conv9'; the layers are conv1",
         ),
         (
-            {"sgd": replace(recipes.paper().sgd, bias_rate_of=(("conv9", 0.1),))},
+            {"sgd": replace(recipes.paper().sgd, bias_lr_of=(("conv9", 0.1),))},
             "'conv9'; the layers are conv1",
         ),
         ({"init_layers": ("conv9",)}, "init_layers names 'conv9'; the layers are conv1"),
         ({"schedule": Plateau(patience=0)}, "patience is 0"),
-        ({"schedule": Steps(epochs=0)}, "schedule.epochs is 0"),
+        ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
     ],
 )
 def test_numbers_no_run_can_have_are_refused(changes: dict[str, object], says: str) -> None:
@@ -91,21 +155,21 @@ def test_settings_without_effect_are_named() -> None:
         assert without_effect(recipe()) == []
     short = replace(original, schedule=replace(original.schedule, epochs=60))
     assert [s.split(";")[0] for s in without_effect(short)] == [
-        "a drop of the rate at epoch 79 lies after the last epoch, 60",
-        "a rate of conv1 at epoch 67 lies after the last epoch, 60",
-        "a rate of conv1 at epoch 72 lies after the last epoch, 60",
+        "a drop of the learning rate at epoch 79 lies after the last epoch, 60",
+        "a learning rate of conv1 at epoch 67 lies after the last epoch, 60",
+        "a learning rate of conv1 at epoch 72 lies after the last epoch, 60",
     ]
     still = replace(original.augment, crops=False, flips=False, colour="none")
     one = replace(recipes.one_column().architecture, links=False)
-    sgd = replace(original.sgd, bias_rate=None)
+    sgd = replace(original.sgd, bias_lr=None)
     said = " ".join(without_effect(replace(original, augment=still, architecture=one, sgd=sgd)))
-    for name in ("augment.chunk", "augment.pca", "sgd.bias_falls", "architecture.links"):
+    for name in ("augment.chunk", "augment.pca", "sgd.bias_lr_follows", "architecture.links"):
         assert name in said
 
 
 def test_a_schedule_is_stretched_in_proportion() -> None:
-    half = scaled(Steps(100, (50, 80), colour_until=60), 50)
-    assert half == Steps(50, (25, 40), colour_until=30)
+    half = scaled(StepSchedule(100, (50, 80), colour_until=60), 50)
+    assert half == StepSchedule(50, (25, 40), colour_until=30)
     assert scaled(recipes.fine_tuned().schedule, 54) == recipes.fine_tuned().schedule
     assert scaled(recipes.original().schedule, 91) == recipes.original().schedule
     assert scaled(Plateau(epochs=90, patience=6), 45) == Plateau(epochs=45, patience=3)
@@ -127,10 +191,10 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
 def test_every_rate_of_a_shortened_schedule_has_an_epoch(
     drops: tuple[int, ...], epochs: int
 ) -> None:
-    ends = (*scaled(Steps(520, drops), epochs).drops, epochs)
+    ends = (*scaled(StepSchedule(520, drops), epochs).drops, epochs)
     assert len(ends) == min(len(drops) + 1, epochs)
     assert all(before < after for before, after in pairwise((0, *ends)))
 
 
 def test_two_drops_of_the_rate_do_not_fall_together() -> None:
-    assert scaled(recipes.cifar_11().schedule, 30) == Steps(30, (28, 29))
+    assert scaled(recipes.cifar_11().schedule, 30) == StepSchedule(30, (28, 29))

@@ -13,12 +13,12 @@ from alexnet.demo import demo, report
 
 
 def test_a_picture_is_a_function_of_its_label_and_seed() -> None:
-    assert np.array_equal(shapes.picture(3, 7), shapes.picture(3, 7))
-    assert not np.array_equal(shapes.picture(3, 7), shapes.picture(3, 8))
-    assert shapes.picture(0, 0).shape == (256, 256, 3)
-    assert shapes.picture(0, 0).dtype == np.uint8
-    with pytest.raises(ValueError, match="label 10 is none of the 10"):
-        shapes.picture(10, 0)
+    assert np.array_equal(shapes.image(3, 7), shapes.image(3, 7))
+    assert not np.array_equal(shapes.image(3, 7), shapes.image(3, 8))
+    assert shapes.image(0, 0).shape == (256, 256, 3)
+    assert shapes.image(0, 0).dtype == np.uint8
+    with pytest.raises(ValueError, match="label 10 is not one of the 10"):
+        shapes.image(10, 0)
     with pytest.raises(ValueError, match="at least 1 of each"):
         shapes.source(0, 1)
 
@@ -32,7 +32,7 @@ def test_training_and_validation_pictures_differ() -> None:
 def pixels(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Every eighth pixel, centred: (N, 32 * 32 * 3), and labels."""
     labels = [n % 10 for n in range(count)]
-    rgb = np.stack([shapes.picture(label, first + n)[4::8, 4::8] for n, label in enumerate(labels)])
+    rgb = np.stack([shapes.image(label, first + n)[4::8, 4::8] for n, label in enumerate(labels)])
     return torch.from_numpy(rgb).flatten(1).float() / 128 - 1, torch.tensor(labels)
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import recipes
-from alexnet.config import Steps
+from alexnet.config import StepSchedule
 from alexnet.experiments.claim import Claim, Effect
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import (
-    Done,
+    RunResult,
     apart,
     dropout_over_none,
     ensemble,
@@ -23,7 +23,7 @@ from alexnet.experiments.effects import (
     mixture,
     steady_epochs,
 )
-from alexnet.experiments.statistics import estimate, holm
+from alexnet.experiments.estimates import estimate, holm
 
 
 def made_up(
@@ -34,8 +34,8 @@ def made_up(
     losses: Any = (),
     errors: Any = (),
     steady: int = 100,
-    **also: float,
-) -> Done:
+    **extra_metrics: float,
+) -> RunResult:
     """A run with made-up results. losses and errors: of validation, by epoch."""
     count = max(len(losses), len(errors))
     epochs = [
@@ -47,7 +47,9 @@ def made_up(
         )
     ]
     nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    return Done(test, centre, train, 1, 0.01, colour, tuple(epochs), steady, *nothing, also)
+    return RunResult(
+        test, centre, train, 1, 0.01, colour, tuple(epochs), steady, *nothing, extra_metrics
+    )
 
 
 # Runs in which the paper is right and runs in which it is wrong, by arm; `base` where an effect has
@@ -191,10 +193,10 @@ def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_
     count = 10 // effect.nets
     assert values(right) == pytest.approx([size] * count, abs=0.01)
     assert min(values(right)) > effect.none > max(values(wrong))
-    said = estimate(values(right), effect.none, effect.sided).verdict
-    assert said == ("same sign" if effect.sided else "differs")
-    said = estimate(values(wrong), effect.none, effect.sided).verdict
-    assert said == ("opposite sign" if effect.sided else "differs")
+    said = estimate(values(right), effect.none, effect.one_sided).verdict
+    assert said == ("same sign" if effect.one_sided else "differs")
+    said = estimate(values(wrong), effect.none, effect.one_sided).verdict
+    assert said == ("opposite sign" if effect.one_sided else "differs")
 
 
 def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None:
@@ -215,7 +217,7 @@ def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None
     ratios = [(claim.id, effect.none) for claim, effect in EFFECTS if effect.none]
     assert ratios == [("relu", 1), ("dropout", 1)]
     unsided = [
-        (claim.id, effect.name.split(",")[1]) for claim, effect in EFFECTS if not effect.sided
+        (claim.id, effect.name.split(",")[1]) for claim, effect in EFFECTS if not effect.one_sided
     ]
     assert unsided == [
         ("dropout", " halved outputs minus the average of 64 masks"),
@@ -236,9 +238,9 @@ def test_epochs_of_dropout_do_not_depend_on_what_follows_a_fall_of_the_rate() ->
     assert ratio == pytest.approx(3 / 1.5)  # to 1.6, half-way between the first two of `none`
     later = made_up(losses=(2, 1.8, 1.6, 0.2, 0.1), steady=3)
     assert dropout_over_none(later, none) == ratio
-    assert steady_epochs(Steps(24, (19, 22), colour_until=18)) == 18
+    assert steady_epochs(StepSchedule(24, (19, 22), colour_until=18)) == 18
     assert steady_epochs(recipes.original().schedule) == 25
-    assert steady_epochs(Steps(7)) == 7
+    assert steady_epochs(StepSchedule(7)) == 7
     with pytest.raises(ValueError, match="Plateau"):
         steady_epochs(recipes.paper().schedule)
 
@@ -255,7 +257,7 @@ def test_columns_are_apart_only_when_they_are() -> None:
     assert 0.3 < np.mean([share for _, share in alike]) < 0.7  # uniform
 
 
-def member(right: np.ndarray, sure: float) -> Done:
+def member(right: np.ndarray, sure: float) -> RunResult:
     """A net that is right, with probability `sure`, on those images of two classes."""
     labels = np.arange(len(right)) % 2
     p = np.where((labels == 1) == right, sure, 1 - sure)
@@ -313,8 +315,8 @@ def test_an_estimate_is_students() -> None:
     assert estimate([7.0]).verdict == "inconclusive"
     assert estimate([7.0]).contains(7.0) is None
     for sign in (1, -1):
-        assert estimate([sign * v for v in values], sided=False).verdict == "differs"
-    assert estimate([-1.0, 1.0, 0.0], sided=False).verdict == "inconclusive"
+        assert estimate([sign * v for v in values], one_sided=False).verdict == "differs"
+    assert estimate([-1.0, 1.0, 0.0], one_sided=False).verdict == "inconclusive"
 
 
 def test_the_minimum_detectable_effect_is_found_four_times_in_five() -> None:

@@ -108,7 +108,7 @@ def test_evaluate_averages_all_of_its_runs(store: Path, run: Path, tmp_path: Pat
 
 
 def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -> None:
-    from alexnet.train.runlog import read_metrics
+    from alexnet.train.metrics import read_metrics
 
     centre = evaluate([run], store)[0]
     last = read_metrics(run, "epoch")[-1]
@@ -118,9 +118,9 @@ def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -
 
 def test_other_classes_or_sizes_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=48))
-    with pytest.raises(ValueError, match=r"needs pictures of 40 pixels and .* has 48"):
+    with pytest.raises(ValueError, match=r"needs images of 40 pixels, and .* has 48"):
         evaluate([run], tmp_path / "store")
-    with pytest.raises(ValueError, match="no run that has reached a checkpoint"):
+    with pytest.raises(ValueError, match="not a run that has reached a checkpoint"):
         evaluate([tmp_path / "nothing"], store)
     with pytest.raises(ValueError, match="at least one run"):
         evaluate([], store)

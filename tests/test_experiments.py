@@ -18,21 +18,22 @@ import pytest
 import torch
 
 from alexnet.cli import main
-from alexnet.cli.making import PrepareArguments, parse_train
-from alexnet.cli.measuring import ReproduceArguments
-from alexnet.cli.parsing import parse
-from alexnet.cli.using import EvaluateArguments
+from alexnet.cli.arguments import parse
+from alexnet.cli.evaluate import EvaluateArguments
+from alexnet.cli.prepare import PrepareArguments
+from alexnet.cli.reproduce import ReproduceArguments
+from alexnet.cli.train import parse_train
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments import records, runner, table
 from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS, chosen
-from alexnet.experiments.effects import Done
+from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
-from alexnet.gallery import nearest
-from alexnet.kernels import colourfulness, orientedness
+from alexnet.figures import nearest
 from alexnet.model import build
 from alexnet.provenance import code_version
 from tests import layouts
@@ -62,8 +63,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(folder)
 
 
-def terms(store: Store, out: Path, seeds: int = 2) -> runner.Terms:
-    return runner.Terms(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
+def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
+    return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
 
 
 def test_nearest_is_its_slow_twin() -> None:
@@ -131,7 +132,7 @@ def test_imagenet_is_known_by_its_list_of_classes_in_order(pictures: Path, tmp_p
     mixed = (wnids[1], wnids[0], *wnids[2:])
     assert runner.kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
     (lrn, relu, pretrain) = chosen(["lrn", "relu", "pretrain"])
-    full = replace(terms(store, tmp_path), scale="full")
+    full = replace(settings_for(store, tmp_path), scale="full")
     runner.check(lrn, full)
     with pytest.raises(ValueError, match="relu needs CIFAR-10"):
         runner.check(relu, full)
@@ -146,15 +147,17 @@ def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
 
 def test_each_ensemble_of_five_seeds_is_measured_and_a_rest_is_none() -> None:
     nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    runs = [Done(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"own": n}) for n in range(12)]
+    runs = [
+        RunResult(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"own": n}) for n in range(12)
+    ]
 
-    def mean_error(members: Sequence[Done]) -> dict[str, float]:
+    def mean_error(members: Sequence[RunResult]) -> dict[str, float]:
         return {"ensemble_error": float(np.mean([one.test_error for one in members]))}
 
     found = runner._with_ensembles(mean_error, runs)
-    shared = [one.also.get("ensemble_error") for one in found]
+    shared = [one.extra_metrics.get("ensemble_error") for one in found]
     assert shared == pytest.approx([0.02] * 5 + [0.07] * 5 + [None] * 2)
-    assert [one.also["own"] for one in found] == list(range(12))
+    assert [one.extra_metrics["own"] for one in found] == list(range(12))
     (effect, _) = chosen(["ensemble"])[0].effects
     assert effect.values({"base": found}) == pytest.approx([0, 0])
     assert effect.values({"base": found[:4]}) == []
@@ -164,7 +167,7 @@ def test_claims_share_runs_and_finished_ones_are_used_again(
     photographs: Store, tmp_path: Path
 ) -> None:
     (colour, crops) = chosen(["colour", "crops"])
-    where = terms(photographs, tmp_path)
+    where = settings_for(photographs, tmp_path)
     first = runner.run(colour, where)
     folders = set((tmp_path / "runs").iterdir())
     assert len(folders) == 4
@@ -182,12 +185,12 @@ def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(
 ) -> None:
     (claim,) = chosen(["pretrain"])
     part = replace(claim.arms[0].part, train_of_each=3)  # type: ignore[type-var]
-    place = runner._part(terms(photographs, tmp_path), part)
+    place = runner._part(settings_for(photographs, tmp_path), part)
     reduced = Store(place)
     assert reduced.classes == photographs.classes[5:]
     assert np.bincount(reduced.split("train").labels).tolist() == [3] * 5
     assert len(reduced.split("val")) == 15
-    assert runner._part(terms(photographs, tmp_path), part) == place
+    assert runner._part(settings_for(photographs, tmp_path), part) == place
 
 
 def test_wrong_stores_and_claims_are_refused_in_a_sentence(
@@ -200,7 +203,7 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
         (["ilsvrc2012", "--data", photographs.name], "ilsvrc2012 needs ImageNet"),
         (["nonsense", "--data", photographs.name], "there is no claim 'nonsense'"),
         (["lrn"], "name the prepared store"),
-        (["lrn", "--data", str(tmp_path / "none")], "is no prepared store"),
+        (["lrn", "--data", str(tmp_path / "none")], "is not a prepared store"),
         (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
         (["ensemble", "--data", photographs.name, "--seeds", "4"], "use --seeds 5, or 10"),
         (
@@ -262,7 +265,7 @@ def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
     trained = {
         claim.id: [command.split()[1] for command in commands(claim) if "train " in command]
         for claim in CLAIMS
-        if claim.by_hand
+        if claim.manual_commands
     }
     assert trained == {
         "pretrain": ["original", "pre_trained", "fine_tuned"],
@@ -271,7 +274,7 @@ def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
         "seven": ["original", "pre_trained", "fine_tuned"],
     }
     (of_2010,) = chosen(["ilsvrc2010"])
-    assert of_2010.by_hand[-1].endswith("--split test")
+    assert of_2010.manual_commands[-1].endswith("--split test")
 
 
 @pytest.mark.slow
@@ -306,22 +309,22 @@ def test_a_claim_of_ensembles_gives_each_run_what_its_ensemble_gave(
     labels = np.arange(4) % 2
     right, wrong = np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[1 - labels]
     nets = [
-        Done(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, np.where(rows, right, wrong), labels)
+        RunResult(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, np.where(rows, right, wrong), labels)
         for rows in np.arange(4)[:, None] != np.arange(5)[:, None, None] % 4
     ]  # each of five nets errs on one image of four
-    monkeypatch.setattr(runner, "_all", lambda wanted, terms: list(nets))
-    results = runner.run(claim, terms(photographs, tmp_path, seeds=5))
-    assert {one.also["ensemble_error"] for one in results["base"]} == {0.0}
+    monkeypatch.setattr(runner, "run_all", lambda specs, settings: list(nets))
+    results = runner.run(claim, settings_for(photographs, tmp_path, seeds=5))
+    assert {one.extra_metrics["ensemble_error"] for one in results["base"]} == {0.0}
     assert claim.effects[0].values(results) == pytest.approx([25])
 
 
 def test_the_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path: Path) -> None:
     (claim,) = chosen(["colour"])
     for precision in ("auto", "float32"):
-        chosen_terms = replace(terms(photographs, tmp_path), precision=precision)
-        wanted = runner._wanted(claim, claim.arms[0], 0, chosen_terms, {})
-        assert wanted.config.precision == precision
-        found = records.record(claim, {}, chosen_terms)
+        settings = replace(settings_for(photographs, tmp_path), precision=precision)
+        spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
+        assert spec.config.precision == precision
+        found = records.record(claim, {}, settings)
         assert found["configs"]["base"]["precision"] == precision
         assert ("--precision float32" in found["command"]) == (precision == "float32")
         assert found["code"] == code_version()
@@ -333,14 +336,14 @@ from alexnet.data.store import Store
 from alexnet.experiments import runner
 from alexnet.experiments.claims import chosen
 (claim,) = chosen(["colour"])
-runner.run(claim, runner.Terms(Store(sys.argv[1]), "smoke", 2, __import__("pathlib").Path(sys.argv[2]), jobs=2))
+runner.run(claim, runner.Settings(Store(sys.argv[1]), "smoke", 2, __import__("pathlib").Path(sys.argv[2]), jobs=2))
 """
 
 
 @pytest.mark.slow
 def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Path) -> None:
     (claim,) = chosen(["colour"])
-    whole = runner.run(claim, terms(photographs, tmp_path / "whole"))
+    whole = runner.run(claim, settings_for(photographs, tmp_path / "whole"))
     command = [sys.executable, "-c", KILLED, photographs.name, str(tmp_path / "stopped")]
     for after_s in (4, 8):
         process = subprocess.Popen(command, cwd=ROOT)
@@ -353,7 +356,7 @@ def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Pat
             if _says(path, str(tmp_path / "stopped"))
         ]
         assert not runs, "a run outlived the program"
-    again = runner.run(claim, terms(photographs, tmp_path / "stopped"))
+    again = runner.run(claim, settings_for(photographs, tmp_path / "stopped"))
     for arm, runs_of in whole.items():
         for one, other in zip(runs_of, again[arm], strict=True):
             assert one.test_error == other.test_error
@@ -378,8 +381,8 @@ def test_every_claim_runs_at_smoke_scale(
 ) -> None:
     store = small if kind == "cifar10" else photographs
     seeds = 5 if claim.together else 2
-    chosen_terms = terms(store, tmp_path / "out", seeds)
-    (said,) = table.reproduce([claim], chosen_terms, tmp_path / "records", picky=True)
+    settings = settings_for(store, tmp_path / "out", seeds)
+    (said,) = table.reproduce([claim], settings, tmp_path / "records", strict=True)
     (found,) = records.read(tmp_path / "records")
     assert (found.claim.id, found.raw["on"]) == (claim.id, kind)
     assert len(found.rows) == len(claim.effects)

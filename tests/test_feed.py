@@ -17,9 +17,15 @@ from alexnet import recipes
 from alexnet.config import Augment, Config
 from alexnet.data import augment as augmenting
 from alexnet.data import loader
-from alexnet.data.augment import Preprocess, colour_shift, draw, patches, same_patch
+from alexnet.data.augment import (
+    Preprocess,
+    colour_shift,
+    evaluation_crops,
+    fixed_crop,
+    sample_augmentation,
+)
+from alexnet.data.image import decode
 from alexnet.data.loader import Share, batches, epoch_order
-from alexnet.data.picture import decode
 from alexnet.data.store import Split, Statistics, Store
 from alexnet.device import dtype_of
 
@@ -100,21 +106,23 @@ def test_each_share_reads_its_own_pictures_and_all_read_each_once(
 
 def test_what_happens_to_a_picture_does_not_depend_on_its_batch() -> None:
     a = Augment()
-    whole = draw(a, statistics(), 32, 1, 2, INDEX, INDEX)
-    part = draw(a, statistics(), 32, 1, 2, INDEX[50:60], INDEX[:10])
+    whole = sample_augmentation(a, statistics(), 32, 1, 2, INDEX, INDEX)
+    part = sample_augmentation(a, statistics(), 32, 1, 2, INDEX[50:60], INDEX[:10])
     for name in ("top", "left", "flip", "shift"):
         assert np.array_equal(getattr(whole, name)[50:60], getattr(part, name))
-    other = draw(a, statistics(), 32, 1, 3, INDEX, INDEX)
+    other = sample_augmentation(a, statistics(), 32, 1, 3, INDEX, INDEX)
     assert not np.array_equal(whole.top, other.top)
 
 
 def test_patches_reach_every_offset_and_flips_are_half() -> None:
     index = np.arange(4000)
-    d = draw(Augment(colour="none"), statistics(), 32, 0, 0, index, index)
+    d = sample_augmentation(Augment(colour="none"), statistics(), 32, 0, 0, index, index)
     assert set(d.top) == set(d.left) == set(range(9))  # 40 - 32 = 8, the last included
     assert abs(d.flip.mean() - 0.5) < 0.04  # five deviations
     assert abs(np.corrcoef(d.top, d.left)[0, 1]) < 0.08
-    still = draw(Augment(crops=False, flips=False), statistics(), 32, 0, 0, index, index)
+    still = sample_augmentation(
+        Augment(crops=False, flips=False), statistics(), 32, 0, 0, index, index
+    )
     assert set(still.top) == {4}
     assert not still.flip.any()
 
@@ -125,20 +133,22 @@ def test_the_paper_has_2048_crops_of_an_image_and_the_original_2178() -> None:
     stored = Statistics(np.zeros((256, 256, 3)), np.eye(3))
     for recipe, positions in ((recipes.paper(), 32), (recipes.original(), 33)):
         a = replace(recipe.augment, chunk=1, colour="none")
-        d = draw(a, stored, 224, 0, 0, index, index)
+        d = sample_augmentation(a, stored, 224, 0, 0, index, index)
         crops = set(zip(d.top.tolist(), d.left.tolist(), d.flip.tolist(), strict=True))
         assert len(crops) == 2 * positions**2
         assert (d.top.max(), d.left.max()) == (positions - 1, positions - 1)
 
 
 def test_a_crop_as_large_as_its_image_has_one_position() -> None:
-    d = draw(Augment(last_offset=False), statistics(), 40, 0, 0, INDEX, INDEX)
+    d = sample_augmentation(Augment(last_offset=False), statistics(), 40, 0, 0, INDEX, INDEX)
     assert not d.top.any()
     assert not d.left.any()
 
 
 def test_the_original_cuts_a_chunk_alike_and_colours_each_picture() -> None:
-    d = draw(recipes.original().augment, statistics(), 32, 0, 0, INDEX[::-1].copy(), INDEX)
+    d = sample_augmentation(
+        recipes.original().augment, statistics(), 32, 0, 0, INDEX[::-1].copy(), INDEX
+    )
     for first in range(0, 192, 32):
         chunk = slice(first, first + 32)
         assert len(set(zip(d.top[chunk], d.left[chunk], d.flip[chunk], strict=True))) == 1
@@ -147,7 +157,7 @@ def test_the_original_cuts_a_chunk_alike_and_colours_each_picture() -> None:
 
 
 def slow(
-    picture: np.ndarray, d: augmenting.Draws, i: int, mean: str, image: np.ndarray, px: int
+    picture: np.ndarray, d: augmenting.Augmentation, i: int, mean: str, image: np.ndarray, px: int
 ) -> np.ndarray:
     """One picture, as one reads section 4.1."""
     half = (picture.shape[0] - px) // 2
@@ -171,7 +181,7 @@ def slow(
 def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
     a, s = recipe().augment, statistics()  # type: ignore[operator]
     images = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8)
-    d = draw(replace(a, chunk=1), s, 32, 0, 0, INDEX[:8], INDEX[:8])
+    d = sample_augmentation(replace(a, chunk=1), s, 32, 0, 0, INDEX[:8], INDEX[:8])
     assert d.flip.any()
     assert not d.flip.all()
     preprocess = Preprocess(a, s, 32, CPU)
@@ -199,23 +209,25 @@ def test_one_pass_over_memory_gives_the_bits_of_the_plain_way(
     a = recipe().augment
     preprocess = Preprocess(a, statistics(), px, CPU, dtype_of(precision))
     images = torch.randint(0, 256, (count, 40, 40, 3), dtype=torch.uint8)
-    d = draw(replace(a, chunk=1), statistics(), px, 0, epoch, INDEX[:count], INDEX[:count])
+    d = sample_augmentation(
+        replace(a, chunk=1), statistics(), px, 0, epoch, INDEX[:count], INDEX[:count]
+    )
     assert torch.equal(preprocess(images, d), preprocess.plain(images, d).permute(0, 3, 1, 2))
 
 
 def test_a_patch_that_leaves_its_picture_is_refused() -> None:
     preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
     for top, left in ((9, 0), (0, 9), (-1, 0)):
-        with pytest.raises(ValueError, match="leaves its picture"):
+        with pytest.raises(ValueError, match="reaches beyond its image"):
             preprocess(
-                torch.zeros(2, 40, 40, 3, dtype=torch.uint8), same_patch(top, left, False, 2)
+                torch.zeros(2, 40, 40, 3, dtype=torch.uint8), fixed_crop(top, left, False, 2)
             )
 
 
 def test_torchvisions_preprocessing() -> None:
     images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
     got = Preprocess(recipes.torchvision().augment, statistics(), 32, CPU)(
-        images, same_patch(4, 4, False, 2)
+        images, fixed_crop(4, 4, False, 2)
     )
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     want = ((images[:, 4:36, 4:36] / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -246,15 +258,17 @@ def test_the_papers_colour_is_the_covariance_of_rgb_in_0_to_1_times_255() -> Non
 
 def test_the_originals_noise_has_its_files_size_and_ends_with_its_scale() -> None:
     a = recipes.original().augment
-    on = draw(a, statistics(), 32, 0, 0, INDEX, INDEX)
-    off = draw(a, statistics(), 32, 0, 0, INDEX, INDEX, colour=False)
+    on = sample_augmentation(a, statistics(), 32, 0, 0, INDEX, INDEX)
+    off = sample_augmentation(a, statistics(), 32, 0, 0, INDEX, INDEX, colour=False)
     assert on.scale == pytest.approx(1 / 1.1)
     assert off.scale == 1
     assert not off.shift.any()
     assert np.array_equal(on.top, off.top)
     double = replace(a, colour_std=0.2)
-    assert draw(double, statistics(), 32, 0, 0, INDEX, INDEX).scale == pytest.approx(1 / 1.2)
-    none = draw(replace(a, colour_std=0.0), statistics(), 32, 0, 0, INDEX, INDEX)
+    assert sample_augmentation(double, statistics(), 32, 0, 0, INDEX, INDEX).scale == pytest.approx(
+        1 / 1.2
+    )
+    none = sample_augmentation(replace(a, colour_std=0.0), statistics(), 32, 0, 0, INDEX, INDEX)
     assert none.scale == 1
     assert not none.shift.any()
     normal = np.array([[1.0, 0, 0]])
@@ -265,16 +279,16 @@ def test_the_originals_noise_has_its_files_size_and_ends_with_its_scale() -> Non
 
 
 def test_ten_patches_are_corners_and_centre_and_their_reflections() -> None:
-    ten = patches(Augment(), 256, 224)
+    ten = evaluation_crops(Augment(), 256, 224)
     assert len(set(ten)) == 10
     assert {(y, x) for y, x, _ in ten} == {(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)}
-    assert patches(Augment(test_patches="centre"), 256, 224) == [(16, 16, False)]
-    assert len(set(patches(Augment(test_patches="nine"), 32, 24))) == 9
-    assert patches(Augment(), 32, 32) == [(0, 0, False)]
+    assert evaluation_crops(Augment(test_patches="centre"), 256, 224) == [(16, 16, False)]
+    assert len(set(evaluation_crops(Augment(test_patches="nine"), 32, 24))) == 9
+    assert evaluation_crops(Augment(), 32, 32) == [(0, 0, False)]
 
 
 def test_a_network_that_sees_more_than_is_stored_is_refused() -> None:
     with pytest.raises(ValueError, match="prepare it with a larger --size-px"):
         Preprocess(Augment(), statistics(), 48, CPU)
-    with pytest.raises(ValueError, match="sees 19 of the 40 pixels a side"):
+    with pytest.raises(ValueError, match="sees 19 of the 40 pixels per side"):
         Preprocess(Augment(), statistics(), 19, CPU)

@@ -24,22 +24,30 @@ import pytest
 import torch
 
 from alexnet import recipes
-from alexnet.config import Config, Conv, Full, Local, Plateau, Steps, StoreSettings, scaled
+from alexnet.config import (
+    Config,
+    Conv,
+    FullyConnected,
+    Local,
+    Plateau,
+    StepSchedule,
+    StoreSettings,
+    scaled,
+)
 from alexnet.data.augment import (
     ILSVRC2012_ROOTS,
     ILSVRC2012_VECTORS,
     TORCHVISION_MEAN,
     TORCHVISION_STD,
 )
-from alexnet.data.picture import encode
+from alexnet.data.image import encode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, in_hand
-from alexnet.model import Step as Op
-from alexnet.model import build, plan
-from alexnet.parallel.mesh import Mesh
-from alexnet.parallel.part import Part
+from alexnet.distributed.mesh import Mesh
+from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.model import Op, build, plan
 from alexnet.train import loop
-from alexnet.train.sgd import PlateauState, rates
+from alexnet.train.sgd import PlateauState, param_hyper
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = "# steps of the narrow version, plain path in float64\n"
@@ -97,7 +105,7 @@ def narrow(config: Config, store: Path, precision: str) -> Config:
     )
 
 
-class RecordedNet(Part):
+class RecordedNet(ShardedNetwork):
     """Starts from weights that numpy drew, and writes down the loss of every training step.
 
     PyTorch's normal numbers differ in the last bits between processors; numpy's do not. Weights are
@@ -138,7 +146,7 @@ def trajectory(
     stored_px = {224: 256, 112: 128, 32: 32, 24: 32}[config.architecture.input_px]
     store = synthetic_store(folder, stored_px)
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    patch.setattr(loop, "Part", RecordedNet)
+    patch.setattr(loop, "ShardedNetwork", RecordedNet)
     loop.fit(narrow(config, store, precision), run)
     lines = [f"step {i} loss {loss!r}" for i, loss in enumerate(RecordedNet.losses, 1)]
     for text in (run / "metrics.jsonl").read_text().splitlines():
@@ -156,7 +164,7 @@ def constants(config: Config) -> list[str]:
     lines = [
         ("input_px", architecture.input_px),
         ("columns", architecture.columns),
-        ("activation", architecture.unit),
+        ("activation", architecture.activation),
         ("width", architecture.width),
     ]
     if architecture.columns > 1:
@@ -168,8 +176,8 @@ def constants(config: Config) -> list[str]:
     if "lrn" in used:
         n = architecture.lrn
         lines += [("lrn.n", n.n), ("lrn.k", n.k), ("lrn.alpha", n.alpha), ("lrn.beta", n.beta)]
-    if "spatial" in used:
-        s = architecture.spatial
+    if "spatial_norm" in used:
+        s = architecture.spatial_norm
         lines += [("spatial_norm.size_px", s.size_px), ("spatial_norm.k", s.k)]
         lines += [("spatial_norm.alpha", s.alpha), ("spatial_norm.beta", s.beta)]
     pool = architecture.pool
@@ -184,7 +192,7 @@ def constants(config: Config) -> list[str]:
     lines += [("epochs", schedule.epochs)]
     if isinstance(schedule, Plateau):
         lines += [("plateau.patience", schedule.patience)]
-        lines += [("plateau.min_delta", schedule.least_gain), ("plateau.drops", schedule.drops)]
+        lines += [("plateau.min_delta", schedule.min_delta), ("plateau.drops", schedule.drops)]
     else:
         lines += [("stops_at_error", schedule.until_error or "never")]
     lines += [("train_split", config.train_split), ("val_split", config.val_split)]
@@ -196,7 +204,7 @@ def layer_constants(config: Config, step: Op) -> list[tuple[str, object]]:
     """A layer's shape, start, what follows it, and how its weights and biases learn."""
     layer = step.layer
     lines: list[tuple[str, object]] = []
-    if isinstance(layer, Full):
+    if isinstance(layer, FullyConnected):
         lines += [("units", layer.units)]
     else:
         lines += [("kind", "locally connected" if isinstance(layer, Local) else "convolution")]
@@ -207,12 +215,11 @@ def layer_constants(config: Config, step: Op) -> list[tuple[str, object]]:
     start = "uniform within 1/sqrt(fan-in)" if layer.std is None else layer.std
     lines += [("start.weights", start)]
     lines += [("start.biases", start if layer.std is None else layer.bias)]
-    words = {"unit": "activation", "spatial": "spatial_norm"}
-    lines += [("then", " ".join(words.get(op, op) for op in layer.then) or "nothing")]
+    lines += [("then", " ".join(layer.then) or "nothing")]
     for kind in ("weights", "biases"):
         name = f"{layer.name}.{ {'weights': 'weight', 'biases': 'bias'}[kind] }"
         lines += [(f"{kind}.lr", learning_rates(config, name))]
-        lines += [(f"{kind}.decay", rates(config, name, 0, PlateauState()).decay)]
+        lines += [(f"{kind}.decay", param_hyper(config, name, 0, PlateauState()).weight_decay)]
     return [(f"{layer.name}.{name}", value) for name, value in lines]
 
 
@@ -226,7 +233,7 @@ def learning_rates(config: Config, parameter: str) -> str:
         moments = [(f"epoch {n}", n, PlateauState()) for n in range(config.schedule.epochs)]
     changes: list[tuple[str, str]] = []
     for moment, epoch, state in moments:
-        rate = number(rates(config, parameter, epoch, state).rate)
+        rate = number(param_hyper(config, parameter, epoch, state).lr)
         if not changes or changes[-1][0] != rate:
             changes.append((rate, moment))
     return ", ".join(f"{rate} from {moment}" for rate, moment in changes)
@@ -246,7 +253,7 @@ def augmentation_constants(config: Config) -> list[tuple[str, object]]:
     lines += [("color_noise", augment.colour)]
     if augment.colour != "none":
         lines += [("color_noise.std", augment.colour_std)]
-        ends = schedule.colour_until if isinstance(schedule, Steps) else None
+        ends = schedule.colour_until if isinstance(schedule, StepSchedule) else None
         lines += [("color_noise.off_from_epoch", "never" if ends is None else ends)]
         if augment.pca == "ilsvrc2012":
             lines += [("pca.square_roots", " ".join(map(number, ILSVRC2012_ROOTS)))]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet import native
+from alexnet.data.image import centre_square, decode, encode
 from alexnet.data.jpeg import decode_jpegs
-from alexnet.data.picture import centre_square, decode, encode
 
 Rgb = NDArray[np.uint8]
 

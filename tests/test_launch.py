@@ -17,11 +17,11 @@ from types import MappingProxyType
 
 import pytest
 
-from alexnet import weights
-from alexnet.cli.making import parse_train
+from alexnet import checkpoint
+from alexnet.checkpoint import write_config
+from alexnet.cli.train import parse_train
 from alexnet.config import Parallel, check
-from alexnet.parallel import mesh
-from alexnet.train.checkpoint import write_config
+from alexnet.distributed import mesh
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server
 
@@ -37,13 +37,13 @@ import sys, time
 from alexnet.cli import main
 from alexnet.train import loop
 
-real = loop.descend
+real = loop.sgd_step
 
 def slowly(*given):
     time.sleep({SECONDS_A_STEP})  # so that a signal comes in the middle
     real(*given)
 
-loop.descend = slowly
+loop.sgd_step = slowly
 main(["train", "--resume", sys.argv[1]])
 """
 
@@ -115,14 +115,14 @@ def test_documented_launches_are_ones_the_program_understands() -> None:
         else:
             config = parse_train(recipe, arguments).config
             check(config)
-            mesh.check(config, 8 if config.parallel.columns == 1 else 2)
+            mesh.check_layout(config, 8 if config.parallel.columns == 1 else 2)
 
 
 @pytest.mark.slow
 def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path: Path) -> None:
     undisturbed = started(store, tmp_path / "undisturbed")
     assert undisturbed.wait(timeout=180) == 0, said(tmp_path / "undisturbed")
-    wanted = weights.read(tmp_path / "undisturbed").about["sha256"]
+    wanted = checkpoint.read(tmp_path / "undisturbed").about["sha256"]
     rng, killed = random.Random(0), 0
     while killed < 10:  # one that would come after the end is none
         run = tmp_path / f"killed-{killed}"
@@ -132,7 +132,7 @@ def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path
                 run, rng.randrange(2), signal.SIGKILL, rng.uniform(0, SECONDS_A_STEP * STEPS)
             )
         assert process.wait(timeout=180) == 0, said(run)
-        assert weights.read(run).about["sha256"] == wanted
+        assert checkpoint.read(run).about["sha256"] == wanted
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_ranks_whose_store_vanishes_end_and_one_says_so(
     sentences = [line for line in said(run).splitlines() if line.startswith("alexnet: ")]
     assert len(sentences) == 1, said(run)
     assert re.fullmatch(
-        rf"alexnet: rank [01]: {BUCKET} (cannot be read any more \(.*\)|has not given a picture for 2\.5 s); "
+        rf"alexnet: rank [01]: {BUCKET} (cannot be read any more \(.*\)|has not delivered an image for 2\.5 s); "
         rf"go on with: alexnet train --resume {run}",
         sentences[0],
     )
@@ -202,10 +202,10 @@ def test_one_process_saves_what_it_has_when_its_store_vanishes(
     assert process.returncode == 2
     assert f"alexnet: {BUCKET} " in said
     assert said.endswith(f"; go on with: alexnet train --resume {run}\n")
-    assert 15 < weights.read(run).about["position"]["step"] < 30
+    assert 15 < checkpoint.read(run).about["position"]["step"] < 30
     server.begin()
     for folder in (run, whole):
         subprocess.run(
             [*command[:2], str(folder)], env=environment, cwd=ROOT, check=True, timeout=120
         )
-    assert weights.read(run).about["sha256"] == weights.read(whole).about["sha256"]
+    assert checkpoint.read(run).about["sha256"] == checkpoint.read(whole).about["sha256"]

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 from alexnet import evaluate
+from alexnet.checkpoint import load
 from alexnet.cli import main
-from alexnet.config import Steps, StoreSettings
+from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data.classes import class_list, short_names, wnids_of_labels
-from alexnet.data.picture import decode, encode
-from alexnet.data.places import OpenFiles
+from alexnet.data.image import decode, encode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
+from alexnet.data.storage import OpenFiles
 from alexnet.data.store import Store
 from alexnet.train.loop import fit
-from alexnet.weights import load
 from tests import layouts
 from tests.conftest import tiny
 from tests.layouts import LAYOUTS, TRAIN, VAL, WNIDS, WORDS, flat, image, tar, write
@@ -75,7 +75,7 @@ def test_a_run_of_one_form_evaluates_on_every_other(
         source = find(made(layout, tmp_path / layout, monkeypatch))
         stores[layout] = tmp_path / f"{layout} store"
         prepare(source, stores[layout], StoreSettings(size_px=40, encoding="jpeg"))
-    config = tiny(stores["tiny-imagenet"], schedule=Steps(epochs=1, drops=()))
+    config = tiny(stores["tiny-imagenet"], schedule=StepSchedule(epochs=1, drops=()))
     fit(config, tmp_path / "run")
     results = {layout: evaluate([tmp_path / "run"], store) for layout, store in stores.items()}
     first = results["tiny-imagenet"]
@@ -229,7 +229,7 @@ def test_what_is_left_out_is_said_before_anything_is_prepared(
     assert first == f"the split 'test' of {tmp_path / 'set'} has no labels and is left out"
     assert rest[:2] == [
         f"{tmp_path / 'store'}: 6 classes",
-        "  train: 24 pictures, 0 skipped, 24 kept byte for byte",
+        "  train: 24 images, 0 skipped, 24 kept byte for byte",
     ]
     split = Store(tmp_path / "store").split("train")
     assert split.name(0) == "n07753592_3_n07753592.JPEG"  # the row's own name
@@ -335,7 +335,7 @@ def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
     assert sum(right_labels(split) for split in source.splits) == 24
     assert right_labels(source.splits[1]) == 6
     tar(tmp_path / "val-0.tar", out)
-    with pytest.raises(ValueError, match=r"000000\.tar is of no split by its name"):
+    with pytest.raises(ValueError, match=r"000000\.tar contains no split"):
         find(str(tmp_path))
 
 
@@ -455,7 +455,7 @@ GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ("name,kind,sort\na b.jpg,1,dog\nc.png,1,cat\n", "3 columns and it is not clear"),
         ("a b.jpg,cat\nc.png,cat\n", "1 labels; at least 2"),
         ("name,label,split\na b.jpg,dog,fold1\nc.png,cat,train", "line 2, has the split 'fold1'"),
-        ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is of the training"),
+        ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is in the training"),
         (
             "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val",
             r"d\.JPG of the split 'val' has the label 'cow', which no training row has",
@@ -491,7 +491,7 @@ def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
     assert find(str(folder)).splits[1].count == 1
     truth = layouts.flat_val_with_devkit(tmp_path / "devkit")
     (truth / "val" / VAL[0][0]).unlink()
-    with pytest.raises(ValueError, match="has 11 pictures and the devkit 12 labels"):
+    with pytest.raises(ValueError, match="has 11 images, and the devkit has 12 labels"):
         find(str(truth))
 
 
@@ -517,19 +517,19 @@ def test_the_longest_unused_file_is_closed_but_none_that_is_being_read(
         opened.append(Path(path).name)
         return real_open(path, flags)
 
-    monkeypatch.setattr("alexnet.data.places.os.open", opening)
+    monkeypatch.setattr("alexnet.data.storage.os.open", opening)
     for name in "abacada":
         assert held[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
     assert opened == ["a", "b", "c", "d"]  # a was never the longest unused
     assert len(held[0]) == 2
 
     def reading(file: int, length: int, begin: int) -> bytes:
-        monkeypatch.setattr("alexnet.data.places.os.pread", real_read)
+        monkeypatch.setattr("alexnet.data.storage.os.pread", real_read)
         for name in "bcb":  # meanwhile two others are read, in the one place that is left
             assert held[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
         return real_read(file, length, begin)
 
-    monkeypatch.setattr("alexnet.data.places.os.pread", reading)
+    monkeypatch.setattr("alexnet.data.storage.os.pread", reading)
     assert held[0].read(str(tmp_path / "a"), 0, 3) == b"aaa"
     assert opened[4:] == ["b", "c", "b"]
     descriptors = [file for file, _ in held[0]._open.values()]
@@ -538,7 +538,7 @@ def test_the_longest_unused_file_is_closed_but_none_that_is_being_read(
         closed.append(file)
         real_close(file)
 
-    monkeypatch.setattr("alexnet.data.places.os.close", closing)
+    monkeypatch.setattr("alexnet.data.storage.os.close", closing)
     held.clear()
     assert closed == descriptors
 

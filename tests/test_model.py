@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from alexnet import native, recipes
-from alexnet.config import Architecture, Config, Conv, Dropout, Full, Local, Pool
+from alexnet.checkpoint import copy_into, from_torchvision
+from alexnet.config import Architecture, Config, Conv, Dropout, FullyConnected, Local, Pool
 from alexnet.model import build, plan
-from alexnet.weights import copy_into, from_torchvision
 from tests.conftest import tiny_architecture
 
 PAPER, ORIGINAL = recipes.paper().architecture, recipes.original().architecture
@@ -90,7 +90,7 @@ def test_kernels_see_their_own_column_but_for_the_links() -> None:
 
 
 def test_a_locally_connected_layer_has_a_kernel_and_a_bias_for_every_position() -> None:
-    layers = Local("local1", 4, 3, pad=(0, 1)), Full("fc2", 10)
+    layers = Local("local1", 4, 3, pad=(0, 1)), FullyConnected("fc2", 10)
     local = plan(Architecture(layers, input_px=8))[0]
     assert local.weight_shape == (4, 3, 3, 3, 7, 7)
     assert local.bias_shape == (4, 7, 7)
@@ -129,19 +129,21 @@ def test_without_conv3_conv4_sees_both_columns_and_a_removed_layer_leaves_its_po
 
 def test_fields_of_ablations_reach_the_network() -> None:
     assert not [
-        step for step in plan(replace(ORIGINAL, normalise=False)) if step.op in ("lrn", "spatial")
+        step
+        for step in plan(replace(ORIGINAL, normalise=False))
+        if step.op in ("lrn", "spatial_norm")
     ]
     assert shapes(replace(PAPER, pool=Pool(2, 2)))["conv5.max_pool"] == (256, 6, 6)
     net = build(replace(tiny_architecture(), bias=0.0))
     assert not net.get_parameter("conv2.bias").any()
     images = torch.randn(2, 3, 32, 32)
     values = {
-        unit: build(replace(tiny_architecture(), unit=unit)).activations(images)
+        unit: build(replace(tiny_architecture(), activation=unit)).activations(images)
         for unit in ("relu", "tanh")
     }
     assert (values["relu"]["conv3"] >= 0).all()
     assert torch.equal(values["tanh"]["conv3"], values["tanh"]["conv3.linear"].tanh())
-    logistic = build(replace(tiny_architecture(), unit="logistic")).activations(images)
+    logistic = build(replace(tiny_architecture(), activation="logistic")).activations(images)
     torch.testing.assert_close(logistic["conv3"], 1 / (1 + (-logistic["conv3.linear"]).exp()))
 
 
@@ -263,7 +265,7 @@ def test_torchvisions_weights_give_torchvisions_outputs() -> None:
         torch.testing.assert_close(
             ours(images), want, rtol=1e-4, atol=1e-5
         )  # float32 sums in another order
-    with pytest.raises(ValueError, match="no parameter of torchvision"):
+    with pytest.raises(ValueError, match="not a parameter of torchvision"):
         from_torchvision({"features.1.weight": torch.zeros(1)})
 
 
@@ -285,13 +287,18 @@ def changed(**changes: object) -> Architecture:
         (changed(classes=1), "classes is 1"),
         (changed(layers=PAPER.layers[:5]), "ends in a fully connected layer"),
         (
-            changed(layers=(PAPER.layers[0], PAPER.layers[0], Full("fc", 2))),
-            "two layers have one name",
+            changed(layers=(PAPER.layers[0], PAPER.layers[0], FullyConnected("fc", 2))),
+            "two layers have the same name",
         ),
-        (Architecture((Conv("conv1", 4, 3, stride=0), Full("fc", 2))), "conv1: size and stride"),
+        (
+            Architecture((Conv("conv1", 4, 3, stride=0), FullyConnected("fc", 2))),
+            "conv1: size and stride",
+        ),
         (
             Architecture(
-                (Conv("c", 4, 3), Local("local", 4, 3), Full("fc", 2)), input_px=9, columns=2
+                (Conv("c", 4, 3), Local("local", 4, 3), FullyConnected("fc", 2)),
+                input_px=9,
+                columns=2,
             ),
             "local: a locally connected layer belongs to nets of one column",
         ),

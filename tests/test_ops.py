@@ -233,7 +233,7 @@ def test_bfloat16_keeps_infinities_and_nans() -> None:
 def test_without_a_compiler_one_line_for_each_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    libraries = native.compiled, native.arena
+    libraries = native.kernels, native.arena
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     monkeypatch.delenv("ALEXNET_NATIVE", raising=False)
     monkeypatch.setattr(native, "_LOADED", {})

@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet import recipes, weights
+from alexnet import checkpoint, recipes
+from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Architecture, Config, Parallel, StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.distributed.mesh import Mesh, destroy_mesh, init_mesh, layout
+from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network, plan
-from alexnet.parallel.cost import Layout, Machine, payload_bytes, predict
-from alexnet.parallel.mesh import Mesh, join, layout, leave
-from alexnet.parallel.part import Part
-from alexnet.train.checkpoint import read_config, write_config
 from alexnet.train.loop import fit, resume
-from alexnet.train.runlog import read_metrics
-from alexnet.train.sgd import Gradient, Rates, descend, zero_velocity
+from alexnet.train.metrics import read_metrics
+from alexnet.train.sgd import Gradient, ParamHyper, sgd_step, zero_velocity
+from benchmarks.cost import Layout, Machine, payload_bytes, predict
 from tests.conftest import tiny, tiny_architecture
 from tests.ranks import on_ranks
 
@@ -48,8 +48,8 @@ class Case:
 
 def all_compared(cases: list[Case]) -> int:
     """On a rank: some steps of its part against the same steps of the whole net. How many were the same."""
-    steps = sum(compared(case, join(case.parallel)) for case in cases)
-    leave()
+    steps = sum(compared(case, init_mesh(case.parallel)) for case in cases)
+    destroy_mesh()
     return steps
 
 
@@ -66,15 +66,15 @@ def kept(gradients: Iterable[Gradient], into: dict[str, torch.Tensor]) -> Iterat
 
 def compared(case: Case, mesh: Mesh) -> int:
     part, whole = (
-        Part(case.architecture, 0, mesh).to(case.dtype),
+        ShardedNetwork(case.architecture, 0, mesh).to(case.dtype),
         Network(case.architecture, 0).to(case.dtype),
     )
     generator = torch.Generator().manual_seed(1)
     sizes = mesh.share.sizes(case.batch)
-    rows = slice(sum(sizes[: mesh.shards.place]), sum(sizes[: mesh.shards.place + 1]))
+    rows = slice(sum(sizes[: mesh.data.place]), sum(sizes[: mesh.data.place + 1]))
     own, parameters = dict(part.named_parameters()), dict(whole.named_parameters())
     velocities = zero_velocity(part), zero_velocity(whole)
-    of = {name: Rates(case.rate, 0.0005) for name in parameters}
+    of = {name: ParamHyper(case.rate, 0.0005) for name in parameters}
     px = case.architecture.input_px
 
     def summed(gradients: Iterable[Gradient]) -> Iterator[Gradient]:
@@ -83,14 +83,14 @@ def compared(case: Case, mesh: Mesh) -> int:
         wanted = [name.split(".")[0] for name in own if part.cuts[name].summed_over.size > 1]
         assert sorted(begun) == sorted(wanted)
         assert (begun[:1], begun[-1:]) == (wanted[-1:], wanted[:1])
-        return kept(part.summed(gradients), seen)
+        return kept(part.reduce_gradients(gradients), seen)
 
     seen: dict[str, torch.Tensor] = {}
     expected_of: dict[str, torch.Tensor] = {}
     for step in range(case.steps + 1):
         if step == case.steps:  # once more where the whole net has come to
             for name, weight in own.items():
-                weight.detach().copy_(part.cuts[name].of(parameters[name]))
+                weight.detach().copy_(part.cuts[name].local(parameters[name]))
         exact = {"rtol": 0, "atol": case.tolerance * case.growth**step}
         x = torch.randn(case.batch, 3, px, px, dtype=case.dtype, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -107,29 +107,29 @@ def compared(case: Case, mesh: Mesh) -> int:
         torch.testing.assert_close(
             sums, torch.stack([expected.detach(), all_wrong.to(loss.dtype)]), **exact
         )
-        descend(loss, own, velocities[0], of, 0.9, summed)
-        layout = Layout(mesh.shards.size, mesh.columns.size, mesh.hybrid)
+        sgd_step(loss, own, velocities[0], of, 0.9, summed)
+        layout = Layout(mesh.data.size, mesh.columns.size, mesh.hybrid)
         told = payload_bytes(
-            case.architecture, layout, case.batch, mesh.shards.place, x.element_size()
+            case.architecture, layout, case.batch, mesh.data.place, x.element_size()
         )
         del told["readings"]
         assert dict(mesh.sent_bytes) == told
-        descend(expected, parameters, velocities[1], of, 0.9, partial(kept, into=expected_of))
+        sgd_step(expected, parameters, velocities[1], of, 0.9, partial(kept, into=expected_of))
         if step in (
             0,
             case.steps,
         ):  # between them a unit or a maximum may tip by rounding, and its gradient with it
             differ = {
-                name: apart(gradient, part.cuts[name].of(expected_of[name]))
+                name: apart(gradient, part.cuts[name].local(expected_of[name]))
                 for name, gradient in seen.items()
             }
             assert max(differ.values()) < case.gradients, differ
         for name, weight in own.items():
-            torch.testing.assert_close(weight, part.cuts[name].of(parameters[name]), **exact)
-    if case.batch % mesh.shards.size == 0:
+            torch.testing.assert_close(weight, part.cuts[name].local(parameters[name]), **exact)
+    if case.batch % mesh.data.size == 0:
         with torch.no_grad():
             torch.testing.assert_close(part(x[rows]), whole(x)[rows], **exact)
-    together = part.together()
+    together = part.gather_network()
     assert (together is not None) == mesh.first
     if together is not None:
         for name, weight in together.named_parameters():
@@ -220,12 +220,12 @@ def test_a_faster_link_never_slows_a_step_and_one_device_exchanges_nothing(
 
 def trained(config: Config, run: Path) -> None:
     fit(config, run)
-    leave()
+    destroy_mesh()
 
 
 def gone_on(run: Path, parallel: Parallel) -> None:
     resume(run, parallel)
-    leave()
+    destroy_mesh()
 
 
 def stopped_after_an_epoch(run: Path, there: Path) -> None:
@@ -237,7 +237,7 @@ def stopped_after_an_epoch(run: Path, there: Path) -> None:
 
 def furthest(run: Path, other: Path) -> float:
     """The largest difference of weights and velocities, or a hundredth of that of epochs and losses."""
-    ours, theirs = weights.read(run), weights.read(other)
+    ours, theirs = checkpoint.read(run), checkpoint.read(other)
     of_tensors = [
         (mine[name] - tensor).abs().flatten()
         for mine, its in ((ours.weights, theirs.weights), (ours.velocity, theirs.velocity))
@@ -272,7 +272,7 @@ def test_a_run_on_four_ranks_is_the_run_of_one_process(
     assert furthest(tmp_path / "four", run) <= TOLERANCE
     stopped_after_an_epoch(begun_on_four, tmp_path / "gone-on")
     on_ranks(4, gone_on, tmp_path / "gone-on", both)
-    of = [weights.read(tmp_path / name).about["sha256"] for name in ("four", "gone-on")]
+    of = [checkpoint.read(tmp_path / name).about["sha256"] for name in ("four", "gone-on")]
     assert of[0] == of[1]  # as many ranks: bit for bit
 
 
@@ -317,7 +317,7 @@ def all_refused(config: Config, other: Path, run: Path) -> list[str]:
         refused(replace(config, parallel=Parallel(columns=3)), run),
         refused(replace(config, parallel=Parallel(columns=2), architecture=uneven), run),
     ]
-    leave()
+    destroy_mesh()
     assert not run.exists()
     return said
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.config import StoreSettings
-from alexnet.data import picture
-from alexnet.data.picture import centre_square, decode, encode, pixels_of_ppm
+from alexnet.data import image as image_file
+from alexnet.data.image import Rgb, centre_square, decode, encode, pixels_of_ppm
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, in_hand
 from alexnet.data.store import Store
@@ -85,11 +85,11 @@ def test_exif_turns_a_picture_only_when_asked(turn: int) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "not a picture"),
-        (b"hello world", "not a picture"),
+        (b"", "not an image"),
+        (b"hello world", "not an image"),
         (jpeg()[: len(jpeg()) // 2], "truncated"),
-        (file(Image.fromarray(RGB), "PNG")[:90], "truncated|broken|incomplete|not a picture"),
-        (b"\xff\xd8\xff", "not a picture"),
+        (file(Image.fromarray(RGB), "PNG")[:90], "truncated|broken|incomplete|not an image"),
+        (b"\xff\xd8\xff", "not an image"),
     ],
 )
 def test_what_is_no_picture_says_why(data: bytes, says: str) -> None:
@@ -98,7 +98,7 @@ def test_what_is_no_picture_says_why(data: bytes, says: str) -> None:
 
 
 def test_a_picture_that_claims_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 1000)
     for data in (jpeg(), file(Image.fromarray(RGB), "PNG")):
         with pytest.raises(ValueError, match="60x40 is more than 1,000 pixels"):
             decode(data)
@@ -147,7 +147,7 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_same_square(
     assert difference(centre_square(whole, enough_px), centre_square(small, enough_px)) <= 3
 
 
-def difference(a: picture.Rgb, b: picture.Rgb) -> float:
+def difference(a: Rgb, b: Rgb) -> float:
     """Mean, in grey levels."""
     return float(np.abs(a.astype(int) - b).mean())
 
@@ -178,7 +178,7 @@ def test_ppm_is_the_pixels_and_pillow_reads_it() -> None:
         b"P6\n",
         encode(noise, "png"),
     ):
-        with pytest.raises(ValueError, match="no PPM of 7x9"):
+        with pytest.raises(ValueError, match="not a PPM of 7x9"):
             pixels_of_ppm(wrong, out)
 
 

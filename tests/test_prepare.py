@@ -26,8 +26,8 @@ from PIL import Image
 from alexnet.config import StoreSettings
 from alexnet.data import jpeg, shapes
 from alexnet.data import prepare as making
+from alexnet.data.image import centre_square, decode, encode
 from alexnet.data.loader import batches
-from alexnet.data.picture import centre_square, decode, encode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
 from alexnet.data.sources.folders import class_folders
@@ -103,7 +103,7 @@ def photograph(size: tuple[int, int] = (48, 48), **options: object) -> bytes:
     """A JPEG of a shape, as Pillow writes it with these options. mode: of its colours."""
     mode = str(options.pop("mode", "RGB"))
     buffer = io.BytesIO()
-    made = Image.fromarray(shapes.picture(3, 1)).resize(size).convert(mode)
+    made = Image.fromarray(shapes.image(3, 1)).resize(size).convert(mode)
     made.save(buffer, "JPEG", **options)
     return buffer.getvalue()
 
@@ -134,7 +134,7 @@ ENCODED = {
     "another size": photograph((48, 50)),
     "CMYK": photograph(mode="CMYK"),
     "turned": photograph(exif=turned(6)),
-    "no JPEG": encode(shapes.picture(3, 1)[:48, :48], "png"),
+    "no JPEG": encode(shapes.image(3, 1)[:48, :48], "png"),
 }
 
 
@@ -176,10 +176,10 @@ def test_a_file_with_too_much_beside_its_image_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a file of the store could pass 2 GiB, which its offsets do not reach."""
-    monkeypatch.setattr(making, "MOST_BYTES", 8 * (len(KEPT["grey"]) - 1))
+    monkeypatch.setattr(making, "MAX_BYTES", 8 * (len(KEPT["grey"]) - 1))
     made = StoreSettings(size_px=48, encoding="jpeg", shard_images=8)
     assert one_image(tmp_path / "a", KEPT["grey"], made)[0]["kept"] == 0
-    monkeypatch.setattr(making, "MOST_BYTES", 8 * len(KEPT["grey"]))
+    monkeypatch.setattr(making, "MAX_BYTES", 8 * len(KEPT["grey"]))
     assert one_image(tmp_path / "b", KEPT["grey"], made)[0]["kept"] == 1
 
 
@@ -239,10 +239,10 @@ def test_a_damaged_store_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is damaged"):
         Store(copy)
     (copy / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="store format 99; this program reads format 1"):
+    with pytest.raises(ValueError, match="store format 99, and this program reads format 1"):
         Store(copy)
     for none in (tmp_path / "none", tmp_path, store / "manifest.json"):
-        with pytest.raises(ValueError, match="no prepared store"):
+        with pytest.raises(ValueError, match="not a prepared store"):
             Store(none)
     with pytest.raises(ValueError, match="has no split 'test'; it has train, val"):
         Store(store).split("test")
@@ -251,14 +251,14 @@ def test_a_damaged_store_is_refused(store: Path, tmp_path: Path) -> None:
 def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
     before = digest(tmp_path / "store")
-    with pytest.raises(ValueError, match="exists; choose another place, or --force"):
+    with pytest.raises(ValueError, match="exists; choose another name, or --force"):
         prepare(shapes.source(20, 10, seed=1), tmp_path / "store", SMALL)
     assert digest(tmp_path / "store") == before
     prepare(shapes.source(20, 10, seed=1), tmp_path / "store", SMALL, force=True)
     assert digest(tmp_path / "store") != before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="is no store and is not removed"):
+    with pytest.raises(ValueError, match="is not a store and is not removed"):
         prepare(shapes.source(20, 10), tmp_path / "mine", SMALL, force=True)
     assert (tmp_path / "mine" / "letter.txt").exists()
 
@@ -295,7 +295,7 @@ def test_train_and_val_folders(tmp_path: Path) -> None:
 def test_an_empty_class_or_a_single_one_is_refused(tmp_path: Path) -> None:
     folder = class_folder(tmp_path / "pictures")
     (folder / "hollow").mkdir()
-    with pytest.raises(ValueError, match="hollow has no pictures"):
+    with pytest.raises(ValueError, match="hollow has no images"):
         class_folders(folder)
     with pytest.raises(ValueError, match="has 1 class folders; at least 2"):
         class_folders(class_folder(tmp_path / "one", classes=1))
@@ -309,12 +309,12 @@ def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Pat
     source = class_folders(folder, Options(val_fraction=0))
     manifest = prepare(source, tmp_path / "store", SMALL)
     assert manifest["splits"]["train"]["skipped"] == [
-        ["class0/broken.jpg", "not a picture of a known format"]
+        ["class0/broken.jpg", "not an image of a known format"]
     ]
     assert manifest["splits"]["train"]["images"] == 100
     with pytest.raises(
         ValueError,
-        match=r"1 of 101 pictures of 'train' cannot be read, .*broken\.jpg \(not a picture",
+        match=r"1 of 101 images of 'train' cannot be read, .*broken\.jpg \(not an image",
     ):
         prepare(source, tmp_path / "strict", replace(SMALL, most_skipped=0.005))
     assert not (tmp_path / "strict").exists()
@@ -324,7 +324,7 @@ def test_unreadable_pictures_are_skipped_and_named_up_to_the_share(tmp_path: Pat
 
 def test_a_split_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
     split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, in_hand(b"x"))][start:]))
-    with pytest.raises(ValueError, match="no readable picture"):
+    with pytest.raises(ValueError, match="no readable image"):
         prepare(
             Source("test", ("a", "b"), (split,)),
             tmp_path / "store",
@@ -350,7 +350,7 @@ def test_a_full_disk_is_noticed_before_the_first_picture(
         ({"size_px": 2}, "--size-px is 2"),
         ({"quality": 0}, "--quality is 0"),
         ({"shard_images": 0}, "--shard-images is 0"),
-        ({"encoding": "ppm", "size_px": 600, "shard_images": 2048}, "1924 is the most"),
+        ({"encoding": "ppm", "size_px": 600, "shard_images": 2048}, "1924 is the maximum"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, int], says: str, tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ import fsspec
 import numpy as np
 import pytest
 
-from alexnet import weights
+from alexnet import checkpoint
+from alexnet.checkpoint import write_config
 from alexnet.data import remote
 from alexnet.data.cache import Cache
 from alexnet.data.loader import batches, epoch_order
-from alexnet.data.places import StoreLost
-from alexnet.data.remote import Bucket
+from alexnet.data.remote import RemoteStorage
+from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store, file_sha256
-from alexnet.train.checkpoint import write_config
 from alexnet.train.loop import fit
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server, until
@@ -86,7 +86,7 @@ def test_training_from_a_url_is_training_from_the_folder(
 ) -> None:
     for name, data in (("here", str(store)), ("there", url)):
         fit(tiny(store, data=data), tmp_path / name)
-    here, there = (weights.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
+    here, there = (checkpoint.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
     assert here == there
 
 
@@ -96,11 +96,11 @@ def test_what_is_read_again_is_copied_and_then_read_here(
     split = Store(url).split("train", keep=True)
     until(lambda: len(copies(cache)) == 3)
     fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
-    until(lambda: len(split.place._kept) == 3)  # type: ignore[attr-defined]
+    until(lambda: len(split.storage._kept) == 3)  # type: ignore[attr-defined]
     assert same(split, Store(store).split("train"))
     fsspec.filesystem("memory").put(str(store / "train"), "/bucket/shapes/train", recursive=True)
     again = Store(url).split("train", keep=True)
-    assert len(again.place._kept) == 3  # type: ignore[attr-defined]
+    assert len(again.storage._kept) == 3  # type: ignore[attr-defined]
     assert same(again, split)
 
 
@@ -129,7 +129,7 @@ def test_without_room_nothing_is_copied(
 
 
 def filled(cache: Cache, path: Path, size: int) -> bool:
-    with cache.filling(path, size) as file:
+    with cache.new_file(path, size) as file:
         if file is not None:
             file.write(b"x" * size)
     return path.exists()
@@ -138,14 +138,14 @@ def filled(cache: Cache, path: Path, size: int) -> bool:
 def test_only_stores_that_nobody_reads_make_room_the_longest_unused_first(tmp_path: Path) -> None:
     for number, name in enumerate(("old", "newer")):
         left = Cache(tmp_path, 300)
-        folder = left.use(name)
+        folder = left.lock_store(name)
         assert filled(left, folder / "a.arrow", 100)
         os.close(left._used[name])  # as when the process ends
         os.utime(folder / ".used", (number, number))
     running = Cache(tmp_path, 300)
-    assert filled(running, running.use("running") / "a.arrow", 100)
+    assert filled(running, running.lock_store("running") / "a.arrow", 100)
     mine = Cache(tmp_path, 300)
-    own = mine.use("mine")
+    own = mine.lock_store("mine")
     assert filled(mine, own / "a.arrow", 100)
     assert [path.parent.name for path in copies(tmp_path)] == ["mine", "newer", "running"]
     assert not filled(mine, own / "b.arrow", 150)  # what is being read stays
@@ -156,18 +156,18 @@ def test_only_stores_that_nobody_reads_make_room_the_longest_unused_first(tmp_pa
 
 def test_a_file_is_fetched_by_one_process_and_again_after_a_killed_one(tmp_path: Path) -> None:
     one, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
-    path = one.use("store") / "a.arrow"
-    other.use("store")
-    with one.filling(path, 600) as file:
+    path = one.lock_store("store") / "a.arrow"
+    other.lock_store("store")
+    with one.new_file(path, 600) as file:
         assert file is not None
-        with pytest.raises(BlockingIOError), other.filling(path, 600):
+        with pytest.raises(BlockingIOError), other.new_file(path, 600):
             pass
         assert not filled(other, path.with_name("b.arrow"), 600)  # what is being fetched counts
     path.unlink()
     (path.parent / ".a.arrow.partial").write_bytes(b"x" * 900)  # nobody's any more
     assert filled(other, path.with_name("b.arrow"), 600)
     assert not (path.parent / ".a.arrow.partial").exists()
-    with pytest.raises(OSError, match="gone"), one.filling(path, 100):
+    with pytest.raises(OSError, match="gone"), one.new_file(path, 100):
         raise OSError("gone")
     assert sorted(p.name for p in path.parent.iterdir()) == [".used", "b.arrow"]
 
@@ -212,7 +212,7 @@ def test_a_store_that_hangs_is_not_waited_for(store: Path, monkeypatch: pytest.M
     split = Store(store).split("val", answer_s=1)
     monkeypatch.setattr(split, "read", lambda numbers: time.sleep(3))
     began_s = time.monotonic()
-    with pytest.raises(StoreLost, match="has not given a picture for 1 s"):
+    with pytest.raises(StoreLost, match="has not delivered an image for 1 s"):
         list(batches(split, np.arange(30), 10))
     assert time.monotonic() - began_s < 2.5
 
@@ -220,7 +220,7 @@ def test_a_store_that_hangs_is_not_waited_for(store: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("memory://nowhere/none", "is no prepared store"),
+        ("memory://nowhere/none", "is not a prepared store"),
         ("nosuch://bucket/store", "Protocol not known: nosuch"),
         ("abfs://bucket/store", "abfs://bucket/store cannot be read: Install adlfs"),
         ("http://127.0.0.1:9/store", "http://127.0.0.1:9/store cannot be read (Cannot connect"),
@@ -242,7 +242,7 @@ def test_a_file_missing_at_a_url_is_named(url: str) -> None:
 def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", said)
     with pytest.raises(ValueError, match="ALEXNET_CACHE_GB is"):
-        Bucket(URL)
+        RemoteStorage(URL)
 
 
 def alexnet(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -259,7 +259,7 @@ def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_pa
         write_config(tmp_path / name, replace(config, data=data))
         done = alexnet(server, "train", "--resume", tmp_path / name)
         assert done.returncode == 0, done.stderr
-    here, there = (weights.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
+    here, there = (checkpoint.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
     assert here == there
     tests = [
         alexnet(server, "evaluate", tmp_path / "here", "--data", data)
@@ -277,15 +277,15 @@ import sys, time
 from alexnet.data import remote
 from alexnet.data.store import Store
 
-real = remote.Bucket._fetched
+real = remote.RemoteStorage._fetched
 
 def slowly(self, wanted):
     time.sleep(0.01)
     return real(self, wanted)
 
-remote.PIECE_BYTES, remote.PIECES, remote.Bucket._fetched = 1000, 1, slowly
+remote.PIECE_BYTES, remote.PIECES, remote.RemoteStorage._fetched = 1000, 1, slowly
 split = Store(sys.argv[1]).split("train", keep=True)
-while len(split.place._kept) < 3:
+while len(split.storage._kept) < 3:
     time.sleep(0.01)
 """
 

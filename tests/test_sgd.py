@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from alexnet import recipes
-from alexnet.config import Plateau, Steps, scaled
+from alexnet.config import Plateau, StepSchedule, scaled
 from alexnet.train.sgd import (
+    ParamHyper,
     PlateauState,
-    Rates,
     after_epoch,
     colour_on,
-    fall,
     finished,
-    rates,
+    lr_factor,
+    param_hyper,
     update,
 )
 
@@ -33,7 +33,7 @@ def test_ten_steps_are_the_formula() -> None:
         g = torch.randn(7, generator=generator, dtype=torch.float64)
         v_want = 0.9 * v_want - 0.0005 * rate * w_want - rate * g
         w_want = w_want + v_want
-        update(w, v, g, Rates(rate, 0.0005), 0.9)
+        update(w, v, g, ParamHyper(rate, 0.0005), 0.9)
     torch.testing.assert_close(w, w_want, rtol=1e-13, atol=0)
     torch.testing.assert_close(v, v_want, rtol=1e-12, atol=1e-16)
 
@@ -46,8 +46,8 @@ def test_the_compiled_update_is_the_plain_one(form: torch.memory_format, decay: 
     w, v, g = (t.contiguous(memory_format=form) for t in drawn)
     exact_w, exact_v, exact_g = (t.double() for t in drawn)
     for _ in range(3):
-        update(w, v, g, Rates(0.01, decay), 0.9)
-        update(exact_w, exact_v, exact_g, Rates(0.01, decay), 0.9)
+        update(w, v, g, ParamHyper(0.01, decay), 0.9)
+        update(exact_w, exact_v, exact_g, ParamHyper(0.01, decay), 0.9)
     torch.testing.assert_close(w.double(), exact_w, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(v.double(), exact_v, rtol=1e-6, atol=1e-6)
 
@@ -59,7 +59,7 @@ def test_the_update_takes_a_gradient_of_another_memory_format() -> None:
     )
     v = torch.zeros_like(w)
     before = w.clone()
-    update(w, v, g, Rates(0.5, 0.0), 0.9)
+    update(w, v, g, ParamHyper(0.5, 0.0), 0.9)
     torch.testing.assert_close(w, before - 0.5 * g)
 
 
@@ -77,7 +77,7 @@ def ours(rate_of_step: list[float]) -> torch.Tensor:
     w = torch.ones(3, dtype=torch.float64)
     v = torch.zeros_like(w)
     for rate in rate_of_step:
-        update(w, v, torch.full_like(w, 0.3), Rates(rate, 0.0005), 0.9)
+        update(w, v, torch.full_like(w, 0.3), ParamHyper(rate, 0.0005), 0.9)
     return w
 
 
@@ -89,7 +89,7 @@ def test_it_is_pytorchs_sgd_until_the_rate_changes() -> None:
 
 def test_a_rate_of_zero_freezes() -> None:
     w, v = torch.ones(2), torch.ones(2)
-    update(w, v, torch.ones(2), Rates(0.0, 0.1), 0.9)
+    update(w, v, torch.ones(2), ParamHyper(0.0, 0.1), 0.9)
     assert torch.equal(w, torch.ones(2))
     assert torch.equal(v, torch.ones(2))
 
@@ -98,8 +98,8 @@ def test_the_originals_rates_through_its_end_game() -> None:
     config = recipes.original()
 
     def at(name: str, epoch: int) -> tuple[float, float]:
-        r = rates(config, name, epoch, START)
-        return round(r.rate, 12), r.decay
+        r = param_hyper(config, name, epoch, START)
+        return round(r.lr, 12), r.weight_decay
 
     assert at("conv1.weight", 24) == (0.01, 0.0005)
     assert at("conv1.weight", 25) == (0.001, 0.0005)
@@ -117,23 +117,23 @@ def test_the_originals_rates_through_its_end_game() -> None:
 
 
 def test_the_papers_biases_learn_as_weights_do() -> None:
-    assert rates(recipes.paper(), "fc8.bias", 3, START) == rates(
+    assert param_hyper(recipes.paper(), "fc8.bias", 3, START) == param_hyper(
         recipes.paper(), "fc8.weight", 3, START
     )
 
 
 def test_cifar_decay_is_by_layer() -> None:
     config = recipes.cifar_26()
-    assert rates(config, "fc64.weight", 0, START) == Rates(0.001, 0.03)
-    assert rates(config, "fc64.bias", 0, START) == Rates(0.002, 0.0)
+    assert param_hyper(config, "fc64.weight", 0, START) == ParamHyper(0.001, 0.03)
+    assert param_hyper(config, "fc64.bias", 0, START) == ParamHyper(0.002, 0.0)
 
 
 def test_a_plateau_divides_three_times_and_then_ends() -> None:
-    schedule = Plateau(epochs=100, patience=2, least_gain=0.01, drops=3)
+    schedule = Plateau(epochs=100, patience=2, min_delta=0.01, drops=3)
     state, falls, epoch = START, [], 0
     errors = [0.5, 0.4, 0.395, 0.396] + [0.4] * 50  # 0.395 gains less than 0.01
     while not finished(schedule, epoch, state):
-        falls.append(round(-torch.log10(torch.tensor(fall(schedule, epoch, state))).item()))
+        falls.append(round(-torch.log10(torch.tensor(lr_factor(schedule, epoch, state))).item()))
         state = after_epoch(schedule, state, errors[epoch])
         epoch += 1
     assert falls == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
@@ -145,16 +145,16 @@ def test_a_plateau_ends_at_its_last_epoch() -> None:
 
 def test_a_shortened_schedule_still_ends_at_a_thousandth() -> None:
     config = replace(recipes.original(), schedule=scaled(recipes.original().schedule, 50))
-    assert rates(config, "fc8.weight", 49, START).rate == pytest.approx(1e-5)
-    assert isinstance(config.schedule, Steps)
+    assert param_hyper(config, "fc8.weight", 49, START).lr == pytest.approx(1e-5)
+    assert isinstance(config.schedule, StepSchedule)
     assert config.schedule.drops == (14, 28, 43)
 
 
 def test_training_ends_once_the_wanted_error_is_reached() -> None:
-    schedule = Steps(10, until_error=0.25)
+    schedule = StepSchedule(10, until_error=0.25)
     state = PlateauState()
     for epoch, error in enumerate((0.5, 0.26), 1):
         state = after_epoch(schedule, state, error)
         assert not finished(schedule, epoch, state)
     assert finished(schedule, 3, after_epoch(schedule, state, 0.25))
-    assert not finished(Steps(10), 3, after_epoch(Steps(10), state, 0.0))
+    assert not finished(StepSchedule(10), 3, after_epoch(StepSchedule(10), state, 0.0))

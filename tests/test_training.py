@@ -16,33 +16,31 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet import recipes, weights
-from alexnet.config import Plateau, Sgd, Steps, StoreSettings
-from alexnet.configfile import from_dict, to_dict
+from alexnet import checkpoint, recipes
+from alexnet.checkpoint import read_config
+from alexnet.config import Plateau, Sgd, StepSchedule, StoreSettings, from_dict, to_dict
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32, resolve
-from alexnet.parallel.mesh import ALONE
-from alexnet.parallel.part import Part
+from alexnet.distributed.mesh import ALONE
+from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.provenance import code_version
 from alexnet.train import loop, sgd
-from alexnet.train.checkpoint import Position, read_config
 from alexnet.train.loop import Interrupted, fit, resume
-from alexnet.train.readings import NotFinite, Readings
-from alexnet.train.runlog import read_metrics
+from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metrics
 from tests.conftest import tiny, tiny_architecture
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    a, b = weights.read(one), weights.read(other)
+    a, b = checkpoint.read(one), checkpoint.read(other)
     pairs = [(a.weights, b.weights), (a.velocity, b.velocity)]
     return all(x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x) for x, y in pairs)
 
 
 def numbers(run: Path) -> list[dict[str, float]]:
     """The metrics that do not tell the time."""
-    keys = ("epoch", "step", "rate", "train_loss", "train_error", "val_loss", "val_error")
+    keys = ("epoch", "step", "lr", "train_loss", "train_error", "val_loss", "val_error")
     return [{k: m[k] for k in keys} for m in read_metrics(run, "epoch")]
 
 
@@ -87,7 +85,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         stop_after(patch, steps, number)
         fit(tiny(store), tmp_path / "run")
     assert stopped.value.number == number
-    assert weights.read(tmp_path / "run").about["position"]["step"] == steps
+    assert checkpoint.read(tmp_path / "run").about["position"]["step"] == steps
     resume(tmp_path / "run")
     assert same_weights(tmp_path / "run", run)
     assert numbers(tmp_path / "run") == numbers(run)
@@ -95,7 +93,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 
 def test_signals_are_the_programs_again_after_a_run(store: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    fit(tiny(store, schedule=Steps(1)), tmp_path / "run")
+    fit(tiny(store, schedule=StepSchedule(1)), tmp_path / "run")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -142,12 +140,12 @@ def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) ->
 
 def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
     for which in ("last", "best"):
-        about = weights.read(run, which).about  # type: ignore[arg-type]
+        about = checkpoint.read(run, which).about  # type: ignore[arg-type]
         assert about["recipe"] == "tiny"
         assert about["code"] == code_version()
         assert about["store"] == Store(store).checksum
         assert about["classes"] == Store(store).classes
-        assert about["sha256"] == weights.tensors_sha256(weights.read(run, which).weights)  # type: ignore[arg-type]
+        assert about["sha256"] == checkpoint.tensors_sha256(checkpoint.read(run, which).weights)  # type: ignore[arg-type]
         epochs = read_metrics(run, "epoch")
         assert about["evaluation"]["val_error"] in [m["val_error"] for m in epochs]
     assert about["evaluation"]["val_error"] == min(m["val_error"] for m in epochs)
@@ -157,34 +155,37 @@ def test_conv1_is_frozen_and_noise_off_in_the_end_game(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    real = loop.draw
+    real = loop.sample_augmentation
 
     def watched(*arguments: object) -> object:
         seen.append(arguments[-1])
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "draw", watched)
+    monkeypatch.setattr(loop, "sample_augmentation", watched)
     fit(tiny(store), tmp_path / "run")
     assert seen == [True] * 8 + [False] * 4
     fit(tiny(store, schedule=replace(tiny(store).schedule, epochs=2)), tmp_path / "two")
-    whole, two = weights.read(tmp_path / "run").weights, weights.read(tmp_path / "two").weights
+    whole, two = (
+        checkpoint.read(tmp_path / "run").weights,
+        checkpoint.read(tmp_path / "two").weights,
+    )
     assert torch.equal(whole["conv1.weight"], two["conv1.weight"])
     assert not torch.equal(whole["conv2.weight"], two["conv2.weight"])
 
 
 def test_a_nan_names_step_and_tensor(store: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match=r"step \d+: .*(weight|bias|output of) .*not finite"):
-        fit(tiny(store, sgd=Sgd(batch=16, rate=1e30)), tmp_path / "run")
+        fit(tiny(store, sgd=Sgd(batch=16, lr=1e30)), tmp_path / "run")
 
 
 def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None:
-    net, labels = Part(tiny_architecture(), 0, ALONE), torch.tensor([0, 1, 2])
+    net, labels = ShardedNetwork(tiny_architecture(), 0, ALONE), torch.tensor([0, 1, 2])
     x = torch.zeros(3, 3, net.architecture.input_px, net.architecture.input_px)
     logits = [torch.eye(3, 10)[torch.randperm(3)] * i for i in range(5)]
     sums = []
     for late in (0, 1, 3):
-        at = Position()
-        readings = Readings(net, at, late)
+        at = TrainState()
+        readings = StepMetrics(net, at, late)
         for each in logits:
             wrong = (each.argmax(1) != labels).sum()
             readings.add(x, torch.nn.functional.cross_entropy(each, labels), wrong, 3, False, False)
@@ -202,15 +203,15 @@ def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None
 def test_init_takes_what_fits_and_says_what(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny(store, init=str(run), schedule=Steps(1))
+    config = tiny(store, init=str(run), schedule=StepSchedule(1))
     layers = [replace(x, units=16) if x.name == "fc7" else x for x in config.architecture.layers]  # type: ignore[call-arg]
     config = replace(
-        config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, rate=0)
+        config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, lr=0)
     )
     fit(config, tmp_path / "run")
     said = capsys.readouterr().err
     assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in said
-    mine, theirs = weights.read(tmp_path / "run").weights, weights.read(run).weights
+    mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
     assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
 
 
@@ -218,33 +219,34 @@ def test_the_last_layer_is_taken_from_the_same_classes_alone(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ten answers to other questions are no start for ten new ones, whatever their shape."""
-    still = {"sgd": Sgd(16, rate=0), "schedule": Steps(1)}
-    theirs = weights.read(run)
+    still = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
+    theirs = checkpoint.read(run)
     fit(tiny(store, init=str(run), **still), tmp_path / "same")
     assert torch.equal(
-        weights.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
+        checkpoint.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
     )
     about = theirs.about | {"classes": [f"other {i}" for i in range(10)]}
     other = tmp_path / "other.safetensors"
-    weights.write(other, theirs.weights, {}, theirs.mean, about)
+    checkpoint.write(other, theirs.weights, {}, theirs.mean, about)
     capsys.readouterr()
     fit(tiny(store, init=str(other), **still), tmp_path / "new")
     assert "started anew: fc8 (the classes differ" in capsys.readouterr().err
-    mine = weights.read(tmp_path / "new").weights
+    mine = checkpoint.read(tmp_path / "new").weights
     assert torch.equal(mine["fc7.weight"], theirs.weights["fc7.weight"])
     assert torch.equal(
-        mine["fc8.weight"], Part(tiny_architecture(), 0, ALONE).get_parameter("fc8.weight")
+        mine["fc8.weight"],
+        ShardedNetwork(tiny_architecture(), 0, ALONE).get_parameter("fc8.weight"),
     )
 
 
 def test_only_the_named_layers_are_taken(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, rate=0))
-    fit(replace(config, schedule=Steps(1)), tmp_path / "run")
+    config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, lr=0))
+    fit(replace(config, schedule=StepSchedule(1)), tmp_path / "run")
     said = capsys.readouterr().err
     assert f"from {run}: conv1, fc6; started anew: conv2, conv3, conv4, fc7, fc8" in said
-    mine, theirs = weights.read(tmp_path / "run").weights, weights.read(run).weights
+    mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
     assert torch.equal(mine["fc6.weight"], theirs["fc6.weight"])
     assert not torch.equal(mine["conv2.weight"], theirs["conv2.weight"])
     with pytest.raises(ValueError, match="init_layers names 'conv9'; the layers are conv1"):
@@ -255,16 +257,16 @@ def test_with_a_fixed_order_the_images_of_a_batch_stay_together(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    real = loop.draw
+    real = loop.sample_augmentation
 
     def watched(*arguments: object) -> object:
         seen.append(tuple(arguments[5]))  # type: ignore[arg-type]
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "draw", watched)
+    monkeypatch.setattr(loop, "sample_augmentation", watched)
     for order in ("fixed", "shuffled"):
         seen.clear()
-        fit(tiny(store, order=order, schedule=Steps(2)), tmp_path / order)
+        fit(tiny(store, order=order, schedule=StepSchedule(2)), tmp_path / order)
         first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
         assert sorted(sum(first, ())) == sorted(sum(second, ())) == list(range(60))
         assert (first == second) == (order == "fixed")
@@ -272,8 +274,8 @@ def test_with_a_fixed_order_the_images_of_a_batch_stay_together(
 
 
 def test_float64_is_float64_from_the_weights_to_the_loss(store: Path, tmp_path: Path) -> None:
-    fit(tiny(store, precision="float64", schedule=Steps(1)), tmp_path / "run")
-    saved = weights.read(tmp_path / "run")
+    fit(tiny(store, precision="float64", schedule=StepSchedule(1)), tmp_path / "run")
+    saved = checkpoint.read(tmp_path / "run")
     assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float64}
     loss = read_metrics(tmp_path / "run", "epoch")[0]["train_loss"]
     assert loss != float(np.float32(loss))
@@ -299,7 +301,7 @@ def test_a_net_that_starts_blind_is_warned_about(
     dim = replace(
         tiny_architecture(), layers=tuple(replace(x, std=0.001) for x in tiny_architecture().layers)
     )
-    fit(tiny(store, architecture=dim, schedule=Steps(1)), tmp_path / "run")
+    fit(tiny(store, architecture=dim, schedule=StepSchedule(1)), tmp_path / "run")
     assert "nearly blind" in capsys.readouterr().err
     start = read_metrics(tmp_path / "run", "start")[0]["signal"]
     assert start["fc7"][0] < 0.02 < start["conv1"][0]
@@ -315,14 +317,14 @@ def test_waiting_for_data_and_memory_are_in_the_metrics(run: Path) -> None:
 def test_a_plateau_run_resumes_too(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny(store, schedule=Plateau(epochs=9, patience=1, least_gain=0.5, drops=2))
+    config = tiny(store, schedule=Plateau(epochs=9, patience=1, min_delta=0.5, drops=2))
     fit(config, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(patch, 10, signal.SIGTERM)
         fit(config, tmp_path / "run")
     resume(tmp_path / "run")
     assert same_weights(tmp_path / "whole", tmp_path / "run")
-    assert len({m["rate"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
+    assert len({m["lr"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
 
 
 def test_bad_runs_are_refused_and_nothing_is_overwritten(
@@ -330,12 +332,12 @@ def test_bad_runs_are_refused_and_nothing_is_overwritten(
 ) -> None:
     before = (run / "config.json").read_bytes()
     with pytest.raises(
-        ValueError, match="holds something already; choose another --out, or go on with --resume"
+        ValueError, match="is not empty; choose another --out, or continue with --resume"
     ):
         fit(tiny(store), run)
     assert (run / "config.json").read_bytes() == before
     for config, says in (
-        (tiny(tmp_path / "none"), "is no prepared store"),
+        (tiny(tmp_path / "none"), "is not a prepared store"),
         (tiny(store, val_split="test"), "has no split 'test'"),
         (
             tiny(store, architecture=replace(tiny_architecture(), classes=12)),
@@ -349,13 +351,13 @@ def test_bad_runs_are_refused_and_nothing_is_overwritten(
         with pytest.raises(ValueError, match=says):
             fit(config, tmp_path / "new")
         assert not (tmp_path / "new").exists()
-    with pytest.raises(ValueError, match="is no run"):
+    with pytest.raises(ValueError, match="is not a run"):
         resume(tmp_path / "new")
 
 
 def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    fit(tiny(store, schedule=Steps(1)), run)
+    fit(tiny(store, schedule=StepSchedule(1)), run)
     last, data = run / "last.safetensors", (run / "last.safetensors").read_bytes()
     for bad in (data[: len(data) // 2], b"", b"x" * 100):
         last.write_bytes(bad)
@@ -366,7 +368,7 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
     flipped[len(data) // 2] ^= 64
     last.write_bytes(flipped)
     try:
-        weights.read(run)  # a bit of the velocity or mean: the weights are whole
+        checkpoint.read(run)  # a bit of the velocity or mean: the weights are whole
     except ValueError as error:
         assert "sha256" in str(error)
     last.write_bytes(data)
@@ -378,13 +380,13 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
     ):
         resume(run)
     (run / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         resume(run)
 
 
 def test_a_store_that_changed_is_noticed(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
-    fit(tiny(tmp_path / "store", schedule=Steps(1)), tmp_path / "run")
+    fit(tiny(tmp_path / "store", schedule=StepSchedule(1)), tmp_path / "run")
     manifest = tmp_path / "store" / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.raises(ValueError, match="is not the store this run began with"):
@@ -398,8 +400,8 @@ def test_auto_is_settled_and_saved(store: Path) -> None:
 
 
 def test_bfloat16_trains_with_float32_weights(store: Path, tmp_path: Path) -> None:
-    fit(tiny(store, precision="bfloat16", schedule=Steps(1)), tmp_path / "run")
-    saved = weights.read(tmp_path / "run")
+    fit(tiny(store, precision="bfloat16", schedule=StepSchedule(1)), tmp_path / "run")
+    saved = checkpoint.read(tmp_path / "run")
     assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float32}
 
 
@@ -453,7 +455,7 @@ def test_the_full_size_net_resumes_bit_for_bit(
         config,
         data=str(tmp_path / "store"),
         sgd=replace(config.sgd, batch=8),
-        schedule=Steps(1),
+        schedule=StepSchedule(1),
         device="cpu",
     )
     fit(config, tmp_path / "whole")
@@ -477,7 +479,7 @@ def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
         data=str(tmp_path / "store"),
         architecture=replace(config.architecture, width=width),
         sgd=replace(config.sgd, batch=10),
-        schedule=Steps(1),
+        schedule=StepSchedule(1),
         val_split="val",
     )
     metrics = fit(config, tmp_path / "run")
@@ -489,11 +491,11 @@ MEMORY = """
 import json, sys
 from dataclasses import replace
 from alexnet import recipes
-from alexnet.config import Steps
+from alexnet.config import StepSchedule
 from alexnet.train.loop import fit
-from alexnet.train.runlog import read_metrics
+from alexnet.train.metrics import read_metrics
 store, run = sys.argv[1:]
-fit(replace(recipes.demo(), data=store, schedule=Steps(6)), run)
+fit(replace(recipes.demo(), data=store, schedule=StepSchedule(6)), run)
 from pathlib import Path
 print(json.dumps([m["peak_memory_bytes"] for m in read_metrics(Path(run), "epoch")]))
 """

@@ -12,15 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import features, figures, gallery, load, predict, recipes, weights
+from alexnet import checkpoint, features, figures, load, predict, recipes
 from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.augment import Preprocess
 from alexnet.data.store import Statistics, Store
+from alexnet.diagnostics import BLIND, Signal, signal, warning
+from alexnet.export import write_onnx
 from alexnet.model import build
-from alexnet.onnx_export import write_onnx
-from alexnet.signal import BLIND, Signal, signal, warning
-from alexnet.train.runlog import read_metrics
 from tests.conftest import RECIPES, tiny_architecture
 
 
@@ -29,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "pictures"
     place.mkdir()
     for label in range(3):
-        Image.fromarray(shapes.picture(label, 1)).save(place / f"{label}.png")
+        Image.fromarray(shapes.image(label, 1)).save(place / f"{label}.png")
     return place
 
 
@@ -46,11 +45,11 @@ def test_predictions_are_probabilities_best_first(run: Path, folder: Path) -> No
 def test_a_file_that_is_no_picture_is_named_and_the_others_go_on(run: Path, folder: Path) -> None:
     (folder / "1b.jpg").write_text("no picture")
     found = list(predict(load(run), [folder]))
-    assert [p.error for p in found] == [None, None, "not a picture of a known format", None]
+    assert [p.error for p in found] == [None, None, "not an image of a known format", None]
     with pytest.raises(ValueError, match="does not exist"):
         list(predict(load(run), [folder / "none.jpg"]))
     (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match="no pictures in"):
+    with pytest.raises(ValueError, match="no images in"):
         list(predict(load(run), [folder / "empty"]))
 
 
@@ -64,11 +63,11 @@ def test_features_of_a_store_are_the_networks_activations(
     assert values.shape == (30, 32)
     split = Store(store).split("val")
     assert names == [split.name(i) for i in range(30)]
-    from alexnet.data.augment import same_patch
+    from alexnet.data.augment import fixed_crop
     from alexnet.data.loader import batches
 
     images = next(batches(split, np.arange(30), 30)).images
-    x = trained.preprocess(images, same_patch(4, 4, False, 30))
+    x = trained.preprocess(images, fixed_crop(4, 4, False, 30))
     np.testing.assert_allclose(
         values, trained.net.activations(x)["fc7"].detach().numpy(), rtol=1e-5, atol=1e-6
     )
@@ -84,7 +83,7 @@ def test_features_of_a_folder_and_bad_requests(run: Path, folder: Path, tmp_path
     with pytest.raises(ValueError, match=r"no layer 'fc9'; it has conv1\.linear, conv1\.lrn"):
         features(trained, "fc9", folder, tmp_path / "x")
     (folder / "bad.png").write_text("no")
-    with pytest.raises(ValueError, match=r"bad\.png is no picture"):
+    with pytest.raises(ValueError, match=r"bad\.png is not an image"):
         features(trained, "fc6", folder, tmp_path / "x")
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "fc6"}
 
@@ -106,7 +105,7 @@ def test_onnx_gives_the_networks_probabilities(
     statistics = Statistics(np.full((px + 8, px + 8, 3), 120.0), np.eye(3) * 60**2)
     preprocess = Preprocess(config.augment, statistics, px, torch.device("cpu"))
     about = {"recipe": config.recipe, "store": "none", "sha256": "none"}
-    trained = weights.Trained(net, preprocess, tuple("abcdefghij"), about)
+    trained = checkpoint.Trained(net, preprocess, tuple("abcdefghij"), about)
     write_onnx(trained, tmp_path / "net.onnx")
     rgb = np.random.default_rng(0).integers(0, 256, (3, px, px, 3)).astype(np.float32)
     session = onnxruntime.InferenceSession(
@@ -135,7 +134,9 @@ def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
     statistics = Statistics(np.full((40, 40, 3), 120.0), np.eye(3))
     preprocess = Preprocess(recipes.paper().augment, statistics, 32, torch.device("cpu"))
     about = {"recipe": "tiny", "store": "none", "sha256": "none"}
-    write_onnx(weights.Trained(net, preprocess, tuple("abcdefghij"), about), tmp_path / "net.onnx")
+    write_onnx(
+        checkpoint.Trained(net, preprocess, tuple("abcdefghij"), about), tmp_path / "net.onnx"
+    )
     rgb = np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32)).astype(np.float32)
     session = onnxruntime.InferenceSession(
         str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
@@ -146,9 +147,9 @@ def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
 
 
 def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
-    saved = weights.read(run)
-    weights.write(tmp_path / "net.safetensors", saved.weights, {}, saved.mean, saved.about)
-    again = weights.read(tmp_path / "net.safetensors")
+    saved = checkpoint.read(run)
+    checkpoint.write(tmp_path / "net.safetensors", saved.weights, {}, saved.mean, saved.about)
+    again = checkpoint.read(tmp_path / "net.safetensors")
     assert not again.velocity
     assert all(torch.equal(again.weights[n], saved.weights[n]) for n in saved.weights)
     assert load(tmp_path / "net.safetensors").classes == shapes.CLASSES
@@ -156,17 +157,15 @@ def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
 
 def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) -> None:
     figures.filters(load(run).net).savefig(tmp_path / "filters.png")
-    figures.curves([("tiny", read_metrics(run, "epoch"))]).savefig(tmp_path / "curves.png")
-    start = read_metrics(run, "start")[0]["signal"]
-    figures.signals([("tiny", [Signal(n, *v) for n, v in start.items()])]).savefig(
-        tmp_path / "signal.png"
-    )
+    figures.curves([run]).savefig(tmp_path / "curves.png")
+    figures.signals([run]).savefig(tmp_path / "signal.png")
     for name in ("filters", "curves", "signal"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 150
             assert np.asarray(image.convert("L")).std() > 5
+    (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(ValueError, match="no finished epoch"):
-        figures.curves([("none", [])])
+        figures.curves([tmp_path])
 
 
 def test_figure_3_shows_each_columns_own_kernels(run: Path) -> None:
@@ -186,16 +185,16 @@ def test_the_last_hidden_layer_is_fc7(run: Path) -> None:
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         want = trained.net.activations(x)["fc7"].flatten(1)
-        torch.testing.assert_close(gallery.last_hidden(trained, x), want)
+        torch.testing.assert_close(figures.last_hidden(trained, x), want)
 
 
 def test_figure_4_has_the_papers_counts(run: Path) -> None:
     """Eight test images with five classes each; five with the six nearest training images."""
-    answers = gallery.answers(run)
+    answers = figures.answers(run)
     assert sum(len(axes.images) for axes in answers.axes) == 8
     bars = [len(axes.patches) for axes in answers.axes if len(axes.patches)]
     assert bars == [5] * 8
-    assert sum(len(axes.images) for axes in gallery.neighbours(run).axes) == 5 * (1 + 6)
+    assert sum(len(axes.images) for axes in figures.neighbours(run).axes) == 5 * (1 + 6)
 
 
 def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:

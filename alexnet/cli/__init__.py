@@ -1,42 +1,66 @@
-"""The command line: a function for each verb. Only here are arguments parsed; torch is imported once they are."""
+"""The command line: one function for each verb.
+
+Arguments are parsed here and nowhere else. A verb imports PyTorch only after its arguments have
+been parsed, so that help texts and mistakes appear at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from alexnet import __version__, recipes
-from alexnet.cli.making import demo, prepare, train
-from alexnet.cli.measuring import bench, reproduce
-from alexnet.cli.using import evaluate, export, features, figure, predict, summary
-from alexnet.data.places import StoreLost
+from alexnet.cli.demo import demo
+from alexnet.cli.evaluate import evaluate
+from alexnet.cli.export import export
+from alexnet.cli.features import features
+from alexnet.cli.figure import figure
+from alexnet.cli.predict import predict
+from alexnet.cli.prepare import prepare
+from alexnet.cli.reproduce import reproduce
+from alexnet.cli.summary import summary
+from alexnet.cli.train import train
+from alexnet.data.storage import StoreLost
+from alexnet.errors import AlexNetError
 
-HELP = """usage: alexnet VERB ...      (alexnet VERB --help tells more)
+HELP = """usage: alexnet VERB ...      (alexnet VERB --help: the options of a verb)
 
-AlexNet as a working system: the 2012 paper, from image archives to figures.
+AlexNet, the network of 2012, from image archives to the figures of the paper.
 
-  demo                                  the whole system in minutes on a built-in set
-  prepare SOURCE STORE                  folder, ImageNet archives, Parquet, WebDataset or hub name -> store
-  train RECIPE --data STORE --out RUN   {recipes}
-  train --resume RUN                    go on with an interrupted run
-  evaluate RUN... --data STORE          centre and ten patches, top-1 and top-5; several runs: their ensemble
-  predict RUN PICTURE...                classes and probabilities of picture files and folders
+  demo                                  the whole system in minutes, on a built-in data set
+  prepare SOURCE STORE                  make a store from image folders, the ImageNet archives,
+                                        Parquet, WebDataset, or a Hugging Face data set
+  train RECIPE --data STORE --out RUN   train a network; the recipes are
+                                        {recipes}
+  train --resume RUN                    continue an interrupted run
+  evaluate RUN... --data STORE          top-1 and top-5 error with the centre crop and with ten
+                                        crops; of several runs, the errors of their ensemble
+  predict RUN IMAGE...                  classes and probabilities of image files and folders
   features RUN --layer fc7 --data STORE --out FOLDER
-  figure filters|answers|neighbours|curves|signal RUN...   pictures of a run
-  summary RECIPE                        shapes, parameters and multiply-adds of every layer
+                                        the activations of a layer for every image
+  figure filters|answers|neighbours|curves|signal RUN...
+                                        draw a figure of a run
+  summary RECIPE                        shape, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
-  bench ops|step|loader|prepare|infer|scale  this machine's speeds, beside its limits and other programs
-  reproduce [CLAIM...] [--data STORE]   the paper's claims as experiments; without arguments, their table
+  reproduce [CLAIM...] [--data STORE]   run the paper's claims as experiments; without arguments,
+                                        print their table
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program `alexnet`. Exit code 2 and one sentence for a user's mistake; 128 + signal when stopped."""
+    """Run the program `alexnet`.
+
+    The exit code is 2, with one sentence on stderr, for a mistake in the arguments or the data, and
+    128 + the signal's number for a run that was stopped.
+    """
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in ("-h", "--help", "help"):
-        print(HELP.format(recipes=", ".join(recipes.__all__)), end="")
+        # The names are wrapped, not the text: 40 is where the right column of HELP begins.
+        names = textwrap.wrap(", ".join(recipes.__all__), 100 - 40)
+        print(HELP.format(recipes=("\n" + " " * 40).join(names)), end="")
         return
     if verb == "--version":
         print(f"alexnet {__version__}")
@@ -45,16 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
     try:
         VERBS[verb](rest)
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (AlexNetError, FileNotFoundError, PermissionError) as error:
         _fail(str(error))
     except StoreLost as error:
         print(f"alexnet: {error}", file=sys.stderr, flush=True)
-        os._exit(2)  # threads may wait for the store for ever
+        # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
+        os._exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` say, has enough
+    except BrokenPipeError:
+        # A reader such as `head` has closed the pipe, which is not an error. Python flushes stdout
+        # once more when it exits, and would report the same error there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        # Any other error is a fault of this program: its traceback must reach the bug report.
+        print("alexnet: this is a bug of the program; please report it:", file=sys.stderr)
+        raise
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -72,6 +103,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "figure": figure,
     "summary": summary,
     "export": export,
-    "bench": bench,
     "reproduce": reproduce,
 }

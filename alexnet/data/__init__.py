@@ -1,1 +1,1 @@
-"""From labelled pictures to batches on the device. Knows nothing of the network."""
+"""From labelled images to batches on the device. Nothing here knows the network."""

@@ -1,6 +1,8 @@
-"""From uint8 pictures to the network's input, on the device, a batch at once (sections 2 and 4.1).
+"""Augmentation and preprocessing: stored uint8 images to network input (sections 2 and 4.1).
 
-What happens to a picture is a pure function of (seed, epoch, picture): `draw` says what, `Preprocess` does it.
+The module separates the random choice from the arithmetic. `sample_augmentation` draws the crop,
+reflection and colour shift of each image as a pure function of (seed, epoch, image);
+`Preprocess` applies them to a whole batch on the device.
 """
 
 from __future__ import annotations
@@ -15,30 +17,42 @@ from numpy.typing import NDArray
 from alexnet import native
 from alexnet.config import Augment
 from alexnet.data.store import Statistics
+from alexnet.errors import DataError
 
-# The authors' own analysis of the ILSVRC-2012 training set, RGB on 0..255. From make-data/input_meta
-# of cuda-convnet2 (2014): the release of the 2012 code does not hold the numbers it was run with.
+# The authors' own analysis of the ILSVRC-2012 training set, for RGB values in 0..255. The numbers
+# come from make-data/input_meta of cuda-convnet2 (2014), because the release of the 2012 code does
+# not contain the ones it was run with.
 ILSVRC2012_ROOTS = np.array([121.780, 37.094, 19.721])  # square roots of the eigenvalues
-ILSVRC2012_VECTORS = np.array(  # a row each
+ILSVRC2012_VECTORS = np.array(  # one eigenvector per row
     [[-0.56351, -0.57618, -0.59200], [-0.71258, -0.02354, 0.70120], [0.41796, -0.81698, 0.39731]]
 )
-# torchvision's reference preprocessing, RGB on 0..1.
+# torchvision's reference preprocessing, for RGB values in 0..1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NORMAL = 2  # the stream of the colour noise; 0 and 1: places and reflections, of a picture and of a chunk
+# Number of the random stream of the colour noise. Streams 0 and 1 hold the crop positions and
+# reflections, drawn for each image or for each chunk of the epoch.
+NORMAL = 2
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What happens to each of N pictures. A patch's top left corner, in pixels; its reflection; its colour shift."""
+class Augmentation:
+    """Crop position, reflection and colour shift of each of N images.
+
+    Attributes:
+        top: Row of the crop's upper left corner in the stored image, in pixels.
+        left: Column of that corner, in pixels.
+        flip: Whether the crop is reflected horizontally.
+        shift: Added to R, G and B of every pixel of the image, in grey levels.
+        scale: Factor applied to the input after the shift.
+    """
 
     top: NDArray[np.int64]  # (N,)
     left: NDArray[np.int64]  # (N,)
     flip: NDArray[np.bool_]  # (N,)
-    shift: NDArray[np.float32]  # (N, 3), grey levels
+    shift: NDArray[np.float32]  # (N, 3)
     scale: float = 1.0
 
 
-def draw(
+def sample_augmentation(
     augment: Augment,
     statistics: Statistics,
     input_px: int,
@@ -47,11 +61,26 @@ def draw(
     index: NDArray[np.int64],
     place: NDArray[np.int64],
     colour: bool = True,
-) -> Draws:
-    """The draws for pictures `index` of a split, which stand at `place` in the epoch.
+) -> Augmentation:
+    """Draw the crop position, reflection and colour shift of each image in a batch.
 
-    Position and flip come from (seed, epoch, index), or with augment.chunk > 1 from (seed, epoch, place // chunk);
-    colour from (seed, epoch, index). colour=False: the noise is off (the original's end game).
+    The draw depends only on (seed, epoch, image), never on the batch, the worker or the device, so
+    a resumed or distributed run sees the same images. With `augment.chunk` > 1, position and
+    reflection depend on (seed, epoch, place // chunk) instead: the authors' code crops and
+    reflects each chunk of images alike. The colour shift always belongs to the image.
+
+    Args:
+        augment: Which random changes the recipe makes.
+        statistics: Mean and covariance of the training images.
+        input_px: Side of the crop, in pixels.
+        index: Positions of the images in the split, shape (N,).
+        place: Positions of the images in the order of the epoch, shape (N,).
+        colour: False turns the colour noise off (the last epochs of `original`).
+
+    Returns:
+        Offsets in pixels, reflections, and colour shifts in grey levels, one row per image.
+
+    Source: section 4.1; for `original`, convdata_jpeg.py of the authors' 2012 release.
     """
     border = statistics.mean.shape[0] - input_px
     count = len(index)
@@ -60,39 +89,51 @@ def draw(
         np.full(count, border // 2),
         np.zeros(count, bool),
     )
+    # Drawn even where the recipe does not use them, so that each setting has the same draws
+    # whether or not the others are on.
     y, x, coin = _uniform(
         seed, epoch, *((0, index) if augment.chunk == 1 else (1, place // augment.chunk))
     )
     if augment.crops:
-        # The paper's factor of 2048 is 32x32x2; the authors' code also draws the last offset.
+        # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).
+        # With `last_offset`, as in the authors' code, the last one is drawn too: 33 offsets.
         positions = border + 1 if augment.last_offset else max(1, border)
         top, left = (y * positions).astype(np.int64), (x * positions).astype(np.int64)
     if augment.flips:
         flip = coin < 0.5
     if augment.colour == "none" or not colour:
-        return Draws(top, left, flip, np.zeros((count, 3), np.float32))
+        return Augmentation(top, left, flip, np.zeros((count, 3), np.float32))
     shift = colour_shift(augment, statistics, _normal(seed, epoch, index)).astype(np.float32)
-    # The authors divide by 1 + coefficient, and only while the noise is on (convdata_jpeg.py).
+    # The authors divide by 1 + coefficient, but only while the noise is on (convdata_jpeg.py).
     scale = 1 / (1 + augment.colour_std) if augment.colour == "original" else 1.0
-    return Draws(top, left, flip, shift, scale)
+    return Augmentation(top, left, flip, shift, scale)
 
 
 def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Three numbers in [0, 1) for each of `rows`: (3, N)."""
-    return _table(seed, epoch, stream, _room(rows))[rows].T
+    """Return three uniform numbers in [0, 1) for each of `rows`, shape (3, N)."""
+    return _table(seed, epoch, stream, _table_rows(rows))[rows].T
 
 
 def _normal(seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    return _table(seed, epoch, NORMAL, _room(rows))[rows]
+    """Return three standard normal numbers for each of `rows`, shape (N, 3)."""
+    return _table(seed, epoch, NORMAL, _table_rows(rows))[rows]
 
 
-def _room(rows: NDArray[np.int64]) -> int:
+def _table_rows(rows: NDArray[np.int64]) -> int:
+    """Return how many rows a table needs to contain `rows`, rounded up to a power of two.
+
+    The rounding keeps the number of distinct tables small, so that batches share cached ones.
+    """
     return 1 << int(rows.max(initial=0)).bit_length()
 
 
 @lru_cache(maxsize=4)
 def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]:
-    """The draws of a whole epoch at once, (rows, 3); a row is the same however many there are."""
+    """Draw the random numbers of a whole epoch at once, shape (rows, 3).
+
+    Each row is the same however many rows are drawn, because they are drawn in order. One call
+    for the epoch is far cheaper than one generator per image.
+    """
     key, counter = np.array([seed, epoch], np.uint64), np.array([0, 0, 0, stream], np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
     return generator.standard_normal((rows, 3)) if stream == NORMAL else generator.random((rows, 3))
@@ -101,23 +142,35 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
 def colour_shift(
     augment: Augment, statistics: Statistics, normal: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Grey levels to add to R, G and B of each picture. normal: (N, 3), of mean 0 and deviation 1.
+    """Return the grey levels to add to R, G and B of each image, shape (N, 3).
 
-    paper: [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T with the covariance of RGB in 0..1, times 255.
-    original: the square roots of the eigenvalues, on 0..255.
+    Args:
+        normal: Standard normal numbers, shape (N, 3).
+
+    `paper` computes [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T (section 4.1) from the covariance of RGB in
+    0..1 and multiplies the result by 255. `original` multiplies by the square roots of the
+    eigenvalues instead, with RGB in 0..255.
     """
     if augment.pca == "ilsvrc2012":
         roots, vectors = ILSVRC2012_ROOTS, ILSVRC2012_VECTORS
     else:
         values, columns = np.linalg.eigh(statistics.covariance)
+        # Rounding can make the smallest eigenvalue slightly negative; its root would be NaN.
         roots, vectors = np.sqrt(np.maximum(values, 0)), columns.T
+    # (roots / 255)**2 are the eigenvalues l of the covariance of RGB in 0..1.
     sizes = roots if augment.colour == "original" else 255 * (roots / 255) ** 2
     shift: NDArray[np.float64] = augment.colour_std * normal * sizes @ vectors
     return shift
 
 
-def patches(augment: Augment, stored_px: int, input_px: int) -> list[tuple[int, int, bool]]:
-    """(top, left, reflected) of the test patches: ten (section 4.1), a 3x3 grid (the CIFAR-10 nets), or the centre."""
+def evaluation_crops(
+    augment: Augment, stored_px: int, input_px: int
+) -> list[tuple[int, int, bool]]:
+    """Return (top, left, reflected) of each test crop.
+
+    There are ten crops (section 4.1), a 3x3 grid of nine (the CIFAR-10 networks), or the centre
+    crop alone.
+    """
     border = stored_px - input_px
     half = border // 2
     if augment.test_patches == "centre" or border == 0:
@@ -128,28 +181,34 @@ def patches(augment: Augment, stored_px: int, input_px: int) -> list[tuple[int, 
     return [(y, x, flip) for flip in (False, True) for y, x in corners]
 
 
-def same_patch(top: int, left: int, flip: bool, count: int) -> Draws:
-    """One test patch of every picture of a batch, without noise."""
+def fixed_crop(top: int, left: int, flip: bool, count: int) -> Augmentation:
+    """Return the same test crop for each of `count` images, without colour noise."""
+    # Every image of a test batch gets the same crop.
     full = np.full(count, 1)
-    return Draws(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
+    return Augmentation(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
 
 
 def check_sizes(stored_px: int, input_px: int) -> None:
-    """Raises ValueError when the network sees more than is stored, or so small a part that a mistake is likely."""
+    """Check that crops of `input_px` pixels suit images stored with `stored_px` pixels.
+
+    Raises:
+        DataError: If the crop is larger than the stored image, or smaller than half of it, which
+            is probably a mistake.
+    """
     if input_px > stored_px:
-        raise ValueError(
-            f"the network sees {input_px} pixels a side and the store has {stored_px}; "
+        raise DataError(
+            f"the network sees {input_px} pixels per side, and the store has {stored_px}; "
             "prepare it with a larger --size-px or set a smaller architecture.input_px"
         )
     if stored_px > 2 * input_px:
-        raise ValueError(
-            f"the network sees {input_px} of the {stored_px} pixels a side in the store; "
+        raise DataError(
+            f"the network sees {input_px} of the {stored_px} pixels per side in the store; "
             f"prepare it with --size-px {input_px} or a little more"
         )
 
 
 class Preprocess:
-    """The pictures of a batch cut, reflected, centred and coloured on the device."""
+    """Crops, reflects, centres and shifts the images of a batch on the device."""
 
     def __init__(
         self,
@@ -166,6 +225,7 @@ class Preprocess:
         mean = torch.tensor(statistics.mean, dtype=torch.float32, device=device)
         half = (stored_px - input_px) // 2
         self.whole_mean = mean
+        # The compiled code reads the mean of a reflected crop forwards from a reflected copy.
         self.mirrored_mean = mean.flip(1).contiguous()
         self.deviation = (
             255 * mean.new_tensor(TORCHVISION_STD) if augment.mean == "channel" else None
@@ -173,32 +233,47 @@ class Preprocess:
         self.centre_mean = mean[half : half + input_px, half : half + input_px]
 
     def centre_patch_mean(self) -> torch.Tensor:
-        """What is subtracted from a centre patch: (input_px, input_px, 3) or broadcast to it, grey levels."""
+        """Return what is subtracted from a centre crop, in grey levels.
+
+        The shape is (input_px, input_px, 3), or broadcasts to it.
+        """
         if self.augment.mean == "channel":
             return (255 * self.centre_mean.new_tensor(TORCHVISION_MEAN)).expand_as(self.centre_mean)
         return self.centre_mean
 
-    def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """images: (N, stored_px, stored_px, 3) uint8 on any device -> (N, 3, input_px, input_px), channels last.
+    def __call__(self, images: torch.Tensor, draws: Augmentation) -> torch.Tensor:
+        """Return the network's input for a batch.
 
-        Raises ValueError for a patch that leaves its picture.
+        Args:
+            images: (N, stored_px, stored_px, 3) uint8, on any device.
+            draws: Crop, reflection and colour shift of each image.
+
+        Returns:
+            (N, 3, input_px, input_px) on the device, in the channels-last memory format.
+
+        Raises:
+            DataError: If a crop reaches beyond its image.
         """
+        # Without this check the compiled code would read foreign memory.
         border = self.stored_px - self.input_px
         if any(a.size and not 0 <= a.min() <= a.max() <= border for a in (draws.top, draws.left)):
-            raise ValueError(
-                f"a patch of {self.input_px} pixels leaves its picture of {self.stored_px}"
+            raise DataError(
+                f"a crop of {self.input_px} pixels reaches beyond its image of {self.stored_px}"
             )
         images = images.to(self.device, non_blocking=True).contiguous()
         x = self._compiled(images, draws)
         return (self.plain(images, draws) if x is None else x).permute(0, 3, 1, 2)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
-        """The central patch of every picture, without noise."""
+        """Return the centre crop of every image, without colour noise."""
         half = (self.stored_px - self.input_px) // 2
-        return self(images, same_patch(half, half, False, len(images)))
+        return self(images, fixed_crop(half, half, False, len(images)))
 
-    def plain(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """The same, channels last in shape too, by indexing, the whole batch at once: a few kernels on a GPU."""
+    def plain(self, images: torch.Tensor, draws: Augmentation) -> torch.Tensor:
+        """Compute the same by indexing, shape (N, input_px, input_px, 3).
+
+        Indexing treats the whole batch at once, which takes only a few kernels on a GPU.
+        """
         flip = torch.from_numpy(draws.flip).to(self.device)
         side = torch.arange(self.input_px, device=self.device)
         rows = torch.from_numpy(draws.top).to(self.device)[:, None] + side
@@ -206,7 +281,7 @@ class Preprocess:
         columns = torch.from_numpy(draws.left).to(self.device)[:, None] + along
         each = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
-        # the mean of each pixel belongs to the picture: cut and reflected with it
+        # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
         mean = (
             self.whole_mean[rows, columns]
             if self.augment.mean == "pixel"
@@ -220,26 +295,31 @@ class Preprocess:
             x /= self.deviation
         return x.to(self.dtype)
 
-    def _compiled(self, images: torch.Tensor, draws: Draws) -> torch.Tensor | None:
-        """The same in one pass over memory; None where it could not be compiled, or not for this device."""
+    def _compiled(self, images: torch.Tensor, draws: Augmentation) -> torch.Tensor | None:
+        """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).
+
+        Returns None where the compiled code is missing or does not serve this device or dtype.
+        """
         if self.device.type != "cpu" or self.dtype not in native.SUFFIX:
             return None
-        if (operators := native.compiled()) is None:
+        if (operators := native.kernels()) is None:
             return None
         px, moves = self.input_px, self.augment.mean == "pixel"
         out = torch.empty((len(images), px, px, 3), dtype=self.dtype)
         mean = self.whole_mean if moves else self.centre_patch_mean().contiguous()
-        kinds = (
+        # The C++ side takes bare pointers, so that each array must be contiguous and of this dtype.
+        # The list keeps the converted copies alive during the call.
+        dtypes = (
             (draws.top, np.int64),
             (draws.left, np.int64),
             (draws.flip, np.uint8),
             (draws.shift, np.float32),
         )
-        places = [np.ascontiguousarray(array, kind) for array, kind in kinds]
+        arrays = [np.ascontiguousarray(array, dtype) for array, dtype in dtypes]
         cut = getattr(operators, f"cut_{native.SUFFIX[self.dtype]}")
         cut(
             *(tensor.data_ptr() for tensor in (images, mean, self.mirrored_mean)),
-            *(array.ctypes.data for array in places),
+            *(array.ctypes.data for array in arrays),
             None if self.deviation is None else self.deviation.data_ptr(),
             out.data_ptr(),
             native.Cut(len(images), self.stored_px, px, moves, draws.scale),

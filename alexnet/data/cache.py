@@ -1,8 +1,10 @@
-"""Copies of remote files on this machine's disk, bounded, shared by every process that reads the same stores.
+"""A cache of remote files on the local disk, of bounded size, shared by all processes.
 
-An epoch reads every picture once, in a new order: nothing that is thrown out for something else makes room for what is
-wanted sooner. So files of a store are kept from the first on until the room is used, and never replaced by others of
-the same store; those of stores that nobody reads now go first, the longest unused first.
+An epoch reads every image once, in a new order, so evicting one file for another of the same store
+gains nothing: the evicted file is wanted as soon as the new one. (A least-recently-used cache
+smaller than the store would even miss most of the time.) So the files of a store are added until
+the cache is full, and are never replaced by others of the same store. Stores that no process is
+reading are evicted first, the least recently used one first.
 """
 
 from __future__ import annotations
@@ -14,71 +16,93 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+from alexnet.errors import DataError
 from alexnet.files import user_cache
 
-DEFAULT_GB = 64.0  # at imagenette's 26 KB a picture of 256 pixels ImageNet takes 34
+DEFAULT_GB = 64.0  # ImageNet takes about 34, at imagenette's 26 KB per image of 256 pixels
 
 
 class Cache:
-    """`FOLDER/STORE/`: whole files under their names, those being fetched under `.NAME.partial`, at their full size."""
+    """A cache folder with one folder per store.
+
+    `FOLDER/STORE/NAME` is a complete file. `FOLDER/STORE/.NAME.partial` is a file being copied; it
+    has its final size from the start, so that other processes count it. `FOLDER/STORE/.used` is
+    locked by every process that reads the store, and its time stamp is that of the last use.
+
+    Locks are those of `flock`: the system releases them when a process dies, however it dies.
+    """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder, self._most_bytes = folder, most_bytes
-        self._used: dict[str, int] = {}  # open and locked as long as this process reads the store
+        # Descriptors of `.used` files, open and locked until the process ends.
+        self._used: dict[str, int] = {}
 
-    def use(self, store: str) -> Path:
-        """The folder of a store that is read from now on."""
-        own = self._folder / store
-        own.mkdir(parents=True, exist_ok=True)
+    def lock_store(self, store: str) -> Path:
+        """Mark a store as in use by this process, and return its folder."""
+        folder = self._folder / store
+        folder.mkdir(parents=True, exist_ok=True)
         if store not in self._used:
-            self._used[store] = os.open(own / ".used", os.O_RDWR | os.O_CREAT)
+            self._used[store] = os.open(folder / ".used", os.O_RDWR | os.O_CREAT)
             fcntl.flock(self._used[store], fcntl.LOCK_SH)
-        os.utime(own / ".used")
-        return own
+        os.utime(folder / ".used")
+        return folder
 
     @contextmanager
-    def filling(self, path: Path, size: int) -> Iterator[BufferedRandom | None]:
-        """A file to fill with the `size` bytes that shall be at `path`, and are after it; None where there is no room.
+    def new_file(self, path: Path, size: int) -> Iterator[BufferedRandom | None]:
+        """Reserve room for a file of `size` bytes and open it for writing.
 
-        Raises BlockingIOError while another process fetches the same. What an exception leaves half full is removed.
+        The file appears at `path` when the block ends, complete and synced. After an exception
+        it is removed.
+
+        Yields:
+            The open file, or None if there is no room.
+
+        Raises:
+            BlockingIOError: While another process is copying the same file.
         """
         partial = path.with_name(f".{path.name}.partial")
         with ExitStack() as opened:
-            with self._alone():
+            # Room is counted and taken under the lock: two processes could else take the same.
+            with self._locked():
                 file = opened.enter_context(open(os.open(partial, os.O_RDWR | os.O_CREAT), "r+b"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.truncate(0)  # a killed process may have left it
+                file.truncate(0)  # a killed process may have left content
                 enough = self._make_room(size)
+                # Extending the file to its full size reserves the room before the data arrive.
                 file.truncate(size if enough else 0)
             try:
                 yield file if enough else None
                 if enough:
                     file.flush()
                     os.fsync(file.fileno())
-                    with self._alone():
+                    with self._locked():
+                        # Under the lock, so that `_make_room` never sees a file half moved.
                         os.replace(partial, path)
             finally:
-                with self._alone():
+                with self._locked():
                     partial.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
-        """Whether so many bytes fit now."""
+        """Evict what is no longer used; return whether `size` bytes fit now."""
+        # What a killed process was copying; it holds no lock any more.
         for path in self._folder.glob("*/.*.partial"):
             if _abandoned(path):
                 path.unlink()
         files = [*self._folder.glob("*/.*.partial"), *self._folder.glob("*/*.arrow")]
         held = {path: path.stat().st_size for path in files}
         total = sum(held.values())
+        # Least recently used first, and none that a process holds a lock on.
         for used in sorted(self._folder.glob("*/.used"), key=lambda used: used.stat().st_mtime):
             if total + size > self._most_bytes and _abandoned(used):
                 for path in used.parent.glob("*.arrow"):
                     path.unlink()
                     total -= held[path]
+        # Stores in use are never evicted, so there may be no room even now.
         return total + size <= self._most_bytes
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process looks for room meanwhile, or moves a file."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock under which processes count the room and move files."""
         lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -88,7 +112,7 @@ class Cache:
 
 
 def _abandoned(path: Path) -> bool:
-    """Whether no process holds a lock on it."""
+    """Tell whether no process holds a lock on a file."""
     file = os.open(path, os.O_RDWR)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,16 +124,23 @@ def _abandoned(path: Path) -> bool:
         os.close(file)
 
 
-def own_cache() -> Cache | None:
-    """As ALEXNET_CACHE (a folder) and ALEXNET_CACHE_GB say; None for 0 GB. Raises ValueError for what is no number."""
-    said = os.environ.get("ALEXNET_CACHE_GB", "")
+def cache_from_environment() -> Cache | None:
+    """Return the cache that the environment describes, or None if it is turned off.
+
+    ALEXNET_CACHE is its folder, ALEXNET_CACHE_GB its size in gigabytes; 0 turns it off.
+
+    Raises:
+        DataError: If the size is not a number of gigabytes.
+    """
+    text = os.environ.get("ALEXNET_CACHE_GB", "")
     try:
-        gb = float(said) if said else DEFAULT_GB
+        gb = float(text) if text else DEFAULT_GB
     except ValueError:
         gb = -1.0
     if not 0 <= gb < float("inf"):
-        raise ValueError(
-            f"ALEXNET_CACHE_GB is {said!r}; give the gigabytes that copies of stores may take, 0 for none"
+        raise DataError(
+            f"ALEXNET_CACHE_GB is {text!r}; give the gigabytes that copies of stores may take, "
+            "or 0 for no cache"
         )
     folder = Path(os.environ.get("ALEXNET_CACHE") or user_cache() / "stores")
     return Cache(folder, int(gb * 1e9)) if gb else None

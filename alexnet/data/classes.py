@@ -1,4 +1,4 @@
-"""Classes and the words for them: wnids, where they are written down, and what to show of them.
+"""Classes and the words for them: wnids, where to find them, and the names to display.
 
 A wnid is the number of a WordNet synset, `n01440764`; its words are the synset's names,
 `tench, Tinca tinca`. Labels of ImageNet are positions in the alphabetical order of the wnids.
@@ -13,24 +13,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# The "n" of a wnid stands for noun; ImageNet has nouns only.
 WNID = re.compile(r"n\d{8}")
 IN_A_NAME = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?![A-Za-z0-9])")
 WORD_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
 
 
 def are_wnids(names: Iterable[str]) -> bool:
+    """Tell whether all names are wnids."""
     return all(WNID.fullmatch(name) for name in names)
 
 
 def short_names(classes: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
-    """What to show of each class: its first word, or the class where it has none.
+    """Return the name to display for each class: its first word, or the class if it has no words.
 
-    No two are the same: classes that share the first word are shown with all their words, and if
-    these are the same too (ImageNet has two cranes), with the wnid.
+    No two names are the same. Classes that share their first word are shown with all their words,
+    and if these are the same, too (ImageNet has two cranes), with the wnid.
     """
+    # Not a set of wnids: the classes are names already.
     if not words:
         return tuple(classes)
     first = [text.split(",")[0].strip() for text in words]
+    # Names must differ, because a figure or a list would else show two classes as one.
     shared, shared_words = Counter(first), Counter(words)
 
     def name(number: int) -> str:
@@ -45,21 +49,28 @@ def short_names(classes: Sequence[str], words: Sequence[str]) -> tuple[str, ...]
 
 @dataclass(frozen=True)
 class ClassList:
-    """A set's classes in the order of a store, their words, and where each of the set's own labels is."""
+    """The classes of a data set, in the order in which a store has them.
+
+    Attributes:
+        classes: The classes.
+        words: The words for each class; empty if there are none.
+        order: The store's label for each label 0, 1, ... of the data set; empty if they are equal.
+    """
 
     classes: tuple[str, ...]
     words: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
-    """The store's label of each of the set's labels 0, 1, ...; empty when they are the same."""
 
-    def label(self, own: int) -> int:
-        return self.order[own] if self.order else own
+    def label(self, source_label: int) -> int:
+        """Return the store's label for a label of the data set."""
+        return self.order[source_label] if self.order else source_label
 
 
 def class_list(names: Sequence[str], wnids: Sequence[str] | None = None) -> ClassList:
-    """The classes of a set whose labels 0, 1, ... are called `names`, and have these wnids if known.
+    """Return the classes of a data set whose labels 0, 1, ... have these names and wnids.
 
-    With wnids they are the classes, in alphabetical order; without, the names are, as they stand.
+    With wnids, the wnids are the classes, in alphabetical order. Without, the names are the
+    classes, in their order.
     """
     if are_wnids(names):
         wnids, words = names, None
@@ -67,63 +78,73 @@ def class_list(names: Sequence[str], wnids: Sequence[str] | None = None) -> Clas
         return ClassList(tuple(names))
     else:
         numbers = all(name.isdigit() for name in names)
-        words = None if numbers else names  # "17" says nothing that is not known
+        words = None if numbers else names  # "17" is not a word for a class
+    # All forms of ImageNet thus get the same labels, whatever order their own labels have.
     by_wnid = sorted(range(len(wnids)), key=wnids.__getitem__)
     order = [0] * len(wnids)
-    for place, own in enumerate(by_wnid):
-        order[own] = place
+    for position, label in enumerate(by_wnid):
+        order[label] = position
     return ClassList(
-        tuple(wnids[own] for own in by_wnid),
-        tuple(words[own] for own in by_wnid) if words is not None else (),
+        tuple(wnids[label] for label in by_wnid),
+        tuple(words[label] for label in by_wnid) if words is not None else (),
         tuple(order),
     )
 
 
 def wnid_in(name: str) -> str | None:
-    """The wnid in the name of an image; the last of several.
+    """Return the wnid in the name of an image, the last one if there are several.
 
-    `n01440764_10026.JPEG` in the archives, `ILSVRC2012_val_00000293_n01440764.JPEG` on the hub.
+    The archives have `n01440764_10026.JPEG`, the hub `ILSVRC2012_val_00000293_n01440764.JPEG`.
     """
-    found = IN_A_NAME.findall(re.split(r"[/\\]", name)[-1].replace("_", " "))
-    return found[-1] if found else None
+    # Underscores and folders delimit the parts of a name, as in the two examples above.
+    wnids = IN_A_NAME.findall(re.split(r"[/\\]", name)[-1].replace("_", " "))
+    return wnids[-1] if wnids else None
 
 
 def wnids_of_labels(
     images: Iterable[tuple[str | None, int]], count: int, enough: int | None = None
 ) -> list[str] | None:
-    """The wnid of each label 0..count - 1, by the names of (name, label) of training images.
+    """Return the wnid of each label 0..count - 1, from the names of training images.
 
-    None where a name has no wnid, a label has two, two labels share one (classes made of several
-    synsets), or a label never appears. enough: end after that many images once each label has
-    shown its wnid; None: look at all of them.
+    Args:
+        images: Name and label of each image.
+        count: Number of labels.
+        enough: Number of images after which the search ends, once each label has shown its wnid;
+            None looks at all images.
+
+    Returns:
+        The wnids, or None if a name has no wnid, a label has two, two labels share one (classes
+        made of several synsets), or a label never appears.
     """
-    found: dict[int, str] = {}
+    wnid_of: dict[int, str] = {}
     for number, (name, label) in enumerate(images, 1):
         wnid = wnid_in(name or "")
-        if wnid is None or found.setdefault(label, wnid) != wnid:
+        if wnid is None or wnid_of.setdefault(label, wnid) != wnid:
             return None
-        if enough is not None and number >= enough and len(found) == count:
+        if enough is not None and number >= enough and len(wnid_of) == count:
             break
-    return in_label_order(found, count)
+    return in_label_order(wnid_of, count)
 
 
 def in_label_order(wnid_of: Mapping[int, str], count: int) -> list[str] | None:
-    """The wnids of labels 0..count - 1; None unless each has one of its own."""
+    """Return the wnids of labels 0..count - 1; None unless each label has one of its own."""
+    # Two labels of one wnid would make two classes of one.
     if set(wnid_of) != set(range(count)) or len(set(wnid_of.values())) != count:
         return None
     return [wnid_of[label] for label in range(count)]
 
 
 def wnids_of_classes_py(path: Path, names: Sequence[str]) -> list[str] | None:
-    """The wnids that the `classes.py` of a Hugging Face set has for the classes `names`, in order.
+    """Return the wnids that the `classes.py` of a Hugging Face set lists for `names`, in order.
 
-    The file is parsed, never executed. None unless its dictionary has exactly these names in this
-    order: a name alone does not tell (ImageNet has two cranes).
+    The file is parsed, never executed. The result is None unless its dictionary has exactly these
+    names in this order: a single name is ambiguous (ImageNet has two cranes).
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return None
+    # Downloaded code is not trusted: a dictionary of constants can be read without running it.
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             pairs = [
@@ -137,16 +158,17 @@ def wnids_of_classes_py(path: Path, names: Sequence[str]) -> list[str] | None:
 
 
 def words_beside(wnids: Sequence[str], folders: Iterable[Path]) -> tuple[str, ...]:
-    """The words of wnids by the first file of WORD_FILES in `folders` that has some of them.
+    """Return the words for wnids from the first file of WORD_FILES in `folders` that has some.
 
     A line of these files is a wnid, white space and the words. A wnid that the file lacks stands
-    for itself. Empty when there is no such file.
+    for itself. The result is empty if there is no such file.
     """
     for folder in folders:
         for name in WORD_FILES:
             if (folder / name).is_file():
                 lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
                 pairs = (line.strip().split(None, 1) for line in lines)
+                # words.txt lists all 82,000 synsets of WordNet; only the given wnids are kept.
                 known = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
                 if any(wnid in known for wnid in wnids):
                     return tuple(known.get(wnid, wnid) for wnid in wnids)

@@ -1,4 +1,8 @@
-"""Batches of decoded pictures, made by threads while the device computes on the batch before."""
+"""Batches of decoded images, prepared by threads while the device computes on the previous batch.
+
+Threads suffice, because the JPEG decoders release the interpreter lock while they run. Processes
+would have to copy each batch from one to another.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,31 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
+from alexnet.data.image import decode, pixels_of_ppm
 from alexnet.data.jpeg import decode_jpegs
-from alexnet.data.picture import decode, pixels_of_ppm
-from alexnet.data.places import StoreLost
+from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split
+from alexnet.errors import DataError
 
 Indices = NDArray[np.int64]
 
-PICTURES_A_TASK = 16
+IMAGES_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every batch that one of several processes takes: the `place`-th of `of`, as even as they can be."""
+    """The part of every batch that one of several processes takes.
+
+    Process number `place` of `of` takes its part of each batch; the parts differ by at most one
+    image.
+    """
 
     place: int = 0
     of: int = 1
 
     def sizes(self, batch: int) -> tuple[int, ...]:
-        """How many pictures of a batch each part has."""
+        """Return the number of images of a batch in each part."""
+        # The same function as in `batches`, so that the two cannot disagree.
         return tuple(len(part) for part in np.array_split(np.empty(batch), self.of))
 
 
@@ -44,29 +54,46 @@ WHOLE = Share()
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (N, size_px, size_px, 3) uint8; labels, index (in the split) and place (in the epoch): (N,) int64.
+    """The images and labels of this process's part of a batch.
 
-    N pictures of this process's share.
+    Attributes:
+        images: (N, size_px, size_px, 3) uint8.
+        labels: (N,) int64.
+        index: Positions of the images in the split, (N,) int64.
+        place: Positions of the images in the order of the epoch, (N,) int64.
+        global_size: Number of images in the batch over all processes.
+        waited_s: How long the caller waited for the batch, in seconds.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     index: Indices
     place: Indices
-    whole: int
-    """Pictures of all shares together."""
+    global_size: int
     waited_s: float
-    """How long the caller waited for it."""
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> Indices:
-    """The order of an epoch's pictures: a function of (seed, epoch) and nothing else."""
+    """Return the order of the images in an epoch, a function of (seed, epoch) alone.
+
+    Shape (images,), int64. The order does not depend on the past, so a resumed run finds its place.
+    """
+    # Philox takes (seed, epoch) as its key: each epoch has a stream of its own, and no stream has
+    # to be advanced to reach it.
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return generator.permutation(images).astype(np.int64)
 
 
 def _decode(data: bytes, out: NDArray[np.uint8]) -> None:
-    """A picture of any kind that a store may hold into out: (size_px, size_px, 3) uint8. Raises ValueError."""
+    """Decode an image of any format that a store may contain into `out`.
+
+    Args:
+        out: (size_px, size_px, 3) uint8.
+
+    Raises:
+        DataError: If the image is damaged.
+    """
+    # The formats are told apart by their first bytes; a store may mix kept JPEGs with others.
     if data.startswith(b"\xff\xd8"):
         simplejpeg.decode_jpeg(data, "RGB", buffer=out)
     elif data.startswith(b"P6"):
@@ -85,85 +112,121 @@ def batches(
     pin: bool = False,
     share: Share = WHOLE,
 ) -> Iterator[Batch]:
-    """The pictures of `order` in batches, the last as large as what is left, from batch `start` on.
+    """Yield the images of `order` in batches, beginning with batch number `start`.
 
-    workers threads decode up to `ahead` batches beforehand; with 0 each batch is decoded when asked for. The result
-    is the same for any number. pin: in page-locked memory, for a GPU. share: of every batch, nothing else is read.
+    The last batch holds what is left. The result does not depend on `workers` or `ahead`.
+
+    Args:
+        order: Positions in the split, in the order in which they are wanted.
+        batch: Number of images in a batch, over all processes.
+        workers: Number of decoding threads; with 0 each batch is decoded when it is asked for.
+        start: Number of batches to skip, for a run that resumes.
+        ahead: How many batches are decoded ahead of the caller.
+        pin: Whether to use page-locked memory, from which a GPU copies asynchronously.
+        share: This process's part of every batch; the other images are not read.
+
+    Raises:
+        DataError: If an image is damaged.
+        StoreLost: If the storage no longer answers.
     """
-    whole = [
+    # Batches are cut first and then divided, so that their borders do not depend on the number of
+    # processes: every rank computes on its part of the batch a single process would see.
+    global_batches = [
         np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)
     ]
-    places = [np.array_split(every, share.of)[share.place] for every in whole]
-    sizes = iter(map(len, whole))
+    local_batches = [np.array_split(every, share.of)[share.place] for every in global_batches]
+    sizes = iter(map(len, global_batches))
 
-    def room(place: Indices) -> torch.Tensor:
-        return torch.empty(
-            (len(place), split.size_px, split.size_px, 3), dtype=torch.uint8, pin_memory=pin
-        )
+    def empty_images(positions: Indices) -> torch.Tensor:
+        shape = (len(positions), split.size_px, split.size_px, 3)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
 
+    # Without threads: simpler to debug, and right where the caller decodes single batches.
     if workers == 0:
-        for place in places:
+        for positions in local_batches:
             began_s = time.perf_counter()
-            images = room(place)
-            _fill(split, order[place], images.numpy())
-            yield _batch(split, order, place, next(sizes), images, began_s)
+            images = empty_images(positions)
+            _fill(split, order[positions], images.numpy())
+            yield _batch(split, order, positions, next(sizes), images, began_s)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     waiting: deque[tuple[Indices, torch.Tensor, list[Future[None]]]] = deque()
 
-    def submit(place: Indices) -> None:
-        images = room(place)
-        index, rows = order[place], images.numpy()
-        cuts = [slice(a, a + PICTURES_A_TASK) for a in range(0, len(place), PICTURES_A_TASK)]
+    def submit(positions: Indices) -> None:
+        # The threads write into slices of one tensor, so that no batch is assembled by copying.
+        images = empty_images(positions)
+        index, rows = order[positions], images.numpy()
+        cuts = [slice(a, a + IMAGES_PER_TASK) for a in range(0, len(positions), IMAGES_PER_TASK)]
         waiting.append(
-            (place, images, [pool.submit(_fill, split, index[cut], rows[cut]) for cut in cuts])
+            (positions, images, [pool.submit(_fill, split, index[cut], rows[cut]) for cut in cuts])
         )
 
-    todo = iter(places)
+    todo = iter(local_batches)
     try:
-        for place in itertools.islice(todo, ahead):
-            submit(place)
+        for positions in itertools.islice(todo, ahead):
+            submit(positions)
         while waiting:
             began_s = time.perf_counter()
-            place, images, tasks = waiting.popleft()
+            positions, images, tasks = waiting.popleft()
             for task in tasks:
-                _answered(task, split)
-            ready = _batch(split, order, place, next(sizes), images, began_s)
+                _wait_for(task, split)
+            ready = _batch(split, order, positions, next(sizes), images, began_s)
+            # The next batch is submitted before this one is handed over, because the caller may
+            # not return here until its step is finished.
             for following in itertools.islice(todo, 1):
                 submit(following)
             yield ready
     finally:
-        hang = isinstance(sys.exception(), StoreLost)  # its threads, maybe for ever
+        # Threads that wait for a lost store may never return; to join them would hang the program.
+        hang = isinstance(sys.exception(), StoreLost)
         pool.shutdown(wait=not hang, cancel_futures=True)
 
 
-def _answered(task: Future[None], split: Split) -> None:
-    """Waits second by second, so that a process that was stopped meanwhile does not think that so much has passed."""
+def _wait_for(task: Future[None], split: Split) -> None:
+    """Wait until a task is finished, at most `split.answer_s` seconds.
+
+    The time is counted in waits of one second: a process that was stopped (SIGSTOP) in between
+    must not conclude, from the clock, that the store was silent all the while.
+
+    Raises:
+        StoreLost: If the task takes longer.
+    """
     for _ in range(math.ceil(split.answer_s)):
         with suppress(TimeoutError):
             return task.result(timeout=1)
-    raise StoreLost(f"{split.place.name} has not given a picture for {split.answer_s:g} s")
+    raise StoreLost(f"{split.storage.name} has not delivered an image for {split.answer_s:g} s")
 
 
 def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
-    """Pictures into out: (N, size_px, size_px, 3) uint8. Raises ValueError naming one that is damaged."""
+    """Read and decode the images at `index` into `out`, (N, size_px, size_px, 3) uint8.
+
+    Raises:
+        DataError: If an image is damaged; the message names it.
+    """
     numbers = index.tolist()
     encoded = split.read(index)
-    for number, data, row, done in zip(
-        numbers, encoded, out, decode_jpegs(encoded, out), strict=True
-    ):
+    # The compiled decoder takes the whole group in one call; what it declines is decoded singly.
+    decoded = decode_jpegs(encoded, out)
+    for number, data, row, is_decoded in zip(numbers, encoded, out, decoded, strict=True):
         try:
-            if not done:
+            if not is_decoded:
                 _decode(data, row)
         except ValueError as error:
-            raise ValueError(
+            raise DataError(
                 f"{split.name(number)} is damaged in the store ({error}); prepare it again"
             ) from None
 
 
 def _batch(
-    split: Split, order: Indices, place: Indices, whole: int, images: torch.Tensor, began_s: float
+    split: Split,
+    order: Indices,
+    positions: Indices,
+    global_size: int,
+    images: torch.Tensor,
+    began_s: float,
 ) -> Batch:
-    index = order[place]
+    index = order[positions]
+    # Labels are in memory since the split was opened.
     labels = torch.from_numpy(split.labels[index])
-    return Batch(images, labels, index, place, whole, time.perf_counter() - began_s)
+    waited_s = time.perf_counter() - began_s
+    return Batch(images, labels, index, positions, global_size, waited_s)

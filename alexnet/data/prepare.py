@@ -1,6 +1,7 @@
-"""`alexnet prepare`: from a source to a finished store, on all cores, resumable, the same for any number of workers.
+"""`alexnet prepare`: turn a source into a finished store, on all cores and resumable.
 
-Pixel sums are kept as integers (exact in float64), so that neither threads nor interruptions change the statistics.
+The result does not depend on the number of workers or on interruptions. Pixel sums are therefore
+kept as integers, which are exact in float64: sums of fractions would depend on their order.
 """
 
 from __future__ import annotations
@@ -23,37 +24,42 @@ from numpy.typing import NDArray
 
 from alexnet import native
 from alexnet.config import LOSSLESS_PX, StoreSettings
+from alexnet.data.image import as_stored, centre_square, decode, encode
 from alexnet.data.jpeg import decode_jpegs
-from alexnet.data.picture import as_stored, centre_square, decode, encode
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import FORMAT, file_sha256
+from alexnet.errors import DataError
 from alexnet.files import write_whole
 from alexnet.progress import Progress
 
-ITEMS_A_TASK = 16
+ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 STORED_PX = 256  # section 2
-STATE = 2  # of what an interrupted preparation leaves; one of another program is not taken up
-MOST_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with 32 bits
+STATE = 2  # format of an interrupted preparation's state; one of another format is not resumed
+MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
 
 
 @dataclass
 class Sums:
-    """Exact running sums over pictures, RGB on 0..255."""
+    """Exact running sums over images, for RGB values in 0..255."""
 
     pixels: NDArray[Any]  # (size_px, size_px, 3) int64, or uint16
     products: NDArray[np.float64]  # (3, 3), integers below 2**53
     images: int = 0
 
     @classmethod
-    def zero(cls, size_px: int, kind: Any = np.int64) -> Sums:
-        """kind: uint16 is enough for 257 pictures, and the whole of a piece of work stays in the cache."""
-        return cls(np.zeros((size_px, size_px, 3), kind), np.zeros((3, 3)))
+    def zero(cls, size_px: int, dtype: Any = np.int64) -> Sums:
+        """Return empty sums.
 
-    def add(self, pictures: list[NDArray[np.uint8]]) -> None:
-        for rgb in pictures:
+        uint16 holds the sum of up to 257 images. It is enough for one task, whose sums then stay in
+        the processor's cache.
+        """
+        return cls(np.zeros((size_px, size_px, 3), dtype), np.zeros((3, 3)))
+
+    def add(self, images: list[NDArray[np.uint8]]) -> None:
+        for rgb in images:
             self.pixels += rgb
             self.products += products(rgb)
-        self.images += len(pictures)
+        self.images += len(images)
 
     def merge(self, other: Sums) -> None:
         self.pixels += other.pixels
@@ -61,9 +67,11 @@ class Sums:
         self.images += other.images
 
     def mean(self) -> NDArray[np.float64]:
+        """Return the mean image, (size_px, size_px, 3)."""
         return self.pixels / max(1, self.images)
 
     def covariance(self) -> NDArray[np.float64]:
+        """Return the covariance of R, G and B over all pixels, (3, 3)."""
         count = max(1, self.images * self.pixels.shape[0] * self.pixels.shape[1])
         mean = self.pixels.sum((0, 1)) / count
         result: NDArray[np.float64] = self.products / count - np.outer(mean, mean)
@@ -71,8 +79,11 @@ class Sums:
 
 
 def products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Sum over pixels of the products of R, G and B, exactly: (3, 3), integers. Compiled where it can be."""
-    operators = native.compiled()
+    """Return the exact sums over pixels of the products of R, G and B: (3, 3), integers.
+
+    The compiled code is used where it exists.
+    """
+    operators = native.kernels()
     if operators is None:
         return plain_products(rgb)
     rgb, sums = np.ascontiguousarray(rgb), np.zeros((3, 3), np.int64)
@@ -81,24 +92,33 @@ def products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def plain_products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The same in numpy.
+    """Compute the same in NumPy.
 
-    float32 is exact up to 256 products of 255 x 255, so rows of 256 are summed in it and the rest in float64. Four
-    pixels at a time, of whose 12 x 12 products the 3 x 3 on the diagonal count: three times as fast as one by one.
+    float32 is exact for a sum of up to 256 products of 255 x 255, so 256 rows are summed in float32
+    and the rest in float64. Each row holds four pixels, and of its 12 x 12 products only the 3 x 3
+    blocks on the diagonal count. Despite the wasted products this is three times as fast as one
+    pixel per row.
     """
     values = rgb.reshape(-1, 3)
-    whole = len(values) // 1024 * 1024
-    rows = values[:whole].reshape(-1, 256, 12).astype(np.float32)
+    # What does not fill 256 rows of four pixels is summed in float64.
+    full = len(values) // 1024 * 1024
+    rows = values[:full].reshape(-1, 256, 12).astype(np.float32)
     wide = (rows.transpose(0, 2, 1) @ rows).sum(0, dtype=np.float64).reshape(4, 3, 4, 3)
-    rest = values[whole:].astype(np.float64)
+    rest = values[full:].astype(np.float64)
     result: NDArray[np.float64] = sum(wide[k, :, k] for k in range(4)) + rest.T @ rest
     return result
 
 
 @dataclass
-class Done:
-    """What a piece of work gave: rows for the store, sums, what was skipped, and how many rows are
-    the source's own files."""
+class Processed:
+    """The result of one task.
+
+    Attributes:
+        rows: Stored bytes, name and label of each image.
+        sums: Pixel sums of these images.
+        skipped: Name of each unreadable item, and the reason.
+        kept: How many of the rows are the source's own files, unchanged.
+    """
 
     rows: list[tuple[bytes, str, int]]
     sums: Sums
@@ -118,18 +138,28 @@ def prepare(
     force: bool = False,
     ignore_disk: bool = False,
 ) -> dict[str, Any]:
-    """Write the store and return its manifest. workers: threads, 0 for one a core.
+    """Write a store and return its manifest.
 
-    Works in `folder`.partial and renames it at the end; an interrupted preparation takes up after the last finished
-    shard. Raises ValueError when the store exists (without force), when one begun with other settings is in the way,
-    when the disk is too small (without ignore_disk), or when too many pictures cannot be read.
+    The work is done in `folder`.partial, which is renamed at the end. An interrupted preparation
+    resumes after the last finished file of the store.
+
+    Args:
+        workers: Number of threads; 0 for one per core.
+        force: Whether an existing store is replaced.
+        ignore_disk: Whether to begin even when the disk is too small.
+
+    Raises:
+        DataError: If the store exists and `force` is not set, if a preparation with other settings
+            was begun in its place, if the disk is too small and `ignore_disk` is not set, or if too
+            many images cannot be read.
     """
     folder = Path(folder)
     settings = _settled(settings, source)
     if folder.exists() and not force:
-        raise ValueError(f"{folder} exists; choose another place, or --force to replace it")
+        raise DataError(f"{folder} exists; choose another name, or --force to replace it")
     if folder.exists() and not (folder / "manifest.json").is_file():
-        raise ValueError(f"{folder} is no store and is not removed; choose another place")
+        # A mistyped name must not delete a folder of something else.
+        raise DataError(f"{folder} is not a store and is not removed; choose another name")
     if not ignore_disk:
         _check_disk(source, folder, settings)
     job = _begin(folder.with_name(folder.name + ".partial"), source, settings)
@@ -138,18 +168,17 @@ def prepare(
     manifest = _finish(job)
     if folder.exists():
         shutil.rmtree(folder)
+    # The rename is the moment at which the store exists; before it there is only a partial one.
     job.partial.rename(folder)
-    for name in (
-        "state.json",
-        str(job.state["sums"]),
-    ):  # last: a kill before the rename finds them still
+    # The state is removed last: a preparation killed before the rename still finds it and resumes.
+    for name in ("state.json", str(job.state["sums"])):
         (folder / name).unlink(missing_ok=True)
     return manifest
 
 
 @dataclass(frozen=True)
 class Job:
-    """A preparation under way: what is made from what, where, and in `state` how far it is."""
+    """A preparation in progress; `state` records how far it has come."""
 
     source: Source
     settings: StoreSettings
@@ -160,7 +189,7 @@ class Job:
         write_whole(self.partial / "state.json", json.dumps(self.state).encode())
 
     def sums(self) -> Sums:
-        """Of the training pictures in finished shards."""
+        """Return the sums of the training images in finished files."""
         if self.state["sums"] is None:
             return Sums.zero(self.settings.size_px)
         with np.load(self.partial / self.state["sums"], allow_pickle=False) as saved:
@@ -168,55 +197,58 @@ class Job:
 
 
 def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
-    """The settings with their size. Raises ValueError for one that cannot work."""
+    """Return the settings with the size filled in. Raises DataError for one that cannot work."""
     if settings.size_px == 0:
         first = next(source.splits[0].items(0), None)
         try:
             height, width = decode(first.read()).shape[:2] if first else (0, 0)
-        except (ValueError, OSError):  # it will be skipped and reported
+        except (ValueError, OSError):  # an unreadable image; it will be skipped and reported
             height, width = 0, 0
+        # Small square images (CIFAR-10) keep their size; all others get the paper's 256 pixels.
         small = 0 < height == width <= LOSSLESS_PX
         settings = replace(settings, size_px=width if small else STORED_PX)
     if settings.size_px < 8:
-        raise ValueError(f"--size-px is {settings.size_px}; at least 8 pixels a side are needed")
+        raise DataError(f"--size-px is {settings.size_px}; at least 8 pixels per side are needed")
     if not 1 <= settings.quality <= 100:
-        raise ValueError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
+        raise DataError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
     if settings.shard_images < 1:
-        raise ValueError(f"--shard-images is {settings.shard_images}; it must be at least 1")
-    most = int(
-        MOST_BYTES // (3.1 * settings.size_px**2)
-    )  # PNG of noise is a little larger than its pixels
+        raise DataError(f"--shard-images is {settings.shard_images}; it must be at least 1")
+    # The factor is 3.1 and not 3, because a PNG of noise is a little larger than its pixels.
+    most = int(MAX_BYTES // (3.1 * settings.size_px**2))
     if settings.settled_encoding() != "jpeg" and settings.shard_images > most:
-        raise ValueError(
-            f"--shard-images is {settings.shard_images}; a file would pass 2 GiB: {most} is the most"
+        raise DataError(
+            f"--shard-images is {settings.shard_images}; a file would exceed 2 GiB: "
+            f"{most} is the maximum"
         )
     if not 0 <= settings.most_skipped <= 1:
-        raise ValueError(
-            f"--most-skipped is {settings.most_skipped}; it is a share between 0 and 1"
+        raise DataError(
+            f"--most-skipped is {settings.most_skipped}; give a fraction between 0 and 1"
         )
     return settings
 
 
 def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
+    """Raise DataError if the disk has less room than the store may need."""
     counts = [split.count for split in source.splits]
     known = sum(count for count in counts if count is not None)
-    # Photographs take 0.4 bytes a pixel at quality 95 with halved colour.
-    each = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
-    place = folder.absolute().parent
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if known * each > free:
-        raise ValueError(
-            f"the store may need {known * each / 2**30:.1f} GiB and {place} has {free / 2**30:.1f} GiB free; "
-            "make room, choose another disk, or begin all the same with --ignore-disk"
+    # Photographs take 0.4 bytes per pixel at quality 95 with 4:2:0 chroma; 0.6 leaves a margin.
+    image_bytes = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
+    parent = folder.absolute().parent
+    while not parent.exists():  # the folders above the store may have to be created yet
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if known * image_bytes > free:
+        raise DataError(
+            f"the store may need {known * image_bytes / 2**30:.1f} GiB and {parent} has "
+            f"{free / 2**30:.1f} GiB free; "
+            "make room, choose another disk, or begin anyway with --ignore-disk"
         )
 
 
 def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
-    """An interrupted preparation taken up, or a new one."""
+    """Resume an interrupted preparation, or begin a new one."""
     made_with = asdict(settings)
-    del made_with["most_skipped"]  # the only one that changes nothing that is written
+    del made_with["most_skipped"]  # the only setting that does not affect what is written
     want = {
         "state": STATE,
         "settings": made_with,
@@ -229,7 +261,7 @@ def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
         except (OSError, ValueError):
             state = {}
         if {key: state.get(key) for key in want} != want:
-            raise ValueError(
+            raise DataError(
                 f"{partial} was begun from another source or with other settings; remove it first"
             )
         return Job(source, settings, partial, state)
@@ -243,8 +275,9 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
     new = {
         "shards": [],
         "skipped": [],
-        "per_class": [0]
-        * len(job.source.classes),  # not of each shard: 20,000 classes, 7,000 shards
+        # Counted for the split and not for each file: with 20,000 classes and 7,000 files the
+        # table would have 140 million entries.
+        "per_class": [0] * len(job.source.classes),
         "kept": 0,
         "consumed": 0,
         "finished": False,
@@ -261,39 +294,41 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
             f"prepare {split.name}", split.count, "images", done=record["consumed"]
         ) as progress,
     ):
-        taken: list[Done] = []
-        for done in _work(job, pool, workers, items):
-            progress.advance(done.items)
-            taken.append(done)
-            if sum(piece.items for piece in taken) == job.settings.shard_images:
-                _finish_shard(job, split, taken, sums)
-                taken = []
-        if taken:
-            _finish_shard(job, split, taken, sums)
+        finished: list[Processed] = []
+        for result in _process_in_order(job, pool, workers, items):
+            progress.advance(result.items)
+            finished.append(result)
+            if sum(task.items for task in finished) == job.settings.shard_images:
+                _finish_file(job, split, finished, sums)
+                finished = []
+        if finished:
+            _finish_file(job, split, finished, sums)
     _check_skipped(job, split, final=True)
     record["finished"] = True
     job.save()
 
 
-def _finish_shard(job: Job, split: SourceSplit, taken: list[Done], sums: Sums) -> None:
-    """Write a file of the store, then how far the preparation is; the workers go on meanwhile."""
+def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: Sums) -> None:
+    """Write a file of the store, then record the progress; the workers go on meanwhile."""
     record = job.state["splits"][split.name]
-    rows = [row for done in taken for row in done.rows]
-    skipped = [[name, reason] for done in taken for name, reason in done.skipped]
+    rows = [row for result in finished for row in result.rows]
+    skipped = [[name, reason] for result in finished for name, reason in result.skipped]
     if rows:
         name = f"data-{len(record['shards']):05d}.arrow"
         record["shards"].append(
-            _write_shard(job.partial / split.name / name, rows, job.source.classes)
+            _write_file(job.partial / split.name / name, rows, job.source.classes)
         )
     for _, _, label in rows:
         record["per_class"][label] += 1
-    record["kept"] += sum(done.kept for done in taken)
+    record["kept"] += sum(result.kept for result in finished)
     record["skipped"] += skipped
     record["consumed"] += len(rows) + len(skipped)
     old = job.state["sums"]
-    if split.name == job.source.splits[0].name:  # statistics are the training split's
-        for done in taken:
-            sums.merge(done.sums)
+    if split.name == job.source.splits[0].name:  # the statistics are those of the training split
+        for result in finished:
+            sums.merge(result.sums)
+        # A new file each time: the state names the sums that belong to it, and a process killed
+        # between the two writes must not find newer sums than its state.
         job.state["sums"] = f"sums-{record['consumed']}.npz"
         buffer = io.BytesIO()
         np.savez(buffer, pixels=sums.pixels, products=sums.products, images=sums.images)
@@ -304,25 +339,31 @@ def _finish_shard(job: Job, split: SourceSplit, taken: list[Done], sums: Sums) -
     _check_skipped(job, split, final=False)
 
 
-def _work(
+def _process_in_order(
     job: Job, pool: ThreadPoolExecutor, workers: int, items: Iterator[Item]
-) -> Iterator[Done]:
-    """Pieces of work in order, some more than the workers in flight; none reaches over a shard's end."""
-    waiting: deque[Future[Done]] = deque()
+) -> Iterator[Processed]:
+    """Yield the results of tasks in the order of the items.
+
+    There are a few more tasks in flight than workers, so that none waits for work. No task reaches
+    across the end of a file: an interrupted preparation resumes at the beginning of a file.
+    """
+    waiting: deque[Future[Processed]] = deque()
     left = job.settings.shard_images
     while True:
         while len(waiting) < 2 * workers + 1 and (
-            piece := list(itertools.islice(items, min(ITEMS_A_TASK, left)))
+            task := list(itertools.islice(items, min(ITEMS_PER_TASK, left)))
         ):
-            waiting.append(pool.submit(_process, piece, job.source.upright, job.settings))
-            left = left - len(piece) or job.settings.shard_images
+            waiting.append(pool.submit(_process, task, job.source.upright, job.settings))
+            # At the end of a file of the store nothing is left of it, and the next one begins.
+            left = left - len(task) or job.settings.shard_images
         if not waiting:
             return
         yield waiting.popleft().result()
 
 
-def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
-    done = Done([], Sums.zero(settings.size_px, np.uint16))
+def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Processed:
+    """Read, decode, rescale and encode images; runs in a worker thread."""
+    result = Processed([], Sums.zero(settings.size_px, np.uint16))
     encoding = settings.settled_encoding()
     images: list[NDArray[np.uint8]] = []
     lossy: list[int] = []
@@ -331,60 +372,61 @@ def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Done:
             data = item.read()
             rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
             if rgb is not None:
-                done.kept += 1
+                result.kept += 1
             else:
                 rgb = centre_square(decode(data, upright, settings.size_px), settings.size_px)
                 data = encode(rgb, encoding, settings.quality, settings.chroma)
                 if encoding == "jpeg":
                     lossy.append(len(images))
         except (ValueError, OSError) as error:
-            done.skipped.append((item.name, str(error)))
+            result.skipped.append((item.name, str(error)))
             continue
         images.append(rgb)
-        done.rows.append((data, item.name, item.label))
-    # Statistics are of what training will see: images compressed with loss are read back.
+        result.rows.append((data, item.name, item.label))
+    # The statistics are those of what training will see, so images that lossy compression has
+    # changed are decoded again.
     for number, rgb in zip(
-        lossy, _read_back([done.rows[i][0] for i in lossy], settings), strict=True
+        lossy, _read_back([result.rows[i][0] for i in lossy], settings), strict=True
     ):
         images[number] = rgb
-    done.sums.add(images)
-    return done
+    result.sums.add(images)
+    return result
 
 
 def _keeps(data: bytes, settings: StoreSettings) -> bool:
-    """Whether a file may be stored as it is: a JPEG, where no lossless store is asked for.
+    """Tell whether a file may be stored as it is: a JPEG, unless a lossless store is wanted.
 
-    The bound keeps a shard of them below 2 GiB, whatever else than an image a file carries.
+    The bound keeps a file of the store below 2 GiB, whatever the source's files contain beside
+    their images.
     """
-    return (
-        settings.encoding in ("auto", "jpeg") and len(data) <= MOST_BYTES // settings.shard_images
-    )
+    return settings.encoding in ("auto", "jpeg") and len(data) <= MAX_BYTES // settings.shard_images
 
 
 def _read_back(encoded: list[bytes], settings: StoreSettings) -> NDArray[np.uint8]:
-    """The pixels of JPEGs written here, (N, size_px, size_px, 3)."""
+    """Return the pixels of JPEGs written here, (N, size_px, size_px, 3)."""
     out = np.empty((len(encoded), settings.size_px, settings.size_px, 3), np.uint8)
-    for number, found in enumerate(decode_jpegs(encoded, out)):
-        if not found:  # no compiler, or sides that are no whole blocks
+    for number, is_decoded in enumerate(decode_jpegs(encoded, out)):
+        if not is_decoded:  # there is no compiler, or the sides are not whole blocks
             out[number] = decode(encoded[number])
     return out
 
 
-def _write_shard(
+def _write_file(
     path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Write a file of the store, synced; returns what the manifest says of it."""
+    """Write a file of the store to disk, synced; return its entry in the manifest."""
     ends = np.cumsum([0, *(len(data) for data, _, _ in rows)], dtype=np.int32)
+    # The Arrow array is built from its buffers: `pa.array` would copy the bytes once more.
     buffers = [
         None,
         pa.py_buffer(ends),
         pa.py_buffer(b"".join(data for data, _, _ in rows)),
-    ]  # one copy
-    pictures = pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
+    ]
+    images = pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
     names = pa.array([name for _, name, _ in rows], pa.string())
     table = pa.table(
         {
-            "image": pa.StructArray.from_arrays([pictures, names], fields=list(image_type())),
+            "image": pa.StructArray.from_arrays([images, names], fields=list(image_type())),
             "label": pa.array([label for _, _, label in rows], pa.int64()),
         }
     ).replace_schema_metadata(
@@ -393,6 +435,7 @@ def _write_shard(
     with path.open("wb") as file:
         with pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
+        # Synced before the state is written, which must not name a file that a power cut can lose.
         file.flush()
         os.fsync(file.fileno())
     return {
@@ -404,31 +447,36 @@ def _write_shard(
 
 
 def image_type() -> pa.DataType:
+    """Return the type of the image column, that of Hugging Face's `Image` feature."""
     return pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def features(classes: tuple[str, ...]) -> dict[str, Any]:
-    """What Hugging Face `datasets` calls the columns."""
+    """Return the description of the columns that Hugging Face `datasets` reads."""
     return {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
 
 
 def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
+    """Raise DataError if too many images of a split could not be read."""
     record = job.state["splits"][split.name]
+    # Where the size of the split is unknown, the share is taken of what was read so far.
     skipped, total = len(record["skipped"]), split.count or record["consumed"]
     if final and record["consumed"] == skipped:
-        raise ValueError(
-            f"the split {split.name!r} has no readable picture; mend them and remove {job.partial}"
+        raise DataError(
+            f"the split {split.name!r} has no readable image; repair the images and remove "
+            f"{job.partial}"
         )
     if (final or split.count) and skipped > job.settings.most_skipped * max(1, total):
         name, reason = record["skipped"][-1]
-        raise ValueError(
-            f"{skipped} of {total} pictures of {split.name!r} cannot be read, the last of them {name} ({reason}); "
-            f"mend them and remove {job.partial}, or allow more with --most-skipped"
+        raise DataError(
+            f"{skipped} of {total} images of {split.name!r} cannot be read, the last of them "
+            f"{name} ({reason}); repair them and remove {job.partial}, or allow more with "
+            "--most-skipped"
         )
 
 
 def _finish(job: Job) -> dict[str, Any]:
-    """Mean image, manifest and the small files `load_from_disk` looks for."""
+    """Write the mean image, the manifest and the small files that `load_from_disk` looks for."""
     source, partial = job.source, job.partial
     sums = job.sums()
     splits = {}
@@ -442,6 +490,7 @@ def _finish(job: Job) -> dict[str, Any]:
             "skipped": record["skipped"],
         }
         info = {"features": features(source.classes)}
+        # The keys are those that `Dataset.save_to_disk` writes.
         about = {
             "_data_files": [{"filename": shard["file"]} for shard in record["shards"]],
             "_fingerprint": record["shards"][0]["sha256"][:16],

@@ -1,4 +1,8 @@
-"""A store at a URL: fsspec reads its pictures by ranges; copies of whole files are kept while there is room."""
+"""Storage at a URL: byte ranges are read by fsspec, and whole files are cached while there is room.
+
+Training reads an epoch's images in random order, one small range at a time. Each range costs a
+round trip, so the files are copied in the background and read locally as soon as they are there.
+"""
 
 from __future__ import annotations
 
@@ -13,65 +17,74 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from alexnet.data.cache import Cache, own_cache
-from alexnet.data.places import OpenFiles, Range, StoreLost, missing
+from alexnet.data.cache import Cache, cache_from_environment
+from alexnet.data.storage import OpenFiles, Range, StoreLost, missing
+from alexnet.errors import DataError
 
-TRIES, PAUSE_S = 2, 1.0  # after what the package that reads the URL has tried itself
-PIECE_BYTES, PIECES = 4 << 20, 8  # of a file to keep, so many at a time
+# These attempts come on top of the retries of the fsspec backend itself.
+TRIES, PAUSE_S = 2, 1.0
+# A file is copied in pieces of this many bytes, of which this many are fetched at a time.
+PIECE_BYTES, PIECES = 4 << 20, 8
 
-Given = TypeVar("Given")
+T = TypeVar("T")
 
 
-class Bucket:
-    """Files below a URL. Raises ValueError for a kind of URL that nothing here reads."""
+class RemoteStorage:
+    """Files below a URL.
+
+    Raises:
+        DataError: If nothing installed reads this kind of URL.
+    """
 
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
-        self._cache = own_cache()
-        self._kept: dict[str, str] = {}  # where the copies of whole files are
+        self._cache = cache_from_environment()
+        self._kept: dict[str, str] = {}  # path of the local copy of each file that has one
         self._copies = OpenFiles()
         self._damaged: str | None = None
         try:
             self._files, self._root = fsspec.url_to_fs(self.name)
         except ImportError as error:
-            raise ValueError(f"{url} cannot be read: {error}") from None
+            raise DataError(f"{url} cannot be read: {error}") from None
 
-    def whole(self, file: str) -> bytes:
+    def read_file(self, file: str) -> bytes:
         try:
             return bytes(self._files.cat_file(f"{self._root}/{file}"))
         except FileNotFoundError:
             raise
-        except Exception as error:  # each kind of URL has errors of its own
-            raise ValueError(f"{self.name} cannot be read ({_reason(error)})") from None
+        except Exception as error:  # each backend of fsspec raises errors of its own
+            raise DataError(f"{self.name} cannot be read ({_reason(error)})") from None
 
-    def check(self, sizes: Mapping[str, int]) -> None:
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
         try:
-            found = self._files.sizes([f"{self._root}/{file}" for file in sizes])
+            remote_sizes = self._files.sizes([f"{self._root}/{file}" for file in sizes])
         except FileNotFoundError as error:
             raise missing(f"a file of {self.name} ({error})") from None
         except Exception as error:
-            raise ValueError(f"{self.name} cannot be read ({_reason(error)})") from None
-        for (file, size), there in zip(sizes.items(), found, strict=True):
-            if there not in (size, None):  # some servers do not tell
+            raise DataError(f"{self.name} cannot be read ({_reason(error)})") from None
+        for (file, size), remote_size in zip(sizes.items(), remote_sizes, strict=True):
+            if remote_size not in (size, None):  # some servers do not tell the size
                 raise missing(f"{self.name}/{file}")
 
-    def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+    def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        # A damaged copy was found in the background, where an exception would reach nobody.
         if self._damaged:
             raise StoreLost(self._damaged)
-        kept = [self._kept.get(file) for file, _, _ in wanted]
-        far = iter(
-            self._fetched([one for one, copy in zip(wanted, kept, strict=True) if copy is None])
+        copies = [self._kept.get(file) for file, _, _ in wanted]
+        # All ranges without a local copy are fetched in one call, which may run in parallel.
+        fetched = iter(
+            self._fetched([item for item, copy in zip(wanted, copies, strict=True) if copy is None])
         )
         return [
-            next(far) if copy is None else self._from_copy(copy, one)
-            for one, copy in zip(wanted, kept, strict=True)
+            next(fetched) if copy is None else self._from_copy(copy, item)
+            for item, copy in zip(wanted, copies, strict=True)
         ]
 
     def _from_copy(self, copy: str, wanted: Range) -> bytes:
         file, begin, end = wanted
         try:
             return self._copies.read(copy, begin, end)
-        except OSError:  # the user may empty the cache at any time
+        except OSError:  # the user may empty the cache at any time; read the URL again
             self._kept.pop(file, None)
             return self._fetched([wanted])[0]
 
@@ -82,34 +95,42 @@ class Bucket:
         paths = [f"{self._root}/{file}" for file in files]
 
         def fetch() -> list[bytes]:
-            found = self._files.cat_ranges(paths, begins, ends, on_error="raise")
+            contents = self._files.cat_ranges(paths, begins, ends, on_error="raise")
+            # fsspec returns what there is when a range reaches beyond the end of the file.
             if any(
                 len(data) != end - begin
-                for data, begin, end in zip(found, begins, ends, strict=True)
+                for data, begin, end in zip(contents, begins, ends, strict=True)
             ):
                 raise OSError("a file is shorter than it was")
-            return list(found)
+            return list(contents)
 
-        return _tried(fetch, self.name)
+        return _retry(fetch, self.name)
 
-    def keep(self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str) -> None:
-        """In the background, as long as the cache has room. Ranks of one machine begin at different files."""
+    def copy_to_cache(
+        self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
+    ) -> None:
+        """Copy files to the local cache in the background, as long as it has room."""
         if self._cache is None:
             return
-        folder, todo = self._cache.use(store), list(sizes)
+        folder, todo = self._cache.lock_store(store), list(sizes)
+        # Ranks on one machine share the cache: in random order each begins with another file. The
+        # generator is seeded by the system, so it does not disturb the run's own random numbers.
         random.Random().shuffle(todo)
-        for file in sizes:  # what an earlier run has left
+        for file in sizes:  # copies that an earlier run has left
             if (copy := folder / file.replace("/", "-")).exists():
                 self._kept[file] = str(copy)
                 todo.remove(file)
-        threading.Thread(target=self._keep, args=(folder, todo, sha256, sizes), daemon=True).start()
+        # A daemon, because an unfinished copy must not delay the end of the program.
+        arguments = (folder, todo, sha256, sizes)
+        threading.Thread(target=self._copy_files, args=arguments, daemon=True).start()
 
-    def _keep(
+    def _copy_files(
         self, folder: Path, todo: list[str], sha256: Mapping[str, str], sizes: Mapping[str, int]
     ) -> None:
         assert self._cache is not None
         while todo:
             file = todo.pop(0)
+            # x
             copy = folder / file.replace("/", "-")
             try:
                 if not copy.exists() and not self._copy(
@@ -117,15 +138,15 @@ class Bucket:
                 ):
                     return
                 self._kept[file] = str(copy)
-            except BlockingIOError:  # another rank's
+            except BlockingIOError:  # another rank is copying this file; try again later
                 todo.append(file)
                 time.sleep(PAUSE_S)
-            except OSError:  # a full disk, or a store that is gone, which the next picture will say
+            except OSError:  # the disk is full, or the store is lost, as the next read will report
                 return
 
     def _copy(self, cache: Cache, file: str, copy: Path, size: int, sha256: str) -> bool:
-        """Whether there was room for it."""
-        with cache.filling(copy, size) as out:
+        """Copy one file; return whether there was room for it."""
+        with cache.new_file(copy, size) as out:
             if out is None:
                 return False
             digest, cuts = hashlib.sha256(), [*range(0, size, PIECE_BYTES), size]
@@ -134,13 +155,15 @@ class Bucket:
                 for data in self._fetched(spans[first : first + PIECES]):
                     digest.update(data)
                     out.write(data)
+            # A copy is checked once, when it is made; ranges read from the URL cannot be.
             if digest.hexdigest() != sha256:
                 self._damaged = f"{self.name}/{file} is damaged; copy the store there again"
                 raise StoreLost(self._damaged)
         return True
 
 
-def _tried(fetch: Callable[[], Given], url: str) -> Given:
+def _retry(fetch: Callable[[], T], url: str) -> T:
+    """Call `fetch`, again after a pause if it fails. Raises StoreLost after TRIES failures."""
     for left in reversed(range(TRIES)):
         try:
             return fetch()
@@ -152,5 +175,6 @@ def _tried(fetch: Callable[[], Given], url: str) -> Given:
 
 
 def _reason(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
     lines: Any = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,7 +1,9 @@
-"""The built-in set: ten classes of shapes, coloured, textured, lit and placed at random on cluttered backgrounds.
+"""The built-in data set: ten classes of shapes on cluttered backgrounds.
 
-For the demo and for tests: made, not downloaded, and the same for a seed on every machine. Hard for a linear
-classifier on pixels (it errs more than 60 % of the time), easy enough for a small network in minutes.
+Colour, texture, light and position are random. The set serves the demo and the tests: it is
+generated and not downloaded, and for a given seed it is the same on every machine. It is hard for a
+linear classifier on pixels, whose error exceeds 60 %, and easy enough for a small network to learn
+in minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.data.sources import Item, Source, SourceSplit
+from alexnet.errors import DataError
 
 SIZE_PX = 256
 CLASSES = (
@@ -34,19 +37,21 @@ CLASSES = (
 Plane = NDArray[np.float32]
 
 
-def picture(label: int, seed: int) -> NDArray[np.uint8]:
-    """One picture of class `label`: (256, 256, 3) uint8, a function of (label, seed)."""
+def image(label: int, seed: int) -> NDArray[np.uint8]:
+    """Draw one image of class `label`: (256, 256, 3) uint8, a function of (label, seed)."""
     if not 0 <= label < len(CLASSES):
-        raise ValueError(f"label {label} is none of the {len(CLASSES)} classes")
+        raise DataError(f"label {label} is not one of the {len(CLASSES)} classes")
+    # The order of the draws is part of the data set: another order gives other images.
     rng = np.random.default_rng([label, seed])
     grid = np.linspace(-1, 1, SIZE_PX, dtype=np.float32)
     x, y = np.meshgrid(grid, grid)
     ground = rng.uniform(40, 215, 3)
     canvas: Plane = _texture(rng, x, y, ground, np.clip(ground + rng.uniform(-70, 70, 3), 0, 255))
-    for _ in range(rng.integers(2, 6)):  # clutter: patches of other textures that are no shape
+    for _ in range(rng.integers(2, 6)):  # clutter: blobs with textures of their own
         _paste_blob(rng, canvas, x, y)
     cx, cy = rng.uniform(-0.3, 0.3, 2).tolist()
     size, angle = rng.uniform(0.5, 0.8), rng.uniform(-0.4, 0.4)
+    # Only the part of the image around the shape is computed, to save time.
     here = _window(cx, cy, size * 1.15)
     dx, dy = x[here] - cx, y[here] - cy
     cos, sin = math.cos(angle) / size, math.sin(angle) / size
@@ -54,6 +59,7 @@ def picture(label: int, seed: int) -> NDArray[np.uint8]:
     main = rng.uniform(0, 255, 3)
     other = np.clip(main + rng.uniform(-60, 60, 3), 0, 255)
     canvas[here] = np.where(inside[..., None], _texture(rng, dx, dy, main, other), canvas[here])
+    # Light from one side, and noise, as in photographs.
     light = 1 + rng.uniform(-0.35, 0.35) * x + rng.uniform(-0.35, 0.35) * y
     noise = rng.standard_normal((SIZE_PX, SIZE_PX, 1), np.float32) * 6
     return (canvas * light[..., None] * rng.uniform(0.7, 1.2) + noise).clip(0, 255).astype(np.uint8)
@@ -62,7 +68,7 @@ def picture(label: int, seed: int) -> NDArray[np.uint8]:
 def _texture(
     rng: np.random.Generator, x: Plane, y: Plane, one: NDArray[np.float64], two: NDArray[np.float64]
 ) -> Plane:
-    """Two colours mixed by a wave of random direction, length and sharpness."""
+    """Mix two colours by a wave of random direction, length and sharpness."""
     turn, length, phase = rng.uniform(0, math.pi), rng.uniform(2, 18), rng.uniform(0, 2 * math.pi)
     wave = np.sin(math.cos(turn) * length * x + math.sin(turn) * length * y + phase)
     share = np.clip(0.5 + wave * rng.uniform(0.3, 3), 0, 1)[..., None]
@@ -71,7 +77,7 @@ def _texture(
 
 
 def _window(cx: float, cy: float, reach: float) -> tuple[slice, slice]:
-    """The part of the picture within `reach` of a point, coordinates -1..1."""
+    """Return the part of the image within `reach` of a point, in coordinates -1..1."""
 
     def span(centre: float) -> slice:
         low, high = ((centre + side * reach + 1) / 2 * SIZE_PX for side in (-1, 1))
@@ -81,7 +87,7 @@ def _window(cx: float, cy: float, reach: float) -> tuple[slice, slice]:
 
 
 def _paste_blob(rng: np.random.Generator, canvas: Plane, x: Plane, y: Plane) -> None:
-    """An irregular patch of its own texture: an ellipse cut by a line."""
+    """Paste an irregular patch with a texture of its own: an ellipse cut by a line."""
     cx, cy = rng.uniform(-1, 1, 2).tolist()
     a, b = rng.uniform(0.1, 0.35, 2).tolist()
     turn = rng.uniform(0, math.pi)
@@ -94,7 +100,12 @@ def _paste_blob(rng: np.random.Generator, canvas: Plane, x: Plane, y: Plane) -> 
 
 
 def _inside(name: str, u: Plane, v: Plane) -> NDArray[np.bool_]:
-    """Which points belong to the shape; u points right and v down, the shape fills about -0.8..0.8."""
+    """Tell which points belong to a shape.
+
+    Args:
+        u: Horizontal coordinate of each point, to the right. The shape fills about -0.8..0.8.
+        v: Vertical coordinate, downwards.
+    """
     r, turn = np.hypot(u, v), np.arctan2(v, u)
     box = np.maximum(np.abs(u), np.abs(v))
     inside: NDArray[np.bool_]
@@ -124,28 +135,43 @@ def _inside(name: str, u: Plane, v: Plane) -> NDArray[np.bool_]:
 
 
 def _file(label: int, seed: int) -> bytes:
+    """Return an image as the bytes of a file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture(label, seed)).save(buffer, "BMP")  # lossless, and nothing to compress
+    # BMP is lossless, and costs no time for compression.
+    Image.fromarray(image(label, seed)).save(buffer, "BMP")
     return buffer.getvalue()
 
 
 def source(train: int, val: int, seed: int = 0) -> Source:
-    """The set as a source for `prepare`: classes in turn, pictures made as they are asked for."""
+    """Return the set as a source for `prepare`; images are drawn when they are read.
+
+    Args:
+        train: Number of training images; the classes take turns.
+        val: Number of validation images.
+        seed: Other seeds give other images.
+
+    Raises:
+        DataError: If a split would be empty.
+    """
 
     def split(name: str, count: int, offset: int) -> SourceSplit:
         def items(start: int) -> Iterator[Item]:
             for number in range(start, count):
                 label = number % len(CLASSES)
-                own = seed * 1_000_003 + offset + number
+                # The factor keeps the images of different seeds apart, and the offset those of the
+                # two splits, as long as there are no more than 500,000 training images.
+                image_seed = seed * 1_000_003 + offset + number
                 yield Item(
-                    f"{name}/{CLASSES[label]}-{number:05d}", label, partial(_file, label, own)
+                    f"{name}/{CLASSES[label]}-{number:05d}",
+                    label,
+                    partial(_file, label, image_seed),
                 )
 
         return SourceSplit(name, count, items)
 
     if train < 1 or val < 1:
-        raise ValueError(
-            f"{train} training and {val} validation pictures; at least 1 of each is needed"
+        raise DataError(
+            f"{train} training and {val} validation images; at least 1 of each is needed"
         )
     splits = (split("train", train, 0), split("val", val, 500_000))
     return Source(f"built-in shapes, seed {seed}", CLASSES, splits)

@@ -1,6 +1,7 @@
-"""A prepared store: Arrow files that Hugging Face's `load_from_disk` reads too, a mean image and a manifest.
+"""Prepared stores: Arrow files, a mean image and a manifest.
 
-Reading needs pyarrow alone, and of each file only what says where its pictures lie: those are then read one by one.
+Hugging Face's `load_from_disk` reads the same files. This module needs pyarrow alone, and loads of
+each file only the labels and the byte offsets of the images; images are then read one by one.
 """
 
 from __future__ import annotations
@@ -21,88 +22,107 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from alexnet.data.places import Place, missing, place
+from alexnet.data.storage import Storage, missing, open_storage
+from alexnet.errors import DataError
 
 FORMAT = 1
-HEAD_BYTES = 64 << 10  # of a file: its schema, most likely; a longer one is read again
-BATCH_HEAD_BYTES = 4 << 10  # what follows the schema: where each column lies
-FILES_AT_ONCE = 64
-PIECE_BYTES = 8 << 20
-ANSWER_S = 30.0  # the longest that a picture may take to be read
+HEAD_BYTES = 64 << 10  # read first of each file; contains the schema, unless it is very long
+BATCH_HEAD_BYTES = 4 << 10  # enough for what follows the schema: the position of each column
+FILES_AT_ONCE = 64  # files whose heads are in memory at the same time
+PIECE_BYTES = 8 << 20  # read at a time when a file is verified
+ANSWER_S = 30.0  # timeout for reading an image, in seconds
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the training split's pixels, RGB on the scale 0..255."""
+    """Statistics of the pixels of the training split, for RGB values in 0..255."""
 
     mean: NDArray[np.float64]  # (size_px, size_px, 3): the mean activity of each pixel (section 2)
     covariance: NDArray[np.float64]  # (3, 3), for the colour noise (section 4.1)
 
 
 class Split:
-    """The pictures and labels of one split, in a fixed order."""
+    """The images and labels of one split, in a fixed order.
+
+    Attributes:
+        size_px: Side of the stored images, in pixels.
+        labels: Class of each image, (N,) int64.
+        answer_s: Timeout for reading an image, in seconds.
+    """
 
     def __init__(
-        self, place: Place, sizes: dict[str, int], size_px: int, answer_s: float = ANSWER_S
+        self, storage: Storage, sizes: dict[str, int], size_px: int, answer_s: float = ANSWER_S
     ) -> None:
-        """sizes: of its files in bytes, in order."""
-        self.size_px, self.answer_s, self.place = size_px, answer_s, place
+        """Read labels and offsets. `sizes` gives the split's files in order, in bytes.
+
+        Raises:
+            DataError: If a file is damaged.
+            StoreLost: If the storage can no longer be read.
+        """
+        self.size_px, self.answer_s, self.storage = size_px, answer_s, storage
         self._columns = [
             _columns(head, *file)
             for group in _grouped(sizes.items())
-            for head, file in zip(_heads(place, dict(group)), group, strict=True)
+            for head, file in zip(_heads(storage, dict(group)), group, strict=True)
         ]
         wanted = [
             (file, *span)
             for file, columns in zip(sizes, self._columns, strict=True)
             for span in (columns.labels, columns.offsets)
         ]
-        found = iter(place.ranges(wanted))
+        # One call for all files: a remote storage can fetch the ranges of a call in parallel.
+        contents = iter(storage.read_ranges(wanted))
+        # The empty arrays let `concatenate` work for a split without files.
         labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
         begins: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        for columns, label, offset in zip(self._columns, found, found, strict=True):
+        for columns, label, offset in zip(self._columns, contents, contents, strict=True):
             labels.append(np.frombuffer(label, np.int64))
-            begins.append(np.frombuffer(offset, np.int32) + np.int64(columns.pictures))
+            # Arrow's offsets count from the beginning of the column, ours from that of the file.
+            begins.append(np.frombuffer(offset, np.int32) + np.int64(columns.image_data))
         self.labels: NDArray[np.int64] = np.concatenate(labels)
         self._files = list(sizes)
-        self._starts = np.cumsum([0, *(len(own) - 1 for own in begins[1:])])
-        self._begins = np.concatenate(
-            begins
-        )  # file by file, where pictures begin, and the end of the last
-        self._names: dict[int, list[str]] = {}  # of the files that were asked for
+        self._starts = np.cumsum([0, *(len(offsets) - 1 for offsets in begins[1:])])
+        # File by file: where each image begins, and the end of the last one.
+        self._begins = np.concatenate(begins)
+        self._names: dict[int, list[str]] = {}  # by file, loaded when first asked for
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def _find(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The file that each picture is in."""
+        """Return the number of the file that contains each image."""
         for wrong in indices[(indices < 0) | (indices >= len(self))]:
-            raise IndexError(f"picture {wrong} of {len(self)}")
+            raise IndexError(f"image {wrong} of {len(self)}")
+        # One search for the whole batch, instead of one per image.
         return np.searchsorted(self._starts, indices, side="right") - 1
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
-        """The stored bytes of pictures. Raises StoreLost."""
-        own = np.asarray(indices, np.int64)
-        files = self._find(own)
-        first = own + files  # in a file's list is one more than it has pictures
+        """Return the stored bytes of images. Raises StoreLost if the storage fails."""
+        images = np.asarray(indices, np.int64)
+        files = self._find(images)
+        # `_begins` has one entry more per file than the file has images, hence the shift.
+        first = images + files
         ranges = zip(
             files.tolist(),
             self._begins[first].tolist(),
             self._begins[first + 1].tolist(),
             strict=True,
         )
-        return self.place.ranges([(self._files[file], begin, end) for file, begin, end in ranges])
+        return self.storage.read_ranges(
+            [(self._files[file], begin, end) for file, begin, end in ranges]
+        )
 
     def encoded(self, index: int) -> bytes:
-        """The stored bytes of one."""
+        """Return the stored bytes of one image."""
         return self.read([index])[0]
 
     def name(self, index: int) -> str:
-        """The name the picture had in its source."""
+        """Return the name that the image had in its source, for messages."""
         file = int(self._find(np.array([index]))[0])
+        # Names are needed for messages only, and those of ImageNet would take 100 MB.
         if file not in self._names:
             columns, name = self._columns[file], self._files[file]
-            offsets, letters = self.place.ranges(
+            offsets, letters = self.storage.read_ranges(
                 [(name, *columns.name_offsets), (name, *columns.names)]
             )
             cuts = np.frombuffer(offsets, np.int32).tolist()
@@ -115,139 +135,165 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where the columns lie in a file."""
+    """Byte positions of the columns in a file."""
 
     labels: Span
     offsets: Span
-    """Of pictures, int32, one more than pictures."""
-    pictures: int
-    """What the offsets count from."""
+    """The offsets of the images, int32, one more than there are images."""
+    image_data: int
+    """The byte from which the offsets count."""
     name_offsets: Span
     names: Span
 
 
 def _grouped(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    """Of 14 million images in 20,000 classes the heads of all files would take gigabytes."""
+    """Yield the files in groups, which bounds the memory for their heads.
+
+    For 14 million images in 20,000 classes the heads of all files would take gigabytes: each
+    contains the names of all classes.
+    """
     left = iter(files)
     while group := list(itertools.islice(left, FILES_AT_ONCE)):
         yield group
 
 
-def _heads(place: Place, sizes: dict[str, int]) -> list[bytes]:
-    """The beginning of each file, up to and with what says where the columns lie."""
-    heads = place.ranges([(file, 0, min(size, HEAD_BYTES)) for file, size in sizes.items()])
+def _heads(storage: Storage, sizes: dict[str, int]) -> list[bytes]:
+    """Return the beginning of each file, up to and including the positions of its columns."""
+    heads = storage.read_ranges([(file, 0, min(size, HEAD_BYTES)) for file, size in sizes.items()])
     for number, (file, size) in enumerate(sizes.items()):
-        schema = int.from_bytes(
-            heads[number][4:8], "little"
-        )  # of the Arrow stream format: a mark, the length
-        if 8 + schema + BATCH_HEAD_BYTES > len(heads[number]) < size:
-            (heads[number],) = place.ranges([(file, 0, min(size, 8 + schema + BATCH_HEAD_BYTES))])
+        # An Arrow stream begins with a marker of four bytes and the length of the schema.
+        schema = int.from_bytes(heads[number][4:8], "little")
+        length = 8 + schema + BATCH_HEAD_BYTES
+        if length > len(heads[number]) < size:
+            (heads[number],) = storage.read_ranges([(file, 0, min(size, length))])
     return heads
 
 
 def _columns(head: bytes, file: str, size: int) -> _Columns:
-    """Arrow finds them in a file that is empty but for its head: memory that nobody touches costs nothing."""
+    """Return where the columns of a file lie, given its head and its size in bytes.
+
+    pyarrow has no function that tells the positions without the data. So it opens a file of the
+    right size that is empty except for its head; memory pages that nobody touches cost nothing.
+    """
     with mmap.mmap(-1, size) as empty:
         empty[: len(head)] = head
-        return _found(pa.py_buffer(empty), file)
+        return _column_spans(pa.py_buffer(empty), file)
 
 
-def _found(whole: Any, file: str) -> _Columns:
-    """By the addresses of what Arrow finds. whole: a file's buffer."""
+def _column_spans(file_buffer: Any, file: str) -> _Columns:
+    """Return where the columns lie, from the addresses of the arrays that Arrow makes."""
     try:
-        batch = pa.ipc.open_stream(whole).read_next_batch()
+        batch = pa.ipc.open_stream(file_buffer).read_next_batch()
     except (pa.ArrowInvalid, StopIteration):
         raise missing(file) from None
     image, label = batch.column("image"), batch.column("label")
-    _, offsets, pictures = image.field("bytes").buffers()
+    _, offsets, image_data = image.field("bytes").buffers()
     _, name_offsets, names = image.field("path").buffers()
     label_bytes, offset_bytes = 8 * len(batch), 4 * (len(batch) + 1)
 
     def span(buffer: Any, size: int) -> Span:
-        begin = buffer.address - whole.address
+        begin = buffer.address - file_buffer.address
         return begin, begin + size
 
     return _Columns(
         labels=span(label.buffers()[1], label_bytes),
         offsets=span(offsets, offset_bytes),
-        pictures=span(pictures, 0)[0],
+        image_data=span(image_data, 0)[0],
         name_offsets=span(name_offsets, offset_bytes),
         names=span(names, names.size),
     )
 
 
 class Store:
-    """A finished store, in a folder or at a URL that fsspec reads: s3://bucket/store, say.
+    """A finished store, in a folder or at a URL that fsspec reads, such as s3://bucket/store.
 
-    Raises ValueError with the mend when there is none, an unfinished one or one of another version.
+    Raises:
+        DataError: If there is no store, an unfinished one, or one of another format version. The
+            message says what to do.
     """
 
     def __init__(self, name: str | Path) -> None:
         self.name = str(name)
-        self.place = place(name)
+        self.storage = open_storage(name)
         try:
-            text = self.place.whole("manifest.json")
+            text = self.storage.read_file("manifest.json")
         except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(
-                f"{name} is no prepared store (no manifest.json); make one with: alexnet prepare SOURCE STORE"
+            raise DataError(
+                f"{name} is not a prepared store (no manifest.json); make one with: "
+                "alexnet prepare SOURCE STORE"
             ) from None
         try:
             self.manifest: dict[str, Any] = json.loads(text)
             version = self.manifest["format"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{name}/manifest.json is damaged; prepare the store again") from None
+            raise DataError(f"{name}/manifest.json is damaged; prepare the store again") from None
         if version != FORMAT:
-            raise ValueError(
-                f"{name} has store format {version}; this program reads format {FORMAT}: prepare it again"
+            raise DataError(
+                f"{name} has store format {version}, and this program reads format {FORMAT}; "
+                "prepare it again"
             )
+        # The manifest contains the checksums of the files, so its own identifies the store.
         self.checksum = hashlib.sha256(text).hexdigest()
         self.classes: list[str] = self.manifest["classes"]
-        self.words: list[str] = self.manifest.get("words", [])  # older stores have none
+        self.words: list[str] = self.manifest.get("words", [])  # absent from older stores
         self.size_px: int = self.manifest["settings"]["size_px"]
 
     @cached_property
     def statistics(self) -> Statistics:
-        mean = np.load(io.BytesIO(self.place.whole("mean.npy")), allow_pickle=False)
+        """Mean and covariance of the training images."""
+        mean = np.load(io.BytesIO(self.storage.read_file("mean.npy")), allow_pickle=False)
         return Statistics(mean, np.array(self.manifest["covariance"]))
 
     def split(self, name: str, keep: bool = False, answer_s: float = ANSWER_S) -> Split:
-        """keep: it will be read again and again. answer_s: the longest that reading a picture may take.
+        """Open a split.
 
-        Raises ValueError when the store has no such split or a file of it is missing or shorter than it was.
+        Args:
+            keep: Whether the split will be read again and again, so that copying a remote one to
+                the local cache is worth while.
+            answer_s: Timeout for reading an image, in seconds.
+
+        Raises:
+            DataError: If the store has no such split, or one of its files is missing or has not
+                the size that the manifest states.
         """
         splits = self.manifest["splits"]
         if name not in splits:
-            raise ValueError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
-        shards = splits[name]["shards"]
-        sizes = {f"{name}/{shard['file']}": shard["bytes"] for shard in shards}
-        self.place.check(sizes)
+            raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
+        entries = splits[name]["shards"]  # the manifest's word for the files of a split
+        sizes = {f"{name}/{entry['file']}": entry["bytes"] for entry in entries}
+        self.storage.check_sizes(sizes)
         if keep:
-            self.place.keep(
-                {f"{name}/{shard['file']}": shard["sha256"] for shard in shards},
+            self.storage.copy_to_cache(
+                {f"{name}/{entry['file']}": entry["sha256"] for entry in entries},
                 sizes,
                 self.checksum,
             )
-        return Split(self.place, sizes, self.size_px, answer_s)
+        return Split(self.storage, sizes, self.size_px, answer_s)
 
     def verify(self) -> None:
-        """Read every file and compare checksums. Raises ValueError naming the first that differs."""
+        """Read every file and compare its checksum with the manifest.
+
+        Raises:
+            DataError: If a file differs; the message names the first one.
+        """
         for name, split in self.manifest["splits"].items():
-            for shard in split["shards"]:
-                file = f"{name}/{shard['file']}"
-                self.place.check({file: shard["bytes"]})
+            for entry in split["shards"]:
+                file = f"{name}/{entry['file']}"
+                self.storage.check_sizes({file: entry["bytes"]})
                 digest = hashlib.sha256()
-                for piece in pieces(self.place, file, shard["bytes"]):
+                for piece in pieces(self.storage, file, entry["bytes"]):
                     digest.update(piece)
-                if digest.hexdigest() != shard["sha256"]:
+                if digest.hexdigest() != entry["sha256"]:
                     raise missing(f"{self.name}/{file}")
 
 
-def pieces(place: Place, file: str, size: int) -> Iterator[bytes]:
-    """A large file, one piece after the other."""
+def pieces(storage: Storage, file: str, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a large file piece by piece, so that it never lies in memory whole."""
     for begin in range(0, size, PIECE_BYTES):
-        yield from place.ranges([(file, begin, min(begin + PIECE_BYTES, size))])
+        yield from storage.read_ranges([(file, begin, min(begin + PIECE_BYTES, size))])
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,5 @@
-"""Every claim of the paper as an experiment: `claims` says what is compared, `runner` runs it, `table` tells it."""
+"""The claims of the paper as experiments.
+
+`claims` defines the comparisons, `runner` runs them, `records` stores the results, and `table` and
+`report` show them.
+"""

@@ -1,4 +1,4 @@
-"""The configurations that claims compare: bases, and changes of a base."""
+"""The configurations that the claims compare: bases, and changes of a base."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from alexnet import recipes
-from alexnet.config import Config, Conv, LayerRate, Pool, Steps
+from alexnet.config import Config, Conv, LayerLr, Pool, StepSchedule
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.effects import QUARTER
 
@@ -48,10 +48,10 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
         input_px=23 if kind == "cifar10" else 96,
         width=0.25 if scale == "desk" else 1 / 16,
     )
-    slow = LayerRate("conv1", 18, config.sgd.rate / 10, weights_only=True)
-    frozen = LayerRate("conv1", 19, 0.0)
-    desk = Steps(24, (19, 22), layer_rates=(slow, frozen), colour_until=18)
-    schedule = desk if scale == "desk" else Steps(1)
+    slow = LayerLr("conv1", 18, config.sgd.lr / 10, weights_only=True)
+    frozen = LayerLr("conv1", 19, 0.0)
+    desk = StepSchedule(24, (19, 22), layer_lrs=(slow, frozen), colour_until=18)
+    schedule = desk if scale == "desk" else StepSchedule(1)
     return replace(config, architecture=architecture, schedule=schedule, val_split=VAL_SPLIT[kind])
 
 
@@ -61,10 +61,14 @@ def four_layers(scale: Scale, kind: Kind) -> Config:
     """
     config = recipes.cifar_26()
     sgd = replace(
-        config.sgd, decay=0.0, decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.decay_of)
+        config.sgd,
+        weight_decay=0.0,
+        weight_decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.weight_decay_of),
     )
     epochs = 2 if scale == "smoke" else 60
-    return replace(config, sgd=sgd, schedule=Steps(epochs, until_error=QUARTER), val_split="train")
+    return replace(
+        config, sgd=sgd, schedule=StepSchedule(epochs, until_error=QUARTER), val_split="train"
+    )
 
 
 def eleven(scale: Scale, kind: Kind) -> Config:
@@ -78,7 +82,9 @@ def eleven(scale: Scale, kind: Kind) -> Config:
         return config
     narrow = replace(config.architecture, width=0.5 if scale == "desk" else 0.1)
     return replace(
-        config, architecture=narrow, schedule=Steps(30, (24, 27)) if scale == "desk" else Steps(1)
+        config,
+        architecture=narrow,
+        schedule=StepSchedule(30, (24, 27)) if scale == "desk" else StepSchedule(1),
     )
 
 

@@ -1,6 +1,6 @@
-"""What a claim is made of: arms, effects, the scales it can be run at.
+"""The parts of a claim: arms, effects, and the scales it can be run at.
 
-Standard library and NumPy alone, so that the table of claims prints at once.
+This module imports only the standard library and NumPy, so that the table of claims prints at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from alexnet import recipes
 from alexnet.config import Config
-from alexnet.experiments.effects import Done, Measure, Results
+from alexnet.experiments.effects import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
 Kind = Literal["photographs", "cifar10", "imagenet"]
@@ -21,14 +21,15 @@ Base = Callable[[Scale, Kind], Config]
 
 @dataclass(frozen=True)
 class Part:
-    """Some classes of a store and some images of each, the same for every seed. 0: all."""
+    """A subset of a store, the same for every seed; 0 stands for all."""
 
     first_class: int = 0
     classes: int = 0
     train_of_each: int = 0
+    """Training images of each class."""
 
     def __str__(self) -> str:
-        """Nothing for the whole store; else `, 200 images of each of classes 6 to 10`."""
+        """`, 200 images of each of classes 6 to 10`; empty for the whole store."""
         of = (
             f" of classes {self.first_class + 1} to {self.first_class + self.classes}"
             if self.classes
@@ -40,17 +41,20 @@ class Part:
 
 
 STORED_PX: dict[Scale, int] = {"smoke": 112, "desk": 112, "full": 0}
-"""What photographs are reduced to; 112 / 96 is about 256 / 224."""
+"""Side of the stored photographs at each scale, in pixels; 0: as they are.
+
+A crop of 96 pixels is to 112 about what the paper's 224 is to 256.
+"""
 DESK_PART: dict[Kind, Part] = {
     "photographs": Part(),
     "cifar10": Part(train_of_each=1000),
     "imagenet": Part(),
 }
-"""What of a store the smaller scales train on."""
+"""The part of a store that the smaller scales train on."""
 
 
 def error_name(config: Config) -> str:
-    """What the error on `val_split` is: relu tests on the images it trains on."""
+    """The name of the error on `val_split`; claim relu tests on the images it trains on."""
     return "training error" if config.val_split == config.train_split else "test error"
 
 
@@ -61,75 +65,77 @@ class Arm:
     name: str
     change: Callable[[Config], Config] = lambda config: config
     part: Part | None = None
-    """Of the store; None: as the scale has it."""
+    """The part of the store to train on; None: the part of the scale."""
     init: str = ""
-    """The arm whose network of the same seed it starts from."""
+    """Name of the arm whose network of the same seed this arm starts from; empty: none."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One number for each seed, or for each ensemble; above `none` is the claimed side."""
+    """A number for each seed, or for each ensemble, that the claim says is above `none`."""
 
     name: str
     paper: str
-    """What the paper, or the authors' log, says of this number, in words."""
+    """The statement of the paper, or of the authors' log, about this number, in words."""
     arms: tuple[str, ...]
     """The arms that are compared."""
     measure: Measure
-    """Takes one run of each of `arms`, all of one seed; of an ensemble, the members."""
+    """Takes one run of each arm, all with the same seed; for an ensemble, its members."""
     number: float | None = None
-    """The paper's value, where it gives one."""
+    """The paper's value, if it gives one."""
     none: float = 0.0
-    sided: bool = True
-    """False: the paper claims no side."""
+    """The value that stands for no effect: 0 for a difference, 1 for a ratio."""
+    one_sided: bool = True
+    """False: the paper does not say which side is larger."""
     nets: int = 1
-    """Runs of the one arm that make one value: the members of an ensemble."""
+    """Number of runs of the arm that give one value: the members of an ensemble."""
     first_epochs: int | None = None
-    """The measure looks at these first epochs alone; None: at the whole run."""
+    """The measure uses only this many epochs from the start; None: the whole run."""
 
     def values(self, results: Results) -> list[float]:
-        """One for each seed, or for each disjoint ensemble of consecutive seeds that is complete."""
+        """The value for each seed, or for each complete, disjoint ensemble of consecutive seeds."""
         if self.nets > 1:
             (members,) = (results[name] for name in self.arms)
-            whole = len(members) // self.nets
-            groups = [members[i * self.nets : (i + 1) * self.nets] for i in range(whole)]
+            num_groups = len(members) // self.nets
+            groups = [members[i * self.nets : (i + 1) * self.nets] for i in range(num_groups)]
             return [self.measure(*group) for group in groups]
         runs = zip(*(results[name] for name in self.arms), strict=True)
-        return [self.measure(*of_one_seed) for of_one_seed in runs]
+        return [self.measure(*runs_of_seed) for runs_of_seed in runs]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry of the table. The first arm is the one that the others are compared with."""
+    """An entry of the table. The other arms are compared with the first."""
 
     id: str
     statement: str
     paper: str
     logged: str = "-"
     kinds: tuple[Kind, ...] = ("imagenet",)
-    """What it can be run on; the last one is the paper's own."""
+    """The kinds of data it can be run on; the last one is the paper's own."""
     base: Base = lambda scale, kind: recipes.original()
     arms: tuple[Arm, ...] = ()
     effects: tuple[Effect, ...] = ()
     rates: tuple[float, ...] = ()
     """Factors of the base's learning rate: each arm uses the one with the least error after a few
     epochs of seed 0. Empty: the base's own rate."""
-    by_hand: tuple[str, ...] = ()
-    """The commands for full scale, where it is more than one `alexnet reproduce`."""
+    manual_commands: tuple[str, ...] = ()
+    """The commands for full scale, if one `alexnet reproduce` is not enough."""
     note: str = ""
-    """What a reader has to know of the paper's setting, of its log or of the smaller scales."""
-    also: Callable[[Path], dict[str, float]] | None = None
-    """Measured of each run of the first arm besides, from its folder; into `Done.also`."""
-    together: Callable[[Sequence[Done]], dict[str, float]] | None = None
-    """Measured of each ensemble of runs of the first arm; into `Done.also` of its members."""
+    """What a reader has to know about the paper's setting, its log or the smaller scales."""
+    extra_metrics: Callable[[Path], dict[str, float]] | None = None
+    """Measures each run of the first arm, from its folder; kept in `RunResult.extra_metrics`."""
+    together: Callable[[Sequence[RunResult]], dict[str, float]] | None = None
+    """Measures each ensemble of runs of the first arm; kept in `extra_metrics` of its members."""
 
     def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
+        """The configuration of an arm."""
         return arm.change(self.base(scale, kind))
 
     def part(self, arm: Arm, scale: Scale, kind: Kind) -> Part:
-        """What of the store the arm trains on."""
+        """The part of the store that the arm trains on."""
         return arm.part or (Part() if scale == "full" else DESK_PART[kind])
 
     def is_papers_setting(self, scale: str, kind: str) -> bool:
-        """Whether a record says something of the paper's own setting."""
+        """Whether a record was measured in the paper's own setting."""
         return scale == "full" and kind == self.kinds[-1]

@@ -1,9 +1,8 @@
-"""The claims of the paper as values: what is compared, on what, by which measure, and what the paper
-says.
+"""The claims of the paper as values: the comparison, the data, the measure, and the paper's words.
 
 A claim holds arms, each a change of one base configuration, and effects, each a number for each
-seed that is above `none` where the paper is right. Standard library and NumPy alone, so that the
-table of them prints at once.
+seed that is above `none` where the paper is right. This module imports only the standard library
+and NumPy, so that the table of claims prints at once.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet.config import Dropout
+from alexnet.errors import AlexNetError
 from alexnet.experiments import effects
 from alexnet.experiments.bases import (
     augment,
@@ -27,10 +27,13 @@ from alexnet.experiments.claim import Arm, Claim, Effect, Kind, Part
 from alexnet.experiments.effects import ENSEMBLE
 
 WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "imagenet")
-"""Of what can be asked of CIFAR-10 too, below full scale: where photographs are too few to tell."""
+"""Kinds of data of claims that CIFAR-10 can also test below full scale.
+
+The photographs at hand are often too few for a conclusion.
+"""
 
 
-# What is measured besides; PyTorch is imported when it is.
+# Extra metrics. PyTorch is imported when they are computed, so that the table needs none.
 
 
 def _over_masks(run: Path) -> dict[str, float]:
@@ -45,12 +48,12 @@ def _alike(run: Path) -> dict[str, float]:
     return measures.alike(run)
 
 
-# Effects that more than one claim has.
+# Effects that several claims share.
 
 
-def _error(arm: str, paper: str, number: float | None = None, sided: bool = True) -> Effect:
+def _error(arm: str, paper: str, number: float | None = None, one_sided: bool = True) -> Effect:
     name = "test error, ablated minus base, percentage points"
-    return Effect(name, paper, (arm, "base"), effects.test_error, number, sided=sided)
+    return Effect(name, paper, (arm, "base"), effects.test_error, number, one_sided=one_sided)
 
 
 def _gap(arm: str, paper: str) -> Effect:
@@ -58,7 +61,8 @@ def _gap(arm: str, paper: str) -> Effect:
     return Effect(name, paper, (arm, "base"), effects.gap)
 
 
-# The authors' chain of section 7, from ImageNet 2012 over Fall 2011 and back. $n is the seed.
+# The chain of section 7: train on ImageNet 2012, then on Fall 2011, then on 2012 again. $n is the
+# seed.
 PREPARE_BOTH = (
     "alexnet prepare ARCHIVES STORE",
     "alexnet prepare FALL_2011 ALL --val-fraction 0.01",
@@ -76,7 +80,7 @@ CLAIMS: tuple[Claim, ...] = (
         "6x",
         kinds=("cifar10",),
         base=four_layers,
-        arms=(Arm("relu"), Arm("tanh", net(unit="tanh"))),
+        arms=(Arm("relu"), Arm("tanh", net(activation="tanh"))),
         effects=(
             Effect(
                 "epochs to 25 % training error, tanh over ReLU",
@@ -150,8 +154,8 @@ CLAIMS: tuple[Claim, ...] = (
         (Arm("base"), Arm("pooling 2/2", pooling_2_2)),
         (_error("pooling 2/2", "0.4", 0.4), _gap("pooling 2/2", "more than 0")),
         note="As in the authors' net 147 the 2/2 windows reach over the border, and conv2 has a "
-        "padding of 1 and conv5 of 0 to fit the maps. The log's pair differs in more than that: net "
-        "147 has a bias learning rate of 0.002 (the other net: 0.02) and no colour end game.",
+        "padding of 1 and conv5 of 0 to fit the maps. The log's pair differs in more than that: "
+        "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no colour end game.",
     ),
     Claim(
         "crops",
@@ -215,13 +219,13 @@ CLAIMS: tuple[Claim, ...] = (
                 "halving is a reasonable approximation",
                 ("base",),
                 effects.halving_minus_masks,
-                sided=False,
+                one_sided=False,
             ),
         ),
         note="The arm turns the masks off and keeps the factor of 0.5, as the authors' code does, "
         "so that fc7 and fc8 see values of the same size. The loss that both nets have to reach is "
         "the larger of their lowest validation losses.",
-        also=_over_masks,
+        extra_metrics=_over_masks,
     ),
     Claim(
         "depth",
@@ -257,7 +261,7 @@ CLAIMS: tuple[Claim, ...] = (
                 effects.first_val_loss,
                 first_epochs=1,
             ),
-            _error("biases 0", "-", sided=False),
+            _error("biases 0", "-", one_sided=False),
         ),
     ),
     Claim(
@@ -291,7 +295,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "-",
                 ("base",),
                 effects.plain_minus_weighted,
-                sided=False,
+                one_sided=False,
                 nets=ENSEMBLE,
             ),
         ),
@@ -319,7 +323,7 @@ CLAIMS: tuple[Claim, ...] = (
                 number=1.7,
             ),
         ),
-        by_hand=(
+        manual_commands=(
             *PREPARE_BOTH,
             *(line.replace("$n", "1") for line in (TRAIN_FIRST, TRAIN_ALL, FINE_TUNE)),
             "alexnet evaluate runs/tuned-1 --data STORE",
@@ -332,7 +336,7 @@ CLAIMS: tuple[Claim, ...] = (
         "one net on the ILSVRC-2010 test set",
         "37.5 / 17.0",
         "37.473 / 16.999",
-        by_hand=(
+        manual_commands=(
             "alexnet prepare ARCHIVES_OF_2010 STORE",
             "alexnet train original_2010 --data STORE --out runs/one",
             "alexnet evaluate runs/one --data STORE --split test",
@@ -343,7 +347,7 @@ CLAIMS: tuple[Claim, ...] = (
         "one net on ILSVRC-2012 validation",
         "40.7 / 18.2",
         "40.664 / 18.210",
-        by_hand=(
+        manual_commands=(
             "alexnet prepare ARCHIVES STORE",
             "alexnet train original --data STORE --out runs/one",
             "alexnet evaluate runs/one --data STORE",
@@ -353,7 +357,7 @@ CLAIMS: tuple[Claim, ...] = (
         "seven",
         "two pre-trained nets and five others, averaged",
         "36.7 / 15.4",
-        by_hand=(
+        manual_commands=(
             *PREPARE_BOTH,
             f"for n in 1 2 3 4 5; do {TRAIN_FIRST}; done",
             f"for n in 1 2; do {TRAIN_ALL}; {FINE_TUNE}; done",
@@ -393,15 +397,18 @@ CLAIMS: tuple[Claim, ...] = (
                 effects.hidden_minus_pixels,
             ),
         ),
-        also=_alike,
+        extra_metrics=_alike,
     ),
 )
 
 
 def chosen(ids: Sequence[str]) -> tuple[Claim, ...]:
-    """The claims with these ids, or all where none is named. Raises ValueError for an unknown id."""
+    """The claims with these ids; all claims if no id is given.
+
+    Raises AlexNetError for an unknown id.
+    """
     by_id = {claim.id: claim for claim in CLAIMS}
     for name in ids:
         if name not in by_id:
-            raise ValueError(f"there is no claim {name!r}; the claims are {', '.join(by_id)}")
+            raise AlexNetError(f"there is no claim {name!r}; the claims are {', '.join(by_id)}")
     return tuple(by_id[name] for name in ids) or CLAIMS

@@ -1,5 +1,7 @@
-"""What is measured of finished runs. Each measure takes one run of each arm it compares, all of the
-same seed, and is larger where the paper is right; ensembles take the runs of their members.
+"""The measures of finished runs.
+
+A measure takes one run of each arm it compares, all with the same seed, and is larger where the
+paper is right. A measure of an ensemble takes the runs of its members.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.config import Plateau, Schedule
+from alexnet.errors import AlexNetError
 
 QUARTER = 0.25
 ENSEMBLE = 5
@@ -21,60 +24,60 @@ HALVES = 5
 
 
 @dataclass(frozen=True)
-class Done:
-    """What one run gave. Errors are shares of the images."""
+class RunResult:
+    """The result of one run. Errors are shares of the images, from 0 to 1."""
 
     test_error: float
-    """By the recipe's own test (ten patches, for instance), on `val_split`. Where that is the
-    training split, as in claim relu, it is a training error."""
+    """Error of the recipe's own test, for example ten crops, on `val_split`. In claim relu that is
+    the training split, and this a training error."""
     centre_error: float
+    """Error with the centre crop on `val_split`."""
     train_error: float
-    """Of up to 2,000 training images, tested as the validation images are: centre patch, no
+    """Error on up to 2,000 training images, tested like the validation images: centre crop, no
     dropout."""
     images_per_s: float
+    """Median training speed of the epochs."""
     rate: float
-    """The learning rate it began with."""
+    """Initial learning rate."""
     colour: tuple[tuple[float, ...], ...]
-    """Of each column, of each kernel of the first layer: how much of it is colour
-    (`kernels.colourfulness`)."""
+    """For each column and each filter of the first layer, the share of its energy that is colour
+    (`diagnostics.colourfulness`)."""
     epochs: tuple[dict[str, Any], ...]
-    """The run's own metrics of each epoch."""
+    """The metrics of each epoch."""
     steady_epochs: int
-    """Epochs before the schedule changes anything (`steady_epochs`)."""
+    """Number of epochs before the schedule changes anything (`steady_epochs`)."""
     probabilities: NDArray[np.float32]
-    """(N, classes) of the validation images by the recipe's own test."""
+    """Predictions of the recipe's own test for `val_split`, shape (N, classes)."""
     labels: NDArray[np.int64]
-    """(N,) their classes."""
-    also: Mapping[str, float] = field(default_factory=dict)
-    """What the claim has measured besides."""
+    """Classes of the same images, shape (N,)."""
+    extra_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further measurements of a claim, by name."""
 
     @property
     def gap(self) -> float:
-        """How much larger the error is on new images than on those of the training set."""
+        """Error on new images minus error on training images."""
         return self.centre_error - self.train_error
 
 
 Measure = Callable[..., float]
-Results = Mapping[str, Sequence[Done]]  # the runs of each arm, by seed
+Results = Mapping[str, Sequence[RunResult]]  # the runs of each arm, by seed
 
 
 def steady_epochs(schedule: Schedule) -> int:
-    """Epochs before a schedule first changes a learning rate or the augmentation.
+    """The number of epochs before a schedule first changes a learning rate or the augmentation.
 
-    Raises ValueError for a Plateau, whose first fall is not known beforehand.
+    Raises AlexNetError for a Plateau, whose first drop is not known beforehand.
     """
     if isinstance(schedule, Plateau):
-        raise ValueError("the falls of a Plateau depend on the run; claims need a Steps schedule")
-    changes = [*schedule.drops, *(rate.epoch for rate in schedule.layer_rates)]
+        raise AlexNetError("the drops of a Plateau depend on the run; claims need a StepSchedule")
+    changes = [*schedule.drops, *(rate.epoch for rate in schedule.layer_lrs)]
     if schedule.colour_until is not None:
         changes.append(schedule.colour_until)
     return min([schedule.epochs, *changes])
 
 
-def difference(of: Callable[[Done], float]) -> Measure:
-    """A measure: how much larger a share is in the first run than in the second, in percentage
-    points.
-    """
+def difference(of: Callable[[RunResult], float]) -> Measure:
+    """Make a measure: a share of the first run minus that of the second, in percentage points."""
     return lambda first, second: 100 * (of(first) - of(second))
 
 
@@ -83,91 +86,91 @@ centre_error = difference(lambda run: run.centre_error)
 gap = difference(lambda run: run.gap)
 
 
-def own_gap(run: Done) -> float:
+def own_gap(run: RunResult) -> float:
     """The gap of one run, in percentage points."""
     return 100 * run.gap
 
 
-def centre_minus_ten(run: Done) -> float:
-    """Error with the centre patch minus error with ten patches, in percentage points."""
+def centre_minus_ten(run: RunResult) -> float:
+    """Error with the centre crop minus error with ten crops, in percentage points."""
     return 100 * (run.centre_error - run.test_error)
 
 
-def first_val_loss(ablated: Done, base: Done) -> float:
+def first_val_loss(ablated: RunResult, base: RunResult) -> float:
     """Difference of the validation losses after the first epoch.
 
-    The training loss of the first epoch would mostly measure the height of the start: hidden biases
-    of 1 begin with larger random logits, above ln(classes).
+    The training loss of the first epoch would mostly measure the initial loss: hidden biases of 1
+    give larger random logits and an initial loss above ln(classes).
     """
     return float(ablated.epochs[0]["val_loss"] - base.epochs[0]["val_loss"])
 
 
-def epochs_to(error: float, done: Done) -> float:
-    """Epochs until the validation error is `error`, linear between two epochs; all of the run's
-    epochs where it is never reached.
+def epochs_to(error: float, run: RunResult) -> float:
+    """The number of epochs until the validation error is `error`, linear between two epochs.
+
+    It is the length of the run if the error is never reached, which is then a lower bound.
     """
     before = 1.0
-    for number, epoch in enumerate(done.epochs):
+    for number, epoch in enumerate(run.epochs):
         if epoch["val_error"] <= error:
             return float(number + (before - error) / (before - epoch["val_error"]))
         before = epoch["val_error"]
-    return float(len(done.epochs))
+    return float(len(run.epochs))
 
 
-def tanh_over_relu(tanh: Done, relu: Done) -> float:
-    """Epochs of tanh to the error of a quarter, over those of ReLU."""
+def tanh_over_relu(tanh: RunResult, relu: RunResult) -> float:
+    """Epochs of tanh to an error of 25 %, divided by those of ReLU."""
     return epochs_to(QUARTER, tanh) / epochs_to(QUARTER, relu)
 
 
-def dropout_over_none(base: Done, without: Done) -> float:
-    """Epochs with dropout over epochs without, to a validation loss that both reach.
+def dropout_over_none(base: RunResult, without: RunResult) -> float:
+    """Epochs with dropout divided by epochs without, to a validation loss that both reach.
 
-    Validation has no masks on either side. Only epochs before the schedule changes anything count,
-    since a fall of the learning rate would set the epoch at which the goal is reached. The goal is
-    the larger of the two lowest losses of those epochs.
+    Validation uses no dropout masks in either arm. Only epochs before the first change of the
+    schedule count, since a drop of the learning rate would otherwise decide when the loss is
+    reached. The target is the larger of the two lowest losses of those epochs.
     """
     steady = min(base.steady_epochs, without.steady_epochs)
     losses = [[epoch["val_loss"] for epoch in run.epochs[:steady]] for run in (base, without)]
-    goal = max(min(own) for own in losses)
-    with_dropout, none = (_crossing(own, goal) for own in losses)
+    goal = max(map(min, losses))
+    with_dropout, none = (_crossing(of_arm, goal) for of_arm in losses)
     return with_dropout / none
 
 
 def _crossing(losses: Sequence[float], goal: float) -> float:
-    """The epoch, counted from 1, at which the loss falls to a goal that it reaches; linear between
-    two epochs.
-    """
+    """The epoch, counted from 1, at which the loss reaches a goal; linear between two epochs."""
     after = next(number for number, loss in enumerate(losses) if loss <= goal)
     if after == 0:
         return 1.0
     return after + (losses[after - 1] - goal) / (losses[after - 1] - losses[after])
 
 
-def single_minus_ensemble(*members: Done) -> float:
+def single_minus_ensemble(*members: RunResult) -> float:
     """Mean error of the members minus the error of their ensemble, in percentage points."""
     single = float(np.mean([net.test_error for net in members]))
-    return 100 * (single - members[0].also["ensemble_error"])
+    return 100 * (single - members[0].extra_metrics["ensemble_error"])
 
 
-def plain_minus_weighted(*members: Done) -> float:
+def plain_minus_weighted(*members: RunResult) -> float:
     """Error of the plain average minus that of a weighted one, in percentage points."""
-    return 100 * members[0].also["weighted_gain"]
+    return 100 * members[0].extra_metrics["weighted_gain"]
 
 
-def ensemble(members: Sequence[Done]) -> dict[str, float]:
-    """Errors of an ensemble, as each of its members keeps them in `also`.
+def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
+    """Measure an ensemble; each member keeps the result in its `extra_metrics`.
 
     Returns:
-        ensemble_error: Of the plain average of the members' probabilities.
-        weighted_gain: Error of the plain average minus error of a weighted one, the weights found
-            on a random half of the images and both tested on the other half; the mean of `HALVES`
-            such halves.
+        ensemble_error: Error of the plain average of the members' probabilities.
+        weighted_gain: Error of the plain average minus error of a weighted average. The weights are
+            found on a random half of the images and both are tested on the other half; the mean
+            over `HALVES` such halves.
     """
     labels = members[0].labels
     p = np.stack([net.probabilities for net in members]).astype(np.float64)  # (nets, N, classes)
     gains = []
     for seed in range(HALVES):
         order = np.random.default_rng(seed).permutation(len(labels))
+        # Weights tested on the images that they were fitted to would look better than they are.
         known, new = order[: len(order) // 2], order[len(order) // 2 :]
         weights = mixture(p[:, known, labels[known]])
         weighted = np.tensordot(weights, p[:, new], 1)
@@ -177,13 +180,17 @@ def ensemble(members: Sequence[Done]) -> dict[str, float]:
 
 
 def mixture(likelihood: NDArray[np.float64], rounds: int = 500) -> NDArray[np.float64]:
-    """The weights, positive and of sum 1, under which labels are likeliest; by expectation and
-    maximisation.
+    """The mixture weights that maximise the likelihood of the labels, by expectation-maximisation.
 
-    likelihood: (nets, N), what each net gives each image's own class.
+    Args:
+        likelihood: The probability that each network gives the true class, shape (nets, N).
+
+    Returns:
+        Positive weights with a sum of 1, shape (nets,).
     """
     weights = np.full(len(likelihood), 1 / len(likelihood))
     for _ in range(rounds):
+        # The lower bound keeps an image that no network gets right from dividing by zero.
         shares = weights[:, None] * np.maximum(likelihood, 1e-30)
         weights = (shares / shares.sum(0)).mean(1)
     return weights
@@ -193,33 +200,44 @@ def _error(p: NDArray[Any], labels: NDArray[np.int64]) -> float:
     return float((p.argmax(1) != labels).mean())
 
 
-def halving_minus_masks(run: Done) -> float:
-    """Error with halved outputs minus error of the average over many masks, in percentage points."""
-    return 100 * (run.also["halved_error"] - run.also["masked_error"])
+def halving_minus_masks(run: RunResult) -> float:
+    """Error with halved outputs minus error of the average over masks, in percentage points."""
+    error = run.extra_metrics
+    return 100 * (error["halved_error"] - error["masked_error"])
 
 
-def hidden_minus_pixels(run: Done) -> float:
-    """Share of nearest neighbours of the same class, in the last hidden layer minus in pixels, in
-    percentage points.
+def hidden_minus_pixels(run: RunResult) -> float:
+    """Share of nearest neighbours of the same class, by the last hidden layer minus by pixels.
+
+    In percentage points.
     """
-    return 100 * (run.also["same_class_by_hidden"] - run.also["same_class_by_pixels"])
+    share = run.extra_metrics
+    return 100 * (share["same_class_by_hidden"] - share["same_class_by_pixels"])
 
 
 def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[float, float]:
-    """How far two columns' mean colour lies apart, less what chance puts between two halves of the
-    same kernels; and the share of random halves that lie as far apart or farther.
+    """Compare the colour of two columns with that of random halves of the same filters.
+
+    Args:
+        columns: The colour of each filter, for both columns.
+        shuffles: Number of random divisions.
+
+    Returns:
+        The distance of the columns' means minus the mean distance of random halves, and the share
+        of random halves that are at least as far apart.
     """
     one, two = map(np.asarray, columns)
-    every, rng = np.concatenate([one, two]), np.random.default_rng(0)
+    pooled, rng = np.concatenate([one, two]), np.random.default_rng(0)
 
-    def distance(kernels: NDArray[Any]) -> float:
-        return float(abs(kernels[: len(one)].mean() - kernels[len(one) :].mean()))
+    def distance(filters: NDArray[Any]) -> float:
+        return float(abs(filters[: len(one)].mean() - filters[len(one) :].mean()))
 
-    seen = distance(every)
-    by_chance = [distance(rng.permutation(every)) for _ in range(shuffles)]
-    return seen - float(np.mean(by_chance)), float(np.mean([d >= seen for d in by_chance]))
+    measured = distance(pooled)
+    by_chance = [distance(rng.permutation(pooled)) for _ in range(shuffles)]
+    share = float(np.mean([d >= measured for d in by_chance]))
+    return measured - float(np.mean(by_chance)), share
 
 
-def specialised(run: Done) -> float:
-    """How far the two columns' colour lies apart, beyond chance."""
+def specialised(run: RunResult) -> float:
+    """The distance of the two columns in colour, beyond chance."""
     return apart(run.colour)[0]

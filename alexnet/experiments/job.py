@@ -1,6 +1,7 @@
 """One run of an experiment in a process of its own: `python -m alexnet.experiments.job FOLDER`.
 
-FOLDER/wanted.json is the config; FOLDER/run becomes the run; FOLDER/result.json and predictions.npz say what it gave.
+FOLDER/wanted.json is the configuration and FOLDER/run becomes the run. The result is written to
+FOLDER/result.json and FOLDER/predictions.npz.
 """
 
 from __future__ import annotations
@@ -14,26 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.config import Config
-from alexnet.configfile import from_dict
+from alexnet.checkpoint import load
+from alexnet.config import Config, from_dict
 from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
+from alexnet.diagnostics import colourfulness
 from alexnet.evaluation import centre, predictions, score
-from alexnet.experiments.effects import Done, steady_epochs
+from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import write_whole
-from alexnet.kernels import colourfulness
 from alexnet.train.loop import Interrupted, fit, resume
-from alexnet.train.readings import NotFinite
-from alexnet.train.runlog import read_metrics
-from alexnet.weights import load
+from alexnet.train.metrics import NotFinite, read_metrics
 
-SEEN_PICTURES = 2000
+CONFIG_FILE = "wanted.json"
+"""Its name may not change: folders of earlier runs are read again."""
+TRAIN_IMAGES = 2000
+"""Training images on which the training error is measured."""
 
 
 def work(folder: Path) -> None:
-    """Train, or go on, then test. A NaN is a result too: it says why there are no numbers."""
-    config = from_dict(Config, json.loads((folder / "wanted.json").read_text()))
+    """Train or resume the run, then test it.
+
+    A loss that is not finite is a result too: result.json then holds the reason.
+    """
+    config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
     run = folder / "run"
     try:
         if (run / "config.json").exists():
@@ -43,61 +48,74 @@ def work(folder: Path) -> None:
     except NotFinite as error:
         write_whole(folder / "result.json", json.dumps({"failed": str(error)}).encode())
         return
-    write_whole(folder / "result.json", json.dumps(_tested(config, folder)).encode())
+    write_whole(folder / "result.json", json.dumps(_test(config, folder)).encode())
 
 
-def _tested(config: Config, folder: Path) -> dict[str, Any]:
+def _test(config: Config, folder: Path) -> dict[str, Any]:
+    """Test the run, write its predictions, and return the rest of the result as JSON values."""
     run, store = folder / "run", Store(config.data)
     trained = load(run, device=config.device)
     nets: list[tuple[Any, Preprocess]] = [(trained.net, trained.preprocess)]
     split = store.split(config.val_split)
-    every = np.arange(len(split))
-    p, labels = predictions(nets, split, config.augment, every)
-    alone = replace(trained.preprocess.augment, test_patches="centre")
+    indices = np.arange(len(split))
+    p, labels = predictions(nets, split, config.augment, indices)
+    single_crop = replace(trained.preprocess.augment, test_patches="centre")
     centre_p = (
-        p if config.augment.test_patches == "centre" else predictions(nets, split, alone, every)[0]
+        p
+        if config.augment.test_patches == "centre"
+        else predictions(nets, split, single_crop, indices)[0]
     )
     train = store.split(config.train_split)
-    seen = score(
+    on_train = score(
         *predictions(
-            nets, train, centre(config.augment), epoch_order(len(train), 0, 0)[:SEEN_PICTURES]
+            nets, train, centre(config.augment), epoch_order(len(train), 0, 0)[:TRAIN_IMAGES]
         ),
         1,
     )
+    # Renamed when complete, and before result.json is written: a folder with result.json is whole.
     with (folder / "predictions.npz.partial").open("wb") as file:
         np.savez(file, probabilities=p, labels=labels)
     (folder / "predictions.npz.partial").replace(folder / "predictions.npz")
     epochs = read_metrics(run, "epoch")
-    kept = "epoch", "train_loss", "train_error", "val_loss", "val_error"
+    names = "epoch", "train_loss", "train_error", "val_loss", "val_error"
     return {
         "test_error": score(p, labels, 1).top1_error,
         "centre_error": score(centre_p, labels, 1).top1_error,
-        "train_error": seen.top1_error,
+        "train_error": on_train.top1_error,
         "images_per_s": median(epoch["images_per_s"] for epoch in epochs),
-        "rate": config.sgd.rate,
+        "rate": config.sgd.lr,
         "colour": colourfulness(trained.net),
-        "epochs": [{name: epoch[name] for name in kept} for epoch in epochs],
+        "epochs": [{name: epoch[name] for name in names} for epoch in epochs],
     }
 
 
-def read(folder: Path) -> Done | str | None:
-    """What a finished job gave, why it gave nothing, or None where it has not finished."""
+def read(folder: Path) -> RunResult | str | None:
+    """The result of a run, the reason why it has no numbers, or None if it is not finished."""
     path = folder / "result.json"
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
-    if "failed" in found:
-        return str(found["failed"])
-    with np.load(folder / "predictions.npz") as kept:
-        arrays = {name: kept[name] for name in ("probabilities", "labels")}
-    config = from_dict(Config, json.loads((folder / "wanted.json").read_text()))
-    return done(found, config, **arrays)
+    data = json.loads(path.read_text())
+    if "failed" in data:
+        return str(data["failed"])
+    with np.load(folder / "predictions.npz") as file:
+        arrays = {name: file[name] for name in ("probabilities", "labels")}
+    config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
+    return result_of(data, config, **arrays)
 
 
-def done(found: dict[str, Any], config: Config, **arrays: Any) -> Done:
-    """What a run gave, from its JSON form. arrays: probabilities and labels."""
-    tuples = {"epochs": tuple(found["epochs"]), "colour": tuple(map(tuple, found["colour"]))}
-    return Done(**{**found, **tuples}, **arrays, steady_epochs=steady_epochs(config.schedule))
+def result_of(data: dict[str, Any], config: Config, **arrays: Any) -> RunResult:
+    """The result of a run from its JSON form.
+
+    Args:
+        data: What result.json holds, or a run of a record.
+        arrays: `probabilities` and `labels`, as in `RunResult`.
+    """
+    tuples = {"epochs": tuple(data["epochs"]), "colour": tuple(map(tuple, data["colour"]))}
+    fields = {**data, **tuples}
+    # Records that were written under the old name of the field stay readable.
+    extra_metrics = fields.pop("also", {})
+    steady = steady_epochs(config.schedule)
+    return RunResult(**fields, **arrays, steady_epochs=steady, extra_metrics=extra_metrics)
 
 
 if __name__ == "__main__":

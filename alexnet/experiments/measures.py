@@ -1,4 +1,4 @@
-"""What a claim measures of a finished run besides its errors. Each takes a run's folder."""
+"""Extra metrics of a finished run. Each function takes the folder of the run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ import torch.nn.functional as F
 
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Split
-from alexnet.gallery import centre_patches, last_hidden, nearest, of_run
+from alexnet.figures import centre_patches, last_hidden, nearest, of_run
 from alexnet.ops.arena import kept_memory
 
 MASKS = 64
-SOUGHT, ASKED = 4000, 1000
-"""Training pictures among which neighbours are sought, and validation pictures whose neighbours are."""
+"""Number of dropout masks in the average."""
+TRAIN_IMAGES, QUERIES = 4000, 1000
+"""Training images that can be neighbours, and validation images whose neighbours are searched."""
 
 
 @torch.no_grad()
 def over_masks(run: Path) -> dict[str, float]:
-    """Dropout's halving at test against what it stands for (section 4.2): the predictions of many masks, averaged.
+    """Compare halved outputs at test with the average over dropout masks (section 4.2).
 
-    Errors with the centre patch: halved, and of the normalised geometric mean over MASKS masks.
+    The paper calls halving an approximation of the geometric mean of the predictions of all dropout
+    networks.
+
+    Returns:
+        masked_error: Error with the centre crop of the normalised geometric mean over MASKS masks.
+        halved_error: Error with the centre crop and halved outputs, as in every test.
     """
     trained, _, val = of_run(run)
     net, masked, halved = trained.net, 0, 0
     with kept_memory(trained.preprocess.device):
         for x, labels in centre_patches(trained, val, np.arange(len(val))):
+            # The mean of log-probabilities is the log of the geometric mean; dividing by MASKS and
+            # normalising would not change the argmax.
             sums = sum(F.log_softmax(net(x, dropout_key=(0, mask)), 1) for mask in range(MASKS))
             assert isinstance(sums, torch.Tensor)
             masked += int((sums.argmax(1).cpu() != labels).sum())
@@ -37,21 +45,25 @@ def over_masks(run: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def alike(run: Path) -> dict[str, float]:
-    """Of validation pictures' six nearest training pictures, the share of the same class: by L2 in the last hidden
-    layer, and in the pixels the network sees (Fig. 4).
+    """Measure how often the nearest training images have the class of the query (Fig. 4).
+
+    Returns:
+        same_class_by_hidden: Share of the six nearest training images that have the class of the
+            validation image, by L2 distance in the last hidden layer.
+        same_class_by_pixels: The same by L2 distance in the pixels that the network sees.
     """
     trained, train, val = of_run(run)
 
-    def seen(split: Split, most: int) -> tuple[torch.Tensor, ...]:
-        """The last hidden layer, the pixels and the labels of some of a split's pictures."""
-        centred = centre_patches(trained, split, epoch_order(len(split), 0, 0)[:most])
+    def sample(split: Split, limit: int) -> tuple[torch.Tensor, ...]:
+        """The last hidden layer, the pixels and the labels of up to `limit` images of a split."""
+        centred = centre_patches(trained, split, epoch_order(len(split), 0, 0)[:limit])
         rows = [(last_hidden(trained, x), x.flatten(1).cpu(), labels) for x, labels in centred]
         return tuple(map(torch.cat, zip(*rows, strict=True)))
 
-    *there, labels = seen(train, SOUGHT)
-    *asked, own = seen(val, ASKED)
+    *train_rows, train_labels = sample(train, TRAIN_IMAGES)
+    *val_rows, val_labels = sample(val, QUERIES)
     shares = {}
-    for kind, mine, others in zip(("hidden", "pixels"), asked, there, strict=True):
-        same = labels[nearest(mine, others)] == own[:, None]
-        shares[f"same_class_by_{kind}"] = float(same.float().mean())
+    for space, queries, rows in zip(("hidden", "pixels"), val_rows, train_rows, strict=True):
+        same = train_labels[nearest(queries, rows)] == val_labels[:, None]
+        shares[f"same_class_by_{space}"] = float(same.float().mean())
     return shares

@@ -1,7 +1,7 @@
 """Records of claims: one JSON file for each claim, kind of data and scale.
 
-A record holds runs and configurations, never effects: those are computed when it is read, so that
-no stored value can disagree with the runs or with today's measure.
+A record holds runs and configurations, never effects. Effects are computed when it is read, so that
+no stored value can disagree with the runs or with the current measure.
 """
 
 from __future__ import annotations
@@ -16,43 +16,41 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.bench.contest import machine
-from alexnet.config import Config, Steps
-from alexnet.configfile import from_dict, to_dict
+from alexnet.config import Config, StepSchedule, from_dict, to_dict
 from alexnet.experiments.claim import Arm, Claim, Effect, Part, error_name
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import Done
-from alexnet.experiments.job import done
-from alexnet.experiments.runner import Terms, kind_of
-from alexnet.experiments.statistics import Estimate, estimate, holm
+from alexnet.experiments.effects import RunResult
+from alexnet.experiments.estimates import Estimate, estimate, holm
+from alexnet.experiments.job import result_of
+from alexnet.experiments.runner import Settings, kind_of
 from alexnet.files import write_whole
-from alexnet.provenance import code_version
+from alexnet.provenance import code_version, machine
 
 UNDERFITTED = 0.2
-"""A training error above this, of ten classes, is called underfitted below the paper's setting."""
+"""A training error above this share is called underfitted, except in the paper's own setting."""
 WIDTHS = {1.0: "full width", 0.5: "half of the width", 0.25: "a quarter of the width"}
 NO_IMAGES = {"probabilities": np.zeros((0, 0), np.float32), "labels": np.zeros(0, np.int64)}
 
 
-def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[str, Any]:
-    """What is kept of a claim that was run."""
-    store, kind = terms.store, kind_of(terms.store)
+def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings) -> dict[str, Any]:
+    """The record of a claim that was run, as JSON values."""
+    store, kind = settings.store, kind_of(settings.store)
     images = {name: split["images"] for name, split in store.manifest["splits"].items()}
-    precision = "" if terms.precision == "auto" else f" --precision {terms.precision}"
+    precision = "" if settings.precision == "auto" else f" --precision {settings.precision}"
     return {
         "claim": claim.id,
         "on": kind,
-        "scale": terms.scale,
-        "command": f"alexnet reproduce {claim.id} --data {store.name} --scale {terms.scale} "
-        f"--seeds {terms.seeds}{precision}",
+        "scale": settings.scale,
+        "command": f"alexnet reproduce {claim.id} --data {store.name} --scale {settings.scale} "
+        f"--seeds {settings.seeds}{precision}",
         "store": {"images": images, "classes": len(store.classes), "size_px": store.size_px},
         "store_checksum": store.checksum,
         "code": code_version(),
         "environment": {"torch": torch.__version__, "machine": machine()},
-        "parts": {arm.name: asdict(claim.part(arm, terms.scale, kind)) for arm in claim.arms},
+        "parts": {arm.name: asdict(claim.part(arm, settings.scale, kind)) for arm in claim.arms},
         "configs": {
             arm.name: to_dict(
-                replace(claim.config(arm, terms.scale, kind), precision=terms.precision)
+                replace(claim.config(arm, settings.scale, kind), precision=settings.precision)
             )
             for arm in claim.arms
         },
@@ -60,50 +58,54 @@ def record(claim: Claim, results: dict[str, list[Done]], terms: Terms) -> dict[s
     }
 
 
-def _run(one: Done) -> dict[str, Any]:
-    kept = "test_error", "centre_error", "train_error", "images_per_s", "rate", "colour", "also"
-    return {name: getattr(one, name) for name in kept} | {"epochs": list(one.epochs)}
+def _run(result: RunResult) -> dict[str, Any]:
+    names = "test_error", "centre_error", "train_error", "images_per_s", "rate", "colour"
+    # "also" is the key of the extra metrics in every record that exists.
+    extra = {"also": result.extra_metrics}
+    return {name: getattr(result, name) for name in names} | extra | {"epochs": list(result.epochs)}
 
 
-def write(found: dict[str, Any], folder: Path) -> Path:
-    """Into FOLDER/CLAIM-KIND-SCALE.json."""
+def write(raw: dict[str, Any], folder: Path) -> Path:
+    """Write a record to FOLDER/CLAIM-KIND-SCALE.json and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found['claim']}-{found['on']}-{found['scale']}.json"
-    write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+    path = folder / f"{raw['claim']}-{raw['on']}-{raw['scale']}.json"
+    write_whole(path, (json.dumps(raw, indent=1) + "\n").encode())
     return path
 
 
 @dataclass(frozen=True)
 class Row:
-    """An effect of a record, as every table shows it."""
+    """An effect of a record with its estimate."""
 
     effect: Effect
     estimate: Estimate
     repeat: tuple[str, ...]
-    """Why it has to be measured again; empty: what was recorded is what would run today."""
+    """Reasons to measure it again; empty: the recorded configurations are the current ones."""
     adjusted_p: float | None = None
-    """Holm's, over all rows that were read together; None without an interval."""
+    """p value adjusted by Holm's method over all rows read together; None without an interval."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record as it was read."""
+    """A record that was read from its file."""
 
     claim: Claim
     raw: dict[str, Any]
-    """The JSON file."""
-    results: dict[str, list[Done]]
+    """The content of the JSON file."""
+    results: dict[str, list[RunResult]]
     rows: tuple[Row, ...]
 
     @property
     def in_papers_setting(self) -> bool:
+        """Whether it was measured at the paper's scale on the paper's data."""
         return self.claim.is_papers_setting(self.raw["scale"], self.raw["on"])
 
     def config(self, arm: str) -> Config:
+        """The recorded configuration of an arm."""
         return from_dict(Config, self.raw["configs"][arm])
 
     def errors(self) -> list[str]:
-        """Errors by seed of each arm: `test error, base: 36.3, 37.6 %`"""
+        """The errors of each arm by seed, such as `test error, base: 36.3, 37.6 %`."""
         lines = []
         for name, runs in self.results.items():
             percent = ", ".join(f"{100 * run.test_error:.1f}" for run in runs)
@@ -112,8 +114,10 @@ class Record:
         return lines
 
     def setting(self) -> str:
-        """`desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training error 29 %:
-        underfitted`, of the first arm.
+        """The setting of the first arm in words.
+
+        For example: `desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training
+        error 29 %: underfitted`.
         """
         first = self.claim.arms[0].name
         runs, part = self.results[first], Part(**self.raw["parts"][first])
@@ -131,8 +135,10 @@ class Record:
         )
 
     def verdict(self, row: Row) -> str:
-        """`same sign, 1.4 inside the interval`. Below the paper's own setting an opposite sign is
-        one of that setting: it cannot refute a claim about ImageNet.
+        """The verdict in words, such as `same sign, 1.4 inside the interval`.
+
+        Outside the paper's own setting, an opposite sign names the setting: it cannot refute a
+        claim about ImageNet.
         """
         words = [str(row.estimate.verdict)]
         if row.estimate.low is None:
@@ -147,23 +153,23 @@ class Record:
 
 
 def where(raw: dict[str, Any]) -> str:
-    """`desk, photographs`"""
+    """The scale and the data of a record, such as `desk, photographs`."""
     names = {"cifar10": "CIFAR-10", "imagenet": "ImageNet 2012"}
     return f"{raw['scale']}, {names.get(raw['on'], raw['on'])}"
 
 
 def opened(raw: dict[str, Any]) -> Record:
-    """A record with its effects computed from its runs."""
+    """Compute the effects of a record from its runs."""
     (claim,) = (claim for claim in CLAIMS if claim.id == raw["claim"])
     configs = {name: from_dict(Config, config) for name, config in raw["configs"].items()}
     results = {
-        name: [done(run, configs[name], **NO_IMAGES) for run in runs]
+        name: [result_of(run, configs[name], **NO_IMAGES) for run in runs]
         for name, runs in raw["arms"].items()
     }
     rows = tuple(
         Row(
             effect,
-            estimate(effect.values(results), effect.none, effect.sided),
+            estimate(effect.values(results), effect.none, effect.one_sided),
             tuple(_repeat(claim, effect, raw)),
         )
         for effect in claim.effects
@@ -172,29 +178,32 @@ def opened(raw: dict[str, Any]) -> Record:
 
 
 def read(folder: Path) -> list[Record]:
-    """All records of a folder, in the order of the claims, the largest scale first, the claim's own
-    data first; p values adjusted over all their rows.
+    """Read all records of a folder.
+
+    Returns:
+        The records in the order of the claims; of one claim, the largest scale first. The p values
+        are adjusted over the rows of all records.
     """
-    found = [opened(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    records = [opened(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
     scales = "full", "desk", "smoke"
 
-    def place(one: Record) -> tuple[int, ...]:
+    def sort_key(one: Record) -> tuple[int, ...]:
         claim = one.claim
         kind = claim.kinds.index(one.raw["on"])
         return CLAIMS.index(claim), scales.index(one.raw["scale"]), kind
 
-    return adjusted(sorted(found, key=place))
+    return adjusted(sorted(records, key=sort_key))
 
 
 def adjusted(records: Sequence[Record]) -> list[Record]:
-    """The records with Holm's p values, over all their rows together."""
+    """The records with p values adjusted by Holm's method over all their rows together."""
     p_values = [row.estimate.p for one in records for row in one.rows]
-    found = iter(holm([p for p in p_values if p is not None]))
+    adjusted_p = iter(holm([p for p in p_values if p is not None]))
     return [
         replace(
             one,
             rows=tuple(
-                row if row.estimate.p is None else replace(row, adjusted_p=next(found))
+                row if row.estimate.p is None else replace(row, adjusted_p=next(adjusted_p))
                 for row in one.rows
             ),
         )
@@ -203,21 +212,25 @@ def adjusted(records: Sequence[Record]) -> list[Record]:
 
 
 def _repeat(claim: Claim, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:
-    """Why a row has to be measured again: the reason that the record names, and every setting of
-    the arms it compares that is another today.
+    """The reasons to measure a row again.
+
+    These are the reason that the record names, if any, and every setting of the compared arms that
+    has changed since.
     """
     if "to_be_repeated" in raw:
         yield raw["to_be_repeated"]
-    said: set[str] = set()
+    # Arms share most settings; each change is named once.
+    named: set[str] = set()
     for arm in claim.arms:
         if arm.name in effect.arms:
             for setting in _changes(claim, arm, effect, raw):
-                if setting not in said:
-                    said.add(setting)
+                if setting not in named:
+                    named.add(setting)
                     yield setting
 
 
 def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:
+    """The settings of an arm that differ between the record and the current claim."""
     scale, kind = raw["scale"], raw["on"]
     before = from_dict(Config, raw["configs"][arm.name])
     # The precision is the user's choice, not the claim's.
@@ -230,13 +243,13 @@ def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Ite
 
 
 def until(config: Config, epochs: int) -> Config:
-    """The configuration without the settings of its schedule that act after its first epochs.
+    """The configuration without the settings of its schedule that act after the first `epochs`.
 
-    Two configurations that are equal then train the same network for that long, since nothing but
-    the schedule depends on the epoch.
+    Two configurations that are then equal train the same network for that long, since only the
+    schedule depends on the epoch.
     """
     schedule = config.schedule
-    assert isinstance(schedule, Steps)
+    assert isinstance(schedule, StepSchedule)
     ends = schedule.colour_until
     return replace(
         config,
@@ -244,18 +257,21 @@ def until(config: Config, epochs: int) -> Config:
             schedule,
             epochs=min(epochs, schedule.epochs),
             drops=tuple(at for at in schedule.drops if at < epochs),
-            layer_rates=tuple(rate for rate in schedule.layer_rates if rate.epoch < epochs),
+            layer_lrs=tuple(rate for rate in schedule.layer_lrs if rate.epoch < epochs),
             colour_until=ends if ends is not None and ends < epochs else None,
         ),
     )
 
 
 def _differences(before: Any, today: Any, name: str) -> Iterator[str]:
-    """`schedule.colour_until none -> 18`; of what is no single value the name alone."""
+    """Differences in words, such as `schedule.colour_until none -> 18`.
+
+    A difference in a list or an object is given by its name alone.
+    """
     if isinstance(before, dict) and isinstance(today, dict) and before.keys() == today.keys():
         for key in before:
             yield from _differences(before[key], today[key], f"{name}.{key}".lstrip("."))
-    elif _named(before) and _named(today) and len(before) == len(today):
+    elif _has_names(before) and _has_names(today) and len(before) == len(today):
         for one, other in zip(before, today, strict=True):
             yield from _differences(one, other, f"{name}.{one['name']}")
     elif before != today:
@@ -263,11 +279,13 @@ def _differences(before: Any, today: Any, name: str) -> Iterator[str]:
         yield f"{name} {_word(before)} -> {_word(today)}" if single else name
 
 
-def _named(value: Any) -> bool:
+def _has_names(value: Any) -> bool:
+    """Whether a value is a list of objects with names, such as the layers."""
     return isinstance(value, list) and any(isinstance(one, dict) and "name" in one for one in value)
 
 
 def _word(value: Any) -> str:
+    """A value as the table shows it."""
     return (
         "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )

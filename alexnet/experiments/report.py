@@ -1,4 +1,4 @@
-"""One HTML page of all records, everything in it: `alexnet reproduce --report FILE.html`."""
+"""One self-contained HTML page of all records: `alexnet reproduce --report FILE.html`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from statistics import mean
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from alexnet import figures, gallery
+from alexnet import figures
+from alexnet.checkpoint import load
+from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import QUARTER, apart
@@ -19,8 +21,6 @@ from alexnet.experiments.records import Record, Row
 from alexnet.experiments.table import NOT_RUN, not_run, ours, p_word, reading, source
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
-from alexnet.kernels import colourfulness, orientedness
-from alexnet.weights import load
 
 COLOURS = {
     "same sign": "#2e7d4f",
@@ -30,19 +30,25 @@ COLOURS = {
 }
 STYLE = """
 :root { --ink: #222; --soft: #666; --line: #ddd; }
-body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 60rem; margin: 0 auto;
-  padding: 2rem 1.2rem 5rem; background: #fff; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 2.6rem 0 .5rem; }
-h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; } p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
+body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 60rem;
+  margin: 0 auto; padding: 2rem 1.2rem 5rem; background: #fff; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.3rem; margin: 2.6rem 0 .5rem; }
+h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; } p { margin: .5rem 0; }
+.soft { color: var(--soft); font-size: .92rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .35rem .6rem .35rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--line); }
 th { font-weight: normal; color: var(--soft); } td.m { min-width: 11rem; }
 td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.chip { color: #fff; border-radius: .7em; padding: 0 .6em; font: .8rem/1.6 system-ui, sans-serif; white-space: nowrap; }
+.chip { color: #fff; border-radius: .7em; padding: 0 .6em; white-space: nowrap;
+  font: .8rem/1.6 system-ui, sans-serif; }
 code { font-size: .82rem; background: #f5f3ef; padding: .1em .3em; overflow-wrap: anywhere; }
-@media (max-width: 44rem) { tr, td { display: block; } th { display: none; } tr { border-bottom: 1px solid var(--line);
-  padding: .5rem 0; } td { border: 0; padding: .1rem 0; } }
-svg { width: 100%; height: auto; } figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
+@media (max-width: 44rem) { tr, td { display: block; } th { display: none; }
+  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  td { border: 0; padding: .1rem 0; } }
+svg { width: 100%; height: auto; } figure { margin: 1.2rem 0; }
+figcaption { color: var(--soft); font-size: .9rem; }
 """
 
 
@@ -58,8 +64,9 @@ def page(records: Sequence[Record], runs: Sequence[Path] = ()) -> str:
     """
     parts = [
         "<h1>The claims of the 2012 paper, measured</h1>",
-        "<p class=soft>Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural "
-        "Networks. Every number was given by runs recorded in this project; each claim ends with its command.</p>",
+        "<p class=soft>Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep "
+        "Convolutional Neural Networks. Every number comes from runs that this project has "
+        "recorded; each claim ends with its command.</p>",
         _summary(records),
         "<h2>How to read a row</h2>",
         *(f"<p>{_inline(text)}</p>" for text in reading(records).split("\n\n")),
@@ -84,7 +91,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = ()) -> str:
         )
         parts += ["<h2>What each part is worth</h2>", _figure(_bars(points), caption)]
     if runs:
-        parts += _looked_at(records, runs)
+        parts += _figures_of_runs(records, runs)
     parts += [
         "<h2>Each claim</h2>",
         *(_claim(claim, [one for one in records if one.claim is claim]) for claim in CLAIMS),
@@ -101,8 +108,8 @@ def write(records: Sequence[Record], path: Path, runs: Sequence[Path] = ()) -> N
     write_whole(path, page(records, runs).encode())
 
 
-def _looked_at(records: Sequence[Record], runs: Sequence[Path]) -> list[str]:
-    """Figures 3 and 4 of the first run, signals and curves of all."""
+def _figures_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[str]:
+    """Figures 3 and 4 of the first run, and the signals and curves of all runs."""
     first, net = runs[0], load(runs[0]).net
     indices = [
         f"column {number}: colour {mean(colour):.2f}, orientation {mean(oriented):.2f}"
@@ -111,30 +118,37 @@ def _looked_at(records: Sequence[Record], runs: Sequence[Path]) -> list[str]:
         )
     ]
     kernels = (
-        f"The first layer of {first.name}. Colour is the share of a kernel's energy that is not grey, orientation the "
-        f"coherence of its gradients, both 0 to 1, means: {'; '.join(indices)}. {_specialising(records)}"
+        f"The filters of the first layer of {first.name}. Colour is the share of a filter's energy "
+        "that is not grey; orientation is the coherence of its gradients. Both lie between 0 and "
+        f"1. Means: {'; '.join(indices)}. {_specialising(records)}"
     )
     answers = (
-        f"Eight validation pictures, their class, and the five that {first.name} finds likeliest."
+        f"Eight validation images, their class, and the five most probable classes by {first.name}."
     )
-    near = "Five validation pictures, and in each row the six training pictures nearest by L2 in the last hidden layer."
-    signal = "How far two pictures lie apart in each layer of the untrained networks; under the line a start is blind."
+    near = (
+        "Five validation images; each row shows the six nearest training images by L2 distance in "
+        "the last hidden layer."
+    )
+    signal = (
+        "The distance of two images in each layer of the untrained networks. A network that is "
+        "below the line cannot tell images apart."
+    )
     names = ", ".join(run.name for run in runs)
     return [
-        "<h2>Figure 3: what the columns turned to</h2>",
+        "<h2>Figure 3: the filters of the two columns</h2>",
         _figure(figures.filters(net), kernels),
         "<h2>Figure 4: answers and neighbours</h2>",
-        _figure(gallery.answers(first), answers),
-        _figure(gallery.neighbours(first), near),
+        _figure(figures.answers(first), answers),
+        _figure(figures.neighbours(first), near),
         "<h2>Signal at the start</h2>",
-        _figure(gallery.signals(runs), signal),
+        _figure(figures.signals(runs), signal),
         "<h2>Learning curves</h2>",
-        _figure(gallery.curves(runs), f"Errors and losses by epoch: {names}."),
+        _figure(figures.curves(runs), f"Errors and losses by epoch: {names}."),
     ]
 
 
 def _specialising(records: Sequence[Record]) -> str:
-    """How often, over the seeds of claim `filters`."""
+    """How often the columns specialise, over the seeds of claim `filters`."""
     shares = [
         apart(run.colour)[1]
         for one in records
@@ -145,8 +159,8 @@ def _specialising(records: Sequence[Record]) -> str:
         return ""
     often = sum(share <= 0.05 for share in shares)
     return (
-        f"Over the {len(shares)} recorded seeds of claim filters, {often} have columns whose colour lies further apart "
-        "than in 95 of 100 random halves of the same kernels."
+        f"In {often} of the {len(shares)} recorded seeds of claim filters, the colour of the "
+        "columns lies further apart than in 95 of 100 random halves of the same filters."
     )
 
 
@@ -161,7 +175,8 @@ def _summary(records: Sequence[Record]) -> str:
     rows = "".join(
         f"<tr><td><a href='#{one.claim.id}'>{one.claim.id}</a></td>"
         f"<td class=m>{html.escape(row.effect.name)}<div class=soft>{one.setting()}</div></td>"
-        f"<td>{_verdict(one, row)}{'<div class=soft>to be repeated</div>' if row.repeat else ''}</td>"
+        f"<td>{_verdict(one, row)}"
+        f"{'<div class=soft>to be repeated</div>' if row.repeat else ''}</td>"
         f"<td class=n>{ours(row)}</td><td class=n>{_p(row)}</td></tr>"
         for one in records
         for row in one.rows
@@ -176,16 +191,16 @@ def _summary(records: Sequence[Record]) -> str:
 
 
 def _p(row: Row) -> str:
-    """`p 0.012`: on a narrow screen the head of its column is not shown."""
+    """The p value, such as `p 0.012`; with its name, since a narrow screen shows no table head."""
     return "" if row.adjusted_p is None else f"p {html.escape(p_word(row.adjusted_p))}"
 
 
-def _claim(claim: Claim, own: Sequence[Record]) -> str:
-    said = f"{html.escape(source(claim))}. {_inline(claim.note)}"
+def _claim(claim: Claim, records: Sequence[Record]) -> str:
+    text = f"{html.escape(source(claim))}. {_inline(claim.note)}"
     parts = [
-        f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{said}</p>"
+        f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{text}</p>"
     ]
-    for one in own:
+    for one in records:
         lines = "".join(
             f"<li>{html.escape(row.effect.name)}: {_numbers(row)} {_verdict(one, row)}"
             f"{_repeat(row)}</li>"
@@ -194,7 +209,7 @@ def _claim(claim: Claim, own: Sequence[Record]) -> str:
         errors = html.escape("; ".join(one.errors()))
         parts += [f"<p>{one.setting()}.</p><ul>{lines}</ul><p class=soft>By seed: {errors}</p>"]
         parts += [f"<p><code>{html.escape(one.raw['command'])}</code></p>"]
-    if commands := not_run(claim, own):
+    if commands := not_run(claim, records):
         lines = "".join(f"<br><code>{html.escape(command)}</code>" for command in commands)
         parts += [f"<p>{NOT_RUN.rstrip()}{lines}</p>"]
     return "".join(parts)
@@ -210,8 +225,9 @@ def _repeat(row: Row) -> str:
 
 
 def _inline(text: str) -> str:
-    """Markdown's code, bold and emphasis as HTML; nothing else of it is used."""
+    """Convert Markdown's code, bold and emphasis to HTML; the texts use nothing else."""
     text = html.escape(text, quote=False)
+    # Bold before emphasis, since `**` contains `*`.
     for mark, tag in (("`", "code"), ("**", "b"), ("*", "em")):
         pieces = text.split(mark)
         text = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
@@ -220,14 +236,17 @@ def _inline(text: str) -> str:
 
 def _figure(figure: Figure, caption: str) -> str:
     buffer = io.StringIO()
+    # No date, and a fixed salt for ids: the same records give the same bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexnet"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    drawn = buffer.getvalue()
-    return f"<figure>{drawn[drawn.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    # The XML declaration before <svg does not belong inside HTML.
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _crossing(one: Record) -> Figure:
-    """Error over the training set against epochs, ReLU solid, tanh dashed, as in the paper."""
+    """Training error against epochs; ReLU solid, tanh dashed, as in Figure 1."""
     figure = Figure((7.5, 3.6))
     axes = figure.subplots()
     for name, style in (("relu", "-"), ("tanh", "--")):
@@ -260,6 +279,7 @@ def _crossing_text(one: Record) -> str:
 
 
 def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
+    """Differences of test error with their intervals; the paper's numbers as diamonds."""
     figure = Figure((7.5, 0.8 + 0.36 * len(points)))
     axes = figure.subplots()
     names = []
@@ -278,9 +298,9 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
         )
         if row.effect.number is not None:
             axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
-        said = row.effect.name.removeprefix("test error, ").removesuffix(", percentage points")
+        name = row.effect.name.removeprefix("test error, ").removesuffix(", percentage points")
         on = " (CIFAR-10)" if one.raw["on"] == "cifar10" else ""
-        names.append(f"{one.claim.id}{on}: {said.replace('ablated', row.effect.arms[0])}")
+        names.append(f"{one.claim.id}{on}: {name.replace('ablated', row.effect.arms[0])}")
     axes.set_yticks(range(len(points)), names)
     axes.set_ylim(-0.7, len(points) - 0.3)
     axes.axvline(0, color=INK, linewidth=0.8)

@@ -1,7 +1,9 @@
-"""Runs what claims compare: each configuration once, in a process of its own, whichever claims need it.
+"""Runs what the claims compare.
 
-OUT/runs/KEY is a run, its key a digest of everything that decides it, so that claims share runs, finished ones are
-used again and an interrupted one goes on. OUT/data/KEY is a part of the store, reduced.
+Each configuration runs once, in a process of its own, no matter how many claims need it.
+OUT/runs/KEY is a run; its key is a digest of everything that decides its result, so claims share
+runs, finished runs are used again, and an interrupted run continues. OUT/data/KEY is a reduced part
+of the store.
 """
 
 from __future__ import annotations
@@ -20,39 +22,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet.config import LOSSLESS_PX, Config, Steps, StoreSettings
-from alexnet.configfile import to_dict
+from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings, to_dict
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
+from alexnet.errors import AlexNetError
 from alexnet.experiments import job
 from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale, error_name
-from alexnet.experiments.effects import ENSEMBLE, Done
+from alexnet.experiments.effects import ENSEMBLE, RunResult
 from alexnet.files import write_whole
 
 SEARCH_EPOCHS = 5
+"""Length of a run of the search for a learning rate."""
 
-said_at_once: Callable[[str], None] = partial(print, flush=True)
+print_now: Callable[[str], None] = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
-class Terms:
-    """The settings of `alexnet reproduce`. jobs: runs side by side, which share the cores."""
+class Settings:
+    """The settings of `alexnet reproduce`."""
 
     store: Store
     scale: Scale
     seeds: int
+    """Runs of each arm; run i has seed i."""
     out: Path
     jobs: int = 1
+    """Runs at the same time, which share the cores."""
     precision: Literal["auto", "float32"] = "auto"
     """`Config.precision` of every run."""
-    say: Callable[[str], None] = said_at_once
+    say: Callable[[str], None] = print_now
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A run to be had, and its place."""
+class RunSpec:
+    """A run: its name in messages, its configuration and its folder."""
 
     name: str
     config: Config
@@ -64,8 +69,10 @@ IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6
 
 
 def kind_of(store: Store) -> Kind:
-    """What a store holds. ImageNet is known by its list of classes alone, so that no other set of
-    photographs, of 1000 classes or fewer, counts as the paper's own setting.
+    """The kind of data in a store.
+
+    ImageNet is recognised by its list of classes alone, so that no other set of photographs, of
+    1000 classes or fewer, counts as the paper's own setting.
     """
     if store.size_px == 32 and "test" in store.manifest["splits"]:
         return "cifar10"
@@ -73,22 +80,22 @@ def kind_of(store: Store) -> Kind:
     return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"
 
 
-def check(claim: Claim, terms: Terms) -> None:
-    """Raises ValueError when the claim cannot be tested on this store, or at this scale."""
-    store, scale = terms.store, terms.scale
+def check(claim: Claim, settings: Settings) -> None:
+    """Raises AlexNetError if the claim cannot be tested on this store or at this scale."""
+    store, scale = settings.store, settings.scale
     kind = kind_of(store)
     if not claim.arms:
-        raise ValueError(
+        raise AlexNetError(
             f"{claim.id} needs ImageNet and the recipes themselves; see docs/reproduction.md"
         )
-    if scale == "full" and claim.by_hand:
-        raise ValueError(
+    if scale == "full" and claim.manual_commands:
+        raise AlexNetError(
             f"{claim.id} at full scale is not one experiment but a chain of commands: "
-            + "; ".join(claim.by_hand)
+            + "; ".join(claim.manual_commands)
         )
-    if claim.together is not None and terms.seeds < ENSEMBLE:
-        raise ValueError(
-            f"{claim.id} averages {ENSEMBLE} networks and --seeds is {terms.seeds}; "
+    if claim.together is not None and settings.seeds < ENSEMBLE:
+        raise AlexNetError(
+            f"{claim.id} averages {ENSEMBLE} networks and --seeds is {settings.seeds}; "
             f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
         )
     small_stand_in = kind == "cifar10" and claim.kinds[-1] != "cifar10"
@@ -98,130 +105,157 @@ def check(claim: Claim, terms: Terms) -> None:
             if claim.kinds[0] == "cifar10"
             else "photographs of 112 pixels or more"
         )
-        raise ValueError(
+        raise AlexNetError(
             f"{claim.id} needs {needs}; {store.name} holds images of {store.size_px} pixels"
         )
     if kind != "cifar10" and store.size_px < STORED_PX[scale]:
-        raise ValueError(
+        raise AlexNetError(
             f"{claim.id} at this scale needs images of {STORED_PX[scale]} pixels; "
             "prepare them larger"
         )
     for part in {arm.part for arm in claim.arms} - {None}:
         assert part is not None
         if part.first_class + part.classes > len(store.classes):
-            raise ValueError(
+            raise AlexNetError(
                 f"{claim.id} needs ten classes or more; {store.name} has {len(store.classes)}"
             )
 
 
-def run_ahead(claims: Sequence[Claim], terms: Terms) -> None:
-    """What needs no other run, of all claims together: no core waits at the end of one claim for the next."""
+def run_ahead(claims: Sequence[Claim], settings: Settings) -> None:
+    """Run everything that does not depend on another run, for all claims together.
+
+    One list for all claims keeps the cores busy: claim by claim, they would wait for the last run
+    of each claim.
+    """
     arms = [
         (claim, arm) for claim in claims if not claim.rates for arm in claim.arms if not arm.init
     ]
-    wanted = [
-        _wanted(claim, arm, seed, terms, {}) for claim, arm in arms for seed in range(terms.seeds)
+    specs = [
+        plan_run(claim, arm, seed, settings, {})
+        for claim, arm in arms
+        for seed in range(settings.seeds)
     ]
-    _all(wanted, terms, may_fail=True)
+    run_all(specs, settings, may_fail=True)
 
 
-def run(claim: Claim, terms: Terms) -> dict[str, list[Done]]:
-    """All runs of a claim, by arm and seed."""
-    check(claim, terms)
-    factors = _rates(claim, terms)
-    results: dict[str, list[Done]] = {}
-    for later in (False, True):  # an arm that starts from another's network waits for it
-        arms = [arm for arm in claim.arms if bool(arm.init) == later]
-        wanted = [
-            _wanted(claim, arm, seed, terms, factors) for arm in arms for seed in range(terms.seeds)
+def run(claim: Claim, settings: Settings) -> dict[str, list[RunResult]]:
+    """Run a claim.
+
+    Returns:
+        The results of each arm, one for each seed.
+
+    Raises:
+        AlexNetError: The claim cannot be tested here, or a run has no numbers.
+    """
+    check(claim, settings)
+    factors = _search_rates(claim, settings)
+    results: dict[str, list[RunResult]] = {}
+    seeds = settings.seeds
+    # An arm that starts from the network of another arm has to wait for it.
+    for needs_init in (False, True):
+        arms = [arm for arm in claim.arms if bool(arm.init) == needs_init]
+        specs = [
+            plan_run(claim, arm, seed, settings, factors) for arm in arms for seed in range(seeds)
         ]
-        done = _all(wanted, terms)
-        if claim.also is not None and not later:
-            done[: terms.seeds] = map(
-                partial(_with_more, claim), wanted[: terms.seeds], done[: terms.seeds]
+        run_results = run_all(specs, settings)
+        # Extra metrics are those of the first arm, whose runs are the first of the list.
+        if claim.extra_metrics is not None and not needs_init:
+            run_results[:seeds] = map(
+                partial(_with_extra_metrics, claim), specs[:seeds], run_results[:seeds]
             )
-        if claim.together is not None and not later:
-            done[: terms.seeds] = _with_ensembles(claim.together, done[: terms.seeds])
+        if claim.together is not None and not needs_init:
+            run_results[:seeds] = _with_ensembles(claim.together, run_results[:seeds])
         for number, arm in enumerate(arms):
-            results[arm.name] = done[number * terms.seeds : (number + 1) * terms.seeds]
+            results[arm.name] = run_results[number * seeds : (number + 1) * seeds]
     return results
 
 
-def _with_more(claim: Claim, wanted: Wanted, done: Done) -> Done:
-    """With what the claim measures besides; kept beside the run."""
-    assert claim.also is not None
-    kept = wanted.folder / f"{claim.id}.json"
-    if not kept.exists():
-        write_whole(kept, json.dumps(claim.also(wanted.folder / "run")).encode())
-    return replace(done, also=json.loads(kept.read_text()))
+def _with_extra_metrics(claim: Claim, spec: RunSpec, result: RunResult) -> RunResult:
+    """The result with the claim's extra metrics, which are kept in a file beside the run."""
+    assert claim.extra_metrics is not None
+    path = spec.folder / f"{claim.id}.json"
+    if not path.exists():
+        write_whole(path, json.dumps(claim.extra_metrics(spec.folder / "run")).encode())
+    return replace(result, extra_metrics=json.loads(path.read_text()))
 
 
 def _with_ensembles(
-    measured: Callable[[Sequence[Done]], dict[str, float]], runs: Sequence[Done]
-) -> list[Done]:
-    """With what is measured of each ensemble of consecutive seeds; a rest belongs to none."""
-    done = list(runs)
-    for first in range(0, len(done) - ENSEMBLE + 1, ENSEMBLE):
-        members = done[first : first + ENSEMBLE]
-        shared = measured(members)
-        done[first : first + ENSEMBLE] = [
-            replace(one, also={**one.also, **shared}) for one in members
+    measure: Callable[[Sequence[RunResult]], dict[str, float]], runs: Sequence[RunResult]
+) -> list[RunResult]:
+    """The results with the metrics of their ensemble.
+
+    An ensemble is `ENSEMBLE` consecutive seeds; what is left over belongs to no ensemble.
+    """
+    results = list(runs)
+    for first in range(0, len(results) - ENSEMBLE + 1, ENSEMBLE):
+        members = results[first : first + ENSEMBLE]
+        shared = measure(members)
+        results[first : first + ENSEMBLE] = [
+            replace(member, extra_metrics={**member.extra_metrics, **shared}) for member in members
         ]
-    return done
+    return results
 
 
-def _rates(claim: Claim, terms: Terms) -> dict[str, float]:
-    """The factor of each arm's learning rate, of those that claim tries the one with the least error early on."""
+def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
+    """The factor of the learning rate for each arm: the one with the lowest error early on.
+
+    Raises AlexNetError if an arm learns at none of the rates.
+    """
     factors: dict[str, float] = {}
     if not claim.rates:
         return factors
-    tries = [(arm, factor) for arm in claim.arms for factor in claim.rates]
-    wanted = []
-    for arm, factor in tries:
-        one = _wanted(claim, arm, 0, terms, {arm.name: factor})
-        assert isinstance(one.config.schedule, Steps)
-        short = replace(one.config.schedule, epochs=min(SEARCH_EPOCHS, one.config.schedule.epochs))
-        wanted.append(
-            _placed(
-                f"{claim.id}, {arm.name}, {factor} x rate",
-                replace(one.config, schedule=short),
-                terms,
-            )
-        )
-    done = _all(wanted, terms, may_fail=True)
+    trials = [(arm, factor) for arm in claim.arms for factor in claim.rates]
+    specs = []
+    for arm, factor in trials:
+        spec = plan_run(claim, arm, 0, settings, {arm.name: factor})
+        assert isinstance(spec.config.schedule, StepSchedule)
+        num_epochs = min(SEARCH_EPOCHS, spec.config.schedule.epochs)
+        config = replace(spec.config, schedule=replace(spec.config.schedule, epochs=num_epochs))
+        specs.append(_spec_of(f"{claim.id}, {arm.name}, {factor} x rate", config, settings))
+    results = run_all(specs, settings, may_fail=True)
     for arm in claim.arms:
-        own = [
+        scores = [
             (
+                # A run that ended early has reached the claim's error: the sooner the better, and
+                # dividing by 1000 ranks it before every run that has not.
                 result.epochs[-1]["val_error"]
                 if len(result.epochs) == SEARCH_EPOCHS
                 else len(result.epochs) / 1e3,
                 factor,
             )
-            for (of, factor), result in zip(tries, done, strict=True)
-            if of is arm and result is not None
+            for (trial_arm, factor), result in zip(trials, results, strict=True)
+            if trial_arm is arm and result is not None
         ]
-        if not own:
-            raise ValueError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
-        factors[arm.name] = min(own)[1]
-        terms.say(
-            f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after {SEARCH_EPOCHS} epochs"
+        if not scores:
+            raise AlexNetError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
+        factors[arm.name] = min(scores)[1]
+        settings.say(
+            f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after "
+            f"{SEARCH_EPOCHS} epochs"
         )
     return factors
 
 
-def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, float]) -> Wanted:
-    kind = kind_of(terms.store)
-    config = claim.config(arm, terms.scale, kind)
+def plan_run(
+    claim: Claim, arm: Arm, seed: int, settings: Settings, factors: dict[str, float]
+) -> RunSpec:
+    """The run of an arm with a seed; prepares the reduced store that it needs.
+
+    Args:
+        factors: Factor of the learning rate by the name of the arm; 1 where an arm has none.
+    """
+    kind = kind_of(settings.store)
+    config = claim.config(arm, settings.scale, kind)
     factor = factors.get(arm.name, 1.0)
-    bias = config.sgd.bias_rate
+    bias = config.sgd.bias_lr
     sgd = replace(
-        config.sgd, rate=factor * config.sgd.rate, bias_rate=None if bias is None else factor * bias
+        config.sgd, lr=factor * config.sgd.lr, bias_lr=None if bias is None else factor * bias
     )
-    store = _part(terms, claim.part(arm, terms.scale, kind))
+    store = _part(settings, claim.part(arm, settings.scale, kind))
     init = ""
     if arm.init:
         before = next(other for other in claim.arms if other.name == arm.init)
-        init = str(_wanted(claim, before, seed, terms, factors).folder / "run")
+        init = str(plan_run(claim, before, seed, settings, factors).folder / "run")
     config = replace(
         config,
         seed=seed,
@@ -229,32 +263,43 @@ def _wanted(claim: Claim, arm: Arm, seed: int, terms: Terms, factors: dict[str, 
         sgd=sgd,
         init=init,
         checkpoint_minutes=1,
-        precision=terms.precision,
+        precision=settings.precision,
     )
-    return _placed(f"{claim.id}, {arm.name}, seed {seed}", config, terms)
+    return _spec_of(f"{claim.id}, {arm.name}, seed {seed}", config, settings)
 
 
-def _placed(name: str, config: Config, terms: Terms) -> Wanted:
-    decides = to_dict(
+def _spec_of(name: str, config: Config, settings: Settings) -> RunSpec:
+    """The run of a configuration, in the folder whose name is the digest of its settings."""
+    # Paths do not decide a result: the store counts by its checksum, the run to start from by its
+    # own key, which is the name of its folder. The recipe's name is only a label.
+    decisive = to_dict(
         replace(
             config, recipe="", data="", init=Path(config.init).parent.name if config.init else ""
         )
     )
-    del decides["parallel"]  # who computes it
-    text = json.dumps([decides, Store(config.data).checksum], sort_keys=True)
-    return Wanted(name, config, terms.out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:12])
+    # The layout of ranks changes who computes a result, not the result.
+    del decisive["parallel"]
+    text = json.dumps([decisive, Store(config.data).checksum], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return RunSpec(name, config, settings.out / "runs" / key)
 
 
-def _part(terms: Terms, part: Part) -> str:
-    """The store itself, or a part of it, reduced and kept lossless."""
-    store = terms.store
+def _part(settings: Settings, part: Part) -> str:
+    """The name of the store that a run reads: the store itself, or a reduced part of it.
+
+    A part is stored without loss, so that images are compressed once at most.
+    """
+    store = settings.store
     size_px = (
-        store.size_px if store.size_px <= LOSSLESS_PX else STORED_PX[terms.scale] or store.size_px
+        store.size_px
+        if store.size_px <= LOSSLESS_PX
+        else STORED_PX[settings.scale] or store.size_px
     )
     if part == Part() and size_px == store.size_px:
         return store.name
     text = json.dumps([asdict(part), size_px, store.checksum])
-    folder = terms.out / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = settings.out / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
+    # A store that was interrupted is not a folder yet: `prepare` renames it when it is complete.
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         first, last = part.first_class, part.first_class + (part.classes or len(store.classes))
@@ -271,77 +316,100 @@ def _part(terms: Terms, part: Part) -> str:
 
 
 def _items(store: Store, name: str, first: int, last: int, of_each: int) -> SourceSplit:
-    """The pictures of classes first..last - 1, in one shuffled order; of_each: of every class so many, 0 for all."""
+    """A split with the images of classes `first` to `last - 1`, in one shuffled order.
+
+    Args:
+        of_each: The number of images of each class; 0: all of them.
+    """
     split = store.split(name)
-    left = dict.fromkeys(range(first, last), of_each or len(split))
+    num_left = dict.fromkeys(range(first, last), of_each or len(split))
     items = []
+    # The order is that of epoch 0 with seed 0, so that every run sees the same part.
     for index in epoch_order(len(split), 0, 0).tolist():
         label = int(split.labels[index])
-        if left.get(label, 0):
-            left[label] -= 1
+        if num_left.get(label, 0):
+            num_left[label] -= 1
             items.append(Item(split.name(index), label - first, partial(split.encoded, index)))
     return SourceSplit(name, len(items), lambda start: iter(items[start:]))
 
 
-def _all(wanted: Sequence[Wanted], terms: Terms, may_fail: bool = False) -> list[Any]:
-    """What each gave. Raises ValueError for one that gave no numbers, unless it may (then None)."""
-    todo = {one.folder: one for one in wanted if job.read(one.folder) is None}
-    began_s, total = time.perf_counter(), len(todo)
-    for number, one in enumerate(_worked(todo.values(), terms), 1):
-        found = job.read(one.folder)
-        said = found if isinstance(found, str) else "ended"
-        if isinstance(found, Done):
-            said = f"{found.test_error:.2%} {error_name(one.config)}"
+def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False) -> list[Any]:
+    """Run all that has not been run before.
+
+    Args:
+        may_fail: A run without numbers gives None instead of an error.
+
+    Returns:
+        The result of each run, in the order given.
+
+    Raises:
+        AlexNetError: A run gave no numbers, and `may_fail` is false.
+    """
+    # By folder, since two specs with the same key are the same run.
+    pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
+    began_s, total = time.perf_counter(), len(pending)
+    for number, spec in enumerate(_run_processes(pending.values(), settings), 1):
+        result = job.read(spec.folder)
+        summary = result if isinstance(result, str) else "ended"
+        if isinstance(result, RunResult):
+            summary = f"{result.test_error:.2%} {error_name(spec.config)}"
         left_min = (time.perf_counter() - began_s) / number * (total - number) / 60
-        terms.say(f"{number}/{total} {one.name}: {said}; {left_min:.0f} min left")
+        settings.say(f"{number}/{total} {spec.name}: {summary}; {left_min:.0f} min left")
     results: list[Any] = []
-    for one in wanted:
-        found = job.read(one.folder)
-        if isinstance(found, Done):
-            results.append(found)
-        elif isinstance(found, str) and may_fail:
+    for spec in specs:
+        result = job.read(spec.folder)
+        if isinstance(result, RunResult):
+            results.append(result)
+        elif isinstance(result, str) and may_fail:
             results.append(None)
         else:
-            raise ValueError(f"{one.name} gave no numbers: {found or f'see {one.folder}/log'}")
+            raise AlexNetError(f"{spec.name} gave no numbers: {result or f'see {spec.folder}/log'}")
     return results
 
 
-def _worked(todo: Iterable[Wanted], terms: Terms) -> Iterator[Wanted]:
-    """Each as it ends, so many side by side as terms.jobs says."""
+def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[RunSpec]:
+    """Start a process for each run, `settings.jobs` at a time, and yield each run as it ends."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // terms.jobs))}
-    if terms.jobs > 1:
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // settings.jobs))}
+    if settings.jobs > 1:
+        # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    waiting, running = list(todo), dict[subprocess.Popen[bytes], Wanted]()
+    waiting, running = list(specs), dict[subprocess.Popen[bytes], RunSpec]()
     with _ended_together(running):
         while waiting or running:
-            while waiting and len(running) < terms.jobs:
-                one = waiting.pop(0)
-                one.folder.mkdir(parents=True, exist_ok=True)
-                write_whole(one.folder / "wanted.json", json.dumps(to_dict(one.config)).encode())
-                with (one.folder / "log").open("ab") as log:
-                    command = [sys.executable, "-m", "alexnet.experiments.job", str(one.folder)]
-                    running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = (
-                        one
-                    )
+            while waiting and len(running) < settings.jobs:
+                spec = waiting.pop(0)
+                spec.folder.mkdir(parents=True, exist_ok=True)
+                config = json.dumps(to_dict(spec.config)).encode()
+                write_whole(spec.folder / job.CONFIG_FILE, config)
+                with (spec.folder / "log").open("ab") as log:
+                    command = [sys.executable, "-m", "alexnet.experiments.job", str(spec.folder)]
+                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                running[process] = spec
+            # Polling: there is no portable call that waits for the first of several processes.
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
                 yield running.pop(process)
 
 
 @contextmanager
-def _ended_together(running: dict[subprocess.Popen[bytes], Wanted]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach the runs, which save where they are, before this program ends."""
+def _ended_together(running: dict[subprocess.Popen[bytes], RunSpec]) -> Iterator[None]:
+    """End all runs before this program ends.
+
+    Ctrl-C and SIGTERM are passed on to the runs, and each saves a checkpoint before it ends.
+    """
 
     def stop(number: int, frame: Any) -> None:
+        # SIGTERM takes the same way out as Ctrl-C: through `finally` below.
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
+        # All signals first, then the waiting, so that the runs save at the same time.
         for process in running:
             process.send_signal(signal.SIGTERM)
         for process in running:

@@ -1,4 +1,4 @@
-"""Running claims, and the tables of their records: on the terminal and in docs/reproduction.md."""
+"""Run claims, and show their records as tables, on the terminal and in docs/reproduction.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.records import UNDERFITTED, Record, Row, opened, record, where, write
-from alexnet.experiments.runner import Terms, check, run, run_ahead
+from alexnet.experiments.runner import Settings, check, run, run_ahead
 from alexnet.model import plan
 
 FULL_SCALE = (
@@ -27,7 +27,9 @@ docs/reproduction.md` makes this file from `records/claims`. Records hold runs; 
 computed from them, and a test fails when this file and the records disagree.
 
 """
-READING = """**A row.** An effect is computed for each seed, from runs that share seed, data and order. The row
+# Lines that end in a backslash are one line of the document.
+READING = """\
+**A row.** An effect is computed for each seed, from runs that share seed, data and order. The row
 gives its mean and the 95 % interval of the mean (Student's t over seeds). *Same sign*: the interval
 lies wholly on the claimed side of no effect (0 of a difference, 1 of a ratio). *Opposite sign*:
 wholly on the other side. *Differs*: wholly on one side, where the paper claims none.
@@ -46,7 +48,8 @@ only: every seed is judged on the same one test sample.
 training images and mean training error. *full* is the paper's setting where the data are the
 paper's too; *desk* is a small stand-in. A desk record can confirm a mechanism. It cannot refute a
 claim about ImageNet, and its numbers are of another network and other images. *Underfitted* means a
-training error above {underfitted:.0f} %: such a net has little use for what prevents overfitting, so the effect of
+training error above {underfitted:.0f} %: such a net has little use \
+for what prevents overfitting, so the effect of
 a regulariser has to look small or opposite there."""
 REPEAT = """
 
@@ -59,60 +62,72 @@ ends and conv1's weights learn at a tenth of the rate from epoch 18 of 24, and c
 19, as in the original's configuration in proportion."""
 
 
-def reproduce(claims: Sequence[Claim], terms: Terms, records: Path, picky: bool) -> Iterator[str]:
-    """Run the claims, record each, and yield the lines that say what was measured.
+def reproduce(
+    claims: Sequence[Claim], settings: Settings, records: Path, strict: bool
+) -> Iterator[str]:
+    """Run claims and write their records.
 
-    picky: a claim that cannot be run on this store is an error; else it is left out.
+    Args:
+        claims: The claims to run.
+        settings: The store, the scale and the seeds.
+        records: Folder of the records.
+        strict: A claim that cannot be run on this store is an error; otherwise it is left out.
+
+    Yields:
+        The results of each claim as lines of text.
     """
     fit = []
     for claim in claims:
         try:
-            check(claim, terms)
+            check(claim, settings)
             fit.append(claim)
         except ValueError:
-            if picky:
+            if strict:
                 raise
-    run_ahead(fit, terms)
+    # Records are written claim by claim, so that an interruption costs one claim at most.
+    run_ahead(fit, settings)
     for claim in fit:
-        raw = record(claim, run(claim, terms), terms)
+        raw = record(claim, run(claim, settings), settings)
         path = write(raw, records)
-        found = opened(raw)
-        said = [line for row in found.rows for line in lines_of(found, row)]
-        yield "\n".join([claim.id, *(f"  {line}" for line in said), f"  {path}"])
+        one = opened(raw)
+        lines = [line for row in one.rows for line in lines_of(one, row)]
+        yield "\n".join([claim.id, *(f"  {line}" for line in lines), f"  {path}"])
 
 
 def ours(row: Row) -> str:
-    """`1.42 [0.80, 2.04]`"""
+    """The mean and its interval, such as `1.42 [0.80, 2.04]`."""
     e = row.estimate
     return f"{e.mean:.2f}" + ("" if e.low is None else f" [{e.low:.2f}, {e.high:.2f}]")
 
 
 def p_word(p: float | None) -> str:
-    """`0.012`, `<0.001`, or a dash where nothing was tested."""
+    """The p value as text: `0.012`, `<0.001`, or a dash if there is none."""
     return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def lines_of(one: Record, row: Row) -> list[str]:
-    """A row on the terminal: measure; number and verdict; setting; why it is to be repeated."""
+    """A row on the terminal: measure; number and verdict; setting; reasons to repeat it."""
     e = row.estimate
     words = [ours(row)]
     if e.minimum_detectable is not None:
         words.append(f"minimum detectable effect (80 % power) {e.minimum_detectable:.2f}")
     if row.adjusted_p is not None:
         words.append(f"p {p_word(row.adjusted_p)} (Holm, over all rows)")
-    said = [row.effect.name, f"  {', '.join(words)}: {one.verdict(row)}", f"  {one.setting()}"]
-    return said + [f"  to be repeated: {', '.join(row.repeat)}"] * bool(row.repeat)
+    lines = [row.effect.name, f"  {', '.join(words)}: {one.verdict(row)}", f"  {one.setting()}"]
+    return lines + [f"  to be repeated: {', '.join(row.repeat)}"] * bool(row.repeat)
 
 
 def source(claim: Claim) -> str:
-    """What the paper and its authors' log say."""
+    """The numbers of the paper and of its authors' log."""
     log = "" if claim.logged == "-" else f"; the authors' log: {claim.logged}"
     return f"The paper: {'no number' if claim.paper == '-' else claim.paper}{log}"
 
 
 def listing(records: Sequence[Record], cost_h: dict[str, float]) -> str:
-    """The table of `alexnet reproduce` without arguments. cost_h: hours of five seeds at desk scale
-    on this machine, by claim.
+    """The table of `alexnet reproduce` without arguments.
+
+    Args:
+        cost_h: Hours of five seeds at desk scale on this machine, by claim.
     """
     lines = []
     for claim in CLAIMS:
@@ -122,17 +137,17 @@ def listing(records: Sequence[Record], cost_h: dict[str, float]) -> str:
         if claim.id in cost_h:
             minutes = 60 * cost_h[claim.id]
             lines += [f"{'':<11}   five seeds at desk scale: about {minutes:.0f} minutes here"]
-        own = [one for one in records if one.claim is claim]
-        for said in (lines_of(one, row) for one in own for row in one.rows):
-            lines += [f"{'':<11}   {line}" for line in said]
+        of_claim = [one for one in records if one.claim is claim]
+        for row_lines in (lines_of(one, row) for one in of_claim for row in one.rows):
+            lines += [f"{'':<11}   {line}" for line in row_lines]
     return "\n".join(lines)
 
 
 def document(records: Sequence[Record]) -> str:
-    """docs/reproduction.md."""
+    """The text of docs/reproduction.md."""
     lines = [
-        "| claim | measure | the paper | ours [95 % interval] | minimum detectable effect (80 % power) "
-        "| p, Holm | scale, data | verdict |",
+        "| claim | measure | the paper | ours [95 % interval] "
+        "| minimum detectable effect (80 % power) | p, Holm | scale, data | verdict |",
         "|---|---|---|---|---|---|---|---|",
         *(_cells(one, row) for one in records for row in one.rows),
         "",
@@ -140,32 +155,33 @@ def document(records: Sequence[Record]) -> str:
         "",
     ]
     for claim in CLAIMS:
-        own = [one for one in records if one.claim is claim]
+        of_claim = [one for one in records if one.claim is claim]
         note = f" {claim.note}" if claim.note else ""
         lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.{note}", ""]
-        for one in own:
+        for one in of_claim:
             images = ", ".join(f"{name} {n:,}" for name, n in one.raw["store"]["images"].items())
             machine = one.raw["environment"]["machine"]
             lines += [f"`{one.raw['command']}` ({where(one.raw)}; {images}; {machine})", ""]
             lines += [*(f"- {error}" for error in one.errors()), ""]
-        if commands := not_run(claim, own):
+        if commands := not_run(claim, of_claim):
             lines += [f"{NOT_RUN}{', '.join(f'`{command}`' for command in commands)}", ""]
     return f"{HEAD}{reading(records)}\n\n" + "\n".join(lines).rstrip() + "\n"
 
 
 def reading(records: Sequence[Record]) -> str:
-    """How to read the rows: paragraphs in Markdown, with the counts of these records."""
+    """Explain the rows: paragraphs in Markdown, with the counts of these records."""
     rows = [row for one in records for row in one.rows]
     p_values = [row.adjusted_p for row in rows if row.adjusted_p is not None]
     stand = sum(p <= 0.05 for p in p_values)
-    said = READING.format(tested=len(p_values), stand=stand, underfitted=100 * UNDERFITTED)
+    text = READING.format(tested=len(p_values), stand=stand, underfitted=100 * UNDERFITTED)
     reasons = {reason for row in rows for reason in row.repeat}
     if reasons:
-        said += REPEAT + END_GAME * any("colour_until" in reason for reason in reasons)
-    return f"{said}\n\n{FULL_SCALE}"
+        text += REPEAT + END_GAME * any("colour_until" in reason for reason in reasons)
+    return f"{text}\n\n{FULL_SCALE}"
 
 
 def _cells(one: Record, row: Row) -> str:
+    """A row of the document's table."""
     detectable = row.estimate.minimum_detectable
     verdict, *inside = one.verdict(row).split(", ", 1)
     verdict = ", ".join([f"*{verdict}*", *inside])
@@ -187,42 +203,55 @@ def _cells(one: Record, row: Row) -> str:
 NOT_RUN = "Not run here, in the paper's own setting: "
 
 
-def not_run(claim: Claim, own: Sequence[Record]) -> tuple[str, ...]:
-    """The commands of the paper's own setting, for someone who has the data; none where it was run."""
-    if any(one.in_papers_setting for one in own):
+def not_run(claim: Claim, records: Sequence[Record]) -> tuple[str, ...]:
+    """The commands for the paper's own setting; none if it was run.
+
+    Args:
+        records: The records of this claim.
+    """
+    if any(one.in_papers_setting for one in records):
         return ()
-    return claim.by_hand or (f"alexnet reproduce {claim.id} --data STORE --scale full",)
+    return claim.manual_commands or (f"alexnet reproduce {claim.id} --data STORE --scale full",)
 
 
 def cost_h(
     claims: Sequence[Claim], macs_per_s: float, images: int = 4000, seeds: int = 5
 ) -> dict[str, float]:
-    """Hours of each claim's runs at desk scale, by multiply-adds: forward once, backward twice, half
-    of the peak.
+    """Estimate the hours that the runs of each claim take at desk scale.
+
+    The estimate counts the multiply-adds of a forward pass three times, since a backward pass costs
+    two, and assumes half of the peak speed.
+
+    Args:
+        macs_per_s: Peak speed, as `peak_macs_per_s` measures it.
+        images: Training images of a store.
     """
-    found = {}
+    hours = {}
     for claim in claims:
         seconds = 0.0
         for arm in claim.arms:
             config = claim.config(arm, "desk", claim.kinds[0])
-            steps = plan(replace(config.architecture, classes=10))
+            ops = plan(replace(config.architecture, classes=10))
             part = claim.part(arm, "desk", claim.kinds[0])
-            seen = config.schedule.epochs * ((part.classes or 10) * part.train_of_each or images)
+            num_images = config.schedule.epochs * (
+                (part.classes or 10) * part.train_of_each or images
+            )
             seconds += (
                 seeds
-                * seen
+                * num_images
                 * 3
-                * sum(step.multiply_adds for step in steps if step.op == "linear")
+                * sum(op.multiply_adds for op in ops if op.op == "linear")
                 / (0.5 * macs_per_s)
             )
         if claim.arms:
-            found[claim.id] = seconds / 3600
-    return found
+            hours[claim.id] = seconds / 3600
+    return hours
 
 
 def peak_macs_per_s(side: int = 1024) -> float:
-    """Multiply-adds a second of a matrix product on this machine's default device."""
+    """Multiply-adds per second of a large matrix product on PyTorch's default device."""
     a = torch.ones(side, side)
+    # The fastest of five: other programs can only make a run slower.
     best_s = math.inf
     for _ in range(5):
         began_s = time.perf_counter()

@@ -21,14 +21,12 @@ def usable(x: torch.Tensor, beta: float = 0.75) -> bool:
     """Whether the compiled operators can take x: (N, C, H, W)."""
     fits = x.device.type == "cpu" and x.dtype in native.SUFFIX and beta == 0.75 and x.numel() > 0
     return (
-        fits
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and native.compiled() is not None
+        fits and x.is_contiguous(memory_format=torch.channels_last) and native.kernels() is not None
     )
 
 
 def _call(name: str, tensors: tuple[torch.Tensor, ...], *others: Any) -> None:
-    operators = native.compiled()
+    operators = native.kernels()
     assert operators is not None
     pointers = [tensor.data_ptr() for tensor in tensors]
     getattr(operators, f"{name}_{native.SUFFIX[tensors[0].dtype]}")(*pointers, *others)

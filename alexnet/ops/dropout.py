@@ -1,4 +1,7 @@
-"""Dropout as in 2012 (section 4.2): a function of (seed, step, layer), so that resuming or placing changes nothing."""
+"""Dropout as in 2012 (section 4.2).
+
+A mask is a function of (seed, step, layer), so a resumed run draws the same masks.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ from alexnet.config import Dropout
 def dropout_mask(
     shape: tuple[int, ...], rate: float, seed: int, step: int, layer: str, device: torch.device
 ) -> torch.Tensor:
-    """True where a unit stays, drawn for the whole batch. shape: (N, units). The draw depends on nothing else."""
+    """Draw the mask of a layer for a full batch: True where a unit is kept.
+
+    The mask depends only on the arguments, never on earlier random calls.
+
+    Args:
+        shape: (N, units).
+        rate: Probability that a unit is dropped.
+    """
     key = hashlib.blake2b(f"{seed}/{step}/{layer}".encode(), digest_size=8).digest()
     generator = torch.Generator(device)
     generator.manual_seed(int.from_bytes(key, "little") >> 1)
@@ -26,9 +36,10 @@ def dropout(
     rate: float = Dropout.rate,
     form: Literal["2012", "inverted"] = Dropout.form,
 ) -> torch.Tensor:
-    """x where the mask stays and 0 elsewhere; without a mask, what the layer does at test.
+    """Apply a mask, or without one do what the layer does at test time.
 
-    form "2012": no rescaling in training, x * (1 - rate) at test. "inverted": x / (1 - rate) in training, x at test.
+    Form "2012": no rescaling in training, x * (1 - rate) at test time. Form "inverted":
+    x / (1 - rate) in training, x at test time.
     """
     if mask is None:
         return x * (1 - rate) if form == "2012" else x

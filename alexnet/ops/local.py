@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from alexnet.errors import ConfigError
+
 
 class _Products(torch.autograd.Function):
     """As torch.bmm, of tensors that lie in memory as they are read: else every matrix is copied, both ways."""
@@ -29,13 +31,13 @@ def locally_connected(
 ) -> torch.Tensor:
     """x: (N, C, H, W); weight: (K, C, S, S, H', W'), a kernel for every output position; bias: (K, H', W').
 
-    pad: zeros at (left and top, right and bottom). Returns (N, K, H', W') with stride 1. Raises ValueError when the
+    pad: zeros at (left and top, right and bottom). Returns (N, K, H', W') with stride 1. Raises ConfigError when the
     positions of the weight are not those of x.
     """
     kernels, channels, size, _, height, width = weight.shape
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     if x.shape[1] != channels or x.shape[2] - size + 1 != height or x.shape[3] - size + 1 != width:
-        raise ValueError(
+        raise ConfigError(
             f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}"
         )
     whole = x.permute(

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet.config import Lrn, Pool, Spatial
+from alexnet.config import Lrn, Pool, SpatialNorm
+from alexnet.errors import ConfigError
 from alexnet.ops import compiled, pool
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
@@ -40,7 +41,7 @@ def lrn(
 
     x: (N, C, H, W), float64, float32 or bfloat16; the result has its shape, dtype and memory format. The sum at map i
     runs from i - n/2 to i + n/2, both halves rounded down (n=4 sums five maps), inside i's own column only. alpha
-    multiplies the sum itself (PyTorch's own function divides it by n). Raises ValueError when columns do not divide C.
+    multiplies the sum itself (PyTorch's own function divides it by n). Raises ConfigError when columns do not divide C.
     """
     return norm_pool(x, norm=Lrn(n, k, alpha, beta), columns=columns)
 
@@ -56,7 +57,7 @@ def norm_pool(
     """What stands between two convolutions: unit, normalisation, maximum, unit, each part optional, in this order.
 
     x: (N, C, H, W), float64, float32 or bfloat16. Where it is compiled nothing between the parts is written to memory,
-    or rounded to bfloat16. Raises ValueError as `lrn`.
+    or rounded to bfloat16. Raises ConfigError as `lrn`.
     """
     if norm:
         _check(x, norm.n, columns)
@@ -82,11 +83,11 @@ def norm_pool(
 
 def _check(x: torch.Tensor, n: int, columns: int) -> None:
     if x.dim() != 4:
-        raise ValueError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
+        raise ConfigError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
     if n < 1:
-        raise ValueError(f"lrn over n={n} maps; n must be at least 1")
+        raise ConfigError(f"lrn over n={n} maps; n must be at least 1")
     if columns < 1 or x.shape[1] % columns:
-        raise ValueError(f"{columns} columns do not divide {x.shape[1]} maps")
+        raise ConfigError(f"{columns} columns do not divide {x.shape[1]} maps")
 
 
 def _triton(x: torch.Tensor, beta: float) -> Any:
@@ -116,17 +117,17 @@ def _plain_lrn(x: torch.Tensor, norm: Lrn, columns: int) -> torch.Tensor:
 
 def spatial_norm(
     x: torch.Tensor,
-    size_px: int = Spatial.size_px,
-    k: float = Spatial.k,
-    alpha: float = Spatial.alpha,
-    beta: float = Spatial.beta,
+    size_px: int = SpatialNorm.size_px,
+    k: float = SpatialNorm.k,
+    alpha: float = SpatialNorm.alpha,
+    beta: float = SpatialNorm.beta,
 ) -> torch.Tensor:
     """Normalisation over a size_px x size_px square around each position, inside each map (original code only).
 
-    x: (N, C, H, W), float64, float32 or bfloat16; the square is cut at the border. Raises ValueError for an even size.
+    x: (N, C, H, W), float64, float32 or bfloat16; the square is cut at the border. Raises ConfigError for an even size.
     """
     if size_px < 1 or size_px % 2 == 0:
-        raise ValueError(f"spatial_norm over {size_px} pixels; the side of the square must be odd")
+        raise ConfigError(f"spatial_norm over {size_px} pixels; the side of the square must be odd")
     half = size_px // 2
     if compiled.usable(x, beta):
         y: torch.Tensor = compiled.spatial_norm(x, half, k, alpha)

@@ -1,1 +1,1 @@
-"""Training: the 2012 rule (`sgd`), runs on disk (`checkpoint`), and one visible loop (`loop`)."""
+"""Training: the loop (`loop`), the update rule of 2012 (`sgd`) and the metrics (`metrics`)."""

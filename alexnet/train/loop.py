@@ -1,7 +1,8 @@
-"""`fit(config, run_dir)`: the one training loop. Evaluate, save, log and step stand here in the order they happen.
+"""`fit(config, run_dir)`: the one training loop, from the first batch to the last checkpoint.
 
-Nothing random is carried along: the order of an epoch, what happens to each picture and every dropout mask are
-functions of the seed and of where training stands, so a resumed run goes on bit for bit.
+No random state is carried along: the order of an epoch, the augmentation of each image and every
+dropout mask are functions of the seed and of the position in training. A resumed run therefore
+continues bit for bit.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any, Literal
 
 import torch
 
-from alexnet import weights
-from alexnet.config import Config, Parallel, check, without_effect
-from alexnet.configfile import to_dict
-from alexnet.data.augment import Preprocess, check_sizes, draw
+from alexnet import checkpoint
+from alexnet.checkpoint import read_config, write_config
+from alexnet.config import Config, Parallel, check, to_dict, without_effect
+from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
-from alexnet.data.places import StoreLost
+from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     allow_tf32,
@@ -33,140 +34,166 @@ from alexnet.device import (
     peak_memory_bytes,
     resolve,
 )
+from alexnet.diagnostics import signal, warning
+from alexnet.distributed.heartbeat import watched
+from alexnet.distributed.launch import barrier, check_same_on_all_ranks, restarted
+from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distributed
+from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.errors import RunError
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
-from alexnet.parallel.launch import agreed, restarted, together
-from alexnet.parallel.mesh import Mesh, join, launched
-from alexnet.parallel.mesh import check as fits
-from alexnet.parallel.part import Part
-from alexnet.parallel.watch import watched
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
-from alexnet.signal import signal, warning
-from alexnet.train.checkpoint import Position, read_config, write_config
-from alexnet.train.readings import Readings
-from alexnet.train.runlog import RunLog
-from alexnet.train.sgd import after_epoch, colour_on, descend, fall, finished, rates, zero_velocity
+from alexnet.train.metrics import RunLog, StepMetrics, TrainState
+from alexnet.train.sgd import (
+    after_epoch,
+    colour_on,
+    finished,
+    lr_factor,
+    param_hyper,
+    sgd_step,
+    zero_velocity,
+)
 
-SIGNAL_PICTURES = 32
+SIGNAL_IMAGES = 32
+"""Number of training images whose features `diagnostics.signal` compares before the first step."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; everything up to here is saved. `number`: the signal's."""
+    """Training stopped after Ctrl-C or SIGTERM and a checkpoint. `number`: the signal's number."""
 
     def __init__(self, number: int, run: Path, step: int) -> None:
         super().__init__(
-            f"stopped and saved at step {step}; go on with: alexnet train --resume {run}"
+            f"stopped and saved at step {step}; continue with: alexnet train --resume {run}"
         )
         self.number = number
 
 
 def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
-    """Train a new run into `run_dir` and return the last epoch's metrics.
+    """Train a new run into `run_dir` and return the metrics of the last epoch.
 
-    Every rank of several processes calls it (`alexnet.parallel`); the first writes. Raises ValueError for a config that
-    cannot work or a folder that holds something; Interrupted on Ctrl-C and SIGTERM; NotFinite for a NaN.
+    With several processes every rank calls this function (`alexnet.distributed`), and rank 0
+    writes the files. After a restart by torchrun the run is resumed.
+
+    Raises:
+        RunError: The folder is not empty, or the number of classes differs from the store's.
+        ConfigError: The config is invalid.
+        Interrupted: On Ctrl-C and SIGTERM, after saving.
+        NotFinite: On a NaN or an infinity; the message names step and tensor.
     """
     run = Path(run_dir)
     if restarted() and (run / "config.json").exists():
         return resume(run, config.parallel)
     check(config)
-    mesh = join(config.parallel)
+    mesh = init_mesh(config.parallel)
 
-    def ready() -> Ready:
+    def prepare() -> Setup:
         if run.exists() and any(run.iterdir()):
-            raise ValueError(
-                f"{run} holds something already; choose another --out, or go on with --resume {run}"
+            raise RunError(
+                f"{run} is not empty; choose another --out, or continue with --resume {run}"
             )
         store = Store(config.data)
-        whole = resolve(_with_classes(config, store))
-        return _ready(whole, store, mesh)
+        return _set_up(resolve(_with_classes(config, store)), store, mesh)
 
-    begun = agreed(mesh, ready, Ready.says)
-    said = [f"warning: {sentence}" for sentence in without_effect(config)]
+    setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
+    messages = [f"warning: {sentence}" for sentence in without_effect(config)]
     if config.init:
-        said.append(_start_from(begun))
+        messages.append(_start_from(setup))
     if mesh.first:
         run.mkdir(parents=True, exist_ok=True)
-        write_config(run, begun.config)
-    with watched(mesh, f"go on with: alexnet train --resume {run}"):
-        return _train(begun, run, zero_velocity(begun.net), Position(), said)
+        write_config(run, setup.config)
+    with watched(mesh, f"continue with: alexnet train --resume {run}"):
+        return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
 def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, Any]:
-    """Go on with an interrupted run, on as many ranks bit for bit; returns the last epoch's metrics.
+    """Continue an interrupted run, bit for bit if the number of ranks is the same.
 
-    parallel: how several processes share it now; None: as it was saved, or all of it in one process. Raises ValueError
-    when there is no run, when its store has changed, or when the checkpoint is of another net.
+    Args:
+        parallel: How the processes share the network from here on. None: as it was saved, or,
+            in a single process, without sharing.
+
+    Returns:
+        The metrics of the last epoch.
+
+    Raises:
+        RunError: There is no run, its store has changed, or the checkpoint belongs to another
+            network.
     """
     run = Path(run_dir)
     config = resolve(read_config(run))
-    parallel = parallel or (config.parallel if launched() else Parallel())
+    parallel = parallel or (config.parallel if is_distributed() else Parallel())
     config = replace(config, parallel=parallel)
-    mesh = join(parallel)
-    begun = agreed(mesh, lambda: _ready(config, Store(config.data), mesh), Ready.says)
-    net, velocity, position = begun.net, zero_velocity(begun.net), Position()
-    if (run / "last.safetensors").exists():  # else it was stopped before the first
-        saved = weights.read(run)
-        if saved.about["store"] != begun.store.checksum:
-            raise ValueError(
-                f"{config.data} is not the store this run began with; prepare it as it was"
+    mesh = init_mesh(parallel)
+    setup = check_same_on_all_ranks(
+        mesh, lambda: _set_up(config, Store(config.data), mesh), Setup.fingerprint
+    )
+    net, velocity, state = setup.net, zero_velocity(setup.net), TrainState()
+    # Without a checkpoint the run was stopped before its first one, and begins again.
+    if (run / "last.safetensors").exists():
+        saved = checkpoint.read(run)
+        if saved.about["store"] != setup.store.checksum:
+            raise RunError(
+                f"{config.data} is not the store this run began with; "
+                "prepare it again with the same settings"
             )
-        weights.copy_into(net, net.own(saved.weights), str(run / "last.safetensors"))
-        for name, tensor in net.own(saved.velocity).items():
+        checkpoint.copy_into(net, net.local(saved.weights), str(run / "last.safetensors"))
+        for name, tensor in net.local(saved.velocity).items():
             velocity[name].copy_(tensor)
-        position = Position.from_dict(saved.about["position"])
+        state = TrainState.from_dict(saved.about["position"])
     elif config.init:
-        _start_from(begun)
-    said = [f"resumed at epoch {position.epoch + 1}, step {position.step}"]
-    with watched(mesh, f"go on with: alexnet train --resume {run}"):
-        return _train(begun, run, velocity, position, said)
+        _start_from(setup)
+    messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
+    with watched(mesh, f"continue with: alexnet train --resume {run}"):
+        return _train(setup, run, velocity, state, messages)
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What training begins with: nothing is written before all is known to fit."""
+class Setup:
+    """What training needs at its start. Nothing is written until all of it fits together."""
 
     config: Config
     store: Store
     splits: tuple[Split, Split]
-    net: Part
+    """The training and the validation split."""
+    net: ShardedNetwork
 
-    def says(self) -> str:
-        """What must be the same on every rank."""
+    def fingerprint(self) -> str:
+        """What must be the same on all ranks. The path of the store may differ between them."""
         return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum])
 
 
-def _ready(config: Config, store: Store, mesh: Mesh) -> Ready:
-    fits(config, mesh.world.size)
-    net = Part(config.architecture, config.seed, mesh).to(config.device)
+def _set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
+    """Build the network of this rank and open the splits; raise an error if they do not fit."""
+    check_layout(config, mesh.world.size)
+    net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
     if config.precision == "float64":
         net = net.double()
-    answer_s = (
-        config.parallel.timeout_s / 2
-    )  # a rank says that it waits for its store before others miss it
+    # Half of the timeout, so that a rank whose store does not answer reports it before the other
+    # ranks give up waiting for that rank.
+    answer_s = config.parallel.timeout_s / 2
     train, val = (
         store.split(name, keep=True, answer_s=answer_s)
         for name in (config.train_split, config.val_split)
     )
     check_sizes(store.size_px, config.architecture.input_px)
-    return Ready(config, store, (train, val), net)
+    return Setup(config, store, (train, val), net)
 
 
-def _start_from(begun: Ready) -> str:
-    """Copy what `config.init` asks for into the network; returns a line that says what was taken.
+def _start_from(setup: Setup) -> str:
+    """Copy the weights of the run `config.init` into the network, and describe what was copied.
 
-    The last layer answers for classes: taken from a run on other classes it would begin with their
-    answers. So it starts anew unless the lists of classes are equal.
+    The last layer has one unit per class, so the weights of a run on other classes would be wrong
+    for it. It is copied only if the lists of classes are equal.
     """
-    config, net = begun.config, begun.net
-    saved = weights.read(config.init)
+    config, net = setup.config, setup.net
+    saved = checkpoint.read(config.init)
     layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
-    same_classes = list(saved.about["classes"]) == begun.store.classes
+    same_classes = list(saved.about["classes"]) == setup.store.classes
     if not same_classes:
         layers.discard(config.architecture.layers[-1].name)
-    taken, anew = weights.copy_matching(net, net.own(saved.weights), layers)
+    taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
     why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
     return (
         f"from {config.init}: {', '.join(taken) or 'nothing'}; "
@@ -175,19 +202,29 @@ def _start_from(begun: Ready) -> str:
 
 
 def _with_classes(config: Config, store: Store) -> Config:
-    """The head takes the store's number of classes; an explicit field that disagrees is refused."""
-    own, theirs = config.architecture.classes, len(store.classes)
-    if own not in (None, theirs):
-        raise ValueError(
-            f"architecture.classes is {own} and {config.data} has {theirs} classes; leave the field out"
+    """Set the number of classes to that of the store.
+
+    Raises:
+        RunError: The config gives another number.
+    """
+    classes, count = config.architecture.classes, len(store.classes)
+    if classes not in (None, count):
+        raise RunError(
+            f"architecture.classes is {classes} and {config.data} has {count} classes; "
+            "leave the field out"
         )
-    return replace(config, architecture=replace(config.architecture, classes=theirs))
+    return replace(config, architecture=replace(config.architecture, classes=count))
 
 
 def _train(
-    begun: Ready, run: Path, velocity: dict[str, torch.Tensor], at: Position, said: list[str]
+    setup: Setup,
+    run: Path,
+    velocity: dict[str, torch.Tensor],
+    state: TrainState,
+    messages: list[str],
 ) -> dict[str, Any]:
-    config, store, (train, val), net = begun.config, begun.store, begun.splits, begun.net
+    """Train from `state` to the end of the schedule."""
+    config, store, (train, val), net = setup.config, setup.store, setup.splits, setup.net
     only_deterministic(config.deterministic)
     allow_tf32(config.precision)
     mesh, device = net.mesh, torch.device(config.device)
@@ -202,99 +239,127 @@ def _train(
     )
     parameters = dict(net.named_parameters())
     about = describe(config, store)
-    log = RunLog(run, at.step, at.epoch, writes=mesh.first)
-    readings = Readings(net, at, late=1 if device.type == "cuda" else 0)
-    for line in said:
+    log = RunLog(run, state.step, state.epoch, writes=mesh.first)
+    step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
+    for line in messages:
         print(line, file=sys.stderr)
-    if at.step == 0:
-        _start(config, log, net.together(), preprocess, train)
+    if state.step == 0:
+        _log_signal(config, log, net.gather_network(), preprocess, train)
     metrics: dict[str, Any] = {}
-    began_s, saved_s = time.perf_counter() - at.elapsed_s, time.perf_counter()
+    # A resumed run continues to count from the seconds of its checkpoint.
+    began_s, saved_s = time.perf_counter() - state.elapsed_s, time.perf_counter()
 
     def save(which: Literal["last", "best"]) -> None:
-        readings.settle()
-        at.elapsed_s = time.perf_counter() - began_s
-        whole, moving = net.whole(parameters), net.whole(velocity if which == "last" else {})
+        step_metrics.settle()
+        state.elapsed_s = time.perf_counter() - began_s
+        # Gathering is collective, so every rank takes part in it; rank 0 writes. Only `last` can be
+        # resumed, so `best` has no velocity.
+        weights, moving = net.full(parameters), net.full(velocity if which == "last" else {})
         if mesh.first:
-            header = about | {"position": asdict(at)}
-            weights.write(
-                run / f"{which}.safetensors", whole, moving, preprocess.whole_mean, header
-            )
+            header = about | {"position": asdict(state)}
+            path = run / f"{which}.safetensors"
+            checkpoint.write(path, weights, moving, preprocess.whole_mean, header)
 
     with kept_memory(device), _stop_signals() as stop, _saved_without_store(save, mesh):
-        while not finished(schedule, at.epoch, at.plateau):
-            order = epoch_order(len(train), config.seed, at.epoch if reshuffled else 0)
-            colour = colour_on(schedule, at.epoch)
-            of = {name: rates(config, name, at.epoch, at.plateau) for name in parameters}
-            begun_s, waited_s, begun_images = time.perf_counter(), 0.0, at.images
-            with Progress(
-                f"epoch {at.epoch + 1}/{schedule.epochs}", len(train), "images", at.images
-            ) as progress:
-                pin = device.type == "cuda"
-                for batch in batches(
-                    train, order, sgd.batch, config.workers, at.batch, pin=pin, share=mesh.share
-                ):
-                    what = (
+        while not finished(schedule, state.epoch, state.plateau):
+            # The epoch: its order, and the hyperparameters that hold in it.
+            order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)
+            colour = colour_on(schedule, state.epoch)
+            hyper = {
+                name: param_hyper(config, name, state.epoch, state.plateau) for name in parameters
+            }
+            epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
+            title = f"epoch {state.epoch + 1}/{schedule.epochs}"
+            feed = batches(
+                train,
+                order,
+                sgd.batch,
+                config.workers,
+                state.batch,
+                pin=device.type == "cuda",
+                share=mesh.share,
+            )
+            with Progress(title, len(train), "images", state.images) as progress:
+                for batch in feed:
+                    # Input: decoded while the previous step was computed; cropped, reflected and
+                    # shifted in color on the device.
+                    augmentation = sample_augmentation(
                         preprocess.augment,
                         store.statistics,
                         preprocess.input_px,
                         config.seed,
-                        at.epoch,
+                        state.epoch,
+                        batch.index,
+                        batch.place,
+                        colour,
                     )
-                    x = preprocess(batch.images, draw(*what, batch.index, batch.place, colour))
+                    images = preprocess(batch.images, augmentation)
                     labels = batch.labels.to(device, non_blocking=True)
-                    loss, wrong = net.loss(
-                        x, labels, batch.whole, dropout_key=(config.seed, at.step)
-                    )
+
+                    # Forward. The dropout masks are a function of (seed, step).
+                    key = config.seed, state.step
+                    loss, num_wrong = net.loss(images, labels, batch.global_size, dropout_key=key)
+
+                    # Metrics: on a GPU they are read one step late, so that the host never waits
+                    # for the step it has just queued. They carry the ranks' wish to stop or save.
                     due = time.perf_counter() - saved_s > 60 * config.checkpoint_minutes
-                    readings.add(x, loss, wrong, batch.whole, bool(stop), due)
-                    descend(loss, parameters, velocity, of, sgd.momentum, net.summed)
-                    at.step += 1
-                    at.batch += 1
+                    step_metrics.add(images, loss, num_wrong, batch.global_size, bool(stop), due)
+
+                    # Backward and update. The learning rate is inside the velocity (section 5).
+                    sgd_step(loss, parameters, velocity, hyper, sgd.momentum, net.reduce_gradients)
+                    state.step += 1
+                    state.batch += 1
                     waited_s += batch.waited_s
-                    progress.advance(batch.whole, str(readings))
-                    stops, saves = readings.agreed(bool(stop), due)
+                    progress.advance(batch.global_size, str(step_metrics))
+
+                    # All ranks agree before any of them stops or saves: saving is collective.
+                    stops, saves = step_metrics.agreed(bool(stop), due)
                     if stops:
                         save("last")
-                        raise Interrupted(stop[0] if stop else signals.SIGTERM, run, at.step)
+                        raise Interrupted(stop[0] if stop else signals.SIGTERM, run, state.step)
                     if saves:
                         save("last")
                         saved_s = time.perf_counter()
-            readings.settle()
-            spent_s = time.perf_counter() - begun_s
-            result = measure(
-                [(net, preprocess)], val, centre(config.augment), sgd.batch, config.workers, mesh
-            )
+
+            # Validation: the center crop of every image, since ten crops would take ten times as
+            # long. `alexnet evaluate` reports the paper's ten.
+            step_metrics.settle()
+            spent_s = time.perf_counter() - epoch_began_s
+            test = centre(config.augment)
+            result = measure([(net, preprocess)], val, test, sgd.batch, config.workers, mesh)
             metrics = {
-                "epoch": at.epoch + 1,
-                "rate": sgd.rate * fall(schedule, at.epoch, at.plateau),
-                "train_loss": at.loss_sum / at.images,
-                "train_error": at.errors / at.images,
+                "epoch": state.epoch + 1,
+                "lr": sgd.lr * lr_factor(schedule, state.epoch, state.plateau),
+                "train_loss": state.loss_sum / state.images,
+                "train_error": state.errors / state.images,
                 "val_loss": result.loss,
                 "val_error": result.top1_error,
                 "val_top5_error": result.top5_error,
-                "images_per_s": (at.images - begun_images) / spent_s,
+                "images_per_s": (state.images - images_before) / spent_s,
                 "waited_share": waited_s / spent_s,
                 "peak_memory_bytes": peak_memory_bytes(device),
                 "elapsed_s": time.perf_counter() - began_s,
             }
-            log.write("epoch", at.step, **metrics)
+            log.write("epoch", state.step, **metrics)
             _print_epoch(metrics, schedule.epochs)
-            at.plateau = after_epoch(schedule, at.plateau, result.top1_error)
-            at.epoch, at.batch, at.images, at.errors, at.loss_sum = at.epoch + 1, 0, 0, 0, 0.0
+
+            # State of the next epoch, and the checkpoints. The state is advanced first: a resumed
+            # run then begins with the next epoch.
+            state.plateau = after_epoch(schedule, state.plateau, result.top1_error)
+            state.next_epoch()
             about["evaluation"] = {"patches": 1, "split": config.val_split, **metrics}
-            if result.top1_error < at.least_error:
-                at.least_error = result.top1_error
+            if result.top1_error < state.least_error:
+                state.least_error = result.top1_error
                 save("best")
             save("last")
             saved_s = time.perf_counter()
     log.close()
-    together(mesh)
+    barrier(mesh)
     return metrics
 
 
 def describe(config: Config, store: Store) -> dict[str, Any]:
-    """The header of a checkpoint: enough to use the weights without the store."""
+    """The header of a checkpoint: all that is needed to use the weights without the store."""
     return {
         "code": code_version(),
         "torch": torch.__version__,
@@ -309,27 +374,27 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
     }
 
 
-def _start(
+def _log_signal(
     config: Config, log: RunLog, net: Network | None, preprocess: Preprocess, train: Split
 ) -> None:
-    """Before the first step: what the untrained network sees. net: the whole one, where this rank has it."""
+    """Log what the untrained network sees; `net` is the full one on rank 0 and None elsewhere."""
     if net is None:
         return
-    order = epoch_order(len(train), config.seed, 0)[:SIGNAL_PICTURES]
-    sample = next(batches(train, order, SIGNAL_PICTURES, workers=0))
-    seen = signal(net, preprocess.centre(sample.images))
-    log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in seen})
-    if (text := warning(seen)) is not None:
+    order = epoch_order(len(train), config.seed, 0)[:SIGNAL_IMAGES]
+    sample = next(batches(train, order, SIGNAL_IMAGES, workers=0))
+    signals_of_layers = signal(net, preprocess.centre(sample.images))
+    log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in signals_of_layers})
+    if (text := warning(signals_of_layers)) is not None:
         print(f"warning: {text}", file=sys.stderr)
 
 
 def _print_epoch(m: dict[str, Any], epochs: int) -> None:
-    left_min = math.ceil(
-        m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60
-    )  # a plateau may end sooner
+    # For a `Plateau` this is an upper bound: it may end before the maximum number of epochs.
+    left_min = math.ceil(m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60)
     print(
-        f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  train error {m['train_error']:.1%}  "
-        f"val error {m['val_error']:.1%}  rate {m['rate']:g}  {m['images_per_s']:,.0f} images/s  "
+        f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  "
+        f"train error {m['train_error']:.1%}  "
+        f"val error {m['val_error']:.1%}  lr {m['lr']:g}  {m['images_per_s']:,.0f} images/s  "
         f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB  "
         f"{left_min:,d} min left",
         flush=True,
@@ -338,7 +403,10 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
 
 @contextmanager
 def _saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) -> Iterator[None]:
-    """What one process has trained is not lost with its store; of several ranks others may be elsewhere."""
+    """Save the run if its store becomes unreachable.
+
+    Only a single process can do so: saving is collective, and other ranks may be at another step.
+    """
     try:
         yield
     except StoreLost:
@@ -349,21 +417,24 @@ def _saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) ->
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that holds the signal's number once Ctrl-C or SIGTERM came. A second one acts at once."""
-    seen: list[int] = []
+    """Yield a list that receives the signal's number on Ctrl-C or SIGTERM.
+
+    The first signal only asks for a stop after the current step; a second one acts immediately.
+    """
+    received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        seen.append(number)
+        received.append(number)
         signals.signal(number, before[number])
 
     before: dict[int, Any] = {}
     try:
         for number in (int(signals.SIGINT), int(signals.SIGTERM)):
             before[number] = signals.signal(number, note)
-    except ValueError:  # not the main thread: nothing to catch there
+    except ValueError:  # Python delivers signals to the main thread only, and this is another one
         pass
     try:
-        yield seen
+        yield received
     finally:
         for caught, handler in before.items():
             signals.signal(caught, handler)

@@ -1,4 +1,4 @@
-"""The update rule of section 5 and its schedules, as functions of values."""
+"""The update rule of section 5 and the learning rate schedules, as functions of values."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from alexnet import native
-from alexnet.config import Config, Plateau, Schedule, Steps
+from alexnet.config import Config, Plateau, Schedule, StepSchedule
 
 DROP = 0.1  # "divide the learning rate by 10"
 
-Gradient = tuple[str, torch.Tensor]  # of the parameter of that name
+Gradient = tuple[str, torch.Tensor]  # name of the parameter, its gradient
 
 
 @dataclass(frozen=True)
 class PlateauState:
-    """How the validation error has gone; in every checkpoint."""
+    """History of the validation error that a `Plateau` needs; part of every checkpoint."""
 
     best_error: float = float("inf")
     stale_epochs: int = 0
@@ -26,10 +26,10 @@ class PlateauState:
 
 
 def after_epoch(schedule: Schedule, state: PlateauState, val_error: float) -> PlateauState:
-    """The state once an epoch has ended with this validation error (a share)."""
+    """The state after an epoch that ended with this validation error (a fraction)."""
     if not isinstance(schedule, Plateau):
         return replace(state, best_error=min(state.best_error, val_error))
-    if val_error <= state.best_error - schedule.least_gain:
+    if val_error <= state.best_error - schedule.min_delta:
         return replace(state, best_error=val_error, stale_epochs=0)
     if state.stale_epochs + 1 < schedule.patience:
         return replace(state, stale_epochs=state.stale_epochs + 1)
@@ -37,56 +37,55 @@ def after_epoch(schedule: Schedule, state: PlateauState, val_error: float) -> Pl
 
 
 def finished(schedule: Schedule, epoch: int, state: PlateauState) -> bool:
-    """Whether training ends before `epoch` (counted from 0) begins."""
+    """Whether training is finished before `epoch` (counted from 0)."""
     if isinstance(schedule, Plateau):
         return epoch >= schedule.epochs or state.drops > schedule.drops
     goal = schedule.until_error
     return epoch >= schedule.epochs or (goal is not None and state.best_error <= goal)
 
 
-def fall(schedule: Schedule, epoch: int, state: PlateauState) -> float:
-    """What the learning rate is multiplied with in `epoch`."""
-    drops = (
-        state.drops if isinstance(schedule, Plateau) else sum(epoch >= at for at in schedule.drops)
-    )
-    return float(DROP**drops)
+def lr_factor(schedule: Schedule, epoch: int, state: PlateauState) -> float:
+    """Factor applied to the learning rates in `epoch` (counted from 0)."""
+    if isinstance(schedule, Plateau):
+        return float(DROP**state.drops)
+    return float(DROP ** sum(epoch >= at for at in schedule.drops))
 
 
 def colour_on(schedule: Schedule, epoch: int) -> bool:
-    """False from the epoch in which the original's end game turns the colour noise off."""
-    return (
-        not isinstance(schedule, Steps)
-        or schedule.colour_until is None
-        or epoch < schedule.colour_until
-    )
+    """Whether the color noise is on in `epoch`; `original` turns it off near the end."""
+    if not isinstance(schedule, StepSchedule) or schedule.colour_until is None:
+        return True
+    return epoch < schedule.colour_until
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Learning rate and decay of one parameter."""
+class ParamHyper:
+    """Learning rate and weight decay of one parameter."""
 
-    rate: float
-    decay: float
+    lr: float
+    weight_decay: float
 
 
-def rates(config: Config, name: str, epoch: int, state: PlateauState) -> Rates:
-    """Of the parameter `name` (conv1.weight, conv1.bias, ...) in an epoch."""
+def param_hyper(config: Config, name: str, epoch: int, state: PlateauState) -> ParamHyper:
+    """The hyperparameters of the parameter `name` (conv1.weight, conv1.bias, ...) in an epoch."""
     sgd, schedule = config.sgd, config.schedule
-    layer, kind = name.rsplit(".", 1)
-    is_bias = kind == "bias"
-    rate = sgd.rate * fall(schedule, epoch, state)
-    bias_rate = dict(sgd.bias_rate_of).get(layer, sgd.bias_rate)
-    if is_bias and bias_rate is not None:
-        rate = bias_rate * (fall(schedule, epoch, state) if sgd.bias_falls else 1.0)
-    decay = dict(sgd.decay_of).get(layer, sgd.decay)
+    layer, role = name.rsplit(".", 1)
+    is_bias = role == "bias"
+    factor = lr_factor(schedule, epoch, state)
+    lr = sgd.lr * factor
+    bias_lr = dict(sgd.bias_lr_of).get(layer, sgd.bias_lr)
+    if is_bias and bias_lr is not None:
+        lr = bias_lr * (factor if sgd.bias_lr_follows else 1.0)
+    weight_decay = dict(sgd.weight_decay_of).get(layer, sgd.weight_decay)
     if is_bias and not sgd.bias_decay:
-        decay = 0.0
-    if isinstance(schedule, Steps):
-        for change in schedule.layer_rates:
-            follows = change.layer == layer and not (is_bias and change.weights_only)
-            if follows and epoch >= change.epoch:
-                rate = change.rate
-    return Rates(rate, decay)
+        weight_decay = 0.0
+    if isinstance(schedule, StepSchedule):
+        # In the order of the table, so that of several changes of a layer the latest counts.
+        for change in schedule.layer_lrs:
+            applies = change.layer == layer and not (is_bias and change.weights_only)
+            if applies and epoch >= change.epoch:
+                lr = change.lr
+    return ParamHyper(lr, weight_decay)
 
 
 @torch.no_grad()
@@ -94,54 +93,66 @@ def update(
     weight: torch.Tensor,
     velocity: torch.Tensor,
     gradient: torch.Tensor,
-    rates: Rates,
+    hyper: ParamHyper,
     momentum: float,
 ) -> None:
-    """v <- momentum v - decay rate w - rate g;  w <- w + v, in place. A rate of 0 freezes: w and v stay.
+    """Update a weight and its velocity in place, by the rule of section 5.
 
-    The rate is inside the velocity: what was learned at the old rate keeps its size when the rate falls (PyTorch's
-    SGD keeps it outside).
+        v <- momentum * v - weight_decay * lr * w - lr * gradient
+        w <- w + v
+
+    The learning rate is inside the velocity, so the velocity keeps its size when the learning rate
+    drops; PyTorch's SGD keeps it outside. A learning rate of 0 freezes the parameter: w and v stay.
     """
-    if rates.rate == 0:
+    if hyper.lr == 0:
         return
-    if _update_compiled(weight, velocity, gradient, rates, momentum):
+    if _update_compiled(weight, velocity, gradient, hyper, momentum):
         return
-    velocity.mul_(momentum).add_(gradient, alpha=-rates.rate)
-    if rates.decay:
-        velocity.add_(weight, alpha=-rates.decay * rates.rate)
+    velocity.mul_(momentum).add_(gradient, alpha=-hyper.lr)
+    if hyper.weight_decay:
+        velocity.add_(weight, alpha=-hyper.weight_decay * hyper.lr)
     weight.add_(velocity)
 
 
-def descend(
+def sgd_step(
     loss: torch.Tensor,
     parameters: Mapping[str, torch.Tensor],
     velocity: Mapping[str, torch.Tensor],
-    of: Mapping[str, Rates],
+    hyper: Mapping[str, ParamHyper],
     momentum: float,
-    summed: Callable[[Iterable[Gradient]], Iterable[Gradient]] = iter,
+    reduce_gradients: Callable[[Iterable[Gradient]], Iterable[Gradient]] = iter,
 ) -> None:
-    """One step downhill: every parameter updated by the loss's gradient. of: the rates of each; summed: gives the
-    gradients of all processes together.
+    """Update every parameter by the gradient of the loss.
+
+    Args:
+        hyper: Learning rate and weight decay of each parameter.
+        reduce_gradients: Adds the gradients of all ranks; with one process, the identity.
     """
+    # Not loss.backward(): the gradients are used once and need no place in `.grad`.
     gradients = torch.autograd.grad(loss, list(parameters.values()))
-    for name, gradient in summed(zip(parameters, gradients, strict=True)):
-        update(parameters[name], velocity[name], gradient, of[name], momentum)
+    for name, gradient in reduce_gradients(zip(parameters, gradients, strict=True)):
+        update(parameters[name], velocity[name], gradient, hyper[name], momentum)
 
 
 def _update_compiled(
     weight: torch.Tensor,
     velocity: torch.Tensor,
     gradient: torch.Tensor,
-    rates: Rates,
+    hyper: ParamHyper,
     momentum: float,
 ) -> bool:
-    """The same in one pass over memory, where the tensors are float32 on a CPU and the kernels could be compiled."""
-    own = weight, velocity, gradient
-    if (
-        any(t.device.type != "cpu" or t.dtype != torch.float32 for t in own)
-        or native.compiled() is None
+    """Do the same update in one pass over memory, and return whether it was done.
+
+    It needs float32 tensors on a CPU and the compiled kernels; otherwise nothing is changed.
+    """
+    tensors = weight, velocity, gradient
+    kernels = native.kernels()
+    if kernels is None or any(
+        tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors
     ):
         return False
+    # The kernel walks through memory and ignores strides, so the three tensors must have the same
+    # layout, without gaps.
     if (
         velocity.stride() != weight.stride()
         or weight.untyped_storage().nbytes() != 4 * weight.numel()
@@ -150,11 +161,10 @@ def _update_compiled(
     if gradient.stride() != weight.stride():
         gradient = torch.empty_like(weight).copy_(gradient)
     pointers = weight.data_ptr(), velocity.data_ptr(), gradient.data_ptr()
-    operators = native.compiled()
-    assert operators is not None
-    operators.update(*pointers, weight.numel(), momentum, rates.rate, rates.decay * rates.rate)
+    kernels.update(*pointers, weight.numel(), momentum, hyper.lr, hyper.weight_decay * hyper.lr)
     return True
 
 
 def zero_velocity(net: nn.Module) -> dict[str, torch.Tensor]:
+    """A velocity of zero for each parameter of the network, by name."""
     return {name: torch.zeros_like(weight) for name, weight in net.named_parameters()}

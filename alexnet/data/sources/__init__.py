@@ -1,9 +1,9 @@
-"""Where labelled images come from: a module for each format, and `find`, which tells them apart.
+"""Sources of labelled images: a module for each format, and `find`, which tells the formats apart.
 
-A source is a value: class names, and splits that yield their items in a fixed order from any item
-on, so that an interrupted preparation can take up again. Whatever form ImageNet comes in, its
-classes are the wnids in alphabetical order with words beside them: a run trained on one form
-evaluates on every other.
+A source is a value. It has the names of the classes, and splits that yield their items in a fixed
+order from any item on, so that an interrupted preparation can resume. Whatever form ImageNet comes
+in, its classes are the wnids in alphabetical order, with words beside them: a run trained on one
+form can be evaluated on every other.
 """
 
 from alexnet.data.sources.recognise import find

@@ -1,4 +1,4 @@
-"""CIFAR-10's own binary files."""
+"""CIFAR-10 in its own binary format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.data.picture import encode
+from alexnet.data.image import encode
 from alexnet.data.sources.source import Item, Source, SourceSplit
+from alexnet.errors import DataError
 
 CIFAR_CLASSES = (
     "airplane",
@@ -26,30 +27,40 @@ CIFAR_CLASSES = (
 
 
 def cifar_binary(folder: Path) -> Source:
-    """data_batch_1.bin to 5 and test_batch.bin; a label byte and 3072 of pixels each."""
+    """Read data_batch_1.bin to data_batch_5.bin and test_batch.bin.
+
+    A record is one byte with the label and 3072 bytes of pixels: a red, a green and a blue plane
+    of 32x32.
+
+    Raises:
+        DataError: If a file is missing or does not consist of such records.
+    """
     record = 1 + 3072
 
     def split(name: str, files: list[Path]) -> SourceSplit:
         for path in files:
             if not path.is_file() or path.stat().st_size % record:
-                raise ValueError(
-                    f"{path} is missing or is no CIFAR-10 file: its records have {record} bytes"
+                raise DataError(
+                    f"{path} is missing or is not a CIFAR-10 file: its records have {record} bytes"
                 )
         count = sum(path.stat().st_size // record for path in files)
 
         def items(start: int) -> Iterator[Item]:
-            seen = 0
+            number = 0
             for path in files:
+                # Mapped, so that resuming in the middle reads nothing before it.
                 rows = np.memmap(path, np.uint8, "r").reshape(-1, record)
                 for row in rows:
-                    if seen >= start:
+                    if number >= start:
+                        # Planes to interleaved pixels.
                         rgb = row[1:].reshape(3, 32, 32).transpose(1, 2, 0)
                         yield Item(
-                            f"{path.name}:{seen}",
+                            f"{path.name}:{number}",
                             int(row[0]),
+                            # As PNG, because an item is always the bytes of an image file.
                             partial(encode, np.ascontiguousarray(rgb), "png"),
                         )
-                    seen += 1
+                    number += 1
 
         return SourceSplit(name, count, items)
 

@@ -1,4 +1,4 @@
-"""A tar file for each class, named by wnid: the Fall 2011 release of ImageNet."""
+"""One tar file per class, named by wnid: the Fall 2011 release of ImageNet."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from pathlib import Path
 from alexnet.data.classes import are_wnids, words_beside
 from alexnet.data.sources.source import Options, Row, Source, is_image, streamed_with_val
 from alexnet.data.sources.tars import members, open_tar
+from alexnet.errors import DataError
 
 
 def class_tars(folder: Path, options: Options | None = None) -> Source:
-    """The tars' names are the classes; of each, `val_fraction` of the images are held out.
+    """Read a folder of tars whose names are the classes; hold out `val_fraction` of each.
 
-    Files in a tar that are no images by their name are passed over. Raises ValueError for fewer
-    than two tars.
+    Files in a tar that are not images, to judge by their names, are skipped.
+
+    Raises:
+        DataError: If there are fewer than two tars.
     """
     options = options or Options()
+    # By the name without its suffix, because that is the class.
     tars = sorted(folder.glob("*.tar"), key=lambda path: path.stem)
     if len(tars) < 2:
-        raise ValueError(
-            f"{folder} has {len(tars)} tar files; one for each of at least 2 classes is needed"
+        raise DataError(
+            f"{folder} has {len(tars)} tar files; at least 2 are needed, one for each class"
         )
 
     def rows() -> Iterator[Row]:
+        # One tar after the other: an item's place in the order must not change between runs.
         for label, path in enumerate(tars):
             with open_tar(path) as tar:
                 for member, read in members(tar):

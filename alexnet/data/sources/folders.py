@@ -1,4 +1,4 @@
-"""Folders with a folder for each class, as torchvision reads them; Kaggle's ImageNet; tiny-imagenet."""
+"""Folders with one folder per class, as in torchvision; Kaggle's ImageNet; tiny-imagenet."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from alexnet.data.sources.tables import (
     Images,
     Labels,
     candidates,
-    looked_up,
+    match_images,
+    note_unlisted,
     read_table,
     split_in_name,
-    unnamed,
 )
+from alexnet.errors import DataError
 
 KAGGLE = Path("ILSVRC/Data/CLS-LOC")
 
 
 def kaggle_root(folder: Path) -> Path | None:
-    """`Data/CLS-LOC` of Kaggle's ImageNet, given that, `ILSVRC`, or what the archive unpacks to."""
+    """Return the folder `Data/CLS-LOC` of Kaggle's ImageNet, or None if it is not that set.
+
+    `folder` may be that folder, `ILSVRC`, or what the archive unpacks to.
+    """
     for inside in (folder / KAGGLE, folder / "Data" / "CLS-LOC"):
         if inside.is_dir():
             return inside
@@ -39,57 +43,66 @@ def kaggle_root(folder: Path) -> Path | None:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """train/, val/ and test/ in a folder, by whichever of their names, in this order.
+    """Return the folders train/, val/ and test/ in a folder, whatever their names, in this order.
 
-    Raises ValueError where only held-out folders lie in it: they would be taken for classes.
+    Raises:
+        DataError: If only held-out folders lie in it, which would be taken for classes.
     """
-    found = {}
+    folders = {}
     for split, names in SPLIT_NAMES.items():
-        there = [folder / name for name in names if (folder / name).is_dir()]
-        if there:
-            found[split] = there[0]
-    if found and "train" not in found and set(_children(folder)) <= set(found.values()):
-        raise ValueError(f"{folder} has no train/ beside {', '.join(found)}/; put it there")
-    return found
+        existing = [folder / name for name in names if (folder / name).is_dir()]
+        if existing:
+            folders[split] = existing[0]
+    if folders and "train" not in folders and set(_children(folder)) <= set(folders.values()):
+        raise DataError(f"{folder} has no train/ beside {', '.join(folders)}/; put it there")
+    return folders
 
 
 def _children(folder: Path) -> list[Path]:
+    """Return the folders in a folder, without hidden ones, in alphabetical order."""
     return sorted(
         child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
     )
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether images lie in at least two folders of this one."""
+    """Tell whether at least two folders of this one contain images."""
+    # Two are enough to know, and a search of all would take long: ImageNet has 1000.
     full = (child for child in _children(folder) if any(map(is_image, child.rglob("*"))))
     return sum(1 for _ in itertools.islice(full, 2)) == 2
 
 
 def class_folders(folder: Path, options: Options | None = None) -> Source:
-    """train/ with a folder for each class, val/ and test/; or one folder of classes.
+    """Read train/ with one folder per class, val/ and test/; or one folder of class folders.
 
-    val/ and test/ are by class too, or flat with a table of labels or ImageNet's devkit beside
-    them. A test/ without labels is left out; with labels it is the validation split where there is
-    no val/. Without either, `val_fraction` of the images are held out. Raises ValueError for a
-    class without images, for classes that one split has and another lacks, and for a flat val/
-    without labels.
+    val/ and test/ have class folders, too, or are flat with a table of labels or ImageNet's devkit
+    beside them. A test/ without labels is left out; with labels it is the validation split if there
+    is no val/. Without either, `val_fraction` of the images are held out.
+
+    Raises:
+        DataError: If a class has no images, if one split has a class that another lacks, or if a
+            flat val/ has no labels.
     """
     options = options or Options()
     base = kaggle_root(folder)
+    # Kaggle keeps its tables and words up to three folders above the images.
     around = [folder] if base is None else [base, *base.resolve().parents[:3]]
     base = base or folder
     parts = split_folders(base)
     parts = parts if "train" in parts else {"train": base}
     classes, train = _class_files(parts["train"])
-    notes = _passed_over(parts["train"])
+    notes = _notes_on_rest(parts["train"])
     files = {"train": train}
+    # Whether there is no validation split, neither read nor left out by --splits.
     alone = True
     for split in [split for split in parts if split != "train"]:
         name = "val" if "val" not in parts else split
         by_class = any((parts[split] / child).is_dir() for child in classes)
         if not options.wants(name):
+            # A flat test/ may have no labels; it does not count as a validation split.
             alone = alone and split == "test" and not by_class
         elif by_class:
+            # A class that only one split has is a mistake more often than an intention.
             files[name] = _same_classes(parts["train"], classes, parts[split])
         elif (labels := _flat_labels(parts[split], split, around, notes)) is not None:
             files[name] = _flat_files(parts[split], labels, classes)
@@ -106,37 +119,44 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
         f"class folders {folder}{fraction}",
         classes,
         splits,
-        upright=not wnids,  # the authors took ImageNet's as they are, and so do its other forms
+        # The authors took ImageNet's images as they are, and so do the set's other forms.
+        upright=not wnids,
         words=_words(classes, around) if wnids else (),
         notes=tuple(notes),
     )
 
 
 def _class_files(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
+    """Return the classes and the files in class folders.
+
+    Raises:
+        DataError: If there are fewer than two class folders, or one without images.
+    """
     folders = _children(folder)
     if len(folders) < 2:
-        raise ValueError(
+        raise DataError(
             f"{folder} has {len(folders)} class folders; at least 2 are needed, one for each class"
         )
     files: list[Listed] = []
     for label, child in enumerate(folders):
-        own = sorted(path for path in child.rglob("*") if is_image(path) and path.is_file())
-        if not own:
-            raise ValueError(f"the class folder {child} has no pictures; remove it or fill it")
-        files += [(path, path.relative_to(folder).as_posix(), label) for path in own]
+        paths = sorted(path for path in child.rglob("*") if is_image(path) and path.is_file())
+        if not paths:
+            raise DataError(f"the class folder {child} has no images; remove it or fill it")
+        files += [(path, path.relative_to(folder).as_posix(), label) for path in paths]
     return tuple(child.name for child in folders), files
 
 
 def _same_classes(train: Path, classes: tuple[str, ...], part: Path) -> list[Listed]:
-    own, files = _class_files(part)
-    if own != classes:
-        odd = sorted(set(classes) ^ set(own))
-        raise ValueError(f"{train} and {part} have different classes: {', '.join(odd[:3])}")
+    """Return the files of another split. Raises DataError if it has other classes."""
+    part_classes, files = _class_files(part)
+    if part_classes != classes:
+        odd = sorted(set(classes) ^ set(part_classes))
+        raise DataError(f"{train} and {part} have different classes: {', '.join(odd[:3])}")
     return files
 
 
-def _passed_over(folder: Path) -> list[str]:
-    """Notes about what lies beside class folders and might have been meant."""
+def _notes_on_rest(folder: Path) -> list[str]:
+    """Return notes about files beside class folders that the user may have meant to be read."""
     notes = []
     if loose := [path.name for path in sorted(folder.iterdir()) if is_image(path)]:
         notes.append(
@@ -146,55 +166,65 @@ def _passed_over(folder: Path) -> list[str]:
     notes += [
         f"{path} is not read: the folders of {folder} are the classes"
         for path in candidates([folder])
-        if path.suffix.lower() != ".txt"  # a README, words, file lists
+        if path.suffix.lower() != ".txt"  # these are READMEs, words and lists of files
     ]
     return notes
 
 
 def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -> Labels | None:
-    """The labels of a flat split, by a table in its folder or one of this split around, or by the
-    devkit; None where there is neither. Raises ValueError for two tables."""
+    """Return the labels of a flat split, or None if there are none.
+
+    They come from a table in the split's folder, from a table of this split in a folder around it,
+    or from the devkit.
+
+    Raises:
+        DataError: If there are two tables, or not as many images as labels.
+    """
     images = Images(part)
     files = candidates([part]) + [
         path for path in candidates(around) if split_in_name(path) == split
     ]
     tables = [table for path in files if (table := read_table(path, images)) is not None]
     if len(tables) > 1:
-        raise ValueError(
+        raise DataError(
             f"{tables[0].path} and {tables[1].path} both name images of {part}; keep one"
         )
     if tables:
-        labels = {path: row.label for row, path in looked_up(tables[0], images)}
-        notes += unnamed(images.files, labels, tables[0].path)
+        labels = {path: row.label for row, path in match_images(tables[0], images)}
+        notes += note_unlisted(images.files, labels, tables[0].path)
         return labels if any(labels.values()) else None
     for folder in around:
         devkit = find_devkit(folder)
         if devkit is not None and split in devkit.splits and images.files:
+            # The devkit lists labels by the numbers in the names of the images, from 1.
             truth = devkit.truth(split)
             numbers = [number_of(path.name) for path in images.files]
+            # Every number must occur once, or a label would go to the wrong image unnoticed.
             if sorted(numbers) != list(range(1, len(truth) + 1)):
-                raise ValueError(
-                    f"{part} has {len(numbers)} pictures and the devkit {len(truth)} labels for them"
+                raise DataError(
+                    f"{part} has {len(numbers)} images, and the devkit has {len(truth)} labels "
+                    "for them"
                 )
             return {p: truth[n - 1] for p, n in zip(images.files, numbers, strict=True)}
     return None
 
 
 def _flat_files(part: Path, labels: Labels, classes: tuple[str, ...]) -> list[Listed]:
-    place = {name: number for number, name in enumerate(classes)}
+    """Return the files of a flat split. Raises DataError for a label that is not a class."""
+    positions = {name: number for number, name in enumerate(classes)}
     for path, label in labels.items():
-        if label not in place:
-            raise ValueError(
+        if label not in positions:
+            raise DataError(
                 f"{path} has the label {label!r}, and the training folder has no such class"
             )
     return [
-        (path, path.relative_to(part).as_posix(), place[label])
+        (path, path.relative_to(part).as_posix(), positions[label])
         for path, label in sorted(labels.items())
     ]
 
 
 def _words(wnids: tuple[str, ...], around: list[Path]) -> tuple[str, ...]:
-    """By a list of words in or beside the source, or by a devkit there."""
+    """Return the words from a list in or beside the source, or from a devkit there."""
     if words := words_beside(wnids, [*around, around[-1].parent]):
         return words
     for folder in around:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, read as they stream."""
+"""Data sets of the Hugging Face hub, read as streams."""
 
 from __future__ import annotations
 
@@ -15,70 +15,81 @@ from alexnet.data.sources.source import (
     split_name,
     without_labels,
 )
+from alexnet.errors import DataError
 
 ROWS_FOR_WNIDS = 1000
-"""Training rows that must agree on the wnid of each label: enough for classes of several synsets
-to show a second one."""
+"""Number of training rows in which each label must have the same wnid. It is large enough that a
+class made of several synsets shows a second wnid."""
 
 
 def hub(name: str, options: Options | None = None) -> Source:
-    """The set `name`. Raises ValueError when it cannot be reached or has no images with classes.
+    """Read the data set `name` of the hub.
 
-    The wnids of ImageNet's classes stand in the names of its training images: the stream is read
+    The wnids of ImageNet's classes occur in the names of its training images, so the stream is read
     until each class has shown its own. A split whose first row has no label is left out.
+
+    Raises:
+        DataError: If the hub cannot be reached, or the set has no images with classes.
     """
+    # Imported here, because the import takes seconds that no other source should cost.
     import datasets
 
     options = options or Options()
     try:
         streams: Any = datasets.load_dataset(name, streaming=True)
-    except (
-        Exception
-    ) as error:  # the library raises many kinds: no network, no such name, no permission
+    # The library raises many kinds of errors: no network, no such name, no permission.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{name} is no folder here, and the Hugging Face hub does not give it: {reason}"
+        raise DataError(
+            f"{name} is not a folder here, and the Hugging Face hub does not provide it: {reason}"
         ) from None
     splits = {split_name(key): stream for key, stream in streams.items()}
     if "train" not in splits:
-        raise ValueError(f"{name} has no training split; it has {', '.join(streams)}")
-    kinds = splits["train"].features or {}
-    images = [key for key, kind in kinds.items() if isinstance(kind, datasets.Image)]
-    labels = [key for key, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+        raise DataError(f"{name} has no training split; it has {', '.join(streams)}")
+    features = splits["train"].features or {}
+    images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if not images or not labels:
-        raise ValueError(f"{name} has no image or class column; it has {', '.join(kinds)}")
+        raise DataError(f"{name} has no image or class column; it has {', '.join(features)}")
     image, label = images[0], labels[0]
+    # Undecoded, because a JPEG that fits the store is kept as it is.
     raw = {
         key: stream.cast_column(image, datasets.Image(decode=False))
         for key, stream in sorted(splits.items(), key=lambda pair: pair[0] != "train")
         if options.wants(key)
     }
-    made, notes = [], []
-    found = _classes(raw["train"], image, label, tuple(kinds[label].names))
+    labelled, notes = [], []
+    catalogue = _classes(raw["train"], image, label, tuple(features[label].names))
+    # The first row tells whether a split has labels: streams have no statistics.
     for key, stream in raw.items():
         first = next(iter(stream), None)
         if first is not None and first[label] in (None, -1):
             notes.append(without_labels(key, name))
         else:
-            made.append(_split(key, stream, image, label, found))
-    return Source(f"hub {name}", found.classes, tuple(made), words=found.words, notes=tuple(notes))
+            labelled.append(_split(key, stream, image, label, catalogue))
+    return Source(
+        f"hub {name}", catalogue.classes, tuple(labelled), words=catalogue.words, notes=tuple(notes)
+    )
 
 
 def _classes(stream: Any, image: str, label: str, names: tuple[str, ...]) -> ClassList:
+    """Return the classes, with wnids if the names of the training images contain them."""
     if are_wnids(names):
         return class_list(names)
-    shown = ((row[image]["path"], int(row[label])) for row in stream)
-    return class_list(names, wnids_of_labels(shown, len(names), enough=ROWS_FOR_WNIDS))
+    rows = ((row[image]["path"], int(row[label])) for row in stream)
+    return class_list(names, wnids_of_labels(rows, len(names), enough=ROWS_FOR_WNIDS))
 
 
-def _split(key: str, stream: Any, image: str, label: str, found: ClassList) -> SourceSplit:
+def _split(key: str, stream: Any, image: str, label: str, catalogue: ClassList) -> SourceSplit:
+    """Return a split that streams its items; their number is unknown."""
+
     def items(start: int) -> Iterator[Item]:
         for number, row in enumerate(stream.skip(start), start):
             if row[label] in (None, -1):
-                raise ValueError(f"row {number} of the split {key!r} has no label")
+                raise DataError(f"row {number} of the split {key!r} has no label")
             yield Item(
                 row[image]["path"] or f"{key}:{number}",
-                found.label(int(row[label])),
+                catalogue.label(int(row[label])),
                 in_hand(row[image]["bytes"]),
             )
 

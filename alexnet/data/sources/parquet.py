@@ -26,56 +26,69 @@ from alexnet.data.sources.source import (
     split_name,
     without_labels,
 )
+from alexnet.errors import DataError
 
 
 def parquet_in(folder: Path) -> list[Path]:
-    """The Parquet files of a folder, or of `data/` in it, where a cloned repository has them."""
+    """Return the Parquet files of a folder, or of `data/` in it, as in a cloned repository."""
     return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
 
 
 def parquet_files(folder: Path, options: Options | None = None) -> Source:
-    """A file belongs to the split its name begins with (train-00000-of-00003.parquet).
+    """Read Parquet files, each in the split its name begins with (train-00000-of-00003.parquet).
 
-    Where the names of the training images bear wnids, or the clone's `classes.py` has them, these
-    are the classes, and the names of the label column are their words. A test split without labels
-    (-1, as ImageNet's) is left out. Raises ValueError when a column, the training split or labels
-    are missing.
+    If the names of the training images contain wnids, or the `classes.py` of the repository lists
+    them, these are the classes, and the names of the label column are their words. A test split
+    without labels (-1, as in ImageNet) is left out.
+
+    Raises:
+        DataError: If a column, the training split or a label is missing.
     """
     import pyarrow.parquet as pq
 
     options = options or Options()
     by_split: dict[str, list[Path]] = {}
     for path in parquet_in(folder):
+        # A clone without Git LFS has small text files in place of the data.
         if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
-            raise ValueError(f"{path} stands for a file that Git LFS has; fetch it: git lfs pull")
+            raise DataError(f"{path} is a pointer of Git LFS; fetch the file with: git lfs pull")
         by_split.setdefault(split_name(path.stem.split("-")[0]), []).append(path)
     if "train" not in by_split:
-        raise ValueError(f"{folder} has no training files; their names begin with 'train'")
+        raise DataError(f"{folder} has no training files; their names begin with 'train'")
     train = by_split["train"]
     image, label, names = _columns(pq.read_schema(train[0]), train)
     splits, notes = [], []
-    found = _classes(folder, train, image, label, names)
+    catalogue = _classes(folder, train, image, label, names)
+    # The training split comes first, because its pixels give the statistics.
     for name in sorted(by_split, key=lambda name: name != "train"):
         if not options.wants(name):
             continue
-        own = np.concatenate([_labels(path, label) for path in by_split[name]])
-        if (own == -1).all():
+        labels = np.concatenate([_labels(path, label) for path in by_split[name]])
+        if (labels == -1).all():
             notes.append(without_labels(name, folder))
             continue
-        for wrong in np.flatnonzero((own < 0) | (own >= len(found.classes)))[:1]:
-            raise ValueError(
-                f"row {wrong} of the split {name!r} of {folder} has the label {own[wrong]}, "
-                f"and there are {len(found.classes)} classes; remove such rows"
+        for wrong in np.flatnonzero((labels < 0) | (labels >= len(catalogue.classes)))[:1]:
+            raise DataError(
+                f"row {wrong} of the split {name!r} of {folder} has the label {labels[wrong]}, "
+                f"and there are {len(catalogue.classes)} classes; remove such rows"
             )
-        items = _items(by_split[name], image, label, found)
-        splits.append(SourceSplit(name, len(own), items))
+        items = _items(by_split[name], image, label, catalogue)
+        splits.append(SourceSplit(name, len(labels), items))
     return Source(
-        f"parquet {folder}", found.classes, tuple(splits), words=found.words, notes=tuple(notes)
+        f"parquet {folder}",
+        catalogue.classes,
+        tuple(splits),
+        words=catalogue.words,
+        notes=tuple(notes),
     )
 
 
 def _columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]:
-    """The image's column, the label's, and the names of the labels."""
+    """Return the names of the image and the label column, and the names of the labels.
+
+    The features that Hugging Face writes into the schema come first. Files without them are
+    recognised by the types and names of their columns.
+    """
     import pyarrow as pa
     from datasets import ClassLabel, Features, Image
 
@@ -87,8 +100,8 @@ def _columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]
     labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
     labels += [n for n in ("label", "labels", "cls", "fine_label") if n in schema.names]
     if not images or not labels:
-        raise ValueError(
-            f"{files[0]} needs a picture and a label column; it has {', '.join(schema.names)}"
+        raise DataError(
+            f"{files[0]} needs an image and a label column; it has {', '.join(schema.names)}"
         )
     if isinstance(features[labels[0]], ClassLabel):
         return images[0], labels[0], tuple(features[labels[0]].names)
@@ -97,9 +110,10 @@ def _columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]
 
 
 def _labels(path: Path, label: str) -> NDArray[np.int64]:
-    """A file's labels, -1 where there is none."""
+    """Return the labels of a file; -1 stands for a missing one."""
     import pyarrow.parquet as pq
 
+    # Reading one column of a Parquet file does not touch the images.
     column = pq.read_table(path, columns=[label])[label].fill_null(-1)
     return np.asarray(column.to_numpy(), np.int64)
 
@@ -107,23 +121,28 @@ def _labels(path: Path, label: str) -> NDArray[np.int64]:
 def _classes(
     folder: Path, train: list[Path], image: str, label: str, names: tuple[str, ...]
 ) -> ClassList:
+    """Return the classes, with wnids and words where the source has them."""
+    # Sources of wnids, the most reliable first: names of labels, names of images, classes.py.
     if are_wnids(names):
-        found = class_list(names)
+        catalogue = class_list(names)
     else:
-        found = class_list(
+        catalogue = class_list(
             names,
             wnids_of_labels(_names(train, image, label), len(names))
             or wnids_of_classes_py(folder / "classes.py", names)
             or wnids_of_classes_py(folder.parent / "classes.py", names),
         )
-    if are_wnids(found.classes) and not found.words:
-        words = words_beside(found.classes, (folder, folder.parent))
-        return ClassList(found.classes, words, found.order)
-    return found
+    if are_wnids(catalogue.classes) and not catalogue.words:
+        words = words_beside(catalogue.classes, (folder, folder.parent))
+        return ClassList(catalogue.classes, words, catalogue.order)
+    return catalogue
 
 
 def _names(files: list[Path], image: str, label: str) -> Iterator[tuple[str | None, int]]:
-    """(name, label) of each row. Only these columns are read: the images are a thousand times as long."""
+    """Yield the name of the image and the label of each row.
+
+    Only these columns are read, because the images are a thousand times as long.
+    """
     import pyarrow.parquet as pq
 
     for path in files:
@@ -138,27 +157,31 @@ def _names(files: list[Path], image: str, label: str) -> Iterator[tuple[str | No
 
 
 def _items(
-    files: list[Path], image: str, label: str, found: ClassList
+    files: list[Path], image: str, label: str, catalogue: ClassList
 ) -> Callable[[int], Iterator[Item]]:
+    """Return a function that yields the items of a split from a given one on."""
     import pyarrow.parquet as pq
 
     def items(start: int) -> Iterator[Item]:
-        seen = 0
+        number = 0
         for path in files:
             reader = pq.ParquetFile(path)
             for group in range(reader.num_row_groups):
                 rows = reader.metadata.row_group(group).num_rows
-                if seen + rows <= start:
-                    seen += rows
+                # Row groups before `start` are skipped unread.
+                if number + rows <= start:
+                    number += rows
                     continue
+                # Small batches: a row group of photographs may take a hundred megabytes and more.
                 for batch in reader.iter_batches(64, row_groups=[group], columns=[image, label]):
                     for row in batch.to_pylist():
-                        if seen >= start:
+                        if number >= start:
                             cell = row[image]
+                            # Files that Hugging Face did not write may have the bare bytes.
                             cell = cell if isinstance(cell, dict) else {"bytes": cell}
-                            name = cell.get("path") or f"{path.name}:{seen}"
-                            own = found.label(int(row[label]))
-                            yield Item(name, own, in_hand(cell["bytes"]))
-                        seen += 1
+                            name = cell.get("path") or f"{path.name}:{number}"
+                            position = catalogue.label(int(row[label]))
+                            yield Item(name, position, in_hand(cell["bytes"]))
+                        number += 1
 
     return items

@@ -1,4 +1,4 @@
-"""Which format a source is in, by what lies in the folder."""
+"""Recognition of a source's format by the files in its folder."""
 
 from __future__ import annotations
 
@@ -21,42 +21,53 @@ from alexnet.data.sources.parquet import parquet_files, parquet_in
 from alexnet.data.sources.source import Options, Source, is_image, split_name
 from alexnet.data.sources.tables import table_folder
 from alexnet.data.sources.webdataset import is_webdataset, webdataset
+from alexnet.errors import DataError
 
 
 def find(source: str, val_fraction: float = 0.1, splits: Sequence[str] = ()) -> Source:
-    """A folder, or the name of a set on the Hugging Face hub, as a source.
+    """Return the source at a folder, or of a name on the Hugging Face hub.
 
-    val_fraction: the share that is held out where the source has no validation split. splits: the
-    ones to take, all that have labels when empty. Raises ValueError when it is no source, and for
-    a split that it has not.
+    Args:
+        source: A folder, or OWNER/NAME for the hub.
+        val_fraction: Fraction of the training images held out if there is no validation split.
+        splits: Names of the wanted splits; empty for all that have labels.
+
+    Raises:
+        DataError: If this is not a source, or it has not got a wanted split.
     """
     options = Options(val_fraction, tuple(split_name(split) for split in splits))
     if not options.wants("train"):
-        raise ValueError("--splits must name train: the mean and the covariance are taken from it")
+        raise DataError("--splits must name train: the mean and the covariance are taken from it")
     options.checked_fraction()
-    found = _read(source, options)
-    names = [split.name for split in found.splits]
+    read = _read(source, options)
+    names = [split.name for split in read.splits]
     for split in options.splits:
         if split not in names:
-            why = "".join(f"; {note}" for note in found.notes)
-            raise ValueError(f"--splits names {split!r}, and {source} has {', '.join(names)}{why}")
-    return replace(
-        found, splits=tuple(split for split in found.splits if options.wants(split.name))
-    )
+            why = "".join(f"; {note}" for note in read.notes)
+            raise DataError(f"--splits names {split!r}, and {source} has {', '.join(names)}{why}")
+    return replace(read, splits=tuple(split for split in read.splits if options.wants(split.name)))
 
 
 def _read(source: str, options: Options) -> Source:
+    """Read a source in whatever format it is."""
     folder = Path(source)
+    # A local folder takes precedence over a data set of the same name on the hub.
     if not folder.exists():
+        # OWNER/NAME; a longer path can only be a folder that does not exist.
         if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             return hub(source, options)
-        raise ValueError(f"{source} does not exist")
+        raise DataError(f"{source} does not exist")
     if not folder.is_dir():
-        raise ValueError(f"{source} is a file; give the folder it lies in")
+        raise DataError(f"{source} is a file; give the folder that contains it")
     return _format(folder)(folder, options)
 
 
 def _format(folder: Path) -> Callable[[Path, Options], Source]:
+    """Return the reader for the format of a folder.
+
+    The order matters: the formats that are recognised by the name of a file come before those that
+    only need images, which would accept almost any folder.
+    """
     names = [path.name for path in folder.iterdir()]
     if any(re.fullmatch(TRAIN_TAR, name) for name in names):
         return ilsvrc
@@ -71,4 +82,4 @@ def _format(folder: Path) -> Callable[[Path, Options], Source]:
         return class_folders
     if any(is_image(path) for path in folder.rglob("*")):
         return table_folder
-    return class_folders  # it says what is missing
+    return class_folders  # its error says what is missing

@@ -1,4 +1,4 @@
-"""What every source is made of: items, splits, and how a part of the training images is held out."""
+"""The parts of every source: items, splits, and how a validation split is held out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet.errors import DataError
+
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -22,7 +24,10 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled image, still in its file's bytes; read is called by the worker that decodes it."""
+    """One labelled image in the encoding of its file.
+
+    `read` is called by the worker that decodes the image, so that files are read in parallel.
+    """
 
     name: str
     label: int
@@ -30,13 +35,20 @@ class Item:
 
 
 def in_hand(data: bytes) -> Callable[[], bytes]:
-    """For sources that are read from front to back."""
+    """Return a reader for bytes already read, for sources that are read from front to back."""
+    # The bytes are kept until the worker asks for them: the archive has moved on by then.
     return lambda: data
 
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """items(start) yields the split's items from number `start` on; count is None if unknown."""
+    """A split of a source.
+
+    Attributes:
+        name: "train", "val" or "test".
+        count: Number of items; None if unknown before the source has been read.
+        items: Yields the items in a fixed order, beginning with the given item number.
+    """
 
     name: str
     count: int | None
@@ -45,55 +57,71 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """The first split is the training split: its pixels give the statistics."""
+    """A set of labelled images. The first split is the training split, which gives the statistics.
+
+    Attributes:
+        description: Kind and name of the source; a preparation resumes only if it is the same.
+        classes: The classes, in the order of the labels.
+        splits: The splits, training split first.
+    """
 
     description: str
     classes: tuple[str, ...]
     splits: tuple[SourceSplit, ...]
     upright: bool = False
-    """Turn images as their EXIF orientation says."""
+    """Whether images are rotated as their EXIF orientation says."""
     words: tuple[str, ...] = ()
-    """What each class is called, where `classes` are wnids; empty when nobody says."""
+    """The words for each class, where `classes` are wnids; empty if the source has none."""
     notes: tuple[str, ...] = ()
-    """What of the source is left out and why, a sentence each."""
+    """What is left out of the source and why, one sentence each."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What of a source is asked for. splits: their names, empty for all that have labels."""
+    """What is wanted of a source.
+
+    Attributes:
+        val_fraction: Fraction of the training images held out where there is no validation split.
+        splits: Names of the wanted splits; empty for all that have labels.
+        seed: Seed of the choice of the images held out.
+    """
 
     val_fraction: float = 0.1
     splits: tuple[str, ...] = ()
     seed: int = 0
 
     def wants(self, split: str) -> bool:
+        """Tell whether a split is wanted."""
         return not self.splits or split in self.splits
 
     def checked_fraction(self) -> float:
-        """Raises ValueError for a share that leaves nothing to train on."""
+        """Return `val_fraction`. Raises DataError if it leaves nothing to train on."""
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(
-                f"--val-fraction is {self.val_fraction}; it is a share of at least 0 and below 1"
+            raise DataError(
+                f"--val-fraction is {self.val_fraction}; it must be at least 0 and below 1"
             )
         return self.val_fraction
 
 
 def split_name(word: str) -> str:
-    """A split's name by the word that a source has for it; an unknown word stays as it is."""
+    """Return our name for a split that a source calls `word`; an unknown word is unchanged."""
+    # Unknown words are kept, so that a message can name the split as the source does.
     return next((name for name, words in SPLIT_NAMES.items() if word.lower() in words), word)
 
 
 def is_image(name: str | Path) -> bool:
+    """Tell by its suffix whether a file is an image."""
     return Path(name).suffix.lower() in PICTURES
 
 
 def without_labels(split: str, where: object) -> str:
-    """The note about a test split without labels, which many sets have.
+    """Return the note about a test split without labels, which many data sets have.
 
-    Raises ValueError for any other split: a run needs it.
+    Raises:
+        DataError: For any other split, because a run needs its labels.
     """
     if split != "test":
-        raise ValueError(
+        raise DataError(
             f"the split {split!r} of {where} has no labels; "
             "add them, or leave the split out with --splits"
         )
@@ -101,13 +129,14 @@ def without_labels(split: str, where: object) -> str:
 
 
 Listed = tuple[Path, str, int]
-"""A file, the name that its item shall have, and its label."""
+"""The path of a file, the name of its item, and its label."""
 
 
 def listed(name: str, files: Sequence[Listed]) -> SourceSplit:
-    """A split of single files."""
+    """Return a split that consists of single files."""
 
     def items(start: int) -> Iterator[Item]:
+        # `read_bytes` is passed and not called: the worker reads the file.
         for path, item_name, label in files[start:]:
             yield Item(item_name, label, path.read_bytes)
 
@@ -115,7 +144,11 @@ def listed(name: str, files: Sequence[Listed]) -> SourceSplit:
 
 
 def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSplit, ...]:
-    """The training split, and a validation split of `val_fraction` of the files."""
+    """Return a training split, and a validation split of `val_fraction` of the files.
+
+    Both keep the order of the files; only the choice is random.
+    """
+    # Drawn from the whole list, so that the fraction is exact; a stream cannot do that.
     order = np.random.default_rng(options.seed).permutation(len(files))
     chosen = set(order[: round(options.checked_fraction() * len(files))].tolist())
     train = listed("train", [file for i, file in enumerate(files) if i not in chosen])
@@ -125,14 +158,14 @@ def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSp
 
 
 Row = tuple[str, int, Callable[[], bytes]]
-"""An image's name and label, and what reads it: only while its row is the last one given."""
+"""Name and label of an image, and its reader, which is valid only until the next row is taken."""
 
 
 def streamed(name: str, count: int | None, rows: Callable[[], Iterator[Row]]) -> SourceSplit:
-    """A split of an archive that is read from front to back.
+    """Return a split of an archive that is read from front to back.
 
-    The thread that walks through the rows reads them, since a tar file has one position; of rows
-    before `start` it reads nothing but their headers.
+    The images are read by the thread that walks through the rows, because a tar file has only one
+    position. Of rows before `start` only the headers are read.
     """
 
     def items(start: int) -> Iterator[Item]:
@@ -145,12 +178,12 @@ def streamed(name: str, count: int | None, rows: Callable[[], Iterator[Row]]) ->
 def streamed_with_val(
     rows: Callable[[], Iterator[Row]], options: Options
 ) -> tuple[SourceSplit, ...]:
-    """The training split, and a validation split of `val_fraction` of each class.
+    """Return a training split, and a validation split of `val_fraction` of each class.
 
-    Nobody knows beforehand how many images there are, and counting 14 million of them would read
-    all their headers once more. So the images of a class are taken at even distances, from a
-    position that depends on the seed and the class: of the first n of a class
-    `val_fraction` * n are held out, one more or less.
+    The number of images is unknown beforehand, and to count 14 million of them would mean reading
+    all headers once more. So the images of a class are held out at even distances, beginning at a
+    position that depends on the seed and the class: of the first n images of a class,
+    `val_fraction` * n are held out, give or take one.
     """
     fraction = options.checked_fraction()
 
@@ -159,16 +192,18 @@ def streamed_with_val(
         return float(np.random.default_rng([options.seed, label]).random())
 
     def part(held_out: bool) -> Callable[[], Iterator[Row]]:
-        def own() -> Iterator[Row]:
-            seen: Counter[int] = Counter()
+        def chosen() -> Iterator[Row]:
+            count: Counter[int] = Counter()
             for row in rows():
-                number = seen[row[1]]
-                seen[row[1]] += 1
+                number = count[row[1]]
+                count[row[1]] += 1
+                # An image is held out when its step of `fraction` passes a whole number.
                 place = begin(row[1]) + fraction * number
                 if (math.floor(place + fraction) > math.floor(place)) == held_out:
                     yield row
 
-        return own
+        return chosen
 
+    # Both splits walk through the whole archive, and each skips the images of the other.
     train = streamed("train", None, part(False))
     return (train, streamed("val", None, part(True))) if fraction else (train,)

@@ -1,4 +1,4 @@
-"""Flat folders of images and tables that say what is on each: CSV, TSV or text, `name label`."""
+"""Flat folders of images with tables of their labels: CSV, TSV, or text with `name label`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from alexnet.data.sources.source import (
     split_name,
     without_labels,
 )
+from alexnet.errors import DataError
 
 NAME_HEADINGS = {"name", "filename", "file_name", "file", "path", "filepath", "file_path"} | {
     "image", "image_name", "image_id", "imageid", "image_path", "img", "id"
@@ -30,9 +31,9 @@ LABEL_HEADINGS = {"label", "labels", "class", "class_name", "class_id", "categor
 }  # fmt: skip
 SPLIT_HEADINGS = {"split", "set", "subset", "partition"}
 BOXES = re.compile(r"(n\d{8})( -?\d+){4}( n\d{8}( -?\d+){4})*")
-"""A wnid and its boxes, as Kaggle's LOC_val_solution.csv has them in one field."""
-LOOKED_AT = 200
-"""Rows of a table by which its columns are recognised."""
+"""A wnid and its boxes; Kaggle's LOC_val_solution.csv has several of them in one field."""
+SAMPLE_ROWS = 200
+"""Number of rows by which the columns of a table are recognised."""
 
 
 class Images:
@@ -46,23 +47,30 @@ class Images:
             parts = path.relative_to(folder).parts
             for first in range(len(parts)):
                 name = "/".join(parts[first:])
+                # Tables name images as "a.jpg", "a", or with some of the folders above. A name that
+                # two files share is of no use, so it stands for None.
                 for key in (name, name.removesuffix(path.suffix)):
                     self._by_name[key] = None if key in self._by_name else path
 
     def find(self, name: str) -> Path | None:
-        """The file that a table calls `name`; None where there is none, or more than one."""
+        """Return the file that a table calls `name`; None if there is none, or several."""
         parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+        # The table may also name folders above this one: the longest ending that fits counts.
         for first in range(len(parts)):
-            if (found := self._by_name.get("/".join(parts[first:]))) is not None:
-                return found
+            if (path := self._by_name.get("/".join(parts[first:]))) is not None:
+                return path
         return None
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """What a line of a table says of an image.
+    """One line of a table.
 
-    label: "" for none, which some write as -1; split: None without a column.
+    Attributes:
+        line: Number of the line, from 1.
+        name: The image, as the table calls it.
+        label: The label; "" if there is none, for which some tables write -1.
+        split: The split; None if the table has no column for it.
     """
 
     line: int
@@ -73,12 +81,14 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
+    """A table of labels, and the file that contains it."""
+
     path: Path
     rows: tuple[TableRow, ...]
 
 
 def candidates(folders: Iterable[Path]) -> list[Path]:
-    """The files of these folders that may be tables of labels."""
+    """Return the files of these folders that may be tables of labels."""
     return [
         path
         for folder in folders
@@ -86,37 +96,44 @@ def candidates(folders: Iterable[Path]) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in (".csv", ".tsv", ".txt")
         and path.is_file()
-        and "submission" not in path.stem.lower()  # Kaggle's forms, whose labels are made up
+        and "submission" not in path.stem.lower()  # Kaggle's sample submissions: invented labels
     ]
 
 
 def split_in_name(path: Path) -> str | None:
-    """The split that a table is of, by a word in its name: LOC_val_solution.csv."""
+    """Return the split that a word in a table's name means, as in LOC_val_solution.csv."""
     words = [split_name(word) for word in re.findall(r"[A-Za-z]+", path.stem)]
     return next((word for word in words if word in SPLIT_NAMES), None)
 
 
 def read_table(path: Path, images: Images) -> Table | None:
-    """The table in a file; None where no column names an image.
+    """Read a table of labels from a file; return None if no column names images.
 
-    Columns are separated by tabs, commas, semicolons or white space. With a heading they are found
-    by their names; without, the label follows the image's name. Raises ValueError where it is not
-    clear which column has the label.
+    Columns are separated by tabs, commas, semicolons or white space. If the first line is a heading
+    they are recognised by their names; otherwise the label follows the name of the image.
+
+    Raises:
+        DataError: If it is not clear which column has the label.
     """
+    # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes.
     text = path.read_text(encoding="utf-8-sig", errors="replace")
-    best, found = (0, 0), None
+    # Every separator is tried, and the one by which most lines name an image is taken.
+    best, parsed = (0, 0), None
     for separator in ("\t", ",", ";", None):
         lines = [(number, fields) for number, fields in _lines(text, separator) if any(fields)]
-        name, named = _name_column([fields for _, fields in lines[:LOOKED_AT]], images)
-        # A whole line may end in "/c.png" and so name an image too: more columns are more likely.
+        name, named = _name_column([fields for _, fields in lines[:SAMPLE_ROWS]], images)
+        # A whole line may end in "/c.png" and thus name an image, too; several columns are better.
         several = named and max(len(fields) for _, fields in lines) > 1
         if named and (named, several) > best:
-            best, found = (named, several), (lines, name)
-    return None if found is None else Table(path, tuple(_table_rows(path, *found, images)))
+            best, parsed = (named, several), (lines, name)
+    return None if parsed is None else Table(path, tuple(_table_rows(path, *parsed, images)))
 
 
 def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields). White space separates a name from the rest, which may be several words."""
+    """Yield the number and the fields of each line.
+
+    White space separates only the name from the rest, because a label may be several words.
+    """
     if separator is None:
         for number, line in enumerate(text.splitlines(), 1):
             yield number, line.split(None, 1)
@@ -124,23 +141,23 @@ def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(text.splitlines(), delimiter=separator)
     try:
         rows = [(reader.line_num, fields) for fields in reader]
-    except csv.Error:  # a text that is no table
+    except csv.Error:  # a text file that is not a table
         return
     for number, fields in rows:
         yield number, [field.strip() for field in fields]
 
 
 def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
-    """The column that names images, and in how many lines it does.
+    """Return the column that names images, and the number of lines in which it does.
 
-    Numbers may name images by chance; fields that end in .jpg do not.
+    Labels that are numbers may name images by chance; fields that end in .jpg do not.
     """
 
     def score(column: int) -> tuple[int, bool, int, int]:
         fields = [fields[column] for fields in lines if column < len(fields)]
-        found = [field for field in fields if images.find(field) is not None]
+        matching = [field for field in fields if images.find(field) is not None]
         headed = fields[0].lower() in NAME_HEADINGS
-        return sum(map(is_image, found)), headed, len(found), -column
+        return sum(map(is_image, matching)), headed, len(matching), -column
 
     best = max(map(score, range(max(map(len, lines), default=0))), default=(0, False, 0, 0))
     return -best[-1], best[2]
@@ -149,6 +166,7 @@ def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
 def _table_rows(
     path: Path, lines: list[tuple[int, list[str]]], name: int, images: Images
 ) -> Iterator[TableRow]:
+    """Yield the rows of a table whose column `name` names images."""
     width = max(len(fields) for _, fields in lines)
     lines = [(line, [*fields, *[""] * (width - len(fields))]) for line, fields in lines]
     first = [field.lower() for field in lines[0][1]]
@@ -162,41 +180,45 @@ def _table_rows(
         split = next((c for c in others if heading.get(c) in SPLIT_HEADINGS), None)
         others = [c for c in others if c != split]
         label = next((c for c in others if heading.get(c) in LABEL_HEADINGS), None)
-    elif len(others) > 1:  # boxes may follow a wnid; of anything else nobody knows what it is
+    # Without a heading, boxes may follow a wnid; the meaning of any other columns is unknown.
+    elif len(others) > 1:
         follows = name + 1 < width and are_wnids(fields[name + 1] for _, fields in lines)
         label = name + 1 if follows else None
     if label is None and len(others) == 1:
         label = others[0]
     if label is None and others:
-        raise ValueError(
+        raise DataError(
             f"{path} has {width} columns and it is not clear which of them is the label; "
             "begin it with a line of headings, among them name and label"
         )
     for line, fields in lines:
         text = "" if label is None or fields[label] == "-1" else fields[label]
+        # Of a wnid with boxes only the wnid is the label.
         boxes = BOXES.fullmatch(text)
-        own = None if split is None else _split(path, line, fields[split])
-        yield TableRow(line, fields[name], boxes[1] if boxes else text, own)
+        row_split = None if split is None else _split(path, line, fields[split])
+        yield TableRow(line, fields[name], boxes[1] if boxes else text, row_split)
 
 
 def _split(path: Path, line: int, word: str) -> str:
+    """Return our name for a split in a table. Raises DataError for an unknown one."""
     if (name := split_name(word)) not in SPLIT_NAMES:
-        raise ValueError(
+        raise DataError(
             f"{path}, line {line}, has the split {word!r}; the splits are {', '.join(SPLIT_NAMES)}"
         )
     return name
 
 
 Labels = dict[Path, str]
-"""The label of each image, "" where it has none."""
+"""The label of each image, "" if it has none."""
 
 
-def looked_up(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
-    """The rows and their images.
+def match_images(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
+    """Return the rows of a table with their images.
 
-    Raises ValueError for rows that name no image, and for an image with two labels.
+    Raises:
+        DataError: If rows do not name an image, or an image has two labels.
     """
-    found: list[tuple[TableRow, Path]] = []
+    matched: list[tuple[TableRow, Path]] = []
     lost: list[TableRow] = []
     labels: Labels = {}
     for row in table.rows:
@@ -205,66 +227,74 @@ def looked_up(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
             lost.append(row)
             continue
         if labels.setdefault(path, row.label) != row.label:
-            raise ValueError(
+            raise DataError(
                 f"{table.path}, line {row.line}, calls {row.name} {row.label!r}, and a line before "
                 f"calls it {labels[path]!r}; keep one of them"
             )
-        found.append((row, path))
+        matched.append((row, path))
     if lost:
+        # The most common cause: a first line with headings that are not recognised.
         hint = "; if it is a heading, call its columns name and label" if lost[0].line == 1 else ""
-        raise ValueError(
+        raise DataError(
             f"{len(lost)} rows of {table.path} name no image of {images.folder}, or more than one; "
             f"the first is {lost[0].name!r} in line {lost[0].line}: "
             f"put the images there or take the rows out{hint}"
         )
-    return found
+    return matched
 
 
-def unnamed(images: Sequence[Path], named: Iterable[Path], table: Path) -> list[str]:
-    """The note about images that are in no row; none when all are."""
-    rest = sorted(set(images) - set(named))
+def note_unlisted(images: Sequence[Path], listed_images: Iterable[Path], table: Path) -> list[str]:
+    """Return a note about images that are in no row of the tables, or nothing if all are."""
+    rest = sorted(set(images) - set(listed_images))
     if not rest:
         return []
     return [f"{len(rest)} images are in no row of {table} and are left out, {rest[0]} among them"]
 
 
 def table_folder(folder: Path, options: Options | None = None) -> Source:
-    """A flat folder of images and its tables.
+    """Read a flat folder of images with its tables of labels.
 
-    Splits are a column of the one table, or tables with a split's word in their names (train.csv,
-    val.csv, test.csv) or in a split's folder; otherwise `val_fraction` of the images are held out.
-    Labels are names, or numbers that classes.txt may name. Raises ValueError when no table names
-    the images, when several do and nothing says of which split, and as `looked_up`.
+    The splits are a column of the only table, or there are tables with the word for a split in
+    their names (train.csv, val.csv, test.csv) or in the folder of a split. Otherwise `val_fraction`
+    of the images are held out. Labels are names, or numbers that classes.txt may name.
+
+    Raises:
+        DataError: If no table names the images, or several do without a sign of their splits;
+            also as `match_images`.
     """
     options = options or Options()
     images = Images(folder)
     tables = _tables(folder, images)
     by_split: dict[str, Labels] = {}
     for table in tables:
-        of_table = _split_of(table.path, folder)
-        inside = Images(folder / of_table) if of_table and (folder / of_table).is_dir() else images
-        if all(inside.find(row.name) is None for row in table.rows[:LOOKED_AT]):
+        table_split = _split_of(table.path, folder)
+        # The table of a split may name images relative to the split's folder.
+        split_folder = folder / table_split if table_split else None
+        inside = Images(split_folder) if split_folder and split_folder.is_dir() else images
+        if all(inside.find(row.name) is None for row in table.rows[:SAMPLE_ROWS]):
             inside = images
-        for row, path in looked_up(table, inside):
-            by_split.setdefault(row.split or of_table or "train", {})[path] = row.label
+        for row, path in match_images(table, inside):
+            by_split.setdefault(row.split or table_split or "train", {})[path] = row.label
     counts = Counter(path for labels in by_split.values() for path in labels)
     for path, count in counts.most_common(1):
         if count > 1:
-            raise ValueError(f"{path} is in {count} splits by the tables; leave it in one")
-    notes = unnamed(images.files, counts, tables[0].path)
+            raise DataError(f"{path} is in {count} splits by the tables; leave it in one")
+    notes = note_unlisted(images.files, counts, tables[0].path)
     for split, labels in list(by_split.items()):
         if not any(labels.values()):
             if options.wants(split):
                 notes.append(without_labels(split, folder))
             del by_split[split]
         elif empty := [path for path, label in labels.items() if not label]:
-            raise ValueError(f"the row of {empty[0]} has no label; write one or take the row out")
+            raise DataError(f"the row of {empty[0]} has no label; write one or take the row out")
+    # A run needs a split to validate on; a test split with labels serves.
     if "val" not in by_split and "test" in by_split:
         by_split["val"] = by_split.pop("test")
     if "train" not in by_split:
-        raise ValueError(f"no row of {tables[0].path} is of the training split; name it train")
-    found, positions = _classes(folder, set(by_split["train"].values()))
-    upright = not are_wnids(found.classes)
+        raise DataError(f"no row of {tables[0].path} is in the training split; name it train")
+    catalogue, positions = _classes(folder, set(by_split["train"].values()))
+    # The authors took ImageNet's images as they are, and so do its other forms.
+    upright = not are_wnids(catalogue.classes)
     files = {split: _files(folder, labels, positions, split) for split, labels in by_split.items()}
     if len(files) == 1:
         splits = listed_with_val(files["train"], options)
@@ -274,33 +304,34 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
         fraction = ""
     return Source(
         f"table {tables[0].path}{fraction}",
-        found.classes,
+        catalogue.classes,
         splits,
         upright=upright,
-        words=found.words,
+        words=catalogue.words,
         notes=tuple(notes),
     )
 
 
 def _tables(folder: Path, images: Images) -> list[Table]:
-    """All that name images. Raises ValueError for none, and for several of unknown splits."""
-    places = {folder} | {folder / name for names in SPLIT_NAMES.values() for name in names}
-    places |= {path.parent for path in images.files} if len(images.files) else set()
-    files = candidates(sorted(places))
+    """Return the tables that name images. Raises DataError for none, and for unclear splits."""
+    folders = {folder} | {folder / name for names in SPLIT_NAMES.values() for name in names}
+    folders |= {path.parent for path in images.files} if len(images.files) else set()
+    files = candidates(sorted(folders))
     tables = [table for path in files if (table := read_table(path, images)) is not None]
     if not tables:
         tried = f", and {files[0]} names none of them" if files else ""
-        raise ValueError(
+        raise DataError(
             f"{folder} has {len(images.files)} images in no class folders; at least 2 are needed, "
             f"or a table that says what is on them (labels.csv with rows NAME,LABEL){tried}"
         )
+    # Tables without a split.
     loose = [
         table
         for table in tables
         if table.rows and table.rows[0].split is None and _split_of(table.path, folder) is None
     ]
     if len(tables) > 1 and loose:
-        raise ValueError(
+        raise DataError(
             f"{tables[0].path} and {tables[1].path} both name images; keep one, "
             "or have one for each split: train.csv, val.csv, test.csv"
         )
@@ -308,16 +339,18 @@ def _tables(folder: Path, images: Images) -> list[Table]:
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
-    own = split_in_name(table)
-    if own is None and table.parent != folder:
-        own = split_name(table.parent.name)
-    return own if own in SPLIT_NAMES else None
+    """Return the split of a table, by its own name or by that of its folder."""
+    split = split_in_name(table)
+    if split is None and table.parent != folder:
+        split = split_name(table.parent.name)
+    return split if split in SPLIT_NAMES else None
 
 
 def _files(folder: Path, labels: Labels, positions: dict[str, int], split: str) -> list[Listed]:
+    """Return the files of a split. Raises DataError for a label without a training image."""
     for path, label in labels.items():
         if label not in positions:
-            raise ValueError(
+            raise DataError(
                 f"{path} of the split {split!r} has the label {label!r}, which no training row has"
             )
     return [
@@ -327,22 +360,26 @@ def _files(folder: Path, labels: Labels, positions: dict[str, int], split: str) 
 
 
 def _classes(folder: Path, labels: set[str]) -> tuple[ClassList, dict[str, int]]:
-    """The classes, and the place of each label among them. Raises ValueError for fewer than two."""
+    """Return the classes, and the position of each label among them.
+
+    Raises:
+        DataError: If there are fewer than two labels, or classes.txt does not name all numbers.
+    """
     if len(labels) < 2:
-        raise ValueError(f"the table of {folder} has {len(labels)} labels; at least 2 are needed")
+        raise DataError(f"the table of {folder} has {len(labels)} labels; at least 2 are needed")
     if all(label.isdigit() for label in labels):
-        ordered = sorted(labels, key=int)
+        ordered = sorted(labels, key=int)  # "10" comes after "9"
         file = folder / "classes.txt"
         if not file.is_file():
             return ClassList(tuple(ordered)), {label: i for i, label in enumerate(ordered)}
         names = [line for line in file.read_text().split("\n") if line]
         if int(ordered[-1]) >= len(names):
-            raise ValueError(
+            raise DataError(
                 f"{file} names {len(names)} classes, counted from 0, and a label is {ordered[-1]}; "
                 "name them all"
             )
-        found = class_list(names)
-        return found, {label: found.label(int(label)) for label in ordered}
+        catalogue = class_list(names)
+        return catalogue, {label: catalogue.label(int(label)) for label in ordered}
     ordered = sorted(labels)
     words = words_beside(ordered, (folder, folder.parent)) if are_wnids(ordered) else ()
     return ClassList(tuple(ordered), words), {label: i for i, label in enumerate(ordered)}

@@ -1,4 +1,4 @@
-"""Tar files, read member by member."""
+"""Tar files, read one member after the other."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from alexnet.errors import DataError
+
 Member = tuple[tarfile.TarInfo, Callable[[], bytes]]
+"""A file in a tar, and its reader."""
 
 
 def open_tar(path: Path | io.IOBase) -> tarfile.TarFile:
-    """Raises ValueError when it is not a tar file."""
+    """Open a tar file, compressed or not. Raises DataError if it is not one."""
     try:
         return tarfile.open(path) if isinstance(path, Path) else tarfile.open(fileobj=path)
     except tarfile.TarError as error:
-        raise ValueError(f"{path!s} is no tar file or is damaged: {error}") from None
+        raise DataError(f"{path!s} is not a tar file or is damaged: {error}") from None
 
 
 def members(tar: tarfile.TarFile) -> Iterator[Member]:
-    """The files of a tar in their order, and how to read each. Raises ValueError for a damaged one."""
+    """Yield the files in a tar in their order, with their readers.
+
+    Raises:
+        DataError: If the tar is damaged.
+    """
     try:
         for member in tar:
             if member.isfile():
-
+                # The default argument binds this member; a closure would see the latest one.
                 def read(member: tarfile.TarInfo = member) -> bytes:
                     file = tar.extractfile(member)
                     assert file is not None
@@ -31,4 +38,4 @@ def members(tar: tarfile.TarFile) -> Iterator[Member]:
 
                 yield member, read
     except tarfile.TarError as error:
-        raise ValueError(f"{tar.name!r} is damaged: {error}") from None
+        raise DataError(f"{tar.name!r} is damaged: {error}") from None

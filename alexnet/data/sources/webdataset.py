@@ -28,38 +28,41 @@ from alexnet.data.sources.source import (
     without_labels,
 )
 from alexnet.data.sources.tars import members, open_tar
+from alexnet.errors import DataError
 
 Label = int | str
 Positions = dict[Label, int]
-"""Each label of the samples, and its place in the list of classes."""
+"""The position of each label of the samples in the list of classes."""
 
-PEEKED = 64
-"""Members of a tar that are looked at to tell what it is."""
+SAMPLE_MEMBERS = 64
+"""Number of members by which the kind of a tar is recognised."""
 
 
 def is_webdataset(folder: Path) -> bool:
-    """Whether the tars of a folder are shards, by what lies in them; if not, each is a class.
+    """Tell whether the tars of a folder are WebDataset shards; if not, each contains one class.
 
-    Shards have labels beside their images, or the names of numbered shards. The tar of a class is
-    named by a wnid, or all its members begin with its name.
+    Shards have labels beside their images, or numbered names. The tar of a class is named by a
+    wnid, or the names of all its members begin with its own.
     """
     tars = sorted(folder.glob("*.tar"))
-    looked_at = [_peek(path) for path in tars[:1] + tars[-1:]]
-    if any(label for _, label in looked_at):
+    # Only the first and the last tar are opened, because there may be thousands.
+    samples = [_peek(path) for path in tars[:1] + tars[-1:]]
+    if any(label for _, label in samples):
         return True
     if are_wnids(path.stem for path in tars):
         return False
-    ends = zip(tars[:1] + tars[-1:], looked_at, strict=True)
+    ends = zip(tars[:1] + tars[-1:], samples, strict=True)
     if all(name.startswith(path.stem) for path, (names, _) in ends for name in names):
         return False
     return all(re.search(r"\d$", path.stem) or _split_of(path) for path in tars)
 
 
 def _peek(path: Path) -> tuple[list[str], bool]:
-    """The names of a tar's first members, and whether a label is among them."""
+    """Return the names of a tar's first members, and whether there is a label among them."""
     names, label = [], False
     with open_tar(path) as tar:
-        for _, (member, read) in zip(range(PEEKED), members(tar), strict=False):
+        # `range` comes first: `zip` would else take one member more than it needs.
+        for _, (member, read) in zip(range(SAMPLE_MEMBERS), members(tar), strict=False):
             names.append(Path(member.name).name)
             ext = Path(member.name).suffix.lower()
             label |= ext == ".cls" or (ext == ".json" and _json_label(read()) is not None)
@@ -67,39 +70,44 @@ def _peek(path: Path) -> tuple[list[str], bool]:
 
 
 def _split_of(path: Path) -> str | None:
-    """By a word in the shard's name: imagenet1k-train-0000.tar."""
+    """Return the split that a word in a shard's name means, as in imagenet1k-train-0000.tar."""
     words = [split_name(word) for word in re.findall(r"[A-Za-z]+", path.stem)]
     return next((word for word in words if word in SPLIT_NAMES), None)
 
 
 def webdataset(folder: Path, options: Options | None = None) -> Source:
-    """Shards whose names have a split's word; where none has, a part of the samples is held out.
+    """Read shards whose names contain the word for a split.
 
-    The label of a sample is its .cls, or "label" in its .json, or else the wnid in its key. Labels
-    that are numbers are named by classes.txt where there is one. Where each label has a wnid of its
-    own in the training keys, these are the classes. A test split without labels is left out; with
-    labels it is the validation split where there is no other. Raises ValueError for images without
-    labels.
+    If no name does, `val_fraction` of the samples are held out. The label of a sample is its .cls,
+    or "label" in its .json, or the wnid in its key. Labels that are numbers are named by
+    classes.txt if there is one. If each label has a wnid of its own in the keys of the training
+    samples, the wnids are the classes. A test split without labels is left out; with labels it is
+    the validation split if there is no other.
+
+    Raises:
+        DataError: If an image has no label, or one that the training split lacks.
     """
     options = options or Options()
     by_split = _shards(folder)
+    # Training needs a split to validate on, for which a labelled test split serves.
     no_val = "val" not in by_split and "test" in by_split
     if no_val:
         by_split["val"] = by_split.pop("test")
+    # A first pass over the headers and labels: the classes must be known before the first item.
     scans = {name: _scan(tars) for name, tars in by_split.items() if options.wants(name)}
-    found, positions = _classes(folder, scans["train"])
+    catalogue, positions = _classes(folder, scans["train"])
     notes = []
     for name, scan in list(scans.items()):
-        own_name = "test" if no_val and name == "val" else name
-        if own_name == "test" and not scan.labels & positions.keys():
-            notes.append(without_labels(own_name, folder))
+        source_name = "test" if no_val and name == "val" else name
+        if source_name == "test" and not scan.labels & positions.keys():
+            notes.append(without_labels(source_name, folder))
             del scans[name], by_split[name]
             continue
         if scan.unlabelled:
-            raise ValueError(scan.unlabelled)
+            raise DataError(scan.unlabelled)
         if odd := scan.labels - positions.keys():
-            raise ValueError(
-                f"the split {own_name!r} of {folder} has the label {min(odd, key=str)!r}, "
+            raise DataError(
+                f"the split {source_name!r} of {folder} has the label {min(odd, key=str)!r}, "
                 "which the training split lacks"
             )
     if len(by_split) == 1:
@@ -113,43 +121,45 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
         )
     return Source(
         f"webdataset {folder}{fraction}",
-        found.classes,
+        catalogue.classes,
         splits,
-        words=found.words,
+        words=catalogue.words,
         notes=tuple(notes),
     )
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
-    """The tars of each split, training first."""
+    """Return the tars of each split, training first. Raises DataError for unclear names."""
     shards: dict[str | None, list[Path]] = {}
     for path in sorted(folder.glob("*.tar")):
         shards.setdefault(_split_of(path), []).append(path)
     if None in shards and len(shards) > 1:
-        raise ValueError(
-            f"{shards[None][0]} is of no split by its name and other tars beside it are; "
+        raise DataError(
+            f"the name of {shards[None][0]} contains no split, and those of other tars do; "
             "have train, val or test in each name"
         )
     if None in shards:
+        # No name contains the word for a split: all shards are training shards.
         return {"train": shards[None]}
     if "train" not in shards:
-        raise ValueError(f"{folder} has no training tars; 'train' stands in their names")
+        raise DataError(f"{folder} has no training tars; their names contain 'train'")
     return {name: shards[name] for name in SPLIT_NAMES if name in shards}
 
 
 @dataclass
 class Scan:
-    """What the samples of a split show before any image is read."""
+    """What is known of the samples of a split before any image is read."""
 
     count: int = 0
     labels: set[Label] = field(default_factory=set)
     wnids: dict[Label, set[str]] = field(default_factory=dict)
-    """Of each label, by the samples' keys."""
+    """The wnids of each label, from the keys of its samples."""
     unlabelled: str = ""
-    """What the first sample without a label lacks."""
+    """Message about the first sample without a label."""
 
 
 def _scan(tars: list[Path]) -> Scan:
+    """Read the keys and labels of all samples."""
     scan = Scan()
     for path in tars:
         for sample in _samples(path):
@@ -166,46 +176,58 @@ def _scan(tars: list[Path]) -> Scan:
 
 
 def _classes(folder: Path, train: Scan) -> tuple[ClassList, Positions]:
-    """Raises ValueError where a training sample has no label, or numbers and names are mixed."""
+    """Return the classes, and the position of each label among them.
+
+    Raises:
+        DataError: If a training sample has no label, or numbers and names are mixed.
+    """
     if train.unlabelled:
-        raise ValueError(train.unlabelled)
+        raise DataError(train.unlabelled)
     numbers = [label for label in train.labels if isinstance(label, int)]
     names = sorted(label for label in train.labels if isinstance(label, str))
     if numbers and names:
-        raise ValueError(
+        raise DataError(
             f"{folder} has labels that are numbers and labels that are names, {numbers[0]} and "
             f"{names[0]}; use one kind"
         )
     if numbers:
         names = _names_of_numbers(folder, max(numbers))
-    own: list[Label] = [*range(len(names))] if numbers else [*names]
-    seen = {i: train.wnids.get(label, {""}) for i, label in enumerate(own)}
-    alone = {i: next(iter(wnids)) for i, wnids in seen.items() if len(wnids) == 1}
-    found = class_list(names, in_label_order({i: w for i, w in alone.items() if w}, len(names)))
-    positions: Positions = {label: found.label(i) for i, label in enumerate(own)}
-    if are_wnids(found.classes):
-        positions |= {wnid: place for place, wnid in enumerate(found.classes)}
-        if not found.words:
-            words = words_beside(found.classes, (folder, folder.parent))
-            found = ClassList(found.classes, words, found.order)
-    return found, positions
+    labels: list[Label] = [*range(len(names))] if numbers else [*names]
+    wnids_of = {i: train.wnids.get(label, {""}) for i, label in enumerate(labels)}
+    # A label with several wnids is a class made of several synsets, which has no wnid of its own.
+    single = {i: next(iter(wnids)) for i, wnids in wnids_of.items() if len(wnids) == 1}
+    wnids = in_label_order({i: wnid for i, wnid in single.items() if wnid}, len(names))
+    catalogue = class_list(names, wnids)
+    positions: Positions = {label: catalogue.label(i) for i, label in enumerate(labels)}
+    if are_wnids(catalogue.classes):
+        # Other splits may have the wnids themselves for labels.
+        positions |= {wnid: position for position, wnid in enumerate(catalogue.classes)}
+        if not catalogue.words:
+            words = words_beside(catalogue.classes, (folder, folder.parent))
+            catalogue = ClassList(catalogue.classes, words, catalogue.order)
+    return catalogue, positions
 
 
-def _names_of_numbers(folder: Path, most: int) -> list[str]:
+def _names_of_numbers(folder: Path, largest: int) -> list[str]:
+    """Return the names of labels 0 to `largest`: lines of classes.txt, or the numbers."""
     file = folder / "classes.txt"
     if not file.is_file():
-        return [str(number) for number in range(most + 1)]
+        return [str(number) for number in range(largest + 1)]
     names = [line for line in file.read_text().split("\n") if line]
-    if most >= len(names):
-        raise ValueError(f"{file} names {len(names)} classes, and a label is {most}; name them all")
+    if largest >= len(names):
+        raise DataError(
+            f"{file} names {len(names)} classes, and a label is {largest}; name them all"
+        )
     return names
 
 
 def _rows(tars: list[Path], positions: Positions) -> Callable[[], Iterator[Row]]:
+    """Return a function that walks through the samples of tars."""
+
     def rows() -> Iterator[Row]:
         for path in tars:
             for sample in _samples(path):
-                assert sample.label is not None  # the scan has seen that all have one
+                assert sample.label is not None  # the scan has checked that all have one
                 yield f"{path.name}:{sample.key}", positions[sample.label], sample.read
 
     return rows
@@ -213,7 +235,14 @@ def _rows(tars: list[Path], positions: Positions) -> Callable[[], Iterator[Row]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. parts: the extensions that its key has; label: None where nothing tells it."""
+    """One sample.
+
+    Attributes:
+        key: The name that its files share.
+        parts: The extensions of its files.
+        label: Its label; None if there is none.
+        read: Reads the image.
+    """
 
     key: str
     parts: tuple[str, ...]
@@ -222,14 +251,18 @@ class Sample:
 
 
 def _samples(path: Path) -> Iterator[Sample]:
-    """The files of a sample stand together and share all of their names before the first dot.
+    """Yield the samples of a tar.
 
-    Raises ValueError for a sample without an image.
+    The files of a sample follow each other, and share their names up to the first dot.
+
+    Raises:
+        DataError: If a sample has no image.
     """
     key, parts = "", dict[str, Callable[[], bytes]]()
     with open_tar(path) as tar:
         for member, read in members(tar):
             folder, _, file = member.name.rpartition("/")
+            # At the first dot, as the format demands: `a.seg.png` belongs to the key `a`.
             stem, _, ext = file.partition(".")
             if f"{folder}/{stem}" != key:
                 if parts:
@@ -241,10 +274,12 @@ def _samples(path: Path) -> Iterator[Sample]:
 
 
 def _sample(path: Path, key: str, parts: dict[str, Callable[[], bytes]]) -> Sample:
+    """Make a sample of the readers of its files, by extension."""
     key = key.rpartition("/")[2]
+    # The key may have further files, such as a .txt with a caption.
     image = next((read for ext, read in parts.items() if is_image(f"x.{ext}")), None)
     if image is None:
-        raise ValueError(
+        raise DataError(
             f"{path}: {key} needs an image and a .cls, a .json with a label, or a key with a wnid; "
             f"it has {', '.join(parts)}"
         )
@@ -257,6 +292,7 @@ def _sample(path: Path, key: str, parts: dict[str, Callable[[], bytes]]) -> Samp
 
 
 def _json_label(data: bytes) -> Label | None:
+    """Return the label in a .json file; None if it has none."""
     try:
         value = json.loads(data)
     except ValueError:
@@ -265,9 +301,11 @@ def _json_label(data: bytes) -> Label | None:
 
 
 def _label(value: object) -> Label | None:
-    """A number or a name; None for -1, which stands for none, and for anything else."""
+    """Return a label as a number or a name; None for -1, the sign of no label, and for the rest."""
+    # A .cls file contains text, a .json file may contain a number.
     if isinstance(value, str) and value.removeprefix("-").isdigit():
         value = int(value)
+    # bool is a subclass of int in Python.
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     return None if value in ("", -1) else value

@@ -1,0 +1,69 @@
+"""What the verbs share: parsing, recipe names, and the exit codes of a training run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import tyro
+
+from alexnet import recipes
+from alexnet.config import Config
+from alexnet.data.storage import is_url
+from alexnet.errors import AlexNetError
+
+
+def parse(form: Any, verb: str, arguments: list[str]) -> Any:
+    """Parse the arguments of `alexnet VERB` into a dataclass; tyro exits where they do not fit."""
+    return tyro.cli(
+        form, prog=f"alexnet {verb}", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+    )
+
+
+def on_disk(path: Path) -> Path:
+    """The path of an output. Raises AlexNetError for a URL: all output goes to local folders."""
+    if is_url(path):
+        raise AlexNetError(f"{path} is a URL; write to a folder and copy that there")
+    return path
+
+
+def recipe(name: str) -> Callable[[], Config]:
+    """The function that builds a recipe. Raises AlexNetError for an unknown name."""
+    if name not in recipes.__all__:
+        raise AlexNetError(
+            f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}"
+        )
+    return cast(Callable[[], Config], getattr(recipes, name))
+
+
+class stoppable:
+    """Context manager that turns the end of a training run into an exit code.
+
+    The code is 128 + the signal's number for a run that was stopped, and 1 for a loss that is not
+    finite or a rank that was lost. Of several ranks only rank zero prints.
+    """
+
+    def __enter__(self) -> None:
+        from alexnet.distributed.launch import only_rank_zero_prints
+
+        only_rank_zero_prints()
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        # Imported here, since these modules import PyTorch.
+        from alexnet.distributed.heartbeat import RankLost
+        from alexnet.train.loop import Interrupted
+        from alexnet.train.metrics import NotFinite
+
+        if isinstance(error, RankLost):
+            if error.speaks:
+                print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
+            # Not sys.exit: threads inside a collective operation wait for the lost rank for ever.
+            os._exit(1)
+        if isinstance(error, Interrupted | NotFinite):
+            print(f"alexnet: {error}", file=sys.stderr)
+            sys.exit(128 + error.number if isinstance(error, Interrupted) else 1)

@@ -1,0 +1,31 @@
+"""`alexnet demo`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.cli.arguments import parse, stoppable
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """Run the whole system in minutes: make a data set, prepare it, train, test, draw figures."""
+
+    out: Path = Path("demo")
+    """Folder of all output."""
+    train: int = 3000
+    """Number of training images."""
+    val: int = 500
+    """Number of test images."""
+    epochs: int = 0
+    """Number of epochs; 0: the number in the recipe."""
+
+
+def demo(arguments: list[str]) -> None:
+    """Run `alexnet demo`."""
+    a = parse(DemoArguments, "demo", arguments)
+    from alexnet import demo as steps
+
+    with stoppable():
+        print(steps.report(steps.demo(a.out, a.train, a.val, a.epochs), a.out))

@@ -1,0 +1,64 @@
+"""`alexnet prepare`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import on_disk, parse
+from alexnet.config import StoreSettings
+
+
+@dataclass(frozen=True)
+class PrepareArguments:
+    """Make a store from a source of labelled images.
+
+    Each image is rescaled by its shorter side and its central square is kept (section 2). The mean
+    image and the colour statistics are computed in the same pass.
+
+    SOURCE is the archives of ILSVRC-2012 or ILSVRC-2010, Kaggle's ImageNet, tiny-imagenet-200, one
+    folder for each class, a flat folder with a table of labels, Parquet files, WebDataset archives,
+    one tar for each class, the binary files of CIFAR-10, or the name of a Hugging Face data set.
+    """
+
+    source: Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+    """Where the images are."""
+    store: Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
+    """New folder for the store."""
+    val_fraction: float = 0.1
+    """Share of the images that is held out where the source has no validation split."""
+    splits: tuple[str, ...] = ()
+    """Splits to prepare, train among them; all splits with labels when not given."""
+    settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(
+        default_factory=StoreSettings
+    )
+    workers: int = 0
+    """Number of threads; 0: one for each core."""
+    force: bool = False
+    """Replace an existing store."""
+    ignore_disk: bool = False
+    """Start even if the disk seems too small."""
+
+
+def prepare(arguments: list[str]) -> None:
+    """Run `alexnet prepare`."""
+    a = parse(PrepareArguments, "prepare", arguments)
+    from alexnet.data import prepare as preparation
+    from alexnet.data import sources
+
+    folder = on_disk(a.store)
+    source = sources.find(a.source, a.val_fraction, a.splits)
+    for note in source.notes:
+        print(note, flush=True)
+    manifest = preparation.prepare(source, folder, a.settings, a.workers, a.force, a.ignore_disk)
+    print(f"{a.store}: {len(manifest['classes'])} classes")
+    for name, split in manifest["splits"].items():
+        kept = f", {split['kept']} kept byte for byte" if split["kept"] else ""
+        print(f"  {name}: {split['images']} images, {len(split['skipped'])} skipped{kept}")
+        # A few names show what is wrong with a source; the manifest lists all of them.
+        for image, reason in split["skipped"][:20]:
+            print(f"    skipped {image}: {reason}")

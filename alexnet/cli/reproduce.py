@@ -1,0 +1,80 @@
+"""`alexnet reproduce`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import parse
+from alexnet.errors import AlexNetError
+
+
+@dataclass(frozen=True)
+class ReproduceArguments:
+    """Run the paper's claims as experiments.
+
+    Without arguments, print the table of the claims with the recorded results.
+    """
+
+    claims: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[CLAIM...]")]] = ()
+    """Ids of the claims; all that the store is fit for when none is given."""
+    data: str | None = None
+    """Prepared store: photographs of 112 pixels or more, or CIFAR-10."""
+    scale: Literal["smoke", "desk", "full"] = "desk"
+    """smoke: seconds for each run, as a test of the program only. desk: minutes for each run. full:
+    the paper's own setting."""
+    precision: Literal["auto", "float32"] = "auto"
+    """auto is bfloat16 on CUDA and float32 elsewhere; the paper used float32."""
+    seeds: int = 5
+    """Runs of each arm, with different seeds."""
+    jobs: int = 1
+    """Number of runs at the same time; they share the cores."""
+    out: Path = Path("runs/reproduce")
+    """Folder of the runs, which are kept and used again, and of reduced stores."""
+    records: Path = Path("records/claims")
+    """Folder of the recorded results."""
+    document: Path | None = None
+    """Only write the table of all records into this Markdown file."""
+    report: Path | None = None
+    """Only write all records, with figures, into this HTML file."""
+    runs: tuple[Path, ...] = ()
+    """With --report: trained runs to show; the filters and answers are those of the first."""
+
+
+def reproduce(arguments: list[str]) -> None:
+    """Run `alexnet reproduce`."""
+    a = parse(ReproduceArguments, "reproduce", arguments)
+    if min(a.seeds, a.jobs) < 1:
+        raise AlexNetError("--seeds and --jobs must be at least 1")
+    from alexnet.experiments import records, runner, table
+    from alexnet.experiments.claims import chosen
+
+    if a.document is not None:
+        a.document.write_text(table.document(records.read(a.records)))
+        print(a.document)
+        return
+    if a.report is not None:
+        from alexnet.experiments import report
+
+        report.write(records.read(a.records), a.report, a.runs)
+        print(a.report)
+        return
+    claims = chosen(a.claims)
+    if a.data is None:
+        if a.claims:
+            raise AlexNetError(
+                "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
+            )
+        costs = table.cost_h(claims, table.peak_macs_per_s())
+        print(table.listing(records.read(a.records), costs))
+        return
+    from alexnet.data.store import Store
+
+    settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, a.jobs, a.precision)
+    # A claim that the store is not fit for is an error only where the user has named it.
+    for text in table.reproduce(claims, settings, a.records, strict=bool(a.claims)):
+        print(text, flush=True)

@@ -1,0 +1,62 @@
+"""`alexnet summary`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import tyro
+from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
+
+from alexnet.cli.arguments import parse, recipe
+from alexnet.cli.settings import SUMMARY_GROUPS, short_help, wants_short_help, with_full_help
+from alexnet.config import Config
+
+
+@dataclass(frozen=True)
+class SummaryArguments:
+    """Print the shape, parameters, neurons and multiply-adds of every layer.
+
+    Options of a recipe: alexnet summary RECIPE --help
+    """
+
+    recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
+    """Name of the recipe; `alexnet train` lists all of them."""
+
+
+def summary(arguments: list[str]) -> None:
+    """Run `alexnet summary`."""
+    # The recipe is parsed first and alone, because it decides the defaults of all other options.
+    a = parse(SummaryArguments, "summary", arguments[:1])
+    base, rest = recipe(a.recipe)(), arguments[1:]
+    if wants_short_help(rest):
+        print(f"usage: alexnet summary {a.recipe} [--FIELD VALUE ...]")
+        print(short_help("summary", replace(base, recipe=a.recipe), SUMMARY_GROUPS))
+        return
+    config = tyro.cli(
+        Config,
+        prog=f"alexnet summary {a.recipe}",
+        args=with_full_help(rest),
+        default=base,
+        config=(AvoidSubcommands, FlagConversionOff),
+    )
+    from rich.console import Console
+    from rich.table import Table
+
+    from alexnet.model import plan
+
+    ops = plan(config.architecture)
+    table = Table("layer", "output", "columns", "parameters", "neurons", "multiply-adds", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for op in ops:
+        # A fully connected layer has a shape of (units, 1, 1); the ones say nothing.
+        shape = " x ".join(map(str, op.shape if op.shape[1] > 1 else op.shape[:1]))
+        counts = [f"{n:,}" if n else "" for n in (op.parameters, op.neurons, op.multiply_adds)]
+        table.add_row(op.name, shape, str(op.columns) if op.op == "linear" else "", *counts)
+    totals = [
+        f"{sum(getattr(op, count) for op in ops):,}"
+        for count in ("parameters", "neurons", "multiply_adds")
+    ]
+    table.add_row("all", "", "", *totals, style="bold")
+    Console().print(table)

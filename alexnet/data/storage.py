@@ -1,0 +1,169 @@
+"""Storage backends for stores: a local folder, or a URL that fsspec reads (`remote.py`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from alexnet.errors import DataError
+
+Range = tuple[str, int, int]
+"""A file's name in the storage, its first byte, and the byte after its last."""
+
+MOST_OPEN = 4096
+"""Upper limit on the open files of one store, where the system's own limit is far higher."""
+
+
+class StoreLost(OSError):
+    """A store that was readable can no longer be read."""
+
+
+class Storage(Protocol):
+    """Files that are read by byte ranges. Every method may be called from any thread."""
+
+    name: str
+    """The name as the user gave it."""
+
+    def read_file(self, file: str) -> bytes:
+        """Return the contents of a file. Raises FileNotFoundError if it is missing."""
+
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Check the size of each file in bytes.
+
+        Raises:
+            DataError: If a file is missing or has another size; the message names the first one.
+        """
+
+    def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        """Return the bytes of each range, in order. Raises StoreLost if reading fails."""
+
+    def copy_to_cache(
+        self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
+    ) -> None:
+        """Start copying files to the local cache, where that makes repeated reading faster.
+
+        Args:
+            sha256: Checksum of each file.
+            sizes: Size of each file, in bytes.
+            store: Checksum of the store, which names its folder in the cache.
+        """
+
+
+def is_url(name: str | Path) -> bool:
+    """Tell whether `name` is a URL, even one that `Path` has stripped of its second slash."""
+    # At least two characters before the colon, so that a Windows drive is not taken for a scheme.
+    return re.match(r"\w{2,}:/", str(name)) is not None
+
+
+def open_storage(name: str | Path) -> Storage:
+    """Return the storage at a folder or URL.
+
+    Raises:
+        DataError: If nothing installed reads this kind of URL.
+    """
+    if not is_url(name):
+        return LocalStorage(Path(name))
+    # Imported here, so that a local store does not pay for the import of fsspec.
+    from alexnet.data.remote import RemoteStorage
+
+    return RemoteStorage(str(name))
+
+
+class OpenFiles:
+    """A bounded number of file descriptors, kept open between reads.
+
+    To open a file for each image would cost more than to read it. When another file needs a
+    descriptor, the least recently used one is closed, unless a thread is reading from it: its
+    number could by then belong to another file. Therefore at most `most` files are open, and one
+    more for each thread that is reading at the time.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        """Set the limit `most`; 0 stands for a quarter of the process's own limit.
+
+        A quarter, because a process may read several stores and needs descriptors for other things.
+        """
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        quarter = soft // 4 if soft != resource.RLIM_INFINITY else MOST_OPEN
+        self._most = most or max(1, min(quarter, MOST_OPEN))
+        # Descriptor and number of readers of each path, least recently used first.
+        self._open: dict[str, tuple[int, int]] = {}
+        self._changing = threading.Lock()
+        # The finalizer gets the dict and not the object, which it would otherwise keep alive.
+        weakref.finalize(self, _close_all, self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def read(self, path: str, begin: int, end: int) -> bytes:
+        """Return bytes `begin` to `end` of a file. Raises OSError."""
+        with self._changing:
+            # Taken out and put back at the end: the order of the dict is the order of use.
+            file, readers = self._open.pop(path, (-1, 0))
+            if file < 0:
+                self._close_idle()
+                file = os.open(path, os.O_RDONLY)
+            self._open[path] = file, readers + 1
+        # The lock is not held while reading: `pread` has no position that threads could disturb.
+        try:
+            return os.pread(file, end - begin, begin)
+        finally:
+            with self._changing:
+                self._open[path] = file, self._open[path][1] - 1
+
+    def _close_idle(self) -> None:
+        """Close the least recently used idle files until one more may be opened."""
+        while len(self._open) >= self._most:
+            idle = (path for path, (_, readers) in self._open.items() if readers == 0)
+            if (longest := next(idle, None)) is None:
+                return
+            os.close(self._open.pop(longest)[0])
+
+
+def _close_all(opened: dict[str, tuple[int, int]]) -> None:
+    for file, _ in opened.values():
+        os.close(file)
+
+
+class LocalStorage:
+    """A folder on a local disk.
+
+    Files are read by `pread` and not through a memory map, whose pages would count as the
+    process's own memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self._folder = str(folder), folder
+        self._files = OpenFiles()
+
+    def read_file(self, file: str) -> bytes:
+        return (self._folder / file).read_bytes()
+
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        for file, size in sizes.items():
+            path = self._folder / file
+            # Sizes are cheap to check; checksums need a full read (`Store.verify`).
+            if not path.is_file() or path.stat().st_size != size:
+                raise missing(path)
+
+    def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        try:
+            return [self._files.read(f"{self._folder}/{file}", *span) for file, *span in wanted]
+        except OSError as error:
+            raise StoreLost(f"{self.name} cannot be read any more ({error.strerror})") from error
+
+    def copy_to_cache(
+        self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
+    ) -> None:
+        """Do nothing: the files are local already."""
+
+
+def missing(path: object) -> DataError:
+    """Return the error for a file of a store that is missing or damaged."""
+    return DataError(f"{path} is missing or damaged; prepare the store again")

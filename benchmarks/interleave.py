@@ -1,0 +1,137 @@
+"""Run two programs in turns, so that other load on the machine affects both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A program that calls `worker.serve`: its interpreter and the arguments that follow."""
+
+    name: str
+    arguments: tuple[str, ...]
+    python: str = sys.executable
+
+
+@dataclass(frozen=True)
+class Result:
+    """Speed of a candidate and, in the same turns, of ours: medians in units per second."""
+
+    name: str
+    unit: str
+    a_second: float
+    least: float
+    most: float
+    ours_a_second: float
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """Our speed divided by the candidate's, in the same turns."""
+        return self.ours_a_second / self.a_second
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": self.ratio}
+
+
+def interleave(ours: Candidate, others: Sequence[Candidate], rounds: int) -> Iterator[Result | str]:
+    """Measure each other candidate against ours, in turns.
+
+    Yields a sentence in place of a result if a candidate cannot run. Raises ValueError if ours
+    cannot run.
+    """
+    with _started(ours) as our_program:
+        if isinstance(our_program, str):
+            raise ValueError(f"{ours.name}: {our_program}")
+        if not others:
+            seconds = [our_program.run() for _ in range(rounds)]
+            yield _outcome(ours.name, our_program, seconds, our_program.count / median(seconds))
+        for other in others:
+            with _started(other) as their:
+                if isinstance(their, str):
+                    yield f"{other.name}: {their}"
+                    continue
+                try:
+                    pairs = [(our_program.run(), their.run()) for _ in range(rounds)]
+                except ValueError as error:
+                    yield f"{other.name}: {error}"
+                    continue
+                mine = our_program.count / median(pair[0] for pair in pairs)
+                yield _outcome(other.name, their, [pair[1] for pair in pairs], mine)
+
+
+@dataclass
+class _Running:
+    process: subprocess.Popen[str]
+    count: float
+    unit: str
+    note: str
+
+    def run(self) -> float:
+        """Time one run, in seconds. Raises ValueError if the process has died."""
+        _say(self.process, "\n")
+        line = _hear(self.process)
+        try:
+            return float(line)
+        except ValueError:
+            raise ValueError(f"ended in a run: {line.strip() or 'no word of why'}") from None
+
+
+def _outcome(name: str, running: _Running, seconds: list[float], ours: float) -> Result:
+    speeds = sorted(running.count / s for s in seconds)
+    return Result(name, running.unit, median(speeds), speeds[0], speeds[-1], ours, running.note)
+
+
+@contextmanager
+def _started(candidate: Candidate) -> Iterator[_Running | str]:
+    """Start a candidate and warm it up; a sentence says why if that fails."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryFile("w+") as errors:
+        command = [candidate.python, *candidate.arguments]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment
+        )
+        try:
+            said = _hear(process)
+            try:
+                yield _Running(process, **json.loads(said))
+            except (json.JSONDecodeError, TypeError):
+                process.wait()
+                errors.seek(0)
+                last = (errors.read().strip().splitlines() or ["no word of why"])[-1]
+                yield f"cannot run here: {last}"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _say(process: subprocess.Popen[str], text: str) -> None:
+    pipe = _pipe(process.stdin)
+    try:
+        pipe.write(text)
+        pipe.flush()
+    except BrokenPipeError:
+        pass  # The process has ended; `_hear` then reads its last line.
+
+
+def _hear(process: subprocess.Popen[str]) -> str:
+    return _pipe(process.stdout).readline()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe

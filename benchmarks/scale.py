@@ -1,0 +1,126 @@
+"""Predict the speed of many devices like this one.
+
+The training step and the link of this machine are measured; the rest is the model of
+`benchmarks/cost.py`. `python -m benchmarks.scale` is one rank of the measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+
+from alexnet import recipes
+from alexnet.provenance import code_version, describe, machine
+from benchmarks.cost import Layout, Machine, Prediction, predict, step_macs
+from benchmarks.interleave import interleave
+from benchmarks.suites import Settings, own
+
+LARGE, SMALL, ROUNDS = 64 * 2**20, 8, 7  # bytes; turns
+DEVICES = tuple(2**k for k in range(11))
+
+
+def scale(settings: Settings, rounds: int, as_json: bool) -> Iterator[str]:
+    """Yield the lines of the table, or JSON objects.
+
+    `settings.batch` is the number of images on each device.
+    """
+    paper = recipes.paper().architecture
+    (ours,) = interleave(
+        own("ours", "step", precision=settings.precision, batch=settings.batch), (), rounds
+    )
+    assert not isinstance(ours, str)
+    bytes_per_s, message_s = link()
+    value_bytes = 2 if settings.precision == "bfloat16" else 4
+    one = Machine(ours.a_second * step_macs(paper, Layout(), 1), bytes_per_s, message_s)
+    if as_json:
+        yield json.dumps({"machine": machine(), "code": code_version()} | asdict(one))
+        for devices, (name, layout) in ((d, pair) for d in DEVICES for pair in layouts(d)):
+            p = predict(paper, layout, settings.batch * devices, one, value_bytes)
+            found = asdict(p) | {"images_per_s": p.images_per_s, "efficiency": p.efficiency}
+            yield json.dumps({"devices": devices, "name": name} | found)
+        return
+    yield f"{machine()}; one device: {ours.a_second:,.0f} images/s ({ours.note})"
+    yield describe(code_version())
+    yield (
+        f"link between two ranks here: {bytes_per_s / 1e9:.2f} GB/s, "
+        f"{1e6 * message_s:,.0f} us per message"
+    )
+    yield f"predicted, {settings.batch} images per device, no overlap:"
+    yield f"  {'devices':>7}  {'':<22}{'images/s':>12}{'handed over, MB':>17}{'computing':>11}"
+    for devices in DEVICES:
+        for name, layout in layouts(devices):
+            p = predict(paper, layout, settings.batch * devices, one, value_bytes)
+            yield f"  {devices:>7}  {line(name, p)}"
+
+
+def layouts(devices: int) -> list[tuple[str, Layout]]:
+    """The ways to put `paper` on so many devices."""
+    if devices == 1:
+        return [("one process", Layout())]
+    return [
+        ("data parallel", Layout(devices)),
+        ("columns" if devices == 2 else "columns x data", Layout(devices // 2, 2)),
+        ("hybrid", Layout(devices, hybrid=True)),
+    ]
+
+
+def line(name: str, p: Prediction) -> str:
+    return f"{name:<22}{p.images_per_s:>12,.0f}{p.payload_bytes / 1e6:>17,.1f}{p.efficiency:>11.1%}"
+
+
+def link() -> tuple[float, float]:
+    """Measure the link between two ranks on this machine.
+
+    Returns:
+        Bytes per second that a rank sends in a sum, and seconds for the smallest message.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command += ["-m", "benchmarks.scale"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    if done.returncode:
+        reason = (done.stderr.splitlines() or ["no reason given"])[-1]
+        raise ValueError(f"two ranks could not be started here: {reason}")
+    bytes_per_s, message_s = map(float, done.stdout.split()[-2:])
+    return bytes_per_s, message_s
+
+
+def _rank() -> None:
+    own_gpu = torch.cuda.device_count() >= 2
+    dist.init_process_group("nccl" if own_gpu else "gloo")
+    device = torch.device("cuda", dist.get_rank()) if own_gpu else torch.device("cpu")
+    took_s = [_sum_s(torch.zeros(size // 4, device=device)) for size in (LARGE, SMALL)]
+    if dist.get_rank() == 0:  # of two ranks each sends all of it, in two messages
+        print(LARGE / took_s[0], took_s[1] / 2)
+    dist.destroy_process_group()
+
+
+def _sum_s(x: torch.Tensor) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        began_s = time.perf_counter()
+        dist.all_reduce(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began_s)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    _rank()

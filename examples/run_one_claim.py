@@ -1,0 +1,43 @@
+"""Run one claim of the paper: does local response normalization lower the test error?
+
+    python examples/run_one_claim.py STORE OUT --scale desk --seeds 5
+
+STORE is a prepared store of images of at least 112 pixels. Each arm of the claim is trained with
+each seed; the arms share seed, data and order, so that differences are paired. `alexnet reproduce`
+lists the other claims.
+"""
+
+import argparse
+from pathlib import Path
+
+from alexnet.cli import main as alexnet
+from alexnet.experiments import records
+from alexnet.experiments.claims import chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--claim", default="lrn")
+    parser.add_argument("--scale", default="desk", choices=("smoke", "desk", "full"))
+    parser.add_argument("--seeds", type=int, default=5)
+    a = parser.parse_args()
+
+    # A claim is a value: its arms change one base configuration, its effects compare the arms.
+    (claim,) = chosen([a.claim])
+    print(f"{claim.id}: {claim.statement}")
+    print(f"arms: {', '.join(arm.name for arm in claim.arms)}; the paper: {claim.paper}")
+
+    where = ["--out", a.out / "runs", "--records", a.out / "records"]
+    settings = ["--data", a.store, "--scale", a.scale, "--seeds", a.seeds, "--jobs", 2, *where]
+    alexnet(["reproduce", claim.id, *map(str, settings)])
+
+    # The record holds the runs; the effects are computed when it is read.
+    (record,) = records.read(a.out / "records")
+    for row in record.rows:
+        print(f"{row.effect.name}: mean {row.estimate.mean:.2f}, n = {row.estimate.n}")
+
+
+if __name__ == "__main__":
+    main()

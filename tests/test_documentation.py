@@ -1,0 +1,95 @@
+"""Every command in the documentation is one that the program understands, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tyro
+
+from alexnet.cli import VERBS
+from alexnet.config import StoreSettings
+from alexnet.data.prepare import prepare
+from alexnet.data.sources.source import Options
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Parsed(Exception):
+    """Raised in place of running a command whose arguments are valid."""
+
+
+def documented_commands(page: Path) -> list[list[str]]:
+    """The arguments of each `alexnet VERB ...` line in the fenced blocks of a page."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.match(r"\s*(?:\.venv/bin/)?alexnet (\S.*)", line) for line in lines]
+    return [shlex.split(match.group(1), comments=True) for match in found if match]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = tyro.cli
+
+    def parse_only(*arguments: Any, **options: Any) -> None:
+        parse(*arguments, **options)
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    for verb, *arguments in documented_commands(page):
+        with pytest.raises(Parsed):
+            VERBS[verb](arguments)
+
+
+def test_the_readme_documents_the_verbs_of_a_first_session() -> None:
+    verbs = {command[0] for command in documented_commands(ROOT / "README.md")}
+    assert {"prepare", "train", "evaluate", "predict", "figure", "reproduce"} <= verbs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_documented_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"^make ([\w-]+)", "\n".join(blocks), re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"
+
+
+def test_documented_examples_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"examples/(\w+\.py)", page.read_text()):
+            assert (ROOT / "examples" / name).is_file(), name
+
+
+def python_blocks(page: str) -> list[dict[str, Any]]:
+    """What each Python block of a page defines."""
+    spaces = []
+    for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S):
+        spaces.append({"__name__": "block"})
+        exec(compile(block, page, "exec"), spaces[-1])
+    return spaces
+
+
+def test_the_walk_throughs_of_contributing_work(tmp_path: Path) -> None:
+    with_claim, with_source = python_blocks("CONTRIBUTING.md")
+    claim = with_claim["claim"]
+    configs = [claim.config(arm, "smoke", "photographs") for arm in claim.arms]
+    assert [config.sgd.weight_decay for config in configs] == [0.0005, 0.0]
+
+    np.save(tmp_path / "images.npy", np.zeros((20, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(20) % 2)
+    source = with_source["numpy_arrays"](tmp_path, Options(val_fraction=0.2))
+    manifest = prepare(source, tmp_path / "store", StoreSettings(), workers=1)
+    assert manifest["classes"] == ["0", "1"]
+    assert {n: s["images"] for n, s in manifest["splits"].items()} == {"train": 16, "val": 4}

@@ -1,0 +1,114 @@
+"""Every script of examples/ runs, and the plain network is the network of the package."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import alexnet
+from alexnet.config import StoreSettings
+from alexnet.data import shapes
+from alexnet.data.prepare import prepare
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name: str, *arguments: object) -> str:
+    """Standard output of `python examples/NAME`, run as the docstring of the example shows it."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of eight images, one folder for each class."""
+    folder = tmp_path_factory.mktemp("images")
+    for label in range(3):
+        (folder / shapes.CLASSES[label]).mkdir()
+        for seed in range(8):
+            image = Image.fromarray(shapes.image(label, seed))
+            image.save(folder / shapes.CLASSES[label] / f"{seed}.png")
+    return folder
+
+
+def test_plain_alexnet_has_the_logits_and_gradients_of_the_paper_recipe() -> None:
+    plain = runpy.run_path(str(EXAMPLES / "plain_alexnet.py"))["AlexNet"](classes=10)
+    architecture = replace(alexnet.recipes.paper().architecture, classes=10)
+    net = alexnet.build(architecture, seed=1).double()
+    assert {n: p.shape for n, p in plain.named_parameters()} == {
+        n: p.shape for n, p in net.named_parameters()
+    }
+    # The recipe's deviation of 0.01 leaves almost nothing of an image in fc8; larger weights do.
+    for parameter in net.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 3
+    plain.load_state_dict(net.state_dict(), assign=True)
+    plain.eval()
+    x, labels = 50 * torch.randn(2, 3, 224, 224, dtype=torch.float64), torch.tensor([3, 7])
+    results = []
+    for model in (net, plain):
+        logits = model(x)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        results.append((logits, torch.autograd.grad(loss, tuple(model.parameters()))))
+    (logits, gradients), (plain_logits, plain_gradients) = results
+    assert float((logits[0] - logits[1]).detach().abs().max()) > 1e-3  # the images do matter
+    torch.testing.assert_close(plain_logits, logits, rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(gradients, plain_gradients, strict=True):
+        scale = float(ours.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-10 * scale)
+
+
+def test_plain_alexnet_starts_and_drops_as_the_paper_says() -> None:
+    plain = runpy.run_path(str(EXAMPLES / "plain_alexnet.py"))["AlexNet"](classes=10)
+    net = alexnet.build(replace(alexnet.recipes.paper().architecture, classes=10))
+    for (name, ours), theirs in zip(net.named_parameters(), plain.parameters(), strict=True):
+        if ours.dim() == 1:
+            assert torch.equal(ours, theirs), name
+        else:
+            assert abs(float(theirs.detach().std()) - 0.01) < 5e-4, name
+    dropped = plain.train().dropout(torch.ones(1000))
+    assert set(dropped.tolist()) == {0.0, 1.0}
+    assert 400 < float(dropped.sum()) < 600
+    assert set(plain.eval().dropout(torch.ones(10)).tolist()) == {0.5}
+
+
+def test_plain_alexnet_prints_its_parameters() -> None:
+    assert "60,965,224 parameters" in run_example("plain_alexnet.py")
+
+
+def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = run_example("train_on_a_folder.py", images, out, "--epochs", 1)
+    assert "patches 1: top-1 error" in said
+    assert "patches 10: top-1 error" in said
+    for layer, shape in (("conv1", (24, 24, 13, 13)), ("fc7", (24, 1024))):
+        folder = tmp_path / layer
+        said = run_example("look_at_features.py", out / "run", images, folder, "--layer", layer)
+        assert said.startswith(f"{layer}: 24 images")
+        assert np.load(folder / f"{layer}.npy").shape == shape
+        assert (folder / f"{layer}.png").stat().st_size > 1000
+
+
+def test_run_one_claim(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    prepare(shapes.source(40, 20), store, StoreSettings(size_px=112), workers=2)
+    said = run_example(
+        "run_one_claim.py", store, tmp_path / "out", "--scale", "smoke", "--seeds", 1
+    )
+    assert "arms: base, no normalisation" in said
+    assert "n = 1" in said
