@@ -149,7 +149,9 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
     assert process.wait(timeout=180) == 1
     assert time.monotonic() - began_s < within_s
     assert (
-        said(run).count("alexnet: rank 1 has died or got stuck; go on with: alexnet train --resume")
+        said(run).count(
+            "alexnet: rank 1 has died or got stuck; continue with: alexnet train --resume"
+        )
         == 1
     )
     assert rank_of(run, 0) is None
@@ -172,7 +174,7 @@ def test_ranks_whose_store_vanishes_end_and_one_says_so(
     assert len(sentences) == 1, said(run)
     assert re.fullmatch(
         rf"alexnet: rank [01]: {BUCKET} (cannot be read any more \(.*\)|has not delivered an image for 2\.5 s); "
-        rf"go on with: alexnet train --resume {run}",
+        rf"continue with: alexnet train --resume {run}",
         sentences[0],
     )
     assert [rank_of(run, rank) for rank in (0, 1)] == [None, None]
@@ -201,7 +203,7 @@ def test_one_process_saves_what_it_has_when_its_store_vanishes(
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert f"alexnet: {BUCKET} " in said
-    assert said.endswith(f"; go on with: alexnet train --resume {run}\n")
+    assert said.endswith(f"; continue with: alexnet train --resume {run}\n")
     assert 15 < checkpoint.read(run).about["position"]["step"] < 30
     server.begin()
     for folder in (run, whole):
