@@ -1,7 +1,7 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton, 2012), from image archives to the paper's figures.
 
     import alexnet
-    net = alexnet.build(alexnet.recipes.original().architecture)
+    net = alexnet.Network(alexnet.recipes.original().architecture)
     alexnet.fit(config, "runs/first")
 
 Each name is imported when it is first used, so that `import alexnet` does not import PyTorch.
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet import ops, recipes
-    from alexnet.checkpoint import load
+    from alexnet.architecture import plan
     from alexnet.config import Architecture, Config
     from alexnet.data.store import Store
     from alexnet.evaluation import evaluate
     from alexnet.inference import features, predict
-    from alexnet.model import Network, build, plan
+    from alexnet.model import Network
     from alexnet.train.loop import fit, resume
+    from alexnet.trained import load
 
 __version__ = "0.1.0"
 
@@ -30,12 +31,11 @@ _HOME = {
     "Config": "alexnet.config",
     "Network": "alexnet.model",
     "Store": "alexnet.data.store",
-    "build": "alexnet.model",
     "evaluate": "alexnet.evaluation",
     "features": "alexnet.inference",
     "fit": "alexnet.train.loop",
-    "load": "alexnet.checkpoint",
-    "plan": "alexnet.model",
+    "load": "alexnet.trained",
+    "plan": "alexnet.architecture",
     "predict": "alexnet.inference",
     "resume": "alexnet.train.loop",
 }
@@ -45,7 +45,6 @@ __all__ = [
     "Config",
     "Network",
     "Store",
-    "build",
     "evaluate",
     "features",
     "fit",

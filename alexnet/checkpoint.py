@@ -26,13 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from alexnet.config import Config, from_dict, to_dict
-from alexnet.data.augment import Preprocess
-from alexnet.data.classes import short_names
 from alexnet.data.store import Statistics
-from alexnet.device import resolve_device
 from alexnet.errors import RunError
 from alexnet.files import move_into_place, write_whole
-from alexnet.model import Network, build
 
 VELOCITY, MEAN = "velocity.", "preprocess.mean"
 
@@ -187,50 +183,6 @@ def copy_matching(
             for name, weight in by_layer[layer].items():
                 weight.copy_(weights[name])
     return taken, [layer for layer in by_layer if layer not in taken]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network with everything it takes to use it.
-
-    Attributes:
-        net: The network, on its device, in float32.
-        preprocess: Turns stored images into the network's input.
-        classes: The classes, in the order of the network's outputs.
-        about: The header of the checkpoint.
-    """
-
-    net: Network
-    preprocess: Preprocess
-    classes: tuple[str, ...]
-    about: dict[str, Any]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words for each class where `classes` are wnids; empty if the store had none."""
-        return tuple(self.about.get("words", ()))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The name to display for each class."""
-        return short_names(self.classes, self.words)
-
-
-def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:
-    """Load the network of a run folder or .safetensors file, ready for use, in float32.
-
-    Raises:
-        RunError: As `read` does.
-        ConfigError: If the device does not exist.
-    """
-    torch_device = resolve_device(device)
-    saved = read(run, which)
-    config = saved.config
-    net = build(config.architecture).to(torch_device)
-    copy_into(net, saved.weights, str(run))
-    input_px = config.architecture.input_px
-    preprocess = Preprocess(config.augment, saved.statistics, input_px, torch_device)
-    return Trained(net, preprocess, tuple(saved.about["classes"]), saved.about)
 
 
 # The layers of torchvision's AlexNet. Its names are positions in `nn.Sequential`, whose other

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet import figures, recipes
-from alexnet.checkpoint import load
 from alexnet.config import StoreSettings, scaled
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.evaluation import Result, evaluate
 from alexnet.train.loop import fit, resume
+from alexnet.trained import load
 
 STORED_PX = 128
 

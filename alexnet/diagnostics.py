@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from alexnet.errors import RunError
-from alexnet.model import Network
+from alexnet.model import Network, evaluation_mode
 
 BLIND = 0.02
 """Below this relative difference in the last hidden layer a network starts nearly blind. On photographs it is
@@ -31,9 +31,11 @@ def signal(net: Network, images: torch.Tensor) -> list[Signal]:
     """
     if len(images) < 2:
         raise RunError("the signal check compares pictures; it needs at least 2")
-    bare = {step.layer.name for step in net.steps}
+    bare = {op.layer.name for op in net.plan}
     result = []
-    for name, value in net.activations(images).items():
+    with evaluation_mode(net):
+        activations = net.activations(images)
+    for name, value in activations.items():
         if name not in bare:
             continue
         features = value.flatten(1).cpu().double()
@@ -78,4 +80,4 @@ def orientedness(net: Network) -> list[list[float]]:
 
 def _first(net: Network) -> torch.Tensor:
     """(K, 3, S, S) float64."""
-    return net.get_parameter(f"{net.steps[0].layer.name}.weight").detach().double().cpu()
+    return net.get_parameter(f"{net.plan[0].layer.name}.weight").detach().double().cpu()

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from alexnet.checkpoint import load
 from alexnet.config import Augment
-from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
+from alexnet.data.augment import Preprocess, evaluation_crops
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
 from alexnet.distributed.launch import all_gather, scatter
@@ -26,8 +24,7 @@ from alexnet.errors import RunError
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
-
-CROPS_AT_ONCE = 128  # limits the memory of a forward pass
+from alexnet.trained import load, probabilities
 
 
 @dataclass(frozen=True)
@@ -55,34 +52,6 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.__dict__)
-
-
-@torch.no_grad()
-def probabilities(
-    net: Network, preprocess: Preprocess, images: torch.Tensor, test: Augment
-) -> torch.Tensor:
-    """Return the softmax output, averaged over the test crops of each image.
-
-    Args:
-        images: (N, stored_px, stored_px, 3) uint8.
-        test: Says which crops are taken.
-
-    Returns:
-        (N, classes) float32, on the network's device.
-    """
-    positions = evaluation_crops(test, preprocess.stored_px, preprocess.input_px)
-    # The crops of a few images share one forward pass, which reads the large weights of the fully
-    # connected layers once and not ten times.
-    at_once = max(1, CROPS_AT_ONCE // len(images))
-    sums = []
-    for first in range(0, len(positions), at_once):
-        group = positions[first : first + at_once]
-        x = torch.cat(
-            [preprocess(images, fixed_crop(*position, len(images))) for position in group]
-        )
-        # The paper averages the softmax outputs of the crops, not the logits.
-        sums.append(F.softmax(net(x), dim=1).view(len(group), len(images), -1).sum(0))
-    return torch.stack(sums).sum(0) / len(positions)
 
 
 def centre(augment: Augment) -> Augment:

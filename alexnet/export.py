@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.checkpoint import Trained
+from alexnet.architecture import Op
 from alexnet.config import Conv, FullyConnected, Local
 from alexnet.data.augment import TORCHVISION_STD
 from alexnet.errors import RunError
 from alexnet.files import write_whole
-from alexnet.model import Op
+from alexnet.model import evaluation_mode
+from alexnet.trained import Trained
 
 OPSET = 18
 LARGEST_DIFFERENCE = 1e-4  # of a probability: ONNX Runtime adds float32 in another order
@@ -77,8 +78,8 @@ def write_onnx(trained: Trained, path: str | Path) -> None:
     graph = _Graph("rgb")
     _preprocess(graph, trained)
     # The graph follows the same plan that the network runs.
-    for step in net.steps:
-        _step(graph, step, trained)
+    for op in net.plan:
+        _step(graph, op, trained)
     # The network ends with logits; users of the file expect probabilities.
     flat = graph.add("Flatten", axis=1)
     graph.nodes.append(helper.make_node("Softmax", [flat], ["probabilities"], axis=1))
@@ -117,7 +118,7 @@ def _compare(model: bytes, trained: Trained) -> None:
     x = torch.from_numpy(rgb) - trained.preprocess.centre_patch_mean().cpu()
     if trained.preprocess.augment.mean == "channel":
         x = x / (255 * x.new_tensor(TORCHVISION_STD))
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(trained.net):
         logits = trained.net(x.permute(0, 3, 1, 2).to(trained.preprocess.device))
         want = logits.softmax(1).cpu().numpy()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -18,16 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from alexnet.checkpoint import Trained, load
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.diagnostics import BLIND, Signal
 from alexnet.errors import RunError
-from alexnet.evaluation import probabilities
 from alexnet.inference import activation
 from alexnet.model import Network
 from alexnet.progress import Progress
 from alexnet.train.metrics import read_metrics
+from alexnet.trained import Trained, load, probabilities
 
 INK, TRAIN, VAL = "#333333", "#1f6f8b", "#d1495b"
 GAP_PX, FILTERS_PER_ROW = 1, 16  # as in Fig. 3
@@ -39,7 +38,7 @@ def filters(net: Network) -> Figure:
     Raises:
         RunError: If the first layer is not convolutional.
     """
-    first = net.steps[0]
+    first = net.plan[0]
     # Filters of the two columns follow each other in the weight tensor.
     weight = net.get_parameter(f"{first.layer.name}.weight").detach().float().cpu()
     if weight.dim() != 4:
@@ -243,7 +242,7 @@ def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
 
     These are the activations of the last hidden layer, after its nonlinearity.
     """
-    return activation(trained, trained.net.steps[-2].layer.name, x).flatten(1)
+    return activation(trained, trained.net.plan[-2].layer.name, x).flatten(1)
 
 
 def nearest(asked: torch.Tensor, there: torch.Tensor, most: int = NEAREST) -> torch.Tensor:

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.checkpoint import Trained
 from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import PICTURES
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import RunError
-from alexnet.evaluation import probabilities
 from alexnet.files import write_whole
+from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
+from alexnet.trained import Trained, probabilities
 
 BATCH = 64  # images
 
@@ -112,7 +112,7 @@ def features(
         RunError: If the network has no such layer, the folder `out` exists, or a file is not an
             image.
     """
-    known = [step.name for step in trained.net.steps]
+    known = [op.name for op in trained.net.plan]
     if layer not in known:
         raise RunError(f"the network has no layer {layer!r}; it has {', '.join(known)}")
     out = Path(out)
@@ -157,7 +157,8 @@ def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, ...) float32, on the CPU.
     """
-    value = trained.net.activations(x)[layer].float().cpu()
+    with evaluation_mode(trained.net):
+        value = trained.net.activations(x)[layer].float().cpu()
     # The fully connected layers give 1x1 maps; their values are a vector for each image.
     return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, FullyConnected
 from alexnet.data.loader import Share
-from alexnet.model import Op, plan
 
 # Numbers that the ranks sum in every step: loss, errors, whether to stop, whether to save.
 READINGS = 4

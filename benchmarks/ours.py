@@ -27,7 +27,7 @@ from alexnet.data.loader import batches, epoch_order
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve_device
-from alexnet.model import Network, build
+from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 from benchmarks.worker import serve
@@ -49,7 +49,7 @@ def _whole(run: Callable[[], object]) -> Callable[[], None]:
 def network(recipe: str, normalise: bool = True, classes: int = 1000) -> tuple[Config, Network]:
     config: Config = getattr(recipes, recipe)()
     architecture = replace(config.architecture, normalise=normalise, classes=classes)
-    return config, build(architecture)
+    return config, Network(architecture)
 
 
 def step(
@@ -80,7 +80,7 @@ def step(
 def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -> None:
     """Probabilities of a batch of patches, as the ten of ten pictures are."""
     device = resolve_device("auto")
-    net = network(recipe)[1].to(device)
+    net = network(recipe)[1].to(device).eval()
     x = torch.randn(batch, 3, 224, 224, device=device).to(dtype_of(precision))
     x = x.contiguous(memory_format=torch.channels_last)
 

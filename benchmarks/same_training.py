@@ -19,14 +19,14 @@ from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Store
 from alexnet.device import resolve_device
-from alexnet.model import build
+from alexnet.model import Network
 from alexnet.provenance import code_version, describe
 from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 
 
 def plain_forward(net, x, key):
     """The plan's operations by PyTorch's own functions."""
-    for step in net.steps:
+    for step in net.plan:
         layer = step.layer
         if step.op == "linear":
             weight, bias = (
@@ -62,7 +62,7 @@ def plain_descend(loss, parameters, velocity, of, momentum):
 
 def train(store, config, fast, steps, batch):
     device = resolve_device("auto")
-    net = build(replace(config.architecture, classes=len(store.classes))).to(device)
+    net = Network(replace(config.architecture, classes=len(store.classes))).to(device)
     if not fast:
         net = net.to(memory_format=torch.contiguous_format)
     preprocess = Preprocess(config.augment, store.statistics, config.architecture.input_px, device)

@@ -214,7 +214,7 @@ def _paper_costs() -> tuple[int, int]:
     The step costs three times the forward pass, less the gradient of the image, which is unused.
     """
     from alexnet import recipes
-    from alexnet.model import plan
+    from alexnet.architecture import plan
 
     architecture: Architecture = recipes.paper().architecture
     counts = [step.multiply_adds for step in plan(architecture) if step.op == "linear"]
@@ -226,10 +226,10 @@ def _export(folder: Path) -> Path:
     import numpy as np
     import torch
 
-    from alexnet.checkpoint import Trained
     from alexnet.data.augment import Preprocess
     from alexnet.data.store import Statistics
     from alexnet.export import write_onnx
+    from alexnet.trained import Trained
     from benchmarks.ours import network
 
     config, net = network("paper")

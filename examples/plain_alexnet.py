@@ -2,7 +2,7 @@
 
     python examples/plain_alexnet.py
 
-Layers and parameters have the names that `alexnet.build(alexnet.recipes.paper().architecture)` gives
+Layers and parameters have the names that `alexnet.Network(alexnet.recipes.paper().architecture)` gives
 them, so one network loads the other's `state_dict`. `tests/test_examples.py` checks that logits and
 gradients of the two are equal.
 """

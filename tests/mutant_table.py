@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-RECIPES, CONFIG, MODEL, SGD = "recipes.py", "config.py", "model.py", "train/sgd.py"
+RECIPES, CONFIG, SGD = "recipes.py", "config.py", "train/sgd.py"
+PLAN, LAYERS, MODEL = "architecture.py", "layers.py", "model.py"
 LOOP, AUGMENT, EVALUATION, NORMALISE = (
     "train/loop.py",
     "data/augment.py",
@@ -108,10 +109,10 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     # Section 3
     "3.1 ReLU": [
-        (MODEL, "F.relu(x) if unit", "F.leaky_relu(x) if unit"),
-        (MODEL, 'torch.tanh(x) if unit == "tanh"', 'torch.sigmoid(x) if unit == "tanh"'),
+        (LAYERS, "return nn.ReLU()", "return nn.LeakyReLU()"),
+        (LAYERS, "return nn.Tanh()", "return nn.Sigmoid()"),
         (CONFIG, 'activation: Activation = "relu"', 'activation: Activation = "tanh"'),
-        (MODEL, "else torch.sigmoid(x)", "else torch.tanh(x / 2)"),
+        (LAYERS, "return nn.Sigmoid()", "return nn.Tanh()"),
     ],
     "3.2 Half of the kernels in each column": [
         (
@@ -129,11 +130,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'Config("paper", Architecture(PAPER_LAYERS, columns=2)',
             'Config("paper", Architecture(PAPER_LAYERS)',
         ),
-        (MODEL, "if first or last or (", "if last or ("),
+        (PLAN, "if first or last or (", "if last or ("),
         (
-            MODEL,
-            "F.conv2d(x, weight, bias, stride, before, groups=step.columns)",
-            "F.conv2d(x.flip(1), weight, bias, stride, before, groups=step.columns)",
+            "ops/linear.py",
+            "F.conv2d(x, weight, bias, stride, before, groups=columns)",
+            "F.conv2d(x.flip(1), weight, bias, stride, before, groups=columns)",
         ),
     ],
     "3.2 One-column net": [
@@ -151,7 +152,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "not in the paper: columns that never meet": [
         (
-            MODEL,
+            PLAN,
             "(architecture.links and sees_all)",
             "sees_all",
         ),
@@ -180,8 +181,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.3 alpha multiplies the sum": [
         (
             NORMALISE,
-            "over_maps, norm.k, norm.alpha, norm.beta",
-            "over_maps, norm.k, norm.alpha / norm.n, norm.beta",
+            "        (norm.k, norm.alpha, norm.beta),",
+            "        (norm.k, norm.alpha / norm.n, norm.beta),",
         ),
         (
             NORMALISE,
@@ -200,11 +201,15 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.3 The sum stays inside a column": [
         (
             NORMALISE,
-            "return _band_product(squares, band, columns)",
-            "return _band_product(squares, _band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
+            "lambda squares: _band_product(squares, band, columns)",
+            "lambda squares: _band_product(squares, _band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
         ),
-        (MODEL, "c.k, c.alpha, c.beta, self.columns)", "c.k, c.alpha, c.beta, 1)"),
-        (MODEL, "norm, window, after, self.columns)", "norm, window, after, 1)"),
+        (
+            LAYERS,
+            "self.k, self.alpha, self.beta, self.columns)",
+            "self.k, self.alpha, self.beta, 1)",
+        ),
+        (MODEL, "columns = module.columns", "columns = 1"),
     ],
     "original: alpha 1e-4 / 5": [
         (RECIPES, "lrn=Lrn(alpha=1e-4 / 5)", "lrn=Lrn(alpha=1e-4)"),
@@ -223,7 +228,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             '("activation", "lrn", "spatial_norm", "max_pool")',
             '("activation", "spatial_norm", "lrn", "max_pool")',
         ),
-        (NORMALISE, "F.avg_pool2d(rows, (1, size_px), 1, (0, half), divisor_override=1)", "rows"),
+        (
+            "ops/plain.py",
+            "F.avg_pool2d(rows, (1, size_px), 1, (0, half), divisor_override=1)",
+            "rows",
+        ),
         (
             RECIPES,
             "spatial_norm=SpatialNorm(size_px=3, alpha=5e-5 / 9)",
@@ -259,14 +268,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "size_px: int = 3\n    stride: int = 3\n    partial",
         ),
         (
-            "ops/pool.py",
-            "F.max_pool2d(x, size_px, stride, ceil_mode=partial)",
-            "F.max_pool2d(x, size_px, stride, ceil_mode=not partial)",
+            LAYERS,
+            "nn.MaxPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)",
+            "nn.MaxPool2d(pool.size_px, pool.stride, ceil_mode=not pool.partial)",
         ),
         (
-            "ops/pool.py",
-            "F.avg_pool2d(x, size_px, stride, ceil_mode=partial)",
-            "F.avg_pool2d(x, size_px, stride, ceil_mode=partial, divisor_override=size_px**2)",
+            LAYERS,
+            "nn.AvgPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)",
+            "nn.AvgPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial, divisor_override=9)",
         ),
     ],
     "3.5 Five convolutional": [
@@ -289,16 +298,16 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "3.5 60 million parameters": [
         (
-            MODEL,
+            PLAN,
             "math.prod(self.weight_shape) + math.prod(self.bias_shape)",
             "math.prod(self.weight_shape)",
         ),
-        (MODEL, "math.prod(self.in_shape) // self.columns)", "math.prod(self.in_shape))"),
+        (PLAN, "math.prod(self.in_shape) // self.columns)", "math.prod(self.in_shape))"),
     ],
     "3.5 650,000 neurons": [
-        (MODEL, "return math.prod(self.shape) if", "return self.shape[0] if"),
+        (PLAN, "return math.prod(self.shape) if", "return self.shape[0] if"),
         (
-            MODEL,
+            PLAN,
             "positions = self.shape[1] * self.shape[2] if",
             "positions = self.in_shape[1] * self.in_shape[2] if",
         ),
@@ -315,7 +324,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'Conv("conv1", 96, 11, stride=4, pad=(2, 2), then=("lrn",',
         ),
         (
-            MODEL,
+            "ops/linear.py",
             "F.pad(x, (before, after, before, after))",
             "F.pad(x, (after, before, after, before))",
         ),
@@ -334,8 +343,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "7 Any middle layer": [
-        (MODEL, "linked = linked or (isinstance(layer, Conv) and layer.linked)", "linked = linked"),
-        (MODEL, 'stays = tuple(op for op in layer.then if op != "activation")', "stays = ()"),
+        (PLAN, "linked = linked or (isinstance(layer, Conv) and layer.linked)", "linked = linked"),
+        (PLAN, 'stays = tuple(op for op in layer.then if op != "activation")', "stays = ()"),
     ],
     "7 A sixth convolution": [
         (
@@ -398,11 +407,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "for flip in (False, False) for y, x in corners",
         ),
         (
-            EVALUATION,
+            "trained.py",
             "return torch.stack(sums).sum(0) / len(positions)",
             "return torch.stack(sums).max(0).values",
         ),
-        (EVALUATION, "F.softmax(net(x), dim=1).view", "net(x).view"),
+        ("trained.py", "F.softmax(net(x), dim=1).view", "net(x).view"),
         (
             CONFIG,
             'test_patches: Literal["ten", "nine", "centre"] = "ten"',
@@ -465,7 +474,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (RECIPES, 'then=("activation", "max_pool", "dropout")', 'then=("activation", "max_pool")'),
     ],
     "original: dropout turned off": [
-        (MODEL, "if dropout_key is not None and d.masks:", "if dropout_key is not None:"),
+        (LAYERS, "if self.training and self.masks else None", "if self.training else None"),
         (CONFIG, "masks: bool = True", "masks: bool = False"),
     ],
     # Section 5
@@ -492,7 +501,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "Batches of 128": [
         (CONFIG, "batch: int = 128", "batch: int = 64"),
         (RECIPES, "Sgd(batch=256, weight_decay=1e-4)", "Sgd(batch=128, weight_decay=1e-4)"),
-        ("distributed/sharded.py", "return losses / whole, wrong", "return losses / 128, wrong"),
+        (
+            "distributed/sharded.py",
+            "return losses / global_size, wrong",
+            "return losses / 128, wrong",
+        ),
     ],
     "Weights start Gaussian": [
         (
@@ -506,9 +519,9 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "units: int\n    std: float | None = 0.02",
         ),
         (
-            MODEL,
-            "weight.normal_(0, step.layer.std, generator=generator)",
-            "weight.normal_(0, 2 * step.layer.std, generator=generator)",
+            LAYERS,
+            "weight.normal_(0, op.layer.std, generator=generator)",
+            "weight.normal_(0, 2 * op.layer.std, generator=generator)",
         ),
         (
             MODEL,
@@ -533,9 +546,9 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             '    FullyConnected("fc8", 1000, bias=1),\n)\n',
         ),
         (
-            MODEL,
-            "torch.full(step.bias_shape, float(step.layer.bias))",
-            "torch.zeros(step.bias_shape)",
+            LAYERS,
+            "torch.full(op.bias_shape, float(op.layer.bias))",
+            "torch.zeros(op.bias_shape)",
         ),
     ],
     "One rate for all layers": [
@@ -643,7 +656,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "trained.preprocess.centre(images))",
             "trained.preprocess.centre(images.flip(2)))",
         ),
-        ("figures.py", "trained.net.steps[-2].layer.name", "trained.net.steps[0].layer.name"),
+        ("figures.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
     "Fig. 4: five likeliest classes": [
         ("figures.py", "topk(most, largest=False)", "topk(most, largest=True)"),
@@ -771,7 +784,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "The four-layer CIFAR-10 nets": [
-        ("ops/pool.py", "count = -(-span // stride) + 1", "count = span // stride + 1"),
+        (PLAN, "count = -(-span // stride) + 1", "count = span // stride + 1"),
         (
             RECIPES,
             'then=("max_pool", "activation", "spatial_norm")',
@@ -806,7 +819,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Locally connected layers": [
         (
-            MODEL,
+            PLAN,
             "(self.shape[0], fan_in, size, size, *self.shape[1:])",
             "(self.shape[0], fan_in, size, size, *self.in_shape[1:])",
         ),
@@ -817,11 +830,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "ops/local.py",
-            ".reshape(-1, kernels, height, width) + bias",
-            ".reshape(-1, kernels, height, width)",
+            ".reshape(-1, filters, height, width) + bias)",
+            ".reshape(-1, filters, height, width))",
         ),
         (
-            MODEL,
+            PLAN,
             "self.shape if isinstance(self.layer, Local) else self.shape[:1]",
             "self.shape[:1]",
         ),
@@ -855,21 +868,21 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             '"features.8": "conv3",\n    "features.6": "conv4"',
         ),
         (
-            MODEL,
-            "bound = 1 / math.sqrt(math.prod(step.weight_shape[1:4]))",
-            "bound = 1 / math.prod(step.weight_shape[1:4])",
+            LAYERS,
+            "bound = 1 / math.sqrt(math.prod(op.weight_shape[1:4]))",
+            "bound = 1 / math.prod(op.weight_shape[1:4])",
         ),
     ],
     # Two GPUs
     "Half of the kernels on each GPU": [
         (
             "distributed/sharded.py",
-            "self._begun[name] = begin_sum(gradient,",
-            "self._begun[name] = begin_sum(2 * gradient,",
+            "self._pending[name] = begin_sum(gradient,",
+            "self._pending[name] = begin_sum(2 * gradient,",
         ),
     ],
     "Columns that never meet": [
-        ("distributed/sharded.py", "meets = step.columns == 1 and step", "meets = step"),
+        ("distributed/sharded.py", "return op.columns == 1 and op.layer", "return op.layer"),
     ],
     # Between the sentences
     "A network that starts nearly blind": [

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from alexnet import recipes
+from alexnet.architecture import plan
 from alexnet.cli import main
 from alexnet.config import Architecture, StepSchedule, scaled
 from alexnet.experiments import records, table
@@ -21,7 +22,7 @@ from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import holm
 from alexnet.experiments.records import Record
-from alexnet.model import build, plan
+from alexnet.model import Network
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records" / "claims"
@@ -83,14 +84,16 @@ def test_at_full_scale_the_maps_of_2_2_pooling_are_those_of_net_147() -> None:
 def test_the_net_without_dropout_sees_the_values_that_the_base_sees_at_test() -> None:
     (claim,) = chosen(["dropout"])
     base, without = (
-        build(replace(claim.config(arm, "smoke", "photographs").architecture, classes=10))
+        Network(replace(claim.config(arm, "smoke", "photographs").architecture, classes=10))
         for arm in claim.arms
     )
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
-        assert torch.equal(without(x, dropout_key=(0, 0)), without(x))
-        assert torch.equal(without(x), base(x))
-        assert not torch.equal(base(x, dropout_key=(0, 0)), base(x))
+        trained, dropped = without(x, dropout_key=(0, 0)), base(x, dropout_key=(0, 0))
+        tested = base.eval()(x)
+    assert torch.equal(trained, tested)
+    assert torch.equal(without.eval()(x), tested)
+    assert not torch.equal(dropped, tested)
 
 
 def test_the_desk_schedule_has_the_originals_end_game_in_proportion() -> None:

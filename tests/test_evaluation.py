@@ -14,8 +14,9 @@ from alexnet.config import Augment, StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.evaluation import measure, probabilities, score
+from alexnet.evaluation import measure, score
 from alexnet.train.loop import fit
+from alexnet.trained import probabilities
 from tests.conftest import tiny
 
 

@@ -34,7 +34,7 @@ from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
 from alexnet.figures import nearest
-from alexnet.model import build
+from alexnet.model import Network
 from alexnet.provenance import code_version
 from tests import layouts
 from tests.conftest import tiny_architecture
@@ -91,7 +91,7 @@ def test_what_is_measured_besides_is_a_share_and_repeats(run: Path) -> None:
 
 
 def test_colourfulness_is_the_share_that_is_not_grey() -> None:
-    net = build(replace(tiny_architecture(), classes=10))
+    net = Network(replace(tiny_architecture(), classes=10))
     weight = net.get_parameter("conv1.weight")
     with torch.no_grad():
         weight[:4] = weight[:4].mean(1, keepdim=True)  # grey
@@ -102,7 +102,7 @@ def test_colourfulness_is_the_share_that_is_not_grey() -> None:
 
 
 def test_orientedness_is_one_for_a_grating_and_small_for_a_blob() -> None:
-    net = build(replace(tiny_architecture(), classes=10))
+    net = Network(replace(tiny_architecture(), classes=10))
     weight = net.get_parameter("conv1.weight")  # (8, 3, 5, 5)
     y, x = torch.meshgrid(torch.arange(5.0) - 2, torch.arange(5.0) - 2, indexing="ij")
     with torch.no_grad():

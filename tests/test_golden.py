@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from alexnet import recipes
+from alexnet.architecture import Op, plan
 from alexnet.config import (
     Config,
     Conv,
@@ -45,7 +46,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, in_hand
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.model import Op, build, plan
+from alexnet.model import Network
 from alexnet.train import loop
 from alexnet.train.sgd import PlateauState, param_hyper
 
@@ -118,20 +119,20 @@ class RecordedNet(ShardedNetwork):
         super().__init__(architecture, seed, mesh)  # type: ignore[arg-type]
         RecordedNet.losses = []
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
-        for step in self.steps:
-            if step.op == "linear":
-                std = self._std(step)
-                drawn = rng.standard_normal(step.weight_shape) * std
-                layer = self.get_submodule(step.layer.name)
+        for op in self.plan:
+            if op.op == "linear":
+                std = self._std(op)
+                drawn = rng.standard_normal(op.weight_shape) * std
+                layer = self.get_submodule(op.module)
                 with torch.no_grad():
                     layer.weight.copy_(torch.from_numpy(drawn))
-                    layer.bias.fill_(step.layer.bias)
+                    layer.bias.fill_(op.layer.bias)
 
     @staticmethod
-    def _std(step: Op) -> float:
-        if step.layer.std is None:  # PyTorch's own start, which follows the width by itself
-            return 1 / math.sqrt(3 * math.prod(step.weight_shape[1:4]))
-        return step.layer.std / math.sqrt(WIDTH)
+    def _std(op: Op) -> float:
+        if op.layer.std is None:  # PyTorch's own start, which follows the width by itself
+            return 1 / math.sqrt(3 * math.prod(op.weight_shape[1:4]))
+        return op.layer.std / math.sqrt(WIDTH)
 
     def loss(self, *arguments: object, **named: object) -> tuple[torch.Tensor, torch.Tensor]:
         loss, wrong = super().loss(*arguments, **named)  # type: ignore[arg-type]
@@ -278,7 +279,7 @@ def start(config: Config) -> list[str]:
     PyTorch's normal numbers differ in the last bits between processors, so these are compared
     within 1e-6 of the layer's deviation, and the steps do not depend on them.
     """
-    net = build(replace(config.architecture, width=WIDTH, classes=CLASSES), seed=7)
+    net = Network(replace(config.architecture, width=WIDTH, classes=CLASSES), seed=7)
     lines = []
     for name, weight in net.named_parameters():
         if name.endswith(".weight"):

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from alexnet import evaluate
-from alexnet.checkpoint import load
 from alexnet.cli import main
 from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data.classes import class_list, short_names, wnids_of_labels
@@ -26,6 +25,7 @@ from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
 from alexnet.data.storage import OpenFiles
 from alexnet.data.store import Store
 from alexnet.train.loop import fit
+from alexnet.trained import load
 from tests import layouts
 from tests.conftest import tiny
 from tests.layouts import LAYOUTS, TRAIN, VAL, WNIDS, WORDS, flat, image, tar, write

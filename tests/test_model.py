@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from alexnet import native, recipes
+from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, from_torchvision
 from alexnet.config import Architecture, Config, Conv, Dropout, FullyConnected, Local, Pool
-from alexnet.model import build, plan
+from alexnet.model import Network, passes
 from tests.conftest import tiny_architecture
 
 PAPER, ORIGINAL = recipes.paper().architecture, recipes.original().architecture
@@ -56,7 +57,7 @@ def test_the_network_holds_what_the_plan_counts() -> None:
         recipes.cifar_11().architecture,
         recipes.demo().architecture,
     ):
-        net = build(architecture)
+        net = Network(architecture)
         assert sum(p.numel() for p in net.parameters()) == total(architecture, "parameters")
 
 
@@ -99,7 +100,7 @@ def test_a_locally_connected_layer_has_a_kernel_and_a_bias_for_every_position() 
 
 def test_without_links_a_column_never_sees_the_other() -> None:
     architecture = replace(tiny_architecture(), links=False)
-    net = build(architecture).double()
+    net = Network(architecture).double().eval()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before = net.activations(images)
     with torch.no_grad():
@@ -124,7 +125,7 @@ def test_without_conv3_conv4_sees_both_columns_and_a_removed_layer_leaves_its_po
     assert shapes(replace(PAPER, without=("conv5",)))["conv4.max_pool"] == (384, 6, 6)
     for name in ("conv2", "conv3", "conv4", "conv5"):
         small = replace(PAPER, width=0.125, without=(name,))
-        assert build(small)(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+        assert Network(small)(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 
 
 def test_fields_of_ablations_reach_the_network() -> None:
@@ -134,21 +135,21 @@ def test_fields_of_ablations_reach_the_network() -> None:
         if step.op in ("lrn", "spatial_norm")
     ]
     assert shapes(replace(PAPER, pool=Pool(2, 2)))["conv5.max_pool"] == (256, 6, 6)
-    net = build(replace(tiny_architecture(), bias=0.0))
+    net = Network(replace(tiny_architecture(), bias=0.0))
     assert not net.get_parameter("conv2.bias").any()
     images = torch.randn(2, 3, 32, 32)
     values = {
-        unit: build(replace(tiny_architecture(), activation=unit)).activations(images)
+        unit: Network(replace(tiny_architecture(), activation=unit)).activations(images)
         for unit in ("relu", "tanh")
     }
     assert (values["relu"]["conv3"] >= 0).all()
     assert torch.equal(values["tanh"]["conv3"], values["tanh"]["conv3.linear"].tanh())
-    logistic = build(replace(tiny_architecture(), activation="logistic")).activations(images)
+    logistic = Network(replace(tiny_architecture(), activation="logistic")).activations(images)
     torch.testing.assert_close(logistic["conv3"], 1 / (1 + (-logistic["conv3.linear"]).exp()))
 
 
 def test_weights_and_biases_start_as_section_5_says() -> None:
-    net = build(PAPER)
+    net = Network(PAPER)
     for name in ("conv2", "fc6"):
         assert (
             abs(net.get_parameter(f"{name}.weight").std() - 0.01) < 1e-4
@@ -160,33 +161,31 @@ def test_weights_and_biases_start_as_section_5_says() -> None:
     }
     assert ones == {"conv2", "conv4", "conv5", "fc6", "fc7"}
     assert not net.get_parameter("fc8.bias").any()
-    assert abs(build(ORIGINAL).get_parameter("conv3.weight").std() - 0.03) < 3e-4
+    assert abs(Network(ORIGINAL).get_parameter("conv3.weight").std() - 0.03) < 3e-4
 
 
-def test_activations_end_in_the_logits_and_dropout_acts_only_with_a_key() -> None:
-    net = build(tiny_architecture())
+def test_activations_end_in_the_logits_and_dropout_halves_at_test_time() -> None:
+    net = Network(tiny_architecture()).eval()
     images = torch.randn(4, 3, 32, 32)
     values = net.activations(images)
     assert list(values)[-1] == "fc8"
     assert torch.equal(values["fc8"], net(images))
     assert torch.equal(values["fc7.dropout"], values["fc7"] * 0.5)
-    assert torch.equal(net(images, (0, 5)), net(images, (0, 5)))
-    assert not torch.equal(net(images, (0, 5)), net(images, (0, 6)))
 
 
 @pytest.mark.parametrize(
     "recipe", [recipes.paper, recipes.original, recipes.cifar_26, recipes.cifar_11]
 )
 @pytest.mark.parametrize("normalise", [True, False])
-def test_several_steps_in_one_pass_are_the_steps_one_by_one(
+def test_one_pass_over_memory_gives_what_the_modules_give(
     recipe: Callable[[], Config], normalise: bool
 ) -> None:
     whole = recipe().architecture
     small = replace(
         whole, width=0.125, classes=4, normalise=normalise, input_px=min(whole.input_px, 80)
     )
-    net = build(small)
-    assert any(len(steps) > 1 for steps in net.passes)
+    net = Network(small)
+    assert any(len(ops) > 1 for ops in passes(net.plan))
     images = torch.randn(2, 3, small.input_px, small.input_px).contiguous(
         memory_format=torch.channels_last
     )
@@ -203,7 +202,7 @@ def test_several_steps_in_one_pass_are_the_steps_one_by_one(
 
 def test_the_same_seed_gives_the_same_network() -> None:
     one, same, other = (
-        build(tiny_architecture(), seed).get_parameter("fc6.weight") for seed in (1, 1, 2)
+        Network(tiny_architecture(), seed).get_parameter("fc6.weight") for seed in (1, 1, 2)
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -214,7 +213,7 @@ def test_bfloat16_stays_near_float32_wherever_its_products_are_made(
     slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "slow_in_bfloat16", lambda device: slow)
-    net = build(tiny_architecture())
+    net = Network(tiny_architecture()).eval()
     images = torch.randn(8, 3, 32, 32)
     exact, low = net(images), net(images.bfloat16())
     assert low.dtype == torch.float32
@@ -257,7 +256,7 @@ def torchvisions_own() -> nn.Module:
 
 def test_torchvisions_weights_give_torchvisions_outputs() -> None:
     theirs = torchvisions_own()
-    ours = build(recipes.torchvision().architecture)
+    ours = Network(recipes.torchvision().architecture).eval()
     copy_into(ours, from_torchvision(theirs.state_dict()), "torchvision")
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
@@ -313,5 +312,5 @@ def test_a_network_that_cannot_work_is_refused_with_the_layer(
 
 def test_inverted_dropout_changes_training_only() -> None:
     inverted = replace(tiny_architecture(), dropout=Dropout(form="inverted"))
-    values = build(inverted).activations(torch.randn(2, 3, 32, 32))
+    values = Network(inverted).eval().activations(torch.randn(2, 3, 32, 32))
     assert torch.equal(values["fc7.dropout"], values["fc7"])

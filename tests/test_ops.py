@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from alexnet import native, ops
-from alexnet.config import Lrn, Pool
-from alexnet.model import build
+from alexnet import layers, native, ops
+from alexnet.architecture import Op, pooled_px
+from alexnet.config import Architecture, Conv, Lrn, Pool
+from alexnet.model import Network
 from alexnet.ops import blocks, compiled
 from alexnet.ops.arena import kept_memory
 from tests import reference
@@ -106,7 +107,7 @@ def test_normalisations_in_lower_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not in_cpp:
-        monkeypatch.setattr(compiled, "usable", lambda x, beta=0.75: False)
+        monkeypatch.setattr(compiled, "takes", lambda x, beta=0.75: False)
     x = random(4, 32, 9, 9, dtype=dtype, scale=20).contiguous(memory_format=form)
     dy = random(4, 32, 9, 9, dtype=dtype).contiguous(memory_format=form).flip(0)
     for op in (
@@ -142,7 +143,7 @@ def test_the_compiled_normalisations_are_the_plain_ones(
     x = random(3, maps * columns, *sides, dtype=torch.float32).contiguous(
         memory_format=torch.channels_last
     )
-    if not compiled.usable(x, 0.75):
+    if not compiled.takes(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
     for op in (
         lambda t: ops.lrn(t, n, 2.0, 0.3, columns=columns),
@@ -180,7 +181,7 @@ def test_one_pass_is_its_parts_one_by_one(
     x = random(2, maps * columns, *sides, dtype=torch.float32, scale=3).contiguous(
         memory_format=torch.channels_last
     )
-    if not compiled.usable(x):
+    if not compiled.takes(x):
         pytest.skip("no C++ compiler on this machine")
     norm = None if n is None else Lrn(n, alpha=0.1)
     relu_after = relu_after and window is not None
@@ -216,7 +217,7 @@ def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype)
         .contiguous(memory_format=torch.channels_last)
         .requires_grad_()
     )
-    if not compiled.usable(x, 0.75):
+    if not compiled.takes(x, 0.75):
         pytest.skip("no C++ compiler on this machine")
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     opcheck(compiled.norm_pool, (x, True, 2, 2, 3, 2, True, True, 2.0, 1e-4), test_utils=checks)
@@ -288,16 +289,17 @@ def test_pools_are_their_slow_twin_and_as_large_as_planned(
     if size > side or stride > size:
         return
     x = random(2, 3, side, side)
-    op = ops.max_pool if kind == "max" else ops.avg_pool
-    got = op(x, size, stride, partial)
+    architecture = Architecture((), pool=Pool(size, stride, partial))
+    op = Op("pool", "pool", f"{kind}_pool", Conv("conv", 3, 1), (3, side, side), (3, 1, 1), 1)
+    got = layers.make(op, architecture, torch.Generator())(x)
     np.testing.assert_allclose(
         got.numpy(), reference.pool(x.numpy(), size, stride, partial, kind), rtol=1e-12
     )
-    assert got.shape[2] == ops.pool.pooled_px(side, size, stride, partial)
+    assert got.shape[2] == pooled_px(side, size, stride, partial)
 
 
 def test_cifar_pools_give_16_8_4() -> None:
-    assert [ops.pool.pooled_px(side, 3, 2, True) for side in (32, 16, 8)] == [16, 8, 4]
+    assert [pooled_px(side, 3, 2, True) for side in (32, 16, 8)] == [16, 8, 4]
 
 
 @given(
@@ -368,12 +370,12 @@ def test_without_masks_a_net_computes_in_training_what_it_computes_at_test() -> 
     architecture = tiny_architecture()
     still = replace(architecture, dropout=replace(architecture.dropout, masks=False))
     x = torch.randn(4, 3, 32, 32)
-    net = build(still)
-    assert torch.equal(net(x, dropout_key=(0, 1)), net(x))
+    net = Network(still)
     values = net.activations(x, dropout_key=(0, 1))
     assert torch.equal(values["fc6.dropout"], values["fc6"] * 0.5)
-    assert torch.equal(net(x), build(architecture)(x))
-    assert not torch.equal(net(x), build(architecture)(x, dropout_key=(0, 1)))
+    assert torch.equal(net(x, dropout_key=(0, 1)), net.eval()(x))
+    assert torch.equal(net(x), Network(architecture).eval()(x))
+    assert not torch.equal(net(x), Network(architecture)(x, dropout_key=(0, 1)))
 
 
 def test_the_dropout_rate_is_the_share_of_zeros() -> None:

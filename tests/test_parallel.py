@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import checkpoint, recipes
+from alexnet.architecture import plan
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Architecture, Config, Parallel, StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.distributed.mesh import Mesh, destroy_mesh, init_mesh, layout
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.model import Network, plan
+from alexnet.model import Network
 from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import read_metrics
 from alexnet.train.sgd import Gradient, ParamHyper, sgd_step, zero_velocity
@@ -79,8 +80,8 @@ def compared(case: Case, mesh: Mesh) -> int:
 
     def summed(gradients: Iterable[Gradient]) -> Iterator[Gradient]:
         """By now, at the end of the steps backward, every sum is on its way, those of the last layers first."""
-        begun = [name.split(".")[0] for name in part._begun]
-        wanted = [name.split(".")[0] for name in own if part.cuts[name].summed_over.size > 1]
+        begun = [name.split(".")[0] for name in part._pending]
+        wanted = [name.split(".")[0] for name in own if part.shards[name].summed_over.size > 1]
         assert sorted(begun) == sorted(wanted)
         assert (begun[:1], begun[-1:]) == (wanted[-1:], wanted[:1])
         return kept(part.reduce_gradients(gradients), seen)
@@ -90,11 +91,11 @@ def compared(case: Case, mesh: Mesh) -> int:
     for step in range(case.steps + 1):
         if step == case.steps:  # once more where the whole net has come to
             for name, weight in own.items():
-                weight.detach().copy_(part.cuts[name].local(parameters[name]))
+                weight.detach().copy_(part.shards[name].local(parameters[name]))
         exact = {"rtol": 0, "atol": case.tolerance * case.growth**step}
         x = torch.randn(case.batch, 3, px, px, dtype=case.dtype, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(0, part.last.shape[0], (case.batch,), generator=generator)
+        labels = torch.randint(0, part.plan[-1].shape[0], (case.batch,), generator=generator)
         mesh.sent_bytes.clear()
         loss, wrong = part.loss(x[rows], labels[rows], case.batch, (0, step))
         logits = whole(x, (0, step))
@@ -120,13 +121,15 @@ def compared(case: Case, mesh: Mesh) -> int:
             case.steps,
         ):  # between them a unit or a maximum may tip by rounding, and its gradient with it
             differ = {
-                name: apart(gradient, part.cuts[name].local(expected_of[name]))
+                name: apart(gradient, part.shards[name].local(expected_of[name]))
                 for name, gradient in seen.items()
             }
             assert max(differ.values()) < case.gradients, differ
         for name, weight in own.items():
-            torch.testing.assert_close(weight, part.cuts[name].local(parameters[name]), **exact)
+            torch.testing.assert_close(weight, part.shards[name].local(parameters[name]), **exact)
     if case.batch % mesh.data.size == 0:
+        part.eval()
+        whole.eval()
         with torch.no_grad():
             torch.testing.assert_close(part(x[rows]), whole(x)[rows], **exact)
     together = part.gather_network()

@@ -15,14 +15,16 @@ PACKAGE = Path(alexnet.__file__).parent
 # A module may import from modules of its own rank or a lower one.
 RANKS = {
     0: ["config", "errors", "files", "native", "progress", "provenance"],
-    1: ["recipes", "ops", "data", "device"],
-    2: ["model"],
-    3: ["distributed", "diagnostics", "checkpoint"],
-    4: ["evaluation", "inference", "export"],
-    5: ["train"],
-    6: ["figures"],
-    7: ["demo", "experiments"],
-    8: ["cli", "__init__", "__main__"],
+    1: ["recipes", "architecture"],
+    2: ["ops", "data", "device"],
+    3: ["layers"],
+    4: ["model"],
+    5: ["distributed", "diagnostics", "checkpoint", "trained"],
+    6: ["evaluation", "inference", "export"],
+    7: ["train"],
+    8: ["figures"],
+    9: ["demo", "experiments"],
+    10: ["cli", "__init__", "__main__"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 

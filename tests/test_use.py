@@ -19,7 +19,8 @@ from alexnet.data.augment import Preprocess
 from alexnet.data.store import Statistics, Store
 from alexnet.diagnostics import BLIND, Signal, signal, warning
 from alexnet.export import write_onnx
-from alexnet.model import build
+from alexnet.model import Network
+from alexnet.trained import Trained
 from tests.conftest import RECIPES, tiny_architecture
 
 
@@ -101,11 +102,11 @@ def test_onnx_gives_the_networks_probabilities(
     architecture = replace(config.architecture, width=0.125, classes=10)
     # a start at which the probabilities of different inputs differ, whatever the recipe's own
     layers = tuple(replace(layer, std=0.05) for layer in architecture.layers)
-    net = build(replace(architecture, layers=layers))
+    net = Network(replace(architecture, layers=layers))
     statistics = Statistics(np.full((px + 8, px + 8, 3), 120.0), np.eye(3) * 60**2)
     preprocess = Preprocess(config.augment, statistics, px, torch.device("cpu"))
     about = {"recipe": config.recipe, "store": "none", "sha256": "none"}
-    trained = checkpoint.Trained(net, preprocess, tuple("abcdefghij"), about)
+    trained = Trained(net, preprocess, tuple("abcdefghij"), about)
     write_onnx(trained, tmp_path / "net.onnx")
     rgb = np.random.default_rng(0).integers(0, 256, (3, px, px, 3)).astype(np.float32)
     session = onnxruntime.InferenceSession(
@@ -116,11 +117,11 @@ def test_onnx_gives_the_networks_probabilities(
     if config.augment.mean == "channel":
         x = x / (255 * torch.tensor([0.229, 0.224, 0.225]))
     with torch.no_grad():
-        want = net(x.permute(0, 3, 1, 2)).softmax(1).numpy()
+        want = net.eval()(x.permute(0, 3, 1, 2)).softmax(1).numpy()
     np.testing.assert_allclose(got, want, atol=1e-4)
     assert np.abs(want[0] - want[1]).max() > 1e-3  # the inputs are told apart
     model = onnx.load(tmp_path / "net.onnx")
-    lrns = sum(step.op == "lrn" for step in net.steps) * architecture.columns
+    lrns = sum(step.op == "lrn" for step in net.plan) * architecture.columns
     assert [node.op_type for node in model.graph.node].count("LRN") == lrns
     assert json.loads({p.key: p.value for p in model.metadata_props}["classes"]) == list(
         "abcdefghij"
@@ -130,19 +131,17 @@ def test_onnx_gives_the_networks_probabilities(
 def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
     import onnxruntime
 
-    net = build(replace(tiny_architecture(), links=False))
+    net = Network(replace(tiny_architecture(), links=False))
     statistics = Statistics(np.full((40, 40, 3), 120.0), np.eye(3))
     preprocess = Preprocess(recipes.paper().augment, statistics, 32, torch.device("cpu"))
     about = {"recipe": "tiny", "store": "none", "sha256": "none"}
-    write_onnx(
-        checkpoint.Trained(net, preprocess, tuple("abcdefghij"), about), tmp_path / "net.onnx"
-    )
+    write_onnx(Trained(net, preprocess, tuple("abcdefghij"), about), tmp_path / "net.onnx")
     rgb = np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32)).astype(np.float32)
     session = onnxruntime.InferenceSession(
         str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
     )
     with torch.no_grad():
-        want = net(torch.from_numpy(rgb) - 120).softmax(1).numpy()
+        want = net.eval()(torch.from_numpy(rgb) - 120).softmax(1).numpy()
     np.testing.assert_allclose(session.run(None, {"rgb": rgb})[0], want, atol=1e-4)
 
 
@@ -198,10 +197,10 @@ def test_figure_4_has_the_papers_counts(run: Path) -> None:
 
 
 def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:
-    net = build(tiny_architecture())
+    net = Network(tiny_architecture())
     images = torch.randn(3, 3, 32, 32) * 50
     with torch.no_grad():
-        f = net.activations(images)["fc7"].flatten(1).double()
+        f = net.eval().activations(images)["fc7"].flatten(1).double()
     apart = (f[0] - f[1]).norm() + (f[0] - f[2]).norm() + (f[1] - f[2]).norm()
     size = f.norm(dim=1).sum()
     assert signal(net, images)[-2].difference == pytest.approx(float(apart / size))
@@ -212,7 +211,7 @@ def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:
 
 
 def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> None:
-    net = build(tiny_architecture())
+    net = Network(tiny_architecture())
     one = torch.randn(1, 3, 32, 32) * 50
     assert all(s.difference < 1e-5 for s in signal(net, one.expand(3, -1, -1, -1)))
     seen = signal(net, torch.randn(4, 3, 32, 32) * 50)
@@ -228,7 +227,7 @@ def test_the_papers_words_start_nearer_to_blind_than_the_originals() -> None:
     images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
     last = {}
     for recipe in (recipes.paper, recipes.original):
-        last[recipe.__name__] = signal(build(replace(recipe().architecture, width=0.25)), images)[
+        last[recipe.__name__] = signal(Network(replace(recipe().architecture, width=0.25)), images)[
             -2
         ].difference
     assert last["paper"] < last["original"]

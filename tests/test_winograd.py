@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch.library import opcheck
 
 from alexnet import native, recipes
-from alexnet.model import build, plan
+from alexnet.architecture import plan
+from alexnet.config import Architecture, Conv, FullyConnected
+from alexnet.model import Network
 from alexnet.ops import winograd
 
 TOLERANCE = 1e-5  # of the same computed with absolute values: float32 rounds to 6e-8 and tiles add up to 100 times that
@@ -91,12 +93,12 @@ def test_the_papers_last_three_convolutions_take_it_and_others_do_not() -> None:
         if step.op == "linear" and layer.name.startswith("conv"):
             x = torch.empty(128, *step.in_shape)
             weight = torch.empty(step.weight_shape)
-            if winograd.wins(x, weight, layer.stride, layer.pad, step.columns):  # type: ignore[union-attr]
+            if winograd.takes(x, weight, layer.stride, layer.pad, step.columns):  # type: ignore[union-attr]
                 taken.append(layer.name)
-            assert not winograd.wins(
+            assert not winograd.takes(
                 x.double(), weight.double(), layer.stride, layer.pad, step.columns
             )  # type: ignore[union-attr]
-            assert not winograd.wins(x[:1], weight, layer.stride, layer.pad, step.columns)  # type: ignore[union-attr]
+            assert not winograd.takes(x[:1], weight, layer.stride, layer.pad, step.columns)  # type: ignore[union-attr]
     assert taken == ["conv3", "conv4", "conv5"]
 
 
@@ -114,10 +116,31 @@ def test_its_operators_are_ones_that_pytorch_can_compile() -> None:
 
 @pytest.mark.slow
 def test_the_whole_net_gives_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = build(recipes.original().architecture)
+    net = Network(recipes.original().architecture)
     x = 50 * torch.randn(32, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        ours = net(x)
-        monkeypatch.setattr(winograd, "wins", lambda *given: False)
-        plain = net(x).double()
+        ours = net(x, (0, 0))
+        monkeypatch.setattr(winograd, "takes", lambda *arguments: False)
+        plain = net(x, (0, 0)).double()
+    assert not torch.equal(ours, plain)
     assert error(ours, plain, plain) < TOLERANCE
+
+
+def test_a_prediction_never_goes_through_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their rounding depends on the other images of the batch."""
+    calls = []
+    monkeypatch.setattr(winograd, "conv2d", lambda *arguments: calls.append(1) or arguments[0])
+    architecture = Architecture(
+        (
+            Conv("conv1", 64, 3, pad=(1, 1)),
+            Conv("conv2", 64, 3, pad=(1, 1)),
+            FullyConnected("f", 2),
+        ),
+        input_px=16,
+    )
+    net = Network(architecture)
+    x = torch.randn(16, 3, 16, 16)
+    net(x)
+    assert calls == [1]
+    net.eval()(x)
+    assert calls == [1]

@@ -31,12 +31,12 @@ class ExportArguments:
 def export(arguments: list[str]) -> None:
     """Run `alexnet export`."""
     a = parse(ExportArguments, "export", arguments)
-    from alexnet import checkpoint, export
+    from alexnet import checkpoint, export, load
 
     if a.file.exists():
         raise AlexNetError(f"{a.file} exists; choose another name")
     if a.file.suffix == ".onnx":
-        export.write_onnx(checkpoint.load(a.run, a.which), a.file)
+        export.write_onnx(load(a.run, a.which), a.file)
     elif a.file.suffix == ".safetensors":
         # The empty dict stands for the velocity, which only a run that continues needs.
         saved = checkpoint.read(a.run, a.which)

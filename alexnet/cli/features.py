@@ -36,9 +36,7 @@ class FeaturesArguments:
 def features(arguments: list[str]) -> None:
     """Run `alexnet features`."""
     a = parse(FeaturesArguments, "features", arguments)
-    from alexnet import checkpoint, inference
+    from alexnet import inference, load
 
-    count = inference.features(
-        checkpoint.load(a.run, device=a.device), a.layer, a.data, a.out, a.split
-    )
+    count = inference.features(load(a.run, device=a.device), a.layer, a.data, a.out, a.split)
     print(f"{a.out}/{a.layer}.npy: {count} images")

@@ -34,14 +34,14 @@ class FigureArguments:
 def figure(arguments: list[str]) -> None:
     """Run `alexnet figure`."""
     a = parse(FigureArguments, "figure", arguments)
-    from alexnet import checkpoint, figures
+    from alexnet import figures, load
 
     if not a.runs:
         raise AlexNetError("name the run to draw")
     out = a.out or a.runs[0] / f"{a.kind}.png"
     match a.kind:
         case "filters":
-            plot = figures.filters(checkpoint.load(a.runs[0]).net)
+            plot = figures.filters(load(a.runs[0]).net)
         case "answers":
             plot = figures.answers(a.runs[0])
         case "neighbours":

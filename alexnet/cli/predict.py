@@ -36,10 +36,10 @@ class PredictArguments:
 def predict(arguments: list[str]) -> None:
     """Run `alexnet predict`."""
     a = parse(PredictArguments, "predict", arguments)
-    from alexnet import checkpoint, inference
+    from alexnet import inference, load
 
     num_unreadable = 0
-    trained = checkpoint.load(a.run, device=a.device)
+    trained = load(a.run, device=a.device)
     names = dict(zip(trained.classes, trained.names, strict=True))
     # Not strict: a store without wnids has no words at all.
     words = dict(zip(trained.classes, trained.words, strict=False))

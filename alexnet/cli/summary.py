@@ -43,7 +43,7 @@ def summary(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alexnet.model import plan
+    from alexnet.architecture import plan
 
     ops = plan(config.architecture)
     table = Table("layer", "output", "columns", "parameters", "neurons", "multiply-adds", box=None)

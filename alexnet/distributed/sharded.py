@@ -1,9 +1,11 @@
-"""What one rank holds and computes of a network: its column's kernels, its share of the fully connected units.
+"""The part of a network that one rank holds and computes.
 
-Parameters have the whole network's names; `cuts` says which part of each a rank holds. Exchange stands where the paper
-has it: before conv3 and in the fully connected layers (section 3.2). The last layer is cut by its inputs, so that nets
-whose columns never meet exchange nothing before the logits; with more classes than hidden units it is cut by classes,
-and the loss is taken without gathering them.
+A rank holds the filters of its column and its share of the fully connected units. Parameters have the
+names of the full network; `ShardedNetwork.shards` says which part of each a rank holds. Activations
+are exchanged where the paper exchanges them: before conv3 and in the fully connected layers (section
+3.2). The last layer is cut by its inputs, so that nets whose columns never meet exchange nothing
+before the logits. With more classes than hidden units it is cut by classes, and the loss is computed
+without gathering them.
 """
 
 from __future__ import annotations
@@ -17,29 +19,169 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet import ops
-from alexnet.config import Architecture, FullyConnected
+from alexnet import layers
+from alexnet.architecture import Op, plan
+from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.data.loader import Share
 from alexnet.distributed.collectives import begin_sum, gather_maps, gather_rows, gathered, sum_parts
 from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.errors import MeshError
-from alexnet.model import Network, Op, apply_linear
+from alexnet.model import DropoutKey, Network
+from alexnet.ops import dropout_mask
+from alexnet.ops.linear import cast_for_products
 
 
 @dataclass(frozen=True)
 class ParamShard:
-    """The part of a parameter that a rank holds: the `group.place`-th of `group.size` along `dim`; None: all of it."""
+    """The part of a parameter that a rank holds.
+
+    It is the `group.place`-th of `group.size` equal parts along `dim`, or all of it if `dim` is None.
+    """
 
     dim: int | None
     group: Group
     summed_over: Group
-    """Ranks with the same part and other pictures: their gradients are added."""
+    """Ranks with the same part and other images: their gradients are added."""
 
-    def local(self, whole: torch.Tensor) -> torch.Tensor:
+    def local(self, full: torch.Tensor) -> torch.Tensor:
+        """Cut this rank's part out of the full parameter."""
         if self.dim is None or self.group.size == 1:
-            return whole
-        return whole.tensor_split(self.group.size, self.dim)[self.group.place]
+            return full
+        return full.tensor_split(self.group.size, self.dim)[self.group.place]
+
+
+class _Layout:
+    """How the layers of an architecture lie on the ranks of a mesh, for the modules of one rank."""
+
+    def __init__(self, architecture: Architecture, mesh: Mesh) -> None:
+        """Raises MeshError where the layers do not divide among the ranks."""
+        linear = [op for op in plan(architecture) if op.op == "linear"]
+        if mesh.hybrid and not architecture.links:
+            raise MeshError(
+                "parallel.hybrid gathers all maps before fc6; a net without links has columns "
+                "apart there"
+            )
+        if mesh.hybrid and not isinstance(linear[-2].layer, FullyConnected):
+            raise MeshError("parallel.hybrid needs a fully connected layer before the last")
+        self.mesh = mesh
+        self.first, self.last = linear[0].layer.name, linear[-1].layer.name
+        self.by_classes = architecture.links and linear[-1].shape[0] > linear[-1].in_shape[0]
+        self.shards = {
+            f"{op.layer.name}.{parameter}": self._shard(op, parameter)
+            for op in linear
+            for parameter in ("weight", "bias")
+        }
+        self.global_size = 0
+        """Number of images on all ranks together in the batch that is being computed."""
+
+    def _shard(self, op: Op, parameter: str) -> ParamShard:
+        """Choose the part of a parameter for this rank."""
+        mesh, connected = self.mesh, isinstance(op.layer, FullyConnected)
+        group = mesh.units if connected else mesh.columns
+        # With a hybrid mesh, each rank sees all images in the fully connected layers.
+        summed_over = Group() if connected and mesh.hybrid else mesh.data
+        by_inputs = op.layer.name == self.last and not self.by_classes
+        divided = op.in_shape[0] if by_inputs else op.shape[0]
+        if divided % group.size:
+            raise MeshError(
+                f"{op.layer.name}: {group.size} ranks do not divide {divided} maps or units"
+            )
+        dim = 0 if not by_inputs else 1 if parameter == "weight" else None
+        return ParamShard(dim, group, summed_over)
+
+    def meets(self, op: Op) -> bool:
+        """Whether a layer sees what all columns made, and not the image itself."""
+        return op.columns == 1 and op.layer.name != self.first
+
+    def rows(self) -> tuple[int, ...]:
+        """Number of images of each part of the batch that is being computed."""
+        return Share(of=self.mesh.data.size).sizes(self.global_size)
+
+    def make(self, op: Op, architecture: Architecture, generator: torch.Generator) -> nn.Module:
+        """Make this rank's module of an operation; see `layers.make`."""
+        local = replace(op, columns=max(1, op.columns // self.mesh.columns.size))
+        if op.op == "dropout":
+            return _Dropout(self, op, architecture)
+        if op.op != "linear":
+            return layers.make(local, architecture, generator)
+        # The full weights are drawn and then cut, so that any number of ranks begins with the same
+        # network. The copy frees the rest of them.
+        weight, bias = (
+            self.shards[f"{op.layer.name}.{parameter}"]
+            .local(full)
+            .clone(memory_format=torch.preserve_format)
+            for parameter, full in zip(
+                ("weight", "bias"), layers.initial_weights(op, generator), strict=True
+            )
+        )
+        if isinstance(op.layer, Conv):
+            return _Conv2d(self, op, local, weight, bias)
+        if isinstance(op.layer, FullyConnected):
+            return _Linear(self, op, local, weight, bias)
+        # Nets with locally connected layers have one column, which no mesh divides.
+        return layers.Local2d(local, weight, bias)
+
+
+class _Conv2d(layers.Conv2d):
+    """The filters of this rank's columns."""
+
+    def __init__(
+        self, layout: _Layout, op: Op, local: Op, weight: torch.Tensor, bias: torch.Tensor
+    ) -> None:
+        super().__init__(local, weight, bias)
+        self.layout, self.name, self.meets = layout, op.layer.name, layout.meets(op)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.meets:
+            x = gather_maps(x, self.layout.mesh, self.layout.mesh.columns, self.name)
+        return super().forward(x)
+
+
+class _Linear(layers.Linear):
+    """This rank's units; of the last layer, its inputs or its classes."""
+
+    def __init__(
+        self, layout: _Layout, op: Op, local: Op, weight: torch.Tensor, bias: torch.Tensor
+    ) -> None:
+        super().__init__(local, weight, bias)
+        self.layout, self.name, self.meets = layout, op.layer.name, layout.meets(op)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layout, mesh, dtype = self.layout, self.layout.mesh, x.dtype
+        after_maps = x.dim() > 2
+        x = x.flatten(1)
+        if self.name == layout.last and not layout.by_classes:
+            # The parts of the sum are added in the dtype of the products, and only then rounded.
+            x, weight, bias = cast_for_products(x, self.weight, self.bias)
+            return (sum_parts(F.linear(x, weight), mesh, mesh.units, self.name) + bias).to(dtype)
+        if after_maps and self.meets:
+            x = gather_maps(x, mesh, mesh.columns, self.name)
+            if mesh.hybrid:
+                x = gather_rows(x, mesh, mesh.data, f"{self.name}, pictures", layout.rows())
+        elif self.meets:
+            x = gather_maps(x, mesh, mesh.units, self.name)
+        return super().forward(x)
+
+
+class _Dropout(layers.Dropout):
+    """This rank's part of the mask that a single process would draw."""
+
+    def __init__(self, layout: _Layout, op: Op, architecture: Architecture) -> None:
+        super().__init__(architecture.dropout, op.layer.name)
+        self.layout, self.connected = layout, isinstance(op.layer, FullyConnected)
+
+    def mask(self, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+        if key is None:
+            return super().mask(x, key)
+        layout, mesh = self.layout, self.layout.mesh
+        group = mesh.units if self.connected else mesh.columns
+        shape = (layout.global_size, x.shape[1] * group.size, *x.shape[2:])
+        mask = dropout_mask(shape, self.p, *key, self.layer, x.device)
+        mask = mask.chunk(group.size, 1)[group.place]
+        if self.connected and mesh.hybrid:
+            return mask
+        return torch.split(mask, list(layout.rows()))[mesh.data.place]
 
 
 class ShardedNetwork(Network):
@@ -47,167 +189,111 @@ class ShardedNetwork(Network):
 
     def __init__(self, architecture: Architecture, seed: int, mesh: Mesh) -> None:
         """Raises MeshError where the layers do not divide among the ranks."""
-        super().__init__(architecture, seed)
-        if mesh.hybrid and not architecture.links:
-            raise MeshError(
-                "parallel.hybrid gathers all maps before fc6; a net without links has columns apart there"
-            )
-        self.mesh = mesh
-        self.columns = architecture.columns // mesh.columns.size
-        linear = [step for step in self.steps if step.op == "linear"]
-        self.last = linear[-1]
-        if mesh.hybrid and not isinstance(linear[-2].layer, FullyConnected):
-            raise MeshError("parallel.hybrid needs a fully connected layer before the last")
-        self.by_classes = architecture.links and self.last.shape[0] > self.last.in_shape[0]
-        self.cuts: dict[str, ParamShard] = {}
-        for step in linear:
-            layer = self.get_submodule(step.layer.name)
-            for kind in ("weight", "bias"):
-                cut = self.cuts[f"{step.layer.name}.{kind}"] = self._cut(step, kind)
-                if cut.dim is not None and cut.group.size > 1:
-                    own = cut.local(getattr(layer, kind).detach())
-                    setattr(
-                        layer, kind, nn.Parameter(own.clone(memory_format=torch.preserve_format))
-                    )
-        self._whole_rows = 0  # of the batch that is being computed
-        self._begun: dict[
-            str, tuple[torch.Tensor, dist.Work | None]
-        ] = {}  # sums of gradients on their way
+        layout = _Layout(architecture, mesh)
+        # A single process has the ordinary modules.
+        super().__init__(architecture, seed, layers.make if mesh.world.size == 1 else layout.make)
+        self.mesh, self.shards = mesh, layout.shards
+        self._layout = layout
+        # The gradients that are being added over the ranks.
+        self._pending: dict[str, tuple[torch.Tensor, dist.Work | None]] = {}
         for name, weight in self.named_parameters():
-            if self.cuts[name].summed_over.size > 1:
-                weight.register_hook(partial(self._begin, name))  # type: ignore[no-untyped-call]
+            if self.shards[name].summed_over.size > 1:
+                weight.register_hook(partial(self._begin_sum, name))  # type: ignore[no-untyped-call]
 
-    def _cut(self, step: Op, kind: str) -> ParamShard:
-        mesh, full = self.mesh, isinstance(step.layer, FullyConnected)
-        group = mesh.units if full else mesh.columns
-        summed = Group() if full and mesh.hybrid else mesh.data
-        by_inputs = step is self.last and not self.by_classes
-        divided = step.in_shape[0] if by_inputs else step.shape[0]
-        if divided % group.size:
-            raise MeshError(
-                f"{step.layer.name}: {group.size} ranks do not divide {divided} maps or units"
-            )
-        dim = 0 if not by_inputs else 1 if kind == "weight" else None
-        return ParamShard(dim, group, summed)
+    def forward(self, images: torch.Tensor, dropout_key: DropoutKey | None = None) -> torch.Tensor:
+        """Compute the logits of this rank's images, for all classes; see `Network.forward`.
 
-    def forward(
-        self, images: torch.Tensor, dropout_key: tuple[int, int] | None = None
-    ) -> torch.Tensor:
-        """Logits of this rank's pictures, of all classes; as `Network.forward`. Every shard has as many pictures."""
-        self._whole_rows = len(images) * self.mesh.data.size
+        Every rank must have the same number of images.
+        """
+        mesh, layout = self.mesh, self._layout
+        layout.global_size = len(images) * mesh.data.size
         logits = super().forward(images, dropout_key)
-        if self.by_classes:
-            logits = gather_maps(logits, self.mesh, self.mesh.units, "logits")
-        if self.mesh.hybrid:
-            logits = logits.chunk(self.mesh.data.size)[self.mesh.data.place]
+        if layout.by_classes:
+            logits = gather_maps(logits, mesh, mesh.units, "logits")
+        if mesh.hybrid:
+            logits = logits.chunk(mesh.data.size)[mesh.data.place]
         return logits
 
     def loss(
         self,
         images: torch.Tensor,
         labels: torch.Tensor,
-        whole: int,
-        dropout_key: tuple[int, int] | None = None,
+        global_size: int,
+        dropout_key: DropoutKey | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the pictures seen here add to the mean over a batch of `whole`, and how many are classed wrongly.
+        """Compute this rank's part of the mean loss, and its number of wrong classifications.
 
-        In a hybrid mesh every rank sees the whole batch after the convolutions. labels: of this rank's pictures.
+        In a hybrid mesh every rank sees the full batch after the convolutions.
+
+        Args:
+            labels: Labels of this rank's images.
+            global_size: Number of images on all ranks together.
+
+        Returns:
+            The sum of the losses of the images seen here, divided by `global_size`, and the number
+            of them whose most probable class is wrong.
         """
-        self._whole_rows = whole
+        mesh, layout = self.mesh, self._layout
+        layout.global_size = global_size
         logits = super().forward(images, dropout_key)
-        if self.mesh.hybrid:
-            labels = gather_rows(labels, self.mesh, self.mesh.data, "labels", self._rows())
-        if self.by_classes:
-            losses, wrong = cross_entropy_by_classes(logits, labels, self.mesh, self.mesh.units)
+        if mesh.hybrid:
+            labels = gather_rows(labels, mesh, mesh.data, "labels", layout.rows())
+        if layout.by_classes:
+            losses, wrong = cross_entropy_by_classes(logits, labels, mesh, mesh.units)
         else:
             losses, wrong = (
                 F.cross_entropy(logits, labels, reduction="sum"),
                 (logits.argmax(1) != labels).sum(),
             )
-        return losses / whole, wrong
+        return losses / global_size, wrong
 
-    def _rows(self) -> tuple[int, ...]:
-        """Pictures of each shard of the batch that is being computed."""
-        return Share(of=self.mesh.data.size).sizes(self._whole_rows)
-
-    def _mask(self, step: Op, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
-        """This rank's part of the mask that one process draws."""
-        full = isinstance(step.layer, FullyConnected)
-        group = self.mesh.units if full else self.mesh.columns
-        whole = (self._whole_rows, x.shape[1] * group.size, *x.shape[2:])
-        mask = ops.dropout_mask(
-            whole, self.architecture.dropout.rate, *key, step.layer.name, x.device
-        )
-        mask = mask.chunk(group.size, 1)[group.place]
-        if full and self.mesh.hybrid:
-            return mask
-        return torch.split(mask, list(self._rows()))[self.mesh.data.place]
-
-    def _linear(
-        self, step: Op, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor
-    ) -> torch.Tensor:
-        mesh, name = self.mesh, step.layer.name
-        meets = step.columns == 1 and step is not self.steps[0]  # sees what all columns made
-        own = replace(step, columns=max(1, step.columns // mesh.columns.size))
-        if not isinstance(step.layer, FullyConnected):
-            return apply_linear(
-                own, weight, bias, gather_maps(x, mesh, mesh.columns, name) if meets else x
-            )
-        after_maps = x.dim() > 2
-        x = x.flatten(1)
-        if step is self.last and not self.by_classes:
-            return sum_parts(F.linear(x, weight), mesh, mesh.units, name) + bias
-        if after_maps and meets:
-            x = gather_maps(x, mesh, mesh.columns, name)
-            if mesh.hybrid:
-                x = gather_rows(x, mesh, mesh.data, f"{name}, pictures", self._rows())
-        elif meets:
-            x = gather_maps(x, mesh, mesh.units, name)
-        return apply_linear(own, weight, bias, x)
-
-    def _begin(self, name: str, gradient: torch.Tensor) -> None:
-        """As soon as a gradient is there its sum is begun, while those of earlier layers are computed."""
-        if gradient.dim() == 1:  # a bias's may share memory with what is still needed
+    def _begin_sum(self, name: str, gradient: torch.Tensor) -> None:
+        """Begin to add a gradient over the ranks while those of earlier layers are computed."""
+        # The gradient of a bias may share memory with one that is still needed.
+        if gradient.dim() == 1:
             gradient = gradient.clone()
-        self._begun[name] = begin_sum(gradient, self.mesh, self.cuts[name].summed_over, "gradients")
+        summed_over = self.shards[name].summed_over
+        self._pending[name] = begin_sum(gradient, self.mesh, summed_over, "gradients")
 
     def reduce_gradients(
         self, gradients: Iterable[tuple[str, torch.Tensor]]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each parameter's gradient over the whole batch, once it is there."""
-        for name, own in gradients:
-            gradient, work = self._begun.pop(name, (own, None))
+        """Yield each parameter's gradient over the full batch, as soon as its sum is complete."""
+        for name, local in gradients:
+            gradient, work = self._pending.pop(name, (local, None))
             if work is not None:
                 work.wait()
             yield name, gradient
 
-    def local(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """This rank's parts of the whole network's tensors."""
+    def local(self, full: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Cut this rank's parts out of the full network's tensors."""
         return {
-            name: self.cuts[name].local(tensor) if name in self.cuts else tensor
-            for name, tensor in whole.items()
+            name: self.shards[name].local(tensor) if name in self.shards else tensor
+            for name, tensor in full.items()
         }
 
     def gather_network(self) -> Network | None:
-        """The whole network, on the first rank."""
+        """Gather the full network on rank 0; None on the others."""
         if self.mesh.world.size == 1:
             return self
-        whole = self.full(dict(self.named_parameters()))
+        full = self.full(dict(self.named_parameters()))
         if not self.mesh.first:
             return None
-        net = Network(self.architecture).to(next(iter(whole.values())))
-        net.load_state_dict(whole)
+        net = Network(self.architecture).to(next(iter(full.values())))
+        net.load_state_dict(full)
         return net
 
     @torch.no_grad()
     def full(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The whole network's tensors of these names, on the first rank; on others what they hold. For checkpoints."""
+        """Gather the full network's tensors of these names on rank 0, for a checkpoint.
+
+        The other ranks take part in the collective and return what they hold.
+        """
         result = {}
         for name, tensor in tensors.items():
-            cut = self.cuts[name]
+            shard = self.shards[name]
             result[name] = tensor.detach()
-            if cut.dim is not None and cut.group.size > 1 and 0 in cut.group.ranks:
-                result[name] = torch.cat(
-                    list(gathered(result[name], self.mesh, cut.group, "checkpoint")), cut.dim
-                )
+            if shard.dim is not None and shard.group.size > 1 and 0 in shard.group.ranks:
+                parts = gathered(result[name], self.mesh, shard.group, "checkpoint")
+                result[name] = torch.cat(list(parts), shard.dim)
         return result

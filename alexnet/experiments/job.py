@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.checkpoint import load
 from alexnet.config import Config, from_dict
 from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
@@ -26,6 +25,7 @@ from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import write_whole
 from alexnet.train.loop import Interrupted, fit, resume
 from alexnet.train.metrics import NotFinite, read_metrics
+from alexnet.trained import load
 
 CONFIG_FILE = "wanted.json"
 """Its name may not change: folders of earlier runs are read again."""

@@ -12,7 +12,6 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from alexnet import figures
-from alexnet.checkpoint import load
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
@@ -21,6 +20,7 @@ from alexnet.experiments.records import Record, Row
 from alexnet.experiments.table import NOT_RUN, not_run, ours, p_word, reading, source
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
+from alexnet.trained import load
 
 COLOURS = {
     "same sign": "#2e7d4f",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from alexnet.architecture import plan
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.records import UNDERFITTED, Record, Row, opened, record, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
-from alexnet.model import plan
 
 FULL_SCALE = (
     "Commands at full scale: `--precision auto` is bfloat16 on CUDA; what 2012 computed in is "

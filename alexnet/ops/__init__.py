@@ -1,19 +1,20 @@
-"""The operators of the paper that PyTorch lacks or has otherwise; slow twins are in `tests/reference.py`."""
+"""The operators of the paper that PyTorch lacks or defines otherwise.
 
-from alexnet.ops import pool
+Their slow twins, with loops, are in `tests/reference.py`.
+"""
+
 from alexnet.ops.dropout import dropout, dropout_mask
+from alexnet.ops.linear import convolution, fully_connected
 from alexnet.ops.local import locally_connected
 from alexnet.ops.normalise import lrn, norm_pool, spatial_norm
-from alexnet.ops.pool import avg_pool, max_pool
 
 __all__ = [
-    "avg_pool",
+    "convolution",
     "dropout",
     "dropout_mask",
+    "fully_connected",
     "locally_connected",
     "lrn",
-    "max_pool",
     "norm_pool",
-    "pool",
     "spatial_norm",
 ]

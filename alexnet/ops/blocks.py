@@ -1,8 +1,9 @@
-"""A strided convolution as one of stride 1 over blocks of stride x stride pixels (space to depth).
+"""A strided convolution as a convolution of stride 1 over blocks of pixels (space to depth).
 
-Three channels fill a fifth of a vector and stride 4 visits every sixteenth place, so the gradient of conv1's kernels is
-the slowest of the network for its size. Over 4x4 blocks it has 48 channels, kernels of 3x3 and stride 1. Kernels of 11
-are widened to 12 by zeros: a fifth more multiply-adds in half the time.
+conv1 has three input channels, which fill a fifth of a vector register, and stride 4, so the
+gradient of its filters is the slowest of the network for its size. Over blocks of 4x4 pixels it has
+48 channels, filters of 3x3 blocks, and stride 1. Filters of 11x11 pixels are widened to 12x12 by
+zeros: a fifth more multiply-adds in half the time.
 """
 
 from __future__ import annotations
@@ -10,16 +11,23 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-FEW_CHANNELS = 4
+MAX_CHANNELS = 4
+"""With more input channels the direct convolution fills its vectors well enough."""
 
 
-def wins(x: torch.Tensor, weight: torch.Tensor, stride: int) -> bool:
-    """Where it was measured to be faster: float32 on CPUs, with a gradient."""
+def takes(
+    x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int], columns: int
+) -> bool:
+    """Whether this path was measured to be faster: float32 on CPUs, with a gradient.
+
+    Arguments as in `linear.convolution`.
+    """
     fits = (
-        x.device.type == "cpu"
+        columns == 1
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and stride > 1
-        and x.shape[1] <= FEW_CHANNELS
+        and x.shape[1] <= MAX_CHANNELS
     )
     return fits and weight.requires_grad and torch.is_grad_enabled()
 
@@ -27,20 +35,19 @@ def wins(x: torch.Tensor, weight: torch.Tensor, stride: int) -> bool:
 def conv2d(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, pad: tuple[int, int]
 ) -> torch.Tensor:
-    """The convolution of x: (N, C, H, W), padded before and after each side, with weight: (K, C, S, S)."""
+    """Convolve x: (N, C, H, W), padded before and after each side, with weight: (K, C, S, S)."""
     before, after = pad
     size = weight.shape[2]
-    wide = -(-size // stride) * stride  # the kernels' side in whole blocks
-    reach = [(side + before + after - size) // stride * stride + wide for side in x.shape[2:]]
-    ends = [
-        end - before - side for end, side in zip(reach, x.shape[2:], strict=True)
-    ]  # below 0 it cuts
+    wide = -(-size // stride) * stride  # the side of a filter, rounded up to whole blocks
+    covered = [(side + before + after - size) // stride * stride + wide for side in x.shape[2:]]
+    # A negative padding crops: the last window may end before the image does.
+    ends = [end - before - side for end, side in zip(covered, x.shape[2:], strict=True)]
     x = _blocks(F.pad(x, (before, ends[1], before, ends[0])), stride)
     return F.conv2d(x, _blocks(F.pad(weight, (0, wide - size, 0, wide - size)), stride), bias)
 
 
 def _blocks(x: torch.Tensor, side: int) -> torch.Tensor:
-    """(N, C, H, W) to (N, side * side * C, H / side, W / side), channels last."""
+    """Reshape (N, C, H, W) to (N, side * side * C, H / side, W / side), channels last."""
     n, c, h, w = x.shape
     apart = x.permute(0, 2, 3, 1).reshape(n, h // side, side, w // side, side * c)
     return (

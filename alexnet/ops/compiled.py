@@ -1,6 +1,7 @@
-"""The compiled operators as PyTorch's: `alexnet::norm_pool` and `alexnet::spatial_norm`, with their gradients.
+"""The compiled normalizations as PyTorch operators: `alexnet::norm_pool`, `alexnet::spatial_norm`.
 
-For channels-last float32 or bfloat16 tensors on a CPU and beta = 3/4; `normalise.py` decides when to use them.
+They take channels-last float32 or bfloat16 tensors on a CPU, with beta = 3/4; `normalise.py` decides
+when to use them. Being PyTorch operators, they have shapes for the compiler and gradients.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import torch
 from torch.library import custom_op
 
 from alexnet import native
-from alexnet.ops.pool import pooled_px
+from alexnet.architecture import pooled_px
+from alexnet.config import Lrn, Pool, SpatialNorm
+from alexnet.ops import fast, plain
 
-MOST_WINDOW_PX = 15  # a maximum's place in its window is kept in a byte
+MAX_WINDOW_PX = 15
+"""The position of a maximum in its window is kept in one byte."""
 
 
-def usable(x: torch.Tensor, beta: float = 0.75) -> bool:
-    """Whether the compiled operators can take x: (N, C, H, W)."""
+def takes(x: torch.Tensor, beta: float = 0.75) -> bool:
+    """Whether the compiled operators can take x: (N, C, H, W) with this exponent."""
     fits = x.device.type == "cpu" and x.dtype in native.SUFFIX and beta == 0.75 and x.numel() > 0
     return (
         fits and x.is_contiguous(memory_format=torch.channels_last) and native.kernels() is not None
@@ -26,13 +30,14 @@ def usable(x: torch.Tensor, beta: float = 0.75) -> bool:
 
 
 def _call(name: str, tensors: tuple[torch.Tensor, ...], *others: Any) -> None:
-    operators = native.kernels()
-    assert operators is not None
+    """Call the function of `kernels.cpp` for the dtype of the first tensor."""
+    library = native.kernels()
+    assert library is not None
     pointers = [tensor.data_ptr() for tensor in tensors]
-    getattr(operators, f"{name}_{native.SUFFIX[tensors[0].dtype]}")(*pointers, *others)
+    getattr(library, f"{name}_{native.SUFFIX[tensors[0].dtype]}")(*pointers, *others)
 
 
-def _last(x: torch.Tensor) -> torch.Tensor:
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -54,16 +59,22 @@ def norm_pool(
     k: float,
     alpha: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """relu, normalisation over `half` maps on either side (-1: none), maximum over windows (size_px 0: none), relu.
+    """Compute ReLU, LRN, maximum and ReLU in one pass over memory; each one is optional.
 
-    x: (N, C, H, W) channels last; beta is 3/4. Returns y, and for the gradient each maximum's place in its window.
+    Args:
+        x: (N, C, H, W), channels last.
+        half: Number of maps on either side that LRN sums over; -1 for no LRN. beta is 3/4.
+        size_px: Side of the pooling window; 0 for no pool.
+
+    Returns:
+        The result, and for the gradient the position of each maximum in its window, uint8.
     """
-    y, which = _results(x, size_px, stride, partial)
-    given = native.Pass(
+    y, position = _empty_results(x, size_px, stride, partial)
+    settings = native.Pass(
         *_sizes(x), relu, columns, half, size_px, stride, *y.shape[2:], relu_after, k, alpha
     )
-    _call("pass_forward", (x, y, which), byref(given))
-    return y, which
+    _call("pass_forward", (x, y, position), byref(settings))
+    return y, position
 
 
 @norm_pool.register_fake
@@ -77,12 +88,13 @@ def _fake_norm_pool(
     partial: bool,
     *others: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _results(x, size_px, stride, partial)
+    return _empty_results(x, size_px, stride, partial)
 
 
-def _results(
+def _empty_results(
     x: torch.Tensor, size_px: int, stride: int, partial: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uninitialized results of `norm_pool`; without a pool there are no positions."""
     if size_px == 0:
         return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
     sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
@@ -94,7 +106,7 @@ def _results(
 def norm_pool_backward(
     x: torch.Tensor,
     dy: torch.Tensor,
-    which: torch.Tensor,
+    position: torch.Tensor,
     relu: bool,
     columns: int,
     half: int,
@@ -103,17 +115,19 @@ def norm_pool_backward(
     k: float,
     alpha: float,
 ) -> torch.Tensor:
+    """The gradient of `norm_pool` with respect to x, from the position of each maximum."""
     dx = torch.empty_like(x)
-    given = native.Pass(
+    # No second ReLU: a maximum that it cuts off has no position.
+    settings = native.Pass(
         *_sizes(x), relu, columns, half, size_px, stride, *dy.shape[2:], False, k, alpha
     )
-    _call("pass_backward", (x, _last(dy), which, dx), byref(given))
+    _call("pass_backward", (x, _channels_last(dy), position, dx), byref(settings))
     return dx
 
 
 @custom_op("alexnet::spatial_norm", mutates_args=(), device_types="cpu")
 def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Tensor:
-    """x: (N, C, H, W) channels last; half: pixels on either side; beta is 3/4."""
+    """Normalize over a square of `half` pixels on either side. x: (N, C, H, W), channels last."""
     y = torch.empty_like(x)
     _call("spatial_forward", (x, y), *_sizes(x), half, k, alpha)
     return y
@@ -123,8 +137,9 @@ def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Te
 def spatial_norm_backward(
     x: torch.Tensor, dy: torch.Tensor, half: int, k: float, alpha: float
 ) -> torch.Tensor:
+    """The gradient of `spatial_norm` with respect to x."""
     dx = torch.empty_like(x)
-    _call("spatial_backward", (x, _last(dy), dx), *_sizes(x), half, k, alpha)
+    _call("spatial_backward", (x, _channels_last(dy), dx), *_sizes(x), half, k, alpha)
     return dx
 
 
@@ -136,28 +151,43 @@ for _operator in (norm_pool_backward, spatial_norm, spatial_norm_backward):
     _operator.register_fake(_like_first)
 
 
-def _keep_pass(
+def _save_pass(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    x, relu, columns, half, size_px, stride, _, _, k, alpha = inputs
-    ctx.save_for_backward(x, output[1])
+    ctx.save_for_backward(inputs[0], output[1])
     ctx.mark_non_differentiable(output[1])
-    ctx.constants = relu, columns, half, size_px, stride, k, alpha
+    ctx.settings = inputs[1:]
 
 
 def _pass_gradient(ctx: Any, dy: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-    x, which = ctx.saved_tensors
-    return norm_pool_backward(x, dy, which, *ctx.constants), *(None,) * 9
+    x, position = ctx.saved_tensors
+    relu, columns, half, size_px, stride, partial, relu_after, k, alpha = ctx.settings
+    if torch.is_grad_enabled():
+        # LRN over n maps looks at n // 2 on either side, so 2 half + 1 is an n of the same sum.
+        norm = Lrn(2 * half + 1, k, alpha) if half >= 0 else None
+        window = Pool(size_px, stride, partial) if size_px else None
+
+        def formula(x: torch.Tensor) -> torch.Tensor:
+            return plain.norm_pool(x, relu, norm, window, relu_after, columns)
+
+        return *fast.plain_gradients(formula, (x,), (True,), dy), *(None,) * 9
+    dx = norm_pool_backward(x, dy, position, relu, columns, half, size_px, stride, k, alpha)
+    return dx, *(None,) * 9
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _save_spatial(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     ctx.save_for_backward(inputs[0])
-    ctx.constants = inputs[1:]
+    ctx.settings = inputs[1:]
 
 
-def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-    return spatial_norm_backward(ctx.saved_tensors[0], dy, *ctx.constants), None, None, None
+def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    (x,), (half, k, alpha) = ctx.saved_tensors, ctx.settings
+    if torch.is_grad_enabled():
+        norm = SpatialNorm(2 * half + 1, k, alpha)
+        formula = lambda x: plain.spatial_norm(x, norm)  # noqa: E731
+        return *fast.plain_gradients(formula, (x,), (True,), dy), None, None, None
+    return spatial_norm_backward(x, dy, half, k, alpha), None, None, None
 
 
-norm_pool.register_autograd(_pass_gradient, setup_context=_keep_pass)
-spatial_norm.register_autograd(_spatial_gradient, setup_context=_keep)
+norm_pool.register_autograd(_pass_gradient, setup_context=_save_pass)
+spatial_norm.register_autograd(_spatial_gradient, setup_context=_save_spatial)

@@ -1,4 +1,4 @@
-"""The locally connected layer of the CIFAR-10 nets: a convolution whose kernels differ at every position."""
+"""The locally connected layer of the CIFAR-10 nets: a convolution with other weights everywhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.errors import ConfigError
+from alexnet.ops import fast
+from alexnet.ops.linear import cast_for_products
 
 
-class _Products(torch.autograd.Function):
-    """As torch.bmm, of tensors that lie in memory as they are read: else every matrix is copied, both ways."""
+class _BatchedProduct(torch.autograd.Function):
+    """`torch.bmm` on contiguous tensors.
+
+    Given the transposed views of this layer, `torch.bmm` copies every matrix by itself, forward and
+    backward.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -29,23 +35,33 @@ class _Products(torch.autograd.Function):
 def locally_connected(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, pad: tuple[int, int] = (0, 0)
 ) -> torch.Tensor:
-    """x: (N, C, H, W); weight: (K, C, S, S, H', W'), a kernel for every output position; bias: (K, H', W').
+    """Convolve with a filter of its own for every position of the result, at stride 1.
 
-    pad: zeros at (left and top, right and bottom). Returns (N, K, H', W') with stride 1. Raises ConfigError when the
-    positions of the weight are not those of x.
+    Args:
+        x: (N, C, H, W).
+        weight: (K, C, S, S, H', W').
+        bias: (K, H', W').
+        pad: Pixels of zeros at (left and top, right and bottom).
+
+    Returns:
+        (N, K, H', W'), in the dtype of x.
+
+    Raises:
+        ConfigError: If the positions of the weights are not those of x.
     """
-    kernels, channels, size, _, height, width = weight.shape
+    filters, channels, size, _, height, width = weight.shape
+    dtype = x.dtype
+    x, weight, bias = cast_for_products(x, weight, bias)
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     if x.shape[1] != channels or x.shape[2] - size + 1 != height or x.shape[3] - size + 1 != width:
         raise ConfigError(
             f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}"
         )
-    whole = x.permute(
-        2, 3, 0, 1
-    ).contiguous()  # (H, W, N, C): a position's patches of all pictures lie together
-    patches = (
-        whole.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1).flatten(2)
-    )  # (H'*W', N, C*S*S)
-    each = weight.flatten(4).flatten(1, 3)  # (K, C*S*S, H'*W')
-    sums: torch.Tensor = _Products.apply(patches, each.permute(2, 1, 0))  # type: ignore[no-untyped-call]
-    return sums.permute(1, 2, 0).reshape(-1, kernels, height, width) + bias
+    # With the positions first, the windows of all images at one position are one matrix.
+    by_position = x.permute(2, 3, 0, 1).contiguous()  # (H, W, N, C)
+    windows = by_position.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1).flatten(2)
+    filters_by_position = weight.flatten(4).flatten(1, 3).permute(2, 1, 0)
+    # (H'W', N, C S S) times (H'W', C S S, K)
+    product = _BatchedProduct.apply if fast.unobserved(x, weight, bias) else torch.bmm
+    sums: torch.Tensor = product(windows, filters_by_position)
+    return (sums.permute(1, 2, 0).reshape(-1, filters, height, width) + bias).to(dtype)

@@ -1,13 +1,23 @@
-"""Local response normalisation (section 3.3) and the original code's spatial normalisation.
+"""Local response normalization (section 3.3) and the original code's spatial normalization.
 
-Both are b = a / (k + alpha * S(a^2))^beta with a symmetric linear S: over adjacent maps, or over a square inside each
-map. So both have the gradient  da = db d^-beta - 2 alpha beta a S(db a d^(-beta-1)),  d = k + alpha S(a^2).
+Both are b = a / (k + alpha * S(a^2))^beta with a symmetric linear S: a sum over neighboring maps, or
+over a square inside each map. So both have the gradient
 
-The sum over maps is a product with a banded 0/1 matrix, which costs little beside the convolutions; the work goes in
-pieces that stay in the processor's cache. Arithmetic is float32 inside, whatever comes in (float64 stays float64).
-On a CPU with a C++ compiler the same is compiled code, `kernels.cpp`, for channels-last tensors; there the units
-and the maximum beside a normalisation are part of the same pass over memory (`norm_pool`). On CUDA a Triton kernel
-does unit and normalisation, `triton_lrn.py`.
+    da = db d^-beta - 2 alpha beta a S(db a d^(-beta-1)),    d = k + alpha S(a^2).
+
+The paper multiplies the sum by alpha; PyTorch, Caffe and ONNX multiply the mean, so their alpha is n
+times ours. The sum never crosses from one column to the other.
+
+Each function takes the fastest path that can compute its result:
+
+- On a CPU with a C++ compiler, channels-last tensors go through `kernels.cpp` (`compiled.py`), where
+  the activation and the pool beside a normalization are part of the same pass over memory.
+- On CUDA, a Triton kernel computes activation and normalization (`triton_lrn.py`).
+- Otherwise the sum over maps is a product with a banded matrix of zeros and ones, which costs little
+  beside the convolutions, and the work is done in pieces that stay in the processor's cache.
+- Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
+
+Sums are float32 for bfloat16 values, and float64 for float64 values.
 """
 
 from __future__ import annotations
@@ -22,11 +32,12 @@ import torch.nn.functional as F
 
 from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.errors import ConfigError
-from alexnet.ops import compiled, pool
+from alexnet.ops import compiled, fast, plain
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
-PIECE_VALUES = 1 << 20  # float32 values worked on at once: 4 MiB, about a core's share of the cache
+PIECE_VALUES = 1 << 20
+"""Number of float32 values in a piece: 4 MiB, about one core's share of the cache."""
 
 
 def lrn(
@@ -37,11 +48,20 @@ def lrn(
     beta: float = Lrn.beta,
     columns: int = 1,
 ) -> torch.Tensor:
-    """Local response normalisation over adjacent maps, as the paper has it.
+    """Normalize over neighboring maps, as in section 3.3.
 
-    x: (N, C, H, W), float64, float32 or bfloat16; the result has its shape, dtype and memory format. The sum at map i
-    runs from i - n/2 to i + n/2, both halves rounded down (n=4 sums five maps), inside i's own column only. alpha
-    multiplies the sum itself (PyTorch's own function divides it by n). Raises ConfigError when columns do not divide C.
+    Args:
+        x: (N, C, H, W), float64, float32 or bfloat16.
+        n: The sum at map i runs from i - n/2 to i + n/2, both halves rounded down, so n=4 sums five
+            maps.
+        alpha: Multiplies the sum itself.
+        columns: Number of groups of maps; the sum stays inside its group.
+
+    Returns:
+        A tensor with the shape, dtype and memory format of x.
+
+    Raises:
+        ConfigError: If the columns do not divide C, or n is less than 1.
     """
     return norm_pool(x, norm=Lrn(n, k, alpha, beta), columns=columns)
 
@@ -54,65 +74,41 @@ def norm_pool(
     relu_after: bool = False,
     columns: int = 1,
 ) -> torch.Tensor:
-    """What stands between two convolutions: unit, normalisation, maximum, unit, each part optional, in this order.
+    """Compute what stands between two convolutions: ReLU, LRN, maximum, ReLU, each one optional.
 
-    x: (N, C, H, W), float64, float32 or bfloat16. Where it is compiled nothing between the parts is written to memory,
-    or rounded to bfloat16. Raises ConfigError as `lrn`.
+    Where the pass is compiled, nothing between its parts is written to memory or rounded to
+    bfloat16.
+
+    Args:
+        x: (N, C, H, W), float64, float32 or bfloat16.
+
+    Raises:
+        ConfigError: As `lrn` does.
     """
     if norm:
         _check(x, norm.n, columns)
+    if not fast.unobserved(x):
+        return plain.norm_pool(x, relu, norm, window, relu_after, columns)
     beta = norm.beta if norm else 0.75
     half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
-    if compiled.usable(x, beta) and (window is None or window.size_px <= compiled.MOST_WINDOW_PX):
+    if compiled.takes(x, beta) and (window is None or window.size_px <= compiled.MAX_WINDOW_PX):
         size_px, stride, partial = (
             (window.size_px, window.stride, window.partial) if window else (0, 1, False)
         )
-        done = compiled.norm_pool(
+        y: torch.Tensor = compiled.norm_pool(
             x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha
-        )
-        y: torch.Tensor = done[0]
+        )[0]
         return y
-    if norm and (triton := _triton(x, beta)) is not None:
-        x = triton.lrn_triton(x, relu, columns, half, k, alpha)
+    if norm and triton_takes(x, beta):
+        # Imported here: Triton is present only beside a CUDA build of PyTorch.
+        from alexnet.ops.triton_lrn import lrn_triton
+
+        x = lrn_triton(x, relu, columns, half, k, alpha)
     else:
         x = F.relu(x) if relu else x
-        x = _plain_lrn(x, norm, columns) if norm else x
-    x = pool.max_pool(x, window.size_px, window.stride, window.partial) if window else x
+        x = _lrn_by_pieces(x, norm, columns) if norm else x
+    x = plain.max_pool(x, window) if window else x
     return F.relu(x) if relu_after else x
-
-
-def _check(x: torch.Tensor, n: int, columns: int) -> None:
-    if x.dim() != 4:
-        raise ConfigError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
-    if n < 1:
-        raise ConfigError(f"lrn over n={n} maps; n must be at least 1")
-    if columns < 1 or x.shape[1] % columns:
-        raise ConfigError(f"{columns} columns do not divide {x.shape[1]} maps")
-
-
-def _triton(x: torch.Tensor, beta: float) -> Any:
-    """The module of the CUDA kernel where it can take x, else None."""
-    fits = (
-        x.is_cuda and x.dtype in (torch.float32, torch.bfloat16) and beta == 0.75 and x.numel() > 0
-    )
-    if (
-        not fits
-        or not x.is_contiguous(memory_format=torch.channels_last)
-        or not util.find_spec("triton")
-    ):
-        return None
-    from alexnet.ops import triton_lrn
-
-    return triton_lrn
-
-
-def _plain_lrn(x: torch.Tensor, norm: Lrn, columns: int) -> torch.Tensor:
-    band = _band(x.shape[1] // columns, norm.n // 2, _inner(x.dtype), x.device)
-
-    def over_maps(squares: torch.Tensor) -> torch.Tensor:
-        return _band_product(squares, band, columns)
-
-    return _normalise(x, over_maps, norm.k, norm.alpha, norm.beta)
 
 
 def spatial_norm(
@@ -122,60 +118,115 @@ def spatial_norm(
     alpha: float = SpatialNorm.alpha,
     beta: float = SpatialNorm.beta,
 ) -> torch.Tensor:
-    """Normalisation over a size_px x size_px square around each position, inside each map (original code only).
+    """Normalize over a square of size_px x size_px pixels around each position of each map.
 
-    x: (N, C, H, W), float64, float32 or bfloat16; the square is cut at the border. Raises ConfigError for an even size.
+    The paper does not mention it: it stands only in the layer files of the authors' 2012 release.
+
+    Args:
+        x: (N, C, H, W), float64, float32 or bfloat16. The square is cut at the border.
+
+    Raises:
+        ConfigError: If the size is not odd.
     """
     if size_px < 1 or size_px % 2 == 0:
         raise ConfigError(f"spatial_norm over {size_px} pixels; the side of the square must be odd")
-    half = size_px // 2
-    if compiled.usable(x, beta):
-        y: torch.Tensor = compiled.spatial_norm(x, half, k, alpha)
+    norm = SpatialNorm(size_px, k, alpha, beta)
+    if not fast.unobserved(x):
+        return plain.spatial_norm(x, norm)
+    if compiled.takes(x, beta):
+        y: torch.Tensor = compiled.spatial_norm(x, size_px // 2, k, alpha)
         return y
+    return _by_pieces(
+        x,
+        lambda squares: plain.sum_over_square(squares, size_px),
+        lambda t: plain.spatial_norm(t, norm),
+        (k, alpha, beta),
+    )
 
-    def over_square(squares: torch.Tensor) -> torch.Tensor:
-        rows = F.avg_pool2d(squares, (size_px, 1), 1, (half, 0), divisor_override=1)
-        return F.avg_pool2d(rows, (1, size_px), 1, (0, half), divisor_override=1)
 
-    return _normalise(x, over_square, k, alpha, beta)
+def _check(x: torch.Tensor, n: int, columns: int) -> None:
+    """Raise ConfigError if LRN over n maps is not defined for x."""
+    if x.dim() != 4:
+        raise ConfigError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
+    if n < 1:
+        raise ConfigError(f"lrn over n={n} maps; n must be at least 1")
+    if columns < 1 or x.shape[1] % columns:
+        raise ConfigError(f"{columns} columns do not divide {x.shape[1]} maps")
 
 
-def _normalise(x: torch.Tensor, sums: Sum, k: float, alpha: float, beta: float) -> torch.Tensor:
-    result: torch.Tensor = _Normalise.apply(x, sums, k, alpha, beta)  # type: ignore[no-untyped-call]
-    return result
+def triton_takes(x: torch.Tensor, beta: float) -> bool:
+    """Whether the Triton kernel can take x: (N, C, H, W) with this exponent."""
+    return (
+        x.is_cuda
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and beta == 0.75
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and util.find_spec("triton") is not None
+    )
+
+
+def _lrn_by_pieces(x: torch.Tensor, norm: Lrn, columns: int) -> torch.Tensor:
+    """LRN with the sum over maps as a banded matrix product."""
+    band = _band(x.shape[1] // columns, norm.n // 2, _sum_dtype(x.dtype), x.device)
+    return _by_pieces(
+        x,
+        lambda squares: _band_product(squares, band, columns),
+        lambda t: plain.lrn(t, norm, columns),
+        (norm.k, norm.alpha, norm.beta),
+    )
+
+
+def _by_pieces(
+    x: torch.Tensor, sums: Sum, formula: Sum, constants: tuple[float, float, float]
+) -> torch.Tensor:
+    """Normalize x piece by piece.
+
+    Args:
+        sums: S of the module's formula.
+        formula: The whole normalization in differentiable operations, for second derivatives.
+        constants: k, alpha and beta.
+    """
+    y: torch.Tensor = _Normalise.apply(x, sums, formula, constants)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Normalise(torch.autograd.Function):
+    """b = a / (k + alpha S(a^2))^beta; only a and the denominator are kept for the gradient."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, sums: Sum, k: float, alpha: float, beta: float
+        ctx: Any, x: torch.Tensor, sums: Sum, formula: Sum, constants: tuple[float, float, float]
     ) -> torch.Tensor:
+        k, alpha, beta = constants
         y = torch.empty_like(x)
-        d = torch.empty_like(x, dtype=_inner(x.dtype))
+        d = torch.empty_like(x, dtype=_sum_dtype(x.dtype))
         for a, b, c in zip(_pieces(x), _pieces(y), _pieces(d), strict=True):
             a = a.to(c.dtype)
             c.copy_(sums(a * a)).mul_(alpha).add_(k)
             b.copy_(_power(c, beta).mul_(a))
         ctx.save_for_backward(x, d)
-        ctx.constants = sums, alpha, beta
+        ctx.sums, ctx.formula, ctx.constants = sums, formula, constants
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         x, d = ctx.saved_tensors
-        sums, alpha, beta = ctx.constants
+        if torch.is_grad_enabled():
+            return (*fast.plain_gradients(ctx.formula, (x,), (True,), grads[0]), None, None, None)  # type: ignore[return-value]
+        _, alpha, beta = ctx.constants
         dy = grads[0].contiguous(memory_format=_format(x))
         dx = torch.empty_like(x)
         for a, c, db, da in zip(_pieces(x), _pieces(d), _pieces(dy), _pieces(dx), strict=True):
             a = a.to(c.dtype)
             direct = _power(c, beta).mul_(db)  # db d^-beta
-            through = sums((direct * a).div_(c)).mul_(a)
+            through = ctx.sums((direct * a).div_(c)).mul_(a)
             da.copy_(direct.sub_(through, alpha=2 * alpha * beta))
-        return dx, None, None, None, None
+        return dx, None, None, None
 
 
 def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
-    """d ** -beta; for the paper's 0.75 by square roots, several times faster than a power."""
+    """Compute d ** -beta; for the paper's 0.75 by square roots, several times faster than `pow`."""
     if beta == 0.75:
         root = d.sqrt()
         return root.sqrt().mul_(root).reciprocal_()
@@ -183,7 +234,7 @@ def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """In parts that stay in a CPU's cache; a GPU takes the whole at once."""
+    """Split a batch into pieces that stay in a CPU's cache; a GPU takes the batch at once."""
     if x.device.type != "cpu":
         return (x,)
     pieces: tuple[torch.Tensor, ...] = x.split(
@@ -192,23 +243,26 @@ def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return pieces
 
 
-def _inner(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the sums of squares."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _format(x: torch.Tensor) -> torch.memory_format:
+    """The memory format of x; a tensor that has both formats counts as contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 @lru_cache(maxsize=32)
 def _band(maps: int, half: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    place = torch.arange(maps, device=device)
-    return ((place[:, None] - place[None, :]).abs() <= half).to(dtype)
+    """The (maps, maps) matrix that is 1 where two maps are at most `half` apart, and 0 elsewhere."""
+    index = torch.arange(maps, device=device)
+    return ((index[:, None] - index[None, :]).abs() <= half).to(dtype)
 
 
 def _band_product(x: torch.Tensor, band: torch.Tensor, columns: int) -> torch.Tensor:
-    """Sum of x: (N, C, H, W) over neighbouring maps of each column, in x's own memory format."""
+    """Sum x: (N, C, H, W) over the neighboring maps of each column, in x's own memory format."""
     if columns > 1:
         return torch.cat([_band_product(part, band, 1) for part in x.chunk(columns, dim=1)], dim=1)
     if _format(x) is torch.channels_last or not x.is_contiguous():

@@ -1,7 +1,8 @@
-"""Unit and local response normalisation on CUDA, `alexnet::lrn_triton`: one pass over memory forward, one backward.
+"""ReLU and local response normalization on CUDA in Triton, `alexnet::lrn_triton`.
 
-For channels-last tensors and beta = 3/4. A program takes some positions and one column's maps. Neighbouring maps are
-loaded again at a shift, from the nearest cache; arithmetic is float32 inside. Nothing but x is kept for the gradient.
+One pass over memory forward, and one backward, for channels-last tensors and beta = 3/4. A program
+takes some positions and the maps of one column. Neighboring maps are loaded again at a shift, from
+the nearest cache. Arithmetic is float32 inside; nothing but x is kept for the gradient.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
@@ -14,86 +15,105 @@ import triton
 import triton.language as tl
 from torch.library import custom_op
 
-VALUES = 2048  # a program's maps times positions
+from alexnet.config import Lrn
+from alexnet.ops import fast, plain
+
+VALUES = 2048
+"""Maps times positions of one program."""
 
 
 @triton.jit
-def _shifted(x, place, maps, shift: tl.constexpr, inside, own: tl.constexpr, relu: tl.constexpr):
-    """Values of the maps `shift` further in the same column, 0 outside of it."""
-    there = inside & (maps + shift >= 0) & (maps + shift < own)
-    a = tl.load(x + place + shift, mask=there, other=0.0).to(tl.float32)
+def _shifted(
+    x, offset, maps, shift: tl.constexpr, inside, column_maps: tl.constexpr, relu: tl.constexpr
+):
+    """Load the maps `shift` further in the same column; 0 outside of it."""
+    valid = inside & (maps + shift >= 0) & (maps + shift < column_maps)
+    a = tl.load(x + offset + shift, mask=valid, other=0.0).to(tl.float32)
     return tl.where(a < 0, 0.0, a) if relu else a  # a NaN stays one
 
 
 @triton.jit
-def _place(
-    rows, own: tl.constexpr, width: tl.constexpr, positions: tl.constexpr, columns: tl.constexpr
+def _offsets(
+    rows,
+    column_maps: tl.constexpr,
+    width: tl.constexpr,
+    positions: tl.constexpr,
+    columns: tl.constexpr,
 ):
-    """Where this program's values stand, the number of each in its column, and which of them there are."""
+    """Offsets of this program's values in memory, their maps in the column, and which of them exist."""
     row = tl.program_id(0) * positions + tl.arange(0, positions)
     maps = tl.arange(0, width)[None, :]
-    place = row[:, None].to(tl.int64) * (own * columns) + tl.program_id(1) * own + maps
-    return place, maps, (row[:, None] < rows) & (maps < own)
+    offset = (
+        row[:, None].to(tl.int64) * (column_maps * columns) + tl.program_id(1) * column_maps + maps
+    )
+    return offset, maps, (row[:, None] < rows) & (maps < column_maps)
 
 
 @triton.jit
 def _forward(
     x, y, rows, k, alpha,
-    own: tl.constexpr, columns: tl.constexpr, half: tl.constexpr, relu: tl.constexpr,
+    column_maps: tl.constexpr, columns: tl.constexpr, half: tl.constexpr, relu: tl.constexpr,
     width: tl.constexpr, positions: tl.constexpr,
 ):  # fmt: skip
-    place, maps, inside = _place(rows, own, width, positions, columns)
+    offset, maps, inside = _offsets(rows, column_maps, width, positions, columns)
     squares = tl.zeros((positions, width), tl.float32)
     for shift in tl.static_range(-half, half + 1):
-        a = _shifted(x, place, maps, shift, inside, own, relu)
+        a = _shifted(x, offset, maps, shift, inside, column_maps, relu)
         squares += a * a
     root = tl.rsqrt(k + alpha * squares)  # d^-3/4 = d^-1/2 sqrt(d^-1/2)
-    a = _shifted(x, place, maps, 0, inside, own, relu)
-    tl.store(y + place, (a * root * tl.sqrt(root)).to(y.dtype.element_ty), mask=inside)
+    a = _shifted(x, offset, maps, 0, inside, column_maps, relu)
+    tl.store(y + offset, (a * root * tl.sqrt(root)).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _backward(
     x, dy, dx, rows, k, alpha,
-    own: tl.constexpr, columns: tl.constexpr, half: tl.constexpr, relu: tl.constexpr,
+    column_maps: tl.constexpr, columns: tl.constexpr, half: tl.constexpr, relu: tl.constexpr,
     width: tl.constexpr, positions: tl.constexpr,
 ):  # fmt: skip
-    place, maps, inside = _place(rows, own, width, positions, columns)
+    offset, maps, inside = _offsets(rows, column_maps, width, positions, columns)
     through = tl.zeros((positions, width), tl.float32)
     direct = tl.zeros((positions, width), tl.float32)
     for shift in tl.static_range(-half, half + 1):
         squares = tl.zeros((positions, width), tl.float32)
         for further in tl.static_range(-half, half + 1):
-            a = _shifted(x, place, maps, shift + further, inside, own, relu)
+            a = _shifted(x, offset, maps, shift + further, inside, column_maps, relu)
             squares += a * a
         root = tl.rsqrt(k + alpha * squares)
-        g = _shifted(dy, place, maps, shift, inside, own, False) * root * tl.sqrt(root)
-        through += g * _shifted(x, place, maps, shift, inside, own, relu) * root * root
+        g = _shifted(dy, offset, maps, shift, inside, column_maps, False) * root * tl.sqrt(root)
+        through += g * _shifted(x, offset, maps, shift, inside, column_maps, relu) * root * root
         if shift == 0:
             direct = g
-    a = _shifted(x, place, maps, 0, inside, own, relu)
+    a = _shifted(x, offset, maps, 0, inside, column_maps, relu)
     d = direct - 1.5 * alpha * a * through
     if relu:
         d = tl.where(a > 0, d, 0.0)
-    tl.store(dx + place, d.to(dx.dtype.element_ty), mask=inside)
+    tl.store(dx + offset, d.to(dx.dtype.element_ty), mask=inside)
 
 
 def _launch(
     kernel: Any, x: torch.Tensor, others: tuple[torch.Tensor, ...], constants: tuple[Any, ...]
 ) -> None:
     relu, columns, half, k, alpha = constants
-    rows, own = x.numel() // x.shape[1], x.shape[1] // columns
-    width = triton.next_power_of_2(own)
+    """Run a kernel over all positions and columns of x."""
+    rows, column_maps = x.numel() // x.shape[1], x.shape[1] // columns
+    # Triton's ranges have lengths that are powers of two; the maps beyond the column are masked.
+    width = triton.next_power_of_2(column_maps)
     positions = max(1, VALUES // width)
     grid = triton.cdiv(rows, positions), columns
-    kernel[grid](x, *others, rows, k, alpha, own, columns, half, relu, width, positions)
+    kernel[grid](x, *others, rows, k, alpha, column_maps, columns, half, relu, width, positions)
 
 
 @custom_op("alexnet::lrn_triton", mutates_args=())
 def lrn_triton(
     x: torch.Tensor, relu: bool, columns: int, half: int, k: float, alpha: float
 ) -> torch.Tensor:
-    """x: (N, C, H, W) channels last, float32 or bfloat16; half: maps on either side."""
+    """Compute ReLU (optional) and LRN.
+
+    Args:
+        x: (N, C, H, W), channels last, float32 or bfloat16.
+        half: Number of maps on either side that the sum covers.
+    """
     y = torch.empty_like(x)
     _launch(_forward, x, (y,), (relu, columns, half, k, alpha))
     return y
@@ -103,6 +123,7 @@ def lrn_triton(
 def lrn_triton_backward(
     x: torch.Tensor, dy: torch.Tensor, relu: bool, columns: int, half: int, k: float, alpha: float
 ) -> torch.Tensor:
+    """The gradient of `lrn_triton` with respect to x."""
     dx = torch.empty_like(x)
     _launch(
         _backward,
@@ -117,15 +138,23 @@ def _like_first(x: torch.Tensor, *others: Any) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     ctx.save_for_backward(inputs[0])
-    ctx.constants = inputs[1:]
+    ctx.settings = inputs[1:]
 
 
 def _gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return lrn_triton_backward(ctx.saved_tensors[0], dy, *ctx.constants), *(None,) * 5
+    (x,), (relu, columns, half, k, alpha) = ctx.saved_tensors, ctx.settings
+    if torch.is_grad_enabled():
+        norm = Lrn(2 * half + 1, k, alpha)
+
+        def formula(x: torch.Tensor) -> torch.Tensor:
+            return plain.norm_pool(x, relu, norm, None, False, columns)
+
+        return *fast.plain_gradients(formula, (x,), (True,), dy), *(None,) * 5
+    return lrn_triton_backward(x, dy, *ctx.settings), *(None,) * 5
 
 
 lrn_triton.register_fake(_like_first)
 lrn_triton_backward.register_fake(_like_first)
-lrn_triton.register_autograd(_gradient, setup_context=_keep)
+lrn_triton.register_autograd(_gradient, setup_context=_save)

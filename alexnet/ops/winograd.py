@@ -1,9 +1,13 @@
-"""Convolutions of 3x3 at stride 1 with a quarter of the multiplications (Winograd; Lavin and Gray 2015).
+"""Convolutions of 3x3 at stride 1 with a quarter of the multiplications (Winograd).
 
-A tile of 4x4 results needs 6x6 pixels. With fixed matrices A, B, G its results are A^T [(G g G^T) * (B^T d B)] A: 36
-products for each pair of maps in place of 144, and summed over maps they are 36 matrix products. The gradients are of
-the same kind. In float32 the result is about four times as far from the exact one as a direct convolution's, 2e-6 of
-its size; since a tile may reach from one picture into the next, rounding depends on a picture's neighbours too.
+A tile of 4x4 results needs 6x6 pixels. With fixed matrices A, B, G its results are
+A^T [(G g G^T) * (B^T d B)] A: 36 products for each pair of maps in place of 144, and summed over maps
+they are 36 matrix products. The gradients are of the same kind. In float32 the result is about four
+times as far from the exact one as a direct convolution's: 2e-6 of its size. A tile may reach from
+one image into the next, so the rounding of an image depends on its neighbors in the batch;
+therefore only training uses this path.
+
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015).
 """
 
 from __future__ import annotations
@@ -12,24 +16,34 @@ from ctypes import byref
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.library import custom_op
 
 from alexnet import native
+from alexnet.ops import fast
 
-LEAST_MAPS, LEAST_PIXELS = 64, 4096
-"""Of a group's maps, in and out, and of all pictures together: below, what stands around the products costs more."""
-AT_ONCE = 32
-"""Pictures whose tiles are made, multiplied and put together before the next ones': so long they stay in the cache."""
-_IN_24THS = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]])
-G = _IN_24THS / 24
-BOTH = torch.kron(G, G)  # (36, 9): of the rows and of the columns of a kernel at once
+MIN_MAPS = 64
+"""Maps of a column, in and out: with fewer, what stands around the products costs more than it saves."""
+MIN_PIXELS = 4096
+"""Pixels of all images of the batch together, for the same reason."""
+IMAGES_AT_ONCE = 32
+"""Images whose tiles are made, multiplied and put together before the next: they stay in the cache."""
+_G_TIMES_24 = torch.tensor(
+    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
+)
+G = _G_TIMES_24 / 24
+G_BOTH = torch.kron(G, G)
+"""G for the rows and the columns of a filter at once: (36, 9)."""
 
 
-def wins(
+def takes(
     x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int], columns: int
 ) -> bool:
-    """Where it was measured to be faster: float32 on CPUs, many maps, many pixels."""
-    kernels, own, size, _ = weight.shape
+    """Whether this path was measured to be faster: float32 on CPUs, many maps, many pixels.
+
+    Arguments as in `linear.convolution`.
+    """
+    filters, channels, size, _ = weight.shape
     fits = (
         size == 3
         and stride == 1
@@ -37,19 +51,26 @@ def wins(
         and x.device.type == "cpu"
         and x.dtype == torch.float32
     )
-    maps = own, kernels // columns
-    large = min(maps) >= LEAST_MAPS and not any(m % native.LANES for m in maps)
-    return (
-        fits and large and x.numel() >= LEAST_PIXELS * x.shape[1] and native.winograd() is not None
-    )
+    maps = channels, filters // columns
+    large = min(maps) >= MIN_MAPS and not any(m % native.LANES for m in maps)
+    return fits and large and x.numel() >= MIN_PIXELS * x.shape[1] and native.winograd() is not None
 
 
 def conv2d(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int = 1
 ) -> torch.Tensor:
-    """x: (N, C, H, W) with a border of a pixel of zeros; weight: (K, C / columns, 3, 3); bias: (K,). Float32, CPU."""
-    out: torch.Tensor = _Convolution.apply(x, weight, bias, columns)  # type: ignore[no-untyped-call]
-    return out
+    """Convolve x with a border of one pixel of zeros.
+
+    Args:
+        x: (N, C, H, W), float32, on a CPU.
+        weight: (K, C / columns, 3, 3).
+        bias: (K,).
+
+    Returns:
+        (N, K, H, W), channels last.
+    """
+    y: torch.Tensor = _Convolution.apply(x, weight, bias, columns)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Convolution(torch.autograd.Function):
@@ -57,91 +78,122 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         ctx.columns = columns
-        return _convolved(x, weight, bias, columns)
+        return _convolve(x, weight, bias, columns)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x, weight), columns, dy = ctx.saved_tensors, ctx.columns, gradients[0]
+        (x, weight, bias), columns, dy = ctx.saved_tensors, ctx.columns, gradients[0]
+        if torch.is_grad_enabled():
+
+            def direct(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+                return F.conv2d(x, weight, bias, padding=1, groups=columns)
+
+            needed = ctx.needs_input_grad[:3]
+            return *fast.plain_gradients(direct, (x, weight, bias), needed, dy), None
         dx = dweight = dbias = None
-        kernels, own = weight.shape[:2]
+        filters, channels = weight.shape[:2]
         if ctx.needs_input_grad[0]:
-            apart = weight.reshape(columns, kernels // columns, own, 3, 3)
-            turned = apart.transpose(1, 2).flip(3, 4).flatten(0, 1)
-            dx = _convolved(dy, turned, dy.new_zeros(own * columns), columns)
+            # The gradient is a convolution too: with the filters rotated by half a turn, and inputs
+            # and outputs exchanged inside each column.
+            grouped = weight.reshape(columns, filters // columns, channels, 3, 3)
+            rotated = grouped.transpose(1, 2).flip(3, 4).flatten(0, 1)
+            dx = _convolve(dy, rotated, dy.new_zeros(channels * columns), columns)
         if ctx.needs_input_grad[1]:
-            sums = dy.new_zeros((columns, 36, kernels // columns, own))
-            for part, its_dy in zip(torch.split(x, AT_ONCE), torch.split(dy, AT_ONCE), strict=True):
-                for into, seen, wanted in zip(
-                    sums, spread(part, columns, False), spread(its_dy, columns, True), strict=True
-                ):
-                    into.baddbmm_(wanted.transpose(1, 2), seen)
-            nine = torch.matmul(BOTH.T, sums.transpose(1, 2).reshape(kernels, 36, own))
-            dweight = nine.view(kernels, 3, 3, own).permute(0, 3, 1, 2)
+            sums = dy.new_zeros((columns, 36, filters // columns, channels))
+            for x_part, dy_part in zip(
+                torch.split(x, IMAGES_AT_ONCE), torch.split(dy, IMAGES_AT_ONCE), strict=True
+            ):
+                x_tiles, dy_tiles = spread(x_part, columns, False), spread(dy_part, columns, True)
+                for column in range(columns):
+                    sums[column].baddbmm_(dy_tiles[column].transpose(1, 2), x_tiles[column])
+            # Back from 36 products to the nine weights of each filter.
+            nine = torch.matmul(G_BOTH.T, sums.transpose(1, 2).reshape(filters, 36, channels))
+            dweight = nine.view(filters, 3, 3, channels).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[2]:
             dbias = dy.sum((0, 2, 3))
         return dx, dweight, dbias, None
 
 
-def _convolved(
+def _convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int
 ) -> torch.Tensor:
-    flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C')
-    kernels = torch.matmul(BOTH, flat).permute(1, 2, 0)  # (36, C', K)
+    """The forward pass; see `conv2d`."""
+    flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C / columns)
+    filters = torch.matmul(G_BOTH, flat).permute(1, 2, 0)  # (36, C / columns, K)
     images, _, height, width = x.shape
-    out = x.new_empty((images, len(weight), height, width)).contiguous(
-        memory_format=torch.channels_last
-    )
-    for part, there in zip(torch.split(x, AT_ONCE), torch.split(out, AT_ONCE), strict=True):
-        seen = spread(part, columns, False)
-        sums = seen.new_empty((*seen.shape[:3], len(weight) // columns))
-        for one, own, its_sums in zip(seen, kernels.chunk(columns, 2), sums, strict=True):
-            torch.bmm(one, own, out=its_sums)
-        collect(sums, bias, there)
-    return out
+    y = x.new_empty((images, len(weight), height, width))
+    y = y.contiguous(memory_format=torch.channels_last)
+    for x_part, y_part in zip(
+        torch.split(x, IMAGES_AT_ONCE), torch.split(y, IMAGES_AT_ONCE), strict=True
+    ):
+        tiles = spread(x_part, columns, False)
+        sums = tiles.new_empty((*tiles.shape[:3], len(weight) // columns))
+        for column, column_filters in enumerate(filters.chunk(columns, 2)):
+            torch.bmm(tiles[column], column_filters, out=sums[column])
+        collect(sums, bias, y_part)
+    return y
 
 
-def _canvas(pictures: torch.Tensor, groups: int) -> native.Canvas:
-    """Four pictures in a row where that leaves no tile half empty."""
-    images, maps, height, width = pictures.shape
-    across = next(count for count in (4, 2, 1) if images % count == 0 or count == 1)
-    rows, columns = -(-images // across) * (height + 1) - 1, across * (width + 1) - 1
+def _canvas(images: torch.Tensor, groups: int) -> native.Canvas:
+    """Lay the images out on one canvas that is cut into tiles.
+
+    Four images stand in a row where the batch allows it: alone, an image of 13x13 pixels would leave
+    the tiles at its border half empty.
+    """
+    count, maps, height, width = images.shape
+    across = next(n for n in (4, 2, 1) if count % n == 0 or n == 1)
+    rows, columns = -(-count // across) * (height + 1) - 1, across * (width + 1) - 1
     return native.Canvas(
-        images, height, width, maps, groups, across, -(-rows // 4), -(-columns // 4)
+        count, height, width, maps, groups, across, -(-rows // 4), -(-columns // 4)
     )
 
 
-def _call(name: str, *given: Any) -> None:
-    operators = native.winograd()
-    assert operators is not None
-    getattr(operators, name)(
-        *(value.data_ptr() if isinstance(value, torch.Tensor) else byref(value) for value in given)
+def _call(name: str, *arguments: Any) -> None:
+    """Call a function of `winograd.cpp` with pointers to its arguments."""
+    library = native.winograd()
+    assert library is not None
+    getattr(library, name)(
+        *(
+            value.data_ptr() if isinstance(value, torch.Tensor) else byref(value)
+            for value in arguments
+        )
     )
 
 
 @custom_op("alexnet::winograd_spread", mutates_args=(), device_types="cpu")
 def spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
-    """B^T d B of every tile, or A d A^T of a gradient's: (N, C, H, W) -> (groups, 36, tiles, C / groups)."""
-    out = _room(x, groups)
-    last = x.contiguous(memory_format=torch.channels_last)
-    _call("spread_gradients" if gradient else "spread_inputs", last, out, _canvas(x, groups))
+    """Transform every tile: B^T d B of an input, or A d A^T of a gradient.
+
+    Returns:
+        (groups, 36, tiles, C / groups) for x: (N, C, H, W).
+    """
+    out = _empty_tiles(x, groups)
+    x = x.contiguous(memory_format=torch.channels_last)
+    _call("spread_gradients" if gradient else "spread_inputs", x, out, _canvas(x, groups))
     return out
 
 
-def _room(x: torch.Tensor, groups: int) -> torch.Tensor:
+def _empty_tiles(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """An uninitialized result of `spread`."""
     canvas = _canvas(x, groups)
     return x.new_empty((groups, 36, canvas.tile_rows * canvas.tile_columns, x.shape[1] // groups))
 
 
 @spread.register_fake
 def _fake_spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
-    return _room(x, groups)
+    return _empty_tiles(x, groups)
 
 
 @custom_op("alexnet::winograd_collect", mutates_args=("out",), device_types="cpu")
 def collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
-    """A^T m A of every tile, plus bias, into out: (groups, 36, tiles, K / groups) -> (N, K, H, W), channels last."""
+    """Write A^T m A of every tile, plus the bias, into `out`.
+
+    Args:
+        sums: (groups, 36, tiles, K / groups).
+        out: (N, K, H, W), channels last.
+    """
     _call("collect", sums.contiguous(), bias.contiguous(), out, _canvas(out, len(sums)))
 
 

@@ -18,7 +18,7 @@ from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.files import write_whole
-from alexnet.model import Network
+from alexnet.model import Network, evaluation_mode
 from alexnet.train.sgd import PlateauState
 
 
@@ -149,7 +149,9 @@ def _which_tensor(net: Network, x: torch.Tensor, step: int) -> str:
                 f"step {step}: {name} is not finite since the last update; "
                 "a smaller --sgd.lr may help"
             )
-    for name, value in net.activations(x).items():
+    with evaluation_mode(net):
+        activations = net.activations(x)
+    for name, value in activations.items():
         if not torch.isfinite(value).all():
             return f"step {step}: the output of {name} is not finite; a smaller --sgd.lr may help"
     return f"step {step}: the loss is not finite, though every weight and activation is"

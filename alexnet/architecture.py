@@ -1,0 +1,253 @@
+"""From the table of layers to the plan: every operation of the network, with shapes and counts.
+
+The plan alone gives every shape, parameter count and multiply-add count, so tables and cost
+estimates need neither weights nor PyTorch. `model.Network` runs it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from alexnet.config import Architecture, Conv, FullyConnected, Layer, Local
+from alexnet.errors import ConfigError
+
+# (channels, height, width); a fully connected layer has height and width 1.
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of the plan, with its shapes and counts."""
+
+    name: str
+    """Key of the result in `Network.activations`. A layer's bare name (`conv1`) is the output of its
+    neurons, after the activation function; `conv1.linear`, `conv1.lrn`, `conv1.max_pool` and so on
+    are the intermediate values."""
+    module: str
+    """Name of the submodule of `Network` that computes it: `conv1`, `relu1`, `norm1`, `pool1`. A
+    hook on `relu1` therefore sees the value `conv1`, and one on `conv1` sees `conv1.linear`."""
+    op: str
+    layer: Layer
+    in_shape: Shape
+    shape: Shape
+    columns: int
+    """Number of groups whose outputs depend only on inputs of the same group; 1: no groups."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the layer's weights, with the fan-in in the last dimensions."""
+        fan_in = self.in_shape[0] // self.columns
+        match self.layer:
+            case Conv(size_px=size):
+                return (self.shape[0], fan_in, size, size)
+            case Local(size_px=size):
+                return (self.shape[0], fan_in, size, size, *self.shape[1:])
+            case FullyConnected():
+                return (self.shape[0], math.prod(self.in_shape) // self.columns)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """One bias for each kernel or unit; a locally connected layer has one for each position."""
+        return self.shape if isinstance(self.layer, Local) else self.shape[:1]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases."""
+        return (
+            math.prod(self.weight_shape) + math.prod(self.bias_shape) if self.op == "linear" else 0
+        )
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the weights in the forward pass of one image."""
+        if self.op != "linear":
+            return 0
+        positions = self.shape[1] * self.shape[2] if isinstance(self.layer, Conv) else 1
+        return math.prod(self.weight_shape) * positions
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons in the paper's sense: the outputs of a layer with weights."""
+        return math.prod(self.shape) if self.op == "linear" else 0
+
+
+def plan(architecture: Architecture) -> tuple[Op, ...]:
+    """List every operation of an architecture, in order.
+
+    Raises:
+        ConfigError: The architecture is invalid; the message names the layer.
+    """
+    layers = _layers(architecture)
+    # The paper counts its layers through: pool5 belongs to conv5, and dropout 6 to fc6. A net whose
+    # layers are named otherwise, or with the same number twice, has the whole name: `pool_local`.
+    numbers = [re.sub(r"\D*", "", layer.name, count=1) for layer in layers]
+    counted = all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
+    result: list[Op] = []
+    shape: Shape = (3, architecture.input_px, architecture.input_px)
+    for index, layer in enumerate(layers):
+        columns = _columns(architecture, layer, first=index == 0, last=index == len(layers) - 1)
+        suffix = numbers[index] if counted else f"_{layer.name}"
+        for op in _layer_ops(architecture, layer, shape, columns, suffix):
+            result.append(op)
+            shape = op.shape
+    return tuple(result)
+
+
+def _layers(architecture: Architecture) -> list[Layer]:
+    """Apply the ablations to the table of layers: width, classes, `without`, lrn, bias."""
+    layers = list(architecture.layers)
+    names = [layer.name for layer in layers]
+    if not layers or not isinstance(layers[-1], FullyConnected):
+        raise ConfigError(
+            "a network ends in a fully connected layer with one unit per class; this one does not"
+        )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two layers have the same name: {', '.join(names)}")
+    for name in architecture.without:
+        if name not in names[1:] or not isinstance(layers[names.index(name)], Conv):
+            raise ConfigError(
+                f"without={name!r}: only a convolution after the first can be removed"
+            )
+    if architecture.width <= 0:
+        raise ConfigError(f"width is {architecture.width}; it must be greater than 0")
+    if architecture.classes is not None and architecture.classes < 2:
+        raise ConfigError(f"classes is {architecture.classes}; a classifier needs at least 2")
+    linked = False
+    result: list[Layer] = []
+    for index, layer in enumerate(layers):
+        layer = _resized(architecture, layer, last=index == len(layers) - 1)
+        if layer.name in architecture.without:
+            linked = linked or (isinstance(layer, Conv) and layer.linked)
+            # The pool and the normalization stay: without them the layers behind would see larger
+            # maps, and the ablation would measure two changes at once.
+            stays = tuple(op for op in layer.then if op != "activation")
+            result[-1] = replace(result[-1], then=result[-1].then + stays)
+            continue
+        # The next convolution inherits the link of a removed one; otherwise removing conv3 would
+        # also separate the two columns.
+        if linked and isinstance(layer, Conv):
+            layer = replace(layer, linked=True)
+            linked = False
+        result.append(layer)
+    return result
+
+
+def _resized(architecture: Architecture, layer: Layer, last: bool) -> Layer:
+    """Apply `bias`, `normalise`, `classes` and `width` to one layer. `last`: the output layer."""
+    # A bias of 0 is kept: the ablation concerns only the biases that the paper sets to 1.
+    if architecture.bias is not None and layer.bias != 0:
+        layer = replace(layer, bias=architecture.bias)
+    if not architecture.normalise:
+        layer = replace(
+            layer, then=tuple(op for op in layer.then if op not in ("lrn", "spatial_norm"))
+        )
+    if isinstance(layer, FullyConnected):
+        units = (
+            (architecture.classes or layer.units)
+            if last
+            else round(layer.units * architecture.width)
+        )
+        return replace(layer, units=units)
+    return replace(layer, kernels=round(layer.kernels * architecture.width))
+
+
+def _columns(architecture: Architecture, layer: Layer, first: bool, last: bool) -> int:
+    """Number of groups in which the layer sees its inputs; the image and linked layers have one.
+
+    The last layer sees both columns even without links, since there is one set of classes.
+    """
+    if architecture.columns < 1:
+        raise ConfigError(f"columns is {architecture.columns}; it must be at least 1")
+    sees_all = isinstance(layer, FullyConnected) or getattr(layer, "linked", False)
+    if first or last or (architecture.links and sees_all):
+        return 1
+    return architecture.columns
+
+
+def _layer_ops(
+    architecture: Architecture, layer: Layer, in_shape: Shape, columns: int, suffix: str
+) -> Iterator[Op]:
+    """Yield the linear operation of a layer and the operations of `layer.then`, and check them.
+
+    Args:
+        suffix: Ends the names of the modules that follow the layer: the 1 of `pool1`.
+    """
+    name = layer.name
+    if isinstance(layer, FullyConnected):
+        shape: Shape = (layer.units, 1, 1)
+    else:
+        stride = layer.stride if isinstance(layer, Conv) else 1
+        if stride < 1 or layer.size_px < 1 or min(layer.pad) < 0:
+            raise ConfigError(f"{name}: size and stride must be at least 1, padding at least 0")
+        side = (in_shape[1] + sum(layer.pad) - layer.size_px) // stride + 1
+        shape = (layer.kernels, side, side)
+    if shape[0] < 1:
+        raise ConfigError(f"{name} has {shape[0]} kernels or units; it needs at least 1")
+    _check_side(name, in_shape, shape)
+    if shape[0] % architecture.columns and (columns > 1 or not isinstance(layer, FullyConnected)):
+        raise ConfigError(
+            f"{name}: {architecture.columns} columns do not divide its {shape[0]} kernels or units"
+        )
+    if in_shape[0] % columns:
+        raise ConfigError(f"{name}: {columns} columns do not divide the {in_shape[0]} maps it sees")
+    if isinstance(layer, Local) and columns > 1:
+        raise ConfigError(f"{name}: a locally connected layer belongs to nets of one column")
+    linear = name if "activation" not in layer.then else f"{name}.linear"
+    yield Op(linear, name, "linear", layer, in_shape, shape, columns)
+    used_names: set[str] = set()
+    for op in layer.then:
+        before = shape
+        if op in ("max_pool", "avg_pool"):
+            pool = architecture.pool
+            side = pooled_px(shape[1], pool.size_px, pool.stride, pool.partial)
+            shape = (shape[0], side, side)
+            _check_side(f"{name}.{op}", before, shape)
+        key = name if op == "activation" else f"{name}.{op}"
+        module = _module_prefix(op, architecture) + suffix
+        # A layer that takes over the operations of a removed one may have two of the same name.
+        while key in used_names:
+            key, module = f"{key}+", f"{module}_again"
+        used_names.add(key)
+        yield Op(key, module, op, layer, before, shape, architecture.columns)
+
+
+def _module_prefix(op: str, architecture: Architecture) -> str:
+    """What the name of the module for an operation begins with."""
+    match op:
+        case "activation":
+            return architecture.activation
+        case "lrn":
+            return "norm"
+        case "max_pool" | "avg_pool":
+            return "pool"
+        case "dropout":
+            return "drop"
+        case _:
+            return op
+
+
+def pooled_px(side_px: int, size_px: int, stride: int, partial: bool) -> int:
+    """Compute the side of a pooled map, in pixels.
+
+    Args:
+        partial: A window may begin inside the map and end outside of it, as in the CIFAR-10 nets,
+            where 32 pixels pooled by 3/2 give 16 and not 15.
+    """
+    span = side_px - size_px
+    if not partial:
+        return span // stride + 1
+    count = -(-span // stride) + 1
+    # The last window must begin inside the map.
+    return count - 1 if (count - 1) * stride >= side_px else count
+
+
+def _check_side(name: str, before: Shape, after: Shape) -> None:
+    """Raise ConfigError if an operation leaves no pixel of its input."""
+    if after[1] < 1:
+        raise ConfigError(
+            f"{name}: its input of {before[1]}x{before[2]} pixels is too small and shrinks to "
+            "nothing; use a larger input_px or fewer pools"
+        )

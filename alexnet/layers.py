@@ -1,0 +1,220 @@
+"""The modules of the network: one class for each kind of operation in the plan.
+
+What PyTorch has is PyTorch's (`nn.ReLU`, `nn.MaxPool2d`), so that tools that look for these classes
+find them. The others are subclasses where PyTorch has the kind, and plain modules where it has not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.fx
+from torch import nn
+
+from alexnet import config
+from alexnet.architecture import Op
+from alexnet.config import Architecture, Conv, Local
+from alexnet.ops import (
+    convolution,
+    dropout,
+    dropout_mask,
+    fully_connected,
+    locally_connected,
+    lrn,
+    spatial_norm,
+)
+
+
+def make(op: Op, architecture: Architecture, generator: torch.Generator) -> nn.Module:
+    """Make the module of one operation; the weights of a layer are drawn from `generator`."""
+    pool = architecture.pool
+    match op.op:
+        case "linear":
+            weight, bias = initial_weights(op, generator)
+            if isinstance(op.layer, Conv):
+                return Conv2d(op, weight, bias)
+            if isinstance(op.layer, Local):
+                return Local2d(op, weight, bias)
+            return Linear(op, weight, bias)
+        case "activation":
+            # Section 3.1: max(0, x), and the saturating functions that it is compared with.
+            match architecture.activation:
+                case "relu":
+                    return nn.ReLU()
+                case "tanh":
+                    return nn.Tanh()
+                case _:
+                    return nn.Sigmoid()
+        case "lrn":
+            return ResponseNorm(architecture.lrn, op.columns)
+        case "spatial_norm":
+            return SpatialNorm(architecture.spatial_norm)
+        case "max_pool":
+            return nn.MaxPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)
+        case "avg_pool":
+            return nn.AvgPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)
+        case _:
+            return Dropout(architecture.dropout, op.layer.name)
+
+
+def initial_weights(op: Op, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw the weights and set the biases of a layer, from `layer.std` and `layer.bias`.
+
+    Section 5: weights are Gaussian with zero mean, biases constant.
+    """
+    weight = torch.empty(op.weight_shape)
+    if op.layer.std is None:
+        # PyTorch's default initialization: weights and biases uniform within 1 / sqrt(fan-in).
+        # It is written out because nn.Conv2d draws from the global generator, in another order.
+        bound = 1 / math.sqrt(math.prod(op.weight_shape[1:4]))
+        bias = torch.empty(op.bias_shape).uniform_(-bound, bound, generator=generator)
+        weight.uniform_(-bound, bound, generator=generator)
+    else:
+        weight.normal_(0, op.layer.std, generator=generator)
+        bias = torch.full(op.bias_shape, float(op.layer.bias))
+    if isinstance(op.layer, Conv):
+        # Channels last is the fast layout for convolutions on CPUs and with tensor cores, and the
+        # kernels of `native/` need it. The values were drawn before: the layout changes no weight.
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return weight, bias
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution in columns, with its own padding on either side; see `ops.convolution`."""
+
+    def __init__(self, op: Op, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        assert isinstance(op.layer, Conv)
+        super().__init__(
+            op.in_shape[0],
+            op.shape[0],
+            op.layer.size_px,
+            op.layer.stride,
+            # Where the two sides differ, `forward` pads and PyTorch's own padding is 0.
+            padding=op.layer.pad[0] if len(set(op.layer.pad)) == 1 else 0,
+            groups=op.columns,
+            # Without memory, and without random numbers: the parameters are replaced below.
+            device="meta",
+        )
+        self.pad = op.layer.pad
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.bias is not None
+        return convolution(
+            x, self.weight, self.bias, self.stride[0], self.pad, self.groups, self.training
+        )
+
+    def extra_repr(self) -> str:
+        before, after = self.pad
+        sides = "" if before == after else f", pad={self.pad}"
+        return f"{super().extra_repr()}{sides}"  # type: ignore[no-untyped-call]
+
+
+class Linear(nn.Linear):
+    """A fully connected layer in columns; it flattens its input. See `ops.fully_connected`."""
+
+    def __init__(self, op: Op, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__(math.prod(op.in_shape), op.shape[0], device="meta")
+        self.columns = op.columns
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return fully_connected(x, self.weight, self.bias, self.columns)
+
+    def extra_repr(self) -> str:
+        columns = "" if self.columns == 1 else f", columns={self.columns}"
+        return super().extra_repr() + columns
+
+
+class Local2d(nn.Module):
+    """A locally connected layer; see `ops.locally_connected`."""
+
+    def __init__(self, op: Op, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        assert isinstance(op.layer, Local)
+        super().__init__()
+        self.pad = op.layer.pad
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return locally_connected(x, self.weight, self.bias, self.pad)
+
+    def extra_repr(self) -> str:
+        filters, channels, size, _, height, width = self.weight.shape
+        return f"{channels}, {filters}, size_px={size}, positions={height}x{width}, pad={self.pad}"
+
+
+class ResponseNorm(nn.Module):
+    """Local response normalization (section 3.3); see `ops.lrn`."""
+
+    def __init__(self, norm: config.Lrn, columns: int) -> None:
+        super().__init__()
+        self.n, self.k, self.alpha, self.beta = norm.n, norm.k, norm.alpha, norm.beta
+        self.columns = columns
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return lrn(x, self.n, self.k, self.alpha, self.beta, self.columns)
+
+    def extra_repr(self) -> str:
+        return (
+            f"n={self.n}, k={self.k:g}, alpha={self.alpha:g}, beta={self.beta:g}, "
+            f"columns={self.columns}"
+        )
+
+
+class SpatialNorm(nn.Module):
+    """The original code's normalization over a square; see `ops.spatial_norm`."""
+
+    def __init__(self, norm: config.SpatialNorm) -> None:
+        super().__init__()
+        self.size_px, self.k, self.alpha, self.beta = norm.size_px, norm.k, norm.alpha, norm.beta
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return spatial_norm(x, self.size_px, self.k, self.alpha, self.beta)
+
+    def extra_repr(self) -> str:
+        return f"size_px={self.size_px}, k={self.k:g}, alpha={self.alpha:g}, beta={self.beta:g}"
+
+
+class Dropout(nn.Dropout):
+    """Dropout as in 2012 (section 4.2), active in training mode; see `ops.dropout`."""
+
+    def __init__(self, settings: config.Dropout, layer: str) -> None:
+        super().__init__(settings.rate)
+        self.form, self.masks, self.layer = settings.form, settings.masks, layer
+
+    def forward(self, x: torch.Tensor, key: tuple[int, int] | None = None) -> torch.Tensor:
+        """Apply the layer.
+
+        Args:
+            key: (seed, step), which determines the mask. None: as `nn.Dropout`, a mask from
+                PyTorch's own generator.
+        """
+        mask = self.mask(x, key) if self.training and self.masks else None
+        return dropout(x, mask, self.p, self.form)
+
+    def mask(self, x: torch.Tensor, key: tuple[int, int] | None) -> torch.Tensor:
+        """The mask for the batch x. A rank of several draws its part of it."""
+        return _mask(x, key, self.p, self.layer)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, form={self.form!r}" + ("" if self.masks else ", masks=False")
+
+
+def _mask(x: torch.Tensor, key: tuple[int, int] | None, rate: float, layer: str) -> torch.Tensor:
+    if key is None:
+        return torch.rand_like(x, dtype=torch.float32) >= rate
+    return dropout_mask(tuple(x.shape), rate, *key, layer, x.device)
+
+
+# `torch.fx.symbolic_trace` runs the modules with placeholders in place of tensors. These functions
+# ask about values, so they stay whole in the traced graph.
+for _function in (
+    "_mask",
+    "convolution",
+    "fully_connected",
+    "locally_connected",
+    "lrn",
+    "spatial_norm",
+):
+    torch.fx.wrap(_function)

@@ -1,0 +1,57 @@
+"""When an operator may take a fast path, and how a fast path keeps second derivatives.
+
+A fast path (compiled code, Triton, Winograd tiles, a convolution over blocks) computes what the
+plain path computes, up to rounding, but it hides the PyTorch operations behind its result. Whoever
+looks at those operations therefore gets the plain path: the transforms of `torch.func`,
+`torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast, tensor
+subclasses, and modes that count or record operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+
+def unobserved(*tensors: torch.Tensor) -> bool:
+    """Whether nobody could tell a fast path on these tensors from the plain one."""
+    # First, so that the compiler does not follow the private functions below.
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    # PyTorch has no public name for these two; `autograd.Function` itself asks the first one.
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch.is_autocast_enabled(tensors[0].device.type):
+        return False
+    return all(
+        type(tensor) in (torch.Tensor, nn.Parameter)
+        and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
+        for tensor in tensors
+    )
+
+
+def plain_gradients(
+    plain: Callable[..., torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    needed: Sequence[bool],
+    dy: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """Differentiate the plain path, so that the gradients can be differentiated again.
+
+    The backward pass of a fast path calls this when gradients are recorded in it, which happens
+    only with `create_graph=True`: its own gradients have no derivatives.
+
+    Args:
+        plain: The plain path; it computes the result from `inputs`.
+        needed: Whether the gradient of each input is needed.
+        dy: Gradient of the result.
+
+    Returns:
+        The gradient of each input, or None where it is not needed.
+    """
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    gradients = iter(torch.autograd.grad(plain(*inputs), wanted, dy, create_graph=True))
+    return tuple(next(gradients) if need else None for need in needed)

@@ -1,0 +1,88 @@
+"""The weighted sums of the layers: convolutions and fully connected layers, in columns.
+
+Weights are float32 and cast at each use to the dtype of the activations, so that small updates are
+not rounded away as they would be in bfloat16.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from alexnet import native
+from alexnet.ops import blocks, fast, winograd
+
+
+def convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    stride: int = 1,
+    pad: tuple[int, int] = (0, 0),
+    columns: int = 1,
+    training: bool = False,
+) -> torch.Tensor:
+    """Convolve the maps of each column with the filters of that column.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (K, C / columns, S, S).
+        bias: (K,).
+        pad: Pixels of zeros at (left and top, right and bottom). The original's conv1 is padded on
+            the right and at the bottom alone.
+        training: Allow Winograd's tiles, whose rounding depends on the other images of the batch; a
+            prediction must not.
+
+    Returns:
+        (N, K, H', W'), in the dtype of x.
+    """
+    dtype = x.dtype
+    x, weight, bias = cast_for_products(x, weight, bias)
+    if fast.unobserved(x, weight, bias):
+        if blocks.takes(x, weight, stride, pad, columns):
+            return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
+        if training and winograd.takes(x, weight, stride, pad, columns):
+            return winograd.conv2d(x, weight, bias, columns).to(dtype)
+    before, after = pad
+    # F.conv2d pads both sides alike. Padding apart copies the input, so it is done only where the
+    # two differ.
+    if before != after:
+        x = F.pad(x, (before, after, before, after))
+        before = 0
+    return F.conv2d(x, weight, bias, stride, before, groups=columns).to(dtype)
+
+
+def fully_connected(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: int = 1
+) -> torch.Tensor:
+    """Multiply the inputs of each column by the weights of that column.
+
+    Args:
+        x: (N, ...), flattened to (N, inputs).
+        weight: (units, inputs / columns).
+        bias: (units,), or None for the products alone.
+
+    Returns:
+        (N, units), in the dtype of x.
+    """
+    dtype = x.dtype
+    x, weight = cast_for_products(x.flatten(1), weight)
+    bias = None if bias is None else bias.to(x.dtype)
+    if columns == 1:
+        return F.linear(x, weight, bias).to(dtype)
+    # Block-diagonal weights: each column of units sees the units of its own column.
+    biases = [None] * columns if bias is None else bias.chunk(columns)
+    parts = zip(x.chunk(columns, 1), weight.chunk(columns), biases, strict=True)
+    return torch.cat([F.linear(*part) for part in parts], dim=1).to(dtype)
+
+
+def cast_for_products(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Cast x and the weights to the dtype in which they are multiplied.
+
+    It is the dtype of x, but float32 for bfloat16 on a CPU that multiplies bfloat16 more slowly.
+    """
+    dtype = x.dtype
+    # Inductor chooses for itself, and could not follow the question into the processor's flags.
+    if dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+        dtype = torch.float32 if native.slow_in_bfloat16(x.device) else dtype
+    return tuple(tensor.to(dtype) for tensor in (x, *weights))

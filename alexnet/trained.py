@@ -1,0 +1,132 @@
+"""A trained network with everything it takes to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from alexnet.checkpoint import copy_into, read
+from alexnet.config import Augment
+from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
+from alexnet.data.classes import short_names
+from alexnet.data.image import Rgb, centre_square
+from alexnet.device import resolve_device
+from alexnet.errors import DataError
+from alexnet.model import Network, evaluation_mode
+
+CROPS_AT_ONCE = 128
+"""Number of crops in one forward pass; it limits the memory."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with everything it takes to use it.
+
+    Attributes:
+        net: The network, on its device, in float32 and in eval mode.
+        preprocess: Turns stored images into the network's input.
+        classes: The classes, in the order of the network's outputs.
+        about: The header of the checkpoint.
+    """
+
+    net: Network
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+
+    def __call__(self, images: torch.Tensor | NDArray[np.uint8] | Sequence[Any]) -> torch.Tensor:
+        """Compute the probability of each class for images of any size.
+
+        Each image is rescaled and cropped as the training images were, and the probabilities are
+        averaged over the test crops of the recipe (ten, for instance).
+
+        Args:
+            images: (N, H, W, 3) uint8, RGB, or a sequence of images (H, W, 3) of different sizes:
+                arrays, tensors or PIL images.
+
+        Returns:
+            (N, classes) float32, on the network's device.
+
+        Raises:
+            DataError: If an image has another shape or dtype.
+        """
+        stored = [centre_square(_rgb(image), self.preprocess.stored_px) for image in images]
+        if not stored:
+            return torch.empty(0, len(self.classes), device=self.preprocess.device)
+        batch = torch.from_numpy(np.stack(stored))
+        return probabilities(self.net, self.preprocess, batch, self.preprocess.augment)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words for each class where `classes` are wnids; empty if the store had none."""
+        return tuple(self.about.get("words", ()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name to display for each class."""
+        return short_names(self.classes, self.words)
+
+
+def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:
+    """Load the network of a run folder or .safetensors file, ready for use, in float32.
+
+    Raises:
+        RunError: As `read` does.
+        ConfigError: If the device does not exist.
+    """
+    torch_device = resolve_device(device)
+    saved = read(run, which)
+    config = saved.config
+    net = Network(config.architecture).to(torch_device).eval()
+    copy_into(net, saved.weights, str(run))
+    input_px = config.architecture.input_px
+    preprocess = Preprocess(config.augment, saved.statistics, input_px, torch_device)
+    return Trained(net, preprocess, tuple(saved.about["classes"]), saved.about)
+
+
+def _rgb(image: Any) -> Rgb:
+    """Return an image as an array (H, W, 3) of uint8; raise DataError if it is not one."""
+    rgb: Rgb = np.asarray(image)
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise DataError(
+            "a trained network takes RGB images (H, W, 3) of uint8; it was given "
+            f"{rgb.dtype} of shape {rgb.shape}"
+        )
+    return np.ascontiguousarray(rgb)
+
+
+@torch.no_grad()
+def probabilities(
+    net: Network, preprocess: Preprocess, images: torch.Tensor, test: Augment
+) -> torch.Tensor:
+    """Return the softmax output, averaged over the test crops of each image.
+
+    Args:
+        images: (N, stored_px, stored_px, 3) uint8.
+        test: Says which crops are taken.
+
+    Returns:
+        (N, classes) float32, on the network's device.
+    """
+    positions = evaluation_crops(test, preprocess.stored_px, preprocess.input_px)
+    # The crops of a few images share one forward pass, which reads the large weights of the fully
+    # connected layers once and not ten times.
+    at_once = max(1, CROPS_AT_ONCE // len(images))
+    sums = []
+    for first in range(0, len(positions), at_once):
+        group = positions[first : first + at_once]
+        x = torch.cat(
+            [preprocess(images, fixed_crop(*position, len(images))) for position in group]
+        )
+        # The paper averages the softmax outputs of the crops, not the logits.
+        with evaluation_mode(net):
+            crops = F.softmax(net(x), dim=1).view(len(group), len(images), -1)
+        sums.append(crops.sum(0))
+    return torch.stack(sums).sum(0) / len(positions)
