@@ -79,7 +79,7 @@ def row_of(mutant: Mutant) -> Row:
     return named[0]
 
 
-def test_ids(names: Sequence[str]) -> list[str]:
+def node_ids(names: Sequence[str]) -> list[str]:
     """`tests/FILE.py::NAME` of each test. Raises ValueError for one that no file defines."""
     homes: dict[str, str] = {}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
@@ -148,7 +148,7 @@ def judge(mutant: Mutant | None, answer: Connection) -> None:
             apply(mutant, root)
             names = list(row_of(mutant).tests)
         report = Path(place) / "report"
-        code = run_tests(root, test_ids(names), report)
+        code = run_tests(root, node_ids(names), report)
         said = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
         answer.send(said if mutant else f"{said}\n{report.read_text()}")
 

@@ -157,7 +157,7 @@ def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> N
         ilsvrc(ilsvrc2012)
 
 
-def test_the_real_devkits_facts(pictures: Path) -> None:
+def test_the_real_devkit_has_the_documented_properties(pictures: Path) -> None:
     """1,000 wnids whose order is the label's, and 50 validation pictures of each devkit id."""
     facts = pictures / "ilsvrc2012"
     wnids = [line.split()[0] for line in (facts / "synset_words.txt").read_text().splitlines()]
@@ -175,7 +175,7 @@ def test_the_real_devkits_facts(pictures: Path) -> None:
     assert {number: wnid for wnid, number in id_of.items()}[int(truth[0])] == "n01751748"
 
 
-def test_a_tar_for_each_class(tmp_path: Path) -> None:
+def test_one_tar_file_for_each_class(tmp_path: Path) -> None:
     for label, wnid in enumerate(("n00000001", "n00000002")):
         (tmp_path / f"{wnid}.tar").write_bytes(inner(wnid, label))
     source = find(str(tmp_path))
@@ -204,7 +204,7 @@ def test_webdataset_tars(tmp_path: Path) -> None:
         webdataset(tmp_path)
 
 
-def test_cifars_binary_files(tmp_path: Path) -> None:
+def test_cifar10_binary_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (5, 4, 3073), np.uint8)
     rows[:, :, 0] = [0, 1, 2, 9]
@@ -225,12 +225,12 @@ def test_cifars_binary_files(tmp_path: Path) -> None:
     ("source", "says"),
     [("/nowhere/at all", "does not exist"), (__file__, "is a file; give the folder")],
 )
-def test_a_source_that_is_none(source: str, says: str) -> None:
+def test_missing_sources_and_single_files_are_refused(source: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         find(source)
 
 
-def test_the_hub_without_a_network_is_one_sentence() -> None:
+def test_hub_error_without_a_network_is_one_sentence() -> None:
     with pytest.raises(
         ValueError, match="not a folder here, and the Hugging Face hub does not provide it"
     ):

@@ -23,7 +23,7 @@ def program(text: str) -> Candidate:
     return Candidate("it", ("-c", text))
 
 
-def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
+def test_ratio_is_our_speed_divided_by_theirs() -> None:
     (outcome,) = interleave(program(FAST), [program(SLOW)], 3)
     assert isinstance(outcome, Result)
     assert outcome.ratio == outcome.ours_a_second / outcome.a_second > 1
@@ -46,14 +46,16 @@ def test_the_ratio_is_how_many_times_as_fast_ours_was() -> None:
         ),
     ],
 )
-def test_one_that_cannot_run_is_a_sentence_and_the_next_has_its_turn(text: str, says: str) -> None:
+def test_candidate_that_cannot_run_is_reported_and_the_next_is_measured(
+    text: str, says: str
+) -> None:
     sentence, outcome = interleave(program(FAST), [program(text), program(SLOW)], 1)
     assert isinstance(sentence, str)
     assert says in sentence
     assert isinstance(outcome, Result)
 
 
-def test_without_ours_there_is_nothing_to_compare() -> None:
+def test_error_if_our_program_cannot_run() -> None:
     with pytest.raises(ValueError, match="cannot run here"):
         next(interleave(program("raise SystemExit('no')"), [program(FAST)], 1))
 
@@ -68,7 +70,7 @@ def test_without_ours_there_is_nothing_to_compare() -> None:
         "decode data={store}",
     ],
 )
-def test_ours_and_the_limits_run(words: str, store: Path) -> None:
+def test_our_program_and_the_limits_run(words: str, store: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.ours", *words.format(store=store).split()]
     done = subprocess.run(command, input="\n\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -77,7 +79,7 @@ def test_ours_and_the_limits_run(words: str, store: Path) -> None:
     assert len([float(s) for s in seconds]) == 2
 
 
-def test_a_result_names_the_code_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_name_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:
     match = suites.Comparison("nothing", program(FAST), ())
     monkeypatch.setitem(suites.SUITES, "nothing", lambda settings, folder: [match])
     (found,) = map(json.loads, suites.bench("nothing", suites.Settings(), 1, as_json=True))
@@ -85,7 +87,7 @@ def test_a_result_names_the_code_that_gave_it(monkeypatch: pytest.MonkeyPatch) -
     assert describe(code_version()) in list(suites.bench("nothing", suites.Settings(), 1, False))
 
 
-def test_every_list_names_candidates_that_exist(store: Path, tmp_path: Path) -> None:
+def test_every_suite_names_candidates_that_exist(store: Path, tmp_path: Path) -> None:
     from benchmarks.ours import CANDIDATES
 
     for what, make in suites.SUITES.items():
@@ -108,6 +110,6 @@ def test_every_list_names_candidates_that_exist(store: Path, tmp_path: Path) -> 
         (["loader", "--data", "nowhere"], "nowhere is not a prepared store"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: list[str], says: str) -> None:
+def test_invalid_arguments_are_refused(arguments: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         main(arguments)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records" / "claims"
 
 
-def test_every_arm_is_a_net_that_can_be_built() -> None:
+def test_network_of_every_arm_can_be_built() -> None:
     for claim in CLAIMS:
         for scale, kind, arm in itertools.product(
             ("smoke", "desk", "full"), claim.kinds, claim.arms
@@ -53,9 +53,7 @@ def maps(architecture: Architecture) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize(
     ("scale", "kind"), [("desk", "photographs"), ("desk", "cifar10"), ("full", "imagenet")]
 )
-def test_pooling_windows_see_every_row_on_both_sides_of_the_comparison(
-    scale: Scale, kind: Kind
-) -> None:
+def test_pooling_windows_cover_every_row_in_both_arms(scale: Scale, kind: Kind) -> None:
     (claim,) = chosen(["overlap"])
     architectures = [claim.config(arm, scale, kind).architecture for arm in claim.arms]
     for architecture in architectures:
@@ -73,14 +71,14 @@ def test_pooling_windows_see_every_row_on_both_sides_of_the_comparison(
     assert base["conv5.max_pool"][1] == ablated["conv5.max_pool"][1]
 
 
-def test_at_full_scale_the_maps_of_2_2_pooling_are_those_of_net_147() -> None:
+def test_maps_of_2_2_pooling_at_full_scale_are_those_of_net_147() -> None:
     (claim,) = chosen(["overlap"])
     ablated = maps(claim.config(claim.arms[1], "full", "imagenet").architecture)
     assert ablated["conv1.linear"][1] == 55
     assert [ablated[f"conv{i}.max_pool"][1] for i in (1, 2, 5)] == [28, 13, 6]
 
 
-def test_the_net_without_dropout_sees_the_values_that_the_base_sees_at_test() -> None:
+def test_net_without_dropout_computes_what_the_base_computes_at_test() -> None:
     (claim,) = chosen(["dropout"])
     base, without = (
         build(replace(claim.config(arm, "smoke", "photographs").architecture, classes=10))
@@ -93,7 +91,7 @@ def test_the_net_without_dropout_sees_the_values_that_the_base_sees_at_test() ->
         assert not torch.equal(base(x, dropout_key=(0, 0)), base(x))
 
 
-def test_the_desk_schedule_has_the_originals_end_game_in_proportion() -> None:
+def test_desk_schedule_scales_the_end_game_of_original() -> None:
     (colour,) = chosen(["colour"])
     desk = colour.config(colour.arms[0], "desk", "photographs")
     whole = scaled(recipes.original().schedule, 24)
@@ -142,7 +140,7 @@ def test_recorded_runs_give_the_audited_effects(
     assert e.verdict == "same sign"
 
 
-def test_the_document_is_what_the_records_are(recorded: list[Record]) -> None:
+def test_document_agrees_with_the_records(recorded: list[Record]) -> None:
     assert (ROOT / "docs" / "reproduction.md").read_text() == table.document(recorded)
     assert all("effects" not in one.raw for one in recorded)
 
@@ -157,7 +155,7 @@ def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) 
     assert table.document(records.adjusted(others)) != table.document(recorded)
 
 
-def test_a_desk_record_never_says_an_opposite_sign_alone(recorded: list[Record]) -> None:
+def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record]) -> None:
     verdicts = [(one, one.verdict(row)) for one in recorded for row in one.rows]
     opposite = [(one, said) for one, said in verdicts if said.startswith("opposite")]
     assert opposite
@@ -168,7 +166,7 @@ def test_a_desk_record_never_says_an_opposite_sign_alone(recorded: list[Record])
             assert text.count(one.setting()) >= len(one.rows)
 
 
-def test_a_row_says_its_scale_in_words_from_its_record() -> None:
+def test_rows_describe_their_scale_from_the_record() -> None:
     lrn = raw("lrn-photographs-desk")
     small = "desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training error "
     assert records.opened(lrn).setting() == f"{small}29 %: underfitted"
@@ -182,7 +180,9 @@ def test_a_row_says_its_scale_in_words_from_its_record() -> None:
     )
 
 
-def test_relu_says_training_error_and_that_six_is_outside(recorded: list[Record]) -> None:
+def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
+    recorded: list[Record],
+) -> None:
     (relu,) = (one for one in recorded if one.claim.id == "relu")
     assert relu.verdict(relu.rows[0]) == "same sign, 6 outside the interval"
     assert all(line.startswith("training error, ") for line in relu.errors())
@@ -192,7 +192,7 @@ def test_relu_says_training_error_and_that_six_is_outside(recorded: list[Record]
     assert all(line.startswith("test error, ") for line in lrn.errors())
 
 
-def test_one_ensemble_has_no_interval_and_two_have(recorded: list[Record]) -> None:
+def test_one_ensemble_has_no_interval_but_two_do(recorded: list[Record]) -> None:
     (one,) = (one for one in recorded if one.claim.id == "ensemble")
     row = one.rows[0]
     assert row.estimate.mean == pytest.approx(2.7)
@@ -228,7 +228,7 @@ def test_claims_on_the_same_data_share_their_base_runs(recorded: list[Record]) -
         assert len(bases) == 1
 
 
-def test_rows_are_to_be_repeated_exactly_where_their_arms_run_otherwise_today(
+def test_rows_are_marked_for_repetition_exactly_if_their_configs_differ_today(
     recorded: list[Record],
 ) -> None:
     for one in recorded:
@@ -246,7 +246,7 @@ def place(one: Record) -> tuple[Any, Any]:
     return one.raw["scale"], one.raw["on"]
 
 
-def test_a_setting_that_differs_is_named_and_one_that_acts_later_is_not() -> None:
+def test_differing_settings_are_named_unless_they_act_after_the_measurement() -> None:
     bias = raw("bias-photographs-desk")
     first, last = records.opened(bias).rows
     assert first.repeat == ()  # the end game begins at epoch 18
@@ -268,20 +268,20 @@ def test_a_setting_that_differs_is_named_and_one_that_acts_later_is_not() -> Non
     assert records.opened(relu).rows[0].repeat == ("part.train_of_each 100 -> 0",)
 
 
-def test_a_reason_that_no_setting_shows_stands_in_the_record(recorded: list[Record]) -> None:
+def test_other_reasons_for_repetition_are_read_from_the_record(recorded: list[Record]) -> None:
     (one,) = (one for one in recorded if one.claim.id == "pretrain")
     assert one.raw["to_be_repeated"] in one.rows[0].repeat
     assert one.raw["to_be_repeated"] in table.document(recorded)
 
 
-def test_the_document_tells_of_repeats_only_where_there_are_any(recorded: list[Record]) -> None:
+def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:
     assert "the recorded runs had no end game" in " ".join(table.document(recorded).split())
     relu = records.adjusted([records.opened(raw("relu-cifar10-full"))])
     assert "To be repeated" not in table.document(relu)
     assert "end game" not in table.reading(relu)
 
 
-def test_full_scale_is_the_papers_setting_on_the_papers_data_alone() -> None:
+def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
     lrn = raw("lrn-photographs-desk") | {"scale": "full"}
     for one in lrn["arms"]["no normalisation"]:
         one["test_error"] = 0.1
@@ -296,7 +296,7 @@ def test_full_scale_is_the_papers_setting_on_the_papers_data_alone() -> None:
     assert table.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()
 
 
-def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: Path) -> None:
+def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path: Path) -> None:
     page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
     where = ["--records", str(RECORDS)]
     main(["reproduce", "--report", str(page), *where, "--runs", str(run)])

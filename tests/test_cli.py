@@ -57,7 +57,7 @@ def runs(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_from_a_folder_of_pictures_to_predictions(
+def test_from_a_folder_of_images_to_predictions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """prepare, train, evaluate, predict, features, figure, export: one after the other, as the README shows them."""
@@ -116,7 +116,7 @@ def test_summary_prints_the_papers_counts(
     assert "56,909,194" in runs(capsys, "summary", "original", "--architecture.classes", 10)
 
 
-def test_mistakes_are_sentences(
+def test_user_errors_are_one_sentence(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     png, text = tmp_path / "a.png", tmp_path / "letter.txt"
@@ -184,7 +184,7 @@ def test_mistakes_are_sentences(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         main([verb, "--help"])
     except SystemExit as stopped:
@@ -192,9 +192,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert verb in capsys.readouterr().out
 
 
-def test_the_commands_config_is_the_recipes_with_the_fields_set(
-    store: Path, tmp_path: Path
-) -> None:
+def test_train_options_change_only_the_fields_they_name(store: Path, tmp_path: Path) -> None:
     """What is saved is the whole, so that a command and a value in Python are the same run."""
     from alexnet.config import StepSchedule
 
@@ -214,7 +212,7 @@ def test_the_commands_config_is_the_recipes_with_the_fields_set(
     assert to_dict(replace(a.config, schedule=want.schedule)) == to_dict(want)
 
 
-def test_help_and_recipes_need_no_torch() -> None:
+def test_help_and_recipes_do_not_import_torch() -> None:
     for arguments in (
         ["--help"],
         ["train", "original", "--help"],
@@ -232,7 +230,7 @@ def test_help_and_recipes_need_no_torch() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_training_says_how_to_go_on(
+def test_stopped_training_prints_the_command_to_continue(
     store: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     run = tmp_path / "run"
@@ -258,7 +256,7 @@ def long(store: Path) -> object:
     return replace(tiny(store).architecture, classes=10)
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_broken_pipe_is_not_an_error() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     piped = f"{sys.executable} -m alexnet summary paper | head -1"
     done = subprocess.run(
@@ -267,7 +265,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(
+def test_internal_error_keeps_its_traceback_and_is_reported_as_a_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only mistakes of the user's become a sentence: a ValueError of our own does not."""
@@ -281,7 +279,7 @@ def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(
     assert "this is a bug" in capsys.readouterr().err
 
 
-def test_every_error_of_ours_is_a_sentence_and_a_value_error() -> None:
+def test_all_error_classes_are_alexnet_errors_and_value_errors() -> None:
     for kind in (errors.ConfigError, errors.DataError, errors.RunError, errors.MeshError):
         assert issubclass(kind, errors.AlexNetError)
         assert issubclass(kind, ValueError)

@@ -28,7 +28,7 @@ from tests.conftest import RECIPES
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_config_read_back_from_its_file_is_the_same(recipe: Callable[[], Config]) -> None:
+def test_config_survives_a_json_round_trip(recipe: Callable[[], Config]) -> None:
     config = recipe()
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     check(config)
@@ -68,7 +68,7 @@ OLD_FORM = {
 }
 
 
-def test_files_of_version_0_1_are_read_by_the_names_they_have() -> None:
+def test_files_of_version_0_1_are_read_by_their_old_names() -> None:
     config = from_dict(Config, OLD_FORM)
     conv1, fc2 = config.architecture.layers
     assert conv1.then == ("activation", "lrn", "spatial_norm", "max_pool")
@@ -118,7 +118,7 @@ def bent(path: str, value: object) -> dict[str, object]:
         ("sgd.weight_decay_of", [["conv1"]], "has 1 entries; it needs 2"),
     ],
 )
-def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) -> None:
+def test_invalid_file_is_refused_naming_the_field(path: str, value: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         from_dict(Config, bent(path, value))
 
@@ -144,12 +144,12 @@ def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) ->
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
     ],
 )
-def test_numbers_no_run_can_have_are_refused(changes: dict[str, object], says: str) -> None:
+def test_invalid_values_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
 
 
-def test_settings_without_effect_are_named() -> None:
+def test_settings_without_effect_are_reported() -> None:
     original = recipes.original()
     for recipe in RECIPES:
         assert without_effect(recipe()) == []
@@ -167,7 +167,7 @@ def test_settings_without_effect_are_named() -> None:
         assert name in said
 
 
-def test_a_schedule_is_stretched_in_proportion() -> None:
+def test_schedule_is_scaled_in_proportion() -> None:
     half = scaled(StepSchedule(100, (50, 80), colour_until=60), 50)
     assert half == StepSchedule(50, (25, 40), colour_until=30)
     assert scaled(recipes.fine_tuned().schedule, 54) == recipes.fine_tuned().schedule
@@ -188,7 +188,7 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
     drops=st.lists(st.integers(1, 519), max_size=4, unique=True).map(sorted).map(tuple),
     epochs=st.integers(1, 600),
 )
-def test_every_rate_of_a_shortened_schedule_has_an_epoch(
+def test_every_learning_rate_of_a_shortened_schedule_lasts_an_epoch(
     drops: tuple[int, ...], epochs: int
 ) -> None:
     ends = (*scaled(StepSchedule(520, drops), epochs).drops, epochs)
@@ -196,5 +196,5 @@ def test_every_rate_of_a_shortened_schedule_has_an_epoch(
     assert all(before < after for before, after in pairwise((0, *ends)))
 
 
-def test_two_drops_of_the_rate_do_not_fall_together() -> None:
+def test_two_drops_of_a_shortened_schedule_do_not_coincide() -> None:
     assert scaled(recipes.cifar_11().schedule, 30) == StepSchedule(30, (28, 29))

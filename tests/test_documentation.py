@@ -52,7 +52,7 @@ def test_the_readme_documents_the_verbs_of_a_first_session() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_point_to_existing_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
@@ -81,7 +81,7 @@ def python_blocks(page: str) -> list[dict[str, Any]]:
     return spaces
 
 
-def test_the_walk_throughs_of_contributing_work(tmp_path: Path) -> None:
+def test_walkthroughs_in_contributing_run(tmp_path: Path) -> None:
     with_claim, with_source = python_blocks("CONTRIBUTING.md")
     claim = with_claim["claim"]
     configs = [claim.config(arm, "smoke", "photographs") for arm in claim.arms]

@@ -172,7 +172,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
 EFFECTS = [(claim, effect) for claim in CLAIMS for effect in claim.effects]
 
 
-def test_every_effect_has_runs_in_which_the_paper_is_right_and_wrong() -> None:
+def test_every_effect_has_made_up_runs_for_and_against_the_paper() -> None:
     assert set(SIGNS) == {(claim.id, effect.name) for claim, effect in EFFECTS}
     assert len(SIGNS) == len(EFFECTS)
 
@@ -180,9 +180,7 @@ def test_every_effect_has_runs_in_which_the_paper_is_right_and_wrong() -> None:
 @pytest.mark.parametrize(
     ("claim", "effect"), EFFECTS, ids=lambda value: getattr(value, "id", None) or value.name
 )
-def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_wrong(
-    claim: Claim, effect: Effect
-) -> None:
+def test_effect_sign_agrees_with_the_claim(claim: Claim, effect: Effect) -> None:
     right, size, wrong = SIGNS[claim.id, effect.name]
 
     def values(arms: Arms) -> list[float]:
@@ -199,7 +197,7 @@ def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_
     assert said == ("opposite sign" if effect.one_sided else "differs")
 
 
-def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None:
+def test_effects_have_the_numbers_and_sides_of_the_paper() -> None:
     """Written down from the paper's sections 3 to 7, top-1; ratios are compared with 1."""
     numbers = {(claim.id, effect.name): effect.number for claim, effect in EFFECTS if effect.number}
     of_error = {"columns": 1.7, "lrn": 1.4, "lrn-cifar": 2, "overlap": 0.4, "colour": 1}
@@ -226,13 +224,13 @@ def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None
     ]
 
 
-def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
+def test_epochs_to_an_error_are_interpolated_or_a_lower_bound() -> None:
     assert epochs_to(0.25, made_up(errors=(0.5, 0.3, 0.2))) == pytest.approx(2.5)
     assert epochs_to(0.25, made_up(errors=(0.25,))) == pytest.approx(1.0)
     assert epochs_to(0.25, made_up(errors=(0.5, 0.4))) == 2.0
 
 
-def test_epochs_of_dropout_do_not_depend_on_what_follows_a_fall_of_the_rate() -> None:
+def test_dropout_epochs_ignore_what_follows_a_learning_rate_drop() -> None:
     base, none = made_up(losses=(2, 1.8, 1.6), steady=3), made_up(losses=(1.7, 1.5, 1.4), steady=3)
     ratio = dropout_over_none(base, none)
     assert ratio == pytest.approx(3 / 1.5)  # to 1.6, half-way between the first two of `none`
@@ -245,7 +243,7 @@ def test_epochs_of_dropout_do_not_depend_on_what_follows_a_fall_of_the_rate() ->
         steady_epochs(recipes.paper().schedule)
 
 
-def test_columns_are_apart_only_when_they_are() -> None:
+def test_column_distance_is_large_only_for_different_columns() -> None:
     rng = np.random.default_rng(0)
     grey, colour = rng.uniform(0, 0.2, 24).tolist(), rng.uniform(0.5, 0.9, 24).tolist()
     further, by_chance = apart((grey, colour))
@@ -266,7 +264,7 @@ def member(right: np.ndarray, sure: float) -> RunResult:
     )
 
 
-def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
+def test_ensemble_is_better_where_its_members_err_on_different_images() -> None:
     right = np.ones((3, 90), bool)
     for net in range(3):
         right[net, 30 * net : 30 * net + 30] = False
@@ -276,7 +274,7 @@ def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
     assert ensemble(alike)["weighted_gain"] == 0
 
 
-def test_searched_weights_leave_a_poor_member_out() -> None:
+def test_weighted_average_leaves_out_a_poor_member() -> None:
     rng = np.random.default_rng(0)
     good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
     nets = good, poor
@@ -302,7 +300,7 @@ def test_the_verdict_follows_from_the_interval(values: list[float], none: float)
     assert e.contains(e.high + 1) is False
 
 
-def test_an_estimate_is_students() -> None:
+def test_estimate_uses_students_t() -> None:
     values = (1.0, 2.0, 3.0, 4.0, 5.0)
     e = estimate(values)
     assert (e.mean, e.n) == (3.0, 5)
@@ -331,7 +329,7 @@ def test_the_minimum_detectable_effect_is_found_four_times_in_five() -> None:
     assert 0.75 < share < 0.92  # by a mean deviation, not each one's own
 
 
-def test_holm_adjusts_as_in_a_worked_example_and_never_below_the_plain_p() -> None:
+def test_holm_adjustment_matches_a_worked_example() -> None:
     # By hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 raised to the one before.
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []

@@ -37,12 +37,12 @@ def test_the_fifth_best_class_counts_in_top5_and_the_sixth_does_not() -> None:
     assert errors == [0, 0, 0, 0, 0, 1]
 
 
-def test_top5_is_left_out_where_it_would_be_trivial() -> None:
+def test_top5_is_omitted_with_five_or_fewer_classes() -> None:
     assert score(np.full((3, 5), 0.2, np.float32), np.array([0, 1, 2]), 1).top5_error is None
 
 
 @pytest.mark.parametrize("batch", [1, 7, 30, 64])
-def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, batch: int) -> None:
+def test_every_image_counts_once_for_any_batch_size(store: Path, run: Path, batch: int) -> None:
     trained, split = load(run), Store(store).split("val")
     result = measure(
         [(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch
@@ -53,7 +53,7 @@ def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, ba
     )
 
 
-def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
+def test_ten_crop_probabilities_are_the_mean_of_ten_softmaxes(store: Path, run: Path) -> None:
     trained, split = load(run), Store(store).split("val")
     from alexnet.data.loader import batches
 
@@ -71,15 +71,13 @@ def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
     )  # float32, another memory format
 
 
-def test_evaluate_gives_centre_and_ten_patches_and_an_ensemble_of_one_is_the_one(
-    store: Path, run: Path
-) -> None:
+def test_evaluate_reports_centre_and_ten_crops(store: Path, run: Path) -> None:
     centre, ten = evaluate([run], store)
     assert (centre.patches, ten.patches) == (1, 10)
     assert evaluate([run, run], store)[1].confusion == ten.confusion
 
 
-def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
+def test_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "other")
     split = Store(store).split("val")
     nets = [load(run), load(tmp_path / "other")]
@@ -96,7 +94,7 @@ def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Pa
     assert both.loss == pytest.approx(want.loss, rel=1e-5)
 
 
-def test_evaluate_averages_all_of_its_runs(store: Path, run: Path, tmp_path: Path) -> None:
+def test_evaluate_averages_all_given_runs(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "other")
     runs = [run, tmp_path / "other"]
     nets = [(trained.net, trained.preprocess) for trained in map(load, runs)]
@@ -107,7 +105,7 @@ def test_evaluate_averages_all_of_its_runs(store: Path, run: Path, tmp_path: Pat
     assert found.loss != pytest.approx(evaluate([run], store)[0].loss)
 
 
-def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -> None:
+def test_training_metrics_agree_with_evaluate(store: Path, run: Path) -> None:
     from alexnet.train.metrics import read_metrics
 
     centre = evaluate([run], store)[0]
@@ -116,7 +114,9 @@ def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -
     assert centre.loss == pytest.approx(last["val_loss"], rel=1e-5)
 
 
-def test_other_classes_or_sizes_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
+def test_other_image_sizes_and_missing_runs_are_refused(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=48))
     with pytest.raises(ValueError, match=r"needs images of 40 pixels, and .* has 48"):
         evaluate([run], tmp_path / "store")

@@ -67,7 +67,7 @@ def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
     return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
 
 
-def test_nearest_is_its_slow_twin() -> None:
+def test_nearest_matches_sorting_by_distance() -> None:
     asked, there = torch.randn(5, 7), torch.randn(20, 7)
     for row, found in zip(asked, nearest(asked, there, 3), strict=True):
         assert (
@@ -76,7 +76,7 @@ def test_nearest_is_its_slow_twin() -> None:
         )
 
 
-def test_what_is_measured_besides_is_a_share_and_repeats(run: Path) -> None:
+def test_extra_metrics_are_fractions_and_reproducible(run: Path) -> None:
     for measure, names in (
         (over_masks, {"masked_error", "halved_error"}),
         (alike, {"same_class_by_hidden", "same_class_by_pixels"}),
@@ -90,7 +90,7 @@ def test_what_is_measured_besides_is_a_share_and_repeats(run: Path) -> None:
     assert error == pytest.approx(metrics["val_error"])
 
 
-def test_colourfulness_is_the_share_that_is_not_grey() -> None:
+def test_colourfulness_is_the_fraction_that_is_not_grey() -> None:
     net = build(replace(tiny_architecture(), classes=10))
     weight = net.get_parameter("conv1.weight")
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_thousand_other_classes_are_not_imagenet(tmp_path: Path) -> None:
     assert runner.kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
 
 
-def test_imagenet_is_known_by_its_list_of_classes_in_order(pictures: Path, tmp_path: Path) -> None:
+def test_imagenet_is_recognised_by_its_ordered_class_list(pictures: Path, tmp_path: Path) -> None:
     lines = (pictures / "ilsvrc2012" / "synset_words.txt").read_text().splitlines()
     wnids = tuple(line.split()[0] for line in lines)
     store = with_classes(112, wnids, tmp_path / "imagenet")
@@ -145,7 +145,7 @@ def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
     assert runner.kind_of(small) == "cifar10"
 
 
-def test_each_ensemble_of_five_seeds_is_measured_and_a_rest_is_none() -> None:
+def test_every_five_seeds_form_an_ensemble_and_the_rest_none() -> None:
     nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     runs = [
         RunResult(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"own": n}) for n in range(12)
@@ -163,9 +163,7 @@ def test_each_ensemble_of_five_seeds_is_measured_and_a_rest_is_none() -> None:
     assert effect.values({"base": found[:4]}) == []
 
 
-def test_claims_share_runs_and_finished_ones_are_used_again(
-    photographs: Store, tmp_path: Path
-) -> None:
+def test_claims_share_runs_and_reuse_finished_ones(photographs: Store, tmp_path: Path) -> None:
     (colour, crops) = chosen(["colour", "crops"])
     where = settings_for(photographs, tmp_path)
     first = runner.run(colour, where)
@@ -180,7 +178,7 @@ def test_claims_share_runs_and_finished_ones_are_used_again(
     assert len(losses) == 4  # two seeds, with and without
 
 
-def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(
+def test_reduced_store_holds_the_requested_classes_and_images(
     photographs: Store, tmp_path: Path
 ) -> None:
     (claim,) = chosen(["pretrain"])
@@ -193,7 +191,7 @@ def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(
     assert runner._part(settings_for(photographs, tmp_path), part) == place
 
 
-def test_wrong_stores_and_claims_are_refused_in_a_sentence(
+def test_wrong_stores_and_claims_are_refused_with_one_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, says in (
@@ -251,7 +249,7 @@ def commands(claim: Claim) -> list[str]:
     return [command.replace("$n", "1") for command in found]
 
 
-def test_what_was_not_run_here_says_commands_that_can_be_parsed() -> None:
+def test_commands_of_claims_that_were_not_run_can_be_parsed() -> None:
     for claim in CLAIMS:
         for command in commands(claim):
             verb, *rest = command.split()
@@ -261,7 +259,7 @@ def test_what_was_not_run_here_says_commands_that_can_be_parsed() -> None:
                 assert isinstance(parse(VERBS[verb], verb, rest), VERBS[verb])
 
 
-def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
+def test_commands_train_the_recipes_behind_the_papers_numbers() -> None:
     trained = {
         claim.id: [command.split()[1] for command in commands(claim) if "train " in command]
         for claim in CLAIMS
@@ -278,7 +276,7 @@ def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
 
 
 @pytest.mark.slow
-def test_the_chain_of_pre_training_runs_on_stand_ins_of_its_data(
+def test_pre_training_commands_run_on_small_stand_in_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -302,7 +300,7 @@ def test_the_chain_of_pre_training_runs_on_stand_ins_of_its_data(
     assert sorted(path.name for path in Path("runs").iterdir()) == ["all-1", "net-1", "tuned-1"]
 
 
-def test_a_claim_of_ensembles_gives_each_run_what_its_ensemble_gave(
+def test_ensemble_metrics_are_assigned_to_each_member_run(
     photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (claim,) = chosen(["ensemble"])
@@ -318,7 +316,7 @@ def test_a_claim_of_ensembles_gives_each_run_what_its_ensemble_gave(
     assert claim.effects[0].values(results) == pytest.approx([25])
 
 
-def test_the_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path: Path) -> None:
+def test_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path: Path) -> None:
     (claim,) = chosen(["colour"])
     for precision in ("auto", "float32"):
         settings = replace(settings_for(photographs, tmp_path), precision=precision)
@@ -341,7 +339,9 @@ runner.run(claim, runner.Settings(Store(sys.argv[1]), "smoke", 2, __import__("pa
 
 
 @pytest.mark.slow
-def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Path) -> None:
+def test_interrupted_claim_continues_with_the_same_results(
+    photographs: Store, tmp_path: Path
+) -> None:
     (claim,) = chosen(["colour"])
     whole = runner.run(claim, settings_for(photographs, tmp_path / "whole"))
     command = [sys.executable, "-c", KILLED, photographs.name, str(tmp_path / "stopped")]

@@ -310,7 +310,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("golden")
 
 
-def test_golden_files_are_those_of_the_recipes() -> None:
+def test_every_recipe_has_a_golden_file() -> None:
     assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == sorted(recipes.__all__)
 
 

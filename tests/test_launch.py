@@ -101,7 +101,7 @@ def said(run: Path) -> str:
     return (run.parent / f"{run.name}.log").read_text()
 
 
-def test_documented_launches_are_ones_the_program_understands() -> None:
+def test_documented_launch_commands_are_valid() -> None:
     words = [
         shlex.split(line.split("-m alexnet train ", 1)[1].split("#")[0].split("`")[0])
         for page in ("docs/cluster.md", "README.md")
@@ -119,7 +119,9 @@ def test_documented_launches_are_ones_the_program_understands() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path: Path) -> None:
+def test_run_with_killed_ranks_gives_the_undisturbed_checkpoint(
+    store: Path, tmp_path: Path
+) -> None:
     undisturbed = started(store, tmp_path / "undisturbed")
     assert undisturbed.wait(timeout=180) == 0, said(tmp_path / "undisturbed")
     wanted = checkpoint.read(tmp_path / "undisturbed").about["sha256"]
@@ -139,7 +141,7 @@ def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path
 @pytest.mark.parametrize(
     ("number", "within_s"), [(signal.SIGKILL, 20), (signal.SIGSTOP, TIMEOUT_S + KILL_AFTER_S + 20)]
 )
-def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
+def test_dead_or_stuck_rank_is_reported_and_all_ranks_end(
     store: Path, tmp_path: Path, number: int, within_s: float
 ) -> None:
     run = tmp_path / "run"
@@ -160,7 +162,7 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_ranks_whose_store_vanishes_end_and_one_says_so(
+def test_all_ranks_end_and_one_reports_when_the_store_vanishes(
     server: Server, tmp_path: Path, number: int
 ) -> None:
     run = tmp_path / "run"
@@ -181,7 +183,7 @@ def test_ranks_whose_store_vanishes_end_and_one_says_so(
 
 
 @pytest.mark.slow
-def test_one_process_saves_what_it_has_when_its_store_vanishes(
+def test_single_process_saves_its_progress_when_the_store_vanishes(
     store: Path, server: Server, tmp_path: Path
 ) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"

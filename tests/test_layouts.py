@@ -66,7 +66,7 @@ def test_every_form_of_imagenet_has_the_same_classes_words_and_labels(
     assert [("test" in note and "left out" in note) for note in source.notes] == [True] * without
 
 
-def test_a_run_of_one_form_evaluates_on_every_other(
+def test_run_trained_on_one_form_evaluates_on_every_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the same errors: the validation images are the same, and kept as they are."""
@@ -119,7 +119,7 @@ def words_are_shown(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) 
     )
 
 
-def test_a_run_of_other_classes_is_refused_and_the_first_is_named(
+def test_evaluation_on_other_classes_is_refused_naming_the_first_difference(
     run: Path, store: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -145,7 +145,7 @@ def test_a_store_without_words_still_opens(store: Path, run: Path, tmp_path: Pat
     assert evaluate([run], copy) == evaluate([run], store)
 
 
-def test_no_two_classes_are_shown_by_the_same_name() -> None:
+def test_displayed_class_names_are_unique() -> None:
     classes = ("n1", "n2", "n3", "n4", "n5")
     words = ("crane", "crane", "bat, flying mammal", "bat, club", "tench, Tinca tinca")
     assert short_names(classes, words) == (
@@ -158,7 +158,7 @@ def test_no_two_classes_are_shown_by_the_same_name() -> None:
     assert short_names(("cat", "dog"), ()) == ("cat", "dog")
 
 
-def test_class_tars_give_a_validation_part_of_each_class(tmp_path: Path) -> None:
+def test_class_tars_hold_out_validation_images_of_each_class(tmp_path: Path) -> None:
     """The same for the same seed; nothing in both; no image is read that is not asked for."""
     for label, wnid in enumerate(WNIDS[:3]):
         files = {f"{wnid}_{n}.JPEG": image(label, n % 7) for n in range(7 * (label + 1))}
@@ -176,7 +176,7 @@ def test_class_tars_give_a_validation_part_of_each_class(tmp_path: Path) -> None
     assert right_labels(alone) == 42
 
 
-def test_train_val_and_test_by_class_are_three_splits(tmp_path: Path) -> None:
+def test_train_val_and_test_folders_are_three_splits(tmp_path: Path) -> None:
     layouts.class_folders(tmp_path)
     shutil.copytree(tmp_path / "val", tmp_path / "test")
     source = find(str(tmp_path))
@@ -197,7 +197,7 @@ def test_train_val_and_test_by_class_are_three_splits(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_images_are_turned_unless_they_are_imagenets(tmp_path: Path) -> None:
+def test_exif_orientation_is_not_applied_to_imagenet(tmp_path: Path) -> None:
     """As in the archives, whose images the authors used as they are: one form gives what another does."""
     for layout, make in LAYOUTS.items():
         assert not find(str(make(tmp_path / layout.replace("/", " ")))).upright, layout
@@ -221,7 +221,7 @@ def test_a_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
             find(str(layouts.tiny_imagenet(tmp_path / name)), splits=["train", "val", name])
 
 
-def test_what_is_left_out_is_said_before_anything_is_prepared(
+def test_omitted_splits_are_reported_before_preparation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["prepare", str(layouts.clone(tmp_path / "set")), str(tmp_path / "store")])
@@ -239,7 +239,7 @@ def test_what_is_left_out_is_said_before_anything_is_prepared(
 # Sources that are no ImageNet, or wrong.
 
 
-def test_the_devkit_of_classification_is_needed(tmp_path: Path) -> None:
+def test_the_devkit_of_tasks_1_and_2_is_required(tmp_path: Path) -> None:
     folder = layouts.archives(tmp_path)
     (folder / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(
@@ -251,7 +251,7 @@ def test_the_devkit_of_classification_is_needed(tmp_path: Path) -> None:
         find(str(folder))
 
 
-def test_a_set_of_test_images_alone_is_refused(tmp_path: Path) -> None:
+def test_source_with_only_test_images_is_refused(tmp_path: Path) -> None:
     folder = layouts.clone(tmp_path / "clone")
     for path in folder.glob("data/*.parquet"):
         if not path.name.startswith("test"):
@@ -266,7 +266,7 @@ def test_a_set_of_test_images_alone_is_refused(tmp_path: Path) -> None:
         find(str(tmp_path / "shards"))
 
 
-def test_parquet_rows_without_labels(tmp_path: Path) -> None:
+def test_parquet_rows_without_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     labels = [0, 1, -1, *[2] * 21]
     layouts.rows(TRAIN, False, labels).to_parquet(tmp_path / "data" / "train-0.parquet")
@@ -280,7 +280,7 @@ def test_parquet_rows_without_labels(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_where_there_are_no_wnids_the_names_are_the_classes(
+def test_class_names_are_kept_where_wnids_are_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = find(str(layouts.clone(tmp_path / "set", wnids=False)))
@@ -292,7 +292,7 @@ def test_where_there_are_no_wnids_the_names_are_the_classes(
     assert (source.classes, source.words) == (tuple(WORDS.values()), ())
 
 
-def test_classes_with_wnids_stand_in_their_order_with_their_words() -> None:
+def test_classes_are_sorted_by_wnid_together_with_their_words() -> None:
     """Whatever order a set has its own labels in."""
     found = class_list(["crane", "tench", "ostrich"], ["n02012849", "n01440764", "n01518878"])
     assert found.classes == ("n01440764", "n01518878", "n02012849")
@@ -301,7 +301,7 @@ def test_classes_with_wnids_stand_in_their_order_with_their_words() -> None:
     assert class_list(found.classes).classes == found.classes
 
 
-def test_wnids_of_labels_are_one_to_one_or_none() -> None:
+def test_wnids_are_used_only_if_they_match_labels_one_to_one() -> None:
     """Classes made of several synsets keep their own names."""
     names = ["n01440764_1.JPEG", "train/n02012849/n02012849_7_n02012849.JPEG"]
     assert wnids_of_labels([(names[0], 1), (names[1], 0)], 2) == ["n02012849", "n01440764"]
@@ -315,7 +315,7 @@ def test_wnids_of_labels_are_one_to_one_or_none() -> None:
 
 
 @pytest.mark.parametrize("stem", ["shard-{}", "imagenet1k-train-{}", "{:05}", "train"])
-def test_shards_without_labels_are_never_taken_for_classes(stem: str, tmp_path: Path) -> None:
+def test_shards_without_labels_are_never_mistaken_for_classes(stem: str, tmp_path: Path) -> None:
     for number in range(2):
         files = {f"{i}.jpg": image(number, i) for i in range(3)}
         tar(tmp_path / f"{stem.format(number)}.tar", files)
@@ -323,7 +323,7 @@ def test_shards_without_labels_are_never_taken_for_classes(stem: str, tmp_path: 
         find(str(tmp_path))
 
 
-def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
+def test_shards_without_split_names_have_images_held_out(tmp_path: Path) -> None:
     for shard in range(2):
         out: dict[str, bytes] = {}
         for name, label, number in TRAIN[shard::2]:
@@ -348,14 +348,16 @@ def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
         ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
     ],
 )
-def test_shards_with_a_wrong_sample(sample: dict[str, bytes], says: str, tmp_path: Path) -> None:
+def test_shards_with_an_invalid_sample_are_refused(
+    sample: dict[str, bytes], says: str, tmp_path: Path
+) -> None:
     write(tmp_path / "classes.txt", "one\ntwo\n")
     tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"} | sample)
     with pytest.raises(ValueError, match=says):
         find(str(tmp_path))
 
 
-def test_tars_of_classes_are_told_by_what_lies_in_them(tmp_path: Path) -> None:
+def test_class_tars_are_recognised_by_their_members(tmp_path: Path) -> None:
     for folder, stems, named in (
         ("words", ("cat", "dog"), False),
         ("numbers", ("boeing707", "boeing737"), True),
@@ -387,14 +389,16 @@ def pets(folder: Path, text: str, file: str = "labels.csv", inside: str = "") ->
     ],
 )
 @pytest.mark.parametrize("inside", ["", "images"])
-def test_a_flat_folder_and_a_table(file: str, text: str, inside: str, tmp_path: Path) -> None:
+def test_flat_folder_with_a_table_of_labels(
+    file: str, text: str, inside: str, tmp_path: Path
+) -> None:
     source = pets(tmp_path, text, file, inside)
     assert source.classes == ("cat", "golden retriever")
     assert right_labels(source.splits[0]) == 3
     assert source.notes == ()
 
 
-def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
+def test_table_labels_may_be_numbers(tmp_path: Path) -> None:
     for name, number in (("7.jpg", 10), ("9.jpg", 9), ("10.jpg", 10)):
         write(tmp_path / name, image(number - 9, 0))
     write(tmp_path / "val.txt", "9.jpg 9\n10.jpg 10\n")
@@ -413,7 +417,7 @@ def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
     assert find(str(tmp_path)).classes[9:] == ("class9", "class10")
 
 
-def test_images_in_no_row_are_said_and_a_part_is_held_out(tmp_path: Path) -> None:
+def test_images_without_a_row_are_reported_and_images_are_held_out(tmp_path: Path) -> None:
     flat(tmp_path / "train", TRAIN)
     flat(tmp_path / "test", VAL)
     lines = "".join(
@@ -462,7 +466,7 @@ GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ),
     ],
 )
-def test_a_wrong_table(text: str, says: str, tmp_path: Path) -> None:
+def test_invalid_tables_are_refused(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=says):
         pets(tmp_path, text)
 
@@ -474,7 +478,7 @@ def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
+def test_invalid_table_of_a_flat_validation_folder_is_refused(tmp_path: Path) -> None:
     folder = layouts.tiny_imagenet(tmp_path)
     file = folder / "val" / "val_annotations.txt"
     good = file.read_text()
@@ -495,7 +499,7 @@ def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
         find(str(truth))
 
 
-def test_tables_beside_class_folders_are_not_read_without_a_word(tmp_path: Path) -> None:
+def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> None:
     for label, name in enumerate(("cat", "dog")):
         write(tmp_path / name / "0.jpg", image(label, 0))
     write(tmp_path / "labels.csv", "0.jpg,cow\n")
@@ -505,7 +509,7 @@ def test_tables_beside_class_folders_are_not_read_without_a_word(tmp_path: Path)
     assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
 
 
-def test_the_longest_unused_file_is_closed_but_none_that_is_being_read(
+def test_least_recently_used_file_is_closed_unless_it_is_being_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "abcd":
@@ -565,7 +569,7 @@ print(len(seen), sum(seen))
 
 
 @pytest.mark.parametrize("where", ["{}", "file://{}"])
-def test_a_store_of_more_files_than_a_process_may_open(where: str, tmp_path: Path) -> None:
+def test_store_with_more_files_than_the_open_file_limit(where: str, tmp_path: Path) -> None:
     """200 files and 64 descriptors, read by many threads at once; so are a bucket's copies."""
     levels = list(range(200))
     items = [

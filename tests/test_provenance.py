@@ -40,7 +40,7 @@ def copy(tmp_path: Path) -> Path:
     return package.parent
 
 
-def test_a_checkout_names_its_commit_and_whether_it_is_clean(copy: Path) -> None:
+def test_checkout_reports_its_commit_and_whether_it_is_clean(copy: Path) -> None:
     git(copy, "init", "-q")
     (copy / ".gitignore").write_text("__pycache__\n")
     git(copy, "add", ".")
@@ -57,17 +57,17 @@ def test_a_checkout_names_its_commit_and_whether_it_is_clean(copy: Path) -> None
     assert version_in(copy) == str(clean | {"clean": False})
 
 
-def test_an_installed_package_gives_its_version_alone(copy: Path) -> None:
+def test_installed_package_reports_only_its_version(copy: Path) -> None:
     assert version_in(copy) == str({"version": __version__})
 
 
-def test_somebody_elses_checkout_around_an_installed_package_is_not_named(copy: Path) -> None:
+def test_commit_of_a_surrounding_checkout_is_not_reported(copy: Path) -> None:
     git(copy, "init", "-q")
     git(copy, "commit", "-q", "--allow-empty", "-m", "another project")
     assert version_in(copy) == str({"version": __version__})
 
 
-def test_the_sentence_is_short_and_names_a_changed_tree() -> None:
+def test_description_is_short_and_marks_a_changed_tree() -> None:
     wheel: dict[str, str | bool] = {"version": "0.1.0"}
     assert describe(wheel) == "alexnet 0.1.0"
     checkout = wheel | {"commit": "0123456789abcdef", "clean": True}

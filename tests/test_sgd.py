@@ -23,7 +23,7 @@ from alexnet.train.sgd import (
 START = PlateauState()
 
 
-def test_ten_steps_are_the_formula() -> None:
+def test_ten_steps_follow_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(7, generator=generator, dtype=torch.float64)
     v = torch.zeros_like(w)
@@ -40,7 +40,7 @@ def test_ten_steps_are_the_formula() -> None:
 
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("decay", [0.0, 0.0005])
-def test_the_compiled_update_is_the_plain_one(form: torch.memory_format, decay: float) -> None:
+def test_compiled_update_matches_the_plain_one(form: torch.memory_format, decay: float) -> None:
     """float32: four operations, some fused, so a few units of 2**-24 of each term apart."""
     drawn = [torch.randn(6, 5, 3, 3) for _ in range(3)]
     w, v, g = (t.contiguous(memory_format=form) for t in drawn)
@@ -52,7 +52,7 @@ def test_the_compiled_update_is_the_plain_one(form: torch.memory_format, decay: 
     torch.testing.assert_close(v.double(), exact_v, rtol=1e-6, atol=1e-6)
 
 
-def test_the_update_takes_a_gradient_of_another_memory_format() -> None:
+def test_update_accepts_a_gradient_in_another_memory_format() -> None:
     w, g = (
         torch.randn(6, 5, 3, 3).contiguous(memory_format=torch.channels_last),
         torch.randn(6, 5, 3, 3),
@@ -81,20 +81,20 @@ def ours(rate_of_step: list[float]) -> torch.Tensor:
     return w
 
 
-def test_it_is_pytorchs_sgd_until_the_rate_changes() -> None:
+def test_update_equals_pytorch_sgd_until_the_learning_rate_changes() -> None:
     torch.testing.assert_close(ours([0.01] * 9), pytorchs([0.01] * 9), rtol=1e-13, atol=0)
     falling = [0.01] * 5 + [0.001] * 4
     assert (ours(falling) - pytorchs(falling)).abs().min() > 1e-3
 
 
-def test_a_rate_of_zero_freezes() -> None:
+def test_zero_learning_rate_freezes_a_parameter() -> None:
     w, v = torch.ones(2), torch.ones(2)
     update(w, v, torch.ones(2), ParamHyper(0.0, 0.1), 0.9)
     assert torch.equal(w, torch.ones(2))
     assert torch.equal(v, torch.ones(2))
 
 
-def test_the_originals_rates_through_its_end_game() -> None:
+def test_learning_rates_of_original_through_its_end_game() -> None:
     config = recipes.original()
 
     def at(name: str, epoch: int) -> tuple[float, float]:
@@ -116,19 +116,19 @@ def test_the_originals_rates_through_its_end_game() -> None:
     assert finished(config.schedule, 91, START)
 
 
-def test_the_papers_biases_learn_as_weights_do() -> None:
+def test_biases_of_paper_learn_like_weights() -> None:
     assert param_hyper(recipes.paper(), "fc8.bias", 3, START) == param_hyper(
         recipes.paper(), "fc8.weight", 3, START
     )
 
 
-def test_cifar_decay_is_by_layer() -> None:
+def test_cifar_weight_decay_is_set_for_each_layer() -> None:
     config = recipes.cifar_26()
     assert param_hyper(config, "fc64.weight", 0, START) == ParamHyper(0.001, 0.03)
     assert param_hyper(config, "fc64.bias", 0, START) == ParamHyper(0.002, 0.0)
 
 
-def test_a_plateau_divides_three_times_and_then_ends() -> None:
+def test_plateau_drops_three_times_and_then_ends() -> None:
     schedule = Plateau(epochs=100, patience=2, min_delta=0.01, drops=3)
     state, falls, epoch = START, [], 0
     errors = [0.5, 0.4, 0.395, 0.396] + [0.4] * 50  # 0.395 gains less than 0.01
@@ -139,18 +139,18 @@ def test_a_plateau_divides_three_times_and_then_ends() -> None:
     assert falls == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_a_plateau_ends_at_its_last_epoch() -> None:
+def test_plateau_ends_at_its_last_epoch() -> None:
     assert finished(Plateau(epochs=4), 4, START)
 
 
-def test_a_shortened_schedule_still_ends_at_a_thousandth() -> None:
+def test_shortened_schedule_still_ends_at_a_thousandth_of_its_learning_rate() -> None:
     config = replace(recipes.original(), schedule=scaled(recipes.original().schedule, 50))
     assert param_hyper(config, "fc8.weight", 49, START).lr == pytest.approx(1e-5)
     assert isinstance(config.schedule, StepSchedule)
     assert config.schedule.drops == (14, 28, 43)
 
 
-def test_training_ends_once_the_wanted_error_is_reached() -> None:
+def test_training_ends_once_the_target_error_is_reached() -> None:
     schedule = StepSchedule(10, until_error=0.25)
     state = PlateauState()
     for epoch, error in enumerate((0.5, 0.26), 1):

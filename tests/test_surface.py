@@ -45,7 +45,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_point_in_one_direction() -> None:
     for path in PACKAGE.rglob("*.py"):
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for other in imports(path):
@@ -57,7 +57,7 @@ def test_imports_point_one_way() -> None:
                 )
 
 
-def test_the_public_names_are_all_there_and_no_others() -> None:
+def test_package_exports_exactly_the_public_names() -> None:
     assert sorted(alexnet.__all__) == alexnet.__all__
     for name in alexnet.__all__:
         assert getattr(alexnet, name) is not None
@@ -72,23 +72,23 @@ def test_public_names_are_documented() -> None:
         assert getattr(alexnet.recipes, name)().recipe == name
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
+def test_import_alexnet_does_not_import_large_libraries() -> None:
     program = "import sys, alexnet; assert not {'torch', 'numpy', 'datasets', 'matplotlib'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-def test_training_needs_no_datasets_library() -> None:
+def test_training_does_not_import_datasets() -> None:
     program = "import sys, alexnet.train.loop; assert not {'datasets', 'matplotlib', 'scipy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-def test_the_version_is_the_changelogs() -> None:
+def test_version_matches_the_changelog() -> None:
     root = PACKAGE.parent
     assert f'version = "{alexnet.__version__}"' in (root / "pyproject.toml").read_text()
     assert f"## [{alexnet.__version__}] - 20" in (root / "CHANGELOG.md").read_text()
 
 
-def test_every_sentence_of_the_ledger_names_things_that_exist() -> None:
+def test_every_ledger_row_names_symbols_and_tests_that_exist() -> None:
     """docs/paper.md: each row's symbol and test are in the tree."""
     root = PACKAGE.parent
     code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))

@@ -53,7 +53,7 @@ def test_the_number_of_workers_changes_nothing(
     assert numbers(tmp_path / "run") == numbers(run)
 
 
-def test_another_seed_is_another_run(store: Path, run: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_another_run(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "run")
     assert not same_weights(tmp_path / "run", run)
 
@@ -75,7 +75,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int, layers:
 @pytest.mark.parametrize(
     ("steps", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)]
 )
-def test_a_stopped_run_goes_on_bit_for_bit(
+def test_stopped_run_resumes_bit_for_bit(
     store: Path, run: Path, steps: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
@@ -91,13 +91,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert numbers(tmp_path / "run") == numbers(run)
 
 
-def test_signals_are_the_programs_again_after_a_run(store: Path, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_after_a_run(store: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fit(tiny(store, schedule=StepSchedule(1)), tmp_path / "run")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_run_may_live_in_a_thread(store: Path, run: Path, tmp_path: Path) -> None:
+def test_training_in_a_thread_gives_the_same_run(store: Path, run: Path, tmp_path: Path) -> None:
     thread = threading.Thread(target=fit, args=(tiny(store), tmp_path / "run"))
     thread.start()
     thread.join()
@@ -118,7 +118,7 @@ def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) ->
     assert before == after
 
 
-def test_metrics_past_the_checkpoint_are_written_once(
+def test_metrics_after_the_checkpoint_are_not_duplicated_on_resume(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
     """As after a kill between an epoch's line and its checkpoint."""
@@ -129,7 +129,7 @@ def test_metrics_past_the_checkpoint_are_written_once(
     assert [m["epoch"] for m in read_metrics(tmp_path / "run", "epoch")] == [1, 2, 3]
 
 
-def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) -> None:
+def test_saved_config_reproduces_the_run(run: Path, tmp_path: Path) -> None:
     config = read_config(run)
     assert config.architecture.classes == 10
     assert config.precision == "float32"
@@ -138,7 +138,7 @@ def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) ->
     assert from_dict(type(config), to_dict(config)) == config
 
 
-def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
+def test_checkpoint_describes_its_origin(run: Path, store: Path) -> None:
     for which in ("last", "best"):
         about = checkpoint.read(run, which).about  # type: ignore[arg-type]
         assert about["recipe"] == "tiny"
@@ -151,7 +151,7 @@ def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
     assert about["evaluation"]["val_error"] == min(m["val_error"] for m in epochs)
 
 
-def test_conv1_is_frozen_and_noise_off_in_the_end_game(
+def test_conv1_is_frozen_and_colour_noise_off_in_the_end_game(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -173,12 +173,12 @@ def test_conv1_is_frozen_and_noise_off_in_the_end_game(
     assert not torch.equal(whole["conv2.weight"], two["conv2.weight"])
 
 
-def test_a_nan_names_step_and_tensor(store: Path, tmp_path: Path) -> None:
+def test_nan_error_names_the_step_and_the_tensor(store: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match=r"step \d+: .*(weight|bias|output of) .*not finite"):
         fit(tiny(store, sgd=Sgd(batch=16, lr=1e30)), tmp_path / "run")
 
 
-def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None:
+def test_delayed_metrics_are_the_same_and_a_nan_keeps_its_step() -> None:
     net, labels = ShardedNetwork(tiny_architecture(), 0, ALONE), torch.tensor([0, 1, 2])
     x = torch.zeros(3, 3, net.architecture.input_px, net.architecture.input_px)
     logits = [torch.eye(3, 10)[torch.randperm(3)] * i for i in range(5)]
@@ -200,7 +200,7 @@ def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None
         readings.settle()
 
 
-def test_init_takes_what_fits_and_says_what(
+def test_init_copies_matching_layers_and_reports_them(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(store, init=str(run), schedule=StepSchedule(1))
@@ -215,7 +215,7 @@ def test_init_takes_what_fits_and_says_what(
     assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
 
 
-def test_the_last_layer_is_taken_from_the_same_classes_alone(
+def test_last_layer_is_copied_only_if_the_classes_are_the_same(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ten answers to other questions are no start for ten new ones, whatever their shape."""
@@ -239,7 +239,7 @@ def test_the_last_layer_is_taken_from_the_same_classes_alone(
     )
 
 
-def test_only_the_named_layers_are_taken(
+def test_init_layers_limits_the_copied_layers(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, lr=0))
@@ -253,7 +253,7 @@ def test_only_the_named_layers_are_taken(
         fit(replace(config, init_layers=("conv9",)), tmp_path / "none")
 
 
-def test_with_a_fixed_order_the_images_of_a_batch_stay_together(
+def test_fixed_order_keeps_the_batches_of_every_epoch(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
@@ -273,7 +273,7 @@ def test_with_a_fixed_order_the_images_of_a_batch_stay_together(
         assert first[0] != tuple(range(len(first[0])))
 
 
-def test_float64_is_float64_from_the_weights_to_the_loss(store: Path, tmp_path: Path) -> None:
+def test_float64_is_used_from_the_weights_to_the_loss(store: Path, tmp_path: Path) -> None:
     fit(tiny(store, precision="float64", schedule=StepSchedule(1)), tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run")
     assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float64}
@@ -282,7 +282,7 @@ def test_float64_is_float64_from_the_weights_to_the_loss(store: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float64"])
-def test_cuda_uses_tf32_only_where_it_is_asked_for(precision: str) -> None:
+def test_cuda_uses_tf32_only_on_request(precision: str) -> None:
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
     try:
@@ -295,7 +295,7 @@ def test_cuda_uses_tf32_only_where_it_is_asked_for(precision: str) -> None:
             backend.allow_tf32 = value
 
 
-def test_a_net_that_starts_blind_is_warned_about(
+def test_net_that_starts_nearly_blind_gives_a_warning(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dim = replace(
@@ -307,14 +307,14 @@ def test_a_net_that_starts_blind_is_warned_about(
     assert start["fc7"][0] < 0.02 < start["conv1"][0]
 
 
-def test_waiting_for_data_and_memory_are_in_the_metrics(run: Path) -> None:
+def test_metrics_contain_waiting_time_memory_and_speed(run: Path) -> None:
     for m in read_metrics(run, "epoch"):
         assert 0 <= m["waited_share"] < 1
         assert m["peak_memory_bytes"] > 2**20
         assert m["images_per_s"] > 0
 
 
-def test_a_plateau_run_resumes_too(
+def test_plateau_run_resumes_bit_for_bit(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(store, schedule=Plateau(epochs=9, patience=1, min_delta=0.5, drops=2))
@@ -327,7 +327,7 @@ def test_a_plateau_run_resumes_too(
     assert len({m["lr"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
 
 
-def test_bad_runs_are_refused_and_nothing_is_overwritten(
+def test_invalid_runs_are_refused_and_nothing_is_overwritten(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
     before = (run / "config.json").read_bytes()
@@ -384,7 +384,7 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
         resume(run)
 
 
-def test_a_store_that_changed_is_noticed(store: Path, tmp_path: Path) -> None:
+def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
     fit(tiny(tmp_path / "store", schedule=StepSchedule(1)), tmp_path / "run")
     manifest = tmp_path / "store" / "manifest.json"
@@ -393,7 +393,7 @@ def test_a_store_that_changed_is_noticed(store: Path, tmp_path: Path) -> None:
         resume(tmp_path / "run")
 
 
-def test_auto_is_settled_and_saved(store: Path) -> None:
+def test_auto_device_and_precision_are_resolved(store: Path) -> None:
     config = resolve(tiny(store, device="auto", precision="auto"))
     assert config.device in ("cpu", "cuda", "mps")
     assert config.precision == ("bfloat16" if config.device == "cuda" else "float32")
@@ -418,7 +418,7 @@ resume(run) if (run / "config.json").exists() else fit(tiny(store, checkpoint_mi
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_bit_for_bit(
+def test_run_killed_at_any_moment_resumes_bit_for_bit(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at many moments, a checkpoint after every step: the end is the undisturbed run's."""
@@ -468,7 +468,7 @@ def test_the_full_size_net_resumes_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipes.__all__)
-def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
+def test_every_recipe_trains_for_an_epoch(name: str, tmp_path: Path) -> None:
     """At its own input size, an eighth as wide where it is wide."""
     config = getattr(recipes, name)()
     px = config.architecture.input_px
@@ -502,7 +502,7 @@ print(json.dumps([m["peak_memory_bytes"] for m in read_metrics(Path(run), "epoch
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_epochs_or_images(tmp_path: Path) -> None:
     """Peak memory after epoch 2 grows at most 2 %, and a set four times as large needs no more (2 % too)."""
     peaks = []
     for count in (400, 1600):

@@ -23,7 +23,7 @@ from alexnet.ops.triton_lrn import lrn_triton  # noqa: E402
 @pytest.mark.parametrize("n", [1, 4, 5, 9])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_plain_one(
+def test_triton_lrn_matches_the_plain_implementation(
     maps: int, columns: int, n: int, relu: bool, dtype: torch.dtype
 ) -> None:
     x = (
@@ -52,7 +52,7 @@ def test_it_is_the_plain_one(
         )
 
 
-def test_it_is_a_well_made_operator() -> None:
+def test_triton_lrn_passes_opcheck() -> None:
     x = (
         torch.randn(2, 8, 4, 5, device=DEVICE)
         .contiguous(memory_format=torch.channels_last)

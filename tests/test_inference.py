@@ -42,7 +42,7 @@ def test_predictions_are_probabilities_best_first(run: Path, folder: Path) -> No
         assert {name for name, _ in p.classes} == set(shapes.CLASSES)
 
 
-def test_a_file_that_is_no_picture_is_named_and_the_others_go_on(run: Path, folder: Path) -> None:
+def test_undecodable_file_is_reported_and_the_others_are_predicted(run: Path, folder: Path) -> None:
     (folder / "1b.jpg").write_text("no picture")
     found = list(predict(load(run), [folder]))
     assert [p.error for p in found] == [None, None, "not an image of a known format", None]
@@ -75,7 +75,7 @@ def test_features_of_a_store_are_the_networks_activations(
     assert np.load(tmp_path / "maps" / "conv2.max_pool.npy").shape == (30, 12, 3, 3)
 
 
-def test_features_of_a_folder_and_bad_requests(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_features_of_a_folder_and_invalid_requests(run: Path, folder: Path, tmp_path: Path) -> None:
     trained = load(run)
     assert features(trained, "fc6", folder, tmp_path / "fc6") == 3
     with pytest.raises(ValueError, match="exists; choose another --out"):
@@ -146,7 +146,7 @@ def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.run(None, {"rgb": rgb})[0], want, atol=1e-4)
 
 
-def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
+def test_exported_safetensors_can_be_loaded(run: Path, tmp_path: Path) -> None:
     saved = checkpoint.read(run)
     checkpoint.write(tmp_path / "net.safetensors", saved.weights, {}, saved.mean, saved.about)
     again = checkpoint.read(tmp_path / "net.safetensors")
@@ -155,7 +155,7 @@ def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
     assert load(tmp_path / "net.safetensors").classes == shapes.CLASSES
 
 
-def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) -> None:
+def test_figures_are_not_blank(run: Path, tmp_path: Path) -> None:
     figures.filters(load(run).net).savefig(tmp_path / "filters.png")
     figures.curves([run]).savefig(tmp_path / "curves.png")
     figures.signals([run]).savefig(tmp_path / "signal.png")
@@ -168,7 +168,7 @@ def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) 
         figures.curves([tmp_path])
 
 
-def test_figure_3_shows_each_columns_own_kernels(run: Path) -> None:
+def test_figure_3_shows_the_filters_of_each_column(run: Path) -> None:
     """Each kernel scaled to its own largest weight; zero is grey."""
     net = load(run).net
     weight = net.get_parameter("conv1.weight").detach()
@@ -197,7 +197,7 @@ def test_figure_4_has_the_papers_counts(run: Path) -> None:
     assert sum(len(axes.images) for axes in figures.neighbours(run).axes) == 5 * (1 + 6)
 
 
-def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:
+def test_signal_is_the_mean_difference_divided_by_the_mean_norm() -> None:
     net = build(tiny_architecture())
     images = torch.randn(3, 3, 32, 32) * 50
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:
     assert not warning([Signal("conv1", 1, 1), Signal("fc7", 0.021, 1), Signal("fc8", 1, 1)])
 
 
-def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> None:
+def test_signal_is_zero_for_equal_images_and_positive_for_different_ones() -> None:
     net = build(tiny_architecture())
     one = torch.randn(1, 3, 32, 32) * 50
     assert all(s.difference < 1e-5 for s in signal(net, one.expand(3, -1, -1, -1)))
@@ -223,7 +223,7 @@ def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> No
         signal(net, one)
 
 
-def test_the_papers_words_start_nearer_to_blind_than_the_originals() -> None:
+def test_signal_of_an_untrained_paper_net_is_below_that_of_original() -> None:
     """Narrow nets, so that it takes a second: the order is the full-size nets' (recorded in records/)."""
     images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
     last = {}

@@ -36,13 +36,13 @@ def near(got: np.ndarray, want: np.ndarray, levels: float) -> bool:
     return got.shape == want.shape and float(np.abs(got.astype(int) - want).mean()) < levels
 
 
-def test_plain_pictures() -> None:
+def test_common_formats_decode_to_rgb() -> None:
     assert near(decode(jpeg()), RGB, 2)
     for form in ("PNG", "BMP", "TIFF", "PPM"):
         assert np.array_equal(decode(file(Image.fromarray(RGB), form)), RGB)
 
 
-def test_grey_cmyk_palette_and_transparent_pictures_become_rgb() -> None:
+def test_grey_cmyk_palette_and_transparent_images_become_rgb() -> None:
     grey = Image.fromarray(RGB).convert("L")
     assert near(decode(file(grey, "JPEG")), np.stack([np.asarray(grey)] * 3, -1), 2)
     assert near(decode(file(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95)), RGB, 4)
@@ -50,19 +50,19 @@ def test_grey_cmyk_palette_and_transparent_pictures_become_rgb() -> None:
     assert np.array_equal(decode(file(Image.fromarray(RGB).convert("RGBA"), "PNG")), RGB)
 
 
-def test_sixteen_bits_are_scaled_not_cut() -> None:
+def test_sixteen_bit_images_are_scaled_not_truncated() -> None:
     sixteen = Image.fromarray((RGB[..., 0].astype(np.uint16) << 8) + 77)
     assert np.array_equal(decode(file(sixteen, "PNG"))[..., 0], RGB[..., 0])
 
 
-def test_of_an_animation_the_first_frame_is_taken() -> None:
+def test_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (10, 200)]
     data = file(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert near(decode(data), np.full((8, 8, 3), 10), 2)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_exif_turns_a_picture_only_when_asked(turn: int) -> None:
+def test_exif_orientation_is_applied_only_on_request(turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
     data = jpeg(exif=exif)
@@ -92,19 +92,19 @@ def test_exif_turns_a_picture_only_when_asked(turn: int) -> None:
         (b"\xff\xd8\xff", "not an image"),
     ],
 )
-def test_what_is_no_picture_says_why(data: bytes, says: str) -> None:
+def test_undecodable_data_is_refused_with_a_reason(data: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         decode(data)
 
 
-def test_a_picture_that_claims_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_with_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "MAX_PIXELS", 1000)
     for data in (jpeg(), file(Image.fromarray(RGB), "PNG")):
         with pytest.raises(ValueError, match="60x40 is more than 1,000 pixels"):
             decode(data)
 
 
-def test_the_central_square_is_the_rescaled_pictures() -> None:
+def test_central_square_is_cut_from_the_rescaled_image() -> None:
     wide = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
     whole = np.asarray(Image.fromarray(wide).resize((64, 32), Image.Resampling.BICUBIC))
     assert np.array_equal(centre_square(wide, 32), whole[:, 16:48])
@@ -113,7 +113,7 @@ def test_the_central_square_is_the_rescaled_pictures() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (3, 2)])
-def test_pictures_of_a_pixel_or_a_line_are_enlarged(shape: tuple[int, int]) -> None:
+def test_images_of_one_pixel_or_one_line_are_enlarged(shape: tuple[int, int]) -> None:
     assert centre_square(np.full((*shape, 3), 7, np.uint8), 32).shape == (32, 32, 3)
     assert (centre_square(np.full((*shape, 3), 7, np.uint8), 32) == 7).all()
 
@@ -127,7 +127,7 @@ def test_pictures_of_a_pixel_or_a_line_are_enlarged(shape: tuple[int, int]) -> N
     seed=st.integers(0, 9),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_large_jpeg_decoded_small_is_nearly_the_same_square(
+def test_jpeg_decoded_at_reduced_size_gives_nearly_the_same_square(
     height: int, width: int, enough_px: int, seed: int
 ) -> None:
     """Three grey levels on average, of 255, for pictures rougher than photographs and of full contrast in colour."""
@@ -152,7 +152,7 @@ def difference(a: Rgb, b: Rgb) -> float:
     return float(np.abs(a.astype(int) - b).mean())
 
 
-def test_of_photographs_it_differs_by_less_than_the_jpeg_they_are_kept_in(pictures: Path) -> None:
+def test_reduced_decoding_of_photographs_loses_less_than_jpeg_storage(pictures: Path) -> None:
     small, kept = [], []
     for path in sorted(
         p for p in (pictures / "photos").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")
@@ -165,7 +165,7 @@ def test_of_photographs_it_differs_by_less_than_the_jpeg_they_are_kept_in(pictur
     assert sum(small) < sum(kept) / 2
 
 
-def test_ppm_is_the_pixels_and_pillow_reads_it() -> None:
+def test_ppm_is_lossless_and_readable_by_pillow() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     data, out = encode(noise, "ppm"), np.empty_like(noise)
     assert np.array_equal(decode(data), noise)
@@ -192,7 +192,7 @@ def test_png_is_lossless_and_444_keeps_more_colour_than_420() -> None:
     assert errors[0] < errors[1] / 3
 
 
-def test_every_real_photograph_is_read(pictures: object) -> None:
+def test_every_real_photograph_can_be_decoded(pictures: object) -> None:
     files = sorted((pictures / "photos").glob("*.JPEG"))  # type: ignore[operator]
     assert len(files) == 40
     assert {centre_square(decode(path.read_bytes()), 256).shape for path in files} == {
