@@ -1,6 +1,4 @@
-"""For each row of the ledger, by the beginning of its sentence: (file of the package, old, new)."""
-
-# ruff: noqa: E501 (quoted lines of the package)
+"""The mutants of each row of the ledger: {beginning of its sentence: [(file, old, new), ...]}."""
 
 from __future__ import annotations
 
@@ -14,6 +12,11 @@ LOOP, AUGMENT, EVALUATION, NORMALISE = (
 
 EFFECTS, STATISTICS = "experiments/effects.py", "experiments/estimates.py"
 ILSVRC = "data/sources/ilsvrc.py"
+
+LINKED = (
+    "linked: bool = False\n    "
+    '"""Sees the maps of all columns instead of only those of its own."""\n    '
+)
 
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Section 2
@@ -201,7 +204,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (
             NORMALISE,
             "return _band_product(squares, band, columns)",
-            "return _band_product(squares, _band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
+            "return _band_product(squares, "
+            "_band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
         ),
         (MODEL, "c.k, c.alpha, c.beta, self.columns)", "c.k, c.alpha, c.beta, 1)"),
         (MODEL, "norm, window, after, self.columns)", "norm, window, after, 1)"),
@@ -497,8 +501,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "Weights start Gaussian": [
         (
             CONFIG,
-            'linked: bool = False\n    """Sees the maps of all columns instead of only those of its own."""\n    std: float | None = 0.01',
-            'linked: bool = False\n    """Sees the maps of all columns instead of only those of its own."""\n    std: float | None = 0.1',
+            LINKED + "std: float | None = 0.01",
+            LINKED + "std: float | None = 0.1",
         ),
         (
             CONFIG,
@@ -800,7 +804,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             RECIPES,
-            "replace(CIFAR_SGD, weight_decay_of=decay, bias_lr_follows=False),\n        StepSchedule(",
+            "replace(CIFAR_SGD, weight_decay_of=decay, bias_lr_follows=False),\n        "
+            "StepSchedule(",
             "replace(CIFAR_SGD, weight_decay_of=decay),\n        StepSchedule(",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Settings survive a file, and a file that says something else is refused with the field's name."""
+"""Configs survive being written to a file; an invalid file is refused naming the field."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ def test_files_of_version_0_1_are_read_by_their_old_names() -> None:
     assert from_dict(Config, to_dict(config)) == config
 
 
-def bent(path: str, value: object) -> dict[str, object]:
+def with_value(path: str, value: object) -> dict[str, object]:
     data = json.loads(json.dumps(to_dict(recipes.original())))
     *parents, last = path.split(".")
-    place = data
+    node = data
     for parent in parents:
-        place = place[parent]
-    place[last] = value
+        node = node[parent]
+    node[last] = value
     return data
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "says"),
+    ("path", "value", "message"),
     [
         ("sgd.momentumm", 0.9, "config.sgd has no field 'momentumm'"),
         ("sgd.batch", "many", "config.sgd.batch is 'many'; it must be of type int"),
@@ -103,7 +103,8 @@ def bent(path: str, value: object) -> dict[str, object]:
         (
             "precision",
             "float8",
-            "config.precision is 'float8'; it can be 'auto', 'float64', 'float32', 'tf32', 'bfloat16'",
+            "config.precision is 'float8'; "
+            "it can be 'auto', 'float64', 'float32', 'tf32', 'bfloat16'",
         ),
         ("schedule", 90, "config.schedule must be one of Plateau, StepSchedule"),
         ("schedule", {"is": "Cosine"}, "its `is` says 'Cosine'"),
@@ -118,13 +119,13 @@ def bent(path: str, value: object) -> dict[str, object]:
         ("sgd.weight_decay_of", [["conv1"]], "has 1 entries; it needs 2"),
     ],
 )
-def test_invalid_file_is_refused_naming_the_field(path: str, value: object, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        from_dict(Config, bent(path, value))
+def test_invalid_file_is_refused_naming_the_field(path: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(Config, with_value(path, value))
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"workers": -1}, "workers is -1; it must be at least 0"),
         ({"seed": -1}, "seed is -1"),
@@ -144,8 +145,8 @@ def test_invalid_file_is_refused_naming_the_field(path: str, value: object, says
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
     ],
 )
-def test_invalid_values_are_refused(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_values_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
 
 
@@ -159,12 +160,14 @@ def test_settings_without_effect_are_reported() -> None:
         "a learning rate of conv1 at epoch 67 lies after the last epoch, 60",
         "a learning rate of conv1 at epoch 72 lies after the last epoch, 60",
     ]
-    still = replace(original.augment, crops=False, flips=False, colour="none")
-    one = replace(recipes.one_column().architecture, links=False)
+    no_crops = replace(original.augment, crops=False, flips=False, colour="none")
+    one_column = replace(recipes.one_column().architecture, links=False)
     sgd = replace(original.sgd, bias_lr=None)
-    said = " ".join(without_effect(replace(original, augment=still, architecture=one, sgd=sgd)))
+    warnings = " ".join(
+        without_effect(replace(original, augment=no_crops, architecture=one_column, sgd=sgd))
+    )
     for name in ("augment.chunk", "augment.pca", "sgd.bias_lr_follows", "architecture.links"):
-        assert name in said
+        assert name in warnings
 
 
 def test_schedule_is_scaled_in_proportion() -> None:

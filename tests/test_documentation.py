@@ -1,4 +1,4 @@
-"""Every command in the documentation is one that the program understands, and every link leads somewhere."""
+"""Documented commands, links, make targets and examples are valid."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def documented_commands(page: Path) -> list[list[str]]:
     """The arguments of each `alexnet VERB ...` line in the fenced blocks of a page."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    found = [re.match(r"\s*(?:\.venv/bin/)?alexnet (\S.*)", line) for line in lines]
-    return [shlex.split(match.group(1), comments=True) for match in found if match]
+    matches = [re.match(r"\s*(?:\.venv/bin/)?alexnet (\S.*)", line) for line in lines]
+    return [shlex.split(match.group(1), comments=True) for match in matches if match]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -73,12 +73,12 @@ def test_documented_examples_exist() -> None:
 
 
 def python_blocks(page: str) -> list[dict[str, Any]]:
-    """What each Python block of a page defines."""
-    spaces = []
+    """The namespace of each Python block of a page, after running the block."""
+    namespaces = []
     for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S):
-        spaces.append({"__name__": "block"})
-        exec(compile(block, page, "exec"), spaces[-1])
-    return spaces
+        namespaces.append({"__name__": "block"})
+        exec(compile(block, page, "exec"), namespaces[-1])
+    return namespaces
 
 
 def test_walkthroughs_in_contributing_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every picture is counted once, probabilities are averaged over patches and networks, and scores are what they say."""
+"""Test errors: scores, ten crops, ensembles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import tiny
 def test_score_counts_top1_top5_classes_and_confusion() -> None:
     p = np.array([[0.5, 0.2, 0.1, 0.08, 0.07, 0.05], [0.1, 0.2, 0.3, 0.15, 0.13, 0.12]], np.float32)
     result = score(np.vstack([p, p]), np.array([0, 0, 5, 2]), 1)
-    # right: picture 0 (class 0) and picture 3 (class 2); in the best five: all but picture 2 (class 5) and 1 (class 0)
+    # Images 0 and 3 are right. The labels of images 1 and 2 are not among the best five.
     assert result.images == 4
     assert result.top1_error == 0.5
     assert result.top5_error == 0.5
@@ -61,20 +61,22 @@ def test_ten_crop_probabilities_are_the_mean_of_ten_softmaxes(store: Path, run: 
     mean = trained.preprocess.centre_mean.permute(2, 0, 1)
     total = torch.zeros(4, 10)
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
-        cut = images[:, y : y + 32, x : x + 32].permute(0, 3, 1, 2).float()
-        for view in (cut, cut.flip(3)):
+        crop = images[:, y : y + 32, x : x + 32].permute(0, 3, 1, 2).float()
+        for view in (crop, crop.flip(3)):
             with torch.no_grad():
                 total += F.softmax(trained.net(view - mean), 1)
     got = probabilities(trained.net, trained.preprocess, images, Augment())
-    torch.testing.assert_close(
-        got, total / 10, rtol=1e-4, atol=1e-6
-    )  # float32, another memory format
+    # Two memory formats sum in a different order.
+    torch.testing.assert_close(got, total / 10, rtol=1e-4, atol=1e-6)
 
 
 def test_evaluate_reports_centre_and_ten_crops(store: Path, run: Path) -> None:
     centre, ten = evaluate([run], store)
     assert (centre.patches, ten.patches) == (1, 10)
-    assert evaluate([run, run], store)[1].confusion == ten.confusion
+
+
+def test_ensemble_of_identical_runs_equals_one_run(store: Path, run: Path) -> None:
+    assert evaluate([run, run], store)[1].confusion == evaluate([run], store)[1].confusion
 
 
 def test_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
@@ -85,11 +87,11 @@ def test_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path)
     from alexnet.data.loader import batches
 
     images = next(batches(split, np.arange(30), 30))
-    alone = [
+    separate = [
         probabilities(n.net, n.preprocess, images.images, Augment(test_patches="centre"))
         for n in nets
     ]
-    want = score(((alone[0] + alone[1]) / 2).numpy(), images.labels.numpy(), 1)
+    want = score(((separate[0] + separate[1]) / 2).numpy(), images.labels.numpy(), 1)
     assert both.confusion == want.confusion
     assert both.loss == pytest.approx(want.loss, rel=1e-5)
 
@@ -99,10 +101,10 @@ def test_evaluate_averages_all_given_runs(store: Path, run: Path, tmp_path: Path
     runs = [run, tmp_path / "other"]
     nets = [(trained.net, trained.preprocess) for trained in map(load, runs)]
     want = measure(nets, Store(store).split("val"), Augment(test_patches="centre"))
-    found = evaluate(runs, store)[0]
-    assert found.confusion == want.confusion
-    assert found.loss == pytest.approx(want.loss)
-    assert found.loss != pytest.approx(evaluate([run], store)[0].loss)
+    result = evaluate(runs, store)[0]
+    assert result.confusion == want.confusion
+    assert result.loss == pytest.approx(want.loss)
+    assert result.loss != pytest.approx(evaluate([run], store)[0].loss)
 
 
 def test_training_metrics_agree_with_evaluate(store: Path, run: Path) -> None:

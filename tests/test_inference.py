@@ -1,4 +1,4 @@
-"""A trained network at work: predictions, features, figures, ONNX."""
+"""Use of a trained network: predictions, features, figures, signal, and exported files."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from tests.conftest import RECIPES, tiny_architecture
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "pictures"
-    place.mkdir()
+    images = tmp_path / "pictures"
+    images.mkdir()
     for label in range(3):
-        Image.fromarray(shapes.image(label, 1)).save(place / f"{label}.png")
-    return place
+        Image.fromarray(shapes.image(label, 1)).save(images / f"{label}.png")
+    return images
 
 
 def test_predictions_are_probabilities_best_first(run: Path, folder: Path) -> None:
-    found = list(predict(load(run), [folder], most=10))
-    assert [Path(p.picture).name for p in found] == ["0.png", "1.png", "2.png"]
-    for p in found:
-        shares = [share for _, share in p.classes]
-        assert shares == sorted(shares, reverse=True)
-        assert sum(shares) == pytest.approx(1, abs=1e-5)
+    predictions = list(predict(load(run), [folder], most=10))
+    assert [Path(p.picture).name for p in predictions] == ["0.png", "1.png", "2.png"]
+    for p in predictions:
+        probabilities = [probability for _, probability in p.classes]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert {name for name, _ in p.classes} == set(shapes.CLASSES)
 
 
 def test_undecodable_file_is_reported_and_the_others_are_predicted(run: Path, folder: Path) -> None:
     (folder / "1b.jpg").write_text("no picture")
-    found = list(predict(load(run), [folder]))
-    assert [p.error for p in found] == [None, None, "not an image of a known format", None]
+    predictions = list(predict(load(run), [folder]))
+    assert [p.error for p in predictions] == [None, None, "not an image of a known format", None]
     with pytest.raises(ValueError, match="does not exist"):
         list(predict(load(run), [folder / "none.jpg"]))
     (folder / "empty").mkdir()
@@ -92,14 +92,14 @@ def test_features_of_a_folder_and_invalid_requests(run: Path, folder: Path, tmp_
 def test_onnx_gives_the_networks_probabilities(
     recipe: Callable[[], Config], tmp_path: Path
 ) -> None:
-    """Every recipe, narrow, on random RGB; 1e-4: float32 sums in another order."""
+    """Every recipe at an eighth of its width; float32 sums in another order differ by 1e-4."""
     import onnx
     import onnxruntime
 
     config = recipe()
     px = config.architecture.input_px
     architecture = replace(config.architecture, width=0.125, classes=10)
-    # a start at which the probabilities of different inputs differ, whatever the recipe's own
+    # With the start of some recipes, all inputs would have nearly the same probabilities.
     layers = tuple(replace(layer, std=0.05) for layer in architecture.layers)
     net = build(replace(architecture, layers=layers))
     statistics = Statistics(np.full((px + 8, px + 8, 3), 120.0), np.eye(3) * 60**2)
@@ -118,7 +118,7 @@ def test_onnx_gives_the_networks_probabilities(
     with torch.no_grad():
         want = net(x.permute(0, 3, 1, 2)).softmax(1).numpy()
     np.testing.assert_allclose(got, want, atol=1e-4)
-    assert np.abs(want[0] - want[1]).max() > 1e-3  # the inputs are told apart
+    assert np.abs(want[0] - want[1]).max() > 1e-3  # the probabilities depend on the input
     model = onnx.load(tmp_path / "net.onnx")
     lrns = sum(step.op == "lrn" for step in net.steps) * architecture.columns
     assert [node.op_type for node in model.graph.node].count("LRN") == lrns
@@ -169,12 +169,12 @@ def test_figures_are_not_blank(run: Path, tmp_path: Path) -> None:
 
 
 def test_figure_3_shows_the_filters_of_each_column(run: Path) -> None:
-    """Each kernel scaled to its own largest weight; zero is grey."""
+    """Each filter is scaled by its largest absolute weight, and zero is grey."""
     net = load(run).net
     weight = net.get_parameter("conv1.weight").detach()
-    drawn = [axes.images[0].get_array() for axes in figures.filters(net).axes]
-    assert len(drawn) == 2
-    for column, sheet in enumerate(drawn):
+    sheets = [axes.images[0].get_array() for axes in figures.filters(net).axes]
+    assert len(sheets) == 2
+    for column, sheet in enumerate(sheets):
         first = weight[column * len(weight) // 2]
         want = 0.5 + 0.5 * (first / first.abs().max()).permute(1, 2, 0).numpy()
         np.testing.assert_allclose(sheet[1:6, 1:6], want, atol=1e-6)
@@ -189,7 +189,7 @@ def test_the_last_hidden_layer_is_fc7(run: Path) -> None:
 
 
 def test_figure_4_has_the_papers_counts(run: Path) -> None:
-    """Eight test images with five classes each; five with the six nearest training images."""
+    """Eight test images with five classes each, and five with their six nearest training images."""
     answers = figures.answers(run)
     assert sum(len(axes.images) for axes in answers.axes) == 8
     bars = [len(axes.patches) for axes in answers.axes if len(axes.patches)]
@@ -202,9 +202,9 @@ def test_signal_is_the_mean_difference_divided_by_the_mean_norm() -> None:
     images = torch.randn(3, 3, 32, 32) * 50
     with torch.no_grad():
         f = net.activations(images)["fc7"].flatten(1).double()
-    apart = (f[0] - f[1]).norm() + (f[0] - f[2]).norm() + (f[1] - f[2]).norm()
-    size = f.norm(dim=1).sum()
-    assert signal(net, images)[-2].difference == pytest.approx(float(apart / size))
+    distances = (f[0] - f[1]).norm() + (f[0] - f[2]).norm() + (f[1] - f[2]).norm()
+    norms = f.norm(dim=1).sum()
+    assert signal(net, images)[-2].difference == pytest.approx(float(distances / norms))
     assert signal(net, images)[-2].rms == pytest.approx(float(f.square().mean().sqrt()))
     assert BLIND == 0.02
     assert warning([Signal("conv1", 1, 1), Signal("fc7", 0.019, 1), Signal("fc8", 1, 1)])
@@ -213,22 +213,21 @@ def test_signal_is_the_mean_difference_divided_by_the_mean_norm() -> None:
 
 def test_signal_is_zero_for_equal_images_and_positive_for_different_ones() -> None:
     net = build(tiny_architecture())
-    one = torch.randn(1, 3, 32, 32) * 50
-    assert all(s.difference < 1e-5 for s in signal(net, one.expand(3, -1, -1, -1)))
-    seen = signal(net, torch.randn(4, 3, 32, 32) * 50)
-    assert [s.layer for s in seen] == ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
-    assert seen[0].difference > BLIND
-    assert warning(seen) is None
+    image = torch.randn(1, 3, 32, 32) * 50
+    assert all(s.difference < 1e-5 for s in signal(net, image.expand(3, -1, -1, -1)))
+    signals = signal(net, torch.randn(4, 3, 32, 32) * 50)
+    assert [s.layer for s in signals] == ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
+    assert signals[0].difference > BLIND
+    assert warning(signals) is None
     with pytest.raises(ValueError, match="needs at least 2"):
-        signal(net, one)
+        signal(net, image)
 
 
 def test_signal_of_an_untrained_paper_net_is_below_that_of_original() -> None:
-    """Narrow nets, so that it takes a second: the order is the full-size nets' (recorded in records/)."""
+    """Narrow networks, for speed; records/imagenette-signal has the same order at full size."""
     images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
-    last = {}
-    for recipe in (recipes.paper, recipes.original):
-        last[recipe.__name__] = signal(build(replace(recipe().architecture, width=0.25)), images)[
-            -2
-        ].difference
-    assert last["paper"] < last["original"]
+    paper, original = (
+        signal(build(replace(recipe().architecture, width=0.25)), images)[-2].difference  # fc7
+        for recipe in (recipes.paper, recipes.original)
+    )
+    assert paper < original

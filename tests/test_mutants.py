@@ -1,4 +1,4 @@
-"""The ledger and the table of mutants fit together; whether mutants die, `make mutants` says."""
+"""The ledger and the table of mutants agree; `make mutants` checks that the tests fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file says which code made it."""
+"""The version, commit and state of the code that files are marked with."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ GIT = "git", "-c", "user.name=t", "-c", "user.email=t@example.org"
 
 
 def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([*GIT, *arguments], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    completed = subprocess.run([*GIT, *arguments], cwd=folder, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
 
 
 def version_in(folder: Path) -> str:
-    """What a copy of the package in `folder` says of itself."""
+    """The code version that a copy of the package in `folder` reports."""
     program = "from alexnet.provenance import code_version; print(code_version())"
-    run = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program]
     return subprocess.run(
-        run, cwd=folder, capture_output=True, text=True, check=True
+        command, cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with the two modules of the package that the question needs."""
+    """A folder with the two modules of the package that `code_version` needs."""
     package = tmp_path / "somewhere" / "alexnet"
     package.mkdir(parents=True)
     for name in ("__init__.py", "provenance.py"):

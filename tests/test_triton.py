@@ -1,4 +1,4 @@
-"""The CUDA normalisation against the plain path; without a GPU, through Triton's interpreter."""
+"""LRN in Triton against the plain implementation; without a GPU, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def test_triton_lrn_matches_the_plain_implementation(
         (g,) = torch.autograd.grad(y, value, dy.to(y.dtype))
         assert y.stride() == value.stride()
         results.append((y.detach().double(), g.double()))
-    # float32: a few roundings; bfloat16: float32 inside, 8 bits at the end, rounded by a GPU, cut by the interpreter
+    # float32: a few roundings. bfloat16: computed in float32; the result of 8 bits is rounded by a
+    # GPU and truncated by the interpreter.
     low_bits = 2**-8 if DEVICE == "cuda" else 2**-7
     rtol, of_largest = (2e-6, 2**-21) if dtype == torch.float32 else (low_bits, 4e-5)
     for low, exact in zip(*results, strict=True):
