@@ -30,8 +30,8 @@ def program(text: str) -> Candidate:
 def test_ratio_is_our_speed_divided_by_theirs() -> None:
     (result,) = interleave(program(FAST), [program(SLOW)], 3)
     assert isinstance(result, Result)
-    assert result.ratio == result.ours_a_second / result.a_second > 1
-    assert result.least <= result.a_second <= result.most <= 50  # SLOW sleeps for 1/50 s
+    assert result.ratio == result.ours_per_second / result.per_second > 1
+    assert result.least <= result.per_second <= result.most <= 50  # SLOW sleeps for 1/50 s
     assert (result.unit, result.note) == ("images", "slowly")
 
 
@@ -62,7 +62,7 @@ def test_error_if_our_program_cannot_run() -> None:
     [
         "step recipe=cifar_11 batch=2 classes=10",
         "step recipe=cifar_11 batch=2 classes=10 normalise=False precision=bfloat16",
-        "matmul side=8 an_image=4",
+        "matmul side=8 macs_per_image=4",
         "loader data={store} batch=8",
         "decode data={store}",
     ],
@@ -89,7 +89,7 @@ def test_every_suite_names_candidates_that_exist(store: Path, tmp_path: Path) ->
 
     for what, make in suites.SUITES.items():
         if what == "infer":
-            continue  # exports the full-size network first
+            continue  # writes the full-size network as ONNX first
         (tmp_path / what).mkdir()
         for comparison in make(suites.Settings(data=str(store)), tmp_path / what):
             for candidate in (comparison.ours, *comparison.others):

@@ -98,19 +98,19 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         (claim, GAP): ({arm: WIDER}, 20, {arm: NARROWER, "base": WIDER})
         for claim, arm in (
             ("overlap", "pooling 2/2"),
-            ("crops", "no patches"),
+            ("crops", "no crops"),
             ("dropout", "no dropout"),
         )
     },
-    ("crops", "error with the centre patch, ablated minus base, percentage points"): (
-        {"no patches": {"centre": 0.5, "test": 0.3}},
+    ("crops", "error with the centre crop, ablated minus base, percentage points"): (
+        {"no crops": {"centre": 0.5, "test": 0.3}},
         10,
-        {"no patches": {"centre": 0.3, "test": 0.5}},
+        {"no crops": {"centre": 0.3, "test": 0.5}},
     ),
-    ("crops", "test error, centre patch minus ten patches, percentage points"): (
-        {"base": {"centre": 0.5, "test": 0.4}, "no patches": {"centre": 0.4, "test": 0.5}},
+    ("crops", "test error, centre crop minus ten crops, percentage points"): (
+        {"base": {"centre": 0.5, "test": 0.4}, "no crops": {"centre": 0.4, "test": 0.5}},
         10,
-        {"base": {"centre": 0.4, "test": 0.5}, "no patches": {"centre": 0.5, "test": 0.4}},
+        {"base": {"centre": 0.4, "test": 0.5}, "no crops": {"centre": 0.5, "test": 0.4}},
     ),
     (
         "dropout",
