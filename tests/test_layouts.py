@@ -80,11 +80,11 @@ def test_run_trained_on_one_form_evaluates_on_every_other(
     fit(config, tmp_path / "run")
     results = {layout: evaluate([tmp_path / "run"], store) for layout, store in stores.items()}
     first = results["tiny-imagenet"]
-    for layout, found in results.items():
-        assert [r.images for r in found] == [12] * len(first), layout
-        for mine, theirs in zip(found, first, strict=True):
-            assert mine.confusion == theirs.confusion, layout
-            assert mine.loss == pytest.approx(theirs.loss, rel=1e-6), layout
+    for layout, layout_results in results.items():
+        assert [r.images for r in layout_results] == [12] * len(first), layout
+        for result, expected in zip(layout_results, first, strict=True):
+            assert result.confusion == expected.confusion, layout
+            assert result.loss == pytest.approx(expected.loss, rel=1e-6), layout
     tars = find(str(layouts.class_tars(tmp_path / "tars")), val_fraction=0.5)
     prepare(tars, tmp_path / "tars store", StoreSettings(size_px=40))
     assert evaluate([tmp_path / "run"], tmp_path / "tars store")[0].images == 12

@@ -40,8 +40,8 @@ from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metri
 from tests.conftest import tiny, tiny_architecture
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = checkpoint.read(one), checkpoint.read(other)
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = checkpoint.read(first), checkpoint.read(second)
     pairs = [(a.weights, b.weights), (a.velocity, b.velocity)]
     return all(x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x) for x, y in pairs)
 
@@ -360,7 +360,7 @@ def test_invalid_runs_are_refused_and_nothing_is_overwritten(
     ):
         fit(tiny(store), run)
     assert (run / "config.json").read_bytes() == before
-    for config, says in (
+    for config, message in (
         (tiny(tmp_path / "none"), "is not a prepared store"),
         (tiny(store, val_split="test"), "has no split 'test'"),
         (
@@ -372,7 +372,7 @@ def test_invalid_runs_are_refused_and_nothing_is_overwritten(
         (tiny(store, sgd=Sgd(batch=-1)), "sgd.batch is -1"),
         (tiny(store, init=str(tmp_path / "none")), "does not exist"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             fit(config, tmp_path / "new")
         assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="is not a run"):
