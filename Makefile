@@ -5,19 +5,19 @@ export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test test-slow mutants check format clean
 
-demo: $(VENV)/ready  ## the whole system on the built-in set, in minutes
+demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
 
-test: $(VENV)/ready  ## the tests, minutes
+test: $(VENV)/ready  ## the fast tests, in minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/ready  ## the long ones: kills, full-size equality, a shortened training of every recipe
+test-slow: $(VENV)/ready  ## the slow tests: killed runs, full-size equality, a training of every recipe
 	$(BIN)/python -m pytest -m slow
 
-mutants: $(VENV)/ready  ## changes the code behind each row of docs/paper.md: its tests must notice
+mutants: $(VENV)/ready  ## changes the code of each row of docs/paper.md; its tests must fail
 	$(BIN)/python -m tests.mutants
 
-bench-%: $(VENV)/ready  ## speeds of this machine: bench-ops, -step, -loader, -infer, -scale
+bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
 	$(BIN)/python -m benchmarks $*
 
 check: $(VENV)/ready  ## format, lint, types

@@ -3,8 +3,8 @@
 The bytes are those that each rank passes to collective operations. In the model a device computes
 its share of the multiply-adds at its measured speed and then communicates. Collective operations
 use a ring: each of p ranks sends p - 1 messages, (p - 1) x bytes to gather x bytes, and
-2 (p - 1) / p x bytes to sum x bytes. The model assumes no overlap,
-although in a real step gradients are summed while others are still computed.
+2 (p - 1) / p x bytes to sum x bytes. The model assumes no overlap, although in a real step some
+gradients are summed while others are still computed.
 """
 
 from __future__ import annotations
@@ -65,28 +65,32 @@ class Collective:
 
 
 def collectives(
-    architecture: Architecture, layout: Layout, batch: int, place: int = 0, value_bytes: int = 4
+    architecture: Architecture,
+    layout: Layout,
+    batch: int,
+    data_index: int = 0,
+    value_bytes: int = 4,
 ) -> list[Collective]:
     """The collective operations of one rank in a training step.
 
     Args:
         batch: Images of all ranks together.
-        place: Index of the rank's shard of the batch.
+        data_index: Which part of the batch the rank has.
         value_bytes: Bytes of a number.
     """
     linear = [step for step in plan(architecture) if step.op == "linear"]
     sizes = Share(of=layout.shards).sizes(batch)
-    local, largest = sizes[place], max(sizes)
+    local, largest = sizes[data_index], max(sizes)
     # With hybrid, each part of the fully connected layers sees the whole batch.
     fc_images = batch if layout.hybrid else local
     last = linear[-1]
     by_classes = architecture.links and last.shape[0] > last.in_shape[0]
-    found: list[Collective] = []
+    operations: list[Collective] = []
 
-    def gather(purpose: str, ranks: int, values: int) -> None:
+    def add_gather(purpose: str, ranks: int, values: int) -> None:
         """Add a gather and, for the backward pass, the scatter of its gradients."""
-        found.append(Collective(purpose, "gather", ranks, values * value_bytes))
-        found.append(
+        operations.append(Collective(purpose, "gather", ranks, values * value_bytes))
+        operations.append(
             Collective(f"{purpose}, gradient", "scatter", ranks, ranks * values * value_bytes)
         )
 
@@ -94,33 +98,33 @@ def collectives(
         name, inputs, meets = step.layer.name, prod(step.in_shape), step.columns == 1
         after_maps = not isinstance(before.layer, FullyConnected)
         if step is last and not by_classes:
-            found.append(
+            operations.append(
                 Collective(name, "sum", layout.units, fc_images * step.shape[0] * value_bytes)
             )
         elif not isinstance(step.layer, FullyConnected) or after_maps:
             if meets:
-                gather(name, layout.columns, local * inputs // layout.columns)
+                add_gather(name, layout.columns, local * inputs // layout.columns)
             if meets and layout.hybrid and isinstance(step.layer, FullyConnected):
-                gather(f"{name}, pictures", layout.shards, largest * inputs)
+                add_gather(f"{name}, pictures", layout.shards, largest * inputs)
         elif meets:
-            gather(name, layout.units, fc_images * inputs // layout.units)
+            add_gather(name, layout.units, fc_images * inputs // layout.units)
     if layout.hybrid:
-        found.append(Collective("labels", "gather", layout.shards, largest * LABEL_BYTES))
+        operations.append(Collective("labels", "gather", layout.shards, largest * LABEL_BYTES))
     if by_classes:
-        found.append(Collective("loss", "sum", layout.units, 3 * fc_images * value_bytes))
+        operations.append(Collective("loss", "sum", layout.units, 3 * fc_images * value_bytes))
     held = sum(
         parameters(step, layout, step is last and not by_classes)
         for step in linear
         if summed(step, layout)
     )
-    found.append(Collective("gradients", "sum", layout.shards, held * value_bytes))
-    found.append(Collective("readings", "sum", layout.world, READINGS * READING_BYTES))
+    operations.append(Collective("gradients", "sum", layout.shards, held * value_bytes))
+    operations.append(Collective("readings", "sum", layout.world, READINGS * READING_BYTES))
     # A group of one rank communicates nothing.
-    return [one for one in found if one.ranks > 1]
+    return [operation for operation in operations if operation.ranks > 1]
 
 
 def summed(step: Op, layout: Layout) -> bool:
-    """Whether the shards sum the gradients of a layer."""
+    """Whether the ranks sum the gradients of a layer."""
     return not (layout.hybrid and isinstance(step.layer, FullyConnected))
 
 
@@ -132,15 +136,19 @@ def parameters(step: Op, layout: Layout, by_inputs: bool) -> int:
 
 
 def payload_bytes(
-    architecture: Architecture, layout: Layout, batch: int, place: int = 0, value_bytes: int = 4
+    architecture: Architecture,
+    layout: Layout,
+    batch: int,
+    data_index: int = 0,
+    value_bytes: int = 4,
 ) -> dict[str, int]:
     """Bytes that a rank passes to collective operations in a training step, by purpose.
 
     `Mesh.sent_bytes` counts the same bytes; a test compares them.
     """
     sums: dict[str, int] = {}
-    for one in collectives(architecture, layout, batch, place, value_bytes):
-        sums[one.purpose] = sums.get(one.purpose, 0) + one.payload_bytes
+    for operation in collectives(architecture, layout, batch, data_index, value_bytes):
+        sums[operation.purpose] = sums.get(operation.purpose, 0) + operation.payload_bytes
     return sums
 
 
@@ -183,14 +191,14 @@ def step_macs(architecture: Architecture, layout: Layout, batch: int) -> float:
     """
     linear = [step for step in plan(architecture) if step.op == "linear"]
     total = 0.0
-    for place, step in enumerate(linear):
-        full = isinstance(step.layer, FullyConnected)
-        pictures = (
+    for index, step in enumerate(linear):
+        fully_connected = isinstance(step.layer, FullyConnected)
+        images = (
             batch / layout.units
-            if full and layout.hybrid
+            if fully_connected and layout.hybrid
             else batch / layout.shards / layout.columns
         )
-        total += (2 if place == 0 else 3) * step.multiply_adds * pictures
+        total += (2 if index == 0 else 3) * step.multiply_adds * images
     return total
 
 
@@ -202,9 +210,16 @@ def predict(
     Args:
         batch: Images of all ranks together.
     """
-    every = collectives(architecture, layout, batch, value_bytes=value_bytes)
+    operations = collectives(architecture, layout, batch, value_bytes=value_bytes)
     exchange_s = sum(
-        one.wire_bytes / machine.bytes_per_s + one.messages * machine.message_s for one in every
+        operation.wire_bytes / machine.bytes_per_s + operation.messages * machine.message_s
+        for operation in operations
     )
     compute_s = step_macs(architecture, layout, batch) / machine.macs_per_s
-    return Prediction(layout, batch, compute_s, exchange_s, sum(one.payload_bytes for one in every))
+    return Prediction(
+        layout,
+        batch,
+        compute_s,
+        exchange_s,
+        sum(operation.payload_bytes for operation in operations),
+    )

@@ -1,9 +1,9 @@
-"""The same JPEG files through data-loading libraries, with the augmentation of folder_loader.py.
+"""The feed of other data-loading libraries, with the augmentation of folder_loader.py.
 
 python benchmarks/feeders.py webdataset|litdata|dali FOLDER [workers=2] [batch=128]
 
-FOLDER holds the images. They are first converted to the format of the library, in a temporary
-folder, outside the measured time.
+FOLDER holds the images. They are first converted to the format of the library in a temporary
+folder; this is not timed.
 """
 
 import io
@@ -15,20 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from folder_loader import patch
+from folder_loader import augmented_crop
 from PIL import Image
 
 from benchmarks.worker import serve
 
 
-def opened(data):
-    return patch(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+def decode_and_augment(data):
+    return augmented_crop(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-def webdataset(files, place, workers, batch):
+def webdataset(files, folder, workers, batch):
     import webdataset
 
-    shards = [f"{place}/{number}.tar" for number in range(2 * workers)]
+    shards = [f"{folder}/{number}.tar" for number in range(2 * workers)]
     for number, shard in enumerate(shards):
         with tarfile.open(shard, "w") as tar:
             for file in files[number :: len(shards)]:
@@ -37,7 +37,7 @@ def webdataset(files, place, workers, batch):
         webdataset.WebDataset(shards, shardshuffle=len(shards))
         .shuffle(512)
         .to_tuple("jpg")
-        .map_tuple(opened)
+        .map_tuple(decode_and_augment)
     )
     loader = webdataset.WebLoader(
         data.batched(batch), batch_size=None, num_workers=workers, persistent_workers=True
@@ -45,21 +45,21 @@ def webdataset(files, place, workers, batch):
     return lambda: sum(len(images) for (images,) in loader), f"webdataset {webdataset.__version__}"
 
 
-def litdata(files, place, workers, batch):
+def litdata(files, folder, workers, batch):
     import litdata
 
     with redirect_stdout(sys.stderr):
         litdata.optimize(
-            Path.read_bytes, files, place, chunk_bytes="64MB", num_workers=workers, verbose=False
+            Path.read_bytes, files, folder, chunk_bytes="64MB", num_workers=workers, verbose=False
         )
-    data = litdata.StreamingDataset(place, shuffle=True, transform=opened)
+    data = litdata.StreamingDataset(folder, shuffle=True, transform=decode_and_augment)
     loader = litdata.StreamingDataLoader(
         data, batch_size=batch, num_workers=workers, persistent_workers=True
     )
     return lambda: sum(len(images) for images in loader), f"litdata {litdata.__version__}"
 
 
-def dali(files, place, workers, batch):
+def dali(files, folder, workers, batch):
     import nvidia.dali
     from nvidia.dali import fn, pipeline_def, types
 
@@ -68,7 +68,7 @@ def dali(files, place, workers, batch):
         jpegs, _ = fn.readers.file(
             files=[str(file) for file in files], random_shuffle=True, name="files"
         )
-        patches = fn.crop_mirror_normalize(
+        crops = fn.crop_mirror_normalize(
             fn.decoders.image(jpegs, device="cpu"),
             crop=(224, 224),
             crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
@@ -78,7 +78,7 @@ def dali(files, place, workers, batch):
             dtype=types.FLOAT,
             output_layout="CHW",
         )
-        return patches + fn.random.normal(stddev=10.0, shape=[3, 1, 1])
+        return crops + fn.random.normal(stddev=10.0, shape=[3, 1, 1])
 
     built = pipeline()
     built.build()
@@ -90,19 +90,19 @@ def dali(files, place, workers, batch):
 
 def main():
     which, folder, *rest = sys.argv[1:]
-    given = {"workers": 2, "batch": 128} | {
+    options = {"workers": 2, "batch": 128} | {
         key: int(value) for key, value in (a.split("=") for a in rest)
     }
     files = sorted(Path(folder).glob("*.jpg"))
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         run, name = {"webdataset": webdataset, "litdata": litdata, "dali": dali}[which](
-            files, place, **given
+            files, folder, **options
         )
         serve(
             run,
             len(files),
             "images",
-            f"{name}, {given['workers']} workers, torch {torch.__version__}",
+            f"{name}, {options['workers']} workers, torch {torch.__version__}",
         )
 
 

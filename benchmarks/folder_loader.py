@@ -1,4 +1,4 @@
-"""A folder of JPEG files, read in the usual way: a Dataset of Pillow images and a DataLoader.
+"""A folder of JPEG files read by a plain Dataset with Pillow and a DataLoader.
 
 python benchmarks/folder_loader.py FOLDER [workers=2] [batch=128]
 
@@ -20,11 +20,11 @@ MEAN = np.full((256, 256, 3), 120, np.float32)
 DIRECTIONS = np.random.default_rng(0).normal(0, 10, (3, 3)).astype(np.float32)
 
 
-def patch(image):
-    """image: (256, 256, 3) uint8 -> (3, 224, 224) float32."""
+def augmented_crop(image):
+    """Augment an image: (256, 256, 3) uint8 to (3, 224, 224) float32."""
     top, left, mirror = np.random.randint(33), np.random.randint(33), np.random.randint(2)
-    cut = slice(top, top + 224), slice(left, left + 224)
-    x = image[cut].astype(np.float32) - MEAN[cut]
+    window = slice(top, top + 224), slice(left, left + 224)
+    x = image[window].astype(np.float32) - MEAN[window]
     x += np.random.normal(0, 0.1, 3).astype(np.float32) @ DIRECTIONS
     if mirror:
         x = np.ascontiguousarray(x[:, ::-1])
@@ -39,17 +39,17 @@ class Folder(Dataset):
         return len(self.files)
 
     def __getitem__(self, index):
-        return patch(np.asarray(Image.open(self.files[index]).convert("RGB")))
+        return augmented_crop(np.asarray(Image.open(self.files[index]).convert("RGB")))
 
 
 def main():
-    given = {"workers": 2, "batch": 128} | dict(a.split("=") for a in sys.argv[2:])
+    options = {"workers": 2, "batch": 128} | dict(a.split("=") for a in sys.argv[2:])
     data = Folder(sys.argv[1])
     loader = DataLoader(
         data,
-        int(given["batch"]),
+        int(options["batch"]),
         shuffle=True,
-        num_workers=int(given["workers"]),
+        num_workers=int(options["workers"]),
         persistent_workers=True,
     )
 
@@ -58,7 +58,7 @@ def main():
             pass
 
     serve(
-        run, len(data), "images", f"torch {torch.__version__}, Pillow, {given['workers']} workers"
+        run, len(data), "images", f"torch {torch.__version__}, Pillow, {options['workers']} workers"
     )
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What one CUDA GPU reaches, in under ten minutes: correctness first, then speeds, then training from a store made here.
-# From a checkout: benchmarks/gpu.sh FOLDER (a new one, for the store, the tables and the plot). PYTHON: the interpreter.
+# Measures one CUDA GPU in under ten minutes: correctness, speeds, then training from a new store.
+# Run it from a checkout: benchmarks/gpu.sh FOLDER. FOLDER is new and gets the store, the tables and
+# the plot. The variable PYTHON names the interpreter.
 set -euo pipefail
 out=${1:?usage: benchmarks/gpu.sh FOLDER}
 python=${PYTHON:-python3}

@@ -1,4 +1,4 @@
-"""Run two programs in turns, so that other load on the machine affects both."""
+"""Run two programs in turns, so that other load on the machine affects both equally."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Result:
-    """Speed of a candidate and, in the same turns, of ours: medians in units per second."""
+    """Speed of a candidate and of our program in the same turns: medians in units per second."""
 
     name: str
     unit: str
-    a_second: float
+    per_second: float
     least: float
     most: float
-    ours_a_second: float
+    ours_per_second: float
     note: str
 
     @property
     def ratio(self) -> float:
         """Our speed divided by the candidate's, in the same turns."""
-        return self.ours_a_second / self.a_second
+        return self.ours_per_second / self.per_second
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"ratio": self.ratio}
@@ -58,19 +58,19 @@ def interleave(ours: Candidate, others: Sequence[Candidate], rounds: int) -> Ite
             raise ValueError(f"{ours.name}: {our_program}")
         if not others:
             seconds = [our_program.run() for _ in range(rounds)]
-            yield _outcome(ours.name, our_program, seconds, our_program.count / median(seconds))
+            yield _result(ours.name, our_program, seconds, our_program.count / median(seconds))
         for other in others:
-            with _started(other) as their:
-                if isinstance(their, str):
-                    yield f"{other.name}: {their}"
+            with _started(other) as other_program:
+                if isinstance(other_program, str):
+                    yield f"{other.name}: {other_program}"
                     continue
                 try:
-                    pairs = [(our_program.run(), their.run()) for _ in range(rounds)]
+                    pairs = [(our_program.run(), other_program.run()) for _ in range(rounds)]
                 except ValueError as error:
                     yield f"{other.name}: {error}"
                     continue
-                mine = our_program.count / median(pair[0] for pair in pairs)
-                yield _outcome(other.name, their, [pair[1] for pair in pairs], mine)
+                our_speed = our_program.count / median(pair[0] for pair in pairs)
+                yield _result(other.name, other_program, [pair[1] for pair in pairs], our_speed)
 
 
 @dataclass
@@ -82,22 +82,24 @@ class _Running:
 
     def run(self) -> float:
         """Time one run, in seconds. Raises ValueError if the process has died."""
-        _say(self.process, "\n")
-        line = _hear(self.process)
+        _send(self.process, "\n")
+        line = _receive(self.process)
         try:
             return float(line)
         except ValueError:
-            raise ValueError(f"ended in a run: {line.strip() or 'no word of why'}") from None
+            raise ValueError(f"ended in a run: {line.strip() or 'no reason given'}") from None
 
 
-def _outcome(name: str, running: _Running, seconds: list[float], ours: float) -> Result:
+def _result(name: str, running: _Running, seconds: list[float], our_speed: float) -> Result:
     speeds = sorted(running.count / s for s in seconds)
-    return Result(name, running.unit, median(speeds), speeds[0], speeds[-1], ours, running.note)
+    return Result(
+        name, running.unit, median(speeds), speeds[0], speeds[-1], our_speed, running.note
+    )
 
 
 @contextmanager
 def _started(candidate: Candidate) -> Iterator[_Running | str]:
-    """Start a candidate and warm it up; a sentence says why if that fails."""
+    """Start a candidate and warm it up; yields the reason as a sentence if that fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryFile("w+") as errors:
         command = [candidate.python, *candidate.arguments]
@@ -106,29 +108,29 @@ def _started(candidate: Candidate) -> Iterator[_Running | str]:
             command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment
         )
         try:
-            said = _hear(process)
+            header = _receive(process)
             try:
-                yield _Running(process, **json.loads(said))
+                yield _Running(process, **json.loads(header))
             except (json.JSONDecodeError, TypeError):
                 process.wait()
                 errors.seek(0)
-                last = (errors.read().strip().splitlines() or ["no word of why"])[-1]
+                last = (errors.read().strip().splitlines() or ["no reason given"])[-1]
                 yield f"cannot run here: {last}"
         finally:
             process.kill()
             process.communicate()
 
 
-def _say(process: subprocess.Popen[str], text: str) -> None:
+def _send(process: subprocess.Popen[str], text: str) -> None:
     pipe = _pipe(process.stdin)
     try:
         pipe.write(text)
         pipe.flush()
     except BrokenPipeError:
-        pass  # The process has ended; `_hear` then reads its last line.
+        pass  # The process has ended; `_receive` then reads its last line.
 
 
-def _hear(process: subprocess.Popen[str]) -> str:
+def _receive(process: subprocess.Popen[str]) -> str:
     return _pipe(process.stdout).readline()
 
 

@@ -11,14 +11,14 @@ from jax import lax
 
 from benchmarks.worker import serve
 
-SHAPES = {  # side, maps of a group, kernels, stride, padding, groups
+SHAPES = {  # size, input channels of a group, filters, stride, padding, groups
     "conv1": (11, 3, 96, 4, ((0, 3), (0, 3)), 1),
     "conv2": (5, 48, 256, 1, "SAME", 2),
     "conv3": (3, 256, 384, 1, "SAME", 1),
     "conv4": (3, 192, 384, 1, "SAME", 2),
     "conv5": (3, 192, 256, 1, "SAME", 2),
 }
-FULL = {"fc6": (9216, 4096), "fc7": (4096, 4096), "fc8": (4096, 1000)}
+FULLY_CONNECTED = {"fc6": (9216, 4096), "fc7": (4096, 4096), "fc8": (4096, 1000)}
 
 
 def lrn(x, columns=2):
@@ -31,11 +31,11 @@ def lrn(x, columns=2):
 
 def forward(weights, x, key):
     for name, (_, _, _, stride, padding, groups) in SHAPES.items():
-        kernels, bias = weights[name]
+        filters, bias = weights[name]
         order = ("NHWC", "HWIO", "NHWC")
         x = lax.conv_general_dilated(
             x,
-            kernels,
+            filters,
             (stride, stride),
             padding,
             dimension_numbers=order,
@@ -49,29 +49,31 @@ def forward(weights, x, key):
     x = x.reshape(len(x), -1)
     for name in ("fc6", "fc7"):
         weight, bias = weights[name]
-        key, own = jax.random.split(key)
+        key, dropout_key = jax.random.split(key)
         x = jax.nn.relu(x @ weight + bias)
-        x = x * jax.random.bernoulli(own, 0.5, x.shape)
+        x = x * jax.random.bernoulli(dropout_key, 0.5, x.shape)
     weight, bias = weights["fc8"]
     return (x @ weight + bias).astype(jnp.float32)
 
 
 def main():
-    given = {"precision": "float32", "batch": 128} | dict(a.split("=") for a in sys.argv[2:])
-    batch, low = int(given["batch"]), jnp.dtype(given["precision"])
+    options = {"precision": "float32", "batch": 128} | dict(a.split("=") for a in sys.argv[2:])
+    batch, precision = int(options["batch"]), jnp.dtype(options["precision"])
     key = jax.random.key(0)
-    weights = {n: (s[0], s[0], s[1], s[2]) for n, s in SHAPES.items()} | FULL
+    weights = {n: (s[0], s[0], s[1], s[2]) for n, s in SHAPES.items()} | FULLY_CONNECTED
     weights = {n: (0.01 * jax.random.normal(key, s), jnp.zeros(s[-1])) for n, s in weights.items()}
     velocity = jax.tree.map(jnp.zeros_like, weights)
     x, labels = jax.random.normal(key, (batch, 224, 224, 3)), jnp.arange(batch)
 
-    def loss_of(weights):
-        logits = forward(jax.tree.map(lambda w: w.astype(low), weights), x.astype(low), key)
+    def loss(weights):
+        logits = forward(
+            jax.tree.map(lambda w: w.astype(precision), weights), x.astype(precision), key
+        )
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
 
     @jax.jit
     def step(weights, velocity):
-        gradients = jax.grad(loss_of)(weights)
+        gradients = jax.grad(loss)(weights)
         velocity = jax.tree.map(
             lambda v, g, w: 0.9 * v - 1e-5 * g - 5e-9 * w, velocity, gradients, weights
         )
@@ -83,7 +85,7 @@ def main():
         nonlocal state
         state = jax.block_until_ready(step(*state))
 
-    serve(run, batch, "images", f"jax {jax.__version__}, {given['precision']}, batch {batch}")
+    serve(run, batch, "images", f"jax {jax.__version__}, {options['precision']}, batch {batch}")
 
 
 if __name__ == "__main__":

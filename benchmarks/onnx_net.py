@@ -12,13 +12,13 @@ from benchmarks.worker import serve
 
 def main():
     runtime, path, *rest = sys.argv[1:]
-    given = {"precision": "float32", "batch": 100} | dict(a.split("=") for a in rest)
-    batch = int(given["batch"])
+    options = {"precision": "float32", "batch": 100} | dict(a.split("=") for a in rest)
+    batch = int(options["batch"])
     rgb = np.random.default_rng(0).uniform(0, 255, (batch, 3, 224, 224)).astype(np.float32)
     if runtime == "onnxruntime":
         import onnxruntime
 
-        if given["precision"] != "float32":
+        if options["precision"] != "float32":
             sys.exit("ONNX Runtime runs this file in float32")
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         version = onnxruntime.__version__
@@ -29,7 +29,7 @@ def main():
     else:
         import openvino
 
-        precision = {"float32": "f32", "bfloat16": "bf16"}[given["precision"]]
+        precision = {"float32": "f32", "bfloat16": "bf16"}[options["precision"]]
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         core = openvino.Core()
         model = core.read_model(path)
@@ -40,7 +40,7 @@ def main():
         def run():
             return compiled([rgb])
 
-    serve(run, batch, "images", f"{runtime} {version}, {given['precision']}, batch {batch}")
+    serve(run, batch, "images", f"{runtime} {version}, {options['precision']}, batch {batch}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 
 from alexnet import ops, recipes
 from alexnet.config import Config, StoreSettings
-from alexnet.data import prepare as making
+from alexnet.data import prepare as preparation
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.image import centre_square, encode
-from alexnet.data.image import decode as decode_picture
+from alexnet.data.image import decode as decode_image
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
@@ -32,18 +32,18 @@ from alexnet.ops.arena import kept_memory
 from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 from benchmarks.worker import serve
 
-LRN_SHAPE = 128, 96, 55, 55  # what conv1 gives a batch
+LRN_SHAPE = 128, 96, 55, 55  # the output of conv1 for a batch
 
 
-def _whole(run: Callable[[], object]) -> Callable[[], None]:
-    """A run that waits for the GPU, which otherwise still works when the call returns."""
+def _synchronized(run: Callable[[], object]) -> Callable[[], None]:
+    """A run that waits for the GPU, which otherwise returns before the work is done."""
 
-    def until_done() -> None:
+    def synchronized() -> None:
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    return until_done
+    return synchronized
 
 
 def network(recipe: str, normalise: bool = True, classes: int = 1000) -> tuple[Config, Network]:
@@ -67,18 +67,18 @@ def step(
     x = x.to(dtype_of(precision)).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (batch,), device=device)
     velocity, parameters = zero_velocity(net), dict(net.named_parameters())
-    of = {name: ParamHyper(1e-5, config.sgd.weight_decay) for name in parameters}
+    hyper = {name: ParamHyper(1e-5, config.sgd.weight_decay) for name in parameters}
 
     def run() -> None:
         loss = F.cross_entropy(net(x, dropout_key=(0, 0)), labels)
-        sgd_step(loss, parameters, velocity, of, config.sgd.momentum)
+        sgd_step(loss, parameters, velocity, hyper, config.sgd.momentum)
 
     with kept_memory(device):
-        serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
+        serve(_synchronized(run), batch, "images", f"{device}, {precision}, batch {batch}")
 
 
 def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -> None:
-    """Probabilities of a batch of patches, as the ten of ten pictures are."""
+    """Probabilities of a batch of crops, by default the ten crops of ten images."""
     device = resolve_device("auto")
     net = network(recipe)[1].to(device).eval()
     x = torch.randn(batch, 3, 224, 224, device=device).to(dtype_of(precision))
@@ -89,7 +89,7 @@ def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -
         F.softmax(net(x), dim=1)
 
     with kept_memory(device):
-        serve(_whole(run), batch, "images", f"{device}, {precision}, batch {batch}")
+        serve(_synchronized(run), batch, "images", f"{device}, {precision}, batch {batch}")
 
 
 def lrn(kind: str = "ours", precision: str = "float32") -> None:
@@ -100,34 +100,40 @@ def lrn(kind: str = "ours", precision: str = "float32") -> None:
     dy, x = torch.randn_like(x), x.requires_grad_()
     ours: Callable[[torch.Tensor], torch.Tensor] = ops.lrn
     op = ours if kind == "ours" else lambda t: F.local_response_norm(t, 5, 5e-4, 0.75, 2.0)
-    with kept_memory(x.device):  # for both
+    with kept_memory(x.device):  # for both kinds, so that only the operator differs
         serve(
-            _whole(lambda: torch.autograd.grad(op(x), x, dy)),
+            _synchronized(lambda: torch.autograd.grad(op(x), x, dy)),
             x.numel(),
             "values",
             f"{precision}, {tuple(x.shape)}",
         )
 
 
-def matmul(precision: str = "float32", an_image: int = 1, side: int = 2048) -> None:
-    """The limit of arithmetic: a large matrix product, as images of `an_image` multiply-adds."""
+def matmul(precision: str = "float32", macs_per_image: int = 1, side: int = 2048) -> None:
+    """The limit of arithmetic: one large matrix product, converted to images per second."""
     side = 4 * side if torch.cuda.is_available() else side
     a, b = (
         torch.randn(side, side, device=resolve_device("auto")).to(dtype_of(precision))
         for _ in range(2)
     )
-    serve(_whole(lambda: a @ b), side**3 / an_image, "images", f"{precision}, {side}x{side}")
+    serve(
+        _synchronized(lambda: a @ b),
+        side**3 / macs_per_image,
+        "images",
+        f"{precision}, {side}x{side}",
+    )
 
 
 def copy(precision: str = "float32", times: int = 5) -> None:
-    """The limit of memory for LRN: its values copied `times` times.
+    """The limit of memory for LRN: copying as many values as LRN must read and write.
 
     The forward pass reads one tensor and writes one; the backward pass reads two and writes one.
+    These are five tensors, and one copy moves two.
     """
     source = torch.zeros(LRN_SHAPE, dtype=dtype_of(precision), device=resolve_device("auto"))
-    there = torch.empty_like(source)
+    target = torch.empty_like(source)
     serve(
-        _whole(lambda: there.copy_(source)),
+        _synchronized(lambda: target.copy_(source)),
         2 * source.numel() / times,
         "values",
         f"{precision}, {times} moved for each",
@@ -137,8 +143,8 @@ def copy(precision: str = "float32", times: int = 5) -> None:
 def loader(
     data: str, workers: int = 2, batch: int = 128, images: int = 2048, augment: bool = False
 ) -> None:
-    """Decode batches of a store; with `augment`, also crop, reflect and shift their colours."""
-    # The threads of PyTorch spin while they wait, on cores that the workers need.
+    """Decode batches of a store; with `augment`, also crop, reflect and shift the colours."""
+    # Idle threads of PyTorch spin, and would take the cores from the workers.
     torch.set_num_threads(1)
     store = Store(data)
     split = store.split("train")
@@ -160,12 +166,12 @@ def loader(
 
     with kept_memory(torch.device("cpu")):
         serve(
-            run, len(order), "images", f"{workers} workers, {_bytes_an_image(data):.0f} KB an image"
+            run, len(order), "images", f"{workers} workers, {_kb_per_image(data):.0f} KB an image"
         )
 
 
 def decode(data: str, images: int = 1024) -> None:
-    """The limit of the feed: the library's decoding alone, on one core, into one place."""
+    """The limit of the feed: simplejpeg on one core, decoding into one buffer."""
     split = Store(data).split("train")
     encoded = [split.encoded(i) for i in epoch_order(len(split), 0, 0)[:images].tolist()]
     out = np.empty((split.size_px, split.size_px, 3), np.uint8)
@@ -174,13 +180,13 @@ def decode(data: str, images: int = 1024) -> None:
         for jpeg in encoded:
             simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out)
 
-    serve(run, len(encoded), "images", f"one core, {_bytes_an_image(data):.0f} KB an image")
+    serve(run, len(encoded), "images", f"one core, {_kb_per_image(data):.0f} KB an image")
 
 
-def prepare(data: str, images: int = 512, whole: bool = True) -> None:
-    """Prepare a store from a source's last split.
+def prepare(data: str, images: int = 512, complete: bool = True) -> None:
+    """Prepare a store from the last split of a source.
 
-    With whole=False, the limit: the same images decoded, resized and encoded, and nothing else.
+    With complete=False, measure the limit: only decode, resize and encode the same images.
     """
     source = sources.find(data)
     split = source.splits[-1]
@@ -188,27 +194,33 @@ def prepare(data: str, images: int = 512, whole: bool = True) -> None:
     workers = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    own = replace(
+    first_images = replace(
         source, splits=(SourceSplit("train", len(items), lambda start: iter(items[start:])),)
     )
 
-    def parts() -> None:
+    def decode_resize_encode() -> None:
         with ThreadPoolExecutor(workers) as pool:
             list(
                 pool.map(
-                    lambda item: encode(centre_square(decode_picture(item.read()), 256), "jpeg"),
+                    lambda item: encode(centre_square(decode_image(item.read()), 256), "jpeg"),
                     items,
                 )
             )
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            making.prepare(own, Path(folder) / "store", StoreSettings(), workers)
+            preparation.prepare(first_images, Path(folder) / "store", StoreSettings(), workers)
 
-    serve(run if whole else parts, len(items), "images", f"{workers} threads", warm_up=1)
+    serve(
+        run if complete else decode_resize_encode,
+        len(items),
+        "images",
+        f"{workers} threads",
+        warm_up=1,
+    )
 
 
-def _bytes_an_image(data: str) -> float:
+def _kb_per_image(data: str) -> float:
     split = Store(data).split("train")
     sizes = [len(split.encoded(i)) for i in range(min(len(split), 500))]
     return sum(sizes) / len(sizes) / 1000
@@ -220,12 +232,12 @@ CANDIDATES: dict[str, Callable[..., None]] = {
 
 
 def main() -> None:
-    """Each key=value becomes an argument: a number where it is one."""
-    what, *given = sys.argv[1:]
-    read = {"True": True, "False": False}
-    pairs = (word.split("=", 1) for word in given)
+    """Run a candidate; each key=value becomes an argument, converted to a number or a bool."""
+    what, *words = sys.argv[1:]
+    literals = {"True": True, "False": False}
+    pairs = (word.split("=", 1) for word in words)
     arguments = {
-        key: read.get(value, int(value) if value.isdigit() else value) for key, value in pairs
+        key: literals.get(value, int(value) if value.isdigit() else value) for key, value in pairs
     }
     CANDIDATES[what](**arguments)
 

@@ -52,29 +52,29 @@ class PlainAlexNet(nn.Module):
 
 def main():
     what, *rest = sys.argv[1:]
-    given = {"precision": "float32", "compile": "no", "layout": "nchw", "batch": 0} | dict(
+    options = {"precision": "float32", "compile": "no", "layout": "nchw", "batch": 0} | dict(
         a.split("=") for a in rest
     )
-    batch = int(given["batch"]) or (128 if what == "step" else 100)
+    batch = int(options["batch"]) or (128 if what == "step" else 100)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = PlainAlexNet().to(device)
     x, labels = (
         torch.randn(batch, 3, 224, 224, device=device),
         torch.randint(0, 1000, (batch,), device=device),
     )
-    if given["layout"] == "channels_last":
+    if options["layout"] == "channels_last":
         net, x = (
             net.to(memory_format=torch.channels_last),
             x.contiguous(memory_format=torch.channels_last),
         )
-    forward = torch.compile(net) if given["compile"] == "yes" else net
-    low = given["precision"] == "bfloat16"
+    forward = torch.compile(net) if options["compile"] == "yes" else net
+    bfloat16 = options["precision"] == "bfloat16"
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
-    loss_of = nn.CrossEntropyLoss()
+    loss_function = nn.CrossEntropyLoss()
 
     def step():
-        with torch.autocast(device, torch.bfloat16, enabled=low):
-            loss = loss_of(forward(x), labels)
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            loss = loss_function(forward(x), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -83,11 +83,11 @@ def main():
 
     @torch.no_grad()
     def infer():
-        with torch.autocast(device, torch.bfloat16, enabled=low):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             forward(x).softmax(1)
 
     net.train(what == "step")
-    note = f"torch {torch.__version__}, {given['precision']}, {given['layout']}, batch {batch}"
+    note = f"torch {torch.__version__}, {options['precision']}, {options['layout']}, batch {batch}"
     serve(step if what == "step" else infer, batch, "images", note)
 
 

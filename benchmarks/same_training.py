@@ -50,11 +50,11 @@ def plain_forward(net, x, key):
     return x
 
 
-def plain_descend(loss, parameters, velocity, of, momentum):
+def plain_sgd_step(loss, parameters, velocity, hyper, momentum):
     for (name, w), g in zip(
         parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True
     ):
-        lr, weight_decay = of[name].lr, of[name].weight_decay
+        lr, weight_decay = hyper[name].lr, hyper[name].weight_decay
         v = momentum * velocity[name] - lr * g - weight_decay * lr * w
         velocity[name] = v
         w.data = w.data + v.detach()
@@ -71,18 +71,30 @@ def train(store, config, fast, steps, batch):
         zero_velocity(net),
         store.split("train"),
     )
-    of = {name: ParamHyper(config.sgd.lr, config.sgd.weight_decay) for name in parameters}
+    hyper = {name: ParamHyper(config.sgd.lr, config.sgd.weight_decay) for name in parameters}
     losses, began_s = [], time.perf_counter()
-    for at, b in enumerate(batches(split, epoch_order(len(split), 0, 0)[: steps * batch], batch)):
-        drawn = sample_augmentation(
-            config.augment, store.statistics, config.architecture.input_px, 0, 0, b.index, b.place
+    for number, loaded in enumerate(
+        batches(split, epoch_order(len(split), 0, 0)[: steps * batch], batch)
+    ):
+        augmentation = sample_augmentation(
+            config.augment,
+            store.statistics,
+            config.architecture.input_px,
+            0,
+            0,
+            loaded.index,
+            loaded.place,
         )
-        x, labels = preprocess(b.images, drawn), b.labels.to(device)
+        x, labels = preprocess(loaded.images, augmentation), loaded.labels.to(device)
         logits = (
-            net(x, dropout_key=(0, at)) if fast else plain_forward(net, x.contiguous(), (0, at))
+            net(x, dropout_key=(0, number))
+            if fast
+            else plain_forward(net, x.contiguous(), (0, number))
         )
         loss = F.cross_entropy(logits, labels)
-        (sgd_step if fast else plain_descend)(loss, parameters, velocity, of, config.sgd.momentum)
+        (sgd_step if fast else plain_sgd_step)(
+            loss, parameters, velocity, hyper, config.sgd.momentum
+        )
         losses.append(loss.item())
     took_s = time.perf_counter() - began_s
     print(f"{'fast' if fast else 'plain'}: {len(losses)} steps in {took_s:.0f} s", flush=True)
@@ -91,13 +103,13 @@ def train(store, config, fast, steps, batch):
 
 def main():
     data, out, *rest = sys.argv[1:]
-    given = {"steps": 100, "batch": 32, "recipe": "paper"} | dict(a.split("=") for a in rest)
-    config, store = getattr(recipes, given["recipe"])(), Store(data)
-    curves = [
-        train(store, config, fast, int(given["steps"]), int(given["batch"]))
+    options = {"steps": 100, "batch": 32, "recipe": "paper"} | dict(a.split("=") for a in rest)
+    config, store = getattr(recipes, options["recipe"])(), Store(data)
+    losses = [
+        train(store, config, fast, int(options["steps"]), int(options["batch"]))
         for fast in (True, False)
     ]
-    fast, plain = map(torch.tensor, curves)
+    fast, plain = map(torch.tensor, losses)
     print(describe(code_version()))
     largest = float((fast - plain).abs().max())
     print(f"largest difference of the loss: {largest:.2g}; last: {fast[-1]:.4f} {plain[-1]:.4f}")
@@ -111,7 +123,7 @@ def main():
     axes.set(
         xlabel="step",
         ylabel="training loss",
-        title=f"{given['recipe']}, batch {given['batch']}, the same pictures",
+        title=f"{options['recipe']}, batch {options['batch']}, the same images",
     )
     axes.legend(frameon=False)
     figure.savefig(out, dpi=120)

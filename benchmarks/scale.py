@@ -1,7 +1,7 @@
-"""Predict the speed of many devices like this one.
+"""Predict the training speed of many devices like this one.
 
-The training step and the link of this machine are measured; the rest is the model of
-`benchmarks/cost.py`. `python -m benchmarks.scale` is one rank of the measurement.
+The speed of a training step and of the link between two ranks are measured on this machine;
+`cost.py` computes the rest. `python -m benchmarks.scale` is one rank of the measurement.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from alexnet import recipes
 from alexnet.provenance import code_version, describe, machine
 from benchmarks.cost import Layout, Machine, Prediction, predict, step_macs
 from benchmarks.interleave import interleave
-from benchmarks.suites import Settings, own
+from benchmarks.suites import Settings, our_candidate
 
-LARGE, SMALL, ROUNDS = 64 * 2**20, 8, 7  # bytes; turns
+LARGE_BYTES, SMALL_BYTES = 64 * 2**20, 8
+ROUNDS = 7
 DEVICES = tuple(2**k for k in range(11))
 
 
@@ -35,35 +36,37 @@ def scale(settings: Settings, rounds: int, as_json: bool) -> Iterator[str]:
     """
     paper = recipes.paper().architecture
     (ours,) = interleave(
-        own("ours", "step", precision=settings.precision, batch=settings.batch), (), rounds
+        our_candidate("ours", "step", precision=settings.precision, batch=settings.batch),
+        (),
+        rounds,
     )
     assert not isinstance(ours, str)
     bytes_per_s, message_s = link()
     value_bytes = 2 if settings.precision == "bfloat16" else 4
-    one = Machine(ours.a_second * step_macs(paper, Layout(), 1), bytes_per_s, message_s)
+    one_device = Machine(ours.per_second * step_macs(paper, Layout(), 1), bytes_per_s, message_s)
     if as_json:
-        yield json.dumps({"machine": machine(), "code": code_version()} | asdict(one))
+        yield json.dumps({"machine": machine(), "code": code_version()} | asdict(one_device))
         for devices, (name, layout) in ((d, pair) for d in DEVICES for pair in layouts(d)):
-            p = predict(paper, layout, settings.batch * devices, one, value_bytes)
-            found = asdict(p) | {"images_per_s": p.images_per_s, "efficiency": p.efficiency}
-            yield json.dumps({"devices": devices, "name": name} | found)
+            p = predict(paper, layout, settings.batch * devices, one_device, value_bytes)
+            prediction = asdict(p) | {"images_per_s": p.images_per_s, "efficiency": p.efficiency}
+            yield json.dumps({"devices": devices, "name": name} | prediction)
         return
-    yield f"{machine()}; one device: {ours.a_second:,.0f} images/s ({ours.note})"
+    yield f"{machine()}; one device: {ours.per_second:,.0f} images/s ({ours.note})"
     yield describe(code_version())
     yield (
         f"link between two ranks here: {bytes_per_s / 1e9:.2f} GB/s, "
         f"{1e6 * message_s:,.0f} us per message"
     )
     yield f"predicted, {settings.batch} images per device, no overlap:"
-    yield f"  {'devices':>7}  {'':<22}{'images/s':>12}{'handed over, MB':>17}{'computing':>11}"
+    yield f"  {'devices':>7}  {'':<22}{'images/s':>12}{'payload, MB':>17}{'computing':>11}"
     for devices in DEVICES:
         for name, layout in layouts(devices):
-            p = predict(paper, layout, settings.batch * devices, one, value_bytes)
+            p = predict(paper, layout, settings.batch * devices, one_device, value_bytes)
             yield f"  {devices:>7}  {line(name, p)}"
 
 
 def layouts(devices: int) -> list[tuple[str, Layout]]:
-    """The ways to put `paper` on so many devices."""
+    """The layouts of `paper` on a number of devices, by name."""
     if devices == 1:
         return [("one process", Layout())]
     return [
@@ -93,21 +96,24 @@ def link() -> tuple[float, float]:
     ]
     command += ["-m", "benchmarks.scale"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    if done.returncode:
-        reason = (done.stderr.splitlines() or ["no reason given"])[-1]
+    completed = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300
+    )
+    if completed.returncode:
+        reason = (completed.stderr.splitlines() or ["no reason given"])[-1]
         raise ValueError(f"two ranks could not be started here: {reason}")
-    bytes_per_s, message_s = map(float, done.stdout.split()[-2:])
+    bytes_per_s, message_s = map(float, completed.stdout.split()[-2:])
     return bytes_per_s, message_s
 
 
 def _rank() -> None:
-    own_gpu = torch.cuda.device_count() >= 2
-    dist.init_process_group("nccl" if own_gpu else "gloo")
-    device = torch.device("cuda", dist.get_rank()) if own_gpu else torch.device("cpu")
-    took_s = [_sum_s(torch.zeros(size // 4, device=device)) for size in (LARGE, SMALL)]
-    if dist.get_rank() == 0:  # of two ranks each sends all of it, in two messages
-        print(LARGE / took_s[0], took_s[1] / 2)
+    gpu_each = torch.cuda.device_count() >= 2
+    dist.init_process_group("nccl" if gpu_each else "gloo")
+    device = torch.device("cuda", dist.get_rank()) if gpu_each else torch.device("cpu")
+    took_s = [_sum_s(torch.zeros(size // 4, device=device)) for size in (LARGE_BYTES, SMALL_BYTES)]
+    if dist.get_rank() == 0:
+        # In a ring of two ranks, each sends as many bytes as the tensor has, in two messages.
+        print(LARGE_BYTES / took_s[0], took_s[1] / 2)
     dist.destroy_process_group()
 
 

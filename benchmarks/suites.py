@@ -1,4 +1,4 @@
-"""The comparisons of `python -m benchmarks`, and their table."""
+"""The suites of `python -m benchmarks`, and their table."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from alexnet.config import Architecture
 from alexnet.provenance import code_version, describe, machine
 from benchmarks.interleave import ROOT, Candidate, Result, interleave
 
-PEERS = ROOT / "benchmarks"  # a checkout has them, an installed package does not
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our program and those that take turns with it; the limit of the machine comes first."""
+    """Our program and the candidates that take turns with it, the limit of the machine first."""
 
     title: str
     ours: Candidate
@@ -35,99 +34,91 @@ class Settings:
     python: str = sys.executable
 
 
-def own(name: str, what: str, **arguments: object) -> Candidate:
+def our_candidate(name: str, what: str, **arguments: object) -> Candidate:
+    """A function of `ours.py` with its arguments."""
     words = (f"{key}={value}" for key, value in arguments.items())
     return Candidate(name, ("-m", "benchmarks.ours", what, *words))
 
 
-def _peer(
-    name: str, file: str, *arguments: str, python: str = sys.executable
-) -> tuple[Candidate, ...]:
-    return (Candidate(name, (str(PEERS / file), *arguments), python),) if PEERS.is_dir() else ()
+def peer(name: str, file: str, *arguments: str, python: str = sys.executable) -> Candidate:
+    """A script of this folder that measures another program."""
+    return Candidate(name, (str(ROOT / "benchmarks" / file), *arguments), python)
 
 
 def step(settings: Settings, folder: Path) -> list[Comparison]:
-    given = f"precision={settings.precision}", f"batch={settings.batch}"
-    arguments = {"precision": settings.precision, "batch": settings.batch}
-    last = (*given, "layout=channels_last")
-    others = (
-        own(
+    precision, batch = f"precision={settings.precision}", f"batch={settings.batch}"
+    options = (precision, batch)
+    channels_last = (*options, "layout=channels_last")
+    others = [
+        our_candidate(
             "limit: one large matrix product",
             "matmul",
             precision=settings.precision,
-            an_image=_paper_costs()[1],
+            macs_per_image=_paper_macs().step,
         ),
-        *_peer("plain PyTorch", "plain.py", "step", *given),
-        *_peer("plain PyTorch, channels last", "plain.py", "step", *last),
-        *_peer("plain PyTorch, torch.compile", "plain.py", "step", *last, "compile=yes"),
-        *(
-            _peer("plain PyTorch, float32", "plain.py", "step", given[1])
-            if settings.precision != "float32"
-            else ()
-        ),
-        *_peer("TensorFlow", "tensorflow_net.py", "step", *given, python=settings.python),
-        *_peer("JAX", "jax_net.py", "step", *given, python=settings.python),
-    )
-    whole = Comparison(
-        f"one training step of `paper`, {settings.precision}",
-        own("ours", "step", **arguments),
-        others,
-    )
+        peer("plain PyTorch", "plain.py", "step", *options),
+        peer("plain PyTorch, channels last", "plain.py", "step", *channels_last),
+        peer("plain PyTorch, torch.compile", "plain.py", "step", *channels_last, "compile=yes"),
+    ]
+    if settings.precision != "float32":
+        others.append(peer("plain PyTorch, float32", "plain.py", "step", batch))
+    others += [
+        peer("TensorFlow", "tensorflow_net.py", "step", *options, python=settings.python),
+        peer("JAX", "jax_net.py", "step", *options, python=settings.python),
+    ]
+    ours = our_candidate("ours", "step", precision=settings.precision, batch=settings.batch)
     cifar = {
         "recipe": "cifar_11",
         "batch": settings.batch,
         "classes": 10,
         "precision": settings.precision,
     }
-    without = own("the same without normalisation", "step", **cifar, normalise=False)
+    without = our_candidate("the same without normalisation", "step", **cifar, normalise=False)
     return [
-        whole,
-        Comparison("one training step of `cifar_11`", own("ours", "step", **cifar), (without,)),
+        Comparison(f"one training step of `paper`, {settings.precision}", ours, tuple(others)),
+        Comparison(
+            "one training step of `cifar_11`", our_candidate("ours", "step", **cifar), (without,)
+        ),
     ]
 
 
 def ops(settings: Settings, folder: Path) -> list[Comparison]:
-    given = {"precision": settings.precision}
+    precision = settings.precision
     others = (
-        own("limit: a copy", "copy", **given),
-        own("torch local_response_norm", "lrn", kind="pytorch", **given),
+        our_candidate("limit: a copy", "copy", precision=precision),
+        our_candidate("torch local_response_norm", "lrn", precision=precision, kind="pytorch"),
     )
     return [
         Comparison(
-            f"normalisation forward and backward, {settings.precision}",
-            own("ours", "lrn", **given),
+            f"normalisation forward and backward, {precision}",
+            our_candidate("ours", "lrn", precision=precision),
             others,
         )
     ]
 
 
 def infer(settings: Settings, folder: Path) -> list[Comparison]:
-    precision = f"precision={settings.precision}"
+    precision, python = f"precision={settings.precision}", settings.python
+    exported = str(_export(folder))
     others = (
-        own(
+        our_candidate(
             "limit: one large matrix product",
             "matmul",
             precision=settings.precision,
-            an_image=_paper_costs()[0],
+            macs_per_image=_paper_macs().forward,
         ),
-        *_peer("plain PyTorch", "plain.py", "infer", precision),
-        *_peer(
+        peer("plain PyTorch", "plain.py", "infer", precision),
+        peer(
             "plain PyTorch, channels last", "plain.py", "infer", precision, "layout=channels_last"
         ),
+        peer("ONNX Runtime", "onnx_net.py", "onnxruntime", exported, precision, python=python),
+        peer("OpenVINO", "onnx_net.py", "openvino", exported, precision, python=python),
+        peer("TensorFlow", "tensorflow_net.py", "infer", precision, python=python),
     )
-    if PEERS.is_dir():
-        exported = str(_export(folder))
-        for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
-            others += _peer(
-                name, "onnx_net.py", runtime, exported, precision, python=settings.python
-            )
-        others += _peer(
-            "TensorFlow", "tensorflow_net.py", "infer", precision, python=settings.python
-        )
     return [
         Comparison(
-            f"100 patches through `paper`, {settings.precision}",
-            own("ours", "infer", precision=settings.precision),
+            f"100 crops through `paper`, {settings.precision}",
+            our_candidate("ours", "infer", precision=settings.precision),
             others,
         )
     ]
@@ -135,39 +126,49 @@ def infer(settings: Settings, folder: Path) -> list[Comparison]:
 
 def loader(settings: Settings, folder: Path) -> list[Comparison]:
     data = settings.data or str(_shapes_store(folder))
-    one = own("ours, one worker", "loader", data=data, workers=1)
     files = _as_files(data, folder)
-    limit = own("limit: simplejpeg on one core", "decode", data=data)
-    others = _peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2")
-    for name, library in (
-        ("WebDataset", "webdataset"),
-        ("LitData", "litdata"),
-        ("DALI, CPU operators", "dali"),
-    ):
-        others += _peer(
-            name, "feeders.py", library, str(files), "workers=2", python=settings.python
-        )
-    from_jpeg, from_ppm = (
-        Comparison(
-            f"from {name} to patches",
-            own(
-                "ours, patches ready for the network", "loader", data=place, workers=2, augment=True
-            ),
-            others,
-        )
-        for name, place in (
-            ("a store of JPEGs", data),
-            ("the same pictures stored as PPM", _as_ppm(files, folder)),
-        )
+    ppm = str(_as_ppm(files, folder))
+    python = settings.python
+    # The other libraries read the JPEG files in both comparisons: a PPM store is our alternative.
+    others = (
+        peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2"),
+        peer("WebDataset", "feeders.py", "webdataset", str(files), "workers=2", python=python),
+        peer("LitData", "feeders.py", "litdata", str(files), "workers=2", python=python),
+        peer("DALI, CPU operators", "feeders.py", "dali", str(files), "workers=2", python=python),
     )
-    return [Comparison("decoding alone", one, (limit,)), from_jpeg, from_ppm]
+
+    def feed(store: str) -> Candidate:
+        name = "ours, crops ready for the network"
+        return our_candidate(name, "loader", data=store, workers=2, augment=True)
+
+    return [
+        Comparison(
+            "decoding alone",
+            our_candidate("ours, one worker", "loader", data=data, workers=1),
+            (our_candidate("limit: simplejpeg on one core", "decode", data=data),),
+        ),
+        Comparison("from a store of JPEGs to crops", feed(data), others),
+        Comparison("from the same images stored as PPM to crops", feed(ppm), others),
+    ]
 
 
 def prepare(settings: Settings, folder: Path) -> list[Comparison]:
     if not settings.data:
-        raise ValueError("name the pictures to prepare: --data SOURCE (what alexnet prepare takes)")
-    limit = own("limit: decode, resize and encode", "prepare", data=settings.data, whole=False)
-    return [Comparison("preparing a store", own("ours", "prepare", data=settings.data), (limit,))]
+        raise ValueError("name the images to prepare: --data SOURCE (as for alexnet prepare)")
+    return [
+        Comparison(
+            "preparing a store",
+            our_candidate("ours", "prepare", data=settings.data),
+            (
+                our_candidate(
+                    "limit: decode, resize and encode",
+                    "prepare",
+                    data=settings.data,
+                    complete=False,
+                ),
+            ),
+        )
+    ]
 
 
 SUITES: dict[str, Callable[[Settings, Path], list[Comparison]]] = {
@@ -185,40 +186,50 @@ def bench(what: str, settings: Settings, rounds: int, as_json: bool) -> Iterator
         yield f"{machine()}; medians of {rounds} turns, least to most in brackets"
         yield describe(code_version())
     with tempfile.TemporaryDirectory() as folder:
-        for match in SUITES[what](settings, Path(folder)):
+        for comparison in SUITES[what](settings, Path(folder)):
             if not as_json:
-                yield f"\n{match.title}"
-            for outcome in interleave(match.ours, match.others, rounds):
+                yield f"\n{comparison.title}"
+            for result in interleave(comparison.ours, comparison.others, rounds):
                 if as_json:
-                    said = {"skipped": outcome} if isinstance(outcome, str) else outcome.to_dict()
-                    about = {"machine": machine(), "code": code_version()}
-                    yield json.dumps({"match": match.title} | about | said)
+                    about = {
+                        "match": comparison.title,
+                        "machine": machine(),
+                        "code": code_version(),
+                    }
+                    values = {"skipped": result} if isinstance(result, str) else result.to_dict()
+                    yield json.dumps(about | values)
                 else:
-                    yield line(outcome)
+                    yield line(result)
 
 
-def line(outcome: Result | str) -> str:
+def line(result: Result | str) -> str:
     """A row of the table: their speed, our speed in the same turns, and the ratio."""
-    if isinstance(outcome, str):
-        return f"  {outcome}"
-    o = outcome
-    theirs = f"{o.a_second:>14,.0f} {o.unit}/s [{o.least:,.0f} to {o.most:,.0f}]"
-    return (
-        f"  {o.name:<34} {theirs:<56} ours {o.ours_a_second:>14,.0f}  = {o.ratio:5.2f}x  ({o.note})"
-    )
+    if isinstance(result, str):
+        return f"  {result}"
+    r = result
+    theirs = f"{r.per_second:>14,.0f} {r.unit}/s [{r.least:,.0f} to {r.most:,.0f}]"
+    ours = f"{r.ours_per_second:>14,.0f}"
+    return f"  {r.name:<34} {theirs:<56} ours {ours}  = {r.ratio:5.2f}x  ({r.note})"
 
 
-def _paper_costs() -> tuple[int, int]:
-    """Multiply-adds of an image in a forward pass and in a training step.
+class Macs(NamedTuple):
+    """Multiply-adds of one image."""
 
-    The step costs three times the forward pass, less the gradient of the image, which is unused.
+    forward: int
+    step: int
+
+
+def _paper_macs() -> Macs:
+    """Multiply-adds of an image in a forward pass and in a training step of `paper`.
+
+    A step costs three times the forward pass, less the gradient of the image, which is not needed.
     """
     from alexnet import recipes
     from alexnet.architecture import plan
 
     architecture: Architecture = recipes.paper().architecture
     counts = [step.multiply_adds for step in plan(architecture) if step.op == "linear"]
-    return sum(counts), 3 * sum(counts) - counts[0]
+    return Macs(sum(counts), 3 * sum(counts) - counts[0])
 
 
 def _export(folder: Path) -> Path:
@@ -251,7 +262,7 @@ def _shapes_store(folder: Path) -> Path:
 
 
 def _as_files(data: str, folder: Path) -> Path:
-    """The same JPEG files, as a folder of them."""
+    """Write the JPEG files of a store into a folder."""
     from alexnet.data.store import Store
 
     split, files = Store(data).split("train"), folder / "files"
@@ -262,7 +273,7 @@ def _as_files(data: str, folder: Path) -> Path:
 
 
 def _as_ppm(files: Path, folder: Path) -> Path:
-    """A store that holds their pixels."""
+    """Prepare a store with the pixels of the files, not compressed."""
     from alexnet.config import StoreSettings
     from alexnet.data.prepare import prepare
     from alexnet.data.sources import Item, Source, SourceSplit
@@ -270,6 +281,6 @@ def _as_ppm(files: Path, folder: Path) -> Path:
     items = [Item(path.name, 0, path.read_bytes) for path in sorted(files.iterdir())]
     splits = (SourceSplit("train", len(items), lambda start: iter(items[start:])),)
     prepare(
-        Source("the same pictures", ("all",), splits), folder / "ppm", StoreSettings(encoding="ppm")
+        Source("the same images", ("all",), splits), folder / "ppm", StoreSettings(encoding="ppm")
     )
     return folder / "ppm"

@@ -13,7 +13,7 @@ CONVS = {
     "conv2": (5, 48, 128),
     "conv4": (3, 192, 192),
     "conv5": (3, 192, 128),
-}  # of a column: side, in, out
+}  # of one column: size, input channels, filters
 
 
 def weights():
@@ -21,15 +21,15 @@ def weights():
         return tf.Variable(tf.random.normal(shape, stddev=0.01)), tf.Variable(tf.zeros(shape[-1]))
 
     net = {"conv1": layer(11, 11, 3, 96), "conv3": layer(3, 3, 256, 384)}
-    for name, (side, maps, kernels) in CONVS.items():
+    for name, (size, inputs, filters) in CONVS.items():
         for column in "ab":
-            net[name + column] = layer(side, side, maps, kernels)
+            net[name + column] = layer(size, size, inputs, filters)
     return net | {"fc6": layer(9216, 4096), "fc7": layer(4096, 4096), "fc8": layer(4096, 1000)}
 
 
-def forward(net, x, low, training):
+def forward(net, x, bfloat16, training):
     def cast(value):
-        return tf.cast(value, tf.bfloat16) if low else value
+        return tf.cast(value, tf.bfloat16) if bfloat16 else value
 
     def conv(name, x, stride=1, padding="SAME"):
         weight, bias = net[name]
@@ -43,11 +43,12 @@ def forward(net, x, low, training):
     def pool(x):
         return tf.nn.max_pool2d(x, 3, 2, "VALID")
 
-    def norm_pool(x):  # TensorFlow's normalisation knows float32 and half alone on a CPU
+    def norm_pool(x):
+        # On a CPU, TensorFlow's normalization supports only float32 and float16.
         normed = tf.nn.local_response_normalization(tf.cast(x, tf.float32), 2, 2.0, 1e-4, 0.75)
         return pool(tf.cast(normed, x.dtype))
 
-    def full(name, x):
+    def fully_connected(name, x):
         weight, bias = net[name]
         return tf.nn.bias_add(tf.matmul(x, cast(weight)), cast(bias))
 
@@ -59,17 +60,17 @@ def forward(net, x, low, training):
     x = tf.concat(columns("conv5", parts, pool), 3)
     x = tf.reshape(x, [tf.shape(x)[0], 9216])
     for name in ("fc6", "fc7"):
-        x = tf.nn.relu(full(name, x))
+        x = tf.nn.relu(fully_connected(name, x))
         x = tf.nn.dropout(x, 0.5) if training else x
-    return tf.cast(full("fc8", x), tf.float32)
+    return tf.cast(fully_connected("fc8", x), tf.float32)
 
 
 def main():
     what, *rest = sys.argv[1:]
-    given = {"precision": "float32", "batch": 128 if what == "step" else 100} | dict(
+    options = {"precision": "float32", "batch": 128 if what == "step" else 100} | dict(
         a.split("=") for a in rest
     )
-    batch, low = int(given["batch"]), given["precision"] == "bfloat16"
+    batch, bfloat16 = int(options["batch"]), options["precision"] == "bfloat16"
     net = weights()
     variables = [v for layer in net.values() for v in layer]
     velocity = [tf.Variable(tf.zeros_like(v)) for v in variables]
@@ -79,7 +80,7 @@ def main():
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            logits = forward(net, x, low, True)
+            logits = forward(net, x, bfloat16, True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         for w, v, g in zip(variables, velocity, tape.gradient(loss, variables), strict=True):
             v.assign(0.9 * v - 1e-5 * g - 5e-4 * 1e-5 * w)
@@ -88,14 +89,14 @@ def main():
 
     @tf.function
     def infer():
-        return tf.nn.softmax(forward(net, x, low, False))
+        return tf.nn.softmax(forward(net, x, bfloat16, False))
 
     run = step if what == "step" else infer
     serve(
         lambda: run().numpy(),
         batch,
         "images",
-        f"tensorflow {tf.__version__}, {given['precision']}, batch {batch}",
+        f"tensorflow {tf.__version__}, {options['precision']}, batch {batch}",
     )
 
 

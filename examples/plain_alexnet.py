@@ -2,8 +2,8 @@
 
     python examples/plain_alexnet.py
 
-Layers and parameters have the names that `alexnet.Network(alexnet.recipes.paper().architecture)` gives
-them, so one network loads the other's `state_dict`. `tests/test_examples.py` checks that logits and
+Layers and parameters have the same names as those of the recipe `paper`, so that each network can
+load the `state_dict` of the other. `tests/test_examples.py` checks that logits and
 gradients of the two are equal.
 """
 

@@ -2,8 +2,8 @@
 
     python examples/train_on_a_folder.py IMAGES OUT --epochs 28
 
-The images are prepared once (OUT/store), then the recipe `demo` is trained on them (OUT/run). For the
-full-size network use `--recipe original`, which needs images of 256 pixels: `--size-px 256`.
+The images are prepared once (OUT/store), then the recipe `demo` is trained on them (OUT/run). For
+the full-size network use `--recipe original`, which needs images of 256 pixels: `--size-px 256`.
 """
 
 import argparse

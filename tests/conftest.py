@@ -34,27 +34,30 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads() -> None:
-    """As many as the machines that tests are meant for; sums in another order would differ in the last bit."""
+    """Compute with two threads everywhere.
+
+    The order of a sum, and with it the last bit, depends on the number of threads.
+    """
     torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Where a test draws without a generator of its own, it draws the same in any order."""
+    """Seed PyTorch's generator, so that a test does not depend on the tests before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def pictures() -> Path:
-    """A folder of real pictures beside a developer's checkout; nobody else has it."""
+    """The folder of real images that only developers have beside their checkout."""
     if not SHARED.is_dir():
-        pytest.skip("needs the developers' folder of real pictures beside the checkout")
+        pytest.skip("needs the developers' folder of real images beside the checkout")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures of shapes to train on and 30 to test on, 40 pixels a side."""
+    """A store with 60 training and 30 validation images of shapes, 40 pixels a side."""
     folder = tmp_path_factory.mktemp("stores") / "shapes"
     prepare(
         shapes.source(60, 30),
@@ -67,14 +70,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(store: Path) -> Iterator[Server]:
-    """That store in a bucket."""
+    """The same store in a bucket of an S3 server on this machine."""
     running = Server(store)
     yield running
     running.end()
 
 
 def tiny_architecture() -> Architecture:
-    """Two columns, both normalisations, a link, dropout: every part of the original in 32 pixels."""
+    """Every part of `original` at 32 pixels: two columns, both normalisations, links, dropout."""
     layers = (
         Conv("conv1", 8, 5, stride=2, pad=(0, 3), std=0.1, then=("lrn", "max_pool", "activation")),
         Conv(
@@ -96,7 +99,10 @@ def tiny_architecture() -> Architecture:
 
 
 def tiny(store: Path, **changes: object) -> Config:
-    """A run of seconds with every moving part of `original`: chunks, noise, rates that fall and freeze."""
+    """A config that trains in seconds and has every changing part of `original`.
+
+    These are chunks, colour noise, drops of the learning rate and a frozen layer.
+    """
     config = Config(
         "tiny",
         tiny_architecture(),
@@ -111,7 +117,7 @@ def tiny(store: Path, **changes: object) -> Config:
 
 @pytest.fixture(scope="session")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
+    """A finished run of the tiny config."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     fit(tiny(store), folder)
     return folder

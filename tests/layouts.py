@@ -1,7 +1,7 @@
-"""One tiny ImageNet of six classes, written in each of the forms in which people have it.
+"""A tiny ImageNet of six classes, written in each form in which ImageNet is distributed.
 
-24 images to train on and 12 to validate on, 40 pixels a side, of one grey level each that tells
-the class whatever the form says: `level // 40`.
+It has 24 training and 12 validation images of 40 pixels a side. Each image is of one grey level,
+which gives the class independently of the form: `level // 40`.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def write(path: Path, data: bytes | str) -> None:
 
 
 def meta(year: str, id_of: dict[str, int]) -> bytes:
-    """meta.mat: the leaves, and a synset above them that is no class."""
-    kinds = [(f"ILSVRC{year}_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
+    """meta.mat: the classes, and a synset above them that is not a class."""
+    fields = [(f"ILSVRC{year}_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
     rows = [(number, wnid, WORDS.get(wnid, "a dog"), 0) for wnid, number in id_of.items()]
     buffer = io.BytesIO()
-    table = np.array([*rows, (1001, "n00001740", "entity", 3)], dtype=kinds)
+    table = np.array([*rows, (1001, "n00001740", "entity", 3)], dtype=fields)
     savemat(buffer, {"synsets": table.reshape(-1, 1)})
     return buffer.getvalue()
 
@@ -83,10 +83,10 @@ def archives(folder: Path, dogs_first: bool = False) -> Path:
     classes = {}
     for wnid in reversed(WNIDS):
         buffer = io.BytesIO()
-        tar(buffer, {name: image(*of) for name, *of in TRAIN if name.startswith(wnid)})
+        tar(buffer, {name: image(*args) for name, *args in TRAIN if name.startswith(wnid)})
         classes[f"{wnid}.tar"] = buffer.getvalue()
     tar(folder / "ILSVRC2012_img_train.tar", classes)
-    tar(folder / "ILSVRC2012_img_val.tar", {name: image(*of) for name, *of in reversed(VAL)})
+    tar(folder / "ILSVRC2012_img_val.tar", {name: image(*args) for name, *args in reversed(VAL)})
     tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit(), "w:gz")
     name = "A_ILSVRC2012_devkit_t3.tar.gz" if dogs_first else "ILSVRC2012_devkit_t3.tar.gz"
     tar(folder / name, devkit(id_of=DOGS), "w:gz")
@@ -111,7 +111,7 @@ def class_folders(folder: Path) -> Path:
 
 
 def flat_val_with_devkit(folder: Path) -> Path:
-    """The archives unpacked, and nothing else done."""
+    """The archives, unpacked and not changed otherwise."""
     by_class(folder / "train", TRAIN)
     flat(folder / "val", VAL)
     for name, data in devkit().items():
@@ -122,23 +122,23 @@ def flat_val_with_devkit(folder: Path) -> Path:
 def rows(
     files: list[tuple[str, int, int]], wnids: bool = True, labels: list[int] | None = None
 ) -> Any:
-    """As `datasets` has them. wnids: the images are named as on the hub, the wnid at the end."""
-    kinds = datasets.Features(
+    """A Dataset of images and labels. With `wnids`, file names end in the wnid, as on the hub."""
+    features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(WORDS.values()))}
     )
     cells = [
         {
             "bytes": image(label, number),
-            "path": f"{name.split('.')[0]}_{WNIDS[label]}.JPEG" if wnids else f"{place}.jpg",
+            "path": f"{name.split('.')[0]}_{WNIDS[label]}.JPEG" if wnids else f"{index}.jpg",
         }
-        for place, (name, label, number) in enumerate(files)
+        for index, (name, label, number) in enumerate(files)
     ]
     labels = labels or [label for _, label, _ in files]
-    return datasets.Dataset.from_dict({"image": cells, "label": labels}, features=kinds)
+    return datasets.Dataset.from_dict({"image": cells, "label": labels}, features=features)
 
 
 def clone(folder: Path, wnids: bool = True) -> Path:
-    """Hugging Face's imagenet-1k as it is cloned: its test split has no labels."""
+    """A clone of Hugging Face's imagenet-1k, whose test split has no labels."""
     (folder / "data").mkdir(parents=True)
     backwards = TRAIN[::-1]
     for name, files in (
@@ -152,7 +152,7 @@ def clone(folder: Path, wnids: bool = True) -> Path:
 
 
 def clone_with_classes_py(folder: Path) -> Path:
-    """Names that say nothing, and the dictionary that the clone has beside them."""
+    """A clone whose file names have no wnids, with the dictionary in classes.py."""
     pairs = "".join(f"        {wnid!r}: {words!r},\n" for wnid, words in WORDS.items())
     text = (
         f"from collections import OrderedDict\nraise SystemExit\nC = OrderedDict({{\n{pairs}}})\n"
@@ -162,13 +162,13 @@ def clone_with_classes_py(folder: Path) -> Path:
 
 
 def streams(wnids: bool = True) -> dict[str, Any]:
-    """What `load_dataset(..., streaming=True)` gives."""
+    """What `load_dataset(..., streaming=True)` returns."""
     sets = {
         "test": rows(VAL[:5], False, [-1] * 5),
         "train": rows(TRAIN[::-1], wnids),
         "validation": rows(VAL, wnids),
     }
-    return {name: made.to_iterable_dataset() for name, made in sets.items()}
+    return {name: split.to_iterable_dataset() for name, split in sets.items()}
 
 
 def kaggle(folder: Path) -> Path:
@@ -203,7 +203,7 @@ def tiny_imagenet(folder: Path) -> Path:
 
 
 def shards(folder: Path, kind: str) -> Path:
-    """WebDataset. kind: cls, json or key, by which a sample tells its label."""
+    """WebDataset shards; the label of a sample is in its .cls, its .json or its key."""
     write(folder / "words.txt", "".join(f"{wnid}\t{words}\n" for wnid, words in WORDS.items()))
     for shard, files in (
         ("imagenet1k-train-0000", TRAIN[10:]),
@@ -228,7 +228,7 @@ def shards(folder: Path, kind: str) -> Path:
 
 
 def table(folder: Path, column: bool = True) -> Path:
-    """A flat folder. column: the splits are a column of one table, not tables of their own."""
+    """A flat folder, with a table for each split or one table with a column of splits."""
     flat(folder / "images", TRAIN + VAL)
     write(folder / "words.txt", "".join(f"{wnid}\t{words}\n" for wnid, words in WORDS.items()))
     parts = (("train", TRAIN), ("val", VAL))
@@ -245,7 +245,7 @@ def table(folder: Path, column: bool = True) -> Path:
 
 def class_tars(folder: Path) -> Path:
     for wnid in WNIDS:
-        tar(folder / f"{wnid}.tar", {n: image(*of) for n, *of in TRAIN if n.startswith(wnid)})
+        tar(folder / f"{wnid}.tar", {n: image(*args) for n, *args in TRAIN if n.startswith(wnid)})
     write(folder / "words.txt", "".join(f"{wnid}\t{words}\n" for wnid, words in WORDS.items()))
     return folder
 
@@ -267,4 +267,4 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "table with splits": table,
     "tables": lambda folder: table(folder, column=False),
 }
-"""All that have the 24 and 12 images; the hub's form is `streams`."""
+"""Writers of the forms with all 24 and 12 images; the form of the hub is `streams`."""

@@ -1,6 +1,4 @@
-"""For each row of the ledger, by the beginning of its sentence: (file of the package, old, new)."""
-
-# ruff: noqa: E501 (quoted lines of the package)
+"""The mutants of each row of the ledger: {beginning of its sentence: [(file, old, new), ...]}."""
 
 from __future__ import annotations
 
@@ -16,6 +14,11 @@ LOOP, AUGMENT, EVALUATION, NORMALISE = (
 EFFECTS, STATISTICS = "experiments/effects.py", "experiments/estimates.py"
 ILSVRC = "data/sources/ilsvrc.py"
 
+LINKED = (
+    "linked: bool = False\n    "
+    '"""Sees the maps of all columns instead of only those of its own."""\n    '
+)
+
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Section 2
     "The shorter side is rescaled": [
@@ -28,7 +31,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("data/prepare.py", "self.pixels / max(1, self.images)", "self.pixels / (1 + self.images)"),
         ("data/prepare.py", "/ count - np.outer(mean, mean)", "/ count"),
     ],
-    "original: the centre patch of the mean": [
+    "original: the centre crop of the mean": [
         (RECIPES, 'Augment(chunk=32, mean="centre", colour=', "Augment(chunk=32, colour="),
         (AUGMENT, "half = (stored_px - input_px) // 2\n        self.w", "half = 0\n        self.w"),
         (
@@ -56,7 +59,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (ILSVRC, "labels[number_of(file) - 1]", "labels[number_of(file) - 2]"),
     ],
-    "Every form in which ImageNet comes": [
+    "Every form of ImageNet": [
         (
             "data/classes.py",
             "by_wnid = sorted(range(len(wnids)), key=wnids.__getitem__)",
@@ -81,14 +84,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "    if run is store:\n        return None\n",
         ),
     ],
-    "The devkit of tasks 1 and 2": [
+    "Only the devkit of tasks 1 and 2": [
         (
             ILSVRC,
             "fit = [path for path in named if not re.search",
             "fit = [path for path in named if True or not re.search",
         ),
     ],
-    "ImageNet's images are used as they are": [
+    "Images of ImageNet are used as they are": [
         ("data/sources/source.py", "upright: bool = False", "upright: bool = True"),
     ],
     "ILSVRC-2010: a test set": [
@@ -114,7 +117,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (CONFIG, 'activation: Activation = "relu"', 'activation: Activation = "tanh"'),
         (LAYERS, "return nn.Sigmoid()", "return nn.Tanh()"),
     ],
-    "3.2 Half of the kernels in each column": [
+    "3.2 Half of the filters are in each column": [
         (
             RECIPES,
             'Conv("conv3", 384, 3, pad=(1, 1), linked=True),',
@@ -202,7 +205,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (
             NORMALISE,
             "lambda squares: _band_product(squares, band, columns)",
-            "lambda squares: _band_product(squares, _band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
+            "lambda squares: _band_product(squares, "
+            "_band(squares.shape[1], norm.n // 2, squares.dtype, squares.device), 1)",
         ),
         (
             LAYERS,
@@ -364,7 +368,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     # Section 4
-    "4.1 Random 224x224 patches": [
+    "4.1 Random 224x224 crops": [
         (AUGMENT, "flip = coin < 0.5", "flip = coin < 0.4"),
         (AUGMENT, "top, left = (y * positions)", "top, left = (0 * y * positions)"),
         (
@@ -387,7 +391,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "(1, place // augment.chunk)", "(1, index // augment.chunk)"),
         (AUGMENT, "border + 1 if augment.last_offset else max(1, border)", "max(1, border)"),
     ],
-    "4.1 Made while the GPU trains": [
+    "4.1 The images are transformed": [
         (
             "data/loader.py",
             "for positions in itertools.islice(todo, ahead):",
@@ -399,7 +403,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "index, rows = np.sort(order[positions]), images.numpy()",
         ),
     ],
-    "4.1 At test ten patches": [
+    "4.1 At test, the softmax outputs": [
         (AUGMENT, "(border, border), (half, half)]", "(border, border)]"),
         (
             AUGMENT,
@@ -473,7 +477,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (RECIPES, 'then=("activation", "max_pool", "dropout")', 'then=("activation", "max_pool")'),
     ],
-    "original: dropout turned off": [
+    "original: with dropout turned off": [
         (LAYERS, "if self.training and self.masks else None", "if self.training else None"),
         (CONFIG, "masks: bool = True", "masks: bool = False"),
     ],
@@ -507,11 +511,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "return losses / 128, wrong",
         ),
     ],
-    "Weights start Gaussian": [
+    "Weights start from a Gaussian": [
         (
             CONFIG,
-            'linked: bool = False\n    """Sees the maps of all columns instead of only those of its own."""\n    std: float | None = 0.01',
-            'linked: bool = False\n    """Sees the maps of all columns instead of only those of its own."""\n    std: float | None = 0.1',
+            LINKED + "std: float | None = 0.01",
+            LINKED + "std: float | None = 0.1",
         ),
         (
             CONFIG,
@@ -551,7 +555,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "torch.zeros(op.bias_shape)",
         ),
     ],
-    "One rate for all layers": [
+    "One learning rate for all layers": [
         (CONFIG, "lr: float = 0.01\n    momentum", "lr: float = 0.1\n    momentum"),
         (CONFIG, "bias_lr: float | None = None", "bias_lr: float | None = 0.02"),
         (CONFIG, "bias_decay: bool = True", "bias_decay: bool = False"),
@@ -569,7 +573,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (SGD, "state.drops > schedule.drops", "state.drops >= schedule.drops"),
     ],
-    "original: /10 at epochs 25, 51, 79": [
+    "original: lr / 10 at epochs 25, 51 and 79": [
         (RECIPES, "StepSchedule(91, drops=(25, 51, 79),", "StepSchedule(91, drops=(25, 51, 80),"),
         (RECIPES, "StepSchedule(91, drops=(25, 51, 79),", "StepSchedule(90, drops=(25, 51, 79),"),
         (
@@ -589,7 +593,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (SGD, "sum(epoch >= at for at in", "sum(epoch > at for at in"),
     ],
-    "original: epoch 67 noise off": [
+    "original: from epoch 67": [
         (
             RECIPES,
             'LayerLr("conv1", slow, 1e-5, weights_only=True)',
@@ -642,7 +646,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "nets = [(member.net, member.preprocess) for member in members[:1]]",
         ),
     ],
-    "Fig. 3: the kernels of each column": [
+    "Fig. 3: the filters of each column": [
         (
             "figures.py",
             "zip(axes, weight.chunk(columns), strict=True)",
@@ -658,12 +662,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("figures.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
-    "Fig. 4: five likeliest classes": [
+    "Fig. 4: the five most probable classes": [
         ("figures.py", "topk(most, largest=False)", "topk(most, largest=True)"),
         ("figures.py", "BEST = 5", "BEST = 4"),
         ("figures.py", "ANSWERS, ASKED, NEAREST = 8, 5, 6", "ANSWERS, ASKED, NEAREST = 8, 5, 5"),
     ],
-    "Section 3 and 4's comparisons": [
+    "The comparisons of sections 3 and 4": [
         (EFFECTS, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),
         (EFFECTS, "self.centre_error - self.train_error", "self.train_error - self.centre_error"),
         (
@@ -710,7 +714,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (EFFECTS, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
     ],
-    "A verdict follows from an interval": [
+    "The verdict follows from an interval": [
         (STATISTICS, "if low > none:", "if high > none:"),
         (STATISTICS, "elif high < none:", "elif low < none:"),
         (STATISTICS, "LEVEL, POWER = 0.95, 0.8", "LEVEL, POWER = 0.9, 0.8"),
@@ -718,7 +722,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (STATISTICS, "error = deviation / math.sqrt(n)", "error = deviation / n"),
         (STATISTICS, "p = 2 * float(t.sf(", "p = float(t.sf("),
     ],
-    "A record whose arms would run": [
+    "A record whose arms": [
         ("experiments/records.py", 'yield raw["to_be_repeated"]', "pass"),
         ("experiments/bases.py", "colour_until=18", "colour_until=17"),
     ],
@@ -730,7 +734,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("experiments/claims.py", "Dropout(masks=False)", "Dropout(rate=0.0)"),
         ("experiments/claims.py", "Dropout(masks=False)", "Dropout()"),
     ],
-    "ImageNet 2012 is its list": [
+    "ImageNet 2012 is recognised": [
         (
             "experiments/runner.py",
             'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
@@ -742,7 +746,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'if any(one.raw["scale"] == "full" for one in records):',
         ),
     ],
-    "Fig. 3: one column turns to colour": [
+    "Fig. 3: one column specialises in colour": [
         ("diagnostics.py", "grey = 3 * weight.mean(1)", "grey = weight.mean(1)"),
         ("diagnostics.py", "share = 1 - grey /", "share = grey /"),
         (
@@ -751,7 +755,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "(xx + yy).square() + 4 * xy.square()",
         ),
     ],
-    "Pre-train, then fine-tune": [
+    "Pre-training, then fine-tuning": [
         (LOOP, "if not same_classes:\n", "if False:\n"),
         ("checkpoint.py", "if layer in layers\n        and", "if"),
         (RECIPES, "conv1 = [(0, 1e-4), (5, 1e-5)]", "conv1 = [(0, 1e-3), (5, 1e-5)]"),
@@ -774,7 +778,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "LayerLr(name, 0, 1e-2, weights_only=True) for name in first_five",
         ),
     ],
-    "The headline net": [
+    "The network of the headline number": [
         (RECIPES, "93, drops=(23, 51, 78)", "93, drops=(25, 51, 78)"),
         (RECIPES, "sgd=replace(base.sgd, bias_lr=0.002),", "sgd=base.sgd,"),
         (
@@ -813,7 +817,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             RECIPES,
-            "replace(CIFAR_SGD, weight_decay_of=decay, bias_lr_follows=False),\n        StepSchedule(",
+            "replace(CIFAR_SGD, weight_decay_of=decay, bias_lr_follows=False),\n        "
+            "StepSchedule(",
             "replace(CIFAR_SGD, weight_decay_of=decay),\n        StepSchedule(",
         ),
     ],
@@ -839,7 +844,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "self.shape[:1]",
         ),
     ],
-    "Decay by layer": [
+    "Weight decay for each layer": [
         (RECIPES, '("conv3", 0.004), ("fc10", 1.0))', '("conv3", 0.004), ("fc10", 0.1))'),
         (
             RECIPES,
@@ -849,7 +854,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (RECIPES, '("local4", 0.004), ("fc10", 0.01))', '("local4", 0.004), ("fc10", 0.004))'),
         (SGD, "dict(sgd.weight_decay_of).get(layer, sgd.weight_decay)", "sgd.weight_decay"),
     ],
-    "torchvision's later net": [
+    "The later network of torchvision": [
         (RECIPES, "Sgd(batch=256, weight_decay=1e-4)", "Sgd(batch=256, weight_decay=0.1)"),
         (
             RECIPES,
@@ -874,7 +879,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     # Two GPUs
-    "Half of the kernels on each GPU": [
+    "Half of the filters are on each GPU": [
         (
             "distributed/sharded.py",
             "self._pending[name] = begin_sum(gradient,",
@@ -890,14 +895,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("diagnostics.py", "if hidden.difference >= BLIND:", "if hidden.difference < BLIND:"),
         ("diagnostics.py", "apart / size", "size / apart"),
     ],
-    "A run interrupted anywhere": [
+    "A run that is interrupted anywhere": [
         (LOOP, "velocity[name].copy_(tensor)", "velocity[name].zero_()"),
         (LOOP, "                state.batch,\n", "                0,\n"),
     ],
-    "ONNX with its own LRN node": [
+    "ONNX with its LRN operator": [
         ("export.py", "alpha=lrn.alpha * size", "alpha=lrn.alpha"),
     ],
-    "float32 is float32": [
+    "float32 does not use TF32": [
         (
             "device.py",
             'torch.backends.cudnn.allow_tf32 = precision == "tf32"',

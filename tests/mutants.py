@@ -1,11 +1,11 @@
-"""Does a test notice when the code is wrong? `make mutants` changes one thing at a time and looks.
+"""Mutation testing: change one thing in the code and check that a test fails (`make mutants`).
 
-Each row of the ledger `docs/paper.md` names the tests that hold it. For each row stands here at
-least one mutant: a constant, an order, a sign or a flag of the code that is changed. The row's own
-tests must fail on it. A mutant that they let live is a sentence of the ledger that nobody holds.
+Each row of the ledger `docs/paper.md` names the tests that cover it, and `mutant_table.py` has at
+least one mutant for each row: a changed constant, order, sign or flag. The tests of the row must
+fail on it. If they pass, the sentence of the paper is not covered by any test.
 
-    python -m tests.mutants                all of them, each in a copy of the tree
-    python -m tests.mutants LRN dropout    those whose row or change contains one of these words
+    python -m tests.mutants                all mutants, each in a copy of the tree
+    python -m tests.mutants LRN dropout    mutants whose row or change contains one of the words
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COPIED += "pyproject.toml", "Makefile"
 
 @dataclass(frozen=True)
 class Row:
-    """A sentence of the ledger with the tests that hold it, as pytest is given them."""
+    """A sentence of the ledger with the names of the tests that cover it."""
 
     sentence: str
     tests: tuple[str, ...]
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old`, which stands once in alexnet/`file`, becomes `new`; row: the beginning of the sentence."""
+    """A change of one place in alexnet/`file`; `row` is the beginning of the sentence."""
 
     row: str
     file: str
@@ -62,40 +62,40 @@ def mutants() -> list[Mutant]:
 
 
 def rows() -> list[Row]:
-    """The rows of the ledger's tables."""
-    found = []
+    """The rows of the tables in the ledger."""
+    rows_of_ledger = []
     for line in LEDGER.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == 3 and "`" in cells[2]:
-            found.append(Row(cells[0], tuple(re.findall(r"`([^`]+)`", cells[2]))))
-    return found
+            rows_of_ledger.append(Row(cells[0], tuple(re.findall(r"`([^`]+)`", cells[2]))))
+    return rows_of_ledger
 
 
 def row_of(mutant: Mutant) -> Row:
-    """Raises ValueError unless exactly one row begins as the mutant says."""
-    named = [row for row in rows() if row.sentence.startswith(mutant.row)]
-    if len(named) != 1:
-        raise ValueError(f"{len(named)} rows of {LEDGER.name} begin with {mutant.row!r}")
-    return named[0]
+    """The row that a mutant belongs to. Raises ValueError unless exactly one row matches."""
+    matching = [row for row in rows() if row.sentence.startswith(mutant.row)]
+    if len(matching) != 1:
+        raise ValueError(f"{len(matching)} rows of {LEDGER.name} begin with {mutant.row!r}")
+    return matching[0]
 
 
-def test_ids(names: Sequence[str]) -> list[str]:
-    """`tests/FILE.py::NAME` of each test. Raises ValueError for one that no file defines."""
-    homes: dict[str, str] = {}
+def node_ids(names: Sequence[str]) -> list[str]:
+    """`tests/FILE.py::NAME` for each test. Raises ValueError for a test that does not exist."""
+    files: dict[str, str] = {}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
         for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE):
-            homes[name] = f"tests/{path.name}"
+            files[name] = f"tests/{path.name}"
     ids = []
     for name in names:
         function = name.split("[")[0]
-        if function not in homes:
+        if function not in files:
             raise ValueError(f"no test is named {function}")
-        ids.append(f"{homes[function]}::{name}")
+        ids.append(f"{files[function]}::{name}")
     return ids
 
 
 def apply(mutant: Mutant, root: Path) -> None:
-    """Raises ValueError where `old` does not stand exactly once."""
+    """Change the tree at `root`. Raises ValueError unless `old` occurs exactly once."""
     path = root / "alexnet" / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
@@ -117,14 +117,14 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def run_tests(root: Path, ids: Sequence[str], report: Path) -> int:
-    """Pytest's exit code for these tests of the tree at `root`, whose output goes into `report`."""
+    """Run tests of the tree at `root` and return the exit code; the output goes to `report`."""
     os.chdir(root)
     sys.path.insert(0, str(root))
     for name in [name for name in sys.modules if name.split(".")[0] in ("alexnet", "tests")]:
         del sys.modules[name]
     import pytest
 
-    # Assertions are not rewritten: pytest would warn of modules that were imported before the fork.
+    # Plain assertions: rewriting them gives a warning for modules imported before the fork.
     options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider"]
     options += ["--basetemp", str(root.parent / "temp")]
     with (
@@ -135,42 +135,45 @@ def run_tests(root: Path, ids: Sequence[str], report: Path) -> int:
         return int(pytest.main([*options, *ids]))
 
 
-def judge(mutant: Mutant | None, answer: Connection) -> None:
-    """Send what came of a mutant: killed, survived, or why it is no mutant. None: no change.
+def judge(mutant: Mutant | None, pipe: Connection) -> None:
+    """Send the outcome of a mutant: killed, survived, or an error. None stands for no change.
 
-    Runs in a process of its own: the changed package is imported there and nowhere else.
+    Runs in a separate process, so that the changed package is imported only there.
     """
-    with tempfile.TemporaryDirectory() as place:
-        root = copy_of_the_tree(Path(place))
+    with tempfile.TemporaryDirectory() as folder:
+        root = copy_of_the_tree(Path(folder))
         if mutant is None:
             names = sorted({name for row in map(row_of, mutants()) for name in row.tests})
         else:
             apply(mutant, root)
             names = list(row_of(mutant).tests)
-        report = Path(place) / "report"
-        code = run_tests(root, test_ids(names), report)
-        said = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
-        answer.send(said if mutant else f"{said}\n{report.read_text()}")
+        report = Path(folder) / "report"
+        code = run_tests(root, node_ids(names), report)
+        outcome = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
+        pipe.send(outcome if mutant else f"{outcome}\n{report.read_text()}")
 
 
 def verdict(mutant: Mutant | None) -> tuple[Mutant | None, str, float]:
     """The verdict on a mutant and the seconds it took."""
     began_s = time.perf_counter()
     context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=judge, args=(mutant, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=judge, args=(mutant, sender))
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        said = ours.recv()
+        outcome = receiver.recv()
     except EOFError:
-        said = "ended without a word"
+        outcome = "the process died"
     process.join()
-    return mutant, said, time.perf_counter() - began_s
+    return mutant, outcome, time.perf_counter() - began_s
 
 
 def examine(chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
-    """Each mutant's verdict as it comes, on all cores. PyTorch is imported once, before the forks."""
+    """Yield the verdict of each mutant as it is known, using all cores.
+
+    PyTorch is imported once, before the forks, so that no mutant has to import it again.
+    """
     import datasets  # noqa: F401
     import torch  # noqa: F401
 
@@ -184,25 +187,25 @@ def main(words: Sequence[str]) -> int:
     chosen = [m for m in mutants() if not words or any(w.lower() in str(m).lower() for w in words)]
     if not words:
         print("the tests without a change:", end=" ", flush=True)
-        _, said, seconds = verdict(None)
-        passed = said.startswith("survived")
-        print(f"{'pass' if passed else said} ({seconds:.0f} s)", flush=True)
+        _, outcome, seconds = verdict(None)
+        passed = outcome.startswith("survived")
+        print(f"{'pass' if passed else outcome} ({seconds:.0f} s)", flush=True)
         if not passed:
             return 1
     began_s = time.perf_counter()
-    living: list[Mutant] = []
-    for number, (mutant, said, seconds) in enumerate(examine(chosen), 1):
+    surviving: list[Mutant] = []
+    for number, (mutant, outcome, seconds) in enumerate(examine(chosen), 1):
         left_min = (time.perf_counter() - began_s) / number * (len(chosen) - number) / 60
         print(
-            f"{number}/{len(chosen)} {said} ({seconds:.0f} s) {mutant}; {left_min:.0f} min left",
+            f"{number}/{len(chosen)} {outcome} ({seconds:.0f} s) {mutant}; {left_min:.0f} min left",
             flush=True,
         )
-        if said != "killed":
-            living.append(mutant)
-    print(f"\n{len(chosen) - len(living)} of {len(chosen)} mutants killed")
-    for mutant in living:
+        if outcome != "killed":
+            surviving.append(mutant)
+    print(f"\n{len(chosen) - len(surviving)} of {len(chosen)} mutants killed")
+    for mutant in surviving:
         print(f"  not killed: {mutant}")
-    return 1 if living else 0
+    return 1 if surviving else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs a function on several ranks: gloo, a process each, one thread each."""
+"""Run a function on several ranks: one process and one thread for each, with gloo."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ import torch.multiprocessing as mp
 LIMIT_S = 240
 
 
-def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
-    """What work(*given) returns on each rank. Fails with the first rank's traceback that raised."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """The results of work(*arguments) on each rank, in the order of ranks.
+
+    Fails with the traceback of the first rank that raised an exception.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     context = mp.get_context("spawn")
-    results: Queue[Any] = context.Queue()
+    queue: Queue[Any] = context.Queue()
     processes = [
-        context.Process(target=_rank, args=(i, count, port, results, work, given))
+        context.Process(target=_rank, args=(i, count, port, queue, work, arguments))
         for i in range(count)
     ]
     for process in processes:
         process.start()
     try:
-        found: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         for _ in processes:
-            rank, error, value = results.get(timeout=LIMIT_S)
+            rank, error, value = queue.get(timeout=LIMIT_S)
             assert error is None, f"rank {rank}: {error}"
-            found[rank] = value
+            results[rank] = value
     finally:
         for process in processes:
-            process.kill() if len(found) < count else process.join()
-    return [found[rank] for rank in range(count)]
+            process.kill() if len(results) < count else process.join()
+    return [results[rank] for rank in range(count)]
 
 
 def _rank(
-    rank: int, count: int, port: int, results: Any, work: Callable[..., Any], given: Any
+    rank: int, count: int, port: int, queue: Any, work: Callable[..., Any], arguments: Any
 ) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -51,6 +54,6 @@ def _rank(
     }
     torch.set_num_threads(1)
     try:
-        results.put((rank, None, work(*given)))
+        queue.put((rank, None, work(*arguments)))
     except BaseException:
-        results.put((rank, traceback.format_exc(), None))
+        queue.put((rank, traceback.format_exc(), None))

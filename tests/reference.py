@@ -1,4 +1,4 @@
-"""The slow twins: every operator of the paper written as one reads it, with loops, in numpy and float64."""
+"""Slow reference implementations: the operators of the paper as loops, in NumPy and float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lrn(a: Array, n: int, k: float, alpha: float, beta: float, columns: int = 1)
 
 
 def spatial_norm(a: Array, size: int, k: float, alpha: float, beta: float) -> Array:
-    """The original's second normalisation: squares in a window of the same map, cut at the border."""
+    """The second normalisation of `original`: a window within one map, clipped at the border."""
     b = np.empty_like(a)
     half = size // 2
     for y in range(a.shape[2]):
@@ -31,9 +31,12 @@ def spatial_norm(a: Array, size: int, k: float, alpha: float, beta: float) -> Ar
 
 
 def pool(a: Array, size: int, stride: int, partial: bool, kind: str) -> Array:
-    """Section 3.4: a maximum or mean over windows `stride` apart; partial ones reach over the far border."""
+    """Section 3.4: the maximum or mean over windows `stride` apart.
+
+    With `partial`, the last window may extend over the bottom or right border.
+    """
     corners = [y for y in range(0, a.shape[2], stride) if partial or y + size <= a.shape[2]]
-    if partial:  # the first window that reaches the border is the last
+    if partial:  # no window after the first that reaches the border
         reach = [y for y in corners if y + size >= a.shape[2]]
         corners = [y for y in corners if y <= reach[0]]
     take = np.max if kind == "max" else np.mean
@@ -44,12 +47,12 @@ def pool(a: Array, size: int, stride: int, partial: bool, kind: str) -> Array:
 
 
 def locally_connected(a: Array, weight: Array, bias: Array, pad: tuple[int, int]) -> Array:
-    """A kernel of its own for every position. weight: (K, C, S, S, H, W)."""
+    """A layer with a separate filter for every position. weight: (K, C, S, S, H, W)."""
     a = np.pad(a, ((0, 0), (0, 0), pad, pad))
-    kernels, _, size, _, height, width = weight.shape
-    out = np.empty((len(a), kernels, height, width))
+    filters, _, size, _, height, width = weight.shape
+    out = np.empty((len(a), filters, height, width))
     for y in range(height):
         for x in range(width):
-            patch = a[:, :, y : y + size, x : x + size]
-            out[:, :, y, x] = np.einsum("ncij,kcij->nk", patch, weight[..., y, x]) + bias[:, y, x]
+            window = a[:, :, y : y + size, x : x + size]
+            out[:, :, y, x] = np.einsum("ncij,kcij->nk", window, weight[..., y, x]) + bias[:, y, x]
     return out

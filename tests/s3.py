@@ -1,4 +1,4 @@
-"""Object storage on this machine: a server that speaks S3, with a store in it."""
+"""An S3 server on this machine, with a prepared store in a bucket."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ KEYS = {
 }
 
 
-def until(done: Callable[[], bool], within_s: float = 30) -> None:
+def until(condition: Callable[[], bool], within_s: float = 30) -> None:
     ends_s = time.monotonic() + within_s
-    while not done():
+    while not condition():
         assert time.monotonic() < ends_s
         time.sleep(0.01)
 
 
 class Server:
-    """An S3 of this machine, and how other programs find it."""
+    """An S3 server, and the environment variables by which programs find it."""
 
     def __init__(self, store: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
         self._store = store
         self.environment = KEYS | {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
@@ -62,8 +62,8 @@ class Server:
         client.close()
 
     def _answers(self) -> bool:
-        with socket.socket() as door:
-            return door.connect_ex(("127.0.0.1", self._port)) == 0
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", self._port)) == 0
 
     def end(self) -> None:
         self.process.kill()

@@ -1,4 +1,4 @@
-"""ImageNet's archives, in miniature but of the same shape, and the others that are distributed as tars."""
+"""Sources in archives: miniature ImageNet archives, class tars, WebDataset and CIFAR-10."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alexnet.data.sources.class_tars import class_tars
 from alexnet.data.sources.ilsvrc import ilsvrc
 from alexnet.data.sources.webdataset import webdataset
 
-# devkit ids follow another order than the wnids do, as in the real one
+# As in the real devkit, the order of the ids is not that of the wnids.
 WNID_OF_ID = {1: "n03000000", 2: "n01000000", 3: "n02000000"}
 VAL_IDS = [3, 1, 1, 2, 3, 2]
 
@@ -28,7 +28,7 @@ def level_of(label: int, number: int) -> int:
     return 60 * label + 5 * number
 
 
-def picture(level: int) -> bytes:
+def grey_jpeg(level: int) -> bytes:
     return encode(np.full((20, 30, 3), level, np.uint8), "jpeg")
 
 
@@ -41,16 +41,18 @@ def tar(path: Path | io.BytesIO, files: dict[str, bytes], mode: str = "w") -> No
             out.addfile(info, io.BytesIO(data))
 
 
-def inner(wnid: str, label: int) -> bytes:
+def class_tar(wnid: str, label: int) -> bytes:
     buffer = io.BytesIO()
-    tar(buffer, {f"{wnid}_{number}.JPEG": picture(level_of(label, number)) for number in range(4)})
+    tar(
+        buffer, {f"{wnid}_{number}.JPEG": grey_jpeg(level_of(label, number)) for number in range(4)}
+    )
     return buffer.getvalue()
 
 
 def meta(year: str) -> bytes:
-    """meta.mat: the leaves, and a synset above them that is no class."""
+    """meta.mat: the classes, and a synset above them that is not a class."""
     number = f"ILSVRC{year}_ID"
-    kinds = [
+    fields = [
         (number, "i4"),
         ("WNID", "O"),
         ("words", "O"),
@@ -61,7 +63,7 @@ def meta(year: str) -> bytes:
         (1001, "n00001740", "entity", 3, 0)
     ]
     buffer = io.BytesIO()
-    savemat(buffer, {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
+    savemat(buffer, {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
     return buffer.getvalue()
 
 
@@ -72,15 +74,14 @@ def ilsvrc2012(tmp_path: Path) -> Path:
     labels = {wnid: label for label, wnid in enumerate(sorted(WNID_OF_ID.values()))}
     tar(
         folder / "ILSVRC2012_img_train.tar",
-        {f"{wnid}.tar": inner(wnid, labels[wnid]) for wnid in labels},
+        {f"{wnid}.tar": class_tar(wnid, labels[wnid]) for wnid in labels},
     )
     val = {
-        f"ILSVRC2012_val_{i + 1:08d}.JPEG": picture(level_of(labels[WNID_OF_ID[n]], i))
+        f"ILSVRC2012_val_{i + 1:08d}.JPEG": grey_jpeg(level_of(labels[WNID_OF_ID[n]], i))
         for i, n in enumerate(VAL_IDS)
     }
-    tar(
-        folder / "ILSVRC2012_img_val.tar", dict(reversed(val.items()))
-    )  # in no order, as in the real one
+    # The members of the real archive are not in order either.
+    tar(folder / "ILSVRC2012_img_val.tar", dict(reversed(val.items())))
     truth = "\n".join(map(str, VAL_IDS)).encode()
     devkit = {
         "devkit/data/meta.mat": meta("2012"),
@@ -90,8 +91,8 @@ def ilsvrc2012(tmp_path: Path) -> Path:
     return folder
 
 
-def labels_by_level(source: Source, split: int) -> None:
-    """Every picture's label is the one that made it."""
+def check_labels(source: Source, split: int) -> None:
+    """Check that each image has the label that its grey level gives, from any start."""
     items = list(source.splits[split].items(0))
     for item in items:
         assert int(decode(item.read()).mean()) // 60 == item.label
@@ -106,8 +107,8 @@ def test_ilsvrc_2012_labels_are_wnids_in_order(ilsvrc2012: Path) -> None:
     assert source.classes == ("n01000000", "n02000000", "n03000000")
     assert not source.upright
     assert [split.count for split in source.splits] == [12, 6]
-    labels_by_level(source, 0)
-    labels_by_level(source, 1)
+    check_labels(source, 0)
+    check_labels(source, 1)
 
 
 def test_ilsvrc_2012_becomes_a_store(ilsvrc2012: Path, tmp_path: Path) -> None:
@@ -135,12 +136,12 @@ def test_ilsvrc_2010_has_a_test_split(ilsvrc2012: Path) -> None:
     (folder / "ILSVRC2010_test_ground_truth.txt").write_bytes(truth)
     source = ilsvrc(folder)
     assert [split.name for split in source.splits] == ["train", "val", "test"]
-    labels_by_level(source, 2)
+    check_labels(source, 2)
 
 
 def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> None:
     val = ilsvrc2012 / "ILSVRC2012_img_val.tar"
-    tar(val, {"ILSVRC2012_val_00000001.JPEG": picture(0)})
+    tar(val, {"ILSVRC2012_val_00000001.JPEG": grey_jpeg(0)})
     with pytest.raises(ValueError, match="has 1 images, and the devkit has 6 labels"):
         ilsvrc(ilsvrc2012)
     val.write_bytes(b"no tar")
@@ -149,7 +150,7 @@ def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> N
     val.unlink()
     with pytest.raises(ValueError, match="exactly one is needed"):
         ilsvrc(ilsvrc2012)
-    tar(ilsvrc2012 / "ILSVRC2012_img_train.tar", {"n01000000.tar": inner("n01000000", 0)})
+    tar(ilsvrc2012 / "ILSVRC2012_img_train.tar", {"n01000000.tar": class_tar("n01000000", 0)})
     with pytest.raises(ValueError, match="different classes: n02000000, n03000000"):
         ilsvrc(ilsvrc2012)
     (ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz").unlink()
@@ -157,8 +158,8 @@ def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> N
         ilsvrc(ilsvrc2012)
 
 
-def test_the_real_devkits_facts(pictures: Path) -> None:
-    """1,000 wnids whose order is the label's, and 50 validation pictures of each devkit id."""
+def test_the_real_devkit_has_the_documented_properties(pictures: Path) -> None:
+    """There are 1,000 sorted wnids and 50 validation images of each devkit id."""
     facts = pictures / "ilsvrc2012"
     wnids = [line.split()[0] for line in (facts / "synset_words.txt").read_text().splitlines()]
     assert wnids == sorted(wnids)
@@ -171,16 +172,16 @@ def test_the_real_devkits_facts(pictures: Path) -> None:
     assert set(id_of) == set(wnids)
     truth = np.loadtxt(facts / "ILSVRC2012_validation_ground_truth.txt", dtype=int)
     assert (np.bincount(truth)[1:] == 50).all()
-    # the first validation picture, by the published listing, is a sea snake: n01751748
+    # By the published listing, the first validation image is a sea snake: n01751748.
     assert {number: wnid for wnid, number in id_of.items()}[int(truth[0])] == "n01751748"
 
 
-def test_a_tar_for_each_class(tmp_path: Path) -> None:
+def test_one_tar_file_for_each_class(tmp_path: Path) -> None:
     for label, wnid in enumerate(("n00000001", "n00000002")):
-        (tmp_path / f"{wnid}.tar").write_bytes(inner(wnid, label))
+        (tmp_path / f"{wnid}.tar").write_bytes(class_tar(wnid, label))
     source = find(str(tmp_path))
     assert source.classes == ("n00000001", "n00000002")
-    labels_by_level(source, 0)
+    check_labels(source, 0)
     (tmp_path / "n00000002.tar").unlink()
     with pytest.raises(ValueError, match="has 1 tar files"):
         class_tars(tmp_path)
@@ -189,7 +190,7 @@ def test_a_tar_for_each_class(tmp_path: Path) -> None:
 def test_webdataset_tars(tmp_path: Path) -> None:
     samples: dict[str, bytes] = {}
     for number in range(6):
-        samples[f"shard/{number:04d}.jpg"] = picture(level_of(number % 3, number // 3))
+        samples[f"shard/{number:04d}.jpg"] = grey_jpeg(level_of(number % 3, number // 3))
         samples[f"shard/{number:04d}.cls"] = str(number % 3).encode()
         samples[f"shard/{number:04d}.json"] = b"{}"
     tar(tmp_path / "train-000.tar", samples)
@@ -198,13 +199,13 @@ def test_webdataset_tars(tmp_path: Path) -> None:
     source = find(str(tmp_path))
     assert source.classes == ("one", "two", "three")
     assert [(split.name, split.count) for split in source.splits] == [("train", 6), ("val", 2)]
-    labels_by_level(source, 0)
-    tar(tmp_path / "train-001.tar", {"x.jpg": picture(0)})
+    check_labels(source, 0)
+    tar(tmp_path / "train-001.tar", {"x.jpg": grey_jpeg(0)})
     with pytest.raises(ValueError, match=r"x needs an image and a \.cls, a \.json"):
         webdataset(tmp_path)
 
 
-def test_cifars_binary_files(tmp_path: Path) -> None:
+def test_cifar10_binary_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (5, 4, 3073), np.uint8)
     rows[:, :, 0] = [0, 1, 2, 9]
@@ -222,15 +223,15 @@ def test_cifars_binary_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [("/nowhere/at all", "does not exist"), (__file__, "is a file; give the folder")],
 )
-def test_a_source_that_is_none(source: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_missing_sources_and_single_files_are_refused(source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         find(source)
 
 
-def test_the_hub_without_a_network_is_one_sentence() -> None:
+def test_hub_error_without_a_network_is_one_sentence() -> None:
     with pytest.raises(
         ValueError, match="not a folder here, and the Hugging Face hub does not provide it"
     ):

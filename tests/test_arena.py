@@ -1,4 +1,4 @@
-"""Tensors in kept memory: never two in one place, whatever is freed in between; nothing lost when it ends."""
+"""Tensors in kept memory never overlap, and all memory is returned at the end."""
 
 from __future__ import annotations
 
@@ -37,44 +37,45 @@ def kept() -> Iterator[None]:
         yield
 
 
-# sizes on both sides of the smallest that is kept, and which tensor then dies
+# Sizes below and above the smallest size that is kept, and which tensor is then freed.
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.5, 4), st.integers(0, 5), st.booleans()), max_size=25))
-def test_no_tensor_lies_in_anothers_place(steps: list[tuple[float, int, bool]]) -> None:
+def test_live_tensors_never_overlap(steps: list[tuple[float, int, bool]]) -> None:
     with kept_memory(CPU):
-        alive: list[tuple[int, torch.Tensor]] = []
-        for value, (mib, which, dies) in enumerate(steps):
-            alive.append((value, filled(mib, value)))
-            if dies:
-                alive.pop(which % len(alive))
-    assert all((tensor == value).all() for value, tensor in alive)  # those that outlive it too
+        live: list[tuple[int, torch.Tensor]] = []
+        for value, (mib, which, freed) in enumerate(steps):
+            live.append((value, filled(mib, value)))
+            if freed:
+                live.pop(which % len(live))
+    # Tensors that outlive the arena keep their values as well.
+    assert all((tensor == value).all() for value, tensor in live)
 
 
-def test_freed_memory_serves_the_next_of_any_size(kept: None) -> None:
+def test_freed_memory_is_reused_for_any_size(kept: None) -> None:
     blocker, three, end = filled(2, 0), filled(3, 1), filled(2, 2)
-    place = three.data_ptr()
+    address = three.data_ptr()
     del three
     parts = [filled(1, value) for value in (3, 4, 5)]
-    assert [part.data_ptr() - place for part in parts] == [0, MIB, 2 * MIB]
+    assert [part.data_ptr() - address for part in parts] == [0, MIB, 2 * MIB]
     del parts
-    assert filled(3, 6).data_ptr() == place  # the three parts are one again
+    assert filled(3, 6).data_ptr() == address  # the three free blocks have been merged
     assert not blocker.any()
     assert (end == 2).all()
 
 
-def test_the_end_gives_the_memory_back() -> None:
+def test_memory_is_returned_at_the_end() -> None:
     with kept_memory(CPU):
         survivor, large = filled(2, 7), filled(256, 1)
         with kept_memory(CPU):
             pass
         during = resident_mib()
         del large
-        assert resident_mib() > during - 64, "an inner end is not the end"
+        assert resident_mib() > during - 64, "the end of a nested block returned the memory"
     assert resident_mib() < during - 192
     assert (survivor == 7).all()
 
 
-def test_threads_may_share_it(kept: None) -> None:
+def test_arena_is_thread_safe(kept: None) -> None:
     def work(value: int) -> bool:
         tensors = [filled(1 + (value + i) % 3, value) for i in range(20)]
         return all(bool((tensor == value).all()) for tensor in tensors[::2])
@@ -83,7 +84,7 @@ def test_threads_may_share_it(kept: None) -> None:
         assert all(pool.map(work, range(16)))
 
 
-def test_resizing_and_numpy_keep_the_values(kept: None) -> None:
+def test_resizing_and_numpy_views_keep_the_values(kept: None) -> None:
     tensor = filled(2, 9)
     tensor.resize_(6 * MIB)
     assert (tensor[: 2 * MIB] == 9).all()
@@ -93,7 +94,7 @@ def test_resizing_and_numpy_keep_the_values(kept: None) -> None:
     assert (array[: 2 * MIB] == 9).all()
 
 
-def test_another_device_leaves_the_allocator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allocator_is_not_used_on_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "arena", lambda: pytest.fail("asked for"))
     with kept_memory(torch.device("meta")):
         assert not filled(2, 0).any()

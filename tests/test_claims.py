@@ -1,4 +1,4 @@
-"""The arms of claims are the nets that they name, and tables say what the recorded runs say."""
+"""The arms of claims are the intended networks, and the tables agree with the recorded runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records" / "claims"
 
 
-def test_every_arm_is_a_net_that_can_be_built() -> None:
+def test_network_of_every_arm_can_be_built() -> None:
     for claim in CLAIMS:
         for scale, kind, arm in itertools.product(
             ("smoke", "desk", "full"), claim.kinds, claim.arms
@@ -46,7 +46,7 @@ def test_arms_of_a_claim_differ() -> None:
 
 
 def maps(architecture: Architecture) -> dict[str, tuple[int, int]]:
-    """The side of the maps before and after each step of the network, by the step's name."""
+    """Height of the maps before and after each operation, by the name of the operation."""
     steps = plan(replace(architecture, classes=10))
     return {step.name: (step.in_shape[1], step.shape[1]) for step in steps}
 
@@ -54,9 +54,7 @@ def maps(architecture: Architecture) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize(
     ("scale", "kind"), [("desk", "photographs"), ("desk", "cifar10"), ("full", "imagenet")]
 )
-def test_pooling_windows_see_every_row_on_both_sides_of_the_comparison(
-    scale: Scale, kind: Kind
-) -> None:
+def test_pooling_windows_cover_every_row_in_both_arms(scale: Scale, kind: Kind) -> None:
     (claim,) = chosen(["overlap"])
     architectures = [claim.config(arm, scale, kind).architecture for arm in claim.arms]
     for architecture in architectures:
@@ -64,9 +62,9 @@ def test_pooling_windows_see_every_row_on_both_sides_of_the_comparison(
         for name, (before, after) in maps(architecture).items():
             if "max_pool" in name:
                 starts = [pool.stride * number for number in range(after)]
-                seen = {row for start in starts for row in range(start, start + pool.size_px)}
-                assert seen >= set(range(before)), name
-                assert starts[-1] < before, "a window lies outside"
+                covered = {row for start in starts for row in range(start, start + pool.size_px)}
+                assert covered >= set(range(before)), name
+                assert starts[-1] < before, "a window lies outside the map"
                 pooled += 1
         assert pooled == 3
     base, ablated = (maps(architecture) for architecture in architectures)
@@ -74,14 +72,14 @@ def test_pooling_windows_see_every_row_on_both_sides_of_the_comparison(
     assert base["conv5.max_pool"][1] == ablated["conv5.max_pool"][1]
 
 
-def test_at_full_scale_the_maps_of_2_2_pooling_are_those_of_net_147() -> None:
+def test_maps_of_2_2_pooling_at_full_scale_are_those_of_net_147() -> None:
     (claim,) = chosen(["overlap"])
     ablated = maps(claim.config(claim.arms[1], "full", "imagenet").architecture)
     assert ablated["conv1.linear"][1] == 55
     assert [ablated[f"conv{i}.max_pool"][1] for i in (1, 2, 5)] == [28, 13, 6]
 
 
-def test_the_net_without_dropout_sees_the_values_that_the_base_sees_at_test() -> None:
+def test_net_without_dropout_computes_what_the_base_computes_at_test() -> None:
     (claim,) = chosen(["dropout"])
     base, without = (
         Network(replace(claim.config(arm, "smoke", "photographs").architecture, classes=10))
@@ -96,15 +94,15 @@ def test_the_net_without_dropout_sees_the_values_that_the_base_sees_at_test() ->
     assert not torch.equal(dropped, tested)
 
 
-def test_the_desk_schedule_has_the_originals_end_game_in_proportion() -> None:
+def test_desk_schedule_scales_the_end_game_of_original() -> None:
     (colour,) = chosen(["colour"])
     desk = colour.config(colour.arms[0], "desk", "photographs")
-    whole = scaled(recipes.original().schedule, 24)
+    scaled_schedule = scaled(recipes.original().schedule, 24)
     assert isinstance(desk.schedule, StepSchedule)
-    assert isinstance(whole, StepSchedule)
-    assert desk.schedule.colour_until == whole.colour_until == 18
+    assert isinstance(scaled_schedule, StepSchedule)
+    assert desk.schedule.colour_until == scaled_schedule.colour_until == 18
     ends = [(r.layer, r.epoch, r.weights_only) for r in desk.schedule.layer_lrs]
-    assert ends == [(r.layer, r.epoch, r.weights_only) for r in whole.layer_lrs]
+    assert ends == [(r.layer, r.epoch, r.weights_only) for r in scaled_schedule.layer_lrs]
     assert ends == [("conv1", 18, True), ("conv1", 19, False)]
     slow, frozen = desk.schedule.layer_lrs
     assert slow.lr == pytest.approx(desk.sgd.lr / 10)
@@ -117,11 +115,11 @@ def recorded() -> list[Record]:
 
 
 def raw(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text())
-    return found
+    record: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text())
+    return record
 
 
-# Computed by other code than this package's, from the runs in the records.
+# Computed from the recorded runs by code that is not part of this package.
 AUDITED = [
     ("bias", "photographs", "validation loss", 0.11, 0.10, 0.13),
     ("bias", "cifar10", "validation loss", 0.09, 0.06, 0.12),
@@ -135,8 +133,10 @@ AUDITED = [
 def test_recorded_runs_give_the_audited_effects(
     claim: str, kind: str, name: str, mean: float, low: float, high: float, recorded: list[Record]
 ) -> None:
-    (one,) = (one for one in recorded if (one.claim.id, one.raw["on"]) == (claim, kind))
-    (row,) = (row for row in one.rows if row.effect.name.startswith(name))
+    (record,) = (
+        record for record in recorded if (record.claim.id, record.raw["on"]) == (claim, kind)
+    )
+    (row,) = (row for row in record.rows if row.effect.name.startswith(name))
     e = row.estimate
     digits = 1 if mean > 5 else 2
     assert e.low is not None
@@ -145,9 +145,9 @@ def test_recorded_runs_give_the_audited_effects(
     assert e.verdict == "same sign"
 
 
-def test_the_document_is_what_the_records_are(recorded: list[Record]) -> None:
+def test_document_agrees_with_the_records(recorded: list[Record]) -> None:
     assert (ROOT / "docs" / "reproduction.md").read_text() == table.document(recorded)
-    assert all("effects" not in one.raw for one in recorded)
+    assert all("effects" not in record.raw for record in recorded)
 
 
 def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) -> None:
@@ -156,27 +156,27 @@ def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) 
     changed["arms"]["one column"][0]["test_error"] += 0.05
     after = records.opened(changed)
     assert after.rows[0].estimate.mean == pytest.approx(before + 1)
-    others = [after if one.claim.id == "columns" else one for one in recorded]
+    others = [after if record.claim.id == "columns" else record for record in recorded]
     assert table.document(records.adjusted(others)) != table.document(recorded)
 
 
-def test_a_desk_record_never_says_an_opposite_sign_alone(recorded: list[Record]) -> None:
-    verdicts = [(one, one.verdict(row)) for one in recorded for row in one.rows]
-    opposite = [(one, said) for one, said in verdicts if said.startswith("opposite")]
+def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record]) -> None:
+    verdicts = [(record, record.verdict(row)) for record in recorded for row in record.rows]
+    opposite = [(record, verdict) for record, verdict in verdicts if verdict.startswith("opposite")]
     assert opposite
-    assert all(said.startswith("opposite sign at desk scale") for _, said in opposite)
+    assert all(verdict.startswith("opposite sign at desk scale") for _, verdict in opposite)
     for text in (table.document(recorded), table.listing(recorded, {})):
         assert not re.search(r"opposite sign\*?(?! at desk scale)(,|;| \|)", text)
-        for one in recorded:
-            assert text.count(one.setting()) >= len(one.rows)
+        for record in recorded:
+            assert text.count(record.setting()) >= len(record.rows)
 
 
-def test_a_row_says_its_scale_in_words_from_its_record() -> None:
+def test_rows_describe_their_scale_from_the_record() -> None:
     lrn = raw("lrn-photographs-desk")
     small = "desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training error "
     assert records.opened(lrn).setting() == f"{small}29 %: underfitted"
-    for one in lrn["arms"]["base"]:
-        one["train_error"] = 0.1
+    for run in lrn["arms"]["base"]:
+        run["train_error"] = 0.1
     assert records.opened(lrn).setting() == f"{small}10 %"
     assert "10,000 images" in records.opened(raw("lrn-cifar10-desk")).setting()
     assert "1,000 images" in records.opened(raw("pretrain-photographs-desk")).setting()
@@ -185,8 +185,10 @@ def test_a_row_says_its_scale_in_words_from_its_record() -> None:
     )
 
 
-def test_relu_says_training_error_and_that_six_is_outside(recorded: list[Record]) -> None:
-    (relu,) = (one for one in recorded if one.claim.id == "relu")
+def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
+    recorded: list[Record],
+) -> None:
+    (relu,) = (record for record in recorded if record.claim.id == "relu")
     assert relu.verdict(relu.rows[0]) == "same sign, 6 outside the interval"
     assert all(line.startswith("training error, ") for line in relu.errors())
     (section,) = re.findall(r"\*\*relu\*\*.*?\n\*\*columns", table.document([relu]), re.DOTALL)
@@ -195,64 +197,64 @@ def test_relu_says_training_error_and_that_six_is_outside(recorded: list[Record]
     assert all(line.startswith("test error, ") for line in lrn.errors())
 
 
-def test_one_ensemble_has_no_interval_and_two_have(recorded: list[Record]) -> None:
-    (one,) = (one for one in recorded if one.claim.id == "ensemble")
-    row = one.rows[0]
+def test_one_ensemble_has_no_interval_but_two_do(recorded: list[Record]) -> None:
+    (record,) = (record for record in recorded if record.claim.id == "ensemble")
+    row = record.rows[0]
     assert row.estimate.mean == pytest.approx(2.7)
     assert row.adjusted_p is None
-    assert one.verdict(row) == "inconclusive (one ensemble: no interval)"
-    doubled = copy.deepcopy(one.raw)
-    second = copy.deepcopy(one.raw["arms"]["base"])
-    for member_ in second:
-        member_["also"]["ensemble_error"] += 0.001
+    assert record.verdict(row) == "inconclusive (one ensemble: no interval)"
+    doubled = copy.deepcopy(record.raw)
+    second = copy.deepcopy(record.raw["arms"]["base"])
+    for member in second:
+        member["also"]["ensemble_error"] += 0.001
     doubled["arms"]["base"] += second
     assert records.opened(doubled).rows[0].estimate.n == 2
     assert records.opened(doubled).rows[0].estimate.low is not None
 
 
 def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
-    rows = [row for one in recorded for row in one.rows if row.adjusted_p is not None]
+    rows = [row for record in recorded for row in record.rows if row.adjusted_p is not None]
     assert [row.adjusted_p for row in rows] == holm([row.estimate.p or 0.0 for row in rows])
     standing = sum((row.adjusted_p or 0.0) <= 0.05 for row in rows)
-    said = " ".join(table.document(recorded).split())
-    assert f"the {len(rows)} rows of the table" in said
-    assert f"family-wise error of 5 %: {standing} do." in said
+    text = " ".join(table.document(recorded).split())
+    assert f"the {len(rows)} rows of the table" in text
+    assert f"family-wise error of 5 %: {standing} do." in text
 
 
 def test_claims_on_the_same_data_share_their_base_runs(recorded: list[Record]) -> None:
-    """The document says so."""
+    """The document says that the rows are not independent for this reason."""
     for kind in ("photographs", "cifar10"):
         bases = {
-            tuple(run.test_error for run in one.results["base"])
-            for one in recorded
-            if one.raw["on"] == kind and one.raw["scale"] == "desk"
-            if one.claim.base.__name__ == "five_convolutions" and "base" in one.results
+            tuple(run.test_error for run in record.results["base"])
+            for record in recorded
+            if record.raw["on"] == kind and record.raw["scale"] == "desk"
+            if record.claim.base.__name__ == "five_convolutions" and "base" in record.results
         }
         assert len(bases) == 1
 
 
-def test_rows_are_to_be_repeated_exactly_where_their_arms_run_otherwise_today(
+def test_rows_are_marked_for_repetition_exactly_if_their_configs_differ_today(
     recorded: list[Record],
 ) -> None:
-    for one in recorded:
-        arms = {arm.name: arm for arm in one.claim.arms}
-        for row in one.rows:
+    for record in recorded:
+        arms = {arm.name: arm for arm in record.claim.arms}
+        for row in record.rows:
             if row.effect.first_epochs is None:
                 same = all(
-                    one.config(name) == one.claim.config(arms[name], *place(one))
+                    record.config(name) == record.claim.config(arms[name], *scale_and_kind(record))
                     for name in row.effect.arms
                 )
-                assert same == (not row.repeat), (one.claim.id, row.effect.name)
+                assert same == (not row.repeat), (record.claim.id, row.effect.name)
 
 
-def place(one: Record) -> tuple[Any, Any]:
-    return one.raw["scale"], one.raw["on"]
+def scale_and_kind(record: Record) -> tuple[Any, Any]:
+    return record.raw["scale"], record.raw["on"]
 
 
-def test_a_setting_that_differs_is_named_and_one_that_acts_later_is_not() -> None:
+def test_differing_settings_are_named_unless_they_act_after_the_measurement() -> None:
     bias = raw("bias-photographs-desk")
     first, last = records.opened(bias).rows
-    assert first.repeat == ()  # the end game begins at epoch 18
+    assert first.repeat == ()  # measured after one epoch; the end game begins at 18
     assert last.repeat == ("schedule.layer_lrs", "schedule.colour_until none -> 18")
     bias["configs"]["base"]["schedule"] |= {"drops": [12, 22], "epochs": 30}
     first, last = records.opened(bias).rows
@@ -265,29 +267,29 @@ def test_a_setting_that_differs_is_named_and_one_that_acts_later_is_not() -> Non
     assert "architecture.layers.conv2.pad" in overlap
     assert "architecture.pool.partial false -> true" in overlap
     relu = raw("relu-cifar10-full")
-    relu["configs"]["tanh"]["precision"] = "float32"  # the user's choice, not the claim's
+    relu["configs"]["tanh"]["precision"] = "float32"  # a choice of the user, not part of the claim
     assert records.opened(relu).rows[0].repeat == ()
     relu["parts"]["tanh"]["train_of_each"] = 100
     assert records.opened(relu).rows[0].repeat == ("part.train_of_each 100 -> 0",)
 
 
-def test_a_reason_that_no_setting_shows_stands_in_the_record(recorded: list[Record]) -> None:
-    (one,) = (one for one in recorded if one.claim.id == "pretrain")
-    assert one.raw["to_be_repeated"] in one.rows[0].repeat
-    assert one.raw["to_be_repeated"] in table.document(recorded)
+def test_other_reasons_for_repetition_are_read_from_the_record(recorded: list[Record]) -> None:
+    (record,) = (record for record in recorded if record.claim.id == "pretrain")
+    assert record.raw["to_be_repeated"] in record.rows[0].repeat
+    assert record.raw["to_be_repeated"] in table.document(recorded)
 
 
-def test_the_document_tells_of_repeats_only_where_there_are_any(recorded: list[Record]) -> None:
+def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:
     assert "the recorded runs had no end game" in " ".join(table.document(recorded).split())
     relu = records.adjusted([records.opened(raw("relu-cifar10-full"))])
     assert "To be repeated" not in table.document(relu)
     assert "end game" not in table.reading(relu)
 
 
-def test_full_scale_is_the_papers_setting_on_the_papers_data_alone() -> None:
+def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
     lrn = raw("lrn-photographs-desk") | {"scale": "full"}
-    for one in lrn["arms"]["no normalisation"]:
-        one["test_error"] = 0.1
+    for run in lrn["arms"]["no normalisation"]:
+        run["test_error"] = 0.1
     on_photographs = records.opened(lrn)
     assert on_photographs.verdict(on_photographs.rows[0]).startswith("opposite sign on other")
     assert table.not_run(on_photographs.claim, [on_photographs])
@@ -299,17 +301,18 @@ def test_full_scale_is_the_papers_setting_on_the_papers_data_alone() -> None:
     assert table.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()
 
 
-def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: Path) -> None:
+def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path: Path) -> None:
     page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
-    where = ["--records", str(RECORDS)]
-    main(["reproduce", "--report", str(page), *where, "--runs", str(run)])
-    main(["reproduce", "--document", str(document), *where])
+    options = ["--records", str(RECORDS)]
+    main(["reproduce", "--report", str(page), *options, "--runs", str(run)])
+    main(["reproduce", "--document", str(document), *options])
     text = page.read_text()
     for claim in CLAIMS:
         assert f"id={claim.id}>" in text
         assert f"**{claim.id}**" in document.read_text()
-    for one in records.read(RECORDS):
-        assert text.count(one.setting()) > len(one.rows)  # in each row, and over the claim's list
+    for record in records.read(RECORDS):
+        # In each row, and above the list of the claim.
+        assert text.count(record.setting()) > len(record.rows)
     assert "**" not in text
     assert "opposite sign<" not in text
     assert text.count("<figure>") >= 5

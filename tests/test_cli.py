@@ -1,4 +1,4 @@
-"""The program as people type it: every verb, and every mistake one sentence and exit code 2."""
+"""The command line: every verb, and one sentence and exit code 2 for every error of the user."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from tests.conftest import tiny
 ROOT = Path(__file__).parents[1]
 
 
-def pictures(folder: Path, each: int = 4) -> Path:
+def class_folders(folder: Path, images_per_class: int = 4) -> Path:
     for label in range(3):
         (folder / shapes.CLASSES[label]).mkdir(parents=True)
-        for number in range(each):
+        for number in range(images_per_class):
             path = folder / shapes.CLASSES[label] / f"{number}.png"
             Image.fromarray(shapes.image(label, number)).resize((64, 48)).save(path)
     return folder
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Runs the program, which must exit with 2, and returns what it said."""
+    """Run the program, which must exit with code 2, and return its output."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert stopped.value.code == 2
-    assert "Traceback" not in said.err + said.out
-    return said.err + said.out
+    assert "Traceback" not in output.err + output.out
+    return output.err + output.out
 
 
 def runs(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -57,23 +57,23 @@ def runs(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_from_a_folder_of_pictures_to_predictions(
+def test_from_a_folder_of_images_to_predictions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """prepare, train, evaluate, predict, features, figure, export: one after the other, as the README shows them."""
+    """prepare, train, evaluate, predict, features, figure and export, as in the README."""
     store, run = tmp_path / "store", tmp_path / "run"
-    said = runs(
+    output = runs(
         capsys,
         "prepare",
-        pictures(tmp_path / "pictures"),
+        class_folders(tmp_path / "pictures"),
         store,
         "--size-px",
         128,
         "--val-fraction",
         0.25,
     )
-    assert "3 classes" in said
-    assert "train: 9 images, 0 skipped" in said
+    assert "3 classes" in output
+    assert "train: 9 images, 0 skipped" in output
     narrow = [
         "--architecture.width",
         0.125,
@@ -84,15 +84,17 @@ def test_from_a_folder_of_pictures_to_predictions(
         "--schedule.drops",
         1,
     ]
-    said = runs(capsys, "train", "demo", "--data", store, "--out", run, *narrow, "--device", "cpu")
-    assert "epoch   2/2" in said
+    output = runs(
+        capsys, "train", "demo", "--data", store, "--out", run, *narrow, "--device", "cpu"
+    )
+    assert "epoch   2/2" in output
     config = read_config(run)
     assert (config.recipe, config.architecture.width, config.sgd.batch) == ("demo", 0.125, 4)
     assert "10 crops: top-1 error" in runs(capsys, "evaluate", run, "--data", store)
     results = json.loads(runs(capsys, "evaluate", run, run, "--data", store, "--json"))
     assert [r["images"] for r in results] == [3, 3]
-    picture = tmp_path / "pictures" / "disc" / "0.png"
-    (line,) = runs(capsys, "predict", run, picture, "--json").splitlines()
+    image = tmp_path / "pictures" / "disc" / "0.png"
+    (line,) = runs(capsys, "predict", run, image, "--json").splitlines()
     assert set(json.loads(line)["classes"]) == {"disc", "ring", "square"}
     assert "disc" in runs(capsys, "predict", run, tmp_path / "pictures")
     runs(capsys, "features", run, "--layer", "fc7", "--data", store, "--out", tmp_path / "fc7")
@@ -101,7 +103,7 @@ def test_from_a_folder_of_pictures_to_predictions(
         assert runs(capsys, "figure", kind, run).strip() == str(run / f"{kind}.png")
     runs(capsys, "export", run, tmp_path / "net.onnx")
     runs(capsys, "export", run, tmp_path / "net.safetensors")
-    assert "disc" in runs(capsys, "predict", tmp_path / "net.safetensors", picture)
+    assert "disc" in runs(capsys, "predict", tmp_path / "net.safetensors", image)
     runs(capsys, "train", "--resume", run)
 
 
@@ -109,21 +111,21 @@ def test_summary_prints_the_papers_counts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    said = runs(capsys, "summary", "paper")
-    assert "60,965,224" in said
-    assert "659,272" in said
-    assert "724,406,816" in said
+    output = runs(capsys, "summary", "paper")
+    assert "60,965,224" in output
+    assert "659,272" in output
+    assert "724,406,816" in output
     assert "56,909,194" in runs(capsys, "summary", "original", "--architecture.classes", 10)
 
 
-def test_mistakes_are_sentences(
+def test_user_errors_are_one_sentence(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     png, text = tmp_path / "a.png", tmp_path / "letter.txt"
     Image.fromarray(shapes.image(0, 0)).save(png)
     text.write_text("dear")
     wide = ["--architecture.columns", "5"]
-    for arguments, says in (
+    for arguments, message in (
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
         (
             ["train", "resnet", "--data", store],
@@ -178,13 +180,13 @@ def test_mistakes_are_sentences(
         (["export", run, png], "exists; choose another name"),
         (["export", run, tmp_path / "net.h5"], "ends in neither .onnx nor .safetensors"),
     ):
-        said = " ".join(fails(capsys, *arguments).replace("│", " ").split())
-        assert says in said, (arguments, said)
+        output = " ".join(fails(capsys, *arguments).replace("│", " ").split())
+        assert message in output, (arguments, output)
     assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         main([verb, "--help"])
     except SystemExit as stopped:
@@ -192,29 +194,27 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert verb in capsys.readouterr().out
 
 
-def test_the_commands_config_is_the_recipes_with_the_fields_set(
-    store: Path, tmp_path: Path
-) -> None:
-    """What is saved is the whole, so that a command and a value in Python are the same run."""
+def test_train_options_change_only_the_fields_they_name(store: Path, tmp_path: Path) -> None:
+    """The saved config is complete: a command and the same Config in Python are the same run."""
     from alexnet.config import StepSchedule
 
-    a = parse_train(
+    arguments = parse_train(
         "original", ["--data", "x", "--epochs", "50", "--seed", "3", "--architecture.lrn.k", "1"]
     )
-    want = recipes.original()
-    want = replace(
-        want,
+    expected = recipes.original()
+    expected = replace(
+        expected,
         data="x",
         seed=3,
-        architecture=replace(want.architecture, lrn=replace(want.architecture.lrn, k=1.0)),
+        architecture=replace(expected.architecture, lrn=replace(expected.architecture.lrn, k=1.0)),
     )
-    assert isinstance(a, TrainArguments)
-    assert isinstance(a.config.schedule, StepSchedule)
-    assert a.config.schedule.drops == (14, 28, 43)
-    assert to_dict(replace(a.config, schedule=want.schedule)) == to_dict(want)
+    assert isinstance(arguments, TrainArguments)
+    assert isinstance(arguments.config.schedule, StepSchedule)
+    assert arguments.config.schedule.drops == (14, 28, 43)
+    assert to_dict(replace(arguments.config, schedule=expected.schedule)) == to_dict(expected)
 
 
-def test_help_and_recipes_need_no_torch() -> None:
+def test_help_and_recipes_do_not_import_torch() -> None:
     for arguments in (
         ["--help"],
         ["train", "original", "--help"],
@@ -231,13 +231,13 @@ def test_help_and_recipes_need_no_torch() -> None:
         assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_training_says_how_to_go_on(
-    store: Path, tmp_path: Path, number: int, code: int
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_training_prints_the_command_to_continue(
+    store: Path, tmp_path: Path, signal_number: int, code: int
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    write_config(run, tiny(store, checkpoint_minutes=0.0, architecture=long(store)))
+    write_config(run, tiny(store, checkpoint_minutes=0.0, architecture=settled_architecture(store)))
     command = [sys.executable, "-m", "alexnet", "train", "--resume", str(run)]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT
@@ -246,31 +246,31 @@ def test_a_stopped_training_says_how_to_go_on(
         if (run / "last.safetensors").exists():
             break
         time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    process.send_signal(signal_number)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"continue with: alexnet train --resume {run}" in said
-    assert "Traceback" not in said
+    assert f"continue with: alexnet train --resume {run}" in output
+    assert "Traceback" not in output
 
 
-def long(store: Path) -> object:
-    """The tiny net with its classes settled, as a run's file has it."""
+def settled_architecture(store: Path) -> object:
+    """The tiny architecture with its number of classes, as in the config.json of a run."""
     return replace(tiny(store).architecture, classes=10)
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_broken_pipe_is_not_an_error() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     piped = f"{sys.executable} -m alexnet summary paper | head -1"
-    done = subprocess.run(
+    completed = subprocess.run(
         piped, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in completed.stderr
 
 
-def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(
+def test_internal_error_keeps_its_traceback_and_is_reported_as_a_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only mistakes of the user's become a sentence: a ValueError of our own does not."""
+    """Only an AlexNetError becomes a sentence; an unexpected ValueError does not."""
 
     def broken(arguments: list[str]) -> None:
         raise ValueError("not enough values to unpack")
@@ -281,7 +281,7 @@ def test_a_bug_keeps_its_traceback_and_says_that_it_is_one(
     assert "this is a bug" in capsys.readouterr().err
 
 
-def test_every_error_of_ours_is_a_sentence_and_a_value_error() -> None:
+def test_all_error_classes_are_alexnet_errors_and_value_errors() -> None:
     for kind in (errors.ConfigError, errors.DataError, errors.RunError, errors.MeshError):
         assert issubclass(kind, errors.AlexNetError)
         assert issubclass(kind, ValueError)
@@ -292,7 +292,7 @@ def short_help(capsys: pytest.CaptureFixture[str], verb: str, recipe: str) -> st
 
 
 def flags_in(text: str) -> set[str]:
-    """The options that a help text lists, each at the beginning of a line."""
+    """The options that a help text lists, each at the start of a line."""
     return set(re.findall(r"^[ │]+--([a-z0-9.-]+)[ ,]", text, re.MULTILINE)) - {"help"}
 
 
@@ -320,9 +320,9 @@ def test_short_help_has_the_settings_that_people_change(
     assert groups == list(TRAIN_GROUPS)
     assert groups[:3] == ["Run", "Optimization", "Network"]
     assert "--resume RUN" in text
-    wanted = {"data", "out", "epochs", "seed", "device", "precision", "workers", "init"}
-    wanted |= {"sgd.lr", "sgd.batch", "architecture.input-px", "architecture.width"}
-    assert wanted <= flags_in(text)
+    expected = {"data", "out", "epochs", "seed", "device", "precision", "workers", "init"}
+    expected |= {"sgd.lr", "sgd.batch", "architecture.input-px", "architecture.width"}
+    assert expected <= flags_in(text)
     assert 15 <= len(flags_in(text)) <= 20
     assert "runs/original" in text
     assert "Initial learning rate. (default: 0.01)" in text
@@ -333,7 +333,7 @@ def test_short_help_has_the_settings_that_people_change(
 def test_every_setting_of_the_short_help_exists(
     verb: str, groups: dict[str, tuple[Setting, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is an option of the parser, takes a value, and has the default that is shown."""
+    """Each setting is an option of the parser, and the parsed config has the given value."""
     by_value = {"INT": "2", "FLOAT": "0.25", "BOOL": "False", "RUN": "a", "STORE": "b"}
     by_flag = {
         "architecture.input-px": "96",
@@ -355,7 +355,7 @@ def test_every_setting_of_the_short_help_exists(
 
 
 def test_short_help_names_every_choice() -> None:
-    """A choice that is added to a field must be added to its text."""
+    """A choice that is added to a field must also be added to its help text."""
     for settings in TRAIN_GROUPS.values():
         for setting in settings:
             owner: Any = recipes.paper()
@@ -398,7 +398,7 @@ def test_help_all_lists_every_field(
 
 
 def test_help_is_fast() -> None:
-    """Processor time of the fastest of three, since other programs share the machine."""
+    """Processor time of the fastest of three runs, since other programs share the machine."""
     for arguments in (["--help"], ["train", "original", "--help"], ["summary", "paper", "--help"]):
         times_s = []
         for _ in range(3):

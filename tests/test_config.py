@@ -1,4 +1,4 @@
-"""Settings survive a file, and a file that says something else is refused with the field's name."""
+"""Configs survive being written to a file; an invalid file is refused naming the field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.conftest import RECIPES
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_config_read_back_from_its_file_is_the_same(recipe: Callable[[], Config]) -> None:
+def test_config_survives_a_json_round_trip(recipe: Callable[[], Config]) -> None:
     config = recipe()
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     check(config)
@@ -68,7 +68,7 @@ OLD_FORM = {
 }
 
 
-def test_files_of_version_0_1_are_read_by_the_names_they_have() -> None:
+def test_files_of_version_0_1_are_read_by_their_old_names() -> None:
     config = from_dict(Config, OLD_FORM)
     conv1, fc2 = config.architecture.layers
     assert conv1.then == ("activation", "lrn", "spatial_norm", "max_pool")
@@ -84,18 +84,18 @@ def test_files_of_version_0_1_are_read_by_the_names_they_have() -> None:
     assert from_dict(Config, to_dict(config)) == config
 
 
-def bent(path: str, value: object) -> dict[str, object]:
+def with_value(path: str, value: object) -> dict[str, object]:
     data = json.loads(json.dumps(to_dict(recipes.original())))
     *parents, last = path.split(".")
-    place = data
+    node = data
     for parent in parents:
-        place = place[parent]
-    place[last] = value
+        node = node[parent]
+    node[last] = value
     return data
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "says"),
+    ("path", "value", "message"),
     [
         ("sgd.momentumm", 0.9, "config.sgd has no field 'momentumm'"),
         ("sgd.batch", "many", "config.sgd.batch is 'many'; it must be of type int"),
@@ -103,7 +103,8 @@ def bent(path: str, value: object) -> dict[str, object]:
         (
             "precision",
             "float8",
-            "config.precision is 'float8'; it can be 'auto', 'float64', 'float32', 'tf32', 'bfloat16'",
+            "config.precision is 'float8'; "
+            "it can be 'auto', 'float64', 'float32', 'tf32', 'bfloat16'",
         ),
         ("schedule", 90, "config.schedule must be one of Plateau, StepSchedule"),
         ("schedule", {"is": "Cosine"}, "its `is` says 'Cosine'"),
@@ -118,13 +119,13 @@ def bent(path: str, value: object) -> dict[str, object]:
         ("sgd.weight_decay_of", [["conv1"]], "has 1 entries; it needs 2"),
     ],
 )
-def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        from_dict(Config, bent(path, value))
+def test_invalid_file_is_refused_naming_the_field(path: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(Config, with_value(path, value))
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"workers": -1}, "workers is -1; it must be at least 0"),
         ({"seed": -1}, "seed is -1"),
@@ -144,12 +145,12 @@ def test_a_bent_file_is_refused_by_field(path: str, value: object, says: str) ->
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
     ],
 )
-def test_numbers_no_run_can_have_are_refused(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_values_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
 
 
-def test_settings_without_effect_are_named() -> None:
+def test_settings_without_effect_are_reported() -> None:
     original = recipes.original()
     for recipe in RECIPES:
         assert without_effect(recipe()) == []
@@ -159,15 +160,17 @@ def test_settings_without_effect_are_named() -> None:
         "a learning rate of conv1 at epoch 67 lies after the last epoch, 60",
         "a learning rate of conv1 at epoch 72 lies after the last epoch, 60",
     ]
-    still = replace(original.augment, crops=False, flips=False, colour="none")
-    one = replace(recipes.one_column().architecture, links=False)
+    no_crops = replace(original.augment, crops=False, flips=False, colour="none")
+    one_column = replace(recipes.one_column().architecture, links=False)
     sgd = replace(original.sgd, bias_lr=None)
-    said = " ".join(without_effect(replace(original, augment=still, architecture=one, sgd=sgd)))
+    warnings = " ".join(
+        without_effect(replace(original, augment=no_crops, architecture=one_column, sgd=sgd))
+    )
     for name in ("augment.chunk", "augment.pca", "sgd.bias_lr_follows", "architecture.links"):
-        assert name in said
+        assert name in warnings
 
 
-def test_a_schedule_is_stretched_in_proportion() -> None:
+def test_schedule_is_scaled_in_proportion() -> None:
     half = scaled(StepSchedule(100, (50, 80), colour_until=60), 50)
     assert half == StepSchedule(50, (25, 40), colour_until=30)
     assert scaled(recipes.fine_tuned().schedule, 54) == recipes.fine_tuned().schedule
@@ -188,7 +191,7 @@ def test_a_schedule_is_stretched_in_proportion() -> None:
     drops=st.lists(st.integers(1, 519), max_size=4, unique=True).map(sorted).map(tuple),
     epochs=st.integers(1, 600),
 )
-def test_every_rate_of_a_shortened_schedule_has_an_epoch(
+def test_every_learning_rate_of_a_shortened_schedule_lasts_an_epoch(
     drops: tuple[int, ...], epochs: int
 ) -> None:
     ends = (*scaled(StepSchedule(520, drops), epochs).drops, epochs)
@@ -196,5 +199,5 @@ def test_every_rate_of_a_shortened_schedule_has_an_epoch(
     assert all(before < after for before, after in pairwise((0, *ends)))
 
 
-def test_two_drops_of_the_rate_do_not_fall_together() -> None:
+def test_two_drops_of_a_shortened_schedule_do_not_coincide() -> None:
     assert scaled(recipes.cifar_11().schedule, 30) == StepSchedule(30, (28, 29))

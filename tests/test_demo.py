@@ -1,4 +1,4 @@
-"""The built-in set and the shortened demo."""
+"""The built-in data set of shapes, and the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alexnet.data import shapes
 from alexnet.demo import demo, report
 
 
-def test_a_picture_is_a_function_of_its_label_and_seed() -> None:
+def test_image_of_shapes_is_determined_by_label_and_seed() -> None:
     assert np.array_equal(shapes.image(3, 7), shapes.image(3, 7))
     assert not np.array_equal(shapes.image(3, 7), shapes.image(3, 8))
     assert shapes.image(0, 0).shape == (256, 256, 3)
@@ -23,21 +23,25 @@ def test_a_picture_is_a_function_of_its_label_and_seed() -> None:
         shapes.source(0, 1)
 
 
-def test_training_and_validation_pictures_differ() -> None:
+def test_training_and_validation_images_differ() -> None:
     train, val = shapes.source(20, 20).splits
     assert not {i.read() for i in train.items(0)} & {i.read() for i in val.items(0)}
     assert [i.label for i in val.items(5)] == [n % 10 for n in range(5, 20)]
 
 
 def pixels(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every eighth pixel, centred: (N, 32 * 32 * 3), and labels."""
+    """Every eighth pixel scaled to [-1, 1], shape (N, 32 * 32 * 3), and the labels."""
     labels = [n % 10 for n in range(count)]
     rgb = np.stack([shapes.image(label, first + n)[4::8, 4::8] for n, label in enumerate(labels)])
     return torch.from_numpy(rgb).flatten(1).float() / 128 - 1, torch.tensor(labels)
 
 
-def test_a_linear_classifier_on_pixels_errs_at_least_60_percent() -> None:
-    """Ridge regression to one-hot classes, its strength the best of several on the very pictures it is tested on."""
+def test_linear_classifier_on_pixels_has_at_least_60_percent_error() -> None:
+    """Ridge regression to one-hot classes.
+
+    Even the best of several strengths, chosen on the test images themselves, is far from the
+    error of the network, so the data set needs more than a linear classifier.
+    """
     (x, y), (x_test, y_test) = pixels(0, 600), pixels(10_000, 300)
     x, x_test = (torch.cat([t, torch.ones(len(t), 1)], 1).double() for t in (x, x_test))
     target = torch.nn.functional.one_hot(y, 10).double() - 0.1
@@ -51,21 +55,21 @@ def test_a_linear_classifier_on_pixels_errs_at_least_60_percent() -> None:
     assert min(errors) >= 0.6
 
 
-def test_the_shortened_demo_goes_through_every_room(tmp_path: Path) -> None:
-    """The whole of `make demo` with few pictures and one epoch; its error is measured by the whole one."""
+def test_shortened_demo_runs_every_stage(tmp_path: Path) -> None:
+    """All of `make demo` with few images and one epoch; the slow test measures the error."""
     out = tmp_path / "demo"
     results = demo(out, train=60, val=20, epochs=1)
     assert [r.patches for r in results] == [1, 10]
     assert {r.images for r in results} == {20}
     for name in ("curves.png", "filters.png"):
         assert (out / name).stat().st_size > 5_000
-    said = report(results, out)
-    assert "chance: 90%" in said
-    assert "alexnet train original" in said
-    demo(out, train=60, val=20, epochs=1)  # finished, it is made anew
+    text = report(results, out)
+    assert "chance: 90%" in text
+    assert "alexnet train original" in text
+    demo(out, train=60, val=20, epochs=1)  # a finished demo is made anew
 
 
 @pytest.mark.slow
-def test_the_whole_demo_reaches_30_percent(tmp_path: Path) -> None:
+def test_full_demo_reaches_30_percent_error(tmp_path: Path) -> None:
     results = demo(tmp_path / "demo")
     assert results[-1].top1_error <= 0.30

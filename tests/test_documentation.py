@@ -1,4 +1,4 @@
-"""Every command in the documentation is one that the program understands, and every link leads somewhere."""
+"""Documented commands, links, make targets and examples are valid."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from alexnet.cli import VERBS
 from alexnet.config import StoreSettings
 from alexnet.data.prepare import prepare
 from alexnet.data.sources.source import Options
+from benchmarks.__main__ import main as benchmarks_main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "records").glob("*/README.md"))
 
 
 class Parsed(Exception):
     """Raised in place of running a command whose arguments are valid."""
 
 
-def documented_commands(page: Path) -> list[list[str]]:
+def documented_commands(page: Path, program: str = r"(?:\.venv/bin/)?alexnet") -> list[list[str]]:
     """The arguments of each `alexnet VERB ...` line in the fenced blocks of a page."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    found = [re.match(r"\s*(?:\.venv/bin/)?alexnet (\S.*)", line) for line in lines]
-    return [shlex.split(match.group(1), comments=True) for match in found if match]
+    matches = [re.match(rf"\s*{program} (\S.*)", line) for line in lines]
+    return [shlex.split(match.group(1), comments=True) for match in matches if match]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_documented_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = tyro.cli
 
@@ -44,6 +50,9 @@ def test_documented_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) 
     for verb, *arguments in documented_commands(page):
         with pytest.raises(Parsed):
             VERBS[verb](arguments)
+    for arguments in documented_commands(page, "python -m benchmarks"):
+        with pytest.raises(Parsed):
+            benchmarks_main(arguments)
 
 
 def test_the_readme_documents_the_verbs_of_a_first_session() -> None:
@@ -51,8 +60,8 @@ def test_the_readme_documents_the_verbs_of_a_first_session() -> None:
     assert {"prepare", "train", "evaluate", "predict", "figure", "reproduce"} <= verbs
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_point_to_existing_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
@@ -73,15 +82,15 @@ def test_documented_examples_exist() -> None:
 
 
 def python_blocks(page: str) -> list[dict[str, Any]]:
-    """What each Python block of a page defines."""
-    spaces = []
+    """The namespace of each Python block of a page, after running the block."""
+    namespaces = []
     for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S):
-        spaces.append({"__name__": "block"})
-        exec(compile(block, page, "exec"), spaces[-1])
-    return spaces
+        namespaces.append({"__name__": "block"})
+        exec(compile(block, page, "exec"), namespaces[-1])
+    return namespaces
 
 
-def test_the_walk_throughs_of_contributing_work(tmp_path: Path) -> None:
+def test_walkthroughs_in_contributing_run(tmp_path: Path) -> None:
     with_claim, with_source = python_blocks("CONTRIBUTING.md")
     claim = with_claim["claim"]
     configs = [claim.config(arm, "smoke", "photographs") for arm in claim.arms]

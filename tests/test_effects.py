@@ -1,4 +1,4 @@
-"""Effects have the sign that their claim gives them; statistics say no more than the seeds do."""
+"""The sign of every effect, and the statistics of estimates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def made_up(
     steady: int = 100,
     **extra_metrics: float,
 ) -> RunResult:
-    """A run with made-up results. losses and errors: of validation, by epoch."""
+    """A run with made-up results; `losses` and `errors` are those of validation in each epoch."""
     count = max(len(losses), len(errors))
     epochs = [
         {"val_loss": loss, "val_error": error, "train_loss": -loss}
@@ -52,15 +52,15 @@ def made_up(
     )
 
 
-# Runs in which the paper is right and runs in which it is wrong, by arm; `base` where an effect has
-# none of its own. What is not measured says the opposite each time.
+# Made-up runs of each arm. Every number that an effect must not use has the opposite tendency, so
+# that an effect which reads the wrong one gets the wrong sign.
 MORE = {"test": 0.5, "centre": 0.3}
 LESS = {"test": 0.3, "centre": 0.5}
 WIDER = {"centre": 0.4, "train": 0.2, "test": 0.3}
 NARROWER = {"centre": 0.5, "train": 0.5, "test": 0.5}
 EQUAL: dict[str, Any] = {}
 SLOW, FAST = {"errors": (0.45, 0.35, 0.25)}, {"errors": (0.25,)}
-# Losses rise above each other after the steady epochs, where a fall of the rate would set them.
+# After the steady epochs the order of the losses is reversed, as a drop of the rate may do.
 STEADY_SLOW = {"losses": (2.0, 1.8, 1.6, 0.1), "steady": 3}
 STEADY_FAST = {"losses": (1.6, 1.4, 1.2, 1.2), "steady": 3}
 ALTERNATE = tuple([0.0, 1.0] * 12)
@@ -68,6 +68,7 @@ ERROR = "test error, ablated minus base, percentage points"
 GAP = "gap (centre error minus training error), ablated minus base, percentage points"
 
 # (claim, effect): arms in which the paper is right, the effect then, arms in which it is wrong.
+# Arms that are not given have the default results.
 Arms = dict[str, dict[str, Any]]
 SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
     ("relu", "epochs to 25 % training error, tanh over ReLU"): (
@@ -97,19 +98,19 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         (claim, GAP): ({arm: WIDER}, 20, {arm: NARROWER, "base": WIDER})
         for claim, arm in (
             ("overlap", "pooling 2/2"),
-            ("crops", "no patches"),
+            ("crops", "no crops"),
             ("dropout", "no dropout"),
         )
     },
-    ("crops", "error with the centre patch, ablated minus base, percentage points"): (
-        {"no patches": {"centre": 0.5, "test": 0.3}},
+    ("crops", "error with the centre crop, ablated minus base, percentage points"): (
+        {"no crops": {"centre": 0.5, "test": 0.3}},
         10,
-        {"no patches": {"centre": 0.3, "test": 0.5}},
+        {"no crops": {"centre": 0.3, "test": 0.5}},
     ),
-    ("crops", "test error, centre patch minus ten patches, percentage points"): (
-        {"base": {"centre": 0.5, "test": 0.4}, "no patches": {"centre": 0.4, "test": 0.5}},
+    ("crops", "test error, centre crop minus ten crops, percentage points"): (
+        {"base": {"centre": 0.5, "test": 0.4}, "no crops": {"centre": 0.4, "test": 0.5}},
         10,
-        {"base": {"centre": 0.4, "test": 0.5}, "no patches": {"centre": 0.5, "test": 0.4}},
+        {"base": {"centre": 0.4, "test": 0.5}, "no crops": {"centre": 0.5, "test": 0.4}},
     ),
     (
         "dropout",
@@ -172,7 +173,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
 EFFECTS = [(claim, effect) for claim in CLAIMS for effect in claim.effects]
 
 
-def test_every_effect_has_runs_in_which_the_paper_is_right_and_wrong() -> None:
+def test_every_effect_has_made_up_runs_for_and_against_the_paper() -> None:
     assert set(SIGNS) == {(claim.id, effect.name) for claim, effect in EFFECTS}
     assert len(SIGNS) == len(EFFECTS)
 
@@ -180,9 +181,7 @@ def test_every_effect_has_runs_in_which_the_paper_is_right_and_wrong() -> None:
 @pytest.mark.parametrize(
     ("claim", "effect"), EFFECTS, ids=lambda value: getattr(value, "id", None) or value.name
 )
-def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_wrong(
-    claim: Claim, effect: Effect
-) -> None:
+def test_effect_sign_agrees_with_the_claim(claim: Claim, effect: Effect) -> None:
     right, size, wrong = SIGNS[claim.id, effect.name]
 
     def values(arms: Arms) -> list[float]:
@@ -193,17 +192,17 @@ def test_an_effect_is_above_none_where_the_paper_is_right_and_below_where_it_is_
     count = 10 // effect.nets
     assert values(right) == pytest.approx([size] * count, abs=0.01)
     assert min(values(right)) > effect.none > max(values(wrong))
-    said = estimate(values(right), effect.none, effect.one_sided).verdict
-    assert said == ("same sign" if effect.one_sided else "differs")
-    said = estimate(values(wrong), effect.none, effect.one_sided).verdict
-    assert said == ("opposite sign" if effect.one_sided else "differs")
+    verdict = estimate(values(right), effect.none, effect.one_sided).verdict
+    assert verdict == ("same sign" if effect.one_sided else "differs")
+    verdict = estimate(values(wrong), effect.none, effect.one_sided).verdict
+    assert verdict == ("opposite sign" if effect.one_sided else "differs")
 
 
-def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None:
-    """Written down from the paper's sections 3 to 7, top-1; ratios are compared with 1."""
+def test_effects_have_the_numbers_and_sides_of_the_paper() -> None:
+    """The numbers are those of sections 3 to 7, top-1; ratios are compared with 1."""
     numbers = {(claim.id, effect.name): effect.number for claim, effect in EFFECTS if effect.number}
-    of_error = {"columns": 1.7, "lrn": 1.4, "lrn-cifar": 2, "overlap": 0.4, "colour": 1}
-    assert {id: number for (id, name), number in numbers.items() if name == ERROR} == of_error
+    error_numbers = {"columns": 1.7, "lrn": 1.4, "lrn-cifar": 2, "overlap": 0.4, "colour": 1}
+    assert {id: number for (id, name), number in numbers.items() if name == ERROR} == error_numbers
     others = sorted((id, number) for (id, name), number in numbers.items() if name != ERROR)
     assert others == [
         ("crops", 1.5),
@@ -216,26 +215,26 @@ def test_the_papers_numbers_and_the_effects_of_which_it_claims_no_side() -> None
     ]
     ratios = [(claim.id, effect.none) for claim, effect in EFFECTS if effect.none]
     assert ratios == [("relu", 1), ("dropout", 1)]
-    unsided = [
+    two_sided = [
         (claim.id, effect.name.split(",")[1]) for claim, effect in EFFECTS if not effect.one_sided
     ]
-    assert unsided == [
+    assert two_sided == [
         ("dropout", " halved outputs minus the average of 64 masks"),
         ("bias", " ablated minus base"),
         ("ensemble", " plain average minus weighted average"),
     ]
 
 
-def test_the_crossing_is_interpolated_and_never_is_a_lower_bound() -> None:
+def test_epochs_to_an_error_are_interpolated_or_a_lower_bound() -> None:
     assert epochs_to(0.25, made_up(errors=(0.5, 0.3, 0.2))) == pytest.approx(2.5)
     assert epochs_to(0.25, made_up(errors=(0.25,))) == pytest.approx(1.0)
     assert epochs_to(0.25, made_up(errors=(0.5, 0.4))) == 2.0
 
 
-def test_epochs_of_dropout_do_not_depend_on_what_follows_a_fall_of_the_rate() -> None:
+def test_dropout_epochs_ignore_what_follows_a_learning_rate_drop() -> None:
     base, none = made_up(losses=(2, 1.8, 1.6), steady=3), made_up(losses=(1.7, 1.5, 1.4), steady=3)
     ratio = dropout_over_none(base, none)
-    assert ratio == pytest.approx(3 / 1.5)  # to 1.6, half-way between the first two of `none`
+    assert ratio == pytest.approx(3 / 1.5)  # `none` reaches 1.6 between its first two epochs
     later = made_up(losses=(2, 1.8, 1.6, 0.2, 0.1), steady=3)
     assert dropout_over_none(later, none) == ratio
     assert steady_epochs(StepSchedule(24, (19, 22), colour_until=18)) == 18
@@ -245,20 +244,20 @@ def test_epochs_of_dropout_do_not_depend_on_what_follows_a_fall_of_the_rate() ->
         steady_epochs(recipes.paper().schedule)
 
 
-def test_columns_are_apart_only_when_they_are() -> None:
+def test_column_distance_is_large_only_for_different_columns() -> None:
     rng = np.random.default_rng(0)
     grey, colour = rng.uniform(0, 0.2, 24).tolist(), rng.uniform(0.5, 0.9, 24).tolist()
     further, by_chance = apart((grey, colour))
     assert further > 0.4
     assert by_chance == 0
-    assert apart((colour, grey))[0] == pytest.approx(further, abs=0.02)  # another order of shuffles
+    assert apart((colour, grey))[0] == pytest.approx(further, abs=0.02)  # other random halves
     alike = [apart(np.split(rng.uniform(0, 1, 48), 2)) for _ in range(50)]  # type: ignore[arg-type]
     assert abs(np.mean([difference for difference, _ in alike])) < 0.02
     assert 0.3 < np.mean([share for _, share in alike]) < 0.7  # uniform
 
 
 def member(right: np.ndarray, sure: float) -> RunResult:
-    """A net that is right, with probability `sure`, on those images of two classes."""
+    """A net that gives the probability `sure` to the right class of the images in `right`."""
     labels = np.arange(len(right)) % 2
     p = np.where((labels == 1) == right, sure, 1 - sure)
     return replace(
@@ -266,7 +265,7 @@ def member(right: np.ndarray, sure: float) -> RunResult:
     )
 
 
-def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
+def test_ensemble_is_better_where_its_members_err_on_different_images() -> None:
     right = np.ones((3, 90), bool)
     for net in range(3):
         right[net, 30 * net : 30 * net + 30] = False
@@ -276,14 +275,15 @@ def test_an_ensemble_is_better_where_its_members_err_apart() -> None:
     assert ensemble(alike)["weighted_gain"] == 0
 
 
-def test_searched_weights_leave_a_poor_member_out() -> None:
+def test_weighted_average_leaves_out_a_poor_member() -> None:
     rng = np.random.default_rng(0)
     good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
     nets = good, poor
     weights = mixture(np.stack([net.probabilities[np.arange(400), net.labels] for net in nets]))
     assert weights.sum() == pytest.approx(1)
     assert weights[0] > 0.95
-    assert ensemble(nets)["weighted_gain"] > 0.5  # the plain average follows the one that is sure
+    # The plain average follows the member that is sure.
+    assert ensemble(nets)["weighted_gain"] > 0.5
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=8), st.floats(-5, 5))
@@ -296,17 +296,17 @@ def test_the_verdict_follows_from_the_interval(values: list[float], none: float)
     assert e.mean <= e.high + 1e-9
     assert (e.verdict == "same sign") == (e.low > none)
     assert (e.verdict == "opposite sign") == (e.high < none)
-    if abs(e.p - 0.05) > 1e-6:  # the test and the interval are the same rule
+    if abs(e.p - 0.05) > 1e-6:  # the t test and the interval are the same rule
         assert (e.p < 0.05) == (e.verdict != "inconclusive")
     assert e.contains(e.mean + 1e-9) or e.high - e.low < 1e-8
     assert e.contains(e.high + 1) is False
 
 
-def test_an_estimate_is_students() -> None:
+def test_estimate_uses_students_t() -> None:
     values = (1.0, 2.0, 3.0, 4.0, 5.0)
     e = estimate(values)
     assert (e.mean, e.n) == (3.0, 5)
-    # By a table: t of 4 degrees of freedom is 2.776 at 95 %; P(|t| > 3 / 0.70711) is 0.01324.
+    # From a table: t of 4 degrees of freedom is 2.776 at 95 %; P(|t| > 3 / 0.70711) is 0.01324.
     np.testing.assert_allclose(
         [e.deviation, e.low, e.high, e.p], [1.58114, 1.03676, 4.96324, 0.01324], rtol=1e-3
     )
@@ -320,19 +320,19 @@ def test_an_estimate_is_students() -> None:
 
 
 def test_the_minimum_detectable_effect_is_found_four_times_in_five() -> None:
-    rng, found = np.random.default_rng(0), []
+    rng, distances = np.random.default_rng(0), []
     for _ in range(4000):
         detectable = estimate(rng.normal(0, 1, 5).tolist()).minimum_detectable
         assert detectable is not None
-        found.append(detectable)
-    effect = float(np.mean(found))
-    told = [estimate(rng.normal(effect, 1, 5).tolist()).verdict for _ in range(2000)]
-    share = np.mean([verdict == "same sign" for verdict in told])
-    assert 0.75 < share < 0.92  # by a mean deviation, not each one's own
+        distances.append(detectable)
+    effect = float(np.mean(distances))
+    verdicts = [estimate(rng.normal(effect, 1, 5).tolist()).verdict for _ in range(2000)]
+    share = np.mean([verdict == "same sign" for verdict in verdicts])
+    assert 0.75 < share < 0.92  # 0.8 if each sample had the true deviation
 
 
-def test_holm_adjusts_as_in_a_worked_example_and_never_below_the_plain_p() -> None:
-    # By hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 raised to the one before.
+def test_holm_adjustment_matches_a_worked_example() -> None:
+    # By hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which is raised to the value before it.
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.7, 0.9]) == [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""Every picture is counted once, probabilities are averaged over patches and networks, and scores are what they say."""
+"""Test errors: scores, ten crops, ensembles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import tiny
 def test_score_counts_top1_top5_classes_and_confusion() -> None:
     p = np.array([[0.5, 0.2, 0.1, 0.08, 0.07, 0.05], [0.1, 0.2, 0.3, 0.15, 0.13, 0.12]], np.float32)
     result = score(np.vstack([p, p]), np.array([0, 0, 5, 2]), 1)
-    # right: picture 0 (class 0) and picture 3 (class 2); in the best five: all but picture 2 (class 5) and 1 (class 0)
+    # Images 0 and 3 are right. The labels of images 1 and 2 are not among the best five.
     assert result.images == 4
     assert result.top1_error == 0.5
     assert result.top5_error == 0.5
@@ -38,12 +38,12 @@ def test_the_fifth_best_class_counts_in_top5_and_the_sixth_does_not() -> None:
     assert errors == [0, 0, 0, 0, 0, 1]
 
 
-def test_top5_is_left_out_where_it_would_be_trivial() -> None:
+def test_top5_is_omitted_with_five_or_fewer_classes() -> None:
     assert score(np.full((3, 5), 0.2, np.float32), np.array([0, 1, 2]), 1).top5_error is None
 
 
 @pytest.mark.parametrize("batch", [1, 7, 30, 64])
-def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, batch: int) -> None:
+def test_every_image_counts_once_for_any_batch_size(store: Path, run: Path, batch: int) -> None:
     trained, split = load(run), Store(store).split("val")
     result = measure(
         [(trained.net, trained.preprocess)], split, Augment(test_patches="centre"), batch
@@ -54,7 +54,7 @@ def test_every_picture_counts_once_whatever_the_batch(store: Path, run: Path, ba
     )
 
 
-def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
+def test_ten_crop_probabilities_are_the_mean_of_ten_softmaxes(store: Path, run: Path) -> None:
     trained, split = load(run), Store(store).split("val")
     from alexnet.data.loader import batches
 
@@ -62,25 +62,25 @@ def test_ten_patches_are_ten_softmaxes_averaged(store: Path, run: Path) -> None:
     mean = trained.preprocess.centre_mean.permute(2, 0, 1)
     total = torch.zeros(4, 10)
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
-        cut = images[:, y : y + 32, x : x + 32].permute(0, 3, 1, 2).float()
-        for view in (cut, cut.flip(3)):
+        crop = images[:, y : y + 32, x : x + 32].permute(0, 3, 1, 2).float()
+        for view in (crop, crop.flip(3)):
             with torch.no_grad():
                 total += F.softmax(trained.net(view - mean), 1)
     got = probabilities(trained.net, trained.preprocess, images, Augment())
-    torch.testing.assert_close(
-        got, total / 10, rtol=1e-4, atol=1e-6
-    )  # float32, another memory format
+    # Two memory formats sum in a different order.
+    torch.testing.assert_close(got, total / 10, rtol=1e-4, atol=1e-6)
 
 
-def test_evaluate_gives_centre_and_ten_patches_and_an_ensemble_of_one_is_the_one(
-    store: Path, run: Path
-) -> None:
+def test_evaluate_reports_centre_and_ten_crops(store: Path, run: Path) -> None:
     centre, ten = evaluate([run], store)
     assert (centre.patches, ten.patches) == (1, 10)
-    assert evaluate([run, run], store)[1].confusion == ten.confusion
 
 
-def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
+def test_ensemble_of_identical_runs_equals_one_run(store: Path, run: Path) -> None:
+    assert evaluate([run, run], store)[1].confusion == evaluate([run], store)[1].confusion
+
+
+def test_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "other")
     split = Store(store).split("val")
     nets = [load(run), load(tmp_path / "other")]
@@ -88,27 +88,27 @@ def test_an_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Pa
     from alexnet.data.loader import batches
 
     images = next(batches(split, np.arange(30), 30))
-    alone = [
+    separate = [
         probabilities(n.net, n.preprocess, images.images, Augment(test_patches="centre"))
         for n in nets
     ]
-    want = score(((alone[0] + alone[1]) / 2).numpy(), images.labels.numpy(), 1)
+    want = score(((separate[0] + separate[1]) / 2).numpy(), images.labels.numpy(), 1)
     assert both.confusion == want.confusion
     assert both.loss == pytest.approx(want.loss, rel=1e-5)
 
 
-def test_evaluate_averages_all_of_its_runs(store: Path, run: Path, tmp_path: Path) -> None:
+def test_evaluate_averages_all_given_runs(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "other")
     runs = [run, tmp_path / "other"]
     nets = [(trained.net, trained.preprocess) for trained in map(load, runs)]
     want = measure(nets, Store(store).split("val"), Augment(test_patches="centre"))
-    found = evaluate(runs, store)[0]
-    assert found.confusion == want.confusion
-    assert found.loss == pytest.approx(want.loss)
-    assert found.loss != pytest.approx(evaluate([run], store)[0].loss)
+    result = evaluate(runs, store)[0]
+    assert result.confusion == want.confusion
+    assert result.loss == pytest.approx(want.loss)
+    assert result.loss != pytest.approx(evaluate([run], store)[0].loss)
 
 
-def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -> None:
+def test_training_metrics_agree_with_evaluate(store: Path, run: Path) -> None:
     from alexnet.train.metrics import read_metrics
 
     centre = evaluate([run], store)[0]
@@ -117,7 +117,9 @@ def test_the_metrics_of_training_are_those_of_evaluate(store: Path, run: Path) -
     assert centre.loss == pytest.approx(last["val_loss"], rel=1e-5)
 
 
-def test_other_classes_or_sizes_are_refused(store: Path, run: Path, tmp_path: Path) -> None:
+def test_other_image_sizes_and_missing_runs_are_refused(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=48))
     with pytest.raises(ValueError, match=r"needs images of 40 pixels, and .* has 48"):
         evaluate([run], tmp_path / "store")

@@ -26,11 +26,11 @@ def run_example(name: str, *arguments: object) -> str:
     """Standard output of `python examples/NAME`, run as the docstring of the example shows it."""
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,13 @@ def test_plain_alexnet_prints_its_parameters() -> None:
 
 def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = run_example("train_on_a_folder.py", images, out, "--epochs", 1)
-    assert "patches 1: top-1 error" in said
-    assert "patches 10: top-1 error" in said
+    output = run_example("train_on_a_folder.py", images, out, "--epochs", 1)
+    assert "patches 1: top-1 error" in output
+    assert "patches 10: top-1 error" in output
     for layer, shape in (("conv1", (24, 24, 13, 13)), ("fc7", (24, 1024))):
         folder = tmp_path / layer
-        said = run_example("look_at_features.py", out / "run", images, folder, "--layer", layer)
-        assert said.startswith(f"{layer}: 24 images")
+        output = run_example("look_at_features.py", out / "run", images, folder, "--layer", layer)
+        assert output.startswith(f"{layer}: 24 images")
         assert np.load(folder / f"{layer}.npy").shape == shape
         assert (folder / f"{layer}.png").stat().st_size > 1000
 
@@ -107,8 +107,8 @@ def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -
 def test_run_one_claim(tmp_path: Path) -> None:
     store = tmp_path / "store"
     prepare(shapes.source(40, 20), store, StoreSettings(size_px=112), workers=2)
-    said = run_example(
+    output = run_example(
         "run_one_claim.py", store, tmp_path / "out", "--scale", "smoke", "--seeds", 1
     )
-    assert "arms: base, no normalisation" in said
-    assert "n = 1" in said
+    assert "arms: base, no normalisation" in output
+    assert "n = 1" in output

@@ -1,4 +1,4 @@
-"""Claims run: their runs, what is measured of them, and the command line."""
+"""Running claims: the runs that they share, their metrics, and `alexnet reproduce`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """As CIFAR-10 is: 32 pixels, a split named test."""
+    """A store like that of CIFAR-10: 32 pixels, and a split named test."""
     folder = tmp_path_factory.mktemp("stores") / "small"
     source = shapes.source(60, 30)
     train, val = source.splits
@@ -67,35 +67,35 @@ def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
     return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
 
 
-def test_nearest_is_its_slow_twin() -> None:
-    asked, there = torch.randn(5, 7), torch.randn(20, 7)
-    for row, found in zip(asked, nearest(asked, there, 3), strict=True):
+def test_nearest_matches_sorting_by_distance() -> None:
+    queries, vectors = torch.randn(5, 7), torch.randn(20, 7)
+    for query, indices in zip(queries, nearest(queries, vectors, 3), strict=True):
         assert (
-            found.tolist()
-            == sorted(range(20), key=lambda i: float(((there[i] - row) ** 2).sum()))[:3]
+            indices.tolist()
+            == sorted(range(20), key=lambda i: float(((vectors[i] - query) ** 2).sum()))[:3]
         )
 
 
-def test_what_is_measured_besides_is_a_share_and_repeats(run: Path) -> None:
+def test_extra_metrics_are_fractions_and_reproducible(run: Path) -> None:
     for measure, names in (
         (over_masks, {"masked_error", "halved_error"}),
         (alike, {"same_class_by_hidden", "same_class_by_pixels"}),
     ):
-        found = measure(run)
-        assert set(found) == names
-        assert all(0 <= value <= 1 for value in found.values())
-        assert measure(run) == found
+        values = measure(run)
+        assert set(values) == names
+        assert all(0 <= value <= 1 for value in values.values())
+        assert measure(run) == values
     error = over_masks(run)["halved_error"]
     metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert error == pytest.approx(metrics["val_error"])
 
 
-def test_colourfulness_is_the_share_that_is_not_grey() -> None:
+def test_colourfulness_is_the_fraction_that_is_not_grey() -> None:
     net = Network(replace(tiny_architecture(), classes=10))
     weight = net.get_parameter("conv1.weight")
     with torch.no_grad():
         weight[:4] = weight[:4].mean(1, keepdim=True)  # grey
-        weight[4:] -= weight[4:].mean(1, keepdim=True)  # nothing but colour
+        weight[4:] -= weight[4:].mean(1, keepdim=True)  # without grey
     first, second = colourfulness(net)
     np.testing.assert_allclose(first, 0, atol=1e-12)
     np.testing.assert_allclose(second, 1, atol=1e-6)  # float32 means
@@ -124,7 +124,7 @@ def test_a_thousand_other_classes_are_not_imagenet(tmp_path: Path) -> None:
     assert runner.kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
 
 
-def test_imagenet_is_known_by_its_list_of_classes_in_order(pictures: Path, tmp_path: Path) -> None:
+def test_imagenet_is_recognised_by_its_ordered_class_list(pictures: Path, tmp_path: Path) -> None:
     lines = (pictures / "ilsvrc2012" / "synset_words.txt").read_text().splitlines()
     wnids = tuple(line.split()[0] for line in lines)
     store = with_classes(112, wnids, tmp_path / "imagenet")
@@ -145,58 +145,59 @@ def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
     assert runner.kind_of(small) == "cifar10"
 
 
-def test_each_ensemble_of_five_seeds_is_measured_and_a_rest_is_none() -> None:
+def test_every_five_seeds_form_an_ensemble_and_the_rest_none() -> None:
     nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     runs = [
-        RunResult(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"own": n}) for n in range(12)
+        RunResult(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"other": n}) for n in range(12)
     ]
 
     def mean_error(members: Sequence[RunResult]) -> dict[str, float]:
-        return {"ensemble_error": float(np.mean([one.test_error for one in members]))}
+        return {"ensemble_error": float(np.mean([run.test_error for run in members]))}
 
-    found = runner._with_ensembles(mean_error, runs)
-    shared = [one.extra_metrics.get("ensemble_error") for one in found]
-    assert shared == pytest.approx([0.02] * 5 + [0.07] * 5 + [None] * 2)
-    assert [one.extra_metrics["own"] for one in found] == list(range(12))
+    measured = runner._with_ensembles(mean_error, runs)
+    errors = [run.extra_metrics.get("ensemble_error") for run in measured]
+    assert errors == pytest.approx([0.02] * 5 + [0.07] * 5 + [None] * 2)
+    assert [run.extra_metrics["other"] for run in measured] == list(range(12))
     (effect, _) = chosen(["ensemble"])[0].effects
-    assert effect.values({"base": found}) == pytest.approx([0, 0])
-    assert effect.values({"base": found[:4]}) == []
+    assert effect.values({"base": measured}) == pytest.approx([0, 0])
+    assert effect.values({"base": measured[:4]}) == []
 
 
-def test_claims_share_runs_and_finished_ones_are_used_again(
-    photographs: Store, tmp_path: Path
-) -> None:
+def test_claims_share_runs_and_reuse_finished_ones(photographs: Store, tmp_path: Path) -> None:
     (colour, crops) = chosen(["colour", "crops"])
-    where = settings_for(photographs, tmp_path)
-    first = runner.run(colour, where)
+    settings = settings_for(photographs, tmp_path)
+    first = runner.run(colour, settings)
     folders = set((tmp_path / "runs").iterdir())
     assert len(folders) == 4
     times = {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}
-    second = runner.run(crops, where)
-    assert {d.test_error for d in first["base"]} == {d.test_error for d in second["base"]}
-    assert all((folder / "result.json").stat().st_mtime_ns == at for folder, at in times.items())
+    second = runner.run(crops, settings)
+    assert {run.test_error for run in first["base"]} == {run.test_error for run in second["base"]}
+    assert all(
+        (folder / "result.json").stat().st_mtime_ns == mtime_ns
+        for folder, mtime_ns in times.items()
+    )
     assert len(list((tmp_path / "runs").iterdir())) == 6
-    losses = {d.epochs[-1]["train_loss"] for d in (*first["base"], *first["no colour noise"])}
+    losses = {run.epochs[-1]["train_loss"] for run in (*first["base"], *first["no colour noise"])}
     assert len(losses) == 4  # two seeds, with and without
 
 
-def test_a_reduced_store_holds_the_classes_and_pictures_that_were_asked_for(
+def test_reduced_store_holds_the_requested_classes_and_images(
     photographs: Store, tmp_path: Path
 ) -> None:
     (claim,) = chosen(["pretrain"])
     part = replace(claim.arms[0].part, train_of_each=3)  # type: ignore[type-var]
-    place = runner._part(settings_for(photographs, tmp_path), part)
-    reduced = Store(place)
+    folder = runner._part(settings_for(photographs, tmp_path), part)
+    reduced = Store(folder)
     assert reduced.classes == photographs.classes[5:]
     assert np.bincount(reduced.split("train").labels).tolist() == [3] * 5
     assert len(reduced.split("val")) == 15
-    assert runner._part(settings_for(photographs, tmp_path), part) == place
+    assert runner._part(settings_for(photographs, tmp_path), part) == folder
 
 
-def test_wrong_stores_and_claims_are_refused_in_a_sentence(
+def test_wrong_stores_and_claims_are_refused_with_one_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments, says in (
+    for arguments, message in (
         (["relu", "--data", photographs.name], "relu needs CIFAR-10 prepared at 32 pixels"),
         (["lrn", "--data", small.name, "--scale", "full"], "lrn needs photographs"),
         (["pretrain", "--data", small.name], "pretrain needs photographs"),
@@ -211,7 +212,7 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
             "alexnet train fine_tuned --data STORE --seed 1 --init runs/all-1 --out runs/tuned-1",
         ),
     ):
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as stopped:
             main(
                 [
                     "reproduce",
@@ -222,8 +223,8 @@ def test_wrong_stores_and_claims_are_refused_in_a_sentence(
                     str(tmp_path / "records"),
                 ]
             )
-        assert ended.value.code == 2
-        assert says in capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "records").exists()
 
@@ -232,10 +233,10 @@ def test_without_arguments_the_table_names_every_claim(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     main(["reproduce", "--records", str(tmp_path)])
-    said = capsys.readouterr().out
+    table_text = capsys.readouterr().out
     for claim in CLAIMS:
-        assert claim.id in said
-        assert claim.statement in said
+        assert claim.id in table_text
+        assert claim.statement in table_text
 
 
 VERBS = {
@@ -246,12 +247,12 @@ VERBS = {
 
 
 def commands(claim: Claim) -> list[str]:
-    """What follows `alexnet` in each command of the paper's own setting, for seed 1."""
-    found = re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, [])))
-    return [command.replace("$n", "1") for command in found]
+    """The arguments of each `alexnet` command for the setting of the paper, for seed 1."""
+    matches = re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, [])))
+    return [command.replace("$n", "1") for command in matches]
 
 
-def test_what_was_not_run_here_says_commands_that_can_be_parsed() -> None:
+def test_commands_of_claims_that_were_not_run_can_be_parsed() -> None:
     for claim in CLAIMS:
         for command in commands(claim):
             verb, *rest = command.split()
@@ -261,7 +262,7 @@ def test_what_was_not_run_here_says_commands_that_can_be_parsed() -> None:
                 assert isinstance(parse(VERBS[verb], verb, rest), VERBS[verb])
 
 
-def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
+def test_commands_train_the_recipes_behind_the_papers_numbers() -> None:
     trained = {
         claim.id: [command.split()[1] for command in commands(claim) if "train " in command]
         for claim in CLAIMS
@@ -278,92 +279,97 @@ def test_the_commands_train_the_nets_that_gave_the_papers_numbers() -> None:
 
 
 @pytest.mark.slow
-def test_the_chain_of_pre_training_runs_on_stand_ins_of_its_data(
+def test_pre_training_commands_run_on_small_stand_in_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, made in (("ARCHIVES", layouts.archives), ("FALL_2011", layouts.class_tars)):
+    for name, write in (("ARCHIVES", layouts.archives), ("FALL_2011", layouts.class_tars)):
         Path(name).mkdir()
-        made(Path(name))
+        write(Path(name))
     (claim,) = chosen(["pretrain"])
     smaller = {
         "prepare": ["--size-px", "256"],  # the stand-ins have 40 pixels
         "train": ["--epochs", "1", "--architecture.width", "0.0625", "--device", "cpu"],
     }
     for command in commands(claim):
-        # Of four images of a class one hundredth is none.
+        # Of the four images of a class, one hundredth would be none.
         verb, *rest = command.replace("--val-fraction 0.01", "--val-fraction 0.3").split()
         main([verb, *rest, *smaller.get(verb, [])])
-    said = capsys.readouterr().err
-    taken = re.findall(r"from runs/(.*?-1): (.*)", said)
+    output = capsys.readouterr().err
+    taken = re.findall(r"from runs/(.*?-1): (.*)", output)
     assert [run for run, _ in taken] == ["net-1", "all-1"]
     assert "conv5" in taken[0][1]
     assert "conv6" in taken[1][1]
     assert sorted(path.name for path in Path("runs").iterdir()) == ["all-1", "net-1", "tuned-1"]
 
 
-def test_a_claim_of_ensembles_gives_each_run_what_its_ensemble_gave(
+def test_ensemble_metrics_are_assigned_to_each_member_run(
     photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (claim,) = chosen(["ensemble"])
     labels = np.arange(4) % 2
     right, wrong = np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[1 - labels]
+    # Each of the five nets errs on one of the four images.
     nets = [
         RunResult(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, np.where(rows, right, wrong), labels)
         for rows in np.arange(4)[:, None] != np.arange(5)[:, None, None] % 4
-    ]  # each of five nets errs on one image of four
+    ]
     monkeypatch.setattr(runner, "run_all", lambda specs, settings: list(nets))
     results = runner.run(claim, settings_for(photographs, tmp_path, seeds=5))
-    assert {one.extra_metrics["ensemble_error"] for one in results["base"]} == {0.0}
+    assert {run.extra_metrics["ensemble_error"] for run in results["base"]} == {0.0}
     assert claim.effects[0].values(results) == pytest.approx([25])
 
 
-def test_the_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path: Path) -> None:
+def test_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path: Path) -> None:
     (claim,) = chosen(["colour"])
     for precision in ("auto", "float32"):
         settings = replace(settings_for(photographs, tmp_path), precision=precision)
         spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
         assert spec.config.precision == precision
-        found = records.record(claim, {}, settings)
-        assert found["configs"]["base"]["precision"] == precision
-        assert ("--precision float32" in found["command"]) == (precision == "float32")
-        assert found["code"] == code_version()
+        record = records.record(claim, {}, settings)
+        assert record["configs"]["base"]["precision"] == precision
+        assert ("--precision float32" in record["command"]) == (precision == "float32")
+        assert record["code"] == code_version()
 
 
-KILLED = """
+RUN_CLAIM = """
 import sys
+from pathlib import Path
 from alexnet.data.store import Store
 from alexnet.experiments import runner
 from alexnet.experiments.claims import chosen
 (claim,) = chosen(["colour"])
-runner.run(claim, runner.Settings(Store(sys.argv[1]), "smoke", 2, __import__("pathlib").Path(sys.argv[2]), jobs=2))
+store, out = Store(sys.argv[1]), Path(sys.argv[2])
+runner.run(claim, runner.Settings(store, "smoke", 2, out, jobs=2))
 """
 
 
 @pytest.mark.slow
-def test_a_stopped_set_takes_up_where_it_stood(photographs: Store, tmp_path: Path) -> None:
+def test_interrupted_claim_continues_with_the_same_results(
+    photographs: Store, tmp_path: Path
+) -> None:
     (claim,) = chosen(["colour"])
-    whole = runner.run(claim, settings_for(photographs, tmp_path / "whole"))
-    command = [sys.executable, "-c", KILLED, photographs.name, str(tmp_path / "stopped")]
+    undisturbed = runner.run(claim, settings_for(photographs, tmp_path / "whole"))
+    command = [sys.executable, "-c", RUN_CLAIM, photographs.name, str(tmp_path / "stopped")]
     for after_s in (4, 8):
         process = subprocess.Popen(command, cwd=ROOT)
         time.sleep(after_s)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
-        runs = [
+        running = [
             path
             for path in Path("/proc").glob("[0-9]*/cmdline")
-            if _says(path, str(tmp_path / "stopped"))
+            if _command_contains(path, str(tmp_path / "stopped"))
         ]
-        assert not runs, "a run outlived the program"
-    again = runner.run(claim, settings_for(photographs, tmp_path / "stopped"))
-    for arm, runs_of in whole.items():
-        for one, other in zip(runs_of, again[arm], strict=True):
-            assert one.test_error == other.test_error
-            assert np.array_equal(one.probabilities, other.probabilities)
+        assert not running, "a run continued after the program had ended"
+    continued = runner.run(claim, settings_for(photographs, tmp_path / "stopped"))
+    for arm, expected in undisturbed.items():
+        for first, second in zip(expected, continued[arm], strict=True):
+            assert first.test_error == second.test_error
+            assert np.array_equal(first.probabilities, second.probabilities)
 
 
-def _says(path: Path, text: str) -> bool:
+def _command_contains(path: Path, text: str) -> bool:
     try:
         return text in path.read_text() and int(path.parent.name) != os.getpid()
     except OSError:
@@ -382,12 +388,12 @@ def test_every_claim_runs_at_smoke_scale(
     store = small if kind == "cifar10" else photographs
     seeds = 5 if claim.together else 2
     settings = settings_for(store, tmp_path / "out", seeds)
-    (said,) = table.reproduce([claim], settings, tmp_path / "records", strict=True)
-    (found,) = records.read(tmp_path / "records")
-    assert (found.claim.id, found.raw["on"]) == (claim.id, kind)
-    assert len(found.rows) == len(claim.effects)
-    for row in found.rows:
+    (text,) = table.reproduce([claim], settings, tmp_path / "records", strict=True)
+    (record,) = records.read(tmp_path / "records")
+    assert (record.claim.id, record.raw["on"]) == (claim.id, kind)
+    assert len(record.rows) == len(claim.effects)
+    for row in record.rows:
         assert row.estimate.n == seeds // row.effect.nets
-        assert found.verdict(row) in said
+        assert record.verdict(row) in text
         assert row.repeat == ()
-    assert claim.id in table.document([found])
+    assert claim.id in table.document([record])

@@ -1,4 +1,4 @@
-"""Numbers that are pinned: every constant of every recipe, and the first steps of its training.
+"""Pinned numbers: every constant of every recipe, and the first steps of its training.
 
 `golden/RECIPE.txt` holds two parts. The constants are written down from the specification: the
 paper, and the authors' configuration files. They are never copied from the program. The steps are
@@ -54,16 +54,16 @@ GOLDEN = Path(__file__).parent / "golden"
 STEPS = "# steps of the narrow version, plain path in float64\n"
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[-+]?\d+)?"
 FAST = "paper", "original", "torchvision", "cifar_18", "cifar_11"
-"""Recipes whose fast path is compared: every operator and fused pass is in one of them."""
+"""Recipes whose fast path is compared; each operator and fused pass is in at least one of them."""
 
-# The narrow version: seconds a recipe, and large enough that every draw matters. 37 images in
-# batches of 8 make 5 steps an epoch, the last of them with 5 images; the original's chunk of 32
-# ends within the epoch. In 4 epochs every change of a schedule takes place.
+# The narrow version trains in seconds and is large enough for every random draw to matter. 37
+# images in batches of 8 are 5 steps per epoch, the last with 5 images, so the chunk of 32 images
+# of `original` ends within the epoch. In 4 epochs every change of a schedule takes place.
 WIDTH, BATCH, TRAIN, VAL, EPOCHS, CLASSES = 1 / 16, 8, 37, 8, 4, 10
 
 
 def synthetic_images(count: int, size_px: int, seed: int) -> np.ndarray:
-    """Blobs of color on noise, made of integers alone: (count, size_px, size_px, 3) uint8."""
+    """Blobs of color and noise, from integers alone: (count, size_px, size_px, 3) uint8."""
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, size_px], np.uint64)))
     coarse = rng.integers(0, 200, (count, 4, 4, 3), np.uint8)
     repeated = coarse.repeat(size_px // 4, 1).repeat(size_px // 4, 2)
@@ -107,10 +107,10 @@ def narrow(config: Config, store: Path, precision: str) -> Config:
 
 
 class RecordedNet(ShardedNetwork):
-    """Starts from weights that numpy drew, and writes down the loss of every training step.
+    """Starts from weights drawn by NumPy, and records the loss of every training step.
 
-    PyTorch's normal numbers differ in the last bits between processors; numpy's do not. Weights are
-    larger by the root of what the width takes away, so that the signal reaches the last layer.
+    PyTorch's normal numbers differ in the last bits between processors; NumPy's do not. The weights
+    are divided by the square root of the width, so that the signal reaches the last layer.
     """
 
     losses: list[float]
@@ -130,7 +130,7 @@ class RecordedNet(ShardedNetwork):
 
     @staticmethod
     def _std(op: Op) -> float:
-        if op.layer.std is None:  # PyTorch's own start, which follows the width by itself
+        if op.layer.std is None:  # PyTorch's own initialization depends on the width already
             return 1 / math.sqrt(3 * math.prod(op.weight_shape[1:4]))
         return op.layer.std / math.sqrt(WIDTH)
 
@@ -159,7 +159,7 @@ def trajectory(
 
 
 def constants(config: Config) -> list[str]:
-    """Every constant of a recipe, a line each, in words that do not depend on the code's names."""
+    """Every constant of a recipe, one on a line, in words independent of the names in the code."""
     architecture, sgd, schedule = config.architecture, config.sgd, config.schedule
     used = {op for layer in architecture.layers for op in layer.then}
     lines = [
@@ -202,7 +202,7 @@ def constants(config: Config) -> list[str]:
 
 
 def layer_constants(config: Config, step: Op) -> list[tuple[str, object]]:
-    """A layer's shape, start, what follows it, and how its weights and biases learn."""
+    """The shape and start of a layer, what follows it, and how its parameters learn."""
     layer = step.layer
     lines: list[tuple[str, object]] = []
     if isinstance(layer, FullyConnected):
@@ -225,7 +225,7 @@ def layer_constants(config: Config, step: Op) -> list[tuple[str, object]]:
 
 
 def learning_rates(config: Config, parameter: str) -> str:
-    """`0.01 from epoch 0, 0.001 from epoch 25`, as the update sees it."""
+    """The learning rates of a parameter, as in `0.01 from epoch 0, 0.001 from epoch 25`."""
     if isinstance(config.schedule, Plateau):
         moments = [
             (f"drop {n}", 0, PlateauState(drops=n)) for n in range(config.schedule.drops + 1)
@@ -298,7 +298,10 @@ def read(recipe: str) -> tuple[list[str], list[str]]:
 
 
 def largest_difference(got: list[str], want: list[str]) -> float:
-    """Between the numbers of two lists of lines that are alike but for numbers, relative to 1 or more."""
+    """The largest difference between the numbers of two lists of lines.
+
+    It is relative to numbers above 1. Apart from numbers, the lines must be equal.
+    """
     assert [re.sub(NUMBER, "", line) for line in got] == [re.sub(NUMBER, "", line) for line in want]
     pairs = zip(
         re.findall(NUMBER, "\n".join(got)), re.findall(NUMBER, "\n".join(want)), strict=True
@@ -311,19 +314,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("golden")
 
 
-def test_golden_files_are_those_of_the_recipes() -> None:
+def test_every_recipe_has_a_golden_file() -> None:
     assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == sorted(recipes.__all__)
 
 
 @pytest.mark.parametrize("recipe", recipes.__all__)
 def test_golden_constants(recipe: str) -> None:
-    """Every constant of a recipe is the one that the specification has."""
+    """Every constant of a recipe is that of the specification."""
     assert constants(getattr(recipes, recipe)()) == read(recipe)[0]
 
 
 @pytest.mark.parametrize("recipe", recipes.__all__)
 def test_golden_steps(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order, crops, masks, rates and arithmetic are those of the day the file was made."""
+    """Order, crops, masks, learning rates and arithmetic have not changed."""
     config = getattr(recipes, recipe)()
     want = read(recipe)[1]
     begun = [line for line in want if line.startswith("start ")]
@@ -336,10 +339,10 @@ def test_golden_steps(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_golden_steps_by_the_fast_path(
     recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What runs in float32, compiled where it can be, takes the same steps.
+    """The fast path in float32 takes the same steps.
 
-    Rounding to 24 bits in every product moves a loss by a few 1e-6 over 20 steps; a wrong constant
-    moves it by 1e-3 and more.
+    Rounding every product to 24 bits changes a loss by a few 1e-6 over 20 steps; a wrong constant
+    changes it by at least 1e-3.
     """
     got = trajectory(getattr(recipes, recipe)(), folder, "float32", monkeypatch)
     steps = [line for line in read(recipe)[1] if not line.startswith("start ")]
@@ -347,12 +350,12 @@ def test_golden_steps_by_the_fast_path(
 
 
 def make(recipe: str) -> None:
-    """Write the start and steps of a golden file anew; its constants stay as they are."""
+    """Write the start and steps of a golden file anew; its constants are not changed."""
     path = GOLDEN / f"{recipe}.txt"
     kept = path.read_text().split(STEPS)[0] if path.exists() else ""
     config = getattr(recipes, recipe)()
-    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
-        lines = start(config) + trajectory(config, Path(place), "float64", patch)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        lines = start(config) + trajectory(config, Path(folder), "float64", patch)
     path.write_text(kept + STEPS + "\n".join(lines) + "\n")
 
 

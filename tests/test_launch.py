@@ -1,4 +1,4 @@
-"""Runs that torchrun starts: killed ranks, stuck ranks, and what becomes of the run."""
+"""Runs started by torchrun: killed ranks, stuck ranks, stores that vanish, and resuming."""
 
 from __future__ import annotations
 
@@ -26,12 +26,9 @@ from tests.conftest import tiny
 from tests.s3 import BUCKET, Server
 
 ROOT = Path(__file__).parents[1]
-SECONDS_A_STEP, STEPS, TIMEOUT_S, KILL_AFTER_S = (
-    0.2,
-    12,
-    5,
-    30,
-)  # the last: torchrun's, of a rank that does not end
+STEP_S, STEPS = 0.2, 12
+TIMEOUT_S = 5
+KILL_AFTER_S = 30  # after which torchrun kills a rank that does not end
 PROGRAM = f"""
 import sys, time
 from alexnet.cli import main
@@ -39,19 +36,25 @@ from alexnet.train import loop
 
 real = loop.sgd_step
 
-def slowly(*given):
-    time.sleep({SECONDS_A_STEP})  # so that a signal comes in the middle
-    real(*given)
+def slow_step(*arguments):
+    time.sleep({STEP_S})  # so that a signal arrives during the training
+    real(*arguments)
 
-loop.sgd_step = slowly
+loop.sgd_step = slow_step
 main(["train", "--resume", sys.argv[1]])
 """
 
 
-def started(
-    store: Path | str, run: Path, *options: str, also: Mapping[str, str] = MappingProxyType({})
+def start(
+    store: Path | str,
+    run: Path,
+    *options: str,
+    extra_environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
-    """A tiny run on two ranks, a column each: three epochs, twelve steps, a checkpoint after each."""
+    """Start the tiny run on two ranks with a column each.
+
+    It takes 12 steps in three epochs and writes a checkpoint after each step.
+    """
     run.mkdir()
     config = tiny(store, parallel=Parallel(columns=2, timeout_s=TIMEOUT_S), checkpoint_minutes=0)
     write_config(run, config)
@@ -65,26 +68,29 @@ def started(
         "2",
     ]
     command += [*options, str(run.parent / "program.py"), str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | also
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | extra_environment
     with (run.parent / f"{run.name}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
 
 
 def rank_of(run: Path, rank: int) -> int | None:
-    """The process that is this rank of the run."""
-    for place in Path("/proc").glob("[0-9]*"):
+    """The process id of a rank of the run; None if there is no such process."""
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (place / "cmdline").read_bytes().split(b"\0")
-            said = (place / "environ").read_bytes().split(b"\0")
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if str(run).encode() in words and f"LOCAL_RANK={rank}".encode() in said:
-            return int(place.name)
+        if str(run).encode() in arguments and f"LOCAL_RANK={rank}".encode() in environment:
+            return int(process.name)
     return None
 
 
-def signalled(run: Path, rank: int, number: int, after_s: float) -> bool:
-    """Sends a signal to a rank some time after it wrote its first checkpoint; False where the run was over."""
+def send_signal(run: Path, rank: int, signal_number: int, after_s: float) -> bool:
+    """Send a signal to a rank, `after_s` seconds after the first checkpoint.
+
+    Returns False if the run had already ended.
+    """
     ends_s = time.monotonic() + 120
     while not (run / "last.safetensors").exists():
         assert time.monotonic() < ends_s, "the run never began"
@@ -93,23 +99,23 @@ def signalled(run: Path, rank: int, number: int, after_s: float) -> bool:
     process = rank_of(run, rank)
     if process is None:
         return False
-    os.kill(process, number)
+    os.kill(process, signal_number)
     return True
 
 
-def said(run: Path) -> str:
+def log_of(run: Path) -> str:
     return (run.parent / f"{run.name}.log").read_text()
 
 
-def test_documented_launches_are_ones_the_program_understands() -> None:
-    words = [
+def test_documented_launch_commands_are_valid() -> None:
+    commands = [
         shlex.split(line.split("-m alexnet train ", 1)[1].split("#")[0].split("`")[0])
         for page in ("docs/cluster.md", "README.md")
         for line in (ROOT / page).read_text().replace("\\\n", "").splitlines()
         if "torchrun" in line and "-m alexnet train " in line
     ]
-    assert len(words) >= 6
-    for recipe, *arguments in words:
+    assert len(commands) >= 6
+    for recipe, *arguments in commands:
         if recipe == "--resume":
             assert set(arguments[1::2]) <= {"--columns", "--hybrid"}
         else:
@@ -119,37 +125,40 @@ def test_documented_launches_are_ones_the_program_understands() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_killed_at_ten_random_moments_change_nothing(store: Path, tmp_path: Path) -> None:
-    undisturbed = started(store, tmp_path / "undisturbed")
-    assert undisturbed.wait(timeout=180) == 0, said(tmp_path / "undisturbed")
-    wanted = checkpoint.read(tmp_path / "undisturbed").about["sha256"]
+def test_run_with_killed_ranks_gives_the_undisturbed_checkpoint(
+    store: Path, tmp_path: Path
+) -> None:
+    undisturbed = start(store, tmp_path / "undisturbed")
+    assert undisturbed.wait(timeout=180) == 0, log_of(tmp_path / "undisturbed")
+    expected = checkpoint.read(tmp_path / "undisturbed").about["sha256"]
     rng, killed = random.Random(0), 0
-    while killed < 10:  # one that would come after the end is none
+    while killed < 10:  # a signal after the end of the run is not counted
         run = tmp_path / f"killed-{killed}"
-        process = started(store, run, "--max-restarts", "4")
+        process = start(store, run, "--max-restarts", "4")
         for _ in range(2):
-            killed += signalled(
-                run, rng.randrange(2), signal.SIGKILL, rng.uniform(0, SECONDS_A_STEP * STEPS)
+            killed += send_signal(
+                run, rng.randrange(2), signal.SIGKILL, rng.uniform(0, STEP_S * STEPS)
             )
-        assert process.wait(timeout=180) == 0, said(run)
-        assert checkpoint.read(run).about["sha256"] == wanted
+        assert process.wait(timeout=180) == 0, log_of(run)
+        assert checkpoint.read(run).about["sha256"] == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "within_s"), [(signal.SIGKILL, 20), (signal.SIGSTOP, TIMEOUT_S + KILL_AFTER_S + 20)]
+    ("signal_number", "within_s"),
+    [(signal.SIGKILL, 20), (signal.SIGSTOP, TIMEOUT_S + KILL_AFTER_S + 20)],
 )
-def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
-    store: Path, tmp_path: Path, number: int, within_s: float
+def test_dead_or_stuck_rank_is_reported_and_all_ranks_end(
+    store: Path, tmp_path: Path, signal_number: int, within_s: float
 ) -> None:
     run = tmp_path / "run"
-    process = started(store, run)
-    assert signalled(run, 1, number, 0.3)
+    process = start(store, run)
+    assert send_signal(run, 1, signal_number, 0.3)
     began_s = time.monotonic()
     assert process.wait(timeout=180) == 1
     assert time.monotonic() - began_s < within_s
     assert (
-        said(run).count(
+        log_of(run).count(
             "alexnet: rank 1 has died or got stuck; continue with: alexnet train --resume"
         )
         == 1
@@ -159,21 +168,22 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_ranks_whose_store_vanishes_end_and_one_says_so(
-    server: Server, tmp_path: Path, number: int
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
+def test_all_ranks_end_and_one_reports_when_the_store_vanishes(
+    server: Server, tmp_path: Path, signal_number: int
 ) -> None:
     run = tmp_path / "run"
-    process = started(BUCKET, run, also=server.environment)
-    assert signalled(run, 0, 0, 0.1)  # it trains
-    server.process.send_signal(number)
+    process = start(BUCKET, run, extra_environment=server.environment)
+    assert send_signal(run, 0, 0, 0.1)  # signal 0 has no effect; it is sent once the run trains
+    server.process.send_signal(signal_number)
     began_s = time.monotonic()
     assert process.wait(timeout=180) == 1
-    assert time.monotonic() - began_s < STEPS * SECONDS_A_STEP + TIMEOUT_S / 2 + 20
-    sentences = [line for line in said(run).splitlines() if line.startswith("alexnet: ")]
-    assert len(sentences) == 1, said(run)
+    assert time.monotonic() - began_s < STEPS * STEP_S + TIMEOUT_S / 2 + 20
+    sentences = [line for line in log_of(run).splitlines() if line.startswith("alexnet: ")]
+    assert len(sentences) == 1, log_of(run)
     assert re.fullmatch(
-        rf"alexnet: rank [01]: {BUCKET} (cannot be read any more \(.*\)|has not delivered an image for 2\.5 s); "
+        rf"alexnet: rank [01]: {BUCKET} "
+        r"(cannot be read any more \(.*\)|has not delivered an image for 2\.5 s); "
         rf"continue with: alexnet train --resume {run}",
         sentences[0],
     )
@@ -181,14 +191,14 @@ def test_ranks_whose_store_vanishes_end_and_one_says_so(
 
 
 @pytest.mark.slow
-def test_one_process_saves_what_it_has_when_its_store_vanishes(
+def test_single_process_saves_its_progress_when_the_store_vanishes(
     store: Path, server: Server, tmp_path: Path
 ) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
+    run, undisturbed = tmp_path / "run", tmp_path / "whole"
     command = [sys.executable, str(tmp_path / "program.py"), str(run)]
     config = tiny(store, data=BUCKET, parallel=Parallel(timeout_s=TIMEOUT_S))
     config = replace(config, sgd=replace(config.sgd, batch=4))  # 15 steps an epoch
-    for folder in (run, whole):
+    for folder in (run, undisturbed):
         folder.mkdir()
         write_config(folder, config)
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -198,16 +208,16 @@ def test_one_process_saves_what_it_has_when_its_store_vanishes(
     )
     while not (run / "last.safetensors").exists():  # after the first epoch
         time.sleep(0.05)
-    time.sleep(5 * SECONDS_A_STEP)
+    time.sleep(5 * STEP_S)
     server.end()
-    _, said = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert f"alexnet: {BUCKET} " in said
-    assert said.endswith(f"; continue with: alexnet train --resume {run}\n")
+    assert f"alexnet: {BUCKET} " in errors
+    assert errors.endswith(f"; continue with: alexnet train --resume {run}\n")
     assert 15 < checkpoint.read(run).about["position"]["step"] < 30
     server.begin()
-    for folder in (run, whole):
+    for folder in (run, undisturbed):
         subprocess.run(
             [*command[:2], str(folder)], env=environment, cwd=ROOT, check=True, timeout=120
         )
-    assert checkpoint.read(run).about["sha256"] == checkpoint.read(whole).about["sha256"]
+    assert checkpoint.read(run).about["sha256"] == checkpoint.read(undisturbed).about["sha256"]

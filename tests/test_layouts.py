@@ -1,4 +1,4 @@
-"""The layouts in which people have ImageNet and other images: right labels, one list of classes."""
+"""Layouts of ImageNet and of other data sets: labels, splits and the list of classes."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from tests.layouts import LAYOUTS, TRAIN, VAL, WNIDS, WORDS, flat, image, tar, w
 HUB = "people/imagenet"
 
 
-def made(layout: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The source of a layout, as one names it to `prepare`."""
+def write_layout(layout: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a layout; returns its name as `alexnet prepare` takes it."""
     if layout != "hub":
         return str(LAYOUTS[layout](folder))
     monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: layouts.streams())
     return HUB
 
 
-def right_labels(split: SourceSplit) -> int:
-    """How many images a split has; each has the label that its grey level tells."""
+def check_labels(split: SourceSplit) -> int:
+    """Check that grey levels and labels of all images agree; returns the number of images."""
     items = list(split.items(0))
     for item in items:
         assert int(decode(item.read()).mean() + 0.5) // 40 == item.label, item.name
@@ -55,43 +55,44 @@ def right_labels(split: SourceSplit) -> int:
 def test_every_form_of_imagenet_has_the_same_classes_words_and_labels(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = find(made(layout, tmp_path / "set", monkeypatch))
+    source = find(write_layout(layout, tmp_path / "set", monkeypatch))
     assert source.classes == tuple(WNIDS)
     assert source.words == tuple(WORDS.values())
     assert not source.upright
     assert [split.name for split in source.splits] == ["train", "val"]
-    assert [right_labels(split) for split in source.splits] == [24, 12]
+    assert [check_labels(split) for split in source.splits] == [24, 12]
     assert all(split.count in (None, n) for split, n in zip(source.splits, (24, 12), strict=True))
-    without = layout.startswith(("clone", "hub", "kaggle", "tiny"))
-    assert [("test" in note and "left out" in note) for note in source.notes] == [True] * without
+    has_unlabelled_test = layout.startswith(("clone", "hub", "kaggle", "tiny"))
+    assert len(source.notes) == has_unlabelled_test
+    assert all("test" in note and "left out" in note for note in source.notes)
 
 
-def test_a_run_of_one_form_evaluates_on_every_other(
+def test_run_trained_on_one_form_evaluates_on_every_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the same errors: the validation images are the same, and kept as they are."""
+    """The errors are equal, because the validation images are the same bytes in every store."""
     stores = {}
     for layout in [*LAYOUTS, "hub"]:
-        source = find(made(layout, tmp_path / layout, monkeypatch))
+        source = find(write_layout(layout, tmp_path / layout, monkeypatch))
         stores[layout] = tmp_path / f"{layout} store"
         prepare(source, stores[layout], StoreSettings(size_px=40, encoding="jpeg"))
     config = tiny(stores["tiny-imagenet"], schedule=StepSchedule(epochs=1, drops=()))
     fit(config, tmp_path / "run")
     results = {layout: evaluate([tmp_path / "run"], store) for layout, store in stores.items()}
     first = results["tiny-imagenet"]
-    for layout, found in results.items():
-        assert [r.images for r in found] == [12] * len(first), layout
-        for mine, theirs in zip(found, first, strict=True):
-            assert mine.confusion == theirs.confusion, layout
-            assert mine.loss == pytest.approx(theirs.loss, rel=1e-6), layout
+    for layout, layout_results in results.items():
+        assert [r.images for r in layout_results] == [12] * len(first), layout
+        for result, expected in zip(layout_results, first, strict=True):
+            assert result.confusion == expected.confusion, layout
+            assert result.loss == pytest.approx(expected.loss, rel=1e-6), layout
     tars = find(str(layouts.class_tars(tmp_path / "tars")), val_fraction=0.5)
     prepare(tars, tmp_path / "tars store", StoreSettings(size_px=40))
     assert evaluate([tmp_path / "run"], tmp_path / "tars store")[0].images == 12
-    words_are_shown(tmp_path / "run", stores["kaggle"], capsys)
+    check_displayed_words(tmp_path / "run", stores["kaggle"], capsys)
 
 
-def words_are_shown(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """predict, evaluate and Figure 4 show words; JSON has both."""
+def check_displayed_words(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """predict and evaluate show words; JSON has the wnids and the words."""
     names = (
         "tench",
         "crane (n02012849)",
@@ -101,14 +102,14 @@ def words_are_shown(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) 
         "banana",
     )
     assert load(run).names == names
-    picture = run / "x.jpg"
-    picture.write_bytes(image(2, 0))
+    path = run / "x.jpg"
+    path.write_bytes(image(2, 0))
     capsys.readouterr()
-    main(["predict", str(run), str(picture), "--most", "6"])
-    shown = capsys.readouterr().out
-    assert all(f"{name} " in shown for name in names)
-    assert "n01440764" not in shown
-    main(["predict", str(run), str(picture), "--most", "6", "--json"])
+    main(["predict", str(run), str(path), "--most", "6"])
+    output = capsys.readouterr().out
+    assert all(f"{name} " in output for name in names)
+    assert "n01440764" not in output
+    main(["predict", str(run), str(path), "--most", "6", "--json"])
     line = json.loads(capsys.readouterr().out)
     assert line["words"] == WORDS
     assert set(line["classes"]) == set(WNIDS)
@@ -119,7 +120,7 @@ def words_are_shown(run: Path, store: Path, capsys: pytest.CaptureFixture[str]) 
     )
 
 
-def test_a_run_of_other_classes_is_refused_and_the_first_is_named(
+def test_evaluation_on_other_classes_is_refused_naming_the_first_difference(
     run: Path, store: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -145,7 +146,7 @@ def test_a_store_without_words_still_opens(store: Path, run: Path, tmp_path: Pat
     assert evaluate([run], copy) == evaluate([run], store)
 
 
-def test_no_two_classes_are_shown_by_the_same_name() -> None:
+def test_displayed_class_names_are_unique() -> None:
     classes = ("n1", "n2", "n3", "n4", "n5")
     words = ("crane", "crane", "bat, flying mammal", "bat, club", "tench, Tinca tinca")
     assert short_names(classes, words) == (
@@ -158,36 +159,36 @@ def test_no_two_classes_are_shown_by_the_same_name() -> None:
     assert short_names(("cat", "dog"), ()) == ("cat", "dog")
 
 
-def test_class_tars_give_a_validation_part_of_each_class(tmp_path: Path) -> None:
-    """The same for the same seed; nothing in both; no image is read that is not asked for."""
+def test_class_tars_hold_out_validation_images_of_each_class(tmp_path: Path) -> None:
+    """The held-out images are the same every time and a fraction of each class."""
     for label, wnid in enumerate(WNIDS[:3]):
         files = {f"{wnid}_{n}.JPEG": image(label, n % 7) for n in range(7 * (label + 1))}
         tar(tmp_path / f"{wnid}.tar", files | {"README.txt": b"no image"})
     source = find(str(tmp_path), val_fraction=0.3)
     train, val = (list(split.items(0)) for split in source.splits)
-    assert [right_labels(split) for split in source.splits] == [len(train), len(val)]
+    assert [check_labels(split) for split in source.splits] == [len(train), len(val)]
     assert len(train) + len(val) == 42
     assert not {item.name for item in train} & {item.name for item in val}
     for label, count in Counter(item.label for item in val).items():
         assert abs(count - 0.3 * 7 * (label + 1)) < 1
-    again = find(str(tmp_path), val_fraction=0.3).splits[1]
-    assert [item.name for item in again.items(0)] == [item.name for item in val]
-    (alone,) = find(str(tmp_path), val_fraction=0).splits
-    assert right_labels(alone) == 42
+    repeated = find(str(tmp_path), val_fraction=0.3).splits[1]
+    assert [item.name for item in repeated.items(0)] == [item.name for item in val]
+    (train_only,) = find(str(tmp_path), val_fraction=0).splits
+    assert check_labels(train_only) == 42
 
 
-def test_train_val_and_test_by_class_are_three_splits(tmp_path: Path) -> None:
+def test_train_val_and_test_folders_are_three_splits(tmp_path: Path) -> None:
     layouts.class_folders(tmp_path)
     shutil.copytree(tmp_path / "val", tmp_path / "test")
     source = find(str(tmp_path))
     assert [split.name for split in source.splits] == ["train", "val", "test"]
-    assert [right_labels(split) for split in source.splits] == [24, 12, 12]
+    assert [check_labels(split) for split in source.splits] == [24, 12, 12]
     assert [s.name for s in find(str(tmp_path), splits=("train", "test")).splits] == [
         "train",
         "test",
     ]
     shutil.rmtree(tmp_path / "val")
-    source = find(str(tmp_path))  # the only held-out images there are
+    source = find(str(tmp_path))  # the test split becomes the validation split
     assert [split.name for split in source.splits] == ["train", "val"]
     shutil.rmtree(tmp_path / "test")
     source = find(str(tmp_path), val_fraction=0.25)
@@ -197,8 +198,8 @@ def test_train_val_and_test_by_class_are_three_splits(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_images_are_turned_unless_they_are_imagenets(tmp_path: Path) -> None:
-    """As in the archives, whose images the authors used as they are: one form gives what another does."""
+def test_exif_orientation_is_not_applied_to_imagenet(tmp_path: Path) -> None:
+    """The authors used the images as they are, so all forms must give the same pixels."""
     for layout, make in LAYOUTS.items():
         assert not find(str(make(tmp_path / layout.replace("/", " ")))).upright, layout
     for label, name in enumerate(("cat", "dog")):
@@ -210,7 +211,7 @@ def test_a_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
     layouts.kaggle(tmp_path / "set")
     main(["prepare", str(tmp_path / "set"), str(tmp_path / "store"), "--splits", "train"])
     assert list(Store(tmp_path / "store").manifest["splits"]) == ["train"]
-    (tmp_path / "set" / "LOC_val_solution.csv").unlink()  # what is not asked for may be wrong
+    (tmp_path / "set" / "LOC_val_solution.csv").unlink()  # errors of other splits do not matter
     assert [s.name for s in find(str(tmp_path / "set"), splits=["train"]).splits] == ["train"]
     with pytest.raises(ValueError, match=r"the split 'val' of .* has no labels; .* with --splits"):
         find(str(tmp_path / "set"))
@@ -221,7 +222,7 @@ def test_a_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
             find(str(layouts.tiny_imagenet(tmp_path / name)), splits=["train", "val", name])
 
 
-def test_what_is_left_out_is_said_before_anything_is_prepared(
+def test_omitted_splits_are_reported_before_preparation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["prepare", str(layouts.clone(tmp_path / "set")), str(tmp_path / "store")])
@@ -232,14 +233,14 @@ def test_what_is_left_out_is_said_before_anything_is_prepared(
         "  train: 24 images, 0 skipped, 24 kept byte for byte",
     ]
     split = Store(tmp_path / "store").split("train")
-    assert split.name(0) == "n07753592_3_n07753592.JPEG"  # the row's own name
+    assert split.name(0) == "n07753592_3_n07753592.JPEG"  # the name of the row
     assert split.encoded(0) == image(5, 3)
 
 
-# Sources that are no ImageNet, or wrong.
+# Other data sets, and invalid sources.
 
 
-def test_the_devkit_of_classification_is_needed(tmp_path: Path) -> None:
+def test_the_devkit_of_tasks_1_and_2_is_required(tmp_path: Path) -> None:
     folder = layouts.archives(tmp_path)
     (folder / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(
@@ -251,7 +252,7 @@ def test_the_devkit_of_classification_is_needed(tmp_path: Path) -> None:
         find(str(folder))
 
 
-def test_a_set_of_test_images_alone_is_refused(tmp_path: Path) -> None:
+def test_source_with_only_test_images_is_refused(tmp_path: Path) -> None:
     folder = layouts.clone(tmp_path / "clone")
     for path in folder.glob("data/*.parquet"):
         if not path.name.startswith("test"):
@@ -266,7 +267,7 @@ def test_a_set_of_test_images_alone_is_refused(tmp_path: Path) -> None:
         find(str(tmp_path / "shards"))
 
 
-def test_parquet_rows_without_labels(tmp_path: Path) -> None:
+def test_parquet_rows_without_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     labels = [0, 1, -1, *[2] * 21]
     layouts.rows(TRAIN, False, labels).to_parquet(tmp_path / "data" / "train-0.parquet")
@@ -280,29 +281,31 @@ def test_parquet_rows_without_labels(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_where_there_are_no_wnids_the_names_are_the_classes(
+def test_class_names_are_kept_where_wnids_are_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = find(str(layouts.clone(tmp_path / "set", wnids=False)))
     assert (source.classes, source.words) == (tuple(WORDS.values()), ())
-    assert right_labels(source.splits[0]) == 24
+    assert check_labels(source.splits[0]) == 24
     stream = layouts.streams(wnids=False)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: stream)
     source = find(HUB)
     assert (source.classes, source.words) == (tuple(WORDS.values()), ())
 
 
-def test_classes_with_wnids_stand_in_their_order_with_their_words() -> None:
-    """Whatever order a set has its own labels in."""
-    found = class_list(["crane", "tench", "ostrich"], ["n02012849", "n01440764", "n01518878"])
-    assert found.classes == ("n01440764", "n01518878", "n02012849")
-    assert found.words == ("tench", "ostrich", "crane")
-    assert [found.label(own) for own in range(3)] == [2, 0, 1]
-    assert class_list(found.classes).classes == found.classes
+def test_classes_are_sorted_by_wnid_together_with_their_words() -> None:
+    """The order of the labels in the data set does not matter."""
+    class_labels = class_list(
+        ["crane", "tench", "ostrich"], ["n02012849", "n01440764", "n01518878"]
+    )
+    assert class_labels.classes == ("n01440764", "n01518878", "n02012849")
+    assert class_labels.words == ("tench", "ostrich", "crane")
+    assert [class_labels.label(label) for label in range(3)] == [2, 0, 1]
+    assert class_list(class_labels.classes).classes == class_labels.classes
 
 
-def test_wnids_of_labels_are_one_to_one_or_none() -> None:
-    """Classes made of several synsets keep their own names."""
+def test_wnids_are_used_only_if_they_match_labels_one_to_one() -> None:
+    """Classes that consist of several synsets keep their names."""
     names = ["n01440764_1.JPEG", "train/n02012849/n02012849_7_n02012849.JPEG"]
     assert wnids_of_labels([(names[0], 1), (names[1], 0)], 2) == ["n02012849", "n01440764"]
     assert wnids_of_labels([(names[0], 1), (names[1], 0), (names[1], 1)], 2) is None
@@ -315,7 +318,7 @@ def test_wnids_of_labels_are_one_to_one_or_none() -> None:
 
 
 @pytest.mark.parametrize("stem", ["shard-{}", "imagenet1k-train-{}", "{:05}", "train"])
-def test_shards_without_labels_are_never_taken_for_classes(stem: str, tmp_path: Path) -> None:
+def test_shards_without_labels_are_never_mistaken_for_classes(stem: str, tmp_path: Path) -> None:
     for number in range(2):
         files = {f"{i}.jpg": image(number, i) for i in range(3)}
         tar(tmp_path / f"{stem.format(number)}.tar", files)
@@ -323,7 +326,7 @@ def test_shards_without_labels_are_never_taken_for_classes(stem: str, tmp_path: 
         find(str(tmp_path))
 
 
-def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
+def test_shards_without_split_names_have_images_held_out(tmp_path: Path) -> None:
     for shard in range(2):
         out: dict[str, bytes] = {}
         for name, label, number in TRAIN[shard::2]:
@@ -332,15 +335,15 @@ def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
         tar(tmp_path / f"{shard:06}.tar", out)
     source = find(str(tmp_path), val_fraction=0.25)
     assert source.classes == tuple(WNIDS)
-    assert sum(right_labels(split) for split in source.splits) == 24
-    assert right_labels(source.splits[1]) == 6
+    assert sum(check_labels(split) for split in source.splits) == 24
+    assert check_labels(source.splits[1]) == 6
     tar(tmp_path / "val-0.tar", out)
     with pytest.raises(ValueError, match=r"000000\.tar contains no split"):
         find(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("sample", "says"),
+    ("sample", "message"),
     [
         ({"x.cls": b"0"}, "x needs an image"),
         ({"x.jpg": b"", "x.cls": b"cat"}, "labels that are numbers and labels that are names"),
@@ -348,20 +351,22 @@ def test_shards_of_no_split_have_a_part_held_out(tmp_path: Path) -> None:
         ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
     ],
 )
-def test_shards_with_a_wrong_sample(sample: dict[str, bytes], says: str, tmp_path: Path) -> None:
+def test_shards_with_an_invalid_sample_are_refused(
+    sample: dict[str, bytes], message: str, tmp_path: Path
+) -> None:
     write(tmp_path / "classes.txt", "one\ntwo\n")
     tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"} | sample)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         find(str(tmp_path))
 
 
-def test_tars_of_classes_are_told_by_what_lies_in_them(tmp_path: Path) -> None:
-    for folder, stems, named in (
+def test_class_tars_are_recognised_by_their_members(tmp_path: Path) -> None:
+    for folder, stems, key_is_class in (
         ("words", ("cat", "dog"), False),
         ("numbers", ("boeing707", "boeing737"), True),
     ):
         for label, stem in enumerate(stems):
-            files = {f"{stem if named else 'x'}_{n}.jpg": image(label, n) for n in range(3)}
+            files = {f"{stem if key_is_class else 'x'}_{n}.jpg": image(label, n) for n in range(3)}
             tar(tmp_path / folder / f"{stem}.tar", files)
         assert find(str(tmp_path / folder)).classes == stems
 
@@ -371,7 +376,8 @@ PETS = [("a b.jpg", "golden retriever", 0), ("c.png", "cat", 1), ("d.JPG", "cat"
 
 def pets(folder: Path, text: str, file: str = "labels.csv", inside: str = "") -> Source:
     for number, (name, _, label) in enumerate(PETS):
-        write(folder / inside / name, image(1 - label, number))  # in alphabetical order, cats first
+        # The labels of a source follow the alphabetical order of its classes, so cat is 0.
+        write(folder / inside / name, image(1 - label, number))
     write(folder / file, text)
     return find(str(folder), val_fraction=0)
 
@@ -387,14 +393,16 @@ def pets(folder: Path, text: str, file: str = "labels.csv", inside: str = "") ->
     ],
 )
 @pytest.mark.parametrize("inside", ["", "images"])
-def test_a_flat_folder_and_a_table(file: str, text: str, inside: str, tmp_path: Path) -> None:
+def test_flat_folder_with_a_table_of_labels(
+    file: str, text: str, inside: str, tmp_path: Path
+) -> None:
     source = pets(tmp_path, text, file, inside)
     assert source.classes == ("cat", "golden retriever")
-    assert right_labels(source.splits[0]) == 3
+    assert check_labels(source.splits[0]) == 3
     assert source.notes == ()
 
 
-def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
+def test_table_labels_may_be_numbers(tmp_path: Path) -> None:
     for name, number in (("7.jpg", 10), ("9.jpg", 9), ("10.jpg", 10)):
         write(tmp_path / name, image(number - 9, 0))
     write(tmp_path / "val.txt", "9.jpg 9\n10.jpg 10\n")
@@ -405,7 +413,7 @@ def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", "7.jpg 10\n8.jpg 9\n")
     source = find(str(tmp_path))
     assert source.classes == ("9", "10")
-    assert [right_labels(split) for split in source.splits] == [2, 2]
+    assert [check_labels(split) for split in source.splits] == [2, 2]
     write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(10)))
     with pytest.raises(ValueError, match="names 10 classes, counted from 0, and a label is 10"):
         find(str(tmp_path))
@@ -413,7 +421,7 @@ def test_labels_of_a_table_may_be_numbers(tmp_path: Path) -> None:
     assert find(str(tmp_path)).classes[9:] == ("class9", "class10")
 
 
-def test_images_in_no_row_are_said_and_a_part_is_held_out(tmp_path: Path) -> None:
+def test_images_without_a_row_are_reported_and_images_are_held_out(tmp_path: Path) -> None:
     flat(tmp_path / "train", TRAIN)
     flat(tmp_path / "test", VAL)
     lines = "".join(
@@ -433,21 +441,30 @@ def test_images_in_no_row_are_said_and_a_part_is_held_out(tmp_path: Path) -> Non
     assert [split.count for split in source.splits] == [18, 6]
 
 
-GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
+VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        (GOOD + "e.png,cat\n", r"1 rows of .*labels\.csv name no image .*'e\.png' in line 4"),
-        ("Photo,Kind\n" + GOOD, "'Photo' in line 1.*if it is a heading, call its columns name"),
+        (
+            VALID_TABLE + "e.png,cat\n",
+            r"1 rows of .*labels\.csv name no image .*'e\.png' in line 4",
+        ),
+        (
+            "Photo,Kind\n" + VALID_TABLE,
+            "'Photo' in line 1.*if it is a heading, call its columns name",
+        ),
         (
             "x.jpg,dog\ny.jpg,cat\n",
             r"3 images in no class folders.* or a table .*labels\.csv names none of them",
         ),
         ("", "3 images in no class folders"),
-        (GOOD + "c.png,dog\n", r"line 4, calls c\.png 'dog', and a line before calls it 'cat'"),
-        (GOOD + "d.JPG\n", "calls d.JPG '', and"),
+        (
+            VALID_TABLE + "c.png,dog\n",
+            r"line 4, calls c\.png 'dog', and a line before calls it 'cat'",
+        ),
+        (VALID_TABLE + "d.JPG\n", "calls d.JPG '', and"),
         ("a b.jpg,dog\nc.png,cat\nd.JPG,\n", r"the row of .*d\.JPG has no label"),
         ("a b.jpg,0\nc.png,1\nd.JPG,-1\n", r"the row of .*d\.JPG has no label"),
         ("a b.jpg,\nc.png,\nd.JPG,\n", "the split 'train' of .* has no labels"),
@@ -462,31 +479,31 @@ GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ),
     ],
 )
-def test_a_wrong_table(text: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_tables_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
         pets(tmp_path, text)
 
 
 def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
-    pets(tmp_path, GOOD)
-    write(tmp_path / "more.csv", GOOD)
+    pets(tmp_path, VALID_TABLE)
+    write(tmp_path / "more.csv", VALID_TABLE)
     with pytest.raises(ValueError, match="both name images; keep one"):
         find(str(tmp_path))
 
 
-def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
+def test_invalid_table_of_a_flat_validation_folder_is_refused(tmp_path: Path) -> None:
     folder = layouts.tiny_imagenet(tmp_path)
     file = folder / "val" / "val_annotations.txt"
-    good = file.read_text()
-    file.write_text(good + "val_99.JPEG\tn01440764\t0\t32\t44\t62\n")
+    valid = file.read_text()
+    file.write_text(valid + "val_99.JPEG\tn01440764\t0\t32\t44\t62\n")
     with pytest.raises(
         ValueError, match=r"1 rows of .*val_annotations.* 'val_99\.JPEG' in line 13"
     ):
         find(str(folder))
-    file.write_text(good.replace("n02099601", "n09999999"))
+    file.write_text(valid.replace("n02099601", "n09999999"))
     with pytest.raises(ValueError, match="label 'n09999999', and the training folder has no such"):
         find(str(folder))
-    file.write_text(good[: good.index("\n") + 1])
+    file.write_text(valid[: valid.index("\n") + 1])
     assert find(str(folder)).notes[0].startswith("11 images are in no row of")
     assert find(str(folder)).splits[1].count == 1
     truth = layouts.flat_val_with_devkit(tmp_path / "devkit")
@@ -495,22 +512,22 @@ def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
         find(str(truth))
 
 
-def test_tables_beside_class_folders_are_not_read_without_a_word(tmp_path: Path) -> None:
+def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> None:
     for label, name in enumerate(("cat", "dog")):
         write(tmp_path / name / "0.jpg", image(label, 0))
     write(tmp_path / "labels.csv", "0.jpg,cow\n")
     write(tmp_path / "logo.png", image(0, 0))
     source = find(str(tmp_path), val_fraction=0)
-    assert right_labels(source.splits[0]) == 2
+    assert check_labels(source.splits[0]) == 2
     assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
 
 
-def test_the_longest_unused_file_is_closed_but_none_that_is_being_read(
+def test_least_recently_used_file_is_closed_unless_it_is_being_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "abcd":
         write(tmp_path / name, name * 3)
-    held, opened, closed = [OpenFiles(most=2)], list[str](), list[int]()
+    files, opened, closed = [OpenFiles(most=2)], list[str](), list[int]()
     real_open, real_close, real_read = os.open, os.close, os.pread
 
     def opening(path: str, flags: int) -> int:
@@ -519,27 +536,27 @@ def test_the_longest_unused_file_is_closed_but_none_that_is_being_read(
 
     monkeypatch.setattr("alexnet.data.storage.os.open", opening)
     for name in "abacada":
-        assert held[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
-    assert opened == ["a", "b", "c", "d"]  # a was never the longest unused
-    assert len(held[0]) == 2
+        assert files[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
+    assert opened == ["a", "b", "c", "d"]  # "a" was never the least recently used
+    assert len(files[0]) == 2
 
     def reading(file: int, length: int, begin: int) -> bytes:
         monkeypatch.setattr("alexnet.data.storage.os.pread", real_read)
-        for name in "bcb":  # meanwhile two others are read, in the one place that is left
-            assert held[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
+        for name in "bcb":  # two others take turns in the one free slot
+            assert files[0].read(str(tmp_path / name), 0, 3) == name.encode() * 3
         return real_read(file, length, begin)
 
     monkeypatch.setattr("alexnet.data.storage.os.pread", reading)
-    assert held[0].read(str(tmp_path / "a"), 0, 3) == b"aaa"
+    assert files[0].read(str(tmp_path / "a"), 0, 3) == b"aaa"
     assert opened[4:] == ["b", "c", "b"]
-    descriptors = [file for file, _ in held[0]._open.values()]
+    descriptors = [file for file, _ in files[0]._open.values()]
 
     def closing(file: int) -> None:
         closed.append(file)
         real_close(file)
 
     monkeypatch.setattr("alexnet.data.storage.os.close", closing)
-    held.clear()
+    files.clear()
     assert closed == descriptors
 
 
@@ -552,21 +569,21 @@ from alexnet.data.store import Store
 from alexnet.data.loader import batches
 split = Store(sys.argv[1]).split("train", keep=True)
 order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(split)), 3))
-seen = []
+levels = []
 for batch in batches(split, order, 64, workers=8):
-    seen += batch.images[:, 0, 0, 0].tolist()
+    levels += batch.images[:, 0, 0, 0].tolist()
 want = {int(i): split.encoded(int(i)) for i in range(len(split))}
 assert len(split._files) == 200, len(split._files)
 with ThreadPoolExecutor(16) as pool:
     got = list(pool.map(lambda i: split.encoded(int(i)), order))
 assert got == [want[int(i)] for i in order]
-print(len(seen), sum(seen))
+print(len(levels), sum(levels))
 """
 
 
 @pytest.mark.parametrize("where", ["{}", "file://{}"])
-def test_a_store_of_more_files_than_a_process_may_open(where: str, tmp_path: Path) -> None:
-    """200 files and 64 descriptors, read by many threads at once; so are a bucket's copies."""
+def test_store_with_more_files_than_the_open_file_limit(where: str, tmp_path: Path) -> None:
+    """200 files are read by many threads with 64 descriptors, from a folder and from a URL."""
     levels = list(range(200))
     items = [
         Item(str(level), level % 2, in_hand(encode(np.full((8, 8, 3), level, np.uint8), "png")))
@@ -576,12 +593,12 @@ def test_a_store_of_more_files_than_a_process_may_open(where: str, tmp_path: Pat
     source = Source("levels", ("dark", "light"), (split,))
     settings = StoreSettings(size_px=8, encoding="png", shard_images=1)
     prepare(source, tmp_path / "store", settings, workers=1)
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", MANY, where.format(tmp_path / "store")],
         capture_output=True,
         text=True,
         env=os.environ | {"ALEXNET_CACHE": str(tmp_path / "cache")},
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.split() == ["600", str(3 * sum(levels))]
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.split() == ["600", str(3 * sum(levels))]

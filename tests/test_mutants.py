@@ -1,4 +1,4 @@
-"""The ledger and the table of mutants fit together; whether mutants die, `make mutants` says."""
+"""The ledger and the table of mutants agree; `make mutants` checks that the tests fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_every_row_of_the_ledger_has_a_mutant_and_every_mutant_a_row() -> None:
 
 def test_every_row_names_tests_that_exist() -> None:
     for row in mutants.rows():
-        assert mutants.test_ids(row.tests)
+        assert mutants.node_ids(row.tests)
 
 
 def test_every_mutant_changes_one_place_of_the_code() -> None:
@@ -28,7 +28,7 @@ def test_every_mutant_changes_one_place_of_the_code() -> None:
         assert mutant.old != mutant.new
 
 
-def test_a_change_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_mutant_that_does_not_match_exactly_once_is_refused(tmp_path: Path) -> None:
     (tmp_path / "alexnet").mkdir()
     (tmp_path / "alexnet" / "x.py").write_text("a = 1\na = 1\n")
     for old in ("a = 1", "b"):
@@ -36,6 +36,6 @@ def test_a_change_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
             mutants.apply(Mutant("", "x.py", old, "a = 2"), tmp_path)
 
 
-def test_a_row_without_a_test_that_exists_is_refused() -> None:
+def test_row_with_an_unknown_test_is_refused() -> None:
     with pytest.raises(ValueError, match="no test is named test_nothing_of_this_kind"):
-        mutants.test_ids(Row("a sentence", ("test_nothing_of_this_kind[paper]",)).tests)
+        mutants.node_ids(Row("a sentence", ("test_nothing_of_this_kind[paper]",)).tests)

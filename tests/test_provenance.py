@@ -1,4 +1,4 @@
-"""A file says which code made it."""
+"""The version, commit and state of the code that files are marked with."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ GIT = "git", "-c", "user.name=t", "-c", "user.email=t@example.org"
 
 
 def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([*GIT, *arguments], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    completed = subprocess.run([*GIT, *arguments], cwd=folder, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
 
 
 def version_in(folder: Path) -> str:
-    """What a copy of the package in `folder` says of itself."""
+    """The code version that a copy of the package in `folder` reports."""
     program = "from alexnet.provenance import code_version; print(code_version())"
-    run = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program]
     return subprocess.run(
-        run, cwd=folder, capture_output=True, text=True, check=True
+        command, cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with the two modules of the package that the question needs."""
+    """A folder with the two modules of the package that `code_version` needs."""
     package = tmp_path / "somewhere" / "alexnet"
     package.mkdir(parents=True)
     for name in ("__init__.py", "provenance.py"):
@@ -40,7 +40,7 @@ def copy(tmp_path: Path) -> Path:
     return package.parent
 
 
-def test_a_checkout_names_its_commit_and_whether_it_is_clean(copy: Path) -> None:
+def test_checkout_reports_its_commit_and_whether_it_is_clean(copy: Path) -> None:
     git(copy, "init", "-q")
     (copy / ".gitignore").write_text("__pycache__\n")
     git(copy, "add", ".")
@@ -57,17 +57,17 @@ def test_a_checkout_names_its_commit_and_whether_it_is_clean(copy: Path) -> None
     assert version_in(copy) == str(clean | {"clean": False})
 
 
-def test_an_installed_package_gives_its_version_alone(copy: Path) -> None:
+def test_installed_package_reports_only_its_version(copy: Path) -> None:
     assert version_in(copy) == str({"version": __version__})
 
 
-def test_somebody_elses_checkout_around_an_installed_package_is_not_named(copy: Path) -> None:
+def test_commit_of_a_surrounding_checkout_is_not_reported(copy: Path) -> None:
     git(copy, "init", "-q")
     git(copy, "commit", "-q", "--allow-empty", "-m", "another project")
     assert version_in(copy) == str({"version": __version__})
 
 
-def test_the_sentence_is_short_and_names_a_changed_tree() -> None:
+def test_description_is_short_and_marks_a_changed_tree() -> None:
     wheel: dict[str, str | bool] = {"version": "0.1.0"}
     assert describe(wheel) == "alexnet 0.1.0"
     checkout = wheel | {"commit": "0123456789abcdef", "clean": True}

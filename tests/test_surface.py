@@ -1,4 +1,4 @@
-"""What the package is: its public names, which way imports point, what it keeps out."""
+"""The package as a whole: public names, direction of imports, and what is not imported."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ RANK = {name: rank for rank, names in RANKS.items() for name in names}
 
 
 def imports(path: Path) -> set[str]:
-    """Rooms of the package that a file imports from."""
-    found = set()
+    """The modules and subpackages of the package that a file imports from."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if (
             isinstance(node, ast.ImportFrom)
             and node.module
             and node.module.split(".")[0] == "alexnet"
         ):
-            rest = node.module.split(".")[1:]
-            found |= (
-                {rest[0]}
-                if rest
+            parts = node.module.split(".")[1:]
+            names |= (
+                {parts[0]}
+                if parts
                 else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
             )
-    return found
+    return names
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_point_in_one_direction() -> None:
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for other in imports(path):
-            assert RANK[other] <= RANK[room], f"{path.name} imports {other}"
-            if room == "data":
-                known = "config", "data", "errors", "files", "native", "ops", "progress"
-                assert other in known, (
-                    f"data knows only config, the operators and what compiles them: {path.name} {other}"
+        module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for imported in imports(path):
+            assert RANK[imported] <= RANK[module], f"{path.name} imports {imported}"
+            if module == "data":
+                allowed = "config", "data", "errors", "files", "native", "ops", "progress"
+                assert imported in allowed, (
+                    f"{path.name} imports {imported}; data may import only {allowed}"
                 )
 
 
-def test_the_public_names_are_all_there_and_no_others() -> None:
+def test_package_exports_exactly_the_public_names() -> None:
     assert sorted(alexnet.__all__) == alexnet.__all__
     for name in alexnet.__all__:
         assert getattr(alexnet, name) is not None
@@ -74,24 +74,26 @@ def test_public_names_are_documented() -> None:
         assert getattr(alexnet.recipes, name)().recipe == name
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    program = "import sys, alexnet; assert not {'torch', 'numpy', 'datasets', 'matplotlib'} & set(sys.modules)"
+def test_import_alexnet_does_not_import_large_libraries() -> None:
+    large = {"torch", "numpy", "datasets", "matplotlib"}
+    program = f"import sys, alexnet; assert not {large} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-def test_training_needs_no_datasets_library() -> None:
-    program = "import sys, alexnet.train.loop; assert not {'datasets', 'matplotlib', 'scipy'} & set(sys.modules)"
+def test_training_does_not_import_datasets() -> None:
+    unused = {"datasets", "matplotlib", "scipy"}
+    program = f"import sys, alexnet.train.loop; assert not {unused} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-def test_the_version_is_the_changelogs() -> None:
+def test_version_matches_the_changelog() -> None:
     root = PACKAGE.parent
     assert f'version = "{alexnet.__version__}"' in (root / "pyproject.toml").read_text()
     assert f"## [{alexnet.__version__}] - 20" in (root / "CHANGELOG.md").read_text()
 
 
-def test_every_sentence_of_the_ledger_names_things_that_exist() -> None:
-    """docs/paper.md: each row's symbol and test are in the tree."""
+def test_every_ledger_row_names_symbols_and_tests_that_exist() -> None:
+    """The symbols of each row of docs/paper.md are in the package, and its tests in tests/."""
     root = PACKAGE.parent
     code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     tests = "\n".join(path.read_text() for path in (root / "tests").glob("*.py"))

@@ -1,4 +1,4 @@
-"""A run is a function of its config: interrupted anywhere, it goes on bit for bit; what cannot work is refused."""
+"""Training: a run is determined by its config, and an interrupted run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ import torch
 
 from alexnet import checkpoint, recipes
 from alexnet.checkpoint import read_config
-from alexnet.config import Plateau, Sgd, StepSchedule, StoreSettings, from_dict, to_dict
+from alexnet.config import (
+    FullyConnected,
+    Plateau,
+    Sgd,
+    StepSchedule,
+    StoreSettings,
+    from_dict,
+    to_dict,
+)
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
@@ -32,14 +40,14 @@ from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metri
 from tests.conftest import tiny, tiny_architecture
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = checkpoint.read(one), checkpoint.read(other)
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = checkpoint.read(first), checkpoint.read(second)
     pairs = [(a.weights, b.weights), (a.velocity, b.velocity)]
     return all(x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x) for x, y in pairs)
 
 
 def numbers(run: Path) -> list[dict[str, float]]:
-    """The metrics that do not tell the time."""
+    """The metrics of each epoch that do not depend on time."""
     keys = ("epoch", "step", "lr", "train_loss", "train_error", "val_loss", "val_error")
     return [{k: m[k] for k in keys} for m in read_metrics(run, "epoch")]
 
@@ -53,51 +61,61 @@ def test_the_number_of_workers_changes_nothing(
     assert numbers(tmp_path / "run") == numbers(run)
 
 
-def test_another_seed_is_another_run(store: Path, run: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_another_run(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "run")
     assert not same_weights(tmp_path / "run", run)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int, layers: int = 7) -> None:
-    """Sends this process a signal while it takes its `steps`-th step; every layer has two parameters to update."""
+def stop_after(
+    monkeypatch: pytest.MonkeyPatch, steps: int, signal_number: int, layers: int = 7
+) -> None:
+    """Send this process a signal during its `steps`-th step.
+
+    Steps are counted by updates: every layer has two parameters.
+    """
     real, count = sgd.update, {"calls": 0}
     parameters = 2 * layers
 
     def counted(*arguments: object) -> None:
         count["calls"] += 1
         if count["calls"] == steps * parameters:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal_number)
         real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sgd, "update", counted)
 
 
 @pytest.mark.parametrize(
-    ("steps", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)]
+    ("steps", "signal_number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)]
 )
-def test_a_stopped_run_goes_on_bit_for_bit(
-    store: Path, run: Path, steps: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stopped_run_resumes_bit_for_bit(
+    store: Path,
+    run: Path,
+    steps: int,
+    signal_number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with (
         monkeypatch.context() as patch,
         pytest.raises(Interrupted, match=f"saved at step {steps}") as stopped,
     ):
-        stop_after(patch, steps, number)
+        stop_after(patch, steps, signal_number)
         fit(tiny(store), tmp_path / "run")
-    assert stopped.value.number == number
+    assert stopped.value.number == signal_number
     assert checkpoint.read(tmp_path / "run").about["position"]["step"] == steps
     resume(tmp_path / "run")
     assert same_weights(tmp_path / "run", run)
     assert numbers(tmp_path / "run") == numbers(run)
 
 
-def test_signals_are_the_programs_again_after_a_run(store: Path, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_after_a_run(store: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fit(tiny(store, schedule=StepSchedule(1)), tmp_path / "run")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_run_may_live_in_a_thread(store: Path, run: Path, tmp_path: Path) -> None:
+def test_training_in_a_thread_gives_the_same_run(store: Path, run: Path, tmp_path: Path) -> None:
     thread = threading.Thread(target=fit, args=(tiny(store), tmp_path / "run"))
     thread.start()
     thread.join()
@@ -118,10 +136,10 @@ def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) ->
     assert before == after
 
 
-def test_metrics_past_the_checkpoint_are_written_once(
+def test_metrics_after_the_checkpoint_are_not_duplicated_on_resume(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
-    """As after a kill between an epoch's line and its checkpoint."""
+    """As after a kill between the line of an epoch and its checkpoint."""
     shutil.copytree(run, tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "epoch", "step": 12, "epoch": 4}\n{"kind": "epo')
@@ -129,7 +147,7 @@ def test_metrics_past_the_checkpoint_are_written_once(
     assert [m["epoch"] for m in read_metrics(tmp_path / "run", "epoch")] == [1, 2, 3]
 
 
-def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) -> None:
+def test_saved_config_reproduces_the_run(run: Path, tmp_path: Path) -> None:
     config = read_config(run)
     assert config.architecture.classes == 10
     assert config.precision == "float32"
@@ -138,90 +156,96 @@ def test_the_runs_config_is_enough_to_run_it_again(run: Path, tmp_path: Path) ->
     assert from_dict(type(config), to_dict(config)) == config
 
 
-def test_the_weights_say_what_they_are(run: Path, store: Path) -> None:
+def test_checkpoint_describes_its_origin(run: Path, store: Path) -> None:
     for which in ("last", "best"):
-        about = checkpoint.read(run, which).about  # type: ignore[arg-type]
+        saved = checkpoint.read(run, which)  # type: ignore[arg-type]
+        about = saved.about
         assert about["recipe"] == "tiny"
         assert about["code"] == code_version()
         assert about["store"] == Store(store).checksum
         assert about["classes"] == Store(store).classes
-        assert about["sha256"] == checkpoint.tensors_sha256(checkpoint.read(run, which).weights)  # type: ignore[arg-type]
+        assert about["sha256"] == checkpoint.tensors_sha256(saved.weights)
         epochs = read_metrics(run, "epoch")
         assert about["evaluation"]["val_error"] in [m["val_error"] for m in epochs]
     assert about["evaluation"]["val_error"] == min(m["val_error"] for m in epochs)
 
 
-def test_conv1_is_frozen_and_noise_off_in_the_end_game(
+def test_conv1_is_frozen_and_colour_noise_off_in_the_end_game(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    colour_on = []
     real = loop.sample_augmentation
 
     def watched(*arguments: object) -> object:
-        seen.append(arguments[-1])
+        colour_on.append(arguments[-1])
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "sample_augmentation", watched)
     fit(tiny(store), tmp_path / "run")
-    assert seen == [True] * 8 + [False] * 4
+    assert colour_on == [True] * 8 + [False] * 4
     fit(tiny(store, schedule=replace(tiny(store).schedule, epochs=2)), tmp_path / "two")
-    whole, two = (
+    three, two = (
         checkpoint.read(tmp_path / "run").weights,
         checkpoint.read(tmp_path / "two").weights,
     )
-    assert torch.equal(whole["conv1.weight"], two["conv1.weight"])
-    assert not torch.equal(whole["conv2.weight"], two["conv2.weight"])
+    assert torch.equal(three["conv1.weight"], two["conv1.weight"])
+    assert not torch.equal(three["conv2.weight"], two["conv2.weight"])
 
 
-def test_a_nan_names_step_and_tensor(store: Path, tmp_path: Path) -> None:
+def test_nan_error_names_the_step_and_the_tensor(store: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match=r"step \d+: .*(weight|bias|output of) .*not finite"):
         fit(tiny(store, sgd=Sgd(batch=16, lr=1e30)), tmp_path / "run")
 
 
-def test_readings_that_come_late_are_the_same_and_a_nan_keeps_its_step() -> None:
+def test_delayed_metrics_are_the_same_and_a_nan_keeps_its_step() -> None:
     net, labels = ShardedNetwork(tiny_architecture(), 0, ALONE), torch.tensor([0, 1, 2])
     x = torch.zeros(3, 3, net.architecture.input_px, net.architecture.input_px)
     logits = [torch.eye(3, 10)[torch.randperm(3)] * i for i in range(5)]
     sums = []
-    for late in (0, 1, 3):
-        at = TrainState()
-        readings = StepMetrics(net, at, late)
+    for delay in (0, 1, 3):
+        state = TrainState()
+        metrics = StepMetrics(net, state, delay)
         for each in logits:
             wrong = (each.argmax(1) != labels).sum()
-            readings.add(x, torch.nn.functional.cross_entropy(each, labels), wrong, 3, False, False)
-            at.step += 1
-        assert at.images == 3 * (5 - late)
-        readings.settle()
-        sums.append((at.images, at.errors, at.loss_sum))
+            metrics.add(x, torch.nn.functional.cross_entropy(each, labels), wrong, 3, False, False)
+            state.step += 1
+        assert state.images == 3 * (5 - delay)
+        metrics.settle()
+        sums.append((state.images, state.errors, state.loss_sum))
     assert sums[0] == sums[1] == sums[2]
-    readings.add(x, torch.tensor(float("inf")), torch.tensor(0), 3, False, False)
-    at.step += 1
+    metrics.add(x, torch.tensor(float("inf")), torch.tensor(0), 3, False, False)
+    state.step += 1
     with pytest.raises(NotFinite, match="step 5: the loss is not finite, though"):
-        readings.settle()
+        metrics.settle()
 
 
-def test_init_takes_what_fits_and_says_what(
+def test_init_copies_matching_layers_and_reports_them(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(store, init=str(run), schedule=StepSchedule(1))
-    layers = [replace(x, units=16) if x.name == "fc7" else x for x in config.architecture.layers]  # type: ignore[call-arg]
+    layers = [
+        replace(layer, units=16)
+        if isinstance(layer, FullyConnected) and layer.name == "fc7"
+        else layer
+        for layer in config.architecture.layers
+    ]
     config = replace(
         config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, lr=0)
     )
     fit(config, tmp_path / "run")
-    said = capsys.readouterr().err
-    assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in said
+    output = capsys.readouterr().err
+    assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in output
     mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
     assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
 
 
-def test_the_last_layer_is_taken_from_the_same_classes_alone(
+def test_last_layer_is_copied_only_if_the_classes_are_the_same(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ten answers to other questions are no start for ten new ones, whatever their shape."""
-    still = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
+    """A last layer of the same shape but for other classes is not copied."""
+    frozen = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
     theirs = checkpoint.read(run)
-    fit(tiny(store, init=str(run), **still), tmp_path / "same")
+    fit(tiny(store, init=str(run), **frozen), tmp_path / "same")
     assert torch.equal(
         checkpoint.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
     )
@@ -229,7 +253,7 @@ def test_the_last_layer_is_taken_from_the_same_classes_alone(
     other = tmp_path / "other.safetensors"
     checkpoint.write(other, theirs.weights, {}, theirs.mean, about)
     capsys.readouterr()
-    fit(tiny(store, init=str(other), **still), tmp_path / "new")
+    fit(tiny(store, init=str(other), **frozen), tmp_path / "new")
     assert "started anew: fc8 (the classes differ" in capsys.readouterr().err
     mine = checkpoint.read(tmp_path / "new").weights
     assert torch.equal(mine["fc7.weight"], theirs.weights["fc7.weight"])
@@ -239,13 +263,13 @@ def test_the_last_layer_is_taken_from_the_same_classes_alone(
     )
 
 
-def test_only_the_named_layers_are_taken(
+def test_init_layers_limits_the_copied_layers(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, lr=0))
     fit(replace(config, schedule=StepSchedule(1)), tmp_path / "run")
-    said = capsys.readouterr().err
-    assert f"from {run}: conv1, fc6; started anew: conv2, conv3, conv4, fc7, fc8" in said
+    output = capsys.readouterr().err
+    assert f"from {run}: conv1, fc6; started anew: conv2, conv3, conv4, fc7, fc8" in output
     mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
     assert torch.equal(mine["fc6.weight"], theirs["fc6.weight"])
     assert not torch.equal(mine["conv2.weight"], theirs["conv2.weight"])
@@ -253,27 +277,27 @@ def test_only_the_named_layers_are_taken(
         fit(replace(config, init_layers=("conv9",)), tmp_path / "none")
 
 
-def test_with_a_fixed_order_the_images_of_a_batch_stay_together(
+def test_fixed_order_keeps_the_batches_of_every_epoch(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, ...]] = []
+    batches: list[tuple[int, ...]] = []
     real = loop.sample_augmentation
 
     def watched(*arguments: object) -> object:
-        seen.append(tuple(arguments[5]))  # type: ignore[arg-type]
+        batches.append(tuple(arguments[5]))  # type: ignore[arg-type]
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "sample_augmentation", watched)
     for order in ("fixed", "shuffled"):
-        seen.clear()
+        batches.clear()
         fit(tiny(store, order=order, schedule=StepSchedule(2)), tmp_path / order)
-        first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+        first, second = batches[: len(batches) // 2], batches[len(batches) // 2 :]
         assert sorted(sum(first, ())) == sorted(sum(second, ())) == list(range(60))
         assert (first == second) == (order == "fixed")
         assert first[0] != tuple(range(len(first[0])))
 
 
-def test_float64_is_float64_from_the_weights_to_the_loss(store: Path, tmp_path: Path) -> None:
+def test_float64_is_used_from_the_weights_to_the_loss(store: Path, tmp_path: Path) -> None:
     fit(tiny(store, precision="float64", schedule=StepSchedule(1)), tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run")
     assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float64}
@@ -282,7 +306,7 @@ def test_float64_is_float64_from_the_weights_to_the_loss(store: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float64"])
-def test_cuda_uses_tf32_only_where_it_is_asked_for(precision: str) -> None:
+def test_cuda_uses_tf32_only_on_request(precision: str) -> None:
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
     try:
@@ -295,26 +319,26 @@ def test_cuda_uses_tf32_only_where_it_is_asked_for(precision: str) -> None:
             backend.allow_tf32 = value
 
 
-def test_a_net_that_starts_blind_is_warned_about(
+def test_net_that_starts_nearly_blind_gives_a_warning(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dim = replace(
+    small_weights = replace(
         tiny_architecture(), layers=tuple(replace(x, std=0.001) for x in tiny_architecture().layers)
     )
-    fit(tiny(store, architecture=dim, schedule=StepSchedule(1)), tmp_path / "run")
+    fit(tiny(store, architecture=small_weights, schedule=StepSchedule(1)), tmp_path / "run")
     assert "nearly blind" in capsys.readouterr().err
     start = read_metrics(tmp_path / "run", "start")[0]["signal"]
     assert start["fc7"][0] < 0.02 < start["conv1"][0]
 
 
-def test_waiting_for_data_and_memory_are_in_the_metrics(run: Path) -> None:
+def test_metrics_contain_waiting_time_memory_and_speed(run: Path) -> None:
     for m in read_metrics(run, "epoch"):
         assert 0 <= m["waited_share"] < 1
         assert m["peak_memory_bytes"] > 2**20
         assert m["images_per_s"] > 0
 
 
-def test_a_plateau_run_resumes_too(
+def test_plateau_run_resumes_bit_for_bit(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(store, schedule=Plateau(epochs=9, patience=1, min_delta=0.5, drops=2))
@@ -327,7 +351,7 @@ def test_a_plateau_run_resumes_too(
     assert len({m["lr"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
 
 
-def test_bad_runs_are_refused_and_nothing_is_overwritten(
+def test_invalid_runs_are_refused_and_nothing_is_overwritten(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
     before = (run / "config.json").read_bytes()
@@ -336,7 +360,7 @@ def test_bad_runs_are_refused_and_nothing_is_overwritten(
     ):
         fit(tiny(store), run)
     assert (run / "config.json").read_bytes() == before
-    for config, says in (
+    for config, message in (
         (tiny(tmp_path / "none"), "is not a prepared store"),
         (tiny(store, val_split="test"), "has no split 'test'"),
         (
@@ -348,7 +372,7 @@ def test_bad_runs_are_refused_and_nothing_is_overwritten(
         (tiny(store, sgd=Sgd(batch=-1)), "sgd.batch is -1"),
         (tiny(store, init=str(tmp_path / "none")), "does not exist"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             fit(config, tmp_path / "new")
         assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="is not a run"):
@@ -359,16 +383,16 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
     run = tmp_path / "run"
     fit(tiny(store, schedule=StepSchedule(1)), run)
     last, data = run / "last.safetensors", (run / "last.safetensors").read_bytes()
-    for bad in (data[: len(data) // 2], b"", b"x" * 100):
-        last.write_bytes(bad)
+    for damaged in (data[: len(data) // 2], b"", b"x" * 100):
+        last.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"last\.safetensors is damaged"):
             resume(run)
-        assert last.read_bytes() == bad
+        assert last.read_bytes() == damaged
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 64
     last.write_bytes(flipped)
     try:
-        checkpoint.read(run)  # a bit of the velocity or mean: the weights are whole
+        checkpoint.read(run)  # may succeed: the bit may belong to the velocity or the mean image
     except ValueError as error:
         assert "sha256" in str(error)
     last.write_bytes(data)
@@ -384,7 +408,7 @@ def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path)
         resume(run)
 
 
-def test_a_store_that_changed_is_noticed(store: Path, tmp_path: Path) -> None:
+def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
     fit(tiny(tmp_path / "store", schedule=StepSchedule(1)), tmp_path / "run")
     manifest = tmp_path / "store" / "manifest.json"
@@ -393,7 +417,7 @@ def test_a_store_that_changed_is_noticed(store: Path, tmp_path: Path) -> None:
         resume(tmp_path / "run")
 
 
-def test_auto_is_settled_and_saved(store: Path) -> None:
+def test_auto_device_and_precision_are_resolved(store: Path) -> None:
     config = resolve(tiny(store, device="auto", precision="auto"))
     assert config.device in ("cpu", "cuda", "mps")
     assert config.precision == ("bfloat16" if config.device == "cuda" else "float32")
@@ -405,7 +429,7 @@ def test_bfloat16_trains_with_float32_weights(store: Path, tmp_path: Path) -> No
     assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float32}
 
 
-PROGRAM = """
+TRAIN_OR_RESUME = """
 import sys
 from pathlib import Path
 from tests.conftest import tiny
@@ -418,12 +442,12 @@ resume(run) if (run / "config.json").exists() else fit(tiny(store, checkpoint_mi
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_bit_for_bit(
+def test_run_killed_at_any_moment_resumes_bit_for_bit(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL at many moments, a checkpoint after every step: the end is the undisturbed run's."""
+    """SIGKILL at many moments, with a checkpoint after every step."""
     killed = tmp_path / "run"
-    command = [sys.executable, "-c", PROGRAM, str(store), str(killed)]
+    command = [sys.executable, "-c", TRAIN_OR_RESUME, str(store), str(killed)]
     root = Path(__file__).parents[1]
     kills = 0
     for attempt in range(12):
@@ -448,7 +472,7 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(
 def test_the_full_size_net_resumes_bit_for_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three steps of the real network, stopped after the second."""
+    """Three steps of the full-size network, stopped after the second."""
     prepare(shapes.source(24, 10), tmp_path / "store", StoreSettings())
     config = getattr(recipes, name)()
     config = replace(
@@ -468,8 +492,8 @@ def test_the_full_size_net_resumes_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipes.__all__)
-def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
-    """At its own input size, an eighth as wide where it is wide."""
+def test_every_recipe_trains_for_an_epoch(name: str, tmp_path: Path) -> None:
+    """At its own input size; networks for 224 pixels have an eighth of their width."""
     config = getattr(recipes, name)()
     px = config.architecture.input_px
     prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=px + 8))
@@ -487,7 +511,7 @@ def test_every_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
     assert metrics["train_loss"] < 10
 
 
-MEMORY = """
+PEAK_MEMORY = """
 import json, sys
 from dataclasses import replace
 from alexnet import recipes
@@ -502,16 +526,16 @@ print(json.dumps([m["peak_memory_bytes"] for m in read_metrics(Path(run), "epoch
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_epochs_or_with_the_set(tmp_path: Path) -> None:
-    """Peak memory after epoch 2 grows at most 2 %, and a set four times as large needs no more (2 % too)."""
+def test_memory_does_not_grow_with_epochs_or_images(tmp_path: Path) -> None:
+    """Peak memory grows by at most 2 %, from epoch 2 on and with four times the images."""
     peaks = []
     for count in (400, 1600):
-        place = tmp_path / str(count)
-        prepare(shapes.source(count, 100), place / "store", StoreSettings(size_px=128))
-        command = [sys.executable, "-c", MEMORY, str(place / "store"), str(place / "run")]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"peak memory, MiB, by epoch: {[[p >> 20 for p in own] for own in peaks]}")
-    for own in peaks:
-        assert own[-1] <= 1.02 * own[1]
+        folder = tmp_path / str(count)
+        prepare(shapes.source(count, 100), folder / "store", StoreSettings(size_px=128))
+        command = [sys.executable, "-c", PEAK_MEMORY, str(folder / "store"), str(folder / "run")]
+        completed = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks.append(json.loads(completed.stdout.splitlines()[-1]))
+    print(f"peak memory, MiB, by epoch: {[[p >> 20 for p in epochs] for epochs in peaks]}")
+    for epochs in peaks:
+        assert epochs[-1] <= 1.02 * epochs[1]
     assert peaks[1][-1] <= 1.02 * peaks[0][-1]

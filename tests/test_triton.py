@@ -1,4 +1,4 @@
-"""The CUDA normalisation against the plain path; without a GPU, through Triton's interpreter."""
+"""LRN in Triton against the plain implementation; without a GPU, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alexnet.ops.triton_lrn import lrn_triton  # noqa: E402
 @pytest.mark.parametrize("n", [1, 4, 5, 9])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_plain_one(
+def test_triton_lrn_matches_the_plain_implementation(
     maps: int, columns: int, n: int, relu: bool, dtype: torch.dtype
 ) -> None:
     x = (
@@ -43,7 +43,8 @@ def test_it_is_the_plain_one(
         (g,) = torch.autograd.grad(y, value, dy.to(y.dtype))
         assert y.stride() == value.stride()
         results.append((y.detach().double(), g.double()))
-    # float32: a few roundings; bfloat16: float32 inside, 8 bits at the end, rounded by a GPU, cut by the interpreter
+    # float32: a few roundings. bfloat16: computed in float32; the result of 8 bits is rounded by a
+    # GPU and truncated by the interpreter.
     low_bits = 2**-8 if DEVICE == "cuda" else 2**-7
     rtol, of_largest = (2e-6, 2**-21) if dtype == torch.float32 else (low_bits, 4e-5)
     for low, exact in zip(*results, strict=True):
@@ -52,7 +53,7 @@ def test_it_is_the_plain_one(
         )
 
 
-def test_it_is_a_well_made_operator() -> None:
+def test_triton_lrn_passes_opcheck() -> None:
     x = (
         torch.randn(2, 8, 4, 5, device=DEVICE)
         .contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The claims of the paper as values: the comparison, the data, the measure, and the paper's words.
+"""The claims of the paper: what is compared, on which data, and by which effects.
 
 A claim holds arms, each a change of one base configuration, and effects, each a number for each
 seed that is above `none` where the paper is right. This module imports only the standard library
@@ -95,7 +95,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "columns",
-        "two columns err less than one column with half of the kernels in conv1 to conv4; "
+        "two columns err less than one column with half of the filters in conv1 to conv4; "
         "time is not compared",
         "-1.7 / -1.2",
         "39.168 / 18.229 with one column, 37.473 / 16.999 with two (ImageNet 2010 test set)",
@@ -104,10 +104,10 @@ CLAIMS: tuple[Claim, ...] = (
         (Arm("base"), Arm("one column", one_column)),
         (_error("one column", "1.7", 1.7),),
         note="The paper also says that two GPUs took slightly less time than one. At full scale "
-        "both nets are judged on the ImageNet 2012 validation set, the log's pair on the 2010 test "
+        "both nets are tested on the ImageNet 2012 validation set, the log's pair on the 2010 test "
         "set. The log's pair differs in more than the columns: its one-column net (145-half) has "
-        "another schedule (falls at 20 and 48, stop at 96) and a bias learning rate of 0.002 in "
-        "conv1 and conv2 and of 0.02 elsewhere (the other net: falls at 23, 51 and 78, stop at 93, "
+        "another schedule (drops at 20 and 48, stop at 96) and a bias learning rate of 0.002 in "
+        "conv1 and conv2 and of 0.02 elsewhere (the other net: drops at 23, 51 and 78, stop at 93, "
         "and 0.002 everywhere).",
     ),
     Claim(
@@ -159,23 +159,23 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "crops",
-        "random patches and reflections prevent substantial overfitting, and ten patches at test "
+        "random crops and reflections prevent substantial overfitting, and ten crops at test "
         "lower the error",
-        "39.0 / 18.3 -> 37.5 / 17.0 by ten patches",
-        "39.025 / 18.295 -> 37.473 / 16.999 by ten patches",
+        "39.0 / 18.3 -> 37.5 / 17.0 by ten crops",
+        "39.025 / 18.295 -> 37.473 / 16.999 by ten crops",
         WITH_CIFAR,
         five_convolutions,
-        (Arm("base"), Arm("no patches", augment(crops=False, flips=False))),
+        (Arm("base"), Arm("no crops", augment(crops=False, flips=False))),
         (
-            _gap("no patches", "substantial overfitting without"),
+            _gap("no crops", "substantial overfitting without"),
             Effect(
-                "error with the centre patch, ablated minus base, percentage points",
+                "error with the centre crop, ablated minus base, percentage points",
                 "more than 0",
-                ("no patches", "base"),
+                ("no crops", "base"),
                 effects.centre_error,
             ),
             Effect(
-                "test error, centre patch minus ten patches, percentage points",
+                "test error, centre crop minus ten crops, percentage points",
                 "1.5",
                 ("base",),
                 effects.centre_minus_ten,
@@ -366,7 +366,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "filters",
-        "conv1's kernels specialise by column, one to colour, one not, in every run",
+        "the filters of conv1 specialise by column, one to colour, one not, in every run",
         "Fig. 3",
         kinds=("photographs", "imagenet"),
         base=five_convolutions,
@@ -382,8 +382,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "features",
-        "the nearest images in the last hidden layer show the same thing, those by pixels often do "
-        "not",
+        "the nearest images in the last hidden layer show the same thing, and the nearest by "
+        "pixels often do not",
         "Fig. 4",
         kinds=("photographs", "imagenet"),
         base=five_convolutions,

@@ -1,4 +1,4 @@
-"""A trained network at work: predictions, features, figures, ONNX."""
+"""Use of a trained network: predictions, features, figures, signal, and exported files."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from tests.conftest import RECIPES, tiny_architecture
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "pictures"
-    place.mkdir()
+    images = tmp_path / "pictures"
+    images.mkdir()
     for label in range(3):
-        Image.fromarray(shapes.image(label, 1)).save(place / f"{label}.png")
-    return place
+        Image.fromarray(shapes.image(label, 1)).save(images / f"{label}.png")
+    return images
 
 
 def test_predictions_are_probabilities_best_first(run: Path, folder: Path) -> None:
-    found = list(predict(load(run), [folder], most=10))
-    assert [Path(p.picture).name for p in found] == ["0.png", "1.png", "2.png"]
-    for p in found:
-        shares = [share for _, share in p.classes]
-        assert shares == sorted(shares, reverse=True)
-        assert sum(shares) == pytest.approx(1, abs=1e-5)
+    predictions = list(predict(load(run), [folder], most=10))
+    assert [Path(p.picture).name for p in predictions] == ["0.png", "1.png", "2.png"]
+    for p in predictions:
+        probabilities = [probability for _, probability in p.classes]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert {name for name, _ in p.classes} == set(shapes.CLASSES)
 
 
-def test_a_file_that_is_no_picture_is_named_and_the_others_go_on(run: Path, folder: Path) -> None:
+def test_undecodable_file_is_reported_and_the_others_are_predicted(run: Path, folder: Path) -> None:
     (folder / "1b.jpg").write_text("no picture")
-    found = list(predict(load(run), [folder]))
-    assert [p.error for p in found] == [None, None, "not an image of a known format", None]
+    predictions = list(predict(load(run), [folder]))
+    assert [p.error for p in predictions] == [None, None, "not an image of a known format", None]
     with pytest.raises(ValueError, match="does not exist"):
         list(predict(load(run), [folder / "none.jpg"]))
     (folder / "empty").mkdir()
@@ -76,7 +76,7 @@ def test_features_of_a_store_are_the_networks_activations(
     assert np.load(tmp_path / "maps" / "conv2.max_pool.npy").shape == (30, 12, 3, 3)
 
 
-def test_features_of_a_folder_and_bad_requests(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_features_of_a_folder_and_invalid_requests(run: Path, folder: Path, tmp_path: Path) -> None:
     trained = load(run)
     assert features(trained, "fc6", folder, tmp_path / "fc6") == 3
     with pytest.raises(ValueError, match="exists; choose another --out"):
@@ -93,14 +93,14 @@ def test_features_of_a_folder_and_bad_requests(run: Path, folder: Path, tmp_path
 def test_onnx_gives_the_networks_probabilities(
     recipe: Callable[[], Config], tmp_path: Path
 ) -> None:
-    """Every recipe, narrow, on random RGB; 1e-4: float32 sums in another order."""
+    """Every recipe at an eighth of its width; float32 sums in another order differ by 1e-4."""
     import onnx
     import onnxruntime
 
     config = recipe()
     px = config.architecture.input_px
     architecture = replace(config.architecture, width=0.125, classes=10)
-    # a start at which the probabilities of different inputs differ, whatever the recipe's own
+    # With the start of some recipes, all inputs would have nearly the same probabilities.
     layers = tuple(replace(layer, std=0.05) for layer in architecture.layers)
     net = Network(replace(architecture, layers=layers))
     statistics = Statistics(np.full((px + 8, px + 8, 3), 120.0), np.eye(3) * 60**2)
@@ -119,7 +119,7 @@ def test_onnx_gives_the_networks_probabilities(
     with torch.no_grad():
         want = net.eval()(x.permute(0, 3, 1, 2)).softmax(1).numpy()
     np.testing.assert_allclose(got, want, atol=1e-4)
-    assert np.abs(want[0] - want[1]).max() > 1e-3  # the inputs are told apart
+    assert np.abs(want[0] - want[1]).max() > 1e-3  # the probabilities depend on the input
     model = onnx.load(tmp_path / "net.onnx")
     lrns = sum(step.op == "lrn" for step in net.plan) * architecture.columns
     assert [node.op_type for node in model.graph.node].count("LRN") == lrns
@@ -145,7 +145,7 @@ def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.run(None, {"rgb": rgb})[0], want, atol=1e-4)
 
 
-def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
+def test_exported_safetensors_can_be_loaded(run: Path, tmp_path: Path) -> None:
     saved = checkpoint.read(run)
     checkpoint.write(tmp_path / "net.safetensors", saved.weights, {}, saved.mean, saved.about)
     again = checkpoint.read(tmp_path / "net.safetensors")
@@ -154,7 +154,7 @@ def test_plain_safetensors_read_back(run: Path, tmp_path: Path) -> None:
     assert load(tmp_path / "net.safetensors").classes == shapes.CLASSES
 
 
-def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) -> None:
+def test_figures_are_not_blank(run: Path, tmp_path: Path) -> None:
     figures.filters(load(run).net).savefig(tmp_path / "filters.png")
     figures.curves([run]).savefig(tmp_path / "curves.png")
     figures.signals([run]).savefig(tmp_path / "signal.png")
@@ -167,13 +167,13 @@ def test_figures_are_pictures_with_something_on_them(run: Path, tmp_path: Path) 
         figures.curves([tmp_path])
 
 
-def test_figure_3_shows_each_columns_own_kernels(run: Path) -> None:
-    """Each kernel scaled to its own largest weight; zero is grey."""
+def test_figure_3_shows_the_filters_of_each_column(run: Path) -> None:
+    """Each filter is scaled by its largest absolute weight, and zero is grey."""
     net = load(run).net
     weight = net.get_parameter("conv1.weight").detach()
-    drawn = [axes.images[0].get_array() for axes in figures.filters(net).axes]
-    assert len(drawn) == 2
-    for column, sheet in enumerate(drawn):
+    sheets = [axes.images[0].get_array() for axes in figures.filters(net).axes]
+    assert len(sheets) == 2
+    for column, sheet in enumerate(sheets):
         first = weight[column * len(weight) // 2]
         want = 0.5 + 0.5 * (first / first.abs().max()).permute(1, 2, 0).numpy()
         np.testing.assert_allclose(sheet[1:6, 1:6], want, atol=1e-6)
@@ -188,7 +188,7 @@ def test_the_last_hidden_layer_is_fc7(run: Path) -> None:
 
 
 def test_figure_4_has_the_papers_counts(run: Path) -> None:
-    """Eight test images with five classes each; five with the six nearest training images."""
+    """Eight test images with five classes each, and five with their six nearest training images."""
     answers = figures.answers(run)
     assert sum(len(axes.images) for axes in answers.axes) == 8
     bars = [len(axes.patches) for axes in answers.axes if len(axes.patches)]
@@ -196,38 +196,37 @@ def test_figure_4_has_the_papers_counts(run: Path) -> None:
     assert sum(len(axes.images) for axes in figures.neighbours(run).axes) == 5 * (1 + 6)
 
 
-def test_the_signal_is_the_mean_difference_over_the_mean_size() -> None:
+def test_signal_is_the_mean_difference_divided_by_the_mean_norm() -> None:
     net = Network(tiny_architecture())
     images = torch.randn(3, 3, 32, 32) * 50
     with torch.no_grad():
         f = net.eval().activations(images)["fc7"].flatten(1).double()
-    apart = (f[0] - f[1]).norm() + (f[0] - f[2]).norm() + (f[1] - f[2]).norm()
-    size = f.norm(dim=1).sum()
-    assert signal(net, images)[-2].difference == pytest.approx(float(apart / size))
+    distances = (f[0] - f[1]).norm() + (f[0] - f[2]).norm() + (f[1] - f[2]).norm()
+    norms = f.norm(dim=1).sum()
+    assert signal(net, images)[-2].difference == pytest.approx(float(distances / norms))
     assert signal(net, images)[-2].rms == pytest.approx(float(f.square().mean().sqrt()))
     assert BLIND == 0.02
     assert warning([Signal("conv1", 1, 1), Signal("fc7", 0.019, 1), Signal("fc8", 1, 1)])
     assert not warning([Signal("conv1", 1, 1), Signal("fc7", 0.021, 1), Signal("fc8", 1, 1)])
 
 
-def test_the_signal_of_equal_pictures_is_none_and_of_different_ones_some() -> None:
+def test_signal_is_zero_for_equal_images_and_positive_for_different_ones() -> None:
     net = Network(tiny_architecture())
-    one = torch.randn(1, 3, 32, 32) * 50
-    assert all(s.difference < 1e-5 for s in signal(net, one.expand(3, -1, -1, -1)))
-    seen = signal(net, torch.randn(4, 3, 32, 32) * 50)
-    assert [s.layer for s in seen] == ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
-    assert seen[0].difference > BLIND
-    assert warning(seen) is None
+    image = torch.randn(1, 3, 32, 32) * 50
+    assert all(s.difference < 1e-5 for s in signal(net, image.expand(3, -1, -1, -1)))
+    signals = signal(net, torch.randn(4, 3, 32, 32) * 50)
+    assert [s.layer for s in signals] == ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
+    assert signals[0].difference > BLIND
+    assert warning(signals) is None
     with pytest.raises(ValueError, match="needs at least 2"):
-        signal(net, one)
+        signal(net, image)
 
 
-def test_the_papers_words_start_nearer_to_blind_than_the_originals() -> None:
-    """Narrow nets, so that it takes a second: the order is the full-size nets' (recorded in records/)."""
+def test_signal_of_an_untrained_paper_net_is_below_that_of_original() -> None:
+    """Narrow networks, for speed; records/imagenette-signal has the same order at full size."""
     images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
-    last = {}
-    for recipe in (recipes.paper, recipes.original):
-        last[recipe.__name__] = signal(Network(replace(recipe().architecture, width=0.25)), images)[
-            -2
-        ].difference
-    assert last["paper"] < last["original"]
+    paper, original = (
+        signal(Network(replace(recipe().architecture, width=0.25)), images)[-2].difference  # fc7
+        for recipe in (recipes.paper, recipes.original)
+    )
+    assert paper < original
