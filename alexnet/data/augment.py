@@ -316,12 +316,12 @@ class Preprocess:
             (draws.shift, np.float32),
         )
         arrays = [np.ascontiguousarray(array, dtype) for array, dtype in dtypes]
-        cut = getattr(operators, f"cut_{native.SUFFIX[self.dtype]}")
-        cut(
+        crop = getattr(operators, f"crop_{native.SUFFIX[self.dtype]}")
+        crop(
             *(tensor.data_ptr() for tensor in (images, mean, self.mirrored_mean)),
             *(array.ctypes.data for array in arrays),
             None if self.deviation is None else self.deviation.data_ptr(),
             out.data_ptr(),
-            native.Cut(len(images), self.stored_px, px, moves, draws.scale),
+            native.Crop(len(images), self.stored_px, px, moves, draws.scale),
         )
         return out
