@@ -34,6 +34,7 @@ from alexnet.errors import RunError
 from alexnet.files import move_into_place, write_whole
 from alexnet.model import Network, build
 
+# These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
 VELOCITY, MEAN = "velocity.", "preprocess.mean"
 
 Tensors = dict[str, torch.Tensor]
@@ -63,6 +64,7 @@ class Checkpoint:
     @property
     def statistics(self) -> Statistics:
         """Mean and covariance of the images that the network was trained on."""
+        # The mean image is a tensor of the file; the covariance, of 3x3, is in the header.
         return Statistics(self.mean.numpy().astype(np.float64), np.array(self.about["covariance"]))
 
 

@@ -44,15 +44,15 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+    def add(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Append a node on `inputs`, or on `self.x` if there are none; return its output names.
 
         A node with one output returns the name itself.
         """
         from onnx import helper
 
-        names = [f"{kind.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs or (self.x,)), names, **attributes))
+        names = [f"{op_type.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs or (self.x,)), names, **attributes))
         self.x = names[0]
         return names[0] if outputs == 1 else names
 

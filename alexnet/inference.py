@@ -53,6 +53,7 @@ def picture_files(paths: Sequence[str | Path]) -> list[Path]:
             files += sorted(
                 p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()
             )
+        # The suffix does not matter: the user means this file.
         elif path.is_file():
             files.append(path)
         else:

@@ -68,5 +68,6 @@ def confusion_table(
     ]
     for i, (name, row, error) in enumerate(zip(classes, confusion, errors, strict=True)):
         share = "     -" if error is None else f"{error:6.1%}"
+        # Zeros are shown as dots, so that the confusions stand out.
         lines.append(f"{name:>{width}}  {share}  {i:>9} " + " ".join(f"{n or '.':>4}" for n in row))
     return "\n".join(lines)

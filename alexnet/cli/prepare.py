@@ -50,6 +50,7 @@ def prepare(arguments: list[str]) -> None:
     from alexnet.data import prepare as preparation
     from alexnet.data import sources
 
+    # Checked before the source is read, which may take minutes.
     folder = on_disk(a.store)
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:

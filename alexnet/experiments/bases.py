@@ -11,6 +11,7 @@ from alexnet.config import Config, Conv, LayerLr, Pool, StepSchedule
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.effects import QUARTER
 
+# CIFAR-10 has no validation split.
 VAL_SPLIT: dict[Kind, str] = {"photographs": "val", "cifar10": "test", "imagenet": "val"}
 
 # The bases.
@@ -63,6 +64,8 @@ def four_layers(scale: Scale, kind: Kind) -> Config:
     sgd = replace(
         config.sgd,
         weight_decay=0.0,
+        # The recipe has a weight decay for each layer, which `weight_decay` alone would not turn
+        # off.
         weight_decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.weight_decay_of),
     )
     epochs = 2 if scale == "smoke" else 60

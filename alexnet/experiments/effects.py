@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from alexnet.config import Plateau, Schedule
 from alexnet.errors import AlexNetError
 
+# The training error at which Figure 1 compares ReLU with tanh.
 QUARTER = 0.25
 ENSEMBLE = 5
 """Networks in an ensemble (section 6)."""
@@ -110,6 +111,7 @@ def epochs_to(error: float, run: RunResult) -> float:
 
     It is the length of the run if the error is never reached, which is then a lower bound.
     """
+    # The curve begins at an error of 1 before the first epoch, its upper bound.
     before = 1.0
     for number, epoch in enumerate(run.epochs):
         if epoch["val_error"] <= error:
@@ -227,6 +229,7 @@ def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[flo
         of random halves that are at least as far apart.
     """
     one, two = map(np.asarray, columns)
+    # A fixed seed, so that a run has the same effect whenever it is computed.
     pooled, rng = np.concatenate([one, two]), np.random.default_rng(0)
 
     def distance(filters: NDArray[Any]) -> float:

@@ -36,6 +36,8 @@ def over_masks(run: Path) -> dict[str, float]:
         for x, labels in centre_patches(trained, val, np.arange(len(val))):
             # The mean of log-probabilities is the log of the geometric mean; dividing by MASKS and
             # normalising would not change the argmax.
+            # The number of the mask takes the place of the step, so that every call has the same
+            # masks.
             sums = sum(F.log_softmax(net(x, dropout_key=(0, mask)), 1) for mask in range(MASKS))
             assert isinstance(sums, torch.Tensor)
             masked += int((sums.argmax(1).cpu() != labels).sum())

@@ -81,6 +81,7 @@ def reproduce(
         try:
             check(claim, settings)
             fit.append(claim)
+        # Without names on the command line all claims are tried, and a store fits only some.
         except ValueError:
             if strict:
                 raise
@@ -240,6 +241,7 @@ def cost_h(
                 seeds
                 * num_images
                 * 3
+                # All other operations have few multiply-adds by comparison.
                 * sum(op.multiply_adds for op in ops if op.op == "linear")
                 / (0.5 * macs_per_s)
             )

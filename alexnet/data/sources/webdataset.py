@@ -228,6 +228,7 @@ def _rows(tars: list[Path], positions: Positions) -> Callable[[], Iterator[Row]]
         for path in tars:
             for sample in _samples(path):
                 assert sample.label is not None  # the scan has checked that all have one
+                # With the name of the tar, because keys need to differ only within a tar.
                 yield f"{path.name}:{sample.key}", positions[sample.label], sample.read
 
     return rows
