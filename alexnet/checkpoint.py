@@ -47,7 +47,7 @@ class Checkpoint:
     Attributes:
         weights: Parameters by name.
         velocity: Velocities by parameter name; empty in `best`.
-        mean: Mean image, (H, W, 3) float32, in grey levels.
+        mean: Mean image, (H, W, 3) float32, in gray levels.
         about: The JSON header.
     """
 

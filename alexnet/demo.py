@@ -33,7 +33,7 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
         epochs: Number of epochs; 0: the number in the recipe.
 
     Returns:
-        The results with the centre crop and with ten crops.
+        The results with the center crop and with ten crops.
     """
     out = Path(out)
     store, run = out / "store", out / "run"

@@ -1,4 +1,4 @@
-"""Test errors: centre crop and ten crops, top-1 and top-5, ensembles (section 4.1).
+"""Test errors: center crop and ten crops, top-1 and top-5, ensembles (section 4.1).
 
 Every image of the split counts exactly once, whatever the batch size or the number of ranks.
 """
@@ -86,7 +86,7 @@ def probabilities(
 
 
 def centre(augment: Augment) -> Augment:
-    """Return the same settings with the centre crop as the only test crop."""
+    """Return the same settings with the center crop as the only test crop."""
     return replace(augment, test_patches="centre")
 
 
@@ -203,7 +203,7 @@ def evaluate(
         split: Name of the split; if empty, the validation split of the first run.
 
     Returns:
-        The result with the centre crop, and then, if it differs, that of the recipe's own test
+        The result with the center crop, and then, if it differs, that of the recipe's own test
         (ten crops, for instance).
 
     Raises:

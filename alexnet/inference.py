@@ -97,7 +97,7 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
 def features(
     trained: Trained, layer: str, pictures: str | Path, out: str | Path, split: str = "val"
 ) -> int:
-    """Write the activations of a layer for the centre crop of each image.
+    """Write the activations of a layer for the center crop of each image.
 
     Args:
         layer: Name of an operation of the network.

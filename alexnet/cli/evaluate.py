@@ -18,7 +18,7 @@ from alexnet.cli.arguments import parse
 class EvaluateArguments:
     """Measure the test errors of a run, or of the ensemble of several runs.
 
-    The errors are those of the centre crop and of the recipe's own test, such as ten crops.
+    The errors are those of the center crop and of the recipe's own test, such as ten crops.
     """
 
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]

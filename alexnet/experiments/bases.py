@@ -31,7 +31,7 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     - the PCA of the store's own training images (there of ImageNet 2012's);
     - 24 epochs with falls of the rate at 19 and 22 (there 91, with falls at 25, 51 and 79).
 
-    The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the colour
+    The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the color
     noise ends and conv1's weights learn at a tenth of the rate, at 19 conv1 is frozen. Smoke scale
     has one epoch, at one rate.
     """
@@ -57,7 +57,7 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
 
 
 def four_layers(scale: Scale, kind: Kind) -> Config:
-    """The 26 % net without regularisation, at one rate, tested on the images it trains on, until
+    """The 26 % net without regularization, at one rate, tested on the images it trains on, until
     their error is 25 %.
     """
     config = recipes.cifar_26()

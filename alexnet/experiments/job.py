@@ -61,7 +61,7 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     indices = np.arange(len(split))
     p, labels = predictions(nets, split, config.augment, indices)
     single_crop = replace(trained.preprocess.augment, test_patches="centre")
-    # If the recipe's own test is the centre crop, `p` is this already.
+    # If the recipe's own test is the center crop, `p` is this already.
     centre_p = (
         p
         if config.augment.test_patches == "centre"

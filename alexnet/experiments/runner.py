@@ -71,7 +71,7 @@ IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6
 def kind_of(store: Store) -> Kind:
     """The kind of data in a store.
 
-    ImageNet is recognised by its list of classes alone, so that no other set of photographs, of
+    ImageNet is recognized by its list of classes alone, so that no other set of photographs, of
     1000 classes or fewer, counts as the paper's own setting.
     """
     if store.size_px == 32 and "test" in store.manifest["splits"]:

@@ -7,7 +7,7 @@
 //
 // - ReLU, response normalization and max pooling in one pass (sections 3.1, 3.3 and 3.4), and the
 //   original's normalization over a square inside each map: b = a (k + alpha S)^-3/4, where S is
-//   the sum of a^2 over the neighbourhood, and the gradients. Tensors are channels last: the maps
+//   the sum of a^2 over the neighborhood, and the gradients. Tensors are channels last: the maps
 //   of a pixel are contiguous, so that every loop over them is a vector loop. Values are float or
 //   bfloat16 in memory and float in registers.
 // - The update rule (section 5).
@@ -64,8 +64,8 @@ inline void band(const float *in, float *out, int64_t maps, int64_t half) {
 struct Pass {
   int64_t images, height, width, maps;  // of x, the input
   int64_t relu;
-  int64_t columns;       // the maps of different columns are not neighbours (section 3.2)
-  int64_t half;          // neighbours on either side; -1: no normalization
+  int64_t columns;       // the maps of different columns are not neighbors (section 3.2)
+  int64_t half;          // neighbors on either side; -1: no normalization
   int64_t size, stride;  // of the windows; size 0: no pooling, and y is as large as x
   int64_t rows, cols;    // of y
   int64_t relu_after;
@@ -105,7 +105,7 @@ class Normalizer {
   }
 
   // With s = k + alpha S and b = a s^-3/4:
-  //   dL/da_i = g_i s_i^-3/4 - 2 alpha 3/4 a_i * (sum over neighbours j of g_j a_j s_j^-3/4 / s_j).
+  //   dL/da_i = g_i s_i^-3/4 - 2 alpha 3/4 a_i * (sum over neighbors j of g_j a_j s_j^-3/4 / s_j).
   // `direct` is g s^-3/4, and `indirect` the summand. g: dL/db, the gradient of `forward`'s y.
   template <class T>
   void backward(const T *x, const float *g, T *dx) {
@@ -138,7 +138,7 @@ class Normalizer {
  private:
   const Pass &p;
   const int64_t column_maps, pad;
-  // The first two have `pad` zeros on both sides for the neighbours that do not exist.
+  // The first two have `pad` zeros on both sides for the neighbors that do not exist.
   std::vector<float> squares, indirect, sums, direct, values;
 
   template <class T>

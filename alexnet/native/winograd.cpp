@@ -21,7 +21,7 @@ inline Vector load(const float *p) {
 inline void store(float *p, Vector v) { std::memcpy(p, &v, sizeof v); }
 
 // Images side by side on one canvas, `across` in a row, with a row and a column of zeros behind
-// each: its own padding and that of its neighbour. Tiles of 4x4 results cover the canvas. A map of
+// each: its own padding and that of its neighbor. Tiles of 4x4 results cover the canvas. A map of
 // 13x13 pixels alone would need 16 tiles, whose last row and column hold one pixel of four.
 //
 // The fields must be those of `Canvas` in native/__init__.py, in the same order.

@@ -1,4 +1,4 @@
-"""Sources of labelled images: a module for each format, and `find`, which tells the formats apart.
+"""Sources of labeled images: a module for each format, and `find`, which tells the formats apart.
 
 A source is a value. It has the names of the classes, and splits that yield their items in a fixed
 order from any item on, so that an interrupted preparation can resume. Whatever form ImageNet comes

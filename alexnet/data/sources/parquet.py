@@ -88,7 +88,7 @@ def _columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]
     """Return the names of the image and the label column, and the names of the labels.
 
     The features that Hugging Face writes into the schema come first. Files without them are
-    recognised by the types and names of their columns.
+    recognized by the types and names of their columns.
     """
     import pyarrow as pa
 

@@ -66,7 +66,7 @@ def _read(source: str, options: Options) -> Source:
 def _format(folder: Path) -> Callable[[Path, Options], Source]:
     """Return the reader for the format of a folder.
 
-    The order matters: the formats that are recognised by the name of a file come before those that
+    The order matters: the formats that are recognized by the name of a file come before those that
     only need images, which would accept almost any folder.
     """
     names = [path.name for path in folder.iterdir()]

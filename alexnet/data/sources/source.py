@@ -26,7 +26,7 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled image in the encoding of its file.
+    """One labeled image in the encoding of its file.
 
     `read` is called by the worker that decodes the image, so that files are read in parallel.
     """
@@ -59,7 +59,7 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A set of labelled images. The first split is the training split, which gives the statistics.
+    """A set of labeled images. The first split is the training split, which gives the statistics.
 
     Attributes:
         description: Kind and name of the source; a preparation resumes only if it is the same.

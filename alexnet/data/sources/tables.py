@@ -34,7 +34,7 @@ SPLIT_HEADINGS = {"split", "set", "subset", "partition"}
 BOXES = re.compile(r"(n\d{8})( -?\d+){4}( n\d{8}( -?\d+){4})*")
 """A wnid and its boxes; Kaggle's LOC_val_solution.csv has several of them in one field."""
 SAMPLE_ROWS = 200
-"""Number of rows by which the columns of a table are recognised."""
+"""Number of rows by which the columns of a table are recognized."""
 
 
 class Images:
@@ -113,7 +113,7 @@ def read_table(path: Path, images: Images) -> Table | None:
     """Read a table of labels from a file; return None if no column names images.
 
     Columns are separated by tabs, commas, semicolons or white space. If the first line is a heading
-    they are recognised by their names; otherwise the label follows the name of the image.
+    they are recognized by their names; otherwise the label follows the name of the image.
 
     Raises:
         DataError: If it is not clear which column has the label.
@@ -240,7 +240,7 @@ def match_images(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
             )
         matched.append((row, path))
     if lost:
-        # The most common cause: a first line with headings that are not recognised.
+        # The most common cause: a first line with headings that are not recognized.
         hint = "; if it is a heading, call its columns name and label" if lost[0].line == 1 else ""
         raise DataError(
             f"{len(lost)} rows of {table.path} name no image of {images.folder}, or more than one; "

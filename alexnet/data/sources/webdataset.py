@@ -35,7 +35,7 @@ Positions = dict[Label, int]
 """The position of each label of the samples in the list of classes."""
 
 SAMPLE_MEMBERS = 64
-"""Number of members by which the kind of a tar is recognised."""
+"""Number of members by which the kind of a tar is recognized."""
 
 
 def is_webdataset(folder: Path) -> bool:
@@ -89,7 +89,7 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
     """
     options = options or Options()
     by_split = _shards(folder)
-    # Training needs a split to validate on, for which a labelled test split serves.
+    # Training needs a split to validate on, for which a labeled test split serves.
     no_val = "val" not in by_split and "test" in by_split
     if no_val:
         by_split["val"] = by_split.pop("test")
