@@ -86,12 +86,12 @@ def write(
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in velocity.items()}
     tensors[MEAN] = mean.cpu().contiguous()
     # In the same folder: a rename is atomic only within one file system.
-    beside = path.with_name(f".{path.name}.writing")
-    save_file(tensors, beside, {"about": json.dumps(about)})
+    temporary = path.with_name(f".{path.name}.writing")
+    save_file(tensors, temporary, {"about": json.dumps(about)})
     # `save_file` does not sync: a power cut after the rename could leave an empty file.
-    with beside.open("rb") as file:
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    move_into_place(beside, path)
+    move_into_place(temporary, path)
 
 
 def tensors_sha256(tensors: Tensors) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from alexnet.errors import DataError
 
 # The suffixes of image files. The contents are looked at only when an image is decoded.
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 # Our names of the splits, in the order of a store, and the words that sources have for them.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -113,7 +113,7 @@ def split_name(word: str) -> str:
 
 def is_image(name: str | Path) -> bool:
     """Tell by its suffix whether a file is an image."""
-    return Path(name).suffix.lower() in PICTURES
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def without_labels(split: str, where: object) -> str:
