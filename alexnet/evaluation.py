@@ -214,6 +214,7 @@ def evaluate(
     store = Store(data)
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
+        # Equal and in the same order, because labels are positions in the list.
         if (other := _other_classes(list(member.classes), store.classes)) is not None:
             raise RunError(f"{run} was trained on other classes than {data} has: {other}")
         # Rescaling here would give other pixels than the training images had.

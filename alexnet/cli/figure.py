@@ -38,6 +38,7 @@ def figure(arguments: list[str]) -> None:
 
     if not a.runs:
         raise AlexNetError("name the run to draw")
+    # By default beside the other files of the run.
     out = a.out or a.runs[0] / f"{a.figure}.png"
     match a.figure:
         case "filters":

@@ -120,6 +120,7 @@ def short_help(verb: str, config: Config, groups: dict[str, tuple[Setting, ...]]
 
 def wants_short_help(arguments: list[str]) -> bool:
     """Whether the arguments ask for the short help."""
+    # Anywhere among the arguments: `--sgd.lr 0.1 --help` asks for help too.
     return "-h" in arguments or "--help" in arguments
 
 

@@ -127,6 +127,7 @@ class Record:
         width = self.config(first).architecture.width
         store = self.raw["store"]
         images = store["images"][self.config(first).train_split]
+        # The record has the size of the store from which the part was taken.
         if part.train_of_each:
             images = part.train_of_each * (part.classes or store["classes"])
         train_error = mean(run.train_error for run in runs)

@@ -358,6 +358,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
         summary = result if isinstance(result, str) else "ended"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
+        # An estimate: as if the runs that are left took as long as those before them.
         left_min = (time.perf_counter() - began_s) / number * (total - number) / 60
         settings.say(f"{number}/{total} {spec.name}: {summary}; {left_min:.0f} min left")
     results: list[Any] = []

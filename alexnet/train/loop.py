@@ -247,6 +247,7 @@ def _train(
     # To stderr, because stdout has one line for each epoch.
     for line in messages:
         print(line, file=sys.stderr)
+    # A run that is resumed has logged it at its start, and is not untrained any more.
     if state.step == 0:
         _log_signal(config, log, net.gather_network(), preprocess, train)
     metrics: dict[str, Any] = {}

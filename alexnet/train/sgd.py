@@ -112,6 +112,7 @@ def update(
     if _update_compiled(weight, velocity, gradient, hyper, momentum):
         return
     velocity.mul_(momentum).add_(gradient, alpha=-hyper.lr)
+    # Adding 0 times the weights would cost a pass over memory.
     if hyper.weight_decay:
         velocity.add_(weight, alpha=-hyper.weight_decay * hyper.lr)
     weight.add_(velocity)

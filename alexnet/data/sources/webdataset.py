@@ -171,6 +171,7 @@ def _scan(tars: list[Path]) -> Scan:
                 )
                 continue
             scan.labels.add(sample.label)
+            # The empty name stands for a key without a wnid, which rules out wnids for this label.
             scan.wnids.setdefault(sample.label, set()).add(wnid_in(sample.key) or "")
     return scan
 
