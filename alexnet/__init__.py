@@ -66,5 +66,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
 
 
+# Names that were not used yet are listed too, for the completion of an interactive session.
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]

@@ -30,6 +30,7 @@ from alexnet.data.store import Statistics
 from alexnet.errors import RunError
 from alexnet.files import move_into_place, write_whole
 
+# These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
 VELOCITY, MEAN = "velocity.", "preprocess.mean"
 
 Tensors = dict[str, torch.Tensor]
@@ -42,7 +43,7 @@ class Checkpoint:
     Attributes:
         weights: Parameters by name.
         velocity: Velocities by parameter name; empty in `best`.
-        mean: Mean image, (H, W, 3) float32, in grey levels.
+        mean: Mean image, (H, W, 3) float32, in gray levels.
         about: The JSON header.
     """
 
@@ -59,6 +60,7 @@ class Checkpoint:
     @property
     def statistics(self) -> Statistics:
         """Mean and covariance of the images that the network was trained on."""
+        # The mean image is a tensor of the file; the covariance, of 3x3, is in the header.
         return Statistics(self.mean.numpy().astype(np.float64), np.array(self.about["covariance"]))
 
 
@@ -80,12 +82,12 @@ def write(
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in velocity.items()}
     tensors[MEAN] = mean.cpu().contiguous()
     # In the same folder: a rename is atomic only within one file system.
-    beside = path.with_name(f".{path.name}.writing")
-    save_file(tensors, beside, {"about": json.dumps(about)})
+    temporary = path.with_name(f".{path.name}.writing")
+    save_file(tensors, temporary, {"about": json.dumps(about)})
     # `save_file` does not sync: a power cut after the rename could leave an empty file.
-    with beside.open("rb") as file:
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    move_into_place(beside, path)
+    move_into_place(temporary, path)
 
 
 def tensors_sha256(tensors: Tensors) -> str:

@@ -28,6 +28,7 @@ class Conv:
     """Number of kernels in all columns together."""
     size_px: int
     stride: int = 1
+    # Two numbers, because the authors' code pads conv1 on one side only.
     pad: tuple[int, int] = (0, 0)
     """Zero padding in pixels: (left and top, right and bottom)."""
     linked: bool = False
@@ -73,6 +74,7 @@ class Lrn:
     b = a / (k + alpha * sum of squares of n adjacent maps) ** beta
     """
 
+    # The defaults are the numbers of section 3.3.
     n: int = 5
     k: float = 2.0
     alpha: float = 1e-4
@@ -86,6 +88,7 @@ class SpatialNorm:
 
     size_px: int = 5
     k: float = 1.0
+    # The authors' files divide alpha by the number of pixels in the square, 5x5.
     alpha: float = 0.001 / 25
     """Factor of the sum over the square, not of its mean."""
     beta: float = 0.75
@@ -95,6 +98,7 @@ class SpatialNorm:
 class Pool:
     """Overlapping pooling (section 3.4); the paper compares it with size 2 and stride 2."""
 
+    # z = 3 and s = 2 in the paper.
     size_px: int = 3
     stride: int = 2
     partial: bool = False
@@ -164,6 +168,7 @@ class Augment:
     colour: Literal["none", "paper", "original"] = "paper"
     """Color noise. paper: sum of p_i * a_i * l_i, with RGB in 0..1. original: a_i * sqrt(l_i) for
     RGB in 0..255, after which the image is divided by 1 + colour_std, in training only."""
+    # "A Gaussian with mean zero and standard deviation 0.1" (section 4.1).
     colour_std: float = 0.1
     """Standard deviation of each a_i; 0: no noise and no division."""
     pca: Literal["store", "ilsvrc2012"] = "store"
@@ -183,6 +188,7 @@ class Sgd:
     w <- w + v
     """
 
+    # The defaults are the numbers of section 5.
     batch: int = 128
     lr: float = 0.01
     momentum: float = 0.9
@@ -219,10 +225,13 @@ class Plateau:
 
     epochs: int = 90
     """Maximum number of epochs."""
+    # The paper says only "when the validation error rate stopped improving"; the two numbers are
+    # ours.
     patience: int = 5
     """Number of epochs without an improvement before the learning rate drops."""
     min_delta: float = 0.002
     """Smallest decrease of the validation error, a fraction, that counts as an improvement."""
+    # "Reduced three times prior to termination" (section 5).
     drops: int = 3
 
 
@@ -342,6 +351,7 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; a schedule needs at least 1")
     if isinstance(schedule, Plateau):
+        # At least 1, which is the smallest patience that `check` accepts.
         patience = max(1, round(schedule.patience * epochs / schedule.epochs))
         return dataclasses.replace(schedule, epochs=epochs, patience=patience)
 
@@ -375,6 +385,7 @@ def without_effect(config: Config) -> list[str]:
         config.architecture,
     )
     late = []
+    # Not an error: a shortened schedule may leave changes behind its end on purpose.
     if isinstance(schedule, StepSchedule):
         late = [
             f"a drop of the learning rate at epoch {epoch}"
@@ -429,6 +440,7 @@ def check(config: Config) -> None:
         # Written with `not` so that a NaN is rejected too.
         if not value >= least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
+    # With a momentum of 1 the velocity would never fade.
     if not 0 <= sgd.momentum < 1:
         raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
     if isinstance(schedule, Plateau) and schedule.patience < 1:
@@ -462,6 +474,7 @@ def to_dict(value: Any) -> Any:
         fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"is": type(value).__name__} | fields
     if isinstance(value, tuple):
+        # JSON has no tuples; `from_dict` knows from the type that the list is one.
         return [to_dict(item) for item in value]
     return value
 
@@ -512,6 +525,7 @@ def _read(expected: Any, data: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(data, list):
             raise ConfigError(f"{where} is {data!r}; it must be a list")
+        # tuple[X, ...] has any number of entries; tuple[X, Y] has a type for each.
         types_of_items = [options[0]] * len(data) if options[-1] is Ellipsis else list(options)
         if len(types_of_items) != len(data):
             raise ConfigError(f"{where} has {len(data)} entries; it needs {len(types_of_items)}")
@@ -523,6 +537,7 @@ def _read(expected: Any, data: Any, where: str) -> Any:
         return _read_dataclass(expected, data, where)
     # In Python a bool is an int; in a config file `true` for a number is a mistake.
     if expected is float and isinstance(data, int) and not isinstance(data, bool):
+        # People and other programs write 1 for 1.0.
         return float(data)
     if not isinstance(data, expected) or (expected is int and isinstance(data, bool)):
         raise ConfigError(f"{where} is {data!r}; it must be of type {expected.__name__}")
@@ -533,6 +548,7 @@ def _read_union(options: tuple[Any, ...], data: Any, where: str) -> Any:
     if data is None and type(None) in options:
         return None
     rest = [option for option in options if option is not type(None)]
+    # Of `X | None` only X is left, whose type is known without a tag.
     if len(rest) == 1:
         return _read(rest[0], data, where)
     named = {option.__name__: option for option in rest}
@@ -550,6 +566,7 @@ def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
         )
     old = OLD_FIELDS.get(cls.__name__, {})
     data = {old.get(name, name): value for name, value in data.items()}
+    # Not `Field.type`, which is a string because annotations are not evaluated here.
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = [name for name in data if name not in fields and name != "is"]
@@ -557,10 +574,12 @@ def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
         raise ConfigError(
             f"{where} has no field {unknown[0]!r}; {cls.__name__} has {', '.join(fields)}"
         )
+    # A field has no default if both kinds of default are missing.
     required = [
         n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING
     ]
     missing = [name for name in required if name not in data]
     if missing:
         raise ConfigError(f"{where} lacks the field {missing[0]!r}")
+    # Fields with a default may be absent: files of older versions lack the newer fields.
     return cls(**{n: _read(hints[n], data[n], f"{where}.{n}") for n in fields if n in data})

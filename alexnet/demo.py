@@ -17,6 +17,7 @@ from alexnet.evaluation import Result, evaluate
 from alexnet.train.loop import fit, resume
 from alexnet.trained import load
 
+# The recipe `demo` sees 112 of these, in the proportion of the paper's 224 to 256.
 STORED_PX = 128
 
 
@@ -32,7 +33,7 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
         epochs: Number of epochs; 0: the number in the recipe.
 
     Returns:
-        The results with the centre crop and with ten crops.
+        The results with the center crop and with ten crops.
     """
     out = Path(out)
     store, run = out / "store", out / "run"
@@ -42,6 +43,7 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
         shutil.rmtree(store)
         shutil.rmtree(run)
     out.mkdir(parents=True, exist_ok=True)
+    # `prepare` gives a store its name when it is complete, so a store that exists is complete.
     if not store.exists():
         print(f"1. {train + val} images of shapes, generated and prepared: {store}")
         prepare(
@@ -52,6 +54,7 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
         config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
     )
     print(f"2. a small AlexNet, trained on {train} of them: {run}")
+    # A run that was killed before its first checkpoint has a config, and begins again.
     if (run / "config.json").exists():
         resume(run)
     else:

@@ -1,4 +1,4 @@
-"""Resolve "auto" for this machine: device and precision; also determinism, TF32 and memory use."""
+"""Device and precision of this machine, determinism, TF32, and memory use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from alexnet.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU. Raises ConfigError for a device that is not there."""
+    """Return the device of a name; auto stands for CUDA, or else Apple's MPS, or else the CPU.
+
+    Raises:
+        ConfigError: If this machine or this build of PyTorch does not have the device.
+    """
     if name == "auto":
         name = (
             "cuda"
@@ -23,6 +27,7 @@ def resolve_device(name: str) -> torch.device:
             if torch.backends.mps.is_available()
             else "cpu"
         )
+    # PyTorch accepts the name of a missing device; only a tensor on it shows that it is missing.
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -32,9 +37,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve(config: Config) -> Config:
-    """device and precision settled, to be saved with the run. Raises ConfigError as `resolve_device`.
+    """Return the config with "auto" replaced in device and precision, to be saved with the run.
 
-    auto precision: bfloat16 on CUDA, float32 elsewhere (a CPU without bfloat16 tiles is no faster in it).
+    The precision is bfloat16 on CUDA and float32 elsewhere: a CPU without tile instructions is not
+    faster in bfloat16.
+
+    Raises:
+        ConfigError: As `resolve_device`, and for float64 on MPS.
     """
     device = str(resolve_device(config.device))
     precision = config.precision
@@ -46,14 +55,19 @@ def resolve(config: Config) -> Config:
 
 
 def only_deterministic(wanted: bool) -> None:
-    """CUDA: only kernels that give the same bits every time; PyTorch names one that has no such form."""
+    """Let PyTorch use only kernels that give the same bits every time, or all kernels.
+
+    An operation without such a kernel then raises an error that names it.
+    """
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        # cuBLAS is deterministic only with a workspace of fixed size, and PyTorch insists on it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The dtype of the network's values for a resolved precision."""
+    """The dtype of the network's activations for a resolved precision."""
+    # tf32 changes only how float32 products are computed.
     return {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
 
 
@@ -68,13 +82,14 @@ def allow_tf32(precision: str) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most this process has held: the GPU's memory on CUDA, resident memory elsewhere."""
+    """The peak memory of this process: the GPU's memory on CUDA, resident memory elsewhere."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    # Not getrusage on Linux: its peak survives exec, so it may be that of the program that started
+    # this one.
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # Linux's own mark: getrusage's also counts the program that started this one
+    if status.exists():
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    # In bytes on macOS, the other system that runs this.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,9 @@
-"""How much of the difference between pictures reaches each layer: a network that starts blind stays at ln(classes)."""
+"""Measures of a network's state: the signal before training, and the filters after it.
+
+The signal is how much of the difference between two images reaches a layer. A network that gives
+nearly the same features for every image has a loss of ln(classes), and hardly any gradient that
+could change it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +15,22 @@ from alexnet.errors import RunError
 from alexnet.model import Network, evaluation_mode
 
 BLIND = 0.02
-"""Below this relative difference in the last hidden layer a network starts nearly blind. On photographs it is
-0.015 with the paper's words and 0.18 with the original's (`records/imagenette-signal`)."""
+"""Relative difference in the last hidden layer below which a network starts nearly blind.
+
+On photographs it is 0.015 with the settings of the paper's text and 0.18 with the original's
+(`records/imagenette-signal`).
+"""
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One layer's: how far two pictures' features are apart, as a share of their size, and the size."""
+    """The signal in one layer.
+
+    Attributes:
+        layer: Name of the layer.
+        difference: Mean distance of the features of two images, divided by their mean norm.
+        rms: Root mean square of the features.
+    """
 
     layer: str
     difference: float
@@ -25,59 +39,81 @@ class Signal:
 
 @torch.no_grad()
 def signal(net: Network, images: torch.Tensor) -> list[Signal]:
-    """Of every layer's neurons, on preprocessed images: (N, 3, input_px, input_px), N at least 2.
+    """Measure the signal in the output of every layer, after its activation function.
 
-    difference: mean over pairs of ||f_i - f_j|| / mean ||f_i||.
+    The difference is the mean of ||f_i - f_j|| over pairs of images, divided by the mean ||f_i||.
+
+    Args:
+        images: Preprocessed images, (N, 3, input_px, input_px), N at least 2.
+
+    Raises:
+        RunError: If there are fewer than two images.
     """
     if len(images) < 2:
-        raise RunError("the signal check compares pictures; it needs at least 2")
-    bare = {op.layer.name for op in net.plan}
+        raise RunError("the signal check compares images; it needs at least 2")
+    # The bare name of a layer stands for its neurons' output; other operations have longer names.
+    layers = {op.layer.name for op in net.plan}
     result = []
     with evaluation_mode(net):
         activations = net.activations(images)
     for name, value in activations.items():
-        if name not in bare:
+        if name not in layers:
             continue
+        # float64, because the distances are small differences of large numbers.
         features = value.flatten(1).cpu().double()
         size = features.norm(dim=1).mean()
         apart = torch.pdist(features).mean()
+        # A layer whose features are all 0 tells no images apart.
         difference = float(apart / size) if size > 0 else 0.0
         result.append(Signal(name, difference, float(features.square().mean().sqrt())))
     return result
 
 
 def warning(signals: list[Signal]) -> str | None:
-    """What to say before training when the last hidden layer hardly sees the pictures; None when it does."""
+    """Return the message for a network that starts nearly blind; None if it does not.
+
+    Args:
+        signals: The signal of each layer, as `signal` returns them.
+    """
+    # The last layer is linear, so it can tell apart only what the last hidden layer tells apart.
     hidden = signals[-2] if len(signals) > 1 else signals[-1]
     if hidden.difference >= BLIND:
         return None
     return (
-        f"the untrained network is nearly blind: two pictures differ by {hidden.difference:.2%} in {hidden.layer} "
-        f"({signals[0].difference:.0%} in {signals[0].layer}); the loss may stay at ln(classes) for long. "
-        "The original's larger start of conv3 to conv5 (std 0.03, recipe `original`) helps; so does --init."
+        f"the untrained network is nearly blind: two images differ by {hidden.difference:.2%} in "
+        f"{hidden.layer} ({signals[0].difference:.0%} in {signals[0].layer}); the loss may stay at "
+        "ln(classes) for long. Larger initial weights of conv3 to conv5 help (std 0.03, as in the "
+        "recipe `original`), and so does --init."
     )
 
 
 def colourfulness(net: Network) -> list[list[float]]:
-    """Of each column, of each kernel: the share of its energy that is not grey, 0 to 1."""
+    """Return how colored each filter of the first layer is, in a list for each column.
+
+    It is the share of the filter's energy that is not gray, 0 to 1.
+    """
     weight = _first(net).flatten(2)  # (K, 3, pixels)
+    # The gray part of a pixel has its mean in all three channels, hence the factor 3.
     grey = 3 * weight.mean(1).square().sum(1)
+    # The lower bound serves filters that are all 0.
     share = 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
     return [part.tolist() for part in share.chunk(net.architecture.columns)]
 
 
 def orientedness(net: Network) -> list[list[float]]:
-    """Of each column, of each kernel: how much the gradients of its grey part share one direction, 0 to 1.
+    """Return how oriented each filter of the first layer is, in a list for each column.
 
-    The coherence of the structure tensor J: the difference of its eigenvalues over their sum.
+    It is how much the gradients of the filter's gray part share one direction, 0 to 1: the
+    coherence of the structure tensor J, the difference of its eigenvalues divided by their sum.
     """
     grey = _first(net).mean(1)  # (K, S, S)
     dy, dx = torch.gradient(grey, dim=(1, 2))
     yy, xx, xy = ((a * b).sum((1, 2)) for a, b in ((dy, dy), (dx, dx), (dx, dy)))
+    # For J = [[xx, xy], [xy, yy]] the difference is sqrt((xx - yy)^2 + 4 xy^2), the sum xx + yy.
     share = ((xx - yy).square() + 4 * xy.square()).sqrt() / (xx + yy).clamp_min(1e-30)
     return [part.tolist() for part in share.chunk(net.architecture.columns)]
 
 
 def _first(net: Network) -> torch.Tensor:
-    """(K, 3, S, S) float64."""
+    """Return the filters of the first layer: (K, 3, S, S) float64, on the CPU."""
     return net.get_parameter(f"{net.plan[0].layer.name}.weight").detach().double().cpu()

@@ -1,4 +1,4 @@
-"""Test errors: centre crop and ten crops, top-1 and top-5, ensembles (section 4.1).
+"""Test errors: center crop and ten crops, top-1 and top-5, ensembles (section 4.1).
 
 Every image of the split counts exactly once, whatever the batch size or the number of ranks.
 """
@@ -55,7 +55,7 @@ class Result:
 
 
 def centre(augment: Augment) -> Augment:
-    """Return the same settings with the centre crop as the only test crop."""
+    """Return the same settings with the center crop as the only test crop."""
     return replace(augment, test_patches="centre")
 
 
@@ -172,7 +172,7 @@ def evaluate(
         split: Name of the split; if empty, the validation split of the first run.
 
     Returns:
-        The result with the centre crop, and then, if it differs, that of the recipe's own test
+        The result with the center crop, and then, if it differs, that of the recipe's own test
         (ten crops, for instance).
 
     Raises:
@@ -183,6 +183,7 @@ def evaluate(
     store = Store(data)
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
+        # Equal and in the same order, because labels are positions in the list.
         if (other := _other_classes(list(member.classes), store.classes)) is not None:
             raise RunError(f"{run} was trained on other classes than {data} has: {other}")
         # Rescaling here would give other pixels than the training images had.

@@ -1,10 +1,10 @@
 """Export of a trained network to ONNX, written from the plan operation by operation.
 
-Local response normalisation thus becomes ONNX's own LRN node, one per column, and not the dozen
+Local response normalization thus becomes ONNX's own LRN node, one per column, and not the dozen
 small nodes that a tracer records. ONNX multiplies the mean of the squares and the paper multiplies
-their sum, so alpha is scaled by the size of the neighbourhood.
+their sum, so alpha is scaled by the size of the neighborhood.
 
-The input is the centre crop, RGB in 0..255, float32; the output is the probabilities.
+The input is the center crop, RGB in 0..255, float32; the output is the probabilities.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+    def add(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Append a node on `inputs`, or on `self.x` if there are none; return its output names.
 
         A node with one output returns the name itself.
         """
         from onnx import helper
 
-        names = [f"{kind.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs or (self.x,)), names, **attributes))
+        names = [f"{op_type.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs or (self.x,)), names, **attributes))
         self.x = names[0]
         return names[0] if outputs == 1 else names
 
@@ -170,9 +170,9 @@ def _step(graph: _Graph, step: Op, trained: Trained) -> None:
 
 
 def _lrn(graph: _Graph, trained: Trained) -> None:
-    """Add local response normalisation (section 3.3), for each column by itself."""
+    """Add local response normalization (section 3.3), for each column by itself."""
     lrn, columns = trained.net.architecture.lrn, trained.net.architecture.columns
-    # The paper's formula has n // 2 neighbours on each side; for an even n ONNX would take one less
+    # The paper's formula has n // 2 neighbors on each side; for an even n ONNX would take one less
     # on one of them.
     size = 2 * (lrn.n // 2) + 1
     constants: dict[str, Any] = dict(size=size, alpha=lrn.alpha * size, beta=lrn.beta, bias=lrn.k)
@@ -185,7 +185,7 @@ def _lrn(graph: _Graph, trained: Trained) -> None:
 
 
 def _spatial(graph: _Graph, trained: Trained) -> None:
-    """Add normalisation over a square neighbourhood within a map, which ONNX has no node for."""
+    """Add normalization over a square neighborhood within a map, which ONNX has no node for."""
     s = trained.net.architecture.spatial_norm
     a, half = graph.x, s.size_px // 2
     graph.add("Mul", a, a)

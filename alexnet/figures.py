@@ -1,6 +1,6 @@
 """Figures of a run, each a matplotlib Figure for `savefig`.
 
-They show the filters of the first layer (Fig. 3), answers and neighbours (Fig. 4), learning curves,
+They show the filters of the first layer (Fig. 3), answers and neighbors (Fig. 4), learning curves,
 and what an untrained network sees.
 """
 
@@ -62,8 +62,8 @@ def filters(net: Network) -> Figure:
 def _tiles(filters: torch.Tensor) -> NDArray[np.float32]:
     """Arrange filters, (K, 3, S, S), as one image, (H, W, 3).
 
-    Each filter is scaled by its own largest weight, with zero as mid-grey: otherwise a few strong
-    filters would leave the others grey.
+    Each filter is scaled by its own largest weight, with zero as mid-gray: otherwise a few strong
+    filters would leave the others gray.
     """
     each = filters.permute(0, 2, 3, 1).numpy()
     largest = np.abs(each).max(axis=(1, 2, 3), keepdims=True)
@@ -88,7 +88,7 @@ def _draw_curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
     for number, (name, epochs) in enumerate(runs):
         if not epochs:
             raise RunError(f"{name} has no finished epoch to draw")
-        # Colour tells training from validation, so the line style must tell the runs apart.
+        # Color tells training from validation, so the line style must tell the runs apart.
         style = dict(linestyle=("-", "--", ":", "-.")[number % 4], linewidth=1.4)
         x = [m["epoch"] for m in epochs]
         mark = f"{name} " if len(runs) > 1 else ""
@@ -185,7 +185,7 @@ def _draw_neighbours(
     """Draw in each row a test image and the training images nearest to it (Fig. 4, right)."""
     most = max(len(near) for _, near in rows)
     figure = Figure(figsize=(9, 9 / (most + 1.3) * len(rows)), dpi=150)
-    # The narrow second column is a gap between the test image and its neighbours.
+    # The narrow second column is a gap between the test image and its neighbors.
     widths = {"width_ratios": [1, 0.15, *[1] * most], "wspace": 0.04, "hspace": 0.04}
     axes = figure.subplots(len(rows), most + 2, squeeze=False, gridspec_kw=widths)
     for ax in axes.flat:
@@ -205,7 +205,7 @@ def _finish(ax: Axes, x: str, y: str) -> None:
         ax.spines[side].set_visible(False)
 
 
-# Fig. 4 shows eight images on the left, five on the right, and six neighbours of each of these.
+# Fig. 4 shows eight images on the left, five on the right, and six neighbors of each of these.
 ANSWERS, ASKED, NEAREST = 8, 5, 6
 BEST = 5  # classes for each answer
 
@@ -226,7 +226,7 @@ def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
 def centre_patches(
     trained: Trained, split: Split, order: NDArray[np.int64]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the preprocessed centre crops of images of a split, and their labels, in batches.
+    """Yield the preprocessed center crops of images of a split, and their labels, in batches.
 
     Args:
         order: Positions of the images in the split.

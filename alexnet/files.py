@@ -12,19 +12,19 @@ def write_whole(path: Path, data: bytes) -> None:
     The data goes to a temporary file in the same folder, which is synced and then renamed.
     """
     # In the same folder, since a rename is atomic only within one file system.
-    beside = path.with_name(f".{path.name}.writing")
-    with beside.open("wb") as file:
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         # Without this, a rename can reach the disk before the data, and a power cut leaves an
         # empty file.
         os.fsync(file.fileno())
-    move_into_place(beside, path)
+    move_into_place(temporary, path)
 
 
-def move_into_place(beside: Path, path: Path) -> None:
+def move_into_place(temporary: Path, path: Path) -> None:
     """Rename a complete, synced file over `path`, and sync the folder so that the rename lasts."""
-    os.replace(beside, path)
+    os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

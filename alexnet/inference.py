@@ -12,7 +12,7 @@ import torch
 
 from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
-from alexnet.data.sources import PICTURES
+from alexnet.data.sources import IMAGE_SUFFIXES
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import RunError
@@ -39,7 +39,7 @@ class Prediction:
     error: str | None = None
 
 
-def picture_files(paths: Sequence[str | Path]) -> list[Path]:
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the image files among `paths` and in the folders among them, in order.
 
     A file that is named itself is returned whatever its suffix.
@@ -51,8 +51,9 @@ def picture_files(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             files += sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
             )
+        # The suffix does not matter: the user means this file.
         elif path.is_file():
             files.append(path)
         else:
@@ -71,7 +72,7 @@ def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Ite
     """
     # A network with three classes has no five best ones.
     most = min(most, len(trained.classes))
-    for path in picture_files(paths):
+    for path in image_files(paths):
         try:
             images = _image(trained, path)
         except (ValueError, OSError) as error:
@@ -94,13 +95,13 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def features(
-    trained: Trained, layer: str, pictures: str | Path, out: str | Path, split: str = "val"
+    trained: Trained, layer: str, source: str | Path, out: str | Path, split: str = "val"
 ) -> int:
-    """Write the activations of a layer for the centre crop of each image.
+    """Write the activations of a layer for the center crop of each image.
 
     Args:
         layer: Name of an operation of the network.
-        pictures: A store, or a folder of image files.
+        source: A store, or a folder of image files.
         out: A new folder, which gets `<layer>.npy`, (N, ...) float32, and `names.txt` with a line
             for each image. They are written batch by batch, so memory does not grow with N.
         split: Split of the store.
@@ -118,7 +119,7 @@ def features(
     out = Path(out)
     if out.exists():
         raise RunError(f"{out} exists; choose another --out")
-    count, named_batches = _named_batches(trained, Path(pictures), split)
+    count, named_batches = _named_batches(trained, Path(source), split)
     first: torch.Tensor | None = None
     out.parent.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
@@ -181,7 +182,7 @@ def _named_batches(
             for b in batches(stored, order, BATCH)
         )
         return len(stored), stored_batches
-    files = picture_files([Path(source)])
+    files = image_files([Path(source)])
 
     def read() -> Iterator[tuple[torch.Tensor, list[str]]]:
         for a in range(0, len(files), BATCH):

@@ -29,7 +29,7 @@ class Progress:
     def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
         self._what, self._total, self._unit = what, total, unit
         # Units finished before do not count towards the speed.
-        self._done = self._done_before = done
+        self._completed = self._completed_before = done
         self._began_s = self._printed_s = time.perf_counter()
         # stderr, so that the output of a command can be piped.
         self._console = Console(stderr=True)
@@ -43,6 +43,7 @@ class Progress:
                 TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[note]}"),
                 console=self._console,
+                # The bar vanishes at the end, because its caller prints the result.
                 transient=True,
             )
             self._task = self._rich.add_task(what, total=total, completed=done, rate="", note="")
@@ -64,21 +65,24 @@ class Progress:
     @property
     def rate(self) -> float:
         """Units per second since the start."""
-        return (self._done - self._done_before) / max(1e-9, time.perf_counter() - self._began_s)
+        return (self._completed - self._completed_before) / max(
+            1e-9, time.perf_counter() - self._began_s
+        )
 
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more finished units. The note is shown beside the speed."""
-        self._done += count
+        self._completed += count
         rate = f"{self.rate:,.0f} {self._unit}/s"
         if self._rich is not None:
             self._rich.update(self._task, advance=count, rate=rate, note=note)
             return
         now_s = time.perf_counter()
+        # Not at every call: each line stays in a log file, where a bar would overwrite itself.
         if now_s - self._printed_s >= PLAIN_EVERY_S:
             self._printed_s = now_s
             total = "" if self._total is None else f"/{self._total}"
             print(
-                f"{self._what}: {self._done}{total}, {rate} {note}".rstrip(),
+                f"{self._what}: {self._completed}{total}, {rate} {note}".rstrip(),
                 file=sys.stderr,
                 flush=True,
             )

@@ -46,6 +46,7 @@ __all__ = [
 
 # The paper gives conv1 an input of 224x224 and 55x55 outputs, which does not work out without
 # padding: 55 = (224 + 3 - 11) / 4 + 1. The authors' code adds three pixels on the right and bottom.
+# Biases of 1 are those of section 5, `linked` is conv3 of section 3.2.
 PAPER_LAYERS: tuple[Layer, ...] = (
     Conv("conv1", 96, 11, stride=4, pad=(0, 3), then=("activation", "lrn", "max_pool")),
     Conv("conv2", 256, 5, pad=(2, 2), bias=1, then=("activation", "lrn", "max_pool")),
@@ -127,6 +128,8 @@ def original() -> Config:
     """
     return Config(
         "original",
+        # The authors' code divides alpha by the number of maps in the sum; ours multiplies the sum
+        # itself.
         Architecture(ORIGINAL_LAYERS, columns=2, lrn=Lrn(alpha=1e-4 / 5)),
         Augment(chunk=32, mean="centre", colour="original", pca="ilsvrc2012"),
         Sgd(bias_lr=0.02, bias_lr_follows=False, bias_decay=False),
@@ -228,6 +231,7 @@ def pre_trained() -> Config:
     epoch 6. The authors stopped in epoch 8.
     """
     base = original_six_conv()
+    # Without an activation: it halves the inputs of the large last layer, and thus its weights.
     linear = FullyConnected("linear", 2048)
     first_five = tuple(f"conv{i}" for i in range(1, 6))
     return replace(
@@ -291,6 +295,7 @@ def torchvision() -> Config:
     """
     pooled: tuple[OpName, ...] = ("activation", "max_pool")
     layers: tuple[Layer, ...] = (
+        # std=None is PyTorch's uniform initialization, which torchvision keeps.
         Conv("conv1", 64, 11, stride=4, pad=(2, 2), std=None, then=pooled),
         Conv("conv2", 192, 5, pad=(2, 2), std=None, then=pooled),
         Conv("conv3", 384, 3, pad=(1, 1), std=None),
@@ -406,6 +411,7 @@ def cifar_11() -> Config:
         Local("local4", 32, 3, pad=(1, 1), std=0.04),
         FullyConnected("fc10", 10),
     )
+    # As in `cifar_18`, the file's alpha is divided by the number of values in the sum.
     lrn = Lrn(n=9, k=1.0, alpha=0.001 / 9)
     decay = (("conv1", 0.0), ("conv2", 0.0), ("local3", 0.004), ("local4", 0.004), ("fc10", 0.01))
     return replace(

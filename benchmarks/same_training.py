@@ -83,7 +83,7 @@ def train(store, config, fast, steps, batch):
             0,
             0,
             loaded.index,
-            loaded.place,
+            loaded.position,
         )
         x, labels = preprocess(loaded.images, augmentation), loaded.labels.to(device)
         logits = (

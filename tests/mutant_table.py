@@ -42,7 +42,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Training is on raw RGB values": [
         (AUGMENT, ".float() - mean", ".float() / 255 - mean"),
-        (AUGMENT, "if draws.scale != 1:", "if True:\n            x /= 64"),
+        (AUGMENT, "if augmentation.scale != 1:", "if True:\n            x /= 64"),
     ],
     "The mean and the covariance are those": [
         ("data/prepare.py", "        images[number] = rgb\n", "        pass\n"),
@@ -105,7 +105,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "data/sources/source.py",
-            "place = begin(row[1]) + fraction * number",
+            "position = begin(row[1]) + fraction * number",
             "place = begin(row[1])",
         ),
         ("data/sources/source.py", "== held_out:", "!= held_out:"),
@@ -388,7 +388,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "original: one position and flip": [
         (RECIPES, "Augment(chunk=32,", "Augment(chunk=16,"),
-        (AUGMENT, "(1, place // augment.chunk)", "(1, index // augment.chunk)"),
+        (AUGMENT, "(1, position // augment.chunk)", "(1, index // augment.chunk)"),
         (AUGMENT, "border + 1 if augment.last_offset else max(1, border)", "max(1, border)"),
     ],
     "4.1 The images are transformed": [

@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
     try:
         VERBS[verb](rest)
+    # A missing file or permission is the user's to mend, too, and its message names the path.
     except (AlexNetError, FileNotFoundError, PermissionError) as error:
         _fail(str(error))
     except StoreLost as error:

@@ -18,6 +18,7 @@ from alexnet.errors import AlexNetError
 
 def parse(form: Any, verb: str, arguments: list[str]) -> Any:
     """Parse the arguments of `alexnet VERB` into a dataclass; tyro exits where they do not fit."""
+    # OmitArgPrefixes: the settings of a store are --size-px, and not --settings.size-px.
     return tyro.cli(
         form, prog=f"alexnet {verb}", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
     )
@@ -32,6 +33,7 @@ def on_disk(path: Path) -> Path:
 
 def recipe(name: str) -> Callable[[], Config]:
     """The function that builds a recipe. Raises AlexNetError for an unknown name."""
+    # Not `hasattr`: the module also has names that it imports, such as Conv.
     if name not in recipes.__all__:
         raise AlexNetError(
             f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}"

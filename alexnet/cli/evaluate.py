@@ -18,7 +18,7 @@ from alexnet.cli.arguments import parse
 class EvaluateArguments:
     """Measure the test errors of a run, or of the ensemble of several runs.
 
-    The errors are those of the centre crop and of the recipe's own test, such as ten crops.
+    The errors are those of the center crop and of the recipe's own test, such as ten crops.
     """
 
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
@@ -68,5 +68,6 @@ def confusion_table(
     ]
     for i, (name, row, error) in enumerate(zip(classes, confusion, errors, strict=True)):
         share = "     -" if error is None else f"{error:6.1%}"
+        # Zeros are shown as dots, so that the confusions stand out.
         lines.append(f"{name:>{width}}  {share}  {i:>9} " + " ".join(f"{n or '.':>4}" for n in row))
     return "\n".join(lines)

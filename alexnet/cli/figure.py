@@ -23,12 +23,12 @@ class FigureArguments:
     networks.
     """
 
-    kind: Positional[Literal["filters", "answers", "neighbours", "curves", "signal"]]
+    figure: Positional[Literal["filters", "answers", "neighbours", "curves", "signal"]]
     """The figure."""
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
     """Folders of the runs; only curves and signal use more than the first."""
     out: Path | None = None
-    """Image file; KIND.png in the folder of the first run when not given."""
+    """Image file; FIGURE.png in the folder of the first run when not given."""
 
 
 def figure(arguments: list[str]) -> None:
@@ -38,8 +38,9 @@ def figure(arguments: list[str]) -> None:
 
     if not a.runs:
         raise AlexNetError("name the run to draw")
-    out = a.out or a.runs[0] / f"{a.kind}.png"
-    match a.kind:
+    # By default beside the other files of the run.
+    out = a.out or a.runs[0] / f"{a.figure}.png"
+    match a.figure:
         case "filters":
             plot = figures.filters(load(a.runs[0]).net)
         case "answers":

@@ -15,10 +15,10 @@ from alexnet.config import StoreSettings
 
 @dataclass(frozen=True)
 class PrepareArguments:
-    """Make a store from a source of labelled images.
+    """Make a store from a source of labeled images.
 
     Each image is rescaled by its shorter side and its central square is kept (section 2). The mean
-    image and the colour statistics are computed in the same pass.
+    image and the color statistics are computed in the same pass.
 
     SOURCE is the archives of ILSVRC-2012 or ILSVRC-2010, Kaggle's ImageNet, tiny-imagenet-200, one
     folder for each class, a flat folder with a table of labels, Parquet files, WebDataset archives,
@@ -50,6 +50,7 @@ def prepare(arguments: list[str]) -> None:
     from alexnet.data import prepare as preparation
     from alexnet.data import sources
 
+    # Checked before the source is read, which may take minutes.
     folder = on_disk(a.store)
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:

@@ -58,6 +58,7 @@ def reproduce(arguments: list[str]) -> None:
         print(a.document)
         return
     if a.report is not None:
+        # Only the report needs matplotlib.
         from alexnet.experiments import report
 
         report.write(records.read(a.records), a.report, a.runs)
@@ -69,6 +70,7 @@ def reproduce(arguments: list[str]) -> None:
             raise AlexNetError(
                 "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
             )
+        # The speed is measured now, so that the estimates hold for this machine.
         costs = table.cost_h(claims, table.peak_macs_per_s())
         print(table.listing(records.read(a.records), costs))
         return

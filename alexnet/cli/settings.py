@@ -82,6 +82,7 @@ SUMMARY_GROUPS: dict[str, tuple[Setting, ...]] = {
 
 def default_of(config: Config, flag: str) -> Any:
     """The value of a recipe's field, by its flag. Raises AttributeError for an unknown field."""
+    # These two options belong to the verb and not to the recipe.
     if flag == "out":
         return f"runs/{config.recipe}"
     if flag == "epochs":
@@ -119,6 +120,7 @@ def short_help(verb: str, config: Config, groups: dict[str, tuple[Setting, ...]]
 
 def wants_short_help(arguments: list[str]) -> bool:
     """Whether the arguments ask for the short help."""
+    # Anywhere among the arguments: `--sgd.lr 0.1 --help` asks for help too.
     return "-h" in arguments or "--help" in arguments
 
 

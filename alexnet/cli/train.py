@@ -106,6 +106,7 @@ def parse_train(name: str, arguments: list[str]) -> TrainArguments:
         # into subcommands. FlagConversionOff: `--augment.crops False` reads as the field does.
         config=(AvoidSubcommands, FlagConversionOff),
     )
+    # Every field is an option: with --recipe a run would bear a false name.
     config = replace(a.config, recipe=name)
     # After parsing, so that --epochs also scales a schedule whose fields were set by hand.
     if a.epochs is not None:

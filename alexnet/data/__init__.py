@@ -1,1 +1,1 @@
-"""From labelled images to batches on the device. Nothing here knows the network."""
+"""From labeled images to batches on the device. Nothing here knows the network."""

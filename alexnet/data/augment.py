@@ -1,7 +1,7 @@
 """Augmentation and preprocessing: stored uint8 images to network input (sections 2 and 4.1).
 
 The module separates the random choice from the arithmetic. `sample_augmentation` draws the crop,
-reflection and colour shift of each image as a pure function of (seed, epoch, image);
+reflection and color shift of each image as a pure function of (seed, epoch, image);
 `Preprocess` applies them to a whole batch on the device.
 """
 
@@ -28,20 +28,20 @@ ILSVRC2012_VECTORS = np.array(  # one eigenvector per row
 )
 # torchvision's reference preprocessing, for RGB values in 0..1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Number of the random stream of the colour noise. Streams 0 and 1 hold the crop positions and
+# Number of the random stream of the color noise. Streams 0 and 1 hold the crop positions and
 # reflections, drawn for each image or for each chunk of the epoch.
 NORMAL = 2
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop position, reflection and colour shift of each of N images.
+    """Crop position, reflection and color shift of each of N images.
 
     Attributes:
         top: Row of the crop's upper left corner in the stored image, in pixels.
         left: Column of that corner, in pixels.
         flip: Whether the crop is reflected horizontally.
-        shift: Added to R, G and B of every pixel of the image, in grey levels.
+        shift: Added to R, G and B of every pixel of the image, in gray levels.
         scale: Factor applied to the input after the shift.
     """
 
@@ -59,26 +59,26 @@ def sample_augmentation(
     seed: int,
     epoch: int,
     index: NDArray[np.int64],
-    place: NDArray[np.int64],
+    position: NDArray[np.int64],
     colour: bool = True,
 ) -> Augmentation:
-    """Draw the crop position, reflection and colour shift of each image in a batch.
+    """Draw the crop position, reflection and color shift of each image in a batch.
 
     The draw depends only on (seed, epoch, image), never on the batch, the worker or the device, so
     a resumed or distributed run sees the same images. With `augment.chunk` > 1, position and
-    reflection depend on (seed, epoch, place // chunk) instead: the authors' code crops and
-    reflects each chunk of images alike. The colour shift always belongs to the image.
+    reflection depend on (seed, epoch, position // chunk) instead: the authors' code crops and
+    reflects each chunk of images alike. The color shift always belongs to the image.
 
     Args:
         augment: Which random changes the recipe makes.
         statistics: Mean and covariance of the training images.
         input_px: Side of the crop, in pixels.
         index: Positions of the images in the split, shape (N,).
-        place: Positions of the images in the order of the epoch, shape (N,).
-        colour: False turns the colour noise off (the last epochs of `original`).
+        position: Positions of the images in the order of the epoch, shape (N,).
+        colour: False turns the color noise off (the last epochs of `original`).
 
     Returns:
-        Offsets in pixels, reflections, and colour shifts in grey levels, one row per image.
+        Offsets in pixels, reflections, and color shifts in gray levels, one row per image.
 
     Source: section 4.1; for `original`, convdata_jpeg.py of the authors' 2012 release.
     """
@@ -92,7 +92,7 @@ def sample_augmentation(
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
     y, x, coin = _uniform(
-        seed, epoch, *((0, index) if augment.chunk == 1 else (1, place // augment.chunk))
+        seed, epoch, *((0, index) if augment.chunk == 1 else (1, position // augment.chunk))
     )
     if augment.crops:
         # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).
@@ -142,7 +142,7 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
 def colour_shift(
     augment: Augment, statistics: Statistics, normal: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the grey levels to add to R, G and B of each image, shape (N, 3).
+    """Return the gray levels to add to R, G and B of each image, shape (N, 3).
 
     Args:
         normal: Standard normal numbers, shape (N, 3).
@@ -168,7 +168,7 @@ def evaluation_crops(
 ) -> list[tuple[int, int, bool]]:
     """Return (top, left, reflected) of each test crop.
 
-    There are ten crops (section 4.1), a 3x3 grid of nine (the CIFAR-10 networks), or the centre
+    There are ten crops (section 4.1), a 3x3 grid of nine (the CIFAR-10 networks), or the center
     crop alone.
     """
     border = stored_px - input_px
@@ -182,7 +182,7 @@ def evaluation_crops(
 
 
 def fixed_crop(top: int, left: int, flip: bool, count: int) -> Augmentation:
-    """Return the same test crop for each of `count` images, without colour noise."""
+    """Return the same test crop for each of `count` images, without color noise."""
     # Every image of a test batch gets the same crop.
     full = np.full(count, 1)
     return Augmentation(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
@@ -208,7 +208,7 @@ def check_sizes(stored_px: int, input_px: int) -> None:
 
 
 class Preprocess:
-    """Crops, reflects, centres and shifts the images of a batch on the device."""
+    """Crops, reflects, centers and shifts the images of a batch on the device."""
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class Preprocess:
         self.centre_mean = mean[half : half + input_px, half : half + input_px]
 
     def centre_patch_mean(self) -> torch.Tensor:
-        """Return what is subtracted from a centre crop, in grey levels.
+        """Return what is subtracted from a center crop, in gray levels.
 
         The shape is (input_px, input_px, 3), or broadcasts to it.
         """
@@ -241,12 +241,12 @@ class Preprocess:
             return (255 * self.centre_mean.new_tensor(TORCHVISION_MEAN)).expand_as(self.centre_mean)
         return self.centre_mean
 
-    def __call__(self, images: torch.Tensor, draws: Augmentation) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Return the network's input for a batch.
 
         Args:
             images: (N, stored_px, stored_px, 3) uint8, on any device.
-            draws: Crop, reflection and colour shift of each image.
+            augmentation: Crop, reflection and color shift of each image.
 
         Returns:
             (N, 3, input_px, input_px) on the device, in the channels-last memory format.
@@ -256,29 +256,32 @@ class Preprocess:
         """
         # Without this check the compiled code would read foreign memory.
         border = self.stored_px - self.input_px
-        if any(a.size and not 0 <= a.min() <= a.max() <= border for a in (draws.top, draws.left)):
+        if any(
+            a.size and not 0 <= a.min() <= a.max() <= border
+            for a in (augmentation.top, augmentation.left)
+        ):
             raise DataError(
                 f"a crop of {self.input_px} pixels reaches beyond its image of {self.stored_px}"
             )
         images = images.to(self.device, non_blocking=True).contiguous()
-        x = self._compiled(images, draws)
-        return (self.plain(images, draws) if x is None else x).permute(0, 3, 1, 2)
+        x = self._compiled(images, augmentation)
+        return (self.plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the centre crop of every image, without colour noise."""
+        """Return the center crop of every image, without color noise."""
         half = (self.stored_px - self.input_px) // 2
         return self(images, fixed_crop(half, half, False, len(images)))
 
-    def plain(self, images: torch.Tensor, draws: Augmentation) -> torch.Tensor:
+    def plain(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Compute the same by indexing, shape (N, input_px, input_px, 3).
 
         Indexing treats the whole batch at once, which takes only a few kernels on a GPU.
         """
-        flip = torch.from_numpy(draws.flip).to(self.device)
+        flip = torch.from_numpy(augmentation.flip).to(self.device)
         side = torch.arange(self.input_px, device=self.device)
-        rows = torch.from_numpy(draws.top).to(self.device)[:, None] + side
+        rows = torch.from_numpy(augmentation.top).to(self.device)[:, None] + side
         along = torch.where(flip[:, None], self.input_px - 1 - side, side)
-        columns = torch.from_numpy(draws.left).to(self.device)[:, None] + along
+        columns = torch.from_numpy(augmentation.left).to(self.device)[:, None] + along
         each = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
         # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
@@ -288,14 +291,14 @@ class Preprocess:
             else self.centre_patch_mean()
         )
         x = images[each, rows, columns].float() - mean
-        x += torch.from_numpy(draws.shift).to(self.device)[:, None, None, :]
-        if draws.scale != 1:
-            x *= draws.scale
+        x += torch.from_numpy(augmentation.shift).to(self.device)[:, None, None, :]
+        if augmentation.scale != 1:
+            x *= augmentation.scale
         if self.deviation is not None:
             x /= self.deviation
         return x.to(self.dtype)
 
-    def _compiled(self, images: torch.Tensor, draws: Augmentation) -> torch.Tensor | None:
+    def _compiled(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor | None:
         """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).
 
         Returns None where the compiled code is missing or does not serve this device or dtype.
@@ -310,18 +313,18 @@ class Preprocess:
         # The C++ side takes bare pointers, so that each array must be contiguous and of this dtype.
         # The list keeps the converted copies alive during the call.
         dtypes = (
-            (draws.top, np.int64),
-            (draws.left, np.int64),
-            (draws.flip, np.uint8),
-            (draws.shift, np.float32),
+            (augmentation.top, np.int64),
+            (augmentation.left, np.int64),
+            (augmentation.flip, np.uint8),
+            (augmentation.shift, np.float32),
         )
         arrays = [np.ascontiguousarray(array, dtype) for array, dtype in dtypes]
-        cut = getattr(operators, f"cut_{native.SUFFIX[self.dtype]}")
-        cut(
+        crop = getattr(operators, f"crop_{native.SUFFIX[self.dtype]}")
+        crop(
             *(tensor.data_ptr() for tensor in (images, mean, self.mirrored_mean)),
             *(array.ctypes.data for array in arrays),
             None if self.deviation is None else self.deviation.data_ptr(),
             out.data_ptr(),
-            native.Cut(len(images), self.stored_px, px, moves, draws.scale),
+            native.Crop(len(images), self.stored_px, px, moves, augmentation.scale),
         )
         return out

@@ -90,7 +90,7 @@ def _check_size(width: int, height: int) -> None:
 def as_stored(data: bytes, size_px: int) -> Rgb | None:
     """Return the pixels of a JPEG that a store may contain unchanged, or None for other files.
 
-    Such a file is RGB or grey, has the stored size, is decoded without a warning by the decoder
+    Such a file is RGB or gray, has the stored size, is decoded without a warning by the decoder
     that training uses, and is upright: other readers of a store would rotate it as its EXIF
     orientation says.
 

@@ -36,11 +36,11 @@ IMAGES_PER_TASK = 16  # enough work to hide the cost of a task, few enough to sp
 class Share:
     """The part of every batch that one of several processes takes.
 
-    Process number `place` of `of` takes its part of each batch; the parts differ by at most one
-    image.
+    A batch is divided into `of` parts, which differ by at most one image, and this process takes
+    number `part`.
     """
 
-    place: int = 0
+    part: int = 0
     of: int = 1
 
     def sizes(self, batch: int) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ class Batch:
         images: (N, size_px, size_px, 3) uint8.
         labels: (N,) int64.
         index: Positions of the images in the split, (N,) int64.
-        place: Positions of the images in the order of the epoch, (N,) int64.
+        position: Positions of the images in the order of the epoch, (N,) int64.
         global_size: Number of images in the batch over all processes.
         waited_s: How long the caller waited for the batch, in seconds.
     """
@@ -68,7 +68,7 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
     index: Indices
-    place: Indices
+    position: Indices
     global_size: int
     waited_s: float
 
@@ -134,7 +134,7 @@ def batches(
     global_batches = [
         np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)
     ]
-    local_batches = [np.array_split(every, share.of)[share.place] for every in global_batches]
+    local_batches = [np.array_split(every, share.of)[share.part] for every in global_batches]
     sizes = iter(map(len, global_batches))
 
     def empty_images(positions: Indices) -> torch.Tensor:
@@ -211,6 +211,7 @@ def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
         try:
             if not is_decoded:
                 _decode(data, row)
+        # simplejpeg raises ValueError for a damaged image, and DataError is a ValueError.
         except ValueError as error:
             raise DataError(
                 f"{split.name(number)} is damaged in the store ({error}); prepare it again"

@@ -1,6 +1,6 @@
 """The built-in data set: ten classes of shapes on cluttered backgrounds.
 
-Colour, texture, light and position are random. The set serves the demo and the tests: it is
+Color, texture, light and position are random. The set serves the demo and the tests: it is
 generated and not downloaded, and for a given seed it is the same on every machine. It is hard for a
 linear classifier on pixels, whose error exceeds 60 %, and easy enough for a small network to learn
 in minutes.
@@ -68,7 +68,7 @@ def image(label: int, seed: int) -> NDArray[np.uint8]:
 def _texture(
     rng: np.random.Generator, x: Plane, y: Plane, one: NDArray[np.float64], two: NDArray[np.float64]
 ) -> Plane:
-    """Mix two colours by a wave of random direction, length and sharpness."""
+    """Mix two colors by a wave of random direction, length and sharpness."""
     turn, length, phase = rng.uniform(0, math.pi), rng.uniform(2, 18), rng.uniform(0, 2 * math.pi)
     wave = np.sin(math.cos(turn) * length * x + math.sin(turn) * length * y + phase)
     share = np.clip(0.5 + wave * rng.uniform(0.3, 3), 0, 1)[..., None]

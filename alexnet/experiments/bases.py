@@ -11,6 +11,7 @@ from alexnet.config import Config, Conv, LayerLr, Pool, StepSchedule
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.effects import QUARTER
 
+# CIFAR-10 has no validation split.
 VAL_SPLIT: dict[Kind, str] = {"photographs": "val", "cifar10": "test", "imagenet": "val"}
 
 # The bases.
@@ -30,7 +31,7 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     - the PCA of the store's own training images (there of ImageNet 2012's);
     - 24 epochs with falls of the rate at 19 and 22 (there 91, with falls at 25, 51 and 79).
 
-    The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the colour
+    The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the color
     noise ends and conv1's weights learn at a tenth of the rate, at 19 conv1 is frozen. Smoke scale
     has one epoch, at one rate.
     """
@@ -56,13 +57,15 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
 
 
 def four_layers(scale: Scale, kind: Kind) -> Config:
-    """The 26 % net without regularisation, at one rate, tested on the images it trains on, until
+    """The 26 % net without regularization, at one rate, tested on the images it trains on, until
     their error is 25 %.
     """
     config = recipes.cifar_26()
     sgd = replace(
         config.sgd,
         weight_decay=0.0,
+        # The recipe has a weight decay for each layer, which `weight_decay` alone would not turn
+        # off.
         weight_decay_of=tuple((layer, 0.0) for layer, _ in config.sgd.weight_decay_of),
     )
     epochs = 2 if scale == "smoke" else 60

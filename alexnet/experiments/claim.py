@@ -47,6 +47,7 @@ A crop of 96 pixels is to 112 about what the paper's 224 is to 256.
 """
 DESK_PART: dict[Kind, Part] = {
     "photographs": Part(),
+    # A fifth of CIFAR-10, so that a run takes minutes.
     "cifar10": Part(train_of_each=1000),
     "imagenet": Part(),
 }
@@ -96,9 +97,12 @@ class Effect:
         """The value for each seed, or for each complete, disjoint ensemble of consecutive seeds."""
         if self.nets > 1:
             (members,) = (results[name] for name in self.arms)
+            # Seeds that do not fill an ensemble are left out.
             num_groups = len(members) // self.nets
             groups = [members[i * self.nets : (i + 1) * self.nets] for i in range(num_groups)]
             return [self.measure(*group) for group in groups]
+        # Paired by seed: such runs share data and order, so that their difference varies less by
+        # chance than their errors do.
         runs = zip(*(results[name] for name in self.arms), strict=True)
         return [self.measure(*runs_of_seed) for runs_of_seed in runs]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from alexnet.config import Plateau, Schedule
 from alexnet.errors import AlexNetError
 
+# The training error at which Figure 1 compares ReLU with tanh.
 QUARTER = 0.25
 ENSEMBLE = 5
 """Networks in an ensemble (section 6)."""
@@ -31,16 +32,16 @@ class RunResult:
     """Error of the recipe's own test, for example ten crops, on `val_split`. In claim relu that is
     the training split, and this a training error."""
     centre_error: float
-    """Error with the centre crop on `val_split`."""
+    """Error with the center crop on `val_split`."""
     train_error: float
-    """Error on up to 2,000 training images, tested like the validation images: centre crop, no
+    """Error on up to 2,000 training images, tested like the validation images: center crop, no
     dropout."""
     images_per_s: float
     """Median training speed of the epochs."""
     rate: float
     """Initial learning rate."""
     colour: tuple[tuple[float, ...], ...]
-    """For each column and each filter of the first layer, the share of its energy that is colour
+    """For each column and each filter of the first layer, the share of its energy that is color
     (`diagnostics.colourfulness`)."""
     epochs: tuple[dict[str, Any], ...]
     """The metrics of each epoch."""
@@ -92,7 +93,7 @@ def own_gap(run: RunResult) -> float:
 
 
 def centre_minus_ten(run: RunResult) -> float:
-    """Error with the centre crop minus error with ten crops, in percentage points."""
+    """Error with the center crop minus error with ten crops, in percentage points."""
     return 100 * (run.centre_error - run.test_error)
 
 
@@ -110,6 +111,7 @@ def epochs_to(error: float, run: RunResult) -> float:
 
     It is the length of the run if the error is never reached, which is then a lower bound.
     """
+    # The curve begins at an error of 1 before the first epoch, its upper bound.
     before = 1.0
     for number, epoch in enumerate(run.epochs):
         if epoch["val_error"] <= error:
@@ -180,7 +182,7 @@ def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
 
 
 def mixture(likelihood: NDArray[np.float64], rounds: int = 500) -> NDArray[np.float64]:
-    """The mixture weights that maximise the likelihood of the labels, by expectation-maximisation.
+    """The mixture weights that maximize the likelihood of the labels, by expectation-maximization.
 
     Args:
         likelihood: The probability that each network gives the true class, shape (nets, N).
@@ -207,7 +209,7 @@ def halving_minus_masks(run: RunResult) -> float:
 
 
 def hidden_minus_pixels(run: RunResult) -> float:
-    """Share of nearest neighbours of the same class, by the last hidden layer minus by pixels.
+    """Share of nearest neighbors of the same class, by the last hidden layer minus by pixels.
 
     In percentage points.
     """
@@ -216,10 +218,10 @@ def hidden_minus_pixels(run: RunResult) -> float:
 
 
 def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[float, float]:
-    """Compare the colour of two columns with that of random halves of the same filters.
+    """Compare the color of two columns with that of random halves of the same filters.
 
     Args:
-        columns: The colour of each filter, for both columns.
+        columns: The color of each filter, for both columns.
         shuffles: Number of random divisions.
 
     Returns:
@@ -227,6 +229,7 @@ def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[flo
         of random halves that are at least as far apart.
     """
     one, two = map(np.asarray, columns)
+    # A fixed seed, so that a run has the same effect whenever it is computed.
     pooled, rng = np.concatenate([one, two]), np.random.default_rng(0)
 
     def distance(filters: NDArray[Any]) -> float:
@@ -239,5 +242,5 @@ def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[flo
 
 
 def specialised(run: RunResult) -> float:
-    """The distance of the two columns in colour, beyond chance."""
+    """The distance of the two columns in color, beyond chance."""
     return apart(run.colour)[0]

@@ -41,6 +41,7 @@ def work(folder: Path) -> None:
     config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
     run = folder / "run"
     try:
+        # An earlier process may have been stopped or killed in the middle of the run.
         if (run / "config.json").exists():
             resume(run)
         else:
@@ -60,12 +61,14 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     indices = np.arange(len(split))
     p, labels = predictions(nets, split, config.augment, indices)
     single_crop = replace(trained.preprocess.augment, test_patches="centre")
+    # If the recipe's own test is the center crop, `p` is this already.
     centre_p = (
         p
         if config.augment.test_patches == "centre"
         else predictions(nets, split, single_crop, indices)[0]
     )
     train = store.split(config.train_split)
+    # A sample in the order of an epoch: the store may have its images sorted by class.
     on_train = score(
         *predictions(
             nets, train, centre(config.augment), epoch_order(len(train), 0, 0)[:TRAIN_IMAGES]

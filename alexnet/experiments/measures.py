@@ -16,7 +16,7 @@ from alexnet.ops.arena import kept_memory
 MASKS = 64
 """Number of dropout masks in the average."""
 TRAIN_IMAGES, QUERIES = 4000, 1000
-"""Training images that can be neighbours, and validation images whose neighbours are searched."""
+"""Training images that can be neighbors, and validation images whose neighbors are searched."""
 
 
 @torch.no_grad()
@@ -27,15 +27,16 @@ def over_masks(run: Path) -> dict[str, float]:
     networks.
 
     Returns:
-        masked_error: Error with the centre crop of the normalised geometric mean over MASKS masks.
-        halved_error: Error with the centre crop and halved outputs, as in every test.
+        masked_error: Error with the center crop of the normalized geometric mean over MASKS masks.
+        halved_error: Error with the center crop and halved outputs, as in every test.
     """
     trained, _, val = of_run(run)
     net, masked, halved = trained.net, 0, 0
     with kept_memory(trained.preprocess.device):
         for x, labels in centre_patches(trained, val, np.arange(len(val))):
             # The mean of log-probabilities is the log of the geometric mean; dividing by MASKS and
-            # normalising would not change the argmax.
+            # normalizing would not change the argmax. The number of the mask takes the place of the
+            # step, so that every call has the same masks.
             net.train()
             sums = sum(F.log_softmax(net(x, dropout_key=(0, mask)), 1) for mask in range(MASKS))
             net.eval()

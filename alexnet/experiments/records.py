@@ -28,7 +28,9 @@ from alexnet.provenance import code_version, machine
 
 UNDERFITTED = 0.2
 """A training error above this share is called underfitted, except in the paper's own setting."""
+# The words for the usual widths; any other is written as 1/n.
 WIDTHS = {1.0: "full width", 0.5: "half of the width", 0.25: "a quarter of the width"}
+# Predictions are not recorded. The measures that need them keep their results in `extra_metrics`.
 NO_IMAGES = {"probabilities": np.zeros((0, 0), np.float32), "labels": np.zeros(0, np.int64)}
 
 
@@ -36,6 +38,7 @@ def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings
     """The record of a claim that was run, as JSON values."""
     store, kind = settings.store, kind_of(settings.store)
     images = {name: split["images"] for name, split in store.manifest["splits"].items()}
+    # The command names the precision only if it is not the default.
     precision = "" if settings.precision == "auto" else f" --precision {settings.precision}"
     return {
         "claim": claim.id,
@@ -124,6 +127,7 @@ class Record:
         width = self.config(first).architecture.width
         store = self.raw["store"]
         images = store["images"][self.config(first).train_split]
+        # The record has the size of the store from which the part was taken.
         if part.train_of_each:
             images = part.train_of_each * (part.classes or store["classes"])
         train_error = mean(run.train_error for run in runs)
@@ -160,6 +164,7 @@ def where(raw: dict[str, Any]) -> str:
 
 def opened(raw: dict[str, Any]) -> Record:
     """Compute the effects of a record from its runs."""
+    # Exactly one: a record of an unknown claim is an error.
     (claim,) = (claim for claim in CLAIMS if claim.id == raw["claim"])
     configs = {name: from_dict(Config, config) for name, config in raw["configs"].items()}
     results = {
@@ -198,6 +203,7 @@ def read(folder: Path) -> list[Record]:
 def adjusted(records: Sequence[Record]) -> list[Record]:
     """The records with p values adjusted by Holm's method over all their rows together."""
     p_values = [row.estimate.p for one in records for row in one.rows]
+    # `holm` keeps the order of the rows, so both loops below can walk through one iterator.
     adjusted_p = iter(holm([p for p in p_values if p is not None]))
     return [
         replace(
@@ -232,6 +238,8 @@ def _repeat(claim: Claim, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:
 def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:
     """The settings of an arm that differ between the record and the current claim."""
     scale, kind = raw["scale"], raw["on"]
+    # Read as a Config, so that a record of an older version gets today's names and defaults and
+    # only true changes are left.
     before = from_dict(Config, raw["configs"][arm.name])
     # The precision is the user's choice, not the claim's.
     today = replace(claim.config(arm, scale, kind), precision=before.precision)
@@ -271,6 +279,7 @@ def _differences(before: Any, today: Any, name: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(today, dict) and before.keys() == today.keys():
         for key in before:
             yield from _differences(before[key], today[key], f"{name}.{key}".lstrip("."))
+    # Layers are compared one by one, so that a difference names the layer.
     elif _has_names(before) and _has_names(today) and len(before) == len(today):
         for one, other in zip(before, today, strict=True):
             yield from _differences(one, other, f"{name}.{one['name']}")

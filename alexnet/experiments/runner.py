@@ -71,7 +71,7 @@ IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6
 def kind_of(store: Store) -> Kind:
     """The kind of data in a store.
 
-    ImageNet is recognised by its list of classes alone, so that no other set of photographs, of
+    ImageNet is recognized by its list of classes alone, so that no other set of photographs, of
     1000 classes or fewer, counts as the paper's own setting.
     """
     if store.size_px == 32 and "test" in store.manifest["splits"]:
@@ -98,6 +98,7 @@ def check(claim: Claim, settings: Settings) -> None:
             f"{claim.id} averages {ENSEMBLE} networks and --seeds is {settings.seeds}; "
             f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
         )
+    # CIFAR-10 can show a mechanism at a small scale, but it is not the data of these claims.
     small_stand_in = kind == "cifar10" and claim.kinds[-1] != "cifar10"
     if kind not in claim.kinds or (scale == "full" and small_stand_in):
         needs = (
@@ -247,6 +248,7 @@ def plan_run(
     kind = kind_of(settings.store)
     config = claim.config(arm, settings.scale, kind)
     factor = factors.get(arm.name, 1.0)
+    # The learning rate of the biases keeps its ratio to that of the weights.
     bias = config.sgd.bias_lr
     sgd = replace(
         config.sgd, lr=factor * config.sgd.lr, bias_lr=None if bias is None else factor * bias
@@ -262,6 +264,7 @@ def plan_run(
         data=str(store),
         sgd=sgd,
         init=init,
+        # A run takes minutes: at the default of ten an interruption would cost most of it.
         checkpoint_minutes=1,
         precision=settings.precision,
     )
@@ -304,6 +307,7 @@ def _part(settings: Settings, part: Part) -> str:
         folder.parent.mkdir(parents=True, exist_ok=True)
         first, last = part.first_class, part.first_class + (part.classes or len(store.classes))
         splits = tuple(
+            # Only training images are left out: an error on fewer test images is less exact.
             _items(store, name, first, last, part.train_of_each if name == "train" else 0)
             for name in store.manifest["splits"]
         )
@@ -329,6 +333,7 @@ def _items(store: Store, name: str, first: int, last: int, of_each: int) -> Sour
         label = int(split.labels[index])
         if num_left.get(label, 0):
             num_left[label] -= 1
+            # The bytes are read when the item is, so that a part need not fit into memory.
             items.append(Item(split.name(index), label - first, partial(split.encoded, index)))
     return SourceSplit(name, len(items), lambda start: iter(items[start:]))
 
@@ -353,6 +358,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
         summary = result if isinstance(result, str) else "ended"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
+        # An estimate: as if the runs that are left took as long as those before them.
         left_min = (time.perf_counter() - began_s) / number * (total - number) / 60
         settings.say(f"{number}/{total} {spec.name}: {summary}; {left_min:.0f} min left")
     results: list[Any] = []
@@ -372,6 +378,7 @@ def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[Run
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
+    # The runs share the cores; each would otherwise start a thread for every core.
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // settings.jobs))}
     if settings.jobs > 1:
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.

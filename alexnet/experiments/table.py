@@ -81,6 +81,7 @@ def reproduce(
         try:
             check(claim, settings)
             fit.append(claim)
+        # Without names on the command line all claims are tried, and a store fits only some.
         except ValueError:
             if strict:
                 raise
@@ -183,6 +184,7 @@ def reading(records: Sequence[Record]) -> str:
 def _cells(one: Record, row: Row) -> str:
     """A row of the document's table."""
     detectable = row.estimate.minimum_detectable
+    # Only the verdict is set in italics, not the comparison with the paper's number.
     verdict, *inside = one.verdict(row).split(", ", 1)
     verdict = ", ".join([f"*{verdict}*", *inside])
     if row.repeat:
@@ -231,6 +233,7 @@ def cost_h(
         seconds = 0.0
         for arm in claim.arms:
             config = claim.config(arm, "desk", claim.kinds[0])
+            # Ten classes, because the store is not known yet; their number hardly changes the sum.
             ops = plan(replace(config.architecture, classes=10))
             part = claim.part(arm, "desk", claim.kinds[0])
             num_images = config.schedule.epochs * (
@@ -240,6 +243,7 @@ def cost_h(
                 seeds
                 * num_images
                 * 3
+                # All other operations have few multiply-adds by comparison.
                 * sum(op.multiply_adds for op in ops if op.op == "linear")
                 / (0.5 * macs_per_s)
             )

@@ -1,7 +1,10 @@
-"""Compiles the C++ of `ops/` and `data/` on first use, where there is a compiler, and keeps it in the user's cache.
+"""Compiles the C++ files of this folder on first use, and loads them.
 
-So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
-ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
+A file is compiled where there is a C++ compiler, and the library is kept in the user's cache.
+Nothing is therefore built when the package is installed, and a machine without a compiler runs the
+plain PyTorch versions; a message on stderr says so once. ALEXNET_NATIVE=0 turns the compiled code
+off. The libraries use the OpenMP threads of PyTorch, because a second pool of threads would compete
+with the first for the cores.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ import torch
 from alexnet.files import user_cache
 
 HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
-# no -ffast-math: sums keep their order; only errno and traps, which nobody reads, are given up for vector roots
-KERNELS = (
+# Not -ffast-math: sums keep their order. -fno-math-errno and -fno-trapping-math give up only errno
+# and floating-point traps, which nobody reads; without them square roots are not vectorized.
+KERNEL_FLAGS = (
     "-O3",
     "-march=native",
     "-fno-math-errno",
@@ -34,125 +38,130 @@ KERNELS = (
     "-std=c++17",
     "-fPIC",
 )
-# against the headers of this PyTorch, whose version belongs to the flags
-ARENA = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
+# The arena includes PyTorch's headers, so the library of one version must not serve another. The
+# macro is not used in the source: it makes the version a part of the cache key, as all flags are.
+ARENA_FLAGS = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
 
 Pointer, Size, Real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+ArgTypes = list[type]
+
+
+def _sizes(names: str) -> list[tuple[str, type]]:
+    """Return fields of a structure, all of them int64_t."""
+    return [(name, Size) for name in names.split()]
 
 
 class Pass(ctypes.Structure):
-    """As in kernels.cpp."""
+    """Arguments of the pass between two convolutions; described in kernels.cpp."""
 
     _fields_ = [
-        *(
-            (name, Size)
-            for name in ("images", "height", "width", "maps", "relu", "columns", "half")
-        ),
-        *((name, Size) for name in ("size", "stride", "rows", "cols", "relu_after")),
+        *_sizes("images height width maps relu columns half size stride rows cols relu_after"),
         ("k", Real),
         ("alpha", Real),
     ]
 
 
-class Cut(ctypes.Structure):
-    """As in kernels.cpp."""
+class Crop(ctypes.Structure):
+    """Arguments of the crops; described in kernels.cpp."""
 
-    _fields_ = [
-        *((name, Size) for name in ("images", "stored_px", "input_px", "mean_moves")),
-        ("scale", Real),
-    ]
-
-
-_LOADED: dict[str, ctypes.CDLL | None] = {}  # by source
-_LOADING = threading.Lock()
-LANES = 16  # of a vector in winograd.cpp
+    _fields_ = [*_sizes("images stored_px input_px mean_moves"), ("scale", Real)]
 
 
 class Canvas(ctypes.Structure):
-    """As in winograd.cpp."""
+    """The arrangement of images and tiles; described in winograd.cpp."""
 
-    _fields_ = [
-        (name, Size)
-        for name in (
-            "images",
-            "height",
-            "width",
-            "maps",
-            "groups",
-            "across",
-            "tile_rows",
-            "tile_columns",
-        )
-    ]
+    _fields_ = _sizes("images height width maps groups across tile_rows tile_columns")
 
 
+LANES = 16  # values in a vector of winograd.cpp
+# The dtypes of the kernels, and how the names of the functions for each dtype end.
 SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-OPERATORS: dict[str, list[type]] = {
+# ctypes converts and checks arguments by these lists; without them it would pass every integer as
+# 32 bits, pointers included.
+OPERATORS: dict[str, ArgTypes] = {
     "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "pass_backward": [Pointer, Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
     "spatial_forward": [Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "spatial_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
-    "cut": [*[Pointer] * 9, ctypes.POINTER(Cut)],
+    "crop": [*[Pointer] * 9, ctypes.POINTER(Crop)],
 }
+
+# The loaded libraries by source file; None for one that could not be compiled. The lock makes
+# decoding threads that need a library at the same time wait for the first one to compile it.
+_LOADED: dict[str, ctypes.CDLL | None] = {}
+_LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=1)
 def kernels() -> ctypes.CDLL | None:
-    """The compiled operators; None where they are turned off or cannot be had (said once, on stderr)."""
+    """The functions of kernels.cpp.
+
+    None if compiled code is turned off or cannot be made; a message on stderr then says so once.
+    """
     functions = {
-        f"{name}_{suffix}": kinds for name, kinds in OPERATORS.items() for suffix in SUFFIX.values()
+        f"{name}_{suffix}": arg_types
+        for name, arg_types in OPERATORS.items()
+        for suffix in SUFFIX.values()
     }
     functions["products"] = [Pointer, Size, Pointer]
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
-    without = (
-        "normalisation, pooling, patches and update run in plain PyTorch, several times slower"
+    consequence = (
+        "normalization, pooling, crops and the update run in plain PyTorch, several times slower"
     )
-    return _library("kernels.cpp", KERNELS, [], functions, without)
+    return _library("kernels.cpp", KERNEL_FLAGS, [], functions, consequence)
 
 
 @lru_cache(maxsize=1)
 def winograd() -> ctypes.CDLL | None:
-    """Of `winograd.cpp`; None as for `kernels`."""
+    """The functions of winograd.cpp; None as for `kernels`."""
     canvas = ctypes.POINTER(Canvas)
-    functions: dict[str, list[type]] = {"collect": [Pointer, Pointer, Pointer, canvas]}
-    functions |= {
-        name: [Pointer, Pointer, canvas] for name in ("spread_inputs", "spread_gradients")
+    functions: dict[str, ArgTypes] = {
+        "collect": [Pointer, Pointer, Pointer, canvas],
+        "spread_inputs": [Pointer, Pointer, canvas],
+        "spread_gradients": [Pointer, Pointer, canvas],
     }
-    return _library(
-        "winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower"
-    )
+    consequence = "convolutions of 3x3 are computed directly, a third slower"
+    return _library("winograd.cpp", KERNEL_FLAGS, [], functions, consequence)
 
 
 @lru_cache(maxsize=1)
 def jpeg() -> ctypes.CDLL | None:
-    """Of `jpeg.cpp`; None as for `kernels`."""
-    functions: dict[str, list[type]] = {
+    """The functions of jpeg.cpp; None as for `kernels`."""
+    functions: dict[str, ArgTypes] = {
         "decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]
     }
-    return _library(
-        "jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly"
-    )
+    consequence = "images are decoded by simplejpeg, which is slower"
+    return _library("jpeg.cpp", KERNEL_FLAGS, [], functions, consequence)
 
 
 @lru_cache(maxsize=1)
 def arena() -> ctypes.CDLL | None:
-    """The allocator of `arena.cpp`; None as for `kernels`."""
-    functions: dict[str, list[type]] = {"arena_begin": [], "arena_end": []}
-    without = "training gives its memory back at every step and takes it anew, a sixth slower"
-    return _library("arena.cpp", ARENA, [f"-L{TORCH / 'lib'}", "-lc10"], functions, without)
+    """The functions of arena.cpp; None as for `kernels`."""
+    functions: dict[str, ArgTypes] = {"arena_begin": [], "arena_end": []}
+    consequence = "training gives its memory back and takes it anew at every step, a sixth slower"
+    libraries = [f"-L{TORCH / 'lib'}", "-lc10"]
+    return _library("arena.cpp", ARENA_FLAGS, libraries, functions, consequence)
 
 
 def _library(
     source: str,
     flags: Sequence[str],
     libraries: Sequence[str],
-    functions: dict[str, list[type]],
-    without: str,
+    functions: dict[str, ArgTypes],
+    consequence: str,
 ) -> ctypes.CDLL | None:
-    """functions: what each takes. without: what None means to the user. The first of several threads compiles."""
+    """Return a library, which the first of several threads compiles and loads.
+
+    Args:
+        source: Name of the C++ file.
+        flags: Flags of the compiler.
+        libraries: Flags of the linker.
+        functions: The functions of the library, and the types of their arguments.
+        consequence: What it means for the user if there is no library, in words.
+    """
     with _LOADING:
         if source not in _LOADED:
-            _LOADED[source] = _load(source, flags, libraries, functions, without)
+            _LOADED[source] = _load(source, flags, libraries, functions, consequence)
         return _LOADED[source]
 
 
@@ -160,22 +169,29 @@ def _load(
     source: str,
     flags: Sequence[str],
     libraries: Sequence[str],
-    functions: dict[str, list[type]],
-    without: str,
+    functions: dict[str, ArgTypes],
+    consequence: str,
 ) -> ctypes.CDLL | None:
+    # The build below is only tested on Linux: the names of libraries and flags differ elsewhere.
     if os.environ.get("ALEXNET_NATIVE") == "0" or sys.platform != "linux":
         return None
     try:
-        found = ctypes.CDLL(str(_shared_object(source, flags, libraries)))
-        for name, kinds in functions.items():
-            getattr(found, name).argtypes = kinds
+        library = ctypes.CDLL(str(_shared_object(source, flags, libraries)))
+        for name, arg_types in functions.items():
+            getattr(library, name).argtypes = arg_types
+    # The plain versions serve in any case, so no fault of a compiler or a cache is an error.
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        print(f"{without}: {error}", file=sys.stderr)
+        print(f"{consequence}: {error}", file=sys.stderr)
         return None
-    return found
+    return library
 
 
 def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
+    """Return the path of the compiled library; compile it if the cache does not have it.
+
+    Raises:
+        OSError: If there is no compiler, or it fails, or the cache cannot be written.
+    """
     compiler = next(
         filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None
     )
@@ -184,37 +200,44 @@ def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) 
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
+    # Everything that decides the machine code: source, compiler, processor and flags.
     key = (HERE / source).read_bytes() + version + _processor().encode() + " ".join(flags).encode()
     cache = user_cache()
     path = cache / f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as beside:
-            made = Path(beside) / path.name
-            _build(compiler, HERE / source, flags, libraries, made)
-            os.replace(made, path)
+        # Compiled in a temporary folder of the cache and then renamed: several processes may
+        # compile at once, and none of them may load a file that another has written in part.
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            compiled = Path(folder) / path.name
+            _build(compiler, HERE / source, flags, libraries, compiled)
+            os.replace(compiled, path)
     return path
 
 
 def _build(
     compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path
 ) -> None:
-    """Compiled with OpenMP but not linked with a library of it: PyTorch's is in the process already."""
+    """Compile a source to a shared library. Raises OSError with the compiler's first message."""
     compiled = out.with_suffix(".o")
+    # Two commands: -fopenmp is given to the compiler but not to the linker, which would add an
+    # OpenMP library. The symbols are found in PyTorch's, which is in the process already.
     for command in (
         [compiler, *flags, "-c", str(source), "-o", str(compiled)],
         [compiler, "-shared", str(compiled), *libraries, "-o", str(out)],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode:
-            raise OSError(
-                f"{Path(compiler).name} failed: {(done.stderr.splitlines() or ['no reason given'])[0]}"
-            )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if result.returncode:
+            reason = (result.stderr.splitlines() or ["no reason given"])[0]
+            raise OSError(f"{Path(compiler).name} failed: {reason}")
 
 
 @lru_cache(maxsize=2)
 def slow_in_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products are slower in bfloat16 than in float32: x86 processors without tiles for it."""
+    """Whether matrix products are slower in bfloat16 than in float32.
+
+    They are on x86 processors without matrix tiles (AMX) for bfloat16.
+    """
     return (
         device.type == "cpu"
         and platform.machine() in ("x86_64", "AMD64")
@@ -223,9 +246,13 @@ def slow_in_bfloat16(device: torch.device) -> bool:
 
 
 def _processor() -> str:
-    """-march=native is for this processor; a home folder may be shared by several."""
+    """The features of this processor, for which -march=native compiles.
+
+    They belong to the cache key, because different machines may share a home folder.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
+        # "flags" on x86, "Features" on ARM.
         return next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         return platform.machine()

@@ -83,6 +83,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         NotFinite: On a NaN or an infinity; the message names step and tensor.
     """
     run = Path(run_dir)
+    # After a rank has died torchrun starts all of them again with the same arguments.
     if restarted() and (run / "config.json").exists():
         return resume(run, config.parallel)
     check(config)
@@ -100,6 +101,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     messages = [f"warning: {sentence}" for sentence in without_effect(config)]
     if config.init:
         messages.append(_start_from(setup))
+    # Not before this point: nothing is written for a run that any rank refuses.
     if mesh.first:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, setup.config)
@@ -169,6 +171,7 @@ def _set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
     check_layout(config, mesh.world.size)
     net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
     if config.precision == "float64":
+        # Converted after the weights were drawn: they have the same values in every precision.
         net = net.double()
     # Half of the timeout, so that a rank whose store does not answer reports it before the other
     # ranks give up waiting for that rank.
@@ -241,8 +244,10 @@ def _train(
     about = describe(config, store)
     log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
+    # To stderr, because stdout has one line for each epoch.
     for line in messages:
         print(line, file=sys.stderr)
+    # A run that is resumed has logged it at its start, and is not untrained any more.
     if state.step == 0:
         _log_signal(config, log, net.gather_network(), preprocess, train)
     metrics: dict[str, Any] = {}
@@ -290,7 +295,7 @@ def _train(
                         config.seed,
                         state.epoch,
                         batch.index,
-                        batch.place,
+                        batch.position,
                         colour,
                     )
                     images = preprocess(batch.images, augmentation)
@@ -354,6 +359,7 @@ def _train(
             save("last")
             saved_s = time.perf_counter()
     log.close()
+    # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics
 

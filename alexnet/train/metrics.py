@@ -126,6 +126,7 @@ class StepMetrics:
             # The copy is asynchronous: its memory holds the values only after the event.
             if event is not None:
                 event.synchronize()
+            # One call for all values: each call would copy from a tensor once more.
             loss, errors, *requests = values.tolist()
             if requests:
                 self._agreed = requests[0] > 0, requests[1] > 0
@@ -185,6 +186,7 @@ class RunLog:
         """Append a line with these values; numbers go to TensorBoard too."""
         if not self._writes:
             return
+        # Opened for each line, so that a killed run keeps every line that it has written.
         with self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
         if self._board is not None:
@@ -198,6 +200,7 @@ class RunLog:
 
 
 def _tensorboard(run: Path) -> Any:
+    # TensorBoard is not among the dependencies.
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

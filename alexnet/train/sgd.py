@@ -28,17 +28,20 @@ class PlateauState:
 def after_epoch(schedule: Schedule, state: PlateauState, val_error: float) -> PlateauState:
     """The state after an epoch that ended with this validation error (a fraction)."""
     if not isinstance(schedule, Plateau):
+        # `finished` compares the best error with `until_error`.
         return replace(state, best_error=min(state.best_error, val_error))
     if val_error <= state.best_error - schedule.min_delta:
         return replace(state, best_error=val_error, stale_epochs=0)
     if state.stale_epochs + 1 < schedule.patience:
         return replace(state, stale_epochs=state.stale_epochs + 1)
+    # The next learning rate gets the full patience.
     return replace(state, stale_epochs=0, drops=state.drops + 1)
 
 
 def finished(schedule: Schedule, epoch: int, state: PlateauState) -> bool:
     """Whether training is finished before `epoch` (counted from 0)."""
     if isinstance(schedule, Plateau):
+        # The last stop of the improvement counts as a drop too, and ends the training.
         return epoch >= schedule.epochs or state.drops > schedule.drops
     goal = schedule.until_error
     return epoch >= schedule.epochs or (goal is not None and state.best_error <= goal)
@@ -109,6 +112,7 @@ def update(
     if _update_compiled(weight, velocity, gradient, hyper, momentum):
         return
     velocity.mul_(momentum).add_(gradient, alpha=-hyper.lr)
+    # Adding 0 times the weights would cost a pass over memory.
     if hyper.weight_decay:
         velocity.add_(weight, alpha=-hyper.weight_decay * hyper.lr)
     weight.add_(velocity)

@@ -1,4 +1,4 @@
-"""Sources of labelled images: a module for each format, and `find`, which tells the formats apart.
+"""Sources of labeled images: a module for each format, and `find`, which tells the formats apart.
 
 A source is a value. It has the names of the classes, and splits that yield their items in a fixed
 order from any item on, so that an interrupted preparation can resume. Whatever form ImageNet comes
@@ -7,6 +7,6 @@ form can be evaluated on every other.
 """
 
 from alexnet.data.sources.recognise import find
-from alexnet.data.sources.source import PICTURES, Item, Source, SourceSplit, in_hand
+from alexnet.data.sources.source import IMAGE_SUFFIXES, Item, Source, SourceSplit, in_hand
 
-__all__ = ["PICTURES", "Item", "Source", "SourceSplit", "find", "in_hand"]
+__all__ = ["IMAGE_SUFFIXES", "Item", "Source", "SourceSplit", "find", "in_hand"]

@@ -89,6 +89,7 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
     around = [folder] if base is None else [base, *base.resolve().parents[:3]]
     base = base or folder
     parts = split_folders(base)
+    # Without train/ the folder itself contains the class folders.
     parts = parts if "train" in parts else {"train": base}
     classes, train = _class_files(parts["train"])
     notes = _notes_on_rest(parts["train"])
@@ -96,6 +97,7 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
     # Whether there is no validation split, neither read nor left out by --splits.
     alone = True
     for split in [split for split in parts if split != "train"]:
+        # Training needs a split to validate on, for which a test split with labels serves.
         name = "val" if "val" not in parts else split
         by_class = any((parts[split] / child).is_dir() for child in classes)
         if not options.wants(name):
@@ -142,6 +144,7 @@ def _class_files(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
         paths = sorted(path for path in child.rglob("*") if is_image(path) and path.is_file())
         if not paths:
             raise DataError(f"the class folder {child} has no images; remove it or fill it")
+        # The name of an item does not depend on where the source lies: a store records it.
         files += [(path, path.relative_to(folder).as_posix(), label) for path in paths]
     return tuple(child.name for child in folders), files
 

@@ -18,6 +18,7 @@ from alexnet.data.sources.source import Options, Row, Source, SourceSplit, split
 from alexnet.data.sources.tars import members, open_tar
 from alexnet.errors import DataError
 
+# ILSVRC2012_img_train.tar and ILSVRC2010_images_train.tar, in upper or lower case.
 TRAIN_TAR = r"(?i)ilsvrc20\d\d_(img|images)_train\.tar"
 
 
@@ -127,6 +128,7 @@ def find_devkit(folder: Path, year: str = "") -> Devkit | None:
     """
     named = [path for path in sorted(folder.iterdir()) if "devkit" in path.name.lower()]
     fit = [path for path in named if not re.search(r"(?i)_t3\b|_t3\.", path.name)]
+    # A devkit whose name has no year, such as a renamed folder, fits every year.
     fit = [path for path in fit if year in (re.findall(r"20\d\d", path.name) or [year])[0]]
     # Where several are left (a tar and the folder unpacked from it), their contents are the same.
     for path in sorted(fit, key=lambda path: not re.search(r"(?i)t12|devkit-1\.0", path.name)):
@@ -162,6 +164,7 @@ def _devkit_files(path: Path) -> dict[str, bytes]:
 
 def _read_devkit(files: dict[str, bytes]) -> Devkit:
     """Parse meta.mat and the ground truth."""
+    # Imported here, because no other source needs SciPy, whose import takes long.
     from scipy.io import loadmat
 
     synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
@@ -217,6 +220,7 @@ def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
         DataError: If there are not as many images as labels.
     """
     with open_tar(archive) as tar:
+        # Counting reads the headers of the tar and none of the images.
         count = sum(1 for _ in members(tar))
     if count != len(labels):
         raise DataError(
@@ -235,4 +239,5 @@ def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
 
 def number_of(file: str) -> int:
     """Return the number of a validation or test image: 1 for ILSVRC2012_val_00000001.JPEG."""
+    # The last number of the name, because the first one is the year.
     return int(re.findall(r"\d+", Path(file).stem)[-1])

@@ -67,6 +67,7 @@ def parquet_files(folder: Path, options: Options | None = None) -> Source:
         if (labels == -1).all():
             notes.append(without_labels(name, folder))
             continue
+        # A loop over at most one row: the first wrong one is reported.
         for wrong in np.flatnonzero((labels < 0) | (labels >= len(catalogue.classes)))[:1]:
             raise DataError(
                 f"row {wrong} of the split {name!r} of {folder} has the label {labels[wrong]}, "
@@ -87,9 +88,11 @@ def _columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]
     """Return the names of the image and the label column, and the names of the labels.
 
     The features that Hugging Face writes into the schema come first. Files without them are
-    recognised by the types and names of their columns.
+    recognized by the types and names of their columns.
     """
     import pyarrow as pa
+
+    # Imported here, because the import takes seconds that no other source should cost.
     from datasets import ClassLabel, Features, Image
 
     features = Features.from_arrow_schema(schema)
@@ -105,6 +108,7 @@ def _columns(schema: Any, files: list[Path]) -> tuple[str, str, tuple[str, ...]]
         )
     if isinstance(features[labels[0]], ClassLabel):
         return images[0], labels[0], tuple(features[labels[0]].names)
+    # Numbers without names: the largest one tells how many classes there are.
     most = max(int(_labels(path, labels[0]).max(initial=0)) for path in files)
     return images[0], labels[0], tuple(str(number) for number in range(most + 1))
 
@@ -149,6 +153,7 @@ def _names(files: list[Path], image: str, label: str) -> Iterator[tuple[str | No
         with pq.ParquetFile(path) as reader:
             columns = {reader.schema.column(i).path for i in range(len(reader.schema))}
             if f"{image}.path" not in columns:
+                # One row without a name tells `wnids_of_labels` that there are no wnids.
                 yield None, 0
                 return
             for batch in reader.iter_batches(columns=[f"{image}.path", label]):

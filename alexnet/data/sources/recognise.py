@@ -35,6 +35,7 @@ def find(source: str, val_fraction: float = 0.1, splits: Sequence[str] = ()) -> 
     Raises:
         DataError: If this is not a source, or it has not got a wanted split.
     """
+    # A split may be named as the source names it: `validation` is val.
     options = Options(val_fraction, tuple(split_name(split) for split in splits))
     if not options.wants("train"):
         raise DataError("--splits must name train: the mean and the covariance are taken from it")
@@ -65,7 +66,7 @@ def _read(source: str, options: Options) -> Source:
 def _format(folder: Path) -> Callable[[Path, Options], Source]:
     """Return the reader for the format of a folder.
 
-    The order matters: the formats that are recognised by the name of a file come before those that
+    The order matters: the formats that are recognized by the name of a file come before those that
     only need images, which would accept almost any folder.
     """
     names = [path.name for path in folder.iterdir()]
@@ -74,6 +75,7 @@ def _format(folder: Path) -> Callable[[Path, Options], Source]:
     if parquet_in(folder):
         return parquet_files
     if "data_batch_1.bin" in names:
+        # No options: CIFAR-10 has a test split, so nothing is held out.
         return lambda folder, options: cifar_binary(folder)
     if any(name.endswith(".tar") for name in names):
         return webdataset if is_webdataset(folder) else class_tars

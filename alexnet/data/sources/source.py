@@ -14,7 +14,9 @@ import numpy as np
 
 from alexnet.errors import DataError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+# The suffixes of image files. The contents are looked at only when an image is decoded.
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+# Our names of the splits, in the order of a store, and the words that sources have for them.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid"),
@@ -24,7 +26,7 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled image in the encoding of its file.
+    """One labeled image in the encoding of its file.
 
     `read` is called by the worker that decodes the image, so that files are read in parallel.
     """
@@ -57,7 +59,7 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A set of labelled images. The first split is the training split, which gives the statistics.
+    """A set of labeled images. The first split is the training split, which gives the statistics.
 
     Attributes:
         description: Kind and name of the source; a preparation resumes only if it is the same.
@@ -111,7 +113,7 @@ def split_name(word: str) -> str:
 
 def is_image(name: str | Path) -> bool:
     """Tell by its suffix whether a file is an image."""
-    return Path(name).suffix.lower() in PICTURES
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def without_labels(split: str, where: object) -> str:
@@ -169,6 +171,7 @@ def streamed(name: str, count: int | None, rows: Callable[[], Iterator[Row]]) ->
     """
 
     def items(start: int) -> Iterator[Item]:
+        # `islice` passes over the rows before `start` without calling their readers.
         for item_name, label, read in itertools.islice(rows(), start, None):
             yield Item(item_name, label, in_hand(read()))
 
@@ -187,6 +190,8 @@ def streamed_with_val(
     """
     fraction = options.checked_fraction()
 
+    # A position of its own for each class. With one for all, either all small classes of a size
+    # would lose an image, or none of them would.
     @cache
     def begin(label: int) -> float:
         return float(np.random.default_rng([options.seed, label]).random())
@@ -198,8 +203,8 @@ def streamed_with_val(
                 number = count[row[1]]
                 count[row[1]] += 1
                 # An image is held out when its step of `fraction` passes a whole number.
-                place = begin(row[1]) + fraction * number
-                if (math.floor(place + fraction) > math.floor(place)) == held_out:
+                position = begin(row[1]) + fraction * number
+                if (math.floor(position + fraction) > math.floor(position)) == held_out:
                     yield row
 
         return chosen

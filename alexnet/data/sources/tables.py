@@ -23,6 +23,7 @@ from alexnet.data.sources.source import (
 )
 from alexnet.errors import DataError
 
+# Headings in lower case, as public data sets and Kaggle's competitions have them.
 NAME_HEADINGS = {"name", "filename", "file_name", "file", "path", "filepath", "file_path"} | {
     "image", "image_name", "image_id", "imageid", "image_path", "img", "id"
 }  # fmt: skip
@@ -33,7 +34,7 @@ SPLIT_HEADINGS = {"split", "set", "subset", "partition"}
 BOXES = re.compile(r"(n\d{8})( -?\d+){4}( n\d{8}( -?\d+){4})*")
 """A wnid and its boxes; Kaggle's LOC_val_solution.csv has several of them in one field."""
 SAMPLE_ROWS = 200
-"""Number of rows by which the columns of a table are recognised."""
+"""Number of rows by which the columns of a table are recognized."""
 
 
 class Images:
@@ -42,6 +43,8 @@ class Images:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = sorted(p for p in folder.rglob("*") if is_image(p) and p.is_file())
+        # A dictionary of all endings: to search all files for each row would take (rows x files)
+        # steps.
         self._by_name: dict[str, Path | None] = {}
         for path in self.files:
             parts = path.relative_to(folder).parts
@@ -110,7 +113,7 @@ def read_table(path: Path, images: Images) -> Table | None:
     """Read a table of labels from a file; return None if no column names images.
 
     Columns are separated by tabs, commas, semicolons or white space. If the first line is a heading
-    they are recognised by their names; otherwise the label follows the name of the image.
+    they are recognized by their names; otherwise the label follows the name of the image.
 
     Raises:
         DataError: If it is not clear which column has the label.
@@ -168,11 +171,13 @@ def _table_rows(
 ) -> Iterator[TableRow]:
     """Yield the rows of a table whose column `name` names images."""
     width = max(len(fields) for _, fields in lines)
+    # Short lines are filled up, so that every row has every column.
     lines = [(line, [*fields, *[""] * (width - len(fields))]) for line, fields in lines]
     first = [field.lower() for field in lines[0][1]]
     others = [column for column in range(width) if column != name]
     label, split = None, None
     headings = LABEL_HEADINGS | SPLIT_HEADINGS
+    # A heading names no image, and at least one of its words is known.
     if images.find(first[name]) is None and (
         first[name] in NAME_HEADINGS or any(field in headings for field in first)
     ):
@@ -184,6 +189,7 @@ def _table_rows(
     elif len(others) > 1:
         follows = name + 1 < width and are_wnids(fields[name + 1] for _, fields in lines)
         label = name + 1 if follows else None
+    # A single other column is the label, whatever its heading is.
     if label is None and len(others) == 1:
         label = others[0]
     if label is None and others:
@@ -226,6 +232,7 @@ def match_images(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
         if path is None:
             lost.append(row)
             continue
+        # A row that occurs twice does no harm, unless its labels differ.
         if labels.setdefault(path, row.label) != row.label:
             raise DataError(
                 f"{table.path}, line {row.line}, calls {row.name} {row.label!r}, and a line before "
@@ -233,7 +240,7 @@ def match_images(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
             )
         matched.append((row, path))
     if lost:
-        # The most common cause: a first line with headings that are not recognised.
+        # The most common cause: a first line with headings that are not recognized.
         hint = "; if it is a heading, call its columns name and label" if lost[0].line == 1 else ""
         raise DataError(
             f"{len(lost)} rows of {table.path} name no image of {images.folder}, or more than one; "
@@ -275,6 +282,7 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
             inside = images
         for row, path in match_images(table, inside):
             by_split.setdefault(row.split or table_split or "train", {})[path] = row.label
+    # An image in two splits would be trained on and tested on.
     counts = Counter(path for labels in by_split.values() for path in labels)
     for path, count in counts.most_common(1):
         if count > 1:
@@ -314,6 +322,7 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
 
 def _tables(folder: Path, images: Images) -> list[Table]:
     """Return the tables that name images. Raises DataError for none, and for unclear splits."""
+    # Tables may lie beside the images, in the folders of the splits, or above both.
     folders = {folder} | {folder / name for names in SPLIT_NAMES.values() for name in names}
     folders |= {path.parent for path in images.files} if len(images.files) else set()
     files = candidates(sorted(folders))

@@ -16,6 +16,7 @@ Member = tuple[tarfile.TarInfo, Callable[[], bytes]]
 def open_tar(path: Path | io.IOBase) -> tarfile.TarFile:
     """Open a tar file, compressed or not. Raises DataError if it is not one."""
     try:
+        # No mode is given: tarfile recognizes the compression itself.
         return tarfile.open(path) if isinstance(path, Path) else tarfile.open(fileobj=path)
     except tarfile.TarError as error:
         raise DataError(f"{path!s} is not a tar file or is damaged: {error}") from None

@@ -35,7 +35,7 @@ Positions = dict[Label, int]
 """The position of each label of the samples in the list of classes."""
 
 SAMPLE_MEMBERS = 64
-"""Number of members by which the kind of a tar is recognised."""
+"""Number of members by which the kind of a tar is recognized."""
 
 
 def is_webdataset(folder: Path) -> bool:
@@ -89,7 +89,7 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
     """
     options = options or Options()
     by_split = _shards(folder)
-    # Training needs a split to validate on, for which a labelled test split serves.
+    # Training needs a split to validate on, for which a labeled test split serves.
     no_val = "val" not in by_split and "test" in by_split
     if no_val:
         by_split["val"] = by_split.pop("test")
@@ -171,6 +171,7 @@ def _scan(tars: list[Path]) -> Scan:
                 )
                 continue
             scan.labels.add(sample.label)
+            # The empty name stands for a key without a wnid, which rules out wnids for this label.
             scan.wnids.setdefault(sample.label, set()).add(wnid_in(sample.key) or "")
     return scan
 
@@ -228,6 +229,7 @@ def _rows(tars: list[Path], positions: Positions) -> Callable[[], Iterator[Row]]
         for path in tars:
             for sample in _samples(path):
                 assert sample.label is not None  # the scan has checked that all have one
+                # With the name of the tar, because keys need to differ only within a tar.
                 yield f"{path.name}:{sample.key}", positions[sample.label], sample.read
 
     return rows
