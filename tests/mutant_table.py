@@ -41,7 +41,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "if draws.scale != 1:", "if True:\n            x /= 64"),
     ],
     "The mean and the covariance are those": [
-        ("data/prepare.py", "        images[number] = rgb\n", "        pass\n"),
+        ("data/prepare.py", "rgb = decode(data)\n", "pass\n"),
     ],
     "Images of the stored size": [
         ("data/prepare.py", "if _keeps(data, settings) else None", "if False else None"),

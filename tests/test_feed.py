@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from alexnet import recipes
 from alexnet.config import Augment, Config
@@ -24,10 +26,11 @@ from alexnet.data.augment import (
     fixed_crop,
     sample_augmentation,
 )
-from alexnet.data.image import decode
+from alexnet.data.image import decode, encode
 from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.store import Split, Statistics, Store
 from alexnet.device import dtype_of
+from alexnet.errors import DataError
 
 CPU = torch.device("cpu")
 INDEX = np.arange(200)
@@ -102,6 +105,70 @@ def test_each_share_reads_its_own_pictures_and_all_read_each_once(
         read |= set(taken)
         taken.clear()
     assert read == set(order)
+
+
+def jpeg(image: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
+    """A JPEG of (H, W, 3) uint8, written by Pillow with these options."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(buffer, "JPEG", quality=90, **options)
+    return buffer.getvalue()
+
+
+def test_batch_of_every_stored_format_has_the_pixels_that_decode_gives(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = np.cumsum(np.random.default_rng(0).integers(-9, 10, (40, 40, 3)), 1).astype(np.uint8)
+    stored = [
+        jpeg(rgb),
+        jpeg(rgb, subsampling=0, optimize=True),
+        jpeg(rgb, subsampling=1),
+        jpeg(rgb, progressive=True),
+        jpeg(rgb, restart_marker_blocks=1),
+        jpeg(rgb, keep_rgb=True),
+        jpeg(rgb, mode="L"),
+        encode(rgb, "png"),
+        encode(rgb, "ppm"),
+    ]
+    split = Store(store).split("train")
+    monkeypatch.setattr(split, "read", lambda index: [stored[i] for i in index])
+    (batch,) = batches(split, np.arange(len(stored)), len(stored))
+    for data, fed in zip(stored, batch.images, strict=True):
+        assert np.array_equal(fed.numpy(), decode(data))
+        if data.startswith(b"\xff\xd8"):
+            # Pillow uses libjpeg-turbo too, perhaps of another version: one gray level.
+            pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+            assert np.abs(fed.numpy() - pillow).max() <= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_truncated_jpeg_is_never_fed(store: Path, given: st.DataObject) -> None:
+    split = Store(store).split("train")
+    complete = split.encoded(3)
+    truncated = complete[: given.draw(st.integers(2, len(complete) - 1))]
+    split.read = lambda index: [truncated]  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=r"is damaged in the store \(.*\); prepare it again"):
+        list(batches(split, np.array([3]), 1, workers=0))
+
+
+def test_damaged_image_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Store(store).split("train")
+    complete, name = split.encoded(3), split.name(3)
+    half = np.zeros((20, 40, 3), np.uint8)
+    for damaged, reason in (
+        (complete[:-200] + b"\xff\xd9" + complete[-200:], "Corrupt JPEG data|Premature end"),
+        (complete[:300], "Premature end|Could not determine"),
+        # A smaller image would leave the rest of its place in the batch unset.
+        (jpeg(half), "40x20 pixels in place of 40x40"),
+        (encode(half, "ppm"), "not a PPM of 40x40 pixels"),
+        (b"no image", "not an image of a known format"),
+    ):
+        monkeypatch.setattr(split, "read", lambda index, data=damaged: [data])
+        with pytest.raises(
+            DataError,
+            match=rf"^{name} is damaged in the store \(.*({reason}).*\); prepare it again$",
+        ):
+            list(batches(split, np.array([3]), 1))
 
 
 def test_what_happens_to_a_picture_does_not_depend_on_its_batch() -> None:

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from alexnet import native
 from alexnet.config import LOSSLESS_PX, StoreSettings
 from alexnet.data.image import as_stored, centre_square, decode, encode
-from alexnet.data.jpeg import decode_jpegs
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import FORMAT, file_sha256
 from alexnet.errors import DataError
@@ -366,7 +365,6 @@ def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Proce
     result = Processed([], Sums.zero(settings.size_px, np.uint16))
     encoding = settings.settled_encoding()
     images: list[NDArray[np.uint8]] = []
-    lossy: list[int] = []
     for item in items:
         try:
             data = item.read()
@@ -376,19 +374,14 @@ def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Proce
             else:
                 rgb = centre_square(decode(data, upright, settings.size_px), settings.size_px)
                 data = encode(rgb, encoding, settings.quality, settings.chroma)
+                # The statistics are those of what training will see, and JPEG changes an image.
                 if encoding == "jpeg":
-                    lossy.append(len(images))
+                    rgb = decode(data)
         except (ValueError, OSError) as error:
             result.skipped.append((item.name, str(error)))
             continue
         images.append(rgb)
         result.rows.append((data, item.name, item.label))
-    # The statistics are those of what training will see, so images that lossy compression has
-    # changed are decoded again.
-    for number, rgb in zip(
-        lossy, _read_back([result.rows[i][0] for i in lossy], settings), strict=True
-    ):
-        images[number] = rgb
     result.sums.add(images)
     return result
 
@@ -400,15 +393,6 @@ def _keeps(data: bytes, settings: StoreSettings) -> bool:
     their images.
     """
     return settings.encoding in ("auto", "jpeg") and len(data) <= MAX_BYTES // settings.shard_images
-
-
-def _read_back(encoded: list[bytes], settings: StoreSettings) -> NDArray[np.uint8]:
-    """Return the pixels of JPEGs written here, (N, size_px, size_px, 3)."""
-    out = np.empty((len(encoded), settings.size_px, settings.size_px, 3), np.uint8)
-    for number, is_decoded in enumerate(decode_jpegs(encoded, out)):
-        if not is_decoded:  # there is no compiler, or the sides are not whole blocks
-            out[number] = decode(encoded[number])
-    return out
 
 
 def _write_file(

@@ -1,4 +1,4 @@
-"""Compiles the C++ of `ops/` and `data/` on first use, where there is a compiler, and keeps it in the user's cache.
+"""Compiles the C++ of this folder on first use, where there is a compiler, and keeps it in the user's cache.
 
 So nothing is built on installing, and a machine without a compiler goes on in plain PyTorch, which one line says.
 ALEXNET_NATIVE=0 turns it off. The library shares PyTorch's own OpenMP threads: a second pool would fight with them.
@@ -120,17 +120,6 @@ def winograd() -> ctypes.CDLL | None:
     }
     return _library(
         "winograd.cpp", KERNELS, [], functions, "convolutions of 3x3 are direct, a third slower"
-    )
-
-
-@lru_cache(maxsize=1)
-def jpeg() -> ctypes.CDLL | None:
-    """Of `jpeg.cpp`; None as for `kernels`."""
-    functions: dict[str, list[type]] = {
-        "decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]
-    }
-    return _library(
-        "jpeg.cpp", KERNELS, [], functions, "pictures are decoded by simplejpeg, more slowly"
     )
 
 
