@@ -24,8 +24,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "The mean activity over the training set": [
         (AUGMENT, ".float() - mean", ".float() + mean"),
-        ("data/prepare.py", "self.pixels / max(1, self.images)", "self.pixels / (1 + self.images)"),
-        ("data/prepare.py", "/ count - np.outer(mean, mean)", "/ count"),
+        (
+            "data/pixel_sums.py",
+            "self.pixels / max(1, self.images)",
+            "self.pixels / (1 + self.images)",
+        ),
+        ("data/pixel_sums.py", "/ count - np.outer(mean, mean)", "/ count"),
     ],
     "original: the centre patch of the mean": [
         (RECIPES, 'Augment(chunk=32, mean="centre", colour=', "Augment(chunk=32, colour="),

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,8 +28,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.config import StoreSettings
+from alexnet.data import pixel_sums, shapes
 from alexnet.data import prepare as making
-from alexnet.data import shapes
+from alexnet.data.arrow import (
+    ArrowFile,
+    Index,
+    build_index,
+    parse_names,
+    write_arrow_file,
+)
 from alexnet.data.image import centre_square, decode, encode
 from alexnet.data.loader import batches
 from alexnet.data.prepare import prepare
@@ -33,7 +44,9 @@ from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
 from alexnet.data.sources.folders import class_folders
 from alexnet.data.sources.parquet import parquet_files
 from alexnet.data.sources.source import Options
+from alexnet.data.storage import LocalStorage
 from alexnet.data.store import Store
+from alexnet.errors import DataError
 
 SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
 
@@ -90,6 +103,128 @@ def test_an_interrupted_preparation_takes_up_without_repeating(tmp_path: Path) -
     )
     assert starts == [24]  # three finished shards of eight; five pieces of work were on their way
     assert digest(tmp_path / "store") == digest(tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the program catches it."""
+
+
+def test_preparation_stopped_at_any_file_operation_leaves_the_same_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before and after each rename and removal, then run again: no file too many."""
+    png = encode(np.full((8, 8, 3), 7, np.uint8), "png")
+    items = [Item(f"{number}.png", number % 2, in_hand(png)) for number in range(5)]
+    few = StoreSettings(size_px=8, shard_images=3)
+    splits = [SourceSplit(name, 5, lambda start: iter(items[start:])) for name in ("train", "val")]
+    source = Source("memory", ("a", "b"), tuple(splits))
+    prepare(source, tmp_path / "undisturbed", few, workers=1)
+    operations = [(os, "replace"), (Path, "unlink"), (Path, "rename")]
+    calls, stop_at, stop_after = 0, 0, False
+
+    def stopping_at(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == stop_at and not stop_after:
+                raise Killed
+            result = real(*arguments, **named)
+            if calls == stop_at:
+                raise Killed
+            return result
+
+        return call
+
+    for owner, name in operations:
+        monkeypatch.setattr(owner, name, stopping_at(getattr(owner, name)))
+    for stop_after in (False, True):
+        stop_at, killed = 0, True
+        while killed:
+            calls, stop_at, killed = 0, stop_at + 1, False
+            folder = tmp_path / f"store-{stop_at}-{stop_after}"
+            try:
+                prepare(source, folder, few, workers=1)
+            except Killed:
+                killed = True
+            if not folder.exists():
+                calls = 1000
+                prepare(source, folder, few, workers=1)
+            assert digest(folder) == digest(tmp_path / "undisturbed")
+            assert not folder.with_name(folder.name + ".partial").exists()
+        assert stop_at > 20
+
+
+def without_index(store: Path, copy: Path) -> Path:
+    """A copy of a store as version 0.1 wrote it."""
+    shutil.copytree(store, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for name, split in manifest["splits"].items():
+        (copy / name / split.pop("index")["file"]).unlink()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_store_of_version_0_1_without_an_index_opens(store: Path, tmp_path: Path) -> None:
+    old = Store(without_index(store, tmp_path / "old"))
+    old.verify()
+    for name in ("train", "val"):
+        ours, theirs = Store(store).split(name), old.split(name)
+        every = range(len(ours))
+        assert np.array_equal(ours.labels, theirs.labels)
+        assert ours.read(every) == theirs.read(every)
+        assert [ours.name(i) for i in every] == [theirs.name(i) for i in every]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.binary(max_size=20), st.text(max_size=5)), min_size=1, max_size=9))
+def test_index_has_the_positions_that_arrow_reads(rows: list[tuple[bytes, str]]) -> None:
+    """For images and names of any length: the columns of a file are padded."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.arrow"
+        given = [(data, name, label) for label, (data, name) in enumerate(rows)]
+        about = write_arrow_file(path, given, ("one", "two"))
+        file = ArrowFile("a.arrow", about["bytes"], about["images"])
+        index, content = build_index(LocalStorage(Path(folder)), [file]), path.read_bytes()
+        again = Index.from_bytes(index.to_bytes())
+    batch = pa.ipc.open_stream(content).read_next_batch()
+    assert [content[a:b] for a, b in pairwise(again.begins.tolist())] == [
+        image["bytes"] for image in batch.column("image").to_pylist()
+    ]
+    assert again.labels.tolist() == batch.column("label").to_pylist()
+    names = slice(*again.names[0].tolist())
+    assert parse_names(content[names], len(rows)) == [name for _, name in rows]
+
+
+def test_missing_or_damaged_index_is_refused(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    index = copy / "train" / "index.npz"
+    data = bytearray(index.read_bytes())
+    data[len(data) // 2] ^= 1
+    index.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"train/index\.npz is missing or damaged; prepare"):
+            Store(copy).split("train")
+        with pytest.raises(DataError, match=r"train/index\.npz is missing or damaged; prepare"):
+            Store(copy).verify()
+        index.unlink(missing_ok=True)
+    assert len(Store(copy).split("val")) == 30
+
+
+def test_damaged_file_of_a_store_without_index_is_refused(store: Path, tmp_path: Path) -> None:
+    copy = without_index(store, tmp_path / "copy")
+    shard = copy / "train" / "data-00001.arrow"
+    data = shard.read_bytes()
+    schema = int.from_bytes(data[4:8], "little")
+    batch = 8 + schema
+    body = batch + 8 + int.from_bytes(data[batch + 4 : batch + 8], "little")
+    # A marker, a length beyond the file, and offsets that decrease.
+    for position, value in ((0, 0), (7, 0x7F), (batch, 0), (batch + 7, 0x7F), (body + 6, 0x7F)):
+        damaged = bytearray(data)
+        damaged[position] = value
+        shard.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"data-00001\.arrow is missing or damaged"):
+            Store(copy).split("train")
 
 
 def test_a_preparation_begun_with_other_settings_is_not_taken_up(tmp_path: Path) -> None:
@@ -425,7 +560,7 @@ def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:
 KILLED = """
 import sys
 from alexnet.config import StoreSettings
-from alexnet.data import shapes
+from alexnet.data import pixel_sums, shapes
 from alexnet.data.prepare import prepare
 prepare(shapes.source(400, 60), sys.argv[1], StoreSettings(size_px=24, encoding="jpeg", shard_images=20), workers=2)
 """
@@ -493,5 +628,5 @@ def test_compiled_products_are_the_plain_ones(height: int, width: int, value: in
     rgb = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
     if value is not None:
         rgb[:] = value
-    assert np.array_equal(making.products(rgb), making.plain_products(rgb))
-    assert np.array_equal(making.products(rgb[:, ::-1]), making.plain_products(rgb))
+    assert np.array_equal(pixel_sums.products(rgb), pixel_sums.plain_products(rgb))
+    assert np.array_equal(pixel_sums.products(rgb[:, ::-1]), pixel_sums.plain_products(rgb))

@@ -25,6 +25,7 @@ from alexnet.data.store import Split, Store, file_sha256
 from alexnet.train.loop import fit
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server, until
+from tests.test_prepare import without_index
 
 URL = "memory://bucket/shapes"
 
@@ -74,11 +75,13 @@ def test_a_store_at_a_url_holds_what_the_folder_holds(store: Path, url: str) -> 
         assert a.images.equal(b.images)
 
 
-def test_a_files_head_may_be_long(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_files_head_may_be_long(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with ten thousand classes, whose names are in it."""
-    whole = Store(store).split("train")
-    monkeypatch.setattr("alexnet.data.store.HEAD_BYTES", 100)
-    assert same(Store(store).split("train"), whole)
+    split = Store(store).split("train")
+    monkeypatch.setattr("alexnet.data.arrow.HEAD_BYTES", 100)
+    assert same(Store(without_index(store, tmp_path / "old")).split("train"), split)
 
 
 def test_training_from_a_url_is_training_from_the_folder(
