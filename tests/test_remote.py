@@ -99,11 +99,11 @@ def test_what_is_read_again_is_copied_and_then_read_here(
     split = Store(url).split("train", keep=True)
     until(lambda: len(copies(cache)) == 3)
     fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
-    until(lambda: len(split.storage._kept) == 3)  # type: ignore[attr-defined]
+    until(lambda: len(split.storage._local_copies) == 3)  # type: ignore[attr-defined]
     assert same(split, Store(store).split("train"))
     fsspec.filesystem("memory").put(str(store / "train"), "/bucket/shapes/train", recursive=True)
     again = Store(url).split("train", keep=True)
-    assert len(again.storage._kept) == 3  # type: ignore[attr-defined]
+    assert len(again.storage._local_copies) == 3  # type: ignore[attr-defined]
     assert same(again, split)
 
 
@@ -280,15 +280,15 @@ import sys, time
 from alexnet.data import remote
 from alexnet.data.store import Store
 
-real = remote.RemoteStorage._fetched
+real = remote.RemoteStorage._fetch
 
 def slowly(self, wanted):
     time.sleep(0.01)
     return real(self, wanted)
 
-remote.PIECE_BYTES, remote.PIECES, remote.RemoteStorage._fetched = 1000, 1, slowly
+remote.PIECE_BYTES, remote.PIECES, remote.RemoteStorage._fetch = 1000, 1, slowly
 split = Store(sys.argv[1]).split("train", keep=True)
-while len(split.storage._kept) < 3:
+while len(split.storage._local_copies) < 3:
     time.sleep(0.01)
 """
 
