@@ -45,11 +45,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "if draws.scale != 1:", "if True:\n            x /= 64"),
     ],
     "The mean and the covariance are those": [
-        ("data/prepare.py", "rgb = decode(data)\n", "pass\n"),
+        ("data/processing.py", "rgb = decode(data)\n", "pass\n"),
     ],
     "Images of the stored size": [
-        ("data/prepare.py", "if _keeps(data, settings) else None", "if False else None"),
-        ("data/prepare.py", 'settings.encoding in ("auto", "jpeg") and', "True and"),
+        ("data/processing.py", "if _keeps(data, settings) else None", "if False else None"),
+        ("data/processing.py", 'settings.encoding in ("auto", "jpeg") and', "True and"),
     ],
     "ILSVRC-2012: 1.2 million": [
         (

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.config import StoreSettings
-from alexnet.data import pixel_sums, shapes
+from alexnet.data import pixel_sums, processing, shapes
 from alexnet.data import prepare as preparation
 from alexnet.data.arrow import (
     ArrowFile,
@@ -315,10 +315,10 @@ def test_file_with_much_data_beside_its_image_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of the store could otherwise exceed 2 GiB, which Arrow's offsets do not reach."""
-    monkeypatch.setattr(preparation, "MAX_BYTES", 8 * (len(KEPT["grey"]) - 1))
+    monkeypatch.setattr(processing, "MAX_BYTES", 8 * (len(KEPT["grey"]) - 1))
     made = StoreSettings(size_px=48, encoding="jpeg", shard_images=8)
     assert one_image(tmp_path / "a", KEPT["grey"], made)[0]["kept"] == 0
-    monkeypatch.setattr(preparation, "MAX_BYTES", 8 * len(KEPT["grey"]))
+    monkeypatch.setattr(processing, "MAX_BYTES", 8 * len(KEPT["grey"]))
     assert one_image(tmp_path / "b", KEPT["grey"], made)[0]["kept"] == 1
 
 
@@ -569,7 +569,7 @@ def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:
 KILLED = """
 import sys
 from alexnet.config import StoreSettings
-from alexnet.data import pixel_sums, shapes
+from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 settings = StoreSettings(size_px=24, encoding="jpeg", shard_images=20)
 prepare(shapes.source(400, 60), sys.argv[1], settings, workers=2)

@@ -33,12 +33,15 @@ class Sums:
         return cls(np.zeros((size_px, size_px, 3), dtype), np.zeros((3, 3)))
 
     def add(self, images: list[NDArray[np.uint8]]) -> None:
+        """Add images, (size_px, size_px, 3) each."""
+        # One by one: stacking the images first would only copy them.
         for rgb in images:
             self.pixels += rgb
             self.products += products(rgb)
         self.images += len(images)
 
     def merge(self, other: Sums) -> None:
+        """Add the sums of other images."""
         self.pixels += other.pixels
         self.products += other.products
         self.images += other.images

@@ -8,58 +8,32 @@ resumes at the beginning of a file.
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alexnet.config import LOSSLESS_PX, StoreSettings
 from alexnet.data.arrow import ArrowFile, build_index, features, write_arrow_file
-from alexnet.data.image import as_stored, centre_square, decode, encode
+from alexnet.data.image import decode
 from alexnet.data.pixel_sums import Sums
-from alexnet.data.sources import Item, Source, SourceSplit
+from alexnet.data.processing import MAX_BYTES, Processed, process_in_order
+from alexnet.data.sources import Source, SourceSplit
 from alexnet.data.storage import LocalStorage
 from alexnet.data.store import FORMAT, file_sha256
 from alexnet.errors import DataError
 from alexnet.files import write_whole
 from alexnet.progress import Progress
 
-ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 STORED_PX = 256  # section 2
 STATE = 2  # format of an interrupted preparation's state; one of another format is not resumed
 STATE_FILE = "state.json"
 INDEX_FILE = "index.npz"
-MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
-
-
-@dataclass
-class Processed:
-    """The result of one task.
-
-    Attributes:
-        rows: Stored bytes, name and label of each image.
-        sums: Pixel sums of these images.
-        skipped: Name of each unreadable item, and the reason.
-        kept: How many of the rows are the source's own files, unchanged.
-    """
-
-    rows: list[tuple[bytes, str, int]]
-    sums: Sums
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    kept: int = 0
-
-    @property
-    def items(self) -> int:
-        return len(self.rows) + len(self.skipped)
 
 
 def prepare(
@@ -190,23 +164,24 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
 
 def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
     """Resume an interrupted preparation, or begin a new one."""
-    made_with = asdict(settings)
-    del made_with["most_skipped"]  # the only setting that does not affect what is written
-    want = {
+    relevant_settings = asdict(settings)
+    del relevant_settings["most_skipped"]  # the only setting that does not affect what is written
+    expected = {
         "state": STATE,
-        "settings": made_with,
+        "settings": relevant_settings,
         "source": source.description,
         "classes": list(source.classes),
     }
     # Not `partial.exists()`, because a kill may have come before the first state was complete.
     if not any(partial.glob("[!.]*")):
         partial.mkdir(parents=True, exist_ok=True)
-        job = Job(source, settings, partial, want | {"splits": {}, "sums": None})
+        job = Job(source, settings, partial, expected | {"splits": {}, "sums": None})
         job.save()
         return job
     state = _read_json(partial / STATE_FILE)
-    if {key: state.get(key) for key in want} == want:
+    if {key: state.get(key) for key in expected} == expected:
         return Job(source, settings, partial, state)
+    # A kill between the removal of the state and the rename leaves a complete store.
     manifest = _read_json(partial / "manifest.json")
     if not state and manifest | _identity(source, settings) == manifest != {}:
         return Job(source, settings, partial, {}, complete=True)
@@ -235,6 +210,7 @@ def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
 
 
 def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
+    """Prepare a split, or the part of it that an interrupted preparation has left."""
     new = {
         "shards": [],
         "skipped": [],
@@ -258,7 +234,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
         ) as progress,
     ):
         finished: list[Processed] = []
-        for result in _process_in_order(job, pool, workers, items):
+        for result in process_in_order(items, job.source.upright, job.settings, pool, workers):
             progress.advance(result.items)
             finished.append(result)
             if sum(task.items for task in finished) == job.settings.shard_images:
@@ -286,7 +262,7 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
     record["kept"] += sum(result.kept for result in finished)
     record["skipped"] += skipped
     record["consumed"] += len(rows) + len(skipped)
-    old = job.state["sums"]
+    old_sums = job.state["sums"]
     if split.name == job.source.splits[0].name:  # the statistics are those of the training split
         for result in finished:
             sums.merge(result.sums)
@@ -297,66 +273,9 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
         np.savez(buffer, pixels=sums.pixels, products=sums.products, images=sums.images)
         write_whole(job.partial / job.state["sums"], buffer.getvalue())
     job.save()
-    if old not in (None, job.state["sums"]):
-        (job.partial / old).unlink()
+    if old_sums not in (None, job.state["sums"]):
+        (job.partial / old_sums).unlink()
     _check_skipped(job, split, final=False)
-
-
-def _process_in_order(
-    job: Job, pool: ThreadPoolExecutor, workers: int, items: Iterator[Item]
-) -> Iterator[Processed]:
-    """Yield the results of tasks in the order of the items.
-
-    There are a few more tasks in flight than workers, so that none waits for work. No task reaches
-    across the end of a file: an interrupted preparation resumes at the beginning of a file.
-    """
-    waiting: deque[Future[Processed]] = deque()
-    left = job.settings.shard_images
-    while True:
-        while len(waiting) < 2 * workers + 1 and (
-            task := list(itertools.islice(items, min(ITEMS_PER_TASK, left)))
-        ):
-            waiting.append(pool.submit(_process, task, job.source.upright, job.settings))
-            # At the end of a file of the store nothing is left of it, and the next one begins.
-            left = left - len(task) or job.settings.shard_images
-        if not waiting:
-            return
-        yield waiting.popleft().result()
-
-
-def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Processed:
-    """Read, decode, rescale and encode images; runs in a worker thread."""
-    result = Processed([], Sums.zero(settings.size_px, np.uint16))
-    encoding = settings.settled_encoding()
-    images: list[NDArray[np.uint8]] = []
-    for item in items:
-        try:
-            data = item.read()
-            rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
-            if rgb is not None:
-                result.kept += 1
-            else:
-                rgb = centre_square(decode(data, upright, settings.size_px), settings.size_px)
-                data = encode(rgb, encoding, settings.quality, settings.chroma)
-                # The statistics are those of what training will see, and JPEG changes an image.
-                if encoding == "jpeg":
-                    rgb = decode(data)
-        except (ValueError, OSError) as error:
-            result.skipped.append((item.name, str(error)))
-            continue
-        images.append(rgb)
-        result.rows.append((data, item.name, item.label))
-    result.sums.add(images)
-    return result
-
-
-def _keeps(data: bytes, settings: StoreSettings) -> bool:
-    """Tell whether a file may be stored as it is: a JPEG, unless a lossless store is wanted.
-
-    The bound keeps a file of the store below 2 GiB, whatever the source's files contain beside
-    their images.
-    """
-    return settings.encoding in ("auto", "jpeg") and len(data) <= MAX_BYTES // settings.shard_images
 
 
 def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
