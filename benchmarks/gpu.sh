@@ -21,7 +21,7 @@ prepare(shapes.source(16384, 512), sys.argv[1], StoreSettings(quality=90), worke
 PYTHON
 "$python" benchmarks/same_training.py "$out/store" "$out/same_training.png" batch=128
 for what in ops step infer; do
-  "$python" -m python -m benchmarks $what --precision bfloat16 --rounds 20 | tee "$out/$what.txt"
+  "$python" -m benchmarks $what --precision bfloat16 --rounds 20 | tee "$out/$what.txt"
 done
-"$python" -m python -m benchmarks loader --data "$out/store" | tee "$out/loader.txt"
+"$python" -m benchmarks loader --data "$out/store" | tee "$out/loader.txt"
 "$python" -m alexnet train paper --data "$out/store" --epochs 3 --workers "$(nproc)" --out "$out/run" | tee "$out/train.txt"

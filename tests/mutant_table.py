@@ -28,8 +28,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "The mean activity over the training set": [
         (AUGMENT, ".float() - mean", ".float() + mean"),
-        ("data/prepare.py", "self.pixels / max(1, self.images)", "self.pixels / (1 + self.images)"),
-        ("data/prepare.py", "/ count - np.outer(mean, mean)", "/ count"),
+        (
+            "data/pixel_sums.py",
+            "self.pixels / max(1, self.images)",
+            "self.pixels / (1 + self.images)",
+        ),
+        ("data/pixel_sums.py", "/ count - np.outer(mean, mean)", "/ count"),
     ],
     "original: the centre crop of the mean": [
         (RECIPES, 'Augment(chunk=32, mean="centre", colour=', "Augment(chunk=32, colour="),
@@ -45,11 +49,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "if augmentation.scale != 1:", "if True:\n            x /= 64"),
     ],
     "The mean and the covariance are those": [
-        ("data/prepare.py", "        images[number] = rgb\n", "        pass\n"),
+        ("data/processing.py", "rgb = decode(data)\n", "pass\n"),
     ],
     "Images of the stored size": [
-        ("data/prepare.py", "if _keeps(data, settings) else None", "if False else None"),
-        ("data/prepare.py", 'settings.encoding in ("auto", "jpeg") and', "True and"),
+        ("data/processing.py", "if _keeps(data, settings) else None", "if False else None"),
+        ("data/processing.py", 'settings.encoding in ("auto", "jpeg") and', "True and"),
     ],
     "ILSVRC-2012: 1.2 million": [
         (

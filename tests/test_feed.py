@@ -1,7 +1,8 @@
-"""Batches and augmentation are functions of (seed, epoch, picture), for any number of workers."""
+"""Batches and augmentation are functions of (seed, epoch, image), for any number of workers."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from alexnet import recipes
 from alexnet.config import Augment, Config
@@ -24,10 +26,11 @@ from alexnet.data.augment import (
     fixed_crop,
     sample_augmentation,
 )
-from alexnet.data.image import decode
+from alexnet.data.image import decode, encode
 from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.store import Split, Statistics, Store
 from alexnet.device import dtype_of
+from alexnet.errors import DataError
 
 CPU = torch.device("cpu")
 INDEX = np.arange(200)
@@ -39,7 +42,7 @@ def statistics(stored_px: int = 40) -> Statistics:
     return Statistics(rng.uniform(80, 160, (stored_px, stored_px, 3)), root @ root.T)
 
 
-def test_an_epochs_order_is_a_function_of_seed_and_epoch() -> None:
+def test_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:
     assert np.array_equal(epoch_order(100, 3, 5), epoch_order(100, 3, 5))
     assert sorted(epoch_order(100, 3, 5)) == list(range(100))
     for other in (epoch_order(100, 3, 6), epoch_order(100, 4, 5)):
@@ -50,16 +53,16 @@ def test_an_epochs_order_is_a_function_of_seed_and_epoch() -> None:
 def test_batches_are_the_same_for_any_number_of_workers(store: Path, workers: int) -> None:
     split = Store(store).split("train")
     order = epoch_order(len(split), 0, 0)
-    seen = list(batches(split, order, 16, workers))
-    assert [len(b.labels) for b in seen] == [16, 16, 16, 12]
-    for b in seen:
+    fed = list(batches(split, order, 16, workers))
+    assert [len(b.labels) for b in fed] == [16, 16, 16, 12]
+    for b in fed:
         for row, index in enumerate(b.index):
             assert np.array_equal(b.images[row].numpy(), decode(split.encoded(int(index))))
             assert b.labels[row] == split.labels[index]
-    assert np.array_equal(np.concatenate([b.index for b in seen]), order)
+    assert np.array_equal(np.concatenate([b.index for b in fed]), order)
     rest = list(batches(split, order, 16, workers, start=2))
-    assert np.array_equal(rest[0].images, seen[2].images)
-    assert np.array_equal(rest[0].position, seen[2].position)
+    assert np.array_equal(rest[0].images, fed[2].images)
+    assert np.array_equal(rest[0].position, fed[2].position)
 
 
 def test_batches_are_decoded_while_the_caller_computes(
@@ -76,7 +79,8 @@ def test_batches_are_decoded_while_the_caller_computes(
 
     monkeypatch.setattr(loader, "_fill", watched)
     feed = batches(split, np.arange(60), 8, workers=1)
-    first = next(feed)  # the caller computes now and asks for nothing
+    first = next(feed)
+    # The caller computes now and asks for nothing; a loaded machine may take seconds to decode.
     for _ in range(1000):
         if set(decoded) >= set(range(16)):
             break
@@ -86,39 +90,104 @@ def test_batches_are_decoded_while_the_caller_computes(
     feed.close()  # type: ignore[attr-defined]
 
 
-def test_each_share_reads_its_own_pictures_and_all_read_each_once(
+def test_each_share_reads_its_images_and_all_read_each_once(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Store(store).split("train")
     order = epoch_order(len(split), 0, 0)
-    real, taken = split.read, list[int]()
-    monkeypatch.setattr(split, "read", lambda numbers: taken.extend(numbers) or real(numbers))
-    read = set[int]()
-    for place in range(3):
-        parts = list(batches(split, order, 16, workers=2, share=Share(place, 3)))
-        own = np.concatenate([part.index for part in parts])
-        assert sorted(taken) == sorted(own)
-        assert not read & set(taken)
-        read |= set(taken)
-        taken.clear()
-    assert read == set(order)
+    real, read_now = split.read, list[int]()
+    monkeypatch.setattr(split, "read", lambda index: read_now.extend(index) or real(index))
+    read_before = set[int]()
+    for rank in range(3):
+        parts = list(batches(split, order, 16, workers=2, share=Share(rank, 3)))
+        assert sorted(read_now) == sorted(np.concatenate([part.index for part in parts]))
+        assert not read_before & set(read_now)
+        read_before |= set(read_now)
+        read_now.clear()
+    assert read_before == set(order)
 
 
-def test_what_happens_to_a_picture_does_not_depend_on_its_batch() -> None:
+def jpeg(image: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
+    """A JPEG of (H, W, 3) uint8, written by Pillow with these options."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(buffer, "JPEG", quality=90, **options)
+    return buffer.getvalue()
+
+
+def test_batch_of_every_stored_format_has_the_pixels_that_decode_gives(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = np.cumsum(np.random.default_rng(0).integers(-9, 10, (40, 40, 3)), 1).astype(np.uint8)
+    stored = [
+        jpeg(rgb),
+        jpeg(rgb, subsampling=0, optimize=True),
+        jpeg(rgb, subsampling=1),
+        jpeg(rgb, progressive=True),
+        jpeg(rgb, restart_marker_blocks=1),
+        jpeg(rgb, keep_rgb=True),
+        jpeg(rgb, mode="L"),
+        encode(rgb, "png"),
+        encode(rgb, "ppm"),
+    ]
+    split = Store(store).split("train")
+    monkeypatch.setattr(split, "read", lambda index: [stored[i] for i in index])
+    (batch,) = batches(split, np.arange(len(stored)), len(stored))
+    for data, fed in zip(stored, batch.images, strict=True):
+        assert np.array_equal(fed.numpy(), decode(data))
+        if data.startswith(b"\xff\xd8"):
+            # Pillow uses libjpeg-turbo too, perhaps of another version: one gray level.
+            pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+            assert np.abs(fed.numpy() - pillow).max() <= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_truncated_jpeg_is_never_fed(store: Path, given: st.DataObject) -> None:
+    split = Store(store).split("train")
+    complete = split.encoded(3)
+    truncated = complete[: given.draw(st.integers(2, len(complete) - 1))]
+    split.read = lambda index: [truncated]  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=r"is damaged in the store \(.*\); prepare it again"):
+        list(batches(split, np.array([3]), 1, workers=0))
+
+
+def test_damaged_image_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Store(store).split("train")
+    complete, name = split.encoded(3), split.name(3)
+    half = np.zeros((20, 40, 3), np.uint8)
+    for damaged, reason in (
+        (complete[:-200] + b"\xff\xd9" + complete[-200:], "Corrupt JPEG data|Premature end"),
+        (complete[:300], "Premature end|Could not determine"),
+        # A smaller image would leave the rest of its place in the batch unset.
+        (jpeg(half), "40x20 pixels in place of 40x40"),
+        (encode(half, "ppm"), "not a PPM of 40x40 pixels"),
+        (b"no image", "not an image of a known format"),
+    ):
+        monkeypatch.setattr(split, "read", lambda index, data=damaged: [data])
+        with pytest.raises(
+            DataError,
+            match=rf"^{name} is damaged in the store \(.*({reason}).*\); prepare it again$",
+        ):
+            list(batches(split, np.array([3]), 1))
+
+
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
     a = Augment()
-    whole = sample_augmentation(a, statistics(), 32, 1, 2, INDEX, INDEX)
+    full = sample_augmentation(a, statistics(), 32, 1, 2, INDEX, INDEX)
     part = sample_augmentation(a, statistics(), 32, 1, 2, INDEX[50:60], INDEX[:10])
     for name in ("top", "left", "flip", "shift"):
-        assert np.array_equal(getattr(whole, name)[50:60], getattr(part, name))
+        assert np.array_equal(getattr(full, name)[50:60], getattr(part, name))
     other = sample_augmentation(a, statistics(), 32, 1, 3, INDEX, INDEX)
-    assert not np.array_equal(whole.top, other.top)
+    assert not np.array_equal(full.top, other.top)
 
 
-def test_patches_reach_every_offset_and_flips_are_half() -> None:
+def test_crops_reach_every_offset_and_half_are_flipped() -> None:
     index = np.arange(4000)
     d = sample_augmentation(Augment(colour="none"), statistics(), 32, 0, 0, index, index)
-    assert set(d.top) == set(d.left) == set(range(9))  # 40 - 32 = 8, the last included
-    assert abs(d.flip.mean() - 0.5) < 0.04  # five deviations
+    # The border is 40 - 32 = 8 pixels, and the last offset is included.
+    assert set(d.top) == set(d.left) == set(range(9))
+    # Five standard deviations of 4,000 fair draws.
+    assert abs(d.flip.mean() - 0.5) < 0.04
     assert abs(np.corrcoef(d.top, d.left)[0, 1]) < 0.08
     still = sample_augmentation(
         Augment(crops=False, flips=False), statistics(), 32, 0, 0, index, index
@@ -145,7 +214,7 @@ def test_a_crop_as_large_as_its_image_has_one_position() -> None:
     assert not d.left.any()
 
 
-def test_the_original_cuts_a_chunk_alike_and_colours_each_picture() -> None:
+def test_original_crops_a_chunk_alike_and_shifts_each_color() -> None:
     d = sample_augmentation(
         recipes.original().augment, statistics(), 32, 0, 0, INDEX[::-1].copy(), INDEX
     )
@@ -157,28 +226,30 @@ def test_the_original_cuts_a_chunk_alike_and_colours_each_picture() -> None:
 
 
 def slow(
-    picture: np.ndarray, d: augmenting.Augmentation, i: int, mean: str, image: np.ndarray, px: int
+    image: np.ndarray,
+    d: augmenting.Augmentation,
+    i: int,
+    mean: str,
+    mean_image: np.ndarray,
+    px: int,
 ) -> np.ndarray:
-    """One picture, as one reads section 4.1."""
-    half = (picture.shape[0] - px) // 2
+    """Augment one image, step by step as section 4.1 describes it."""
+    half = (image.shape[0] - px) // 2
     y, x = d.top[i], d.left[i]
-    cut = picture[y : y + px, x : x + px].astype(np.float64)
-    own = (
-        image[y : y + px, x : x + px]
-        if mean == "pixel"
-        else image[half : half + px, half : half + px]
-    )
+    crop = image[y : y + px, x : x + px].astype(np.float64)
+    # `paper` subtracts the mean of each pixel before the reflection, `original` the center of the
+    # mean image after it: the order matters, because the mean image is not symmetric.
     if mean == "pixel":
-        cut = cut - own
+        crop = crop - mean_image[y : y + px, x : x + px]
     if d.flip[i]:
-        cut = cut[:, ::-1]
+        crop = crop[:, ::-1]
     if mean == "centre":
-        cut = cut - own
-    return (cut + d.shift[i]) * d.scale
+        crop = crop - mean_image[half : half + px, half : half + px]
+    return (crop + d.shift[i]) * d.scale
 
 
 @pytest.mark.parametrize("recipe", [recipes.paper, recipes.original])
-def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
+def test_preprocessing_equals_its_slow_reference(recipe: object) -> None:
     a, s = recipe().augment, statistics()  # type: ignore[operator]
     images = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8)
     d = sample_augmentation(replace(a, chunk=1), s, 32, 0, 0, INDEX[:8], INDEX[:8])
@@ -190,9 +261,8 @@ def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
     assert got.is_contiguous(memory_format=torch.channels_last)
     for i in range(8):
         want = slow(images[i].numpy(), d, i, a.mean, s.mean, 32)
-        np.testing.assert_allclose(
-            got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4
-        )  # float32 of +-400
+        # float32 of values up to 400.
+        np.testing.assert_allclose(got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -203,7 +273,7 @@ def test_preprocessing_is_its_slow_twin(recipe: object) -> None:
     st.integers(0, 5),
     st.integers(0, 3),
 )
-def test_one_pass_over_memory_gives_the_bits_of_the_plain_way(
+def test_single_pass_equals_the_plain_implementation(
     recipe: Callable[[], Config], precision: str, px: int, count: int, epoch: int
 ) -> None:
     a = recipe().augment
@@ -215,7 +285,7 @@ def test_one_pass_over_memory_gives_the_bits_of_the_plain_way(
     assert torch.equal(preprocess(images, d), preprocess.plain(images, d).permute(0, 3, 1, 2))
 
 
-def test_a_patch_that_leaves_its_picture_is_refused() -> None:
+def test_crop_beyond_its_image_is_refused() -> None:
     preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
     for top, left in ((9, 0), (0, 9), (-1, 0)):
         with pytest.raises(ValueError, match="reaches beyond its image"):
@@ -234,20 +304,19 @@ def test_torchvisions_preprocessing() -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_the_colour_shift_lies_along_the_principal_components() -> None:
+def test_color_shift_lies_along_the_principal_components() -> None:
     s = statistics()
     values, vectors = np.linalg.eigh(s.covariance)
     normal = np.random.default_rng(0).standard_normal((20_000, 3))
     for colour, sizes in (("paper", values / 255), ("original", np.sqrt(values))):
         shift = colour_shift(Augment(colour=colour), s, normal)  # type: ignore[arg-type]
         along = shift @ vectors
-        np.testing.assert_allclose(
-            along.std(0), 0.1 * sizes, rtol=0.03
-        )  # 20,000 draws: 0.5 % is a deviation
+        # Of 20,000 draws, the standard deviation of this estimate is 0.5 %.
+        np.testing.assert_allclose(along.std(0), 0.1 * sizes, rtol=0.03)
         assert abs(np.corrcoef(along.T) - np.eye(3)).max() < 0.04
 
 
-def test_the_papers_colour_is_the_covariance_of_rgb_in_0_to_1_times_255() -> None:
+def test_color_shift_of_the_paper_is_for_rgb_in_0_to_1_times_255() -> None:
     s = statistics()
     small = Statistics(s.mean / 255, s.covariance / 255**2)
     values, vectors = np.linalg.eigh(small.covariance)
@@ -256,7 +325,7 @@ def test_the_papers_colour_is_the_covariance_of_rgb_in_0_to_1_times_255() -> Non
     np.testing.assert_allclose(colour_shift(Augment(), s, a)[0], want, rtol=1e-10)
 
 
-def test_the_originals_noise_has_its_files_size_and_ends_with_its_scale() -> None:
+def test_original_color_noise_has_its_size_and_ends_with_its_scale() -> None:
     a = recipes.original().augment
     on = sample_augmentation(a, statistics(), 32, 0, 0, INDEX, INDEX)
     off = sample_augmentation(a, statistics(), 32, 0, 0, INDEX, INDEX, colour=False)
@@ -278,7 +347,7 @@ def test_the_originals_noise_has_its_files_size_and_ends_with_its_scale() -> Non
     )
 
 
-def test_ten_patches_are_corners_and_centre_and_their_reflections() -> None:
+def test_ten_crops_are_corners_and_center_and_their_reflections() -> None:
     ten = evaluation_crops(Augment(), 256, 224)
     assert len(set(ten)) == 10
     assert {(y, x) for y, x, _ in ten} == {(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)}
@@ -287,7 +356,7 @@ def test_ten_patches_are_corners_and_centre_and_their_reflections() -> None:
     assert evaluation_crops(Augment(), 32, 32) == [(0, 0, False)]
 
 
-def test_a_network_that_sees_more_than_is_stored_is_refused() -> None:
+def test_input_larger_than_the_stored_images_is_refused() -> None:
     with pytest.raises(ValueError, match="prepare it with a larger --size-px"):
         Preprocess(Augment(), statistics(), 48, CPU)
     with pytest.raises(ValueError, match="sees 19 of the 40 pixels per side"):

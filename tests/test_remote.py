@@ -1,4 +1,4 @@
-"""Stores at URLs: the same pictures, a bounded cache, and what becomes of a run whose store vanishes."""
+"""Stores at URLs: equality with a folder, the bounded cache, and stores that fail during a run."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from alexnet.data.store import Split, Store, file_sha256
 from alexnet.train.loop import fit
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server, until
+from tests.test_prepare import without_index
 
 URL = "memory://bucket/shapes"
 
@@ -38,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def url(store: Path) -> Iterator[str]:
-    """The store in a place that only fsspec reads."""
+    """The store at a URL that only fsspec reads."""
     memory = fsspec.filesystem("memory")
     memory.put(str(store), "/bucket/shapes", recursive=True)
     yield URL
@@ -50,15 +51,15 @@ def copies(cache: Path) -> list[Path]:
 
 
 def same(one: Split, other: Split) -> bool:
-    every = range(len(one))
+    images = range(len(one))
     return (
         np.array_equal(one.labels, other.labels)
-        and one.read(every) == other.read(every)
-        and [one.name(i) for i in every] == [other.name(i) for i in every]
+        and one.read(images) == other.read(images)
+        and [one.name(i) for i in images] == [other.name(i) for i in images]
     )
 
 
-def test_a_store_at_a_url_holds_what_the_folder_holds(store: Path, url: str) -> None:
+def test_store_at_a_url_equals_the_folder(store: Path, url: str) -> None:
     here, there = Store(store), Store(url)
     there.verify()
     assert there.checksum == here.checksum
@@ -74,11 +75,13 @@ def test_a_store_at_a_url_holds_what_the_folder_holds(store: Path, url: str) -> 
         assert a.images.equal(b.images)
 
 
-def test_a_files_head_may_be_long(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with ten thousand classes, whose names are in it."""
-    whole = Store(store).split("train")
-    monkeypatch.setattr("alexnet.data.store.HEAD_BYTES", 100)
-    assert same(Store(store).split("train"), whole)
+def test_schema_of_a_file_may_be_long(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schema contains the names of all classes, perhaps ten thousand."""
+    split = Store(store).split("train")
+    monkeypatch.setattr("alexnet.data.arrow.HEAD_BYTES", 100)
+    assert same(Store(without_index(store, tmp_path / "old")).split("train"), split)
 
 
 def test_training_from_a_url_is_training_from_the_folder(
@@ -90,37 +93,38 @@ def test_training_from_a_url_is_training_from_the_folder(
     assert here == there
 
 
-def test_what_is_read_again_is_copied_and_then_read_here(
+def test_files_read_repeatedly_are_copied_and_then_read_locally(
     url: str, store: Path, cache: Path
 ) -> None:
     split = Store(url).split("train", keep=True)
     until(lambda: len(copies(cache)) == 3)
     fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
-    until(lambda: len(split.storage._kept) == 3)  # type: ignore[attr-defined]
+    until(lambda: len(split.storage._local_copies) == 3)  # type: ignore[attr-defined]
     assert same(split, Store(store).split("train"))
     fsspec.filesystem("memory").put(str(store / "train"), "/bucket/shapes/train", recursive=True)
     again = Store(url).split("train", keep=True)
-    assert len(again.storage._kept) == 3  # type: ignore[attr-defined]
+    assert len(again.storage._local_copies) == 3  # type: ignore[attr-defined]
     assert same(again, split)
 
 
-def test_what_is_read_once_is_not_copied(url: str, cache: Path) -> None:
+def test_files_read_once_are_not_copied(url: str, cache: Path) -> None:
     Store(url).split("val").read(range(30))
     assert copies(cache) == []
 
 
-def test_copies_never_take_more_than_they_may(
+def test_copies_never_exceed_the_bound(
     url: str, store: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = max(path.stat().st_size for path in (store / "train").glob("*.arrow"))
     monkeypatch.setenv("ALEXNET_CACHE_GB", str(most / 1e9))
     split = Store(url).split("train", keep=True)
     until(lambda: len(copies(cache)) == 1)
-    assert same(split, Store(store).split("train"))  # the others are read from afar
+    # The other files are read from the URL.
+    assert same(split, Store(store).split("train"))
     assert sum(path.stat().st_size for path in cache.glob("*/*")) <= most
 
 
-def test_without_room_nothing_is_copied(
+def test_cache_of_size_0_copies_nothing(
     url: str, store: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
@@ -135,26 +139,28 @@ def filled(cache: Cache, path: Path, size: int) -> bool:
     return path.exists()
 
 
-def test_only_stores_that_nobody_reads_make_room_the_longest_unused_first(tmp_path: Path) -> None:
+def test_only_unused_stores_are_evicted_least_recently_used_first(tmp_path: Path) -> None:
     for number, name in enumerate(("old", "newer")):
         left = Cache(tmp_path, 300)
         folder = left.lock_store(name)
         assert filled(left, folder / "a.arrow", 100)
-        os.close(left._used[name])  # as when the process ends
+        # Closing the descriptor releases the lock, as the end of the process does.
+        os.close(left._used[name])
         os.utime(folder / ".used", (number, number))
     running = Cache(tmp_path, 300)
     assert filled(running, running.lock_store("running") / "a.arrow", 100)
-    mine = Cache(tmp_path, 300)
-    own = mine.lock_store("mine")
-    assert filled(mine, own / "a.arrow", 100)
-    assert [path.parent.name for path in copies(tmp_path)] == ["mine", "newer", "running"]
-    assert not filled(mine, own / "b.arrow", 150)  # what is being read stays
-    assert [path.parent.name for path in copies(tmp_path)] == ["mine", "running"]
-    assert filled(mine, own / "b.arrow", 100)
-    assert sorted(path.name for path in own.iterdir()) == [".used", "a.arrow", "b.arrow"]
+    new = Cache(tmp_path, 300)
+    folder = new.lock_store("new")
+    assert filled(new, folder / "a.arrow", 100)
+    assert [path.parent.name for path in copies(tmp_path)] == ["new", "newer", "running"]
+    # "newer" is evicted, and there is still no room, because "running" is in use.
+    assert not filled(new, folder / "b.arrow", 150)
+    assert [path.parent.name for path in copies(tmp_path)] == ["new", "running"]
+    assert filled(new, folder / "b.arrow", 100)
+    assert sorted(path.name for path in folder.iterdir()) == [".used", "a.arrow", "b.arrow"]
 
 
-def test_a_file_is_fetched_by_one_process_and_again_after_a_killed_one(tmp_path: Path) -> None:
+def test_file_is_copied_by_one_process_and_again_if_that_was_killed(tmp_path: Path) -> None:
     one, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
     path = one.lock_store("store") / "a.arrow"
     other.lock_store("store")
@@ -162,9 +168,11 @@ def test_a_file_is_fetched_by_one_process_and_again_after_a_killed_one(tmp_path:
         assert file is not None
         with pytest.raises(BlockingIOError), other.new_file(path, 600):
             pass
-        assert not filled(other, path.with_name("b.arrow"), 600)  # what is being fetched counts
+        # The room of a file counts from the beginning of its copy.
+        assert not filled(other, path.with_name("b.arrow"), 600)
     path.unlink()
-    (path.parent / ".a.arrow.partial").write_bytes(b"x" * 900)  # nobody's any more
+    # What a killed process leaves: a partial file without a lock.
+    (path.parent / ".a.arrow.partial").write_bytes(b"x" * 900)
     assert filled(other, path.with_name("b.arrow"), 600)
     assert not (path.parent / ".a.arrow.partial").exists()
     with pytest.raises(OSError, match="gone"), one.new_file(path, 100):
@@ -172,7 +180,7 @@ def test_a_file_is_fetched_by_one_process_and_again_after_a_killed_one(tmp_path:
     assert sorted(p.name for p in path.parent.iterdir()) == [".used", "b.arrow"]
 
 
-def test_a_damaged_file_ends_the_run(url: str, cache: Path) -> None:
+def test_damaged_file_ends_the_run(url: str, cache: Path) -> None:
     memory = fsspec.filesystem("memory")
     path = "/bucket/shapes/train/data-00001.arrow"
     data = bytearray(memory.cat_file(path))
@@ -182,20 +190,24 @@ def test_a_damaged_file_ends_the_run(url: str, cache: Path) -> None:
         StoreLost, match=rf"^{url}/train/data-00001\.arrow is damaged; copy the store there again$"
     ):
         split = Store(url).split("train", keep=True)
-        until(lambda: split.read([0]) == [])  # until it is found
+        # The copying thread finds the damage, and the next read reports it.
+        until(lambda: split.read([0]) == [])
     assert "data-00001" not in {path.stem for path in copies(cache)}
 
 
-def test_a_store_that_vanishes_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_a_store_that_vanishes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
     split = Store(url).split("train")
     fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
     with pytest.raises(StoreLost, match=f"{URL} cannot be read any more"):
         list(batches(split, epoch_order(60, 0, 0), 16))
-    fsspec.filesystem("memory").mkdir("/bucket/shapes/train")  # for the clearing up
+    # The fixture removes the folder and expects it to exist.
+    fsspec.filesystem("memory").mkdir("/bucket/shapes/train")
 
 
-def test_a_short_failure_is_none(url: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_of_a_single_request_is_not_an_error(
+    url: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     split, memory = Store(url).split("val"), fsspec.filesystem("memory")
     real, failures = memory.cat_ranges, iter([True])
 
@@ -208,7 +220,7 @@ def test_a_short_failure_is_none(url: str, store: Path, monkeypatch: pytest.Monk
     assert same(split, Store(store).split("val"))
 
 
-def test_a_store_that_hangs_is_not_waited_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_that_hangs_times_out(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = Store(store).split("val", answer_s=1)
     monkeypatch.setattr(split, "read", lambda numbers: time.sleep(3))
     began_s = time.monotonic()
@@ -218,7 +230,7 @@ def test_a_store_that_hangs_is_not_waited_for(store: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("memory://nowhere/none", "is not a prepared store"),
         ("nosuch://bucket/store", "Protocol not known: nosuch"),
@@ -226,21 +238,21 @@ def test_a_store_that_hangs_is_not_waited_for(store: Path, monkeypatch: pytest.M
         ("http://127.0.0.1:9/store", "http://127.0.0.1:9/store cannot be read (Cannot connect"),
     ],
 )
-def test_urls_that_cannot_be_read_are_refused(name: str, says: str) -> None:
+def test_urls_that_cannot_be_read_are_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         Store(name)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_file_missing_at_a_url_is_named(url: str) -> None:
+def test_error_names_a_file_missing_at_a_url(url: str) -> None:
     fsspec.filesystem("memory").rm("/bucket/shapes/val/data-00000.arrow")
     with pytest.raises(ValueError, match=r"val/data-00000\.arrow.* is missing or damaged"):
         Store(url).split("val")
 
 
-@pytest.mark.parametrize("said", ["much", "-1", "nan", "inf"])
-def test_a_bound_that_is_no_number_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALEXNET_CACHE_GB", said)
+@pytest.mark.parametrize("value", ["much", "-1", "nan", "inf"])
+def test_invalid_cache_size_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_CACHE_GB", value)
     with pytest.raises(ValueError, match="ALEXNET_CACHE_GB is"):
         RemoteStorage(URL)
 
@@ -257,8 +269,8 @@ def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_pa
     for name, data in (("here", str(store)), ("there", BUCKET)):
         (tmp_path / name).mkdir()
         write_config(tmp_path / name, replace(config, data=data))
-        done = alexnet(server, "train", "--resume", tmp_path / name)
-        assert done.returncode == 0, done.stderr
+        result = alexnet(server, "train", "--resume", tmp_path / name)
+        assert result.returncode == 0, result.stderr
     here, there = (checkpoint.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
     assert here == there
     tests = [
@@ -277,20 +289,20 @@ import sys, time
 from alexnet.data import remote
 from alexnet.data.store import Store
 
-real = remote.RemoteStorage._fetched
+real = remote.RemoteStorage._fetch
 
 def slowly(self, wanted):
     time.sleep(0.01)
     return real(self, wanted)
 
-remote.PIECE_BYTES, remote.PIECES, remote.RemoteStorage._fetched = 1000, 1, slowly
+remote.PIECE_BYTES, remote.PIECES, remote.RemoteStorage._fetch = 1000, 1, slowly
 split = Store(sys.argv[1]).split("train", keep=True)
-while len(split.storage._kept) < 3:
+while len(split.storage._local_copies) < 3:
     time.sleep(0.01)
 """
 
 
-def test_a_killed_process_leaves_whole_copies_only(store: Path, cache: Path) -> None:
+def test_killed_process_leaves_complete_copies_only(store: Path, cache: Path) -> None:
     command = [sys.executable, "-c", SLOWLY, f"file://{store}"]
     wanted = {
         f"train-{shard['file']}": shard["sha256"]

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.image import decode, pixels_of_ppm
-from alexnet.data.jpeg import decode_jpegs
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split
 from alexnet.errors import DataError
@@ -95,7 +94,11 @@ def _decode(data: bytes, out: NDArray[np.uint8]) -> None:
     """
     # The formats are told apart by their first bytes; a store may mix kept JPEGs with others.
     if data.startswith(b"\xff\xd8"):
-        simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        # Straight into the batch, which saves a copy of each image.
+        height, width, _ = simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape
+        # simplejpeg refuses an image larger than the buffer, and accepts a smaller one.
+        if (height, width) != out.shape[:2]:
+            raise DataError(f"{width}x{height} pixels in place of {out.shape[1]}x{out.shape[0]}")
     elif data.startswith(b"P6"):
         pixels_of_ppm(data, out)
     else:
@@ -203,14 +206,10 @@ def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
     Raises:
         DataError: If an image is damaged; the message names it.
     """
-    numbers = index.tolist()
-    encoded = split.read(index)
-    # The compiled decoder takes the whole group in one call; what it declines is decoded singly.
-    decoded = decode_jpegs(encoded, out)
-    for number, data, row, is_decoded in zip(numbers, encoded, out, decoded, strict=True):
+    # One read for the whole group, which a remote storage may answer in parallel.
+    for number, data, row in zip(index.tolist(), split.read(index), out, strict=True):
         try:
-            if not is_decoded:
-                _decode(data, row)
+            _decode(data, row)
         # simplejpeg raises ValueError for a damaged image, and DataError is a ValueError.
         except ValueError as error:
             raise DataError(

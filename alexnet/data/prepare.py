@@ -1,133 +1,39 @@
 """`alexnet prepare`: turn a source into a finished store, on all cores and resumable.
 
-The result does not depend on the number of workers or on interruptions. Pixel sums are therefore
-kept as integers, which are exact in float64: sums of fractions would depend on their order.
+The result does not depend on the number of workers or on interruptions: the images are written in
+the order of the source, in files of a fixed number of images, and an interrupted preparation
+resumes at the beginning of a file.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from alexnet import native
 from alexnet.config import LOSSLESS_PX, StoreSettings
-from alexnet.data.image import as_stored, centre_square, decode, encode
-from alexnet.data.jpeg import decode_jpegs
-from alexnet.data.sources import Item, Source, SourceSplit
+from alexnet.data.arrow import ArrowFile, build_index, features, write_arrow_file
+from alexnet.data.image import decode
+from alexnet.data.pixel_sums import Sums
+from alexnet.data.processing import MAX_BYTES, Processed, process_in_order
+from alexnet.data.sources import Source, SourceSplit
+from alexnet.data.storage import LocalStorage
 from alexnet.data.store import FORMAT, file_sha256
 from alexnet.errors import DataError
 from alexnet.files import write_whole
 from alexnet.progress import Progress
 
-ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 STORED_PX = 256  # section 2
 STATE = 2  # format of an interrupted preparation's state; one of another format is not resumed
-MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
-
-
-@dataclass
-class Sums:
-    """Exact running sums over images, for RGB values in 0..255."""
-
-    pixels: NDArray[Any]  # (size_px, size_px, 3) int64, or uint16
-    products: NDArray[np.float64]  # (3, 3), integers below 2**53
-    images: int = 0
-
-    @classmethod
-    def zero(cls, size_px: int, dtype: Any = np.int64) -> Sums:
-        """Return empty sums.
-
-        uint16 holds the sum of up to 257 images. It is enough for one task, whose sums then stay in
-        the processor's cache.
-        """
-        return cls(np.zeros((size_px, size_px, 3), dtype), np.zeros((3, 3)))
-
-    def add(self, images: list[NDArray[np.uint8]]) -> None:
-        for rgb in images:
-            self.pixels += rgb
-            self.products += products(rgb)
-        self.images += len(images)
-
-    def merge(self, other: Sums) -> None:
-        self.pixels += other.pixels
-        self.products += other.products
-        self.images += other.images
-
-    def mean(self) -> NDArray[np.float64]:
-        """Return the mean image, (size_px, size_px, 3)."""
-        return self.pixels / max(1, self.images)
-
-    def covariance(self) -> NDArray[np.float64]:
-        """Return the covariance of R, G and B over all pixels, (3, 3)."""
-        count = max(1, self.images * self.pixels.shape[0] * self.pixels.shape[1])
-        mean = self.pixels.sum((0, 1)) / count
-        result: NDArray[np.float64] = self.products / count - np.outer(mean, mean)
-        return result
-
-
-def products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the exact sums over pixels of the products of R, G and B: (3, 3), integers.
-
-    The compiled code is used where it exists.
-    """
-    operators = native.kernels()
-    if operators is None:
-        return plain_products(rgb)
-    rgb, sums = np.ascontiguousarray(rgb), np.zeros((3, 3), np.int64)
-    operators.products(rgb.ctypes.data, rgb.size // 3, sums.ctypes.data)
-    return sums.astype(np.float64)
-
-
-def plain_products(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Compute the same in NumPy.
-
-    float32 is exact for a sum of up to 256 products of 255 x 255, so 256 rows are summed in float32
-    and the rest in float64. Each row holds four pixels, and of its 12 x 12 products only the 3 x 3
-    blocks on the diagonal count. Despite the wasted products this is three times as fast as one
-    pixel per row.
-    """
-    values = rgb.reshape(-1, 3)
-    # What does not fill 256 rows of four pixels is summed in float64.
-    full = len(values) // 1024 * 1024
-    rows = values[:full].reshape(-1, 256, 12).astype(np.float32)
-    wide = (rows.transpose(0, 2, 1) @ rows).sum(0, dtype=np.float64).reshape(4, 3, 4, 3)
-    rest = values[full:].astype(np.float64)
-    result: NDArray[np.float64] = sum(wide[k, :, k] for k in range(4)) + rest.T @ rest
-    return result
-
-
-@dataclass
-class Processed:
-    """The result of one task.
-
-    Attributes:
-        rows: Stored bytes, name and label of each image.
-        sums: Pixel sums of these images.
-        skipped: Name of each unreadable item, and the reason.
-        kept: How many of the rows are the source's own files, unchanged.
-    """
-
-    rows: list[tuple[bytes, str, int]]
-    sums: Sums
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    kept: int = 0
-
-    @property
-    def items(self) -> int:
-        return len(self.rows) + len(self.skipped)
+STATE_FILE = "state.json"
+INDEX_FILE = "index.npz"
 
 
 def prepare(
@@ -163,30 +69,41 @@ def prepare(
     if not ignore_disk:
         _check_disk(source, folder, settings)
     job = _begin(folder.with_name(folder.name + ".partial"), source, settings)
-    for split in source.splits:
-        _prepare_split(job, split, workers or os.cpu_count() or 1)
-    manifest = _finish(job)
+    if not job.complete:
+        for split in source.splits:
+            _prepare_split(job, split, workers or os.cpu_count() or 1)
+        _finish(job)
+    # Before the rename, so that a kill never leaves these files in a finished store. The state goes
+    # first: a folder with a manifest and without a state is complete but for the rename.
+    (job.partial / STATE_FILE).unlink(missing_ok=True)
+    for path in job.partial.glob("sums-*.npz"):
+        path.unlink()
     if folder.exists():
         shutil.rmtree(folder)
     # The rename is the moment at which the store exists; before it there is only a partial one.
     job.partial.rename(folder)
-    # The state is removed last: a preparation killed before the rename still finds it and resumes.
-    for name in ("state.json", str(job.state["sums"])):
-        (folder / name).unlink(missing_ok=True)
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     return manifest
 
 
 @dataclass(frozen=True)
 class Job:
-    """A preparation in progress; `state` records how far it has come."""
+    """A preparation in progress.
+
+    Attributes:
+        partial: The folder that becomes the store.
+        state: How far the preparation has come.
+        complete: Whether only the rename of the folder is left.
+    """
 
     source: Source
     settings: StoreSettings
     partial: Path
     state: dict[str, Any]
+    complete: bool = False
 
     def save(self) -> None:
-        write_whole(self.partial / "state.json", json.dumps(self.state).encode())
+        write_whole(self.partial / STATE_FILE, json.dumps(self.state).encode())
 
     def sums(self) -> Sums:
         """Return the sums of the training images in finished files."""
@@ -247,31 +164,53 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
 
 def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
     """Resume an interrupted preparation, or begin a new one."""
-    made_with = asdict(settings)
-    del made_with["most_skipped"]  # the only setting that does not affect what is written
-    want = {
+    relevant_settings = asdict(settings)
+    del relevant_settings["most_skipped"]  # the only setting that does not affect what is written
+    expected = {
         "state": STATE,
-        "settings": made_with,
+        "settings": relevant_settings,
         "source": source.description,
         "classes": list(source.classes),
     }
-    if partial.exists():
-        try:
-            state: dict[str, Any] = json.loads((partial / "state.json").read_text())
-        except (OSError, ValueError):
-            state = {}
-        if {key: state.get(key) for key in want} != want:
-            raise DataError(
-                f"{partial} was begun from another source or with other settings; remove it first"
-            )
+    # Not `partial.exists()`, because a kill may have come before the first state was complete.
+    if not any(partial.glob("[!.]*")):
+        partial.mkdir(parents=True, exist_ok=True)
+        job = Job(source, settings, partial, expected | {"splits": {}, "sums": None})
+        job.save()
+        return job
+    state = _read_json(partial / STATE_FILE)
+    if {key: state.get(key) for key in expected} == expected:
         return Job(source, settings, partial, state)
-    partial.mkdir(parents=True)
-    job = Job(source, settings, partial, want | {"splits": {}, "sums": None})
-    job.save()
-    return job
+    # A kill between the removal of the state and the rename leaves a complete store.
+    manifest = _read_json(partial / "manifest.json")
+    if not state and manifest | _identity(source, settings) == manifest != {}:
+        return Job(source, settings, partial, {}, complete=True)
+    raise DataError(
+        f"{partial} was begun from another source or with other settings; remove it first"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, or nothing if it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
+    """Return the part of the manifest that says what a store was made from, and how."""
+    return {
+        "source": source.description,
+        "settings": asdict(settings) | {"encoding": settings.settled_encoding()},
+        "classes": list(source.classes),
+        "words": list(source.words),
+    }
 
 
 def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
+    """Prepare a split, or the part of it that an interrupted preparation has left."""
     new = {
         "shards": [],
         "skipped": [],
@@ -295,7 +234,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
         ) as progress,
     ):
         finished: list[Processed] = []
-        for result in _process_in_order(job, pool, workers, items):
+        for result in process_in_order(items, job.source.upright, job.settings, pool, workers):
             progress.advance(result.items)
             finished.append(result)
             if sum(task.items for task in finished) == job.settings.shard_images:
@@ -315,15 +254,15 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
     skipped = [[name, reason] for result in finished for name, reason in result.skipped]
     if rows:
         name = f"data-{len(record['shards']):05d}.arrow"
-        record["shards"].append(
-            _write_file(job.partial / split.name / name, rows, job.source.classes)
-        )
+        path = job.partial / split.name / name
+        about = write_arrow_file(path, rows, job.source.classes)
+        record["shards"].append({"file": name} | about | {"sha256": file_sha256(path)})
     for _, _, label in rows:
         record["per_class"][label] += 1
     record["kept"] += sum(result.kept for result in finished)
     record["skipped"] += skipped
     record["consumed"] += len(rows) + len(skipped)
-    old = job.state["sums"]
+    old_sums = job.state["sums"]
     if split.name == job.source.splits[0].name:  # the statistics are those of the training split
         for result in finished:
             sums.merge(result.sums)
@@ -334,126 +273,9 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
         np.savez(buffer, pixels=sums.pixels, products=sums.products, images=sums.images)
         write_whole(job.partial / job.state["sums"], buffer.getvalue())
     job.save()
-    if old not in (None, job.state["sums"]):
-        (job.partial / old).unlink()
+    if old_sums not in (None, job.state["sums"]):
+        (job.partial / old_sums).unlink()
     _check_skipped(job, split, final=False)
-
-
-def _process_in_order(
-    job: Job, pool: ThreadPoolExecutor, workers: int, items: Iterator[Item]
-) -> Iterator[Processed]:
-    """Yield the results of tasks in the order of the items.
-
-    There are a few more tasks in flight than workers, so that none waits for work. No task reaches
-    across the end of a file: an interrupted preparation resumes at the beginning of a file.
-    """
-    waiting: deque[Future[Processed]] = deque()
-    left = job.settings.shard_images
-    while True:
-        while len(waiting) < 2 * workers + 1 and (
-            task := list(itertools.islice(items, min(ITEMS_PER_TASK, left)))
-        ):
-            waiting.append(pool.submit(_process, task, job.source.upright, job.settings))
-            # At the end of a file of the store nothing is left of it, and the next one begins.
-            left = left - len(task) or job.settings.shard_images
-        if not waiting:
-            return
-        yield waiting.popleft().result()
-
-
-def _process(items: list[Item], upright: bool, settings: StoreSettings) -> Processed:
-    """Read, decode, rescale and encode images; runs in a worker thread."""
-    result = Processed([], Sums.zero(settings.size_px, np.uint16))
-    encoding = settings.settled_encoding()
-    images: list[NDArray[np.uint8]] = []
-    lossy: list[int] = []
-    for item in items:
-        try:
-            data = item.read()
-            rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
-            if rgb is not None:
-                result.kept += 1
-            else:
-                rgb = centre_square(decode(data, upright, settings.size_px), settings.size_px)
-                data = encode(rgb, encoding, settings.quality, settings.chroma)
-                if encoding == "jpeg":
-                    lossy.append(len(images))
-        except (ValueError, OSError) as error:
-            result.skipped.append((item.name, str(error)))
-            continue
-        images.append(rgb)
-        result.rows.append((data, item.name, item.label))
-    # The statistics are those of what training will see, so images that lossy compression has
-    # changed are decoded again.
-    for number, rgb in zip(
-        lossy, _read_back([result.rows[i][0] for i in lossy], settings), strict=True
-    ):
-        images[number] = rgb
-    result.sums.add(images)
-    return result
-
-
-def _keeps(data: bytes, settings: StoreSettings) -> bool:
-    """Tell whether a file may be stored as it is: a JPEG, unless a lossless store is wanted.
-
-    The bound keeps a file of the store below 2 GiB, whatever the source's files contain beside
-    their images.
-    """
-    return settings.encoding in ("auto", "jpeg") and len(data) <= MAX_BYTES // settings.shard_images
-
-
-def _read_back(encoded: list[bytes], settings: StoreSettings) -> NDArray[np.uint8]:
-    """Return the pixels of JPEGs written here, (N, size_px, size_px, 3)."""
-    out = np.empty((len(encoded), settings.size_px, settings.size_px, 3), np.uint8)
-    for number, is_decoded in enumerate(decode_jpegs(encoded, out)):
-        if not is_decoded:  # there is no compiler, or the sides are not whole blocks
-            out[number] = decode(encoded[number])
-    return out
-
-
-def _write_file(
-    path: Path, rows: list[tuple[bytes, str, int]], classes: tuple[str, ...]
-) -> dict[str, Any]:
-    """Write a file of the store to disk, synced; return its entry in the manifest."""
-    ends = np.cumsum([0, *(len(data) for data, _, _ in rows)], dtype=np.int32)
-    # The Arrow array is built from its buffers: `pa.array` would copy the bytes once more.
-    buffers = [
-        None,
-        pa.py_buffer(ends),
-        pa.py_buffer(b"".join(data for data, _, _ in rows)),
-    ]
-    images = pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
-    names = pa.array([name for _, name, _ in rows], pa.string())
-    table = pa.table(
-        {
-            "image": pa.StructArray.from_arrays([images, names], fields=list(image_type())),
-            "label": pa.array([label for _, _, label in rows], pa.int64()),
-        }
-    ).replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features(classes)}})}
-    )
-    with path.open("wb") as file:
-        with pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table)
-        # Synced before the state is written, which must not name a file that a power cut can lose.
-        file.flush()
-        os.fsync(file.fileno())
-    return {
-        "file": path.name,
-        "images": len(rows),
-        "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
-    }
-
-
-def image_type() -> pa.DataType:
-    """Return the type of the image column, that of Hugging Face's `Image` feature."""
-    return pa.struct({"bytes": pa.binary(), "path": pa.string()})
-
-
-def features(classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the description of the columns that Hugging Face `datasets` reads."""
-    return {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
 
 
 def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
@@ -475,46 +297,61 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
         )
 
 
-def _finish(job: Job) -> dict[str, Any]:
-    """Write the mean image, the manifest and the small files that `load_from_disk` looks for."""
+def _finish(job: Job) -> None:
+    """Write the indices, the mean image, the manifest and the small files for `load_from_disk`."""
     source, partial = job.source, job.partial
     sums = job.sums()
     splits = {}
     for split in source.splits:
         record = job.state["splits"][split.name]
+        _write_hugging_face_files(partial / split.name, record["shards"], source.classes)
         splits[split.name] = {
             "images": sum(record["per_class"]),
             "per_class": record["per_class"],
             "kept": record["kept"],
             "shards": record["shards"],
+            "index": _write_index(partial, split.name, record["shards"]),
             "skipped": record["skipped"],
         }
-        info = {"features": features(source.classes)}
-        # The keys are those that `Dataset.save_to_disk` writes.
-        about = {
-            "_data_files": [{"filename": shard["file"]} for shard in record["shards"]],
-            "_fingerprint": record["shards"][0]["sha256"][:16],
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": split.name,
-        }
-        write_whole(partial / split.name / "dataset_info.json", json.dumps(info).encode())
-        write_whole(partial / split.name / "state.json", json.dumps(about).encode())
     write_whole(partial / "dataset_dict.json", json.dumps({"splits": list(splits)}).encode())
     with (partial / "mean.npy").open("wb") as file:
         np.save(file, sums.mean())
     manifest = {
         "format": FORMAT,
-        "source": source.description,
-        "settings": asdict(job.settings) | {"encoding": job.settings.settled_encoding()},
-        "classes": list(source.classes),
-        "words": list(source.words),
+        **_identity(source, job.settings),
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
         "covariance": sums.covariance().tolist(),
         "mean_sha256": file_sha256(partial / "mean.npy"),
     }
     write_whole(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
-    return manifest
+
+
+def _write_index(partial: Path, split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write the index of a split; return its entry in the manifest."""
+    files = [ArrowFile(f"{split}/{s['file']}", s["bytes"], s["images"]) for s in shards]
+    # Computed from the files on disk and not while they are written, so that an interrupted
+    # preparation has nothing more to remember.
+    data = build_index(LocalStorage(partial), files).to_bytes()
+    path = partial / split / INDEX_FILE
+    write_whole(path, data)
+    return {"file": INDEX_FILE, "bytes": len(data), "sha256": file_sha256(path)}
+
+
+def _write_hugging_face_files(
+    folder: Path, shards: list[dict[str, Any]], classes: tuple[str, ...]
+) -> None:
+    """Write the files of a split that `load_from_disk` looks for."""
+    # The keys are those that `Dataset.save_to_disk` writes.
+    about = {
+        "_data_files": [{"filename": shard["file"]} for shard in shards],
+        "_fingerprint": shards[0]["sha256"][:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": folder.name,
+    }
+    info = {"features": features(classes)}
+    write_whole(folder / "dataset_info.json", json.dumps(info).encode())
+    write_whole(folder / "state.json", json.dumps(about).encode())

@@ -2,6 +2,8 @@
 
 Training reads an epoch's images in random order, one small range at a time. Each range costs a
 round trip, so the files are copied in the background and read locally as soon as they are there.
+fsspec's own caches do not serve here: `simplecache` and `filecache` copy a file before its first
+range can be read, and none of them has a bound on its size or a lock among processes.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ class RemoteStorage:
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
         self._cache = cache_from_environment()
-        self._kept: dict[str, str] = {}  # path of the local copy of each file that has one
-        self._copies = OpenFiles()
-        self._damaged: str | None = None
+        self._local_copies: dict[str, str] = {}  # path of the local copy of each file that has one
+        self._open_copies = OpenFiles()
+        self._damaged: str | None = None  # the message about a damaged copy, once there is one
         try:
             self._files, self._root = fsspec.url_to_fs(self.name)
         except ImportError as error:
@@ -70,10 +72,10 @@ class RemoteStorage:
         # A damaged copy was found in the background, where an exception would reach nobody.
         if self._damaged:
             raise StoreLost(self._damaged)
-        copies = [self._kept.get(file) for file, _, _ in wanted]
+        copies = [self._local_copies.get(file) for file, _, _ in wanted]
         # All ranges without a local copy are fetched in one call, which may run in parallel.
         fetched = iter(
-            self._fetched([item for item, copy in zip(wanted, copies, strict=True) if copy is None])
+            self._fetch([item for item, copy in zip(wanted, copies, strict=True) if copy is None])
         )
         return [
             next(fetched) if copy is None else self._from_copy(copy, item)
@@ -83,12 +85,12 @@ class RemoteStorage:
     def _from_copy(self, copy: str, wanted: Range) -> bytes:
         file, begin, end = wanted
         try:
-            return self._copies.read(copy, begin, end)
+            return self._open_copies.read(copy, begin, end)
         except OSError:  # the user may empty the cache at any time; read the URL again
-            self._kept.pop(file, None)
-            return self._fetched([wanted])[0]
+            self._local_copies.pop(file, None)
+            return self._fetch([wanted])[0]
 
-    def _fetched(self, wanted: Sequence[Range]) -> list[bytes]:
+    def _fetch(self, wanted: Sequence[Range]) -> list[bytes]:
         if not wanted:
             return []
         files, begins, ends = (list(column) for column in zip(*wanted, strict=True))
@@ -112,34 +114,40 @@ class RemoteStorage:
         """Copy files to the local cache in the background, as long as it has room."""
         if self._cache is None:
             return
-        folder, todo = self._cache.lock_store(store), list(sizes)
+        # Locked even if nothing is copied: another process must not evict what is read here.
+        folder = self._cache.lock_store(store)
+        for file in sizes:
+            # Copies of an earlier run; each was compared with its checksum when it was made.
+            if (copy := _path_of_copy(folder, file)).exists():
+                self._local_copies[file] = str(copy)
+        remaining = [file for file in sizes if file not in self._local_copies]
         # Ranks on one machine share the cache: in random order each begins with another file. The
-        # generator is seeded by the system, so it does not disturb the run's own random numbers.
-        random.Random().shuffle(todo)
-        for file in sizes:  # copies that an earlier run has left
-            if (copy := folder / file.replace("/", "-")).exists():
-                self._kept[file] = str(copy)
-                todo.remove(file)
+        # generator is seeded by the system, so it does not disturb the run's random numbers.
+        random.Random().shuffle(remaining)
         # A daemon, because an unfinished copy must not delay the end of the program.
-        arguments = (folder, todo, sha256, sizes)
+        arguments = (folder, remaining, sha256, sizes)
         threading.Thread(target=self._copy_files, args=arguments, daemon=True).start()
 
     def _copy_files(
-        self, folder: Path, todo: list[str], sha256: Mapping[str, str], sizes: Mapping[str, int]
+        self,
+        folder: Path,
+        remaining: list[str],
+        sha256: Mapping[str, str],
+        sizes: Mapping[str, int],
     ) -> None:
+        """Copy files until all are local or the cache is full; runs in a background thread."""
         assert self._cache is not None
-        while todo:
-            file = todo.pop(0)
-            # x
-            copy = folder / file.replace("/", "-")
+        while remaining:
+            file = remaining.pop(0)
+            copy = _path_of_copy(folder, file)
             try:
                 if not copy.exists() and not self._copy(
                     self._cache, file, copy, sizes[file], sha256[file]
                 ):
                     return
-                self._kept[file] = str(copy)
+                self._local_copies[file] = str(copy)
             except BlockingIOError:  # another rank is copying this file; try again later
-                todo.append(file)
+                remaining.append(file)
                 time.sleep(PAUSE_S)
             except OSError:  # the disk is full, or the store is lost, as the next read will report
                 return
@@ -152,7 +160,7 @@ class RemoteStorage:
             digest, cuts = hashlib.sha256(), [*range(0, size, PIECE_BYTES), size]
             spans = [(file, begin, end) for begin, end in pairwise(cuts)]
             for first in range(0, len(spans), PIECES):
-                for data in self._fetched(spans[first : first + PIECES]):
+                for data in self._fetch(spans[first : first + PIECES]):
                     digest.update(data)
                     out.write(data)
             # A copy is checked once, when it is made; ranges read from the URL cannot be.
@@ -162,13 +170,19 @@ class RemoteStorage:
         return True
 
 
+def _path_of_copy(folder: Path, file: str) -> Path:
+    """Return where a store's folder in the cache keeps the copy of a file."""
+    # One flat folder, because the cache finds its files by a pattern of two levels.
+    return folder / file.replace("/", "-")
+
+
 def _retry(fetch: Callable[[], T], url: str) -> T:
     """Call `fetch`, again after a pause if it fails. Raises StoreLost after TRIES failures."""
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         try:
             return fetch()
         except Exception as error:
-            if left == 0:
+            if tries_left == 0:
                 raise StoreLost(f"{url} cannot be read any more ({_reason(error)})") from error
             time.sleep(PAUSE_S)
     raise AssertionError("not reached")

@@ -87,7 +87,7 @@ class OpenFiles:
     def __init__(self, most: int = 0) -> None:
         """Set the limit `most`; 0 stands for a quarter of the process's own limit.
 
-        A quarter, because a process may read several stores and needs descriptors for other things.
+        A quarter, because a process may read several stores and also opens other files.
         """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         quarter = soft // 4 if soft != resource.RLIM_INFINITY else MOST_OPEN
@@ -121,9 +121,9 @@ class OpenFiles:
         """Close the least recently used idle files until one more may be opened."""
         while len(self._open) >= self._most:
             idle = (path for path, (_, readers) in self._open.items() if readers == 0)
-            if (longest := next(idle, None)) is None:
+            if (least_recent := next(idle, None)) is None:
                 return
-            os.close(self._open.pop(longest)[0])
+            os.close(self._open.pop(least_recent)[0])
 
 
 def _close_all(opened: dict[str, tuple[int, int]]) -> None:

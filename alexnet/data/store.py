@@ -1,34 +1,28 @@
-"""Prepared stores: Arrow files, a mean image and a manifest.
+"""Prepared stores: Arrow files, an index for each split, a mean image and a manifest.
 
-Hugging Face's `load_from_disk` reads the same files. This module needs pyarrow alone, and loads of
-each file only the labels and the byte offsets of the images; images are then read one by one.
+Opening a split loads the labels and the byte positions of its images; images are then read one by
+one. Hugging Face's `load_from_disk` reads the same files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
-import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from alexnet.data.arrow import ArrowFile, Index, build_index, parse_names
 from alexnet.data.storage import Storage, missing, open_storage
 from alexnet.errors import DataError
 
 FORMAT = 1
-HEAD_BYTES = 64 << 10  # read first of each file; contains the schema, unless it is very long
-BATCH_HEAD_BYTES = 4 << 10  # enough for what follows the schema: the position of each column
-FILES_AT_ONCE = 64  # files whose heads are in memory at the same time
 PIECE_BYTES = 8 << 20  # read at a time when a file is verified
 ANSWER_S = 30.0  # timeout for reading an image, in seconds
 
@@ -51,39 +45,18 @@ class Split:
     """
 
     def __init__(
-        self, storage: Storage, sizes: dict[str, int], size_px: int, answer_s: float = ANSWER_S
+        self,
+        storage: Storage,
+        files: Sequence[ArrowFile],
+        index: Index,
+        size_px: int,
+        answer_s: float = ANSWER_S,
     ) -> None:
-        """Read labels and offsets. `sizes` gives the split's files in order, in bytes.
-
-        Raises:
-            DataError: If a file is damaged.
-            StoreLost: If the storage can no longer be read.
-        """
         self.size_px, self.answer_s, self.storage = size_px, answer_s, storage
-        self._columns = [
-            _columns(head, *file)
-            for group in _grouped(sizes.items())
-            for head, file in zip(_heads(storage, dict(group)), group, strict=True)
-        ]
-        wanted = [
-            (file, *span)
-            for file, columns in zip(sizes, self._columns, strict=True)
-            for span in (columns.labels, columns.offsets)
-        ]
-        # One call for all files: a remote storage can fetch the ranges of a call in parallel.
-        contents = iter(storage.read_ranges(wanted))
-        # The empty arrays let `concatenate` work for a split without files.
-        labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        begins: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        for columns, label, offset in zip(self._columns, contents, contents, strict=True):
-            labels.append(np.frombuffer(label, np.int64))
-            # Arrow's offsets count from the beginning of the column, ours from that of the file.
-            begins.append(np.frombuffer(offset, np.int32) + np.int64(columns.image_data))
-        self.labels: NDArray[np.int64] = np.concatenate(labels)
-        self._files = list(sizes)
-        self._starts = np.cumsum([0, *(len(offsets) - 1 for offsets in begins[1:])])
-        # File by file: where each image begins, and the end of the last one.
-        self._begins = np.concatenate(begins)
+        self.labels: NDArray[np.int64] = index.labels
+        self._files, self._index = files, index
+        # Position in the split of the first image of each file, and the number of all images.
+        self._starts = np.cumsum([0, *(file.images for file in files)])
         self._names: dict[int, list[str]] = {}  # by file, loaded when first asked for
 
     def __len__(self) -> int:
@@ -100,16 +73,16 @@ class Split:
         """Return the stored bytes of images. Raises StoreLost if the storage fails."""
         images = np.asarray(indices, np.int64)
         files = self._find(images)
-        # `_begins` has one entry more per file than the file has images, hence the shift.
-        first = images + files
-        ranges = zip(
-            files.tolist(),
-            self._begins[first].tolist(),
-            self._begins[first + 1].tolist(),
-            strict=True,
-        )
+        # The index has one entry more for each file than the file has images, hence the shift.
+        entries = images + files
+        begins, ends = self._index.begins[entries], self._index.begins[entries + 1]
         return self.storage.read_ranges(
-            [(self._files[file], begin, end) for file, begin, end in ranges]
+            [
+                (self._files[file].name, begin, end)
+                for file, begin, end in zip(
+                    files.tolist(), begins.tolist(), ends.tolist(), strict=True
+                )
+            ]
         )
 
     def encoded(self, index: int) -> bytes:
@@ -121,87 +94,11 @@ class Split:
         file = int(self._find(np.array([index]))[0])
         # Names are needed for messages only, and those of ImageNet would take 100 MB.
         if file not in self._names:
-            columns, name = self._columns[file], self._files[file]
-            offsets, letters = self.storage.read_ranges(
-                [(name, *columns.name_offsets), (name, *columns.names)]
-            )
-            cuts = np.frombuffer(offsets, np.int32).tolist()
-            self._names[file] = [letters[a:b].decode() for a, b in pairwise(cuts)]
+            name, _, images = self._files[file]
+            begin, end = self._index.names[file].tolist()
+            (data,) = self.storage.read_ranges([(name, begin, end)])
+            self._names[file] = parse_names(data, images)
         return self._names[file][index - int(self._starts[file])]
-
-
-Span = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Byte positions of the columns in a file."""
-
-    labels: Span
-    offsets: Span
-    """The offsets of the images, int32, one more than there are images."""
-    image_data: int
-    """The byte from which the offsets count."""
-    name_offsets: Span
-    names: Span
-
-
-def _grouped(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    """Yield the files in groups, which bounds the memory for their heads.
-
-    For 14 million images in 20,000 classes the heads of all files would take gigabytes: each
-    contains the names of all classes.
-    """
-    left = iter(files)
-    while group := list(itertools.islice(left, FILES_AT_ONCE)):
-        yield group
-
-
-def _heads(storage: Storage, sizes: dict[str, int]) -> list[bytes]:
-    """Return the beginning of each file, up to and including the positions of its columns."""
-    heads = storage.read_ranges([(file, 0, min(size, HEAD_BYTES)) for file, size in sizes.items()])
-    for number, (file, size) in enumerate(sizes.items()):
-        # An Arrow stream begins with a marker of four bytes and the length of the schema.
-        schema = int.from_bytes(heads[number][4:8], "little")
-        length = 8 + schema + BATCH_HEAD_BYTES
-        if length > len(heads[number]) < size:
-            (heads[number],) = storage.read_ranges([(file, 0, min(size, length))])
-    return heads
-
-
-def _columns(head: bytes, file: str, size: int) -> _Columns:
-    """Return where the columns of a file lie, given its head and its size in bytes.
-
-    pyarrow has no function that tells the positions without the data. So it opens a file of the
-    right size that is empty except for its head; memory pages that nobody touches cost nothing.
-    """
-    with mmap.mmap(-1, size) as empty:
-        empty[: len(head)] = head
-        return _column_spans(pa.py_buffer(empty), file)
-
-
-def _column_spans(file_buffer: Any, file: str) -> _Columns:
-    """Return where the columns lie, from the addresses of the arrays that Arrow makes."""
-    try:
-        batch = pa.ipc.open_stream(file_buffer).read_next_batch()
-    except (pa.ArrowInvalid, StopIteration):
-        raise missing(file) from None
-    image, label = batch.column("image"), batch.column("label")
-    _, offsets, image_data = image.field("bytes").buffers()
-    _, name_offsets, names = image.field("path").buffers()
-    label_bytes, offset_bytes = 8 * len(batch), 4 * (len(batch) + 1)
-
-    def span(buffer: Any, size: int) -> Span:
-        begin = buffer.address - file_buffer.address
-        return begin, begin + size
-
-    return _Columns(
-        labels=span(label.buffers()[1], label_bytes),
-        offsets=span(offsets, offset_bytes),
-        image_data=span(image_data, 0)[0],
-        name_offsets=span(name_offsets, offset_bytes),
-        names=span(names, names.size),
-    )
 
 
 class Store:
@@ -259,16 +156,29 @@ class Store:
         splits = self.manifest["splits"]
         if name not in splits:
             raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
-        entries = splits[name]["shards"]  # the manifest's word for the files of a split
-        sizes = {f"{name}/{entry['file']}": entry["bytes"] for entry in entries}
+        entry = splits[name]
+        shards = entry["shards"]  # the manifest's word for the files of a split
+        files = [ArrowFile(f"{name}/{s['file']}", s["bytes"], s["images"]) for s in shards]
+        sizes = {file.name: file.size for file in files}
         self.storage.check_sizes(sizes)
+        index = self._index(name, entry.get("index"), files)
         if keep:
-            self.storage.copy_to_cache(
-                {f"{name}/{entry['file']}": entry["sha256"] for entry in entries},
-                sizes,
-                self.checksum,
-            )
-        return Split(self.storage, sizes, self.size_px, answer_s)
+            sha256 = {f"{name}/{s['file']}": s["sha256"] for s in shards}
+            self.storage.copy_to_cache(sha256, sizes, self.checksum)
+        return Split(self.storage, files, index, self.size_px, answer_s)
+
+    def _index(self, split: str, entry: dict[str, Any] | None, files: list[ArrowFile]) -> Index:
+        """Return the index of a split. Raises DataError if its file is missing or damaged."""
+        if entry is None:  # prepared by version 0.1, which wrote no index
+            return build_index(self.storage, files)
+        try:
+            data = self.storage.read_file(f"{split}/{entry['file']}")
+        except FileNotFoundError:
+            data = b""
+        # Checked whenever a store is opened, because wrong positions would look like wrong images.
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise missing(f"{self.name}/{split}/{entry['file']}")
+        return Index.from_bytes(data)
 
     def verify(self) -> None:
         """Read every file and compare its checksum with the manifest.
@@ -277,7 +187,7 @@ class Store:
             DataError: If a file differs; the message names the first one.
         """
         for name, split in self.manifest["splits"].items():
-            for entry in split["shards"]:
+            for entry in (*split["shards"], *([split["index"]] if "index" in split else ())):
                 file = f"{name}/{entry['file']}"
                 self.storage.check_sizes({file: entry["bytes"]})
                 digest = hashlib.sha256()

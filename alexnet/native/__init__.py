@@ -125,16 +125,6 @@ def winograd() -> ctypes.CDLL | None:
 
 
 @lru_cache(maxsize=1)
-def jpeg() -> ctypes.CDLL | None:
-    """The functions of jpeg.cpp; None as for `kernels`."""
-    functions: dict[str, ArgTypes] = {
-        "decode_jpegs": [Size, Pointer, Pointer, Size, Size, Pointer, Pointer]
-    }
-    consequence = "images are decoded by simplejpeg, which is slower"
-    return _library("jpeg.cpp", KERNEL_FLAGS, [], functions, consequence)
-
-
-@lru_cache(maxsize=1)
 def arena() -> ctypes.CDLL | None:
     """The functions of arena.cpp; None as for `kernels`."""
     functions: dict[str, ArgTypes] = {"arena_begin": [], "arena_end": []}
