@@ -303,7 +303,7 @@ def test_the_page_holds_every_claim_and_needs_nothing_else(run: Path, tmp_path: 
     main(["reproduce", "--document", str(document), *where])
     text = page.read_text()
     for claim in CLAIMS:
-        assert f"id={claim.id}>" in text
+        assert f'id="{claim.id}">' in text
         assert f"**{claim.id}**" in document.read_text()
     for one in records.read(RECORDS):
         assert text.count(one.setting()) > len(one.rows)  # in each row, and over the claim's list
