@@ -154,7 +154,7 @@ def loader(
                 preprocess(
                     b.images,
                     sample_augmentation(
-                        config.augment, store.statistics, 224, 0, 0, b.index, b.place
+                        config.augment, store.statistics, 224, 0, 0, b.index, b.position
                     ),
                 )
 

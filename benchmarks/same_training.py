@@ -75,7 +75,13 @@ def train(store, config, fast, steps, batch):
     losses, began_s = [], time.perf_counter()
     for at, b in enumerate(batches(split, epoch_order(len(split), 0, 0)[: steps * batch], batch)):
         drawn = sample_augmentation(
-            config.augment, store.statistics, config.architecture.input_px, 0, 0, b.index, b.place
+            config.augment,
+            store.statistics,
+            config.architecture.input_px,
+            0,
+            0,
+            b.index,
+            b.position,
         )
         x, labels = preprocess(b.images, drawn), b.labels.to(device)
         logits = (

@@ -59,7 +59,7 @@ def test_batches_are_the_same_for_any_number_of_workers(store: Path, workers: in
     assert np.array_equal(np.concatenate([b.index for b in seen]), order)
     rest = list(batches(split, order, 16, workers, start=2))
     assert np.array_equal(rest[0].images, seen[2].images)
-    assert np.array_equal(rest[0].place, seen[2].place)
+    assert np.array_equal(rest[0].position, seen[2].position)
 
 
 def test_batches_are_decoded_while_the_caller_computes(

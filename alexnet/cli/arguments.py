@@ -60,7 +60,7 @@ class stoppable:
         from alexnet.train.metrics import NotFinite
 
         if isinstance(error, RankLost):
-            if error.speaks:
+            if error.reports:
                 print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
             # Not sys.exit: threads inside a collective operation wait for the lost rank for ever.
             os._exit(1)

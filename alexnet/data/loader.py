@@ -36,20 +36,20 @@ IMAGES_PER_TASK = 16  # enough work to hide the cost of a task, few enough to sp
 class Share:
     """The part of every batch that one of several processes takes.
 
-    Process number `place` of `of` takes its part of each batch; the parts differ by at most one
+    Process number `index` of `count` takes its part of each batch; the parts differ by at most one
     image.
     """
 
-    place: int = 0
-    of: int = 1
+    index: int = 0
+    count: int = 1
 
     def sizes(self, batch: int) -> tuple[int, ...]:
         """Return the number of images of a batch in each part."""
         # The same function as in `batches`, so that the two cannot disagree.
-        return tuple(len(part) for part in np.array_split(np.empty(batch), self.of))
+        return tuple(len(part) for part in np.array_split(np.empty(batch), self.count))
 
 
-WHOLE = Share()
+FULL_BATCH = Share()
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Batch:
         images: (N, size_px, size_px, 3) uint8.
         labels: (N,) int64.
         index: Positions of the images in the split, (N,) int64.
-        place: Positions of the images in the order of the epoch, (N,) int64.
+        position: Positions of the images in the order of the epoch, (N,) int64.
         global_size: Number of images in the batch over all processes.
         waited_s: How long the caller waited for the batch, in seconds.
     """
@@ -68,7 +68,7 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
     index: Indices
-    place: Indices
+    position: Indices
     global_size: int
     waited_s: float
 
@@ -110,7 +110,7 @@ def batches(
     start: int = 0,
     ahead: int = 3,
     pin: bool = False,
-    share: Share = WHOLE,
+    share: Share = FULL_BATCH,
 ) -> Iterator[Batch]:
     """Yield the images of `order` in batches, beginning with batch number `start`.
 
@@ -134,7 +134,7 @@ def batches(
     global_batches = [
         np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)
     ]
-    local_batches = [np.array_split(every, share.of)[share.place] for every in global_batches]
+    local_batches = [np.array_split(every, share.count)[share.index] for every in global_batches]
     sizes = iter(map(len, global_batches))
 
     def empty_images(positions: Indices) -> torch.Tensor:

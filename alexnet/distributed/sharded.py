@@ -20,7 +20,13 @@ from torch import nn
 from alexnet import ops
 from alexnet.config import Architecture, FullyConnected
 from alexnet.data.loader import Share
-from alexnet.distributed.collectives import begin_sum, gather_maps, gather_rows, gathered, sum_parts
+from alexnet.distributed.collectives import (
+    begin_sum,
+    gather_maps,
+    gather_rows,
+    gather_stack,
+    sum_parts,
+)
 from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.errors import MeshError
@@ -29,7 +35,7 @@ from alexnet.model import Network, Op, apply_linear
 
 @dataclass(frozen=True)
 class ParamShard:
-    """The part of a parameter that a rank holds: the `group.place`-th of `group.size` along `dim`; None: all of it."""
+    """The part of a parameter that a rank holds: the `group.index`-th of `group.size` along `dim`; None: all of it."""
 
     dim: int | None
     group: Group
@@ -39,7 +45,7 @@ class ParamShard:
     def local(self, whole: torch.Tensor) -> torch.Tensor:
         if self.dim is None or self.group.size == 1:
             return whole
-        return whole.tensor_split(self.group.size, self.dim)[self.group.place]
+        return whole.tensor_split(self.group.size, self.dim)[self.group.index]
 
 
 class ShardedNetwork(Network):
@@ -97,9 +103,9 @@ class ShardedNetwork(Network):
         self._whole_rows = len(images) * self.mesh.data.size
         logits = super().forward(images, dropout_key)
         if self.by_classes:
-            logits = gather_maps(logits, self.mesh, self.mesh.units, "logits")
+            logits = gather_maps(logits, self.mesh.units)
         if self.mesh.hybrid:
-            logits = logits.chunk(self.mesh.data.size)[self.mesh.data.place]
+            logits = logits.chunk(self.mesh.data.size)[self.mesh.data.index]
         return logits
 
     def loss(
@@ -116,9 +122,9 @@ class ShardedNetwork(Network):
         self._whole_rows = whole
         logits = super().forward(images, dropout_key)
         if self.mesh.hybrid:
-            labels = gather_rows(labels, self.mesh, self.mesh.data, "labels", self._rows())
+            labels = gather_rows(labels, self.mesh.data, self._rows())
         if self.by_classes:
-            losses, wrong = cross_entropy_by_classes(logits, labels, self.mesh, self.mesh.units)
+            losses, wrong = cross_entropy_by_classes(logits, labels, self.mesh.units)
         else:
             losses, wrong = (
                 F.cross_entropy(logits, labels, reduction="sum"),
@@ -128,7 +134,7 @@ class ShardedNetwork(Network):
 
     def _rows(self) -> tuple[int, ...]:
         """Pictures of each shard of the batch that is being computed."""
-        return Share(of=self.mesh.data.size).sizes(self._whole_rows)
+        return Share(count=self.mesh.data.size).sizes(self._whole_rows)
 
     def _mask(self, step: Op, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
         """This rank's part of the mask that one process draws."""
@@ -138,38 +144,36 @@ class ShardedNetwork(Network):
         mask = ops.dropout_mask(
             whole, self.architecture.dropout.rate, *key, step.layer.name, x.device
         )
-        mask = mask.chunk(group.size, 1)[group.place]
+        mask = mask.chunk(group.size, 1)[group.index]
         if full and self.mesh.hybrid:
             return mask
-        return torch.split(mask, list(self._rows()))[self.mesh.data.place]
+        return torch.split(mask, list(self._rows()))[self.mesh.data.index]
 
     def _linear(
         self, step: Op, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor
     ) -> torch.Tensor:
-        mesh, name = self.mesh, step.layer.name
+        mesh = self.mesh
         meets = step.columns == 1 and step is not self.steps[0]  # sees what all columns made
         own = replace(step, columns=max(1, step.columns // mesh.columns.size))
         if not isinstance(step.layer, FullyConnected):
-            return apply_linear(
-                own, weight, bias, gather_maps(x, mesh, mesh.columns, name) if meets else x
-            )
+            return apply_linear(own, weight, bias, gather_maps(x, mesh.columns) if meets else x)
         after_maps = x.dim() > 2
         x = x.flatten(1)
         if step is self.last and not self.by_classes:
-            return sum_parts(F.linear(x, weight), mesh, mesh.units, name) + bias
+            return sum_parts(F.linear(x, weight), mesh.units) + bias
         if after_maps and meets:
-            x = gather_maps(x, mesh, mesh.columns, name)
+            x = gather_maps(x, mesh.columns)
             if mesh.hybrid:
-                x = gather_rows(x, mesh, mesh.data, f"{name}, pictures", self._rows())
+                x = gather_rows(x, mesh.data, self._rows())
         elif meets:
-            x = gather_maps(x, mesh, mesh.units, name)
+            x = gather_maps(x, mesh.units)
         return apply_linear(own, weight, bias, x)
 
     def _begin(self, name: str, gradient: torch.Tensor) -> None:
         """As soon as a gradient is there its sum is begun, while those of earlier layers are computed."""
         if gradient.dim() == 1:  # a bias's may share memory with what is still needed
             gradient = gradient.clone()
-        self._begun[name] = begin_sum(gradient, self.mesh, self.cuts[name].summed_over, "gradients")
+        self._begun[name] = begin_sum(gradient, self.cuts[name].summed_over)
 
     def reduce_gradients(
         self, gradients: Iterable[tuple[str, torch.Tensor]]
@@ -207,7 +211,5 @@ class ShardedNetwork(Network):
             cut = self.cuts[name]
             result[name] = tensor.detach()
             if cut.dim is not None and cut.group.size > 1 and 0 in cut.group.ranks:
-                result[name] = torch.cat(
-                    list(gathered(result[name], self.mesh, cut.group, "checkpoint")), cut.dim
-                )
+                result[name] = torch.cat(list(gather_stack(result[name], cut.group)), cut.dim)
         return result

@@ -35,7 +35,7 @@ from alexnet.device import (
     resolve,
 )
 from alexnet.diagnostics import signal, warning
-from alexnet.distributed.heartbeat import watched
+from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier, check_same_on_all_ranks, restarted
 from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distributed
 from alexnet.distributed.sharded import ShardedNetwork
@@ -103,7 +103,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     if mesh.first:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, setup.config)
-    with watched(mesh, f"continue with: alexnet train --resume {run}"):
+    with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
         return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
@@ -145,7 +145,7 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     elif config.init:
         _start_from(setup)
     messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-    with watched(mesh, f"continue with: alexnet train --resume {run}"):
+    with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
         return _train(setup, run, velocity, state, messages)
 
 
@@ -290,7 +290,7 @@ def _train(
                         config.seed,
                         state.epoch,
                         batch.index,
-                        batch.place,
+                        batch.position,
                         colour,
                     )
                     images = preprocess(batch.images, augmentation)
