@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from alexnet.config import Config, from_dict, to_dict
+from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.classes import short_names
 from alexnet.data.store import Statistics
@@ -33,6 +33,7 @@ from alexnet.device import resolve_device
 from alexnet.errors import RunError
 from alexnet.files import move_into_place, write_whole
 from alexnet.model import Network, build
+from alexnet.saved_config import from_dict, to_dict
 
 VELOCITY, MEAN = "velocity.", "preprocess.mean"
 

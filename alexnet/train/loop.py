@@ -22,7 +22,7 @@ import torch
 
 from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, check, to_dict, without_effect
+from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.storage import StoreLost
@@ -45,6 +45,7 @@ from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
+from alexnet.saved_config import to_dict
 from alexnet.train.metrics import RunLog, StepMetrics, TrainState
 from alexnet.train.sgd import (
     after_epoch,
