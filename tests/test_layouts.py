@@ -458,7 +458,7 @@ GOOD = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is in the training"),
         (
             "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val",
-            r"d\.JPG of the split 'val' has the label 'cow', which no training row has",
+            r"d\.JPG of the split 'val' has the label 'cow', which no training image has",
         ),
     ],
 )
@@ -484,7 +484,7 @@ def test_a_flat_validation_folder_with_a_wrong_table(tmp_path: Path) -> None:
     ):
         find(str(folder))
     file.write_text(good.replace("n02099601", "n09999999"))
-    with pytest.raises(ValueError, match="label 'n09999999', and the training folder has no such"):
+    with pytest.raises(ValueError, match="label 'n09999999', which no training image has"):
         find(str(folder))
     file.write_text(good[: good.index("\n") + 1])
     assert find(str(folder)).notes[0].startswith("11 images are in no row of")
