@@ -25,10 +25,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from alexnet.config import Config, from_dict, to_dict
+from alexnet.config import Config
 from alexnet.data.store import Statistics
 from alexnet.errors import RunError
 from alexnet.files import move_into_place, write_whole
+from alexnet.saved_config import from_dict, to_dict
 
 # These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
 VELOCITY, MEAN = "velocity.", "preprocess.mean"

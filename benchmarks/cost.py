@@ -79,7 +79,7 @@ def collectives(
         value_bytes: Bytes of a number.
     """
     linear = [step for step in plan(architecture) if step.op == "linear"]
-    sizes = Share(of=layout.shards).sizes(batch)
+    sizes = Share(count=layout.shards).sizes(batch)
     local, largest = sizes[data_index], max(sizes)
     # With hybrid, each part of the fully connected layers sees the whole batch.
     fc_images = batch if layout.hybrid else local
@@ -144,7 +144,7 @@ def payload_bytes(
 ) -> dict[str, int]:
     """Bytes that a rank passes to collective operations in a training step, by purpose.
 
-    `Mesh.sent_bytes` counts the same bytes; a test compares them.
+    A test compares them with what the ranks pass in.
     """
     sums: dict[str, int] = {}
     for operation in collectives(architecture, layout, batch, data_index, value_bytes):

@@ -308,7 +308,7 @@ def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path
     main(["reproduce", "--document", str(document), *options])
     text = page.read_text()
     for claim in CLAIMS:
-        assert f"id={claim.id}>" in text
+        assert f'id="{claim.id}">' in text
         assert f"**{claim.id}**" in document.read_text()
     for record in records.read(RECORDS):
         # In each row, and above the list of the claim.

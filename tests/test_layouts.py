@@ -475,7 +475,7 @@ VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is in the training"),
         (
             "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val",
-            r"d\.JPG of the split 'val' has the label 'cow', which no training row has",
+            r"d\.JPG of the split 'val' has the label 'cow', which no training image has",
         ),
     ],
 )
@@ -501,7 +501,7 @@ def test_invalid_table_of_a_flat_validation_folder_is_refused(tmp_path: Path) ->
     ):
         find(str(folder))
     file.write_text(valid.replace("n02099601", "n09999999"))
-    with pytest.raises(ValueError, match="label 'n09999999', and the training folder has no such"):
+    with pytest.raises(ValueError, match="label 'n09999999', which no training image has"):
         find(str(folder))
     file.write_text(valid[: valid.index("\n") + 1])
     assert find(str(folder)).notes[0].startswith("11 images are in no row of")

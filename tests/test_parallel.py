@@ -27,7 +27,8 @@ from alexnet.model import Network
 from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import read_metrics
 from alexnet.train.sgd import Gradient, ParamHyper, sgd_step, zero_velocity
-from benchmarks.cost import Layout, Machine, payload_bytes, predict
+from benchmarks.cost import Layout, Machine, collectives, payload_bytes, predict
+from tests import traffic
 from tests.conftest import tiny, tiny_architecture
 from tests.ranks import on_ranks
 
@@ -72,7 +73,7 @@ def compared(case: Case, mesh: Mesh) -> int:
     )
     generator = torch.Generator().manual_seed(1)
     sizes = mesh.share.sizes(case.batch)
-    rows = slice(sum(sizes[: mesh.data.place]), sum(sizes[: mesh.data.place + 1]))
+    rows = slice(sum(sizes[: mesh.data.index]), sum(sizes[: mesh.data.index + 1]))
     own, parameters = dict(part.named_parameters()), dict(whole.named_parameters())
     velocities = zero_velocity(part), zero_velocity(whole)
     of = {name: ParamHyper(case.rate, 0.0005) for name in parameters}
@@ -96,25 +97,30 @@ def compared(case: Case, mesh: Mesh) -> int:
         x = torch.randn(case.batch, 3, px, px, dtype=case.dtype, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, part.plan[-1].shape[0], (case.batch,), generator=generator)
-        mesh.sent_bytes.clear()
-        loss, wrong = part.loss(x[rows], labels[rows], case.batch, (0, step))
+        with traffic.recorded() as of_loss:
+            loss, wrong = part.loss(x[rows], labels[rows], case.batch, (0, step))
         logits = whole(x, (0, step))
         expected = F.cross_entropy(logits, labels)
         sums = torch.stack([loss.detach(), wrong.to(loss.dtype)])
-        if mesh.units.place:
+        if mesh.units.index:
             sums.zero_()
         torch.distributed.all_reduce(sums)
         all_wrong = (logits.argmax(1) != labels).sum()
         torch.testing.assert_close(
             sums, torch.stack([expected.detach(), all_wrong.to(loss.dtype)]), **exact
         )
-        sgd_step(loss, own, velocities[0], of, 0.9, summed)
+        with traffic.recorded() as of_gradients:
+            sgd_step(loss, own, velocities[0], of, 0.9, summed)
         layout = Layout(mesh.data.size, mesh.columns.size, mesh.hybrid)
-        told = payload_bytes(
-            case.architecture, layout, case.batch, mesh.data.place, x.element_size()
-        )
-        del told["readings"]
-        assert dict(mesh.sent_bytes) == told
+        told = [
+            one
+            for one in collectives(
+                case.architecture, layout, case.batch, mesh.data.index, x.element_size()
+            )
+            if one.purpose != "readings"
+        ]
+        sent = {kind: of_loss[kind] + of_gradients[kind] for kind in of_loss}
+        assert traffic.summary(sent) == traffic.summary(traffic.predicted(told))
         sgd_step(expected, parameters, velocities[1], of, 0.9, partial(kept, into=expected_of))
         if step in (
             0,
@@ -334,7 +340,7 @@ def test_wrong_launches_are_refused_by_all_ranks_in_one_sentence(
     for sentence, part in zip(
         said[0],
         (
-            "a batch of 15 does not divide among 2 shards",
+            "a batch of 15 images cannot be divided equally among 2 ranks",
             "rank 1 has another config or store",
             "rank 1 has another config or store",
             "rank 1: ",

@@ -14,7 +14,7 @@ PACKAGE = Path(alexnet.__file__).parent
 
 # A module may import from modules of its own rank or a lower one.
 RANKS = {
-    0: ["config", "errors", "files", "native", "progress", "provenance"],
+    0: ["config", "errors", "files", "native", "progress", "provenance", "saved_config"],
     1: ["recipes", "architecture"],
     2: ["ops", "data", "device"],
     3: ["layers"],

@@ -6,14 +6,41 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from alexnet import recipes
 from alexnet.config import Config
 from alexnet.data.storage import is_url
 from alexnet.errors import AlexNetError
+
+
+def _several(item: Callable[[str], Any], metavar: str) -> Any:
+    """The type of an argument that takes any number of words; each becomes an `item`.
+
+    tyro checks a value of the type `tuple[str, ...]` with typeguard, whose import takes as long as
+    everything else that `--help` does. A plain tuple with a constructor is not checked.
+    """
+    return Annotated[
+        tuple,
+        PrimitiveConstructorSpec(
+            nargs="*",
+            metavar=metavar,
+            instance_from_str=lambda words: tuple(map(item, words)),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: list(map(str, value)),
+        ),
+    ]
+
+
+if TYPE_CHECKING:
+    Names = tuple[str, ...]
+    Paths = tuple[Path, ...]
+else:
+    Names = _several(str, "[STR [STR ...]]")
+    Paths = _several(Path, "[PATH [PATH ...]]")
 
 
 def parse(form: Any, verb: str, arguments: list[str]) -> Any:
@@ -62,7 +89,7 @@ class stoppable:
         from alexnet.train.metrics import NotFinite
 
         if isinstance(error, RankLost):
-            if error.speaks:
+            if error.reports:
                 print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
             # Not sys.exit: threads inside a collective operation wait for the lost rank for ever.
             os._exit(1)

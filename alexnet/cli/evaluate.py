@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import parse
+from alexnet.cli.arguments import Paths, parse
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class EvaluateArguments:
     The errors are those of the center crop and of the recipe's own test, such as ten crops.
     """
 
-    runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
+    runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN...")]]
     """Folders of the runs."""
     data: str
     """Prepared store: a folder or a URL."""

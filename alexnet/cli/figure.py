@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import parse
+from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
 
 
@@ -25,7 +25,7 @@ class FigureArguments:
 
     figure: Positional[Literal["filters", "answers", "neighbours", "curves", "signal"]]
     """The figure."""
-    runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
+    runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN...")]]
     """Folders of the runs; only curves and signal use more than the first."""
     out: Path | None = None
     """Image file; FIGURE.png in the folder of the first run when not given."""

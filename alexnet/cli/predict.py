@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import parse
+from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
 
 
@@ -23,7 +23,7 @@ class PredictArguments:
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run, or an exported .safetensors file."""
-    images: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE...")]]
+    images: Positional[Annotated[Paths, tyro.conf.arg(metavar="IMAGE...")]]
     """Image files and folders."""
     most: int = 5
     """Number of classes to print for each image."""

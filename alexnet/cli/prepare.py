@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import on_disk, parse
+from alexnet.cli.arguments import Names, on_disk, parse
 from alexnet.config import StoreSettings
 
 
@@ -31,7 +31,7 @@ class PrepareArguments:
     """New folder for the store."""
     val_fraction: float = 0.1
     """Share of the images that is held out where the source has no validation split."""
-    splits: tuple[str, ...] = ()
+    splits: Names = ()
     """Splits to prepare, train among them; all splits with labels when not given."""
     settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(
         default_factory=StoreSettings

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import parse
+from alexnet.cli.arguments import Names, Paths, parse
 from alexnet.errors import AlexNetError
 
 
@@ -20,7 +20,7 @@ class ReproduceArguments:
     Without arguments, print the table of the claims with the recorded results.
     """
 
-    claims: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[CLAIM...]")]] = ()
+    claims: Positional[Annotated[Names, tyro.conf.arg(metavar="[CLAIM...]")]] = ()
     """Ids of the claims; all that the store is fit for when none is given."""
     data: str | None = None
     """Prepared store: photographs of 112 pixels or more, or CIFAR-10."""
@@ -41,7 +41,7 @@ class ReproduceArguments:
     """Only write the table of all records into this Markdown file."""
     report: Path | None = None
     """Only write all records, with figures, into this HTML file."""
-    runs: tuple[Path, ...] = ()
+    runs: Paths = ()
     """With --report: trained runs to show; the filters and answers are those of the first."""
 
 

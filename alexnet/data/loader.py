@@ -35,20 +35,20 @@ IMAGES_PER_TASK = 16  # enough work to hide the cost of a task, few enough to sp
 class Share:
     """The part of every batch that one of several processes takes.
 
-    A batch is divided into `of` parts, which differ by at most one image, and this process takes
-    number `part`.
+    Process number `index` of `count` takes its part of each batch; the parts differ by at most one
+    image.
     """
 
-    part: int = 0
-    of: int = 1
+    index: int = 0
+    count: int = 1
 
     def sizes(self, batch: int) -> tuple[int, ...]:
         """Return the number of images of a batch in each part."""
         # The same function as in `batches`, so that the two cannot disagree.
-        return tuple(len(part) for part in np.array_split(np.empty(batch), self.of))
+        return tuple(len(part) for part in np.array_split(np.empty(batch), self.count))
 
 
-WHOLE = Share()
+FULL_BATCH = Share()
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def batches(
     start: int = 0,
     ahead: int = 3,
     pin: bool = False,
-    share: Share = WHOLE,
+    share: Share = FULL_BATCH,
 ) -> Iterator[Batch]:
     """Yield the images of `order` in batches, beginning with batch number `start`.
 
@@ -137,7 +137,7 @@ def batches(
     global_batches = [
         np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)
     ]
-    local_batches = [np.array_split(every, share.of)[share.part] for every in global_batches]
+    local_batches = [np.array_split(every, share.count)[share.index] for every in global_batches]
     sizes = iter(map(len, global_batches))
 
     def empty_images(positions: Indices) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""Collectives with gradients. What is handed to each is counted; among one rank nothing is."""
+"""Collective operations with gradients.
+
+They are written here because the gradients of PyTorch's own mean something else, and because they
+lose the memory format (docs/design.md). In a group of one rank they return their argument.
+"""
 
 from __future__ import annotations
 
@@ -7,113 +11,126 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alexnet.distributed.mesh import Group, Mesh
+from alexnet.distributed.mesh import Group
 
-# PyTorch 2.13 renamed both
+# PyTorch 2.13 renamed both.
 _gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _scatter_into = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-def all_sum(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Tensor:
-    """x becomes the sum over the group, in place, the same bits on every rank."""
+def all_sum(x: torch.Tensor, group: Group) -> torch.Tensor:
+    """Replace x by its sum over the group, in place; every rank gets the same bits."""
     if group.size > 1:
-        mesh.sent_bytes[purpose] += x.numel() * x.element_size()
         dist.all_reduce(x, group=group.handle)
     return x
 
 
-def begin_sum(
-    x: torch.Tensor, mesh: Mesh, group: Group, purpose: str
-) -> tuple[torch.Tensor, dist.Work | None]:
-    """As `all_sum`, without waiting: the sum, once the work (None where there is none to do) is done."""
+def begin_sum(x: torch.Tensor, group: Group) -> tuple[torch.Tensor, dist.Work | None]:
+    """Begin to sum x over the group, without waiting for the result.
+
+    Returns:
+        A tensor that holds the sum after `work.wait()`, and `work`; None if there is nothing to
+        wait for. The tensor may be x itself.
+    """
     if group.size == 1:
         return x, None
-    if not x.is_contiguous() and x.dim() == 4:  # kernels, channels last: as they lie
-        x, work = begin_sum(x.permute(0, 2, 3, 1).contiguous(), mesh, group, purpose)
+    if not x.is_contiguous() and x.dim() == 4:
+        # The gradient of a convolution is channels last. Permuted, the same memory is contiguous,
+        # and is summed without a copy; the sum has the memory format that the update expects.
+        x, work = begin_sum(x.permute(0, 2, 3, 1).contiguous(), group)
         return x.permute(0, 3, 1, 2), work
     x = x.contiguous()
-    mesh.sent_bytes[purpose] += x.numel() * x.element_size()
     return x, dist.all_reduce(x, group=group.handle, async_op=True)
 
 
-def gathered(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Tensor:
-    """(size, *x.shape), contiguous."""
+def gather_stack(x: torch.Tensor, group: Group) -> torch.Tensor:
+    """Gather x of every rank, without a gradient: (size, *x.shape), contiguous."""
     x = x.contiguous()
-    mesh.sent_bytes[purpose] += x.numel() * x.element_size()
     out = x.new_empty((group.size * x.shape[0], *x.shape[1:]))
     _gather_into(out, x, group=group.handle)
     return out.view(group.size, *x.shape)
 
 
-def _scattered(parts: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Tensor:
-    """parts: (size, ...); the sum over the ranks of this rank's own part."""
-    parts = parts.contiguous()
-    mesh.sent_bytes[purpose] += parts.numel() * parts.element_size()
-    out = torch.empty_like(parts[0])
-    _scatter_into(out, parts.flatten(0, 1), group=group.handle)
-    return out
+def gather_maps(x: torch.Tensor, group: Group) -> torch.Tensor:
+    """Concatenate the maps or units of every rank, in the order of the ranks.
+
+    Args:
+        x: (N, C, H, W) or (N, C).
+
+    Returns:
+        (N, size * C, H, W) or (N, size * C). The gradient is summed over the ranks.
+    """
+    if group.size == 1:
+        return x
+    if x.dim() == 2:
+        return _apply(_Gather, x, group, True)
+    # Channels last, as the activations are in memory, so that neither permutation copies.
+    return _apply(_Gather, x.permute(0, 2, 3, 1), group, True).permute(0, 3, 1, 2)
+
+
+def gather_rows(x: torch.Tensor, group: Group, rows: tuple[int, ...]) -> torch.Tensor:
+    """Concatenate the rows (images) of every rank, in the order of the ranks.
+
+    Args:
+        x: (rows of this rank, ...).
+        rows: Number of rows of each rank.
+
+    Returns:
+        (sum of rows, ...). The gradient is summed over the ranks.
+    """
+    if group.size == 1:
+        return x
+    # Every rank must send as many rows. Those with fewer add zeros, which are removed again.
+    most = max(rows)
+    if len(x) < most:
+        x = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+    padded = torch.split(_apply(_Gather, x, group, False), most)
+    return torch.cat([part[:count] for part, count in zip(padded, rows, strict=True)])
+
+
+def sum_parts(x: torch.Tensor, group: Group) -> torch.Tensor:
+    """The sum of x over the ranks, for computations that every rank then repeats."""
+    return x if group.size == 1 else _apply(_Sum, x, group)
 
 
 class _Gather(torch.autograd.Function):
-    """Every rank's x, one after the other along the last dimension or the first; the gradients are summed."""
+    """Concatenation over the ranks along the last dimension or the first.
+
+    Every rank goes on with another computation, so the gradients of a rank's x on all ranks are
+    summed.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, mesh: Mesh, group: Group, purpose: str, last: bool
-    ) -> torch.Tensor:
-        ctx.given = mesh, group, purpose, last
-        parts = gathered(x, mesh, group, purpose)
+    def forward(ctx: Any, x: torch.Tensor, group: Group, last: bool) -> torch.Tensor:
+        ctx.group, ctx.last = group, last
+        parts = gather_stack(x, group)
         return torch.cat(list(parts), -1) if last else parts.flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        mesh, group, purpose, last = ctx.given
-        parts = torch.stack(gradients[0].chunk(group.size, -1 if last else 0))
-        return _scattered(parts, mesh, group, f"{purpose}, gradient"), None, None, None, None
+        group, last = ctx.group, ctx.last
+        parts = torch.stack(gradients[0].chunk(group.size, -1 if last else 0)).contiguous()
+        gradient = torch.empty_like(parts[0])
+        _scatter_into(gradient, parts.flatten(0, 1), group=group.handle)
+        return gradient, None, None
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of every rank's x; what follows is the same on every rank, so its gradient is each one's own."""
+    """Sum over the ranks.
+
+    Every rank repeats the same computation on the sum, so each already has the full gradient. The
+    gradient of PyTorch's all_reduce adds these equal gradients and is `size` times as large.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Tensor:
-        return all_sum(x.clone(), mesh, group, purpose)
+    def forward(ctx: Any, x: torch.Tensor, group: Group) -> torch.Tensor:
+        return all_sum(x.clone(), group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return gradients[0], None, None, None
+        return gradients[0], None
 
 
-def gather_maps(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Tensor:
-    """Every rank's maps or units: (N, C, H, W) or (N, C) -> C times as many, in the order of the ranks."""
-    if group.size == 1:
-        return x
-    if x.dim() == 2:
-        return _apply(_Gather, x, mesh, group, purpose, True)
-    return _apply(_Gather, x.permute(0, 2, 3, 1), mesh, group, purpose, True).permute(0, 3, 1, 2)
-
-
-def gather_rows(
-    x: torch.Tensor, mesh: Mesh, group: Group, purpose: str, rows: tuple[int, ...]
-) -> torch.Tensor:
-    """Every rank's pictures, one rank after the other: (rows of this rank, ...) -> (sum of rows, ...).
-
-    Ranks with fewer than the first send rows of zeros, which are left out again.
-    """
-    if group.size == 1:
-        return x
-    most = max(rows)
-    if len(x) < most:
-        x = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
-    whole = _apply(_Gather, x, mesh, group, purpose, False)
-    return torch.cat([part[:own] for part, own in zip(torch.split(whole, most), rows, strict=True)])
-
-
-def sum_parts(x: torch.Tensor, mesh: Mesh, group: Group, purpose: str) -> torch.Tensor:
-    """The sum of every rank's part, for a following computation that every rank does alike."""
-    return x if group.size == 1 else _apply(_Sum, x, mesh, group, purpose)
-
-
-def _apply(function: type[torch.autograd.Function], *given: Any) -> torch.Tensor:
-    out: torch.Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
+    out: torch.Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return out

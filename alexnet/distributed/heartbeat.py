@@ -1,4 +1,9 @@
-"""Which rank is at fault when an exchange fails: every rank says once a second that it lives."""
+"""Which rank is at fault when a collective operation fails.
+
+torchrun reports the rank that died first, and nothing reports one that hangs: all others wait for
+it until the timeout. Therefore every rank counts a heartbeat in the rendezvous store, once a
+second, from a thread. A stopped process stops its threads too, so its count stands still.
+"""
 
 from __future__ import annotations
 
@@ -13,106 +18,121 @@ import torch.distributed as dist
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.mesh import Mesh, rendezvous_store
 
-EVERY_S, LOOK_S, ANSWER_S = (
-    1.0,
-    3.0,
-    10.0,
-)  # a beat; between two looks; the meeting place's answer at most
+BEAT_S = 1.0
+"""Time between two heartbeats of a rank, in seconds."""
+OBSERVE_S = 3.0
+"""A rank is silent if its count does not change for this long: three heartbeats."""
+ANSWER_S = 10.0
+"""Timeout of the rendezvous store, in seconds."""
 
 
 class RankLost(Exception):
-    """Another rank died or got stuck. `speaks`: whether this rank is the one to say so."""
+    """A rank died or got stuck, this one or another.
 
-    def __init__(self, sentence: str, speaks: bool) -> None:
-        super().__init__(sentence)
-        self.speaks = speaks
+    Attributes:
+        reports: Whether this rank is the one that prints the message.
+    """
+
+    def __init__(self, message: str, reports: bool) -> None:
+        super().__init__(message)
+        self.reports = reports
 
 
 @contextmanager
-def watched(mesh: Mesh, advice: str) -> Iterator[None]:
-    """Raises RankLost where an exchange inside fails because a rank no longer lives, and on a rank that cannot go on
-    because of its store; StoreLost in one process. advice: what to do then."""
+def watch_ranks(mesh: Mesh, advice: str) -> Iterator[None]:
+    """Send heartbeats while the block runs, and name the rank that makes it fail.
+
+    Args:
+        advice: What the user can do, as the end of the message.
+
+    Raises:
+        RankLost: A collective operation failed because a rank died or hangs; or this rank cannot go
+            on, and leaves the others.
+        StoreLost: The store is lost, in a single process.
+    """
     if mesh.world.size == 1:
         try:
             yield
         except StoreLost as error:
             raise StoreLost(f"{error}; {advice}") from error
         return
-    pulse = _Pulse(mesh)
+    heartbeat = _Heartbeat(mesh)
     try:
         yield
-    except (
-        StoreLost,
-        ValueError,
-    ) as error:  # this rank's own: the others will only see that it is gone
-        raise RankLost(f"rank {mesh.world.place}: {error}; {advice}", pulse.speaks()) from error
-    except (
-        RuntimeError
-    ) as error:  # what PyTorch raises for a closed connection and for one that is silent too long
-        silent = pulse.silent()
+    except (StoreLost, ValueError) as error:
+        # This rank's own error. The others will only see that it is gone, and not why.
+        message = f"rank {mesh.world.index}: {error}; {advice}"
+        raise RankLost(message, heartbeat.reports_first()) from error
+    except RuntimeError as error:
+        # PyTorch raises it for a closed connection and after a timeout, but also for bugs: those
+        # keep their traceback, because no rank is silent then.
+        silent = heartbeat.silent_ranks()
         if not silent:
             raise
-        lowest = (
-            next((rank for rank in mesh.world.ranks if rank not in silent), mesh.world.place)
-            == mesh.world.place
-        )
+        # All living ranks arrive here at the same time; the lowest reports, unless a rank has
+        # reported an error of its own before.
+        living = [rank for rank in mesh.world.ranks if rank not in silent]
+        lowest = not living or living[0] == mesh.world.index
         names = (
             f"rank {silent[0]} has"
             if len(silent) == 1
             else f"ranks {', '.join(map(str, silent))} have"
         )
-        raise RankLost(f"{names} died or got stuck; {advice}", lowest and pulse.speaks()) from error
+        message = f"{names} died or got stuck; {advice}"
+        raise RankLost(message, lowest and heartbeat.reports_first()) from error
     finally:
-        pulse.stop()
+        heartbeat.stop()
 
 
-class _Pulse:
-    """Beats of this rank, kept where the ranks met."""
+class _Heartbeat:
+    """The thread that counts this rank's heartbeats, and the counts of the others."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self._mesh, self._stopped = mesh, threading.Event()
-        self._store = rendezvous_store(
-            ANSWER_S
-        )  # a connection of its own: the exchange's may be waiting
-        self._store.set(_name(mesh.world.place), "0")
+        self._world, self._stopped = mesh.world, threading.Event()
+        # A connection of its own: a collective operation may hold the other one while it waits.
+        self._store = rendezvous_store(ANSWER_S)
+        self._store.set(_key(self._world.index), "0")
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._stopped.set()
         self._thread.join()
 
-    def silent(self) -> list[int]:
-        """Ranks that have not beaten between two looks; none where the ranks' meeting place is gone."""
+    def silent_ranks(self) -> list[int]:
+        """The ranks whose count does not change for `OBSERVE_S`; none if the store is gone."""
         try:
             store = rendezvous_store(ANSWER_S)
-            before = self._beats(store)
-            time.sleep(LOOK_S)
-            after = self._beats(store)
+            before = self._counts(store)
+            time.sleep(OBSERVE_S)
+            after = self._counts(store)
         except (dist.DistError, RuntimeError):
             return []
-        return [rank for rank in self._mesh.world.ranks if before[rank] == after[rank]]
+        return [rank for rank in self._world.ranks if before[rank] == after[rank]]
 
-    def speaks(self) -> bool:
-        """Whether this rank is the first of all to say what is wrong."""
+    def reports_first(self) -> bool:
+        """Whether no other rank has asked this before: one message is enough."""
         try:
-            return bool(rendezvous_store(ANSWER_S).add("spoken", 1) == 1)
+            return bool(rendezvous_store(ANSWER_S).add("reported", 1) == 1)
         except (dist.DistError, RuntimeError):
+            # Without a store two messages are better than none.
             return True
 
-    def _beats(self, store: Any) -> list[str]:
-        keys = [_name(rank) for rank in self._mesh.world.ranks]
+    def _counts(self, store: Any) -> list[str]:
+        keys = [_key(rank) for rank in self._world.ranks]
+        # `get` waits for a key that does not exist, so a rank that never began is asked for first.
         return [store.get(key).decode() if store.check([key]) else "never" for key in keys]
 
     def _beat(self) -> None:
         count = 0
-        while not self._stopped.wait(EVERY_S):
+        while not self._stopped.wait(BEAT_S):
             count += 1
             try:
-                self._store.set(_name(self._mesh.world.place), str(count))
+                self._store.set(_key(self._world.index), str(count))
             except (dist.DistError, RuntimeError):
-                return  # the meeting place is gone; the next exchange will tell
+                return  # The store is gone, and the next collective operation will fail.
 
 
-def _name(rank: int) -> str:
+def _key(rank: int) -> str:
     return f"beat/{rank}"

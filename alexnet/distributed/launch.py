@@ -1,4 +1,7 @@
-"""Ranks that begin together: what one refuses all refuse, one speaks, all have the same settings and pictures."""
+"""The beginning and the end of a run on several ranks.
+
+What one rank rejects all reject, with one message, and all have the same settings and store.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from alexnet.data.storage import StoreLost
-from alexnet.distributed.collectives import gathered
+from alexnet.distributed.collectives import gather_stack
 from alexnet.distributed.mesh import Mesh
 from alexnet.errors import AlexNetError, MeshError
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 def restarted() -> bool:
@@ -28,14 +31,14 @@ def restarted() -> bool:
 
 
 def only_rank_zero_prints() -> None:
-    """Ranks other than the first print nothing but what nobody caught."""
+    """Silence the ranks other than 0, except for the traceback of an uncaught exception."""
     if int(os.environ.get("RANK", "0")) == 0:
         return
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    sys.excepthook = _to_the_terminal
+    sys.excepthook = _print_traceback
 
 
-def _to_the_terminal(
+def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     sys.stderr = sys.__stderr__
@@ -43,55 +46,75 @@ def _to_the_terminal(
 
 
 def check_same_on_all_ranks(
-    mesh: Mesh, make: Callable[[], Made], says: Callable[[Made], str]
-) -> Made:
-    """make() on every rank. says: what must be the same on all.
+    mesh: Mesh, make: Callable[[], T], fingerprint: Callable[[T], str]
+) -> T:
+    """Call `make` on every rank, and return what it made on this one.
 
-    Raises MeshError on every rank, with the first one's sentence, where it did on any, and where they differ.
+    Args:
+        fingerprint: Text that must be the same on all ranks.
+
+    Raises:
+        MeshError: `make` raised an error on some rank, or the fingerprints differ. All ranks raise
+            the same error, because a rank that went on would wait for the others until the timeout.
     """
     made, problem, digest = None, None, ""
     try:
         made = make()
-        digest = hashlib.sha256(says(made).encode()).hexdigest()
+        digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
     except (AlexNetError, StoreLost) as error:
         problem = str(error)
     if mesh.world.size > 1:
-        everyone: list[tuple[str | None, str]] = [(None, "")] * mesh.world.size
-        dist.all_gather_object(everyone, (problem, digest))
-        problems = [
-            (rank, theirs) for rank, (theirs, _) in enumerate(everyone) if theirs is not None
-        ]
-        if problems:
-            rank, problem = problems[0]
-            problem = problem if len(problems) == mesh.world.size else f"rank {rank}: {problem}"
-        else:
-            others = [rank for rank, (_, theirs) in enumerate(everyone) if theirs != everyone[0][1]]
-            if others:
-                problem = f"rank {others[0]} has another config or store than rank 0; start all with the same"
+        reports: list[tuple[str | None, str]] = [(None, "")] * mesh.world.size
+        dist.all_gather_object(reports, (problem, digest))
+        problem = _problem_of_all(reports)
     if problem is not None or made is None:
         raise MeshError(problem)
     return made
 
 
+def _problem_of_all(reports: list[tuple[str | None, str]]) -> str | None:
+    """The message that all ranks show, from the problem and the digest of each; None: no problem."""
+    problems = [(rank, text) for rank, (text, _) in enumerate(reports) if text is not None]
+    if problems:
+        rank, text = problems[0]
+        return text if len(problems) == len(reports) else f"rank {rank}: {text}"
+    others = [rank for rank, (_, digest) in enumerate(reports) if digest != reports[0][1]]
+    if others:
+        return (
+            f"rank {others[0]} has another config or store than rank 0; "
+            "start all ranks with the same"
+        )
+    return None
+
+
 def barrier(mesh: Mesh) -> None:
-    """No rank goes on before all are here: one that hangs is found, not waited for."""
+    """Wait until all ranks are here, so that a rank that hangs is found before the others end."""
     if mesh.world.size > 1:
         dist.barrier()
 
 
 def scatter(order: NDArray[np.int64], mesh: Mesh) -> NDArray[np.int64]:
-    """This shard's pictures of `order`, as many on every shard: where they do not divide, the last are repeated."""
+    """This rank's part of `order`, the positions of images, to be measured.
+
+    All parts have the same length, as collective operations need it: if the images cannot be
+    divided equally, the last one is repeated.
+    """
     each = -(-len(order) // mesh.data.size)
-    filled = np.concatenate([order, np.repeat(order[-1:], each * mesh.data.size - len(order))])
-    return filled[mesh.data.place * each :][:each]
+    padded = np.concatenate([order, np.repeat(order[-1:], each * mesh.data.size - len(order))])
+    return padded[mesh.data.index * each :][:each]
 
 
 def all_gather(
     values: NDArray[np.float32], count: int, mesh: Mesh, device: torch.device
 ) -> NDArray[np.float32]:
-    """Every shard's rows of `scatter` pictures, one after the other, `count` of them: on all ranks."""
+    """Concatenate the rows of the parts that `scatter` made, on all ranks.
+
+    Args:
+        values: One row for each image of this rank's part.
+        count: Number of images in all; rows of repeated images are removed.
+    """
     if mesh.data.size == 1:
         return values
-    rows = gathered(torch.from_numpy(values).to(device), mesh, mesh.data, "test").flatten(0, 1)
-    whole: NDArray[np.float32] = rows[:count].cpu().numpy()
-    return whole
+    rows = gather_stack(torch.from_numpy(values).to(device), mesh.data).flatten(0, 1)
+    full: NDArray[np.float32] = rows[:count].cpu().numpy()
+    return full

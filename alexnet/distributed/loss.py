@@ -1,4 +1,4 @@
-"""The loss of a network whose last layer is cut by classes, without gathering all logits."""
+"""The loss of a network whose last layer is divided by classes, without gathering all logits."""
 
 from __future__ import annotations
 
@@ -8,39 +8,49 @@ import torch
 import torch.distributed as dist
 
 from alexnet.distributed.collectives import all_sum
-from alexnet.distributed.mesh import Group, Mesh
+from alexnet.distributed.mesh import Group
 
 
-class _ByClasses(torch.autograd.Function):
+class _CrossEntropyByClasses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, labels: torch.Tensor, mesh: Mesh, group: Group
+        ctx: Any, logits: torch.Tensor, labels: torch.Tensor, group: Group
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        most = logits.max(1).values
+        # The largest logit of all ranks is subtracted first, so that no exponential overflows.
+        largest = logits.max(1).values
         if group.size > 1:
-            mesh.sent_bytes["loss"] += most.numel() * most.element_size()
-            dist.all_reduce(most, dist.ReduceOp.MAX, group=group.handle)
-        exponentials = (logits - most[:, None]).exp()
-        place = labels - group.place * logits.shape[1]
-        here = (place >= 0) & (place < logits.shape[1])
-        place = place.clamp(0, logits.shape[1] - 1)[:, None]
-        own = torch.where(here, logits.gather(1, place)[:, 0], 0)
-        total, own = all_sum(torch.stack([exponentials.sum(1), own]), mesh, group, "loss")
-        ctx.save_for_backward(exponentials / total[:, None], place, here)
-        return (total.log() + most - own).sum(), (own < most).sum()
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=group.handle)
+        exponentials = (logits - largest[:, None]).exp()
+        # The logit of an image's label is on one rank. The others add 0.
+        index = labels - group.index * logits.shape[1]
+        is_here = (index >= 0) & (index < logits.shape[1])
+        index = index.clamp(0, logits.shape[1] - 1)[:, None]
+        of_label = torch.where(is_here, logits.gather(1, index)[:, 0], 0)
+        # Both sums travel in one collective operation.
+        total, of_label = all_sum(torch.stack([exponentials.sum(1), of_label]), group)
+        ctx.save_for_backward(exponentials / total[:, None], index, is_here)
+        return (total.log() + largest - of_label).sum(), (of_label < largest).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        p, place, here = ctx.saved_tensors
-        return gradients[0] * p.scatter_add(1, place, -here.to(p.dtype)[:, None]), None, None, None
+        # The derivative is the softmax minus the one-hot label.
+        p, index, is_here = ctx.saved_tensors
+        return gradients[0] * p.scatter_add(1, index, -is_here.to(p.dtype)[:, None]), None, None
 
 
 def cross_entropy_by_classes(
-    logits: torch.Tensor, labels: torch.Tensor, mesh: Mesh, group: Group
+    logits: torch.Tensor, labels: torch.Tensor, group: Group
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of a batch's cross-entropies, and how many labels have not the largest logit.
+    """Sum the cross-entropies of a batch, and count its wrong classifications.
 
-    logits: (N, classes / ranks) of this rank's classes; labels: (N,) int64 among all. Ranks exchange three numbers a
-    picture: the largest logit, the sum of exponentials, the label's own logit.
+    The ranks exchange three numbers for each image: the largest logit, the sum of the exponentials
+    and the logit of the label.
+
+    Args:
+        logits: (N, classes / size) of the classes of this rank.
+        labels: (N,) int64, among all classes.
+
+    Returns:
+        The summed loss, and the number of images whose label does not have the largest logit.
     """
-    return _ByClasses.apply(logits, labels, mesh, group)  # type: ignore[no-untyped-call,no-any-return]
+    return _CrossEntropyByClasses.apply(logits, labels, group)  # type: ignore[no-untyped-call,no-any-return]

@@ -1,4 +1,4 @@
-"""The mesh: which rank holds which column and which part of the batch.
+"""The mesh of ranks: which rank holds which columns, and which part of each batch.
 
 rank = (index of the part of the batch) * columns + column. A single process is a mesh of one rank
 and communicates nothing.
@@ -7,7 +7,6 @@ and communicates nothing.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -23,29 +22,34 @@ from alexnet.errors import MeshError
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that exchange something, this one among them, in order; `handle` is PyTorch's."""
+    """Ranks that take part in the same collective operations; this rank is one of them."""
 
     ranks: tuple[int, ...] = (0,)
-    place: int = 0
-    """Of this rank in it."""
+    index: int = 0
+    """Position of this rank in `ranks`."""
     handle: Any = field(default=None, repr=False)
+    """PyTorch's process group; None for all ranks together, and for a group of one."""
 
     @property
     def size(self) -> int:
+        """Number of ranks in the group."""
         return len(self.ranks)
 
 
+# Not PyTorch's DeviceMesh: it does not exist without process groups, which a single process has no
+# use for, and its groups do not inherit the timeout (docs/design.md).
 @dataclass(frozen=True)
 class Mesh:
-    """data: ranks that hold the same columns and other parts of the batch. columns: those that share a part of it."""
+    """The groups of a rank. The default is the mesh of a single process."""
 
     world: Group = Group()
+    """All ranks."""
     data: Group = Group()
+    """Ranks that hold the same columns and compute on different parts of the batch."""
     columns: Group = Group()
+    """Ranks that hold different columns and compute on the same part of the batch."""
     hybrid: bool = False
-    """Fully connected layers are cut into as many parts as there are ranks, each for the whole batch."""
-    sent_bytes: Counter[str] = field(default_factory=Counter, repr=False)
-    """What this rank has handed to collectives, by purpose."""
+    """Each rank holds a shard of the fully connected layers and computes it for the full batch."""
 
     @property
     def units(self) -> Group:
@@ -54,29 +58,38 @@ class Mesh:
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes the files and prints."""
-        return self.world.place == 0
+        """Whether this is rank 0, which writes the files and prints."""
+        return self.world.index == 0
 
     @property
     def share(self) -> Share:
-        """Of every batch."""
-        return Share(self.data.place, self.data.size)
+        """This rank's part of every batch."""
+        return Share(self.data.index, self.data.size)
 
 
 ALONE = Mesh()
 
 
 def is_distributed() -> bool:
-    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+    """Whether torchrun, or a program that sets the same variables, started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def layout(world: int, columns: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """The groups of shards and of columns of so many ranks. Raises MeshError where columns do not divide them."""
+    """The groups of ranks with the same columns, and those with the same part of the batch.
+
+    Args:
+        world: Number of ranks.
+        columns: Number of ranks that share the columns of one network.
+
+    Raises:
+        MeshError: `world` is not a multiple of `columns`.
+    """
     if columns < 1 or world % columns:
+        suggested = max(1, world // max(1, columns)) * columns
         raise MeshError(
             f"{world} ranks cannot hold nets of {columns} columns each; "
-            f"start a multiple of {columns}: torchrun --nproc-per-node {max(1, world // max(1, columns)) * columns}"
+            f"start a multiple of {columns}: torchrun --nproc-per-node {suggested}"
         )
     return (
         [tuple(range(column, world, columns)) for column in range(columns)],
@@ -85,24 +98,34 @@ def layout(world: int, columns: int) -> tuple[list[tuple[int, ...]], list[tuple[
 
 
 def check_layout(config: Config, world: int) -> None:
-    """Raises MeshError where so many ranks cannot train this config."""
-    parallel, own = config.parallel, config.architecture.columns
-    if parallel.columns not in (1, own):
+    """Check that `world` ranks can train a config.
+
+    Raises:
+        MeshError: They cannot, because of the columns or the batch size.
+    """
+    columns, columns_of_net = config.parallel.columns, config.architecture.columns
+    if columns not in (1, columns_of_net):
         raise MeshError(
-            f"parallel.columns is {parallel.columns} and the network has {own}; give 1 or {own}"
+            f"parallel.columns is {columns} and the network has {columns_of_net}; "
+            f"give 1 or {columns_of_net}"
         )
-    layout(world, parallel.columns)
-    shards = world // parallel.columns
-    if config.sgd.batch % shards:
+    layout(world, columns)
+    parts = world // columns
+    if config.sgd.batch % parts:
         raise MeshError(
-            f"a batch of {config.sgd.batch} does not divide among {shards} shards; set --sgd.batch"
+            f"a batch of {config.sgd.batch} images cannot be divided equally among {parts} ranks; "
+            "set --sgd.batch"
         )
 
 
 def init_mesh(parallel: Parallel) -> Mesh:
-    """The mesh of the ranks that torchrun started, this process one of them; a mesh of one where it did not.
+    """Join the other ranks that torchrun started, and return the mesh.
 
-    Raises MeshError where the columns do not divide the ranks.
+    Returns:
+        A mesh of one rank if torchrun did not start this process.
+
+    Raises:
+        MeshError: The number of ranks is not a multiple of the number of columns.
     """
     if not is_distributed():
         if parallel.columns > 1:
@@ -111,38 +134,50 @@ def init_mesh(parallel: Parallel) -> Mesh:
                 f"torchrun --nproc-per-node {parallel.columns} -m alexnet train ..."
             )
         return Mesh(hybrid=parallel.hybrid)
-    shards, columns = layout(int(os.environ["WORLD_SIZE"]), parallel.columns)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    data, columns = layout(world, parallel.columns)
     timeout = timedelta(seconds=parallel.timeout_s)
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        store = rendezvous_store(parallel.timeout_s, hosts)
+        # torchrun usually serves the store itself; otherwise rank 0 does.
+        serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        store = rendezvous_store(parallel.timeout_s, serves)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-    rank = dist.get_rank()
-    every = Group(tuple(range(dist.get_world_size())), rank)
-    return Mesh(every, _own(shards, rank, timeout), _own(columns, rank, timeout), parallel.hybrid)
+    return Mesh(
+        Group(tuple(range(world)), rank),
+        _group_of(rank, data, timeout),
+        _group_of(rank, columns, timeout),
+        parallel.hybrid,
+    )
 
 
-def rendezvous_store(timeout_s: float, hosts: bool = False) -> Any:
-    """The store through which the ranks of this start know each other; those of an earlier start wrote elsewhere."""
+def rendezvous_store(timeout_s: float, serves: bool = False) -> Any:
+    """A new connection to the key-value store through which the ranks find each other.
+
+    Args:
+        timeout_s: Longest wait for an answer, in seconds.
+        serves: Whether this process is the server.
+    """
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     timeout = timedelta(seconds=timeout_s)
-    store = TCPStore(*address, is_master=hosts, wait_for_workers=False, timeout=timeout)
+    store = TCPStore(*address, is_master=serves, wait_for_workers=False, timeout=timeout)
+    # The server outlives a restart of the ranks. The prefix hides what an earlier start wrote.
     return PrefixStore(f"alexnet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def destroy_mesh() -> None:
-    """Leave the mesh that `init_mesh` joined."""
+    """Leave the process group that `init_mesh` joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _own(groups: list[tuple[int, ...]], rank: int, timeout: timedelta) -> Group:
-    """The group that holds the rank. Every rank makes every group, as PyTorch wants it."""
-    found = Group()
-    for ranks in groups:
-        handle = dist.new_group(list(ranks), timeout) if len(ranks) > 1 else None
-        if rank in ranks:
-            found = Group(ranks, ranks.index(rank), handle)
-    return found
+def _group_of(rank: int, groups: list[tuple[int, ...]], timeout: timedelta) -> Group:
+    """Create all the groups, and return the one that contains the rank."""
+    ranks = next(ranks for ranks in groups if rank in ranks)
+    handle = None
+    if len(ranks) > 1:
+        # Every rank must create every group, in the same order, and a group does not inherit the
+        # timeout of the default group.
+        enumerated = [list(ranks) for ranks in groups]
+        handle, _ = dist.new_subgroups_by_enumeration(enumerated, timeout)  # type: ignore[no-untyped-call]
+    return Group(ranks, ranks.index(rank), handle)

@@ -23,7 +23,13 @@ from alexnet import layers
 from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.data.loader import Share
-from alexnet.distributed.collectives import begin_sum, gather_maps, gather_rows, gathered, sum_parts
+from alexnet.distributed.collectives import (
+    begin_sum,
+    gather_maps,
+    gather_rows,
+    gather_stack,
+    sum_parts,
+)
 from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.errors import MeshError
@@ -36,7 +42,7 @@ from alexnet.ops.linear import cast_for_products
 class ParamShard:
     """The part of a parameter that a rank holds.
 
-    It is the `group.place`-th of `group.size` equal parts along `dim`, or all of it if `dim` is None.
+    It is the `group.index`-th of `group.size` equal parts along `dim`, or all of it if `dim` is None.
     """
 
     dim: int | None
@@ -48,7 +54,7 @@ class ParamShard:
         """Cut this rank's part out of the full parameter."""
         if self.dim is None or self.group.size == 1:
             return full
-        return full.tensor_split(self.group.size, self.dim)[self.group.place]
+        return full.tensor_split(self.group.size, self.dim)[self.group.index]
 
 
 class _Layout:
@@ -96,7 +102,7 @@ class _Layout:
 
     def rows(self) -> tuple[int, ...]:
         """Number of images of each part of the batch that is being computed."""
-        return Share(of=self.mesh.data.size).sizes(self.global_size)
+        return Share(count=self.mesh.data.size).sizes(self.global_size)
 
     def make(self, op: Op, architecture: Architecture, generator: torch.Generator) -> nn.Module:
         """Make this rank's module of an operation; see `layers.make`."""
@@ -134,7 +140,7 @@ class _Conv2d(layers.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.meets:
-            x = gather_maps(x, self.layout.mesh, self.layout.mesh.columns, self.name)
+            x = gather_maps(x, self.layout.mesh.columns)
         return super().forward(x)
 
 
@@ -154,13 +160,13 @@ class _Linear(layers.Linear):
         if self.name == layout.last and not layout.by_classes:
             # The parts of the sum are added in the dtype of the products, and only then rounded.
             x, weight, bias = cast_for_products(x, self.weight, self.bias)
-            return (sum_parts(F.linear(x, weight), mesh, mesh.units, self.name) + bias).to(dtype)
+            return (sum_parts(F.linear(x, weight), mesh.units) + bias).to(dtype)
         if after_maps and self.meets:
-            x = gather_maps(x, mesh, mesh.columns, self.name)
+            x = gather_maps(x, mesh.columns)
             if mesh.hybrid:
-                x = gather_rows(x, mesh, mesh.data, f"{self.name}, pictures", layout.rows())
+                x = gather_rows(x, mesh.data, layout.rows())
         elif self.meets:
-            x = gather_maps(x, mesh, mesh.units, self.name)
+            x = gather_maps(x, mesh.units)
         return super().forward(x)
 
 
@@ -178,10 +184,10 @@ class _Dropout(layers.Dropout):
         group = mesh.units if self.connected else mesh.columns
         shape = (layout.global_size, x.shape[1] * group.size, *x.shape[2:])
         mask = dropout_mask(shape, self.p, *key, self.layer, x.device)
-        mask = mask.chunk(group.size, 1)[group.place]
+        mask = mask.chunk(group.size, 1)[group.index]
         if self.connected and mesh.hybrid:
             return mask
-        return torch.split(mask, list(layout.rows()))[mesh.data.place]
+        return torch.split(mask, list(layout.rows()))[mesh.data.index]
 
 
 class ShardedNetwork(Network):
@@ -209,9 +215,9 @@ class ShardedNetwork(Network):
         layout.global_size = len(images) * mesh.data.size
         logits = super().forward(images, dropout_key)
         if layout.by_classes:
-            logits = gather_maps(logits, mesh, mesh.units, "logits")
+            logits = gather_maps(logits, mesh.units)
         if mesh.hybrid:
-            logits = logits.chunk(mesh.data.size)[mesh.data.place]
+            logits = logits.chunk(mesh.data.size)[mesh.data.index]
         return logits
 
     def loss(
@@ -237,9 +243,9 @@ class ShardedNetwork(Network):
         layout.global_size = global_size
         logits = super().forward(images, dropout_key)
         if mesh.hybrid:
-            labels = gather_rows(labels, mesh, mesh.data, "labels", layout.rows())
+            labels = gather_rows(labels, mesh.data, layout.rows())
         if layout.by_classes:
-            losses, wrong = cross_entropy_by_classes(logits, labels, mesh, mesh.units)
+            losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units)
         else:
             losses, wrong = (
                 F.cross_entropy(logits, labels, reduction="sum"),
@@ -253,7 +259,7 @@ class ShardedNetwork(Network):
         if gradient.dim() == 1:
             gradient = gradient.clone()
         summed_over = self.shards[name].summed_over
-        self._pending[name] = begin_sum(gradient, self.mesh, summed_over, "gradients")
+        self._pending[name] = begin_sum(gradient, summed_over)
 
     def reduce_gradients(
         self, gradients: Iterable[tuple[str, torch.Tensor]]
@@ -294,6 +300,6 @@ class ShardedNetwork(Network):
             shard = self.shards[name]
             result[name] = tensor.detach()
             if shard.dim is not None and shard.group.size > 1 and 0 in shard.group.ranks:
-                parts = gathered(result[name], self.mesh, shard.group, "checkpoint")
+                parts = gather_stack(result[name], shard.group)
                 result[name] = torch.cat(list(parts), shard.dim)
         return result

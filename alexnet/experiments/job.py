@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.config import Config, from_dict
+from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
@@ -23,6 +23,7 @@ from alexnet.diagnostics import colourfulness
 from alexnet.evaluation import centre, predictions, score
 from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import write_whole
+from alexnet.saved_config import from_dict
 from alexnet.train.loop import Interrupted, fit, resume
 from alexnet.train.metrics import NotFinite, read_metrics
 from alexnet.trained import load

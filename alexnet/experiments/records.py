@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.config import Config, StepSchedule, from_dict, to_dict
+from alexnet.config import Config, StepSchedule
 from alexnet.experiments.claim import Arm, Claim, Effect, Part, error_name
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import RunResult
@@ -25,6 +25,7 @@ from alexnet.experiments.job import result_of
 from alexnet.experiments.runner import Settings, kind_of
 from alexnet.files import write_whole
 from alexnet.provenance import code_version, machine
+from alexnet.saved_config import from_dict, to_dict
 
 UNDERFITTED = 0.2
 """A training error above this share is called underfitted, except in the paper's own setting."""

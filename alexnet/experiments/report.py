@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+import jinja2
 import matplotlib as mpl
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import QUARTER, apart
 from alexnet.experiments.records import Record, Row
-from alexnet.experiments.table import NOT_RUN, not_run, ours, p_word, reading, source
+from alexnet.experiments.table import NOT_RUN, not_run, reading, source, table_rows
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
 from alexnet.trained import load
 
-COLOURS = {
-    "same sign": "#2e7d4f",
-    "opposite sign": "#b3402a",
-    "differs": "#2a5d8a",
-    "inconclusive": "#767676",
-}
-STYLE = """
-:root { --ink: #222; --soft: #666; --line: #ddd; }
-body { font: 16px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); max-width: 60rem;
-  margin: 0 auto; padding: 2rem 1.2rem 5rem; background: #fff; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.3rem; margin: 2.6rem 0 .5rem; }
-h3 { font-size: 1.05rem; margin: 2rem 0 .2rem; } p { margin: .5rem 0; }
-.soft { color: var(--soft); font-size: .92rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: .35rem .6rem .35rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-th { font-weight: normal; color: var(--soft); } td.m { min-width: 11rem; }
-td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.chip { color: #fff; border-radius: .7em; padding: 0 .6em; white-space: nowrap;
-  font: .8rem/1.6 system-ui, sans-serif; }
-code { font-size: .82rem; background: #f5f3ef; padding: .1em .3em; overflow-wrap: anywhere; }
-@media (max-width: 44rem) { tr, td { display: block; } th { display: none; }
-  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
-  td { border: 0; padding: .1rem 0; } }
-svg { width: 100%; height: auto; } figure { margin: 1.2rem 0; }
-figcaption { color: var(--soft); font-size: .9rem; }
-"""
+Section = tuple[str, list[tuple[Figure, str]]]
+"""A heading, and figures with their captions."""
 
 
 def page(records: Sequence[Record], runs: Sequence[Path] = ()) -> str:
@@ -62,21 +36,37 @@ def page(records: Sequence[Record], runs: Sequence[Path] = ()) -> str:
     Raises:
         ValueError: For a folder that is not a run, or a run whose store is gone.
     """
-    parts = [
-        "<h1>The claims of the 2012 paper, measured</h1>",
-        "<p class=soft>Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep "
-        "Convolutional Neural Networks. Every number comes from runs that this project has "
-        "recorded; each claim ends with its command.</p>",
-        _summary(records),
-        "<h2>How to read a row</h2>",
-        *(f"<p>{_inline(text)}</p>" for text in reading(records).split("\n\n")),
-    ]
-    relu = [one for one in records if one.claim.id == "relu"]
-    if relu:
-        parts += [
-            "<h2>Figure 1: ReLU against tanh</h2>",
-            _figure(_crossing(relu[0]), _crossing_text(relu[0])),
-        ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A misspelt name in the template is an error instead of an empty place.
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"inline": _inline, "svg": _svg}
+    return environment.get_template("report.html.jinja").render(
+        rows=list(table_rows(records)),
+        reading=reading(records).split("\n\n"),
+        figures=_sections(records, runs),
+        claims=[(claim, [one for one in records if one.claim is claim]) for claim in CLAIMS],
+        NOT_RUN=NOT_RUN,
+        not_run=not_run,
+        source=source,
+        table_rows=table_rows,
+    )
+
+
+def write(records: Sequence[Record], path: Path, runs: Sequence[Path] = ()) -> None:
+    write_whole(path, page(records, runs).encode())
+
+
+def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
+    """The figures of the page. Those that have no data are left out."""
+    sections: list[Section] = []
+    for one in records:
+        if one.claim.id == "relu":
+            sections += [("Figure 1: ReLU against tanh", [(_crossing(one), _crossing_text(one))])]
     points = [
         (one, row)
         for one in records
@@ -89,26 +79,11 @@ def page(records: Sequence[Record], runs: Sequence[Path] = ()) -> str:
             "interval. Diamonds: the paper's own numbers, at its own scale. Pale bars: to be "
             "repeated."
         )
-        parts += ["<h2>What each part is worth</h2>", _figure(_bars(points), caption)]
-    if runs:
-        parts += _figures_of_runs(records, runs)
-    parts += [
-        "<h2>Each claim</h2>",
-        *(_claim(claim, [one for one in records if one.claim is claim]) for claim in CLAIMS),
-    ]
-    body = "\n".join(parts)
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    )
-    head += f"<title>The claims, measured</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
+        sections += [("What each part is worth", [(_bars(points), caption)])]
+    return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
-def write(records: Sequence[Record], path: Path, runs: Sequence[Path] = ()) -> None:
-    write_whole(path, page(records, runs).encode())
-
-
-def _figures_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[str]:
+def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """Figures 3 and 4 of the first run, and the signals and curves of all runs."""
     first, net = runs[0], load(runs[0]).net
     indices = [
@@ -135,15 +110,13 @@ def _figures_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[st
     )
     names = ", ".join(run.name for run in runs)
     return [
-        "<h2>Figure 3: the filters of the two columns</h2>",
-        _figure(figures.filters(net), kernels),
-        "<h2>Figure 4: answers and neighbours</h2>",
-        _figure(figures.answers(first), answers),
-        _figure(figures.neighbours(first), near),
-        "<h2>Signal at the start</h2>",
-        _figure(figures.signals(runs), signal),
-        "<h2>Learning curves</h2>",
-        _figure(figures.curves(runs), f"Errors and losses by epoch: {names}."),
+        ("Figure 3: the filters of the two columns", [(figures.filters(net), kernels)]),
+        (
+            "Figure 4: answers and neighbours",
+            [(figures.answers(first), answers), (figures.neighbours(first), near)],
+        ),
+        ("Signal at the start", [(figures.signals(runs), signal)]),
+        ("Learning curves", [(figures.curves(runs), f"Errors and losses by epoch: {names}.")]),
     ]
 
 
@@ -164,85 +137,25 @@ def _specialising(records: Sequence[Record]) -> str:
     )
 
 
-def _verdict(one: Record, row: Row) -> str:
-    """A chip in the verdict's colour, and the rest of the sentence beside it."""
-    words, *rest = one.verdict(row).split(", ", 1)
-    chip = f'<span class=chip style="background:{COLOURS[row.estimate.verdict]}">{words}</span>'
-    return chip + "".join(f" {word}" for word in rest)
-
-
-def _summary(records: Sequence[Record]) -> str:
-    rows = "".join(
-        f"<tr><td><a href='#{one.claim.id}'>{one.claim.id}</a></td>"
-        f"<td class=m>{html.escape(row.effect.name)}<div class=soft>{one.setting()}</div></td>"
-        f"<td>{_verdict(one, row)}"
-        f"{'<div class=soft>to be repeated</div>' if row.repeat else ''}</td>"
-        f"<td class=n>{ours(row)}</td><td class=n>{_p(row)}</td></tr>"
-        for one in records
-        for row in one.rows
-    )
-    names = "claim", "measure; scale and data", "verdict", "mean [95 %]", "p, Holm"
-    heads = "".join(f"<th>{name}</th>" for name in names)
-    return (
-        f"<div class=wide><table><tr>{heads}</tr>{rows}</table></div>"
-        if rows
-        else "<p>No claim has been run yet.</p>"
-    )
-
-
-def _p(row: Row) -> str:
-    """The p value, such as `p 0.012`; with its name, since a narrow screen shows no table head."""
-    return "" if row.adjusted_p is None else f"p {html.escape(p_word(row.adjusted_p))}"
-
-
-def _claim(claim: Claim, records: Sequence[Record]) -> str:
-    text = f"{html.escape(source(claim))}. {_inline(claim.note)}"
-    parts = [
-        f"<h3 id={claim.id}>{claim.id}: {html.escape(claim.statement)}</h3><p class=soft>{text}</p>"
-    ]
-    for one in records:
-        lines = "".join(
-            f"<li>{html.escape(row.effect.name)}: {_numbers(row)} {_verdict(one, row)}"
-            f"{_repeat(row)}</li>"
-            for row in one.rows
-        )
-        errors = html.escape("; ".join(one.errors()))
-        parts += [f"<p>{one.setting()}.</p><ul>{lines}</ul><p class=soft>By seed: {errors}</p>"]
-        parts += [f"<p><code>{html.escape(one.raw['command'])}</code></p>"]
-    if commands := not_run(claim, records):
-        lines = "".join(f"<br><code>{html.escape(command)}</code>" for command in commands)
-        parts += [f"<p>{NOT_RUN.rstrip()}{lines}</p>"]
-    return "".join(parts)
-
-
-def _numbers(row: Row) -> str:
-    return ", ".join(filter(None, (ours(row), _p(row))))
-
-
-def _repeat(row: Row) -> str:
-    reasons = html.escape(", ".join(row.repeat))
-    return f"<div class=soft>to be repeated: {reasons}</div>" if row.repeat else ""
-
-
-def _inline(text: str) -> str:
+def _inline(text: str) -> Markup:
     """Convert Markdown's code, bold and emphasis to HTML; the texts use nothing else."""
-    text = html.escape(text, quote=False)
+    marked = str(escape(text))
     # Bold before emphasis, since `**` contains `*`.
     for mark, tag in (("`", "code"), ("**", "b"), ("*", "em")):
-        pieces = text.split(mark)
-        text = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
-    return text
+        pieces = marked.split(mark)
+        marked = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
+    return Markup(marked)
 
 
-def _figure(figure: Figure, caption: str) -> str:
+def _svg(figure: Figure) -> Markup:
+    """The figure as an <svg> element."""
     buffer = io.StringIO()
     # No date, and a fixed salt for ids: the same records give the same bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexnet"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     # The XML declaration before <svg does not belong inside HTML.
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return Markup(svg[svg.index("<svg") :])
 
 
 def _crossing(one: Record) -> Figure:
@@ -270,11 +183,11 @@ def _crossing(one: Record) -> Figure:
 
 
 def _crossing_text(one: Record) -> str:
-    (row,) = one.rows
+    (row,) = table_rows([one])
     return (
         "Error over the whole training set after each epoch, one line for each seed. The net with "
-        f"tanh needs {ours(row)} times as many epochs to reach the 25 % line (a lower bound where "
-        f"it is never reached). The paper says 6: {one.verdict(row)}."
+        f"tanh needs {row.ours} times as many epochs to reach the 25 % line (a lower bound where "
+        f"it is never reached). The paper says 6: {row.full_verdict}."
     )
 
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings, to_dict
+from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
@@ -32,6 +32,7 @@ from alexnet.experiments import job
 from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale, error_name
 from alexnet.experiments.effects import ENSEMBLE, RunResult
 from alexnet.files import write_whole
+from alexnet.saved_config import to_dict
 
 SEARCH_EPOCHS = 5
 """Length of a run of the search for a learning rate."""

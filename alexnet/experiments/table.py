@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,8 @@ import torch
 from alexnet.architecture import plan
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.records import UNDERFITTED, Record, Row, opened, record, where, write
+from alexnet.experiments.estimates import Verdict
+from alexnet.experiments.records import UNDERFITTED, Record, opened, record, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
 
 FULL_SCALE = (
@@ -90,32 +91,70 @@ def reproduce(
     for claim in fit:
         raw = record(claim, run(claim, settings), settings)
         path = write(raw, records)
-        one = opened(raw)
-        lines = [line for row in one.rows for line in lines_of(one, row)]
+        lines = [line for row in table_rows([opened(raw)]) for line in terminal_lines(row)]
         yield "\n".join([claim.id, *(f"  {line}" for line in lines), f"  {path}"])
 
 
-def ours(row: Row) -> str:
-    """The mean and its interval, such as `1.42 [0.80, 2.04]`."""
-    e = row.estimate
-    return f"{e.mean:.2f}" + ("" if e.low is None else f" [{e.low:.2f}, {e.high:.2f}]")
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the results in words, for the terminal, the document and the page alike."""
+
+    claim: str
+    measure: str
+    paper: str
+    ours: str
+    """The mean over seeds and its interval, such as `1.42 [0.80, 2.04]`."""
+    detectable: str
+    """Minimum detectable effect (80 % power); empty without an interval."""
+    p: str
+    """Adjusted p value, such as `0.012` or `<0.001`; empty without an interval."""
+    setting: str
+    outcome: Verdict
+    verdict: str
+    """The verdict in words, such as `same sign`."""
+    detail: str
+    """What the verdict says of the paper's number, such as `6 outside the interval`, or empty."""
+    repeat: str
+    """Reasons to measure the row again, separated by commas; empty if there are none."""
+
+    @property
+    def full_verdict(self) -> str:
+        """The verdict with its detail, such as `same sign, 6 outside the interval`."""
+        return f"{self.verdict}, {self.detail}" if self.detail else self.verdict
 
 
-def p_word(p: float | None) -> str:
-    """The p value as text: `0.012`, `<0.001`, or a dash if there is none."""
-    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
+    """Yield the rows of the table of results: one for each effect of each record."""
+    for one in records:
+        for row in one.rows:
+            e, p = row.estimate, row.adjusted_p
+            interval = "" if e.low is None else f" [{e.low:.2f}, {e.high:.2f}]"
+            detectable = e.minimum_detectable
+            verdict, _, detail = one.verdict(row).partition(", ")
+            yield TableRow(
+                claim=one.claim.id,
+                measure=row.effect.name,
+                paper=row.effect.paper,
+                ours=f"{e.mean:.2f}{interval}",
+                detectable="" if detectable is None else f"{detectable:.2f}",
+                p="" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+                setting=one.setting(),
+                outcome=e.verdict,
+                verdict=verdict,
+                detail=detail,
+                repeat=", ".join(row.repeat),
+            )
 
 
-def lines_of(one: Record, row: Row) -> list[str]:
+def terminal_lines(row: TableRow) -> list[str]:
     """A row on the terminal: measure; number and verdict; setting; reasons to repeat it."""
-    e = row.estimate
-    words = [ours(row)]
-    if e.minimum_detectable is not None:
-        words.append(f"minimum detectable effect (80 % power) {e.minimum_detectable:.2f}")
-    if row.adjusted_p is not None:
-        words.append(f"p {p_word(row.adjusted_p)} (Holm, over all rows)")
-    lines = [row.effect.name, f"  {', '.join(words)}: {one.verdict(row)}", f"  {one.setting()}"]
-    return lines + [f"  to be repeated: {', '.join(row.repeat)}"] * bool(row.repeat)
+    numbers = [row.ours]
+    if row.detectable:
+        numbers.append(f"minimum detectable effect (80 % power) {row.detectable}")
+    if row.p:
+        numbers.append(f"p {row.p} (Holm, over all rows)")
+    lines = [row.measure, f"  {', '.join(numbers)}: {row.full_verdict}", f"  {row.setting}"]
+    return lines + [f"  to be repeated: {row.repeat}"] * bool(row.repeat)
 
 
 def source(claim: Claim) -> str:
@@ -138,9 +177,8 @@ def listing(records: Sequence[Record], cost_h: dict[str, float]) -> str:
         if claim.id in cost_h:
             minutes = 60 * cost_h[claim.id]
             lines += [f"{'':<11}   five seeds at desk scale: about {minutes:.0f} minutes here"]
-        of_claim = [one for one in records if one.claim is claim]
-        for row_lines in (lines_of(one, row) for one in of_claim for row in one.rows):
-            lines += [f"{'':<11}   {line}" for line in row_lines]
+        for row in table_rows([one for one in records if one.claim is claim]):
+            lines += [f"{'':<11}   {line}" for line in terminal_lines(row)]
     return "\n".join(lines)
 
 
@@ -150,7 +188,7 @@ def document(records: Sequence[Record]) -> str:
         "| claim | measure | the paper | ours [95 % interval] "
         "| minimum detectable effect (80 % power) | p, Holm | scale, data | verdict |",
         "|---|---|---|---|---|---|---|---|",
-        *(_cells(one, row) for one in records for row in one.rows),
+        *map(_markdown_row, table_rows(records)),
         "",
         "## Each claim",
         "",
@@ -181,22 +219,20 @@ def reading(records: Sequence[Record]) -> str:
     return f"{text}\n\n{FULL_SCALE}"
 
 
-def _cells(one: Record, row: Row) -> str:
+def _markdown_row(row: TableRow) -> str:
     """A row of the document's table."""
-    detectable = row.estimate.minimum_detectable
     # Only the verdict is set in italics, not the comparison with the paper's number.
-    verdict, *inside = one.verdict(row).split(", ", 1)
-    verdict = ", ".join([f"*{verdict}*", *inside])
+    verdict = ", ".join(filter(None, (f"*{row.verdict}*", row.detail)))
     if row.repeat:
-        verdict += f"; to be repeated: {', '.join(row.repeat)}"
+        verdict += f"; to be repeated: {row.repeat}"
     cells = (
-        one.claim.id,
-        row.effect.name,
-        row.effect.paper,
-        ours(row),
-        "-" if detectable is None else f"{detectable:.2f}",
-        p_word(row.adjusted_p),
-        one.setting(),
+        row.claim,
+        row.measure,
+        row.paper,
+        row.ours,
+        row.detectable or "-",
+        row.p or "-",
+        row.setting,
         verdict,
     )
     return f"| {' | '.join(cells)} |"

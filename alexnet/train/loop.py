@@ -22,7 +22,7 @@ import torch
 
 from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, check, to_dict, without_effect
+from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.storage import StoreLost
@@ -35,7 +35,7 @@ from alexnet.device import (
     resolve,
 )
 from alexnet.diagnostics import signal, warning
-from alexnet.distributed.heartbeat import watched
+from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier, check_same_on_all_ranks, restarted
 from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distributed
 from alexnet.distributed.sharded import ShardedNetwork
@@ -45,6 +45,7 @@ from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
+from alexnet.saved_config import to_dict
 from alexnet.train.metrics import RunLog, StepMetrics, TrainState
 from alexnet.train.sgd import (
     after_epoch,
@@ -105,7 +106,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     if mesh.first:
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, setup.config)
-    with watched(mesh, f"continue with: alexnet train --resume {run}"):
+    with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
         return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
@@ -147,7 +148,7 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     elif config.init:
         _start_from(setup)
     messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-    with watched(mesh, f"continue with: alexnet train --resume {run}"):
+    with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
         return _train(setup, run, velocity, state, messages)
 
 

@@ -94,11 +94,11 @@ class StepMetrics:
         values = torch.stack([loss.detach(), num_wrong.to(loss.dtype)])
         if mesh.world.size > 1:
             # Ranks that share the units computed the same loss; it must enter the sum once.
-            counted = values if mesh.units.place == 0 else torch.zeros_like(values)
+            counted = values if mesh.units.index == 0 else torch.zeros_like(values)
             # The requests travel in the same collective, so that agreeing costs no further one.
             # Only the first rank's clock decides when to save.
             requests = values.new_tensor([float(stop), float(save and mesh.first)])
-            values = all_sum(torch.cat([counted, requests]), mesh, mesh.world, "readings")
+            values = all_sum(torch.cat([counted, requests]), mesh.world)
         copied, event = values.to("cpu", non_blocking=True), None
         if values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]

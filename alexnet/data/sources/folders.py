@@ -13,14 +13,14 @@ from alexnet.data.sources.source import (
     Options,
     Source,
     is_image,
-    listed,
-    listed_with_val,
+    listed_splits,
     without_labels,
 )
 from alexnet.data.sources.tables import (
     Images,
     Labels,
     candidates,
+    labelled_files,
     match_images,
     note_unlisted,
     read_table,
@@ -107,15 +107,13 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
             # A class that only one split has is a mistake more often than an intention.
             files[name] = _same_classes(parts["train"], classes, parts[split])
         elif (labels := _flat_labels(parts[split], split, around, notes)) is not None:
-            files[name] = _flat_files(parts[split], labels, classes)
+            positions = {class_name: number for number, class_name in enumerate(classes)}
+            files[name] = labelled_files(
+                parts[split], dict(sorted(labels.items())), positions, name
+            )
         else:
             notes.append(without_labels(split, parts[split]))
-    if alone and len(files) == 1:
-        fraction = f", {options.val_fraction} of them val"
-        splits = listed_with_val(train, options)
-    else:
-        fraction = ""
-        splits = tuple(listed(name, files[name]) for name in SPLIT_NAMES if name in files)
+    splits, fraction = listed_splits(files, options, hold_out=alone and len(files) == 1)
     wnids = are_wnids(classes)
     return Source(
         f"class folders {folder}{fraction}",
@@ -210,20 +208,6 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
                 )
             return {p: truth[n - 1] for p, n in zip(images.files, numbers, strict=True)}
     return None
-
-
-def _flat_files(part: Path, labels: Labels, classes: tuple[str, ...]) -> list[Listed]:
-    """Return the files of a flat split. Raises DataError for a label that is not a class."""
-    positions = {name: number for number, name in enumerate(classes)}
-    for path, label in labels.items():
-        if label not in positions:
-            raise DataError(
-                f"{path} has the label {label!r}, and the training folder has no such class"
-            )
-    return [
-        (path, path.relative_to(part).as_posix(), positions[label])
-        for path, label in sorted(labels.items())
-    ]
 
 
 def _words(wnids: tuple[str, ...], around: list[Path]) -> tuple[str, ...]:

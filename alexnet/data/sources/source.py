@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -143,6 +143,21 @@ def listed(name: str, files: Sequence[Listed]) -> SourceSplit:
             yield Item(item_name, label, path.read_bytes)
 
     return SourceSplit(name, len(files), items)
+
+
+def listed_splits(
+    files: Mapping[str, Sequence[Listed]], options: Options, hold_out: bool
+) -> tuple[tuple[SourceSplit, ...], str]:
+    """Return the splits that consist of single files, and the end of the source's description.
+
+    Args:
+        files: The files of each split.
+        hold_out: Whether a validation split is taken out of the training files.
+    """
+    if hold_out:
+        # The fraction is in the description, so that a preparation resumes only with the same.
+        return listed_with_val(files["train"], options), f", {options.val_fraction} of them val"
+    return tuple(listed(name, files[name]) for name in SPLIT_NAMES if name in files), ""
 
 
 def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSplit, ...]:

@@ -16,8 +16,7 @@ from alexnet.data.sources.source import (
     Options,
     Source,
     is_image,
-    listed,
-    listed_with_val,
+    listed_splits,
     split_name,
     without_labels,
 )
@@ -250,6 +249,29 @@ def match_images(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
     return matched
 
 
+def labelled_files(
+    folder: Path, labels: Labels, positions: dict[str, int], split: str
+) -> list[Listed]:
+    """Return the files of a split, named relative to `folder`, in the order of `labels`.
+
+    Args:
+        positions: The number of each class.
+
+    Raises:
+        DataError: A label is not among the classes of the training split.
+    """
+    for path, label in labels.items():
+        if label not in positions:
+            raise DataError(
+                f"{path} of the split {split!r} has the label {label!r}, "
+                "which no training image has"
+            )
+    return [
+        (path, path.relative_to(folder).as_posix(), positions[label])
+        for path, label in labels.items()
+    ]
+
+
 def note_unlisted(images: Sequence[Path], listed_images: Iterable[Path], table: Path) -> list[str]:
     """Return a note about images that are in no row of the tables, or nothing if all are."""
     rest = sorted(set(images) - set(listed_images))
@@ -303,13 +325,11 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
     catalogue, positions = _classes(folder, set(by_split["train"].values()))
     # The authors took ImageNet's images as they are, and so do its other forms.
     upright = not are_wnids(catalogue.classes)
-    files = {split: _files(folder, labels, positions, split) for split, labels in by_split.items()}
-    if len(files) == 1:
-        splits = listed_with_val(files["train"], options)
-        fraction = f", {options.val_fraction} of them val"
-    else:
-        splits = tuple(listed(name, files[name]) for name in SPLIT_NAMES if name in files)
-        fraction = ""
+    files = {
+        split: labelled_files(folder, labels, positions, split)
+        for split, labels in by_split.items()
+    }
+    splits, fraction = listed_splits(files, options, hold_out=len(files) == 1)
     return Source(
         f"table {tables[0].path}{fraction}",
         catalogue.classes,
@@ -353,19 +373,6 @@ def _split_of(table: Path, folder: Path) -> str | None:
     if split is None and table.parent != folder:
         split = split_name(table.parent.name)
     return split if split in SPLIT_NAMES else None
-
-
-def _files(folder: Path, labels: Labels, positions: dict[str, int], split: str) -> list[Listed]:
-    """Return the files of a split. Raises DataError for a label without a training image."""
-    for path, label in labels.items():
-        if label not in positions:
-            raise DataError(
-                f"{path} of the split {split!r} has the label {label!r}, which no training row has"
-            )
-    return [
-        (path, path.relative_to(folder).as_posix(), positions[label])
-        for path, label in labels.items()
-    ]
 
 
 def _classes(folder: Path, labels: set[str]) -> tuple[ClassList, dict[str, int]]:

@@ -1,0 +1,134 @@
+"""The JSON form of settings, and the names that version 0.1 wrote into it.
+
+It holds for any frozen dataclass, as those of `config.py`. A file that does not fit is rejected
+with the name of the field, because a setting that is silently ignored would make a record
+irreproducible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+from alexnet.errors import ConfigError
+
+T = TypeVar("T")
+
+# Names in files of version 0.1, and the present names of the same fields, classes and operations.
+OLD_CLASSES = {"Full": "FullyConnected", "Spatial": "SpatialNorm", "Steps": "StepSchedule"}
+OLD_FIELDS = {
+    "Architecture": {"unit": "activation", "spatial": "spatial_norm"},
+    "Sgd": {
+        "rate": "lr",
+        "decay": "weight_decay",
+        "decay_of": "weight_decay_of",
+        "bias_rate": "bias_lr",
+        "bias_falls": "bias_lr_follows",
+    },
+    "LayerLr": {"rate": "lr"},
+    "Plateau": {"least_gain": "min_delta"},
+    "StepSchedule": {"layer_rates": "layer_lrs"},
+}
+OLD_VALUES = {"unit": "activation", "spatial": "spatial_norm"}
+
+
+def to_dict(value: Any) -> Any:
+    """Convert a setting to plain JSON values.
+
+    A dataclass carries its class name under `is`, which tells the members of a union apart.
+    """
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | fields
+    if isinstance(value, tuple):
+        # JSON has no tuples; `from_dict` knows from the type that the list is one.
+        return [to_dict(item) for item in value]
+    return value
+
+
+def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
+    """Read a value that `to_dict` wrote.
+
+    Args:
+        where: The name of the value in error messages.
+
+    Raises:
+        ConfigError: A field is unknown, missing or wrong; the message names it.
+    """
+    return typing.cast(T, _read(cls, data, where))
+
+
+def _read(expected: Any, data: Any, where: str) -> Any:
+    """Read `data` as a value of the type `expected`."""
+    origin, options = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(options, data, where)
+    if origin is Literal:
+        if isinstance(data, str) and OLD_VALUES.get(data) in options:
+            return OLD_VALUES[data]
+        if data not in options:
+            raise ConfigError(f"{where} is {data!r}; it can be {', '.join(map(repr, options))}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise ConfigError(f"{where} is {data!r}; it must be a list")
+        # tuple[X, ...] has any number of entries; tuple[X, Y] has a type for each.
+        types_of_items = [options[0]] * len(data) if options[-1] is Ellipsis else list(options)
+        if len(types_of_items) != len(data):
+            raise ConfigError(f"{where} has {len(data)} entries; it needs {len(types_of_items)}")
+        return tuple(
+            _read(item_type, item, f"{where}[{i}]")
+            for i, (item_type, item) in enumerate(zip(types_of_items, data, strict=True))
+        )
+    if dataclasses.is_dataclass(expected):
+        return _read_dataclass(expected, data, where)
+    # In Python a bool is an int; in a config file `true` for a number is a mistake.
+    if expected is float and isinstance(data, int) and not isinstance(data, bool):
+        # People and other programs write 1 for 1.0.
+        return float(data)
+    if not isinstance(data, expected) or (expected is int and isinstance(data, bool)):
+        raise ConfigError(f"{where} is {data!r}; it must be of type {expected.__name__}")
+    return data
+
+
+def _read_union(options: tuple[Any, ...], data: Any, where: str) -> Any:
+    if data is None and type(None) in options:
+        return None
+    rest = [option for option in options if option is not type(None)]
+    # Of `X | None` only X is left, whose type is known without a tag.
+    if len(rest) == 1:
+        return _read(rest[0], data, where)
+    named = {option.__name__: option for option in rest}
+    tag = data.get("is") if isinstance(data, dict) else None
+    tag = OLD_CLASSES.get(str(tag), tag)
+    if tag not in named:
+        raise ConfigError(f"{where} must be one of {', '.join(named)}; its `is` says {tag!r}")
+    return _read(named[tag], data, where)
+
+
+def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{where} is {data!r}; it must be an object with the fields of {cls.__name__}"
+        )
+    old = OLD_FIELDS.get(cls.__name__, {})
+    data = {old.get(name, name): value for name, value in data.items()}
+    # Not `Field.type`, which is a string because annotations are not evaluated here.
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = [name for name in data if name not in fields and name != "is"]
+    if unknown:
+        raise ConfigError(
+            f"{where} has no field {unknown[0]!r}; {cls.__name__} has {', '.join(fields)}"
+        )
+    # A field has no default if both kinds of default are missing.
+    required = [
+        n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise ConfigError(f"{where} lacks the field {missing[0]!r}")
+    # Fields with a default may be absent: files of older versions lack the newer fields.
+    return cls(**{n: _read(hints[n], data[n], f"{where}.{n}") for n in fields if n in data})
