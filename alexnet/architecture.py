@@ -23,9 +23,9 @@ class Op:
     """One operation of the plan, with its shapes and counts."""
 
     name: str
-    """Key of the result in `Network.activations`. A layer's bare name (`conv1`) is the output of its
-    neurons, after the activation function; `conv1.linear`, `conv1.lrn`, `conv1.max_pool` and so on
-    are the intermediate values."""
+    """Key of the result in `Network.activations`. A layer's bare name (`conv1`) is the output of
+    its neurons, after the activation function; `conv1.linear`, `conv1.lrn`, `conv1.max_pool` and so
+    on are the intermediate values."""
     module: str
     """Name of the submodule of `Network` that computes it: `conv1`, `relu1`, `norm1`, `pool1`. A
     hook on `relu1` therefore sees the value `conv1`, and one on `conv1` sees `conv1.linear`."""

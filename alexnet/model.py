@@ -29,9 +29,9 @@ DropoutKey = tuple[int, int]
 class Network(nn.Module):
     """The network of an architecture.
 
-    Submodules are named as in Caffe's layer list: `conv1`, `relu1`, `norm1`, `pool1`, ..., `drop7`,
-    `fc8`; parameters are `conv1.weight`, `conv1.bias`, and so on. As in PyTorch, a new network is in
-    training mode, in which dropout is active.
+    Submodules are named as in Caffe's layer list: `conv1`, `relu1`, `norm1`, `pool1`, ...,
+    `drop7`, `fc8`; parameters are `conv1.weight`, `conv1.bias`, and so on. As in PyTorch, a new
+    network is in training mode, in which dropout is active.
 
     Attributes:
         architecture: What the network was made from.
@@ -80,7 +80,9 @@ class Network(nn.Module):
         """
         x = _checked(images, self.architecture.input_px, dropout_key, self.training)
         for ops in self._passes:
+            # Looked up at every call, because a user may have exchanged a module.
             modules = [self.get_submodule(op.module) for op in ops]
+            # Under `torch.fx.symbolic_trace`, x is a placeholder and not a tensor.
             if len(modules) > 1 and isinstance(x, torch.Tensor) and _can_fuse(modules, x):
                 x = _fused(modules, x)
             else:
@@ -97,6 +99,7 @@ class Network(nn.Module):
         """
         x = _checked(images, self.architecture.input_px, dropout_key, self.training)
         result: dict[str, torch.Tensor] = {}
+        # Not by hooks: they would switch off the fast path for everyone else who uses the network.
         for op in self.plan:
             x = result[op.name] = _run(self.get_submodule(op.module), x, dropout_key)
         return result
@@ -165,6 +168,8 @@ def _is_plain_window(pool: nn.MaxPool2d) -> bool:
 
 def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """Compute the modules of one group of `passes` in one pass over memory."""
+    # The constants are those of the modules, not of the architecture, so that the fast path computes
+    # what the modules would, even after someone has changed `net.norm1.alpha`.
     norm = window = None
     columns = 1
     for module in modules:
@@ -172,7 +177,11 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
             norm = Lrn(module.n, module.k, module.alpha, module.beta)
             columns = module.columns
         elif isinstance(module, nn.MaxPool2d):
-            window = Pool(module.kernel_size, module.stride, module.ceil_mode)  # type: ignore[arg-type]
+            # `_is_plain_window` has made sure of the types.
+            size_px, stride = module.kernel_size, module.stride
+            assert isinstance(size_px, int) and isinstance(stride, int)
+            window = Pool(size_px, stride, module.ceil_mode)
+    # A ReLU at the end of a group without a pool is the one at its beginning.
     relu = isinstance(modules[0], nn.ReLU)
     relu_after = window is not None and isinstance(modules[-1], nn.ReLU)
     return norm_pool(x, relu, norm, window, relu_after, columns)
@@ -188,6 +197,7 @@ def _checked(
     images: torch.Tensor, input_px: int, dropout_key: DropoutKey | None, training: bool
 ) -> torch.Tensor:
     """Return the images, or raise DataError if the network cannot take them."""
+    # NumPy arrays and lists of images are what people try first.
     if not isinstance(images, torch.Tensor):
         raise DataError(
             f"the network takes a tensor of images; it was given {type(images).__name__}"

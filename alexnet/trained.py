@@ -57,6 +57,7 @@ class Trained:
         Raises:
             DataError: If an image has another shape or dtype.
         """
+        # One by one: the images may have different sizes until they are rescaled.
         stored = [centre_square(_rgb(image), self.preprocess.stored_px) for image in images]
         if not stored:
             return torch.empty(0, len(self.classes), device=self.preprocess.device)
@@ -93,6 +94,7 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
 
 def _rgb(image: Any) -> Rgb:
     """Return an image as an array (H, W, 3) of uint8; raise DataError if it is not one."""
+    # An array of floats in 0..1 would be read as nearly black.
     rgb: Rgb = np.asarray(image)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The network is what section 3 says: counts, columns, ablations, names, and refusals that name the layer."""
+"""The network of section 3: counts, columns, ablations, names, and errors that name the layer."""
 
 from __future__ import annotations
 
@@ -221,7 +221,8 @@ def test_bfloat16_stays_near_float32_wherever_its_products_are_made(
     torch.testing.assert_close(low, exact, rtol=0, atol=0.04 * float(exact.detach().abs().max()))
     weight = net.get_parameter("conv2.weight")
     (wanted,), (got,) = (torch.autograd.grad(y[:, 0].sum(), weight) for y in (exact, low))
-    # rounding also moves a few maxima and signs of units, each a gradient elsewhere: as a whole, not one by one
+    # Rounding also moves a few maxima and signs, each to another gradient, so the gradients are
+    # compared as a whole and not one by one.
     assert float((got - wanted).norm() / wanted.norm()) < 0.1
 
 

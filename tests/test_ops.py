@@ -91,8 +91,9 @@ def test_spatial_norm_is_its_slow_twin(size: int, form: torch.memory_format) -> 
     np.testing.assert_allclose(ops.spatial_norm(x, size, 1.0, 0.3, 0.75).numpy(), want, rtol=1e-12)
 
 
-# float32: sums of squares and two square roots, each exact to 2**-24; a gradient is the difference of two terms as
-# large as the largest, of which it may miss a few units (2**-22). bfloat16: float32 inside, 8 bits at the end.
+# float32: sums of squares and two square roots, each exact to 2**-24. A gradient is the difference of
+# two terms as large as the largest, and may miss a few units of it (2**-22). bfloat16: float32
+# inside, 8 bits at the end.
 @pytest.mark.parametrize(
     ("dtype", "rtol", "of_largest"), [(torch.float32, 2e-6, 2**-22), (torch.bfloat16, 2**-8, 4e-5)]
 )
@@ -384,7 +385,7 @@ def test_the_dropout_rate_is_the_share_of_zeros() -> None:
 
 @pytest.mark.slow
 def test_lrn_is_at_least_three_times_as_fast_as_pytorchs() -> None:
-    """Forward and backward on conv1's maps: ours channels last, theirs in their better layout; alternating."""
+    """Forward and backward on the maps of conv1, alternating, each in its better memory format."""
     plain = random(128, 96, 55, 55, dtype=torch.float32)
     last = plain.contiguous(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""A network on several ranks is the network: outputs, losses, gradients, weights. Ranks are processes, over gloo."""
+"""A network on several ranks equals the network: outputs, losses, gradients, weights (gloo)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Case:
 
 
 def all_compared(cases: list[Case]) -> int:
-    """On a rank: some steps of its part against the same steps of the whole net. How many were the same."""
+    """Compare steps of this rank's part with steps of the full network; return their number."""
     steps = sum(compared(case, init_mesh(case.parallel)) for case in cases)
     destroy_mesh()
     return steps
@@ -80,7 +80,7 @@ def compared(case: Case, mesh: Mesh) -> int:
     px = case.architecture.input_px
 
     def summed(gradients: Iterable[Gradient]) -> Iterator[Gradient]:
-        """By now, at the end of the steps backward, every sum is on its way, those of the last layers first."""
+        """After the backward pass every sum has begun, that of the last layer first."""
         begun = [name.split(".")[0] for name in part._pending]
         wanted = [name.split(".")[0] for name in own if part.shards[name].summed_over.size > 1]
         assert sorted(begun) == sorted(wanted)
@@ -188,9 +188,10 @@ def test_ranks_together_are_the_network(ranks: int) -> None:
 def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(
     ranks: int, parallel: Parallel
 ) -> None:
-    # float32 rounds a loss of 7 to 5e-7, and what is rounded otherwise grows from step to step as any rounding does in
-    # training; at ten times this rate it grew to 2e-4 of the loss after 13 steps, past this bound;
-    # gradients were 2e-6 to 5e-6 of the largest apart where no maximum had tipped, up to 0.05 where one had
+    # float32 rounds a loss of 7 to 5e-7, and the difference grows from step to step as any rounding
+    # does in training. At ten times this learning rate it grew to 2e-4 of the loss after 13 steps,
+    # beyond this bound. Gradients differed by 2e-6 to 5e-6 of the largest where no maximum had moved
+    # to another position, and by up to 0.05 where one had.
     whole = replace(recipes.original().architecture, classes=1000)
     case = Case(parallel, whole, 8, torch.float32, 20, 0.0001, 1e-6, 1.5, 2e-5)
     assert on_ranks(ranks, all_compared, [case]) == ranks * [case.steps]
@@ -238,14 +239,14 @@ def gone_on(run: Path, parallel: Parallel) -> None:
 
 
 def stopped_after_an_epoch(run: Path, there: Path) -> None:
-    """A copy of a run of three epochs as it stood after the first: its last two are still to be done."""
+    """A copy of a run of three epochs as it was after the first."""
     shutil.copytree(run, there)
     config = read_config(there)
     write_config(there, replace(config, schedule=replace(config.schedule, epochs=3)))
 
 
 def furthest(run: Path, other: Path) -> float:
-    """The largest difference of weights and velocities, or a hundredth of that of epochs and losses."""
+    """The largest difference of weights and velocities, or a hundredth of that of the losses."""
     ours, theirs = checkpoint.read(run), checkpoint.read(other)
     of_tensors = [
         (mine[name] - tensor).abs().flatten()
@@ -260,8 +261,8 @@ def furthest(run: Path, other: Path) -> float:
     return float(torch.cat((*of_tensors, torch.tensor(of_losses))).max())
 
 
-# float32: a step rounds weights near 0.1 to 1e-8; twelve steps of a net with maxima and units make that 1e-6 at most
 TOLERANCE = 1e-5
+"""A step rounds weights near 0.1 to 1e-8 in float32, and twelve steps make that 1e-6 at most."""
 
 
 @pytest.fixture(scope="module")

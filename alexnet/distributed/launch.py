@@ -34,6 +34,7 @@ def only_rank_zero_prints() -> None:
     """Silence the ranks other than 0, except for the traceback of an uncaught exception."""
     if int(os.environ.get("RANK", "0")) == 0:
         return
+    # Not closed: Python flushes both streams when the process ends.
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     sys.excepthook = _print_traceback
 
@@ -63,6 +64,7 @@ def check_same_on_all_ranks(
         digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
     except (AlexNetError, StoreLost) as error:
         problem = str(error)
+    # Every rank takes part, also one with a problem: the others wait for its report.
     if mesh.world.size > 1:
         reports: list[tuple[str | None, str]] = [(None, "")] * mesh.world.size
         dist.all_gather_object(reports, (problem, digest))
@@ -73,8 +75,13 @@ def check_same_on_all_ranks(
 
 
 def _problem_of_all(reports: list[tuple[str | None, str]]) -> str | None:
-    """The message that all ranks show, from the problem and the digest of each; None: no problem."""
+    """Choose the message that all ranks show; None if no rank has a problem.
+
+    Args:
+        reports: The problem, if any, and the digest of each rank.
+    """
     problems = [(rank, text) for rank, (text, _) in enumerate(reports) if text is not None]
+    # A problem that all ranks have needs no rank in its message.
     if problems:
         rank, text = problems[0]
         return text if len(problems) == len(reports) else f"rank {rank}: {text}"

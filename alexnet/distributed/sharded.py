@@ -1,11 +1,11 @@
 """The part of a network that one rank holds and computes.
 
-A rank holds the filters of its column and its share of the fully connected units. Parameters have the
-names of the full network; `ShardedNetwork.shards` says which part of each a rank holds. Activations
-are exchanged where the paper exchanges them: before conv3 and in the fully connected layers (section
-3.2). The last layer is cut by its inputs, so that nets whose columns never meet exchange nothing
-before the logits. With more classes than hidden units it is cut by classes, and the loss is computed
-without gathering them.
+A rank holds the filters of its column and its share of the fully connected units. Parameters have
+the names of the full network; `ShardedNetwork.shards` says which part of each a rank holds.
+Activations are exchanged where the paper exchanges them: before conv3 and in the fully connected
+layers (section 3.2). The last layer is cut by its inputs, so that nets whose columns never meet
+exchange nothing before the logits. With more classes than hidden units it is cut by classes, and
+the loss is computed without gathering them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from alexnet.ops.linear import cast_for_products
 class ParamShard:
     """The part of a parameter that a rank holds.
 
-    It is the `group.index`-th of `group.size` equal parts along `dim`, or all of it if `dim` is None.
+    It is the `group.index`-th of `group.size` equal parts along `dim`, or, if `dim` is None, all of
+    it.
     """
 
     dim: int | None
@@ -178,11 +179,13 @@ class _Dropout(layers.Dropout):
         self.layout, self.connected = layout, isinstance(op.layer, FullyConnected)
 
     def mask(self, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+        # Without a key nothing has to be the same on other ranks.
         if key is None:
             return super().mask(x, key)
         layout, mesh = self.layout, self.layout.mesh
         group = mesh.units if self.connected else mesh.columns
         shape = (layout.global_size, x.shape[1] * group.size, *x.shape[2:])
+        # The full mask is drawn and cut, so that any number of ranks drops the same units.
         mask = dropout_mask(shape, self.p, *key, self.layer, x.device)
         mask = mask.chunk(group.size, 1)[group.index]
         if self.connected and mesh.hybrid:
@@ -212,6 +215,7 @@ class ShardedNetwork(Network):
         Every rank must have the same number of images.
         """
         mesh, layout = self.mesh, self._layout
+        # The sizes of the other ranks' parts are not known here, so they must be equal.
         layout.global_size = len(images) * mesh.data.size
         logits = super().forward(images, dropout_key)
         if layout.by_classes:
@@ -244,6 +248,7 @@ class ShardedNetwork(Network):
         logits = super().forward(images, dropout_key)
         if mesh.hybrid:
             labels = gather_rows(labels, mesh.data, layout.rows())
+        # Logits of 10,000 classes are larger than what the loss needs of them.
         if layout.by_classes:
             losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units)
         else:
@@ -251,6 +256,7 @@ class ShardedNetwork(Network):
                 F.cross_entropy(logits, labels, reduction="sum"),
                 (logits.argmax(1) != labels).sum(),
             )
+        # Divided by the full batch, so that the sum over the ranks is the mean.
         return losses / global_size, wrong
 
     def _begin_sum(self, name: str, gradient: torch.Tensor) -> None:

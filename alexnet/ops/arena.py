@@ -1,4 +1,4 @@
-"""Large tensors on a CPU in memory that is kept from step to step (arena.cpp), while a training or a test runs."""
+"""Keeps the memory of large tensors on a CPU from step to step (`native/arena.cpp`)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from alexnet import native
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Inside, tensors of a MiB or more that are freed leave their memory to those that follow, of any size.
+    """Inside, a freed tensor of a MiB or more leaves its memory to the tensors that follow.
 
-    For the whole process, may be nested; a tensor may outlive it. Nothing happens for another device, where there is
-    no compiler, or with ALEXNET_NATIVE=0: PyTorch's own allocator serves then, as it does outside.
+    This holds for the whole process. Contexts may be nested, and a tensor may outlive its context.
+    On another device, without a compiler, or with ALEXNET_NATIVE=0, nothing changes: PyTorch's own
+    allocator is used, as it is outside.
     """
+    # PyTorch's allocator returns large blocks to the system, which must then clear every page
+    # before the next step may use it.
     arena = native.arena() if device.type == "cpu" else None
-    begun = arena is not None and arena.arena_begin()
+    is_begun = arena is not None and arena.arena_begin()
     try:
         yield
     finally:
-        if arena is not None and begun:
+        if arena is not None and is_begun:
             arena.arena_end()

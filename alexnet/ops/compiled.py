@@ -1,7 +1,7 @@
 """The compiled normalizations as PyTorch operators: `alexnet::norm_pool`, `alexnet::spatial_norm`.
 
-They take channels-last float32 or bfloat16 tensors on a CPU, with beta = 3/4; `normalise.py` decides
-when to use them. Being PyTorch operators, they have shapes for the compiler and gradients.
+They take channels-last float32 or bfloat16 tensors on a CPU, with beta = 3/4; `normalise.py`
+decides when to use them. Being PyTorch operators, they have gradients, and shapes for the compiler.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def takes(x: torch.Tensor, beta: float = 0.75) -> bool:
 def _call(name: str, tensors: tuple[torch.Tensor, ...], *others: Any) -> None:
     """Call the function of `kernels.cpp` for the dtype of the first tensor."""
     library = native.kernels()
+    # `takes` has made sure of the library; a caller that did not ask has a bug.
     assert library is not None
     pointers = [tensor.data_ptr() for tensor in tensors]
     getattr(library, f"{name}_{native.SUFFIX[tensors[0].dtype]}")(*pointers, *others)
@@ -95,6 +96,7 @@ def _empty_results(
     x: torch.Tensor, size_px: int, stride: int, partial: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Uninitialized results of `norm_pool`; without a pool there are no positions."""
+    # An operator must return two tensors in every case, so the second one may be empty.
     if size_px == 0:
         return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
     sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
@@ -116,6 +118,7 @@ def norm_pool_backward(
     alpha: float,
 ) -> torch.Tensor:
     """The gradient of `norm_pool` with respect to x, from the position of each maximum."""
+    # `empty_like` keeps the channels-last format, which the kernel writes.
     dx = torch.empty_like(x)
     # No second ReLU: a maximum that it cuts off has no position.
     settings = native.Pass(
@@ -154,6 +157,8 @@ for _operator in (norm_pool_backward, spatial_norm, spatial_norm_backward):
 def _save_pass(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
+    # Neither y nor the normalized maps are kept: the backward pass computes them again from x, and a
+    # batch needs less memory.
     ctx.save_for_backward(inputs[0], output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.settings = inputs[1:]
@@ -162,6 +167,7 @@ def _save_pass(
 def _pass_gradient(ctx: Any, dy: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
     x, position = ctx.saved_tensors
     relu, columns, half, size_px, stride, partial, relu_after, k, alpha = ctx.settings
+    # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
     if torch.is_grad_enabled():
         # LRN over n maps looks at n // 2 on either side, so 2 half + 1 is an n of the same sum.
         norm = Lrn(2 * half + 1, k, alpha) if half >= 0 else None

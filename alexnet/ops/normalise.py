@@ -1,20 +1,20 @@
 """Local response normalization (section 3.3) and the original code's spatial normalization.
 
-Both are b = a / (k + alpha * S(a^2))^beta with a symmetric linear S: a sum over neighboring maps, or
-over a square inside each map. So both have the gradient
+Both are b = a / (k + alpha * S(a^2))^beta with a symmetric linear S: a sum over neighboring maps,
+or over a square inside each map. So both have the gradient
 
     da = db d^-beta - 2 alpha beta a S(db a d^(-beta-1)),    d = k + alpha S(a^2).
 
-The paper multiplies the sum by alpha; PyTorch, Caffe and ONNX multiply the mean, so their alpha is n
-times ours. The sum never crosses from one column to the other.
+The paper multiplies the sum by alpha; PyTorch, Caffe and ONNX multiply the mean, so their alpha is
+n times ours. The sum never crosses from one column to the other.
 
 Each function takes the fastest path that can compute its result:
 
-- On a CPU with a C++ compiler, channels-last tensors go through `kernels.cpp` (`compiled.py`), where
-  the activation and the pool beside a normalization are part of the same pass over memory.
+- On a CPU with a C++ compiler, channels-last tensors go through `kernels.cpp` (`compiled.py`),
+  where the activation and the pool beside a normalization are part of the same pass over memory.
 - On CUDA, a Triton kernel computes activation and normalization (`triton_lrn.py`).
-- Otherwise the sum over maps is a product with a banded matrix of zeros and ones, which costs little
-  beside the convolutions, and the work is done in pieces that stay in the processor's cache.
+- Otherwise the sum over maps is a product with a banded matrix of zeros and ones, which costs
+  little beside the convolutions, and the work is done in pieces that stay in the processor's cache.
 - Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
 
 Sums are float32 for bfloat16 values, and float64 for float64 values.
@@ -89,6 +89,7 @@ def norm_pool(
         _check(x, norm.n, columns)
     if not fast.unobserved(x):
         return plain.norm_pool(x, relu, norm, window, relu_after, columns)
+    # Without LRN any exponent will do; 3/4 is the one that the compiled pass has.
     beta = norm.beta if norm else 0.75
     half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
     if compiled.takes(x, beta) and (window is None or window.size_px <= compiled.MAX_WINDOW_PX):
@@ -202,6 +203,7 @@ class _Normalise(torch.autograd.Function):
         y = torch.empty_like(x)
         d = torch.empty_like(x, dtype=_sum_dtype(x.dtype))
         for a, b, c in zip(_pieces(x), _pieces(y), _pieces(d), strict=True):
+            # bfloat16 values are squared in float32; the result is rounded once, at the end.
             a = a.to(c.dtype)
             c.copy_(sums(a * a)).mul_(alpha).add_(k)
             b.copy_(_power(c, beta).mul_(a))
@@ -212,9 +214,12 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         x, d = ctx.saved_tensors
+        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
-            return (*fast.plain_gradients(ctx.formula, (x,), (True,), grads[0]), None, None, None)  # type: ignore[return-value]
+            (gradient,) = fast.plain_gradients(ctx.formula, (x,), (True,), grads[0])
+            return gradient, None, None, None
         _, alpha, beta = ctx.constants
+        # The pieces of all tensors are walked together, so they must lie alike in memory.
         dy = grads[0].contiguous(memory_format=_format(x))
         dx = torch.empty_like(x)
         for a, c, db, da in zip(_pieces(x), _pieces(d), _pieces(dy), _pieces(dx), strict=True):
@@ -227,6 +232,7 @@ class _Normalise(torch.autograd.Function):
 
 def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
     """Compute d ** -beta; for the paper's 0.75 by square roots, several times faster than `pow`."""
+    # d^-3/4 = 1 / (d^1/2 d^1/4)
     if beta == 0.75:
         root = d.sqrt()
         return root.sqrt().mul_(root).reciprocal_()
@@ -256,15 +262,17 @@ def _format(x: torch.Tensor) -> torch.memory_format:
 
 @lru_cache(maxsize=32)
 def _band(maps: int, half: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The (maps, maps) matrix that is 1 where two maps are at most `half` apart, and 0 elsewhere."""
+    """The (maps, maps) matrix of 1 where two maps are at most `half` apart, and 0 elsewhere."""
     index = torch.arange(maps, device=device)
     return ((index[:, None] - index[None, :]).abs() <= half).to(dtype)
 
 
 def _band_product(x: torch.Tensor, band: torch.Tensor, columns: int) -> torch.Tensor:
     """Sum x: (N, C, H, W) over the neighboring maps of each column, in x's own memory format."""
+    # Column by column: one band for all of them would reach across their border.
     if columns > 1:
         return torch.cat([_band_product(part, band, 1) for part in x.chunk(columns, dim=1)], dim=1)
+    # The maps are the last dimension in memory in one format, and not in the other.
     if _format(x) is torch.channels_last or not x.is_contiguous():
         return torch.matmul(x.permute(0, 2, 3, 1), band).permute(0, 3, 1, 2)
     return torch.matmul(band, x.flatten(2)).view(x.shape)

@@ -40,7 +40,7 @@ def _offsets(
     positions: tl.constexpr,
     columns: tl.constexpr,
 ):
-    """Offsets of this program's values in memory, their maps in the column, and which of them exist."""
+    """Offsets of this program's values in memory, their maps in the column, and which exist."""
     row = tl.program_id(0) * positions + tl.arange(0, positions)
     maps = tl.arange(0, width)[None, :]
     offset = (
@@ -85,6 +85,7 @@ def _backward(
         if shift == 0:
             direct = g
     a = _shifted(x, offset, maps, 0, inside, column_maps, relu)
+    # 2 alpha beta = 1.5 alpha
     d = direct - 1.5 * alpha * a * through
     if relu:
         d = tl.where(a > 0, d, 0.0)
@@ -145,6 +146,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     (x,), (relu, columns, half, k, alpha) = ctx.saved_tensors, ctx.settings
+    # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
     if torch.is_grad_enabled():
         norm = Lrn(2 * half + 1, k, alpha)
 

@@ -1,10 +1,10 @@
 """Convolutions of 3x3 at stride 1 with a quarter of the multiplications (Winograd).
 
 A tile of 4x4 results needs 6x6 pixels. With fixed matrices A, B, G its results are
-A^T [(G g G^T) * (B^T d B)] A: 36 products for each pair of maps in place of 144, and summed over maps
-they are 36 matrix products. The gradients are of the same kind. In float32 the result is about four
-times as far from the exact one as a direct convolution's: 2e-6 of its size. A tile may reach from
-one image into the next, so the rounding of an image depends on its neighbors in the batch;
+A^T [(G g G^T) * (B^T d B)] A: 36 products for each pair of maps in place of 144, and summed over
+maps they are 36 matrix products. The gradients are of the same kind. In float32 the result is about
+four times as far from the exact one as a direct convolution's: 2e-6 of its size. A tile may reach
+from one image into the next, so the rounding of an image depends on its neighbors in the batch;
 therefore only training uses this path.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015).
@@ -23,11 +23,12 @@ from alexnet import native
 from alexnet.ops import fast
 
 MIN_MAPS = 64
-"""Maps of a column, in and out: with fewer, what stands around the products costs more than it saves."""
+"""Maps of a column, in and out. With fewer, the transformations cost more than they save."""
 MIN_PIXELS = 4096
 """Pixels of all images of the batch together, for the same reason."""
 IMAGES_AT_ONCE = 32
-"""Images whose tiles are made, multiplied and put together before the next: they stay in the cache."""
+"""Number of images that are transformed and multiplied together: their tiles stay in the cache."""
+# Divided once, so that each entry is rounded once.
 _G_TIMES_24 = torch.tensor(
     [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
 )
@@ -53,6 +54,7 @@ def takes(
     )
     maps = channels, filters // columns
     large = min(maps) >= MIN_MAPS and not any(m % native.LANES for m in maps)
+    # A small batch of small maps is done before the transformations have paid for themselves.
     return fits and large and x.numel() >= MIN_PIXELS * x.shape[1] and native.winograd() is not None
 
 
@@ -99,6 +101,7 @@ class _Convolution(torch.autograd.Function):
             # and outputs exchanged inside each column.
             grouped = weight.reshape(columns, filters // columns, channels, 3, 3)
             rotated = grouped.transpose(1, 2).flip(3, 4).flatten(0, 1)
+            # There is no bias in a gradient; the kernel adds zeros.
             dx = _convolve(dy, rotated, dy.new_zeros(channels * columns), columns)
         if ctx.needs_input_grad[1]:
             sums = dy.new_zeros((columns, 36, filters // columns, channels))
@@ -129,6 +132,7 @@ def _convolve(
         torch.split(x, IMAGES_AT_ONCE), torch.split(y, IMAGES_AT_ONCE), strict=True
     ):
         tiles = spread(x_part, columns, False)
+        # Written into by each column, so that nothing is concatenated afterwards.
         sums = tiles.new_empty((*tiles.shape[:3], len(weight) // columns))
         for column, column_filters in enumerate(filters.chunk(columns, 2)):
             torch.bmm(tiles[column], column_filters, out=sums[column])
@@ -139,8 +143,8 @@ def _convolve(
 def _canvas(images: torch.Tensor, groups: int) -> native.Canvas:
     """Lay the images out on one canvas that is cut into tiles.
 
-    Four images stand in a row where the batch allows it: alone, an image of 13x13 pixels would leave
-    the tiles at its border half empty.
+    Four images stand in a row where the batch allows it. Alone, an image of 13x13 pixels would
+    leave the tiles at its border half empty.
     """
     count, maps, height, width = images.shape
     across = next(n for n in (4, 2, 1) if count % n == 0 or n == 1)
