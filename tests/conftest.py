@@ -33,12 +33,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """Compute with two threads everywhere.
+def fixed_threads() -> None:
+    """Compute with the same number of threads everywhere.
 
-    The order of a sum, and with it the last bit, depends on the number of threads.
+    The order of a sum, and with it the last bit, depends on it. Two workers of pytest-xdist share
+    the two cores that tests are meant for.
     """
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(autouse=True)

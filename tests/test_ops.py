@@ -91,8 +91,8 @@ def test_spatial_norm_is_its_slow_twin(size: int, form: torch.memory_format) -> 
     np.testing.assert_allclose(ops.spatial_norm(x, size, 1.0, 0.3, 0.75).numpy(), want, rtol=1e-12)
 
 
-# float32: sums of squares and two square roots, each exact to 2**-24. A gradient is the difference of
-# two terms as large as the largest, and may miss a few units of it (2**-22). bfloat16: float32
+# float32: sums of squares and two square roots, each exact to 2**-24. A gradient is the difference
+# of two terms as large as the largest, and may miss a few units of it (2**-22). bfloat16: float32
 # inside, 8 bits at the end.
 @pytest.mark.parametrize(
     ("dtype", "rtol", "of_largest"), [(torch.float32, 2e-6, 2**-22), (torch.bfloat16, 2**-8, 4e-5)]

@@ -188,7 +188,7 @@ def test_ranks_together_are_the_network(ranks: int) -> None:
 def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(
     ranks: int, parallel: Parallel
 ) -> None:
-    # float32 rounds a loss of 7 to 5e-7, and the difference grows from step to step as any rounding
+    # float32 rounds a loss of 7 to 5e-7, and the difference grows from step to step as rounding
     # does in training. At ten times this learning rate it grew to 2e-4 of the loss after 13 steps,
     # beyond this bound. Gradients differed by 2e-6 to 5e-6 of the largest where no maximum had moved
     # to another position, and by up to 0.05 where one had.

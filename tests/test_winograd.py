@@ -16,8 +16,7 @@ from alexnet.model import Network
 from alexnet.ops import winograd
 
 TOLERANCE = 1e-5
-"""Relative to the result with absolute values: float32 rounds to 6e-8, and tiles add up to a hundred
-times that."""
+"""Relative to the result with absolute values: float32 rounds to 6e-8, tiles to 100 times that."""
 
 
 @pytest.fixture(autouse=True)

@@ -157,8 +157,8 @@ for _operator in (norm_pool_backward, spatial_norm, spatial_norm_backward):
 def _save_pass(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    # Neither y nor the normalized maps are kept: the backward pass computes them again from x, and a
-    # batch needs less memory.
+    # Neither y nor the normalized maps are kept: the backward pass computes them again from x, and
+    # a batch needs less memory.
     ctx.save_for_backward(inputs[0], output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.settings = inputs[1:]
