@@ -168,8 +168,8 @@ def _is_plain_window(pool: nn.MaxPool2d) -> bool:
 
 def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """Compute the modules of one group of `passes` in one pass over memory."""
-    # The constants are those of the modules, not of the architecture, so that the fast path computes
-    # what the modules would, even after someone has changed `net.norm1.alpha`.
+    # The constants are those of the modules and not of the architecture, so that the fast path
+    # computes what the modules would, even after someone has changed `net.norm1.alpha`.
     norm = window = None
     columns = 1
     for module in modules:

@@ -190,8 +190,8 @@ def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(
 ) -> None:
     # float32 rounds a loss of 7 to 5e-7, and the difference grows from step to step as rounding
     # does in training. At ten times this learning rate it grew to 2e-4 of the loss after 13 steps,
-    # beyond this bound. Gradients differed by 2e-6 to 5e-6 of the largest where no maximum had moved
-    # to another position, and by up to 0.05 where one had.
+    # beyond this bound. Gradients differed by 2e-6 to 5e-6 of the largest where no maximum had
+    # moved to another position, and by up to 0.05 where one had.
     whole = replace(recipes.original().architecture, classes=1000)
     case = Case(parallel, whole, 8, torch.float32, 20, 0.0001, 1e-6, 1.5, 2e-5)
     assert on_ranks(ranks, all_compared, [case]) == ranks * [case.steps]
