@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from alexnet.provenance import VERSION
+
 if TYPE_CHECKING:
     from alexnet import ops, recipes
     from alexnet.architecture import plan
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from alexnet.train.loop import fit, resume
     from alexnet.trained import load
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # The module that defines each name.
 _HOME = {

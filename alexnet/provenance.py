@@ -12,7 +12,8 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-from alexnet import __version__
+VERSION = "0.2.0"
+"""The version of the package; pyproject.toml and CHANGELOG.md name the same."""
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -27,7 +28,7 @@ def code_version() -> dict[str, str | bool]:
         clean: Whether no tracked file differs from the commit and the package holds no untracked
             file.
     """
-    version: dict[str, str | bool] = {"version": __version__}
+    version: dict[str, str | bool] = {"version": VERSION}
     commit = _git("rev-parse", "HEAD")
     # A wheel may be installed inside another project's checkout, whose commit is not this code's.
     if commit is None or _git("ls-files", "--error-unmatch", Path(__file__).name) is None:

@@ -61,20 +61,6 @@ def is_url(name: str | Path) -> bool:
     return re.match(r"\w{2,}:/", str(name)) is not None
 
 
-def open_storage(name: str | Path) -> Storage:
-    """Return the storage at a folder or URL.
-
-    Raises:
-        DataError: If nothing installed reads this kind of URL.
-    """
-    if not is_url(name):
-        return LocalStorage(Path(name))
-    # Imported here, so that a local store does not pay for the import of fsspec.
-    from alexnet.data.remote import RemoteStorage
-
-    return RemoteStorage(str(name))
-
-
 class OpenFiles:
     """A bounded number of file descriptors, kept open between reads.
 

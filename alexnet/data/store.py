@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.arrow import ArrowFile, Index, build_index, parse_names
-from alexnet.data.storage import Storage, missing, open_storage
+from alexnet.data.storage import LocalStorage, Storage, is_url, missing
 from alexnet.errors import DataError
 
 FORMAT = 1
@@ -111,7 +111,7 @@ class Store:
 
     def __init__(self, name: str | Path) -> None:
         self.name = str(name)
-        self.storage = open_storage(name)
+        self.storage = _open_storage(name)
         try:
             text = self.storage.read_file("manifest.json")
         except (FileNotFoundError, NotADirectoryError):
@@ -207,3 +207,17 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_storage(name: str | Path) -> Storage:
+    """Return the storage at a folder or URL.
+
+    Raises:
+        DataError: If nothing installed reads this kind of URL.
+    """
+    if not is_url(name):
+        return LocalStorage(Path(name))
+    # Imported here, so that a local store does not pay for the import of fsspec.
+    from alexnet.data.remote import RemoteStorage
+
+    return RemoteStorage(str(name))
