@@ -34,11 +34,14 @@ class Op:
     in_shape: Shape
     shape: Shape
     columns: int
-    """Number of groups whose outputs depend only on inputs of the same group; 1: no groups."""
+    """Number of groups whose outputs depend only on inputs of the same group; 1: no groups.
+
+    A layer that sees all columns has 1, and the operations after it have the number of columns into
+    which its outputs are divided."""
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Shape of the layer's weights, with the fan-in in the last dimensions."""
+        """(outputs, inputs), or (outputs, inputs, S, S), and then the positions of a local layer."""
         fan_in = self.in_shape[0] // self.columns
         match self.layer:
             case Conv(size_px=size):
@@ -80,9 +83,12 @@ def plan(architecture: Architecture) -> tuple[Op, ...]:
     Raises:
         ConfigError: The architecture is invalid; the message names the layer.
     """
+    if architecture.activation not in ("relu", "tanh", "logistic"):
+        raise ConfigError(f"activation is {architecture.activation!r}; use relu, tanh or logistic")
     layers = _layers(architecture)
-    # The paper counts its layers through: pool5 belongs to conv5, and dropout 6 to fc6. A net whose
-    # layers are named otherwise, or with the same number twice, has the whole name: `pool_local`.
+    # Layers are numbered across kinds, so the pool after conv5 is pool5 and the dropout after fc6
+    # is drop6 (Caffe's names). If a name has no number, or two have the same, the suffix is the
+    # name of the layer: `pool_local`.
     numbers = [re.sub(r"\D*", "", layer.name, count=1) for layer in layers]
     counted = all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
     result: list[Op] = []
@@ -194,7 +200,7 @@ def _layer_ops(
     if in_shape[0] % columns:
         raise ConfigError(f"{name}: {columns} columns do not divide the {in_shape[0]} maps it sees")
     if isinstance(layer, Local) and columns > 1:
-        raise ConfigError(f"{name}: a locally connected layer belongs to nets of one column")
+        raise ConfigError(f"{name}: a locally connected layer needs columns=1")
     linear = name if "activation" not in layer.then else f"{name}.linear"
     yield Op(linear, name, "linear", layer, in_shape, shape, columns)
     used_names: set[str] = set()
@@ -205,6 +211,8 @@ def _layer_ops(
             side = pooled_px(shape[1], pool.size_px, pool.stride, pool.partial)
             shape = (shape[0], side, side)
             _check_side(f"{name}.{op}", before, shape)
+        elif op not in ("activation", "lrn", "spatial_norm", "dropout"):
+            raise ConfigError(f"{name}: there is no operation {op!r}; see the field `then`")
         key = name if op == "activation" else f"{name}.{op}"
         module = _module_prefix(op, architecture) + suffix
         # A layer that takes over the operations of a removed one may have two of the same name.

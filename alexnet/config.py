@@ -418,7 +418,7 @@ def without_effect(config: Config) -> list[str]:
 
 
 def check(config: Config) -> None:
-    """Check the numbers and layer names of a config; `model.plan` checks the shapes.
+    """Check the numbers and layer names of a config; `architecture.plan` checks the shapes.
 
     Raises:
         ConfigError: A number is out of range, or a setting names a layer that does not exist.

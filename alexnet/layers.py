@@ -1,7 +1,9 @@
 """The modules of the network: one class for each kind of operation in the plan.
 
-What PyTorch has is PyTorch's (`nn.ReLU`, `nn.MaxPool2d`), so that tools that look for these classes
-find them. The others are subclasses where PyTorch has the kind, and plain modules where it has not.
+What PyTorch has is PyTorch's (`nn.ReLU`, `nn.MaxPool2d`), so that tools that look for these
+classes find them. The others are subclasses where PyTorch has the kind, and plain modules where it
+has none. The paper's words are used: a *map* is a channel, and a *column* is a group of a grouped
+convolution.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ def make(op: Op, architecture: Architecture, generator: torch.Generator) -> nn.M
             return nn.MaxPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)
         case "avg_pool":
             return nn.AvgPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)
-        case _:
+        case "dropout":
             return Dropout(architecture.dropout, op.layer.name)
+    raise AssertionError(f"the plan has an unknown operation {op.op!r}")
 
 
 def initial_weights(op: Op, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,16 +66,18 @@ def initial_weights(op: Op, generator: torch.Generator) -> tuple[torch.Tensor, t
 
     Section 5: weights are Gaussian with zero mean, biases constant.
     """
-    weight = torch.empty(op.weight_shape)
+    # On the CPU even under `torch.set_default_device`, because the generator is there.
+    weight = torch.empty(op.weight_shape, device="cpu")
     if op.layer.std is None:
         # PyTorch's default initialization: weights and biases uniform within 1 / sqrt(fan-in).
         # It is written out because nn.Conv2d draws from the global generator, in another order.
         bound = 1 / math.sqrt(math.prod(op.weight_shape[1:4]))
-        bias = torch.empty(op.bias_shape).uniform_(-bound, bound, generator=generator)
+        bias = torch.empty(op.bias_shape, device="cpu")
+        bias.uniform_(-bound, bound, generator=generator)
         weight.uniform_(-bound, bound, generator=generator)
     else:
         weight.normal_(0, op.layer.std, generator=generator)
-        bias = torch.full(op.bias_shape, float(op.layer.bias))
+        bias = torch.full(op.bias_shape, float(op.layer.bias), device="cpu")
     if isinstance(op.layer, Conv):
         # Channels last is the fast layout for convolutions on CPUs and with tensor cores, and the
         # kernels of `native/` need it. The values were drawn before: the layout changes no weight.

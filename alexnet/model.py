@@ -3,8 +3,8 @@
     net = Network(recipes.paper().architecture)
     net.relu5.register_forward_hook(...)
 
-The submodules are what runs. Where nobody looks between them, several are computed in one pass over
-memory, which gives the same values up to rounding.
+`forward` runs the submodules. Where no hook, transform or tracer observes the values between them,
+it computes several in one pass over memory, which gives the same values up to rounding.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Network(nn.Module):
         """Build the network with weights drawn from `seed`.
 
         Args:
-            make: Makes the module of an operation; a rank of several has modules of its own.
+            architecture: The table of layers and its settings.
+            seed: Of the initial weights.
+            make: Makes the module of an operation. A rank of a multi-process run has its own.
 
         Raises:
             ConfigError: The architecture is invalid (see `plan`).
@@ -83,7 +85,7 @@ class Network(nn.Module):
             # Looked up at every call, because a user may have exchanged a module.
             modules = [self.get_submodule(op.module) for op in ops]
             # Under `torch.fx.symbolic_trace`, x is a placeholder and not a tensor.
-            if len(modules) > 1 and isinstance(x, torch.Tensor) and _can_fuse(modules, x):
+            if len(ops) > 1 and isinstance(x, torch.Tensor) and _can_fuse(ops, modules, x):
                 x = _fused(modules, x)
             else:
                 for module in modules:
@@ -93,9 +95,10 @@ class Network(nn.Module):
     def activations(
         self, images: torch.Tensor, dropout_key: DropoutKey | None = None
     ) -> dict[str, torch.Tensor]:
-        """Compute every intermediate value, by name (`Op.name`), in order; the last is the logits.
+        """Compute every intermediate value, by name (`Op.name`), in order.
 
-        The modules run one by one. Arguments and errors as in `forward`.
+        The modules run one by one. Arguments and errors as in `forward`. The last value is that of
+        the output layer, in the dtype of the images.
         """
         x = _checked(images, self.architecture.input_px, dropout_key, self.training)
         result: dict[str, torch.Tensor] = {}
@@ -107,15 +110,16 @@ class Network(nn.Module):
 
 @contextmanager
 def evaluation_mode(*nets: nn.Module) -> Iterator[None]:
-    """Inside, dropout does what it does at test time; afterwards each network is as it was."""
-    training = [net.training for net in nets]
+    """Inside, dropout does what it does at test time; afterwards each module is as it was."""
+    # Module by module: `net.train()` would also turn on a part that a user has frozen by `eval()`.
+    training = {module: module.training for net in nets for module in net.modules()}
     for net in nets:
         net.eval()
     try:
         yield
     finally:
-        for net, mode in zip(nets, training, strict=True):
-            net.train(mode)
+        for module, mode in training.items():
+            module.training = mode
 
 
 def passes(ops: tuple[Op, ...]) -> tuple[tuple[Op, ...], ...]:
@@ -141,20 +145,24 @@ def passes(ops: tuple[Op, ...]) -> tuple[tuple[Op, ...], ...]:
     return tuple(groups)
 
 
-def _can_fuse(modules: Sequence[nn.Module], x: torch.Tensor) -> bool:
-    """Whether nobody could tell one pass over memory from these modules run one by one."""
-    # Anyone may have exchanged a module, given it a forward of its own, or hooked it.
+FUSIBLE = {"activation": nn.ReLU, "lrn": layers.ResponseNorm, "max_pool": nn.MaxPool2d}
+"""The module that `ops.norm_pool` can stand for, by the operation of the plan."""
+
+
+def _can_fuse(ops: Sequence[Op], modules: Sequence[nn.Module], x: torch.Tensor) -> bool:
+    """Whether one pass over memory computes, up to rounding, what these modules compute."""
+    # A user may have exchanged a module, given it a forward of its own, or hooked it.
     return (
         fast.unobserved(x)
         and all(
-            type(module) in (nn.ReLU, nn.MaxPool2d, layers.ResponseNorm)
+            type(module) is FUSIBLE.get(op.op)
             and (not isinstance(module, nn.MaxPool2d) or _is_plain_window(module))
             and "forward" not in vars(module)
             and not module._forward_hooks
             and not module._forward_pre_hooks
             and not module._backward_hooks
             and not module._backward_pre_hooks
-            for module in modules
+            for op, module in zip(ops, modules, strict=True)
         )
         and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
     )

@@ -555,8 +555,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             LAYERS,
-            "torch.full(op.bias_shape, float(op.layer.bias))",
-            "torch.zeros(op.bias_shape)",
+            "torch.full(op.bias_shape, float(op.layer.bias), device",
+            "torch.full(op.bias_shape, 0.0, device",
         ),
     ],
     "One learning rate for all layers": [

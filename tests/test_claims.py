@@ -88,9 +88,9 @@ def test_net_without_dropout_computes_what_the_base_computes_at_test() -> None:
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         trained, dropped = without(x, dropout_key=(0, 0)), base(x, dropout_key=(0, 0))
-        tested = base.eval()(x)
+        tested, without_tested = base.eval()(x), without.eval()(x)
     assert torch.equal(trained, tested)
-    assert torch.equal(without.eval()(x), tested)
+    assert torch.equal(without_tested, tested)
     assert not torch.equal(dropped, tested)
 
 

@@ -276,6 +276,11 @@ def changed(**changes: object) -> Architecture:
 @pytest.mark.parametrize(
     ("architecture", "says"),
     [
+        (changed(activation="gelu"), "activation is 'gelu'"),
+        (
+            Architecture((Conv("c", 4, 3, then=("maxpool",)), FullyConnected("fc", 2))),  # type: ignore[arg-type]
+            "c: there is no operation 'maxpool'",
+        ),
         (changed(columns=5), "conv1: 5 columns do not divide its 96 kernels"),
         (changed(columns=0), "columns is 0"),
         (changed(input_px=40), r"conv5\.max_pool: its input of 1x1 pixels .* shrinks to nothing"),
@@ -300,7 +305,7 @@ def changed(**changes: object) -> Architecture:
                 input_px=9,
                 columns=2,
             ),
-            "local: a locally connected layer belongs to nets of one column",
+            "local: a locally connected layer needs columns=1",
         ),
     ],
 )

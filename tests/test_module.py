@@ -170,6 +170,19 @@ def test_a_changed_module_is_the_one_that_runs(net: Network, images: torch.Tenso
     assert net.activations(images)["conv3"].min().item() < 0
 
 
+@pytest.mark.parametrize("swap", ["order", "kind"])
+def test_exchanged_modules_are_not_fused_as_the_plan_has_them(swap: str) -> None:
+    net = Network(replace(recipes.paper().architecture, width=0.125, input_px=64)).eval()
+    if swap == "order":
+        net.norm1, net.pool1 = net.pool1, net.norm1
+    else:
+        net.norm1 = nn.MaxPool2d(3, 1)
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    values = net.activations(x)
+    torch.testing.assert_close(net(x), values["fc8"], **SAME)
+    assert torch.equal(values["conv1.lrn"], net.norm1(values["conv1"]))
+
+
 def test_flops_are_those_of_the_plan(images: torch.Tensor) -> None:
     net = Network(tiny_architecture())
     with FlopCounterMode(display=False) as counter:
@@ -203,8 +216,10 @@ def test_evaluation_mode_ends_where_it_began(net: Network, images: torch.Tensor)
     net.train()
     net.drop6.eval()
     with evaluation_mode(net):
-        assert not net.training
+        assert not any(module.training for module in net.modules())
     assert net.training
+    assert not net.drop6.training
+    assert net.drop7.training
 
 
 def test_a_users_own_loop_trains(images: torch.Tensor) -> None:
@@ -326,7 +341,12 @@ def test_guided_backpropagation_differs_from_the_gradient(images: torch.Tensor) 
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
 def test_deeplift_explains_the_whole_difference(images: torch.Tensor) -> None:
-    net = Network(plain_architecture()).eval()
+    # Without pools, for which the rule of DeepLift is an approximation.
+    layers = tuple(
+        replace(layer, then=tuple(op for op in layer.then if op != "max_pool"))
+        for layer in plain_architecture().layers
+    )
+    net = Network(replace(plain_architecture(), layers=layers)).eval()
     baseline = torch.randn_like(images)
     attributed, delta = DeepLift(net).attribute(
         images.clone().requires_grad_(), baseline, target=2, return_convergence_delta=True

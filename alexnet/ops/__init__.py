@@ -1,6 +1,6 @@
 """The operators of the paper that PyTorch lacks or defines otherwise.
 
-Their slow twins, with loops, are in `tests/reference.py`.
+`tests/reference.py` has the normalizations, pools and local layers with loops, as slow twins.
 """
 
 from alexnet.ops.dropout import dropout, dropout_mask

@@ -1,10 +1,10 @@
 """When an operator may take a fast path, and how a fast path keeps second derivatives.
 
 A fast path (compiled code, Triton, Winograd tiles, a convolution over blocks) computes what the
-plain path computes, up to rounding, but it hides the PyTorch operations behind its result. Whoever
-looks at those operations therefore gets the plain path: the transforms of `torch.func`,
+plain path computes, up to rounding, but it hides the PyTorch operations behind its result. Where
+something observes those operations, the plain path is taken: the transforms of `torch.func`,
 `torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast, tensor
-subclasses, and modes that count or record operations.
+subclasses, and dispatch modes, which count or record operations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 
 def unobserved(*tensors: torch.Tensor) -> bool:
-    """Whether nobody could tell a fast path on these tensors from the plain one."""
+    """Whether nothing observes the operations on these tensors, so that a fast path may run."""
     # First, so that the compiler does not follow the private functions below.
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False

@@ -1,7 +1,7 @@
 """The weighted sums of the layers: convolutions and fully connected layers, in columns.
 
-Weights are float32 and cast at each use to the dtype of the activations, so that small updates are
-not rounded away as they would be in bfloat16.
+Weights keep their own dtype, float32 in training, and are cast at each use to the dtype of the
+activations, so that small updates are not rounded away as they would be in bfloat16.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def convolution(
         bias: (K,).
         pad: Pixels of zeros at (left and top, right and bottom). The original's conv1 is padded on
             the right and at the bottom alone.
-        training: Allow Winograd's tiles, whose rounding depends on the other images of the batch; a
-            prediction must not.
+        training: Allow Winograd's tiles, whose rounding depends on the other images of the batch.
+            In evaluation mode the result for an image must not depend on its batch.
 
     Returns:
         (N, K, H', W'), in the dtype of x.
@@ -82,7 +82,7 @@ def cast_for_products(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Te
     It is the dtype of x, but float32 for bfloat16 on a CPU that multiplies bfloat16 more slowly.
     """
     dtype = x.dtype
-    # Inductor chooses for itself, and could not follow the question into the processor's flags.
+    # The compiler cannot trace the question about the processor, and chooses for itself.
     if dtype == torch.bfloat16 and not torch.compiler.is_compiling():
         dtype = torch.float32 if native.slow_in_bfloat16(x.device) else dtype
     return tuple(tensor.to(dtype) for tensor in (x, *weights))

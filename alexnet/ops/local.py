@@ -1,4 +1,4 @@
-"""The locally connected layer of the CIFAR-10 nets: a convolution with other weights everywhere."""
+"""The locally connected layer of the CIFAR-10 nets: other weights at every position."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from alexnet.ops.linear import cast_for_products
 class _BatchedProduct(torch.autograd.Function):
     """`torch.bmm` on contiguous tensors.
 
-    Given the transposed views of this layer, `torch.bmm` copies every matrix by itself, forward and
-    backward.
+    Given the transposed views of this layer, `torch.bmm` would copy each matrix separately, forward
+    and backward.
     """
 
     @staticmethod

@@ -193,7 +193,7 @@ def _by_pieces(
 
 
 class _Normalise(torch.autograd.Function):
-    """b = a / (k + alpha S(a^2))^beta; only a and the denominator are kept for the gradient."""
+    """b = a / (k + alpha S(a^2))^beta; only a and k + alpha S(a^2) are kept for the gradient."""
 
     @staticmethod
     def forward(

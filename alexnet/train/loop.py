@@ -80,6 +80,9 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
         ConfigError: The config is invalid.
+        DataError: The store or an image is missing or damaged.
+        MeshError: The ranks cannot share the network, or one of them refuses the run.
+        StoreLost: The store became unreadable; a single process has saved the run.
         Interrupted: On Ctrl-C and SIGTERM, after saving.
         NotFinite: On a NaN or an infinity; the message names step and tensor.
     """
@@ -118,11 +121,12 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
             in a single process, without sharing.
 
     Returns:
-        The metrics of the last epoch.
+        The metrics of the last epoch; empty if the run had finished before.
 
     Raises:
         RunError: There is no run, its store has changed, or the checkpoint belongs to another
             network.
+        DataError, MeshError, StoreLost, Interrupted, NotFinite: As `fit` does.
     """
     run = Path(run_dir)
     config = resolve(read_config(run))
@@ -260,11 +264,12 @@ def _train(
         state.elapsed_s = time.perf_counter() - began_s
         # Gathering is collective, so every rank takes part in it; rank 0 writes. Only `last` can be
         # resumed, so `best` has no velocity.
-        weights, moving = net.full(parameters), net.full(velocity if which == "last" else {})
+        weights = net.full(parameters)
+        full_velocity = net.full(velocity if which == "last" else {})
         if mesh.first:
             header = about | {"position": asdict(state)}
             path = run / f"{which}.safetensors"
-            checkpoint.write(path, weights, moving, preprocess.whole_mean, header)
+            checkpoint.write(path, weights, full_velocity, preprocess.whole_mean, header)
 
     with kept_memory(device), _stop_signals() as stop, _saved_without_store(save, mesh):
         while not finished(schedule, state.epoch, state.plateau):
@@ -384,7 +389,7 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
 def _log_signal(
     config: Config, log: RunLog, net: Network | None, preprocess: Preprocess, train: Split
 ) -> None:
-    """Log what the untrained network sees; `net` is the full one on rank 0 and None elsewhere."""
+    """Log the signal before the first step; `net` is the full one on rank 0 and None elsewhere."""
     if net is None:
         return
     order = epoch_order(len(train), config.seed, 0)[:SIGNAL_IMAGES]
