@@ -9,7 +9,7 @@ demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
 
 test: $(VENV)/ready  ## the fast tests, in minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/ready  ## the slow tests: killed runs, full-size equality, a training of every recipe
 	$(BIN)/python -m pytest -m slow

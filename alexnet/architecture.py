@@ -41,7 +41,7 @@ class Op:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """(outputs, inputs), or (outputs, inputs, S, S), and then the positions of a local layer."""
+        """(outputs, inputs), or (outputs, inputs, S, S); a local layer has its positions last."""
         fan_in = self.in_shape[0] // self.columns
         match self.layer:
             case Conv(size_px=size):

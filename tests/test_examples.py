@@ -48,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_plain_alexnet_has_the_logits_and_gradients_of_the_paper_recipe() -> None:
     plain = runpy.run_path(str(EXAMPLES / "plain_alexnet.py"))["AlexNet"](classes=10)
     architecture = replace(alexnet.recipes.paper().architecture, classes=10)
-    net = alexnet.Network(architecture, seed=1).double()
+    net = alexnet.Network(architecture, seed=1).double().eval()
     assert {n: p.shape for n, p in plain.named_parameters()} == {
         n: p.shape for n, p in net.named_parameters()
     }

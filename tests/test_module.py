@@ -172,12 +172,12 @@ def test_a_changed_module_is_the_one_that_runs(net: Network, images: torch.Tenso
 
 @pytest.mark.parametrize("swap", ["order", "kind"])
 def test_exchanged_modules_are_not_fused_as_the_plan_has_them(swap: str) -> None:
-    net = Network(replace(recipes.paper().architecture, width=0.125, input_px=64)).eval()
+    net = Network(replace(recipes.paper().architecture, width=0.125, input_px=96)).eval()
     if swap == "order":
         net.norm1, net.pool1 = net.pool1, net.norm1
     else:
         net.norm1 = nn.MaxPool2d(3, 1)
-    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 96, 96).contiguous(memory_format=torch.channels_last)
     values = net.activations(x)
     torch.testing.assert_close(net(x), values["fc8"], **SAME)
     assert torch.equal(values["conv1.lrn"], net.norm1(values["conv1"]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch.library import opcheck
@@ -12,8 +10,6 @@ from alexnet import ops
 from alexnet.config import Lrn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
 from alexnet.ops.triton_lrn import lrn_triton  # noqa: E402

@@ -54,14 +54,14 @@ def reproduce(arguments: list[str]) -> None:
     from alexnet.experiments.claims import chosen
 
     if a.document is not None:
-        a.document.write_text(table.document(records.read(a.records)))
+        a.document.write_text(table.document(records.read(a.records, records.RESULTS)))
         print(a.document)
         return
     if a.report is not None:
         # Only the report needs matplotlib.
         from alexnet.experiments import report
 
-        report.write(records.read(a.records), a.report, a.runs)
+        report.write(records.read(a.records, records.RESULTS), a.report, a.runs)
         print(a.report)
         return
     claims = chosen(a.claims)

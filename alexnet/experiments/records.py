@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from alexnet.config import Config, StepSchedule
-from alexnet.experiments.claim import Arm, Claim, Effect, Part, error_name
+from alexnet.experiments.claim import Arm, Claim, Effect, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
@@ -183,20 +183,25 @@ def opened(raw: dict[str, Any]) -> Record:
     return Record(claim, raw, results, rows)
 
 
-def read(folder: Path) -> list[Record]:
-    """Read all records of a folder.
+SCALES: tuple[Scale, ...] = ("full", "desk", "smoke")
+RESULTS: tuple[Scale, ...] = ("full", "desk")
+"""Scales with results. A run at smoke scale is a test of the program."""
+
+
+def read(folder: Path, scales: Sequence[Scale] = SCALES) -> list[Record]:
+    """Read the records of a folder that have one of the scales.
 
     Returns:
         The records in the order of the claims; of one claim, the largest scale first. The p values
         are adjusted over the rows of all records.
     """
-    records = [opened(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
-    scales = "full", "desk", "smoke"
+    raws = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    records = [opened(raw) for raw in raws if raw["scale"] in scales]
 
     def sort_key(one: Record) -> tuple[int, ...]:
         claim = one.claim
         kind = claim.kinds.index(one.raw["on"])
-        return CLAIMS.index(claim), scales.index(one.raw["scale"]), kind
+        return CLAIMS.index(claim), SCALES.index(one.raw["scale"]), kind
 
     return adjusted(sorted(records, key=sort_key))
 
