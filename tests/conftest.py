@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-# Before anything imports Triton, which reads it once: without a GPU, kernels run in its interpreter.
+# Without a GPU, kernels run in Triton's interpreter. It reads the variable once, when imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
