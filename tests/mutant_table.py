@@ -312,6 +312,20 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (PLAN, "math.prod(self.in_shape) // self.columns)", "math.prod(self.in_shape))"),
     ],
+    "3.5 The ReLU follows every": [
+        (
+            CONFIG,
+            'then: tuple[OpName, ...] = ("activation",)\n\n\n@dataclass(frozen=True)\nclass Local',
+            "then: tuple[OpName, ...] = ()\n\n\n@dataclass(frozen=True)\nclass Local",
+        ),
+    ],
+    "3.5 The objective is the mean": [
+        (
+            "distributed/sharded.py",
+            'F.cross_entropy(logits, labels, reduction="sum")',
+            'F.multi_margin_loss(logits, labels, reduction="sum")',
+        ),
+    ],
     "3.5 650,000 neurons": [
         (PLAN, "return math.prod(self.shape) if", "return self.shape[0] if"),
         (
@@ -564,11 +578,13 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (CONFIG, "bias_lr: float | None = None", "bias_lr: float | None = 0.02"),
         (CONFIG, "bias_decay: bool = True", "bias_decay: bool = False"),
     ],
+    "Roughly 90 cycles": [
+        (CONFIG, "    epochs: int = 90", "    epochs: int = 30"),
+    ],
     "Divided by 10 when the validation error": [
         (SGD, "DROP = 0.1", "DROP = 0.5"),
         (CONFIG, "drops: int = 3", "drops: int = 2"),
         (CONFIG, "    patience: int = 5", "    patience: int = 1"),
-        (CONFIG, "    epochs: int = 90", "    epochs: int = 30"),
         (CONFIG, "min_delta: float = 0.002", "min_delta: float = 0.2"),
         (
             SGD,
