@@ -12,8 +12,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from alexnet.provenance import VERSION
-
 if TYPE_CHECKING:
     from alexnet import ops, recipes
     from alexnet.architecture import plan
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from alexnet.model import Network
     from alexnet.train.loop import fit, resume
     from alexnet.trained import load
-
-__version__ = VERSION
 
 # The module that defines each name.
 _HOME = {
@@ -61,6 +57,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Called for names that the module does not have yet (PEP 562).
+    if name == "__version__":
+        return importlib.import_module("alexnet.provenance").VERSION
     if name in ("ops", "recipes"):
         return importlib.import_module(f"alexnet.{name}")
     if name in _HOME:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from alexnet import __version__, recipes
+from alexnet import recipes
 from alexnet.cli.demo import demo
 from alexnet.cli.evaluate import evaluate
 from alexnet.cli.export import export
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP.format(recipes=("\n" + " " * 40).join(names)), end="")
         return
     if verb == "--version":
-        print(f"alexnet {__version__}")
+        from alexnet.provenance import VERSION
+
+        print(f"alexnet {VERSION}")
         return
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
