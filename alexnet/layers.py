@@ -122,6 +122,7 @@ class Linear(nn.Linear):
     def __init__(self, op: Op, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__(math.prod(op.in_shape), op.shape[0], device="meta")
         self.columns = op.columns
+        # With columns, the weights are (outputs, inputs / columns): block-diagonal, without zeros.
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -188,6 +189,7 @@ class Dropout(nn.Dropout):
         super().__init__(settings.rate)
         self.form, self.masks, self.layer = settings.form, settings.masks, layer
 
+    # The key is an argument and not an attribute: what is random stays visible at the call.
     def forward(self, x: torch.Tensor, key: tuple[int, int] | None = None) -> torch.Tensor:
         """Apply the layer.
 

@@ -85,6 +85,7 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
     torch_device = resolve_device(device)
     saved = read(run, which)
     config = saved.config
+    # The weights that are drawn here are overwritten at once; drawing them costs little.
     net = Network(config.architecture).to(torch_device).eval()
     copy_into(net, saved.weights, str(run))
     input_px = config.architecture.input_px

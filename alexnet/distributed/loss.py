@@ -53,4 +53,7 @@ def cross_entropy_by_classes(
     Returns:
         The summed loss, and the number of images whose label does not have the largest logit.
     """
-    return _CrossEntropyByClasses.apply(logits, labels, group)  # type: ignore[no-untyped-call,no-any-return]
+    arguments = logits, labels, group
+    results: tuple[torch.Tensor, torch.Tensor]
+    results = _CrossEntropyByClasses.apply(*arguments)  # type: ignore[no-untyped-call]
+    return results

@@ -179,5 +179,7 @@ def _group_of(rank: int, groups: list[tuple[int, ...]], timeout: timedelta) -> G
         # Every rank must create every group, in the same order, and a group does not inherit the
         # timeout of the default group.
         enumerated = [list(ranks) for ranks in groups]
-        handle, _ = dist.new_subgroups_by_enumeration(enumerated, timeout)  # type: ignore[no-untyped-call]
+        handle, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
+            enumerated, timeout
+        )
     return Group(ranks, ranks.index(rank), handle)

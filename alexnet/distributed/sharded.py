@@ -207,7 +207,8 @@ class ShardedNetwork(Network):
         self._pending: dict[str, tuple[torch.Tensor, dist.Work | None]] = {}
         for name, weight in self.named_parameters():
             if self.shards[name].summed_over.size > 1:
-                weight.register_hook(partial(self._begin_sum, name))  # type: ignore[no-untyped-call]
+                begin = partial(self._begin_sum, name)
+                weight.register_hook(begin)  # type: ignore[no-untyped-call]
 
     def forward(self, images: torch.Tensor, dropout_key: DropoutKey | None = None) -> torch.Tensor:
         """Compute the logits of this rank's images, for all classes; see `Network.forward`.

@@ -74,6 +74,7 @@ def steady_epochs(schedule: Schedule) -> int:
     changes = [*schedule.drops, *(rate.epoch for rate in schedule.layer_lrs)]
     if schedule.colour_until is not None:
         changes.append(schedule.colour_until)
+    # Without any change the whole schedule is steady.
     return min([schedule.epochs, *changes])
 
 
@@ -141,6 +142,7 @@ def dropout_over_none(base: RunResult, without: RunResult) -> float:
 
 def _crossing(losses: Sequence[float], goal: float) -> float:
     """The epoch, counted from 1, at which the loss reaches a goal; linear between two epochs."""
+    # `dropout_over_none` chose a goal that both arms reach, so there is such an epoch.
     after = next(number for number, loss in enumerate(losses) if loss <= goal)
     if after == 0:
         return 1.0
@@ -235,6 +237,7 @@ def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[flo
     def distance(filters: NDArray[Any]) -> float:
         return float(abs(filters[: len(one)].mean() - filters[len(one) :].mean()))
 
+    # A permutation test: were the columns alike, every division of the filters would be as likely.
     measured = distance(pooled)
     by_chance = [distance(rng.permutation(pooled)) for _ in range(shuffles)]
     share = float(np.mean([d >= measured for d in by_chance]))

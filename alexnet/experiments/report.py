@@ -65,8 +65,10 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """The figures of the page. Those that have no data are left out."""
     sections: list[Section] = []
     for one in records:
+        # Figure 1 compares two arms by epoch; only the claim on ReLU has such curves.
         if one.claim.id == "relu":
             sections += [("Figure 1: ReLU against tanh", [(_crossing(one), _crossing_text(one))])]
+    # Bars can be compared only if they have one unit, and need an interval.
     points = [
         (one, row)
         for one in records

@@ -130,6 +130,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
             e, p = row.estimate, row.adjusted_p
             interval = "" if e.low is None else f" [{e.low:.2f}, {e.high:.2f}]"
             detectable = e.minimum_detectable
+            # The verdict comes first, and then what it says of the paper's number.
             verdict, _, detail = one.verdict(row).partition(", ")
             yield TableRow(
                 claim=one.claim.id,
@@ -153,6 +154,7 @@ def terminal_lines(row: TableRow) -> list[str]:
         numbers.append(f"minimum detectable effect (80 % power) {row.detectable}")
     if row.p:
         numbers.append(f"p {row.p} (Holm, over all rows)")
+    # Indented, because a row may be wider than a terminal and its lines must stay together.
     lines = [row.measure, f"  {', '.join(numbers)}: {row.full_verdict}", f"  {row.setting}"]
     return lines + [f"  to be repeated: {row.repeat}"] * bool(row.repeat)
 
@@ -174,6 +176,7 @@ def listing(records: Sequence[Record], cost_h: dict[str, float]) -> str:
         needs = " or ".join(claim.kinds)
         lines += [f"{claim.id:<11} {claim.statement}"]
         lines += [f"{'':<11}   {source(claim)}; on {needs}"]
+        # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_h:
             minutes = 60 * cost_h[claim.id]
             lines += [f"{'':<11}   five seeds at desk scale: about {minutes:.0f} minutes here"]
@@ -210,6 +213,7 @@ def document(records: Sequence[Record]) -> str:
 def reading(records: Sequence[Record]) -> str:
     """Explain the rows: paragraphs in Markdown, with the counts of these records."""
     rows = [row for one in records for row in one.rows]
+    # A row of a single seed has no interval and no p value.
     p_values = [row.adjusted_p for row in rows if row.adjusted_p is not None]
     stand = sum(p <= 0.05 for p in p_values)
     text = READING.format(tested=len(p_values), stand=stand, underfitted=100 * UNDERFITTED)

@@ -24,8 +24,10 @@ def dropout_mask(
         shape: (N, units).
         rate: Probability that a unit is dropped.
     """
+    # A hash, because neighboring seeds of a generator can give correlated numbers.
     key = hashlib.blake2b(f"{seed}/{step}/{layer}".encode(), digest_size=8).digest()
     generator = torch.Generator(device)
+    # Shifted by a bit, so that the seed stays below 2**63.
     generator.manual_seed(int.from_bytes(key, "little") >> 1)
     return torch.rand(shape, generator=generator, device=device) >= rate
 
