@@ -275,7 +275,7 @@ def test_internal_error_keeps_its_traceback_and_is_reported_as_a_bug(
     def broken(arguments: list[str]) -> None:
         raise ValueError("not enough values to unpack")
 
-    monkeypatch.setitem(VERBS, "summary", broken)
+    monkeypatch.setattr("alexnet.cli.summary.summary", broken)
     with pytest.raises(ValueError, match="not enough values"):
         main(["summary", "paper"])
     assert "this is a bug" in capsys.readouterr().err

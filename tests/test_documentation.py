@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
-from alexnet.cli import VERBS
+from alexnet.cli import function_of
 from alexnet.config import StoreSettings
 from alexnet.data.prepare import prepare
 from alexnet.data.sources.source import Options
@@ -49,7 +49,7 @@ def test_documented_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tyro, "cli", parse_only)
     for verb, *arguments in documented_commands(page):
         with pytest.raises(Parsed):
-            VERBS[verb](arguments)
+            function_of(verb)(arguments)
     for arguments in documented_commands(page, "python -m benchmarks"):
         with pytest.raises(Parsed):
             benchmarks_main(arguments)
