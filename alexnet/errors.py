@@ -27,3 +27,7 @@ class RunError(AlexNetError):
 
 class MeshError(AlexNetError):
     """Processes that cannot share one network, by their number or their settings."""
+
+
+class BusyError(AlexNetError):
+    """A store or a run that another process is writing."""

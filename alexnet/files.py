@@ -1,9 +1,20 @@
-"""Atomic file writes, and the folder for files that can be made again."""
+"""Atomic file writes, locks, and the folder for files that can be made again."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from alexnet.errors import BusyError
+
+HOLDER_BYTES = 200  # read at most of a lock file, which holds the name of a process
+# What a file system answers that has no locks, such as some network file systems.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -30,6 +41,56 @@ def move_into_place(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, what: str, mend: str) -> Iterator[None]:
+    """Hold the lock file `path`, and remove it at the end.
+
+    The system releases the lock when the process ends, however it ends: the file that a killed
+    process leaves does not lock anything, and the next process takes it over.
+
+    Args:
+        what: What the lock protects, with its verb: "runs/flowers is already being trained".
+        mend: What the user can do: "wait for it to finish or choose another --out".
+
+    Raises:
+        BusyError: If another process holds the lock; the message names that process.
+    """
+    descriptor = _acquire(path, what, mend)
+    try:
+        yield
+    finally:
+        # Removed while it is still locked: nobody else can have begun to rely on it.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, what: str, mend: str) -> int:
+    """Return the descriptor of the locked file."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, HOLDER_BYTES).decode(errors="replace")
+            os.close(descriptor)
+            raise BusyError(f"{what} by {holder or 'another process'}; {mend}") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+        # Its last holder may have removed the file between the two calls above. A lock on a file
+        # that has no name any more would not keep out a third process, which makes a new file.
+        try:
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                break
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    return descriptor
 
 
 def user_cache() -> Path:
