@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from alexnet.config import Config
+from alexnet.cores import available_cores
 from alexnet.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ def resolve_device(name: str) -> torch.device:
             if torch.backends.mps.is_available()
             else "cpu"
         )
+    _follow_cpu_limit()
     # PyTorch accepts the name of a missing device; only a tensor on it shows that it is missing.
     try:
         return torch.empty(1, device=name).device
@@ -34,6 +36,15 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"--device {name} cannot be used here: {str(error).splitlines()[0]}"
         ) from None
+
+
+def _follow_cpu_limit() -> None:
+    """Use no more threads than cores, unless the user has set a number (OMP_NUM_THREADS).
+
+    PyTorch starts a thread for each core, also where a container may use only some of them.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
 
 
 def resolve(config: Config) -> Config:

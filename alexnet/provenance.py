@@ -6,11 +6,12 @@ be traced to the code that produced it.
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+
+from alexnet.cores import available_cores
 
 VERSION = "0.2.0"
 """The version of the package; pyproject.toml and CHANGELOG.md name the same."""
@@ -63,8 +64,6 @@ def _git(*arguments: str) -> str | None:
 
 def machine() -> str:
     """The processor and the number of cores that this process may use, in words."""
-    # Not os.cpu_count() first: a container or `taskset` may allow fewer cores.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
     # platform.processor() is empty or only the architecture on most Linux systems.
     info = Path("/proc/cpuinfo")
@@ -75,4 +74,4 @@ def machine() -> str:
             if line.startswith("model na")
         ]
         name = lines[0] if lines else name
-    return f"{name}, {cores} cores"
+    return f"{name}, {available_cores()} cores"

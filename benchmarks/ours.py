@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 
 from alexnet import ops, recipes
 from alexnet.config import Config, StoreSettings
+from alexnet.cores import available_cores
 from alexnet.data import prepare as preparation
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
@@ -191,9 +191,7 @@ def prepare(data: str, images: int = 512, complete: bool = True) -> None:
     source = sources.find(data)
     split = source.splits[-1]
     items = list(itertools.islice(split.items(0), images))
-    workers = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    workers = available_cores()
     first_images = replace(
         source, splits=(SourceSplit("train", len(items), lambda start: iter(items[start:])),)
     )

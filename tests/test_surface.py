@@ -15,9 +15,9 @@ PACKAGE = Path(alexnet.__file__).parent
 
 # A module may import from modules of its own rank or a lower one.
 RANKS = {
-    0: ["config", "errors", "files", "native", "progress", "provenance", "saved_config"],
+    0: ["config", "cores", "errors", "files", "native", "progress", "provenance", "saved_config"],
     1: ["recipes", "architecture"],
-    2: ["ops", "data", "device"],
+    2: ["ops", "data", "device", "waiting"],
     3: ["layers"],
     4: ["model"],
     5: ["distributed", "diagnostics", "checkpoint", "trained"],

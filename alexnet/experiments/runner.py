@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
+from alexnet.cores import available_cores
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit
@@ -376,11 +377,9 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
 
 def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[RunSpec]:
     """Start a process for each run, `settings.jobs` at a time, and yield each run as it ends."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
     # The runs share the cores; each would otherwise start a thread for every core.
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // settings.jobs))}
+    threads = max(1, available_cores() // settings.jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if settings.jobs > 1:
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -56,6 +56,7 @@ from alexnet.train.sgd import (
     sgd_step,
     zero_velocity,
 )
+from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
@@ -271,7 +272,12 @@ def _train(
             path = run / f"{which}.safetensors"
             checkpoint.write(path, weights, full_velocity, preprocess.whole_mean, header)
 
-    with kept_memory(device), _stop_signals() as stop, _saved_without_store(save, mesh):
+    with (
+        kept_memory(device),
+        yielding(device),
+        _stop_signals() as stop,
+        _saved_without_store(save, mesh),
+    ):
         while not finished(schedule, state.epoch, state.plateau):
             # The epoch: its order, and the hyperparameters that hold in it.
             order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)

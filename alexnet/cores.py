@@ -1,0 +1,64 @@
+"""The cores that this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path, PurePosixPath
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use, at least 1.
+
+    The system may give it fewer than the machine has: by affinity (`taskset`, batch systems), or by
+    a limit on CPU time (containers), which is rounded up to whole cores.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # only on Linux
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_limit())))
+
+
+def cpu_limit(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
+    """The CPU time that the control groups of this process allow, in cores; infinite without limit.
+
+    Python's `os.cpu_count` and PyTorch do not know these limits. More threads than the limit use it
+    up in a part of each period, and all of them wait for the rest of it.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # another system than Linux
+        return math.inf
+    limits = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2: one hierarchy for all controllers
+            root = cgroups
+        elif "cpu" in controllers.split(","):
+            root = cgroups / controllers
+        else:
+            continue
+        # A limit may stand at any level above. Inside a container the path may be that of the host,
+        # of which only the root is visible.
+        group = PurePosixPath(path).relative_to("/")
+        limits += [_limit(root / folder) for folder in (group, *group.parents)]
+    return min(limits)
+
+
+def _limit(group: Path) -> float:
+    """The limit that one control group sets, in cores."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            text = " ".join((group / name).read_text() for name in names)
+            quota, period = (float(word) for word in text.split())
+        # There is no such file, or it says "max", which is no limit.
+        except (OSError, ValueError):
+            continue
+        # Version 1 says -1 for no limit.
+        if quota > 0 and period > 0:
+            return quota / period
+    return math.inf

@@ -1,0 +1,105 @@
+"""How the threads of PyTorch wait for each other while other programs use the same cores.
+
+A parallel operation ends when its last thread has finished. OpenMP lets the others wait actively:
+they spin for some milliseconds, so that the next operation begins at once. On an idle machine this
+gains a tenth of the speed of a small network. Beside other programs it loses half of it or more,
+because the spinning threads use up the share of the cores that their own slower thread needs.
+
+GNU's OpenMP, which PyTorch uses on Linux, chooses the duration once, when it is loaded, with one
+exception: it hardly spins while it manages more threads than there are cores. Here that exception
+is switched on and off during training, by a group of threads that only sleep.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from alexnet.cores import available_cores
+
+USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # the user's own choice is not touched
+PERIOD_S = 0.25  # between two looks at the load
+# Share of the time in which the training thread was ready to run and got no core. An idle machine
+# shows less than 0.01; one busy program for each core, 0.3 to 0.5.
+CONTENDED, FREE = 0.08, 0.02
+QUIET_PERIODS = 8  # without contention, before the threads spin again
+PARALLEL_ELEMENTS = 1 << 20  # so many that PyTorch computes an elementwise operation on all threads
+
+
+@contextmanager
+def yielding(device: torch.device) -> Iterator[None]:
+    """Let the threads of this process yield their cores where other programs need them.
+
+    Nothing changes where the user has set how OpenMP waits, where there is one thread, or where the
+    system does not say how long a thread waits for a core.
+    """
+    statistics = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+    if (
+        device.type != "cpu"
+        or torch.get_num_threads() < available_cores()
+        or torch.get_num_threads() == 1
+        or any(name in os.environ for name in USER_SETTINGS)
+        or not statistics.exists()
+    ):
+        yield
+        return
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(statistics, stop), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _watch(statistics: Path, stop: threading.Event) -> None:
+    """Switch between spinning and yielding by the load, until `stop` is set."""
+    surplus, quiet = _Surplus(), 0
+    waited_ns = _waited_ns(statistics)
+    while not stop.wait(PERIOD_S):
+        before_ns, waited_ns = waited_ns, _waited_ns(statistics)
+        share = (waited_ns - before_ns) / (PERIOD_S * 1e9)
+        quiet = quiet + 1 if share < FREE else 0
+        if share > CONTENDED:
+            surplus.start()
+        elif quiet >= QUIET_PERIODS:
+            surplus.end()
+    surplus.end()
+
+
+def _waited_ns(statistics: Path) -> int:
+    """The time for which a thread was ready to run and had no core, in nanoseconds."""
+    # Three numbers: time on a core, time of waiting for one, number of time slices.
+    return int(statistics.read_text().split()[1])
+
+
+class _Surplus:
+    """A second group of OpenMP threads, which only sleep: with them there are more than cores."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._end = threading.Event()
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._end.clear()
+            self._thread = threading.Thread(target=self._hold, daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        # OpenMP dissolves a group when the thread that began it ends.
+        if self._thread is not None:
+            self._end.set()
+            self._thread.join()
+            self._thread = None
+
+    def _hold(self) -> None:
+        # Each thread that computes something in parallel gets a group of its own.
+        torch.zeros(PARALLEL_ELEMENTS).add_(1)
+        self._end.wait()

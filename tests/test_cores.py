@@ -1,0 +1,152 @@
+"""Limits on cores, and threads that yield them to other programs."""
+
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import waiting
+from alexnet.cores import available_cores, cpu_limit
+from alexnet.waiting import yielding
+
+CPU = torch.device("cpu")
+
+
+def group(folder: Path, **files: str) -> None:
+    """Write the files of a control group; the keyword `cpu_max` stands for the file cpu.max."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(text)
+
+
+def member(tmp_path: Path, *lines: str) -> Path:
+    """Write the file that names the control groups of a process."""
+    path = tmp_path / "membership"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_the_smallest_limit_of_all_levels_holds_in_version_2(tmp_path: Path) -> None:
+    group(tmp_path / "a", cpu_max="150000 100000\n")
+    group(tmp_path / "a/b", cpu_max="max 100000\n")
+    assert cpu_limit(tmp_path, member(tmp_path, "0::/a/b")) == 1.5
+    group(tmp_path / "a/b", cpu_max="50000 100000\n")
+    assert cpu_limit(tmp_path, member(tmp_path, "0::/a/b")) == 0.5
+
+
+def test_version_1_says_minus_one_for_no_limit(tmp_path: Path) -> None:
+    cpu = tmp_path / "cpu,cpuacct"
+    group(cpu, cpu_cfs_quota_us="-1\n", cpu_cfs_period_us="100000\n")
+    lines = "7:memory:/x", "4:cpu,cpuacct:/docker/1", "0::/"
+    assert cpu_limit(tmp_path, member(tmp_path, *lines)) == math.inf
+    # In a container the path is that of the host, and the limit stands at the visible root.
+    group(cpu, cpu_cfs_quota_us="200000\n", cpu_cfs_period_us="100000\n")
+    assert cpu_limit(tmp_path, member(tmp_path, *lines)) == 2
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert cpu_limit(tmp_path, tmp_path / "missing") == math.inf
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_part_of_a_core_is_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet.cores.cpu_limit", lambda: 0.2)
+    assert available_cores() == 1
+
+
+def test_a_limit_lowers_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from alexnet import device
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(device, "available_cores", lambda: 1)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        device.resolve_device("cpu")
+        assert torch.get_num_threads() == 2, "the number that the user has set holds"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        device.resolve_device("cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PERIOD_S", 0.02)
+    groups: list[str] = []
+    monkeypatch.setattr(waiting._Surplus, "start", lambda self: groups.append("yield"))
+    monkeypatch.setattr(waiting._Surplus, "end", lambda self: groups.append("spin"))
+    statistics, stop = tmp_path / "schedstat", threading.Event()
+    statistics.write_text("0 0 0")
+    waited_ns = iter(range(0, 10**12, 10**7))  # half of each period
+    watcher = threading.Thread(target=waiting._watch, args=(statistics, stop))
+    watcher.start()
+    while "yield" not in groups:
+        temporary = tmp_path / "next"
+        temporary.write_text(f"0 {next(waited_ns)} 0")
+        temporary.replace(statistics)  # so that no half-written file is read
+        time.sleep(0.01)
+    while groups[-1] != "spin":
+        time.sleep(0.01)
+    stop.set()
+    watcher.join()
+    assert groups[0] == "yield"
+
+
+SPIN = """
+import sys, time, torch
+from alexnet.waiting import _Surplus
+x = torch.zeros(1 << 20)
+surplus = _Surplus()
+def used():
+    before = time.process_time()
+    for _ in range(30):
+        x.add_(1)
+        time.sleep(0.002)
+    return time.process_time() - before
+used()
+spinning = used()
+surplus.start()
+time.sleep(0.1)
+yielded = used()
+surplus.end()
+print(spinning, yielded, used())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or available_cores() < 2, reason="needs GNU's OpenMP and two cores"
+)
+def test_a_second_group_of_threads_ends_the_spinning() -> None:
+    """CPU time of thirty waits of 2 ms: spinning takes all of it, for each waiting thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(available_cores())}
+    for name in waiting.USER_SETTINGS:
+        environment.pop(name, None)
+    command = [sys.executable, "-c", SPIN]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    spinning, yielded, spinning_again = map(float, output.stdout.split())
+    # Half: the additions themselves take a part of the time, the same in all three.
+    assert yielded < 0.5 * spinning
+    assert yielded < 0.5 * spinning_again
+
+
+def test_the_users_own_setting_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: max(2, available_cores()))
+    for name in waiting.USER_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    with yielding(CPU):
+        watched = threading.active_count()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    with yielding(CPU):
+        assert threading.active_count() == watched - (sys.platform == "linux")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    with yielding(torch.device("meta")):
+        assert threading.active_count() == watched - (sys.platform == "linux")
