@@ -1,0 +1,160 @@
+"""Processes killed at random moments: what they leave, and what the next process makes of it.
+
+Each process is forked from this one, so that nothing has to be imported again and a kill strikes
+the work itself. A killed process is followed by the next one with the same arguments, until one
+comes to its end. Its result must be that of a process that was never killed, byte for byte, and no
+other file may be left beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from alexnet import checkpoint
+from alexnet.config import StoreSettings
+from alexnet.data import shapes
+from alexnet.data.prepare import prepare
+from alexnet.train.loop import fit, resume
+from tests.conftest import tiny
+
+# Measures of time and memory, which differ from run to run.
+MEASURED = "_s", "_bytes", "per_second", "_mib", "commit"
+
+
+def preparation(folder: Path, force: bool) -> None:
+    """Prepare a store of some files; with `force`, in place of another store."""
+    settings = StoreSettings(size_px=24, shard_images=8)
+    prepare(shapes.source(60, 20), folder / "store", settings, workers=2, force=force)
+
+
+def training(folder: Path) -> None:
+    """Train a tiny net, or go on with what a killed process has left."""
+    run = folder / "run"
+    if (run / "config.json").exists():
+        resume(run)
+    else:
+        fit(tiny(folder.parent / "data", checkpoint_minutes=0), run)
+
+
+def everything(folder: Path) -> dict[str, str]:
+    """Return the content of every file below a folder, without measures of time and memory."""
+    return {
+        str(path.relative_to(folder)): _content(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _content(path: Path) -> str:
+    if path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return json.dumps([_timeless(line) for line in lines])
+    if path.suffix == ".safetensors":
+        saved = checkpoint.read(path)
+        about = {key: value for key, value in saved.about.items() if key != "file_sha256"}
+        tensors = checkpoint.tensors_sha256(saved.weights | saved.velocity)
+        return json.dumps([tensors, _timeless(about)])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if not k.endswith(MEASURED)}
+    return value
+
+
+def killed_until_done(
+    work: Callable[[Path], None], folder: Path, longest_s: float, kills: int, rng: random.Random
+) -> int:
+    """Start the work again and again, kill it at random moments, and let the last one finish.
+
+    Returns:
+        The number of processes that were killed before their end.
+    """
+    context = multiprocessing.get_context("fork")
+    killed = 0
+    while True:
+        process = context.Process(target=_quietly, args=(work, folder))
+        process.start()
+        if killed < kills:
+            time.sleep(rng.uniform(0, longest_s))
+            process.kill()
+        process.join()
+        if process.exitcode == 0:
+            return killed
+        if process.exitcode != -9:
+            raise RuntimeError(f"the process ended with exit code {process.exitcode}")
+        killed += 1
+
+
+def _quietly(work: Callable[[Path], None], folder: Path) -> None:
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        work(folder)
+
+
+def campaign(kills: int, seed: int, folder: Path) -> list[str]:
+    """Kill preparations and trainings; return one line for each kind of work."""
+    rng = random.Random(seed)
+    preparation(folder / "other", force=False)  # the store that --force replaces
+    prepare(shapes.source(48, 16), folder / "data", StoreSettings(size_px=40), workers=1)
+    lines = []
+    for name, work, begin in (
+        ("prepare", partial(preparation, force=False), _nothing),
+        ("prepare --force", partial(preparation, force=True), _another_store),
+        ("train", training, _nothing),
+    ):
+        lines.append(_one_kind(name, work, begin, kills // 3, rng, folder))
+    return lines
+
+
+def _nothing(folder: Path) -> None:
+    folder.mkdir()
+
+
+def _another_store(folder: Path) -> None:
+    folder.mkdir()
+    prepare(shapes.source(10, 5), folder / "store", StoreSettings(size_px=16), workers=1)
+
+
+def _one_kind(
+    name: str,
+    work: Callable[[Path], None],
+    begin: Callable[[Path], None],
+    kills: int,
+    rng: random.Random,
+    folder: Path,
+) -> str:
+    place = folder / "work"
+    begin(place)
+    began_s = time.perf_counter()
+    killed_until_done(work, place, 1, 0, rng)
+    longest_s = time.perf_counter() - began_s
+    truth = everything(place)
+    killed, runs, different = 0, 0, []
+    while killed < kills:
+        shutil.rmtree(place)
+        begin(place)
+        # At most five in a row, so that many beginnings and many ends are struck.
+        killed += killed_until_done(work, place, longest_s, min(5, kills - killed), rng)
+        runs += 1
+        found = everything(place)
+        if found != truth:
+            different += sorted(
+                k for k in found.keys() | truth.keys() if found.get(k) != truth.get(k)
+            )
+    shutil.rmtree(place)
+    verdict = f"not identical: {', '.join(dict.fromkeys(different))}" if different else "identical"
+    return f"{name}: {killed} kills in {runs} runs, {verdict}"
