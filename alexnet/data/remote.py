@@ -42,7 +42,7 @@ from alexnet.errors import DataError
 TRIES, PAUSE_S = 2, 1.0
 # A file is copied in pieces of this many bytes, of which this many are fetched at a time.
 PIECE_BYTES, PIECES = 4 << 20, 8
-# A manifest or a mean image is refused beyond this size. The manifest of Fall 2011 takes about 11 MB
+# A manifest or a mean image is refused beyond this size. The manifest of Fall 2011 takes 11 MB
 # (computed): 6,933 files at 140 bytes, 21,841 classes with their words at 60, and the names of 1 %
 # skipped images at 60. A mean image reaches the limit at 3,344 pixels a side.
 MOST_BYTES = 256 << 20
