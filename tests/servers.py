@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,6 +23,11 @@ class Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     content: bytes | None
     span: tuple[int, int]
+
+    def handle(self) -> None:
+        # A client that has had enough may close the connection between two requests, too.
+        with suppress(ConnectionResetError):
+            super().handle()
 
     def handle_request(self) -> None:
         server = self.server
