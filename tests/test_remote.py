@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ import pytest
 from alexnet import checkpoint
 from alexnet.checkpoint import write_config
 from alexnet.data import remote
-from alexnet.data.cache import Cache
+from alexnet.data.cache import Cache, Stamp, record_check, stamp_of
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.remote import RemoteStorage
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store, file_sha256
+from alexnet.errors import DataError
 from alexnet.train.loop import fit
+from tests import servers
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server, until
 from tests.test_prepare import without_index
@@ -107,6 +109,82 @@ def test_files_read_repeatedly_are_copied_and_then_read_locally(
     assert same(again, split)
 
 
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+
+def all_copied(split: Split) -> bool:
+    return len(split.storage._local_copies) == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, change_a_byte])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_damaged_copy_is_fetched_again_and_never_read(
+    damage: Callable[[Path], None],
+    restarted: bool,
+    url: str,
+    store: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected, opened = Store(store).split("train"), Store(url)
+    split = opened.split("train", keep=True)
+    until(lambda: all_copied(split))
+    assert same(split, expected)  # the files are open now
+    damage(copies(cache)[1])
+    if restarted:
+        opened = Store(url)
+    else:
+        assert same(split, expected)
+    split = opened.split("train", keep=True)
+    assert same(split, expected)
+    until(lambda: all_copied(split))
+    assert same(split, expected)
+    assert [file_sha256(path) for path in copies(cache)] == [
+        shard["sha256"] for shard in Store(store).manifest["splits"]["train"]["shards"]
+    ]
+    lines = capsys.readouterr().err.splitlines()
+    message = f"alexnet: the copy of {url}/train/data-00001.arrow in the cache is damaged"
+    assert len(lines) == (1 if restarted else 2)  # of the run, and of the next start
+    assert all(line.startswith(message) for line in lines)
+
+
+def test_whole_copies_are_compared_once(
+    url: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache of 150 GB is not read at each start."""
+    compared: list[Path] = []
+    real = remote.compare_checksum
+
+    def counted(path: Path, size: int, sha256: str) -> Stamp | None:
+        compared.append(path)
+        return real(path, size, sha256)
+
+    def start() -> None:
+        split = Store(url).split("train", keep=True)
+        until(lambda: all_copied(split))
+
+    start()
+    # Copies that version 0.2 made have no record, and a backup changes the time of a file.
+    for record in list(cache.glob("*/.*.checked"))[:2]:
+        record.unlink()
+    monkeypatch.setattr(remote, "compare_checksum", counted)
+    start()
+    assert len(compared) == 2
+    os.utime(copies(cache)[0], (1, 1))
+    start()
+    assert compared[2:] == copies(cache)[:1]
+    start()
+    assert len(compared) == 3
+    assert capsys.readouterr().err == ""
+
+
 def test_files_read_once_are_not_copied(url: str, cache: Path) -> None:
     Store(url).split("val").read(range(30))
     assert copies(cache) == []
@@ -121,7 +199,8 @@ def test_copies_never_exceed_the_bound(
     until(lambda: len(copies(cache)) == 1)
     # The other files are read from the URL.
     assert same(split, Store(store).split("train"))
-    assert sum(path.stat().st_size for path in cache.glob("*/*")) <= most
+    files = [*cache.glob("*/*.arrow"), *cache.glob("*/.*.partial")]
+    assert sum(path.stat().st_size for path in files) <= most
 
 
 def test_cache_of_size_0_copies_nothing(
@@ -144,6 +223,7 @@ def test_only_unused_stores_are_evicted_least_recently_used_first(tmp_path: Path
         left = Cache(tmp_path, 300)
         folder = left.lock_store(name)
         assert filled(left, folder / "a.arrow", 100)
+        record_check(folder / "a.arrow", stamp_of(folder / "a.arrow"), "sha256")
         # Closing the descriptor releases the lock, as the end of the process does.
         os.close(left._used[name])
         os.utime(folder / ".used", (number, number))
@@ -156,6 +236,7 @@ def test_only_unused_stores_are_evicted_least_recently_used_first(tmp_path: Path
     # "newer" is evicted, and there is still no room, because "running" is in use.
     assert not filled(new, folder / "b.arrow", 150)
     assert [path.parent.name for path in copies(tmp_path)] == ["new", "running"]
+    assert not list(tmp_path.glob("*/.*.checked"))
     assert filled(new, folder / "b.arrow", 100)
     assert sorted(path.name for path in folder.iterdir()) == [".used", "a.arrow", "b.arrow"]
 
@@ -208,7 +289,7 @@ def test_error_names_a_store_that_vanishes(url: str, monkeypatch: pytest.MonkeyP
 def test_failure_of_a_single_request_is_not_an_error(
     url: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split, memory = Store(url).split("val"), fsspec.filesystem("memory")
+    split, memory = Store(url).split("val"), type(fsspec.filesystem("memory"))
     real, failures = memory.cat_ranges, iter([True])
 
     def sometimes(*given: object, **named: object) -> object:
@@ -216,6 +297,7 @@ def test_failure_of_a_single_request_is_not_an_error(
             raise OSError("try again")
         return real(*given, **named)
 
+    # Of the class, because fsspec makes an object for each thread.
     monkeypatch.setattr(memory, "cat_ranges", sometimes)
     assert same(split, Store(store).split("val"))
 
@@ -233,15 +315,116 @@ def test_store_that_hangs_times_out(store: Path, monkeypatch: pytest.MonkeyPatch
     ("name", "message"),
     [
         ("memory://nowhere/none", "is not a prepared store"),
-        ("nosuch://bucket/store", "Protocol not known: nosuch"),
-        ("abfs://bucket/store", "abfs://bucket/store cannot be read: Install adlfs"),
+        ("nosuch://bucket/store", "nosuch://bucket/store cannot be read (Protocol not known"),
+        ("abfs://bucket/store", "abfs://bucket/store cannot be read (Install adlfs"),
         ("http://127.0.0.1:9/store", "http://127.0.0.1:9/store cannot be read (Cannot connect"),
     ],
 )
 def test_urls_that_cannot_be_read_are_refused(name: str, message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(DataError) as caught:
         Store(name)
     assert message in str(caught.value)
+
+
+ANSWER_S = 0.4
+OPENING = [
+    (servers.hangs, "it does not answer within 0.4 s"),
+    (servers.hangs_in_the_body, "it does not answer within 0.4 s"),
+    (servers.trickles, "it does not answer within 0.4 s"),
+    (servers.endless, "it sends more than the 1000001 bytes it was asked for"),
+    (servers.fails, "it answers 500 Internal Server Error"),
+    (servers.redirects_in_a_circle, "it redirects in a circle"),
+    (servers.redirects_to_the_files_of_this_machine, "it redirects to file:///"),
+    (servers.promises_more, "it stops before the end of its answer"),
+    (servers.no_http, "its answer is not HTTP"),
+]
+
+
+@pytest.mark.parametrize(
+    ("way", "message"), OPENING, ids=lambda item: getattr(item, "__name__", "")
+)
+def test_broken_server_ends_the_opening_of_a_store(
+    way: servers.Way, message: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MOST_BYTES", 10**6)
+    began_s = time.monotonic()
+    with servers.served(store, way) as server, pytest.raises(DataError) as caught:
+        Store(server.url, answer_s=ANSWER_S)
+    assert time.monotonic() - began_s < 2
+    assert str(caught.value).startswith(f"{server.url} cannot be read ({message}")
+
+
+@pytest.mark.parametrize("way", [servers.hangs, servers.fails, servers.redirects_in_a_circle])
+def test_broken_server_ends_the_opening_of_a_split(way: servers.Way, store: Path) -> None:
+    """fsspec calls each of these a missing file, which would be misleading."""
+    with servers.served(store, servers.honest) as server:
+        opened = Store(server.url, answer_s=ANSWER_S)
+        server.way = way
+        began_s = time.monotonic()
+        with pytest.raises(DataError, match=r"cannot be read \(it "):
+            opened.split("val")
+        assert time.monotonic() - began_s < 2
+
+
+def test_server_that_lies_about_sizes_is_refused(store: Path) -> None:
+    with (
+        servers.served(store, servers.lies_about_sizes) as server,
+        pytest.raises(DataError, match="is missing or damaged"),
+    ):
+        Store(server.url, answer_s=ANSWER_S).split("val")
+
+
+RANGES = [
+    (servers.hangs, "it does not answer within 0.2 s"),
+    (servers.endless, "it does not serve ranges of bytes"),
+    (servers.without_ranges, "it does not serve ranges of bytes"),
+    (servers.short, r"\d+ bytes of \S+ arrived, not \d+"),
+    (servers.long, r"it sends more than the \d+ bytes it was asked for"),
+    (servers.another_range, "it sends another part of the file than it was asked for"),
+    (servers.fails, "it answers 500 Internal Server Error"),
+]
+
+
+@pytest.mark.parametrize(("way", "message"), RANGES, ids=lambda item: getattr(item, "__name__", ""))
+def test_broken_server_ends_the_reading_of_images(
+    way: servers.Way, message: str, store: Path
+) -> None:
+    with servers.served(store, servers.for_ranges(way)) as server:
+        split = Store(server.url, answer_s=ANSWER_S).split("val")
+        began_s = time.monotonic()
+        with pytest.raises(StoreLost, match=rf"cannot be read any more \({message}"):
+            split.read(range(5))
+        assert time.monotonic() - began_s < 2
+
+
+def test_honest_server_serves_the_store(store: Path) -> None:
+    with servers.served(store, servers.honest) as server:
+        assert same(Store(server.url).split("val"), Store(store).split("val"))
+
+
+def test_endless_file_of_any_other_storage_is_cut(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MOST_BYTES", 100)
+    with pytest.raises(DataError, match=r"manifest\.json has more than 100 bytes"):
+        Store(url)
+
+
+def test_library_that_hangs_times_out(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library: this one knows no timeouts."""
+    memory = type(fsspec.filesystem("memory"))
+    monkeypatch.setattr(memory, "cat_file", lambda *given, **named: time.sleep(1))
+    with pytest.raises(DataError, match=r"cannot be read \(it does not answer within 0.1 s\)"):
+        Store(url, answer_s=0.1)
+
+
+def test_hanging_server_ends_a_command(store: Path) -> None:
+    """No thread that waits for the server delays the end of the program."""
+    program = "import sys; from alexnet.data.store import Store; Store(sys.argv[1], answer_s=0.4)"
+    with servers.served(store, servers.hangs) as server:
+        command = [sys.executable, "-c", program, server.url]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert result.stderr.splitlines()[-1].endswith("(it does not answer within 0.4 s)")
 
 
 def test_error_names_a_file_missing_at_a_url(url: str) -> None:
@@ -254,7 +437,7 @@ def test_error_names_a_file_missing_at_a_url(url: str) -> None:
 def test_invalid_cache_size_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", value)
     with pytest.raises(ValueError, match="ALEXNET_CACHE_GB is"):
-        RemoteStorage(URL)
+        RemoteStorage(URL, 1)
 
 
 def alexnet(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -5,19 +5,29 @@ gains nothing: the evicted file is wanted as soon as the new one. (A least-recen
 smaller than the store would even miss most of the time.) So the files of a store are added until
 the cache is full, and are never replaced by others of the same store. Stores that no process is
 reading are evicted first, the least recently used one first.
+
+The folder holds data and no code, so its owner and mode are not looked at, as those of the compiled
+libraries are (`alexnet.native`): no image is read from a copy that has not passed its checksum
+since it last changed, so whoever else can write here can make a run slower, but not wrong. The
+exception is somebody who forges the record of a check too; a cache of one's own (the default) or
+one whose writers are trusted is therefore the right choice for ALEXNET_CACHE.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
 from alexnet.errors import DataError
 from alexnet.files import user_cache
+
+Stamp = tuple[int, int, int]
+"""Size in bytes, time of the last change in nanoseconds, and inode of a file."""
 
 DEFAULT_GB = 64.0  # ImageNet takes about 34, at imagenette's 26 KB per image of 256 pixels
 
@@ -26,8 +36,10 @@ class Cache:
     """A cache folder with one folder per store.
 
     `FOLDER/STORE/NAME` is a complete file. `FOLDER/STORE/.NAME.partial` is a file being copied; it
-    has its final size from the start, so that other processes count it. `FOLDER/STORE/.used` is
-    locked by every process that reads the store, and its time stamp is that of the last use.
+    has its final size from the start, so that other processes count it.
+    `FOLDER/STORE/.NAME.checked` is the stamp that NAME had when its checksum was last compared.
+    `FOLDER/STORE/.used` is locked by every process that reads the store, and its time stamp is that
+    of the last use.
 
     Locks are those of `flock`: the system releases them when a process dies, however it dies.
     """
@@ -96,6 +108,7 @@ class Cache:
             if total + size > self._most_bytes and _abandoned(used):
                 for path in used.parent.glob("*.arrow"):
                     path.unlink()
+                    _record_of_check(path).unlink(missing_ok=True)
                     total -= held[path]
         # Stores in use are never evicted, so there may be no room even now.
         return total + size <= self._most_bytes
@@ -109,6 +122,59 @@ class Cache:
             yield
         finally:
             os.close(lock)
+
+
+def stamp_of(path: Path | str) -> Stamp:
+    """Return what changes when a file is written or replaced. Raises OSError."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def checked_stamp(path: Path, size: int, sha256: str) -> Stamp | None:
+    """Return the stamp of a complete file whose checksum was compared since it last changed.
+
+    None for a file that is missing or has to be compared (again). The record of the comparison
+    outlives the process: to read a store of 150 GB again at every start would take minutes.
+    """
+    try:
+        stamp = stamp_of(path)
+        record = _record_of_check(path).read_bytes()
+    except OSError:
+        return None
+    # A record that another process has half written equals nothing, so the file is compared again.
+    return stamp if stamp[0] == size and record == _record(stamp, sha256) else None
+
+
+def compare_checksum(path: Path, size: int, sha256: str) -> Stamp | None:
+    """Return the stamp of a file if it has this size and checksum, and record the comparison.
+
+    None for a file that differs.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    # Before the file is read, so that a change in the meantime makes another stamp.
+    stamp = stamp_of(path)
+    if stamp[0] != size:
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return record_check(path, stamp, sha256) if digest == sha256 else None
+
+
+def record_check(path: Path, stamp: Stamp, sha256: str) -> Stamp:
+    """Record that a file with this stamp has this checksum, and return the stamp."""
+    with suppress(OSError):  # on a full disk the file is compared again at the next start
+        _record_of_check(path).write_bytes(_record(stamp, sha256))
+    return stamp
+
+
+def _record_of_check(path: Path) -> Path:
+    return path.with_name(f".{path.name}.checked")
+
+
+def _record(stamp: Stamp, sha256: str) -> bytes:
+    return " ".join(map(str, (sha256, *stamp))).encode()
 
 
 def _abandoned(path: Path) -> bool:

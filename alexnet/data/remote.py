@@ -4,22 +4,37 @@ Training reads an epoch's images in random order, one small range at a time. Eac
 round trip, so the files are copied in the background and read locally as soon as they are there.
 fsspec's own caches do not serve here: `simplecache` and `filecache` copy a file before its first
 range can be read, and none of them has a bound on its size or a lock among processes.
+
+A server may be broken or hostile. Every call of fsspec ends within a stated time, every answer has
+a largest size, and nothing is read from a local copy whose checksum was not compared.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fsspec
 
-from alexnet.data.cache import Cache, cache_from_environment
+from alexnet.data import http_client
+from alexnet.data.cache import (
+    Cache,
+    Stamp,
+    cache_from_environment,
+    checked_stamp,
+    compare_checksum,
+    record_check,
+    stamp_of,
+)
 from alexnet.data.storage import OpenFiles, Range, StoreLost, missing
 from alexnet.errors import DataError
 
@@ -27,6 +42,11 @@ from alexnet.errors import DataError
 TRIES, PAUSE_S = 2, 1.0
 # A file is copied in pieces of this many bytes, of which this many are fetched at a time.
 PIECE_BYTES, PIECES = 4 << 20, 8
+# A manifest or a mean image is refused beyond this size. The manifest of Fall 2011 takes 11 MB
+# (computed): 6,933 files at 140 bytes, 21,841 classes with their words at 60, and the names of 1 %
+# skipped images at 60. A mean image reaches the limit at 3,344 pixels a side.
+MOST_BYTES = 256 << 20
+SIZES_AT_ONCE = 64  # files whose sizes are asked for in one call
 
 T = TypeVar("T")
 
@@ -35,38 +55,69 @@ class RemoteStorage:
     """Files below a URL.
 
     Raises:
-        DataError: If nothing installed reads this kind of URL.
+        DataError: If nothing installed reads this kind of URL, or the server does not answer.
     """
 
-    def __init__(self, url: str) -> None:
-        self.name = url.rstrip("/")
+    def __init__(self, url: str, answer_s: float) -> None:
+        """Connect to a URL.
+
+        Args:
+            answer_s: How long the server may take for a small file, for the sizes of SIZES_AT_ONCE
+                files, or for each PIECE_BYTES of the ranges that are read together, in seconds.
+        """
+        self.name, self._answer_s = url.rstrip("/"), answer_s
         self._cache = cache_from_environment()
-        self._local_copies: dict[str, str] = {}  # path of the local copy of each file that has one
+        # Path and stamp of the local copy of each file that has one.
+        self._local_copies: dict[str, tuple[str, Stamp]] = {}
         self._open_copies = OpenFiles()
-        self._damaged: str | None = None  # the message about a damaged copy, once there is one
-        try:
-            self._files, self._root = fsspec.url_to_fs(self.name)
-        except ImportError as error:
-            raise DataError(f"{url} cannot be read: {error}") from None
+        self._damaged: str | None = None  # the message about a damaged file, once there is one
+        options = http_client.options(self.name, request_s=PIECES * answer_s)
+        # Some libraries look for keys or connect at once.
+        self._files, self._root = self._ask(lambda: fsspec.url_to_fs(self.name, **options))
 
     def read_file(self, file: str) -> bytes:
-        try:
-            return bytes(self._files.cat_file(f"{self._root}/{file}"))
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # each backend of fsspec raises errors of its own
-            raise DataError(f"{self.name} cannot be read ({_reason(error)})") from None
+        # With an end, so that the answer has one; fsspec returns what there is of the range.
+        data = self._ask(
+            lambda: bytes(self._files.cat_file(f"{self._root}/{file}", start=0, end=MOST_BYTES + 1))
+        )
+        if len(data) > MOST_BYTES:
+            raise DataError(
+                f"{self.name}/{file} has more than {MOST_BYTES} bytes, so it does not belong to a "
+                "store; check the address"
+            )
+        return data
 
     def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        files = list(sizes)
+        # In groups, so that a server that hangs is noticed after the first one.
+        for first in range(0, len(files), SIZES_AT_ONCE):
+            group = files[first : first + SIZES_AT_ONCE]
+            for file, size in zip(group, self._sizes(group), strict=True):
+                if size not in (sizes[file], None):  # some servers do not tell the size
+                    raise missing(f"{self.name}/{file}")
+
+    def _sizes(self, files: Sequence[str]) -> list[int | None]:
+        paths = [f"{self._root}/{file}" for file in files]
         try:
-            remote_sizes = self._files.sizes([f"{self._root}/{file}" for file in sizes])
+            return self._ask(lambda: list(self._files.sizes(paths)))
         except FileNotFoundError as error:
             raise missing(f"a file of {self.name} ({error})") from None
-        except Exception as error:
-            raise DataError(f"{self.name} cannot be read ({_reason(error)})") from None
-        for (file, size), remote_size in zip(sizes.items(), remote_sizes, strict=True):
-            if remote_size not in (size, None):  # some servers do not tell the size
-                raise missing(f"{self.name}/{file}")
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """Return the result of a call of fsspec that needs one answer.
+
+        Raises:
+            FileNotFoundError: If the server says that there is no such file.
+            DataError: If it says anything else, or nothing in time.
+        """
+        try:
+            return _within(self._answer_s, call)
+        except Exception as error:  # each backend of fsspec raises errors of its own
+            failure = http_client.failure(error)
+            if isinstance(failure, FileNotFoundError):
+                raise
+            reason = http_client.reason(failure)
+            raise DataError(f"{self.name} cannot be read ({reason})") from None
 
     def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         # A damaged copy was found in the background, where an exception would reach nobody.
@@ -82,28 +133,48 @@ class RemoteStorage:
             for item, copy in zip(wanted, copies, strict=True)
         ]
 
-    def _from_copy(self, copy: str, wanted: Range) -> bytes:
+    def _from_copy(self, copy: tuple[str, Stamp], wanted: Range) -> bytes:
         file, begin, end = wanted
+        path, stamp = copy
         try:
-            return self._open_copies.read(copy, begin, end)
+            # A stat takes two microseconds. It is compared at each use, so that a copy that is cut
+            # or written during a run is not read, which its size alone would not tell.
+            unchanged = stamp_of(path) == stamp
+            if unchanged and len(data := self._open_copies.read(path, begin, end)) == end - begin:
+                return data
         except OSError:  # the user may empty the cache at any time; read the URL again
             self._local_copies.pop(file, None)
-            return self._fetch([wanted])[0]
+        else:
+            # Another process may put a new copy there, and the open file would remain the old one.
+            self._open_copies = OpenFiles()
+            if self._local_copies.pop(file, None):  # once, not for each image of a batch
+                self._report_damaged_copy(file)
+        return self._fetch([wanted])[0]
+
+    def _report_damaged_copy(self, file: str) -> None:
+        print(
+            f"alexnet: the copy of {self.name}/{file} in the cache is damaged or was changed; "
+            "it is not used, and the file is fetched again",
+            file=sys.stderr,
+        )
 
     def _fetch(self, wanted: Sequence[Range]) -> list[bytes]:
         if not wanted:
             return []
         files, begins, ends = (list(column) for column in zip(*wanted, strict=True))
         paths = [f"{self._root}/{file}" for file in files]
+        lengths = [end - begin for begin, end in zip(begins, ends, strict=True)]
+        # All tries together keep to the time that the server has for this many bytes.
+        try_s = self._answer_s * max(1, math.ceil(sum(lengths) / PIECE_BYTES)) / TRIES
 
         def fetch() -> list[bytes]:
-            contents = self._files.cat_ranges(paths, begins, ends, on_error="raise")
+            contents = _within(
+                try_s, lambda: self._files.cat_ranges(paths, begins, ends, on_error="raise")
+            )
             # fsspec returns what there is when a range reaches beyond the end of the file.
-            if any(
-                len(data) != end - begin
-                for data, begin, end in zip(contents, begins, ends, strict=True)
-            ):
-                raise OSError("a file is shorter than it was")
+            for data, length, path in zip(contents, lengths, paths, strict=True):
+                if len(data) != length:
+                    raise OSError(f"{len(data)} bytes of {path} arrived, not {length}")
             return list(contents)
 
         return _retry(fetch, self.name)
@@ -116,10 +187,11 @@ class RemoteStorage:
             return
         # Locked even if nothing is copied: another process must not evict what is read here.
         folder = self._cache.lock_store(store)
-        for file in sizes:
-            # Copies of an earlier run; each was compared with its checksum when it was made.
-            if (copy := _path_of_copy(folder, file)).exists():
-                self._local_copies[file] = str(copy)
+        for file, size in sizes.items():
+            copy = _path_of_copy(folder, file)
+            # Copies of an earlier run that have not changed since their checksum was compared.
+            if stamp := checked_stamp(copy, size, sha256[file]):
+                self._local_copies[file] = str(copy), stamp
         remaining = [file for file in sizes if file not in self._local_copies]
         # Ranks on one machine share the cache: in random order each begins with another file. The
         # generator is seeded by the system, so it does not disturb the run's random numbers.
@@ -139,41 +211,78 @@ class RemoteStorage:
         assert self._cache is not None
         while remaining:
             file = remaining.pop(0)
-            copy = _path_of_copy(folder, file)
+            copy, size, digest = _path_of_copy(folder, file), sizes[file], sha256[file]
             try:
-                if not copy.exists() and not self._copy(
-                    self._cache, file, copy, sizes[file], sha256[file]
-                ):
+                stamp = self._existing_copy(file, copy, size, digest)
+                stamp = stamp or self._copy(self._cache, file, copy, size, digest)
+                if stamp is None:
                     return
-                self._local_copies[file] = str(copy)
+                self._local_copies[file] = str(copy), stamp
             except BlockingIOError:  # another rank is copying this file; try again later
                 remaining.append(file)
                 time.sleep(PAUSE_S)
             except OSError:  # the disk is full, or the store is lost, as the next read will report
                 return
 
-    def _copy(self, cache: Cache, file: str, copy: Path, size: int, sha256: str) -> bool:
-        """Copy one file; return whether there was room for it."""
+    def _existing_copy(self, file: str, copy: Path, size: int, sha256: str) -> Stamp | None:
+        """Return the stamp of a copy with the right checksum, or None; remove any other copy."""
+        try:
+            stamp = checked_stamp(copy, size, sha256) or compare_checksum(copy, size, sha256)
+        except FileNotFoundError:
+            return None
+        if stamp is None:
+            self._report_damaged_copy(file)
+            copy.unlink(missing_ok=True)  # another rank may have found the same
+        return stamp
+
+    def _copy(self, cache: Cache, file: str, copy: Path, size: int, sha256: str) -> Stamp | None:
+        """Copy one file; return its stamp, or None if there was no room for it."""
         with cache.new_file(copy, size) as out:
             if out is None:
-                return False
+                return None
             digest, cuts = hashlib.sha256(), [*range(0, size, PIECE_BYTES), size]
             spans = [(file, begin, end) for begin, end in pairwise(cuts)]
             for first in range(0, len(spans), PIECES):
                 for data in self._fetch(spans[first : first + PIECES]):
                     digest.update(data)
                     out.write(data)
-            # A copy is checked once, when it is made; ranges read from the URL cannot be.
+            # Whole files can be compared with their checksum; ranges read from the URL cannot.
             if digest.hexdigest() != sha256:
                 self._damaged = f"{self.name}/{file} is damaged; copy the store there again"
                 raise StoreLost(self._damaged)
-        return True
+        return record_check(copy, stamp_of(copy), sha256)
 
 
 def _path_of_copy(folder: Path, file: str) -> Path:
     """Return where a store's folder in the cache keeps the copy of a file."""
     # One flat folder, because the cache finds its files by a pattern of two levels.
     return folder / file.replace("/", "-")
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of a call that may take this long.
+
+    Of the libraries behind fsspec some have timeouts, most of them of minutes, and some have none.
+    This one holds for all, whatever they wait for: a name, a connection, or a body that trickles.
+
+    Raises:
+        TimeoutError: If there is no result in time. The call goes on, and its result is dropped.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:  # whatever it is, the caller gets it
+            future.set_exception(error)
+
+    # A daemon and not a pool of threads, which the end of the program would wait for.
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        # The call itself may have ended with a TimeoutError, which says the same.
+        raise TimeoutError(f"it does not answer within {seconds:g} s") from None
 
 
 def _retry(fetch: Callable[[], T], url: str) -> T:
@@ -183,12 +292,7 @@ def _retry(fetch: Callable[[], T], url: str) -> T:
             return fetch()
         except Exception as error:
             if tries_left == 0:
-                raise StoreLost(f"{url} cannot be read any more ({_reason(error)})") from error
+                reason = http_client.reason(error)
+                raise StoreLost(f"{url} cannot be read any more ({reason})") from error
             time.sleep(PAUSE_S)
     raise AssertionError("not reached")
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    lines: Any = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -109,9 +109,14 @@ class Store:
             message says what to do.
     """
 
-    def __init__(self, name: str | Path) -> None:
+    def __init__(self, name: str | Path, answer_s: float = ANSWER_S) -> None:
+        """Open a store.
+
+        Args:
+            answer_s: Timeout for an answer of a server, in seconds (see `RemoteStorage`).
+        """
         self.name = str(name)
-        self.storage = _open_storage(name)
+        self.storage = _open_storage(name, answer_s)
         try:
             text = self.storage.read_file("manifest.json")
         except (FileNotFoundError, NotADirectoryError):
@@ -171,13 +176,13 @@ class Store:
         """Return the index of a split. Raises DataError if its file is missing or damaged."""
         if entry is None:  # prepared by version 0.1, which wrote no index
             return build_index(self.storage, files)
-        try:
-            data = self.storage.read_file(f"{split}/{entry['file']}")
-        except FileNotFoundError:
-            data = b""
+        file = f"{split}/{entry['file']}"
+        self.storage.check_sizes({file: entry["bytes"]})
+        # Read as a range, because an index has no other bound than the size in the manifest.
+        data = b"".join(pieces(self.storage, file, entry["bytes"]))
         # Checked whenever a store is opened, because wrong positions would look like wrong images.
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise missing(f"{self.name}/{split}/{entry['file']}")
+            raise missing(f"{self.name}/{file}")
         return Index.from_bytes(data)
 
     def verify(self) -> None:
@@ -209,7 +214,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_storage(name: str | Path) -> Storage:
+def _open_storage(name: str | Path, answer_s: float) -> Storage:
     """Return the storage at a folder or URL.
 
     Raises:
@@ -220,4 +225,4 @@ def _open_storage(name: str | Path) -> Storage:
     # Imported here, so that a local store does not pay for the import of fsspec.
     from alexnet.data.remote import RemoteStorage
 
-    return RemoteStorage(str(name))
+    return RemoteStorage(str(name), answer_s)

@@ -1,6 +1,8 @@
 """Compiles the C++ files of this folder on first use, and loads them.
 
-A file is compiled where there is a C++ compiler, and the library is kept in the user's cache.
+A file is compiled where there is a C++ compiler, and the library is kept in the user's cache. Its
+name can be computed by anyone, and to load it is to run it, so only a library that nobody else can
+have written is loaded, from a folder that nobody else can write.
 Nothing is therefore built when the package is installed, and a machine without a compiler runs the
 plain PyTorch versions; a message on stderr says so once. ALEXNET_NATIVE=0 turns the compiled code
 off. The libraries use the OpenMP threads of PyTorch, because a second pool of threads would compete
@@ -14,11 +16,14 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +46,12 @@ KERNEL_FLAGS = (
 # The arena includes PyTorch's headers, so the library of one version must not serve another. The
 # macro is not used in the source: it makes the version a part of the cache key, as all flags are.
 ARENA_FLAGS = "-O2", "-std=c++17", "-fPIC", f"-I{TORCH / 'include'}", f"-DTORCH={torch.__version__}"
+
+DIGEST_BYTES = 32  # the SHA-256 at the end of each compiled library
+# The end of the name of a folder in which a library is compiled, and the age in seconds at which it
+# is certain that a killed process has left it: the two commands of `_build` have 120 s each.
+COMPILING, LEFT_S = ".compiling", 3600
+MEND = "remove it, or make it yours alone (chown, chmod 700)"
 
 Pointer, Size, Real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 ArgTypes = list[type]
@@ -177,10 +188,11 @@ def _load(
 
 
 def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
-    """Return the path of the compiled library; compile it if the cache does not have it.
+    """Return the path of the compiled library; compile it unless the cache has it undamaged.
 
     Raises:
-        OSError: If there is no compiler, or it fails, or the cache cannot be written.
+        OSError: If there is no compiler, or it fails, or the cache cannot be written, or somebody
+            else can write to it.
     """
     compiler = next(
         filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None
@@ -192,17 +204,80 @@ def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) 
     ).stdout
     # Everything that decides the machine code: source, compiler, processor and flags.
     key = (HERE / source).read_bytes() + version + _processor().encode() + " ".join(flags).encode()
-    cache = user_cache()
-    path = cache / f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Compiled in a temporary folder of the cache and then renamed: several processes may
-        # compile at once, and none of them may load a file that another has written in part.
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            compiled = Path(folder) / path.name
-            _build(compiler, HERE / source, flags, libraries, compiled)
-            os.replace(compiled, path)
+    name = f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
+    path = _private_folder() / name
+    if not _intact(path):
+        _compile(compiler, HERE / source, flags, libraries, path)
     return path
+
+
+def _private_folder() -> Path:
+    """Return the folder of the compiled libraries; make it if it is not there.
+
+    The folders above it are not looked at: the cache folder of a user is often open to a group.
+    Whoever may rename them cannot make a folder of another owner, and could only win a race
+    between this check and the loading of a library.
+
+    Raises:
+        OSError: If somebody else owns the folder or can write to it.
+    """
+    folder = user_cache() / "native"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    # A link is not followed: it may lead to files that this user has got from somebody else.
+    if reason := _unsafe(folder.lstat()):
+        raise OSError(f"{folder} {reason}; {MEND}")
+    return folder
+
+
+def _intact(path: Path) -> bool:
+    """Tell whether a library is complete and nobody else can have written it."""
+    try:
+        safe, data = not _unsafe(path.lstat()), path.read_bytes()
+    except OSError:
+        return False
+    # Compared before the file is loaded, because loading one that was cut can kill the process
+    # (SIGBUS). It takes 0.1 ms for 100 KB.
+    digest = hashlib.sha256(data[:-DIGEST_BYTES]).digest()
+    return safe and data[-DIGEST_BYTES:] == digest
+
+
+def _unsafe(status: os.stat_result) -> str | None:
+    """Return why a file or folder may be the work of somebody else, or None if it cannot be."""
+    if stat.S_ISLNK(status.st_mode):
+        return "is a link"
+    # root can do anything in any case, and may have prepared a folder for all users.
+    if status.st_uid not in (0, os.geteuid()):
+        return f"belongs to user {status.st_uid}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by other users"
+    return None
+
+
+def _compile(
+    compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], path: Path
+) -> None:
+    """Compile a source, and put the library at `path`.
+
+    Raises:
+        OSError: If the compiler fails, or the cache cannot be written.
+    """
+    for left in path.parent.glob(f"*{COMPILING}"):
+        with suppress(OSError):  # another process may be removing it, too
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left)
+    # Compiled in a temporary folder of the cache and then renamed: several processes may compile at
+    # once, and none of them may load a file that another has written in part.
+    with tempfile.TemporaryDirectory(suffix=COMPILING, dir=path.parent) as folder:
+        compiled = Path(folder) / path.name
+        _build(compiler, source, flags, libraries, compiled)
+        # The digest stands at the end of the file, where the system's loader does not look. In a
+        # second file it could belong to the library of another process that compiles now.
+        with compiled.open("r+b") as file:
+            file.write(hashlib.sha256(file.read()).digest())
+        # The linker gives it the mode that the umask says, which may let others write.
+        compiled.chmod(stat.S_IMODE(compiled.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+        os.replace(compiled, path)
 
 
 def _build(
