@@ -7,32 +7,38 @@ and weights, velocity and preprocessing always belong to the same moment. It con
 - the mean image, as `preprocess.mean`;
 - the velocities, as `velocity.<name>` (only in `last`);
 - a JSON header that identifies the weights: recipe, config, classes, checksum of the store,
-  evaluation, and the SHA-256 of the tensors.
+  evaluation, and the SHA-256 of the weights;
+- a SHA-256 of everything above, which is compared whenever the file is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 
-from alexnet.config import Config
+from alexnet.config import Config, check
+from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
-from alexnet.errors import RunError
-from alexnet.files import move_into_place, write_whole
+from alexnet.errors import ConfigError, RunError
+from alexnet.files import parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
 # These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
 VELOCITY, MEAN = "velocity.", "preprocess.mean"
+# The entries of the metadata of a safetensors file that this program writes.
+ABOUT, CHECKSUM = "about", "checksum"
+# The dtypes of parameters, velocities and the mean image, and their names in the file format.
+DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -46,17 +52,22 @@ class Checkpoint:
         velocity: Velocities by parameter name; empty in `best`.
         mean: Mean image, (H, W, 3) float32, in gray levels.
         about: The JSON header.
+        covered: Whether the file has a checksum of all its content; before version 0.3 it was one
+            of the weights alone.
+        file: The file, for messages.
     """
 
     weights: Tensors
     velocity: Tensors
     mean: torch.Tensor
     about: dict[str, Any]
+    covered: bool
+    file: Path
 
-    @property
+    @cached_property
     def config(self) -> Config:
-        """The config of the run."""
-        return from_dict(Config, self.about["config"])
+        """The config of the run. Raises ConfigError, naming the file, if it cannot work."""
+        return _config(self.about["config"], self.file)
 
     @property
     def statistics(self) -> Statistics:
@@ -74,21 +85,35 @@ def write(
 ) -> None:
     """Write a checkpoint atomically; the header gains the key `sha256`.
 
-    A process killed at any moment leaves the previous file or the new one.
+    A process killed at any moment leaves the previous file or the new one, and so does a full disk.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    # safetensors refuses tensors that are not contiguous, such as channels-last weights.
+    # The file has the tensors in row-major order, also those that are channels-last in memory.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    # The checksum covers the weights alone: it is the same with and without velocities.
-    about = about | {"sha256": tensors_sha256(tensors)}
+    # This one covers the weights alone: it is the same with and without velocities.
+    text = json.dumps(about | {"sha256": tensors_sha256(tensors)})
     tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in velocity.items()}
     tensors[MEAN] = mean.cpu().contiguous()
-    # In the same folder: a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.writing")
-    save_file(tensors, temporary, {"about": json.dumps(about)})
-    # `save_file` does not sync: a power cut after the rename could leave an empty file.
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    move_into_place(temporary, path)
+    # Not `save_file` of safetensors: it gives the file mode 0600 whatever the umask, leaves a file
+    # of another name behind when it is killed, and does not sync.
+    layout: dict[str, Any] = {"__metadata__": {ABOUT: text, CHECKSUM: _checksum(tensors, text)}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        shape = list(tensor.shape)
+        layout[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": shape,
+            "data_offsets": [begin, end],
+        }
+    header = json.dumps(layout).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    with replacing(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for tensor in tensors.values():
+            file.write(_bytes(tensor))
 
 
 def tensors_sha256(tensors: Tensors) -> str:
@@ -96,13 +121,40 @@ def tensors_sha256(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        # `numpy().data` is a view: a copy of fc6 alone would take 144 MiB.
-        digest.update(tensors[name].contiguous().numpy().data)
+        digest.update(_bytes(tensors[name].contiguous()))
     return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Return a view of a contiguous tensor's memory: a copy of fc6 alone would take 144 MiB."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def _checksum(tensors: Tensors, text: str) -> str:
+    """Return the SHA-256 of all that a checkpoint contains.
+
+    It covers the name, dtype and shape of each tensor, the header `text`, and the bytes of the mean
+    image and the velocities. Those of the weights are covered by the `sha256` in the header, so
+    that no byte is hashed twice.
+    """
+    names = sorted(tensors)
+    shapes = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
+    digest = hashlib.sha256(json.dumps([shapes, text]).encode())
+    for name in names:
+        if _is_no_weight(name):
+            digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _is_no_weight(name: str) -> bool:
+    return name == MEAN or name.startswith(VELOCITY)
 
 
 def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoint:
     """Read the checkpoint of a run folder, or a .safetensors file that this program wrote.
+
+    A file of an earlier version, whose mean image and header have no checksum, is read with a line
+    on stderr.
 
     Raises:
         RunError: If there is no such file, or it is damaged, or another program wrote it. The
@@ -114,17 +166,20 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
         raise RunError(f"{file} does not exist: {path} is not a run that has reached a checkpoint")
     try:
         with safe_open(file, "pt") as opened:
-            header = opened.metadata() or {}
+            metadata = opened.metadata() or {}
             # `opened` is not a mapping, so `keys()` is needed.
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{file} is damaged ({error}); use another checkpoint of the run") from None
+    # Every error of the parser is damage, such as a dtype that PyTorch has no name for.
+    except Exception as error:
+        raise _damaged(file, str(error)) from None
     # A file of another program may contain weights, but no mean image or class names.
-    if "about" not in header or MEAN not in tensors:
+    if ABOUT not in metadata or MEAN not in tensors:
         raise RunError(
             f"{file} was not written by this program: it lacks the header that identifies it"
         )
-    about = json.loads(header["about"])
+    about = _header(file, metadata, tensors)
+    if CHECKSUM not in metadata:
+        _say_not_covered(file)
     # What remains after these two are the weights.
     mean = tensors.pop(MEAN)
     velocity = {
@@ -132,8 +187,61 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     }
     # safetensors checks the sizes of the tensors but not their contents.
     if tensors_sha256(tensors) != about["sha256"]:
-        raise RunError(f"{file} is damaged: its weights do not have the sha256 that it states")
-    return Checkpoint(tensors, velocity, mean, about)
+        raise _damaged(file, "its weights do not have the sha256 that it states")
+    return Checkpoint(tensors, velocity, mean, about, CHECKSUM in metadata, file)
+
+
+def _header(file: Path, metadata: dict[str, str], tensors: Tensors) -> dict[str, Any]:
+    """Return the JSON header of a checkpoint, compared with the tensors and the checksum.
+
+    Files of earlier versions have no checksum, so the types of what is used are checked too.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    # A damaged name of the checksum must not make the file one that has none.
+    if unknown := metadata.keys() - {ABOUT, CHECKSUM}:
+        raise _damaged(file, f"its header has an unknown entry {min(unknown)!r}")
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPES]
+    if odd:
+        raise _damaged(file, f"{min(odd)!r} is of type {tensors[min(odd)].dtype}")
+    if CHECKSUM in metadata and _checksum(tensors, metadata[ABOUT]) != metadata[CHECKSUM]:
+        raise _damaged(file, "its content does not have the checksum that it states")
+    try:
+        about = parse_json(metadata[ABOUT].encode())
+    except ValueError as error:
+        raise _damaged(file, f"its header is not JSON: {error}") from None
+    mean, known = tensors[MEAN], isinstance(about, dict)
+    fits: dict[str, bool] = {
+        "the header": known,
+        "classes": known and is_names(about.get("classes")),
+        "words": known and is_names(about.get("words", [])),
+        "covariance": known and is_covariance(about.get("covariance")),
+        "config": known and isinstance(about.get("config"), dict),
+        **{key: known and isinstance(about.get(key), str) for key in ("sha256", "store", "recipe")},
+        "the mean image": mean.ndim == 3
+        and mean.shape[0] == mean.shape[1] > 0
+        and mean.shape[2] == 3
+        and bool(mean.isfinite().all()),
+    }
+    for what, right in fits.items():
+        if not right:
+            raise _damaged(file, f"{what} is missing or not of the right form")
+    return dict(about)
+
+
+def _damaged(file: Path, why: str) -> RunError:
+    return RunError(f"{file} is damaged ({why}); use another checkpoint of the run")
+
+
+@cache
+def _say_not_covered(file: Path) -> None:
+    """Say once for each file that a part of it has no checksum."""
+    print(
+        f"{file} was written before version 0.3, and its mean image and header are not protected "
+        "by a checksum",
+        file=sys.stderr,
+    )
 
 
 def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
@@ -227,13 +335,26 @@ def read_config(run: Path) -> Config:
 
     Raises:
         RunError: If the run has no config.json, or one that is damaged.
-        ConfigError: If it has a setting that this program does not know.
+        ConfigError: If it has a setting that this program does not know, or that cannot work.
     """
     path = run / "config.json"
     if not path.is_file():
         raise RunError(f"{run} is not a run: it has no config.json")
     try:
-        data = json.loads(path.read_text())
-    except ValueError:
-        raise RunError(f"{path} is damaged: it is not JSON") from None
-    return from_dict(Config, data, str(path))
+        data = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged: it is not JSON ({error}); a checkpoint of the run contains the "
+            "same settings, under `config`"
+        ) from None
+    return _config(data, path)
+
+
+def _config(data: Any, file: Path) -> Config:
+    """Return the config that a file contains. Raises ConfigError, naming the file."""
+    config = from_dict(Config, data, str(file))
+    try:
+        check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return config

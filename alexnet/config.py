@@ -449,6 +449,10 @@ def check(config: Config) -> None:
     named += (
         [rate.layer for rate in schedule.layer_lrs] if isinstance(schedule, StepSchedule) else []
     )
+    for name in layers:
+        # PyTorch separates the names of modules and parameters by dots.
+        if not name or "." in name:
+            raise ConfigError(f"a layer is called {name!r}; a name has letters and no dot")
     for name in config.init_layers:
         if name not in layers:
             raise ConfigError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")

@@ -193,7 +193,7 @@ def evaluate(
                 f"{run} needs images of {want} pixels, and {data} has {store.size_px}; "
                 f"prepare it with --size-px {want}"
             )
-    images = store.split(split or members[0].about["config"]["val_split"])
+    images = store.split(split or members[0].config.val_split)
     # Each member keeps its own mean image; the test crops are those of the first.
     nets = [(member.net, member.preprocess) for member in members]
     test = members[0].preprocess.augment

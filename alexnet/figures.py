@@ -218,9 +218,9 @@ def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
         DataError: If its store no longer exists.
     """
     trained = load(run)
-    config = trained.about["config"]
-    store = Store(config["data"])
-    return trained, store.split(config["train_split"]), store.split(config["val_split"])
+    config = trained.config
+    store = Store(config.data)
+    return trained, store.split(config.train_split), store.split(config.val_split)
 
 
 def centre_patches(
@@ -312,8 +312,13 @@ def curves(runs: Sequence[Path]) -> Figure:
 
 
 def signals(runs: Sequence[Path]) -> Figure:
-    """Draw what the untrained networks saw, layer by layer."""
-    starts = [(run.name, read_metrics(run, "start")[0]["signal"]) for run in runs]
+    """Draw what the untrained networks saw, layer by layer. Raises RunError without a signal."""
+    starts = []
+    for run in runs:
+        # A run that was killed before its first step has none.
+        if not (lines := read_metrics(run, "start")):
+            raise RunError(f"{run} has no signal in its metrics.jsonl; it was not yet begun")
+        starts.append((run.name, lines[0]["signal"]))
     return _draw_signals(
         [(name, [Signal(layer, *pair) for layer, pair in start.items()]) for name, start in starts]
     )

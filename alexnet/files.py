@@ -1,14 +1,16 @@
-"""Atomic file writes, locks, and the folder for files that can be made again."""
+"""Atomic file writes, locks, JSON that may be damaged, and the folder for temporary files."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from alexnet.errors import BusyError
 
@@ -18,22 +20,51 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically: a kill at any moment leaves the old file or the new one.
+    """Write a file atomically, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(data)
 
-    The data goes to a temporary file in the same folder, which is synced and then renamed.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends: atomically, and synced.
+
+    A kill at any moment leaves the old file or the new one. After an error, such as a full disk,
+    and after Ctrl-C the old file is unchanged and nothing else is left.
+
+    Raises:
+        OSError: If the file cannot be written; the error names `path`.
     """
     # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        # Without this, a rename can reach the disk before the data, and a power cut leaves an
-        # empty file.
-        os.fsync(file.fileno())
-    move_into_place(temporary, path)
+    try:
+        with naming(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                # Without this, a rename can reach the disk before the data, and a power cut leaves
+                # an empty file.
+                os.fsync(file.fileno())
+            _move_into_place(temporary, path)
+    except BaseException:
+        # The error that is on its way says more than one of removing the file would.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
-def move_into_place(temporary: Path, path: Path) -> None:
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of writing the name of the file, which errors of `write` and `fsync` lack."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
     """Rename a complete, synced file over `path`, and sync the folder so that the rename lasts."""
     os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -41,6 +72,23 @@ def move_into_place(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON of a file that may be damaged.
+
+    Raises:
+        ValueError: It is not UTF-8, or not JSON, or it cannot be read or printed: nested too
+            deeply, or with half of a surrogate pair in a string.
+    """
+    try:
+        value = json.loads(data.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    # JSON can write any half of a surrogate pair, which no output could encode.
+    if b"\\u" in data:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 @contextmanager
@@ -88,8 +136,10 @@ def _acquire(path: Path, what: str, mend: str) -> int:
         except FileNotFoundError:
             pass
         os.close(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    # The name is for messages only: a disk without room for it does not prevent the lock.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
     return descriptor
 
 

@@ -8,6 +8,7 @@ irreproducible.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal, TypeVar
@@ -15,6 +16,9 @@ from typing import Any, Literal, TypeVar
 from alexnet.errors import ConfigError
 
 T = TypeVar("T")
+
+MOST_INT = 2**63 - 1
+"""The largest whole number that the libraries which receive a setting can take."""
 
 # Names in files of version 0.1, and the present names of the same fields, classes and operations.
 OLD_CLASSES = {"Full": "FullyConnected", "Spatial": "SpatialNorm", "Steps": "StepSchedule"}
@@ -69,11 +73,12 @@ def _read(expected: Any, data: Any, where: str) -> Any:
         if isinstance(data, str) and OLD_VALUES.get(data) in options:
             return OLD_VALUES[data]
         if data not in options:
-            raise ConfigError(f"{where} is {data!r}; it can be {', '.join(map(repr, options))}")
+            choices = ", ".join(map(repr, options))
+            raise ConfigError(f"{where} is {_shown(data)}; it can be {choices}")
         return data
     if origin is tuple:
         if not isinstance(data, list):
-            raise ConfigError(f"{where} is {data!r}; it must be a list")
+            raise ConfigError(f"{where} is {_shown(data)}; it must be a list")
         # tuple[X, ...] has any number of entries; tuple[X, Y] has a type for each.
         types_of_items = [options[0]] * len(data) if options[-1] is Ellipsis else list(options)
         if len(types_of_items) != len(data):
@@ -85,12 +90,28 @@ def _read(expected: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(expected):
         return _read_dataclass(expected, data, where)
     # In Python a bool is an int; in a config file `true` for a number is a mistake.
-    if expected is float and isinstance(data, int) and not isinstance(data, bool):
+    if isinstance(data, int) and not isinstance(data, bool):
+        if abs(data) > MOST_INT:
+            raise ConfigError(f"{where} is {_shown(data)}; that is too large")
         # People and other programs write 1 for 1.0.
-        return float(data)
+        if expected is float:
+            return float(data)
     if not isinstance(data, expected) or (expected is int and isinstance(data, bool)):
-        raise ConfigError(f"{where} is {data!r}; it must be of type {expected.__name__}")
+        raise ConfigError(f"{where} is {_shown(data)}; it must be of type {expected.__name__}")
+    if expected is float and math.isnan(data):
+        raise ConfigError(f"{where} is NaN; it must be a number")
     return data
+
+
+def _shown(data: Any) -> str:
+    """The value for a message; only its kind if it is long or cannot be printed."""
+    if isinstance(data, int) and abs(data) > MOST_INT:
+        # Python refuses to print a number of thousands of digits.
+        return f"a number of {data.bit_length()} bits"
+    if isinstance(data, dict | list):
+        return "an object" if isinstance(data, dict) else "a list"
+    text = repr(data)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _read_union(options: tuple[Any, ...], data: Any, where: str) -> Any:
@@ -102,16 +123,18 @@ def _read_union(options: tuple[Any, ...], data: Any, where: str) -> Any:
         return _read(rest[0], data, where)
     named = {option.__name__: option for option in rest}
     tag = data.get("is") if isinstance(data, dict) else None
-    tag = OLD_CLASSES.get(str(tag), tag)
-    if tag not in named:
-        raise ConfigError(f"{where} must be one of {', '.join(named)}; its `is` says {tag!r}")
+    tag = OLD_CLASSES.get(tag, tag) if isinstance(tag, str) else tag
+    # Not any object may be looked up in a dict: a list cannot.
+    if not isinstance(tag, str) or tag not in named:
+        names = ", ".join(named)
+        raise ConfigError(f"{where} must be one of {names}; its `is` says {_shown(tag)}")
     return _read(named[tag], data, where)
 
 
 def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{where} is {data!r}; it must be an object with the fields of {cls.__name__}"
+            f"{where} is {_shown(data)}; it must be an object with the fields of {cls.__name__}"
         )
     old = OLD_FIELDS.get(cls.__name__, {})
     data = {old.get(name, name): value for name, value in data.items()}
@@ -121,7 +144,7 @@ def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
     unknown = [name for name in data if name not in fields and name != "is"]
     if unknown:
         raise ConfigError(
-            f"{where} has no field {unknown[0]!r}; {cls.__name__} has {', '.join(fields)}"
+            f"{where} has no field {_shown(unknown[0])}; {cls.__name__} has {', '.join(fields)}"
         )
     # A field has no default if both kinds of default are missing.
     required = [

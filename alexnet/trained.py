@@ -12,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
-from alexnet.config import Augment
+from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.classes import short_names
 from alexnet.data.image import Rgb, centre_square
 from alexnet.device import resolve_device
-from alexnet.errors import DataError
+from alexnet.errors import DataError, RunError
 from alexnet.model import Network, evaluation_mode
+from alexnet.saved_config import from_dict
 
 CROPS_AT_ONCE = 128
 """Number of crops in one forward pass; it limits the memory."""
@@ -65,6 +67,11 @@ class Trained:
         return probabilities(self.net, self.preprocess, batch, self.preprocess.augment)
 
     @property
+    def config(self) -> Config:
+        """The config of the run."""
+        return from_dict(Config, self.about["config"])
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The words for each class where `classes` are wnids; empty if the store had none."""
         return tuple(self.about.get("words", ()))
@@ -79,18 +86,34 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
     """Load the network of a run folder or .safetensors file, ready for use, in float32.
 
     Raises:
-        RunError: As `read` does.
-        ConfigError: If the device does not exist.
+        RunError: As `read` does, or if the header does not describe the weights.
+        ConfigError: If the device does not exist, or the config in the header cannot work.
     """
     torch_device = resolve_device(device)
     saved = read(run, which)
     config = saved.config
+    _check_size(config.architecture, saved.weights, len(saved.about["classes"]), saved.file)
     # The weights that are drawn here are overwritten at once; drawing them costs little.
     net = Network(config.architecture).to(torch_device).eval()
     copy_into(net, saved.weights, str(run))
     input_px = config.architecture.input_px
     preprocess = Preprocess(config.augment, saved.statistics, input_px, torch_device)
     return Trained(net, preprocess, tuple(saved.about["classes"]), saved.about)
+
+
+def _check_size(
+    architecture: Architecture, weights: dict[str, torch.Tensor], classes: int, file: Path
+) -> None:
+    """Compare the architecture in a header with the weights before a network of its size is built.
+
+    Raises:
+        RunError: They differ in the number of parameters or of classes.
+    """
+    ops = plan(architecture)
+    if sum(op.parameters for op in ops) != sum(weight.numel() for weight in weights.values()):
+        raise RunError(f"{file} has another architecture than its header says")
+    if ops[-1].shape[0] != classes:
+        raise RunError(f"{file} is damaged: its network has another number of classes")
 
 
 def _rgb(image: Any) -> Rgb:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +185,86 @@ def test_user_errors_are_one_sentence(
         output = " ".join(fails(capsys, *arguments).replace("│", " ").split())
         assert message in output, (arguments, output)
     assert not (tmp_path / "r").exists()
+
+
+def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = runs(capsys, "check", store, run, run / "best.safetensors")
+    for part in (
+        f"{store}/manifest.json: intact",
+        f"{store}/mean.npy: intact",
+        f"{store}/train: intact (60 images in 3 files)",
+        f"{store}/val: intact (30 images in 2 files)",
+        f"{run}/config.json: intact",
+        f"{run}/metrics.jsonl: intact (4 lines)",
+        f"{run}/last.safetensors: intact (tiny, 10 classes)",
+        f"{run}/best.safetensors: intact (tiny, 10 classes)",
+    ):
+        assert part in output
+    assert "train: intact" in runs(capsys, "check", f"file://{store}")
+    for whole in (store, run):
+        for number, file in enumerate(sorted(whole.rglob("*.*"))):
+            # Hugging Face's files are not used by this program.
+            if file.name in ("dataset_info.json", "state.json", "dataset_dict.json"):
+                continue
+            if not file.is_file() or file.parent.name == "tensorboard":
+                continue
+            copy = tmp_path / f"{whole.name}-{number}"
+            shutil.copytree(whole, copy)
+            damaged = copy / file.relative_to(whole)
+            data = damaged.read_bytes()
+            damaged.write_bytes(data[: len(data) // 2] + b"\xff" + data[len(data) // 2 + 1 :])
+            assert str(damaged) in fails(capsys, "check", copy)
+    assert "name what to check: alexnet check STORE|RUN" in fails(capsys, "check")
+    assert "neither a store nor a run" in fails(capsys, "check", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ENOSPC, "a/b: No space left on device; make room"), (errno.EROFS, "choose another")],
+)
+def test_errors_of_the_disk_are_sentences_with_the_path(
+    number: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(arguments: list[str]) -> None:
+        raise OSError(number, os.strerror(number), "a/b")
+
+    monkeypatch.setattr("alexnet.cli.summary.summary", failing)
+    assert message in fails(capsys, "summary", "paper")
+
+
+FULL = """
+import resource, signal, sys
+from alexnet.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+main(["train", "--resume", sys.argv[2]])
+"""
+
+
+def test_checkpoint_that_does_not_fit_is_one_sentence_and_leaves_no_file(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for a full disk: files of half a checkpoint fit."""
+    copy = tmp_path / "run"
+    copy.mkdir()
+    write_config(copy, replace(read_config(run), data=str(store), checkpoint_minutes=0.0))
+    limit = (run / "last.safetensors").stat().st_size // 2
+    completed = subprocess.run(
+        [sys.executable, "-c", FULL, str(limit), str(copy)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert completed.returncode == 2, completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert f"alexnet: {copy / 'last.safetensors'}: File too large; the disk" in completed.stderr
+    assert {path.name for path in copy.iterdir()} <= {"config.json", "metrics.jsonl", "tensorboard"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

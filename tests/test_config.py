@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import recipes
+from alexnet.checkpoint import read_config, write_config
 from alexnet.config import (
+    Architecture,
     Config,
     FullyConnected,
     LayerLr,
@@ -24,6 +27,7 @@ from alexnet.config import (
     to_dict,
     without_effect,
 )
+from alexnet.errors import AlexNetError, ConfigError
 from tests.conftest import RECIPES
 
 
@@ -117,11 +121,32 @@ def with_value(path: str, value: object) -> dict[str, object]:
         ),
         ("schedule", {"is": "StepSchedule"}, "config.schedule lacks the field 'epochs'"),
         ("sgd.weight_decay_of", [["conv1"]], "has 1 entries; it needs 2"),
+        ("sgd.lr", float("nan"), "config.sgd.lr is NaN"),
+        ("sgd.lr", 10**400, "config.sgd.lr is a number of 1329 bits; that is too large"),
+        ("sgd.batch", -(10**4000), "config.sgd.batch is a number of .* bits"),
+        ("schedule", {"is": ["StepSchedule"]}, "its `is` says a list"),
+        ("recipe", [[]], "config.recipe is a list; it must be of type str"),
+        ("precision", {}, "config.precision is an object; it can be"),
     ],
 )
 def test_invalid_file_is_refused_naming_the_field(path: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_dict(Config, with_value(path, value))
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b"\xff{}", b"{", b'{"seed": ' + b"9" * 5000 + b"}", b'"\\ud800"', b"3"]
+)
+def test_damaged_config_file_is_refused_by_its_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(AlexNetError, match=r"config\.json is "):
+        read_config(tmp_path)
+
+
+def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_config(tmp_path, replace(recipes.paper(), workers=-1))
+    with pytest.raises(ConfigError, match=r"config\.json: workers is -1"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +167,10 @@ def test_invalid_file_is_refused_naming_the_field(path: str, value: object, mess
         ),
         ({"init_layers": ("conv9",)}, "init_layers names 'conv9'; the layers are conv1"),
         ({"schedule": Plateau(patience=0)}, "patience is 0"),
+        (
+            {"architecture": Architecture((FullyConnected("fc.8", 10),))},
+            "a layer is called 'fc.8'",
+        ),
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
     ],
 )

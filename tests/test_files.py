@@ -1,5 +1,6 @@
-"""Atomic writes and locks."""
+"""Atomic writes, locks, and JSON of damaged files."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from alexnet.errors import BusyError
-from alexnet.files import locked
+from alexnet.files import locked, parse_json, write_whole
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from alexnet.files import locked
+from alexnet.files import locked, parse_json, write_whole
 with locked(Path(sys.argv[1]), "it is in use", "wait"):
     print("locked", flush=True)
     time.sleep(60)
@@ -57,3 +58,35 @@ def test_a_lock_is_released_after_an_error(tmp_path: Path) -> None:
     with locked(path, "", ""):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    write_whole(path, b"old")
+
+    def fails(descriptor: int) -> None:
+        raise error
+
+    monkeypatch.setattr("alexnet.files.os.fsync", fails)
+    with pytest.raises(type(error)):
+        write_whole(path, b"new")
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"old"]
+    if isinstance(error, OSError):
+        assert error.filename == str(path)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"{", b"[" * 100_000, b'"\\udc00"', b"9" * 5000, "\ufeff1".encode("utf-16")]
+)
+def test_json_that_cannot_be_read_or_printed_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_json(data)
+
+
+def test_json_of_any_text_is_read() -> None:
+    value = {"a": ["\U0001f40e", 1, None, 0.5]}
+    assert parse_json(json.dumps(value).encode()) == value
+    assert parse_json(json.dumps(value, ensure_ascii=False).encode()) == value

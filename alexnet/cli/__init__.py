@@ -6,6 +6,7 @@ been parsed, so that help texts and mistakes appear at once.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -27,9 +28,25 @@ VERBS = (
     "figure",
     "summary",
     "export",
+    "check",
     "reproduce",
 )
 """Each is a function of the same name in the module of the same name."""
+
+# Errors of the system that the user can mend, and how. Others are bugs until proven otherwise.
+DISK_ERRORS = {
+    errno.ENOSPC: "make room on this disk and run the command again",
+    errno.EDQUOT: "your quota of this disk is used up; make room and run the command again",
+    errno.EFBIG: "the disk or `ulimit -f` does not allow files of this size",
+    errno.EROFS: "this disk cannot be written; choose another folder",
+    errno.EIO: "the disk has failed; check it",
+    errno.EMFILE: "allow more open files with `ulimit -n`",
+    errno.ENFILE: "the system has too many open files; close other programs",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a part of this path is a file and not a folder",
+    errno.EISDIR: "this is a folder and not a file",
+    errno.ELOOP: "this path has a loop of symbolic links",
+}
 
 HELP = """usage: alexnet VERB ...      (alexnet VERB --help: the options of a verb)
 
@@ -50,6 +67,7 @@ AlexNet, the network of 2012, from image archives to the figures of the paper.
                                         draw a figure of a run
   summary RECIPE                        shape, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
+  check STORE|RUN...                    compare all files of stores and runs with their checksums
   reproduce [CLAIM...] [--data STORE]   run the paper's claims as experiments; without arguments,
                                         print their table
 """
@@ -90,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A reader such as `head` has closed the pipe, which is not an error. Python flushes stdout
         # once more when it exits, and would report the same error there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            path = f"{error.filename}: " if error.filename is not None else ""
+            _fail(f"{path}{error.strerror}; {DISK_ERRORS[error.errno]}")
         # Any other error is a fault of this program: its traceback must reach the bug report.
         print("alexnet: this is a bug of the program; please report it:", file=sys.stderr)
         raise

@@ -26,6 +26,7 @@ from alexnet.data.storage import Range, Storage, missing
 HEAD_BYTES = 64 << 10  # read first of each file; contains the schema, unless it is very long
 FILES_AT_ONCE = 64  # files whose heads are in memory at the same time
 MARKER = b"\xff\xff\xff\xff"  # begins each message of an Arrow stream
+INT64 = np.dtype(np.int64)
 END_BYTES = 8  # length of the message that ends a stream
 
 
@@ -61,7 +62,10 @@ class Index:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Index:
-        """Return the index that `to_bytes` has written."""
+        """Return the index that `to_bytes` has written.
+
+        Raises anything that NumPy does for bytes that are not those of an index.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as saved:
             return cls(saved["labels"], saved["begins"], saved["names"])
 
@@ -125,8 +129,11 @@ def build_index(storage: Storage, files: Sequence[ArrowFile]) -> Index:
     for file, body in zip(files, bodies, strict=True):
         # Only the labels, the last column, are found from the end of the file.
         labels_end = file.size - END_BYTES
-        wanted.append((file.name, labels_end - 8 * file.images, labels_end))
-        wanted.append((file.name, body, body + 4 * (file.images + 1)))
+        labels_begin, offsets_end = labels_end - 8 * file.images, body + 4 * (file.images + 1)
+        if offsets_end > labels_begin:
+            raise missing(f"{storage.name}/{file.name}")
+        wanted.append((file.name, labels_begin, labels_end))
+        wanted.append((file.name, body, offsets_end))
     # One call for all files: a remote storage can fetch the ranges of a call in parallel.
     contents = iter(storage.read_ranges(wanted))
     # The empty arrays let `concatenate` work for a split without files.
@@ -149,10 +156,47 @@ def build_index(storage: Storage, files: Sequence[ArrowFile]) -> Index:
     )
 
 
+def check_index(index: Index, files: Sequence[ArrowFile], classes: int) -> bool:
+    """Tell whether an index fits the files of its split, so that no range leaves its file.
+
+    Args:
+        classes: Number of classes; each label is below it.
+    """
+    images = np.array([file.images for file in files], np.int64)
+    total = int(images.sum())
+    arrays = index.labels, index.begins, index.names
+    shapes = [(total,), (total + len(files),), (len(files), 2)]
+    if [array.shape for array in arrays] != shapes or {a.dtype for a in arrays} != {INT64}:
+        return False
+    if total and not 0 <= index.labels.min() <= index.labels.max() < classes:
+        return False
+    ends = np.array([file.size for file in files], np.int64)
+    # The entries of a file: one for each image, and the end of the last one.
+    last = np.cumsum(images + 1) - 1
+    first = last - images
+    rises = np.diff(index.begins) >= 0
+    rises[last[:-1]] = True  # from one file to the next, positions begin anew
+    names_begin, names_end = index.names.T
+    return bool(
+        rises.all()
+        and (index.begins[first] >= 0).all()
+        and (index.begins[last] <= ends).all()
+        and (names_begin >= 0).all()
+        and (names_begin <= names_end).all()
+        and (names_end <= ends).all()
+    )
+
+
 def parse_names(data: bytes, images: int) -> list[str]:
-    """Return the names of the images of a file, from the range of bytes that its index gives."""
+    """Return the names of the images of a file, from the range of bytes that its index gives.
+
+    Raises:
+        ValueError: The bytes are not those of names.
+    """
     cuts = np.frombuffer(data, np.int32, images + 1).tolist()
     letters = data[_padded(4 * (images + 1)) :]
+    if cuts != sorted(cuts) or cuts[0] != 0 or cuts[-1] > len(letters):
+        raise ValueError("offsets of names that decrease or leave the file")
     return [letters[a:b].decode() for a, b in itertools.pairwise(cuts)]
 
 

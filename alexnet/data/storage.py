@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from alexnet.data.verification import verify_in_background
 from alexnet.errors import DataError
 
 Range = tuple[str, int, int]
@@ -41,7 +43,12 @@ class Storage(Protocol):
         """
 
     def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
-        """Return the bytes of each range, in order. Raises StoreLost if reading fails."""
+        """Return the bytes of each range, in order.
+
+        Raises:
+            StoreLost: If reading fails.
+            DataError: If a file was found to be damaged.
+        """
 
     def copy_to_cache(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
@@ -88,7 +95,7 @@ class OpenFiles:
         return len(self._open)
 
     def read(self, path: str, begin: int, end: int) -> bytes:
-        """Return bytes `begin` to `end` of a file. Raises OSError."""
+        """Return bytes `begin` to `end` of a file. Raises OSError, also if it ends before."""
         with self._changing:
             # Taken out and put back at the end: the order of the dict is the order of use.
             file, readers = self._open.pop(path, (-1, 0))
@@ -98,10 +105,14 @@ class OpenFiles:
             self._open[path] = file, readers + 1
         # The lock is not held while reading: `pread` has no position that threads could disturb.
         try:
-            return os.pread(file, end - begin, begin)
+            data = os.pread(file, end - begin, begin)
         finally:
             with self._changing:
                 self._open[path] = file, self._open[path][1] - 1
+        # `pread` returns what there is of a file that was cut after its size was checked.
+        if len(data) != end - begin:
+            raise OSError(errno.EIO, "it is shorter than it was", path)
+        return data
 
     def _close_idle(self) -> None:
         """Close the least recently used idle files until one more may be opened."""
@@ -127,6 +138,7 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         self.name, self._folder = str(folder), folder
         self._files = OpenFiles()
+        self._damaged: list[Path] = []  # the first file that `verify_in_background` found damaged
 
     def read_file(self, file: str) -> bytes:
         return (self._folder / file).read_bytes()
@@ -139,15 +151,23 @@ class LocalStorage:
                 raise missing(path)
 
     def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        # Damage was found by a thread, where an exception would reach nobody.
+        if self._damaged:
+            raise missing(self._damaged[0])
         try:
             return [self._files.read(f"{self._folder}/{file}", *span) for file, *span in wanted]
         except OSError as error:
-            raise StoreLost(f"{self.name} cannot be read any more ({error.strerror})") from error
+            path = error.filename or self.name
+            raise StoreLost(f"{path} cannot be read any more ({error.strerror})") from error
 
     def copy_to_cache(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
     ) -> None:
-        """Do nothing: the files are local already."""
+        """Copy nothing, since the files are local; compare them with their checksums instead."""
+        # One process of each machine reads all files; the others would read the same ones.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            paths = {self._folder / file: digest for file, digest in sha256.items()}
+            verify_in_background(paths, store, self._damaged.append)
 
 
 def missing(path: object) -> DataError:

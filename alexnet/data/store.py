@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.arrow import ArrowFile, Index, build_index, parse_names
+from alexnet.data.arrow import ArrowFile, Index, build_index, check_index, parse_names
+from alexnet.data.manifest import FORMAT as FORMAT
+from alexnet.data.manifest import parse_manifest
 from alexnet.data.storage import LocalStorage, Storage, is_url, missing
 from alexnet.errors import DataError
 
-FORMAT = 1
 PIECE_BYTES = 8 << 20  # read at a time when a file is verified
 ANSWER_S = 30.0  # timeout for reading an image, in seconds
 
@@ -90,14 +90,22 @@ class Split:
         return self.read([index])[0]
 
     def name(self, index: int) -> str:
-        """Return the name that the image had in its source, for messages."""
+        """Return the name that the image had in its source, for messages.
+
+        Raises:
+            DataError: The file with the names is damaged.
+            StoreLost: The storage fails.
+        """
         file = int(self._find(np.array([index]))[0])
         # Names are needed for messages only, and those of ImageNet would take 100 MB.
         if file not in self._names:
             name, _, images = self._files[file]
             begin, end = self._index.names[file].tolist()
             (data,) = self.storage.read_ranges([(name, begin, end)])
-            self._names[file] = parse_names(data, images)
+            try:
+                self._names[file] = parse_names(data, images)
+            except ValueError:
+                raise missing(f"{self.storage.name}/{name}") from None
         return self._names[file][index - int(self._starts[file])]
 
 
@@ -124,16 +132,7 @@ class Store:
                 f"{name} is not a prepared store (no manifest.json); make one with: "
                 "alexnet prepare SOURCE STORE"
             ) from None
-        try:
-            self.manifest: dict[str, Any] = json.loads(text)
-            version = self.manifest["format"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{name}/manifest.json is damaged; prepare the store again") from None
-        if version != FORMAT:
-            raise DataError(
-                f"{name} has store format {version}, and this program reads format {FORMAT}; "
-                "prepare it again"
-            )
+        self.manifest: dict[str, Any] = parse_manifest(text, self.name)
         # The manifest contains the checksums of the files, so its own identifies the store.
         self.checksum = hashlib.sha256(text).hexdigest()
         self.classes: list[str] = self.manifest["classes"]
@@ -142,9 +141,24 @@ class Store:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Mean and covariance of the training images."""
-        mean = np.load(io.BytesIO(self.storage.read_file("mean.npy")), allow_pickle=False)
-        return Statistics(mean, np.array(self.manifest["covariance"]))
+        """Mean and covariance of the training images. Raises DataError if mean.npy is damaged."""
+        try:
+            data = self.storage.read_file("mean.npy")
+        except FileNotFoundError:
+            data = b""
+        # A damaged mean image would change every image a little, and nothing else would show it.
+        if hashlib.sha256(data).hexdigest() != self.manifest["mean_sha256"]:
+            raise missing(f"{self.name}/mean.npy")
+        try:
+            mean = np.load(io.BytesIO(data), allow_pickle=False)
+        # The manifest may come from the one who made the damage; NumPy then raises anything.
+        except Exception:
+            mean = None
+        shape = (self.size_px, self.size_px, 3)
+        usable = isinstance(mean, np.ndarray) and mean.dtype == np.float64 and mean.shape == shape
+        if not usable or not np.isfinite(mean).all():
+            raise missing(f"{self.name}/mean.npy")
+        return Statistics(mean, np.array(self.manifest["covariance"], np.float64))
 
     def split(self, name: str, keep: bool = False, answer_s: float = ANSWER_S) -> Split:
         """Open a split.
@@ -161,43 +175,62 @@ class Store:
         splits = self.manifest["splits"]
         if name not in splits:
             raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
-        entry = splits[name]
-        shards = entry["shards"]  # the manifest's word for the files of a split
-        files = [ArrowFile(f"{name}/{s['file']}", s["bytes"], s["images"]) for s in shards]
+        entry, files = splits[name], self._files(name)
         sizes = {file.name: file.size for file in files}
         self.storage.check_sizes(sizes)
         index = self._index(name, entry.get("index"), files)
         if keep:
-            sha256 = {f"{name}/{s['file']}": s["sha256"] for s in shards}
+            sha256 = {f"{name}/{s['file']}": s["sha256"] for s in entry["shards"]}
             self.storage.copy_to_cache(sha256, sizes, self.checksum)
         return Split(self.storage, files, index, self.size_px, answer_s)
+
+    def _files(self, split: str) -> list[ArrowFile]:
+        """Return the files of a split, which the manifest calls shards."""
+        shards = self.manifest["splits"][split]["shards"]
+        return [ArrowFile(f"{split}/{s['file']}", s["bytes"], s["images"]) for s in shards]
 
     def _index(self, split: str, entry: dict[str, Any] | None, files: list[ArrowFile]) -> Index:
         """Return the index of a split. Raises DataError if its file is missing or damaged."""
         if entry is None:  # prepared by version 0.1, which wrote no index
-            return build_index(self.storage, files)
-        file = f"{split}/{entry['file']}"
-        self.storage.check_sizes({file: entry["bytes"]})
-        # Read as a range, because an index has no other bound than the size in the manifest.
-        data = b"".join(pieces(self.storage, file, entry["bytes"]))
-        # Checked whenever a store is opened, because wrong positions would look like wrong images.
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise missing(f"{self.name}/{file}")
-        return Index.from_bytes(data)
+            index, source = build_index(self.storage, files), split
+        else:
+            source = f"{split}/{entry['file']}"
+            self.storage.check_sizes({source: entry["bytes"]})
+            # Read as ranges: an index has no other bound than the size in the manifest.
+            data = b"".join(pieces(self.storage, source, entry["bytes"]))
+            # Checked whenever a store is opened: wrong positions would look like wrong images.
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise missing(f"{self.name}/{source}")
+            try:
+                index = Index.from_bytes(data)
+            # As for mean.npy: what the checksum of a manifest confirms may still be anything.
+            except Exception:
+                raise missing(f"{self.name}/{source}") from None
+        if not check_index(index, files, len(self.classes)):
+            raise missing(f"{self.name}/{source}")
+        return index
 
-    def verify(self) -> None:
+    def verify(self, advance: Callable[[str, int], None] = lambda part, size: None) -> None:
         """Read every file and compare its checksum with the manifest.
+
+        Args:
+            advance: Called with the part ("mean.npy", or the name of a split) and the number of
+                bytes whenever some have been read.
 
         Raises:
             DataError: If a file differs; the message names the first one.
         """
+        _ = self.statistics
+        advance("mean.npy", 0)
         for name, split in self.manifest["splits"].items():
+            self.split(name)  # checks the index, and that it fits the files
             for entry in (*split["shards"], *([split["index"]] if "index" in split else ())):
                 file = f"{name}/{entry['file']}"
                 self.storage.check_sizes({file: entry["bytes"]})
                 digest = hashlib.sha256()
                 for piece in pieces(self.storage, file, entry["bytes"]):
                     digest.update(piece)
+                    advance(name, len(piece))
                 if digest.hexdigest() != entry["sha256"]:
                     raise missing(f"{self.name}/{file}")
 

@@ -13,7 +13,7 @@ import signal as signals
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +39,9 @@ from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier, check_same_on_all_ranks, restarted
 from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distributed
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import RunError
+from alexnet.errors import DataError, RunError
 from alexnet.evaluation import centre, measure
+from alexnet.files import locked
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
@@ -62,6 +63,10 @@ SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
 
 
+LOCK_FILE = ".lock"
+"""In the folder of a run, while a process trains it."""
+
+
 class Interrupted(Exception):
     """Training stopped after Ctrl-C or SIGTERM and a checkpoint. `number`: the signal's number."""
 
@@ -80,8 +85,10 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
 
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
+        BusyError: Another process is training this run.
         ConfigError: The config is invalid.
-        DataError: The store or an image is missing or damaged.
+        DataError: The store or an image is missing or damaged; during training, a single process
+            has saved the run.
         MeshError: The ranks cannot share the network, or one of them refuses the run.
         StoreLost: The store became unreadable; a single process has saved the run.
         Interrupted: On Ctrl-C and SIGTERM, after saving.
@@ -94,24 +101,61 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     check(config)
     mesh = init_mesh(config.parallel)
 
-    def prepare() -> Setup:
-        if run.exists() and any(run.iterdir()):
-            raise RunError(
-                f"{run} is not empty; choose another --out, or continue with --resume {run}"
-            )
-        store = Store(config.data)
-        return _set_up(resolve(_with_classes(config, store)), store, mesh)
+    with ExitStack() as held:
 
-    setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
-    messages = [f"warning: {sentence}" for sentence in without_effect(config)]
-    if config.init:
-        messages.append(_start_from(setup))
-    # Not before this point: nothing is written for a run that any rank refuses.
-    if mesh.first:
-        run.mkdir(parents=True, exist_ok=True)
-        write_config(run, setup.config)
-    with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
-        return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
+        def prepare() -> Setup:
+            # The lock needs the folder, which is only made once the config and the store are
+            # accepted. If it exists, another process may be training in it.
+            locks_first = run.is_dir()
+            if mesh.first and locks_first:
+                held.enter_context(_run_lock(run))
+            _check_empty(run)
+            store = Store(config.data)
+            setup = _set_up(resolve(_with_classes(config, store)), store, mesh)
+            if mesh.first and not locks_first:
+                held.enter_context(_run_lock(run))
+                # Another process may have begun the same run, and even ended it, in between.
+                _check_empty(run)
+            return setup
+
+        setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
+        messages = [f"warning: {sentence}" for sentence in without_effect(config)]
+        if config.init:
+            messages.append(_start_from(setup))
+        # Not before this point: nothing is written for a run that any rank refuses.
+        if mesh.first:
+            write_config(run, setup.config)
+        with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
+            return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
+
+
+def _check_empty(run: Path) -> None:
+    """Raise RunError unless a folder is free for a new run."""
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is not a folder; choose another --out")
+    # A killed process leaves its lock, which does not make a run.
+    if run.exists() and any(path.name != LOCK_FILE for path in run.iterdir()):
+        raise RunError(f"{run} is not empty; choose another --out, or continue with --resume {run}")
+
+
+@contextmanager
+def _run_lock(run: Path) -> Iterator[None]:
+    """Hold the lock of a run. Its folder is made, and removed at the end if it stays empty.
+
+    Raises:
+        BusyError: Another process holds the lock; the message names it.
+    """
+    is_new = not run.exists()
+    run.mkdir(parents=True, exist_ok=True)
+    mend = "wait for it to finish or choose another --out"
+    try:
+        with locked(run / LOCK_FILE, f"{run} is already being trained", mend):
+            yield
+    finally:
+        # A run that another rank refused leaves no folder; a folder that is not empty stays.
+        if is_new:
+            with suppress(OSError):
+                run.rmdir()
 
 
 def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, Any]:
@@ -127,6 +171,7 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     Raises:
         RunError: There is no run, its store has changed, or the checkpoint belongs to another
             network.
+        BusyError: Another process is training the run.
         DataError, MeshError, StoreLost, Interrupted, NotFinite: As `fit` does.
     """
     run = Path(run_dir)
@@ -134,27 +179,46 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     parallel = parallel or (config.parallel if is_distributed() else Parallel())
     config = replace(config, parallel=parallel)
     mesh = init_mesh(parallel)
-    setup = check_same_on_all_ranks(
-        mesh, lambda: _set_up(config, Store(config.data), mesh), Setup.fingerprint
-    )
-    net, velocity, state = setup.net, zero_velocity(setup.net), TrainState()
-    # Without a checkpoint the run was stopped before its first one, and begins again.
-    if (run / "last.safetensors").exists():
-        saved = checkpoint.read(run)
-        if saved.about["store"] != setup.store.checksum:
-            raise RunError(
-                f"{config.data} is not the store this run began with; "
-                "prepare it again with the same settings"
-            )
-        checkpoint.copy_into(net, net.local(saved.weights), str(run / "last.safetensors"))
-        for name, tensor in net.local(saved.velocity).items():
-            velocity[name].copy_(tensor)
-        state = TrainState.from_dict(saved.about["position"])
-    elif config.init:
-        _start_from(setup)
-    messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-    with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
-        return _train(setup, run, velocity, state, messages)
+    with ExitStack() as held:
+
+        def prepare() -> Setup:
+            # Before the checkpoint is read, which another process may be about to replace.
+            if mesh.first:
+                held.enter_context(_run_lock(run))
+            return _set_up(config, Store(config.data), mesh)
+
+        setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
+        velocity, state = zero_velocity(setup.net), TrainState()
+        # Without a checkpoint the run was stopped before its first one, and begins again.
+        if (run / "last.safetensors").exists():
+            state = _restore(setup, run, velocity)
+        elif config.init:
+            _start_from(setup)
+        messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
+        with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
+            return _train(setup, run, velocity, state, messages)
+
+
+def _restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> TrainState:
+    """Copy the last checkpoint of a run into the network and `velocity`; return its position.
+
+    Raises:
+        RunError: The checkpoint is damaged, or belongs to another store or network.
+    """
+    saved, net = checkpoint.read(run), setup.net
+    if saved.about["store"] != setup.store.checksum:
+        raise RunError(
+            f"{setup.config.data} is not the store this run began with; "
+            "prepare it again with the same settings"
+        )
+    checkpoint.copy_into(net, net.local(saved.weights), str(saved.file))
+    # A checkpoint such as `best`, without velocities, or with those of another network.
+    shapes = {name: tensor.shape for name, tensor in net.local(saved.velocity).items()}
+    if shapes != {name: tensor.shape for name, tensor in velocity.items()}:
+        raise RunError(f"{saved.file} cannot be resumed: its velocities do not fit its weights")
+    for name, tensor in net.local(saved.velocity).items():
+        velocity[name].copy_(tensor)
+    return TrainState.from_dict(saved.about.get("position"), saved.file)
 
 
 @dataclass(frozen=True)
@@ -421,13 +485,13 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
 
 @contextmanager
 def _saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) -> Iterator[None]:
-    """Save the run if its store becomes unreachable.
+    """Save the run if its store becomes unreachable or damaged.
 
     Only a single process can do so: saving is collective, and other ranks may be at another step.
     """
     try:
         yield
-    except StoreLost:
+    except (StoreLost, DataError):
         if mesh.world.size == 1:
             save("last")
         raise

@@ -17,8 +17,9 @@ import torch
 from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
-from alexnet.files import write_whole
+from alexnet.files import naming, parse_json, write_whole
 from alexnet.model import Network, evaluation_mode
+from alexnet.saved_config import MOST_INT, from_dict
 from alexnet.train.sgd import PlateauState
 
 
@@ -45,9 +46,18 @@ class TrainState:
         self.loss_sum = 0.0
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> TrainState:
-        """Read the state from the header of a checkpoint (`dataclasses.asdict`)."""
-        return cls(**{**saved, "plateau": PlateauState(**saved["plateau"])})
+    def from_dict(cls, saved: Any, file: Path) -> TrainState:
+        """Read the state from the header of a checkpoint (`dataclasses.asdict`).
+
+        Raises:
+            ConfigError, RunError: It has other fields, or impossible values; the message names the
+                file.
+        """
+        state = from_dict(cls, saved, f"{file}: position")
+        counts = state.epoch, state.batch, state.step, state.errors, state.images
+        if min(*counts, state.plateau.drops, state.plateau.stale_epochs) < 0:
+            raise RunError(f"{file} is damaged: its position in training is negative")
+        return state
 
 
 class NotFinite(Exception):
@@ -187,7 +197,7 @@ class RunLog:
         if not self._writes:
             return
         # Opened for each line, so that a killed run keeps every line that it has written.
-        with self._path.open("a") as file:
+        with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
         if self._board is not None:
             for name, value in values.items():
@@ -211,21 +221,69 @@ def _tensorboard(run: Path) -> Any:
 def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Read the lines of a run's metrics.jsonl, all or those of one kind.
 
-    Lines that are not valid JSON are skipped: a killed process may leave half a line.
+    A last line without its end is dropped: a killed process may leave one.
 
     Raises:
-        RunError: The folder has no metrics.jsonl.
+        RunError: The folder has no metrics.jsonl, or a line of it is damaged.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise RunError(f"{run} is not a run: it has no metrics.jsonl")
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if "rate" in line:  # runs of version 0.1
-            line["lr"] = line.pop("rate")
-        lines.append(line)
-    return [line for line in lines if kind is None or line["kind"] == kind]
+    *texts, _ = path.read_bytes().split(b"\n")
+    lines = [_parsed(text, f"{path}, line {number}") for number, text in enumerate(texts, 1)]
+    if kind is None:
+        return lines
+    for number, line in enumerate(lines, 1):
+        if line["kind"] == kind and not _complete(line):
+            raise _damaged(f"{path}, line {number}", "it lacks a field")
+    return [line for line in lines if line["kind"] == kind]
+
+
+# The numbers that the readers of an "epoch" line need.
+EPOCH_NUMBERS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """Return a line of metrics.jsonl. Raises RunError if it is damaged."""
+    try:
+        line = parse_json(text)
+    except ValueError as error:
+        raise _damaged(where, str(error)) from None
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+        raise _damaged(where, "not an object with a `kind`")
+    if "rate" in line:  # runs of version 0.1
+        line["lr"] = line.pop("rate")
+    for name, value in line.items():
+        # The top-5 error of a network with fewer classes is null.
+        absent = value is None and name not in EPOCH_NUMBERS
+        signal = name == "signal" and _is_signal(value)
+        if not (name == "kind" or absent or signal or _is_number(value)):
+            raise _damaged(where, f"{name!r} is not a number")
+    return line
+
+
+def _complete(line: dict[str, Any]) -> bool:
+    """Tell whether a line has the fields that its readers need."""
+    return (
+        _is_signal(line.get("signal"))
+        if line["kind"] == "start"
+        else all(n in line for n in EPOCH_NUMBERS)
+    )
+
+
+def _damaged(where: str, why: str) -> RunError:
+    return RunError(f"{where} is damaged ({why}); remove this line")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= MOST_INT
+    return isinstance(value, float)
+
+
+def _is_signal(value: Any) -> bool:
+    """Tell whether a value is that of `signal` in the line "start": two numbers for each layer."""
+    return isinstance(value, dict) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
+        for pair in value.values()
+    )

@@ -30,7 +30,7 @@ from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
 
 # Measures of time and memory, which differ from run to run.
-MEASURED = "_s", "_bytes", "per_second", "_mib", "commit"
+MEASURED = "_s", "_share", "_bytes", "per_second", "_mib", "commit"
 
 
 def preparation(folder: Path, force: bool) -> None:
@@ -63,7 +63,7 @@ def _content(path: Path) -> str:
         return json.dumps([_timeless(line) for line in lines])
     if path.suffix == ".safetensors":
         saved = checkpoint.read(path)
-        about = {key: value for key, value in saved.about.items() if key != "file_sha256"}
+        about = {key: value for key, value in saved.about.items() if key != "checksum"}
         tensors = checkpoint.tensors_sha256(saved.weights | saved.velocity)
         return json.dumps([tensors, _timeless(about)])
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,96 @@
+"""`alexnet check`"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import Names, parse
+from alexnet.data.storage import is_url
+from alexnet.errors import AlexNetError
+
+if TYPE_CHECKING:
+    from alexnet.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class CheckArguments:
+    """Compare every file of stores and runs with its checksum.
+
+    The exit code is 2 at the first file that is damaged, and the message names the file.
+    """
+
+    paths: Positional[Annotated[Names, tyro.conf.arg(metavar="STORE|RUN...")]]
+    """Folders or URLs of stores, folders of runs, and checkpoint files."""
+
+
+def check(arguments: list[str]) -> None:
+    """Run `alexnet check`: one line for each part that is intact."""
+    a = parse(CheckArguments, "check", arguments)
+    if not a.paths:
+        raise AlexNetError("name what to check: alexnet check STORE|RUN...")
+    for name in a.paths:
+        path = Path(name)
+        if path.is_file():
+            from alexnet import checkpoint
+
+            print(f"{name}: intact{_remarks(checkpoint.read(path))}")
+        elif (path / "config.json").exists():
+            _check_run(path)
+        elif is_url(name) or (path / "manifest.json").exists():
+            _check_store(name)
+        else:
+            raise AlexNetError(
+                f"{name} is neither a store nor a run: it has no manifest.json and no config.json"
+            )
+
+
+def _check_store(name: str) -> None:
+    from alexnet.data.store import Store
+    from alexnet.progress import Progress
+
+    store = Store(name)
+    splits = store.manifest["splits"]
+    total = sum(shard["bytes"] for split in splits.values() for shard in split["shards"])
+    read = Counter[str]()
+    with Progress(f"check {name}", total >> 20, "MiB") as progress:
+
+        def advance(part: str, size: int) -> None:
+            before = read.total() >> 20
+            read[part] += size
+            progress.advance((read.total() >> 20) - before)
+
+        store.verify(advance)
+    print(f"{name}/manifest.json: intact")
+    for part in read:
+        about = ""
+        if part in splits:
+            shards = splits[part]["shards"]
+            about = f" ({splits[part]['images']} images in {len(shards)} files)"
+        print(f"{name}/{part}: intact{about}")
+
+
+def _check_run(run: Path) -> None:
+    from alexnet import checkpoint
+    from alexnet.train.metrics import read_metrics
+
+    checkpoint.read_config(run)
+    print(f"{run}/config.json: intact")
+    if (run / "metrics.jsonl").exists():
+        lines = read_metrics(run)
+        print(f"{run}/metrics.jsonl: intact ({len(lines)} lines)")
+    for file in ("last.safetensors", "best.safetensors"):
+        if (run / file).exists():
+            print(f"{run}/{file}: intact{_remarks(checkpoint.read(run / file))}")
+
+
+def _remarks(saved: Checkpoint) -> str:
+    """What there is to say of a checkpoint that could be read; its config is checked too."""
+    recipe = saved.config.recipe
+    covered = "" if saved.covered else ", apart from its mean image and header: no checksum"
+    return f" ({recipe}, {len(saved.about['classes'])} classes{covered})"
