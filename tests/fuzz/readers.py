@@ -206,16 +206,10 @@ def in_header(path: Path, rng: random.Random, keep_checksum: bool) -> None:
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     about = json.loads(header["__metadata__"]["about"])
-    checksums = {key: about.pop(key) for key in list(about) if key in CHECKSUMS}
-    text = damage_json(json.dumps(about), rng)
-    if keep_checksum and text.startswith("{"):
-        text = json.dumps(checksums)[:-1] + ", " + text[1:]
-    header["__metadata__"] = {"about": text}
+    changed = {"about": damage_json(json.dumps(about), rng)}
+    header["__metadata__"] = header["__metadata__"] | changed if keep_checksum else changed
     packed = json.dumps(header).encode(errors="surrogatepass")
     path.write_bytes(struct.pack("<Q", len(packed)) + packed + data[8 + length :])
-
-
-CHECKSUMS = ("file_sha256",)  # the keys of the header that cover the whole file
 
 
 def config_folder(folder: Path) -> None:
