@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
+import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,9 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, find
 from alexnet.data.sources.class_tars import class_tars
 from alexnet.data.sources.ilsvrc import ilsvrc
+from alexnet.data.sources.tars import MAX_PADDING_BYTES, open_tar
 from alexnet.data.sources.webdataset import webdataset
+from alexnet.errors import DataError
 
 # As in the real devkit, the order of the ids is not that of the wnids.
 WNID_OF_ID = {1: "n03000000", 2: "n01000000", 3: "n02000000"}
@@ -49,8 +55,8 @@ def class_tar(wnid: str, label: int) -> bytes:
     return buffer.getvalue()
 
 
-def meta(year: str) -> bytes:
-    """meta.mat: the classes, and a synset above them that is not a class."""
+def meta(year: str, images: int = 4) -> bytes:
+    """meta.mat: the classes, each with as many images, and a synset above them."""
     number = f"ILSVRC{year}_ID"
     fields = [
         (number, "i4"),
@@ -59,7 +65,7 @@ def meta(year: str) -> bytes:
         ("num_children", "i4"),
         ("num_train_images", "i4"),
     ]
-    rows = [(i, wnid, "words", 0, 4) for i, wnid in WNID_OF_ID.items()] + [
+    rows = [(i, wnid, "words", 0, images) for i, wnid in WNID_OF_ID.items()] + [
         (1001, "n00001740", "entity", 3, 0)
     ]
     buffer = io.BytesIO()
@@ -236,3 +242,279 @@ def test_hub_error_without_a_network_is_one_sentence() -> None:
         ValueError, match="not a folder here, and the Hugging Face hub does not provide it"
     ):
         find("nobody/nothing")
+
+
+# Damaged and hostile archives.
+
+
+def read_all(source: Source) -> int:
+    """Read all items of a source; returns their number."""
+    return sum(len(item.read()) > 0 for split in source.splits for item in split.items(0))
+
+
+DAMAGES: dict[str, Callable[[bytes, tarfile.TarInfo], bytes]] = {
+    "one bit of a header": lambda data, info: (
+        data[: info.offset] + bytes([data[info.offset] ^ 1]) + data[info.offset + 1 :]
+    ),
+    "a header of zeros": lambda data, info: (
+        data[: info.offset] + bytes(512) + data[info.offset + 512 :]
+    ),
+    "cut at a header": lambda data, info: data[: info.offset],
+    "cut in a header": lambda data, info: data[: info.offset + 100],
+    "cut in the data": lambda data, info: data[: info.offset_data + 10],
+    "zeros to the end": lambda data, info: data[: info.offset] + bytes(MAX_PADDING_BYTES + 1024),
+}
+
+
+def damage(data: bytes, how: str, member: int) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return DAMAGES[how](data, tar.getmembers()[member])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_class_tar_is_not_a_shorter_one(how: str, tmp_path: Path) -> None:
+    wnids = ("n00000001", "n00000002")
+    files = {wnid: {f"{wnid}_{n}.JPEG": grey_jpeg(n) for n in range(20)} for wnid in wnids}
+    for wnid in wnids:
+        tar(tmp_path / f"{wnid}.tar", files[wnid])
+    assert read_all(find(str(tmp_path))) == 40
+    path = tmp_path / "n00000002.tar"
+    path.write_bytes(damage(path.read_bytes(), how, 6))
+    with pytest.raises(DataError, match=r"n00000002\.tar is damaged .*2_[56]\.JPEG'.*fetch or"):
+        read_all(find(str(tmp_path)))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_shard_is_not_a_shorter_one(how: str, tmp_path: Path) -> None:
+    samples: dict[str, bytes] = {}
+    for number in range(9):
+        samples |= {f"{number}.jpg": grey_jpeg(number), f"{number}.cls": b"%d" % (number % 2)}
+    for split in ("train", "val"):
+        tar(tmp_path / f"{split}-0.tar", samples)
+    assert read_all(find(str(tmp_path))) == 18
+    path = tmp_path / "train-0.tar"
+    path.write_bytes(damage(path.read_bytes(), how, 6))
+    with pytest.raises(DataError, match=r"train-0\.tar is damaged after '(2\.cls|3\.jpg)'"):
+        read_all(find(str(tmp_path)))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("which", ["inner", "train", "val"])
+def test_damaged_archive_of_ilsvrc_is_refused(how: str, which: str, ilsvrc2012: Path) -> None:
+    """Also without the number of training images, which older files lack."""
+    assert read_all(find(str(ilsvrc2012))) == 18
+    train = ilsvrc2012 / "ILSVRC2012_img_train.tar"
+    if which == "inner":
+        inner = {f"{wnid}.tar": class_tar(wnid, 0) for wnid in sorted(WNID_OF_ID.values())}
+        inner["n02000000.tar"] = damage(inner["n02000000.tar"], how, 2)
+        tar(train, inner)
+        where = r"n02000000\.tar in .*img_train\.tar"
+    else:
+        path = ilsvrc2012 / f"ILSVRC2012_img_{which}.tar"
+        path.write_bytes(damage(path.read_bytes(), how, 2))
+        where = rf"img_{which}\.tar"
+    with pytest.raises(DataError, match=f"{where} is damaged (after|in) 'n?[0-9A-Z]"):
+        read_all(find(str(ilsvrc2012)))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+def test_damaged_compressed_tar_is_refused(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    whole = pack(class_tar("n00000001", 0))
+    (tmp_path / "n00000001.tar").write_bytes(whole)
+    (tmp_path / "n00000002.tar").write_bytes(whole)
+    assert read_all(find(str(tmp_path))) == 8
+    middle = len(whole) // 2
+    for damaged in (
+        whole[:-1],
+        whole[:middle],
+        whole[:20],
+        whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :],
+        whole[:-6] + bytes([whole[-6] ^ 4]) + whole[-5:],
+    ):
+        (tmp_path / "n00000001.tar").write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=r"n00000001\.tar is .*damaged .*fetch or pack it again"
+        ):
+            read_all(find(str(tmp_path)))
+
+
+def test_tar_may_end_with_one_block_of_zeros_or_many(tmp_path: Path) -> None:
+    """GNU tar accepts a lone block, and fills up records of any size."""
+    data = class_tar("n00000001", 0)
+    with tarfile.open(fileobj=io.BytesIO(data)) as whole:
+        end = whole.getmembers()[-1].offset_data + 512 * -(-whole.getmembers()[-1].size // 512)
+    for zeros in (512, 1024, MAX_PADDING_BYTES):
+        (tmp_path / "a.tar").write_bytes(data[:end] + bytes(zeros))
+        with open_tar(tmp_path / "a.tar") as members:
+            assert len(list(members)) == 4
+    (tmp_path / "a.tar").write_bytes(bytes(10240))
+    with open_tar(tmp_path / "a.tar") as members, pytest.raises(DataError, match="without files"):
+        list(members)
+
+
+def header(info: tarfile.TarInfo, sparse: int = 0) -> bytes:
+    """A header; with `sparse` that of a GNU sparse file without data, of so many bytes."""
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    if sparse:
+        block[156:157] = tarfile.GNUTYPE_SPARSE
+        block[483:495] = b"%011o\0" % sparse
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_hostile_members_take_neither_memory_nor_time(tmp_path: Path) -> None:
+    """They are images that cannot be read, and those beside them are read."""
+    link, sparse, large = (tarfile.TarInfo(f"{name}.jpg") for name in ("link", "sparse", "large"))
+    link.type, link.linkname, large.size = tarfile.LNKTYPE, "/etc/passwd", 300 << 20
+    for name in ("cat", "dog"):
+        with (tmp_path / f"{name}.tar").open("wb") as file:
+            file.write(header(link) + header(sparse, 4 << 30) + header(large))
+            file.seek(large.size, os.SEEK_CUR)  # a hole, which takes no space on the disk
+            file.write(class_tar(name, 0))
+    train, _ = find(str(tmp_path)).splits
+    reasons = []
+    for item in list(train.items(0))[:3]:
+        with pytest.raises(ValueError, match=r"link|more than") as caught:
+            item.read()
+        assert not isinstance(caught.value, DataError)
+        reasons.append(str(caught.value))
+    assert reasons[2] == "314,572,800 bytes are more than 268,435,456"
+    assert [len(item.read()) > 0 for item in list(train.items(0))[3:5]] == [True, True]
+
+
+def test_headers_that_lead_backward_or_are_huge_are_refused(tmp_path: Path) -> None:
+    names = tarfile.TarInfo("././@LongLink")
+    names.type, names.size = tarfile.GNUTYPE_LONGNAME, 2 << 20
+    back = tarfile.TarInfo("back.jpg")
+    back.size = -2048
+    for what, match in ((names, "extended header of 2097152"), (back, "a negative size")):
+        tar(tmp_path / "a.tar", {"0.jpg": b"x", "1.jpg": b"x"})
+        data = (tmp_path / "a.tar").read_bytes()
+        (tmp_path / "a.tar").write_bytes(data[:2048] + header(what) + bytes(4 << 20))
+        with open_tar(tmp_path / "a.tar") as members, pytest.raises(DataError, match=match):
+            list(members)
+
+
+def test_missing_training_images_of_ilsvrc_are_an_error(ilsvrc2012: Path) -> None:
+    files = {
+        "devkit/data/meta.mat": meta("2012", images=5),
+        "devkit/data/ILSVRC2012_validation_ground_truth.txt": b" ".join(
+            b"%d" % number for number in VAL_IDS
+        ),
+    }
+    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", files, "w:gz")
+    with pytest.raises(
+        DataError, match=r"n01000000 has 4 of 5 images in .*train\.tar; fetch it again, or unpack"
+    ):
+        read_all(find(str(ilsvrc2012)))
+    folder = ilsvrc2012 / "unpacked"  # the way to a subset
+    with tarfile.open(ilsvrc2012 / "ILSVRC2012_img_train.tar") as outer:
+        outer.extractall(folder, filter="data")
+    assert read_all(find(str(folder))) == 12
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        (b"1 2 3 1 2 9", "the validation ground truth of the devkit has the id 9"),
+        (b"1 2 3 1 2 x", r"ground_truth\.txt in .* has b'x' in place of an id"),
+        (b"1 2 3 1 2 \xff", r"ground_truth\.txt in .* has b'\\xff' in place of an id"),
+        (b"1" * 5000, r"ground_truth\.txt in .* in place of an id"),
+        (b"1 2 3 1 2", r"val\.tar has 6 images, and the devkit has 5 labels"),
+    ],
+)
+def test_damaged_ground_truth_is_refused(truth: bytes, message: str, ilsvrc2012: Path) -> None:
+    files = {
+        "devkit/data/meta.mat": meta("2012"),
+        "devkit/data/ILSVRC2012_validation_ground_truth.txt": truth,
+    }
+    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", files, "w:gz")
+    with pytest.raises(DataError, match=message):
+        find(str(ilsvrc2012))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"no file of MATLAB",
+        meta("2012")[:700],
+        meta("2012")[:128] + bytes(400),
+        meta("2012").replace(b"synsets", b"synsetz"),
+        meta("2012").replace(b"ILSVRC2012_ID", b"ILSVRC2012_IX"),
+        meta("2012")[:516] + meta("2012")[512:],  # a segmentation fault in SciPy 1.17
+    ],
+)
+def test_damaged_meta_mat_is_refused(damaged: bytes, ilsvrc2012: Path) -> None:
+    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", {"devkit/data/meta.mat": damaged}, "w:gz")
+    with pytest.raises(
+        DataError, match=r"meta\.mat in .*_t12\.tar\.gz is damaged or is not .* fetch it again"
+    ):
+        find(str(ilsvrc2012))
+
+
+def test_two_validation_images_of_one_number_are_refused(ilsvrc2012: Path) -> None:
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3, 4, 5)]
+    for name in ("copy/ILSVRC2012_val_00000005.JPEG", "x.JPEG"):
+        tar(ilsvrc2012 / "ILSVRC2012_img_val.tar", {n: grey_jpeg(0) for n in [*names, name]})
+        with pytest.raises(DataError, match="6 images, and none of them has the number 6"):
+            find(str(ilsvrc2012))
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"x.jpg": b"", "x.cls": b"\xff\xfe"}, r"train-0\.tar: x\.cls is not UTF-8 text"),
+        ({"x.jpg": b"", "x.json": b"[" * 100_000}, "x needs an image and a"),
+        ({"x.jpg": b"", "x.json": b"[3]"}, "x needs an image and a"),
+        ({"x.jpg": b"", "x.json": b'{"label": NaN}'}, "x needs an image and a"),
+        ({"x.jpg": b"", "x.json": b'{"label": {}}'}, "x needs an image and a"),
+        ({"x.jpg": b"", "x.json": b'{"label": 1%s}' % (b"0" * 400)}, "at most 1,000,000 classes"),
+        ({"x.jpg": b"", "x.json": b'{"label": 1%s}' % (b"0" * 9000)}, "x needs an image and a"),
+        ({"x.jpg": b"", "x.cls": b"2000000000"}, "has the label 2000000000, and at most"),
+        ({"x.jpg": b"", "x.cls": "\u00b2".encode()}, "numbers and labels that are names"),
+        ({"x.jpg": b"", "x.cls": bytes(1 << 21)}, r"x\.cls cannot have a label \(2,097,152 bytes"),
+    ],
+)
+def test_hostile_labels_of_shards_are_refused(
+    sample: dict[str, bytes], message: str, tmp_path: Path
+) -> None:
+    tar(tmp_path / "train-0.tar", {"a.jpg": grey_jpeg(0), "a.cls": b"0"} | sample)
+    with pytest.raises(DataError, match=message):
+        find(str(tmp_path))
+
+
+def test_classes_txt_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", {"a.jpg": grey_jpeg(0), "a.cls": b"0"})
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"classes\.txt is not UTF-8 text \(byte 3\)"):
+        find(str(tmp_path))
+
+
+def test_pipes_in_place_of_archives_are_refused(ilsvrc2012: Path, tmp_path: Path) -> None:
+    """To open one would wait for ever."""
+    for name in ("shards/train-0.tar", "parquet/train-0.parquet"):
+        path = tmp_path / name
+        path.parent.mkdir()
+        os.mkfifo(path)
+        with pytest.raises(DataError, match="is not a regular file"):
+            find(str(path.parent))
+    os.mkfifo(ilsvrc2012 / "ILSVRC2012_test_ground_truth.txt")
+    with pytest.raises(DataError, match="is not a regular file"):
+        find(str(ilsvrc2012))
+
+
+def test_short_or_damaged_cifar_files_are_refused(tmp_path: Path) -> None:
+    rows = np.zeros((4, 3073), np.uint8)
+    names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    for name in names:
+        rows.tofile(tmp_path / name)
+    assert read_all(find(str(tmp_path))) == 24
+    rows[:3].tofile(tmp_path / names[3])
+    with pytest.raises(DataError, match=r"batch_4\.bin has 3 images, and data_batch_1\.bin has 4"):
+        find(str(tmp_path))
+    rows[2, 0] = 10
+    rows.tofile(tmp_path / names[3])
+    with pytest.raises(DataError, match=r"batch_4\.bin has the label 10 in record 2"):
+        find(str(tmp_path))

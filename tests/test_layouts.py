@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from alexnet import evaluate
@@ -22,8 +25,10 @@ from alexnet.data.classes import class_list, short_names, wnids_of_labels
 from alexnet.data.image import decode, encode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
+from alexnet.data.sources.source import MAX_IMAGE_BYTES, UnreadableImage
 from alexnet.data.storage import OpenFiles
 from alexnet.data.store import Store
+from alexnet.errors import DataError
 from alexnet.train.loop import fit
 from alexnet.trained import load
 from tests import layouts
@@ -520,6 +525,184 @@ def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> Non
     source = find(str(tmp_path), val_fraction=0)
     assert check_labels(source.splits[0]) == 2
     assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
+
+
+def pet_folders(folder: Path, name: str = "cat") -> Path:
+    for label, pet in enumerate((name, "dog")):
+        for number in range(3):
+            write(folder / pet / f"{number}.jpg", image(label, number))
+    return folder
+
+
+def test_files_that_are_not_images_but_pipes_or_links_are_skipped(tmp_path: Path) -> None:
+    """They are counted, reported with their reasons, and never waited for."""
+    cats = pet_folders(tmp_path / "set") / "cat"
+    os.mkfifo(cats / "pipe.jpg")
+    (cats / "loop.jpg").symlink_to("loop.jpg")
+    (cats / "lost.jpg").symlink_to("nowhere")
+    (cats / "device.jpg").symlink_to("/dev/zero")
+    (cats / "circle").symlink_to(cats)
+    (cats / "folder.jpg").mkdir()
+    with (cats / "large.jpg").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)  # a hole, which takes no space on the disk
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(cats / "socket.jpg"))
+    source = find(str(tmp_path / "set"), val_fraction=0)
+    settings = StoreSettings(size_px=40, most_skipped=0.5)
+    skipped = prepare(source, tmp_path / "store", settings)["splits"]["train"]["skipped"]
+    assert [name for name, _ in skipped] == [
+        f"cat/{name}.jpg" for name in ("device", "large", "loop", "lost", "pipe", "socket")
+    ]
+    reasons = dict(skipped)
+    assert reasons["cat/pipe.jpg"] == "not a regular file"
+    assert reasons["cat/large.jpg"] == "268,435,457 bytes are more than 268,435,456"
+    assert "No such file" in reasons["cat/lost.jpg"]
+
+
+def test_folders_that_cannot_be_read_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(pet_folders(tmp_path) / "cat" / "more" / "x.jpg", image(0, 0))
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read everything
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cat/more cannot be read \(Permission denied\); change"):
+        find(str(tmp_path))
+
+
+def test_names_that_are_not_utf8_are_written_in_letters(tmp_path: Path) -> None:
+    """In class folders, in tars and in tables; a terminal and Arrow can write the result."""
+    odd = os.fsdecode(b"caf\xe9")
+    escaped = "caf\\udce9"
+    folder = pet_folders(tmp_path / odd / "folders", odd)
+    write(folder / odd / f"{odd}.jpg", image(0, 0))
+    source = find(str(folder), val_fraction=0)
+    assert source.classes == (escaped, "dog")
+    assert f"/{escaped}/folders" in source.description
+    prepare(source, tmp_path / "store", StoreSettings(size_px=40))
+    split = Store(tmp_path / "store").split("train")
+    assert split.name(3) == f"{escaped}/{escaped}.jpg"
+    write(folder / escaped / "0.jpg", image(0, 0))
+    with pytest.raises(DataError, match="two classes with the same name"):
+        find(str(folder))
+    for name in ("cat", "dog"):
+        tar(tmp_path / "tars" / f"{name}.tar", {f"{odd}.jpg": image(0, 0)})
+    names = [item.name for s in find(str(tmp_path / "tars")).splits for item in s.items(0)]
+    assert names == [f"{escaped}.jpg"] * 2
+    for name in (odd, "a"):
+        write(tmp_path / "table" / f"{name}.jpg", image(0, 0))
+    write(tmp_path / "table" / "labels.csv", b"caf\xe9.jpg,cat\na.jpg,dog\n")
+    assert check_names(tmp_path / "table") == [f"{escaped}.jpg", "a.jpg"]
+    write(tmp_path / "table" / "labels.csv", b"caf\xe9.jpg,cat\na.jpg,dog\xe9\n")
+    with pytest.raises(DataError, match=r"labels\.csv, line 2, has a label that is not UTF-8"):
+        find(str(tmp_path / "table"))
+
+
+def check_names(folder: Path) -> list[str]:
+    (split,) = find(str(folder), val_fraction=0).splits
+    return [item.name for item in split.items(0)]
+
+
+def parquet(folder: Path, cells: Any, labels: Any = (0, 1), **options: Any) -> Path:
+    """A file with bare bytes in its image column; returns its folder."""
+    folder.mkdir(exist_ok=True)
+    table = pa.table({"image": cells, "label": labels})
+    pq.write_table(table, folder / "train-0.parquet", **options)
+    return folder
+
+
+@pytest.mark.parametrize("cut", [0, 3, 100, 3000, -1])
+def test_cut_parquet_files_are_refused(cut: int, tmp_path: Path) -> None:
+    (path, _) = sorted(layouts.clone(tmp_path).glob("data/train*"))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"train-0.*parquet is damaged \(.*\); fetch it again$"):
+        find(str(tmp_path))
+
+
+def test_damaged_pages_of_a_parquet_file_are_refused(tmp_path: Path) -> None:
+    """The images are read later than the labels; a checksum, where there is one, is compared."""
+    cells = [image(0, 0), image(1, 0)]
+    parquet(tmp_path, cells, compression="none", write_page_checksum=True)
+    path = tmp_path / "train-0.parquet"
+    data = bytearray(path.read_bytes())
+    (split,) = find(str(tmp_path)).splits
+    assert len(list(split.items(0))) == 2
+    data[data.index(image(1, 0)) + 50] ^= 1
+    path.write_bytes(data)
+    (split,) = find(str(tmp_path)).splits
+    with pytest.raises(DataError, match=r"train-0\.parquet is damaged \(.*CRC"):
+        list(split.items(0))
+
+
+def test_small_parquet_file_cannot_take_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.data.sources.parquet.MAX_IMAGE_BYTES", 1 << 20)
+    zeros = bytes(8 << 20)
+    with pytest.raises(DataError, match=r"its row group 0 would become 16,.* bytes of "):
+        find(str(parquet(tmp_path / "page", [zeros, zeros[1:]], compression="zstd")))
+    # One value in the dictionary of the column, and many rows that refer to it.
+    many = [bytes(1000)] * 3000
+    folder = parquet(tmp_path / "many", many, [0, 1] * 1500, compression="zstd")
+    (split,) = find(str(folder)).splits
+    with pytest.raises(DataError, match="bytes of images or more, 100 times its size"):
+        list(split.items(0))
+    with pytest.raises(DataError, match=r"it has 100,000 rows"):
+        find(str(parquet(tmp_path / "rows", [None] * 100_000, pa.nulls(100_000, pa.int64()))))
+
+
+def test_single_bad_rows_of_a_parquet_file_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(size: int) -> None:
+        if size > 5000:
+            raise UnreadableImage("too large")
+
+    monkeypatch.setattr("alexnet.data.sources.parquet.check_size", check)
+    folder = parquet(tmp_path / "set", [image(0, 0), None, bytes(6000)], [0, 1, 1])
+    (split,) = find(str(folder)).splits
+    good, missing, large = split.items(0)
+    assert good.read() == image(0, 0)
+    for item, reason in ((missing, "has no image"), (large, "too large")):
+        with pytest.raises(UnreadableImage, match=reason):
+            item.read()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [b"x"], "label": ["cat"]}, "has string in place of the numbers of classes"),
+        ({"image": [b"x"], "label": [0.5]}, "has double in place of the numbers of classes"),
+        ({"image": [b"x"], "label": [2 * 10**9]}, "has the label 2000000000, and at most"),
+        ({"image": [{"x": 1}], "label": [0]}, "needs the columns 'image', with the bytes"),
+    ],
+)
+def test_parquet_columns_of_other_types_are_refused(
+    columns: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=message):
+        find(str(tmp_path))
+
+
+def test_failing_stream_of_the_hub_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = layouts.streams()
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: streams)
+    train = find(HUB).splits[0]
+
+    def fail(stream: Any) -> Any:
+        raise pa.ArrowInvalid("no Parquet\nor so")
+
+    monkeypatch.setattr(datasets.IterableDataset, "__iter__", fail)
+    with pytest.raises(DataError, match=f"hub does not go on with {HUB}: no Parquet; run"):
+        list(train.items(0))
 
 
 def test_least_recently_used_file_is_closed_unless_it_is_being_read(

@@ -13,15 +13,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet.errors import DataError
+
 # The "n" of a wnid stands for noun; ImageNet has nouns only.
 WNID = re.compile(r"n\d{8}")
 IN_A_NAME = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?![A-Za-z0-9])")
+MAX_CLASSES = 1_000_000
+"""Most classes of a data set. The whole of ImageNet has 21,841; a label beyond this is damage, and
+the list of that many names might not fit into memory."""
 WORD_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
 
 
 def are_wnids(names: Iterable[str]) -> bool:
     """Tell whether all names are wnids."""
     return all(WNID.fullmatch(name) for name in names)
+
+
+def is_number(label: str) -> bool:
+    """Tell whether a label is a number.
+
+    Python's `isdigit` accepts digits that `int` does not read, and `int` refuses thousands of them.
+    """
+    return re.fullmatch("[0-9]{1,18}", label) is not None
 
 
 def short_names(classes: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
@@ -77,7 +90,7 @@ def class_list(names: Sequence[str], wnids: Sequence[str] | None = None) -> Clas
     elif wnids is None:
         return ClassList(tuple(names))
     else:
-        numbers = all(name.isdigit() for name in names)
+        numbers = all(map(is_number, names))
         words = None if numbers else names  # "17" is not a word for a class
     # All forms of ImageNet thus get the same labels, whatever order their own labels have.
     by_wnid = sorted(range(len(wnids)), key=wnids.__getitem__)
@@ -89,6 +102,29 @@ def class_list(names: Sequence[str], wnids: Sequence[str] | None = None) -> Clas
         tuple(words[label] for label in by_wnid) if words is not None else (),
         tuple(order),
     )
+
+
+def check_count(count: int, where: object) -> None:
+    """Raise DataError if the labels of the data set `where` are those of too many classes."""
+    if count > MAX_CLASSES:
+        raise DataError(
+            f"{where} has the label {count - 1}, and at most {MAX_CLASSES:,} classes are possible; "
+            "correct the label"
+        )
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Return the names in a classes.txt, one on a line, for the labels from 0.
+
+    Raises:
+        DataError: If the file is not UTF-8.
+    """
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it in that encoding"
+        ) from None
 
 
 def wnid_in(name: str) -> str | None:
@@ -140,9 +176,12 @@ def wnids_of_classes_py(path: Path, names: Sequence[str]) -> list[str] | None:
     The file is parsed, never executed. The result is None unless its dictionary has exactly these
     names in this order: a single name is ambiguous (ImageNet has two cranes).
     """
+    if not path.is_file():
+        return None
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
+    # The parser raises the last two for text that is nested too deeply.
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
         return None
     # Downloaded code is not trusted: a dictionary of constants can be read without running it.
     for node in ast.walk(tree):

@@ -33,16 +33,33 @@ def cifar_binary(folder: Path) -> Source:
     of 32x32.
 
     Raises:
-        DataError: If a file is missing or does not consist of such records.
+        DataError: If a file is missing, does not consist of such records, or is shorter than the
+            others.
     """
     record = 1 + 3072
+    train = [folder / f"data_batch_{number}.bin" for number in range(1, 6)]
+    test = [folder / "test_batch.bin"]
+    for path in train + test:
+        if not path.is_file() or path.stat().st_size % record or not path.stat().st_size:
+            raise DataError(
+                f"{path} is missing or is not a CIFAR-10 file: its records have {record} bytes"
+            )
+        # A file cut between two records can only be told by the others.
+        size, first = path.stat().st_size, train[0].stat().st_size
+        if size != first:
+            raise DataError(
+                f"{path} has {size // record} images, and {train[0].name} has {first // record}; "
+                "fetch the shorter file again"
+            )
+        labels = np.memmap(path, np.uint8, "r")[::record]
+        # A loop over at most one row: the first wrong one is reported.
+        for wrong in np.flatnonzero(labels >= len(CIFAR_CLASSES))[:1]:
+            raise DataError(
+                f"{path} has the label {labels[wrong]} in record {wrong}, and there are "
+                f"{len(CIFAR_CLASSES)} classes; fetch it again"
+            )
 
     def split(name: str, files: list[Path]) -> SourceSplit:
-        for path in files:
-            if not path.is_file() or path.stat().st_size % record:
-                raise DataError(
-                    f"{path} is missing or is not a CIFAR-10 file: its records have {record} bytes"
-                )
         count = sum(path.stat().st_size // record for path in files)
 
         def items(start: int) -> Iterator[Item]:
@@ -64,6 +81,5 @@ def cifar_binary(folder: Path) -> Source:
 
         return SourceSplit(name, count, items)
 
-    train = [folder / f"data_batch_{number}.bin" for number in range(1, 6)]
-    splits = (split("train", train), split("test", [folder / "test_batch.bin"]))
+    splits = (split("train", train), split("test", test))
     return Source(f"CIFAR-10 {folder}", CIFAR_CLASSES, splits)

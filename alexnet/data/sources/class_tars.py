@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet.data.classes import are_wnids, words_beside
 from alexnet.data.sources.source import Options, Row, Source, is_image, streamed_with_val
-from alexnet.data.sources.tars import members, open_tar
+from alexnet.data.sources.tars import open_tar
 from alexnet.errors import DataError
 
 
@@ -17,7 +17,8 @@ def class_tars(folder: Path, options: Options | None = None) -> Source:
     Files in a tar that are not images, to judge by their names, are skipped.
 
     Raises:
-        DataError: If there are fewer than two tars.
+        DataError: If there are fewer than two tars; as the items are read, if a tar is damaged or
+            has no images.
     """
     options = options or Options()
     # By the name without its suffix, because that is the class.
@@ -30,10 +31,14 @@ def class_tars(folder: Path, options: Options | None = None) -> Source:
     def rows() -> Iterator[Row]:
         # One tar after the other: an item's place in the order must not change between runs.
         for label, path in enumerate(tars):
-            with open_tar(path) as tar:
-                for member, read in members(tar):
+            count = 0
+            with open_tar(path) as members:
+                for member in members:
                     if is_image(member.name):
-                        yield member.name, label, read
+                        count += 1
+                        yield member.name, label, member.read
+            if not count:
+                raise DataError(f"{path} has no images; remove it or fill it")
 
     classes = tuple(path.stem for path in tars)
     return Source(

@@ -6,12 +6,13 @@ import itertools
 from pathlib import Path
 
 from alexnet.data.classes import are_wnids, words_beside
-from alexnet.data.sources.ilsvrc import find_devkit, number_of
+from alexnet.data.sources.ilsvrc import check_numbers, find_devkit, number_of
 from alexnet.data.sources.source import (
     SPLIT_NAMES,
     Listed,
     Options,
     Source,
+    image_files,
     is_image,
     listed_splits,
     without_labels,
@@ -139,7 +140,7 @@ def _class_files(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
         )
     files: list[Listed] = []
     for label, child in enumerate(folders):
-        paths = sorted(path for path in child.rglob("*") if is_image(path) and path.is_file())
+        paths = image_files(child)
         if not paths:
             raise DataError(f"the class folder {child} has no images; remove it or fill it")
         # The name of an item does not depend on where the source lies: a store records it.
@@ -159,7 +160,8 @@ def _same_classes(train: Path, classes: tuple[str, ...], part: Path) -> list[Lis
 def _notes_on_rest(folder: Path) -> list[str]:
     """Return notes about files beside class folders that the user may have meant to be read."""
     notes = []
-    if loose := [path.name for path in sorted(folder.iterdir()) if is_image(path)]:
+    files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
+    if loose := [path.name for path in files if is_image(path)]:
         notes.append(
             f"{len(loose)} images of {folder} lie in no class folder and are left out, "
             f"{loose[0]} among them"
@@ -200,12 +202,7 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
             # The devkit lists labels by the numbers in the names of the images, from 1.
             truth = devkit.truth(split)
             numbers = [number_of(path.name) for path in images.files]
-            # Every number must occur once, or a label would go to the wrong image unnoticed.
-            if sorted(numbers) != list(range(1, len(truth) + 1)):
-                raise DataError(
-                    f"{part} has {len(numbers)} images, and the devkit has {len(truth)} labels "
-                    "for them"
-                )
+            check_numbers(numbers, len(truth), part)
             return {p: truth[n - 1] for p, n in zip(images.files, numbers, strict=True)}
     return None
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from alexnet.data.classes import ClassList, are_wnids, class_list, wnids_of_labels
 from alexnet.data.sources.source import (
+    MAX_IMAGE_BYTES,
     Item,
     Options,
     Source,
     SourceSplit,
     in_hand,
     split_name,
+    unreadable,
     without_labels,
 )
 from alexnet.errors import DataError
@@ -39,9 +41,9 @@ def hub(name: str, options: Options | None = None) -> Source:
         streams: Any = datasets.load_dataset(name, streaming=True)
     # The library raises many kinds of errors: no network, no such name, no permission.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{name} is not a folder here, and the Hugging Face hub does not provide it: {reason}"
+            f"{name} is not a folder here, and the Hugging Face hub does not provide it: "
+            f"{_reason(error)}"
         ) from None
     splits = {split_name(key): stream for key, stream in streams.items()}
     if "train" not in splits:
@@ -59,38 +61,67 @@ def hub(name: str, options: Options | None = None) -> Source:
         if options.wants(key)
     }
     labelled, notes = [], []
-    catalogue = _classes(raw["train"], image, label, tuple(features[label].names))
+    catalogue = _classes(name, raw["train"], image, label, tuple(features[label].names))
     # The first row tells whether a split has labels: streams have no statistics.
     for key, stream in raw.items():
-        first = next(iter(stream), None)
+        first = next(_rows(stream, name), None)
         if first is not None and first[label] in (None, -1):
             notes.append(without_labels(key, name))
         else:
-            labelled.append(_split(key, stream, image, label, catalogue))
+            labelled.append(_split(name, key, stream, image, label, catalogue))
     return Source(
         f"hub {name}", catalogue.classes, tuple(labelled), words=catalogue.words, notes=tuple(notes)
     )
 
 
-def _classes(stream: Any, image: str, label: str, names: tuple[str, ...]) -> ClassList:
+def _reason(error: Exception) -> str:
+    """Return the first line of what the library says."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _rows(stream: Any, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a stream. Raises DataError where the hub or its files fail."""
+    try:
+        yield from stream
+    # The library raises many kinds of errors: no network, damaged files.
+    except Exception as error:
+        raise DataError(
+            f"the Hugging Face hub does not go on with {name}: {_reason(error)}; run the "
+            "command again, which continues after the last finished file"
+        ) from None
+
+
+def _classes(name: str, stream: Any, image: str, label: str, names: tuple[str, ...]) -> ClassList:
     """Return the classes, with wnids if the names of the training images contain them."""
     if are_wnids(names):
         return class_list(names)
-    rows = ((row[image]["path"], int(row[label])) for row in stream)
+    rows = (((row[image] or {}).get("path"), int(row[label])) for row in _rows(stream, name))
     return class_list(names, wnids_of_labels(rows, len(names), enough=ROWS_FOR_WNIDS))
 
 
-def _split(key: str, stream: Any, image: str, label: str, catalogue: ClassList) -> SourceSplit:
+def _split(
+    name: str, key: str, stream: Any, image: str, label: str, catalogue: ClassList
+) -> SourceSplit:
     """Return a split that streams its items; their number is unknown."""
 
     def items(start: int) -> Iterator[Item]:
-        for number, row in enumerate(stream.skip(start), start):
+        for number, row in enumerate(_rows(stream.skip(start), name), start):
             if row[label] in (None, -1):
                 raise DataError(f"row {number} of the split {key!r} has no label")
+            cell = row[image] or {}
             yield Item(
-                row[image]["path"] or f"{key}:{number}",
+                cell.get("path") or f"{key}:{number}",
                 catalogue.label(int(row[label])),
-                in_hand(row[image]["bytes"]),
+                _reader(cell.get("bytes")),
             )
 
     return SourceSplit(key, None, items)
+
+
+def _reader(data: bytes | None) -> Callable[[], bytes]:
+    """Return a reader for the bytes in a row."""
+    if data is None:
+        return unreadable("the row has no image")
+    if len(data) > MAX_IMAGE_BYTES:
+        return unreadable(f"{len(data):,} bytes are more than {MAX_IMAGE_BYTES:,}")
+    return in_hand(data)

@@ -6,20 +6,34 @@ The devkit's `meta.mat` translates the ids, and contains the words for the class
 
 from __future__ import annotations
 
-import io
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from alexnet.data.sources.source import Options, Row, Source, SourceSplit, split_name, streamed
-from alexnet.data.sources.tars import members, open_tar
+from alexnet.data.sources.source import (
+    Options,
+    Row,
+    Source,
+    SourceSplit,
+    UnreadableImage,
+    check_size,
+    split_name,
+    streamed,
+)
+from alexnet.data.sources.tars import open_tar
 from alexnet.errors import DataError
 
 # ILSVRC2012_img_train.tar and ILSVRC2010_images_train.tar, in upper or lower case.
 TRAIN_TAR = r"(?i)ilsvrc20\d\d_(img|images)_train\.tar"
+MAX_DEVKIT_BYTES = 64 << 20
+"""Most bytes in a file of a devkit; the real ones have at most a few."""
+READING_S = 120
+"""Most seconds to read a meta.mat. It takes less than one; a damaged file could take for ever."""
 
 
 def ilsvrc(folder: Path, options: Options | None = None) -> Source:
@@ -30,7 +44,8 @@ def ilsvrc(folder: Path, options: Options | None = None) -> Source:
 
     Raises:
         DataError: If an archive is missing, if the wnids of the training tar are not those of the
-            devkit, or if an archive does not have as many images as the ground truth has labels.
+            devkit, or if an archive does not have as many images as the devkit says. The images
+            of a class are counted as they are read, because their headers lie all over the tar.
     """
     options = options or Options()
     train = _one(folder, TRAIN_TAR)
@@ -39,7 +54,7 @@ def ilsvrc(folder: Path, options: Options | None = None) -> Source:
     if devkit is None:
         raise DataError(_no_devkit(folder, year))
     wnids = devkit.wnids
-    splits = [_train_split(train, wnids, devkit.train_count)]
+    splits = [_train_split(train, wnids, devkit.train_counts)]
     notes = []
     for split, pattern in (
         ("val", r"(?i)ilsvrc\d+_(img|images)_val\.tar"),
@@ -79,13 +94,13 @@ class Devkit:
     Attributes:
         wnid_of: The wnid of each devkit id, for the classes: the synsets without children.
         words_of: The words of the same ids.
-        train_count: Number of training images according to meta.mat, if it states one.
+        count_of: Number of training images of the same ids; empty if meta.mat does not state it.
         ground_truth: Devkit ids of the images of each split.
     """
 
     wnid_of: dict[int, str]
     words_of: dict[int, str]
-    train_count: int | None
+    count_of: dict[int, int]
     ground_truth: dict[str, list[int]]
 
     @property
@@ -101,6 +116,11 @@ class Devkit:
         return tuple(by_wnid[wnid] for wnid in self.wnids) if any(by_wnid.values()) else ()
 
     @property
+    def train_counts(self) -> dict[str, int]:
+        """The number of training images of each wnid; empty if meta.mat does not state it."""
+        return {self.wnid_of[number]: count for number, count in self.count_of.items()}
+
+    @property
     def splits(self) -> set[str]:
         """The splits whose ground truth the devkit has."""
         return {split_name(which) for which in self.ground_truth}
@@ -109,7 +129,8 @@ class Devkit:
         """Return the wnids of a split's images, in the order of their numbers.
 
         Raises:
-            DataError: If the devkit has no ground truth for the split.
+            DataError: If the devkit has no ground truth for the split, or one with an id that is
+                not a class of meta.mat.
         """
         which = "validation" if split == "val" else split
         if which not in self.ground_truth:
@@ -117,7 +138,14 @@ class Devkit:
                 f"the devkit has no {which} ground truth (ILSVRC*_{which}_ground_truth.txt); "
                 f"put it beside the archives, or leave the split {split!r} out with --splits"
             )
-        return [self.wnid_of[number] for number in self.ground_truth[which]]
+        truth = self.ground_truth[which]
+        # A loop over at most one id: the first wrong one is reported.
+        for wrong in [number for number in truth if number not in self.wnid_of][:1]:
+            raise DataError(
+                f"the {which} ground truth of the devkit has the id {wrong}, which is not a class "
+                "of its meta.mat; fetch the devkit again"
+            )
+        return [self.wnid_of[number] for number in truth]
 
 
 def find_devkit(folder: Path, year: str = "") -> Devkit | None:
@@ -135,7 +163,7 @@ def find_devkit(folder: Path, year: str = "") -> Devkit | None:
         files = _devkit_files(path)
         if "meta.mat" in files:
             for beside in folder.glob(f"ILSVRC{year}*_ground_truth.txt"):
-                files[beside.name] = beside.read_bytes()  # the test labels of 2010 came later
+                files[beside.name] = _on_disk(beside)  # the test labels of 2010 came later
             return _read_devkit(files)
     return None
 
@@ -149,95 +177,169 @@ def _no_devkit(folder: Path, year: str) -> str:
     )
 
 
-def _devkit_files(path: Path) -> dict[str, bytes]:
+class DevkitFile(NamedTuple):
+    """A file of a devkit: where it lies, for messages, and its bytes."""
+
+    where: str
+    data: bytes
+
+
+def _devkit_files(path: Path) -> dict[str, DevkitFile]:
     """Return meta.mat and the ground truth files by name, from a devkit's tar or folder."""
     wanted = re.compile(r"meta\.mat|ILSVRC\d+_(validation|test)_ground_truth\.txt")
     if path.is_dir():
-        return {p.name: p.read_bytes() for p in path.rglob("*") if wanted.fullmatch(p.name)}
-    with open_tar(path) as tar:
-        return {
-            Path(member.name).name: read()
-            for member, read in members(tar)
-            if wanted.fullmatch(Path(member.name).name)
-        }
+        return {p.name: _on_disk(p) for p in path.rglob("*") if wanted.fullmatch(p.name)}
+    files = {}
+    with open_tar(path) as members:
+        for member in members:
+            name, where = Path(member.name).name, f"{member.name} in {path}"
+            if not wanted.fullmatch(name):
+                continue
+            try:
+                files[name] = DevkitFile(where, member.read(MAX_DEVKIT_BYTES))
+            except UnreadableImage as error:
+                raise DataError(f"{where} cannot be read ({error}); fetch it again") from None
+    return files
 
 
-def _read_devkit(files: dict[str, bytes]) -> Devkit:
-    """Parse meta.mat and the ground truth."""
-    # Imported here, because no other source needs SciPy, whose import takes long.
-    from scipy.io import loadmat
+def _on_disk(path: Path) -> DevkitFile:
+    """Read a file of an unpacked devkit. Raises DataError if it is not a file of its size."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a regular file; unpack the devkit again")
+    try:
+        check_size(path.stat().st_size, MAX_DEVKIT_BYTES)
+    except UnreadableImage as error:
+        raise DataError(f"{path} is not the file of a devkit ({error}); unpack it again") from None
+    return DevkitFile(str(path), path.read_bytes())
 
-    synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
-    names = synsets.dtype.names
-    # The field of the ids is called ILSVRC2010_ID or ILSVRC2012_ID. Synsets with children are no
-    # classes; a file without that field has classes only.
-    number = next(name for name in names if name.endswith("_ID"))
-    leaves = [
-        s
-        for s in np.atleast_1d(synsets)
-        if "num_children" not in names or int(s["num_children"]) == 0
-    ]
+
+def _read_devkit(files: dict[str, DevkitFile]) -> Devkit:
+    """Parse meta.mat and the ground truth. Raises DataError for a damaged file."""
+    synsets = _synsets(files["meta.mat"])
     truths = {
-        match[1]: [int(line) for line in data.split()]
-        for name, data in files.items()
+        match[1]: _ground_truth(file)
+        for name, file in files.items()
         if (match := re.search(r"_(validation|test)_ground_truth", name))
     }
     return Devkit(
-        {int(s[number]): str(s["WNID"]) for s in leaves},
-        {int(s[number]): str(s["words"]) for s in leaves} if "words" in names else {},
-        sum(int(s["num_train_images"]) for s in leaves) if "num_train_images" in names else None,
+        {synset.number: synset.wnid for synset in synsets},
+        {synset.number: synset.words for synset in synsets if synset.words is not None},
+        {synset.number: synset.images for synset in synsets if synset.images is not None},
         truths,
     )
 
 
-def _train_split(archive: Path, wnids: tuple[str, ...], count: int | None) -> SourceSplit:
+def _ground_truth(file: DevkitFile) -> list[int]:
+    """Return the ids in a file of ground truth. Raises DataError if it has anything else."""
+    words = file.data.split()
+    # A loop over at most one word: the first wrong one is reported. Ids have four digits.
+    for wrong in [word for word in words if not re.fullmatch(rb"[0-9]{1,9}", word)][:1]:
+        raise DataError(f"{file.where} has {wrong[:20]!r} in place of an id; fetch it again")
+    return [int(word) for word in words]
+
+
+class Synset(NamedTuple):
+    """A class in meta.mat: its devkit id, its words, and the number of its training images."""
+
+    number: int
+    wnid: str
+    words: str | None
+    images: int | None
+
+
+def _synsets(file: DevkitFile) -> list[Synset]:
+    """Return the classes in meta.mat. Raises DataError if it is damaged."""
+    # A process of its own, which a damaged file may crash. -P keeps the modules beside the program
+    # from being taken for those that it imports.
+    program = [sys.executable, "-P", str(Path(__file__).with_name("meta_mat.py"))]
+    try:
+        run = subprocess.run(
+            program, input=file.data, capture_output=True, timeout=READING_S, check=True
+        )
+    except subprocess.SubprocessError as error:
+        lines = (error.stderr or b"").decode(errors="replace").split("\n")  # type: ignore[attr-defined]
+        reason = next((line for line in reversed(lines) if line), "SciPy crashes or hangs on it")
+        raise DataError(
+            f"{file.where} is damaged or is not the list of synsets of a devkit ({reason}); "
+            "fetch it again"
+        ) from None
+    synsets = [Synset(*values) for values in json.loads(run.stdout)]
+    # An id or a wnid that occurs twice would take the labels of another class.
+    for what in ({s.number for s in synsets}, {s.wnid for s in synsets}):
+        if not synsets or len(what) < len(synsets):
+            raise DataError(f"{file.where} has no classes, or one of them twice; fetch it again")
+    return synsets
+
+
+def _train_split(archive: Path, wnids: tuple[str, ...], counts: dict[str, int]) -> SourceSplit:
     """Return the training split. Raises DataError if its classes are not the devkit's."""
-    with open_tar(archive) as outer:
-        inside = sorted(Path(member.name).stem for member, _ in members(outer))
+    with open_tar(archive) as members:
+        inside = sorted(Path(member.name).stem for member in members)
     # Checked by the headers of the outer tar, before any image is read.
     if inside != list(wnids):
         odd = sorted(set(inside) ^ set(wnids))
         raise DataError(f"{archive} and the devkit have different classes: {', '.join(odd[:3])}")
 
     def rows() -> Iterator[Row]:
-        with open_tar(archive) as outer:
-            for member, _ in members(outer):
+        with open_tar(archive) as members:
+            for member in members:
+                wnid = Path(member.name).stem
+                label, count = wnids.index(wnid), 0
                 # The inner tars are read where they lie: unpacked they would take another 138 GB.
-                file = outer.extractfile(member)
-                assert file is not None
-                label = wnids.index(Path(member.name).stem)
-                with open_tar(file) as inner:  # type: ignore[arg-type]
-                    for image, read in members(inner):
-                        yield image.name, label, read
+                with member.open_tar() as images:
+                    for image in images:
+                        count += 1
+                        yield image.name, label, image.read
+                if count != counts.get(wnid, count):
+                    raise DataError(
+                        f"{wnid} has {count} of {counts[wnid]} images in {archive}; fetch it "
+                        "again, or unpack it into folders named by wnid to prepare a subset"
+                    )
 
-    return streamed("train", count, rows)
+    return streamed("train", sum(counts.values()) or None, rows)
 
 
 def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
     """Return a split of images whose names have numbers, counted from 1.
 
     Raises:
-        DataError: If there are not as many images as labels.
+        DataError: If there is not one image for each label.
     """
-    with open_tar(archive) as tar:
-        # Counting reads the headers of the tar and none of the images.
-        count = sum(1 for _ in members(tar))
-    if count != len(labels):
-        raise DataError(
-            f"{archive} has {count} images, and the devkit has {len(labels)} labels for them"
-        )
+    # This reads the headers of the tar and none of the images.
+    with open_tar(archive) as members:
+        numbers = [number_of(Path(member.name).name) for member in members]
+    check_numbers(numbers, len(labels), archive)
 
     def rows() -> Iterator[Row]:
-        with open_tar(archive) as tar:
-            for member, read in members(tar):
+        with open_tar(archive) as members:
+            for member in members:
                 # The archive need not be in the order of the numbers.
                 file = Path(member.name).name
-                yield file, labels[number_of(file) - 1], read
+                yield file, labels[number_of(file) - 1], member.read
 
-    return streamed(name, count, rows)
+    return streamed(name, len(labels), rows)
 
 
 def number_of(file: str) -> int:
-    """Return the number of a validation or test image: 1 for ILSVRC2012_val_00000001.JPEG."""
+    """Return the number of a validation or test image: 1 for ILSVRC2012_val_00000001.JPEG.
+
+    It is 0, which no image has, for a name without a number.
+    """
     # The last number of the name, because the first one is the year.
-    return int(re.findall(r"\d+", Path(file).stem)[-1])
+    numbers: list[str] = re.findall(r"[0-9]{1,18}", Path(file).stem)
+    return int(numbers[-1]) if numbers else 0
+
+
+def check_numbers(numbers: list[int], labels: int, where: Path) -> None:
+    """Raise DataError unless each label belongs to one of the images with these numbers."""
+    if len(numbers) != labels:
+        raise DataError(
+            f"{where} has {len(numbers)} images, and the devkit has {labels} labels for them; "
+            "fetch what is missing, or leave the split out with --splits"
+        )
+    # Every number must occur once, or a label would go to the wrong image unnoticed.
+    for wrong in sorted(set(range(1, labels + 1)) - set(numbers))[:1]:
+        raise DataError(
+            f"{where} has {labels} images, and none of them has the number {wrong} in its name; "
+            "fetch it again"
+        )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +24,97 @@ SPLIT_NAMES = {
     "val": ("val", "validation", "valid"),
     "test": ("test", "testing"),
 }
+MAX_IMAGE_BYTES = 256 << 20
+"""Most bytes in the file of one image. The largest images that `decode` accepts have 200 million
+pixels, which are 100 MB as a JPEG of the best quality; a larger file would only take memory, which
+each worker needs once."""
+
+
+class UnreadableImage(ValueError):
+    """An image of a source that cannot be read. It is skipped; a DataError would end the rest."""
+
+
+def check_size(size: int, most: int = MAX_IMAGE_BYTES) -> None:
+    """Raise UnreadableImage for a file of too many bytes, before memory is allocated for them."""
+    if size > most:
+        raise UnreadableImage(f"{size:,} bytes are more than {most:,}")
+
+
+def readable(name: str) -> str:
+    """Return a name with its surrogates written as \\udcNN, where NN is a byte.
+
+    Python represents the bytes of a file name that are not UTF-8 by surrogates, which neither Arrow
+    nor a terminal can write.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class Item:
     """One labeled image in the encoding of its file.
 
-    `read` is called by the worker that decodes the image, so that files are read in parallel.
+    `read` is called by the worker that decodes the image, so that files are read in parallel. It
+    raises DataError if the archive is damaged; any other error concerns this image alone.
     """
 
     name: str
     label: int
     read: Callable[[], bytes]
 
+    def __post_init__(self) -> None:
+        # Here, so that no source can forget it.
+        object.__setattr__(self, "name", readable(self.name))
+
 
 def in_hand(data: bytes) -> Callable[[], bytes]:
     """Return a reader for bytes already read, for sources that are read from front to back."""
     # The bytes are kept until the worker asks for them: the archive has moved on by then.
     return lambda: data
+
+
+def unreadable(reason: str) -> Callable[[], bytes]:
+    """Return a reader that raises UnreadableImage, for an image known to be unreadable."""
+
+    def read() -> bytes:
+        raise UnreadableImage(reason)
+
+    return read
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        UnreadableImage: If the file is too large, or is a pipe or a device. To open a pipe would
+            wait for its writer for ever.
+        OSError: If it cannot be read.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise UnreadableImage("not a regular file")
+    check_size(about.st_size)
+    return path.read_bytes()
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the paths below a folder that have names of images and are not folders, in order.
+
+    Links that lead nowhere, pipes and the like are among them: reading them fails, so that they
+    are counted and reported as all unreadable images are.
+
+    Raises:
+        DataError: If a folder cannot be read; its images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} cannot be read ({error.strerror}); "
+            "change its permissions or take it out of the source"
+        )
+
+    # As `rglob` does, `walk` enters no folder through a link, so it ends.
+    walk = os.walk(folder, onerror=refuse)
+    return sorted(Path(above, name) for above, _, names in walk for name in names if is_image(name))
 
 
 @dataclass(frozen=True)
@@ -76,6 +151,18 @@ class Source:
     """The words for each class, where `classes` are wnids; empty if the source has none."""
     notes: tuple[str, ...] = ()
     """What is left out of the source and why, one sentence each."""
+
+    def __post_init__(self) -> None:
+        classes = tuple(map(readable, self.classes))
+        if len(set(classes)) < len(set(self.classes)):
+            raise DataError(
+                f"{self.description} has two classes with the same name once bytes that are not "
+                "UTF-8 are written in letters; rename one of them"
+            )
+        object.__setattr__(self, "classes", classes)
+        object.__setattr__(self, "description", readable(self.description))
+        object.__setattr__(self, "words", tuple(map(readable, self.words)))
+        object.__setattr__(self, "notes", tuple(map(readable, self.notes)))
 
 
 @dataclass(frozen=True)
@@ -138,9 +225,9 @@ def listed(name: str, files: Sequence[Listed]) -> SourceSplit:
     """Return a split that consists of single files."""
 
     def items(start: int) -> Iterator[Item]:
-        # `read_bytes` is passed and not called: the worker reads the file.
+        # The function is passed and not called: the worker reads the file.
         for path, item_name, label in files[start:]:
-            yield Item(item_name, label, path.read_bytes)
+            yield Item(item_name, label, partial(read_file, path))
 
     return SourceSplit(name, len(files), items)
 
@@ -188,9 +275,17 @@ def streamed(name: str, count: int | None, rows: Callable[[], Iterator[Row]]) ->
     def items(start: int) -> Iterator[Item]:
         # `islice` passes over the rows before `start` without calling their readers.
         for item_name, label, read in itertools.islice(rows(), start, None):
-            yield Item(item_name, label, in_hand(read()))
+            yield Item(item_name, label, _read_now(read))
 
     return SourceSplit(name, count, items)
+
+
+def _read_now(read: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Read an image; return a reader for its bytes, or for the error that concerns it alone."""
+    try:
+        return in_hand(read())
+    except UnreadableImage as error:
+        return unreadable(str(error))
 
 
 def streamed_with_val(

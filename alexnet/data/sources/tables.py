@@ -9,14 +9,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.data.classes import ClassList, are_wnids, class_list, words_beside
+from alexnet.data.classes import (
+    ClassList,
+    are_wnids,
+    class_list,
+    is_number,
+    read_class_names,
+    words_beside,
+)
 from alexnet.data.sources.source import (
     SPLIT_NAMES,
     Listed,
     Options,
     Source,
+    image_files,
     is_image,
     listed_splits,
+    readable,
     split_name,
     without_labels,
 )
@@ -41,7 +50,7 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = sorted(p for p in folder.rglob("*") if is_image(p) and p.is_file())
+        self.files = image_files(folder)
         # A dictionary of all endings: to search all files for each row would take (rows x files)
         # steps.
         self._by_name: dict[str, Path | None] = {}
@@ -115,10 +124,11 @@ def read_table(path: Path, images: Images) -> Table | None:
     they are recognized by their names; otherwise the label follows the name of the image.
 
     Raises:
-        DataError: If it is not clear which column has the label.
+        DataError: If it is not clear which column has the label, or if a label is not UTF-8.
     """
-    # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes.
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes. Bytes that
+    # are not UTF-8 become what they are in Python's names of files, so that they name images.
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     # Every separator is tried, and the one by which most lines name an image is taken.
     best, parsed = (0, 0), None
     for separator in ("\t", ",", ";", None):
@@ -200,6 +210,10 @@ def _table_rows(
         text = "" if label is None or fields[label] == "-1" else fields[label]
         # Of a wnid with boxes only the wnid is the label.
         boxes = BOXES.fullmatch(text)
+        if text != readable(text):
+            raise DataError(
+                f"{path}, line {line}, has a label that is not UTF-8; save the table as UTF-8"
+            )
         row_split = None if split is None else _split(path, line, fields[split])
         yield TableRow(line, fields[name], boxes[1] if boxes else text, row_split)
 
@@ -383,12 +397,12 @@ def _classes(folder: Path, labels: set[str]) -> tuple[ClassList, dict[str, int]]
     """
     if len(labels) < 2:
         raise DataError(f"the table of {folder} has {len(labels)} labels; at least 2 are needed")
-    if all(label.isdigit() for label in labels):
+    if all(map(is_number, labels)):
         ordered = sorted(labels, key=int)  # "10" comes after "9"
         file = folder / "classes.txt"
         if not file.is_file():
             return ClassList(tuple(ordered)), {label: i for i, label in enumerate(ordered)}
-        names = [line for line in file.read_text().split("\n") if line]
+        names = read_class_names(file)
         if int(ordered[-1]) >= len(names):
             raise DataError(
                 f"{file} names {len(names)} classes, counted from 0, and a label is {ordered[-1]}; "

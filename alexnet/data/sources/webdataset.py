@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,8 +12,11 @@ from pathlib import Path
 from alexnet.data.classes import (
     ClassList,
     are_wnids,
+    check_count,
     class_list,
     in_label_order,
+    is_number,
+    read_class_names,
     wnid_in,
     words_beside,
 )
@@ -21,13 +25,14 @@ from alexnet.data.sources.source import (
     Options,
     Row,
     Source,
+    UnreadableImage,
     is_image,
     split_name,
     streamed,
     streamed_with_val,
     without_labels,
 )
-from alexnet.data.sources.tars import members, open_tar
+from alexnet.data.sources.tars import Member, open_tar
 from alexnet.errors import DataError
 
 Label = int | str
@@ -36,6 +41,8 @@ Positions = dict[Label, int]
 
 SAMPLE_MEMBERS = 64
 """Number of members by which the kind of a tar is recognized."""
+MAX_LABEL_BYTES = 1 << 20
+"""Most bytes in a .cls or .json file, which are read whole: a label and some words about it."""
 
 
 def is_webdataset(folder: Path) -> bool:
@@ -60,12 +67,13 @@ def is_webdataset(folder: Path) -> bool:
 def _peek(path: Path) -> tuple[list[str], bool]:
     """Return the names of a tar's first members, and whether there is a label among them."""
     names, label = [], False
-    with open_tar(path) as tar:
-        # `range` comes first: `zip` would else take one member more than it needs.
-        for _, (member, read) in zip(range(SAMPLE_MEMBERS), members(tar), strict=False):
+    with open_tar(path) as members:
+        for member in itertools.islice(members, SAMPLE_MEMBERS):
             names.append(Path(member.name).name)
             ext = Path(member.name).suffix.lower()
-            label |= ext == ".cls" or (ext == ".json" and _json_label(read()) is not None)
+            label |= ext == ".cls" or (
+                ext == ".json" and _json_label(_read_label(member)) is not None
+            )
     return names, label
 
 
@@ -213,8 +221,9 @@ def _names_of_numbers(folder: Path, largest: int) -> list[str]:
     """Return the names of labels 0 to `largest`: lines of classes.txt, or the numbers."""
     file = folder / "classes.txt"
     if not file.is_file():
+        check_count(largest + 1, folder)
         return [str(number) for number in range(largest + 1)]
-    names = [line for line in file.read_text().split("\n") if line]
+    names = read_class_names(file)
     if largest >= len(names):
         raise DataError(
             f"{file} names {len(names)} classes, and a label is {largest}; name them all"
@@ -260,9 +269,9 @@ def _samples(path: Path) -> Iterator[Sample]:
     Raises:
         DataError: If a sample has no image.
     """
-    key, parts = "", dict[str, Callable[[], bytes]]()
-    with open_tar(path) as tar:
-        for member, read in members(tar):
+    key, parts = "", dict[str, Member]()
+    with open_tar(path) as members:
+        for member in members:
             folder, _, file = member.name.rpartition("/")
             # At the first dot, as the format demands: `a.seg.png` belongs to the key `a`.
             stem, _, ext = file.partition(".")
@@ -270,16 +279,16 @@ def _samples(path: Path) -> Iterator[Sample]:
                 if parts:
                     yield _sample(path, key, parts)
                 key, parts = f"{folder}/{stem}", {}
-            parts[ext.lower()] = read
+            parts[ext.lower()] = member
         if parts:
             yield _sample(path, key, parts)
 
 
-def _sample(path: Path, key: str, parts: dict[str, Callable[[], bytes]]) -> Sample:
-    """Make a sample of the readers of its files, by extension."""
+def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
+    """Make a sample of its files, given by extension."""
     key = key.rpartition("/")[2]
     # The key may have further files, such as a .txt with a caption.
-    image = next((read for ext, read in parts.items() if is_image(f"x.{ext}")), None)
+    image = next((member for ext, member in parts.items() if is_image(f"x.{ext}")), None)
     if image is None:
         raise DataError(
             f"{path}: {key} needs an image and a .cls, a .json with a label, or a key with a wnid; "
@@ -287,17 +296,31 @@ def _sample(path: Path, key: str, parts: dict[str, Callable[[], bytes]]) -> Samp
         )
     label = None
     if "cls" in parts:
-        label = _label(parts["cls"]().decode().strip())
+        try:
+            label = _label(_read_label(parts["cls"]).decode().strip())
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: {key}.cls is not UTF-8 text; write the label again") from None
     elif "json" in parts:
-        label = _json_label(parts["json"]())
-    return Sample(key, tuple(parts), wnid_in(key) if label is None else label, image)
+        label = _json_label(_read_label(parts["json"]))
+    return Sample(key, tuple(parts), wnid_in(key) if label is None else label, image.read)
+
+
+def _read_label(member: Member) -> bytes:
+    """Return the bytes of a .cls or .json file. Raises DataError if it is not a small file."""
+    try:
+        return member.read(MAX_LABEL_BYTES)
+    except UnreadableImage as error:
+        raise DataError(
+            f"{member.where}: {member.name} cannot have a label ({error}); mend it or take it out"
+        ) from None
 
 
 def _json_label(data: bytes) -> Label | None:
     """Return the label in a .json file; None if it has none."""
     try:
         value = json.loads(data)
-    except ValueError:
+    # It raises RecursionError for ten thousand brackets.
+    except (ValueError, RecursionError):
         return None
     return _label(value.get("label", value.get("cls"))) if isinstance(value, dict) else None
 
@@ -305,7 +328,7 @@ def _json_label(data: bytes) -> Label | None:
 def _label(value: object) -> Label | None:
     """Return a label as a number or a name; None for -1, the sign of no label, and for the rest."""
     # A .cls file contains text, a .json file may contain a number.
-    if isinstance(value, str) and value.removeprefix("-").isdigit():
+    if isinstance(value, str) and is_number(value.removeprefix("-")):
         value = int(value)
     # bool is a subclass of int in Python.
     if isinstance(value, bool) or not isinstance(value, int | str):
