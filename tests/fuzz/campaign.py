@@ -104,7 +104,12 @@ def judge(
 
 
 def _work(
-    reader: Reader, seed: int, numbers: Sequence[int], pristine: Path, to: Connection
+    reader: Reader,
+    seed: int,
+    numbers: Sequence[int],
+    truth: Content,
+    pristine: Path,
+    to: Connection,
 ) -> None:
     """Judge inputs in a process of its own, and send each outcome."""
 
@@ -117,7 +122,6 @@ def _work(
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 2)  # warnings of decoders, by the thousand
     folder = pristine.with_name(f"input-{os.getpid()}")
-    truth = reader.read(pristine)
     for number in numbers:
         signal.alarm(LIMIT_S)
         outcome = judge(reader, seed, number, truth, pristine, folder)
@@ -127,13 +131,14 @@ def _work(
 
 
 def outcomes(
-    reader: Reader, seed: int, numbers: Sequence[int], pristine: Path
+    reader: Reader, seed: int, numbers: Sequence[int], truth: Content, pristine: Path
 ) -> Iterator[tuple[int, str, str]]:
     """Yield the outcome of each input. A process that dies is replaced by another."""
     context = multiprocessing.get_context("fork")
     while numbers:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(reader, seed, numbers, pristine, sender))
+        arguments = reader, seed, numbers, truth, pristine, sender
+        process = context.Process(target=_work, args=arguments)
         process.start()
         sender.close()
         done = 0
@@ -152,11 +157,11 @@ def outcomes(
 def run(reader: Reader, seed: int, inputs: int, folder: Path, processes: int) -> Tally:
     """Judge `inputs` inputs of one reader, on several processes."""
     pristine = folder / "pristine"
-    tally = Tally(reader.name)
+    truth, tally = reader.read(pristine), Tally(reader.name)
     chunks = [range(inputs)[start::processes] for start in range(processes)]
     with ThreadPoolExecutor(processes) as pool:
         for results in pool.map(
-            lambda chunk: list(outcomes(reader, seed, chunk, pristine)), chunks
+            lambda chunk: list(outcomes(reader, seed, chunk, truth, pristine)), chunks
         ):
             for result in results:
                 tally.add(*result)

@@ -183,8 +183,9 @@ def run_folder(folder: Path) -> None:
 
 def read_checkpoint(folder: Path) -> Content:
     """Read a checkpoint and everything that a resumed run takes from it."""
-    saved = checkpoint.read(folder / "last.safetensors")
-    _ = saved.config, saved.statistics, TrainState.from_dict(saved.about["position"])
+    path = folder / "last.safetensors"
+    saved = checkpoint.read(path)
+    _ = saved.config, saved.statistics, TrainState.from_dict(saved.about["position"], path)
     tensors = [
         value.numpy()
         for part in (saved.weights, saved.velocity)
