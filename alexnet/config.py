@@ -312,6 +312,11 @@ class Config:
 # images take little space anyway.
 LOSSLESS_PX = 64
 
+# Memory for all images that `prepare` decodes at one time: enough for fifty threads with
+# photographs of 12 million pixels. The largest accepted image takes 1.2 GiB as PNG, and 3.3 GiB in
+# the most expensive format.
+MEMORY_GIB = 4.0
+
 
 @dataclass(frozen=True)
 class StoreSettings:

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from alexnet.config import StoreSettings
 from alexnet.data import image as image_file
-from alexnet.data.image import Rgb, centre_square, decode, encode, pixels_of_ppm
+from alexnet.data.image import (
+    Rgb,
+    as_stored,
+    centre_square,
+    decode,
+    decoding_bytes,
+    encode,
+    pixels_of_ppm,
+)
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, in_hand
 from alexnet.data.store import Store
+from alexnet.errors import DataError
 
 GRADIENT = np.stack([*np.meshgrid(np.arange(60) * 4, np.arange(40) * 6), np.full((40, 60), 90)], -1)
 RGB = GRADIENT.astype(np.uint8)  # (40, 60, 3)
@@ -102,6 +117,165 @@ def test_image_with_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) 
     for data in (jpeg(), encoded(Image.fromarray(RGB), "PNG")):
         with pytest.raises(ValueError, match="60x40 is more than 1,000 pixels"):
             decode(data)
+
+
+FAKE_GHOSTSCRIPT = """#!/bin/sh
+echo called > {called}
+"""
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".eps"])
+def test_an_eps_file_does_not_start_ghostscript(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would, whatever the file is called: PostScript is a program."""
+    fake = tmp_path / "bin" / "gs"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_GHOSTSCRIPT.format(called=tmp_path / "called"))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    # Pillow looks for the program once in a process.
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    eps = encoded(Image.fromarray(RGB), "EPS")
+    with pytest.raises(OSError), Image.open(io.BytesIO(eps)) as image:
+        image.load()
+    assert (tmp_path / "called").exists(), "Pillow alone should have called it"
+    (tmp_path / "called").unlink()
+    for upright in (False, True):
+        with pytest.raises(DataError, match="not an image of a known format"):
+            decode(eps, upright)
+    assert as_stored(eps, 40) is None
+    assert decoding_bytes(eps) == 0
+    split = SourceSplit("train", 2, lambda start: iter([Item(f"evil{suffix}", 0, in_hand(eps))]))
+    with pytest.raises(DataError, match="no readable image"):
+        prepare(
+            Source("evil", ("a", "b"), (split,)), tmp_path / "store", StoreSettings(most_skipped=1)
+        )
+    assert not (tmp_path / "called").exists()
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims another size than it has."""
+    data = encoded(Image.fromarray(RGB), "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def jpeg_claiming(width: int, height: int, **options: object) -> bytes:
+    """A JPEG whose header claims another size than it has."""
+    data = jpeg(**options)
+    frame = data.index(b"\xff\xc0")
+    return data[: frame + 5] + struct.pack(">HH", height, width) + data[frame + 9 :]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("make", [jpeg_claiming, png_claiming])
+def test_the_limit_of_pixels_is_that_of_pillow(make: Callable[..., bytes], upright: bool) -> None:
+    """A size that one decoder accepts and the other refuses must not end a preparation."""
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert 2 * Image.MAX_IMAGE_PIXELS == image_file.MAX_PIXELS
+    # Between our old limit of 200 million and Pillow's of 179 million.
+    with pytest.raises(DataError, match=r"14000x14000 is more than|exceeds limit of 178956970"):
+        decode(make(14000, 14000), upright)
+
+
+def test_damaged_exif_data_is_refused_where_the_orientation_is_needed() -> None:
+    # The header of EXIF data has eight bytes.
+    data = encoded(Image.fromarray(RGB), "WEBP", exif=b"Exif\0\0II*\0")
+    with pytest.raises(struct.error), Image.open(io.BytesIO(data)) as image:
+        image.getexif()
+    with pytest.raises(DataError, match="error: unpack"):
+        decode(data, upright=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format", image_file._formats())
+def test_damaged_images_of_every_format_are_decoded_or_refused(format: str) -> None:
+    """The decoders raise RuntimeError, struct.error and nearly every other kind of exception."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "x" * 40
+    whole = encoded(Image.fromarray(RGB), format, exif=exif.tobytes())
+    refused = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for position in rng.integers(0, min(len(data), 400), 4):
+            data[position] = rng.integers(0, 256)
+        try:
+            decode(bytes(data), upright=True)
+        except DataError as error:
+            refused += 1
+            assert 0 < len(str(error)) < 250 and "\n" not in str(error)
+    assert refused > 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotImplementedError("x"), MemoryError(), RecursionError("x"), SyntaxError("x"), IndexError()],
+)
+def test_whatever_a_decoder_raises_is_a_data_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise error
+
+    png = encoded(Image.fromarray(RGB), "PNG")
+    monkeypatch.setattr(Image, "open", fail)
+    for data in (png, jpeg(exif=b"")):
+        with pytest.raises(DataError):
+            decode(data, upright=True)
+
+
+def test_large_images_are_converted_in_parts_with_the_same_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8))
+    sixteen = Image.fromarray(rng.integers(0, 65536, (40, 60), np.uint16))
+    floats = Image.fromarray(rng.uniform(-9, 300, (40, 60)).astype(np.float32))
+    made = [encoded(rgb.convert(mode), "TIFF") for mode in ("RGB", "CMYK", "L", "P", "LA", "1")]
+    made += [encoded(sixteen, "PNG"), encoded(floats, "TIFF"), encoded(rgb, "GIF")]
+    before = [decode(data) for data in made]
+    monkeypatch.setattr(image_file, "TILE_PX", 16)
+    for data, pixels in zip(made, before, strict=True):
+        assert np.array_equal(decode(data), pixels)
+
+
+BOMB = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from alexnet.data.image import centre_square, decode, decoding_bytes
+data = Path(sys.argv[1]).read_bytes()
+before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert centre_square(decode(data, True, 64), 64).shape == (64, 64, 3)
+used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) * 1024
+print(used, decoding_bytes(data, 64))
+"""
+
+
+@pytest.mark.parametrize("kind", ["I;16", "F", "RGB", "CMYK", "progressive", "WEBP", "JPEG2000"])
+def test_decoding_needs_no_more_memory_than_estimated(kind: str, tmp_path: Path) -> None:
+    """Of a child process; a PNG with 16 bits needed 28 bytes for each pixel."""
+    size = (2000, 2000)
+    match kind:
+        case "CMYK":
+            data = encoded(Image.new("CMYK", size), "JPEG", progressive=True, subsampling=0)
+        case "progressive":
+            data = encoded(Image.new("RGB", size), "JPEG", progressive=True, subsampling=0)
+        case "WEBP":
+            data = encoded(Image.new("RGB", size), "WEBP", lossless=True, method=0)
+        case "JPEG2000":
+            data = encoded(Image.new("RGB", size), "JPEG2000")
+        case _:
+            data = encoded(Image.new(kind, size), "TIFF" if kind == "F" else "PNG")
+    (tmp_path / "image").write_bytes(data)
+    command = [sys.executable, "-c", BOMB, str(tmp_path / "image")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used, estimated = map(int, output.split())
+    # The parts of an image that are converted one after the other take a fixed amount.
+    assert used < estimated + 32 * 2**20, f"{used / 4e6:.1f} bytes for each pixel"
 
 
 def test_central_square_is_cut_from_the_rescaled_image() -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ from alexnet.data.arrow import (
     parse_names,
     write_arrow_file,
 )
-from alexnet.data.image import centre_square, decode, encode
+from alexnet.data.image import centre_square, decode, decoding_bytes, encode
 from alexnet.data.loader import batches
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
@@ -47,7 +48,9 @@ from alexnet.data.sources.parquet import parquet_files
 from alexnet.data.sources.source import Options
 from alexnet.data.storage import LocalStorage
 from alexnet.data.store import Store
-from alexnet.errors import DataError
+from alexnet.data.store_folder import StoreFolder
+from alexnet.errors import BusyError, DataError
+from tests import layouts
 
 SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
 
@@ -107,53 +110,118 @@ def test_interrupted_preparation_resumes_without_repeating(tmp_path: Path) -> No
     assert digest(tmp_path / "store") == digest(tmp_path / "undisturbed")
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program catches it."""
+KILL_POINTS = """
+import hashlib, os, shutil, sys, traceback
+from pathlib import Path
+import pandas  # pyarrow imports it when it is first used, which would be in each process
+from alexnet.config import StoreSettings
+from alexnet.data.prepare import prepare
+from alexnet.data.sources import find
+from alexnet.errors import DataError
+
+FILES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
+folder, every = Path(sys.argv[1]), int(sys.argv[2])
+settings = StoreSettings(size_px=8, shard_images=2)
+# It only matters where the machine itself stops, and takes nearly all the time.
+os.fsync = lambda descriptor: None
 
 
-def test_preparation_stopped_at_any_file_operation_leaves_the_same_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def digest(path):
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def run(store, source="source", force=False, kill_at=0, torn=False):
+    # Prepare in a process of its own, killed before its file operation number `kill_at`. With
+    # `torn`, a file that this operation would have begun to write is there in part. Returns the
+    # exit code: 0, 2 for a DataError, 9 for a kill.
+    process = os.fork()
+    if process:
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    operations = 0
+
+    def hook(event, arguments):
+        nonlocal operations
+        # Paths are relative where a folder is removed. Others are of the modules of Python.
+        path = str(arguments[0]) if event in FILES else "/"
+        if path.startswith("/") and not path.startswith(str(store.parent)):
+            return
+        operations += 1
+        if operations != kill_at:
+            return
+        if torn and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            os.write(os.open(path, os.O_WRONLY | os.O_CREAT), b"{torn")
+        os._exit(9)
+
+    sys.addaudithook(hook)
+    try:
+        prepare(find(str(folder / source)), store, settings, workers=1, force=force)
+    except DataError:
+        os._exit(2)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+assert run(folder / "old" / "store", "other") == run(folder / "new" / "store") == 0
+old, new = digest(folder / "old" / "store"), digest(folder / "new" / "store")
+assert old != new
+points = 0
+for force in (False, True):
+    for torn in (False, True):
+        kill_at = code = 0
+        while code != 0 or kill_at == 0:
+            kill_at += every if kill_at else 1
+            if force:
+                shutil.copytree(folder / "old", folder / "trial")
+            else:
+                (folder / "trial").mkdir()
+            store = folder / "trial" / "store"
+            code = run(store, force=force, kill_at=kill_at, torn=torn)
+            about = (force, torn, kill_at, code)
+            assert code in (0, 9), about
+            points += 1
+            if force:
+                assert run(store) == 2, about
+                assert digest(store) in (old, new), about
+            if force or not store.exists():
+                assert run(store, force=force) == 0, about
+            else:
+                assert run(store) == 2, about
+            assert os.listdir(store.parent) == ["store"], (about, os.listdir(store.parent))
+            assert digest(store) == new, about
+            shutil.rmtree(store.parent)
+print(points)
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "least"), [(29, 12), pytest.param(1, 400, marks=pytest.mark.slow)]
+)
+def test_preparation_killed_at_any_file_operation_needs_no_repair(
+    every: int, least: int, tmp_path: Path
 ) -> None:
-    """Stopped before and after each rename and removal, then run again: no file too many."""
-    png = encode(np.full((8, 8, 3), 7, np.uint8), "png")
-    items = [Item(f"{number}.png", number % 2, in_hand(png)) for number in range(5)]
-    few = StoreSettings(size_px=8, shard_images=3)
-    splits = [SourceSplit(name, 5, lambda start: iter(items[start:])) for name in ("train", "val")]
-    source = Source("memory", ("a", "b"), tuple(splits))
-    prepare(source, tmp_path / "undisturbed", few, workers=1)
-    operations = [(os, "replace"), (Path, "unlink"), (Path, "rename")]
-    calls, stop_at, stop_after = 0, 0, False
+    """The same command then gives the same store, with no file too many in it or beside it.
 
-    def stopping_at(real: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object, **named: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == stop_at and not stop_after:
-                raise Killed
-            result = real(*arguments, **named)
-            if calls == stop_at:
-                raise Killed
-            return result
-
-        return call
-
-    for owner, name in operations:
-        monkeypatch.setattr(owner, name, stopping_at(getattr(owner, name)))
-    for stop_after in (False, True):
-        stop_at, killed = 0, True
-        while killed:
-            calls, stop_at, killed = 0, stop_at + 1, False
-            folder = tmp_path / f"store-{stop_at}-{stop_after}"
-            try:
-                prepare(source, folder, few, workers=1)
-            except Killed:
-                killed = True
-            if not folder.exists():
-                calls = 1000
-                prepare(source, folder, few, workers=1)
-            assert digest(folder) == digest(tmp_path / "undisturbed")
-            assert not folder.with_name(folder.name + ".partial").exists()
-        assert stop_at > 20
+    With --force the old store can be used until the new one takes its place, and after a kill
+    between the two renames the next command brings it back.
+    """
+    class_folder(tmp_path / "source", each=4)
+    class_folder(tmp_path / "other", each=3)
+    completed = subprocess.run(
+        [sys.executable, "-c", KILL_POINTS, str(tmp_path), str(every)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # One thread, since a process with several cannot be forked safely.
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "ALEXNET_NATIVE": "0"},
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert int(completed.stdout) > least
 
 
 def without_index(store: Path, copy: Path) -> Path:
@@ -232,8 +300,222 @@ def test_damaged_file_of_a_store_without_index_is_refused(store: Path, tmp_path:
 def test_preparation_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         prepare(stopping(shapes.source(80, 10), 61), tmp_path / "store", SMALL, workers=2)
-    with pytest.raises(ValueError, match="begun from another source or with other settings"):
+    with pytest.raises(DataError, match=r"it was begun with other settings \(--quality 95\)"):
         prepare(shapes.source(80, 10), tmp_path / "store", replace(SMALL, quality=50))
+
+
+def stop_in(folder: Path, source: Source) -> None:
+    """Begin a preparation of a source, and stop it after the first files of the store."""
+    with pytest.raises(Stop):
+        prepare(stopping(source, 13), folder, replace(SMALL, shard_images=2), workers=1)
+
+
+def test_preparation_of_a_changed_folder_is_refused(tmp_path: Path) -> None:
+    """One image more would move others from the training to the validation split."""
+    pictures, store = class_folder(tmp_path / "pictures", each=10), tmp_path / "store"
+    stop_in(store, find(str(pictures)))
+    first = pictures / "class0" / "0.png"
+    shutil.copy(first, pictures / "class0" / "new.png")
+    with pytest.raises(DataError, match=r"'train' of the source had 18 images and has 19 now"):
+        prepare(find(str(pictures)), store, replace(SMALL, shard_images=2))
+    (pictures / "class0" / "new.png").unlink()
+    first.rename(pictures / "class0" / "zero.png")
+    with pytest.raises(DataError, match=r"names or labels .* have changed; restore .* or remove"):
+        prepare(find(str(pictures)), store, replace(SMALL, shard_images=2))
+    (pictures / "class0" / "zero.png").rename(first)
+    prepare(find(str(pictures)), store, replace(SMALL, shard_images=2))
+    assert os.listdir(tmp_path / "store") != []
+
+
+def test_preparation_of_a_replaced_archive_is_refused(tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    for label, wnid in enumerate(layouts.WNIDS[:2]):
+        files = {f"{wnid}_{n}.JPEG": layouts.image(label, n) for n in range(9)}
+        layouts.tar(tars / f"{wnid}.tar", files)
+    stop_in(tmp_path / "store", find(str(tars)))
+    files[f"{wnid}_9.JPEG"] = layouts.image(1, 9)
+    layouts.tar(tars / f"{wnid}.tar", files)
+    with pytest.raises(DataError, match="the archives of the source have changed"):
+        prepare(find(str(tars)), tmp_path / "store", replace(SMALL, shard_images=2))
+
+
+def test_preparation_with_other_splits_is_not_resumed(tmp_path: Path) -> None:
+    source = shapes.source(40, 10)
+    stop_in(tmp_path / "store", source)
+    with pytest.raises(DataError, match="begun with the splits train, val"):
+        prepare(
+            replace(source, splits=source.splits[:1]),
+            tmp_path / "store",
+            replace(SMALL, shard_images=2),
+        )
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"3",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"content": ' * 50_000,
+        b'{"sha256": "", "content": {"state": 3}}',
+        b'{"sha256": "", "content": {"state": 1' + b"0" * 400 + b"}}",
+        b'{"state": 2, "settings": {}, "source": "s", "classes": []}',
+    ],
+    ids=lambda damaged: repr(damaged[:20]),
+)
+def test_damaged_state_is_refused(damaged: bytes, tmp_path: Path) -> None:
+    stop_in(tmp_path / "store", shapes.source(40, 10))
+    state = tmp_path / "store.partial" / "state.json"
+    state.write_bytes(damaged)
+    with pytest.raises(
+        DataError, match=r"state\.json is damaged or was written by another version"
+    ):
+        prepare(shapes.source(40, 10), tmp_path / "store", replace(SMALL, shard_images=2))
+
+
+def test_state_with_a_changed_value_or_without_its_sums_is_refused(tmp_path: Path) -> None:
+    made, store = replace(SMALL, shard_images=2), tmp_path / "store"
+    stop_in(store, shapes.source(40, 10))
+    state = store.with_name("store.partial") / "state.json"
+    before = state.read_bytes()
+    state.write_bytes(before.replace(b'"consumed": ', b'"consumed": 1'))
+    assert state.read_bytes() != before
+    with pytest.raises(DataError, match=r"state\.json is damaged"):
+        prepare(shapes.source(40, 10), store, made)
+    state.write_bytes(before)
+    (sums,) = state.parent.glob("sums-*.npz")
+    sums.write_bytes(sums.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"sums-\d+\.npz is missing or damaged; remove"):
+        prepare(shapes.source(40, 10), store, made)
+
+
+def test_a_folder_that_is_not_an_unfinished_store_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "store.partial").mkdir()
+    (tmp_path / "store.partial" / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match=r"store\.partial is not an unfinished store; move it away"):
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    assert (tmp_path / "store.partial" / "letter.txt").exists()
+
+
+def test_second_preparation_of_a_store_is_refused_at_once(tmp_path: Path) -> None:
+    source = shapes.source(20, 10)
+
+    def items(start: int) -> Iterator[Item]:
+        message = rf"store is already being prepared by process {os.getpid()} on .*; wait for it"
+        with pytest.raises(BusyError, match=message):
+            prepare(source, tmp_path / "store", SMALL)
+        # The command line does not even read the source.
+        with pytest.raises(BusyError, match=message):
+            StoreFolder(tmp_path / "store").check_early(force=True)
+        return source.splits[0].items(start)
+
+    busy = replace(source, splits=(replace(source.splits[0], items=items), source.splits[1]))
+    prepare(busy, tmp_path / "store", SMALL)
+    assert os.listdir(tmp_path) == ["store"]
+
+
+def test_files_have_the_modes_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "store").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
+
+
+def memory_source(read: dict[str, Callable[[], bytes]]) -> Source:
+    """A source of images, by name."""
+    items = [Item(name, number % 2, call) for number, (name, call) in enumerate(read.items())]
+    split = SourceSplit("train", len(items), lambda start: iter(items[start:]))
+    return Source("memory", ("a", "b"), (split,))
+
+
+def raising(error: BaseException) -> Callable[[], bytes]:
+    def read() -> bytes:
+        raise error
+
+    return read
+
+
+def test_whatever_reading_an_image_raises_skips_this_image(tmp_path: Path) -> None:
+    errors: dict[str, Exception] = {
+        "gone": FileNotFoundError(2, "No such file or directory"),
+        "key": KeyError(7),
+        "long": RuntimeError("a\nb " + "x" * 500),
+        "memory": MemoryError(),
+        "deep": RecursionError("maximum recursion depth exceeded"),
+    }
+    good = {f"good{n}": in_hand(encode(shapes.image(n, 1), "png")) for n in range(3)}
+    # An unreadable first image must not end the preparation either: it would tell the size.
+    reading = {name: raising(error) for name, error in errors.items()} | good
+    made = StoreSettings(size_px=0, most_skipped=1, shard_images=2)
+    manifest = prepare(memory_source(reading), tmp_path / "store", made)
+    train = manifest["splits"]["train"]
+    assert train["images"] == 3
+    skipped = dict(train["skipped"])
+    assert list(skipped) == list(errors)
+    assert skipped["key"] == "KeyError: 7"
+    assert skipped["long"].startswith("RuntimeError: a b xxx")
+    assert len(skipped["long"]) < 250
+    assert skipped["memory"] == "there is not enough memory for it"
+
+
+def test_damaged_archive_ends_the_preparation_with_its_sentence(tmp_path: Path) -> None:
+    reading = {"a": raising(DataError("a.tar is damaged"))}
+    for size_px in (0, 24):
+        with pytest.raises(DataError, match=r"a\.tar is damaged"):
+            prepare(memory_source(reading), tmp_path / "store", replace(SMALL, size_px=size_px))
+
+
+def test_name_that_is_not_utf_8_is_stored_with_a_sign_in_its_place(tmp_path: Path) -> None:
+    png = encode(shapes.image(1, 1), "png")
+    reading = {"caf\udce9.png": in_hand(png), "\udce9.png": in_hand(b"no image")}
+    manifest = prepare(memory_source(reading), tmp_path / "store", replace(SMALL, most_skipped=1.0))
+    assert Store(tmp_path / "store").split("train").name(0) == "caf?.png"
+    assert manifest["splits"]["train"]["skipped"][0][0] == "?.png"
+    with pytest.raises(DataError, match=r"class 'caf\\udce9' is not UTF-8; rename it"):
+        prepare(
+            replace(memory_source(reading), classes=("a", "caf\udce9")), tmp_path / "other", SMALL
+        )
+
+
+def test_memory_bounds_the_images_decoded_at_one_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two fit at once, and a larger one than the bound is decoded alone; the store is the same."""
+    small, large = encode(shapes.image(1, 1), "png"), encode(np.zeros((900, 900, 3), "u1"), "png")
+    reading = {
+        str(n): in_hand(large if n % 20 == 3 else small)
+        for n in range(8 * processing.ITEMS_PER_TASK)
+    }
+    made = StoreSettings(size_px=24, encoding="png")
+    need = decoding_bytes(small)
+    assert 0 < need < decoding_bytes(large) == 900 * 900 * 20
+    most, now, lock = 0, 0, threading.Lock()
+
+    def counted(data: bytes, upright: bool = False, enough_px: int = 0) -> Any:
+        nonlocal most, now
+        with lock:
+            now += decoding_bytes(data)
+            most = max(most, now if now <= 2 * need else 0)
+            assert now <= 2 * need or now == decoding_bytes(large)
+        time.sleep(0.001)
+        with lock:
+            now -= decoding_bytes(data)
+        return decode(data, upright, enough_px)
+
+    prepare(memory_source(reading), tmp_path / "plain", made, workers=1)
+    monkeypatch.setattr(processing, "decode", counted)
+    bound_gib = 2 * need / 2**30
+    prepare(memory_source(reading), tmp_path / "bounded", made, workers=4, memory_gib=bound_gib)
+    assert most == 2 * need
+    assert digest(tmp_path / "bounded") == digest(tmp_path / "plain")
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="--memory-gib is"):
+            prepare(memory_source(reading), tmp_path / "none", made, memory_gib=wrong)
 
 
 def small_jpeg(size: tuple[int, int] = (48, 48), **options: object) -> bytes:

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, on_disk, parse
-from alexnet.config import StoreSettings
+from alexnet.config import MEMORY_GIB, StoreSettings
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class PrepareArguments:
     """Replace an existing store."""
     ignore_disk: bool = False
     """Start even if the disk seems too small."""
+    memory_gib: float = MEMORY_GIB
+    """Memory in GiB for the images that all threads decode at one time. A larger image is decoded
+    alone; the store is the same in any case."""
 
 
 def prepare(arguments: list[str]) -> None:
@@ -49,13 +52,17 @@ def prepare(arguments: list[str]) -> None:
     a = parse(PrepareArguments, "prepare", arguments)
     from alexnet.data import prepare as preparation
     from alexnet.data import sources
+    from alexnet.data.store_folder import StoreFolder
 
     # Checked before the source is read, which may take minutes.
     folder = on_disk(a.store)
+    StoreFolder(folder).check_early(a.force)
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:
         print(note, flush=True)
-    manifest = preparation.prepare(source, folder, a.settings, a.workers, a.force, a.ignore_disk)
+    manifest = preparation.prepare(
+        source, folder, a.settings, a.workers, a.force, a.ignore_disk, a.memory_gib
+    )
     print(f"{a.store}: {len(manifest['classes'])} classes")
     for name, split in manifest["splits"].items():
         kept = f", {split['kept']} kept byte for byte" if split["kept"] else ""

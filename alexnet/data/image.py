@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from alexnet.errors import DataError
 
 Rgb = NDArray[np.uint8]  # (H, W, 3)
 
-MAX_PIXELS = 200_000_000  # 600 MB decoded; a small file may claim any size
+# The formats that are decoded, whatever the name of the file. Pillow knows forty more, and starts
+# Ghostscript for one of them: an EPS file is a program. Formats that nobody keeps photographs in
+# are left out too, because each decoder is one more parser of untrusted bytes.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Pillow's own limit, which it derives from 256 MiB of memory: its two checks and ours agree, so
+# that it does not depend on the decoder whether an image is accepted. It does not depend on the
+# memory of the machine either, because that must not change the content of a store.
+MAX_PIXELS = 2 * 89_478_485
+TILE_PX = 1024  # side of the parts in which an image is converted to RGB
+REASON_LETTERS = 200  # at most; a decoder may quote the damaged bytes in its message
+# Memory for each pixel of an image, from the file to the stored square. Measured: 7.1 bytes for a
+# PNG, 12.2 for a CMYK JPEG, 16.2 for WebP and 19.5 for JPEG 2000; 6.1 for a progressive JPEG.
+PILLOW_BYTES = 20
+COEFFICIENT_BYTES = 6
+SQUARE_BYTES = 7  # the pixels, and the copy that Pillow rescales
 
 
 def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
-    """Decode an image of any format to RGB.
+    """Decode an image of one of FORMATS to RGB.
 
     Of several frames the first is taken. 16-bit values are scaled to 8 bits, CMYK and palette
     images are converted, and transparency is dropped.
@@ -32,27 +49,109 @@ def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
         (H, W, 3) uint8.
 
     Raises:
-        DataError: If the bytes are not an image, end too early, or claim more than MAX_PIXELS. The
-            message gives the reason.
+        DataError: If the bytes are not an image, end too early, or claim more than MAX_PIXELS, or
+            if a decoder fails in any other way. The message gives the reason.
     """
-    if data.startswith(b"\xff\xd8"):
+    with _refusing():
         # Twice as many pixels as needed, so that the final rescaling still averages over the
         # coarse reduction of the decoder.
-        rgb = _decode_jpeg(data, 2 * enough_px)
-        if rgb is not None:
-            return _rotate_upright(rgb, data) if upright else rgb
+        rgb = _decode_jpeg(data, 2 * enough_px) if data.startswith(b"\xff\xd8") else None
+        if rgb is None:
+            rgb, orientation = _decode_by_pillow(data)
+        else:
+            orientation = _orientation(data) if upright else 1
+        return _rotate(rgb, orientation) if upright else rgb
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever a decoder raises into a DataError with the reason.
+
+    The decoders raise nearly every kind of exception for damaged files: RuntimeError for AVIF,
+    struct.error for EXIF, SyntaxError, KeyError, MemoryError, and others for files not yet seen.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(*image.size)
-            image.load()
-            rotated = ImageOps.exif_transpose(image) if upright else image
-            return np.array(_eight_bits(rotated).convert("RGB"))
-    # Pillow raises SyntaxError for some damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace("\n", " ") or type(error).__name__
-        if "cannot identify" in reason:
-            reason = "not an image of a known format"
-        raise DataError(reason) from None
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(reason(error)) from None
+
+
+def reason(error: Exception) -> str:
+    """Return why an image cannot be read, in one short line."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    text = " ".join(str(error).split())[:REASON_LETTERS]
+    if "cannot identify" in text:
+        return "not an image of a known format"
+    # The messages of the other kinds are seldom sentences: that of a KeyError is only the key.
+    if not text or not isinstance(error, OSError | ValueError | SyntaxError):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of FORMATS that this version of Pillow knows; AVIF came with Pillow 11.3."""
+    Image.init()
+    return tuple(format for format in FORMATS if format in Image.OPEN)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open an image without decoding its pixels. Raises DataError for too many of them."""
+    image = Image.open(io.BytesIO(data), formats=_formats())
+    _check_size(*image.size)
+    return image
+
+
+def decoding_bytes(data: bytes, enough_px: int = 0) -> int:
+    """Estimate from the header how much memory `decode` and `centre_square` need.
+
+    Args:
+        enough_px: As in `decode`.
+
+    Returns:
+        A number of bytes, rather too large than too small; 0 for a file that `decode` refuses.
+    """
+    try:
+        if data.startswith(b"\xff\xd8"):
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            if space not in ("CMYK", "YCCK"):
+                reduced = 1
+                while enough_px and reduced < 8 and min(height, width) >= 4 * enough_px * reduced:
+                    reduced *= 2
+                # A decoder keeps the coefficients of a progressive JPEG at the full size.
+                each = COEFFICIENT_BYTES + SQUARE_BYTES / reduced**2
+                return int(height * width * each)
+        with _open(data) as image:
+            return image.width * image.height * PILLOW_BYTES
+    except Exception:  # `decode` meets the same error, and names it
+        return 0
+
+
+def _decode_by_pillow(data: bytes) -> tuple[Rgb, int]:
+    """Decode an image. Return its pixels as they lie in the file, and the EXIF orientation."""
+    with _open(data) as image:
+        image.load()
+        # After `load`, which rotates a TIFF by itself and removes its orientation.
+        return _to_rgb(image), _orientation_of(image)
+
+
+def _to_rgb(image: Image.Image) -> Rgb:
+    """Convert a decoded image to RGB.
+
+    It is converted part by part, because the conversions need up to 28 bytes for each pixel: a PNG
+    of 344 KB took 4.7 GB.
+    """
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, TILE_PX):
+            right, bottom = min(left + TILE_PX, width), min(top + TILE_PX, height)
+            part = _eight_bits(image.crop((left, top, right, bottom)))
+            rgb[top:bottom, left:right] = np.asarray(part.convert("RGB"))
+    return rgb
 
 
 def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
@@ -72,11 +171,9 @@ def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
             rgb = simplejpeg.decode_jpeg(
                 data, "RGB", min_height=least_px, min_width=least_px, min_factor=2
             )
-    except KeyError:  # simplejpeg raises it for a truncated header
-        return None
-    except ValueError as error:
-        if "pixels" in str(error):  # from `_check_size`; Pillow would fail for the same reason
-            raise
+    except DataError:  # from `_check_size`; Pillow would fail for the same reason
+        raise
+    except (ValueError, KeyError):  # simplejpeg raises KeyError for a truncated header
         return None
     return rgb
 
@@ -105,25 +202,38 @@ def as_stored(data: bytes, size_px: int) -> Rgb | None:
             return None
         rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
         return rgb if _orientation(data) == 1 else None
-    except (ValueError, KeyError, OSError, SyntaxError):
+    # Any failure of a decoder; the file is not kept, and `decode` finds out what is wrong with it.
+    except Exception:
         return None
 
 
 def _orientation(data: bytes) -> int:
     """Return the EXIF orientation of an image file; 1 is upright."""
-    with Image.open(io.BytesIO(data)) as image:
-        return int(image.getexif().get(0x0112, 1))
+    with _open(data) as image:
+        return _orientation_of(image)
 
 
-def _rotate_upright(rgb: Rgb, data: bytes) -> Rgb:
-    """Rotate or mirror decoded pixels as the file's EXIF orientation says."""
-    orientation = _orientation(data)
-    if orientation not in range(2, 9):
-        return rgb
-    # Pillow knows how to apply each orientation, so it gets an image with only this EXIF entry.
-    image = Image.fromarray(rgb)
-    image.getexif()[0x0112] = orientation
-    return np.array(ImageOps.exif_transpose(image))
+def _orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image; 1 is upright, and so is an unknown one."""
+    orientation = image.getexif().get(0x0112, 1)
+    return orientation if orientation in range(2, 9) else 1
+
+
+def _rotate(rgb: Rgb, orientation: int) -> Rgb:
+    """Rotate or mirror decoded pixels as an EXIF orientation says."""
+    # How often the image is turned by 90 degrees to the left, and whether it is mirrored then.
+    turns, mirrored = {
+        1: (0, False),
+        2: (0, True),
+        3: (2, False),
+        4: (2, True),
+        5: (3, True),
+        6: (3, False),
+        7: (1, True),
+        8: (1, False),
+    }[orientation]
+    rotated = np.rot90(rgb, turns)
+    return np.ascontiguousarray(rotated[:, ::-1] if mirrored else rotated)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

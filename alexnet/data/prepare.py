@@ -9,30 +9,39 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet.config import LOSSLESS_PX, StoreSettings
+from alexnet.config import LOSSLESS_PX, MEMORY_GIB, StoreSettings
 from alexnet.data.arrow import ArrowFile, build_index, features, write_arrow_file
 from alexnet.data.image import decode
 from alexnet.data.pixel_sums import Sums
-from alexnet.data.processing import MAX_BYTES, Processed, process_in_order
+from alexnet.data.processing import (
+    MAX_BYTES,
+    Memory,
+    Processed,
+    Unreadable,
+    process_in_order,
+    read,
+)
 from alexnet.data.sources import Source, SourceSplit
 from alexnet.data.storage import LocalStorage
 from alexnet.data.store import FORMAT, file_sha256
+from alexnet.data.store_folder import StoreFolder
+from alexnet.data.unfinished import Job, begin
 from alexnet.errors import DataError
 from alexnet.files import write_whole
 from alexnet.progress import Progress
 
 STORED_PX = 256  # section 2
-STATE = 2  # format of an interrupted preparation's state; one of another format is not resumed
-STATE_FILE = "state.json"
 INDEX_FILE = "index.npz"
 
 
@@ -43,84 +52,62 @@ def prepare(
     workers: int = 0,
     force: bool = False,
     ignore_disk: bool = False,
+    memory_gib: float = MEMORY_GIB,
 ) -> dict[str, Any]:
     """Write a store and return its manifest.
 
-    The work is done in `folder`.partial, which is renamed at the end. An interrupted preparation
-    resumes after the last finished file of the store.
+    The work is done in `folder`.partial, from which the store is renamed at the end. An interrupted
+    preparation resumes after the last finished file of the store.
 
     Args:
         workers: Number of threads; 0 for one per core.
-        force: Whether an existing store is replaced.
+        force: Whether an existing store is replaced. It stays until the new one is complete.
         ignore_disk: Whether to begin even when the disk is too small.
+        memory_gib: Memory for the images that all threads decode at one time. A larger image is
+            decoded alone. The content of the store does not depend on it.
 
     Raises:
         DataError: If the store exists and `force` is not set, if a preparation with other settings
-            was begun in its place, if the disk is too small and `ignore_disk` is not set, or if too
-            many images cannot be read.
+            or of another source was begun in its place, if the source has changed since then, if
+            the disk is too small and `ignore_disk` is not set, or if too many images cannot be
+            read.
+        BusyError: If another process prepares this store.
     """
-    folder = Path(folder)
-    settings = _settled(settings, source)
-    if folder.exists() and not force:
-        raise DataError(f"{folder} exists; choose another name, or --force to replace it")
-    if folder.exists() and not (folder / "manifest.json").is_file():
-        # A mistyped name must not delete a folder of something else.
-        raise DataError(f"{folder} is not a store and is not removed; choose another name")
-    if not ignore_disk:
-        _check_disk(source, folder, settings)
-    job = _begin(folder.with_name(folder.name + ".partial"), source, settings)
-    if not job.complete:
+    if not 0 < memory_gib < math.inf:
+        raise DataError(f"--memory-gib is {memory_gib}; it must be greater than 0")
+    memory = Memory(int(memory_gib * 2**30))
+    place = StoreFolder(folder)
+    # Pillow warns of large images and of odd ones, without their names, and a warning that the
+    # user has turned into an error must not change the content of a store. The filter is set here
+    # and not by the threads, because Python has one list of filters for all of them.
+    with place.held(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        place.check(force)
+        _check_classes(source)
+        settings = _settled(settings, source)
+        if not ignore_disk:
+            _check_disk(source, place.path, settings)
+        job = begin(place, source, settings)
         for split in source.splits:
-            _prepare_split(job, split, workers or os.cpu_count() or 1)
-        _finish(job)
-    # Before the rename, so that a kill never leaves these files in a finished store. The state goes
-    # first: a folder with a manifest and without a state is complete but for the rename.
-    (job.partial / STATE_FILE).unlink(missing_ok=True)
-    for path in job.partial.glob("sums-*.npz"):
-        path.unlink()
-    if folder.exists():
-        shutil.rmtree(folder)
-    # The rename is the moment at which the store exists; before it there is only a partial one.
-    job.partial.rename(folder)
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+            _prepare_split(job, split, workers or os.cpu_count() or 1, memory)
+        manifest = _finish(job)
+        place.publish()
     return manifest
 
 
-@dataclass(frozen=True)
-class Job:
-    """A preparation in progress.
-
-    Attributes:
-        partial: The folder that becomes the store.
-        state: How far the preparation has come.
-        complete: Whether only the rename of the folder is left.
-    """
-
-    source: Source
-    settings: StoreSettings
-    partial: Path
-    state: dict[str, Any]
-    complete: bool = False
-
-    def save(self) -> None:
-        write_whole(self.partial / STATE_FILE, json.dumps(self.state).encode())
-
-    def sums(self) -> Sums:
-        """Return the sums of the training images in finished files."""
-        if self.state["sums"] is None:
-            return Sums.zero(self.settings.size_px)
-        with np.load(self.partial / self.state["sums"], allow_pickle=False) as saved:
-            return Sums(saved["pixels"], saved["products"], int(saved["images"]))
+def _check_classes(source: Source) -> None:
+    """Raise DataError for a class whose name cannot be stored, that of a folder for example."""
+    for name in source.classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the name of the class {name!r} is not UTF-8; rename it") from None
 
 
 def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
     """Return the settings with the size filled in. Raises DataError for one that cannot work."""
     if settings.size_px == 0:
-        first = next(source.splits[0].items(0), None)
-        try:
-            height, width = decode(first.read()).shape[:2] if first else (0, 0)
-        except (ValueError, OSError):  # an unreadable image; it will be skipped and reported
-            height, width = 0, 0
+        height, width = _first_size(source)
         # Small square images (CIFAR-10) keep their size; all others get the paper's 256 pixels.
         small = 0 < height == width <= LOSSLESS_PX
         settings = replace(settings, size_px=width if small else STORED_PX)
@@ -144,6 +131,19 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
     return settings
 
 
+def _first_size(source: Source) -> tuple[int, int]:
+    """Return the height and width of the first image; 0 if there is none or it is unreadable."""
+    first = next(source.splits[0].items(0), None)
+    data = read(first) if first else b""
+    if isinstance(data, Unreadable):  # it will be skipped and reported
+        return 0, 0
+    try:
+        height, width = decode(data).shape[:2]
+    except DataError:  # likewise
+        return 0, 0
+    return height, width
+
+
 def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     """Raise DataError if the disk has less room than the store may need."""
     counts = [split.count for split in source.splits]
@@ -162,43 +162,6 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
         )
 
 
-def _begin(partial: Path, source: Source, settings: StoreSettings) -> Job:
-    """Resume an interrupted preparation, or begin a new one."""
-    relevant_settings = asdict(settings)
-    del relevant_settings["most_skipped"]  # the only setting that does not affect what is written
-    expected = {
-        "state": STATE,
-        "settings": relevant_settings,
-        "source": source.description,
-        "classes": list(source.classes),
-    }
-    # Not `partial.exists()`, because a kill may have come before the first state was complete.
-    if not any(partial.glob("[!.]*")):
-        partial.mkdir(parents=True, exist_ok=True)
-        job = Job(source, settings, partial, expected | {"splits": {}, "sums": None})
-        job.save()
-        return job
-    state = _read_json(partial / STATE_FILE)
-    if {key: state.get(key) for key in expected} == expected:
-        return Job(source, settings, partial, state)
-    # A kill between the removal of the state and the rename leaves a complete store.
-    manifest = _read_json(partial / "manifest.json")
-    if not state and manifest | _identity(source, settings) == manifest != {}:
-        return Job(source, settings, partial, {}, complete=True)
-    raise DataError(
-        f"{partial} was begun from another source or with other settings; remove it first"
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file, or nothing if it is missing or damaged."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content
-
-
 def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
     """Return the part of the manifest that says what a store was made from, and how."""
     return {
@@ -209,7 +172,7 @@ def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
     }
 
 
-def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
+def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -> None:
     """Prepare a split, or the part of it that an interrupted preparation has left."""
     new = {
         "shards": [],
@@ -225,7 +188,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
     if record["finished"]:
         return
     sums = job.sums()
-    (job.partial / split.name).mkdir(exist_ok=True)
+    (job.folder.new / split.name).mkdir(exist_ok=True)
     items = split.items(record["consumed"])
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
@@ -234,7 +197,9 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int) -> None:
         ) as progress,
     ):
         finished: list[Processed] = []
-        for result in process_in_order(items, job.source.upright, job.settings, pool, workers):
+        for result in process_in_order(
+            items, job.source.upright, job.settings, pool, workers, memory
+        ):
             progress.advance(result.items)
             finished.append(result)
             if sum(task.items for task in finished) == job.settings.shard_images:
@@ -254,7 +219,7 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
     skipped = [[name, reason] for result in finished for name, reason in result.skipped]
     if rows:
         name = f"data-{len(record['shards']):05d}.arrow"
-        path = job.partial / split.name / name
+        path = job.folder.new / split.name / name
         about = write_arrow_file(path, rows, job.source.classes)
         record["shards"].append({"file": name} | about | {"sha256": file_sha256(path)})
     for _, _, label in rows:
@@ -266,15 +231,10 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
     if split.name == job.source.splits[0].name:  # the statistics are those of the training split
         for result in finished:
             sums.merge(result.sums)
-        # A new file each time: the state names the sums that belong to it, and a process killed
-        # between the two writes must not find newer sums than its state.
-        job.state["sums"] = f"sums-{record['consumed']}.npz"
-        buffer = io.BytesIO()
-        np.savez(buffer, pixels=sums.pixels, products=sums.products, images=sums.images)
-        write_whole(job.partial / job.state["sums"], buffer.getvalue())
+        job.set_sums(sums, record["consumed"])
     job.save()
     if old_sums not in (None, job.state["sums"]):
-        (job.partial / old_sums).unlink()
+        (job.folder.partial / old_sums["file"]).unlink()
     _check_skipped(job, split, final=False)
 
 
@@ -286,54 +246,62 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     if final and record["consumed"] == skipped:
         raise DataError(
             f"the split {split.name!r} has no readable image; repair the images and remove "
-            f"{job.partial}"
+            f"{job.folder.partial}"
         )
     if (final or split.count) and skipped > job.settings.most_skipped * max(1, total):
         name, reason = record["skipped"][-1]
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, the last of them "
-            f"{name} ({reason}); repair them and remove {job.partial}, or allow more with "
+            f"{name} ({reason}); repair them and remove {job.folder.partial}, or allow more with "
             "--most-skipped"
         )
 
 
-def _finish(job: Job) -> None:
-    """Write the indices, the mean image, the manifest and the small files for `load_from_disk`."""
-    source, partial = job.source, job.partial
+def _finish(job: Job) -> dict[str, Any]:
+    """Write the indices, the mean image, the manifest and the small files for `load_from_disk`.
+
+    Returns:
+        The manifest, as it is read from the store.
+    """
+    source, folder = job.source, job.folder.new
     sums = job.sums()
     splits = {}
     for split in source.splits:
         record = job.state["splits"][split.name]
-        _write_hugging_face_files(partial / split.name, record["shards"], source.classes)
+        _write_hugging_face_files(folder / split.name, record["shards"], source.classes)
         splits[split.name] = {
             "images": sum(record["per_class"]),
             "per_class": record["per_class"],
             "kept": record["kept"],
             "shards": record["shards"],
-            "index": _write_index(partial, split.name, record["shards"]),
+            "index": _write_index(folder, split.name, record["shards"]),
             "skipped": record["skipped"],
         }
-    write_whole(partial / "dataset_dict.json", json.dumps({"splits": list(splits)}).encode())
-    with (partial / "mean.npy").open("wb") as file:
-        np.save(file, sums.mean())
+    write_whole(folder / "dataset_dict.json", json.dumps({"splits": list(splits)}).encode())
+    mean = io.BytesIO()
+    np.save(mean, sums.mean())
+    write_whole(folder / "mean.npy", mean.getvalue())
     manifest = {
         "format": FORMAT,
         **_identity(source, job.settings),
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
         "covariance": sums.covariance().tolist(),
-        "mean_sha256": file_sha256(partial / "mean.npy"),
+        "mean_sha256": file_sha256(folder / "mean.npy"),
     }
-    write_whole(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
+    content = json.dumps(manifest, indent=1)
+    write_whole(folder / "manifest.json", content.encode())
+    as_read: dict[str, Any] = json.loads(content)
+    return as_read
 
 
-def _write_index(partial: Path, split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
+def _write_index(folder: Path, split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:
     """Write the index of a split; return its entry in the manifest."""
     files = [ArrowFile(f"{split}/{s['file']}", s["bytes"], s["images"]) for s in shards]
     # Computed from the files on disk and not while they are written, so that an interrupted
     # preparation has nothing more to remember.
-    data = build_index(LocalStorage(partial), files).to_bytes()
-    path = partial / split / INDEX_FILE
+    data = build_index(LocalStorage(folder), files).to_bytes()
+    path = folder / split / INDEX_FILE
     write_whole(path, data)
     return {"file": INDEX_FILE, "bytes": len(data), "sha256": file_sha256(path)}
 

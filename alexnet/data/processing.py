@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.config import StoreSettings
-from alexnet.data.image import as_stored, centre_square, decode, encode
+from alexnet.data.image import (
+    as_stored,
+    centre_square,
+    decode,
+    decoding_bytes,
+    encode,
+    reason,
+)
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.sources import Item
+from alexnet.errors import DataError
 
 ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
+
+
+class Memory:
+    """A bound on the memory of all images that are being decoded at one time.
+
+    Args:
+        total: The bound in bytes. An image that needs more is decoded alone: it is not refused,
+            because the content of a store must depend neither on the bound nor on the number of
+            workers. How large an image may be is a fixed number (`MAX_PIXELS`).
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Wait until `size` bytes are free, and hold them."""
+        size = min(size, self._total)
+        with self._changed:
+            # Small images may overtake a large one, but only those of the few tasks in flight:
+            # the results are taken in order, so the large one is soon the only one left.
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
 
 
 @dataclass
@@ -47,6 +87,7 @@ def process_in_order(
     settings: StoreSettings,
     pool: ThreadPoolExecutor,
     workers: int,
+    memory: Memory,
 ) -> Iterator[Processed]:
     """Yield the results of tasks in the order of the items.
 
@@ -55,6 +96,10 @@ def process_in_order(
 
     Args:
         upright: Whether images are rotated as their EXIF orientation says.
+        memory: The memory of the workers together.
+
+    Raises:
+        DataError: If the source itself cannot be read, such as a damaged archive.
     """
     waiting: deque[Future[Processed]] = deque()
     room = settings.shard_images  # number of images that still fit into the current file
@@ -62,7 +107,7 @@ def process_in_order(
         while len(waiting) < 2 * workers + 1 and (
             task := list(itertools.islice(items, min(ITEMS_PER_TASK, room)))
         ):
-            waiting.append(pool.submit(process, task, upright, settings))
+            waiting.append(pool.submit(process, task, upright, settings, memory))
             # A file without room is full, and the next one begins.
             room = room - len(task) or settings.shard_images
         if not waiting:
@@ -70,33 +115,73 @@ def process_in_order(
         yield waiting.popleft().result()
 
 
-def process(items: list[Item], upright: bool, settings: StoreSettings) -> Processed:
+def process(items: list[Item], upright: bool, settings: StoreSettings, memory: Memory) -> Processed:
     """Read, decode, rescale and encode images; runs in a worker thread."""
     # Small sums stay in the processor's cache while the images of the task are added.
     result = Processed([], Sums.zero(settings.size_px, np.uint16))
     encoding = settings.settled_encoding()
     images: list[NDArray[np.uint8]] = []
     for item in items:
-        try:
-            data = item.read()
-            # A JPEG of the stored size is kept as it is: encoding it again would lose quality.
-            rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
-            if rgb is not None:
-                result.kept += 1
-            else:
-                rgb = centre_square(decode(data, upright, settings.size_px), settings.size_px)
-                data = encode(rgb, encoding, settings.quality, settings.chroma)
-                # The statistics are those of what training will see, and JPEG changes an image.
-                if encoding == "jpeg":
-                    rgb = decode(data)
-        # One unreadable image must not end hours of work; too many do (`_check_skipped`).
-        except (ValueError, OSError) as error:
-            result.skipped.append((item.name, str(error)))
+        name = _printable(item.name)
+        data = read(item)
+        if isinstance(data, Unreadable):
+            result.skipped.append((name, data.reason))
             continue
+        # A JPEG of the stored size is kept as it is: encoding it again would lose quality.
+        rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
+        if rgb is not None:
+            result.kept += 1
+        else:
+            try:
+                rgb = _square(data, upright, settings.size_px, memory)
+            # One unreadable image must not end hours of work; too many do (`_check_skipped`).
+            except (DataError, MemoryError) as error:
+                result.skipped.append((name, reason(error)))
+                continue
+            data = encode(rgb, encoding, settings.quality, settings.chroma)
+            # The statistics are those of what training will see, and JPEG changes an image.
+            if encoding == "jpeg":
+                rgb = decode(data)
         images.append(rgb)
-        result.rows.append((data, item.name, item.label))
+        result.rows.append((data, name, item.label))
     result.sums.add(images)
     return result
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Why the bytes of an item cannot be read."""
+
+    reason: str
+
+
+def read(item: Item) -> bytes | Unreadable:
+    """Read an item.
+
+    Raises:
+        DataError: If the source itself is damaged, so that the items after this one are lost too.
+    """
+    try:
+        return item.read()
+    except DataError:
+        raise
+    # A file may be gone or unreadable, and libraries that read archives raise any kind of error.
+    except Exception as error:
+        return Unreadable(reason(error))
+
+
+def _square(data: bytes, upright: bool, size_px: int, memory: Memory) -> NDArray[np.uint8]:
+    """Decode an image and cut out its central square. Raises DataError for one that is damaged."""
+    with memory.reserved(decoding_bytes(data, size_px)):
+        return centre_square(decode(data, upright, size_px), size_px)
+
+
+def _printable(name: str) -> str:
+    """Return the name of an item, with "?" for bytes that are not UTF-8.
+
+    Such a file name, from an old file system or archive, cannot be stored as a text.
+    """
+    return name.encode("utf-8", "replace").decode()
 
 
 def _keeps(data: bytes, settings: StoreSettings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,9 @@ from alexnet.data.sources.source import Options, Source, is_image, split_name
 from alexnet.data.sources.tables import table_folder
 from alexnet.data.sources.webdataset import is_webdataset, webdataset
 from alexnet.errors import DataError
+
+# Archives of images, and the lists of their labels or classes.
+ARCHIVE_SUFFIXES = {".tar", ".gz", ".tgz", ".parquet", ".bin", ".txt"}
 
 
 def find(source: str, val_fraction: float = 0.1, splits: Sequence[str] = ()) -> Source:
@@ -60,7 +64,21 @@ def _read(source: str, options: Options) -> Source:
         raise DataError(f"{source} does not exist")
     if not folder.is_dir():
         raise DataError(f"{source} is a file; give the folder that contains it")
-    return _format(folder)(folder, options)
+    source_read = _format(folder)(folder, options)
+    if all(split.fingerprint for split in source_read.splits):
+        return source_read
+    return replace(source_read, archives=_archives(folder))
+
+
+def _archives(folder: Path) -> str:
+    """Return a digest of the names, sizes and dates of a folder's archives and lists of labels."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("[!.]*.*"), *folder.glob("data/[!.]*.*")]):
+        if path.suffix.lower() in ARCHIVE_SUFFIXES and path.is_file():
+            about = path.stat()
+            text = f"{path.relative_to(folder)}\0{about.st_size}\0{about.st_mtime_ns}\0"
+            digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _format(folder: Path) -> Callable[[Path, Options], Source]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
@@ -125,11 +126,14 @@ class SourceSplit:
         name: "train", "val" or "test".
         count: Number of items; None if unknown before the source has been read.
         items: Yields the items in a fixed order, beginning with the given item number.
+        fingerprint: Digest of the names and labels of all items in their order; "" if they are
+            unknown before the source has been read.
     """
 
     name: str
     count: int | None
     items: Callable[[int], Iterator[Item]]
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,9 @@ class Source:
     """The words for each class, where `classes` are wnids; empty if the source has none."""
     notes: tuple[str, ...] = ()
     """What is left out of the source and why, one sentence each."""
+    archives: str = ""
+    """Digest of the names, sizes and dates of the archives that the items come from; "" if the
+    fingerprints of the splits tell all, or if there is no such folder."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(readable, self.classes))
@@ -229,7 +236,12 @@ def listed(name: str, files: Sequence[Listed]) -> SourceSplit:
         for path, item_name, label in files[start:]:
             yield Item(item_name, label, partial(read_file, path))
 
-    return SourceSplit(name, len(files), items)
+    digest = hashlib.sha256()
+    for _, item_name, label in files:
+        # "\0" occurs in no name of a file, so no two lists have the same text. Names need not be
+        # UTF-8.
+        digest.update(f"{item_name}\0{label}\0".encode("utf-8", "surrogatepass"))
+    return SourceSplit(name, len(files), items, digest.hexdigest())
 
 
 def listed_splits(
