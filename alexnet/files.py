@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 # Without this, a rename can reach the disk before the data, and a power cut leaves
                 # an empty file.
                 os.fsync(file.fileno())
-            _move_into_place(temporary, path)
+            move_into_place(temporary, path)
     except BaseException:
         # The error that is on its way says more than one of removing the file would.
         with suppress(OSError):
@@ -64,7 +64,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _move_into_place(temporary: Path, path: Path) -> None:
+def move_into_place(temporary: Path, path: Path) -> None:
     """Rename a complete, synced file over `path`, and sync the folder so that the rename lasts."""
     os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.config import LOSSLESS_PX, MEMORY_GIB, StoreSettings
+from alexnet.cores import available_cores
 from alexnet.data.arrow import ArrowFile, build_index, features, write_arrow_file
 from alexnet.data.image import decode
 from alexnet.data.pixel_sums import Sums
@@ -83,25 +83,15 @@ def prepare(
     with place.held(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         place.check(force)
-        _check_classes(source)
         settings = _settled(settings, source)
         if not ignore_disk:
             _check_disk(source, place.path, settings)
         job = begin(place, source, settings)
         for split in source.splits:
-            _prepare_split(job, split, workers or os.cpu_count() or 1, memory)
+            _prepare_split(job, split, workers or available_cores(), memory)
         manifest = _finish(job)
         place.publish()
     return manifest
-
-
-def _check_classes(source: Source) -> None:
-    """Raise DataError for a class whose name cannot be stored, that of a folder for example."""
-    for name in source.classes:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"the name of the class {name!r} is not UTF-8; rename it") from None
 
 
 def _settled(settings: StoreSettings, source: Source) -> StoreSettings:

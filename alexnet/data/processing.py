@@ -122,10 +122,9 @@ def process(items: list[Item], upright: bool, settings: StoreSettings, memory: M
     encoding = settings.settled_encoding()
     images: list[NDArray[np.uint8]] = []
     for item in items:
-        name = _printable(item.name)
         data = read(item)
         if isinstance(data, Unreadable):
-            result.skipped.append((name, data.reason))
+            result.skipped.append((item.name, data.reason))
             continue
         # A JPEG of the stored size is kept as it is: encoding it again would lose quality.
         rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
@@ -136,14 +135,14 @@ def process(items: list[Item], upright: bool, settings: StoreSettings, memory: M
                 rgb = _square(data, upright, settings.size_px, memory)
             # One unreadable image must not end hours of work; too many do (`_check_skipped`).
             except (DataError, MemoryError) as error:
-                result.skipped.append((name, reason(error)))
+                result.skipped.append((item.name, reason(error)))
                 continue
             data = encode(rgb, encoding, settings.quality, settings.chroma)
             # The statistics are those of what training will see, and JPEG changes an image.
             if encoding == "jpeg":
                 rgb = decode(data)
         images.append(rgb)
-        result.rows.append((data, name, item.label))
+        result.rows.append((data, item.name, item.label))
     result.sums.add(images)
     return result
 
@@ -174,14 +173,6 @@ def _square(data: bytes, upright: bool, size_px: int, memory: Memory) -> NDArray
     """Decode an image and cut out its central square. Raises DataError for one that is damaged."""
     with memory.reserved(decoding_bytes(data, size_px)):
         return centre_square(decode(data, upright, size_px), size_px)
-
-
-def _printable(name: str) -> str:
-    """Return the name of an item, with "?" for bytes that are not UTF-8.
-
-    Such a file name, from an old file system or archive, cannot be stored as a text.
-    """
-    return name.encode("utf-8", "replace").decode()
 
 
 def _keeps(data: bytes, settings: StoreSettings) -> bool:
