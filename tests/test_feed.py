@@ -32,6 +32,7 @@ from alexnet.data.augment import (
 )
 from alexnet.data.image import decode, encode
 from alexnet.data.loader import Share, batches, epoch_order
+from alexnet.data.manifest import sealed
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Statistics, Store, file_sha256
 from alexnet.device import dtype_of
@@ -191,7 +192,7 @@ def change_manifest(copy: Path, path: str, value: object) -> None:
     for parent in parents:
         node = node[int(parent) if isinstance(node, list) else parent]
     node[int(last) if isinstance(node, list) else last] = value
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,21 @@ def test_manifest_that_cannot_be_used_is_refused(copy: Path, path: str, value: o
         DataError, match=r"copy/manifest\.json is damaged.*; prepare the store again"
     ):
         Store(copy)
+
+
+@pytest.mark.parametrize("value", [["ten", *"abcdefghi"], []])
+def test_manifest_without_its_checksum_is_refused(copy: Path, value: object) -> None:
+    """Other names of classes fit the store as well; only the checksum shows that they are wrong."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"classes": value}))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
+        Store(copy)
+    del manifest["sha256"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
+        Store(copy)
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    assert Store(copy).classes == manifest["classes"], "stores of version 0.2 are still read"
 
 
 @pytest.mark.parametrize("text", ["3", "[]", "[" * 100_000, "{}", "\ud800"])

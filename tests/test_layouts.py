@@ -23,6 +23,7 @@ from alexnet.cli import main
 from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data.classes import class_list, short_names, wnids_of_labels
 from alexnet.data.image import decode, encode
+from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
 from alexnet.data.sources.source import MAX_IMAGE_BYTES, UnreadableImage
@@ -132,11 +133,11 @@ def test_evaluation_on_other_classes_is_refused_naming_the_first_difference(
     shutil.copytree(store, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["classes"][3] = "pentagon"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(ValueError, match="class 4 is 'triangle', and 'pentagon' in the store"):
         evaluate([run], copy)
     manifest["classes"].pop()
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(ValueError, match=r"other classes than .* has: 10, and 9 in the store"):
         evaluate([run], copy)
 
@@ -146,7 +147,7 @@ def test_a_store_without_words_still_opens(store: Path, run: Path, tmp_path: Pat
     shutil.copytree(store, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["words"]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     assert Store(copy).words == []
     assert evaluate([run], copy) == evaluate([run], store)
 

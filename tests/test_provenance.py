@@ -32,10 +32,10 @@ def version_in(folder: Path) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with the two modules of the package that `code_version` needs."""
+    """A folder with the modules of the package that `code_version` needs."""
     package = tmp_path / "somewhere" / "alexnet"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "provenance.py"):
+    for name in ("__init__.py", "cores.py", "provenance.py"):
         shutil.copy(Path(provenance.__file__).with_name(name), package)
     return package.parent
 

@@ -54,7 +54,7 @@ def test_imports_point_in_one_direction() -> None:
         for imported in imports(path):
             assert RANK[imported] <= RANK[module], f"{path.name} imports {imported}"
             if module == "data":
-                allowed = "config", "data", "errors", "files", "native", "ops", "progress"
+                allowed = "config", "cores", "data", "errors", "files", "native", "ops", "progress"
                 assert imported in allowed, (
                     f"{path.name} imports {imported}; data may import only {allowed}"
                 )

@@ -6,6 +6,8 @@ range checked here, and a name can only be that of a file inside the store.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from typing import Any
@@ -13,9 +15,21 @@ from typing import Any
 from alexnet.errors import DataError
 from alexnet.files import parse_json
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1  # the format of version 0.2, whose manifests have no checksum of their own
 MOST_PX = 1 << 14  # side of a stored image; a batch of larger ones would fit no memory
 LEAST_IMAGE_BYTES = 16  # of a shard: the label of an image, and two offsets
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with its own checksum, which covers everything else in it.
+
+    It is the SHA-256 of the JSON with sorted keys and without the entry itself. A damaged name of a
+    class or number of images would otherwise be read as another one.
+    """
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True)
+    return rest | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def parse_manifest(data: bytes, store: str) -> dict[str, Any]:
@@ -32,10 +46,16 @@ def parse_manifest(data: bytes, store: str) -> dict[str, Any]:
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{store}/manifest.json is damaged; prepare the store again") from None
-    if version != FORMAT:
+    # Not `in`, because 1.0 and true are equal to 1.
+    if _count(version) not in (UNSEALED, FORMAT):
         raise DataError(
-            f"{store} has store format {str(version)[:20]}, and this program reads format "
-            f"{FORMAT}; prepare it again"
+            f"{store} has store format {str(version)[:20]}, and this program reads formats "
+            f"{UNSEALED} and {FORMAT}; prepare it again"
+        )
+    if version == FORMAT and sealed(manifest) != manifest:
+        raise DataError(
+            f"{store}/manifest.json is damaged: it does not have the checksum that it states; "
+            "prepare the store again"
         )
     if (wrong := _first_wrong(manifest)) is not None:
         raise DataError(

@@ -23,6 +23,7 @@ from alexnet.config import LOSSLESS_PX, MEMORY_GIB, StoreSettings
 from alexnet.cores import available_cores
 from alexnet.data.arrow import ArrowFile, build_index, features, write_arrow_file
 from alexnet.data.image import decode
+from alexnet.data.manifest import FORMAT, sealed
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.processing import (
     MAX_BYTES,
@@ -34,7 +35,7 @@ from alexnet.data.processing import (
 )
 from alexnet.data.sources import Source, SourceSplit
 from alexnet.data.storage import LocalStorage
-from alexnet.data.store import FORMAT, file_sha256
+from alexnet.data.store import file_sha256
 from alexnet.data.store_folder import StoreFolder
 from alexnet.data.unfinished import Job, begin
 from alexnet.errors import DataError
@@ -279,7 +280,7 @@ def _finish(job: Job) -> dict[str, Any]:
         "covariance": sums.covariance().tolist(),
         "mean_sha256": file_sha256(folder / "mean.npy"),
     }
-    content = json.dumps(manifest, indent=1)
+    content = json.dumps(sealed(manifest), indent=1)
     write_whole(folder / "manifest.json", content.encode())
     as_read: dict[str, Any] = json.loads(content)
     return as_read

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.arrow import ArrowFile, Index, build_index, check_index, parse_names
-from alexnet.data.manifest import FORMAT as FORMAT
 from alexnet.data.manifest import parse_manifest
 from alexnet.data.storage import LocalStorage, Storage, is_url, missing
 from alexnet.errors import DataError
