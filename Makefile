@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow mutants check format clean
+.PHONY: demo test test-slow mutants fuzz check format clean
 
 demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
@@ -16,6 +16,9 @@ test-slow: $(VENV)/ready  ## the slow tests: killed runs, full-size equality, a 
 
 mutants: $(VENV)/ready  ## changes the code of each row of docs/paper.md; its tests must fail
 	$(BIN)/python -m tests.mutants
+
+fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes; about 10 minutes
+	$(BIN)/python -m tests.fuzz
 
 bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
 	$(BIN)/python -m benchmarks $*

@@ -599,6 +599,9 @@ def test_names_that_are_not_utf8_are_written_in_letters(tmp_path: Path) -> None:
         write(tmp_path / "table" / f"{name}.jpg", image(0, 0))
     write(tmp_path / "table" / "labels.csv", b"caf\xe9.jpg,cat\na.jpg,dog\n")
     assert check_names(tmp_path / "table") == [f"{escaped}.jpg", "a.jpg"]
+    write(tmp_path / "table" / "labels.csv", b"a.jpg,cat\na.jpg,d" + bytes(512))
+    with pytest.raises(DataError, match=r"labels\.csv, line 2, has a zero byte and is damaged"):
+        find(str(tmp_path / "table"))
     write(tmp_path / "table" / "labels.csv", b"caf\xe9.jpg,cat\na.jpg,dog\xe9\n")
     with pytest.raises(DataError, match=r"labels\.csv, line 2, has a label that is not UTF-8"):
         find(str(tmp_path / "table"))

@@ -48,7 +48,7 @@ def training(folder: Path) -> None:
         fit(tiny(folder.parent / "data", checkpoint_minutes=0), run)
 
 
-def everything(folder: Path) -> dict[str, str]:
+def everything(folder: Path) -> dict[str, object]:
     """Return the content of every file below a folder, without measures of time and memory."""
     return {
         str(path.relative_to(folder)): _content(path)
@@ -57,15 +57,15 @@ def everything(folder: Path) -> dict[str, str]:
     }
 
 
-def _content(path: Path) -> str:
+def _content(path: Path) -> object:
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return json.dumps([_timeless(line) for line in lines])
+        return [_timeless(line) for line in lines]
     if path.suffix == ".safetensors":
         saved = checkpoint.read(path)
         about = {key: value for key, value in saved.about.items() if key != "checksum"}
         tensors = checkpoint.tensors_sha256(saved.weights | saved.velocity)
-        return json.dumps([tensors, _timeless(about)])
+        return tensors, _timeless(about)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -112,24 +112,26 @@ def campaign(kills: int, seed: int, folder: Path) -> list[str]:
     prepare(shapes.source(48, 16), folder / "data", StoreSettings(size_px=40), workers=1)
     lines = []
     for name, work, begin in (
-        ("prepare", partial(preparation, force=False), _nothing),
+        ("prepare", partial(preparation, force=False), nothing),
         ("prepare --force", partial(preparation, force=True), _another_store),
-        ("train", training, _nothing),
+        ("train", training, nothing),
     ):
-        lines.append(_one_kind(name, work, begin, kills // 3, rng, folder))
+        lines.append(one_kind(name, work, begin, kills // 3, rng, folder))
     return lines
 
 
-def _nothing(folder: Path) -> None:
+def nothing(folder: Path) -> None:
+    """Begin with an empty folder."""
     folder.mkdir()
 
 
 def _another_store(folder: Path) -> None:
+    """Begin with a folder that has another store."""
     folder.mkdir()
     prepare(shapes.source(10, 5), folder / "store", StoreSettings(size_px=16), workers=1)
 
 
-def _one_kind(
+def one_kind(
     name: str,
     work: Callable[[Path], None],
     begin: Callable[[Path], None],
@@ -137,6 +139,7 @@ def _one_kind(
     rng: random.Random,
     folder: Path,
 ) -> str:
+    """Kill one kind of work; return a line that says whether every result was the same."""
     place = folder / "work"
     begin(place)
     began_s = time.perf_counter()

@@ -124,7 +124,8 @@ def read_table(path: Path, images: Images) -> Table | None:
     they are recognized by their names; otherwise the label follows the name of the image.
 
     Raises:
-        DataError: If it is not clear which column has the label, or if a label is not UTF-8.
+        DataError: If it is not clear which column has the label, if a label is not UTF-8, or if
+            the file has a zero byte.
     """
     # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes. Bytes that
     # are not UTF-8 become what they are in Python's names of files, so that they name images.
@@ -138,7 +139,14 @@ def read_table(path: Path, images: Images) -> Table | None:
         several = named and max(len(fields) for _, fields in lines) > 1
         if named and (named, several) > best:
             best, parsed = (named, several), (lines, name)
-    return None if parsed is None else Table(path, tuple(_table_rows(path, *parsed, images)))
+    if parsed is None:
+        return None
+    if "\0" in text:  # what a disk leaves of a block that was lost
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(
+            f"{path}, line {line}, has a zero byte; the file is damaged, fetch it again"
+        )
+    return Table(path, tuple(_table_rows(path, *parsed, images)))
 
 
 def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
