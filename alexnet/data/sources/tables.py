@@ -143,9 +143,7 @@ def read_table(path: Path, images: Images) -> Table | None:
         return None
     if "\0" in text:  # what a disk leaves of a block that was lost
         line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(
-            f"{path}, line {line}, has a zero byte; the file is damaged, fetch it again"
-        )
+        raise DataError(f"{path}, line {line}, has a zero byte and is damaged; fetch it again")
     return Table(path, tuple(_table_rows(path, *parsed, images)))
 
 
