@@ -60,9 +60,13 @@ def write(path: Path, data: bytes | str) -> None:
 def meta(year: str, id_of: dict[str, int]) -> bytes:
     """meta.mat: the classes, and a synset above them that is not a class."""
     fields = [(f"ILSVRC{year}_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
-    rows = [(number, wnid, WORDS.get(wnid, "a dog"), 0) for wnid, number in id_of.items()]
+    fields.append(("num_train_images", "i4"))
+    rows = [
+        (number, wnid, WORDS.get(wnid, "a dog"), 0, sum(wnid in name for name, _, _ in TRAIN))
+        for wnid, number in id_of.items()
+    ]
     buffer = io.BytesIO()
-    table = np.array([*rows, (1001, "n00001740", "entity", 3)], dtype=fields)
+    table = np.array([*rows, (1001, "n00001740", "entity", 3, 0)], dtype=fields)
     savemat(buffer, {"synsets": table.reshape(-1, 1)})
     return buffer.getvalue()
 
