@@ -104,6 +104,18 @@ def test_a_kill_that_changes_the_result_is_noticed(tmp_path: Path) -> None:
     assert "not" not in line
 
 
+def in_two_files(folder: Path) -> None:
+    """Work that takes a file of an earlier process for its own, complete one."""
+    if not (folder / "a").exists():
+        (folder / "a").write_text("x")
+        (folder / "b").write_text("x")
+
+
+def test_a_kill_between_two_files_is_noticed(tmp_path: Path) -> None:
+    line = kills.each_operation("careless", in_two_files, tmp_path)
+    assert line == "careless: killed before each of 2 file operations, not identical: b"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_short_campaign_finds_no_fault(reader: Reader, tmp_path: Path) -> None:
@@ -119,7 +131,7 @@ def test_short_campaign_finds_no_fault(reader: Reader, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_short_campaign_of_kills_changes_nothing(tmp_path: Path) -> None:
     lines = kills.campaign(12, 1, tmp_path)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         assert line.endswith("identical"), line
         assert "not" not in line

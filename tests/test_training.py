@@ -593,10 +593,11 @@ def test_second_process_of_a_run_is_refused_and_named(store: Path, tmp_path: Pat
     assert {path.name for path in run.iterdir()} == before
 
 
-def test_stale_lock_does_not_make_a_folder_a_run(store: Path, tmp_path: Path) -> None:
+def test_rests_of_a_killed_process_do_not_make_a_folder_a_run(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").write_text("process 1 on a machine that was switched off")
+    (run / ".config.json.writing").write_text("{")  # killed before it was complete
     fit(tiny(store, schedule=StepSchedule(1)), run)
     assert not (run / ".lock").exists()
     (tmp_path / "file").touch()

@@ -133,8 +133,9 @@ def _check_empty(run: Path) -> None:
     """Raise RunError unless a folder is free for a new run."""
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is not a folder; choose another --out")
-    # A killed process leaves its lock, which does not make a run.
-    if run.exists() and any(path.name != LOCK_FILE for path in run.iterdir()):
+    # A process killed before its config was complete leaves hidden files: its lock, and the config
+    # under a temporary name.
+    if run.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
         raise RunError(f"{run} is not empty; choose another --out, or continue with --resume {run}")
 
 

@@ -1,4 +1,4 @@
-"""Processes killed at random moments: what they leave, and what the next process makes of it.
+"""Processes killed at random moments, and before each of their file operations.
 
 Each process is forked from this one, so that nothing has to be imported again and a kill strikes
 the work itself. A killed process is followed by the next one with the same arguments, until one
@@ -9,11 +9,13 @@ other file may be left beside it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -29,6 +31,7 @@ from alexnet.data.prepare import prepare
 from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
 
+KILLED = 9  # exit code of a process that ends itself as if it were killed
 # Measures of time and memory, which differ from run to run.
 MEASURED = "_s", "_share", "_bytes", "per_second", "_mib", "commit"
 
@@ -39,13 +42,17 @@ def preparation(folder: Path, force: bool) -> None:
     prepare(shapes.source(60, 20), folder / "store", settings, workers=2, force=force)
 
 
-def training(folder: Path) -> None:
-    """Train a tiny net, or go on with what a killed process has left."""
+def training(folder: Path, minutes: float) -> None:
+    """Train a tiny net, or go on with what a killed process has left.
+
+    Args:
+        minutes: Time between checkpoints; 0 for one after each step.
+    """
     run = folder / "run"
     if (run / "config.json").exists():
         resume(run)
     else:
-        fit(tiny(folder.parent / "data", checkpoint_minutes=0), run)
+        fit(tiny(folder.parent / "data", checkpoint_minutes=minutes), run)
 
 
 def everything(folder: Path) -> dict[str, object]:
@@ -108,16 +115,17 @@ def _quietly(work: Callable[[Path], None], folder: Path) -> None:
 def campaign(kills: int, seed: int, folder: Path) -> list[str]:
     """Kill preparations and trainings; return one line for each kind of work."""
     rng = random.Random(seed)
-    preparation(folder / "other", force=False)  # the store that --force replaces
     prepare(shapes.source(48, 16), folder / "data", StoreSettings(size_px=40), workers=1)
-    lines = []
-    for name, work, begin in (
-        ("prepare", partial(preparation, force=False), nothing),
-        ("prepare --force", partial(preparation, force=True), _another_store),
-        ("train", training, nothing),
-    ):
-        lines.append(one_kind(name, work, begin, kills // 3, rng, folder))
-    return lines
+    lines = [
+        one_kind(name, work, begin, kills // 3, rng, folder)
+        for name, work, begin in (
+            ("prepare", partial(preparation, force=False), nothing),
+            ("prepare --force", partial(preparation, force=True), another_store),
+            ("train", partial(training, minutes=0), nothing),
+        )
+    ]
+    # The same of `prepare` is in tests/test_prepare.py.
+    return [*lines, each_operation("train", partial(training, minutes=60), folder)]
 
 
 def nothing(folder: Path) -> None:
@@ -125,7 +133,7 @@ def nothing(folder: Path) -> None:
     folder.mkdir()
 
 
-def _another_store(folder: Path) -> None:
+def another_store(folder: Path) -> None:
     """Begin with a folder that has another store."""
     folder.mkdir()
     prepare(shapes.source(10, 5), folder / "store", StoreSettings(size_px=16), workers=1)
@@ -146,18 +154,68 @@ def one_kind(
     killed_until_done(work, place, 1, 0, rng)
     longest_s = time.perf_counter() - began_s
     truth = everything(place)
-    killed, runs, different = 0, 0, []
+    killed, runs, different = 0, 0, list[str]()
     while killed < kills:
         shutil.rmtree(place)
         begin(place)
         # At most five in a row, so that many beginnings and many ends are struck.
         killed += killed_until_done(work, place, longest_s, min(5, kills - killed), rng)
         runs += 1
-        found = everything(place)
-        if found != truth:
-            different += sorted(
-                k for k in found.keys() | truth.keys() if found.get(k) != truth.get(k)
-            )
+        different += _different(everything(place), truth)
     shutil.rmtree(place)
-    verdict = f"not identical: {', '.join(dict.fromkeys(different))}" if different else "identical"
-    return f"{name}: {killed} kills in {runs} runs, {verdict}"
+    return f"{name}: {killed} kills at random moments in {runs} runs, {_verdict(different)}"
+
+
+def each_operation(name: str, work: Callable[[Path], None], folder: Path) -> str:
+    """Kill the work once before each of its file operations; return a line as `one_kind` does."""
+    place = folder / "work"
+    nothing(place)
+    _run(_quietly, work, place)
+    truth = everything(place)
+    different = list[str]()
+    for operation in itertools.count(1):
+        shutil.rmtree(place)
+        nothing(place)
+        if _run(_until, work, place, operation) == 0:
+            break
+        _run(_quietly, work, place)
+        different += _different(everything(place), truth)
+    shutil.rmtree(place)
+    return f"{name}: killed before each of {operation - 1} file operations, {_verdict(different)}"
+
+
+# What Python reports to audit hooks of operations that change files.
+OPERATIONS = "open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"
+
+
+def _until(work: Callable[[Path], None], folder: Path, operation: int) -> None:
+    """Do the work, and end without any cleaning up before a file operation below `folder`."""
+    operations = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal operations
+        if event in OPERATIONS and str(arguments[0]).startswith(str(folder)):
+            operations += 1
+            if operations == operation:
+                os._exit(KILLED)
+
+    sys.addaudithook(hook)
+    _quietly(work, folder)
+
+
+def _run(target: Callable[..., None], *arguments: object) -> int:
+    """Run a function in a forked process; return its exit code, 0 or that of a kill."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode not in (0, KILLED):
+        raise RuntimeError(f"the process ended with exit code {process.exitcode}")
+    return process.exitcode
+
+
+def _different(found: dict[str, object], truth: dict[str, object]) -> list[str]:
+    return sorted(k for k in found.keys() | truth.keys() if found.get(k) != truth.get(k))
+
+
+def _verdict(different: list[str]) -> str:
+    return f"not identical: {', '.join(dict.fromkeys(different))}" if different else "identical"
