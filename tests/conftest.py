@@ -8,6 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Two workers of pytest-xdist share the two cores that tests are meant for; so do the processes that
+# a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -40,8 +44,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def fixed_threads() -> None:
     """Compute with the same number of threads everywhere.
 
-    The order of a sum, and with it the last bit, depends on it. Two workers of pytest-xdist share
-    the two cores that tests are meant for.
+    The order of a sum, and with it the last bit, depends on it.
     """
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

@@ -13,7 +13,7 @@ import signal as signals
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,12 +41,12 @@ from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distribut
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import centre, measure
-from alexnet.files import locked
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
+from alexnet.train.folder import check_empty, run_lock
 from alexnet.train.metrics import RunLog, StepMetrics, TrainState
 from alexnet.train.sgd import (
     after_epoch,
@@ -61,10 +61,6 @@ from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
-
-
-LOCK_FILE = ".lock"
-"""In the folder of a run, while a process trains it."""
 
 
 class Interrupted(Exception):
@@ -108,14 +104,14 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             # accepted. If it exists, another process may be training in it.
             locks_first = run.is_dir()
             if mesh.first and locks_first:
-                held.enter_context(_run_lock(run))
-            _check_empty(run)
+                held.enter_context(run_lock(run))
+            check_empty(run)
             store = Store(config.data)
             setup = _set_up(resolve(_with_classes(config, store)), store, mesh)
             if mesh.first and not locks_first:
-                held.enter_context(_run_lock(run))
+                held.enter_context(run_lock(run))
                 # Another process may have begun the same run, and even ended it, in between.
-                _check_empty(run)
+                check_empty(run)
             return setup
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
@@ -127,36 +123,6 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             write_config(run, setup.config)
         with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
             return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
-
-
-def _check_empty(run: Path) -> None:
-    """Raise RunError unless a folder is free for a new run."""
-    if run.exists() and not run.is_dir():
-        raise RunError(f"{run} is not a folder; choose another --out")
-    # A process killed before its config was complete leaves hidden files: its lock, and the config
-    # under a temporary name.
-    if run.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
-        raise RunError(f"{run} is not empty; choose another --out, or continue with --resume {run}")
-
-
-@contextmanager
-def _run_lock(run: Path) -> Iterator[None]:
-    """Hold the lock of a run. Its folder is made, and removed at the end if it stays empty.
-
-    Raises:
-        BusyError: Another process holds the lock; the message names it.
-    """
-    is_new = not run.exists()
-    run.mkdir(parents=True, exist_ok=True)
-    mend = "wait for it to finish or choose another --out"
-    try:
-        with locked(run / LOCK_FILE, f"{run} is already being trained", mend):
-            yield
-    finally:
-        # A run that another rank refused leaves no folder; a folder that is not empty stays.
-        if is_new:
-            with suppress(OSError):
-                run.rmdir()
 
 
 def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, Any]:
@@ -185,7 +151,7 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
         def prepare() -> Setup:
             # Before the checkpoint is read, which another process may be about to replace.
             if mesh.first:
-                held.enter_context(_run_lock(run))
+                held.enter_context(run_lock(run))
             return _set_up(config, Store(config.data), mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
