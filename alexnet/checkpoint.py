@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from alexnet.architecture import plan
 from alexnet.config import Config, check
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
@@ -355,6 +356,7 @@ def _config(data: Any, file: Path) -> Config:
     config = from_dict(Config, data, str(file))
     try:
         check(config)
+        plan(config.architecture)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
     return config

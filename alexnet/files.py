@@ -70,6 +70,9 @@ def move_into_place(temporary: Path, path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that sync no folders
+            raise
     finally:
         os.close(folder)
 
@@ -110,8 +113,10 @@ def locked(path: Path, what: str, mend: str) -> Iterator[None]:
         yield
     finally:
         # Removed while it is still locked: nobody else can have begun to rely on it.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def _acquire(path: Path, what: str, mend: str) -> int:

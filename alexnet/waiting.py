@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-
-from alexnet.cores import available_cores
 
 USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # the user's own choice is not touched
 PERIOD_S = 0.25  # between two looks at the load
@@ -28,6 +27,7 @@ PERIOD_S = 0.25  # between two looks at the load
 # shows less than 0.01; one busy program for each core, 0.3 to 0.5.
 CONTENDED, FREE = 0.08, 0.02
 QUIET_PERIODS = 8  # without contention, before the threads spin again
+MOST_GROUPS = 4  # as many as two threads for a core each (hyperthreading) need, and a few more
 PARALLEL_ELEMENTS = 1 << 20  # so many that PyTorch computes an elementwise operation on all threads
 
 
@@ -35,16 +35,16 @@ PARALLEL_ELEMENTS = 1 << 20  # so many that PyTorch computes an elementwise oper
 def yielding(device: torch.device) -> Iterator[None]:
     """Let the threads of this process yield their cores where other programs need them.
 
-    Nothing changes where the user has set how OpenMP waits, where there is one thread, or where the
-    system does not say how long a thread waits for a core.
+    Nothing changes where the user has set how OpenMP waits, where there are one or few threads for
+    many cores (a small CPU limit on a large machine), or where the system does not say how long a
+    thread waits for a core.
     """
     statistics = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
     if (
         device.type != "cpu"
-        or torch.get_num_threads() < available_cores()
-        or torch.get_num_threads() == 1
         or any(name in os.environ for name in USER_SETTINGS)
-        or not statistics.exists()
+        or not statistics.exists()  # and so on every system but Linux
+        or not 1 <= _groups() <= MOST_GROUPS
     ):
         yield
         return
@@ -60,17 +60,23 @@ def yielding(device: torch.device) -> Iterator[None]:
 
 def _watch(statistics: Path, stop: threading.Event) -> None:
     """Switch between spinning and yielding by the load, until `stop` is set."""
-    surplus, quiet = _Surplus(), 0
-    waited_ns = _waited_ns(statistics)
-    while not stop.wait(PERIOD_S):
-        before_ns, waited_ns = waited_ns, _waited_ns(statistics)
-        share = (waited_ns - before_ns) / (PERIOD_S * 1e9)
-        quiet = quiet + 1 if share < FREE else 0
-        if share > CONTENDED:
-            surplus.start()
-        elif quiet >= QUIET_PERIODS:
-            surplus.end()
-    surplus.end()
+    surplus, quiet = _SleepingThreads(), 0
+    try:
+        now_ns, waited_ns = time.monotonic_ns(), _waited_ns(statistics)
+        while not stop.wait(PERIOD_S):
+            # This thread waits for a core as well, so the period may be longer.
+            before_ns, waited_before_ns = now_ns, waited_ns
+            now_ns, waited_ns = time.monotonic_ns(), _waited_ns(statistics)
+            share = (waited_ns - waited_before_ns) / (now_ns - before_ns)
+            quiet = quiet + 1 if share < FREE else 0
+            if share > CONTENDED:
+                surplus.start()
+            elif quiet >= QUIET_PERIODS:
+                surplus.end()
+    except OSError:  # too many open files: the threads stay as they are
+        pass
+    finally:
+        surplus.end()
 
 
 def _waited_ns(statistics: Path) -> int:
@@ -79,25 +85,35 @@ def _waited_ns(statistics: Path) -> int:
     return int(statistics.read_text().split()[1])
 
 
-class _Surplus:
-    """A second group of OpenMP threads, which only sleep: with them there are more than cores."""
+def _groups() -> int:
+    """How many more groups of threads it takes to have more threads than cores."""
+    # GNU's OpenMP counts the cores by affinity, whatever the limits on CPU time are.
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    # The threads of a group but its first one count, and so does the first of all.
+    return (cores - threads) // (threads - 1) + 1 if threads > 1 else 0
+
+
+class _SleepingThreads:
+    """Groups of OpenMP threads that only sleep: with them there are more threads than cores."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._end = threading.Event()
 
     def start(self) -> None:
-        if self._thread is None:
+        if not self._threads:
             self._end.clear()
-            self._thread = threading.Thread(target=self._hold, daemon=True)
-            self._thread.start()
+            self._threads = [
+                threading.Thread(target=self._hold, daemon=True) for _ in range(_groups())
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def end(self) -> None:
         # OpenMP dissolves a group when the thread that began it ends.
-        if self._thread is not None:
-            self._end.set()
-            self._thread.join()
-            self._thread = None
+        self._end.set()
+        while self._threads:
+            self._threads.pop().join()
 
     def _hold(self) -> None:
         # Each thread that computes something in parallel gets a group of its own.

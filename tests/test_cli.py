@@ -196,8 +196,8 @@ def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
         f"{store}/mean.npy: intact",
         f"{store}/train: intact (60 images in 3 files)",
         f"{store}/val: intact (30 images in 2 files)",
-        f"{run}/config.json: intact",
-        f"{run}/metrics.jsonl: intact (4 lines)",
+        f"{run}/config.json: readable (it has no checksum)",
+        f"{run}/metrics.jsonl: readable (4 lines, no checksum)",
         f"{run}/last.safetensors: intact (tiny, 10 classes)",
         f"{run}/best.safetensors: intact (tiny, 10 classes)",
     ):

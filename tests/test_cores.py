@@ -82,8 +82,8 @@ def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
 ) -> None:
     monkeypatch.setattr(waiting, "PERIOD_S", 0.02)
     groups: list[str] = []
-    monkeypatch.setattr(waiting._Surplus, "start", lambda self: groups.append("yield"))
-    monkeypatch.setattr(waiting._Surplus, "end", lambda self: groups.append("spin"))
+    monkeypatch.setattr(waiting._SleepingThreads, "start", lambda self: groups.append("yield"))
+    monkeypatch.setattr(waiting._SleepingThreads, "end", lambda self: groups.append("spin"))
     statistics, stop = tmp_path / "schedstat", threading.Event()
     statistics.write_text("0 0 0")
     waited_ns = iter(range(0, 10**12, 10**7))  # half of each period
@@ -103,9 +103,9 @@ def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
 
 SPIN = """
 import sys, time, torch
-from alexnet.waiting import _Surplus
+from alexnet.waiting import _SleepingThreads
 x = torch.zeros(1 << 20)
-surplus = _Surplus()
+surplus = _SleepingThreads()
 def used():
     before = time.process_time()
     for _ in range(30):

@@ -241,6 +241,10 @@ def test_manifest_without_its_checksum_is_refused(copy: Path, value: object) -> 
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
         Store(copy)
+    changed_format = manifest | {"format": 1, "sha256": "0" * 64}
+    (copy / "manifest.json").write_text(json.dumps(changed_format))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
+        Store(copy)
     (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
     assert Store(copy).classes == manifest["classes"], "stores of version 0.2 are still read"
 

@@ -43,7 +43,7 @@ from alexnet.data.augment import (
 )
 from alexnet.data.image import encode
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Item, Source, SourceSplit, in_hand
+from alexnet.data.sources import InHand, Item, Source, SourceSplit
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
@@ -79,7 +79,7 @@ def synthetic_store(folder: Path, size_px: int) -> Path:
     def split(name: str, count: int, seed: int) -> SourceSplit:
         images = synthetic_images(count, size_px, seed)
         items = [
-            Item(f"{name}-{i}", i % CLASSES, in_hand(encode(image, "ppm")))
+            Item(f"{name}-{i}", i % CLASSES, InHand(encode(image, "ppm")))
             for i, image in enumerate(images)
         ]
         return SourceSplit(name, count, lambda start: iter(items[start:]))

@@ -29,7 +29,7 @@ from alexnet.data.image import (
     pixels_of_ppm,
 )
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Item, Source, SourceSplit, in_hand
+from alexnet.data.sources import InHand, Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 
@@ -146,7 +146,7 @@ def test_an_eps_file_does_not_start_ghostscript(
             decode(eps, upright)
     assert as_stored(eps, 40) is None
     assert decoding_bytes(eps) == 0
-    split = SourceSplit("train", 2, lambda start: iter([Item(f"evil{suffix}", 0, in_hand(eps))]))
+    split = SourceSplit("train", 2, lambda start: iter([Item(f"evil{suffix}", 0, InHand(eps))]))
     with pytest.raises(DataError, match="no readable image"):
         prepare(
             Source("evil", ("a", "b"), (split,)), tmp_path / "store", StoreSettings(most_skipped=1)
@@ -380,7 +380,7 @@ def test_photographs_are_stored_at_256_pixels(tmp_path: Path) -> None:
     """Section 2: the shorter side becomes 256 and the central square is cut out."""
     wide = np.zeros((300, 400, 3), np.uint8)
     wide[:, 50:350] = 200  # the central square; the rest is black
-    items = [Item(f"{i}", i, in_hand(encode(wide, "ppm"))) for i in range(2)]
+    items = [Item(f"{i}", i, InHand(encode(wide, "ppm"))) for i in range(2)]
     split = SourceSplit("train", 2, lambda start: iter(items[start:]))
     settings = StoreSettings(encoding="ppm")
     prepare(Source("two", ("a", "b"), (split,)), tmp_path / "store", settings)

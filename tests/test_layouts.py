@@ -25,7 +25,7 @@ from alexnet.data.classes import class_list, short_names, wnids_of_labels
 from alexnet.data.image import decode, encode
 from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
+from alexnet.data.sources import InHand, Item, Source, SourceSplit, find
 from alexnet.data.sources.source import MAX_IMAGE_BYTES, UnreadableImage
 from alexnet.data.storage import OpenFiles
 from alexnet.data.store import Store
@@ -620,6 +620,19 @@ def parquet(folder: Path, cells: Any, labels: Any = (0, 1), **options: Any) -> P
     return folder
 
 
+def test_parquet_file_that_crashes_arrow_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For some damaged metadata, such as size statistics, pyarrow ends its process."""
+    from alexnet.data.sources import parquet
+
+    program = "import os\nprint(flush=True)\nos.kill(os.getpid(), 6)\n"
+    (tmp_path / "parquet_probe.py").write_text(program)
+    monkeypatch.setattr(parquet, "__file__", str(tmp_path / "parquet.py"))
+    with pytest.raises(DataError, match=r"^b\.parquet is damaged \(its metadata crashes Arrow\)"):
+        parquet._probe([Path("a.parquet"), Path("b.parquet"), Path("c.parquet")])
+
+
 @pytest.mark.parametrize("cut", [0, 3, 100, 3000, -1])
 def test_cut_parquet_files_are_refused(cut: int, tmp_path: Path) -> None:
     (path, _) = sorted(layouts.clone(tmp_path).glob("data/train*"))
@@ -773,7 +786,7 @@ def test_store_with_more_files_than_the_open_file_limit(where: str, tmp_path: Pa
     """200 files are read by many threads with 64 descriptors, from a folder and from a URL."""
     levels = list(range(200))
     items = [
-        Item(str(level), level % 2, in_hand(encode(np.full((8, 8, 3), level, np.uint8), "png")))
+        Item(str(level), level % 2, InHand(encode(np.full((8, 8, 3), level, np.uint8), "png")))
         for level in levels
     ]
     split = SourceSplit("train", 200, lambda start: iter(items[start:]))

@@ -42,7 +42,7 @@ from alexnet.data.arrow import (
 from alexnet.data.image import centre_square, decode, decoding_bytes, encode
 from alexnet.data.loader import batches
 from alexnet.data.prepare import prepare
-from alexnet.data.sources import Item, Source, SourceSplit, find, in_hand
+from alexnet.data.sources import InHand, Item, Source, SourceSplit, find
 from alexnet.data.sources.folders import class_folders
 from alexnet.data.sources.parquet import parquet_files
 from alexnet.data.sources.source import Options
@@ -448,7 +448,7 @@ def test_whatever_reading_an_image_raises_skips_this_image(tmp_path: Path) -> No
         "memory": MemoryError(),
         "deep": RecursionError("maximum recursion depth exceeded"),
     }
-    good = {f"good{n}": in_hand(encode(shapes.image(n, 1), "png")) for n in range(3)}
+    good = {f"good{n}": InHand(encode(shapes.image(n, 1), "png")) for n in range(3)}
     # An unreadable first image must not end the preparation either: it would tell the size.
     reading = {name: raising(error) for name, error in errors.items()} | good
     made = StoreSettings(size_px=0, most_skipped=1, shard_images=2)
@@ -472,10 +472,31 @@ def test_damaged_archive_ends_the_preparation_with_its_sentence(tmp_path: Path) 
 
 def test_name_that_is_not_utf_8_is_stored_and_reported_in_letters(tmp_path: Path) -> None:
     png = encode(shapes.image(1, 1), "png")
-    reading = {"caf\udce9.png": in_hand(png), "\udce9.png": in_hand(b"no image")}
+    reading = {"caf\udce9.png": InHand(png), "\udce9.png": InHand(b"no image")}
     manifest = prepare(memory_source(reading), tmp_path / "store", replace(SMALL, most_skipped=1.0))
     assert Store(tmp_path / "store").split("train").name(0) == r"caf\udce9.png"
     assert manifest["splits"]["train"]["skipped"][0][0] == r"\udce9.png"
+
+
+def test_large_images_of_archives_do_not_wait_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read before a worker takes them: a task for each, and no more than fit the bound."""
+    monkeypatch.setattr(processing, "TASK_BYTES", 100)
+    monkeypatch.setattr(processing, "HELD_BYTES", 250)
+    taken = 0
+
+    def items() -> Iterator[Item]:
+        nonlocal taken
+        for number in range(40):
+            taken += 1
+            yield Item(str(number), 0, InHand(bytes(100)))
+
+    memory = processing.Memory(1 << 20)
+    with ThreadPoolExecutor(8) as pool:
+        results = processing.process_in_order(items(), False, SMALL, pool, 8, memory)
+        for finished, result in enumerate(results, 1):
+            assert result.items == 1
+            assert taken <= finished + 2
+    assert taken == 40
 
 
 def test_memory_bounds_the_images_decoded_at_one_time(
@@ -484,7 +505,7 @@ def test_memory_bounds_the_images_decoded_at_one_time(
     """Two fit at once, and a larger one than the bound is decoded alone; the store is the same."""
     small, large = encode(shapes.image(1, 1), "png"), encode(np.zeros((900, 900, 3), "u1"), "png")
     reading = {
-        str(n): in_hand(large if n % 20 == 3 else small)
+        str(n): InHand(large if n % 20 == 3 else small)
         for n in range(8 * processing.ITEMS_PER_TASK)
     }
     made = StoreSettings(size_px=24, encoding="png")
@@ -531,7 +552,7 @@ def orientation_tag(orientation: int) -> Image.Exif:
 
 def one_image(folder: Path, data: bytes, settings: StoreSettings) -> tuple[dict[str, int], bytes]:
     """Prepare a store of one image; return its split in the manifest, and the stored bytes."""
-    split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, in_hand(data))][start:]))
+    split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, InHand(data))][start:]))
     manifest = prepare(Source("one", ("a", "b"), (split,)), folder, settings)
     return manifest["splits"]["train"], Store(folder).split("train").encoded(0)
 
@@ -738,7 +759,7 @@ def test_unreadable_images_are_skipped_and_named_up_to_a_limit(tmp_path: Path) -
 
 
 def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:
-    split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, in_hand(b"x"))][start:]))
+    split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, InHand(b"x"))][start:]))
     with pytest.raises(ValueError, match="no readable image"):
         prepare(
             Source("test", ("a", "b"), (split,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import errno
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +27,9 @@ from alexnet.data.sources import Item
 from alexnet.errors import DataError
 
 ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
+# Images of archives are in memory before a worker takes them, up to 256 MiB each. A task is
+# complete at so many bytes of them, and no more tasks are begun while so many wait.
+TASK_BYTES, HELD_BYTES = 32 << 20, 512 << 20
 MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
 
 
@@ -91,8 +94,9 @@ def process_in_order(
 ) -> Iterator[Processed]:
     """Yield the results of tasks in the order of the items.
 
-    There are a few more tasks in flight than workers, so that none waits for work. No task reaches
-    across the end of a file of the store, where an interrupted preparation resumes.
+    There are a few more tasks in flight than workers, so that none waits for work, but fewer where
+    their images are large and in memory already. No task reaches across the end of a file of the
+    store, where an interrupted preparation resumes.
 
     Args:
         upright: Whether images are rotated as their EXIF orientation says.
@@ -101,18 +105,36 @@ def process_in_order(
     Raises:
         DataError: If the source itself cannot be read, such as a damaged archive.
     """
-    waiting: deque[Future[Processed]] = deque()
+    waiting: deque[tuple[Future[Processed], int]] = deque()
+    held_bytes = 0
     room = settings.shard_images  # number of images that still fit into the current file
     while True:
-        while len(waiting) < 2 * workers + 1 and (
-            task := list(itertools.islice(items, min(ITEMS_PER_TASK, room)))
+        while (
+            len(waiting) < 2 * workers + 1
+            and held_bytes < HELD_BYTES
+            and (task := _next_task(items, min(ITEMS_PER_TASK, room)))
         ):
-            waiting.append(pool.submit(process, task, upright, settings, memory))
+            task_bytes = sum(item.held_bytes for item in task)
+            waiting.append((pool.submit(process, task, upright, settings, memory), task_bytes))
+            held_bytes += task_bytes
             # A file without room is full, and the next one begins.
             room = room - len(task) or settings.shard_images
         if not waiting:
             return
-        yield waiting.popleft().result()
+        future, task_bytes = waiting.popleft()
+        yield future.result()
+        held_bytes -= task_bytes
+
+
+def _next_task(items: Iterator[Item], most: int) -> list[Item]:
+    """Take the next items, `most` of them or as many as hold TASK_BYTES."""
+    task, held_bytes = list[Item](), 0
+    while len(task) < most and held_bytes < TASK_BYTES:
+        if (item := next(items, None)) is None:
+            break
+        task.append(item)
+        held_bytes += item.held_bytes
+    return task
 
 
 def process(items: list[Item], upright: bool, settings: StoreSettings, memory: Memory) -> Processed:
@@ -166,6 +188,9 @@ def read(item: Item) -> bytes | Unreadable:
         raise
     # A file may be gone or unreadable, and libraries that read archives raise any kind of error.
     except Exception as error:
+        # What the whole process lacks says nothing of this image, which must not be left out.
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         return Unreadable(reason(error))
 
 

@@ -1,9 +1,9 @@
 """The checksums of a local store's files, compared in the background of a training run.
 
 Training reads an image here and one there, so nothing would notice a damaged byte that still
-decodes. One thread of low priority therefore reads every file once at the beginning of a run. It
-takes a core for about a second per gigabyte, and training need not wait for it. Files that are
-intact are remembered by size and time, so that later runs do not read a large store again.
+decodes. A thread therefore reads every file once at the beginning of a run. It takes a core for
+about a second per gigabyte, and training need not wait for it. Files that are intact are remembered
+by size and time, so that later runs do not read a large store again.
 `alexnet check` verifies a store at once and does not believe what is remembered.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,8 +18,9 @@ from pathlib import Path
 
 from alexnet.files import parse_json, user_cache, write_whole
 
-# Smaller splits are read again in each run, which takes less than a second: most stores are small,
-# and each would otherwise leave a file in the user's cache.
+# Intact files are remembered whenever so many bytes of them have been read. Smaller splits are read
+# again in each run, which takes less than a second: most stores are small, and each would otherwise
+# leave a file in the user's cache.
 REMEMBERED_BYTES = 256 << 20
 
 
@@ -39,28 +39,35 @@ def verify_in_background(
 
 
 def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], None]) -> None:
-    # Linux has priorities of threads; elsewhere the call may fail.
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     memory = user_cache() / "verified" / f"{store}.json"
-    intact = _remembered(memory)
-    with suppress(OSError):  # a file that cannot be read any more is found by the training itself
-        total = 0
-        for path, digest in sha256.items():
+    known, intact, new_bytes = _remembered(memory), dict[str, object](), 0
+    for path, digest in sha256.items():
+        with suppress(OSError):  # a file that cannot be read is found by the training itself
             status = path.stat()
             key, state = str(path.absolute()), [status.st_size, status.st_mtime_ns, digest]
-            total += status.st_size
-            if intact.get(key) == state:
+            if known.get(key) == state:
                 continue
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     report(path)
                     return
             intact[key] = state
-        if total >= REMEMBERED_BYTES:
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            # Another split of the store may have been remembered meanwhile.
-            write_whole(memory, json.dumps(_remembered(memory) | intact).encode())
+            new_bytes += status.st_size
+            # Now and then, so that a run that is stopped early does not begin at the first file.
+            if new_bytes >= REMEMBERED_BYTES:
+                _remember(memory, intact)
+                new_bytes = 0
+
+
+# The training and the validation split are verified by a thread each.
+_REMEMBERING = threading.Lock()
+
+
+def _remember(memory: Path, intact: dict[str, object]) -> None:
+    """Add files to those that are remembered. Raises OSError if the cache cannot be written."""
+    with _REMEMBERING:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(memory, json.dumps(_remembered(memory) | intact).encode())
 
 
 def _remembered(memory: Path) -> dict[str, object]:

@@ -124,8 +124,15 @@ def campaign(kills: int, seed: int, folder: Path) -> list[str]:
             ("train", partial(training, minutes=0), nothing),
         )
     ]
-    # The same of `prepare` is in tests/test_prepare.py.
-    return [*lines, each_operation("train", partial(training, minutes=60), folder)]
+    lines += [
+        each_operation(name, work, begin, folder)
+        for name, work, begin in (
+            ("prepare", partial(preparation, force=False), nothing),
+            ("prepare --force", partial(preparation, force=True), another_store),
+            ("train", partial(training, minutes=60), nothing),
+        )
+    ]
+    return lines
 
 
 def nothing(folder: Path) -> None:
@@ -166,16 +173,18 @@ def one_kind(
     return f"{name}: {killed} kills at random moments in {runs} runs, {_verdict(different)}"
 
 
-def each_operation(name: str, work: Callable[[Path], None], folder: Path) -> str:
+def each_operation(
+    name: str, work: Callable[[Path], None], begin: Callable[[Path], None], folder: Path
+) -> str:
     """Kill the work once before each of its file operations; return a line as `one_kind` does."""
     place = folder / "work"
-    nothing(place)
+    begin(place)
     _run(_quietly, work, place)
     truth = everything(place)
     different = list[str]()
     for operation in itertools.count(1):
         shutil.rmtree(place)
-        nothing(place)
+        begin(place)
         if _run(_until, work, place, operation) == 0:
             break
         _run(_quietly, work, place)

@@ -35,10 +35,17 @@ Damage = Callable[[Path, random.Random], None]
 
 
 class Content(NamedTuple):
-    """What a reader has read: a digest of all of it, and the number of its items."""
+    """What a reader has read.
+
+    Attributes:
+        digest: Digest of all of it.
+        items: Number of its items.
+        notes: What the program says of items that it leaves out.
+    """
 
     digest: str
     items: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -294,8 +301,9 @@ def read_source(folder: Path) -> Content:
             images += 1
         if split.count is not None and images - before != split.count:
             parts.append("another number than announced")
-    # An image that a note accounts for is not lost without a word.
-    return Content(digest(*parts, source.notes), images + (10**6 if source.notes else 0))
+    # The notes name the folder, which is another one for each process.
+    notes = tuple(note.replace(str(folder), "") for note in source.notes)
+    return Content(digest(*parts), images, notes)
 
 
 def source_of(layout: Callable[[Path], object], folder: Path) -> None:

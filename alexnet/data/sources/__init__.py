@@ -7,6 +7,6 @@ form can be evaluated on every other.
 """
 
 from alexnet.data.sources.recognise import find
-from alexnet.data.sources.source import IMAGE_SUFFIXES, Item, Source, SourceSplit, in_hand
+from alexnet.data.sources.source import IMAGE_SUFFIXES, InHand, Item, Source, SourceSplit
 
-__all__ = ["IMAGE_SUFFIXES", "Item", "Source", "SourceSplit", "find", "in_hand"]
+__all__ = ["IMAGE_SUFFIXES", "InHand", "Item", "Source", "SourceSplit", "find"]

@@ -8,11 +8,11 @@ from typing import Any
 from alexnet.data.classes import ClassList, are_wnids, class_list, wnids_of_labels
 from alexnet.data.sources.source import (
     MAX_IMAGE_BYTES,
+    InHand,
     Item,
     Options,
     Source,
     SourceSplit,
-    in_hand,
     split_name,
     unreadable,
     without_labels,
@@ -124,4 +124,4 @@ def _reader(data: bytes | None) -> Callable[[], bytes]:
         return unreadable("the row has no image")
     if len(data) > MAX_IMAGE_BYTES:
         return unreadable(f"{len(data):,} bytes are more than {MAX_IMAGE_BYTES:,}")
-    return in_hand(data)
+    return InHand(data)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +24,13 @@ from alexnet.data.classes import (
 )
 from alexnet.data.sources.source import (
     MAX_IMAGE_BYTES,
+    InHand,
     Item,
     Options,
     Source,
     SourceSplit,
     UnreadableImage,
     check_size,
-    in_hand,
     split_name,
     unreadable,
     without_labels,
@@ -69,6 +72,7 @@ def parquet_files(folder: Path, options: Options | None = None) -> Source:
         by_split.setdefault(split_name(path.stem.split("-")[0]), []).append(path)
     if "train" not in by_split:
         raise DataError(f"{folder} has no training files; their names begin with 'train'")
+    _probe(parquet_in(folder))
     train = by_split["train"]
     image, label, names = _columns(train)
     splits, notes = [], []
@@ -96,6 +100,16 @@ def parquet_files(folder: Path, options: Options | None = None) -> Source:
         words=catalogue.words,
         notes=tuple(notes),
     )
+
+
+def _probe(files: list[Path]) -> None:
+    """Raise DataError for a file whose metadata would end this process."""
+    program = [sys.executable, "-P", str(Path(__file__).with_name("parquet_probe.py"))]
+    paths = "\0".join(map(os.fspath, files)).encode("utf-8", "surrogateescape")
+    run = subprocess.run(program, input=paths, capture_output=True, check=False)
+    if run.returncode < 0:  # ended by a signal at the first file without a line
+        path = files[run.stdout.count(b"\n")]
+        raise DataError(f"{path} is damaged (its metadata crashes Arrow); fetch it again")
 
 
 @contextmanager
@@ -339,4 +353,4 @@ def _cell(cell: Any) -> tuple[str, Callable[[], bytes], int]:
     except UnreadableImage as error:
         return text, unreadable(str(error)), buffer.size
     # Copied only now: an image that is too large never is.
-    return text, in_hand(buffer.to_pybytes()), buffer.size
+    return text, InHand(buffer.to_pybytes()), buffer.size

@@ -27,8 +27,7 @@ SPLIT_NAMES = {
 }
 MAX_IMAGE_BYTES = 256 << 20
 """Most bytes in the file of one image. The largest images that `decode` accepts have 200 million
-pixels, which are 100 MB as a JPEG of the best quality; a larger file would only take memory, which
-each worker needs once."""
+pixels, which are 100 MB as a JPEG of the best quality; a larger file would only take memory."""
 
 
 class UnreadableImage(ValueError):
@@ -66,11 +65,23 @@ class Item:
         # Here, so that no source can forget it.
         object.__setattr__(self, "name", readable(self.name))
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the item holds before it is read."""
+        return len(self.read.data) if isinstance(self.read, InHand) else 0
 
-def in_hand(data: bytes) -> Callable[[], bytes]:
-    """Return a reader for bytes already read, for sources that are read from front to back."""
-    # The bytes are kept until the worker asks for them: the archive has moved on by then.
-    return lambda: data
+
+@dataclass(frozen=True)
+class InHand:
+    """A reader for bytes already read, for sources that are read from front to back.
+
+    The bytes are kept until the worker asks for them: the archive has moved on by then.
+    """
+
+    data: bytes
+
+    def __call__(self) -> bytes:
+        return self.data
 
 
 def unreadable(reason: str) -> Callable[[], bytes]:
@@ -295,7 +306,7 @@ def streamed(name: str, count: int | None, rows: Callable[[], Iterator[Row]]) ->
 def _read_now(read: Callable[[], bytes]) -> Callable[[], bytes]:
     """Read an image; return a reader for its bytes, or for the error that concerns it alone."""
     try:
-        return in_hand(read())
+        return InHand(read())
     except UnreadableImage as error:
         return unreadable(str(error))
 
