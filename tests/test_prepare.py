@@ -230,6 +230,7 @@ def without_index(store: Path, copy: Path) -> Path:
     manifest = json.loads((copy / "manifest.json").read_text())
     for name, split in manifest["splits"].items():
         (copy / name / split.pop("index")["file"]).unlink()
+    del manifest["sha256"]
     (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
     return copy
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from alexnet.data.verification import verify_in_background
 from alexnet.errors import DataError
 
 Range = tuple[str, int, int]
@@ -166,6 +165,9 @@ class LocalStorage:
         """Copy nothing, since the files are local; compare them with their checksums instead."""
         # One process of each machine reads all files; the others would read the same ones.
         if os.environ.get("LOCAL_RANK", "0") == "0":
+            # Imported here, because the command line imports this module for its errors.
+            from alexnet.data.verification import verify_in_background
+
             paths = {self._folder / file: digest for file, digest in sha256.items()}
             verify_in_background(paths, store, self._damaged.append)
 
