@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -24,6 +25,7 @@ from alexnet.data.sources.ilsvrc import ilsvrc
 from alexnet.data.sources.tars import MAX_PADDING_BYTES, open_tar
 from alexnet.data.sources.webdataset import webdataset
 from alexnet.errors import DataError
+from tests import layouts
 
 # As in the real devkit, the order of the ids is not that of the wnids.
 WNID_OF_ID = {1: "n03000000", 2: "n01000000", 3: "n02000000"}
@@ -518,3 +520,22 @@ def test_short_or_damaged_cifar_files_are_refused(tmp_path: Path) -> None:
     rows.tofile(tmp_path / names[3])
     with pytest.raises(DataError, match=r"batch_4\.bin has the label 10 in record 2"):
         find(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tars/a.tar", "parquet/train-0.parquet"])
+def test_what_the_system_refuses_is_not_called_damaged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions cannot be taken from the user of a test who may read everything."""
+    if name.endswith(".tar"):
+        layouts.class_tars(tmp_path / "tars")
+        monkeypatch.setattr("tarfile.open", refuse)
+    else:
+        layouts.clone(tmp_path / "parquet")
+        monkeypatch.setattr("pyarrow.parquet.read_schema", refuse)
+    with pytest.raises(PermissionError):
+        find(str(tmp_path / Path(name).parts[0]))
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "the file")

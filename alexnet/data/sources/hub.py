@@ -95,7 +95,11 @@ def _classes(name: str, stream: Any, image: str, label: str, names: tuple[str, .
     """Return the classes, with wnids if the names of the training images contain them."""
     if are_wnids(names):
         return class_list(names)
-    rows = (((row[image] or {}).get("path"), int(row[label])) for row in _rows(stream, name))
+    # A row without a label gets one that no class has; `_split` has the sentence for it.
+    rows = (
+        ((row[image] or {}).get("path"), -1 if row[label] is None else int(row[label]))
+        for row in _rows(stream, name)
+    )
     return class_list(names, wnids_of_labels(rows, len(names), enough=ROWS_FOR_WNIDS))
 
 

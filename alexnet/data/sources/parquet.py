@@ -31,6 +31,7 @@ from alexnet.data.sources.source import (
     SourceSplit,
     UnreadableImage,
     check_size,
+    is_refusal,
     split_name,
     unreadable,
     without_labels,
@@ -119,6 +120,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     # Arrow raises errors of many kinds for damaged bytes, some of them not its own.
     except Exception as error:
+        if is_refusal(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is damaged ({reason}); fetch it again") from None
 

@@ -34,6 +34,15 @@ class UnreadableImage(ValueError):
     """An image of a source that cannot be read. It is skipped; a DataError would end the rest."""
 
 
+def is_refusal(error: Exception) -> bool:
+    """Tell whether the system refuses to read a file, which says nothing of its content.
+
+    The user has no permission, or the process has too many open files, for example. The errors of
+    decompressors and of Arrow for damaged bytes are OSErrors without a number.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def check_size(size: int, most: int = MAX_IMAGE_BYTES) -> None:
     """Raise UnreadableImage for a file of too many bytes, before memory is allocated for them."""
     if size > most:

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from alexnet.data.sources.source import MAX_IMAGE_BYTES, UnreadableImage, check_size
+from alexnet.data.sources.source import (
+    MAX_IMAGE_BYTES,
+    UnreadableImage,
+    check_size,
+    is_refusal,
+)
 from alexnet.errors import DataError
 
 MAX_HEADER_BYTES = 1 << 20
@@ -90,6 +95,8 @@ class Member:
                 return file.read()
         # Decompressors raise errors of many kinds for damaged bytes.
         except Exception as error:
+            if is_refusal(error):
+                raise
             raise damaged(self.where, f"in {self.name!r}", error) from None
 
     @contextmanager
@@ -143,7 +150,9 @@ def _open(file: IO[bytes], where: str) -> tarfile.TarFile:
         # No mode is given: tarfile recognizes the compression itself.
         return tarfile.open(fileobj=file, tarinfo=_Header)
     # `tarfile` and the decompressors raise errors of many kinds for damaged bytes.
-    except Exception:
+    except Exception as error:
+        if is_refusal(error):
+            raise
         raise DataError(
             f"{where} is not a tar file or is damaged at its beginning; fetch or pack it again"
         ) from None
@@ -157,6 +166,8 @@ def _walk(tar: tarfile.TarFile, where: str) -> Iterator[Member]:
             info = tar.next()
             _check_progress(tar, info)
         except Exception as error:  # as in `_open`
+            if is_refusal(error):
+                raise
             raise damaged(where, place, error) from None
         if info is None:
             if place == "at its beginning":
