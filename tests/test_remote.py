@@ -447,6 +447,7 @@ def alexnet(server: Server, *arguments: str | Path) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_path: Path) -> None:
     config = tiny(store)
     for name, data in (("here", str(store)), ("there", BUCKET)):

@@ -621,7 +621,7 @@ def change_store_after(monkeypatch: pytest.MonkeyPatch, change: Callable[[], Non
 def test_shard_cut_or_overwritten_while_training_ends_with_its_name_after_saving(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet.data.storage.verify_in_background", lambda *arguments: None)
+    monkeypatch.setattr("alexnet.data.verification.verify_in_background", lambda *arguments: None)
     for name, content in (("cut", b""), ("overwritten", b"\xff" * 10**6)):
         copy, run = tmp_path / f"store-{name}", tmp_path / f"run-{name}"
         shutil.copytree(store, copy)
