@@ -246,6 +246,7 @@ main(["train", "--resume", sys.argv[2]])
 """
 
 
+@pytest.mark.slow
 def test_checkpoint_that_does_not_fit_is_one_sentence_and_leaves_no_file(
     store: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -313,7 +314,10 @@ def test_help_and_recipes_do_not_import_torch() -> None:
         assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signal_number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_stopped_training_prints_the_command_to_continue(
     store: Path, tmp_path: Path, signal_number: int, code: int
 ) -> None:

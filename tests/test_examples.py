@@ -104,6 +104,7 @@ def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -
         assert (folder / f"{layer}.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_run_one_claim(tmp_path: Path) -> None:
     store = tmp_path / "store"
     prepare(shapes.source(40, 20), store, StoreSettings(size_px=112), workers=2)

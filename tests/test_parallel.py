@@ -274,6 +274,7 @@ def begun_on_four(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
+@pytest.mark.slow
 def test_a_run_on_four_ranks_is_the_run_of_one_process(
     begun_on_four: Path, store: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -294,6 +295,7 @@ def test_a_run_on_four_ranks_is_the_run_of_one_process(
         pytest.param(8, Parallel(columns=2), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_run_of_four_ranks_goes_on_on_any_number(
     begun_on_four: Path, run: Path, tmp_path: Path, ranks: int, parallel: Parallel
 ) -> None:
