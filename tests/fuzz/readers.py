@@ -409,9 +409,9 @@ READERS: tuple[Reader, ...] = (
     _source_reader("WebDataset tars", partial(layouts.shards, kind="cls"), SHARDS, 4),
     _source_reader("WebDataset tars with JSON", partial(layouts.shards, kind="json"), SHARDS, 1),
     _source_reader("a tar for each class", layouts.class_tars, WNID_TARS, 4),
-    # Fewer inputs: each starts a process that reads meta.mat, and takes half a second.
+    # Fewer inputs of these two: each starts a process that looks at the file first.
     _source_reader("archives of ILSVRC", layouts.archives, ILSVRC, 1),
-    _source_reader("Parquet files", layouts.clone, PARQUET, 5),
+    _source_reader("Parquet files", layouts.clone, PARQUET, 1),
     _source_reader("CIFAR-10", cifar, CIFAR, 1),
     _source_reader("Kaggle's tables", layouts.kaggle, KAGGLE, 2),
     _source_reader("tiny-imagenet-200", layouts.tiny_imagenet, TINY, 2),
