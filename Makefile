@@ -17,7 +17,7 @@ test-slow: $(VENV)/ready  ## the slow tests: killed runs, full-size equality, a 
 mutants: $(VENV)/ready  ## changes the code of each row of docs/paper.md; its tests must fail
 	$(BIN)/python -m tests.mutants
 
-fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes; about 10 minutes
+fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes; a quarter of an hour
 	$(BIN)/python -m tests.fuzz
 
 bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
