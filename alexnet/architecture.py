@@ -124,7 +124,7 @@ def _layers(architecture: Architecture) -> list[Layer]:
     linked = False
     result: list[Layer] = []
     for index, layer in enumerate(layers):
-        layer = _resized(architecture, layer, last=index == len(layers) - 1)
+        layer = _resized(architecture, layer, first=index == 0, last=index == len(layers) - 1)
         if layer.name in architecture.without:
             linked = linked or (isinstance(layer, Conv) and layer.linked)
             # The pool and the normalization stay: without them the layers behind would see larger
@@ -141,8 +141,16 @@ def _layers(architecture: Architecture) -> list[Layer]:
     return result
 
 
-def _resized(architecture: Architecture, layer: Layer, last: bool) -> Layer:
-    """Apply `bias`, `normalise`, `classes` and `width` to one layer. `last`: the output layer."""
+def _resized(architecture: Architecture, layer: Layer, first: bool, last: bool) -> Layer:
+    """Apply `bias`, `normalise`, `classes` and `width` to one layer.
+
+    Args:
+        first: Whether it is the first layer, whose inputs are the image's whatever the width.
+        last: Whether it is the output layer.
+    """
+    if architecture.scale_std and layer.std is not None and not first:
+        # A sum over w times as many inputs is sqrt(w) times as large.
+        layer = replace(layer, std=layer.std / math.sqrt(architecture.width))
     # A bias of 0 is kept: the ablation concerns only the biases that the paper sets to 1.
     if architecture.bias is not None and layer.bias != 0:
         layer = replace(layer, bias=architecture.bias)

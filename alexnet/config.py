@@ -142,6 +142,10 @@ class Architecture:
     dropout: Dropout = Dropout()
     width: float = 1.0
     """Factor of the number of kernels and hidden units of every layer."""
+    scale_std: bool = False
+    """Divide the standard deviation of the initial weights of all layers but the first by the
+    square root of `width`, so that a narrower network passes the signal on as the full one does.
+    False, as in version 0.2: the deviations do not depend on the width."""
     without: tuple[str, ...] = ()
     """Convolutions to remove (not the first); their normalization and pooling stay."""
     bias: float | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from alexnet.config import Architecture
 from alexnet.errors import RunError
 from alexnet.model import Network, evaluation_mode
 
@@ -69,21 +70,39 @@ def signal(net: Network, images: torch.Tensor) -> list[Signal]:
     return result
 
 
-def warning(signals: list[Signal]) -> str | None:
+def warning(signals: list[Signal], architecture: Architecture) -> str | None:
     """Return the message for a network that starts nearly blind; None if it does not.
 
     Args:
         signals: The signal of each layer, as `signal` returns them.
+        architecture: The network that was measured; the mend names its settings.
     """
     # The last layer is linear, so it can tell apart only what the last hidden layer tells apart.
-    hidden = signals[-2] if len(signals) > 1 else signals[-1]
-    if hidden.difference >= BLIND:
+    hidden = signals[:-1] or signals
+    last = hidden[-1]
+    if last.difference >= BLIND:
         return None
     return (
-        f"the untrained network is nearly blind: two images differ by {hidden.difference:.2%} in "
-        f"{hidden.layer} ({signals[0].difference:.0%} in {signals[0].layer}); the loss may stay at "
-        "ln(classes) for long. Larger initial weights of conv3 to conv5 help (std 0.03, as in the "
-        "recipe `original`), and so does --init."
+        f"the untrained network is nearly blind: two images differ by {last.difference:.2%} in "
+        f"{last.layer} ({hidden[0].difference:.0%} in {hidden[0].layer}); the loss may stay at "
+        f"ln(classes) for long. {_mend(hidden, architecture)}, and so does --init RUN."
+    )
+
+
+def _mend(hidden: list[Signal], architecture: Architecture) -> str:
+    """Return what helps a blind network: larger initial weights where the difference is lost."""
+    if architecture.width < 1 and not architecture.scale_std:
+        return "Initial weights that fit its width help (--architecture.scale-std True)"
+    # The image itself differs by about 1; of layers that lose everything the first one counts.
+    before = [1.0, *(max(one.difference, 1e-12) for one in hidden)]
+    worst = min(zip(hidden, before, strict=False), key=lambda pair: pair[0].difference / pair[1])[0]
+    numbers = {layer.name: number for number, layer in enumerate(architecture.layers)}
+    std = architecture.layers[numbers[worst.layer]].std
+    # PyTorch's own initialization (None) has no deviation that could be set higher.
+    larger = 0.03 if std is None else 2 * std
+    return (
+        f"Most is lost in {worst.layer}: larger initial weights there help "
+        f"(--architecture.layers.{numbers[worst.layer]}.std {larger:g})"
     )
 
 

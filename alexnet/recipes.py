@@ -111,7 +111,9 @@ def paper() -> Config:
     The criterion for "stopped improving" is ours: five epochs without a gain of 0.2 percentage
     points. Crops have 32x32 positions, which with reflections make the paper's factor of 2048.
     """
-    return Config("paper", Architecture(PAPER_LAYERS, columns=2), Augment(last_offset=False))
+    return Config(
+        "paper", Architecture(PAPER_LAYERS, columns=2, scale_std=True), Augment(last_offset=False)
+    )
 
 
 def original() -> Config:
@@ -130,7 +132,7 @@ def original() -> Config:
         "original",
         # The authors' code divides alpha by the number of maps in the sum; ours multiplies the sum
         # itself.
-        Architecture(ORIGINAL_LAYERS, columns=2, lrn=Lrn(alpha=1e-4 / 5)),
+        Architecture(ORIGINAL_LAYERS, columns=2, lrn=Lrn(alpha=1e-4 / 5), scale_std=True),
         Augment(chunk=32, mean="centre", colour="original", pca="ilsvrc2012"),
         Sgd(bias_lr=0.02, bias_lr_follows=False, bias_decay=False),
         StepSchedule(91, drops=(25, 51, 79), layer_lrs=_frozen_conv1(67, 72), colour_until=67),
@@ -165,8 +167,12 @@ def one_column() -> Config:
     conv5 and the fully connected layers are as wide as those of two columns together. No result of
     this net is known: the paper's result belongs to `original_one_column`.
     """
+    base = paper()
+    layers = one_column_layers(PAPER_LAYERS)
     return replace(
-        paper(), recipe="one_column", architecture=Architecture(one_column_layers(PAPER_LAYERS))
+        base,
+        recipe="one_column",
+        architecture=replace(base.architecture, layers=layers, columns=1),
     )
 
 
@@ -200,8 +206,9 @@ def six_conv() -> Config:
     bias of 1 are those of the authors' net 146. No result of this net is known: the paper's result
     belongs to `fine_tuned`.
     """
+    base = paper()
     layers = (*PAPER_LAYERS[:5], CONV6, *PAPER_LAYERS[5:])
-    return replace(paper(), recipe="six_conv", architecture=Architecture(layers, columns=2))
+    return replace(base, recipe="six_conv", architecture=replace(base.architecture, layers=layers))
 
 
 def original_six_conv() -> Config:
@@ -448,7 +455,9 @@ def demo() -> Config:
     return replace(
         base,
         recipe="demo",
-        architecture=replace(base.architecture, layers=layers, width=0.25, input_px=112),
+        architecture=replace(
+            base.architecture, layers=layers, width=0.25, scale_std=False, input_px=112
+        ),
         augment=replace(base.augment, pca="store", chunk=1),
         sgd=replace(base.sgd, batch=64, lr=0.003, bias_lr=0.003),
         schedule=StepSchedule(epochs=28, drops=(22, 26)),

@@ -95,7 +95,8 @@ def narrow(config: Config, store: Path, precision: str) -> Config:
     architecture = config.architecture
     return replace(
         config,
-        architecture=replace(architecture, width=WIDTH, classes=CLASSES),
+        # Without `scale_std`: RecordedNet scales the weights itself.
+        architecture=replace(architecture, width=WIDTH, scale_std=False, classes=CLASSES),
         sgd=replace(config.sgd, batch=BATCH),
         schedule=scaled(config.schedule, EPOCHS),
         data=str(store),
@@ -279,7 +280,10 @@ def start(config: Config) -> list[str]:
     PyTorch's normal numbers differ in the last bits between processors, so these are compared
     within 1e-6 of the layer's deviation, and the steps do not depend on them.
     """
-    net = Network(replace(config.architecture, width=WIDTH, classes=CLASSES), seed=7)
+    narrow_architecture = replace(
+        config.architecture, width=WIDTH, scale_std=False, classes=CLASSES
+    )
+    net = Network(narrow_architecture, seed=7)
     lines = []
     for name, weight in net.named_parameters():
         if name.endswith(".weight"):

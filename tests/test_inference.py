@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from alexnet import checkpoint, features, figures, load, predict, recipes
+from alexnet.cli.train import parse_train
 from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.augment import Preprocess
@@ -206,8 +208,10 @@ def test_signal_is_the_mean_difference_divided_by_the_mean_norm() -> None:
     assert signal(net, images)[-2].difference == pytest.approx(float(distances / norms))
     assert signal(net, images)[-2].rms == pytest.approx(float(f.square().mean().sqrt()))
     assert BLIND == 0.02
-    assert warning([Signal("conv1", 1, 1), Signal("fc7", 0.019, 1), Signal("fc8", 1, 1)])
-    assert not warning([Signal("conv1", 1, 1), Signal("fc7", 0.021, 1), Signal("fc8", 1, 1)])
+    blind = [Signal("conv1", 1, 1), Signal("fc7", 0.019, 1), Signal("fc8", 1, 1)]
+    seeing = [Signal("conv1", 1, 1), Signal("fc7", 0.021, 1), Signal("fc8", 1, 1)]
+    assert warning(blind, tiny_architecture())
+    assert not warning(seeing, tiny_architecture())
 
 
 def test_signal_is_zero_for_equal_images_and_positive_for_different_ones() -> None:
@@ -217,9 +221,33 @@ def test_signal_is_zero_for_equal_images_and_positive_for_different_ones() -> No
     signals = signal(net, torch.randn(4, 3, 32, 32) * 50)
     assert [s.layer for s in signals] == ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
     assert signals[0].difference > BLIND
-    assert warning(signals) is None
+    assert warning(signals, tiny_architecture()) is None
     with pytest.raises(ValueError, match="needs at least 2"):
         signal(net, image)
+
+
+@pytest.mark.parametrize("width", [1.0, 0.25])
+def test_the_mend_for_a_blind_network_restores_the_signal(width: float) -> None:
+    """The command line of the warning, applied until the network sees."""
+    images = torch.randn(6, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 60
+    flags = {
+        "--architecture.input-px": "96",
+        "--architecture.width": str(width),
+        "--architecture.scale-std": "False",
+    }
+    differences = []
+    for _ in range(8):
+        arguments = [word for flag in flags.items() for word in flag]
+        architecture = parse_train("paper", arguments).config.architecture
+        signals = signal(Network(replace(architecture, classes=5)), images)
+        differences.append(signals[-2].difference)
+        text = warning(signals, architecture)
+        if text is None:
+            break
+        match = re.search(r"(--architecture\.\S+) ([^\s)]+)\)", text)
+        assert match is not None, text
+        flags[match[1]] = match[2]
+    assert differences[0] < BLIND <= differences[-1]
 
 
 def test_signal_of_an_untrained_paper_net_is_below_that_of_original() -> None:

@@ -433,7 +433,7 @@ def _log_signal(
     sample = next(batches(train, order, SIGNAL_IMAGES, workers=0))
     signals_of_layers = signal(net, preprocess.centre(sample.images))
     log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in signals_of_layers})
-    if (text := warning(signals_of_layers)) is not None:
+    if (text := warning(signals_of_layers, config.architecture)) is not None:
         print(f"warning: {text}", file=sys.stderr)
 
 
