@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, Paths, parse
 from alexnet.errors import AlexNetError
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def reproduce(arguments: list[str]) -> None:
     if a.data is None:
         if a.claims:
             raise AlexNetError(
-                "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
+                "name the prepared store: --data STORE "
+                f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
             )
         # The speed is measured now, so that the estimates hold for this machine.
         costs = table.cost_h(claims, table.peak_macs_per_s())
