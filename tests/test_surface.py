@@ -25,6 +25,7 @@ RANKS = {
         "program",
         "provenance",
         "saved_config",
+        "terminal",
     ],
     1: ["recipes", "architecture"],
     2: ["ops", "data", "device", "waiting"],

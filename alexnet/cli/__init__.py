@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from alexnet.cli.layout import entry, wrapped
 from alexnet.data.storage import StoreLost
 from alexnet.errors import AlexNetError
 from alexnet.program import command
+from alexnet.terminal import entry, wrapped
 
 VERBS = (
     "demo",

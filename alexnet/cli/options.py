@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from alexnet.cli.layout import entry, paragraphs, together, wrapped
 from alexnet.errors import AlexNetError
 from alexnet.program import command
+from alexnet.terminal import entry, paragraphs, together, wrapped
 
 ACCEPTED = {
     "lr": "sgd.lr",

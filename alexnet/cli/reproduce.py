@@ -62,7 +62,7 @@ def reproduce(arguments: list[str]) -> None:
         # Only the report needs matplotlib.
         from alexnet.experiments import report
 
-        report.write(records.read(a.records, records.RESULTS), a.report, a.runs)
+        report.write(records.read(a.records, records.RESULTS), a.report, a.runs, a.records)
         print(a.report)
         return
     claims = chosen(a.claims)
@@ -74,7 +74,7 @@ def reproduce(arguments: list[str]) -> None:
             )
         # The speed is measured now, so that the estimates hold for this machine.
         costs = table.cost_h(claims, table.peak_macs_per_s())
-        print(table.listing(records.read(a.records), costs))
+        print(table.listing(records.read(a.records), costs, a.records))
         return
     from alexnet.data.store import Store
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from alexnet import recipes
-from alexnet.cli.layout import NARROWEST, entry, terminal_width, wrapped
 from alexnet.cli.options import ACCEPTED
 from alexnet.config import Config
 from alexnet.program import command
+from alexnet.terminal import NARROWEST, entry, terminal_width, wrapped
 
 INDENT = 34
 """Width of the left column, in characters: the longest flag with its value fits."""

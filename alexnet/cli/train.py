@@ -11,7 +11,6 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff
 
 from alexnet import recipes
 from alexnet.cli.arguments import on_disk, recipe, stoppable
-from alexnet.cli.layout import together, wrapped
 from alexnet.cli.options import (
     fields_of,
     help_page,
@@ -31,6 +30,7 @@ from alexnet.cli.settings import (
 from alexnet.config import Config, scaled
 from alexnet.errors import AlexNetError
 from alexnet.program import command
+from alexnet.terminal import together, wrapped
 
 
 @dataclass(frozen=True)
