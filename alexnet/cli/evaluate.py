@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
-from alexnet.terminal import terminal_width, wrapped
+from alexnet.terminal import wrapped
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def confusion_table(
     digits = max(len(str(n)) for row in confusion for n in (*row, len(classes)))
     numbers = " ".join(f"{i:>{digits}}" for i in range(len(classes)))
     matrix = f"{'':>{width}}   error  predicted {numbers}"
-    fits = len(matrix) <= terminal_width()
+    fits = len(matrix) <= shutil.get_terminal_size().columns
     lines = ["", matrix if fits else f"{'':>{width}}   error  most often taken for"]
     for i, (name, row, error) in enumerate(zip(classes, confusion, errors, strict=True)):
         share = "     -" if error is None else f"{error:6.1%}"

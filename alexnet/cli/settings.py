@@ -50,7 +50,7 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
     "Optimization": (
         Setting("epochs", "INT", "Passes over the images; the schedule scales with it."),
         Setting("sgd.lr", "FLOAT", "Initial learning rate."),
-        Setting("sgd.batch", "INT", "Images in a batch, on all ranks."),
+        Setting("sgd.batch", "INT", "Images per batch, all ranks."),
         Setting("sgd.weight-decay", "FLOAT", "Weight decay."),
     ),
     "Network": ARCHITECTURE,

@@ -53,7 +53,16 @@ def summary(arguments: list[str]) -> None:
     from alexnet.architecture import plan
 
     ops = plan(config.architecture)
-    table = Table("layer", "output", "columns", "parameters", "neurons", "multiply-adds", box=None)
+    table = Table(
+        "layer",
+        "output",
+        "columns",
+        "parameters",
+        "neurons",
+        "multiply-adds",
+        box=None,
+        pad_edge=False,
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for op in ops:

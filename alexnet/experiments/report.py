@@ -98,7 +98,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         caption = (
             "Differences of test error: the mean over seeds and its 95 % interval. To the right of "
             "the line the first of the two errs more. The diamonds are the paper's own numbers, at "
-            "its own scale. Rows with (*) are to be repeated: settings of the claim have changed since."
+            "its own scale. Rows with (*) are to be repeated: settings have changed since."
         )
         sections += [("What each part is worth", [(_bars(points), caption)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
