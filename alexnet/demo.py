@@ -14,6 +14,7 @@ from alexnet.config import StoreSettings, scaled
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.evaluation import Result, evaluate
+from alexnet.program import command
 from alexnet.train.loop import fit, resume
 from alexnet.trained import load
 
@@ -80,8 +81,8 @@ def report(results: list[Result], out: str | Path) -> str:
         f"\n{tests}   (chance: {chance:.0%})\n"
         f"  figures: {out}/curves.png  {out}/filters.png\n\n"
         "Next, with your own images, one folder for each class:\n"
-        "  alexnet prepare IMAGES stores/mine\n"
-        "  alexnet train original --data stores/mine --out runs/mine\n"
-        f"  alexnet predict {out}/run IMAGE...\n"
-        "  alexnet summary original"
+        f"  {command('prepare', 'IMAGES', 'stores/mine')}\n"
+        f"  {command('train', 'original', '--data', 'stores/mine', '--out', 'runs/mine')}\n"
+        f"  {command('predict', f'{out}/run', 'IMAGE...')}\n"
+        f"  {command('summary', 'original')}"
     )

@@ -65,7 +65,10 @@ STEADY_SLOW = {"losses": (2.0, 1.8, 1.6, 0.1), "steady": 3}
 STEADY_FAST = {"losses": (1.6, 1.4, 1.2, 1.2), "steady": 3}
 ALTERNATE = tuple([0.0, 1.0] * 12)
 ERROR = "test error, ablated minus base, percentage points"
-GAP = "gap (centre error minus training error), ablated minus base, percentage points"
+GAP = (
+    "gap (test error with the center crop minus training error), ablated minus base, "
+    "percentage points"
+)
 
 # (claim, effect): arms in which the paper is right, the effect then, arms in which it is wrong.
 # Arms that are not given have the default results.
@@ -89,7 +92,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
             ("links", "no links"),
         )
     },
-    ("lrn-cifar", "test error, cifar_13 minus base, percentage points"): (
+    ("lrn-cifar", "test error, cifar_13 minus cifar_11, percentage points"): (
         {"cifar_13": MORE, "no normalisation": LESS},
         10,
         {"cifar_13": LESS, "no normalisation": MORE},
@@ -102,12 +105,12 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
             ("dropout", "no dropout"),
         )
     },
-    ("crops", "error with the centre crop, ablated minus base, percentage points"): (
+    ("crops", "error with the center crop, ablated minus base, percentage points"): (
         {"no crops": {"centre": 0.5, "test": 0.3}},
         10,
         {"no crops": {"centre": 0.3, "test": 0.5}},
     ),
-    ("crops", "test error, centre crop minus ten crops, percentage points"): (
+    ("crops", "test error, center crop minus ten crops, percentage points"): (
         {"base": {"centre": 0.5, "test": 0.4}, "no crops": {"centre": 0.4, "test": 0.5}},
         10,
         {"base": {"centre": 0.4, "test": 0.5}, "no crops": {"centre": 0.5, "test": 0.4}},
@@ -127,7 +130,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         {"base": {"halved_error": 0.4, "masked_error": 0.5}},
     ),
     **{
-        ("depth", f"test error, without conv{i} minus base, percentage points"): (
+        ("depth", f"test error, without conv{i} minus with it, percentage points"): (
             {f"no conv{j}": MORE if i == j else LESS for j in range(2, 6)},
             10,
             {f"no conv{j}": LESS if i == j else MORE for j in range(2, 6)},
@@ -154,7 +157,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         10,
         {"from scratch": LESS, "pre-trained": EQUAL, "on five classes": MORE},
     ),
-    ("filters", "distance between the columns' mean colour, minus that of random halves"): (
+    ("filters", "distance between the columns' mean color, minus that of random halves"): (
         {"base": {"colour": ((0.0,) * 24, (1.0,) * 24)}},
         0.886,
         {"base": {"colour": (ALTERNATE, ALTERNATE)}},

@@ -15,7 +15,18 @@ PACKAGE = Path(alexnet.__file__).parent
 
 # A module may import from modules of its own rank or a lower one.
 RANKS = {
-    0: ["config", "cores", "errors", "files", "native", "progress", "provenance", "saved_config"],
+    0: [
+        "config",
+        "cores",
+        "errors",
+        "files",
+        "native",
+        "progress",
+        "program",
+        "provenance",
+        "saved_config",
+        "terminal",
+    ],
     1: ["recipes", "architecture"],
     2: ["ops", "data", "device", "waiting"],
     3: ["layers"],
@@ -54,7 +65,17 @@ def test_imports_point_in_one_direction() -> None:
         for imported in imports(path):
             assert RANK[imported] <= RANK[module], f"{path.name} imports {imported}"
             if module == "data":
-                allowed = "config", "cores", "data", "errors", "files", "native", "ops", "progress"
+                allowed = (
+                    "config",
+                    "cores",
+                    "data",
+                    "errors",
+                    "files",
+                    "native",
+                    "ops",
+                    "progress",
+                    "program",
+                )
                 assert imported in allowed, (
                     f"{path.name} imports {imported}; data may import only {allowed}"
                 )

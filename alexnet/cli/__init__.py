@@ -10,13 +10,13 @@ import errno
 import importlib
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from alexnet import recipes
 from alexnet.data.storage import StoreLost
 from alexnet.errors import AlexNetError
+from alexnet.program import command
+from alexnet.terminal import entry, wrapped
 
 VERBS = (
     "demo",
@@ -48,29 +48,35 @@ DISK_ERRORS = {
     errno.ELOOP: "this path has a loop of symbolic links",
 }
 
-HELP = """usage: alexnet VERB ...      (alexnet VERB --help: the options of a verb)
-
-AlexNet, the network of 2012, from image archives to the figures of the paper.
-
-  demo                                  the whole system in minutes, on a built-in data set
-  prepare SOURCE STORE                  make a store from image folders, the ImageNet archives,
-                                        Parquet, WebDataset, or a Hugging Face data set
-  train RECIPE --data STORE --out RUN   train a network; the recipes are
-                                        {recipes}
-  train --resume RUN                    continue an interrupted run
-  evaluate RUN... --data STORE          top-1 and top-5 error with the centre crop and with ten
-                                        crops; of several runs, the errors of their ensemble
-  predict RUN IMAGE...                  classes and probabilities of image files and folders
-  features RUN --layer fc7 --data STORE --out FOLDER
-                                        the activations of a layer for every image
-  figure filters|answers|neighbours|curves|signal RUN...
-                                        draw a figure of a run
-  summary RECIPE                        shape, parameters and multiply-adds of every layer
-  export RUN FILE.onnx|FILE.safetensors
-  check STORE|RUN...                    compare all files of stores and runs with their checksums
-  reproduce [CLAIM...] [--data STORE]   run the paper's claims as experiments; without arguments,
-                                        print their table
-"""
+HELP = (
+    ("demo", "the whole system in minutes, on a built-in data set"),
+    (
+        "prepare SOURCE STORE",
+        "make a store from image folders, the ImageNet archives, Parquet, WebDataset, or a Hugging "
+        "Face data set",
+    ),
+    ("train RECIPE --data STORE --out RUN", "train a network (train --help: the recipes)"),
+    ("train --resume RUN", "continue an interrupted run"),
+    (
+        "evaluate RUN... --data STORE",
+        "top-1 and top-5 error with the center crop and with ten crops; of several runs, the "
+        "errors of their ensemble",
+    ),
+    ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
+    (
+        "features RUN --layer fc7 --data STORE --out FOLDER",
+        "the activations of a layer for every image",
+    ),
+    ("figure filters|answers|neighbours|curves|signal RUN...", "draw a figure of a run"),
+    ("summary RECIPE", "shape, parameters and multiply-adds of every layer"),
+    ("export RUN FILE.onnx|FILE.safetensors", "write the weights or the network to a file"),
+    ("check STORE|RUN...", "compare all files of stores and runs with their checksums"),
+    (
+        "reproduce [CLAIM...] [--data STORE]",
+        "run the paper's claims as experiments; without arguments, print their table",
+    ),
+)
+"""What `alexnet --help` lists: a command and what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in ("-h", "--help", "help"):
-        # The names are wrapped, not the text: 40 is where the right column of HELP begins.
-        names = textwrap.wrap(", ".join(recipes.__all__), 100 - 40)
-        print(HELP.format(recipes=("\n" + " " * 40).join(names)), end="")
+        print(_help())
         return
     if verb == "--version":
         from alexnet.provenance import VERSION
@@ -125,6 +129,18 @@ def function_of(verb: str) -> Callable[[list[str]], None]:
     function: Callable[[list[str]], None]
     function = getattr(importlib.import_module(f"alexnet.cli.{verb}"), verb)
     return function
+
+
+def _help() -> str:
+    lines = [
+        f"usage: {command('VERB')} ...",
+        "",
+        *wrapped("AlexNet, the network of 2012, from image archives to the figures of the paper."),
+        "",
+    ]
+    for form, text in HELP:
+        lines += entry(form, text, 40)
+    return "\n".join([*lines, "", *wrapped(f"The options of a verb: {command('VERB')} --help")])
 
 
 def _fail(sentence: str) -> NoReturn:

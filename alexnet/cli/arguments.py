@@ -12,9 +12,11 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from alexnet import recipes
+from alexnet.cli.options import help_page, switches_of, understood, wants_help
 from alexnet.config import Config
 from alexnet.data.storage import is_url
 from alexnet.errors import AlexNetError
+from alexnet.program import command
 
 
 def _several(item: Callable[[str], Any], metavar: str) -> Any:
@@ -39,15 +41,25 @@ if TYPE_CHECKING:
     Names = tuple[str, ...]
     Paths = tuple[Path, ...]
 else:
-    Names = _several(str, "[STR [STR ...]]")
-    Paths = _several(Path, "[PATH [PATH ...]]")
+    Names = _several(str, "NAME...")
+    Paths = _several(Path, "PATH...")
 
 
 def parse(form: Any, verb: str, arguments: list[str]) -> Any:
-    """Parse the arguments of `alexnet VERB` into a dataclass; tyro exits where they do not fit."""
-    # OmitArgPrefixes: the settings of a store are --size-px, and not --settings.size-px.
+    """Parse the arguments of `alexnet VERB` into a dataclass.
+
+    Prints the help and exits if it is asked for; tyro exits where the values do not fit. Raises
+    AlexNetError for an option that does not exist.
+    """
+    if wants_help(arguments):
+        print(help_page(form, verb))
+        sys.exit(0)
     return tyro.cli(
-        form, prog=f"alexnet {verb}", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+        form,
+        prog=command(verb),
+        args=understood(arguments, switches_of(form), verb),
+        # OmitArgPrefixes: the settings of a store are --size-px, and not --settings.size-px.
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

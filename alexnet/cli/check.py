@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Names, parse
 from alexnet.data.storage import is_url
 from alexnet.errors import AlexNetError
+from alexnet.program import program
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ def check(arguments: list[str]) -> None:
     """Run `alexnet check`: one line for each part that is intact."""
     a = parse(CheckArguments, "check", arguments)
     if not a.paths:
-        raise AlexNetError("name what to check: alexnet check STORE|RUN...")
+        raise AlexNetError(f"name what to check: {program()} check STORE|RUN...")
     for name in a.paths:
         path = Path(name)
         if path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
+from alexnet.terminal import wrapped
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def evaluate(arguments: list[str]) -> None:
             f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} images)"
         )
     store = Store(a.data)
-    # The table of more than 20 classes does not fit on a terminal.
+    # A thousand lines of classes are no table; --json has all of them.
     if len(store.classes) <= 20:
         names = short_names(store.classes, store.words)
         print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
@@ -59,14 +61,25 @@ def evaluate(arguments: list[str]) -> None:
 def confusion_table(
     confusion: Sequence[Sequence[int]], classes: Sequence[str], errors: Sequence[float | None]
 ) -> str:
-    """The confusion matrix as text: true classes in rows, predicted classes in columns."""
+    """The confusion matrix as text: true classes in rows, predicted classes in columns.
+
+    Where the terminal is too narrow for it, each class has a line with its error and the three
+    classes that it is most often taken for.
+    """
     width = max(map(len, classes))
-    lines = [
-        "",
-        " " * width + "   error  predicted " + " ".join(f"{i:>4}" for i in range(len(classes))),
-    ]
+    digits = max(len(str(n)) for row in confusion for n in (*row, len(classes)))
+    numbers = " ".join(f"{i:>{digits}}" for i in range(len(classes)))
+    matrix = f"{'':>{width}}   error  predicted {numbers}"
+    fits = len(matrix) <= shutil.get_terminal_size().columns
+    lines = ["", matrix if fits else f"{'':>{width}}   error  most often taken for"]
     for i, (name, row, error) in enumerate(zip(classes, confusion, errors, strict=True)):
         share = "     -" if error is None else f"{error:6.1%}"
-        # Zeros are shown as dots, so that the confusions stand out.
-        lines.append(f"{name:>{width}}  {share}  {i:>9} " + " ".join(f"{n or '.':>4}" for n in row))
+        if fits:
+            # Zeros are shown as dots, so that the confusions stand out.
+            cells = f"{i:>9} " + " ".join(f"{n or '.':>{digits}}" for n in row)
+        else:
+            wrong = sorted(((n, j) for j, n in enumerate(row) if n and j != i), reverse=True)
+            cells = ", ".join(f"{classes[j]} {n}" for n, j in wrong[:3]) or "-"
+        head = f"{name:>{width}}  {share}  "
+        lines += [head + cells] if fits else wrapped(cells, head, " " * len(head))
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, Paths, parse
 from alexnet.errors import AlexNetError
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,19 @@ def reproduce(arguments: list[str]) -> None:
         # Only the report needs matplotlib.
         from alexnet.experiments import report
 
-        report.write(records.read(a.records, records.RESULTS), a.report, a.runs)
+        report.write(records.read(a.records, records.RESULTS), a.report, a.runs, a.records)
         print(a.report)
         return
     claims = chosen(a.claims)
     if a.data is None:
         if a.claims:
             raise AlexNetError(
-                "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
+                "name the prepared store: --data STORE "
+                f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
             )
         # The speed is measured now, so that the estimates hold for this machine.
         costs = table.cost_h(claims, table.peak_macs_per_s())
-        print(table.listing(records.read(a.records), costs))
+        print(table.listing(records.read(a.records), costs, a.records))
         return
     from alexnet.data.store import Store
 

@@ -1,20 +1,22 @@
 """The short help of `alexnet train RECIPE` and `alexnet summary RECIPE`.
 
 A recipe has more than a hundred fields, and a page that lists all of them hides the few that people
-change. The tables below name those few; `--help-all` lists every field. Nothing here needs tyro, so
-the short help prints in a fraction of a second.
+change. The tables below name those few; `--help-all` lists every field.
 """
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from dataclasses import dataclass
 from typing import Any
 
+from alexnet import recipes
+from alexnet.cli.options import ACCEPTED
 from alexnet.config import Config
+from alexnet.program import command
+from alexnet.terminal import NARROWEST, entry, terminal_width, wrapped
 
-FLAG_COLUMNS = 32
+INDENT = 34
 """Width of the left column, in characters: the longest flag with its value fits."""
 
 
@@ -30,34 +32,32 @@ class Setting:
 
 
 ARCHITECTURE = (
-    Setting("architecture.input-px", "INT", "Side of the input crop, in pixels."),
-    Setting("architecture.width", "FLOAT", "Factor on the filters and hidden units of all layers."),
+    Setting("architecture.input-px", "INT", "Side of the input, in pixels."),
+    Setting("architecture.width", "FLOAT", "Factor on the width of layers."),
     Setting("architecture.columns", "INT", "Groups of filters (section 3.2)."),
     Setting("architecture.activation", "NAME", "relu, tanh or logistic."),
-    Setting("architecture.normalise", "BOOL", "False leaves the normalisation layers out."),
+    Setting("architecture.normalise", "BOOL", "False: no normalization layers."),
 )
 
 TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
     "Run": (
         Setting("data", "STORE", "Prepared store, a folder or a URL. Required."),
-        Setting("out", "RUN", "Folder of the new run."),
+        Setting("out", "RUN", "Folder of the run."),
         Setting("seed", "INT", "Seed of weights, image order, augmentation and dropout."),
+        Setting("init", "RUN", "Start from the weights of this run."),
+        Setting("init-layers", "NAME...", "Layers to take from --init; all by default."),
     ),
     "Optimization": (
-        Setting("epochs", "INT", "Number of epochs; the schedule scales with it."),
+        Setting("epochs", "INT", "Passes over the images; the schedule scales with it."),
         Setting("sgd.lr", "FLOAT", "Initial learning rate."),
-        Setting("sgd.batch", "INT", "Images in a batch, over all ranks."),
+        Setting("sgd.batch", "INT", "Images per batch, all ranks."),
         Setting("sgd.weight-decay", "FLOAT", "Weight decay."),
     ),
     "Network": ARCHITECTURE,
     "Augmentation": (
-        Setting("augment.crops", "BOOL", "Random crops; False: the centre crop."),
-        Setting("augment.flips", "BOOL", "Random horizontal reflections."),
-        Setting("augment.colour", "NAME", "Colour noise: none, paper or original."),
-    ),
-    "Initialization": (
-        Setting("init", "RUN", "Start from the weights of this run."),
-        Setting("init-layers", "NAME...", "Layers to take from --init; all by default."),
+        Setting("augment.crops", "BOOL", "Random crops; False: center crop."),
+        Setting("augment.flips", "BOOL", "Random reflections."),
+        Setting("augment.colour", "NAME", "Color noise: none, paper or original."),
     ),
     "Hardware": (
         Setting("device", "NAME", "auto, cpu, cuda or mps."),
@@ -66,9 +66,17 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
             "NAME",
             "auto, float64, float32, tf32 or bfloat16; auto is bfloat16 on CUDA.",
         ),
-        Setting("workers", "INT", "Threads that decode images; 0 decodes in the training thread."),
+        Setting("workers", "INT", "Threads that decode images."),
     ),
 }
+
+COMMON = (
+    Setting("data", "STORE", "Prepared store, a folder or a URL. Required."),
+    Setting("out", "RUN", "Folder of the run. (default: runs/RECIPE)"),
+    Setting("epochs", "INT", "Passes over the images; the schedule of the recipe scales with it."),
+    Setting("seed", "INT", "Seed of weights, image order, augmentation and dropout. (default: 0)"),
+)
+"""What the help without a recipe says of the options of all recipes."""
 
 SUMMARY_GROUPS: dict[str, tuple[Setting, ...]] = {
     "Network": (
@@ -101,9 +109,6 @@ def short_help(verb: str, config: Config, groups: dict[str, tuple[Setting, ...]]
         config: The recipe; `config.recipe` must be its name on the command line.
         groups: Settings by the title of their group.
     """
-    indent = FLAG_COLUMNS + 2
-    # 100 columns at most, since longer lines are hard to read on a wide terminal.
-    width = max(indent + 20, min(100, shutil.get_terminal_size().columns))
     lines = []
     for title, settings in groups.items():
         lines += ["", f"{title}:"]
@@ -111,17 +116,39 @@ def short_help(verb: str, config: Config, groups: dict[str, tuple[Setting, ...]]
             value = default_of(config, setting.flag)
             # An empty string or tuple and None stand for "not given", which the text explains.
             default = "" if value in ("", (), None) else f" (default: {value})"
-            text = textwrap.wrap(setting.text + default, width - indent)
-            flag = f"  --{setting.flag} {setting.value}"
-            lines += [f"{flag:<{indent}}{text[0]}", *(" " * indent + line for line in text[1:])]
-    lines += ["", f"--help-all lists every field: alexnet {verb} {config.recipe} --help-all"]
-    return "\n".join(lines)
+            lines += entry(f"--{setting.flag} {setting.value}", setting.text + default, INDENT)
+    shown = [setting.flag for settings in groups.values() for setting in settings]
+    short = [f"--{name}" for name, field in ACCEPTED.items() if field in shown]
+    every = f"--help-all lists every field: {command(verb, config.recipe)} --help-all"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *wrapped(f"Short names: {', '.join(short)}.", rest="  "),
+            *wrapped(every, rest="  "),
+        ]
+    )
 
 
-def wants_short_help(arguments: list[str]) -> bool:
-    """Whether the arguments ask for the short help."""
-    # Anywhere among the arguments: `--sgd.lr 0.1 --help` asks for help too.
-    return "-h" in arguments or "--help" in arguments
+def common_lines() -> list[str]:
+    """The options of all recipes."""
+    return [line for s in COMMON for line in entry(f"--{s.flag} {s.value}", s.text, 18)]
+
+
+def recipe_lines() -> list[str]:
+    """The recipes with the first sentence of each, a line for each, as wide as the terminal."""
+    indent = max(map(len, recipes.__all__)) + 4
+    lines = []
+    for name in recipes.__all__:
+        about = " ".join((getattr(recipes, name).__doc__ or "").split())
+        # Shortened, since a second line for each would not fit a screen.
+        text = textwrap.shorten(
+            about.partition(". ")[0].rstrip("."),
+            max(NARROWEST, terminal_width() - indent),
+            placeholder=" ...",
+        )
+        lines.append(f"  {name:<{indent - 2}}{text}")
+    return lines
 
 
 def with_full_help(arguments: list[str]) -> list[str]:

@@ -9,34 +9,41 @@ import tyro
 from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 
 from alexnet.cli.arguments import parse, recipe
-from alexnet.cli.settings import SUMMARY_GROUPS, short_help, wants_short_help, with_full_help
+from alexnet.cli.options import fields_of, help_page, understood, wants_help
+from alexnet.cli.settings import SUMMARY_GROUPS, recipe_lines, short_help, with_full_help
 from alexnet.config import Config
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
 class SummaryArguments:
     """Print the shape, parameters, neurons and multiply-adds of every layer.
 
-    Options of a recipe: alexnet summary RECIPE --help
+    Each field of the recipe is an option, for example --architecture.columns 1, or --width 0.5 for
+    --architecture.width. `summary RECIPE --help` lists those that people change.
     """
 
     recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """Name of the recipe; `alexnet train` lists all of them."""
+    """Name of the recipe; `train --help` lists all of them."""
 
 
 def summary(arguments: list[str]) -> None:
     """Run `alexnet summary`."""
     # The recipe is parsed first and alone, because it decides the defaults of all other options.
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_page(SummaryArguments, "summary", "RECIPE [--FIELD VALUE ...]"))
+        print("\nRecipes:", *recipe_lines(), sep="\n")
+        return
     a = parse(SummaryArguments, "summary", arguments[:1])
     base, rest = recipe(a.recipe)(), arguments[1:]
-    if wants_short_help(rest):
-        print(f"usage: alexnet summary {a.recipe} [--FIELD VALUE ...]")
+    if wants_help(rest):
+        print(f"usage: {command('summary', a.recipe)} [--FIELD VALUE ...]")
         print(short_help("summary", replace(base, recipe=a.recipe), SUMMARY_GROUPS))
         return
     config = tyro.cli(
         Config,
-        prog=f"alexnet summary {a.recipe}",
-        args=with_full_help(rest),
+        prog=command("summary", a.recipe),
+        args=understood(with_full_help(rest), fields_of(base), f"summary {a.recipe}", values=True),
         default=base,
         config=(AvoidSubcommands, FlagConversionOff),
     )
@@ -46,7 +53,16 @@ def summary(arguments: list[str]) -> None:
     from alexnet.architecture import plan
 
     ops = plan(config.architecture)
-    table = Table("layer", "output", "columns", "parameters", "neurons", "multiply-adds", box=None)
+    table = Table(
+        "layer",
+        "output",
+        "columns",
+        "parameters",
+        "neurons",
+        "multiply-adds",
+        box=None,
+        pad_edge=False,
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for op in ops:

@@ -11,13 +11,26 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff
 
 from alexnet import recipes
 from alexnet.cli.arguments import on_disk, recipe, stoppable
-from alexnet.cli.settings import TRAIN_GROUPS, short_help, wants_short_help, with_full_help
+from alexnet.cli.options import (
+    fields_of,
+    help_page,
+    option_lines,
+    options_of,
+    switches_of,
+    understood,
+    wants_help,
+)
+from alexnet.cli.settings import (
+    TRAIN_GROUPS,
+    common_lines,
+    recipe_lines,
+    short_help,
+    with_full_help,
+)
 from alexnet.config import Config, scaled
 from alexnet.errors import AlexNetError
-
-USAGE = """usage: alexnet train {recipe} --data STORE [--out RUN] [--epochs N] [--FIELD VALUE ...]
-       alexnet train --resume RUN     continue an interrupted run
-"""
+from alexnet.program import command
+from alexnet.terminal import together, wrapped
 
 
 @dataclass(frozen=True)
@@ -55,20 +68,18 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         if arguments and arguments[0] not in ("-h", "--help"):
             raise AlexNetError(f"name the recipe first: {', '.join(recipes.__all__)}")
-        print(USAGE.format(recipe="RECIPE"))
-        for name in recipes.__all__:
-            print(f"{name}\n    {' '.join((recipe(name).__doc__ or '').split())}")
-        print("\nOptions: alexnet train RECIPE --help")
+        print(_help())
         return
     name, *rest = arguments
-    if wants_short_help(rest):
+    if wants_help(rest):
         config = replace(recipe(name)(), recipe=name)
-        print(USAGE.format(recipe=name) + short_help("train", config, TRAIN_GROUPS))
+        print("\n".join(_usage(name)) + "\n" + short_help("train", config, TRAIN_GROUPS))
         return
     a = parse_train(name, with_full_help(rest))
     if not a.config.data:
         raise AlexNetError(
-            "name the prepared store: --data STORE (made by: alexnet prepare SOURCE STORE)"
+            "name the prepared store: --data STORE "
+            f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
         )
     from alexnet.train import loop
 
@@ -76,8 +87,45 @@ def train(arguments: list[str]) -> None:
         loop.fit(a.config, on_disk(a.out or Path("runs") / name))
 
 
+def _usage(name: str) -> list[str]:
+    # In an option with its value no line may end.
+    options = ("--data STORE", "[--out RUN]", "[--epochs INT]", "[--FIELD VALUE ...]")
+    return [
+        *wrapped(together(options), f"usage: {command('train', name)} ", " " * 11),
+        f"       {command('train', '--resume', 'RUN')}",
+    ]
+
+
+def _help() -> str:
+    """The help without a recipe: the options of all recipes, and a line for each recipe."""
+    resuming = [option for option in options_of(ResumeArguments) if option.name != "resume"]
+    return "\n".join(
+        [
+            *_usage("RECIPE"),
+            "",
+            *common_lines(),
+            "",
+            "With --resume, which continues a run from its last checkpoint:",
+            *option_lines(resuming),
+            "",
+            "Recipes:",
+            *recipe_lines(),
+            "",
+            *wrapped(f"All options: {command('train', 'RECIPE')} --help", rest="  "),
+        ]
+    )
+
+
 def _resume(arguments: list[str]) -> None:
-    r = tyro.cli(ResumeArguments, prog="alexnet train", args=arguments, config=(FlagConversionOff,))
+    if wants_help(arguments):
+        print(help_page(ResumeArguments, "train"))
+        return
+    r = tyro.cli(
+        ResumeArguments,
+        prog=command("train"),
+        args=understood(arguments, switches_of(ResumeArguments), "train --resume RUN", values=True),
+        config=(FlagConversionOff,),
+    )
     from alexnet.checkpoint import read_config
     from alexnet.train import loop
 
@@ -97,11 +145,13 @@ def parse_train(name: str, arguments: list[str]) -> TrainArguments:
 
     Raises AlexNetError for an unknown recipe.
     """
+    base = recipe(name)()
+    names = {"out": False, "epochs": False, **fields_of(base)}
     a = tyro.cli(
         TrainArguments,
-        prog=f"alexnet train {name}",
-        args=arguments,
-        default=TrainArguments(config=recipe(name)()),
+        prog=command("train", name),
+        args=understood(arguments, names, f"train {name}", values=True),
+        default=TrainArguments(config=base),
         # AvoidSubcommands: the schedule and the layers are unions, which tyro would otherwise turn
         # into subcommands. FlagConversionOff: `--augment.crops False` reads as the field does.
         config=(AvoidSubcommands, FlagConversionOff),

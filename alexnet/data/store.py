@@ -21,6 +21,7 @@ from alexnet.data.arrow import ArrowFile, Index, build_index, check_index, parse
 from alexnet.data.manifest import parse_manifest
 from alexnet.data.storage import LocalStorage, Storage, is_url, missing
 from alexnet.errors import DataError
+from alexnet.program import command
 
 PIECE_BYTES = 8 << 20  # read at a time when a file is verified
 ANSWER_S = 30.0  # timeout for reading an image, in seconds
@@ -129,7 +130,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"{name} is not a prepared store (no manifest.json); make one with: "
-                "alexnet prepare SOURCE STORE"
+                f"{command('prepare', 'SOURCE', 'STORE')}"
             ) from None
         self.manifest: dict[str, Any] = parse_manifest(text, self.name)
         # The manifest contains the checksums of the files, so its own identifies the store.

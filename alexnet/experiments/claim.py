@@ -90,8 +90,16 @@ class Effect:
     """False: the paper does not say which side is larger."""
     nets: int = 1
     """Number of runs of the arm that give one value: the members of an ensemble."""
+    pair: str = ""
+    """What `ablated minus base` of the name is, in words: `without dropout minus with it`."""
     first_epochs: int | None = None
     """The measure uses only this many epochs from the start; None: the whole run."""
+
+    @property
+    def compared(self) -> str:
+        """The name in words that need no knowledge of the arms."""
+        pair = self.pair or " minus ".join(self.arms)
+        return self.name.replace("ablated minus base", pair)
 
     def values(self, results: Results) -> list[float]:
         """The value for each seed, or for each complete, disjoint ensemble of consecutive seeds."""

@@ -51,14 +51,21 @@ def _alike(run: Path) -> dict[str, float]:
 # Effects that several claims share.
 
 
-def _error(arm: str, paper: str, number: float | None = None, one_sided: bool = True) -> Effect:
+def _error(
+    arm: str, pair: str, paper: str, number: float | None = None, one_sided: bool = True
+) -> Effect:
     name = "test error, ablated minus base, percentage points"
-    return Effect(name, paper, (arm, "base"), effects.test_error, number, one_sided=one_sided)
+    return Effect(
+        name, paper, (arm, "base"), effects.test_error, number, one_sided=one_sided, pair=pair
+    )
 
 
-def _gap(arm: str, paper: str) -> Effect:
-    name = "gap (centre error minus training error), ablated minus base, percentage points"
-    return Effect(name, paper, (arm, "base"), effects.gap)
+def _gap(arm: str, pair: str, paper: str) -> Effect:
+    name = (
+        "gap (test error with the center crop minus training error), ablated minus base, "
+        "percentage points"
+    )
+    return Effect(name, paper, (arm, "base"), effects.gap, pair=pair)
 
 
 # The chain of section 7: train on ImageNet 2012, then on Fall 2011, then on 2012 again. $n is the
@@ -77,7 +84,7 @@ CLAIMS: tuple[Claim, ...] = (
         "relu",
         "a four-layer net reaches 25 % training error on CIFAR-10 six times sooner with ReLU than "
         "with tanh",
-        "6x",
+        "6 times",
         kinds=("cifar10",),
         base=four_layers,
         arms=(Arm("relu"), Arm("tanh", net(activation="tanh"))),
@@ -101,12 +108,12 @@ CLAIMS: tuple[Claim, ...] = (
         # compared with a net with half as many kernels in each convolutional layer" (section 3.2).
         "two columns err less than one column with half of the filters in conv1 to conv4; "
         "time is not compared",
-        "-1.7 / -1.2",
+        "-1.7 / -1.2 points",
         "39.168 / 18.229 with one column, 37.473 / 16.999 with two (ImageNet 2010 test set)",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("one column", one_column)),
-        (_error("one column", "1.7", 1.7),),
+        (_error("one column", "one column minus two columns", "1.7", 1.7),),
         note="The paper also says that two GPUs took slightly less time than one. At full scale "
         "both nets are tested on the ImageNet 2012 validation set, the log's pair on the 2010 test "
         "set. The log's pair differs in more than the columns: its one-column net (145-half) has "
@@ -118,21 +125,21 @@ CLAIMS: tuple[Claim, ...] = (
         "lrn",
         # "Response normalization reduces our top-1 and top-5 error rates by 1.4% and 1.2%" (section
         # 3.3).
-        "response normalisation lowers the error",
-        "-1.4 / -1.2",
-        "42.034 / 19.362 without (both normalisations), 40.664 / 18.210 with",
+        "response normalization lowers the error",
+        "-1.4 / -1.2 points",
+        "42.034 / 19.362 without (both normalizations), 40.664 / 18.210 with",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("no normalisation", net(normalise=False))),
-        (_error("no normalisation", "1.4", 1.4),),
-        note="The arm leaves out both normalisations of the original, as the log's net does.",
+        (_error("no normalisation", "without normalization minus with it", "1.4", 1.4),),
+        note="The arm leaves out both normalizations of the original, as the log's net does.",
     ),
     Claim(
         "lrn-cifar",
         # "A four-layer CNN achieved a 13% test error rate without normalization and 11% with
         # normalization" (section 3.3).
-        "response normalisation lowers the four-layer CIFAR-10 net's test error",
-        "13 -> 11",
+        "response normalization lowers the four-layer CIFAR-10 net's test error",
+        "13 % without, 11 % with",
         kinds=("cifar10",),
         base=eleven,
         arms=(
@@ -141,52 +148,56 @@ CLAIMS: tuple[Claim, ...] = (
             Arm("cifar_13", thirteen),
         ),
         effects=(
-            _error("no normalisation", "2", 2),
+            _error("no normalisation", "without normalization minus with it", "2", 2),
             Effect(
-                "test error, cifar_13 minus base, percentage points",
+                "test error, cifar_13 minus cifar_11, percentage points",
                 "2",
                 ("cifar_13", "base"),
                 effects.test_error,
                 number=2,
             ),
         ),
-        note="The base is `cifar_11`; `cifar_13` differs from it in more than the normalisation.",
+        note="The base is `cifar_11`; `cifar_13` differs from it in more than the normalization.",
     ),
     Claim(
         "overlap",
         # "This scheme reduces the top-1 and top-5 error rates by 0.4% and 0.3%", and "models with
         # overlapping pooling find it slightly more difficult to overfit" (section 3.4).
         "overlapping pooling errs less than 2/2 pooling and is harder to overfit",
-        "-0.4 / -0.3",
+        "-0.4 / -0.3 points",
         "41.058 / 18.510 with 2/2, 40.664 / 18.210 overlapping",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("pooling 2/2", pooling_2_2)),
-        (_error("pooling 2/2", "0.4", 0.4), _gap("pooling 2/2", "more than 0")),
+        (
+            _error("pooling 2/2", "2/2 pooling minus overlapping pooling", "0.4", 0.4),
+            _gap("pooling 2/2", "2/2 pooling minus overlapping pooling", "more than 0"),
+        ),
         note="As in the authors' net 147 the 2/2 windows reach over the border, and conv2 has a "
         "padding of 1 and conv5 of 0 to fit the maps. The log's pair differs in more than that: "
-        "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no colour end game.",
+        "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no color end game.",
     ),
     Claim(
         "crops",
         # "Without this scheme, our network suffers from substantial overfitting" (section 4.1).
         "random crops and reflections prevent substantial overfitting, and ten crops at test "
         "lower the error",
-        "39.0 / 18.3 -> 37.5 / 17.0 by ten crops",
-        "39.025 / 18.295 -> 37.473 / 16.999 by ten crops",
+        "39.0 / 18.3 with the center crop, 37.5 / 17.0 with ten",
+        "39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("no crops", augment(crops=False, flips=False))),
         (
-            _gap("no crops", "substantial overfitting without"),
+            _gap("no crops", "without random crops and reflections minus with them", "substantial"),
             Effect(
-                "error with the centre crop, ablated minus base, percentage points",
+                "error with the center crop, ablated minus base, percentage points",
                 "more than 0",
                 ("no crops", "base"),
                 effects.centre_error,
+                pair="without random crops and reflections minus with them",
             ),
             Effect(
-                "test error, centre crop minus ten crops, percentage points",
+                "test error, center crop minus ten crops, percentage points",
                 "1.5",
                 ("base",),
                 effects.centre_minus_ten,
@@ -197,27 +208,27 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "colour",
         # "This scheme reduces the top-1 error rate by over 1%" (section 4.1).
-        "shifting the colours of training images along their principal components lowers the error",
-        "more than -1 top-1",
+        "shifting the colors of training images along their principal components lowers the error",
+        "more than 1 point less (top-1)",
         "-",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("no colour noise", augment(colour="none"))),
-        (_error("no colour noise", "more than 1", 1),),
+        (_error("no colour noise", "without color noise minus with it", "more than 1", 1),),
     ),
     Claim(
         "dropout",
         # "Dropout roughly doubles the number of iterations required to converge" (section 4.2).
         "without dropout the net overfits substantially; with it, training takes about twice the "
         "iterations",
-        "substantial; 2x",
+        "substantial overfitting; twice the iterations",
         "-",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("no dropout", net(dropout=Dropout(masks=False)))),
         (
-            _error("no dropout", "more than 0"),
-            _gap("no dropout", "substantial"),
+            _error("no dropout", "without dropout minus with it", "more than 0"),
+            _gap("no dropout", "without dropout minus with it", "substantial"),
             Effect(
                 "epochs to the same validation loss before any change of the schedule, "
                 "with dropout over without",
@@ -246,13 +257,13 @@ CLAIMS: tuple[Claim, ...] = (
         # "Removing any of the middle layers results in a loss of about 2% for the top-1 performance
         # of the network" (section 7).
         "removing any middle convolutional layer costs about two points",
-        "about +2 top-1",
+        "about 2 points more (top-1)",
         kinds=WITH_CIFAR,
         base=five_convolutions,
         arms=(Arm("base"), *(Arm(f"no conv{i}", net(without=(f"conv{i}",))) for i in range(2, 6))),
         effects=tuple(
             Effect(
-                f"test error, without conv{i} minus base, percentage points",
+                f"test error, without conv{i} minus with it, percentage points",
                 "about 2",
                 (f"no conv{i}", "base"),
                 effects.test_error,
@@ -277,11 +288,12 @@ CLAIMS: tuple[Claim, ...] = (
                 "more than 0",
                 ("biases 0", "base"),
                 effects.first_val_loss,
+                pair="biases of 0 minus biases of 1",
                 # What the schedule does after this epoch does not make a recorded run obsolete.
                 first_epochs=1,
             ),
             # The paper says that learning is faster, not that the error is lower.
-            _error("biases 0", "-", one_sided=False),
+            _error("biases 0", "biases of 0 minus biases of 1", "-", one_sided=False),
         ),
     ),
     Claim(
@@ -292,12 +304,18 @@ CLAIMS: tuple[Claim, ...] = (
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), Arm("no links", net(links=False))),
-        (_error("no links", "1.2 in the log, of another width"),),
+        (
+            _error(
+                "no links",
+                "separate columns minus linked columns",
+                "1.2 in the log, of another width",
+            ),
+        ),
     ),
     Claim(
         "ensemble",
         "the averaged predictions of five nets err less than one",
-        "38.1 / 16.4 against 40.7 / 18.2",
+        "38.1 / 16.4 of five nets, 40.7 / 18.2 of one",
         kinds=("photographs", "imagenet"),
         base=five_convolutions,
         arms=(Arm("base"),),
@@ -325,7 +343,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "pretrain",
         "a net that was pre-trained on other classes errs less than one trained from scratch",
-        "39.0 / 16.6 against 40.7 / 18.2",
+        "39.0 / 16.6 pre-trained, 40.7 / 18.2 from scratch",
         "38.990 / 16.622",
         ("photographs", "imagenet"),
         five_convolutions,
@@ -389,14 +407,14 @@ CLAIMS: tuple[Claim, ...] = (
         "filters",
         # "This kind of specialization occurs during every run and is independent of any particular
         # random weight initialization" (section 6.1).
-        "the filters of conv1 specialise by column, one to colour, one not, in every run",
+        "the filters of conv1 specialize by column, one to color, one not, in every run",
         "Fig. 3",
         kinds=("photographs", "imagenet"),
         base=five_convolutions,
         arms=(Arm("base"),),
         effects=(
             Effect(
-                "distance between the columns' mean colour, minus that of random halves",
+                "distance between the columns' mean color, minus that of random halves",
                 "more than 0",
                 ("base",),
                 effects.specialised,

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 
 from alexnet.architecture import plan
-from alexnet.experiments.claim import Claim
+from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, opened, record, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
+from alexnet.program import command
+from alexnet.terminal import paragraphs, together, wrapped
 
 FULL_SCALE = (
     "Commands at full scale: `--precision auto` is bfloat16 on CUDA; what 2012 computed in is "
@@ -37,7 +39,8 @@ wholly on the other side. *Differs*: wholly on one side, where the paper claims 
 *Inconclusive*: no effect is inside the interval, or there is no interval. Where the paper gives a
 number, the row says whether the interval contains it. The minimum detectable effect (80 % power) is
 the smallest distance from no effect that so many seeds of this standard deviation find with a
-probability of 80 %.
+probability of 80 %. A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent, and
+-1.4 / -1.2 points are changes of the two.
 
 **Many rows.** "p, Holm" is the p value of the two-sided t test against no effect, adjusted for the
 {tested} rows of the table that have one (Holm 1979). An effect with a value of at most 0.05 stands,
@@ -51,14 +54,14 @@ paper's too; *desk* is a small stand-in. A desk record can confirm a mechanism. 
 claim about ImageNet, and its numbers are of another network and other images. *Underfitted* means a
 training error above {underfitted:.0f} %: such a net has little use \
 for what prevents overfitting, so the effect of
-a regulariser has to look small or opposite there."""
+a regularizer has to look small or opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
 would run today, or where the record names a reason; the settings that differ are named. A measure
 of the first epoch alone is not touched by settings that act later."""
 END_GAME = """ One change concerns the
-five-convolution claims at desk scale: the recorded runs had no end game. Today the colour noise
+five-convolution claims at desk scale: the recorded runs had no end game. Today the color noise
 ends and conv1's weights learn at a tenth of the rate from epoch 18 of 24, and conv1 is frozen at
 19, as in the original's configuration in proportion."""
 
@@ -91,8 +94,7 @@ def reproduce(
     for claim in fit:
         raw = record(claim, run(claim, settings), settings)
         path = write(raw, records)
-        lines = [line for row in table_rows([opened(raw)]) for line in terminal_lines(row)]
-        yield "\n".join([claim.id, *(f"  {line}" for line in lines), f"  {path}"])
+        yield "\n".join([claim.id, *record_lines(opened(raw)), f"  {path}"])
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class TableRow:
 
     claim: str
     measure: str
+    """What was compared, such as `test error, without dropout minus with it`."""
     paper: str
     ours: str
     """The mean over seeds and its interval, such as `1.42 [0.80, 2.04]`."""
@@ -134,7 +137,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
             verdict, _, detail = one.verdict(row).partition(", ")
             yield TableRow(
                 claim=one.claim.id,
-                measure=row.effect.name,
+                measure=row.effect.compared,
                 paper=row.effect.paper,
                 ours=f"{e.mean:.2f}{interval}",
                 detectable="" if detectable is None else f"{detectable:.2f}",
@@ -147,16 +150,18 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
             )
 
 
-def terminal_lines(row: TableRow) -> list[str]:
-    """A row on the terminal: measure; number and verdict; setting; reasons to repeat it."""
-    numbers = [row.ours]
-    if row.detectable:
-        numbers.append(f"minimum detectable effect (80 % power) {row.detectable}")
-    if row.p:
-        numbers.append(f"p {row.p} (Holm, over all rows)")
-    # Indented, because a row may be wider than a terminal and its lines must stay together.
-    lines = [row.measure, f"  {', '.join(numbers)}: {row.full_verdict}", f"  {row.setting}"]
-    return lines + [f"  to be repeated: {row.repeat}"] * bool(row.repeat)
+def record_lines(one: Record) -> list[str]:
+    """A record on the terminal: its setting, and two lines or more for each row."""
+    lines = wrapped(one.setting(), "  ", "      ")
+    for row in table_rows([one]):
+        paper = "paper: no number" if row.paper == "-" else f"paper: {row.paper}"
+        p = [f"p {row.p}"] if row.p else []
+        phrases = [paper, f"here: {row.ours}", *p, row.full_verdict]
+        # A phrase stands on one line: a number is never apart from its interval.
+        numbers = together([f"{phrase};" for phrase in phrases[:-1]] + phrases[-1:])
+        compared = f"{row.measure} {REPEATED if row.repeat else ''}"
+        lines += [*wrapped(compared, "    ", "      "), *wrapped(numbers, " " * 6, " " * 6)]
+    return lines
 
 
 def source(claim: Claim) -> str:
@@ -165,30 +170,61 @@ def source(claim: Claim) -> str:
     return f"The paper: {'no number' if claim.paper == '-' else claim.paper}{log}"
 
 
-def listing(records: Sequence[Record], cost_h: dict[str, float]) -> str:
-    """The table of `alexnet reproduce` without arguments.
+LEGEND = """\
+Each row says what was compared, the paper's number, and the mean over seeds here with its 95 % \
+interval. p is the probability of a difference this large by chance, corrected for the number of \
+rows (Holm). Same sign: the interval lies wholly on the side that the paper claims. Opposite sign: \
+wholly on the other side. Differs: wholly on one side, where the paper claims none. Inconclusive: \
+it contains no difference, or there is no interval.
+
+A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent. Full is the paper's scale. \
+Desk is a small stand-in, which can confirm a mechanism and cannot refute a claim about ImageNet. \
+Underfitted: the training error is above {underfitted:.0f} %. A row with {repeat} is to be \
+repeated: the settings of the claim have changed since the run."""
+REPEATED = "(*)"
+KINDS: dict[Kind, str] = {
+    "photographs": "photographs",
+    "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet 2012",
+}
+
+
+def no_records(folder: Path) -> str:
+    """What is said where a folder has no records: where they are."""
+    return (
+        f"{folder} has no records. A checkout of the repository has them in records/claims; name "
+        f"that folder: {command('reproduce')} --records FOLDER"
+    )
+
+
+def listing(records: Sequence[Record], cost_h: dict[str, float], folder: Path) -> str:
+    """The table of `alexnet reproduce` without arguments, no wider than the terminal.
 
     Args:
         cost_h: Hours of five seeds at desk scale on this machine, by claim.
+        folder: Where the records were read.
     """
-    lines = []
+    lines = paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
+    if not records:
+        lines += ["", *wrapped(no_records(folder))]
     for claim in CLAIMS:
-        needs = " or ".join(claim.kinds)
-        lines += [f"{claim.id:<11} {claim.statement}"]
-        lines += [f"{'':<11}   {source(claim)}; on {needs}"]
+        lines += ["", *wrapped(f"{claim.id}: {claim.statement}", rest="    ")]
+        lines += wrapped(f"{source(claim)}.", "  ", "      ")
+        needs = f"Data: {' or '.join(KINDS[kind] for kind in claim.kinds)}"
         # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_h:
-            minutes = 60 * cost_h[claim.id]
-            lines += [f"{'':<11}   five seeds at desk scale: about {minutes:.0f} minutes here"]
-        for row in table_rows([one for one in records if one.claim is claim]):
-            lines += [f"{'':<11}   {line}" for line in terminal_lines(row)]
+            needs += f"; at desk scale {60 * cost_h[claim.id]:.0f} minutes here"
+        lines += wrapped(f"{needs}.", "  ", "      ")
+        for one in records:
+            if one.claim is claim:
+                lines += record_lines(one)
     return "\n".join(lines)
 
 
 def document(records: Sequence[Record]) -> str:
     """The text of docs/reproduction.md."""
     lines = [
-        "| claim | measure | the paper | ours [95 % interval] "
+        "| claim | what was compared | the paper | ours [95 % interval] "
         "| minimum detectable effect (80 % power) | p, Holm | scale, data | verdict |",
         "|---|---|---|---|---|---|---|---|",
         *map(_markdown_row, table_rows(records)),

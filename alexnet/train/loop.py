@@ -43,6 +43,7 @@ from alexnet.errors import DataError, RunError
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
+from alexnet.program import command
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
@@ -68,7 +69,7 @@ class Interrupted(Exception):
 
     def __init__(self, number: int, run: Path, step: int) -> None:
         super().__init__(
-            f"stopped and saved at step {step}; continue with: alexnet train --resume {run}"
+            f"stopped and saved at step {step}; continue with: {command('train', '--resume', run)}"
         )
         self.number = number
 
@@ -121,7 +122,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
-        with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
+        with watch_ranks(mesh, f"continue with: {command('train', '--resume', run)}"):
             return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
@@ -162,7 +163,7 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
         elif config.init:
             _start_from(setup)
         messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-        with watch_ranks(mesh, f"continue with: alexnet train --resume {run}"):
+        with watch_ranks(mesh, f"continue with: {command('train', '--resume', run)}"):
             return _train(setup, run, velocity, state, messages)
 
 

@@ -1,0 +1,56 @@
+"""Text in columns that fits the terminal; words are never broken."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable
+
+WIDEST = 100
+"""Longer lines are hard to read on a wide terminal."""
+NARROWEST = 30
+"""Width that a column of text needs, in characters."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def terminal_width() -> int:
+    """The number of columns to write: those of the terminal, at most `WIDEST`."""
+    return min(WIDEST, shutil.get_terminal_size().columns)
+
+
+def wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
+    """The lines of a paragraph, after `first` on the first line and `rest` on the others."""
+    lines = textwrap.wrap(
+        # A default stays on one line: (default: 0.1).
+        text.replace("(default: ", f"(default:{NO_BREAK}"),
+        terminal_width(),
+        initial_indent=first,
+        subsequent_indent=rest,
+        # A flag such as --weight-decay or a path is one word.
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return [line.replace(NO_BREAK, " ") for line in lines]
+
+
+def together(phrases: Iterable[str]) -> str:
+    """Phrases with spaces between them, none of which `wrapped` divides: `[--out RUN]`."""
+    return " ".join(phrase.replace(" ", NO_BREAK) for phrase in phrases)
+
+
+def paragraphs(text: str) -> list[str]:
+    """The lines of a docstring: its paragraphs with empty lines between them."""
+    lines: list[str] = []
+    for paragraph in text.split("\n\n"):
+        lines += ["", *wrapped(" ".join(paragraph.split()))]
+    return lines[1:]
+
+
+def entry(term: str, text: str, indent: int) -> list[str]:
+    """A term with its explanation in a second column that begins after `indent` characters."""
+    left = f"  {term}"
+    if terminal_width() - indent < NARROWEST:
+        return [left, *wrapped(text, " " * 6, " " * 6)]
+    if len(left) > indent - 2:
+        return [left, *wrapped(text, " " * indent, " " * indent)]
+    return wrapped(text, f"{left:<{indent}}", " " * indent)

@@ -1,0 +1,238 @@
+"""Help fits a screen, and options that other tools have are understood or answered."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from alexnet import recipes
+from alexnet.cli import VERBS, main
+from alexnet.cli.arguments import Names, parse
+from alexnet.cli.evaluate import EvaluateArguments, confusion_table
+from alexnet.cli.options import ACCEPTED, OTHER_NAMES, fields_of, help_page, understood
+from alexnet.cli.prepare import PrepareArguments
+from alexnet.cli.train import parse_train
+from alexnet.terminal import entry, wrapped
+
+WIDTHS = {"80": 45, "100": 40}
+"""The number of lines that a page of help may have, by the width of the terminal."""
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the program prints, which ends normally."""
+    capsys.readouterr()
+    try:
+        main(list(arguments))
+    except SystemExit as stopped:
+        assert stopped.code == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The sentence on stderr of a command that the program refuses."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+PAGES = [
+    [],
+    *([verb, "--help"] for verb in VERBS),
+    ["train", "--resume", "run", "--help"],
+    *(["train", name, "--help"] for name in recipes.__all__),
+    ["summary", "original", "--help"],
+]
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_help_fits_a_screen_and_breaks_no_word(
+    page: list[str],
+    columns: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    words = set(printed(capsys, *page).split())
+    monkeypatch.setenv("COLUMNS", columns)
+    text = printed(capsys, *page)
+    assert len(text.splitlines()) <= WIDTHS[columns]
+    assert max(map(len, text.splitlines())) <= int(columns)
+    # "..." ends the line of a recipe that is too long for a narrow terminal.
+    assert set(text.split()) - words <= {"..."}
+    assert "(required)" not in text
+    assert "(default: )" not in text
+
+
+def test_narrow_terminal_has_the_explanation_below_the_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert entry("--split NAME", "Split to test on.", 20) == [
+        "  --split NAME",
+        "      Split to test on.",
+    ]
+    assert wrapped("Number of threads (default: 0).") == ["Number of threads", "(default: 0)."]
+
+
+def test_help_of_train_names_the_recipes_and_how_to_resume(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = printed(capsys, "train", "--help")
+    assert text == printed(capsys, "train")
+    for name in recipes.__all__:
+        assert len(re.findall(rf"^  {name} +\S", text, re.MULTILINE)) == 1
+    for option in ("--data STORE", "--out RUN", "--epochs INT", "--seed INT"):
+        assert re.search(rf"^  {option}  +[A-Z]", text, re.MULTILINE), option
+    assert "train --resume RUN" in text
+    assert "--columns INT" in text
+    assert "Each field of the recipe is an option" in printed(capsys, "summary", "--help")
+
+
+def test_help_comes_from_the_dataclass() -> None:
+    text = help_page(EvaluateArguments, "evaluate")
+    assert text.startswith("usage: alexnet evaluate RUN...")
+    assert re.search(r"^  --json +Print JSON", text, re.MULTILINE)
+    assert "--no-json" not in text
+    text = " ".join(help_page(PrepareArguments, "prepare").split())
+    assert "--val-fraction FLOAT Share of the images" in text
+    assert "(default: 0.1)" in text
+    # The settings of a store are fields of another dataclass.
+    assert "--encoding auto|jpeg|png|ppm auto: lossless PNG" in text
+    assert "--splits NAME..." in text
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Arguments with a switch."""
+
+    names: Names = ()
+    """Names."""
+    force: bool = False
+    """Replace what is there."""
+
+
+@pytest.mark.parametrize(
+    ("given", "force"),
+    [
+        (["--force"], True),
+        (["--force", "True"], True),
+        (["--force=true"], True),
+        (["--no-force"], False),
+        (["--force", "False"], False),
+        (["--force=false"], False),
+        ([], False),
+    ],
+)
+def test_switches_are_understood_in_both_forms(given: list[str], force: bool) -> None:
+    assert parse(Switches, "test", [*given, "--names", "a", "b"]) == Switches(("a", "b"), force)
+    crops = [word.replace("force", "augment.crops") for word in given]
+    if given:
+        assert parse_train("demo", [*crops, "--seed", "1"]).config.augment.crops is force
+
+
+def test_names_of_other_tools_are_accepted_for_the_fields_of_a_recipe() -> None:
+    config = parse_train(
+        "demo", ["--lr", "0.5", "--batch-size=7", "--momentum", "0.8", "--wd", "0.1"]
+    ).config
+    assert (config.sgd.lr, config.sgd.batch) == (0.5, 7)
+    assert (config.sgd.momentum, config.sgd.weight_decay) == (0.8, 0.1)
+    config = parse_train("demo", ["--width", "0.5", "--input_px", "96", "--seed", "-1"]).config
+    assert (config.architecture.width, config.architecture.input_px) == (0.5, 96)
+    assert config.seed == -1
+    fields = fields_of(recipes.original())
+    assert set(ACCEPTED.values()) <= set(fields)
+    assert not set(ACCEPTED) & set(fields)
+    for name in recipes.__all__:
+        understood([f"--{short}" for short in ACCEPTED], fields_of(getattr(recipes, name)()), "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train demo --bach 3", "there is no option --bach; the nearest is --sgd.batch"),
+        ("train demo --lerning-rate 3", "no option --lerning-rate; the nearest is --sgd.lr"),
+        ("train demo --sgd.momentun 3", "the nearest is --sgd.momentum"),
+        ("train demo --sgd.bach=3", "there is no option --sgd.bach; the nearest is --sgd.batch"),
+        ("train demo --quux 3", "there is no option --quux; all are listed by: alexnet train demo"),
+        ("train demo --gpu", "there is no option --gpu; here it is --device cuda"),
+        ("train demo --num-workers 3", "here it is --workers"),
+        ("train demo --output runs/a", "here it is --out"),
+        ("train demo --image-size 96", "here it is --architecture.input-px"),
+        ("train demo --num-classes 3", "here it is --architecture.classes"),
+        ("train demo --dropout 0", "--architecture.dropout.masks False turns dropout off"),
+        ("train --resume run --bach 3", "there is no option --bach; all are listed by"),
+        ("prepare a b --image-size 96", "here it is --size-px"),
+        ("prepare a b --batch 96", "there is no option --batch"),
+        ("evaluate run --jason", "there is no option --jason; the nearest is --json"),
+        ("summary paper --image-size 96", "here it is --architecture.input-px"),
+        ("reproduce -seeds2 3", "there is no option --seeds2; the nearest is --seeds"),
+    ],
+)
+def test_unknown_option_is_answered_with_the_right_one_in_one_sentence(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = refused(capsys, *arguments.split()).splitlines()
+    assert message in line
+
+
+def test_every_answer_names_an_option_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = "".join(printed(capsys, verb, "--help") for verb in VERBS)
+    options = set(re.findall(r"--([\w.-]+)", pages))
+    options |= set(fields_of(recipes.original())) | {"out", "epochs"}
+    for meant in OTHER_NAMES.values():
+        for option in meant:
+            assert option.split()[0] in options, option
+
+
+def test_fields_of_a_recipe_are_the_options_of_the_parser(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option that the parser has and the check does not know would be refused."""
+    monkeypatch.setenv("COLUMNS", "80")
+    # One for each kind of layer and of schedule.
+    for name in ("original", "cifar_11", "fine_tuned", "paper"):
+        text = printed(capsys, "summary", name, "--help-all")
+        listed = set(re.findall(r"^[ │]+--([a-z][a-z0-9.-]*) ", text, re.MULTILINE)) - {"help"}
+        assert listed
+        assert listed <= set(fields_of(getattr(recipes, name)())), name
+
+
+def test_table_and_list_of_confusions_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = [f"class {i}" for i in range(20)]
+    confusion = [[500 if i == j else (i + j) % 3 for j in range(20)] for i in range(20)]
+    for columns, kind in ((200, "predicted"), (100, "most often"), (80, "most often")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        text = confusion_table(confusion, classes, [0.1, None] * 10)
+        assert max(map(len, text.splitlines())) <= columns
+        assert kind in text
+    assert "class 0   10.0%  class 17 2, class 14 2, class 11 2" in text
+    assert confusion_table([[3, 0], [0, 4]], ["a", "b"], [0.0, 0.0]).splitlines()[1:] == [
+        "    error  predicted 0 1",
+        "a    0.0%          0 3 .",
+        "b    0.0%          1 . 4",
+    ]
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_lines_of_summary_and_reproduce_fit(
+    columns: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    records = Path(__file__).parents[1] / "records" / "claims"
+    text = printed(capsys, "reproduce", "--records", str(records))
+    assert max(map(len, text.splitlines())) <= int(columns)
+    assert "paper: 6; here: 4.41 [3.58, 5.24]; p 0.099;" in text
+    assert "ablated" not in text
+    # pre_trained has the largest numbers.
+    for name in ("original", "cifar_11", "pre_trained"):
+        text = printed(capsys, "summary", name)
+        assert max(map(len, text.splitlines())) <= int(columns)
+        assert len({len(line) for line in text.rstrip().splitlines()}) == 1, "a cell was wrapped"
