@@ -109,6 +109,21 @@ def test_from_a_folder_of_images_to_predictions(
     runs(capsys, "train", "--resume", run)
 
 
+def test_export_says_what_the_network_takes_and_where_predict_takes_other_crops(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.onnx"
+    output = runs(capsys, "export", run, path)
+    assert output.splitlines()[0] == str(path)
+    assert "float32 (N, 3, 32, 32)" in output
+    assert "the shorter side rescaled to 40 pixels" in " ".join(output.split())
+    assert "this file takes the center crop; `alexnet predict` takes 10 crops" in output
+    whole = tmp_path / "whole.onnx"
+    output = runs(capsys, "export", run, whole, "--with-preprocessing", "--crops", "ten")
+    assert "uint8 (N, 40, 40, 3)" in output
+    assert "crops:" not in output
+
+
 def test_summary_prints_the_papers_counts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +196,8 @@ def test_user_errors_are_one_sentence(
         (["summary", "paper", "--architecture.input-px", "30"], "shrinks to nothing"),
         (["export", run, png], "exists; choose another name"),
         (["export", run, tmp_path / "net.h5"], "ends in neither .onnx nor .safetensors"),
+        (["export", run, tmp_path / "a.onnx", "--crops", "ten"], "needs --with-preprocessing"),
+        (["export", run, tmp_path / "a.safetensors", "--with-preprocessing"], "are for .onnx"),
     ):
         output = " ".join(fails(capsys, *arguments).replace("│", " ").split())
         assert message in output, (arguments, output)
