@@ -14,8 +14,10 @@ from alexnet.cli.arguments import on_disk, recipe, stoppable
 from alexnet.cli.settings import TRAIN_GROUPS, short_help, wants_short_help, with_full_help
 from alexnet.config import Config, scaled
 from alexnet.errors import AlexNetError
+from alexnet.saved_config import read_file
 
 USAGE = """usage: alexnet train {recipe} --data STORE [--out RUN] [--epochs N] [--FIELD VALUE ...]
+       alexnet train CONFIG.json      start a new run with the settings of another's config.json
        alexnet train --resume RUN     continue an interrupted run
 """
 
@@ -62,7 +64,7 @@ def train(arguments: list[str]) -> None:
         return
     name, *rest = arguments
     if wants_short_help(rest):
-        config = replace(recipe(name)(), recipe=name)
+        config = base_config(name)
         print(USAGE.format(recipe=name) + short_help("train", config, TRAIN_GROUPS))
         return
     a = parse_train(name, with_full_help(rest))
@@ -73,7 +75,7 @@ def train(arguments: list[str]) -> None:
     from alexnet.train import loop
 
     with stoppable():
-        loop.fit(a.config, on_disk(a.out or Path("runs") / name))
+        loop.fit(a.config, on_disk(a.out or Path("runs") / a.config.recipe))
 
 
 def _resume(arguments: list[str]) -> None:
@@ -92,22 +94,35 @@ def _resume(arguments: list[str]) -> None:
         )
 
 
+def base_config(name: str) -> Config:
+    """The configuration that the options change: of a recipe, or of a file such as RUN/config.json.
+
+    Args:
+        name: Name of a recipe, or path of a JSON file, which ends in `.json`.
+
+    Raises:
+        AlexNetError: There is no such recipe, or the file is not a configuration.
+    """
+    return read_file(Config, Path(name)) if name.endswith(".json") else recipe(name)()
+
+
 def parse_train(name: str, arguments: list[str]) -> TrainArguments:
     """Parse the arguments of `alexnet train NAME` into the complete configuration of a run.
 
-    Raises AlexNetError for an unknown recipe.
+    Raises AlexNetError as `base_config` does.
     """
+    base = base_config(name)
     a = tyro.cli(
         TrainArguments,
         prog=f"alexnet train {name}",
         args=arguments,
-        default=TrainArguments(config=recipe(name)()),
+        default=TrainArguments(config=base),
         # AvoidSubcommands: the schedule and the layers are unions, which tyro would otherwise turn
         # into subcommands. FlagConversionOff: `--augment.crops False` reads as the field does.
         config=(AvoidSubcommands, FlagConversionOff),
     )
     # Every field is an option: with --recipe a run would bear a false name.
-    config = replace(a.config, recipe=name)
+    config = replace(a.config, recipe=base.recipe)
     # After parsing, so that --epochs also scales a schedule whose fields were set by hand.
     if a.epochs is not None:
         config = replace(config, schedule=scaled(config.schedule, a.epochs))
