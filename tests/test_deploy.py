@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
+
+from alexnet import recipes
+from alexnet.cli import VERBS, main
+from alexnet.cli.settings import TRAIN_GROUPS, default_of
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,3 +70,63 @@ def test_no_page_and_no_message_installs_the_package_from_an_index() -> None:
     for page in [*pages, *(ROOT / "alexnet").rglob("*.py"), *(ROOT / "examples").glob("*.py")]:
         for command in re.findall(r"pip install [^`\n]*", page.read_text()):
             assert not re.search(r"(?<![./\w])alexnet\b", command), f"{page.name}: {command}"
+
+
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script of `alexnet --completion bash`."""
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    path = tmp_path_factory.mktemp("completion") / "alexnet.bash"
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        main(["--completion", "bash"])
+    path.write_text(output.getvalue())
+    return path
+
+
+def completions(script: Path, *words: str) -> set[str]:
+    """What bash offers for the last of these words."""
+    line = " ".join(map(shlex.quote, words))
+    program = (
+        f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _alexnet; "
+        "printf '%s\\n' \"${COMPREPLY[@]}\"; complete -p alexnet"
+    )
+    completed = subprocess.run(["bash", "-uc", program], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    *offered, registered = completed.stdout.splitlines()
+    # Files follow from `default` where nothing is offered.
+    assert registered == "complete -o bashdefault -o default -F _alexnet alexnet"
+    return {word for word in offered if word}
+
+
+def test_bash_completes_verbs_recipes_and_options(bash: Path) -> None:
+    assert completions(bash, "alexnet", "pre") == {"prepare", "predict"}
+    assert completions(bash, "alexnet", "") >= {*VERBS, "--completion"}
+    assert completions(bash, "alexnet", "train", "original_") == {
+        name for name in recipes.__all__ if name.startswith("original_")
+    }
+    assert completions(bash, "alexnet", "train", "demo", "--sgd.l") == {"--sgd.lr"}
+    assert completions(bash, "alexnet", "train", "--res") == {"--resume"}
+    assert completions(bash, "alexnet", "export", "run", "net.onnx", "--with") == {
+        "--with-preprocessing"
+    }
+    assert completions(bash, "alexnet", "--completion", "") == {"bash", "zsh"}
+    # An argument that is not an option is a file, which bash completes itself.
+    assert completions(bash, "alexnet", "predict", "runs/") == set()
+
+
+def test_every_option_of_the_script_is_one_of_its_verb(bash: Path) -> None:
+    offered = completions(bash, "alexnet", "train", "demo", "--")
+    assert {f"--{setting.flag}" for group in TRAIN_GROUPS.values() for setting in group} <= offered
+    for option in offered - {"--help", "--help-all", "--resume", "--out", "--epochs"}:
+        default_of(recipes.demo(), option.removeprefix("--"))
+
+
+def test_completion_without_a_shell_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fish"], ["bash", "zsh"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--completion", *arguments])
+        assert stopped.value.code == 2
+        expected = "alexnet: name the shell: alexnet --completion bash|zsh\n"
+        assert capsys.readouterr().err == expected
