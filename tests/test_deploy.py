@@ -11,11 +11,15 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from alexnet import recipes
+from alexnet import load, recipes
 from alexnet.cli import VERBS, main
 from alexnet.cli.settings import TRAIN_GROUPS, default_of
+from alexnet.data import shapes
+from tests.test_documentation import python_blocks
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -130,3 +134,18 @@ def test_completion_without_a_shell_is_one_sentence(capsys: pytest.CaptureFixtur
         assert stopped.value.code == 2
         expected = "alexnet: name the shell: alexnet --completion bash|zsh\n"
         assert capsys.readouterr().err == expected
+
+
+def test_the_python_of_deploy_md_runs_and_gives_what_the_trained_network_gives(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["export", str(run), "mine.onnx", "--with-preprocessing", "--crops", "ten"])
+    rgb = np.asarray(Image.fromarray(shapes.image(0, 1)).resize((90, 70)))
+    Image.fromarray(rgb).save("IMAGE.jpg")
+    with Image.open("IMAGE.jpg") as image:
+        want = load(run)([np.asarray(image)]).numpy()
+    used, _ = python_blocks("docs/deploy.md")
+    np.testing.assert_allclose(used["probabilities"], want, atol=1e-5)
+    assert used["best"][0][1] == shapes.CLASSES[int(want.argmax())]
+    assert Path("mine-int8.onnx").stat().st_size < Path("mine.onnx").stat().st_size

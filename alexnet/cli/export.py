@@ -64,17 +64,17 @@ def summary(about: dict[str, Any]) -> str:
         about: The result of `export.description`.
     """
     before, inside = about["before"], about["inside"]
-    side, layout = before["center_crop_px"], before["layout"]
-    shape = f"(N, 3, {side}, {side})" if layout == "NCHW" else f"(N, {side}, {side}, 3)"
+    side = before["center_crop_px"]
+    shape = f"(N, 3, {side}, {side})" if before["layout"] == "NCHW" else f"(N, {side}, {side}, 3)"
     lines = [
-        f"  input: RGB, 0 to 255, {before['dtype']} {shape}: the shorter side rescaled to "
-        f"{before['shorter_side_px']}",
-        f"  pixels with a bicubic filter, then the central {side}x{side}",
+        f"  input: RGB, 0 to 255, {before['dtype']} {shape}",
+        f"  of an image: the shorter side rescaled to {before['shorter_side_px']} pixels "
+        f"(bicubic), then the central {side}x{side}",
     ]
     if inside["crops"] != about["crops_of_alexnet_predict"]:
         ours, predicts = (
             f"{count} crops" if count > 1 else "the center crop"
             for count in (inside["crops"], about["crops_of_alexnet_predict"])
         )
-        lines.append(f"  crops: this file takes {ours}; `alexnet predict` takes {predicts}")
+        lines.append(f"  crops: this file takes {ours}; `alexnet predict` averages {predicts}")
     return "\n".join(lines)
