@@ -8,6 +8,9 @@ importing this module.
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 
 class AlexNetError(ValueError):
     """A mistake whose message says how to correct it."""
@@ -31,3 +34,16 @@ class MeshError(AlexNetError):
 
 class BusyError(AlexNetError):
     """A store or a run that another process is writing."""
+
+
+def not_installed(what: str, *packages: str) -> str:
+    """The sentence for an optional part that is missing, with the command that installs it.
+
+    The command names this Python, since the `pip` of the shell may be that of another environment,
+    and the packages themselves, since `alexnet` is on no index.
+
+    Args:
+        what: What needs the packages, as the subject of the sentence.
+    """
+    python = shlex.quote(sys.executable or "python3")
+    return f"{what} needs {' and '.join(packages)}: {python} -m pip install {' '.join(packages)}"

@@ -4,14 +4,17 @@ Local response normalization thus becomes ONNX's own LRN node, one per column, a
 small nodes that a tracer records. ONNX multiplies the mean of the squares and the paper multiplies
 their sum, so alpha is scaled by the size of the neighborhood.
 
-The input is the center crop, RGB in 0..255, float32; the output is the probabilities.
+The input is the center crop, RGB in 0..255, float32; the output is the probabilities. With its
+preprocessing, the network takes stored images, uint8, and crops them itself. The metadata of the
+file say which of the two it is, and how an image becomes its input.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +22,11 @@ from numpy.typing import NDArray
 
 from alexnet.architecture import Op
 from alexnet.config import Conv, FullyConnected, Local
-from alexnet.data.augment import TORCHVISION_STD
-from alexnet.errors import RunError
+from alexnet.data.augment import TORCHVISION_STD, evaluation_crops
+from alexnet.errors import RunError, not_installed
 from alexnet.files import write_whole
-from alexnet.model import evaluation_mode
-from alexnet.trained import Trained
+from alexnet.provenance import code_version, describe
+from alexnet.trained import Trained, probabilities
 
 OPSET = 18
 LARGEST_DIFFERENCE = 1e-4  # of a probability: ONNX Runtime adds float32 in another order
@@ -32,10 +35,10 @@ LARGEST_DIFFERENCE = 1e-4  # of a probability: ONNX Runtime adds float32 in anot
 class _Graph:
     """The nodes and constants of a growing graph; `x` is the name of the latest value."""
 
-    def __init__(self, x: str) -> None:
+    def __init__(self, name: str) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self.x = x
+        self.input = self.x = name
 
     def constant(self, value: NDArray[Any]) -> str:
         """Add a constant and return its name."""
@@ -58,36 +61,63 @@ class _Graph:
         return names[0] if outputs == 1 else names
 
 
-def write_onnx(trained: Trained, path: str | Path) -> None:
-    """Write the network to an .onnx file, with class names and origin among its metadata.
+Crops = Literal["centre", "nine", "ten"]
+"""The test crops that a file averages, as in `Augment.test_patches`."""
+
+
+def write_onnx(
+    trained: Trained, path: str | Path, preprocessing: bool = False, crops: Crops = "centre"
+) -> None:
+    """Write the network to an .onnx file, with its preprocessing and origin among its metadata.
 
     The result is compared with the network by ONNX Runtime before it is written.
 
+    Args:
+        preprocessing: False: the input `rgb` is the center crop, (N, 3, input_px, input_px)
+            float32 in 0..255. True: the input `images` are images of the stored size,
+            (N, stored_px, stored_px, 3) uint8.
+        crops: The crops whose probabilities are averaged. Any but the center crop needs
+            `preprocessing`.
+
     Raises:
-        RunError: If the `export` extra is not installed, or if the two networks differ.
+        RunError: If the package onnx is not installed, if several crops are asked for without
+            preprocessing, or if the two networks differ.
     """
+    if crops != "centre" and not preprocessing:
+        raise RunError(f"averaging {crops} crops inside the file needs --with-preprocessing")
     try:
         import onnx
         from onnx import TensorProto, helper
     except ImportError:
-        raise RunError(
-            "writing ONNX needs the export extra: pip install 'alexnet[export]'"
-        ) from None
-    net, preprocess = trained.net, trained.preprocess
-    side = preprocess.input_px
-    graph = _Graph("rgb")
-    _preprocess(graph, trained)
+        raise RunError(not_installed("writing ONNX", "onnx", "onnxruntime")) from None
+    px, stored_px = trained.preprocess.input_px, trained.preprocess.stored_px
+    positions = _positions(trained, crops)
+    if preprocessing:
+        graph = _Graph("images")
+        kind, shape = TensorProto.UINT8, ["N", stored_px, stored_px, 3]
+        _crops(graph, trained, positions)
+    else:
+        graph = _Graph("rgb")
+        kind, shape = TensorProto.FLOAT, ["N", 3, px, px]
+        _subtract_mean(graph, trained, positions[0])
+    inputs = helper.make_tensor_value_info(graph.input, kind, shape)
+    _divide_by_deviation(graph, trained)
     # The graph follows the same plan that the network runs.
-    for op in net.plan:
+    for op in trained.net.plan:
         _step(graph, op, trained)
     # The network ends with logits; users of the file expect probabilities.
-    flat = graph.add("Flatten", axis=1)
-    graph.nodes.append(helper.make_node("Softmax", [flat], ["probabilities"], axis=1))
-    input_info = helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 3, side, side])
+    graph.add("Flatten", axis=1)
+    graph.add("Softmax", axis=1)
+    if len(positions) > 1:
+        # The paper averages the softmax outputs of the crops, not the logits.
+        each_crop = np.array([len(positions), -1, len(trained.classes)])
+        graph.add("Reshape", graph.x, graph.constant(each_crop))
+        graph.add("ReduceMean", graph.x, graph.constant(np.array([0])), keepdims=0)
+    graph.nodes.append(helper.make_node("Identity", [graph.x], ["probabilities"]))
     result = helper.make_tensor_value_info(
         "probabilities", TensorProto.FLOAT, ["N", len(trained.classes)]
     )
-    onnx_graph = helper.make_graph(graph.nodes, "alexnet", [input_info], [result], graph.constants)
+    onnx_graph = helper.make_graph(graph.nodes, "alexnet", [inputs], [result], graph.constants)
     # A fixed version of the file format: onnx's default is its newest, which older runtimes refuse.
     model = helper.make_model(
         onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
@@ -95,15 +125,53 @@ def write_onnx(trained: Trained, path: str | Path) -> None:
     about = {"classes": list(trained.classes), "words": list(trained.words)} | {
         k: trained.about[k] for k in ("recipe", "store", "sha256")
     }
+    about["code"] = describe(trained.about.get("code") or code_version())
+    about["input"] = description(trained, preprocessing, crops)
     helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     onnx.checker.check_model(model)
     # Compared before it is written, so that a wrong file never exists.
-    _compare(model.SerializeToString(), trained)
+    _compare(model.SerializeToString(), trained, preprocessing, crops)
     write_whole(Path(path), model.SerializeToString())
 
 
-def _compare(model: bytes, trained: Trained) -> None:
-    """Run the exported network beside ours on random input, if ONNX Runtime is installed.
+def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str, Any]:
+    """How an image becomes the input of the exported network, and what the network does itself.
+
+    Returns:
+        JSON values, which the file has among its metadata as `input`.
+    """
+    preprocess = trained.preprocess
+    px, stored_px = preprocess.input_px, preprocess.stored_px
+    before = {
+        "color": "RGB, upright as the EXIF orientation says",
+        "shorter_side_px": stored_px,
+        "filter": "bicubic with antialiasing (PIL.Image.Resampling.BICUBIC)",
+        "center_crop_px": stored_px if preprocessing else px,
+        "range": [0, 255],
+        "dtype": "uint8" if preprocessing else "float32",
+        "layout": "NHWC" if preprocessing else "NCHW",
+    }
+    mean = "the mean of each color" if preprocess.augment.mean == "channel" else "the mean image"
+    divided = preprocess.deviation is not None
+    inside = {
+        "crop_px": px,
+        "crops": len(_positions(trained, crops)),
+        "subtracts": mean,
+        "divides_by": "the deviation of each color" if divided else None,
+    }
+    of_predict = len(_positions(trained, preprocess.augment.test_patches))
+    return {"before": before, "inside": inside, "crops_of_alexnet_predict": of_predict}
+
+
+def _positions(trained: Trained, crops: Crops) -> list[tuple[int, int, bool]]:
+    """(top, left, reflected) of each crop."""
+    preprocess = trained.preprocess
+    augment = replace(preprocess.augment, test_patches=crops)
+    return evaluation_crops(augment, preprocess.stored_px, preprocess.input_px)
+
+
+def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) -> None:
+    """Run the exported network beside ours on random images, if ONNX Runtime is installed.
 
     Raises:
         RunError: If the probabilities differ by more than rounding.
@@ -112,17 +180,14 @@ def _compare(model: bytes, trained: Trained) -> None:
         import onnxruntime
     except ImportError:
         return
-    side = trained.preprocess.input_px
-    rgb = np.random.default_rng(0).uniform(0, 255, (2, side, side, 3)).astype(np.float32)
-    # The graph begins with this preprocessing; our network expects it to be done.
-    x = torch.from_numpy(rgb) - trained.preprocess.centre_patch_mean().cpu()
-    if trained.preprocess.augment.mean == "channel":
-        x = x / (255 * x.new_tensor(TORCHVISION_STD))
-    with torch.no_grad(), evaluation_mode(trained.net):
-        logits = trained.net(x.permute(0, 3, 1, 2).to(trained.preprocess.device))
-        want = logits.softmax(1).cpu().numpy()
+    preprocess = trained.preprocess
+    shape = 2, preprocess.stored_px, preprocess.stored_px, 3
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    test = replace(preprocess.augment, test_patches=crops)
+    want = probabilities(trained.net, preprocess, torch.from_numpy(images), test).cpu().numpy()
+    fed = {"images": images} if preprocessing else {"rgb": _centre(images, preprocess.input_px)}
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"rgb": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))})
+    (got,) = session.run(None, fed)
     if np.abs(got - want).max() > LARGEST_DIFFERENCE:
         raise RunError(
             f"the exported network's probabilities differ by {np.abs(got - want).max():.2g}; "
@@ -130,10 +195,53 @@ def _compare(model: bytes, trained: Trained) -> None:
         )
 
 
-def _preprocess(graph: _Graph, trained: Trained) -> None:
-    """Add the subtraction of the mean, and torchvision's division by the standard deviation."""
-    mean = trained.preprocess.centre_patch_mean().cpu().numpy()  # (side, side, 3)
-    graph.add("Sub", graph.x, graph.constant(mean.transpose(2, 0, 1)[None]))
+def _centre(images: NDArray[np.uint8], px: int) -> NDArray[np.float32]:
+    """The center crops of stored images as the network without preprocessing takes them."""
+    half = (images.shape[1] - px) // 2
+    crop = images[:, half : half + px, half : half + px].astype(np.float32)
+    return np.ascontiguousarray(crop.transpose(0, 3, 1, 2))
+
+
+def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool]]) -> None:
+    """Add the crops of stored images, less their means, one below the other: (crops * N, 3, ...).
+
+    All crops pass the network as one batch, so that its weights are in the file once.
+    """
+    px = trained.preprocess.input_px
+    graph.add("Cast", to=1)  # TensorProto.FLOAT
+    images = graph.add("Transpose", perm=[0, 3, 1, 2])
+    rows_and_columns = graph.constant(np.array([2, 3]))
+    parts = []
+    for top, left, flip in positions:
+        starts = graph.constant(np.array([top, left]))
+        ends = graph.constant(np.array([top + px, left + px]))
+        graph.add("Slice", images, starts, ends, rows_and_columns)
+        if flip:
+            # From the last column to the first; the end lies before the first of any image.
+            last, before_first, columns, backwards = (
+                graph.constant(np.array([value])) for value in (-1, -px - 1, 3, -1)
+            )
+            graph.add("Slice", graph.x, last, before_first, columns, backwards)
+        _subtract_mean(graph, trained, (top, left, flip))
+        parts.append(graph.x)
+    if len(parts) > 1:
+        graph.add("Concat", *parts, axis=0)
+
+
+def _subtract_mean(graph: _Graph, trained: Trained, position: tuple[int, int, bool]) -> None:
+    """Add the subtraction of what the recipe subtracts from the crop at this position."""
+    preprocess, (top, left, flip) = trained.preprocess, position
+    px = preprocess.input_px
+    mean = preprocess.centre_patch_mean()  # (px, px, 3)
+    if preprocess.augment.mean == "pixel":
+        # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
+        mean = preprocess.whole_mean[top : top + px, left : left + px]
+        mean = mean.flip(1) if flip else mean
+    graph.add("Sub", graph.x, graph.constant(mean.cpu().numpy().transpose(2, 0, 1)[None]))
+
+
+def _divide_by_deviation(graph: _Graph, trained: Trained) -> None:
+    """Add torchvision's division by the standard deviation, if the recipe has it."""
     if trained.preprocess.augment.mean == "channel":
         deviation = np.array(TORCHVISION_STD, np.float32).reshape(1, 3, 1, 1) * 255
         graph.add("Div", graph.x, graph.constant(deviation))

@@ -11,9 +11,11 @@ import dataclasses
 import math
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from alexnet.errors import ConfigError
+from alexnet.files import parse_json
 
 T = TypeVar("T")
 
@@ -62,6 +64,23 @@ def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
         ConfigError: A field is unknown, missing or wrong; the message names it.
     """
     return typing.cast(T, _read(cls, data, where))
+
+
+def read_file(cls: type[T], path: Path) -> T:
+    """Read a JSON file of settings, such as the config.json of a run.
+
+    Raises:
+        ConfigError: The file is not JSON, or a setting is unknown, missing or wrong; the message
+            names the file.
+        OSError: The file cannot be read.
+    """
+    try:
+        data = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not JSON ({error}); name the config.json of a run, or a recipe"
+        ) from None
+    return from_dict(cls, data, str(path))
 
 
 def _read(expected: Any, data: Any, where: str) -> Any:

@@ -6,6 +6,8 @@ import copy
 import itertools
 import json
 import re
+import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,31 @@ def test_recorded_runs_give_the_audited_effects(
     assert e.high is not None
     assert [round(v, digits) for v in (e.mean, e.low, e.high)] == [mean, low, high]
     assert e.verdict == "same sign"
+
+
+def test_records_travel_with_a_wheel_and_own_ones_take_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside a checkout `reproduce` shows the records of the project, and one's own over them."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    (source, target) = wheel["targets"]["wheel"]["force-include"].popitem()
+    assert ROOT / source == RECORDS
+    # What the wheel contains, in another place than the checkout.
+    shutil.copytree(RECORDS, tmp_path / "site" / target)
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "site" / "alexnet")
+    monkeypatch.chdir(tmp_path)
+    everything = records.read(None)
+    assert [one.raw for one in everything] == [one.raw for one in records.read(RECORDS)]
+    own = copy.deepcopy(everything[0].raw) | {"code": {"version": "mine"}}
+    records.write(own, records.OWN)
+    assert [one.raw["code"] for one in records.read(None)] == [
+        own["code"],
+        *[one.raw["code"] for one in everything[1:]],
+    ]
+    # A folder that is named stands alone.
+    assert len(records.read(records.OWN)) == 1
+    main(["reproduce", "--document", "claims.md"])
+    assert "not run" not in (tmp_path / "claims.md").read_text().split("## ")[0]
 
 
 def test_document_agrees_with_the_records(recorded: list[Record]) -> None:

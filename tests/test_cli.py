@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import VERBS, main
 from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
 from alexnet.cli.train import TrainArguments, parse_train
-from alexnet.config import to_dict
+from alexnet.config import Config, to_dict
 from alexnet.data import shapes
-from tests.conftest import tiny
+from tests.conftest import RECIPES, tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,6 +109,22 @@ def test_from_a_folder_of_images_to_predictions(
     runs(capsys, "train", "--resume", run)
 
 
+def test_export_says_what_the_network_takes_and_where_predict_takes_other_crops(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.onnx"
+    output = runs(capsys, "export", run, path)
+    assert output.splitlines()[0] == str(path)
+    assert "float32 (N, 3, 32, 32)" in output
+    assert "the shorter side rescaled to 40 pixels (bicubic), then the central 32x32" in output
+    assert "this file takes the center crop; `alexnet predict` averages 10 crops" in output
+    assert max(map(len, output.splitlines())) <= 100
+    whole = tmp_path / "whole.onnx"
+    output = runs(capsys, "export", run, whole, "--with-preprocessing", "--crops", "ten")
+    assert "uint8 (N, 40, 40, 3)" in output
+    assert "crops:" not in output
+
+
 def test_summary_prints_the_papers_counts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +197,8 @@ def test_user_errors_are_one_sentence(
         (["summary", "paper", "--architecture.input-px", "30"], "shrinks to nothing"),
         (["export", run, png], "exists; choose another name"),
         (["export", run, tmp_path / "net.h5"], "ends in neither .onnx nor .safetensors"),
+        (["export", run, tmp_path / "a.onnx", "--crops", "ten"], "needs --with-preprocessing"),
+        (["export", run, tmp_path / "a.safetensors", "--with-preprocessing"], "are for .onnx"),
     ):
         output = " ".join(fails(capsys, *arguments).replace("│", " ").split())
         assert message in output, (arguments, output)
@@ -295,6 +313,36 @@ def test_train_options_change_only_the_fields_they_name(store: Path, tmp_path: P
     assert isinstance(arguments.config.schedule, StepSchedule)
     assert arguments.config.schedule.drops == (14, 28, 43)
     assert to_dict(replace(arguments.config, schedule=expected.schedule)) == to_dict(expected)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_saved_config_is_a_recipe_of_its_own(recipe: Callable[[], Config], tmp_path: Path) -> None:
+    """Without options the same run again; an option changes its field, and nothing else."""
+    config = replace(recipe(), data="stores/mine", seed=5)
+    write_config(tmp_path, config)
+    name = str(tmp_path / "config.json")
+    assert parse_train(name, []).config == config
+    changed = parse_train(name, ["--data", "stores/other", "--sgd.lr", "0.5"]).config
+    assert changed == replace(config, data="stores/other", sgd=replace(config.sgd, lr=0.5))
+    assert parse_train(name, ["--epochs", "7"]).config.schedule.epochs == 7
+
+
+def test_train_from_a_config_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = run / "config.json"
+    runs(capsys, "train", config, "--epochs", 1)
+    started = read_config(Path("runs/tiny"))
+    assert (started.recipe, started.schedule.epochs) == ("tiny", 1)
+    assert replace(started, schedule=read_config(run).schedule) == read_config(run)
+    assert "--sgd.lr" in runs(capsys, "train", config, "--help")
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"recipe": "tiny"')
+    assert "damaged.json is not JSON" in fails(capsys, "train", damaged)
+    damaged.write_text('{"recipe": "tiny", "architecture": 3}')
+    assert "damaged.json.architecture is 3" in fails(capsys, "train", damaged)
+    assert "none.json" in fails(capsys, "train", "none.json")
 
 
 def test_help_and_recipes_do_not_import_torch() -> None:

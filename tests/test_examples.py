@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +108,53 @@ def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -
         assert output.startswith(f"{layer}: 24 images")
         assert np.load(folder / f"{layer}.npy").shape == shape
         assert (folder / f"{layer}.png").stat().st_size > 1000
+
+
+@pytest.fixture
+def server(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.client.HTTPConnection]:
+    """A connection to `examples/serve.py` with the tiny run and a limit of 50 kB."""
+    import uvicorn
+
+    serve = runpy.run_path(str(EXAMPLES / "serve.py"))["application"]
+    monkeypatch.setitem(serve.__globals__, "MAX_BYTES", 50_000)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(serve(run), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    connection = http.client.HTTPConnection(*listening.getsockname(), timeout=30)
+    yield connection
+    connection.close()
+    server.should_exit = True
+    thread.join()
+
+
+def test_serve_answers_images_and_survives_bad_uploads(
+    server: http.client.HTTPConnection, run: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "disc.jpg"
+    Image.fromarray(shapes.image(0, 1)).save(path)
+
+    def post(body: bytes | Iterator[bytes]) -> tuple[int, dict[str, Any]]:
+        server.request("POST", "/predict", body, encode_chunked=not isinstance(body, bytes))
+        response = server.getresponse()
+        return response.status, json.loads(response.read())
+
+    (prediction,) = alexnet.predict(alexnet.load(run), [path], most=10)
+    for bad, status, message in (
+        (b"", 400, "not an image of a known format"),
+        (b"no image", 400, "not an image of a known format"),
+        (path.read_bytes()[:-200], 400, "truncated"),
+        (bytes(50_001), 413, "more than 50000 bytes"),
+        (iter([bytes(30_000)] * 2), 413, "more than 50000 bytes"),  # without a length in the header
+    ):
+        got, answer = post(bad)
+        assert (got, message in answer["detail"]) == (status, True), answer
+        got, answer = post(path.read_bytes())
+        assert got == 200
+        assert list(answer) == [name for name, _ in prediction.classes]
+        assert list(answer.values()) == pytest.approx([p for _, p in prediction.classes])
+    server.request("GET", "/health")
+    assert json.loads(server.getresponse().read())["recipe"] == "tiny"
 
 
 @pytest.mark.slow

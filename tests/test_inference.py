@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,9 +22,10 @@ from alexnet.data import shapes
 from alexnet.data.augment import Preprocess
 from alexnet.data.store import Statistics, Store
 from alexnet.diagnostics import BLIND, Signal, signal, warning
+from alexnet.errors import RunError
 from alexnet.export import write_onnx
 from alexnet.model import Network
-from alexnet.trained import Trained
+from alexnet.trained import Trained, probabilities
 from tests.conftest import RECIPES, tiny_architecture
 
 
@@ -145,6 +148,115 @@ def test_onnx_without_links_keeps_the_columns_apart(tmp_path: Path) -> None:
     with torch.no_grad():
         want = net.eval()(torch.from_numpy(rgb) - 120).softmax(1).numpy()
     np.testing.assert_allclose(session.run(None, {"rgb": rgb})[0], want, atol=1e-4)
+
+
+def narrow(recipe: Config, stored_px: int) -> Trained:
+    """A recipe's network at an eighth of its width, with random weights and a mean image."""
+    architecture = replace(recipe.architecture, width=0.125, classes=3)
+    layers = tuple(replace(layer, std=0.05) for layer in architecture.layers)
+    net = Network(replace(architecture, layers=layers)).eval()
+    # Not symmetric: a mean that is cropped or reflected wrongly must change the probabilities.
+    mean = np.random.default_rng(1).uniform(0, 255, (stored_px, stored_px, 3))
+    statistics = Statistics(mean, np.eye(3))
+    px, cpu = architecture.input_px, torch.device("cpu")
+    about = {"recipe": recipe.recipe, "store": "none", "sha256": "none"}
+    preprocess = Preprocess(recipe.augment, statistics, px, cpu)
+    return Trained(net, preprocess, tuple("abc"), about)
+
+
+@pytest.mark.parametrize("crops", ["centre", "nine", "ten"])
+@pytest.mark.parametrize("mean", ["pixel", "centre", "channel"])
+def test_onnx_with_preprocessing_gives_what_the_trained_network_gives(
+    mean: Literal["pixel", "centre", "channel"],
+    crops: Literal["centre", "nine", "ten"],
+    tmp_path: Path,
+) -> None:
+    """The file takes stored images and averages its crops as `alexnet.load(run)(images)` does."""
+    import onnxruntime
+
+    recipe = recipes.demo()
+    augment = replace(recipe.augment, mean=mean, test_patches=crops)
+    # 121 - 112 is odd, so the center crop is not in the middle.
+    trained = narrow(replace(recipe, augment=augment), 121)
+    images = np.random.default_rng(0).integers(0, 256, (2, 121, 121, 3), np.uint8)
+    images[1] //= 4  # a dark image, which has other probabilities than a bright one
+    write_onnx(trained, tmp_path / "net.onnx", preprocessing=True, crops=crops)
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    (got,) = session.run(["probabilities"], {"images": images})
+    want = trained(images).numpy()
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert np.abs(want[0] - want[1]).max() > 1e-3  # the probabilities depend on the images
+    if crops != "centre":
+        centre = probabilities(
+            trained.net,
+            trained.preprocess,
+            torch.from_numpy(images),
+            replace(augment, test_patches="centre"),
+        )
+        assert np.abs(centre.numpy() - want).max() > 1e-4  # the crops do matter
+
+
+@pytest.mark.parametrize("preprocessing", [False, True])
+def test_metadata_of_onnx_lead_from_an_image_to_the_probabilities(
+    preprocessing: bool, tmp_path: Path
+) -> None:
+    """An image is preprocessed with Pillow and NumPy by what the metadata say, and nothing else."""
+    import onnxruntime
+
+    demo = recipes.demo()
+    centre = replace(demo, augment=replace(demo.augment, test_patches="centre"))
+    trained = narrow(centre, 128)
+    write_onnx(trained, tmp_path / "net.onnx", preprocessing)
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == ["a", "b", "c"]
+    assert json.loads(about["recipe"]) == "demo"
+    assert json.loads(about["code"]).startswith("alexnet ")
+    before = json.loads(about["input"])["before"]
+    image = np.asarray(Image.fromarray(shapes.image(0, 1)).resize((200, 150)))
+    factor = before["shorter_side_px"] / 150
+    size = round(200 * factor), before["shorter_side_px"]
+    rescaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    side = before["center_crop_px"]
+    top, left = (rescaled.shape[0] - side) // 2, (rescaled.shape[1] - side) // 2
+    x = rescaled[top : top + side, left : left + side].astype(before["dtype"])[None]
+    x = x.transpose(0, 3, 1, 2) if before["layout"] == "NCHW" else x
+    (got,) = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(x)})
+    # `alexnet` rescales and crops in one step, which may differ by a part of a pixel.
+    np.testing.assert_allclose(got, trained(image[None]).numpy(), atol=0.02)
+    assert json.loads(about["input"])["inside"] == {
+        "crop_px": 112,
+        "crops": 1,
+        "subtracts": "the mean image",
+        "divides_by": None,
+    }
+
+
+def test_onnx_refuses_several_crops_without_preprocessing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="needs --with-preprocessing"):
+        write_onnx(narrow(recipes.demo(), 128), tmp_path / "net.onnx", crops="ten")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_onnx_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet.export._subtract_mean", lambda *arguments: None)
+    with pytest.raises(RunError, match="probabilities differ by"):
+        write_onnx(narrow(recipes.demo(), 128), tmp_path / "net.onnx", True, "ten")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_onnx_is_one_sentence_with_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(RunError) as raised:
+        write_onnx(narrow(recipes.demo(), 128), tmp_path / "net.onnx")
+    command = f"{sys.executable} -m pip install onnx onnxruntime"
+    assert str(raised.value) == f"writing ONNX needs onnx and onnxruntime: {command}"
 
 
 def test_exported_safetensors_can_be_loaded(run: Path, tmp_path: Path) -> None:

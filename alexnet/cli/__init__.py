@@ -94,6 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"alexnet {VERSION}")
         return
+    if verb == "--completion":
+        from alexnet.cli import completion
+
+        try:
+            print(completion.script(rest, VERBS), end="")
+        except AlexNetError as error:
+            _fail(str(error))
+        return
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -17,7 +17,8 @@ from alexnet.errors import AlexNetError
 class ExportArguments:
     """Write the weights of a run as safetensors, or the whole network as ONNX.
 
-    The ONNX network takes RGB values from 0 to 255 and returns probabilities.
+    The ONNX network takes the center crop, RGB values from 0 to 255, and returns probabilities. Its
+    metadata say how an image becomes its input.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
@@ -26,6 +27,10 @@ class ExportArguments:
     """New file; its suffix, .onnx or .safetensors, selects the format."""
     which: Literal["last", "best"] = "last"
     """The last checkpoint, or the one with the lowest validation error."""
+    with_preprocessing: bool = False
+    """The ONNX network takes images of the stored size, (N, H, W, 3) of bytes, and crops them."""
+    crops: Literal["centre", "nine", "ten"] = "centre"
+    """With --with-preprocessing: the crops over which the ONNX network averages."""
 
 
 def export(arguments: list[str]) -> None:
@@ -35,12 +40,41 @@ def export(arguments: list[str]) -> None:
 
     if a.file.exists():
         raise AlexNetError(f"{a.file} exists; choose another name")
+    if a.file.suffix != ".onnx" and (a.with_preprocessing or a.crops != "centre"):
+        raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
     if a.file.suffix == ".onnx":
-        export.write_onnx(load(a.run, a.which), a.file)
-    elif a.file.suffix == ".safetensors":
+        trained = load(a.run, a.which)
+        export.write_onnx(trained, a.file, a.with_preprocessing, a.crops)
+        print(a.file)
+        print(summary(export.description(trained, a.with_preprocessing, a.crops)))
+        return
+    if a.file.suffix == ".safetensors":
         # The empty dict stands for the velocity, which only a run that continues needs.
         saved = checkpoint.read(a.run, a.which)
         checkpoint.write(a.file, saved.weights, {}, saved.mean, saved.about)
     else:
         raise AlexNetError(f"{a.file} ends in neither .onnx nor .safetensors")
     print(a.file)
+
+
+def summary(about: dict[str, Any]) -> str:
+    """The input of the exported network in words, and the crops where `predict` takes others.
+
+    Args:
+        about: The result of `export.description`.
+    """
+    before, inside = about["before"], about["inside"]
+    side = before["center_crop_px"]
+    shape = f"(N, 3, {side}, {side})" if before["layout"] == "NCHW" else f"(N, {side}, {side}, 3)"
+    lines = [
+        f"  input: RGB, 0 to 255, {before['dtype']} {shape}",
+        f"  of an image: the shorter side rescaled to {before['shorter_side_px']} pixels "
+        f"(bicubic), then the central {side}x{side}",
+    ]
+    if inside["crops"] != about["crops_of_alexnet_predict"]:
+        ours, predicts = (
+            f"{count} crops" if count > 1 else "the center crop"
+            for count in (inside["crops"], about["crops_of_alexnet_predict"])
+        )
+        lines.append(f"  crops: this file takes {ours}; `alexnet predict` averages {predicts}")
+    return "\n".join(lines)

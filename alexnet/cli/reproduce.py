@@ -36,8 +36,9 @@ class ReproduceArguments:
     """Number of runs at the same time; they share the cores."""
     out: Path = Path("runs/reproduce")
     """Folder of the runs, which are kept and used again, and of reduced stores."""
-    records: Path = Path("records/claims")
-    """Folder of the recorded results."""
+    records: Path | None = None
+    """Folder of the recorded results; when not given, records/claims, and for what is not there the
+    records that come with the program."""
     document: Path | None = None
     """Only write the table of all records into this Markdown file."""
     report: Path | None = None
@@ -80,5 +81,5 @@ def reproduce(arguments: list[str]) -> None:
 
     settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
-    for text in table.reproduce(claims, settings, a.records, strict=bool(a.claims)):
+    for text in table.reproduce(claims, settings, a.records or records.OWN, strict=bool(a.claims)):
         print(text, flush=True)

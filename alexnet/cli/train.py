@@ -30,6 +30,7 @@ from alexnet.cli.settings import (
 from alexnet.config import Config, scaled
 from alexnet.errors import AlexNetError
 from alexnet.program import command
+from alexnet.saved_config import read_file
 from alexnet.terminal import together, wrapped
 
 
@@ -72,8 +73,12 @@ def train(arguments: list[str]) -> None:
         return
     name, *rest = arguments
     if wants_help(rest):
-        config = replace(recipe(name)(), recipe=name)
+        # A folder of images is trained on with the options of a recipe.
+        config = recipes.small() if is_folder(name) else base_config(name)
         print("\n".join(_usage(name)) + "\n" + short_help("train", config, TRAIN_GROUPS))
+        return
+    if is_folder(name):
+        _train_on_folder(name, with_full_help(rest))
         return
     a = parse_train(name, with_full_help(rest))
     if not a.config.data:
@@ -84,7 +89,28 @@ def train(arguments: list[str]) -> None:
     from alexnet.train import loop
 
     with stoppable():
-        loop.fit(a.config, on_disk(a.out or Path("runs") / name))
+        loop.fit(a.config, on_disk(a.out or Path("runs") / a.config.recipe))
+
+
+def is_folder(name: str) -> bool:
+    """Tell whether `alexnet train NAME` means a folder of images; a recipe comes first."""
+    return name not in recipes.__all__ and Path(name).is_dir()
+
+
+def _train_on_folder(folder: str, arguments: list[str]) -> None:
+    # Parsed before the folder is read, so that a mistake is answered at once.
+    a = parse_train("small", arguments)
+    if a.config.data:
+        raise AlexNetError(f"the images are those of {folder}; leave --data out")
+    run = on_disk(a.out or Path("runs") / Path(folder).resolve().name)
+    from alexnet import own_images
+
+    def change(config: Config) -> Config:
+        return parse_train(config.recipe, arguments, config).config
+
+    with stoppable():
+        results = own_images.train_on(folder, run, change)
+    print(own_images.report(results, run))
 
 
 def _usage(name: str) -> list[str]:
@@ -92,7 +118,9 @@ def _usage(name: str) -> list[str]:
     options = ("--data STORE", "[--out RUN]", "[--epochs INT]", "[--FIELD VALUE ...]")
     return [
         *wrapped(together(options), f"usage: {command('train', name)} ", " " * 11),
-        f"       {command('train', '--resume', 'RUN')}",
+        f"       {command('train', 'FOLDER')}           your own images, one folder for each class",
+        f"       {command('train', 'CONFIG.json')}      with the settings of another run",
+        f"       {command('train', '--resume', 'RUN')}     continue a run",
     ]
 
 
@@ -140,12 +168,28 @@ def _resume(arguments: list[str]) -> None:
         )
 
 
-def parse_train(name: str, arguments: list[str]) -> TrainArguments:
+def base_config(name: str) -> Config:
+    """The configuration that the options change: of a recipe, or of a file such as RUN/config.json.
+
+    Args:
+        name: Name of a recipe, or path of a JSON file, which ends in `.json`.
+
+    Raises:
+        AlexNetError: There is no such recipe, or the file is not a configuration.
+    """
+    return read_file(Config, Path(name)) if name.endswith(".json") else recipe(name)()
+
+
+def parse_train(name: str, arguments: list[str], base: Config | None = None) -> TrainArguments:
     """Parse the arguments of `alexnet train NAME` into the complete configuration of a run.
 
-    Raises AlexNetError for an unknown recipe.
+    Args:
+        base: What the options change; that of `name` if None.
+
+    Raises:
+        AlexNetError: As `base_config` does.
     """
-    base = recipe(name)()
+    base = base or base_config(name)
     names = {"out": False, "epochs": False, **fields_of(base)}
     a = tyro.cli(
         TrainArguments,
@@ -157,7 +201,7 @@ def parse_train(name: str, arguments: list[str]) -> TrainArguments:
         config=(AvoidSubcommands, FlagConversionOff),
     )
     # Every field is an option: with --recipe a run would bear a false name.
-    config = replace(a.config, recipe=name)
+    config = replace(a.config, recipe=base.recipe)
     # After parsing, so that --epochs also scales a schedule whose fields were set by hand.
     if a.epochs is not None:
         config = replace(config, schedule=scaled(config.schedule, a.epochs))

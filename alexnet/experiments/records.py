@@ -24,7 +24,7 @@ from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.job import result_of
 from alexnet.experiments.runner import Settings, kind_of
 from alexnet.files import write_whole
-from alexnet.provenance import code_version, machine
+from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import from_dict, to_dict
 
 UNDERFITTED = 0.2
@@ -188,14 +188,30 @@ RESULTS: tuple[Scale, ...] = ("full", "desk")
 """Scales with results. A run at smoke scale is a test of the program."""
 
 
-def read(folder: Path, scales: Sequence[Scale] = SCALES) -> list[Record]:
+OWN = Path("records/claims")
+"""Folder of the records that are made here; in a checkout, that of the project's own."""
+
+
+def shipped() -> Path:
+    """Folder of the records that come with this code: in an installed wheel, or in a checkout."""
+    in_wheel = PACKAGE / "experiments" / "recorded"
+    return in_wheel if in_wheel.is_dir() else PACKAGE.parent / OWN
+
+
+def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
     """Read the records of a folder that have one of the scales.
+
+    Args:
+        folder: None for the records that come with this code; a record of the same name in OWN
+            takes the place of one of them.
 
     Returns:
         The records in the order of the claims; of one claim, the largest scale first. The p values
         are adjusted over the rows of all records.
     """
-    raws = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    folders = (shipped(), OWN) if folder is None else (folder,)
+    paths = {path.name: path for each in folders for path in each.glob("*.json")}
+    raws = [json.loads(paths[name].read_text()) for name in sorted(paths)]
     records = [opened(raw) for raw in raws if raw["scale"] in scales]
 
     def sort_key(one: Record) -> tuple[int, ...]:

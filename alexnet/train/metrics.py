@@ -21,6 +21,7 @@ from alexnet.files import naming, parse_json, write_whole
 from alexnet.model import Network, evaluation_mode
 from alexnet.saved_config import MOST_INT, from_dict
 from alexnet.train.sgd import PlateauState
+from alexnet.train.trackers import Tracker, trackers
 
 
 @dataclass
@@ -169,7 +170,7 @@ def _which_tensor(net: Network, x: torch.Tensor, step: int) -> str:
 
 
 class RunLog:
-    """The log of a run: appends JSON lines to metrics.jsonl, and to TensorBoard if installed.
+    """The log of a run: appends JSON lines to metrics.jsonl, and numbers to the trackers.
 
     The field `kind` of a line is "start" or "epoch".
     """
@@ -181,7 +182,8 @@ class RunLog:
             step, epochs: Position of the run's checkpoint, in steps and completed epochs.
             writes: False on ranks other than the first; they write nothing.
         """
-        self._path, self._writes, self._board = run / "metrics.jsonl", writes, None
+        self._path, self._writes = run / "metrics.jsonl", writes
+        self._trackers: list[Tracker] = []
         if not writes:
             return
         if self._path.exists():
@@ -190,32 +192,23 @@ class RunLog:
                 line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs
             ]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._board = _tensorboard(run)
+        self._trackers = trackers(run)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line with these values; numbers go to TensorBoard too."""
+        """Append a line with these values; numbers go to the trackers too."""
         if not self._writes:
             return
         # Opened for each line, so that a killed run keeps every line that it has written.
         with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                for tracker in self._trackers:
+                    tracker.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(run: Path) -> Any:
-    # TensorBoard is not among the dependencies.
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run / "tensorboard"))
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,119 @@
+"""Trackers of experiments, which get the numbers of metrics.jsonl too.
+
+TensorBoard is used wherever it is installed. The environment variable ALEXNET_TRACKERS names those
+that would send something away or need a server: `mlflow`, `wandb`, or both with a comma.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from alexnet.errors import ConfigError, RunError, not_installed
+from alexnet.files import write_whole
+
+
+class Tracker(Protocol):
+    """What receives the numbers of a run."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> Any:
+        """Add a number, such as `epoch/val_error`, of a step."""
+
+    def close(self) -> Any:
+        """Write what is pending, at the end of the process."""
+
+
+def trackers(run: Path) -> list[Tracker]:
+    """Open the trackers of a run.
+
+    Raises:
+        ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
+        RunError: It names one that is not installed.
+    """
+    named = os.environ.get("ALEXNET_TRACKERS", "").replace(",", " ").split()
+    known: dict[str, Callable[[Path], Tracker]] = {"mlflow": MlFlow, "wandb": WeightsAndBiases}
+    for name in named:
+        if name not in known:
+            raise ConfigError(
+                f"ALEXNET_TRACKERS names {name!r}; the trackers are {' and '.join(known)}"
+            )
+    opened = [known[name](run) for name in named]
+    board = _tensorboard(run)
+    return opened if board is None else [board, *opened]
+
+
+def _tensorboard(run: Path) -> Tracker | None:
+    # TensorBoard is not among the dependencies.
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    board: Tracker = SummaryWriter(str(run / "tensorboard"))
+    return board
+
+
+def _id(run: Path, tracker: str, new: Callable[[], str]) -> str:
+    """The tracker's name of a run, kept in the run folder: a resumed run continues its curves."""
+    path = run / f"{tracker}.id"
+    if not path.exists():
+        write_whole(path, new().encode())
+    return path.read_text()
+
+
+class MlFlow:
+    """MLflow: the server or folder of MLFLOW_TRACKING_URI; otherwise RUN/mlflow.
+
+    The experiment is that of MLFLOW_EXPERIMENT_NAME, or `alexnet`.
+    """
+
+    def __init__(self, run: Path) -> None:
+        try:
+            from mlflow import MlflowClient
+        except ImportError:
+            raise RunError(not_installed("ALEXNET_TRACKERS=mlflow", "mlflow")) from None
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or (run / "mlflow").resolve().as_uri()
+        client = self._client = MlflowClient(uri)
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "alexnet"
+
+        def new() -> str:
+            found = client.get_experiment_by_name(experiment)
+            number = found.experiment_id if found else client.create_experiment(experiment)
+            created: str = client.create_run(number, run_name=run.resolve().name).info.run_id
+            return created
+
+        self._run = _id(run, "mlflow", new)
+        client.set_terminated(self._run, "RUNNING")
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._client.log_metric(self._run, name, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+class WeightsAndBiases:
+    """Weights & Biases, offline unless WANDB_MODE says otherwise; `wandb sync` sends the run."""
+
+    def __init__(self, run: Path) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise RunError(not_installed("ALEXNET_TRACKERS=wandb", "wandb")) from None
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or "alexnet",
+            name=run.resolve().name,
+            dir=str(run),
+            id=_id(run, "wandb", lambda: secrets.token_hex(8)),
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE") or "offline",
+        )
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        # The step is a number of its own: wandb's would have to grow with every call.
+        self._run.log({name: value, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,140 @@
+"""MLflow and Weights & Biases get the numbers of metrics.jsonl, and a resumed run continues theirs.
+
+Fakes that record the calls stand for the libraries, which are large.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alexnet.errors import ConfigError, RunError
+from alexnet.train.metrics import RunLog
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ALEXNET_TRACKERS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    # Its writer takes seconds to import where it is installed.
+    monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: None)
+
+
+def write(run: Path) -> None:
+    """A start and an epoch, as training writes them."""
+    log = RunLog(run, 0, 0)
+    log.write("start", 0, signal={"fc8": [0.5, 0.1]}, images=60)
+    log.write("epoch", 4, epoch=1, val_error=0.25)
+    log.close()
+
+
+class FakeMlflowClient:
+    """Records what it is told, for all clients together."""
+
+    calls: list[tuple[Any, ...]]
+
+    def __init__(self, uri: str) -> None:
+        self.calls.append(("client", uri))
+
+    def get_experiment_by_name(self, name: str) -> None:
+        self.calls.append(("experiment", name))
+
+    def create_experiment(self, name: str) -> str:
+        return "7"
+
+    def create_run(self, experiment: str, run_name: str) -> SimpleNamespace:
+        self.calls.append(("run", experiment, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+    def log_metric(self, run: str, name: str, value: float, step: int) -> None:
+        self.calls.append((run, name, value, step))
+
+    def set_terminated(self, run: str, status: str | None = None) -> None:
+        self.calls.append((run, status))
+
+
+def test_mlflow_gets_the_numbers_and_a_resumed_run_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = ModuleType("mlflow")
+    fake.MlflowClient = FakeMlflowClient  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    FakeMlflowClient.calls = calls = []
+    monkeypatch.setenv("ALEXNET_TRACKERS", "mlflow")
+    write(tmp_path)
+    numbers = [
+        ("abc", "start/images", 60, 0),
+        ("abc", "epoch/epoch", 1, 4),
+        ("abc", "epoch/val_error", 0.25, 4),
+    ]
+    assert calls == [
+        ("client", (tmp_path / "mlflow").as_uri()),
+        ("experiment", "alexnet"),
+        ("run", "7", tmp_path.name),
+        ("abc", "RUNNING"),
+        *numbers,
+        ("abc", None),
+    ]
+    calls.clear()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    write(tmp_path)
+    assert calls == [("client", "http://server"), ("abc", "RUNNING"), *numbers, ("abc", None)]
+
+
+def test_wandb_is_offline_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+    logged: list[dict[str, float]] = []
+
+    def init(**settings: Any) -> SimpleNamespace:
+        begun.append(settings)
+        return SimpleNamespace(log=logged.append, finish=lambda: logged.append({}))
+
+    fake = ModuleType("wandb")
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("ALEXNET_TRACKERS", "wandb")
+    write(tmp_path)
+    assert logged == [
+        {"start/images": 60, "step": 0},
+        {"epoch/epoch": 1, "step": 4},
+        {"epoch/val_error": 0.25, "step": 4},
+        {},
+    ]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    write(tmp_path)
+    first, second = begun
+    assert (first["mode"], second["mode"]) == ("offline", "online")
+    assert first["id"] == second["id"]
+    assert (first["dir"], first["resume"]) == (str(tmp_path), "allow")
+
+
+def test_no_tracker_is_asked_without_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An import of either would fail.
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    for name in ("mlflow", "wandb"):
+        monkeypatch.setenv("ALEXNET_TRACKERS", name)
+        with pytest.raises(RunError, match=rf"needs {name}: .* -m pip install {name}$"):
+            write(tmp_path)
+    monkeypatch.setenv("ALEXNET_TRACKERS", "mlflow,comet")
+    with pytest.raises(ConfigError, match="names 'comet'; the trackers are mlflow and wandb"):
+        write(tmp_path)
+
+
+def test_ranks_that_do_not_write_open_no_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXNET_TRACKERS", "comet")
+    RunLog(tmp_path, 0, 0, writes=False).close()
