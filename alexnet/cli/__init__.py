@@ -26,6 +26,7 @@ VERBS = (
     "predict",
     "features",
     "figure",
+    "report",
     "summary",
     "export",
     "check",
@@ -58,13 +59,14 @@ AlexNet, the network of 2012, from image archives to the figures of the paper.
   train RECIPE --data STORE --out RUN   train a network; the recipes are
                                         {recipes}
   train --resume RUN                    continue an interrupted run
-  evaluate RUN... --data STORE          top-1 and top-5 error with the centre crop and with ten
+  evaluate RUN... [--data STORE]        top-1 and top-5 error with the centre crop and with ten
                                         crops; of several runs, the errors of their ensemble
   predict RUN IMAGE...                  classes and probabilities of image files and folders
   features RUN --layer fc7 --data STORE --out FOLDER
                                         the activations of a layer for every image
-  figure filters|answers|neighbours|curves|signal RUN...
-                                        draw a figure of a run
+  figure KIND RUN...                    draw a figure: the network, its filters, answers, mistakes,
+                                        curves, and others (alexnet figure --help)
+  report RUN                            write a page about a run: errors, curves, mistakes
   summary RECIPE                        shape, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
   check STORE|RUN...                    compare all files of stores and runs with their checksums

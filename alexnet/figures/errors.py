@@ -46,8 +46,8 @@ def confusion(result: Result, names: Sequence[str]) -> Figure:
     size = 9 if len(names) <= NUMBERED_CLASSES else 6.5
     labels = [shortened(name, 22) for name in names]
     style: dict[str, Any] = {"fontsize": size, "parse_math": False}
-    # Words of up to three letters need no turning.
-    turn = 90 if len(names) > 8 or max(map(len, labels)) > 10 else 0
+    # Only short names of a few classes have room beside each other.
+    turn = 90 if len(names) > 8 or max(map(len, labels)) > 6 else 0
     ax.set_xticks(range(len(names)), labels, rotation=turn, **style)
     ax.set_yticks(range(len(names)), labels, **style)
     finish(ax, "predicted class", "true class")

@@ -101,10 +101,17 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
             # One entry in the legend for all of them.
             if epoch == falls[0] and number == 0:
                 line.set_label("learning rate falls")
-    # From zero, so that the distance between two curves is not exaggerated.
-    ax.set_ylim(bottom=0)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _set_limits(ax, max(len(epochs) for _, epochs in runs))
     legend(ax)
+
+
+def _set_limits(ax: Axes, epochs: int) -> None:
+    """Let both axes begin at 0, with whole epochs on the horizontal one."""
+    # From zero, so that the distance between two curves is not exaggerated. A single epoch has the
+    # margins of no curve, hence the place above and on both sides of its markers.
+    ax.set_ylim(0, 1.06 * ax.dataLim.y1)
+    ax.set_xlim(0, max(2.0, 1.02 * epochs))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def training_error(runs: Sequence[Path]) -> Figure:
@@ -134,7 +141,8 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
         reached = next((epoch for epoch, error in points if error <= QUARTER), None)
         when = "not reached" if reached is None else f"after epoch {reached}"
         ax.plot(
-            *zip(*points, strict=True),
+            [epoch for epoch, _ in points],
+            [100 * error for _, error in points],
             color=colors[number % len(colors)],
             # The style differs too, for those who print without color.
             linestyle=STYLES[number % len(STYLES)],
@@ -142,12 +150,12 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
             marker="o" if len(points) <= FEW_EPOCHS else "",
             label=f"{name}: {QUARTER:.0%} {when}",
         )
-    ax.axhline(QUARTER, color="#bbbbbb", linewidth=0.8, zorder=0)
+    ax.axhline(100 * QUARTER, color="#bbbbbb", linewidth=0.8, zorder=0)
     note = f"{QUARTER:.0%}, the line of Figure 1"
     # At the right end, where a curve is seldom as high as the line.
     ax.annotate(
         note,
-        (1, QUARTER),
+        (1, 100 * QUARTER),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
@@ -155,10 +163,8 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
         fontsize=7,
         color=SOFT,
     )
-    ax.set_ylim(bottom=0)
-    ax.set_xlim(left=0)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    finish(ax, "epoch", "training error, a fraction")
+    _set_limits(ax, max(len(points) for _, points in named))
+    finish(ax, "epoch", "training error, %")
     legend(ax)
     return figure
 
@@ -189,6 +195,8 @@ def signals(runs: Sequence[Path]) -> Figure:
     )
     # The line must be on the figure, and its text below it.
     ax.set_ylim(bottom=min(ax.get_ylim()[0], 60 * BLIND))
+    # Percent as one writes them, and not powers of ten.
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.set_title(
         "How far apart two images are in each layer before training", fontsize=9, color=INK
     )
