@@ -30,6 +30,8 @@ from alexnet.train.metrics import read_metrics
 MISTAKES = 12
 PAIRS, PAIRS_WITHOUT_MATRIX = 10, 40
 """Most confused pairs in the table, below a confusion matrix and in place of one."""
+BESIDE = 12
+"""Most classes of a confusion matrix that has the table of pairs beside it."""
 LONGEST_VALUE = 60
 """Characters of a setting in the table of those that differ from the recipe."""
 
@@ -86,6 +88,8 @@ def page(run: Path, test: OwnTest) -> str:
         steered=isinstance(config.schedule, Plateau),
         curves=[figures.error_curve(run), figures.loss_curve(run)] if epochs else [],
         matrix=figures.confusion(own, names) if has_matrix else None,
+        # Only a small matrix leaves room beside it.
+        beside=len(names) <= BESIDE,
         pairs=confused_pairs(own, names, PAIRS if has_matrix else PAIRS_WITHOUT_MATRIX),
         mistakes=[(one, _inline_image(test, one)) for one in worst_mistakes(test, MISTAKES)],
         class_errors=_class_errors(own, names),
@@ -153,13 +157,14 @@ def _class_errors(result: Result, names: Sequence[str]) -> list[tuple[str, int, 
 def changed_settings(config: Config) -> list[tuple[str, str, str]]:
     """Return the settings that differ from the recipe: name, value, and the recipe's value.
 
-    The store, and the number of classes that follows from it, are left out.
+    The store, the number of classes that follows from it, and what `auto` was on the machine are
+    left out.
     """
     if config.recipe not in recipes.__all__:
         return []
     ours = _flat(to_dict(config))
     theirs = _flat(to_dict(getattr(recipes, config.recipe)()))
-    left_out = "recipe", "data", "architecture.classes"
+    left_out = "recipe", "data", "architecture.classes", "device", "precision"
     return [
         (name, _shown(ours.get(name)), _shown(theirs.get(name)))
         for name in sorted(ours.keys() | theirs.keys())
@@ -211,7 +216,8 @@ def _inline_image(test: OwnTest, mistake: Mistake) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    # The space must not end a line.
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def _svg(figure: Figure) -> Markup:

@@ -39,7 +39,7 @@ def confusion(result: Result, names: Sequence[str]) -> Figure:
     counts = np.array(result.confusion)
     # Shares of the true class, so that a class with few images is seen as well as one with many.
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(11.0, 2.6 + 0.42 * len(names))
+    side = min(11.0, max(4.2, 2.6 + 0.42 * len(names)))
     figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
     ax = figure.subplots()
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
