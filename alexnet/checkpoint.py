@@ -165,6 +165,9 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     file = path / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise RunError(f"{file} does not exist: {path} is not a run that has reached a checkpoint")
+    # In a run's folder such a file would be damage, and not what the user meant.
+    if file == path and (kind := _foreign(path)) is not None:
+        raise RunError(f"{path} is not a run of this program: it is {kind}")
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -176,7 +179,9 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     # A file of another program may contain weights, but no mean image or class names.
     if ABOUT not in metadata or MEAN not in tensors:
         raise RunError(
-            f"{file} was not written by this program: it lacks the header that identifies it"
+            f"{file} is not a run of this program: it was not written by it, and lacks the classes "
+            "and the mean image that predictions need; give the folder of a run, or a file that "
+            "`alexnet export` wrote"
         )
     about = _header(file, metadata, tensors)
     if CHECKSUM not in metadata:
@@ -190,6 +195,33 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     if tensors_sha256(tensors) != about["sha256"]:
         raise _damaged(file, "its weights do not have the sha256 that it states")
     return Checkpoint(tensors, velocity, mean, about, CHECKSUM in metadata, file)
+
+
+def _foreign(file: Path) -> str | None:
+    """Say what a file is whose beginning or name is that of another format, and what is possible.
+
+    Returns:
+        Words that continue "it is"; None for a safetensors file.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(8)
+    suffix = file.suffix.lower()
+    # PyTorch writes a zip archive of pickles, and before version 1.6 a plain pickle.
+    if suffix in (".pt", ".pth", ".ckpt") or start.startswith((b"PK", b"\x80\x02")):
+        return (
+            "a file of PyTorch, which may execute code when it is loaded, and is not read; weights "
+            "of torchvision's alexnet can be used in Python: alexnet.checkpoint.from_torchvision"
+        )
+    if suffix == ".onnx":
+        return (
+            "an ONNX file, which other programs such as ONNX Runtime run; give the folder of the "
+            "run that it was exported from"
+        )
+    if suffix in (".npy", ".npz") or start.startswith(b"\x93NUMPY"):
+        return "a file of NumPy; give the folder of a run"
+    if suffix != ".safetensors":
+        return "not a .safetensors file; give the folder of a run, or a file that was exported"
+    return None
 
 
 def _header(file: Path, metadata: dict[str, str], tensors: Tensors) -> dict[str, Any]:

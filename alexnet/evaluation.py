@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet import checkpoint
 from alexnet.config import Augment
 from alexnet.data.augment import Preprocess, evaluation_crops
 from alexnet.data.loader import batches
@@ -24,7 +25,7 @@ from alexnet.errors import RunError
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
-from alexnet.trained import load, probabilities
+from alexnet.trained import Trained, load, own_store, probabilities
 
 
 @dataclass(frozen=True)
@@ -201,3 +202,101 @@ def evaluate(
     if test.test_patches != "centre":
         results.append(measure(nets, images, test))
     return results
+
+
+def common_store(runs: Sequence[str | Path]) -> str:
+    """Return the folder or URL of the store that all of the runs were trained on.
+
+    Raises:
+        RunError: The runs were trained on different stores.
+        DataError: The store is not there any more.
+    """
+    if not runs:
+        raise RunError("evaluate needs at least one run")
+    saved = [checkpoint.read(run) for run in runs]
+    for run, other in zip(runs, saved, strict=True):
+        # The checksum tells stores apart and not the name: a store may have been moved.
+        if other.about["store"] != saved[0].about["store"]:
+            raise RunError(
+                f"{runs[0]} and {run} were trained on different stores, {saved[0].config.data} and "
+                f"{other.config.data}; name the one to test on with --data STORE"
+            )
+    return own_store(saved[0].config).name
+
+
+@dataclass(frozen=True)
+class OwnTest:
+    """A run, tested on the validation split of its own store.
+
+    Attributes:
+        p: Probabilities, (N, classes), averaged over the recipe's own test crops.
+        results: As `evaluate` returns them.
+    """
+
+    trained: Trained
+    store: Store
+    split: Split
+    p: NDArray[np.float32]
+    results: tuple[Result, ...]
+
+
+def own_test(run: str | Path, results: Sequence[Result] = ()) -> OwnTest:
+    """Test a run on the validation split of its own store, image by image.
+
+    Args:
+        results: What `evaluate` returned for this split, where it was called before: only the
+            predictions are computed then.
+
+    Raises:
+        RunError, DataError: The run has no checkpoint, or its store does not exist any more.
+    """
+    trained = load(run)
+    store = trained.open_store()
+    split = store.split(trained.config.val_split)
+    nets, test = [(trained.net, trained.preprocess)], trained.preprocess.augment
+    p, labels = predictions(nets, split, test, np.arange(len(split)))
+    if not results:
+        count = len(
+            evaluation_crops(test, trained.preprocess.stored_px, trained.preprocess.input_px)
+        )
+        own = score(p, labels, count)
+        is_centre = test.test_patches == "centre"
+        results = [own] if is_centre else [measure(nets, split, centre(test)), own]
+    return OwnTest(trained, store, split, p, tuple(results))
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image of the validation split whose most probable class is wrong.
+
+    Attributes:
+        index: Position in the split.
+        name: Of the image in its source.
+        true, predicted: Names of the classes to display.
+        probability: Of the predicted class.
+    """
+
+    index: int
+    name: str
+    true: str
+    predicted: str
+    probability: float
+
+
+def worst_mistakes(test: OwnTest, most: int) -> list[Mistake]:
+    """Return the images on which the run was surest of a wrong class, the surest first."""
+    predicted, sure = test.p.argmax(1), test.p.max(1)
+    # A stable sort breaks ties by the order of the images, the same on every machine.
+    order = np.argsort(-sure, kind="stable")
+    wrong = order[predicted[order] != test.split.labels[order]][:most]
+    names = test.trained.names
+    return [
+        Mistake(
+            i,
+            test.split.name(i),
+            names[test.split.labels[i]],
+            names[predicted[i]],
+            float(sure[i]),
+        )
+        for i in wrong.tolist()
+    ]

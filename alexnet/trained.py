@@ -18,6 +18,8 @@ from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.classes import short_names
 from alexnet.data.image import Rgb, centre_square
+from alexnet.data.storage import is_url
+from alexnet.data.store import Store
 from alexnet.device import resolve_device
 from alexnet.errors import DataError, RunError
 from alexnet.model import Network, evaluation_mode
@@ -71,6 +73,10 @@ class Trained:
         """The config of the run."""
         return from_dict(Config, self.about["config"])
 
+    def open_store(self) -> Store:
+        """Open the store that the run was trained on. Raises DataError if it is not there."""
+        return own_store(self.config)
+
     @property
     def words(self) -> tuple[str, ...]:
         """The words for each class where `classes` are wnids; empty if the store had none."""
@@ -80,6 +86,21 @@ class Trained:
     def names(self) -> tuple[str, ...]:
         """The name to display for each class."""
         return short_names(self.classes, self.words)
+
+
+def own_store(config: Config) -> Store:
+    """Open the store that a run with this config was trained on.
+
+    Raises:
+        DataError: The store is not where it was then, or it is damaged.
+    """
+    data = config.data
+    if not data or not (is_url(data) or (Path(data) / "manifest.json").is_file()):
+        raise DataError(
+            f"the store that the run was trained on is not there any more: {data or 'no name'}; "
+            "put it there again, or name another one where the verb has --data"
+        )
+    return Store(data)
 
 
 def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:

@@ -177,14 +177,14 @@ def test_user_errors_are_one_sentence(
         ),
         (["prepare", tmp_path, tmp_path / "s"], "class folders; at least 2 are needed"),
         (["evaluate", run, "--data", store, "--split", "moon"], "has no split 'moon'"),
-        (["evaluate", run], "--data"),
+        (["evaluate"], "at least one run"),
         (
             ["evaluate", tmp_path / "none", "--data", store],
             "not a run that has reached a checkpoint",
         ),
         (["predict", run, tmp_path / "none.jpg"], "does not exist"),
         (["predict", run, text], "could not be read as images"),
-        (["predict", text, png], "is damaged"),
+        (["predict", text, png], "letter.txt is not a run of this program"),
         (["features", run, "--data", store, "--out", store], "exists"),
         (
             ["features", run, "--layer", "fc9", "--data", store, "--out", tmp_path / "f"],

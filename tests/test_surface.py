@@ -34,7 +34,7 @@ RANKS = {
     5: ["distributed", "diagnostics", "checkpoint", "trained"],
     6: ["evaluation", "inference", "export"],
     7: ["train"],
-    8: ["figures"],
+    8: ["figures", "run_report"],
     9: ["demo", "experiments"],
     10: ["cli", "__init__", "__main__"],
 }

@@ -26,6 +26,7 @@ VERBS = (
     "predict",
     "features",
     "figure",
+    "report",
     "summary",
     "export",
     "check",
@@ -55,10 +56,14 @@ HELP = (
         "make a store from image folders, the ImageNet archives, Parquet, WebDataset, or a Hugging "
         "Face data set",
     ),
+    (
+        "train FOLDER",
+        "from a folder of images to a tested classifier with its page, in one command",
+    ),
     ("train RECIPE --data STORE --out RUN", "train a network (train --help: the recipes)"),
     ("train --resume RUN", "continue an interrupted run"),
     (
-        "evaluate RUN... --data STORE",
+        "evaluate RUN... [--data STORE]",
         "top-1 and top-5 error with the center crop and with ten crops; of several runs, the "
         "errors of their ensemble",
     ),
@@ -67,10 +72,18 @@ HELP = (
         "features RUN --layer fc7 --data STORE --out FOLDER",
         "the activations of a layer for every image",
     ),
-    ("figure filters|answers|neighbours|curves|signal RUN...", "draw a figure of a run"),
+    (
+        "figure KIND RUN...",
+        "draw the network, its filters, answers, mistakes, curves, and others (figure --help)",
+    ),
+    ("report RUN", "write a page about a run: errors, curves, mistakes"),
+    ("look STORE", "draw the images of a store, its classes and their sizes"),
     ("summary RECIPE", "shape, parameters and multiply-adds of every layer"),
     ("export RUN FILE.onnx|FILE.safetensors", "write the weights or the network to a file"),
-    ("check STORE|RUN...", "compare all files of stores and runs with their checksums"),
+    (
+        "check [STORE|RUN...]",
+        "describe this machine, or compare all files of stores and runs with their checksums",
+    ),
     (
         "reproduce [CLAIM...] [--data STORE]",
         "run the paper's claims as experiments; without arguments, print their table",

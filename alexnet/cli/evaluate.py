@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -24,8 +25,8 @@ class EvaluateArguments:
 
     runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN...")]]
     """Folders of the runs."""
-    data: str
-    """Prepared store: a folder or a URL."""
+    data: str = ""
+    """Prepared store: a folder or a URL; the one that the runs were trained on when not given."""
     split: str = ""
     """Split to test on; the run's validation split when not given."""
     device: str = "auto"
@@ -41,7 +42,11 @@ def evaluate(arguments: list[str]) -> None:
     from alexnet.data.classes import short_names
     from alexnet.data.store import Store
 
-    results = evaluation.evaluate(a.runs, a.data, a.split, a.device)
+    data = a.data or evaluation.common_store(a.runs)
+    if not a.data:
+        # On stderr, so that --json can be piped.
+        print(f"tested on {data}, the store of the training", file=sys.stderr)
+    results = evaluation.evaluate(a.runs, data, a.split, a.device)
     if a.json:
         print(json.dumps([result.to_dict() for result in results]))
         return
@@ -51,7 +56,7 @@ def evaluate(arguments: list[str]) -> None:
         print(
             f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} images)"
         )
-    store = Store(a.data)
+    store = Store(data)
     # A thousand lines of classes are no table; --json has all of them.
     if len(store.classes) <= 20:
         names = short_names(store.classes, store.words)

@@ -4,29 +4,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
+from alexnet import recipes
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEVERAL_RUNS = "curves", "training-error", "signal"
+"""The figures that compare runs; `neighbours` takes images after its run, the others nothing."""
 
 
 @dataclass(frozen=True)
 class FigureArguments:
     """Draw a figure of a run.
 
-    filters: the filters of the first layer (Fig. 3). answers: predictions for images of the run's
-    store. neighbours: the nearest training images in the last hidden layer (Fig. 4). curves: error
-    and loss of one or more runs. signal: the distance of two images in each layer of the untrained
-    networks.
+    network: the layers of a run or a recipe (Fig. 2).
+    filters: the filters of the first layer (Fig. 3).
+    answers: predictions for eight images of the run's store (Fig. 4, left).
+    neighbours: the nearest training images in the last hidden layer, of validation images or of
+    the image files after the run (Fig. 4, right).
+    confusion: which classes are predicted for which.
+    mistakes: the validation images on which the run was surest of a wrong class.
+    curves: error and loss by epoch.
+    training-error: the training error by epoch, and when it reaches 25 % (Fig. 1).
+    signal: the distance of two images in each layer of the untrained network.
     """
 
-    figure: Positional[Literal["filters", "answers", "neighbours", "curves", "signal"]]
+    figure: Positional[
+        Literal[
+            "network",
+            "filters",
+            "answers",
+            "neighbours",
+            "confusion",
+            "mistakes",
+            "curves",
+            "training-error",
+            "signal",
+        ]
+    ]
     """The figure."""
     runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN...")]]
-    """Folders of the runs; only curves and signal use more than the first."""
+    """Folder of the run; of several runs for curves, training-error and signal."""
     out: Path | None = None
     """Image file; FIGURE.png in the folder of the first run when not given."""
 
@@ -34,22 +59,46 @@ class FigureArguments:
 def figure(arguments: list[str]) -> None:
     """Run `alexnet figure`."""
     a = parse(FigureArguments, "figure", arguments)
-    from alexnet import figures, load
-
     if not a.runs:
-        raise AlexNetError("name the run to draw")
-    # By default beside the other files of the run.
-    out = a.out or a.runs[0] / f"{a.figure}.png"
-    match a.figure:
-        case "filters":
-            plot = figures.filters(load(a.runs[0]).net)
-        case "answers":
-            plot = figures.answers(a.runs[0])
-        case "neighbours":
-            plot = figures.neighbours(a.runs[0])
-        case "curves":
-            plot = figures.curves(a.runs)
-        case _:
-            plot = figures.signals(a.runs)
-    plot.savefig(out, bbox_inches="tight")
+        raise AlexNetError(f"name the run to draw: alexnet figure {a.figure} RUN")
+    run, *others = a.runs
+    if others and a.figure not in (*SEVERAL_RUNS, "neighbours"):
+        raise AlexNetError(
+            f"`alexnet figure {a.figure}` draws one run and has no use for {others[0]}"
+        )
+    # By default beside the other files of the run; a recipe has no folder.
+    named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
+    beside = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
+    out = a.out or beside
+    _draw(a.figure, a.runs, named_recipe).savefig(out, bbox_inches="tight")
     print(out)
+
+
+def _draw(kind: str, runs: tuple[Path, ...], named_recipe: bool) -> Figure:
+    """Draw a figure. `named_recipe`: the only entry of `runs` is the name of a recipe."""
+    from alexnet import evaluation, figures, load
+    from alexnet.checkpoint import read_config
+    from alexnet.cli.arguments import recipe
+
+    run = runs[0]
+    match kind:
+        case "network":
+            config = recipe(str(run))() if named_recipe else read_config(run)
+            return figures.network(config.architecture)
+        case "filters":
+            return figures.filters(load(run).net)
+        case "answers":
+            return figures.answers(run)
+        case "neighbours":
+            return figures.neighbours(run, runs[1:])
+        case "confusion":
+            test = evaluation.own_test(run)
+            return figures.confusion(test.results[-1], test.trained.names)
+        case "mistakes":
+            return figures.mistakes(evaluation.own_test(run))
+        case "curves":
+            return figures.curves(runs)
+        case "training-error":
+            return figures.training_error(runs)
+        case _:
+            return figures.signals(runs)

@@ -13,6 +13,8 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
 
+USAGE = "alexnet predict RUN IMAGE..., for example: alexnet predict runs/mine photo.jpg"
+
 
 @dataclass(frozen=True)
 class PredictArguments:
@@ -35,7 +37,12 @@ class PredictArguments:
 
 def predict(arguments: list[str]) -> None:
     """Run `alexnet predict`."""
+    # Before the parser, which would answer with a page.
+    if not arguments:
+        raise AlexNetError(f"name a run and its images: {USAGE}")
     a = parse(PredictArguments, "predict", arguments)
+    if not a.images:
+        raise AlexNetError(f"name the images to classify: {USAGE}")
     from alexnet import inference, load
 
     num_unreadable = 0

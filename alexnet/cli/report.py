@@ -1,0 +1,31 @@
+"""`alexnet report`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Test a run on its own store, and write RUN/report.html, a page about it.
+
+    RUN/predictions.csv lists every validation image with its true and its predicted class.
+    """
+
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Folder of the run."""
+
+
+def report(arguments: list[str]) -> None:
+    """Run `alexnet report`."""
+    a = parse(ReportArguments, "report", arguments)
+    from alexnet import run_report
+
+    print(run_report.write(a.run))

@@ -1,0 +1,43 @@
+"""Figures of a run, each a matplotlib Figure for `savefig`.
+
+They show the network itself (Fig. 2), its first layer (Fig. 3), answers and neighbors (Fig. 4), how
+it learned (Fig. 1 and curves), what it confuses, and what an untrained network sees.
+"""
+
+from __future__ import annotations
+
+from alexnet.figures.answers import (
+    answers,
+    centre_patches,
+    last_hidden,
+    nearest,
+    neighbours,
+    of_run,
+)
+from alexnet.figures.errors import MOST_CLASSES, confusion, mistakes
+from alexnet.figures.filters import filters
+from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
+from alexnet.figures.network import network
+from alexnet.figures.style import INK, TRAIN, VAL
+
+__all__ = [
+    "INK",
+    "MOST_CLASSES",
+    "TRAIN",
+    "VAL",
+    "answers",
+    "centre_patches",
+    "confusion",
+    "curves",
+    "error_curve",
+    "filters",
+    "last_hidden",
+    "loss_curve",
+    "mistakes",
+    "nearest",
+    "neighbours",
+    "network",
+    "of_run",
+    "signals",
+    "training_error",
+]

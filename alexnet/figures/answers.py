@@ -1,0 +1,238 @@
+"""Figure 4: images with the network's answers, and images that look alike to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from alexnet.data.image import centre_square, decode
+from alexnet.data.loader import batches, epoch_order
+from alexnet.data.store import Split
+from alexnet.errors import DataError
+from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
+from alexnet.inference import activation, image_files
+from alexnet.progress import Progress
+from alexnet.trained import Trained, load, probabilities
+
+# Fig. 4 shows eight images on the left, five on the right, and six neighbors of each of these.
+ANSWERS, ASKED, NEAREST = 8, 5, 6
+BEST = 5  # classes for each answer
+
+
+def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
+    """Return a trained run, and the training and validation split of its store.
+
+    Raises:
+        RunError: If the run has no checkpoint.
+        DataError: If its store no longer exists.
+    """
+    trained = load(run)
+    config = trained.config
+    store = trained.open_store()
+    return trained, store.split(config.train_split), store.split(config.val_split)
+
+
+def centre_patches(
+    trained: Trained, split: Split, order: NDArray[np.int64]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the preprocessed center crops of images of a split, and their labels, in batches.
+
+    Args:
+        order: Positions of the images in the split.
+    """
+    with Progress(f"{len(order)} images", len(order), "images") as progress:
+        for batch in batches(split, order, 128):
+            yield trained.preprocess.centre(batch.images), batch.labels
+            progress.advance(len(batch.labels))
+
+
+def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
+    """Return the feature vectors of section 6.1 for preprocessed images: (N, units) float32.
+
+    These are the activations of the last hidden layer, after its nonlinearity.
+    """
+    return activation(trained, trained.net.plan[-2].layer.name, x).flatten(1)
+
+
+def nearest(asked: torch.Tensor, there: torch.Tensor, most: int = NEAREST) -> torch.Tensor:
+    """Return the rows of `there` nearest to each of `asked` in L2 distance, nearest first.
+
+    Args:
+        asked: (N, values).
+        there: (M, values).
+
+    Returns:
+        Indices of rows of `there`, (N, most).
+    """
+    # A small training set may have fewer images than the figure has places.
+    most = min(most, len(there))
+    return torch.cdist(asked, there).topk(most, largest=False).indices
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the network.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        label: Name of the true class.
+        best: The most probable classes and their probabilities, most probable first.
+    """
+
+    image: NDArray[np.uint8]
+    label: str
+    best: tuple[tuple[str, float], ...]
+
+
+def answers(run: str | Path) -> Figure:
+    """Draw eight validation images and the five classes that the run finds most probable.
+
+    The probabilities are averaged over the recipe's own test crops.
+    """
+    trained, _, val = of_run(run)
+    # In the order of an epoch, because the first images of a split are often of one class.
+    (batch,) = batches(val, epoch_order(len(val), 0, 0)[:ANSWERS], ANSWERS)
+    preprocess = trained.preprocess
+    p = probabilities(trained.net, preprocess, batch.images, preprocess.augment).cpu()
+    best = torch.argsort(p, dim=1, descending=True, stable=True)[:, :BEST].tolist()
+    names = trained.names
+    shown = [
+        Answer(image, names[label], tuple((names[i], float(row[i])) for i in classes))
+        for image, label, row, classes in zip(
+            batch.images.numpy(), batch.labels.tolist(), p, best, strict=True
+        )
+    ]
+    return _draw_answers(shown)
+
+
+def _draw_answers(shown: Sequence[Answer], columns: int = 4) -> Figure:
+    """Draw test images and their five most probable classes, the true one marked (Fig. 4, left)."""
+    columns = min(columns, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(2.4 * columns, 3.1 * rows), dpi=150, layout="constrained")
+    axes = figure.subplots(
+        2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.4, 1] * rows}
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for number, answer in enumerate(shown):
+        row, column = divmod(number, columns)
+        above, below = axes[2 * row, column], axes[2 * row + 1, column]
+        above.imshow(answer.image)
+        above.set_title(shortened(answer.label, 28), fontsize=9, color=INK, parse_math=False)
+        for rank, (name, p) in enumerate(answer.best):
+            color = VAL if name == answer.label else TRAIN
+            below.barh(-rank, p, height=0.8, color=color, alpha=0.55)
+            # The name stands left of the bar and the number behind it, so that no bar hides text.
+            below.text(
+                -0.04,
+                -rank,
+                shortened(name, 17),
+                fontsize=7,
+                ha="right",
+                va="center",
+                color=INK,
+                parse_math=False,
+            )
+            below.text(p + 0.03, -rank, f"{p:.0%}", fontsize=6.5, va="center", color=SOFT)
+        # The same scale under each image, so that bars can be compared; the left half is for names.
+        below.set_xlim(-1, 1.25)
+        below.set_ylim(0.5 - BEST, 0.5)
+    figure.supxlabel(
+        "above the image: its class; bars: probabilities, red for the true class",
+        fontsize=8,
+        color=SOFT,
+    )
+    return figure
+
+
+@torch.no_grad()
+def neighbours(run: str | Path, images: Sequence[str | Path] = ()) -> Figure:
+    """Draw images and the six training images most similar to each.
+
+    Similarity is the L2 distance between the activations of the last hidden layer.
+
+    Args:
+        images: Image files and folders. If empty, five validation images are drawn, of different
+            classes where the split has as many.
+
+    Raises:
+        RunError: A path of `images` does not exist.
+        DataError: A file is not an image; the message names it.
+    """
+    trained, train, val = of_run(run)
+    if images:
+        files = image_files(images)
+        asked = [_read_image(file, trained.preprocess.stored_px) for file in files]
+        labels = [file.name for file in files]
+    else:
+        order = epoch_order(len(val), 0, 0)
+        _, first = np.unique(val.labels[order], return_index=True)
+        # Of each class the first image, and of these the last ones in the order, because the first
+        # ones are likely to be among those of `answers`.
+        indices = order[np.sort(first)[-ASKED:]]
+        asked = [stored_image(val, i) for i in indices]
+        labels = [trained.names[val.labels[i]] for i in indices]
+    inputs = trained.preprocess.centre(torch.from_numpy(np.stack(asked)))
+    # All training images, because the nearest ones are wanted and not some near ones.
+    every = np.arange(len(train))
+    features = torch.cat(
+        [last_hidden(trained, x) for x, _ in centre_patches(trained, train, every)]
+    )
+    rows = [
+        [(image, label), *((stored_image(train, j), trained.names[train.labels[j]]) for j in near)]
+        for image, label, near in zip(
+            asked, labels, nearest(last_hidden(trained, inputs), features), strict=True
+        )
+    ]
+    return _draw_neighbours(rows)
+
+
+def _draw_neighbours(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]]) -> Figure:
+    """Draw in each row a test image and the training images nearest to it (Fig. 4, right).
+
+    Args:
+        rows: Images and the text above each; the first image of a row is the one asked for.
+    """
+    most = len(rows[0]) - 1
+    size = (9, 9 / (most + 1.3) * 1.14 * len(rows) + 0.4)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    # The narrow second column is a gap between the test image and its neighbors.
+    widths = {"width_ratios": [1, 0.15, *[1] * most]}
+    axes = figure.subplots(len(rows), most + 2, squeeze=False, gridspec_kw=widths)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row_axes, row in zip(axes, rows, strict=True):
+        for ax, (image, label) in zip((row_axes[0], *row_axes[2:]), row, strict=True):
+            ax.imshow(image)
+            ax.set_title(shortened(label, 20), fontsize=7, color=INK, pad=2, parse_math=False)
+    figure.supxlabel(
+        "left: the image; right: the training images nearest to it in the last hidden layer, "
+        "nearest first",
+        fontsize=8,
+        color=SOFT,
+    )
+    return figure
+
+
+def _read_image(file: Path, size_px: int) -> NDArray[np.uint8]:
+    """Read an image file as stored images are: (size_px, size_px, 3). Raises DataError."""
+    try:
+        # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
+        rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
+    except DataError as error:
+        raise DataError(f"{file} is not an image: {error}") from None
+    return np.ascontiguousarray(centre_square(rgb, size_px))
+
+
+def stored_image(split: Split, index: int) -> NDArray[np.uint8]:
+    """Return one stored image, (size_px, size_px, 3) uint8."""
+    (batch,) = batches(split, np.array([index]), 1, workers=0)
+    image: NDArray[np.uint8] = batch.images[0].numpy()
+    return image

@@ -1,0 +1,207 @@
+"""How runs learned: error and loss by epoch, Figure 1, and the signal before the first step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from alexnet.checkpoint import read_config
+from alexnet.diagnostics import BLIND
+from alexnet.errors import RunError
+from alexnet.figures.style import INK, SOFT, TRAIN, VAL, finish, legend, run_names
+from alexnet.train.metrics import read_metrics
+
+Epochs = list[dict[str, Any]]
+"""The epoch lines of a run's metrics.jsonl."""
+
+FEW_EPOCHS = 3
+"""Up to here a curve has markers: the line of a single epoch has no length and is not seen."""
+
+QUARTER = 0.25
+"""The training error to which Figure 1 of the paper draws its line."""
+
+STYLES = "-", "--", ":", "-."
+
+
+def curves(runs: Sequence[Path]) -> Figure:
+    """Draw error and loss of runs by epoch. Raises RunError for a folder without metrics."""
+    figure = Figure(figsize=(9, 3.6), dpi=150)
+    error, loss = figure.subplots(1, 2)
+    named = _epochs_of(runs)
+    _draw_error(error, named)
+    _draw_loss(loss, named)
+    figure.tight_layout()
+    return figure
+
+
+def error_curve(run: Path) -> Figure:
+    """Draw the left half of `curves` alone, for pages that are narrow."""
+    figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
+    _draw_error(figure.subplots(), _epochs_of([run]))
+    return figure
+
+
+def loss_curve(run: Path) -> Figure:
+    """Draw the right half of `curves` alone."""
+    figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
+    _draw_loss(figure.subplots(), _epochs_of([run]))
+    return figure
+
+
+def _epochs_of(runs: Sequence[Path]) -> list[tuple[str, Epochs]]:
+    """Return name and epochs of each run. Raises RunError for a run without a finished epoch."""
+    named = []
+    for name, run in zip(run_names(runs), runs, strict=True):
+        if not (epochs := read_metrics(run, "epoch")):
+            raise RunError(f"{run} has no finished epoch to draw")
+        named.append((name, epochs))
+    return named
+
+
+def _draw_error(ax: Axes, runs: Sequence[tuple[str, Epochs]]) -> None:
+    _draw_pairs(ax, runs, "error", 100)
+    finish(ax, "epoch", "error, %")
+
+
+def _draw_loss(ax: Axes, runs: Sequence[tuple[str, Epochs]]) -> None:
+    _draw_pairs(ax, runs, "loss", 1)
+    finish(ax, "epoch", "loss (cross-entropy)")
+
+
+def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor: int) -> None:
+    """Plot the training and validation values of runs, and mark where the learning rate fell.
+
+    Args:
+        what: "error" or "loss".
+        factor: Of the values; 100 makes percent.
+    """
+    for number, (name, epochs) in enumerate(runs):
+        mark = f"{name}, " if len(runs) > 1 else ""
+        for split, text, color in (("train", "training", TRAIN), ("val", "validation", VAL)):
+            # Color tells training from validation, so the line style must tell the runs apart.
+            ax.plot(
+                [m["epoch"] for m in epochs],
+                [factor * m[f"{split}_{what}"] for m in epochs],
+                color=color,
+                label=f"{mark}{text}",
+                linestyle=STYLES[number % len(STYLES)],
+                linewidth=1.4,
+                marker="o" if len(epochs) <= FEW_EPOCHS else "",
+            )
+        falls = [a["epoch"] for a, b in itertools.pairwise(epochs) if b["lr"] < a["lr"]]
+        for epoch in falls:
+            # Between the epochs: the new rate applies from the beginning of the next one.
+            line = ax.axvline(epoch + 0.5, color="#bbbbbb", linewidth=0.8, zorder=0)
+            # One entry in the legend for all of them.
+            if epoch == falls[0] and number == 0:
+                line.set_label("learning rate falls")
+    _set_limits(ax, max(len(epochs) for _, epochs in runs))
+    legend(ax)
+
+
+def _set_limits(ax: Axes, epochs: int) -> None:
+    """Let both axes begin at 0, with whole epochs on the horizontal one."""
+    # From zero, so that the distance between two curves is not exaggerated. A single epoch has the
+    # margins of no curve, hence the place above and on both sides of its markers.
+    ax.set_ylim(0, 1.06 * ax.dataLim.y1)
+    ax.set_xlim(0, max(2.0, 1.02 * epochs))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def training_error(runs: Sequence[Path]) -> Figure:
+    """Draw the training error of runs by epoch, and when each reaches 25 %, as in Fig. 1.
+
+    It is the error over the whole training set after each epoch where a run was validated on its
+    training split, as in `alexnet reproduce relu`. Else it is the error of the training steps, with
+    dropout and random crops.
+
+    Raises:
+        RunError: A folder is not a run, or the run has no finished epoch.
+    """
+    named = []
+    for run, (name, epochs) in zip(runs, _epochs_of(runs), strict=True):
+        config = read_config(run)
+        key = "val_error" if config.val_split == config.train_split else "train_error"
+        named.append((name, [(m["epoch"], m[key]) for m in epochs]))
+    return _draw_training_error(named)
+
+
+def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Figure:
+    """Draw errors, as fractions, by epoch. Args: Name, and (epoch, error) for each curve."""
+    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    colors = INK, TRAIN, VAL, "#b07d2b"
+    for number, (name, points) in enumerate(named):
+        reached = next((epoch for epoch, error in points if error <= QUARTER), None)
+        when = "not reached" if reached is None else f"after epoch {reached}"
+        ax.plot(
+            [epoch for epoch, _ in points],
+            [100 * error for _, error in points],
+            color=colors[number % len(colors)],
+            # The style differs too, for those who print without color.
+            linestyle=STYLES[number % len(STYLES)],
+            linewidth=1.4,
+            marker="o" if len(points) <= FEW_EPOCHS else "",
+            label=f"{name}: {QUARTER:.0%} {when}",
+        )
+    ax.axhline(100 * QUARTER, color="#bbbbbb", linewidth=0.8, zorder=0)
+    note = f"{QUARTER:.0%}, the line of Figure 1"
+    # At the right end, where a curve is seldom as high as the line.
+    ax.annotate(
+        note,
+        (1, 100 * QUARTER),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+        color=SOFT,
+    )
+    _set_limits(ax, max(len(points) for _, points in named))
+    finish(ax, "epoch", "training error, %")
+    legend(ax)
+    return figure
+
+
+def signals(runs: Sequence[Path]) -> Figure:
+    """Draw what the untrained networks saw, layer by layer. Raises RunError without a signal."""
+    # A logarithmic scale: in a network that starts nearly blind the difference shrinks by a
+    # factor in each layer.
+    figure = Figure(figsize=(7, 3.8), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    ax.set_yscale("log")
+    for name, run in zip(run_names(runs), runs, strict=True):
+        # A run that was killed before its first step has none.
+        if not (lines := read_metrics(run, "start")):
+            raise RunError(f"{run} has no signal in its metrics.jsonl; it was not yet begun")
+        layers = lines[0]["signal"]
+        differences = [100 * difference for difference, _ in layers.values()]
+        ax.plot(list(layers), differences, marker="o", label=name)
+    ax.axhline(100 * BLIND, color="#bbbbbb", linewidth=0.8, zorder=0)
+    ax.annotate(
+        f"below {BLIND:.0%} in the last hidden layer the network is nearly blind",
+        (0.01, 100 * BLIND),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -9),
+        textcoords="offset points",
+        fontsize=7,
+        color=SOFT,
+    )
+    # The line must be on the figure, and its text below it.
+    ax.set_ylim(bottom=min(ax.get_ylim()[0], 60 * BLIND))
+    # Percent as one writes them, and not powers of ten.
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_title(
+        "How far apart two images are in each layer before training", fontsize=9, color=INK
+    )
+    finish(ax, "layer, from the image to the classes", "mean distance of two images,\n% of size")
+    # The name of a single run explains nothing.
+    if len(runs) > 1:
+        legend(ax)
+    return figure

@@ -1,0 +1,41 @@
+"""What the figures share: colors, axes, and names that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+INK, SOFT, TRAIN, VAL = "#333333", "#888888", "#1f6f8b", "#d1495b"
+
+
+def finish(ax: Axes, x: str, y: str) -> None:
+    """Label the axes and remove the frame on two sides."""
+    ax.set_xlabel(x, color=INK)
+    ax.set_ylabel(y, color=INK)
+    # The curves need no box around them.
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def legend(ax: Axes) -> None:
+    """Draw the legend of an axis where it hides the least."""
+    for text in ax.legend(frameon=False, fontsize=8).get_texts():
+        # A `$` in the name of a run would else begin a formula.
+        text.set_parse_math(False)
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name of at most `most` characters; an ellipsis stands for the rest."""
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """Return the name of each run's folder, with as many parents as it takes to tell them apart."""
+    parts = [run.absolute().parts for run in runs]
+    for count in range(1, max(map(len, parts))):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(run) for run in runs]

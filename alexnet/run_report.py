@@ -1,0 +1,234 @@
+"""One self-contained page about a run: `alexnet report RUN` writes RUN/report.html."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import warnings
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from alexnet import figures, recipes
+from alexnet.config import Config, Plateau
+from alexnet.data.image import encode
+from alexnet.evaluation import Mistake, OwnTest, Result, own_test, worst_mistakes
+from alexnet.figures.answers import stored_image
+from alexnet.files import write_whole
+from alexnet.provenance import describe, machine
+from alexnet.saved_config import to_dict
+from alexnet.train.metrics import read_metrics
+
+MISTAKES = 12
+PAIRS, PAIRS_WITHOUT_MATRIX = 10, 40
+"""Most confused pairs in the table, below a confusion matrix and in place of one."""
+BESIDE = 12
+"""Most classes of a confusion matrix that has the table of pairs beside it."""
+LONGEST_VALUE = 60
+"""Characters of a setting in the table of those that differ from the recipe."""
+
+
+def write(run: Path, results: list[Result] | None = None) -> Path:
+    """Test a run on its own store, and write RUN/report.html and RUN/predictions.csv.
+
+    Args:
+        run: Folder of the run.
+        results: What `evaluation.evaluate` returned for the run's own validation split. If None,
+            they are computed.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError, DataError: The run has no checkpoint, or its store is not there any more.
+    """
+    test = own_test(run, results or ())
+    write_whole(run / "predictions.csv", _predictions_csv(test))
+    path = run / "report.html"
+    write_whole(path, page(run, test).encode())
+    return path
+
+
+def page(run: Path, test: OwnTest) -> str:
+    """Return the page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A misspelt name in the template is an error instead of an empty place.
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"svg": _svg, "percent": _percent}
+    trained, config, names = test.trained, test.trained.config, test.trained.names
+    own, splits = test.results[-1], test.store.manifest["splits"]
+    has_matrix = len(names) <= figures.MOST_CLASSES
+    epochs = read_metrics(run, "epoch")
+    counts = np.bincount(test.split.labels, minlength=len(names))
+    return environment.get_template("run_report.html.jinja").render(
+        run=run,
+        config=config,
+        names=names,
+        train_images=splits[config.train_split]["images"],
+        val_images=len(test.split),
+        store_changed=test.store.checksum != trained.about["store"],
+        tests=[(_test_name(result), result, wilson(*_wrong(result))) for result in test.results],
+        test_name=_test_name(own),
+        uniform=1 - 1 / len(names),
+        largest=names[int(counts.argmax())],
+        largest_error=1 - counts.max() / counts.sum(),
+        steered=isinstance(config.schedule, Plateau),
+        curves=[figures.error_curve(run), figures.loss_curve(run)] if epochs else [],
+        matrix=figures.confusion(own, names) if has_matrix else None,
+        # Only a small matrix leaves room beside it.
+        beside=len(names) <= BESIDE,
+        pairs=confused_pairs(own, names, PAIRS if has_matrix else PAIRS_WITHOUT_MATRIX),
+        mistakes=[(one, _inline_image(test, one)) for one in worst_mistakes(test, MISTAKES)],
+        class_errors=_class_errors(own, names),
+        filters=figures.filters(trained.net) if _has_filters(test) else None,
+        changes=changed_settings(config),
+        known_recipe=config.recipe in recipes.__all__,
+        last=epochs[-1] if epochs else None,
+        code=describe(trained.about["code"]) if "code" in trained.about else "not recorded",
+        torch=trained.about.get("torch", "not recorded"),
+        machine=machine(),
+    )
+
+
+def wilson(wrong: int, images: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval for the share of wrong images; z = 1.96 gives 95 %.
+
+    The usual interval, share +- z * deviation, has length 0 where no image is wrong, and can reach
+    below 0; this one does neither.
+    """
+    share, scale = wrong / images, 1 + z * z / images
+    middle = (share + z * z / (2 * images)) / scale
+    half = z * sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _wrong(result: Result) -> tuple[int, int]:
+    """Return the number of wrong images, and of all images."""
+    return round(result.top1_error * result.images), result.images
+
+
+def _test_name(result: Result) -> str:
+    return "center crop" if result.patches == 1 else f"{result.patches} crops"
+
+
+def confused_pairs(
+    result: Result, names: Sequence[str], most: int
+) -> list[tuple[str, str, int, int]]:
+    """Return the pairs of classes that are confused most often.
+
+    Returns:
+        (true class, predicted class, number of images, images of the true class), the most frequent
+        pair first.
+    """
+    pairs = [
+        (names[true], names[predicted], count, sum(row))
+        for true, row in enumerate(result.confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:most]
+
+
+def _class_errors(result: Result, names: Sequence[str]) -> list[tuple[str, int, float | None]]:
+    """Return name, images and error of each class, the highest error first.
+
+    A class without images has no error, and comes last.
+    """
+    rows = [
+        (name, sum(row), error)
+        for name, row, error in zip(names, result.confusion, result.class_errors, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -1.0 if row[2] is None else row[2], reverse=True)
+
+
+def changed_settings(config: Config) -> list[tuple[str, str, str]]:
+    """Return the settings that differ from the recipe: name, value, and the recipe's value.
+
+    The store, the number of classes that follows from it, and what `auto` was on the machine are
+    left out.
+    """
+    if config.recipe not in recipes.__all__:
+        return []
+    ours = _flat(to_dict(config))
+    theirs = _flat(to_dict(getattr(recipes, config.recipe)()))
+    left_out = "recipe", "data", "architecture.classes", "device", "precision"
+    return [
+        (name, _shown(ours.get(name)), _shown(theirs.get(name)))
+        for name in sorted(ours.keys() | theirs.keys())
+        if name not in left_out and ours.get(name) != theirs.get(name)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the plain values inside of a config's JSON form, by path: `sgd.lr`."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        # A layer by its name, since `layers.2` would have to be counted.
+        items = {str(item.get("name", i)): item for i, item in enumerate(value)}.items()
+    else:
+        return {name: value}
+    result: dict[str, Any] = {}
+    for key, item in items:
+        result |= _flat(item, f"{name}.{key}" if name else key)
+    return result
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+
+
+def _predictions_csv(test: OwnTest) -> bytes:
+    """Return a table of the validation images: name, true and predicted class, probability."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "true", "predicted", "probability"])
+    names, best = test.trained.names, test.p.argmax(1)
+    for index, (label, predicted) in enumerate(zip(test.split.labels, best, strict=True)):
+        share = f"{test.p[index, predicted]:.4f}"
+        table.writerow([test.split.name(index), names[label], names[predicted], share])
+    return text.getvalue().encode()
+
+
+def _has_filters(test: OwnTest) -> bool:
+    """Whether the first layer has filters: a network may consist of fully connected layers."""
+    return len(test.trained.net.plan[0].weight_shape) == 4
+
+
+def _inline_image(test: OwnTest, mistake: Mistake) -> str:
+    """Return an image as the address of an <img>."""
+    data = encode(stored_image(test.split, mistake.index), "jpeg", 85)
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def _percent(share: float) -> str:
+    # The space must not end a line.
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def _svg(figure: Figure) -> Markup:
+    """Return a figure as an <svg> element."""
+    buffer = io.StringIO()
+    # No date, and a fixed salt for ids: the same run gives the same bytes.
+    same_bytes = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexnet"})
+    with same_bytes, warnings.catch_warnings():
+        # The browser draws the letters, and has fonts for those that matplotlib's font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    svg = buffer.getvalue()
+    # The XML declaration before <svg does not belong inside HTML.
+    return Markup(svg[svg.index("<svg") :])

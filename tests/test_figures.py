@@ -1,0 +1,248 @@
+"""Figures of runs, and the verb that draws them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from PIL import Image
+
+from alexnet import checkpoint, figures, recipes
+from alexnet.architecture import plan
+from alexnet.cli import main
+from alexnet.data import shapes
+from alexnet.errors import DataError, RunError
+from alexnet.evaluation import Result, common_store, own_test, score, worst_mistakes
+from alexnet.figures.answers import stored_image
+from alexnet.figures.filters import _per_row
+from alexnet.figures.style import run_names
+from tests.conftest import RECIPES
+
+
+def result(counts: list[list[int]]) -> Result:
+    """A result with this confusion matrix."""
+    labels = [i for i, row in enumerate(counts) for _ in range(sum(row))]
+    predicted = [j for row in counts for j, n in enumerate(row) for _ in range(n)]
+    p = np.eye(len(counts), dtype=np.float32)[predicted]
+    return score(p, np.array(labels), 1)
+
+
+def texts(figure: Figure) -> list[str]:
+    """All texts of a figure."""
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def test_no_row_of_filters_is_mostly_empty() -> None:
+    assert [_per_row(count) for count in (4, 12, 16, 24, 48, 64)] == [4, 12, 16, 12, 16, 16]
+    for count in range(1, 200):
+        rows = -(-count // _per_row(count))
+        assert rows * _per_row(count) - count < rows
+        assert _per_row(count) <= 16
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_parents() -> None:
+    assert run_names([Path("a/run")]) == ["run"]
+    assert run_names([Path("a/run"), Path("b/run")]) == ["a/run", "b/run"]
+
+
+def write_epochs(run: Path, errors: list[float]) -> Path:
+    """A run that has only its metrics and the config of `demo`."""
+    run.mkdir()
+    checkpoint.write_config(run, recipes.demo())
+    lines = [
+        {"kind": "epoch", "step": i, "epoch": i, "lr": 0.1 / i, "train_loss": 1.0, "val_loss": 1.0}
+        | {"train_error": error, "val_error": error}
+        for i, error in enumerate(errors, 1)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_curve_of_one_epoch_is_seen(tmp_path: Path) -> None:
+    """It has a marker, inside of the axes."""
+    error, loss = figures.curves([write_epochs(tmp_path / "one", [0.97])]).axes
+    for ax in (error, loss):
+        for line in ax.lines:
+            assert line.get_marker() == "o"
+            assert ax.viewLim.contains(*line.get_xydata()[0])
+    (many, _) = figures.curves([write_epochs(tmp_path / "many", [0.9] * 9)]).axes
+    assert {line.get_marker() for line in many.lines[:2]} == {""}
+    entries = [text.get_text() for text in many.get_legend().get_texts()]
+    assert entries == ["training", "validation", "learning rate falls"]
+
+
+def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:
+    relu = write_epochs(tmp_path / "relu", [0.6, 0.3, 0.25, 0.2])
+    tanh = write_epochs(tmp_path / "tanh", [0.7, 0.6, 0.5, 0.4])
+    (ax,) = figures.training_error([relu, tanh]).axes
+    entries = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert entries == ["relu: 25% after epoch 3", "tanh: 25% not reached"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [60, 30, 25, 20])
+
+
+def test_answers_have_no_label_over_a_bar(run: Path) -> None:
+    figure = figures.answers(run)
+    figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for ax in figure.axes:
+        bars = [bar.get_window_extent(renderer) for bar in ax.patches]
+        for text in ax.texts:
+            box = text.get_window_extent(renderer)
+            assert not any(box.overlaps(bar) and bar.width > 0 for bar in bars), text.get_text()
+
+
+def test_signal_explains_its_line(run: Path) -> None:
+    (ax,) = figures.signals([run]).axes
+    assert any("nearly blind" in text for text in texts(ax.figure))
+    assert ax.get_legend() is None
+    assert ax.get_ylim()[0] < 2
+
+
+def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
+    """The nearest training image of a stored training image is this image."""
+    trained, train, _ = figures.of_run(run)
+    file = tmp_path / "mine.png"
+    Image.fromarray(stored_image(train, 7)).save(file)
+    figure = figures.neighbours(run, [file])
+    images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    assert len(images) == 1 + 6
+    np.testing.assert_array_equal(images[0], images[1])
+    titles = [ax.get_title() for ax in figure.axes if ax.images]
+    assert titles[:2] == ["mine.png", trained.names[train.labels[7]]]
+    file.write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"mine\.png is not an image"):
+        figures.neighbours(run, [file])
+
+
+def test_confusion_shows_counts_and_shares() -> None:
+    figure = figures.confusion(result([[3, 1], [0, 8]]), ["a$b$", "c"])
+    ax = figure.axes[0]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0.25], [0, 1]])
+    assert [text.get_text() for text in ax.texts] == ["3", "1", "8"]
+    figure.draw_without_rendering()
+    assert ax.get_xticklabels()[0].get_text() == "a$b$"
+    # A class without images divides by nothing.
+    assert np.isfinite(figures.confusion(result([[0, 0], [1, 1]]), "ab").axes[0].images[0]._A).all()
+
+
+def test_confusion_of_too_many_classes_is_refused_with_the_way_out() -> None:
+    many = result(np.eye(51, dtype=int).tolist())
+    with pytest.raises(RunError, match="51 classes cannot be read; `alexnet report`"):
+        figures.confusion(many, ["x"] * 51)
+
+
+def test_surest_mistakes_come_first(run: Path) -> None:
+    test = own_test(run)
+    shown = worst_mistakes(test, 12)
+    assert shown
+    assert [one.probability for one in shown] == sorted(
+        (one.probability for one in shown), reverse=True
+    )
+    wrong = np.flatnonzero(test.p.argmax(1) != test.split.labels)
+    assert {one.index for one in shown} <= set(wrong.tolist())
+    assert shown[0].probability == pytest.approx(test.p[wrong].max())
+    assert shown[0].true == shapes.CLASSES[test.split.labels[shown[0].index]] != shown[0].predicted
+    figure = figures.mistakes(test)
+    assert sum(len(ax.images) for ax in figure.axes) == len(shown)
+    assert f"true: {shown[0].true}" in texts(figure)
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_figure_2_has_every_layer_of_every_recipe(config: object) -> None:
+    architecture = config().architecture  # type: ignore[operator]
+    found = texts(figures.network(architecture))
+    for op in plan(architecture):
+        assert op.layer.name in found
+        if op.op == "linear":
+            assert any(text.startswith(f"{op.shape[0]} ") for text in found)
+
+
+def test_figure_2_of_the_paper_has_two_columns_linked_where_the_paper_links_them() -> None:
+    figure = figures.network(recipes.paper().architecture)
+    found = texts(figure)
+    # Each of the two columns has half of the maps: 48, 128, 192, 192, 128, 2048, 2048.
+    for half, times in (("48", 2), ("128", 4), ("192", 4), ("2048", 4), ("1000", 1), ("224", 1)):
+        assert found.count(half) == times
+    red = [line for line in figure.axes[0].lines if line.get_color() == figures.VAL]
+    # In both directions: four corners of the filter of conv3, four lines to fc6 and to fc7.
+    assert len(red) == 2 * (4 + 4 + 4)
+    alone = figures.network(recipes.original_one_column().architecture)
+    assert not [line for line in alone.axes[0].lines if line.get_color() == figures.VAL]
+    assert [patch for patch in alone.axes[0].patches if isinstance(patch, Polygon)]
+
+
+def test_the_verb_draws_every_figure_and_refuses_what_it_does_not_use(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("confusion", "mistakes", "network", "training-error"):
+        main(["figure", kind, str(run), "--out", str(tmp_path / f"{kind}.png")])
+        with Image.open(tmp_path / f"{kind}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 5
+    monkeypatch.chdir(tmp_path)
+    main(["figure", "network", "cifar_11"])
+    assert (tmp_path / "cifar_11-network.png").is_file()
+    capsys.readouterr()
+    for kind in ("filters", "answers", "confusion", "mistakes", "network"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["figure", kind, str(run), "cat.jpeg"])
+        sentence = capsys.readouterr().err
+        assert f"`alexnet figure {kind}` draws one run and has no use for cat.jpeg" in sentence
+
+
+def test_evaluate_tests_on_the_store_of_the_runs(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", str(run), str(run), "--json"])
+    printed = capsys.readouterr()
+    assert [r["images"] for r in json.loads(printed.out)] == [30, 30]
+    assert f"tested on {store}, the store of the training" in printed.err
+    saved = checkpoint.read(run)
+    for name, changes, message in (
+        ("other", {"store": "0" * 64}, "were trained on different stores"),
+        (
+            "gone",
+            {"config": saved.about["config"] | {"data": str(tmp_path / "none")}},
+            "is not there any more",
+        ),
+    ):
+        file = tmp_path / f"{name}.safetensors"
+        checkpoint.write(file, saved.weights, {}, saved.mean, saved.about | changes)
+        runs = [run, file] if name == "other" else [file]
+        with pytest.raises((RunError, DataError), match=message):
+            common_store(runs)
+
+
+def test_foreign_files_are_named_and_not_called_damaged(run: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("a.pth", "a.onnx", "a.npy", "a.safetensors", "b")}
+    torch.save({"features.0.weight": torch.zeros(2)}, files["a.pth"])
+    files["a.onnx"].write_bytes(b"\x08\x0a\x12\x07alexnet")
+    np.save(files["a.npy"], np.zeros(3))
+    from safetensors.torch import save_file
+
+    save_file({"features.0.weight": torch.zeros(2)}, files["a.safetensors"])
+    files["b"].write_bytes(b"")
+    for name, what in (
+        ("a.pth", "a file of PyTorch, which may execute code"),
+        ("a.onnx", "an ONNX file"),
+        ("a.npy", "a file of NumPy"),
+        ("a.safetensors", "it was not written by it"),
+        ("b", "not a .safetensors file"),
+    ):
+        with pytest.raises(RunError, match=rf"{name} is not a run of this program: .*{what}"):
+            checkpoint.read(files[name])
+
+
+def test_predict_without_images_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in ((["runs/mine"], "name the images"), ([], "name a run and its")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["predict", *arguments])
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert message in error
+        assert "alexnet predict runs/mine photo.jpg" in error

@@ -1,0 +1,121 @@
+"""The page about a run: RUN/report.html and RUN/predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet import recipes, run_report
+from alexnet.cli import main
+from alexnet.config import StepSchedule
+from alexnet.data import shapes
+from alexnet.evaluation import OwnTest, evaluate, own_test, score
+
+
+@pytest.fixture(scope="module")
+def copy(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run, since the page is written into its folder."""
+    folder = tmp_path_factory.mktemp("report") / "tiny"
+    shutil.copytree(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test(run: Path) -> OwnTest:
+    return own_test(run)
+
+
+def test_the_verb_writes_a_page_that_needs_no_other_file(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["report", str(copy)])
+    assert capsys.readouterr().out.strip() == str(copy / "report.html")
+    page = (copy / "report.html").read_text()
+    # Addresses of namespaces and licenses inside <svg> are not loaded.
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=\"(?!data:)", page)
+    assert page.count("<svg") == 4
+    for heading in ("How it learned", "What it confuses", "The surest mistakes", "Settings"):
+        assert f"<h2>{heading}</h2>" in page
+    for name in shapes.CLASSES:
+        assert name in page
+
+
+def test_results_that_are_known_are_not_computed_again(
+    run: Path, store: Path, test: OwnTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page states the same errors as `evaluate`, computed or given."""
+    known = evaluate([run], store)
+    assert list(test.results) == known
+    monkeypatch.setattr("alexnet.evaluation.measure", None)
+    assert own_test(run, known).results == test.results
+    page = run_report.page(run, test)
+    for result in known:
+        assert f"{100 * result.top1_error:.1f}\u00a0%" in page
+
+
+def test_predictions_csv_has_every_validation_image(copy: Path, test: OwnTest) -> None:
+    run_report.write(copy, list(test.results))
+    with (copy / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [test.split.name(i) for i in range(30)]
+    assert [shapes.CLASSES.index(row["true"]) for row in rows] == test.split.labels.tolist()
+    wrong = np.mean([row["true"] != row["predicted"] for row in rows])
+    assert wrong == pytest.approx(test.results[-1].top1_error)
+
+
+def test_wilson_interval() -> None:
+    """The values of Wilson's formula, and its limits where no image or every image is wrong."""
+    assert run_report.wilson(5, 50) == pytest.approx((0.0435, 0.2136), abs=1e-4)
+    assert run_report.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert run_report.wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_names_of_classes_cannot_become_html_or_formulas(run: Path, test: OwnTest) -> None:
+    names = ("<script>x</script>", "$a_b$ & c", "日本", *shapes.CLASSES[3:])
+    page = run_report.page(run, replace(test, trained=replace(test.trained, classes=names)))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "$a_b$ &amp; c" in page
+
+
+def test_many_classes_have_a_table_in_place_of_a_matrix(run: Path, test: OwnTest) -> None:
+    names = tuple(f"class {i}" for i in range(60))
+    p = np.full((30, 60), 0.01, np.float32)
+    p[:, 59] = 0.4
+    result = score(p, test.split.labels, 1)
+    many = replace(test, trained=replace(test.trained, classes=names), p=p, results=(result,))
+    page = run_report.page(run, many)
+    assert page.count("<svg") == 3
+    assert "<td>class 59</td>" in page
+
+
+def test_confused_pairs_are_sorted_by_number() -> None:
+    p = np.eye(3, dtype=np.float32)[[0, 1, 1, 2, 2, 2, 0]]
+    result = score(p, np.array([0, 0, 0, 1, 1, 1, 2]), 1)
+    pairs = [("b", "c", 3, 3), ("a", "b", 2, 3), ("c", "a", 1, 1)]
+    assert run_report.confused_pairs(result, "abc", 9) == pairs
+    assert run_report.confused_pairs(result, "abc", 1) == pairs[:1]
+
+
+def test_only_settings_that_differ_from_the_recipe_are_listed() -> None:
+    base = recipes.demo()
+    assert run_report.changed_settings(replace(base, data="somewhere", device="cpu")) == []
+    layers = base.architecture.layers
+    changed = replace(
+        base,
+        sgd=replace(base.sgd, lr=0.5),
+        architecture=replace(
+            base.architecture, layers=(replace(layers[0], kernels=7), *layers[1:]), classes=3
+        ),
+    )
+    assert run_report.changed_settings(changed) == [
+        ("architecture.layers.conv1.kernels", "7", str(layers[0].kernels)),
+        ("sgd.lr", "0.5", str(base.sgd.lr)),
+    ]
+    assert run_report.changed_settings(replace(base, recipe="tiny", schedule=StepSchedule(1))) == []
