@@ -22,8 +22,8 @@ RANKS = {
     4: ["model"],
     5: ["distributed", "diagnostics", "checkpoint", "trained"],
     6: ["evaluation", "inference", "export"],
-    7: ["train"],
-    8: ["figures"],
+    7: ["train", "environment"],
+    8: ["figures", "look"],
     9: ["demo", "experiments"],
     10: ["cli", "__init__", "__main__"],
 }

@@ -21,6 +21,7 @@ from alexnet.errors import AlexNetError
 VERBS = (
     "demo",
     "prepare",
+    "look",
     "train",
     "evaluate",
     "predict",
@@ -55,6 +56,7 @@ AlexNet, the network of 2012, from image archives to the figures of the paper.
   demo                                  the whole system in minutes, on a built-in data set
   prepare SOURCE STORE                  make a store from image folders, the ImageNet archives,
                                         Parquet, WebDataset, or a Hugging Face data set
+  look STORE                            what a store contains: facts, and a figure with images
   train RECIPE --data STORE --out RUN   train a network; the recipes are
                                         {recipes}
   train --resume RUN                    continue an interrupted run
@@ -67,6 +69,7 @@ AlexNet, the network of 2012, from image archives to the figures of the paper.
                                         draw a figure of a run
   summary RECIPE                        shape, parameters and multiply-adds of every layer
   export RUN FILE.onnx|FILE.safetensors
+  check                                 this machine: what is there, what is missing
   check STORE|RUN...                    compare all files of stores and runs with their checksums
   reproduce [CLAIM...] [--data STORE]   run the paper's claims as experiments; without arguments,
                                         print their table

@@ -18,8 +18,8 @@ import numpy as np
 from alexnet.data.image import FORMATS, suffixes
 from alexnet.errors import DataError
 
-# Suffixes of photographs that this program cannot decode, or not everywhere (`image.FORMATS`). Files
-# of these names are reported with what can be done, those of other names are only counted.
+# Suffixes of photographs that this program cannot decode, or not everywhere (`image.FORMATS`).
+# Files of these names are reported with what can be done, those of other names are only counted.
 OTHER_IMAGE_SUFFIXES = {
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".tga", ".psd", ".dng", ".raw"),
     *(".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
