@@ -28,7 +28,7 @@ def store_of(folder: Path, counts: dict[str, list[int]]) -> Path:
             Item(
                 f"{label}-{n}.png",
                 label,
-                InHand(encode(np.full((16, 16, 3), 9 * label, np.uint8), "png")),
+                InHand(encode(np.full((16, 16, 3), 9 * label % 256, np.uint8), "png")),
             )
             for label, count in enumerate(per_class)
             for n in range(count)

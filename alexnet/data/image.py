@@ -140,6 +140,9 @@ def _open(data: bytes) -> Image.Image:
         if data[4:].startswith(HEIF_BRANDS):
             raise DataError(f"a HEIC image; {HEIF_MEND}") from None
         raise
+    # Pillow looks at the size before we can, and speaks of an attack.
+    except Image.DecompressionBombError:
+        raise DataError(f"it has more than {MAX_PIXELS:,} pixels") from None
     _check_size(*image.size)
     return image
 
