@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
-from alexnet.data.sources import IMAGE_SUFFIXES
+from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import RunError
@@ -42,24 +43,28 @@ class Prediction:
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the image files among `paths` and in the folders among them, in order.
 
-    A file that is named itself is returned whatever its suffix.
+    A file that is named itself is returned whatever its suffix. Images in a folder that cannot be
+    decoded here are left out, as `prepare` does; a note on stderr counts them.
 
     Raises:
         RunError: If a path does not exist, or there is no image file.
     """
     files: list[Path] = []
+    notes: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-            )
+            below = files_below(path)
+            files += [p for p in below if is_image(p) and p.is_file()]
+            notes += notes_on_left_out(filter(may_be_image, below), path)
         # The suffix does not matter: the user means this file.
         elif path.is_file():
             files.append(path)
         else:
             raise RunError(f"{path} does not exist")
     if not files:
-        raise RunError(f"no images in {', '.join(map(str, paths))}")
+        raise RunError("; ".join([f"no images in {', '.join(map(str, paths))}", *notes]))
+    for note in notes:
+        print(note, file=sys.stderr)
     return files
 
 

@@ -234,7 +234,6 @@ def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
             data = damaged.read_bytes()
             damaged.write_bytes(data[: len(data) // 2] + b"\xff" + data[len(data) // 2 + 1 :])
             assert str(damaged) in fails(capsys, "check", copy)
-    assert "name what to check: alexnet check STORE|RUN" in fails(capsys, "check")
     assert "neither a store nor a run" in fails(capsys, "check", tmp_path / "none")
 
 

@@ -176,7 +176,7 @@ def test_the_limit_of_pixels_is_that_of_pillow(make: Callable[..., bytes], uprig
     assert Image.MAX_IMAGE_PIXELS is not None
     assert 2 * Image.MAX_IMAGE_PIXELS == image_file.MAX_PIXELS
     # Between our old limit of 200 million and Pillow's of 179 million.
-    with pytest.raises(DataError, match=r"14000x14000 is more than|exceeds limit of 178956970"):
+    with pytest.raises(DataError, match="more than 178,956,970 pixels"):
         decode(make(14000, 14000), upright)
 
 

@@ -711,7 +711,7 @@ def class_folder(folder: Path, classes: int = 2, each: int = 5) -> Path:
 def test_one_folder_is_split_by_the_fraction(tmp_path: Path) -> None:
     source = class_folders(class_folder(tmp_path / "pictures", each=10), Options(val_fraction=0.25))
     names = [[item.name for item in split.items(0)] for split in source.splits]
-    assert [len(n) for n in names] == [15, 5]
+    assert [len(n) for n in names] == [16, 4]
     assert not set(names[0]) & set(names[1])
     assert source.classes == ("class0", "class1")
 

@@ -33,9 +33,9 @@ RANKS = {
     4: ["model"],
     5: ["distributed", "diagnostics", "checkpoint", "trained"],
     6: ["evaluation", "inference", "export"],
-    7: ["train"],
-    8: ["figures", "run_report"],
-    9: ["demo", "experiments"],
+    7: ["train", "environment"],
+    8: ["figures", "look", "run_report"],
+    9: ["demo", "experiments", "own_images"],
     10: ["cli", "__init__", "__main__"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}

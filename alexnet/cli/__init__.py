@@ -21,6 +21,7 @@ from alexnet.terminal import entry, wrapped
 VERBS = (
     "demo",
     "prepare",
+    "look",
     "train",
     "evaluate",
     "predict",
@@ -56,6 +57,7 @@ HELP = (
         "make a store from image folders, the ImageNet archives, Parquet, WebDataset, or a Hugging "
         "Face data set",
     ),
+    ("look STORE", "what a store contains: facts, and a figure with images"),
     (
         "train FOLDER",
         "from a folder of images to a tested classifier with its page, in one command",
@@ -77,13 +79,10 @@ HELP = (
         "draw the network, its filters, answers, mistakes, curves, and others (figure --help)",
     ),
     ("report RUN", "write a page about a run: errors, curves, mistakes"),
-    ("look STORE", "draw the images of a store, its classes and their sizes"),
     ("summary RECIPE", "shape, parameters and multiply-adds of every layer"),
     ("export RUN FILE.onnx|FILE.safetensors", "write the weights or the network to a file"),
-    (
-        "check [STORE|RUN...]",
-        "describe this machine, or compare all files of stores and runs with their checksums",
-    ),
+    ("check", "this machine: what is there, what is missing"),
+    ("check STORE|RUN...", "compare all files of stores and runs with their checksums"),
     (
         "reproduce [CLAIM...] [--data STORE]",
         "run the paper's claims as experiments; without arguments, print their table",

@@ -13,7 +13,6 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Names, parse
 from alexnet.data.storage import is_url
 from alexnet.errors import AlexNetError
-from alexnet.program import program
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import Checkpoint
@@ -21,21 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckArguments:
-    """Compare the files of stores and runs with their checksums.
+    """Compare the files of stores and runs with their checksums, or check this machine.
 
     The exit code is 2 at the first file that is damaged, and the message names the file. Files that
     have no checksum (config.json, metrics.jsonl) are read and checked for their form.
+
+    Without arguments, each part of this machine that the program can use has a line, with what it
+    costs to lack it. The exit code is 0 then. Put these lines into a bug report.
     """
 
-    paths: Positional[Annotated[Names, tyro.conf.arg(metavar="STORE|RUN...")]]
+    paths: Positional[Annotated[Names, tyro.conf.arg(metavar="STORE|RUN...")]] = ()
     """Folders or URLs of stores, folders of runs, and checkpoint files."""
 
 
 def check(arguments: list[str]) -> None:
-    """Run `alexnet check`: one line for each part that is intact."""
+    """Run `alexnet check`: one line for each part of the machine, or that is intact."""
     a = parse(CheckArguments, "check", arguments)
     if not a.paths:
-        raise AlexNetError(f"name what to check: {program()} check STORE|RUN...")
+        _check_environment()
     for name in a.paths:
         path = Path(name)
         if path.is_file():
@@ -50,6 +52,15 @@ def check(arguments: list[str]) -> None:
             raise AlexNetError(
                 f"{name} is neither a store nor a run: it has no manifest.json and no config.json"
             )
+
+
+def _check_environment() -> None:
+    from alexnet.environment import parts
+
+    known = parts()
+    width = max(len(part.name) for part in known)
+    for part in known:
+        print(f"{part.name:{width}}  {'ok' if part.ok else '--'}  {part.text}")
 
 
 def _check_store(name: str) -> None:

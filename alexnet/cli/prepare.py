@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, on_disk, parse
 from alexnet.config import MEMORY_GIB, StoreSettings
+from alexnet.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,24 @@ def prepare(arguments: list[str]) -> None:
         # A few names show what is wrong with a source; the manifest lists all of them.
         for image, reason in split["skipped"][:20]:
             print(f"    skipped {image}: {reason}")
+    # Those of the source were printed before.
+    for note in manifest["notes"][len(source.notes) :]:
+        print(f"  {note}")
+    print(f"look at it:  alexnet look {shlex.quote(str(a.store))}")
+    if recipe := _recipe_for(manifest["settings"]["size_px"]):
+        data, out = shlex.quote(str(a.store)), shlex.quote(f"runs/{folder.name}")
+        print(f"train on it: alexnet train {recipe} --data {data} --out {out}")
+
+
+def _recipe_for(size_px: int) -> str | None:
+    """Return a recipe whose network sees most of images with `size_px` pixels a side, or None."""
+    from alexnet import recipes
+    from alexnet.data.augment import check_sizes
+
+    for recipe in (recipes.original, recipes.demo, recipes.cifar_18, recipes.cifar_11):
+        try:
+            check_sizes(size_px, recipe().architecture.input_px)
+        except DataError:
+            continue
+        return recipe.__name__
+    return None

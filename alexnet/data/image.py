@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Literal
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from alexnet.errors import DataError
 
 Rgb = NDArray[np.uint8]  # (H, W, 3)
 
-# The formats that are decoded, whatever the name of the file. Pillow knows forty more, and starts
-# Ghostscript for one of them: an EPS file is a program. Formats that nobody keeps photographs in
-# are left out too, because each decoder is one more parser of untrusted bytes.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# The formats that are decoded, whatever the name of the file, and the suffixes by which their files
+# are found in folders. Pillow knows forty more, and starts Ghostscript for one of them: an EPS file
+# is a program. Formats that nobody keeps photographs in are left out too, because each decoder is
+# one more parser of untrusted bytes. HEIF is decoded only where the user has installed pillow-heif.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+# The first letters of the content of HEIF files, from the fourth byte on. Telephones and mail
+# programs send them under names that end in .jpg, too.
+HEIF_BRANDS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1"))
+HEIF_MEND = "convert it to JPEG, or install pillow-heif"
 # Pillow's own limit, which it derives from 256 MiB of memory: its two checks and ours agree, so
 # that it does not depend on the decoder whether an image is accepted. It does not depend on the
 # memory of the machine either, because that must not change the content of a store.
@@ -93,14 +110,39 @@ def reason(error: Exception) -> str:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return those of FORMATS that this version of Pillow knows; AVIF came with Pillow 11.3."""
+    """Return those of FORMATS that can be decoded here.
+
+    AVIF came with Pillow 11.3, and HEIF needs a package on which this program does not depend.
+    """
     Image.init()
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
     return tuple(format for format in FORMATS if format in Image.OPEN)
 
 
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of files that can be decoded here, in lower case."""
+    return frozenset(suffix for format in _formats() for suffix in FORMATS[format])
+
+
 def _open(data: bytes) -> Image.Image:
-    """Open an image without decoding its pixels. Raises DataError for too many of them."""
-    image = Image.open(io.BytesIO(data), formats=_formats())
+    """Open an image without decoding its pixels.
+
+    Raises:
+        DataError: If there are too many of them, or if it is a HEIF image that cannot be decoded.
+        UnidentifiedImageError: If it is of no known format.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except UnidentifiedImageError:
+        # Only now: an AVIF image may begin with one of these brands, too.
+        if data[4:].startswith(HEIF_BRANDS):
+            raise DataError(f"a HEIC image; {HEIF_MEND}") from None
+        raise
+    # Pillow looks at the size before we can, and speaks of an attack.
+    except Image.DecompressionBombError:
+        raise DataError(f"it has more than {MAX_PIXELS:,} pixels") from None
     _check_size(*image.size)
     return image
 

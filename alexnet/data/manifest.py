@@ -75,8 +75,15 @@ def _first_wrong(manifest: dict[str, Any]) -> str | None:
     # Words are absent from older stores, and empty where the classes have none.
     if not is_names(words) or len(words) not in (0, len(classes)):
         return "words"
+    # Notes are absent from older stores, and a source is only shown.
+    if not is_names(manifest.get("notes", [])):
+        return "notes"
+    if not isinstance(manifest.get("source", ""), str):
+        return "source"
     if not isinstance(settings, dict) or not 0 < _count(settings.get("size_px")) <= MOST_PX:
         return "settings.size_px"
+    if not isinstance(settings.get("encoding", ""), str):
+        return "settings.encoding"
     if not is_covariance(manifest.get("covariance")):
         return "covariance"
     if not _is_sha256(manifest.get("mean_sha256")):
@@ -102,6 +109,10 @@ def _wrong_in_split(split: Any) -> str | None:
             return f".shards[{number}]"
     if _count(split.get("images")) != sum(shard["images"] for shard in shards):
         return ".images"
+    # Names and reasons.
+    skipped = split.get("skipped", [])
+    if not isinstance(skipped, list) or not all(is_names(s) and len(s) == 2 for s in skipped):
+        return ".skipped"
     # Stores of version 0.1 have no index.
     if "index" in split and not _is_file(split["index"]):
         return ".index"

@@ -26,7 +26,9 @@ from alexnet.data.image import decode
 from alexnet.data.manifest import FORMAT, sealed
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.processing import (
+    LEAST_PX,
     MAX_BYTES,
+    MOST_ELONGATED,
     Memory,
     Processed,
     Unreadable,
@@ -44,6 +46,8 @@ from alexnet.progress import Progress
 
 STORED_PX = 256  # section 2
 INDEX_FILE = "index.npz"
+MOST_NAMES = 100  # of images with an extreme shape, in the manifest
+FIRST = 3  # names in a message, which shows what is wrong without filling the screen
 
 
 def prepare(
@@ -172,6 +176,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
         # table would have 140 million entries.
         "per_class": [0] * len(job.source.classes),
         "kept": 0,
+        "extreme": {"images": 0, "names": []},
         "consumed": 0,
         "finished": False,
     }
@@ -217,6 +222,10 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
         record["per_class"][label] += 1
     record["kept"] += sum(result.kept for result in finished)
     record["skipped"] += skipped
+    extreme = [name for result in finished for name in result.extreme]
+    record["extreme"]["images"] += len(extreme)
+    # Not all names: a data set of tiny images has as many of them as it has images.
+    record["extreme"]["names"] = (record["extreme"]["names"] + extreme)[:MOST_NAMES]
     record["consumed"] += len(rows) + len(skipped)
     old_sums = job.state["sums"]
     if split.name == job.source.splits[0].name:  # the statistics are those of the training split
@@ -240,11 +249,11 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
             f"{job.folder.partial}"
         )
     if (final or split.count) and skipped > job.settings.most_skipped * max(1, total):
-        name, reason = record["skipped"][-1]
+        names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
+        first = _first(names, skipped)
         raise DataError(
-            f"{skipped} of {total} images of {split.name!r} cannot be read, the last of them "
-            f"{name} ({reason}); repair them and remove {job.folder.partial}, or allow more with "
-            "--most-skipped"
+            f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
+            f"repair them and remove {job.folder.partial}, or allow more with --most-skipped"
         )
 
 
@@ -264,6 +273,7 @@ def _finish(job: Job) -> dict[str, Any]:
             "images": sum(record["per_class"]),
             "per_class": record["per_class"],
             "kept": record["kept"],
+            "extreme": record["extreme"],
             "shards": record["shards"],
             "index": _write_index(folder, split.name, record["shards"]),
             "skipped": record["skipped"],
@@ -275,6 +285,7 @@ def _finish(job: Job) -> dict[str, Any]:
     manifest = {
         "format": FORMAT,
         **_identity(source, job.settings),
+        "notes": [*source.notes, *_notes(splits, source.classes, job.settings.size_px)],
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
         "covariance": sums.covariance().tolist(),
@@ -284,6 +295,38 @@ def _finish(job: Job) -> dict[str, Any]:
     write_whole(folder / "manifest.json", content.encode())
     as_read: dict[str, Any] = json.loads(content)
     return as_read
+
+
+def _notes(splits: dict[str, Any], classes: tuple[str, ...], size_px: int) -> list[str]:
+    """Return notes about images of extreme shapes, and about classes that a split lacks."""
+    notes = []
+    for split, about in splits.items():
+        count, names = about["extreme"]["images"], about["extreme"]["names"]
+        if count:
+            noun, verb = ("image", "is") if count == 1 else ("images", "are")
+            notes.append(
+                f"{count} {noun} of {split!r} {verb} smaller than {min(LEAST_PX, size_px)} pixels, "
+                f"or more than {MOST_ELONGATED} times as long as wide: {_first(names, count)}"
+            )
+    total = [sum(counts) for counts in zip(*(s["per_class"] for s in splits.values()), strict=True)]
+    for split, about in splits.items():
+        missing = [
+            f"{name} ({in_all} in all)"
+            for name, here, in_all in zip(classes, about["per_class"], total, strict=True)
+            if here == 0
+        ]
+        if missing:
+            noun = "class has" if len(missing) == 1 else "classes have"
+            notes.append(
+                f"{len(missing)} {noun} no image in {split!r}: {_first(missing, len(missing))}"
+            )
+    return notes
+
+
+def _first(names: list[str], count: int) -> str:
+    """Return the first of `count` names, and how many more there are."""
+    rest = count - len(names[:FIRST])
+    return ", ".join(names[:FIRST]) + (f" and {rest} more" if rest else "")
 
 
 def _write_index(folder: Path, split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,10 @@ ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spr
 # Images of archives are in memory before a worker takes them, up to 256 MiB each. A task is
 # complete at so many bytes of them, and no more tasks are begun while so many wait.
 TASK_BYTES, HELD_BYTES = 32 << 20, 512 << 20
+# Images that are stored and reported, because they are seldom meant: enlarged from fewer pixels to
+# the 256 of a stored image, one pixel becomes a block of 16x16 or more, and of an image that is
+# more than ten times as long as wide, the central square shows less than a tenth.
+LEAST_PX, MOST_ELONGATED = 16, 10
 MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
 
 
@@ -72,12 +76,14 @@ class Processed:
         sums: Pixel sums of these images.
         skipped: Name of each unreadable item, and the reason.
         kept: How many of the rows are the source's own files, unchanged.
+        extreme: Names of the images that are very small or very long (`is_extreme`).
     """
 
     rows: list[tuple[bytes, str, int]]
     sums: Sums
     skipped: list[tuple[str, str]] = field(default_factory=list)
     kept: int = 0
+    extreme: list[str] = field(default_factory=list)
 
     @property
     def items(self) -> int:
@@ -154,11 +160,13 @@ def process(items: list[Item], upright: bool, settings: StoreSettings, memory: M
             result.kept += 1
         else:
             try:
-                rgb = _square(data, upright, settings.size_px, memory)
+                rgb, extreme = _square(data, upright, settings.size_px, memory)
             # One unreadable image must not end hours of work; too many do (`_check_skipped`).
             except (DataError, MemoryError) as error:
                 result.skipped.append((item.name, reason(error)))
                 continue
+            if extreme:
+                result.extreme.append(item.name)
             data = encode(rgb, encoding, settings.quality, settings.chroma)
             # The statistics are those of what training will see, and JPEG changes an image.
             if encoding == "jpeg":
@@ -194,10 +202,25 @@ def read(item: Item) -> bytes | Unreadable:
         return Unreadable(reason(error))
 
 
-def _square(data: bytes, upright: bool, size_px: int, memory: Memory) -> NDArray[np.uint8]:
-    """Decode an image and cut out its central square. Raises DataError for one that is damaged."""
+def _square(
+    data: bytes, upright: bool, size_px: int, memory: Memory
+) -> tuple[NDArray[np.uint8], bool]:
+    """Decode an image and cut out its central square; tell also whether its shape is extreme.
+
+    Raises:
+        DataError: If the image is damaged.
+    """
     with memory.reserved(decoding_bytes(data, size_px)):
-        return centre_square(decode(data, upright, size_px), size_px)
+        # A decoder reduces only large images, and both sides by the same factor.
+        rgb = decode(data, upright, size_px)
+        height, width = rgb.shape[:2]
+        return centre_square(rgb, size_px), is_extreme(height, width, size_px)
+
+
+def is_extreme(height: int, width: int, size_px: int) -> bool:
+    """Tell whether an image is very small, and smaller than stored images, or very long."""
+    short, long = sorted((height, width))
+    return short < min(LEAST_PX, size_px) or long > MOST_ELONGATED * short
 
 
 def _keeps(data: bytes, settings: StoreSettings) -> bool:

@@ -22,7 +22,8 @@ from alexnet.data.store_folder import StoreFolder
 from alexnet.errors import DataError
 from alexnet.files import write_whole
 
-STATE = 3  # format of the state; one of another format is not resumed
+# Version of the state and of the choice of images held out. No other version is resumed.
+STATE = 4
 STATE_FILE = "state.json"
 
 

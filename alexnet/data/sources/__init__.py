@@ -7,6 +7,25 @@ form can be evaluated on every other.
 """
 
 from alexnet.data.sources.recognise import find
-from alexnet.data.sources.source import IMAGE_SUFFIXES, InHand, Item, Source, SourceSplit
+from alexnet.data.sources.source import (
+    InHand,
+    Item,
+    Source,
+    SourceSplit,
+    files_below,
+    is_image,
+    may_be_image,
+    notes_on_left_out,
+)
 
-__all__ = ["IMAGE_SUFFIXES", "InHand", "Item", "Source", "SourceSplit", "find"]
+__all__ = [
+    "InHand",
+    "Item",
+    "Source",
+    "SourceSplit",
+    "files_below",
+    "find",
+    "is_image",
+    "may_be_image",
+    "notes_on_left_out",
+]

@@ -12,9 +12,11 @@ from alexnet.data.sources.source import (
     Listed,
     Options,
     Source,
-    image_files,
+    files_below,
     is_image,
     listed_splits,
+    may_be_image,
+    notes_on_left_out,
     without_labels,
 )
 from alexnet.data.sources.tables import (
@@ -67,9 +69,9 @@ def _children(folder: Path) -> list[Path]:
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Tell whether at least two folders of this one contain images."""
+    """Tell whether at least two folders of this one contain images, if only undecodable ones."""
     # Two are enough to know, and a search of all would take long: ImageNet has 1000.
-    full = (child for child in _children(folder) if any(map(is_image, child.rglob("*"))))
+    full = (child for child in _children(folder) if any(map(may_be_image, child.rglob("*"))))
     return sum(1 for _ in itertools.islice(full, 2)) == 2
 
 
@@ -92,8 +94,9 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
     parts = split_folders(base)
     # Without train/ the folder itself contains the class folders.
     parts = parts if "train" in parts else {"train": base}
-    classes, train = _class_files(parts["train"])
-    notes = _notes_on_rest(parts["train"])
+    notes: list[str] = []
+    classes, train = _class_files(parts["train"], notes)
+    notes += _notes_on_rest(parts["train"])
     files = {"train": train}
     # Whether there is no validation split, neither read nor left out by --splits.
     alone = True
@@ -106,7 +109,7 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
             alone = alone and split == "test" and not by_class
         elif by_class:
             # A class that only one split has is a mistake more often than an intention.
-            files[name] = _same_classes(parts["train"], classes, parts[split])
+            files[name] = _same_classes(parts["train"], classes, parts[split], notes)
         elif (labels := _flat_labels(parts[split], split, around, notes)) is not None:
             positions = {class_name: number for number, class_name in enumerate(classes)}
             files[name] = labelled_files(
@@ -127,8 +130,8 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
     )
 
 
-def _class_files(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
-    """Return the classes and the files in class folders.
+def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Listed]]:
+    """Return the classes and the files in class folders; add notes about files that are left out.
 
     Raises:
         DataError: If there are fewer than two class folders, or one without images.
@@ -139,18 +142,29 @@ def _class_files(folder: Path) -> tuple[tuple[str, ...], list[Listed]]:
             f"{folder} has {len(folders)} class folders; at least 2 are needed, one for each class"
         )
     files: list[Listed] = []
+    left_out: list[Path] = []
     for label, child in enumerate(folders):
-        paths = image_files(child)
-        if not paths:
-            raise DataError(f"the class folder {child} has no images; remove it or fill it")
+        paths = files_below(child)
+        images = [path for path in paths if is_image(path)]
+        if not images:
+            undecodable = notes_on_left_out(filter(may_be_image, paths), "it")
+            why = "; ".join(["that this program can read", *undecodable])
+            raise DataError(
+                f"the class folder {child} has no images"
+                f"{' ' + why if undecodable else '; remove it or fill it'}"
+            )
+        left_out += [path for path in paths if not is_image(path)]
         # The name of an item does not depend on where the source lies: a store records it.
-        files += [(path, path.relative_to(folder).as_posix(), label) for path in paths]
+        files += [(path, path.relative_to(folder).as_posix(), label) for path in images]
+    notes += notes_on_left_out(left_out, folder)
     return tuple(child.name for child in folders), files
 
 
-def _same_classes(train: Path, classes: tuple[str, ...], part: Path) -> list[Listed]:
+def _same_classes(
+    train: Path, classes: tuple[str, ...], part: Path, notes: list[str]
+) -> list[Listed]:
     """Return the files of another split. Raises DataError if it has other classes."""
-    part_classes, files = _class_files(part)
+    part_classes, files = _class_files(part, notes)
     if part_classes != classes:
         odd = sorted(set(classes) ^ set(part_classes))
         raise DataError(f"{train} and {part} have different classes: {', '.join(odd[:3])}")

@@ -8,17 +8,29 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from alexnet.data.image import FORMATS, suffixes
 from alexnet.errors import DataError
 
-# The suffixes of image files. The contents are looked at only when an image is decoded.
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+# Suffixes of photographs that this program cannot decode, or not everywhere (`image.FORMATS`).
+# Files of these names are reported with what can be done, those of other names are only counted.
+OTHER_IMAGE_SUFFIXES = {
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".tga", ".psd", ".dng", ".raw"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+}
+# What can be installed in order to read some of them.
+_INSTALL = dict.fromkeys(FORMATS["HEIF"], ", or install pillow-heif") | {
+    ".avif": ", or install Pillow 11.3 or later"
+}
+TEXT_SUFFIXES = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"}
+SYSTEM_SUFFIXES = {".db", ".ini"}  # Thumbs.db and desktop.ini of Windows
+MOST_KINDS = 5  # of other files, which a note counts apart
 # Our names of the splits, in the order of a store, and the words that sources have for them.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -124,6 +136,15 @@ def image_files(folder: Path) -> list[Path]:
     are counted and reported as all unreadable images are.
 
     Raises:
+        DataError: If a folder cannot be read.
+    """
+    return list(filter(is_image, files_below(folder)))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all paths below a folder that are not folders, in order.
+
+    Raises:
         DataError: If a folder cannot be read; its images would be missing without a word.
     """
 
@@ -135,7 +156,42 @@ def image_files(folder: Path) -> list[Path]:
 
     # As `rglob` does, `walk` enters no folder through a link, so it ends.
     walk = os.walk(folder, onerror=refuse)
-    return sorted(Path(above, name) for above, _, names in walk for name in names if is_image(name))
+    return sorted(Path(above, name) for above, _, names in walk for name in names)
+
+
+def notes_on_left_out(files: Iterable[Path], where: object) -> list[str]:
+    """Return notes about files of `where` that are not read because of their suffixes.
+
+    Files that are read may be among `files`. Images in formats that cannot be decoded have a note
+    for each suffix. Other files, such as videos, share one, apart from those that often accompany
+    images: they are neither mentioned nor counted.
+    """
+    kinds = Counter(
+        path.suffix.lower() or "without a suffix"
+        for path in files
+        if not (is_image(path) or _accompanies(path))
+    )
+    notes = []
+    for suffix in sorted(kinds.keys() & OTHER_IMAGE_SUFFIXES):
+        count = kinds.pop(suffix)
+        noun, verb, them = ("file", "is", "it") if count == 1 else ("files", "are", "them")
+        notes.append(
+            f"{count} {noun} of {where} with the suffix {suffix} {verb} left out: this program "
+            f"cannot read {them}; convert {them} to JPEG{_INSTALL.get(suffix, '')}"
+        )
+    if kinds:
+        most = kinds.most_common(MOST_KINDS)
+        parts = [f"{count} {kind}" for kind, count in most]
+        if rest := kinds.total() - sum(count for _, count in most):
+            parts.append(f"{rest} of other kinds")
+        noun, verb = ("file", "is") if kinds.total() == 1 else ("files", "are")
+        notes.append(f"{kinds.total()} other {noun} of {where} {verb} left out: {', '.join(parts)}")
+    return notes
+
+
+def _accompanies(path: Path) -> bool:
+    """Tell whether a file is a text about images, or one that a system leaves in any folder."""
+    return path.name.startswith(".") or path.suffix.lower() in TEXT_SUFFIXES | SYSTEM_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -226,8 +282,16 @@ def split_name(word: str) -> str:
 
 
 def is_image(name: str | Path) -> bool:
-    """Tell by its suffix whether a file is an image."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    """Tell by its suffix whether a file is an image that can be decoded here.
+
+    The contents are looked at only when an image is decoded.
+    """
+    return Path(name).suffix.lower() in suffixes()
+
+
+def may_be_image(name: str | Path) -> bool:
+    """Tell by its suffix whether a file is an image, decodable or not."""
+    return is_image(name) or Path(name).suffix.lower() in OTHER_IMAGE_SUFFIXES
 
 
 def without_labels(split: str, where: object) -> str:
@@ -280,13 +344,23 @@ def listed_splits(
 
 
 def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSplit, ...]:
-    """Return a training split, and a validation split of `val_fraction` of the files.
+    """Return a training split, and a validation split of `val_fraction` of the files of each class.
 
-    Both keep the order of the files; only the choice is random.
+    The number of files of a class is rounded. A class of two files or more gives at least one, so
+    that its errors can be counted, and no class gives all of them, since it could not be learned.
+    Both splits keep the order of the files; only the choice is random, and that of a class does not
+    depend on the other classes.
     """
-    # Drawn from the whole list, so that the fraction is exact; a stream cannot do that.
-    order = np.random.default_rng(options.seed).permutation(len(files))
-    chosen = set(order[: round(options.checked_fraction() * len(files))].tolist())
+    fraction = options.checked_fraction()
+    by_class: dict[int, list[int]] = {}
+    for i, (_, _, label) in enumerate(files):
+        by_class.setdefault(label, []).append(i)
+    chosen: set[int] = set()
+    for label, members in by_class.items():
+        if fraction:
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            order = np.random.default_rng([options.seed, label]).permutation(len(members))
+            chosen.update(members[number] for number in order[:count])
     train = listed("train", [file for i, file in enumerate(files) if i not in chosen])
     if not chosen:
         return (train,)
@@ -328,7 +402,8 @@ def streamed_with_val(
     The number of images is unknown beforehand, and to count 14 million of them would mean reading
     all headers once more. So the images of a class are held out at even distances, beginning at a
     position that depends on the seed and the class: of the first n images of a class,
-    `val_fraction` * n are held out, give or take one.
+    `val_fraction` * n are held out, give or take one. The first of them is never held out, so that
+    each class has a training image.
     """
     fraction = options.checked_fraction()
 
@@ -336,7 +411,8 @@ def streamed_with_val(
     # would lose an image, or none of them would.
     @cache
     def begin(label: int) -> float:
-        return float(np.random.default_rng([options.seed, label]).random())
+        # Below 1 - `fraction`: one step further is not beyond the next whole number yet.
+        return (1 - fraction) * float(np.random.default_rng([options.seed, label]).random())
 
     def part(held_out: bool) -> Callable[[], Iterator[Row]]:
         def chosen() -> Iterator[Row]:

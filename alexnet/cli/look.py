@@ -1,0 +1,43 @@
+"""`alexnet look`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import on_disk, parse
+
+
+@dataclass(frozen=True)
+class LookArguments:
+    """Show what a store contains: its facts on the terminal, and a figure with images.
+
+    The figure has images of up to ten classes with their labels, and the number of images of each
+    class and split. Nothing is written into the store.
+    """
+
+    store: Positional[Annotated[str, tyro.conf.arg(metavar="STORE")]]
+    """Folder or URL of the store."""
+    out: Path | None = None
+    """Image file; NAME-look.png in the current folder when not given, with the store's name."""
+
+
+def look(arguments: list[str]) -> None:
+    """Run `alexnet look`."""
+    a = parse(LookArguments, "look", arguments)
+    from alexnet import look as looking
+    from alexnet.data.store import Store
+
+    store = Store(a.store)
+    # Not in the store or beside it: that may be a URL or a folder that cannot be written.
+    out = on_disk(a.out or Path(f"{Path(a.store).resolve().name}-look.png"))
+    known, figure = looking.look(store)
+    width = max(len(name) for name, _ in known)
+    for name, text in known:
+        print(f"{name:{width}}  {text}")
+    figure.savefig(out, bbox_inches="tight")
+    print(f"{'figure':{width}}  {out}")

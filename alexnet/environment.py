@@ -1,0 +1,156 @@
+"""What this machine has of the things that the program can use, and what it costs to lack one.
+
+`alexnet check` prints it, so that a bug report can contain it. Nothing here raises an error: a
+broken part of an environment is what the lines are there to show.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+import torch
+
+from alexnet import native
+from alexnet.cores import cpu_limit
+from alexnet.files import user_cache
+from alexnet.provenance import code_version, describe, machine
+
+LEAST_FREE_GIB = 2.0  # less is reported: a run of `original` keeps two checkpoints of 0.5 GiB
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the environment.
+
+    Attributes:
+        name: What it is.
+        ok: Whether it is there.
+        text: Its version or size; of a missing part what that costs, and how to add it.
+    """
+
+    name: str
+    ok: bool
+    text: str
+
+
+def parts() -> list[Part]:
+    """Return the parts of this environment. The C++ files are compiled if they were not yet."""
+    return [
+        Part("alexnet", True, describe(code_version())),
+        Part("Python", True, f"{platform.python_version()} on {platform.platform()}"),
+        Part("PyTorch", True, f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"),
+        _cores(),
+        _memory(),
+        _compiled(),
+        _gpu(),
+        _decoder(),
+        _option("pillow_heif", "pillow-heif", "HEIC images are left out"),
+        _option("s3fs", "s3fs", "stores at s3:// cannot be read"),
+        _option("onnx", "onnx onnxruntime", "`export` writes no ONNX"),
+        _option("tensorboard", "tensorboard", "runs have no files for TensorBoard"),
+        _disk("disk here", Path()),
+        _disk("disk of the cache", user_cache()),
+    ]
+
+
+def _cores() -> Part:
+    """Return the cores that this process may use, and what limits them."""
+    limit = cpu_limit()
+    limited = f", limited to {limit:g} by a control group" if limit != float("inf") else ""
+    text = f"{machine()} of {os.cpu_count()}{limited}; {torch.get_num_threads()} threads"
+    wanted = os.environ.get("OMP_NUM_THREADS")
+    return Part("cores", True, f"{text} (OMP_NUM_THREADS={wanted})" if wanted else text)
+
+
+def _memory() -> Part:
+    """Return the memory of the machine, or the lowest limit on it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_memory_limit(), resource.getrlimit(resource.RLIMIT_AS)[0]]
+    limit = min((each for each in limits if 0 < each < total), default=total)
+    limited = f", limited to {limit / 2**30:.1f} GiB" if limit < total else ""
+    return Part("memory", True, f"{total / 2**30:.1f} GiB{limited}")
+
+
+def _memory_limit() -> int:
+    """Return the limit of this process's control group in bytes, 0 without one."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return int((Path("/sys/fs/cgroup") / file).read_text())
+        # No such file, or "max".
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _compiled() -> Part:
+    """Tell whether the C++ files can be compiled and loaded; the reason is on stderr if not."""
+    if os.environ.get("ALEXNET_NATIVE") == "0":
+        why = "turned off by ALEXNET_NATIVE=0"
+    elif sys.platform != "linux":
+        why = "made on Linux only"
+    elif all((native.kernels(), native.winograd(), native.arena())):
+        return Part("compiled code", True, f"kept in {user_cache() / 'native'}")
+    else:
+        why = "not made (see the message above); install g++"
+    # docs/performance.md, "Normalization on two cores".
+    return Part("compiled code", False, f"{why}: normalization takes 2.9 times as long on a CPU")
+
+
+def _gpu() -> Part:
+    """Return the GPU that `--device auto` chooses, and Triton's version on CUDA."""
+    if torch.backends.mps.is_available():
+        return Part("GPU", True, "Apple MPS")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"PyTorch is built for CUDA {built} and finds no GPU" if built else "none"
+        return Part("GPU", False, f"{why}; the CPU is used")
+    try:
+        name = torch.cuda.get_device_name(0)
+        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    except RuntimeError as error:  # a driver that fails, or a GPU that another process holds
+        return Part("GPU", False, f"cannot be used: {str(error).splitlines()[0]}")
+    text = f"{torch.cuda.device_count()} x {name}, {gib:.0f} GiB, CUDA {torch.version.cuda}"
+    if util.find_spec("triton") is None:
+        return Part("GPU", False, f"{text}; no Triton: normalization runs in plain PyTorch")
+    return Part("GPU", True, f"{text}, Triton {_version('triton')}")
+
+
+def _decoder() -> Part:
+    """Return the versions of the decoders of images."""
+    names = " and ".join(f"{name} {_version(name)}" for name in ("simplejpeg", "pillow"))
+    return Part("decoders", True, names)
+
+
+def _option(module: str, packages: str, cost: str) -> Part:
+    """Tell whether an optional package is installed; only its version is read, nothing imported."""
+    name = packages.split()[0]
+    if util.find_spec(module) is None:
+        return Part(name, False, f"{cost}; pip install {packages}")
+    return Part(name, True, _version(name))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # unpacked by hand, or a module with another origin
+        return "of unknown version"
+
+
+def _disk(name: str, folder: Path) -> Part:
+    """Return the free space on the disk of a folder, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        free = shutil.disk_usage(folder).free / 2**30
+    except OSError as error:
+        return Part(name, False, f"{folder} cannot be read ({error.strerror})")
+    if not os.access(folder, os.W_OK):
+        return Part(name, False, f"{folder} cannot be written")
+    return Part(name, free >= LEAST_FREE_GIB, f"{free:.1f} GiB free in {folder}")

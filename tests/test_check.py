@@ -1,0 +1,73 @@
+"""`alexnet check` without arguments: the environment, whatever of it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import environment, native
+from alexnet.cli import main
+from alexnet.environment import Part, parts
+
+
+def test_check_without_arguments_has_a_line_for_each_part(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["check"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [part.name for part in parts()]
+    assert lines[0].startswith("alexnet ") and "  ok  alexnet 0." in lines[0]
+    (line,) = (line for line in lines if line.startswith("PyTorch"))
+    assert torch.__version__ in line
+
+
+def part(name: str) -> Part:
+    (found,) = (each for each in parts() if each.name == name)
+    return found
+
+
+def test_what_is_missing_is_named_with_its_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(environment.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("ALEXNET_NATIVE", raising=False)
+    assert not part("compiled code").ok
+    assert "install g++" in part("compiled code").text
+    assert "2.9 times" in part("compiled code").text
+    assert part("pillow-heif").text == "HEIC images are left out; pip install pillow-heif"
+    monkeypatch.setenv("ALEXNET_NATIVE", "0")
+    assert part("compiled code").text.startswith("turned off by ALEXNET_NATIVE=0")
+
+
+def test_missing_and_full_folders_are_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    assert part("disk of the cache").text.endswith(f"free in {tmp_path}")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2**20))
+    assert part("disk here") == Part("disk here", False, "0.0 GiB free in .")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert part("disk here").text == ". cannot be written"
+
+
+def test_packages_without_metadata_and_failing_drivers_are_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nmore lines")
+
+    def not_found(name: str) -> str:
+        raise environment.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", fails)
+    monkeypatch.setattr(environment.metadata, "version", not_found)
+    assert part("GPU").text == "cannot be used: CUDA error: out of memory"
+    assert "simplejpeg of unknown version" in part("decoders").text

@@ -1,0 +1,300 @@
+"""Folders of images as people have them: other formats, odd shapes, classes of one image."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet.cli import main
+from alexnet.config import StoreSettings
+from alexnet.data import image
+from alexnet.data.image import FORMATS, decode, encode, suffixes
+from alexnet.data.prepare import prepare
+from alexnet.data.processing import is_extreme
+from alexnet.data.sources import Source, SourceSplit, find
+from alexnet.data.sources.source import (
+    Options,
+    is_image,
+    listed_with_val,
+    notes_on_left_out,
+    streamed_with_val,
+)
+from alexnet.errors import DataError, RunError
+from alexnet.inference import image_files
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
+
+
+def folder_of(folder: Path, images: dict[str, int]) -> Path:
+    """Write a class folder for each name, with so many images."""
+    for label, (name, count) in enumerate(images.items()):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            level = np.full((30, 40, 3), 40 * label + number, np.uint8)
+            Image.fromarray(level).save(folder / name / f"{number:02d}.png")
+    return folder
+
+
+def labels_of(split: SourceSplit) -> Counter[int]:
+    return Counter(item.label for item in split.items(0))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".jfif", "JPEG"), (".avif", "AVIF"), (".JP2", "JPEG2000"), (".pgm", "PPM")],
+)
+def test_image_of_a_less_usual_format_is_read(suffix: str, kind: str, tmp_path: Path) -> None:
+    folder_of(tmp_path, {"cat": 2, "dog": 2})
+    picture = Image.new("L" if suffix == ".pgm" else "RGB", (40, 30), 90)
+    picture.save(tmp_path / "cat" / f"x{suffix}", kind)
+    source = find(str(tmp_path), val_fraction=0)
+    assert [item.name for item in source.splits[0].items(0)][2] == f"cat/x{suffix}"
+    assert decode((tmp_path / "cat" / f"x{suffix}").read_bytes()).shape == (30, 40, 3)
+    assert image_files([tmp_path])[2].name == f"x{suffix}"
+
+
+def test_only_suffixes_of_named_formats_are_images() -> None:
+    """An EPS file is a program that Pillow would hand to Ghostscript."""
+    assert suffixes() <= {suffix for each in FORMATS.values() for suffix in each}
+    for name in (
+        "a.eps",
+        "a.ps",
+        "a.pdf",
+        "a.svg",
+        "a.psd",
+        "a.fits",
+        "a.wmf",
+        "a.txt",
+        "a",
+        ".jpg",
+    ):
+        assert not is_image(name)
+
+
+def test_files_that_cannot_be_read_are_counted_by_suffix_and_named_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "pets", {"cat": 4, "dog": 4})
+    for name in ("a.heic", "b.HEIC", "c.cr2", "d.mp4", "e", "Thumbs.db", ".DS_Store", "a.txt"):
+        (folder / "cat" / name).write_bytes(HEIC)
+    main(["prepare", str(folder), str(tmp_path / "store"), "--size-px", "24"])
+    notes = [
+        f"1 file of {folder} with the suffix .cr2 is left out: this program cannot read it; "
+        "convert it to JPEG",
+        f"2 files of {folder} with the suffix .heic are left out: this program cannot read them; "
+        "convert them to JPEG, or install pillow-heif",
+        f"2 other files of {folder} are left out: 1 .mp4, 1 without a suffix",
+    ]
+    output = capsys.readouterr().out.splitlines()
+    assert output[:3] == notes
+    assert output[-2] == f"look at it:  alexnet look {tmp_path / 'store'}"
+    assert json.loads((tmp_path / "store" / "manifest.json").read_text())["notes"] == notes
+
+
+def test_other_files_of_many_kinds_have_one_short_line() -> None:
+    files = [Path(f"a.x{number % 9}") for number in range(20)]
+    (note,) = notes_on_left_out(files, "pets")
+    assert note.startswith("20 other files of pets are left out: 3 .x0, 3 .x1, 2 .x2")
+    assert note.endswith("8 of other kinds")
+
+
+def test_class_of_heic_only_is_refused_with_what_can_be_done(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "pets", {"cat": 2, "dog": 0})
+    (folder / "dog" / "a.heic").write_bytes(HEIC)
+    with pytest.raises(
+        DataError, match=r"dog has no images that this .* 1 file .*\.heic .* install pillow-heif"
+    ):
+        find(str(folder))
+    # The same if no class at all has an image that can be read.
+    for path in (folder / "cat").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"cat has no images that this .* 2 files .*\.heic"):
+        find(str(folder))
+
+
+def test_heic_file_under_the_name_of_a_jpeg_is_named_as_what_it_is() -> None:
+    with pytest.raises(DataError, match="a HEIC image; convert it to JPEG, or install pillow-heif"):
+        decode(HEIC)
+    with pytest.raises(DataError, match="not an image of a known format"):
+        decode(b"\0\0\0\x18ftypisom")  # a video
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for pillow-heif, which registers a reader with Pillow as that does."""
+    registered = (dict(Image.OPEN), list(Image.ID))
+
+    def register_heif_opener() -> None:
+        from PIL.BmpImagePlugin import BmpImageFile
+
+        Image.register_open("HEIF", BmpImageFile, lambda prefix: prefix[:2] == b"BM")
+
+    heif = SimpleNamespace(register_heif_opener=register_heif_opener)
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
+    image._formats.cache_clear()
+    suffixes.cache_clear()
+    try:
+        assert is_image("a.HEIC")
+        folder_of(tmp_path, {"cat": 1, "dog": 1})
+        Image.new("RGB", (40, 30)).save(tmp_path / "cat" / "x.heic", "BMP")
+        source = find(str(tmp_path), val_fraction=0)
+        assert (source.splits[0].count, source.notes) == (3, ())
+    finally:
+        monkeypatch.delitem(sys.modules, "pillow_heif")
+        Image.OPEN.clear()
+        Image.OPEN.update(registered[0])
+        Image.ID[:] = registered[1]
+        image._formats.cache_clear()
+        suffixes.cache_clear()
+
+
+def test_predict_leaves_out_what_prepare_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path, {"cat": 1})
+    (folder / "cat" / "a.heic").write_bytes(HEIC)
+    assert [path.name for path in image_files([folder])] == ["00.png"]
+    assert "1 file of" in capsys.readouterr().err
+    (folder / "cat" / "00.png").unlink()
+    with pytest.raises(RunError, match=r"no images in .*; 1 file .* suffix \.heic is left out"):
+        image_files([folder])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size_px", "extreme"),
+    [
+        (1, 1, 256, True),
+        (16, 16, 256, False),
+        (15, 100, 256, True),
+        (3, 4000, 256, True),
+        (100, 1000, 256, False),
+        (1001, 100, 256, True),
+        (8, 8, 8, False),  # a store of small images: nothing is enlarged
+    ],
+)
+def test_images_of_extreme_shapes(height: int, width: int, size_px: int, extreme: bool) -> None:
+    assert is_extreme(height, width, size_px) == extreme
+
+
+def test_images_of_extreme_shapes_are_stored_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "pets", {"cat": 9, "dog": 9})
+    for number, size in enumerate(((1, 1), (4000, 30), (9, 9), (30, 500))):
+        Image.new("RGB", size).save(folder / "cat" / f"x{number}.png")
+    main(
+        ["prepare", str(folder), str(tmp_path / "store"), "--size-px", "24", "--val-fraction", "0"]
+    )
+    note = (
+        "4 images of 'train' are smaller than 16 pixels, or more than 10 times as long as wide: "
+        "cat/x0.png, cat/x1.png, cat/x2.png and 1 more"
+    )
+    assert f"  {note}\n" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert manifest["notes"] == [note]
+    assert manifest["splits"]["train"]["images"] == 22
+    assert manifest["splits"]["train"]["extreme"] == {
+        "images": 4,
+        "names": [f"cat/x{number}.png" for number in range(4)],
+    }
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    st.floats(0.01, 0.9),
+    st.integers(0, 3),
+)
+def test_each_class_gives_its_share_and_none_gives_all(
+    sizes: list[int], fraction: float, seed: int
+) -> None:
+    files = [
+        (Path(f"{label}-{n}"), f"{label}-{n}", label)
+        for label, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    options = Options(val_fraction=fraction, seed=seed)
+    train, *held_out = listed_with_val(files, options)
+    val = labels_of(held_out[0]) if held_out else Counter[int]()
+    for label, size in enumerate(sizes):
+        assert val[label] == min(max(1, round(fraction * size)), size - 1)
+        assert labels_of(train)[label] == size - val[label] >= 1
+    # The choice within a class does not depend on the other classes.
+    alone = listed_with_val([file for file in files if file[2] == 0], options)
+    assert [item.name for item in alone[0].items(0)] == [
+        item.name for item in train.items(0) if item.label == 0
+    ]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(0.01, 0.9))
+def test_no_class_of_a_stream_is_without_a_training_image(
+    sizes: list[int], fraction: float
+) -> None:
+    rows = [(f"{label}-{n}", label, bytes) for label, size in enumerate(sizes) for n in range(size)]
+    train, val = streamed_with_val(lambda: iter(rows), Options(val_fraction=fraction))
+    for label, size in enumerate(sizes):
+        assert labels_of(train)[label] >= 1
+        assert abs(labels_of(val)[label] - fraction * size) < 1
+
+
+def test_class_that_a_split_lacks_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "pets", {"cat": 1, "dog": 9, "owl": 1})
+    main(["prepare", str(folder), str(tmp_path / "store"), "--size-px", "24"])
+    note = "2 classes have no image in 'val': cat (1 in all), owl (1 in all)"
+    assert f"  {note}\n" in capsys.readouterr().out
+
+
+def test_several_unreadable_images_are_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "pets", {"cat": 2, "dog": 2})
+    for number in range(4):
+        (folder / "cat" / f"x{number}.jpg").write_bytes(b"no image")
+    source = find(str(folder), val_fraction=0)
+    with pytest.raises(
+        DataError,
+        match=r"4 of 8 images of 'train' cannot be read, cat/x0\.jpg \(not .*cat/x1\.jpg .*"
+        r"cat/x2\.jpg \([^)]*\) and 1 more; repair them",
+    ):
+        prepare(source, tmp_path / "store", SMALL)
+
+
+def test_enormous_image_is_refused_in_a_plain_sentence(tmp_path: Path) -> None:
+    """Pillow's own message speaks of a "decompression bomb DOS attack"."""
+    data = bytearray(encode(np.zeros((8, 8, 3), np.uint8), "png"))
+    # Width and height stand in the header of a PNG, whose checksum follows them.
+    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError) as caught:
+        decode(bytes(data))
+    assert "more than" in str(caught.value) and "bomb" not in str(caught.value)
+
+
+def test_preparation_of_another_choice_of_validation_images_is_refused(tmp_path: Path) -> None:
+    """The description is the same, but images of one split would be in the other one."""
+    folder = folder_of(tmp_path / "pets", {"cat": 20, "dog": 20})
+    for number in range(3):
+        (folder / "dog" / f"x{number}.jpg").write_bytes(b"no image")
+    settings = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
+    begun = find(str(folder))
+    with pytest.raises(DataError, match="cannot be read"):
+        prepare(begun, tmp_path / "store", settings)
+    other = find(str(folder))
+    files = [item for split in other.splits for item in split.items(0)]
+    changed = listed_with_val(
+        [(folder / item.name, item.name, item.label) for item in files], Options(seed=1)
+    )
+    again = Source(begun.description, begun.classes, changed, upright=True)
+    with pytest.raises(DataError, match="names or labels of the images of the split 'train'"):
+        prepare(again, tmp_path / "store", settings)
