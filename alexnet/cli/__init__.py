@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from alexnet import recipes
 from alexnet.data.storage import StoreLost
+from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError
 
 VERBS = (
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
     try:
-        function_of(verb)(rest)
+        with launched():
+            function_of(verb)(rest)
     # A missing file or permission is the user's to mend, too, and its message names the path.
     except (AlexNetError, FileNotFoundError, PermissionError) as error:
         _fail(str(error))
