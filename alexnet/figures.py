@@ -6,6 +6,7 @@ and what an untrained network sees.
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.diagnostics import BLIND, Signal
 from alexnet.errors import RunError
+from alexnet.files import write_whole
 from alexnet.inference import activation
 from alexnet.model import Network
 from alexnet.progress import Progress
@@ -329,3 +331,19 @@ def _image(split: Split, index: int) -> NDArray[np.uint8]:
     (batch,) = batches(split, np.array([index]), 1, workers=0)
     image: NDArray[np.uint8] = batch.images[0].numpy()
     return image
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure into an image file, atomically; its suffix selects the format.
+
+    Raises:
+        RunError: If there is no such format.
+        AlexNetError: If the folder of the file does not exist.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    suffix = path.suffix[1:].lower()
+    if suffix not in formats:
+        raise RunError(f"{path} has none of the suffixes .{', .'.join(sorted(formats))}")
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix, bbox_inches="tight")
+    write_whole(path, content.getvalue())

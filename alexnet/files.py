@@ -63,15 +63,44 @@ def naming(path: Path, *hidden: Path) -> Iterator[None]:
     Errors of `write` and `fsync` have no name.
 
     Args:
-        hidden: Files that the user has not named, such as temporary files and locks.
+        hidden: Files and folders that the user has not named: temporary ones, and locks.
     """
     try:
         yield
     except OSError as error:
-        # Without a number it is an error of Python's own, such as a file that is not open.
-        if error.errno is None or error.filename not in (None, *map(str, hidden), *hidden):
+        named = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else None
+        if named is None or any(named == each or each in named.parents for each in hidden):
+            error.filename = str(path)
+            # The second name of a rename.
+            del error.filename2
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder that gets the name `path` when the block ends.
+
+    After an error and after Ctrl-C nothing is left. The next process removes what a killed one has
+    left.
+
+    Raises:
+        BusyError: If another process is writing this folder.
+        OSError: If it cannot be written; errors without a name of their own name `path`.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    mend = "wait for it to finish or choose another name"
+    with locked(lock, f"{path} is already being written", mend), naming(path, temporary):
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_folder_of(path: Path) -> None:

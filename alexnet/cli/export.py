@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import parse
 from alexnet.errors import AlexNetError
+from alexnet.files import check_folder_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def export(arguments: list[str]) -> None:
 
     if a.file.exists():
         raise AlexNetError(f"{a.file} exists; choose another name")
+    # Before the network is loaded and checked, which takes seconds.
+    check_folder_of(a.file)
     if a.file.suffix == ".onnx":
         export.write_onnx(load(a.run, a.which), a.file)
     elif a.file.suffix == ".safetensors":

@@ -51,5 +51,5 @@ def figure(arguments: list[str]) -> None:
             plot = figures.curves(a.runs)
         case _:
             plot = figures.signals(a.runs)
-    plot.savefig(out, bbox_inches="tight")
+    figures.save(plot, out)
     print(out)
