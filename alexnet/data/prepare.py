@@ -38,7 +38,7 @@ from alexnet.data.store import file_sha256
 from alexnet.data.store_folder import StoreFolder
 from alexnet.data.unfinished import Job, begin
 from alexnet.errors import DataError
-from alexnet.files import free_space, write_whole
+from alexnet.files import free_space, size, write_whole
 from alexnet.progress import Progress
 
 STORED_PX = 256  # section 2
@@ -142,9 +142,9 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     image_bytes = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
     existing, free = free_space(folder.parent)
     if free is not None and known * image_bytes > free:
+        needed = size(int(known * image_bytes))
         raise DataError(
-            f"the store may need {known * image_bytes / 2**30:.1f} GiB and {existing} has "
-            f"{free / 2**30:.1f} GiB free; "
+            f"the store may need {needed} and {existing} has {size(free)} free; "
             "make room, choose another disk, or begin anyway with --ignore-disk"
         )
 

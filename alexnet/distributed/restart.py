@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from alexnet.errors import AlexNetError, BusyError
+from alexnet.errors import BusyError
 
 FINAL_CODES = (1, 2)
 """Exit codes of errors that come again: a loss that is not finite, and wrong arguments."""
@@ -39,15 +39,15 @@ def launched() -> Iterator[None]:
         sys.exit(int(memory.read_text()))
     try:
         yield
-    except BusyError:
-        # The other process may be gone by then.
-        raise
-    except (AlexNetError, FileNotFoundError, PermissionError):
-        _remember(memory, 2)
-        raise
     except SystemExit as error:
-        if error.code in FINAL_CODES:
-            _remember(memory, int(error.code))
+        # Rank 0 alone remembers: it has printed the message, and torchrun ends it when another rank
+        # ends first. A process that kept the run busy may be gone at the next attempt.
+        passes = isinstance(error.__context__, BusyError)
+        speaks = int(os.environ.get("RANK", "0")) == 0
+        if error.code in FINAL_CODES and speaks and not passes and memory is not None:
+            # Without it the error is only said more than once.
+            with suppress(OSError):
+                memory.write_text(str(error.code))
         raise
 
 
@@ -72,10 +72,3 @@ def _memory() -> Path | None:
     # torchrun makes a folder for each of its runs: RUN/attempt_0/RANK/error.json.
     file = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
     return Path(file).parents[2] / "alexnet.exit" if file else None
-
-
-def _remember(memory: Path | None, code: int) -> None:
-    if memory is not None:
-        # Without it the error is only said more than once.
-        with suppress(OSError):
-            memory.write_text(str(code))
