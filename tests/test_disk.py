@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from alexnet import checkpoint, files, load
-from alexnet.cli import main
 from alexnet.config import StepSchedule
 from alexnet.errors import AlexNetError, RunError
 from alexnet.files import check_space, naming, new_folder, write_whole
@@ -73,25 +72,11 @@ def test_every_verb_that_writes_says_that_a_disk_is_read_only(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     disk = tmp_path / "disk"
-    images = tmp_path / "images" / "a"
-    images.mkdir(parents=True)
     shutil.copytree(run, disk / "run")
-    shutil.copy(Path(__file__).parents[1] / "docs" / "log.md", disk / "old")
     read_only(monkeypatch, disk)
     before = sorted(disk.rglob("*"))
     for named, *command in (
         ("run", "train", "--resume", disk / "run", "--epochs", 4),
-        (
-            "new",
-            "train",
-            "demo",
-            "--data",
-            store,
-            "--out",
-            disk / "new",
-            "--architecture.input-px",
-            32,
-        ),
         ("", "features", run, "--data", store, "--out", disk / "features"),
         ("x.onnx", "export", run, disk / "x.onnx"),
         ("x.safetensors", "export", run, disk / "x.safetensors"),
@@ -100,14 +85,12 @@ def test_every_verb_that_writes_says_that_a_disk_is_read_only(
         ("demo", "demo", "--out", disk / "demo"),
         ("x.html", "reproduce", "--report", disk / "x.html"),
     ):
-        if command[1] == "demo" and command[0] == "train":
-            continue
         lines = fails(capsys, *command).splitlines()
         sentence = "Read-only file system; this disk cannot be written; choose another folder"
         assert lines[-1] == f"alexnet: {disk / named}: {sentence}", command
     with pytest.raises(OSError, match="Read-only") as error:
         fit(tiny(store), disk / "new")
-    assert error.value.filename == str(disk / "new")
+    assert str(error.value.filename) == str(disk / "new")
     assert sorted(disk.rglob("*")) == before
 
 
@@ -139,9 +122,9 @@ def test_missing_folder_is_named_and_no_hidden_file(
     command = (
         ("export", run, file) if verb == "export" else ("figure", "curves", run, "--out", file)
     )
-    assert fails(capsys, *command) == (
-        f"alexnet: {file} cannot be written: there is no folder {tmp_path / 'nodir'}; make it first\n"
-    )
+    folder = tmp_path / "nodir"
+    expected = f"{file} cannot be written: there is no folder {folder}; make it first"
+    assert fails(capsys, *command) == f"alexnet: {expected}\n"
 
 
 @pytest.mark.parametrize("file", ["x.onnx", "x.safetensors"])
@@ -157,7 +140,7 @@ def test_figure_of_an_unknown_format_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = fails(capsys, "figure", "curves", run, "--out", tmp_path / "x.docx")
-    assert "x.docx has none of the suffixes .eps" in text
+    assert "x.docx has none of the suffixes ." in text
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, free: int, total: int = 10**12) -> None:

@@ -127,7 +127,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
-        with _explained(setup, run, TrainState()):
+        with _explained(setup, run):
             return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
@@ -191,7 +191,7 @@ def resume(
         messages += changes_in_words(saved, changed)
         if finished(changed.schedule, state.epoch, state.plateau):
             messages = [_already_finished(run, changed, state)]
-        with _explained(setup, run, state):
+        with _explained(setup, run):
             return _train(setup, run, velocity, state, messages, changed != saved)
 
 
@@ -201,18 +201,14 @@ def _already_finished(run: Path, config: Config, state: TrainState) -> str:
 
 
 @contextmanager
-def _explained(setup: Setup, run: Path, begin: TrainState) -> Iterator[None]:
-    """Say how to go on, where training ends by an error that its user can mend.
-
-    Args:
-        begin: The position at which the training begins.
-    """
-    mesh, step, advice = setup.net.mesh, begin.step, command("train", "--resume", run)
+def _explained(setup: Setup, run: Path) -> Iterator[None]:
+    """Say how to go on, where training ends by an error that its user can mend."""
+    mesh, advice = setup.net.mesh, command("train", "--resume", run)
     try:
         with watch_ranks(mesh, f"continue with: {advice}"):
             yield
     except NotFinite as error:
-        raise NotFinite(error.what, _mend(setup.config, run, error.step == step > 0)) from error
+        raise NotFinite(error.what, _mend(setup.config, run, error.step)) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -223,19 +219,16 @@ def _explained(setup: Setup, run: Path, begin: TrainState) -> Iterator[None]:
         ) from error
 
 
-def _mend(config: Config, run: Path, at_once: bool) -> str:
-    """How to go on after a loss that is not finite.
-
-    Args:
-        at_once: Whether the first step after a checkpoint had it: the checkpoint is spoilt.
-    """
+def _mend(config: Config, run: Path, step: int) -> str:
+    """How to go on after a loss of this step that is not finite."""
     file = run / "last.safetensors"
     advice = command("train", "--resume", run, "--lr", f"{config.sgd.lr / 10:g}")
-    if at_once:
-        return f"{file} has diverged too: remove it and begin again with: {advice}"
     if not file.exists():
         return f"begin again at a tenth of the learning rate with: {advice}"
     position = TrainState.from_dict(checkpoint.read(run).about.get("position"), file)
+    # The checkpoint was written after the loss of the step before and its update.
+    if position.step == step:
+        return f"{file} has diverged too: remove it and begin again with: {advice}"
     return (
         f"go on from the checkpoint (epoch {position.epoch + 1}, step {position.step}) at a tenth "
         f"of the learning rate with: {advice}"

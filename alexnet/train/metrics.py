@@ -255,6 +255,7 @@ def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 # The numbers that the readers of an "epoch" line need.
 EPOCH_NUMBERS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
+NUMBERS = {"epoch": EPOCH_NUMBERS, "change": ("epoch", "lr", "epochs")}
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
@@ -278,11 +279,9 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
 
 def _complete(line: dict[str, Any]) -> bool:
     """Tell whether a line has the fields that its readers need."""
-    return (
-        _is_signal(line.get("signal"))
-        if line["kind"] == "start"
-        else all(n in line for n in EPOCH_NUMBERS)
-    )
+    if line["kind"] == "start":
+        return _is_signal(line.get("signal"))
+    return all(name in line for name in NUMBERS.get(line["kind"], ()))
 
 
 def _damaged(where: str, why: str) -> RunError:
