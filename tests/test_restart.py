@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ from alexnet.train.metrics import NotFinite
 @pytest.fixture
 def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """A function that runs the program as a rank of an attempt, and returns its exit code."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(sys, "stdout", sys.stdout)
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr("alexnet.distributed.restart.only_rank_zero_prints", lambda: None)
 
     def start(number: int, error: Exception | None, rank: int = 0) -> object:
         file = tmp_path / "run" / f"attempt_{number}" / str(rank) / "error.json"
