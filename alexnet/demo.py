@@ -5,44 +5,63 @@ Each step is a call that a user would make too.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from alexnet import figures, recipes
+from alexnet.checkpoint import read_config
 from alexnet.config import StoreSettings, scaled
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.data.store import Store
+from alexnet.errors import RunError
 from alexnet.evaluation import Result, evaluate
+from alexnet.files import parse_json, write_whole
 from alexnet.program import command
+from alexnet.saved_config import from_dict
+from alexnet.train.folder import check_empty, run_lock
 from alexnet.train.loop import fit, resume
 from alexnet.trained import load
 
 # The recipe `demo` sees 112 of these, in the proportion of the paper's 224 to 256.
 STORED_PX = 128
+FIGURES = "curves.png", "filters.png"
+# 28 epochs at the speed of docs/performance.md, "Beside other programs", with the validation.
+IDLE_TIME = "about 3 minutes on two idle cores of an AMD EPYC (family 25)"
 
 
-def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) -> list[Result]:
+def demo(
+    out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0, force: bool = False
+) -> list[Result]:
     """Make a data set, prepare it, train a network, test it, and draw its curves and filters.
 
-    An interrupted demo continues where it stopped; a finished one starts again from nothing.
+    An interrupted demo continues where it stopped. Of a finished one nothing is made again, and its
+    results are returned.
 
     Args:
         out: Folder of all output.
         train: Number of training images.
         val: Number of test images.
         epochs: Number of epochs; 0: the number in the recipe.
+        force: Whether an earlier demo is removed first.
 
     Returns:
         The results with the center crop and with ten crops.
+
+    Raises:
+        RunError: `force` is set, and the folder holds another store or run.
+        BusyError: Another process is making this demo.
     """
     out = Path(out)
-    store, run = out / "store", out / "run"
-    # `done` is removed first, so that a demo killed between these lines is not taken for finished.
-    if (out / "done").exists():
-        (out / "done").unlink()
-        shutil.rmtree(store)
-        shutil.rmtree(run)
+    store, run, done = out / "store", out / "run", out / "done"
+    if force:
+        _remove(out)
+    if done.is_file() and all((out / name).is_file() for name in _products()):
+        print(f"{out} is finished, and nothing was made again; to remake it, add --force")
+        return _saved_results(out)
+    done.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     # `prepare` gives a store its name when it is complete, so a store that exists is complete.
     if not store.exists():
@@ -51,10 +70,11 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
             shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000)
         )
     config = recipes.demo()
+    time = "" if epochs or train != 3000 else f" ({IDLE_TIME})"
     config = replace(
         config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
     )
-    print(f"2. a small AlexNet, trained on {train} of them: {run}")
+    print(f"2. a small AlexNet, trained on {train} of them: {run}{time}", flush=True)
     # A run that was killed before its first checkpoint has a config, and begins again.
     if (run / "config.json").exists():
         resume(run)
@@ -63,26 +83,76 @@ def demo(out: str | Path, train: int = 3000, val: int = 500, epochs: int = 0) ->
     print(f"3. tested on the other {val}")
     results = evaluate([run], store)
     print("4. what it learned")
-    figures.filters(load(run).net).savefig(out / "filters.png")
-    figures.curves([run]).savefig(out / "curves.png")
-    (out / "done").touch()
+    figures.save(figures.filters(load(run).net), out / "filters.png")
+    figures.save(figures.curves([run]), out / "curves.png")
+    _write_results(out, results)
     return results
 
 
+def _products() -> tuple[str, ...]:
+    """What a finished demo has, relative to its folder."""
+    return "store/manifest.json", "run/last.safetensors", *FIGURES
+
+
+def _write_results(out: Path, results: list[Result]) -> None:
+    """Mark a demo as finished."""
+    write_whole(out / "done", json.dumps([result.to_dict() for result in results]).encode())
+
+
+def _saved_results(out: Path) -> list[Result]:
+    """Read the results of a finished demo."""
+    try:
+        saved = parse_json((out / "done").read_bytes())
+        return [from_dict(Result, each, f"{out}/done") for each in saved]
+    # Version 0.3 wrote an empty file.
+    except ValueError:
+        results = evaluate([out / "run"], out / "store")
+        _write_results(out, results)
+        return results
+
+
+def _remove(out: Path) -> None:
+    """Remove the store and the run of a demo, and nothing that is not of a demo.
+
+    Raises:
+        RunError: The folder holds another store or run.
+        BusyError: Another process is training the run.
+    """
+    store, run = out / "store", out / "run"
+    if not (run / "config.json").exists():
+        # Killed before it had one, or another folder.
+        check_empty(run)
+    elif read_config(run).recipe != "demo":
+        raise RunError(f"{run} is not a run of the demo and is not removed; choose another --out")
+    if store.exists() and Store(store).manifest["source"] != shapes.source(1, 1).description:
+        raise RunError(f"{store} is not the demo's store and is not removed; choose another --out")
+    # `done` first, so that a demo killed between these lines is not taken for finished.
+    (out / "done").unlink(missing_ok=True)
+    if run.exists():
+        with run_lock(run):
+            shutil.rmtree(run)
+    if store.exists():
+        shutil.rmtree(store)
+
+
 def report(results: list[Result], out: str | Path) -> str:
-    """The text that the demo ends with: test errors, figures, and commands to try next."""
+    """The text that the demo ends with: test errors, where all is, and commands to try next."""
+    out = Path(out)
     chance = 1 - 1 / len(shapes.CLASSES)
     tests = "\n".join(
         f"  test error, {'centre crop' if r.patches == 1 else f'{r.patches} crops'}: "
         f"{r.top1_error:.1%}"
         for r in results
     )
+    run = out / "run"
     return (
         f"\n{tests}   (chance: {chance:.0%})\n"
-        f"  figures: {out}/curves.png  {out}/filters.png\n\n"
+        f"  figures:  {'  '.join(str(out / name) for name in FIGURES)}\n"
+        f"  network:  {run}   its images: {out / 'store'}\n\n"
+        "Look at what it sees, and at its answers:\n"
+        f"  {command('figure', 'neighbours', run)}\n"
+        f"  {command('figure', 'answers', run)}\n"
         "Next, with your own images, one folder for each class:\n"
-        f"  {command('prepare', 'IMAGES', 'stores/mine')}\n"
-        f"  {command('train', 'original', '--data', 'stores/mine', '--out', 'runs/mine')}\n"
-        f"  {command('predict', f'{out}/run', 'IMAGE...')}\n"
-        f"  {command('summary', 'original')}"
+        f"  {command('train', 'IMAGES', '--out', 'runs/mine')}\n"
+        f"  {command('predict', 'runs/mine', 'IMAGE...')}"
     )

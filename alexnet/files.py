@@ -1,4 +1,4 @@
-"""Atomic file writes, locks, JSON that may be damaged, and the folder for temporary files."""
+"""Atomic file writes, free disk space, locks, JSON that may be damaged, and the user's cache."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alexnet.errors import BusyError
+from alexnet.errors import AlexNetError, BusyError
 
 HOLDER_BYTES = 200  # read at most of a lock file, which holds the name of a process
 # What a file system answers that has no locks, such as some network file systems.
@@ -33,12 +34,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     and after Ctrl-C the old file is unchanged and nothing else is left.
 
     Raises:
+        AlexNetError: If the folder of the file does not exist.
         OSError: If the file cannot be written; the error names `path`.
     """
+    check_folder_of(path)
     # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        with naming(path):
+        with naming(path, temporary):
             with temporary.open("wb") as file:
                 yield file
                 file.flush()
@@ -54,14 +57,94 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give errors of writing the name of the file, which errors of `write` and `fsync` lack."""
+def naming(path: Path, *hidden: Path) -> Iterator[None]:
+    """Give errors of writing the name that the user knows.
+
+    Errors of `write` and `fsync` have no name.
+
+    Args:
+        hidden: Files and folders that the user has not named: temporary ones, and locks.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        named = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else None
+        if named is None or any(named == each or each in named.parents for each in hidden):
             error.filename = str(path)
+            # The second name of a rename.
+            del error.filename2
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder that gets the name `path` when the block ends.
+
+    After an error and after Ctrl-C nothing is left. The next process removes what a killed one has
+    left.
+
+    Raises:
+        BusyError: If another process is writing this folder.
+        OSError: If it cannot be written; errors without a name of their own name `path`.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    mend = "wait for it to finish or choose another name"
+    with locked(lock, f"{path} is already being written", mend), naming(path, temporary):
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def check_folder_of(path: Path) -> None:
+    """Raise AlexNetError unless the folder of a new file exists."""
+    if not path.parent.is_dir():
+        raise AlexNetError(
+            f"{path} cannot be written: there is no folder {path.parent}; make it first"
+        )
+
+
+def free_space(folder: Path) -> tuple[Path, int | None]:
+    """Return the folder, or the first one above it that exists, and the free bytes of its disk.
+
+    None stands for a file system that does not know its size: some network file systems say 0.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    usage = shutil.disk_usage(existing)
+    return existing, usage.free if usage.total else None
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raise AlexNetError if a disk has less room than what will be written to it.
+
+    Args:
+        folder: Where it will be written; the folder need not exist.
+        needed: Number of bytes.
+        what: What needs them, with its verb: "the checkpoints need".
+    """
+    existing, free = free_space(folder)
+    if free is not None and needed > free:
+        raise AlexNetError(
+            f"{what} {size(needed)} and the disk of {existing} has {size(free)} free; "
+            "make room or choose another disk"
+        )
+
+
+def size(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << power:
+            return f"{count / (1 << power):.1f} {unit}"
+    return f"{count} bytes"
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
@@ -108,7 +191,9 @@ def locked(path: Path, what: str, mend: str) -> Iterator[None]:
     Raises:
         BusyError: If another process holds the lock; the message names that process.
     """
-    descriptor = _acquire(path, what, mend)
+    # An error, as of a disk that cannot be written, names the folder: the lock is ours.
+    with naming(path.parent, path):
+        descriptor = _acquire(path, what, mend)
     try:
         yield
     finally:

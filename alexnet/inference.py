@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import math
+import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
@@ -17,12 +22,16 @@ from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_l
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import RunError
-from alexnet.files import write_whole
+from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
 from alexnet.trained import Trained, probabilities
 
 BATCH = 64  # images
+NAMES_FILE, LABELS_FILE = "names.txt", "labels.npy"
+
+_NamedBatch = tuple[torch.Tensor, list[str], NDArray[np.int64] | None]
+"""Images (N, stored_px, stored_px, 3) uint8, their names, and their labels if these are known."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +109,21 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def features(
-    trained: Trained, layer: str, source: str | Path, out: str | Path, split: str = "val"
+    trained: Trained,
+    layers: str | Sequence[str],
+    source: str | Path,
+    out: str | Path,
+    split: str = "val",
 ) -> int:
-    """Write the activations of a layer for the center crop of each image.
+    """Write the activations of layers for the center crop of each image, in one pass.
 
     Args:
-        layer: Name of an operation of the network.
+        layers: Names of operations of the network, as a list or separated by commas; "all": every
+            layer of its table.
         source: A store, or a folder of image files.
-        out: A new folder, which gets `<layer>.npy`, (N, ...) float32, and `names.txt` with a line
-            for each image. They are written batch by batch, so memory does not grow with N.
+        out: A new folder. It gets `<layer>.npy` for each layer, (N, ...) float32; `names.txt` with
+            a line for each image; and, from a store, `labels.npy`, (N,) int64. Activations are
+            written batch by batch, so memory does not grow with N.
         split: Split of the store.
 
     Returns:
@@ -117,62 +132,110 @@ def features(
     Raises:
         RunError: If the network has no such layer, the folder `out` exists, or a file is not an
             image.
+        AlexNetError: If the disk has less room than the activations need.
     """
-    known = [op.name for op in trained.net.plan]
-    if layer not in known:
-        raise RunError(f"the network has no layer {layer!r}; it has {', '.join(known)}")
+    names = layer_names(trained, layers)
     out = Path(out)
     if out.exists():
         raise RunError(f"{out} exists; choose another --out")
     count, named_batches = _named_batches(trained, Path(source), split)
-    first: torch.Tensor | None = None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    names: list[str] = []
-    # The files appear under their name when they are complete: they are written to a temporary
-    # folder on the same disk, which is renamed at the end.
-    with (
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary,
-        Progress(f"features {layer}", count, "images") as progress,
-    ):
-        beside = Path(temporary) / "complete"
-        beside.mkdir()
-        for images, batch_names in named_batches:
-            value = activation(trained, layer, trained.preprocess.centre(images))
-            # The shape of the array is known only when the first activations are.
-            if first is None:
-                first = value
-                # The file is written through a memory map: ImageNet's fc7 features take 21 GB.
-                file = np.lib.format.open_memmap(
-                    beside / f"{layer}.npy", "w+", np.float32, (count, *value.shape[1:])
-                )
-            file[len(names) : len(names) + len(batch_names)] = value.numpy()
-            names += batch_names
-            progress.advance(len(batch_names))
-        file.flush()
-        write_whole(beside / "names.txt", "".join(f"{name}\n" for name in names).encode())
-        beside.rename(out)
+    shapes = {op.name: op.shape for op in trained.net.plan}
+    needed = 4 * count * sum(math.prod(shapes[name]) for name in names)
+    check_space(out, needed, f"the activations of {', '.join(names)} need")
+    with new_folder(out) as folder:
+        _write_features(trained, names, count, named_batches, folder)
     return count
 
 
-def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
-    """Return the activations of a layer (`Op.name`) for preprocessed images.
+def layer_names(trained: Trained, layers: str | Sequence[str]) -> list[str]:
+    """Return the names of layers that `features` takes, in their order.
+
+    Raises:
+        RunError: If the network has no such layer.
+    """
+    known = [op.name for op in trained.net.plan]
+    names = layers.split(",") if isinstance(layers, str) else list(layers)
+    if names == ["all"]:
+        return [layer.name for layer in trained.net.architecture.layers if layer.name in known]
+    for name in names:
+        if name not in known:
+            raise RunError(f"the network has no layer {name!r}; it has {', '.join(known)}")
+    # A name that is given twice is one file.
+    return list(dict.fromkeys(names))
+
+
+def _write_features(
+    trained: Trained,
+    layers: list[str],
+    count: int,
+    named_batches: Iterator[_NamedBatch],
+    folder: Path,
+) -> None:
+    """Write the files of `features` into a folder."""
+    names: list[str] = []
+    labels: list[NDArray[np.int64]] = []
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(f"features {', '.join(layers)}", count, "images"))
+        files: dict[str, BinaryIO] = {}
+        for images, batch_names, batch_labels in named_batches:
+            values = activations(trained, layers, trained.preprocess.centre(images))
+            for layer, value in values.items():
+                # The shape of the array is known only when the first activations are.
+                if layer not in files:
+                    files[layer] = stack.enter_context((folder / f"{layer}.npy").open("wb"))
+                    _write_npy_header(files[layer], (count, *value.shape[1:]))
+                # Written piece by piece, since ImageNet's fc7 features take 21 GB; and not through
+                # a memory map, because a full disk kills a process that writes to one.
+                files[layer].write(value.contiguous().numpy().data)
+            names += batch_names
+            if batch_labels is not None:
+                labels.append(batch_labels)
+            progress.advance(len(batch_names))
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    if labels:
+        content = io.BytesIO()
+        np.save(content, np.concatenate(labels))
+        write_whole(folder / LABELS_FILE, content.getvalue())
+    write_whole(folder / NAMES_FILE, "".join(f"{name}\n" for name in names).encode())
+
+
+def _write_npy_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write the header of a .npy file of float32 in row-major order, whose values follow."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def activations(
+    trained: Trained, layers: Sequence[str], x: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the activations of layers (`Op.name`) for preprocessed images, from one pass.
 
     Args:
         x: (N, 3, input_px, input_px).
 
     Returns:
-        (N, ...) float32, on the CPU.
+        (N, ...) float32 by layer, on the CPU.
     """
     with evaluation_mode(trained.net):
-        value = trained.net.activations(x)[layer].float().cpu()
+        values = trained.net.activations(x)
     # The fully connected layers give 1x1 maps; their values are a vector for each image.
-    return value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
+    return {
+        layer: value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
+        for layer, value in ((layer, values[layer].float().cpu()) for layer in layers)
+    }
+
+
+def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
+    """Return the activations of one layer, as `activations` does."""
+    return activations(trained, [layer], x)[layer]
 
 
 def _named_batches(
     trained: Trained, source: str | Path, split: str
-) -> tuple[int, Iterator[tuple[torch.Tensor, list[str]]]]:
-    """Return the number of images, and an iterator over batches of them with their names."""
+) -> tuple[int, Iterator[_NamedBatch]]:
+    """Return the number of images, and an iterator over batches of them with names and labels."""
     # A store is told from a folder of images by its manifest; at a URL only a store can be.
     if is_url(source) or (Path(source) / "manifest.json").is_file():
         stored = Store(source).split(split)
@@ -183,13 +246,13 @@ def _named_batches(
             )
         order = np.arange(len(stored))
         stored_batches = (
-            (b.images, [stored.name(int(i)) for i in b.index])
+            (b.images, [stored.name(int(i)) for i in b.index], b.labels.numpy())
             for b in batches(stored, order, BATCH)
         )
         return len(stored), stored_batches
     files = image_files([Path(source)])
 
-    def read() -> Iterator[tuple[torch.Tensor, list[str]]]:
+    def read() -> Iterator[_NamedBatch]:
         for a in range(0, len(files), BATCH):
             paths = files[a : a + BATCH]
             images = []
@@ -198,6 +261,6 @@ def _named_batches(
                     images.append(_image(trained, path))
                 except ValueError as error:
                     raise RunError(f"{path} is not an image: {error}") from None
-            yield torch.cat(images), [str(path) for path in paths]
+            yield torch.cat(images), [str(path) for path in paths], None
 
     return len(files), read()

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 PLAIN_EVERY_S = 15.0
+FORECAST_AFTER_S = 8.0
+"""Time from the first finished unit to the forecast: later than the start-up, soon for a person."""
 
 
 class Progress:
@@ -24,13 +26,25 @@ class Progress:
         total: Number of units of work; None: unknown.
         unit: Name of a unit in the plural.
         done: Units that were finished before, for example by an interrupted run.
+        in_all: Units of a longer work that begins with this one, such as all epochs of a training.
+            After some seconds a line says how long it will take. None: no such line.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        unit: str,
+        done: int = 0,
+        in_all: float | None = None,
+    ) -> None:
         self._what, self._total, self._unit = what, total, unit
         # Units finished before do not count towards the speed.
         self._completed = self._completed_before = done
         self._began_s = self._printed_s = time.perf_counter()
+        self._in_all = in_all
+        # When the first units were finished, and how many: the start-up is no part of the speed.
+        self._warm: tuple[float, int] | None = None
         # stderr, so that the output of a command can be piped.
         self._console = Console(stderr=True)
         self._rich: RichProgress | None = None
@@ -72,6 +86,7 @@ class Progress:
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more finished units. The note is shown beside the speed."""
         self._completed += count
+        self._forecast()
         rate = f"{self.rate:,.0f} {self._unit}/s"
         if self._rich is not None:
             self._rich.update(self._task, advance=count, rate=rate, note=note)
@@ -86,3 +101,27 @@ class Progress:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _forecast(self) -> None:
+        """Say once how long the longer work will take, when the speed is known."""
+        now_s = time.perf_counter()
+        if self._in_all is None:
+            return
+        if self._warm is None:
+            self._warm = now_s, self._completed
+            return
+        seconds, units = now_s - self._warm[0], self._completed - self._warm[1]
+        if seconds >= FORECAST_AFTER_S:
+            per_s, in_all, self._in_all = units / seconds, self._in_all, None
+            line = f"about {duration(in_all / per_s)} in all at {per_s:,.0f} {self._unit}/s"
+            # Above the bar, where there is one, and not in the middle of it.
+            self._console.print(line, highlight=False, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, for a person who waits: 40 s, 12 min, 2.5 h, 3.1 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 import torch
 
 from alexnet.data import shapes
+from alexnet.data.store import Store
 from alexnet.demo import demo, report
+from alexnet.errors import AlexNetError
+from alexnet.trained import load
 
 
 def test_image_of_shapes_is_determined_by_label_and_seed() -> None:
@@ -65,8 +69,48 @@ def test_shortened_demo_runs_every_stage(tmp_path: Path) -> None:
         assert (out / name).stat().st_size > 5_000
     text = report(results, out)
     assert "chance: 90%" in text
-    assert "alexnet train original" in text
-    demo(out, train=60, val=20, epochs=1)  # a finished demo is made anew
+    assert "alexnet train IMAGES --out runs/mine\n" in text
+    for path in ("curves.png", "filters.png", "run", "store"):
+        assert str(out / path) in text
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_finished_demo_is_shown_again_and_force_remakes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    results = demo(out, train=60, val=20, epochs=1)
+    before = contents(out)
+    capsys.readouterr()
+    assert demo(out) == results
+    assert "demo is finished, and nothing was made again" in capsys.readouterr().out
+    assert contents(out) == before
+    (out / "done").write_bytes(b"")  # as version 0.3 left it
+    assert demo(out) == results
+    assert contents(out) == before
+    demo(out, train=40, val=20, epochs=1, force=True)
+    assert load(out / "run").about["store"] == Store(out / "store").checksum
+    assert Store(out / "store").manifest["splits"]["train"]["images"] == 40
+    (out / "curves.png").unlink()
+    demo(out)  # what is missing is made again, and the network is not trained again
+    assert "epoch" not in capsys.readouterr().out.split("4. what it learned")[-1]
+    assert (out / "curves.png").exists()
+
+
+def test_force_removes_only_what_a_demo_made(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "a" / "run")
+    (tmp_path / "b" / "store").mkdir(parents=True)
+    (tmp_path / "b" / "store" / "theirs").touch()
+    (tmp_path / "c" / "run").mkdir(parents=True)
+    (tmp_path / "c" / "run" / "theirs").touch()
+    before = contents(tmp_path)
+    for out in ("a", "b", "c"):
+        with pytest.raises(AlexNetError, match=f"{out}/(run|store) is not"):
+            demo(tmp_path / out, force=True)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from alexnet.data.storage import StoreLost
+from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError
 from alexnet.program import command
 from alexnet.terminal import entry, wrapped
@@ -116,8 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
+    with launched():
+        _run(verb, rest)
+
+
+def _run(verb: str, arguments: list[str]) -> None:
+    """Run a verb; an error that the user can mend becomes one sentence and exit code 2."""
     try:
-        function_of(verb)(rest)
+        function_of(verb)(arguments)
     # A missing file or permission is the user's to mend, too, and its message names the path.
     except (AlexNetError, FileNotFoundError, PermissionError) as error:
         _fail(str(error))

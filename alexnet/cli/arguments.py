@@ -84,13 +84,11 @@ class stoppable:
     """Context manager that turns the end of a training run into an exit code.
 
     The code is 128 + the signal's number for a run that was stopped, and 1 for a loss that is not
-    finite or a rank that was lost. Of several ranks only rank zero prints.
+    finite or a rank that was lost.
     """
 
     def __enter__(self) -> None:
-        from alexnet.distributed.launch import only_rank_zero_prints
-
-        only_rank_zero_prints()
+        pass
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: object

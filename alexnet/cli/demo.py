@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.cli.arguments import parse, stoppable
+from alexnet.cli.arguments import on_disk, parse, stoppable
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class DemoArguments:
     """Number of test images."""
     epochs: int = 0
     """Number of epochs; 0: the number in the recipe."""
+    force: bool = False
+    """Remove an earlier demo and make a new one."""
 
 
 def demo(arguments: list[str]) -> None:
@@ -28,4 +30,4 @@ def demo(arguments: list[str]) -> None:
     from alexnet import demo as steps
 
     with stoppable():
-        print(steps.report(steps.demo(a.out, a.train, a.val, a.epochs), a.out))
+        print(steps.report(steps.demo(on_disk(a.out), a.train, a.val, a.epochs, a.force), a.out))

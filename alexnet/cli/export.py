@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import parse
 from alexnet.errors import AlexNetError
+from alexnet.files import check_folder_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def export(arguments: list[str]) -> None:
         raise AlexNetError(f"{a.file} exists; choose another name")
     if a.file.suffix != ".onnx" and (a.with_preprocessing or a.crops != "centre"):
         raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
+    # Before the network is loaded and checked, which takes seconds.
+    check_folder_of(a.file)
     if a.file.suffix == ".onnx":
         trained = load(a.run, a.which)
         export.write_onnx(trained, a.file, a.with_preprocessing, a.crops)

@@ -9,14 +9,15 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import parse
+from alexnet.cli.arguments import on_disk, parse
 
 
 @dataclass(frozen=True)
 class FeaturesArguments:
-    """Write the activations of a layer for every image of a store or folder.
+    """Write the activations of layers for every image of a store or folder.
 
-    The output folder holds LAYER.npy, one row for each image, and names.txt.
+    The output folder holds LAYER.npy for each layer, one row for each image; names.txt; and, for a
+    store, labels.npy.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
@@ -26,7 +27,7 @@ class FeaturesArguments:
     out: Path
     """New folder for the output."""
     layer: str = "fc7"
-    """Name of the layer."""
+    """Names of the layers, separated by commas (conv5,fc7), or all."""
     split: str = "val"
     """Split of the store."""
     device: str = "auto"
@@ -38,5 +39,10 @@ def features(arguments: list[str]) -> None:
     a = parse(FeaturesArguments, "features", arguments)
     from alexnet import inference, load
 
-    count = inference.features(load(a.run, device=a.device), a.layer, a.data, a.out, a.split)
-    print(f"{a.out}/{a.layer}.npy: {count} images")
+    trained = load(a.run, device=a.device)
+    layers = inference.layer_names(trained, a.layer)
+    count = inference.features(trained, layers, a.data, on_disk(a.out), a.split)
+    for path in (a.out / f"{layer}.npy" for layer in layers):
+        print(f"{path}: {count} images")
+    if (a.out / inference.LABELS_FILE).exists():
+        print(f"{a.out / inference.LABELS_FILE}: their classes, as numbers")

@@ -29,6 +29,7 @@ class LookArguments:
 def look(arguments: list[str]) -> None:
     """Run `alexnet look`."""
     a = parse(LookArguments, "look", arguments)
+    from alexnet import figures
     from alexnet import look as looking
     from alexnet.data.store import Store
 
@@ -39,5 +40,5 @@ def look(arguments: list[str]) -> None:
     width = max(len(name) for name, _ in known)
     for name, text in known:
         print(f"{name:{width}}  {text}")
-    figure.savefig(out, bbox_inches="tight")
+    figures.save(figure, out)
     print(f"{'figure':{width}}  {out}")

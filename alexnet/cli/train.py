@@ -47,10 +47,10 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Continue an interrupted run.
+    """Continue a run that was interrupted, or lengthen one that is finished.
 
-    The result has the same bits as an uninterrupted run. With another number of ranks than before,
-    it is the same within rounding.
+    Without other options the result has the same bits as an uninterrupted run. With another number
+    of ranks than before, it is the same within rounding.
     """
 
     resume: Path
@@ -59,6 +59,11 @@ class ResumeArguments:
     """New value of parallel.columns; unchanged when not given."""
     hybrid: bool | None = None
     """New value of parallel.hybrid; unchanged when not given."""
+    epochs: int | None = None
+    """New number of epochs in all. The schedule is scaled in proportion, and training goes on from
+    the saved epoch; unchanged when not given."""
+    lr: Annotated[float | None, tyro.conf.arg(aliases=("--sgd.lr",))] = None
+    """New value of sgd.lr, which the schedule divides; unchanged when not given."""
 
 
 def train(arguments: list[str]) -> None:
@@ -163,9 +168,8 @@ def _resume(arguments: list[str]) -> None:
     with stoppable():
         # None is not the same as the saved layout: with None, a single process resumes a run that
         # was saved by several ranks.
-        loop.resume(
-            r.resume, replace(read_config(r.resume).parallel, **changes) if changes else None
-        )
+        parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
+        loop.resume(r.resume, parallel, r.epochs, r.lr)
 
 
 def base_config(name: str) -> Config:

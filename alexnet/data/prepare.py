@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -41,7 +40,7 @@ from alexnet.data.store import file_sha256
 from alexnet.data.store_folder import StoreFolder
 from alexnet.data.unfinished import Job, begin
 from alexnet.errors import DataError
-from alexnet.files import write_whole
+from alexnet.files import free_space, size, write_whole
 from alexnet.progress import Progress
 
 STORED_PX = 256  # section 2
@@ -145,14 +144,11 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     known = sum(count for count in counts if count is not None)
     # Photographs take 0.4 bytes per pixel at quality 95 with 4:2:0 chroma; 0.6 leaves a margin.
     image_bytes = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
-    parent = folder.absolute().parent
-    while not parent.exists():  # the folders above the store may have to be created yet
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if known * image_bytes > free:
+    existing, free = free_space(folder.parent)
+    if free is not None and known * image_bytes > free:
+        needed = size(int(known * image_bytes))
         raise DataError(
-            f"the store may need {known * image_bytes / 2**30:.1f} GiB and {parent} has "
-            f"{free / 2**30:.1f} GiB free; "
+            f"the store may need {needed} and {existing} has {size(free)} free; "
             "make room, choose another disk, or begin anyway with --ignore-disk"
         )
 

@@ -6,10 +6,7 @@ What one rank rejects all reject, with one message, and all have the same settin
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -20,30 +17,14 @@ from numpy.typing import NDArray
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.collectives import gather_stack
 from alexnet.distributed.mesh import Mesh
-from alexnet.errors import AlexNetError, MeshError
+from alexnet.errors import AlexNetError, BusyError, MeshError
 
 T = TypeVar("T")
 
-
-def restarted() -> bool:
-    """Whether torchrun started the ranks again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def only_rank_zero_prints() -> None:
-    """Silence the ranks other than 0, except for the traceback of an uncaught exception."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        return
-    # Not closed: Python flushes both streams when the process ends.
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    sys.excepthook = _print_traceback
-
-
-def _print_traceback(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    sys.stderr = sys.__stderr__
-    sys.__excepthook__(kind, error, trace)
+PASSING = (BusyError, StoreLost)
+"""Errors that may be gone when the ranks are started again."""
+Report = tuple[str | None, type[Exception], str]
+"""The problem of a rank, if any, the class of its error, and the digest of what it made."""
 
 
 def check_same_on_all_ranks(
@@ -57,37 +38,38 @@ def check_same_on_all_ranks(
     Raises:
         MeshError: `make` raised an error on some rank, or the fingerprints differ. All ranks raise
             the same error, because a rank that went on would wait for the others until the timeout.
+        BusyError, StoreLost: `make` raised this error on some rank, and it may be gone when
+            torchrun starts the ranks again.
     """
+    if mesh.world.size == 1:
+        return make()
     made, problem, digest = None, None, ""
+    kind: type[Exception] = MeshError
     try:
         made = make()
         digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
     except (AlexNetError, StoreLost) as error:
-        problem = str(error)
+        problem, kind = str(error), next((k for k in PASSING if isinstance(error, k)), MeshError)
     # Every rank takes part, also one with a problem: the others wait for its report.
-    if mesh.world.size > 1:
-        reports: list[tuple[str | None, str]] = [(None, "")] * mesh.world.size
-        dist.all_gather_object(reports, (problem, digest))
-        problem = _problem_of_all(reports)
-    if problem is not None or made is None:
-        raise MeshError(problem)
+    reports: list[Report] = [(None, MeshError, "")] * mesh.world.size
+    dist.all_gather_object(reports, (problem, kind, digest))
+    error_of_all = _error_of_all(reports)
+    if error_of_all is not None or made is None:
+        raise error_of_all or MeshError(problem)
     return made
 
 
-def _problem_of_all(reports: list[tuple[str | None, str]]) -> str | None:
-    """Choose the message that all ranks show; None if no rank has a problem.
-
-    Args:
-        reports: The problem, if any, and the digest of each rank.
-    """
-    problems = [(rank, text) for rank, (text, _) in enumerate(reports) if text is not None]
+def _error_of_all(reports: list[Report]) -> Exception | None:
+    """Choose the error that all ranks raise; None if no rank has a problem."""
+    problems = [(rank, text) for rank, (text, _, _) in enumerate(reports) if text is not None]
     # A problem that all ranks have needs no rank in its message.
     if problems:
         rank, text = problems[0]
-        return text if len(problems) == len(reports) else f"rank {rank}: {text}"
-    others = [rank for rank, (_, digest) in enumerate(reports) if digest != reports[0][1]]
+        kind = reports[rank][1]
+        return kind(text if len(problems) == len(reports) else f"rank {rank}: {text}")
+    others = [rank for rank, (_, _, digest) in enumerate(reports) if digest != reports[0][2]]
     if others:
-        return (
+        return MeshError(
             f"rank {others[0]} has another config or store than rank 0; "
             "start all ranks with the same"
         )

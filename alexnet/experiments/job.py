@@ -48,7 +48,7 @@ def work(folder: Path) -> None:
         else:
             fit(config, run)
     except NotFinite as error:
-        write_whole(folder / "result.json", json.dumps({"failed": str(error)}).encode())
+        write_whole(folder / "result.json", json.dumps({"failed": error.what}).encode())
         return
     write_whole(folder / "result.json", json.dumps(_test(config, folder)).encode())
 

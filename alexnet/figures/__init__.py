@@ -1,4 +1,4 @@
-"""Figures of a run, each a matplotlib Figure for `savefig`.
+"""Figures of a run, each a matplotlib Figure for `save`.
 
 They show the network itself (Fig. 2), its first layer (Fig. 3), answers and neighbors (Fig. 4), how
 it learned (Fig. 1 and curves), what it confuses, and what an untrained network sees.
@@ -18,6 +18,7 @@ from alexnet.figures.errors import MOST_CLASSES, confusion, mistakes
 from alexnet.figures.filters import filters
 from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
 from alexnet.figures.network import network
+from alexnet.figures.save import save
 from alexnet.figures.style import INK, TRAIN, VAL
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "neighbours",
     "network",
     "of_run",
+    "save",
     "signals",
     "training_error",
 ]

@@ -1,4 +1,4 @@
-"""The folder of a run: free for a new run, and written by one process at a time."""
+"""The folder of a run: free for a new run, written by one process at a time, with enough room."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from alexnet.architecture import plan
+from alexnet.config import Config
 from alexnet.errors import RunError
-from alexnet.files import locked
+from alexnet.files import check_space, locked
 
 LOCK_FILE = ".lock"
 """In the folder of a run, while a process trains it."""
+
+
+def check_room(run: Path, config: Config, stored_px: int) -> None:
+    """Raise AlexNetError if the disk has less room than the checkpoints of a run need.
+
+    A run has `last` with the weights and their velocities, and `best` with the weights. While one
+    of them is written, its predecessor still exists.
+    """
+    value_bytes = 8 if config.precision == "float64" else 4
+    weights = value_bytes * sum(op.parameters for op in plan(config.architecture))
+    mean = 4 * 3 * stored_px**2
+    last, best = 2 * weights + mean, weights + mean
+    present = [(run / f"{which}.safetensors").exists() for which in ("last", "best")]
+    needed = last + last * (not present[0]) + best * (not present[1])
+    check_space(run, needed, f"the checkpoints of {run} need")
 
 
 def check_empty(run: Path) -> None:

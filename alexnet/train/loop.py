@@ -7,6 +7,7 @@ continues bit for bit.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import signal as signals
@@ -35,9 +36,11 @@ from alexnet.device import (
     resolve,
 )
 from alexnet.diagnostics import signal, warning
+from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.heartbeat import watch_ranks
-from alexnet.distributed.launch import barrier, check_same_on_all_ranks, restarted
+from alexnet.distributed.launch import barrier, check_same_on_all_ranks
 from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distributed
+from alexnet.distributed.restart import restarted
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import centre, measure
@@ -47,8 +50,9 @@ from alexnet.program import command
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
-from alexnet.train.folder import check_empty, run_lock
-from alexnet.train.metrics import RunLog, StepMetrics, TrainState
+from alexnet.train.changes import change_settings, changes_in_words, continued
+from alexnet.train.folder import check_empty, check_room, run_lock
+from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState, not_finite_weight
 from alexnet.train.sgd import (
     after_epoch,
     colour_on,
@@ -109,6 +113,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             check_empty(run)
             store = Store(config.data)
             setup = _set_up(resolve(_with_classes(config, store)), store, mesh)
+            if mesh.first:
+                check_room(run, setup.config, store.size_px)
             if mesh.first and not locks_first:
                 held.enter_context(run_lock(run))
                 # Another process may have begun the same run, and even ended it, in between.
@@ -122,16 +128,24 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
-        with watch_ranks(mesh, f"continue with: {command('train', '--resume', run)}"):
+        with _explained(setup, run):
             return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
-def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, Any]:
-    """Continue an interrupted run, bit for bit if the number of ranks is the same.
+def resume(
+    run_dir: str | Path,
+    parallel: Parallel | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+) -> dict[str, Any]:
+    """Continue a run, bit for bit if the number of ranks and the settings are the same.
 
     Args:
         parallel: How the processes share the network from here on. None: as it was saved, or,
             in a single process, without sharing.
+        epochs: New number of epochs in all; the schedule is scaled in proportion, and training goes
+            on from the epoch of the checkpoint. A run that ended before its last epoch goes on too.
+        lr: New value of `sgd.lr`, which the schedule divides. The velocity is kept.
 
     Returns:
         The metrics of the last epoch; empty if the run had finished before.
@@ -139,11 +153,14 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
     Raises:
         RunError: There is no run, its store has changed, or the checkpoint belongs to another
             network.
+        ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
         BusyError: Another process is training the run.
         DataError, MeshError, StoreLost, Interrupted, NotFinite: As `fit` does.
     """
     run = Path(run_dir)
-    config = resolve(read_config(run))
+    saved = read_config(run)
+    changed = change_settings(saved, epochs, lr)
+    config = resolve(changed)
     parallel = parallel or (config.parallel if is_distributed() else Parallel())
     config = replace(config, parallel=parallel)
     mesh = init_mesh(parallel)
@@ -153,6 +170,9 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
             # Before the checkpoint is read, which another process may be about to replace.
             if mesh.first:
                 held.enter_context(run_lock(run))
+                store = Store(config.data)
+                check_room(run, config, store.size_px)
+                return _set_up(config, store, mesh)
             return _set_up(config, Store(config.data), mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
@@ -162,9 +182,58 @@ def resume(run_dir: str | Path, parallel: Parallel | None = None) -> dict[str, A
             state = _restore(setup, run, velocity)
         elif config.init:
             _start_from(setup)
+        if epochs is not None:
+            schedule = continued(changed.schedule, state)
+            changed = replace(changed, schedule=schedule)
+            setup = replace(setup, config=replace(config, schedule=schedule))
+        if mesh.first and changed != saved:
+            write_config(run, changed)
         messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-        with watch_ranks(mesh, f"continue with: {command('train', '--resume', run)}"):
-            return _train(setup, run, velocity, state, messages)
+        messages += changes_in_words(saved, changed)
+        if finished(changed.schedule, state.epoch, state.plateau):
+            messages = [_already_finished(run, changed, state)]
+        with _explained(setup, run):
+            return _train(setup, run, velocity, state, messages, changed != saved)
+
+
+def _already_finished(run: Path, config: Config, state: TrainState) -> str:
+    longer = command("train", "--resume", run, "--epochs", 2 * config.schedule.epochs)
+    return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
+
+
+@contextmanager
+def _explained(setup: Setup, run: Path) -> Iterator[None]:
+    """Say how to go on, where training ends by an error that its user can mend."""
+    mesh, advice = setup.net.mesh, command("train", "--resume", run)
+    try:
+        with watch_ranks(mesh, f"continue with: {advice}"):
+            yield
+    except NotFinite as error:
+        raise NotFinite(error.what, _mend(setup.config, run, error.step)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # The checkpoint that could not be written has left its predecessor.
+        raise RunError(
+            f"{error.filename or run}: {error.strerror}; make room on this disk and continue with: "
+            f"{advice}"
+        ) from error
+
+
+def _mend(config: Config, run: Path, step: int) -> str:
+    """How to go on after a loss of this step that is not finite."""
+    file = run / "last.safetensors"
+    advice = command("train", "--resume", run, "--lr", f"{config.sgd.lr / 10:g}")
+    if not file.exists():
+        return f"begin again at a tenth of the learning rate with: {advice}"
+    position = TrainState.from_dict(checkpoint.read(run).about.get("position"), file)
+    # The checkpoint was written after the loss of the step before and its update.
+    if position.step == step:
+        return f"{file} has diverged too: remove it and begin again with: {advice}"
+    return (
+        f"go on from the checkpoint (epoch {position.epoch + 1}, step {position.step}) at a tenth "
+        f"of the learning rate with: {advice}"
+    )
 
 
 def _restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> TrainState:
@@ -263,8 +332,14 @@ def _train(
     velocity: dict[str, torch.Tensor],
     state: TrainState,
     messages: list[str],
+    changed: bool = False,
 ) -> dict[str, Any]:
-    """Train from `state` to the end of the schedule."""
+    """Train from `state` to the end of the schedule.
+
+    Args:
+        messages: Lines to print before the first step.
+        changed: Whether the learning rate or the schedule differ from those before `state`.
+    """
     config, store, (train, val), net = setup.config, setup.store, setup.splits, setup.net
     only_deterministic(config.deterministic)
     allow_tf32(config.precision)
@@ -279,36 +354,27 @@ def _train(
         dtype_of(config.precision),
     )
     parameters = dict(net.named_parameters())
-    about = describe(config, store)
     log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
+    checkpoints = Checkpoints(setup, run, parameters, velocity, preprocess, state, step_metrics)
     # To stderr, because stdout has one line for each epoch.
     for line in messages:
         print(line, file=sys.stderr)
+    if changed:
+        log.write("change", state.step, epoch=state.epoch, lr=sgd.lr, epochs=schedule.epochs)
     # A run that is resumed has logged it at its start, and is not untrained any more.
     if state.step == 0:
         _log_signal(config, log, net.gather_network(), preprocess, train)
     metrics: dict[str, Any] = {}
-    # A resumed run continues to count from the seconds of its checkpoint.
-    began_s, saved_s = time.perf_counter() - state.elapsed_s, time.perf_counter()
-
-    def save(which: Literal["last", "best"]) -> None:
-        step_metrics.settle()
-        state.elapsed_s = time.perf_counter() - began_s
-        # Gathering is collective, so every rank takes part in it; rank 0 writes. Only `last` can be
-        # resumed, so `best` has no velocity.
-        weights = net.full(parameters)
-        full_velocity = net.full(velocity if which == "last" else {})
-        if mesh.first:
-            header = about | {"position": asdict(state)}
-            path = run / f"{which}.safetensors"
-            checkpoint.write(path, weights, full_velocity, preprocess.whole_mean, header)
+    # Validating an image takes a third of a training step: forward, without the two products of
+    # the backward pass. Without a first step the end of the training needs no forecast.
+    in_all: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
 
     with (
         kept_memory(device),
         yielding(device),
         _stop_signals() as stop,
-        _saved_without_store(save, mesh),
+        _saved_without_store(checkpoints.save, mesh),
     ):
         while not finished(schedule, state.epoch, state.plateau):
             # The epoch: its order, and the hyperparameters that hold in it.
@@ -328,7 +394,7 @@ def _train(
                 pin=device.type == "cuda",
                 share=mesh.share,
             )
-            with Progress(title, len(train), "images", state.images) as progress:
+            with Progress(title, len(train), "images", state.images, in_all) as progress:
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
                     # shifted in color on the device.
@@ -351,7 +417,7 @@ def _train(
 
                     # Metrics: on a GPU they are read one step late, so that the host never waits
                     # for the step it has just queued. They carry the ranks' wish to stop or save.
-                    due = time.perf_counter() - saved_s > 60 * config.checkpoint_minutes
+                    due = checkpoints.due()
                     step_metrics.add(images, loss, num_wrong, batch.global_size, bool(stop), due)
 
                     # Backward and update. The learning rate is inside the velocity (section 5).
@@ -364,18 +430,21 @@ def _train(
                     # All ranks agree before any of them stops or saves: saving is collective.
                     stops, saves = step_metrics.agreed(bool(stop), due)
                     if stops:
-                        save("last")
+                        checkpoints.save("last")
                         raise Interrupted(stop[0] if stop else signals.SIGTERM, run, state.step)
                     if saves:
-                        save("last")
-                        saved_s = time.perf_counter()
+                        checkpoints.save("last")
 
             # Validation: the center crop of every image, since ten crops would take ten times as
             # long. `alexnet evaluate` reports the paper's ten.
             step_metrics.settle()
-            spent_s = time.perf_counter() - epoch_began_s
+            spent_s, in_all = time.perf_counter() - epoch_began_s, None
             test = centre(config.augment)
             result = measure([(net, preprocess)], val, test, sgd.batch, config.workers, mesh)
+            # Not saved: a run could not go on from such weights.
+            if not math.isfinite(result.loss):
+                what = f"step {state.step}: the validation loss is not finite"
+                raise NotFinite(what, step=state.step)
             metrics = {
                 "epoch": state.epoch + 1,
                 "lr": sgd.lr * lr_factor(schedule, state.epoch, state.plateau),
@@ -387,8 +456,12 @@ def _train(
                 "images_per_s": (state.images - images_before) / spent_s,
                 "waited_share": waited_s / spent_s,
                 "peak_memory_bytes": peak_memory_bytes(device),
-                "elapsed_s": time.perf_counter() - began_s,
+                "elapsed_s": checkpoints.elapsed_s(),
             }
+            if state.images == images_before:
+                # Stopped after the last batch of the epoch: the speed is the run's so far.
+                seen = state.epoch * len(train) + state.images
+                metrics["images_per_s"] = seen / metrics["elapsed_s"]
             log.write("epoch", state.step, **metrics)
             _print_epoch(metrics, schedule.epochs)
 
@@ -396,16 +469,90 @@ def _train(
             # run then begins with the next epoch.
             state.plateau = after_epoch(schedule, state.plateau, result.top1_error)
             state.next_epoch()
-            about["evaluation"] = {"patches": 1, "split": config.val_split, **metrics}
-            if result.top1_error < state.least_error:
-                state.least_error = result.top1_error
-                save("best")
-            save("last")
-            saved_s = time.perf_counter()
+            checkpoints.save_epoch(metrics)
     log.close()
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run: `last`, which can be resumed, and `best`.
+
+    Saving is collective: every rank calls it at the same step, and rank 0 writes.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        run: Path,
+        parameters: dict[str, torch.nn.Parameter],
+        velocity: dict[str, torch.Tensor],
+        preprocess: Preprocess,
+        state: TrainState,
+        step_metrics: StepMetrics,
+    ) -> None:
+        self._net, self._run, self._state = setup.net, run, state
+        self._parameters, self._velocity = parameters, velocity
+        self._mean, self._step_metrics = preprocess.whole_mean, step_metrics
+        self._val_split, self._every_s = (
+            setup.config.val_split,
+            60 * setup.config.checkpoint_minutes,
+        )
+        self._about = describe(setup.config, setup.store)
+        # A resumed run continues to count from the seconds of its checkpoint.
+        self._saved_s = time.perf_counter()
+        self._began_s = self._saved_s - state.elapsed_s
+
+    def elapsed_s(self) -> float:
+        """Seconds of training in all processes of this run."""
+        return time.perf_counter() - self._began_s
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is older than `Config.checkpoint_minutes`."""
+        return time.perf_counter() - self._saved_s > self._every_s
+
+    def save_epoch(self, metrics: dict[str, Any]) -> None:
+        """Write `last` after an epoch, and `best` if its validation error is the lowest so far."""
+        self._about["evaluation"] = {"patches": 1, "split": self._val_split, **metrics}
+        if metrics["val_error"] < self._state.least_error:
+            self._state.least_error = metrics["val_error"]
+            self.save("best")
+        self.save("last")
+
+    def save(self, which: Literal["last", "best"]) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            NotFinite: A loss or a weight is not finite: a run could not go on from there.
+        """
+        self._step_metrics.settle()
+        self._check_weights()
+        self._state.elapsed_s = self.elapsed_s()
+        # Only `last` can be resumed, so `best` has no velocity.
+        weights = self._net.full(self._parameters)
+        full_velocity = self._net.full(self._velocity if which == "last" else {})
+        if self._net.mesh.first:
+            header = self._about | {"position": asdict(self._state)}
+            path = self._run / f"{which}.safetensors"
+            checkpoint.write(path, weights, full_velocity, self._mean, header)
+        self._saved_s = time.perf_counter()
+
+    def _check_weights(self) -> None:
+        """Raise NotFinite on all ranks if one of them has a weight that is not finite.
+
+        The loss of a step is computed before its update, so the last update has shown no loss yet.
+        """
+        step = self._state.step
+        name = not_finite_weight(self._net)
+        # All ranks must raise it, since the others would wait for this one in the next collective.
+        values = next(iter(self._parameters.values())).new_tensor([float(name is not None)])
+        if float(all_sum(values, self._net.mesh.world)):
+            raise NotFinite(
+                f"step {step}: {name or 'a weight of another rank'} is not finite since the last "
+                "update",
+                step=step,
+            )
 
 
 def describe(config: Config, store: Store) -> dict[str, Any]:

@@ -62,7 +62,16 @@ class TrainState:
 
 
 class NotFinite(Exception):
-    """The loss is NaN or infinite; the message names the step and the first such tensor."""
+    """The loss or a weight is NaN or infinite.
+
+    Attributes:
+        what: The step and the first such tensor, in words.
+        step: The number of the step.
+    """
+
+    def __init__(self, what: str, mend: str = "", step: int = 0) -> None:
+        super().__init__(f"{what}; {mend}" if mend else what)
+        self.what, self.step = what, step
 
 
 class StepMetrics:
@@ -142,7 +151,7 @@ class StepMetrics:
             if requests:
                 self._agreed = requests[0] > 0, requests[1] > 0
             if not math.isfinite(loss):
-                raise NotFinite(_which_tensor(self._net, x, step))
+                raise NotFinite(_which_tensor(self._net, x, step), step=step)
             self._state.loss_sum += loss * batch_size
             self._state.errors += int(errors)
             self._state.images += batch_size
@@ -152,27 +161,32 @@ class StepMetrics:
         return f"loss {self._state.loss_sum / images:.3f}  error {self._state.errors / images:.1%}"
 
 
+def not_finite_weight(net: Network) -> str | None:
+    """Return the name of the first parameter that has a NaN or an infinity; None if none has."""
+    for name, weight in net.named_parameters():
+        if not torch.isfinite(weight).all():
+            return name
+    return None
+
+
 @torch.no_grad()
 def _which_tensor(net: Network, x: torch.Tensor, step: int) -> str:
     """Name the first tensor that is not finite: a weight, else an activation, else the loss."""
-    for name, weight in net.named_parameters():
-        if not torch.isfinite(weight).all():
-            return (
-                f"step {step}: {name} is not finite since the last update; "
-                "a smaller --sgd.lr may help"
-            )
+    if (name := not_finite_weight(net)) is not None:
+        return f"step {step}: {name} is not finite since the last update"
     with evaluation_mode(net):
         activations = net.activations(x)
     for name, value in activations.items():
         if not torch.isfinite(value).all():
-            return f"step {step}: the output of {name} is not finite; a smaller --sgd.lr may help"
+            return f"step {step}: the output of {name} is not finite"
     return f"step {step}: the loss is not finite, though every weight and activation is"
 
 
 class RunLog:
     """The log of a run: appends JSON lines to metrics.jsonl, and numbers to the trackers.
 
-    The field `kind` of a line is "start" or "epoch".
+    The field `kind` of a line is "start", "epoch", or "change": the learning rate and the number of
+    epochs that a resumed run goes on with, where they are new.
     """
 
     def __init__(self, run: Path, step: int, epochs: int, writes: bool = True) -> None:
@@ -234,6 +248,7 @@ def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 # The numbers that the readers of an "epoch" line need.
 EPOCH_NUMBERS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
+NUMBERS = {"epoch": EPOCH_NUMBERS, "change": ("epoch", "lr", "epochs")}
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
@@ -257,11 +272,9 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
 
 def _complete(line: dict[str, Any]) -> bool:
     """Tell whether a line has the fields that its readers need."""
-    return (
-        _is_signal(line.get("signal"))
-        if line["kind"] == "start"
-        else all(n in line for n in EPOCH_NUMBERS)
-    )
+    if line["kind"] == "start":
+        return _is_signal(line.get("signal"))
+    return all(name in line for name in NUMBERS.get(line["kind"], ()))
 
 
 def _damaged(where: str, why: str) -> RunError:

@@ -1,0 +1,68 @@
+"""New settings of a run that is resumed: another learning rate, another number of epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from alexnet.config import Config, Plateau, Schedule, check, scaled
+from alexnet.errors import ConfigError
+from alexnet.train.metrics import TrainState
+from alexnet.train.sgd import PlateauState, finished
+
+
+def change_settings(config: Config, epochs: int | None, lr: float | None) -> Config:
+    """Return the config of a run with another number of epochs and another `sgd.lr`.
+
+    The schedule is scaled as `--epochs` scales that of a new run. None leaves a setting as it is.
+
+    Raises:
+        ConfigError: A new setting is invalid.
+    """
+    # The same number would leave out what lies after the last epoch, and nothing is asked for.
+    if epochs not in (None, config.schedule.epochs):
+        config = replace(config, schedule=scaled(config.schedule, epochs))
+    if lr is not None:
+        config = replace(config, sgd=replace(config.sgd, lr=lr))
+    check(config)
+    return config
+
+
+def continued(schedule: Schedule, state: TrainState) -> Schedule:
+    """Return the schedule with which a run goes on whose user asked for a number of epochs.
+
+    A run that ended before its last epoch goes on to it: a `Plateau` begins again with the first
+    learning rate (`state` changes), and a reached `until_error` holds no longer.
+
+    Raises:
+        ConfigError: The run has completed more epochs.
+    """
+    if state.epoch > schedule.epochs:
+        raise ConfigError(
+            f"epochs is {schedule.epochs} and the run has completed {state.epoch}; give a larger "
+            "number"
+        )
+    if state.epoch == schedule.epochs or not finished(schedule, state.epoch, state.plateau):
+        return schedule
+    if isinstance(schedule, Plateau):
+        state.plateau = PlateauState()
+        return schedule
+    return replace(schedule, until_error=None)
+
+
+def changes_in_words(old: Config, new: Config) -> list[str]:
+    """Describe what `change_settings` and `continued` have changed, one line for each setting."""
+    lines = []
+    if old.sgd.lr != new.sgd.lr:
+        lines.append(f"learning rate {new.sgd.lr:g} in place of {old.sgd.lr:g}")
+    before, after = old.schedule, new.schedule
+    if before.epochs != after.epochs:
+        lines.append(f"{after.epochs} epochs in place of {before.epochs}{_drops(after)}")
+    return lines
+
+
+def _drops(schedule: Schedule) -> str:
+    if isinstance(schedule, Plateau):
+        return f"; patience {schedule.patience}"
+    # Counted from 1, as in the lines of the epochs.
+    at = ", ".join(str(epoch + 1) for epoch in schedule.drops)
+    return f"; the learning rate drops at the beginning of epoch {at}" if at else ""

@@ -1,0 +1,237 @@
+"""Full disks and disks that cannot be written: one sentence, and nothing is left half."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet import checkpoint, files, load
+from alexnet.config import StepSchedule
+from alexnet.errors import AlexNetError, RunError
+from alexnet.files import check_space, naming, new_folder, write_whole
+from alexnet.train import loop
+from alexnet.train.folder import check_room
+from alexnet.train.loop import fit, resume
+from tests.conftest import tiny
+from tests.test_cli import fails
+
+
+@contextmanager
+def largest_file(count: int) -> Iterator[None]:
+    """Inside, no file can grow beyond a number of bytes: as a disk, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the system answer as a read-only file system does to every write below a folder."""
+    real_open, real_mkdir = os.open, os.mkdir
+
+    def refuse(path: object) -> None:
+        if not isinstance(path, int) and folder in Path(os.fsdecode(path)).parents:  # type: ignore[arg-type]
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    def opened(path: object, flags: int, *arguments: object, **options: object) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            refuse(path)
+        return real_open(path, flags, *arguments, **options)  # type: ignore[arg-type]
+
+    def made(path: object, *arguments: object, **options: object) -> None:
+        refuse(path)
+        real_mkdir(path, *arguments, **options)  # type: ignore[arg-type]
+
+    real_path_open = Path.open
+
+    def path_opened(self: Path, mode: str = "r", *arguments: object, **options: object) -> object:
+        if set(mode) & set("wa+x"):
+            refuse(self)
+        return real_path_open(self, mode, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "mkdir", made)
+    monkeypatch.setattr(Path, "open", path_opened)
+
+
+def test_every_verb_that_writes_says_that_a_disk_is_read_only(
+    store: Path,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    disk = tmp_path / "disk"
+    shutil.copytree(run, disk / "run")
+    read_only(monkeypatch, disk)
+    before = sorted(disk.rglob("*"))
+    for named, *command in (
+        ("run", "train", "--resume", disk / "run", "--epochs", 4),
+        ("", "features", run, "--data", store, "--out", disk / "features"),
+        ("x.onnx", "export", run, disk / "x.onnx"),
+        ("x.safetensors", "export", run, disk / "x.safetensors"),
+        ("x.png", "figure", "filters", run, "--out", disk / "x.png"),
+        ("run/curves.png", "figure", "curves", disk / "run"),
+        ("demo", "demo", "--out", disk / "demo"),
+        ("x.html", "reproduce", "--report", disk / "x.html"),
+    ):
+        lines = fails(capsys, *command).splitlines()
+        sentence = "Read-only file system; this disk cannot be written; choose another folder"
+        assert lines[-1] == f"alexnet: {disk / named}: {sentence}", command
+    with pytest.raises(OSError, match="Read-only") as error:
+        fit(tiny(store), disk / "new")
+    assert str(error.value.filename) == str(disk / "new")
+    assert sorted(disk.rglob("*")) == before
+
+
+def test_disk_that_fills_up_leaves_no_features_and_no_hidden_folder(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with largest_file(1000):
+        text = fails(capsys, "features", run, "--data", store, "--out", out, "--layer", "all")
+    assert f"alexnet: {out}: File too large" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_of_a_killed_process_are_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / ".out.writing").mkdir()
+    (tmp_path / ".out.writing" / "half").touch()
+    with new_folder(out) as folder:
+        (folder / "a").touch()
+        assert not out.exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
+
+
+@pytest.mark.parametrize("verb", ["export", "figure"])
+def test_missing_folder_is_named_and_no_hidden_file(
+    verb: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "nodir" / ("x.onnx" if verb == "export" else "x.png")
+    command = (
+        ("export", run, file) if verb == "export" else ("figure", "curves", run, "--out", file)
+    )
+    folder = tmp_path / "nodir"
+    expected = f"{file} cannot be written: there is no folder {folder}; make it first"
+    assert fails(capsys, *command) == f"alexnet: {expected}\n"
+
+
+@pytest.mark.parametrize("file", ["x.onnx", "x.safetensors"])
+def test_full_disk_leaves_no_part_of_an_exported_file(
+    run: Path, tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with largest_file(1000):
+        assert f"alexnet: {tmp_path / file}: File" in fails(capsys, "export", run, tmp_path / file)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figure_of_an_unknown_format_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = fails(capsys, "figure", "curves", run, "--out", tmp_path / "x.docx")
+    assert "x.docx has none of the suffixes ." in text
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, free: int, total: int = 10**12) -> None:
+    usage = type("usage", (), {"free": free, "total": total})
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
+
+
+def test_training_needs_room_for_its_checkpoints_at_the_start(
+    store: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room that is asked for is that of the files, apart from their headers of some KiB."""
+    sizes = [(run / f"{which}.safetensors").stat().st_size for which in ("last", "best")]
+    needed = 2 * sizes[0] + sizes[1]
+    set_free(monkeypatch, int(0.9 * needed))
+    message = r"the checkpoints of .*new need .* KiB and the disk of .* has .* free; make room"
+    with pytest.raises(AlexNetError, match=message):
+        fit(tiny(store), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    set_free(monkeypatch, needed)
+    fit(tiny(store, schedule=StepSchedule(1)), tmp_path / "new")
+    # A run that has both needs only the copy that replaces one of them.
+    set_free(monkeypatch, sizes[0])
+    resume(tmp_path / "new", epochs=2)
+    set_free(monkeypatch, int(0.9 * sizes[0]))
+    with pytest.raises(AlexNetError, match="the checkpoints of"):
+        resume(tmp_path / "new", epochs=3)
+    set_free(monkeypatch, 0, total=0)  # a file system that does not know its size
+    check_space(tmp_path, 10**9, "all needs")
+    set_free(monkeypatch, 1000)
+    with pytest.raises(AlexNetError, match=r"all needs 1\.0 KiB and the disk of .* 1000 bytes"):
+        check_space(tmp_path / "a" / "b", 1025, "all needs")
+
+
+def test_room_of_double_precision_is_twice_that(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "alexnet.train.folder.check_space", lambda _, needed, what: asked.append(needed)
+    )
+    for precision in ("float32", "float64"):
+        config = tiny(store, precision=precision)
+        check_room(tmp_path, loop._with_classes(config, loop.Store(store)), 0)
+    assert asked[1] == 2 * asked[0]
+
+
+def test_disk_that_fills_up_while_training_keeps_the_last_checkpoint(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(run, tmp_path / "run"))
+    before = (again / "last.safetensors").read_bytes()
+    with (
+        largest_file(50_000),
+        pytest.raises(RunError) as error,
+    ):
+        resume(again, epochs=6)
+    assert str(error.value) == (
+        f"{again / 'last.safetensors'}: File too large; make room on this disk and continue with: "
+        f"alexnet train --resume {again}"
+    )
+    assert (again / "last.safetensors").read_bytes() == before
+    assert not [path for path in again.iterdir() if path.name.startswith(".")]
+    resume(again)
+    assert checkpoint.read(again).about["position"]["epoch"] == 6
+
+
+def test_features_need_room_before_the_first_image(
+    store: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet import features
+
+    set_free(monkeypatch, 4 * 30 * 32 - 1)
+    with pytest.raises(AlexNetError, match=r"the activations of fc7 need 3\.8 KiB and the disk"):
+        features(load(run), "fc7", store, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    set_free(monkeypatch, 4 * 30 * 32)
+    features(load(run), "fc7", store, tmp_path / "out")
+    assert np.load(tmp_path / "out" / "fc7.npy").shape == (30, 32)
+
+
+def test_error_of_a_hidden_file_bears_the_users_name_and_others_keep_theirs(tmp_path: Path) -> None:
+    for name, said in (
+        ("hidden", "mine"),
+        ("hidden/a", "mine"),
+        (None, "mine"),
+        ("other", "other"),
+    ):
+        with pytest.raises(OSError, match="x") as error, naming(Path("mine"), Path("hidden")):
+            raise OSError(errno.ENOSPC, "x", name)
+        assert error.value.filename == said
+    with pytest.raises(IsADirectoryError) as renamed:
+        (tmp_path / "a").mkdir()
+        write_whole(tmp_path / "a", b"")
+    assert str(renamed.value) == f"[Errno 21] Is a directory: '{tmp_path / 'a'}'"

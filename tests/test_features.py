@@ -1,0 +1,74 @@
+"""The activations of several layers, written in one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet import features, load
+from alexnet.cli import main
+from alexnet.data import shapes
+from alexnet.data.loader import batches
+from alexnet.data.store import Store
+from alexnet.errors import RunError
+from alexnet.model import Network
+from tests.conftest import tiny_architecture
+
+
+def test_several_layers_are_computed_in_one_pass_and_equal_single_ones(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, real = [], Network.activations
+
+    def counted(self: Network, *arguments: object) -> object:
+        passes.append(1)
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "activations", counted)
+    trained = load(run)
+    assert features(trained, "conv4,conv2.max_pool,fc7", store, tmp_path / "a") == 30
+    assert len(passes) == 1  # 30 images are one batch
+    for layer in ("conv4", "conv2.max_pool", "fc7"):
+        features(trained, [layer], store, tmp_path / layer)
+        several, one = (np.load(tmp_path / out / f"{layer}.npy") for out in ("a", layer))
+        assert several.dtype == np.float32
+        np.testing.assert_array_equal(several, one)
+
+
+def test_all_layers_and_the_labels_of_a_store(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    main(["features", str(run), "--data", str(store), "--out", str(out), "--layer", "all"])
+    lines = capsys.readouterr().out.splitlines()
+    layers = [layer.name for layer in tiny_architecture().layers]
+    assert lines == [
+        *(f"{out}/{layer}.npy: 30 images" for layer in layers),
+        f"{out}/labels.npy: their classes, as numbers",
+    ]
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{layer}.npy" for layer in layers),
+        "names.txt",
+        "labels.npy",
+    }
+    split = Store(store).split("val")
+    labels = next(batches(split, np.arange(30), 30)).labels.numpy()
+    np.testing.assert_array_equal(np.load(out / "labels.npy"), labels)
+    assert np.load(out / "fc8.npy").shape == (30, 10)
+
+
+def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    Image.fromarray(shapes.image(0, 1)).save(tmp_path / "images" / "cat" / "0.png")
+    features(load(run), "fc6,fc7,fc6", tmp_path / "images", tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"fc6.npy", "fc7.npy", "names.txt"}
+
+
+def test_unknown_layer_of_a_list_is_named(run: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no layer 'fc9'; it has conv1\.linear"):
+        features(load(run), "fc7,fc9", store, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,217 @@
+"""Runs resumed with another learning rate or length, or after a loss that is not finite."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import checkpoint, progress
+from alexnet.checkpoint import read_config, write_config
+from alexnet.cli import main
+from alexnet.config import Config, Plateau, Sgd, StepSchedule, scaled
+from alexnet.errors import ConfigError
+from alexnet.progress import Progress, duration
+from alexnet.train import loop
+from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.metrics import NotFinite, read_metrics
+from tests.conftest import tiny
+
+
+def rates(run: Path) -> list[float]:
+    return [line["lr"] for line in read_metrics(run, "epoch")]
+
+
+@pytest.fixture
+def finished(run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run of three epochs, whose rate drops at the third."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def test_finished_run_says_so_and_how_to_lengthen_it(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "--resume", str(finished)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"{finished} is already finished (3 epochs); lengthen it with: "
+        f"alexnet train --resume {finished} --epochs 6"
+    )
+    main(["train", "--resume", str(finished), "--epochs", "3"])
+    assert "is already finished" in capsys.readouterr().err
+    # The command works as it was printed.
+    main(shlex.split(line.split("alexnet ", 1)[1]))
+    assert len(read_metrics(finished, "epoch")) == 6
+
+
+def test_lengthened_run_goes_on_with_the_schedule_of_a_new_run_of_that_length(
+    store: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The drop moves from the third epoch to the fifth, so the fourth has the first rate again."""
+    before = read_config(finished)
+    resume(finished, epochs=6)
+    assert read_config(finished) == replace(before, schedule=scaled(before.schedule, 6))
+    assert rates(finished) == pytest.approx([1e-3, 1e-3, 1e-4, 1e-3, 1e-4, 1e-4])
+    (change,) = read_metrics(finished, "change")
+    assert change == {"kind": "change", "step": 12, "epoch": 3, "lr": 0.001, "epochs": 6}
+    assert (
+        "6 epochs in place of 3; the learning rate drops at the beginning of epoch 5"
+        in capsys.readouterr().err
+    )
+    saved = checkpoint.read(finished)
+    assert saved.config.schedule.epochs == 6
+    assert saved.about["position"]["epoch"] == 6
+
+
+def test_new_learning_rate_holds_from_the_checkpoint_and_is_saved(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 4)
+        fit(tiny(store), run)
+    main(["train", "--resume", str(run), "--sgd.lr", "0.0005"])
+    assert rates(run) == pytest.approx([5e-4, 5e-4, 5e-5])
+    assert read_config(run).sgd == replace(tiny(store).sgd, lr=0.0005)
+    assert [line["lr"] for line in read_metrics(run, "change")] == [0.0005]
+    # The line of the epoch that had no batch left shows a speed all the same.
+    assert all(line["images_per_s"] > 0 for line in read_metrics(run, "epoch"))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Stop the training after a number of steps, as Ctrl-C does."""
+    real, steps = loop.sgd_step, list[int]()
+
+    def counted(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        steps.append(1)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "sgd_step", counted)
+
+
+def test_same_settings_change_nothing(
+    store: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 5)
+        fit(tiny(store), tmp_path / "run")
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    resume(tmp_path / "run", epochs=3, lr=0.001)
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
+    assert read_metrics(tmp_path / "run", "change") == []
+    a, b = checkpoint.read(tmp_path / "run"), checkpoint.read(run)
+    assert a.about["sha256"] == b.about["sha256"]
+    assert all(torch.equal(a.velocity[name], b.velocity[name]) for name in b.velocity)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 2}, "epochs is 2 and the run has completed 3; give a larger number"),
+        ({"epochs": 0}, "epochs is 0; a schedule needs at least 1"),
+        ({"lr": -1.0}, r"sgd\.lr is -1\.0; it must be at least 0"),
+        ({"lr": float("nan")}, r"sgd\.lr is nan"),
+    ],
+)
+def test_impossible_changes_are_refused_and_nothing_is_written(
+    finished: Path, changes: dict[str, float], message: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match=message):
+        resume(finished, **changes)  # type: ignore[arg-type]
+    after = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    assert before == after
+
+
+def test_run_that_ended_before_its_last_epoch_goes_on_when_asked(
+    store: Path, tmp_path: Path
+) -> None:
+    """A plateau begins again with the first rate; an error that was reached ends nothing more."""
+    plateau = Plateau(epochs=9, patience=1, min_delta=0.9, drops=1)
+    goal = StepSchedule(epochs=4, until_error=1.0)
+    for name, schedule, ended in (("plateau", plateau, 3), ("goal", goal, 1)):
+        run = tmp_path / name
+        fit(tiny(store, schedule=schedule), run)
+        assert len(rates(run)) == ended
+        assert resume(run) == {}
+        resume(run, epochs=ended + 1)
+        assert len(rates(run)) == ended + 1
+        assert rates(run)[-1] == pytest.approx(0.001)
+
+
+def test_not_finite_without_a_checkpoint_names_the_command_that_begins_again(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_config(run, replace(read_config_of(store), sgd=Sgd(batch=16, lr=1e30)))
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--resume", str(run)])
+    assert stopped.value.code == 1
+    text = capsys.readouterr().err
+    assert re.search(r"step 1: the output of conv\d\.linear is not finite; begin", text)
+    mend = f"begin again at a tenth of the learning rate with: alexnet train --resume {run} --lr "
+    assert mend + "1e+29" in text
+    assert not (run / "last.safetensors").exists()
+    resume(run, lr=0.001)
+    assert rates(run)[0] == 0.001
+
+
+def read_config_of(store: Path) -> Config:
+    config = tiny(store)
+    return replace(config, architecture=replace(config.architecture, classes=10))
+
+
+@pytest.mark.parametrize("minutes", [0.0, 10.0])
+def test_weights_that_are_not_finite_are_never_saved(
+    store: Path, finished: Path, minutes: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss of the step before the save is finite; its update makes the weights infinite."""
+    write_config(finished, replace(read_config(finished), checkpoint_minutes=minutes))
+    before = (finished / "last.safetensors").read_bytes()
+    command = f"alexnet train --resume {finished} --lr 1e\\+299"
+    where = r"go on from the checkpoint \(epoch 4, step 12\) at a tenth of the learning rate with: "
+    with pytest.raises(NotFinite, match=where + command):
+        resume(finished, epochs=4, lr=1e300)
+    assert (finished / "last.safetensors").read_bytes() == before
+    resume(finished, lr=0.001)
+    assert len(rates(finished)) == 4
+
+
+def test_checkpoint_with_diverged_weights_is_named_for_removal(finished: Path) -> None:
+    saved = checkpoint.read(finished)
+    huge = {name: torch.full_like(weight, 1e30) for name, weight in saved.weights.items()}
+    checkpoint.write(finished / "last.safetensors", huge, saved.velocity, saved.mean, saved.about)
+    with pytest.raises(NotFinite, match=r"last\.safetensors has diverged too: remove it and begin"):
+        resume(finished, epochs=4)
+    (finished / "last.safetensors").unlink()
+    resume(finished, lr=0.0001)
+    assert len(rates(finished)) == 4
+
+
+def test_training_says_once_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = iter([0.0, *range(5, 50)])  # the first step takes 5 s, of which the speed knows nothing
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(now_s)))
+    with Progress("epoch 1/2", 200, "images", in_all=1200) as bar:
+        for _ in range(15):
+            bar.advance(10)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "in all" in line]
+    assert len(lines) == 1
+    assert re.fullmatch(r"about \d+ (s|min) in all at \d+ images/s", lines[0])
+    assert [duration(s) for s in (40, 720, 9000, 86400 * 3)] == [
+        "40 s",
+        "12 min",
+        "2.5 h",
+        "3.0 days",
+    ]
