@@ -41,6 +41,7 @@ __all__ = [
     "paper",
     "pre_trained",
     "six_conv",
+    "small",
     "torchvision",
 ]
 
@@ -462,4 +463,19 @@ def demo() -> Config:
         sgd=replace(base.sgd, batch=64, lr=0.003, bias_lr=0.003),
         schedule=StepSchedule(epochs=28, drops=(22, 26)),
         order="shuffled",
+    )
+
+
+def small() -> Config:
+    """`demo` for a few thousand photographs of one's own: `alexnet train FOLDER` takes it.
+
+    TO BE MEASURED
+    """
+    base = demo()
+    return replace(
+        base,
+        recipe="small",
+        architecture=replace(base.architecture, dropout=Dropout(rate=0.25)),
+        sgd=replace(base.sgd, batch=32),
+        schedule=StepSchedule(epochs=100, drops=(80, 93)),
     )

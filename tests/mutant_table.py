@@ -668,11 +668,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Fig. 3: the filters of each column": [
         (
-            "figures.py",
+            "figures/filters.py",
             "zip(axes, weight.chunk(columns), strict=True)",
             "zip(axes, [weight] * columns, strict=True)",
         ),
-        ("figures.py", "each = 0.5 + 0.5 * each", "each = 0.5 - 0.5 * each"),
+        ("figures/filters.py", "each = 0.5 + 0.5 * each", "each = 0.5 - 0.5 * each"),
     ],
     "The last hidden layer": [
         (
@@ -680,12 +680,16 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "trained.preprocess.centre(images))",
             "trained.preprocess.centre(images.flip(2)))",
         ),
-        ("figures.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
+        ("figures/answers.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
     "Fig. 4: the five most probable classes": [
-        ("figures.py", "topk(most, largest=False)", "topk(most, largest=True)"),
-        ("figures.py", "BEST = 5", "BEST = 4"),
-        ("figures.py", "ANSWERS, ASKED, NEAREST = 8, 5, 6", "ANSWERS, ASKED, NEAREST = 8, 5, 5"),
+        ("figures/answers.py", "topk(most, largest=False)", "topk(most, largest=True)"),
+        ("figures/answers.py", "BEST = 5", "BEST = 4"),
+        (
+            "figures/answers.py",
+            "ANSWERS, ASKED, NEAREST = 8, 5, 6",
+            "ANSWERS, ASKED, NEAREST = 8, 5, 5",
+        ),
     ],
     "The comparisons of sections 3 and 4": [
         (EFFECTS, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),

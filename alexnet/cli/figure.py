@@ -70,6 +70,8 @@ def figure(arguments: list[str]) -> None:
     named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
     beside = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
     out = a.out or beside
+    from alexnet import figures
+
     figures.save(_draw(a.figure, a.runs, named_recipe), out)
     print(out)
 

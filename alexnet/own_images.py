@@ -1,0 +1,234 @@
+"""From a folder of images to a tested classifier, in one call: `alexnet train FOLDER`.
+
+Each step is a call that a user would make too: prepare, choose a recipe, train, test, write the
+page of the run. A run that was interrupted continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from alexnet import recipes, run_report
+from alexnet.checkpoint import read_config
+from alexnet.config import Config, StoreSettings, scaled
+from alexnet.data import sources
+from alexnet.data.image import decode
+from alexnet.data.prepare import prepare
+from alexnet.data.processing import Unreadable, read
+from alexnet.data.sources import Source
+from alexnet.data.store import Store
+from alexnet.device import dtype_of, resolve
+from alexnet.errors import DataError, RunError
+from alexnet.evaluation import Result, evaluate
+from alexnet.model import Network
+from alexnet.ops.arena import kept_memory
+from alexnet.program import command
+from alexnet.saved_config import to_dict
+from alexnet.train.loop import fit, resume
+
+PRESENTATIONS = {"small": 300_000, "cifar_26": 700_000}
+"""Images that the network sees in training, all epochs together, by recipe: about eight minutes on
+two cores."""
+EPOCHS = 10, 200
+"""Least and most epochs that are chosen."""
+TINY_PX = 48
+"""Images whose shorter side is smaller are trained on as CIFAR-10 is, with 32 pixels."""
+SAMPLE = 15
+"""Number of images whose size is looked at."""
+
+
+def train_on(
+    folder: str, run: Path, change: Callable[[Config], Config] = lambda config: config
+) -> list[Result]:
+    """Prepare a folder of labeled images, train on it, test, and write `report.html` into the run.
+
+    Args:
+        folder: A source that `alexnet prepare` reads, or a store.
+        run: Folder of the run. The store lies beside it, as `RUN-store`.
+        change: Changes the recommended settings.
+
+    Returns:
+        The results with the center crop and with the recipe's other test crops.
+
+    Raises:
+        DataError: The folder is no source, or the store beside the run holds other images.
+        RunError: The run was begun with other settings.
+        Interrupted, NotFinite, BusyError: As `fit` does.
+    """
+    if (Path(folder) / "manifest.json").is_file():
+        data = folder
+        config = recommended(len(Store(data).split("train")), Store(data).size_px)
+    else:
+        source = sources.find(folder)
+        data = f"{run}-store"
+        config = recommended(source.splits[0].count, typical_side_px(source))
+        _prepare(source, Path(data), change(config))
+    # The recipe may test on another split than these images have.
+    held_out = [name for name in ("val", "test") if name in Store(data).manifest["splits"]]
+    val = held_out[0] if held_out else config.val_split
+    return _train_and_test(change(replace(config, data=data, val_split=val)), run)
+
+
+def recommended(images: int | None, side_px: int) -> Config:
+    """Return the recipe for a number of training images and the side of a typical image.
+
+    Args:
+        images: Number of training images; None if it is unknown before they are read.
+        side_px: Shorter side of a typical image, in pixels.
+    """
+    config = recipes.cifar_26() if side_px < TINY_PX else recipes.small()
+    least, most = EPOCHS
+    epochs = min(most, max(least, round(PRESENTATIONS[config.recipe] / max(1, images or 1))))
+    if images is None:
+        epochs = config.schedule.epochs
+    return replace(config, schedule=scaled(config.schedule, epochs))
+
+
+def stored_px(config: Config) -> int:
+    """Return the side of the stored images: the input's, or in the paper's proportion of 256 to 224
+    where crops are random.
+    """
+    px = config.architecture.input_px
+    return round(px * 256 / 224) if config.augment.crops else px
+
+
+def typical_side_px(source: Source) -> int:
+    """Return the median of the shorter sides of some training images, in pixels.
+
+    Raises:
+        DataError: None of these images can be read.
+    """
+    train = source.splits[0]
+    # At even distances, since the images of a class may be alike. A source that is read from front
+    # to back does not know its number of images, and shows its first ones.
+    step = (train.count or 0) // SAMPLE
+    items = (
+        [next(train.items(i * step)) for i in range(SAMPLE)]
+        if step
+        else list(itertools.islice(train.items(0), SAMPLE))
+    )
+    sides = []
+    for item in items:
+        data = read(item)
+        if isinstance(data, Unreadable):
+            continue
+        try:
+            sides.append(min(decode(data).shape[:2]))
+        except DataError:
+            # `prepare` skips it and says so.
+            continue
+    if not sides:
+        raise DataError(f"none of {len(items)} images of {source.description} can be read")
+    return int(statistics.median(sides))
+
+
+def _prepare(source: Source, folder: Path, config: Config) -> None:
+    """Prepare the store of a run, or check that it holds this source.
+
+    Raises:
+        DataError: The store holds other images.
+    """
+    for note in source.notes:
+        print(note, file=sys.stderr)
+    settings = StoreSettings(size_px=stored_px(config))
+    if not (folder / "manifest.json").is_file():
+        prepare(source, folder, settings)
+        return
+    manifest = Store(folder).manifest
+    held = {name: one["images"] + len(one["skipped"]) for name, one in manifest["splits"].items()}
+    there = {split.name: split.count for split in source.splits}
+    if (
+        manifest["source"] != source.description
+        or manifest["settings"]["size_px"] != settings.size_px
+        or any(count not in (None, held.get(name)) for name, count in there.items())
+    ):
+        raise DataError(
+            f"{folder} was prepared from other images or for another size than {settings.size_px}; "
+            "choose another --out, or remove it and its run to begin again"
+        )
+
+
+def _train_and_test(config: Config, run: Path) -> list[Result]:
+    if (run / "config.json").is_file():
+        begun = read_config(run)
+        # The number of classes is only known from the store, and auto only on the machine.
+        asked = replace(
+            resolve(config),
+            architecture=replace(config.architecture, classes=begun.architecture.classes),
+        )
+        if to_dict(begun) != to_dict(asked):
+            raise RunError(
+                f"{run} was begun with other settings; go on as it began with "
+                f"`{command('train', '--resume', run)}`, or choose another --out"
+            )
+        resume(run)
+    else:
+        _announce(config, run)
+        fit(config, run)
+    results = evaluate([run], config.data)
+    run_report.write(run, results)
+    return results
+
+
+def _announce(config: Config, run: Path) -> None:
+    """Print what will be trained, and how long it will take here."""
+    store = Store(config.data)
+    images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
+    minutes = images * config.schedule.epochs * image_s(config, len(store.classes)) / 60
+    print(
+        f"{len(store.classes)} classes, {images:,} images to train on and {tests:,} to test on\n"
+        f"recipe {config.recipe}, {config.schedule.epochs} epochs into {run}: "
+        f"about {max(1, minutes):,.0f} min on this machine as busy as it is now",
+        flush=True,
+    )
+
+
+def report(results: list[Result], run: Path) -> str:
+    """Return the text that `alexnet train FOLDER` ends with: errors, the page, what to do next."""
+    most = max(map(sum, results[0].confusion)) / results[0].images
+    tests = "\n".join(
+        f"  test error, {'center crop' if one.patches == 1 else f'{one.patches} crops'}: "
+        f"{one.top1_error:.1%}"
+        for one in results
+    )
+    return (
+        f"\n{tests}   (always the largest class: {1 - most:.1%})\n"
+        f"  curves, confusions and the worst mistakes: {run / 'report.html'}\n\n"
+        "Next:\n"
+        f"  {command('predict', run, 'IMAGE...')}\n"
+        f"  {command('export', run, f'{run.name}.onnx')}"
+    )
+
+
+def image_s(config: Config, classes: int, steps: int = 4) -> float:
+    """Measure the seconds that a training image takes, forward and backward.
+
+    Args:
+        classes: Units of the last layer.
+        steps: Number of steps that are timed, after two others.
+    """
+    config = resolve(replace(config, architecture=replace(config.architecture, classes=classes)))
+    device = torch.device(config.device)
+    net = Network(config.architecture, config.seed).to(device)
+    parameters = list(net.parameters())
+    shape = config.sgd.batch, 3, config.architecture.input_px, config.architecture.input_px
+    images = torch.zeros(shape, dtype=dtype_of(config.precision), device=device)
+    labels = torch.zeros(config.sgd.batch, dtype=torch.int64, device=device)
+    began_s = 0.0
+    with kept_memory(device):
+        for step in range(2 + steps):
+            if step == 2:
+                began_s = time.perf_counter()
+            loss = F.cross_entropy(net(images).float(), labels)
+            # Reading a gradient waits for a GPU.
+            float(torch.autograd.grad(loss, parameters)[0].sum())
+    return (time.perf_counter() - began_s) / (steps * config.sgd.batch)

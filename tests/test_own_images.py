@@ -1,0 +1,117 @@
+"""`alexnet train FOLDER`: from a folder of images to a tested classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alexnet.checkpoint import read_config
+from alexnet.config import Config
+from alexnet.data import shapes, sources
+from alexnet.data.store import Store
+from alexnet.errors import DataError, RunError
+from alexnet.own_images import EPOCHS, PRESENTATIONS, recommended, train_on, typical_side_px
+from alexnet.train.metrics import read_metrics
+from tests.conftest import tiny_architecture
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of ten images each, 50 pixels and more a side."""
+    for label in range(2):
+        folder = tmp_path / "images" / shapes.CLASSES[label]
+        folder.mkdir(parents=True)
+        for i in range(10):
+            image = Image.fromarray(shapes.image(label, 10 * label + i))
+            image.resize((60 + i, 50 + i)).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+def tiny(config: Config) -> Config:
+    """A change of the recommended settings that trains in a second."""
+    return replace(
+        config,
+        architecture=tiny_architecture(),
+        sgd=replace(config.sgd, batch=4),
+        schedule=replace(config.schedule, epochs=2, drops=()),
+    )
+
+
+def test_folder_becomes_a_tested_run_with_its_page(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    results = train_on(str(images), run, tiny)
+    assert [result.patches for result in results] == [1, 10]
+    assert results[0].images == 2  # a tenth of each class
+    assert Store(f"{run}-store").size_px == 37  # 32 * 256 / 224
+    assert read_config(run).recipe == "small"
+    assert "<svg" in (run / "report.html").read_text()
+
+
+def test_same_command_goes_on_and_then_trains_no_more(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "mine"
+    first = train_on(str(images), run, tiny)
+    assert train_on(str(images), run, tiny) == first
+    assert len(read_metrics(run, "epoch")) == 2
+
+
+def slower(config: Config) -> Config:
+    return replace(tiny(config), sgd=replace(tiny(config).sgd, lr=1e-5))
+
+
+def larger(config: Config) -> Config:
+    return replace(tiny(config), architecture=replace(tiny_architecture(), input_px=40))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (slower, RunError, "was begun with other settings"),
+        (larger, DataError, "another size than 46"),
+    ],
+)
+def test_other_settings_than_those_of_the_run_are_refused(
+    images: Path,
+    tmp_path: Path,
+    change: Callable[[Config], Config],
+    error: type[Exception],
+    sentence: str,
+) -> None:
+    train_on(str(images), tmp_path / "mine", tiny)
+    with pytest.raises(error, match=sentence):
+        train_on(str(images), tmp_path / "mine", change)
+
+
+def test_images_that_were_added_are_not_overlooked(images: Path, tmp_path: Path) -> None:
+    train_on(str(images), tmp_path / "mine", tiny)
+    Image.fromarray(shapes.image(0, 99)).save(images / shapes.CLASSES[0] / "new.png")
+    with pytest.raises(DataError, match="was prepared from other images"):
+        train_on(str(images), tmp_path / "mine", tiny)
+
+
+def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
+    train_on(str(store), tmp_path / "mine", tiny)
+    assert read_config(tmp_path / "mine").data == str(store)
+    assert not (tmp_path / "mine-store").exists()
+
+
+def test_recommended_recipe_follows_number_and_size() -> None:
+    least, most = EPOCHS
+    epochs = [recommended(n, 300).schedule.epochs for n in (10, 3000, 10_000, 10**7)]
+    assert epochs == [most, PRESENTATIONS["small"] // 3000, 30, least]
+    assert recommended(50_000, 32).recipe == "cifar_26"
+    assert recommended(50_000, 32).schedule.epochs == 14
+    assert recommended(None, 300).recipe == "small"
+
+
+def test_typical_side_is_the_median_of_readable_images(images: Path) -> None:
+    assert 50 <= typical_side_px(sources.find(str(images))) <= 59
+    for path in images.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of 15 images"):
+        typical_side_px(sources.find(str(images)))
