@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Names, on_disk, parse
 from alexnet.config import MEMORY_GIB, StoreSettings
 from alexnet.errors import DataError
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def prepare(arguments: list[str]) -> None:
     # Those of the source were printed before.
     for note in manifest["notes"][len(source.notes) :]:
         print(f"  {note}")
-    print(f"look at it:  alexnet look {shlex.quote(str(a.store))}")
+    print(f"look at it:  {command('look', a.store)}")
     if recipe := _recipe_for(manifest["settings"]["size_px"]):
-        data, out = shlex.quote(str(a.store)), shlex.quote(f"runs/{folder.name}")
-        print(f"train on it: alexnet train {recipe} --data {data} --out {out}")
+        train = command("train", recipe, "--data", a.store, "--out", f"runs/{folder.name}")
+        print(f"train on it: {train}")
 
 
 def _recipe_for(size_px: int) -> str | None:
@@ -86,7 +86,7 @@ def _recipe_for(size_px: int) -> str | None:
     from alexnet import recipes
     from alexnet.data.augment import check_sizes
 
-    for recipe in (recipes.original, recipes.demo, recipes.cifar_18, recipes.cifar_11):
+    for recipe in (recipes.original, recipes.small, recipes.cifar_18, recipes.cifar_11):
         try:
             check_sizes(size_px, recipe().architecture.input_px)
         except DataError:

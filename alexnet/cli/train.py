@@ -121,12 +121,7 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
 def _usage(name: str) -> list[str]:
     # In an option with its value no line may end.
     options = ("--data STORE", "[--out RUN]", "[--epochs INT]", "[--FIELD VALUE ...]")
-    return [
-        *wrapped(together(options), f"usage: {command('train', name)} ", " " * 11),
-        f"       {command('train', 'FOLDER')}           your own images, one folder for each class",
-        f"       {command('train', 'CONFIG.json')}      with the settings of another run",
-        f"       {command('train', '--resume', 'RUN')}     continue a run",
-    ]
+    return wrapped(together(options), f"usage: {command('train', name)} ", " " * 11)
 
 
 def _help() -> str:
@@ -135,6 +130,13 @@ def _help() -> str:
     return "\n".join(
         [
             *_usage("RECIPE"),
+            f"       {command('train', 'FOLDER')} [--out RUN] [--FIELD VALUE ...]",
+            f"       {command('train', '--resume', 'RUN')}",
+            "",
+            *wrapped(
+                "FOLDER has a folder of images for each class; they are prepared, trained on and "
+                "tested in one go. RECIPE is one of those below, or the config.json of another run."
+            ),
             "",
             *common_lines(),
             "",
