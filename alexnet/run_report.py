@@ -23,6 +23,7 @@ from alexnet.data.image import encode
 from alexnet.evaluation import Mistake, OwnTest, Result, own_test, worst_mistakes
 from alexnet.figures.answers import stored_image
 from alexnet.files import write_whole
+from alexnet.program import command
 from alexnet.provenance import describe, machine
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import read_metrics
@@ -75,6 +76,7 @@ def page(run: Path, test: OwnTest) -> str:
     counts = np.bincount(test.split.labels, minlength=len(names))
     return environment.get_template("run_report.html.jinja").render(
         run=run,
+        command=command,
         config=config,
         names=names,
         train_images=splits[config.train_split]["images"],

@@ -12,8 +12,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
-
-USAGE = "alexnet predict RUN IMAGE..., for example: alexnet predict runs/mine photo.jpg"
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,13 @@ class PredictArguments:
 
 def predict(arguments: list[str]) -> None:
     """Run `alexnet predict`."""
+    example = f"for example: {command('predict', 'runs/mine', 'photo.jpg')}"
     # Before the parser, which would answer with a page.
     if not arguments:
-        raise AlexNetError(f"name a run and its images: {USAGE}")
+        raise AlexNetError(f"name a run and its images, {example}")
     a = parse(PredictArguments, "predict", arguments)
     if not a.images:
-        raise AlexNetError(f"name the images to classify: {USAGE}")
+        raise AlexNetError(f"name the images to classify, {example}")
     from alexnet import inference, load
 
     num_unreadable = 0

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from alexnet import native
@@ -29,8 +30,12 @@ ILSVRC2012_VECTORS = np.array(  # one eigenvector per row
 # torchvision's reference preprocessing, for RGB values in 0..1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Number of the random stream of the color noise. Streams 0 and 1 hold the crop positions and
-# reflections, drawn for each image or for each chunk of the epoch.
+# reflections, drawn for each image or for each chunk of the epoch; 3 and 4 the sizes of zoomed
+# crops, likewise.
 NORMAL = 2
+ZOOM = 3
+ASPECT = 4 / 3
+"""Largest ratio of the sides of a zoomed crop, either way (Szegedy et al. 2014)."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,16 @@ class Augmentation:
         flip: Whether the crop is reflected horizontally.
         shift: Added to R, G and B of every pixel of the image, in gray levels.
         scale: Factor applied to the input after the shift.
+        sides: Height and width of each zoomed crop, in pixels of the stored image; None where all
+            crops have the size of the input.
     """
 
-    top: NDArray[np.int64]  # (N,)
-    left: NDArray[np.int64]  # (N,)
+    top: NDArray[np.int64] | NDArray[np.float64]  # (N,); whole pixels unless zoomed
+    left: NDArray[np.int64] | NDArray[np.float64]  # (N,)
     flip: NDArray[np.bool_]  # (N,)
     shift: NDArray[np.float32]  # (N, 3)
     scale: float = 1.0
+    sides: NDArray[np.float64] | None = None  # (2, N)
 
 
 def sample_augmentation(
@@ -82,19 +90,22 @@ def sample_augmentation(
 
     Source: section 4.1; for `original`, convdata_jpeg.py of the authors' 2012 release.
     """
-    border = statistics.mean.shape[0] - input_px
+    stored_px = statistics.mean.shape[0]
+    border = stored_px - input_px
     count = len(index)
-    top, left, flip = (
-        np.full(count, border // 2),
-        np.full(count, border // 2),
-        np.zeros(count, bool),
-    )
+    top: NDArray[np.int64] | NDArray[np.float64] = np.full(count, border // 2)
+    left: NDArray[np.int64] | NDArray[np.float64] = np.full(count, border // 2)
+    flip, sides = np.zeros(count, bool), None
+    chunked = augment.chunk > 1
+    rows = position // augment.chunk if chunked else index
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
-    y, x, coin = _uniform(
-        seed, epoch, *((0, index) if augment.chunk == 1 else (1, position // augment.chunk))
-    )
-    if augment.crops:
+    y, x, coin = _uniform(seed, epoch, int(chunked), rows)
+    if augment.crops and augment.zoom < 1:
+        sides = _zoomed_sides(augment.zoom, input_px, _uniform(seed, epoch, ZOOM + chunked, rows))
+        sides = np.minimum(sides, stored_px)
+        top, left = (y, x) * (stored_px - sides)
+    elif augment.crops:
         # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).
         # With `last_offset`, as in the authors' code, the last one is drawn too: 33 offsets.
         positions = border + 1 if augment.last_offset else max(1, border)
@@ -102,11 +113,24 @@ def sample_augmentation(
     if augment.flips:
         flip = coin < 0.5
     if augment.colour == "none" or not colour:
-        return Augmentation(top, left, flip, np.zeros((count, 3), np.float32))
+        return Augmentation(top, left, flip, np.zeros((count, 3), np.float32), sides=sides)
     shift = colour_shift(augment, statistics, _normal(seed, epoch, index)).astype(np.float32)
     # The authors divide by 1 + coefficient, but only while the noise is on (convdata_jpeg.py).
     scale = 1 / (1 + augment.colour_std) if augment.colour == "original" else 1.0
-    return Augmentation(top, left, flip, shift, scale)
+    return Augmentation(top, left, flip, shift, scale, sides)
+
+
+def _zoomed_sides(least: float, input_px: int, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the height and width of zoomed crops in pixels, shape (2, N).
+
+    Args:
+        least: Smallest share of the input's area.
+        uniform: Uniform numbers in [0, 1): for the area, for the aspect ratio, and unused, (3, N).
+    """
+    side = input_px * np.sqrt(least + (1 - least) * uniform[0])
+    # Drawn on a logarithmic scale, so that wide and high crops are equally likely.
+    aspect = ASPECT ** (uniform[1] - 0.5)
+    return np.stack([side / aspect, side * aspect])
 
 
 def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -254,6 +278,8 @@ class Preprocess:
         Raises:
             DataError: If a crop reaches beyond its image.
         """
+        if augmentation.sides is not None:
+            return self.zoomed(images.to(self.device, non_blocking=True), augmentation)
         # Without this check the compiled code would read foreign memory.
         border = self.stored_px - self.input_px
         if any(
@@ -290,13 +316,45 @@ class Preprocess:
             if self.augment.mean == "pixel"
             else self.centre_patch_mean()
         )
-        x = images[each, rows, columns].float() - mean
+        return self._shifted(images[each, rows, columns].float() - mean, augmentation)
+
+    def _shifted(self, x: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """Apply the color shift and the scales to centered crops, (N, input_px, input_px, 3)."""
         x += torch.from_numpy(augmentation.shift).to(self.device)[:, None, None, :]
         if augmentation.scale != 1:
             x *= augmentation.scale
         if self.deviation is not None:
             x /= self.deviation
         return x.to(self.dtype)
+
+    def zoomed(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """Compute the input from crops of different sizes, rescaled bilinearly.
+
+        Returns:
+            (N, 3, input_px, input_px) on the device, in the channels-last memory format.
+        """
+        assert augmentation.sides is not None
+        height, width = augmentation.sides / self.stored_px
+        # In the coordinates of `affine_grid` the stored image reaches from -1 to 1 on both axes.
+        transform = np.zeros((len(images), 2, 3), np.float32)
+        transform[:, 0, 0] = np.where(augmentation.flip, -width, width)
+        transform[:, 1, 1] = height
+        transform[:, 0, 2] = 2 * augmentation.left / self.stored_px + width - 1
+        transform[:, 1, 2] = 2 * augmentation.top / self.stored_px + height - 1
+        moves = self.augment.mean == "pixel"
+        x = images.float()
+        if moves:
+            x -= self.whole_mean
+        grid = F.affine_grid(
+            torch.from_numpy(transform).to(self.device),
+            [len(images), 3, self.input_px, self.input_px],
+            align_corners=False,
+        )
+        x = F.grid_sample(x.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False)
+        x = x.permute(0, 2, 3, 1)
+        if not moves:
+            x = x - self.centre_patch_mean()
+        return self._shifted(x, augmentation).permute(0, 3, 1, 2)
 
     def _compiled(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor | None:
         """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).

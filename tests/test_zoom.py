@@ -1,0 +1,127 @@
+"""Zoomed crops: random sizes and aspect ratios, rescaled to the input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet import recipes
+from alexnet.config import Augment, check, without_effect
+from alexnet.data.augment import ASPECT, Augmentation, Preprocess, sample_augmentation
+from alexnet.data.store import Statistics
+from alexnet.errors import ConfigError
+
+STORED, INPUT = 16, 12
+CPU = torch.device("cpu")
+
+
+def statistics() -> Statistics:
+    rng = np.random.default_rng(3)
+    return Statistics(rng.uniform(90, 150, (STORED, STORED, 3)).astype(np.float32), np.eye(3))
+
+
+def sample(augment: Augment, count: int = 500, epoch: int = 0) -> Augmentation:
+    index = np.arange(count)
+    return sample_augmentation(augment, statistics(), INPUT, 7, epoch, index, index)
+
+
+def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
+    """The value at a point whose pixels have their centers at half-integers; clamped at the edge."""
+    y, x = (float(np.clip(v - 0.5, 0, STORED - 1)) for v in (y, x))
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, STORED - 1), min(left + 1, STORED - 1)
+    dy, dx = y - top, x - left
+    above = (1 - dx) * image[top, left] + dx * image[top, right]
+    below = (1 - dx) * image[bottom, left] + dx * image[bottom, right]
+    return (1 - dy) * above + dy * below
+
+
+@pytest.mark.parametrize("mean", ["pixel", "centre", "channel"])
+def test_zoomed_crops_equal_bilinear_interpolation_by_hand(
+    mean: Literal["pixel", "centre", "channel"],
+) -> None:
+    augment = Augment(zoom=0.3, mean=mean, colour="original")
+    drawn = sample(augment, 6)
+    images = np.random.default_rng(0).integers(0, 256, (6, STORED, STORED, 3), np.uint8)
+    preprocess = Preprocess(augment, statistics(), INPUT, CPU)
+    got = preprocess(torch.from_numpy(images), drawn)
+    assert drawn.sides is not None
+    assert drawn.flip.any() and not drawn.flip.all()
+    whole_mean = statistics().mean if mean == "pixel" else 0
+    for i in range(6):
+        height, width = drawn.sides[:, i]
+        values = np.empty((INPUT, INPUT, 3))
+        for row in range(INPUT):
+            for column in range(INPUT):
+                along = INPUT - 1 - column if drawn.flip[i] else column
+                y = drawn.top[i] + (row + 0.5) * height / INPUT
+                x = drawn.left[i] + (along + 0.5) * width / INPUT
+                values[row, column] = bilinear(images[i] - whole_mean, y, x)
+        if mean != "pixel":
+            values -= preprocess.centre_patch_mean().numpy()
+        values = (values + drawn.shift[i]) * drawn.scale
+        if preprocess.deviation is not None:
+            values /= preprocess.deviation.numpy()
+        # float32 coordinates of up to 16 pixels, times a contrast of up to 255 gray levels.
+        assert np.abs(values - got[i].permute(1, 2, 0).numpy()).max() < 2e-3
+
+
+def test_a_zoomed_crop_of_the_inputs_size_is_the_ordinary_crop() -> None:
+    augment = Augment(colour="none", mean="pixel")
+    drawn = sample(augment, 8)
+    whole = replace(drawn, sides=np.full((2, 8), float(INPUT)))
+    images = torch.randint(0, 256, (8, STORED, STORED, 3), dtype=torch.uint8)
+    preprocess = Preprocess(augment, statistics(), INPUT, CPU)
+    assert (preprocess(images, drawn) - preprocess(images, whole)).abs().max() < 1e-3
+
+
+@given(least=st.floats(0.01, 0.99), epoch=st.integers(0, 5))
+def test_zoomed_crops_lie_inside_and_have_the_area_and_aspect(least: float, epoch: int) -> None:
+    drawn = sample(Augment(zoom=least), 200, epoch)
+    assert drawn.sides is not None
+    height, width = drawn.sides
+    for start, side in ((drawn.top, height), (drawn.left, width)):
+        assert (start >= 0).all()
+        assert (start + side <= STORED + 1e-9).all()
+    inside = (height < STORED) & (width < STORED)
+    area = (height * width / INPUT**2)[inside]
+    assert (area >= least - 1e-9).all()
+    assert (area <= 1 + 1e-9).all()
+    assert np.abs(np.log(width / height)).max() <= math.log(ASPECT) + 1e-9
+
+
+def test_zoom_depends_on_the_epoch_and_leaves_the_other_draws_alone() -> None:
+    plain, zoomed = sample(Augment()), sample(Augment(zoom=0.5))
+    assert (plain.flip == zoomed.flip).all()
+    assert (plain.shift == zoomed.shift).all()
+    assert plain.sides is None
+    later = sample(Augment(zoom=0.5), epoch=1)
+    assert zoomed.sides is not None and later.sides is not None
+    assert (zoomed.sides != later.sides).any()
+    areas = zoomed.sides.prod(0) / INPUT**2
+    assert areas.mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_chunks_share_a_zoomed_crop() -> None:
+    drawn = sample(Augment(zoom=0.5, chunk=5), 20)
+    assert drawn.sides is not None
+    assert len(np.unique(drawn.sides[0])) == 4
+
+
+@pytest.mark.parametrize("zoom", [0.0, -1.0, 1.5, math.nan])
+def test_impossible_zoom_is_refused(zoom: float) -> None:
+    config = replace(recipes.small(), augment=Augment(zoom=zoom))
+    with pytest.raises(ConfigError, match=r"between 0\.01 and 1"):
+        check(config)
+
+
+def test_zoom_without_crops_is_said_to_have_no_effect() -> None:
+    config = replace(recipes.small(), augment=Augment(zoom=0.5, crops=False))
+    assert any("augment.zoom" in sentence for sentence in without_effect(config))
