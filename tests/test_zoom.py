@@ -33,7 +33,7 @@ def sample(augment: Augment, count: int = 500, epoch: int = 0) -> Augmentation:
 
 
 def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
-    """The value at a point whose pixels have their centers at half-integers; clamped at the edge."""
+    """The value at a point; the centers of pixels lie at half-integers, and the edge goes on."""
     y, x = (float(np.clip(v - 0.5, 0, STORED - 1)) for v in (y, x))
     top, left = int(y), int(x)
     bottom, right = min(top + 1, STORED - 1), min(left + 1, STORED - 1)
