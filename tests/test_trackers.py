@@ -74,7 +74,7 @@ def test_mlflow_gets_the_numbers_and_a_resumed_run_continues(
         ("abc", "epoch/val_error", 0.25, 4),
     ]
     assert calls == [
-        ("client", (tmp_path / "mlflow").as_uri()),
+        ("client", f"sqlite:///{tmp_path}/mlflow.db"),
         ("experiment", "alexnet"),
         ("run", "7", tmp_path.name),
         ("abc", "RUNNING"),

@@ -64,7 +64,7 @@ def _id(run: Path, tracker: str, new: Callable[[], str]) -> str:
 
 
 class MlFlow:
-    """MLflow: the server or folder of MLFLOW_TRACKING_URI; otherwise RUN/mlflow.
+    """MLflow: the server of MLFLOW_TRACKING_URI; otherwise the database RUN/mlflow.db.
 
     The experiment is that of MLFLOW_EXPERIMENT_NAME, or `alexnet`.
     """
@@ -74,7 +74,8 @@ class MlFlow:
             from mlflow import MlflowClient
         except ImportError:
             raise RunError(not_installed("ALEXNET_TRACKERS=mlflow", "mlflow")) from None
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (run / "mlflow").resolve().as_uri()
+        # A database, since newer versions of MLflow refuse to write to a plain folder.
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve()}/mlflow.db"
         client = self._client = MlflowClient(uri)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "alexnet"
 
