@@ -780,7 +780,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "Pre-training, then fine-tuning": [
-        (LOOP, "if not same_classes:\n", "if False:\n"),
+        ("train/setup.py", "if not same_classes:\n", "if False:\n"),
         ("checkpoint.py", "if layer in layers\n        and", "if"),
         (RECIPES, "conv1 = [(0, 1e-4), (5, 1e-5)]", "conv1 = [(0, 1e-3), (5, 1e-5)]"),
         (RECIPES, "fc8 = [(0, 1e-2), (9, 1e-3),", "fc8 = [(0, 1e-2), (8, 1e-3),"),
@@ -920,7 +920,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("diagnostics.py", "apart / size", "size / apart"),
     ],
     "A run that is interrupted anywhere": [
-        (LOOP, "velocity[name].copy_(tensor)", "velocity[name].zero_()"),
+        ("train/setup.py", "velocity[name].copy_(tensor)", "velocity[name].zero_()"),
         (LOOP, "                state.batch,\n", "                0,\n"),
     ],
     "ONNX with its LRN operator": [
@@ -937,10 +937,10 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"',
             "torch.backends.cuda.matmul.allow_tf32 = True",
         ),
-        (LOOP, "net = net.double()", "net = net.float()"),
+        ("train/setup.py", "net = net.double()", "net = net.float()"),
     ],
     "Every file names the code": [
         ("provenance.py", 'changed == "" and added == ""', "True"),
-        (LOOP, '        "code": code_version(),\n', '        "code": {},\n'),
+        ("train/checkpoints.py", '        "code": code_version(),\n', '        "code": {},\n'),
     ],
 }

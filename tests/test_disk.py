@@ -15,11 +15,12 @@ import pytest
 
 from alexnet import checkpoint, files, load
 from alexnet.config import StepSchedule
+from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
 from alexnet.files import check_space, naming, new_folder, write_whole
-from alexnet.train import loop
 from alexnet.train.folder import check_room
 from alexnet.train.loop import fit, resume
+from alexnet.train.setup import with_classes
 from tests.conftest import tiny
 from tests.test_cli import fails
 
@@ -183,7 +184,7 @@ def test_room_of_double_precision_is_twice_that(
     )
     for precision in ("float32", "float64"):
         config = tiny(store, precision=precision)
-        check_room(tmp_path, loop._with_classes(config, loop.Store(store)), 0)
+        check_room(tmp_path, with_classes(config, Store(store)), 0)
     assert asked[1] == 2 * asked[0]
 
 

@@ -8,25 +8,23 @@ continues bit for bit.
 from __future__ import annotations
 
 import errno
-import json
 import math
 import signal as signals
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
-from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
+from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
-from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     allow_tf32,
@@ -36,23 +34,21 @@ from alexnet.device import (
     resolve,
 )
 from alexnet.diagnostics import signal, warning
-from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier, check_same_on_all_ranks
-from alexnet.distributed.mesh import Mesh, check_layout, init_mesh, is_distributed
+from alexnet.distributed.mesh import init_mesh, is_distributed
 from alexnet.distributed.restart import restarted
-from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import DataError, RunError
+from alexnet.errors import RunError
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.progress import Progress
-from alexnet.provenance import code_version
-from alexnet.saved_config import to_dict
 from alexnet.train.changes import change_settings, changes_in_words, continued
+from alexnet.train.checkpoints import Checkpoints, saved_without_store
 from alexnet.train.folder import check_empty, check_room, run_lock
-from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState, not_finite_weight
+from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
+from alexnet.train.setup import Setup, restore, set_up, start_from, with_classes
 from alexnet.train.sgd import (
     after_epoch,
     colour_on,
@@ -112,7 +108,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
                 held.enter_context(run_lock(run))
             check_empty(run)
             store = Store(config.data)
-            setup = _set_up(resolve(_with_classes(config, store)), store, mesh)
+            setup = set_up(resolve(with_classes(config, store)), store, mesh)
             if mesh.first:
                 check_room(run, setup.config, store.size_px)
             if mesh.first and not locks_first:
@@ -124,7 +120,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         messages = [f"warning: {sentence}" for sentence in without_effect(config)]
         if config.init:
-            messages.append(_start_from(setup))
+            messages.append(start_from(setup))
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
@@ -172,16 +168,16 @@ def resume(
                 held.enter_context(run_lock(run))
                 store = Store(config.data)
                 check_room(run, config, store.size_px)
-                return _set_up(config, store, mesh)
-            return _set_up(config, Store(config.data), mesh)
+                return set_up(config, store, mesh)
+            return set_up(config, Store(config.data), mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         velocity, state = zero_velocity(setup.net), TrainState()
         # Without a checkpoint the run was stopped before its first one, and begins again.
         if (run / "last.safetensors").exists():
-            state = _restore(setup, run, velocity)
+            state = restore(setup, run, velocity)
         elif config.init:
-            _start_from(setup)
+            start_from(setup)
         if epochs is not None:
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
@@ -236,96 +232,6 @@ def _mend(config: Config, run: Path, step: int) -> str:
     )
 
 
-def _restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> TrainState:
-    """Copy the last checkpoint of a run into the network and `velocity`; return its position.
-
-    Raises:
-        RunError: The checkpoint is damaged, or belongs to another store or network.
-    """
-    saved, net = checkpoint.read(run), setup.net
-    if saved.about["store"] != setup.store.checksum:
-        raise RunError(
-            f"{setup.config.data} is not the store this run began with; "
-            "prepare it again with the same settings"
-        )
-    checkpoint.copy_into(net, net.local(saved.weights), str(saved.file))
-    # A checkpoint such as `best`, without velocities, or with those of another network.
-    shapes = {name: tensor.shape for name, tensor in net.local(saved.velocity).items()}
-    if shapes != {name: tensor.shape for name, tensor in velocity.items()}:
-        raise RunError(f"{saved.file} cannot be resumed: its velocities do not fit its weights")
-    for name, tensor in net.local(saved.velocity).items():
-        velocity[name].copy_(tensor)
-    return TrainState.from_dict(saved.about.get("position"), saved.file)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What training needs at its start. Nothing is written until all of it fits together."""
-
-    config: Config
-    store: Store
-    splits: tuple[Split, Split]
-    """The training and the validation split."""
-    net: ShardedNetwork
-
-    def fingerprint(self) -> str:
-        """What must be the same on all ranks. The path of the store may differ between them."""
-        return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum])
-
-
-def _set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
-    """Build the network of this rank and open the splits; raise an error if they do not fit."""
-    check_layout(config, mesh.world.size)
-    net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
-    if config.precision == "float64":
-        # Converted after the weights were drawn: they have the same values in every precision.
-        net = net.double()
-    # Half of the timeout, so that a rank whose store does not answer reports it before the other
-    # ranks give up waiting for that rank.
-    answer_s = config.parallel.timeout_s / 2
-    train, val = (
-        store.split(name, keep=True, answer_s=answer_s)
-        for name in (config.train_split, config.val_split)
-    )
-    check_sizes(store.size_px, config.architecture.input_px)
-    return Setup(config, store, (train, val), net)
-
-
-def _start_from(setup: Setup) -> str:
-    """Copy the weights of the run `config.init` into the network, and describe what was copied.
-
-    The last layer has one unit per class, so the weights of a run on other classes would be wrong
-    for it. It is copied only if the lists of classes are equal.
-    """
-    config, net = setup.config, setup.net
-    saved = checkpoint.read(config.init)
-    layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
-    same_classes = list(saved.about["classes"]) == setup.store.classes
-    if not same_classes:
-        layers.discard(config.architecture.layers[-1].name)
-    taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
-    why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
-    return (
-        f"from {config.init}: {', '.join(taken) or 'nothing'}; "
-        f"started anew: {', '.join(anew) or 'nothing'}{why}"
-    )
-
-
-def _with_classes(config: Config, store: Store) -> Config:
-    """Set the number of classes to that of the store.
-
-    Raises:
-        RunError: The config gives another number.
-    """
-    classes, count = config.architecture.classes, len(store.classes)
-    if classes not in (None, count):
-        raise RunError(
-            f"architecture.classes is {classes} and {config.data} has {count} classes; "
-            "leave the field out"
-        )
-    return replace(config, architecture=replace(config.architecture, classes=count))
-
-
 def _train(
     setup: Setup,
     run: Path,
@@ -374,7 +280,7 @@ def _train(
         kept_memory(device),
         yielding(device),
         _stop_signals() as stop,
-        _saved_without_store(checkpoints.save, mesh),
+        saved_without_store(checkpoints.save, mesh),
     ):
         while not finished(schedule, state.epoch, state.plateau):
             # The epoch: its order, and the hyperparameters that hold in it.
@@ -476,101 +382,6 @@ def _train(
     return metrics
 
 
-class Checkpoints:
-    """Writes the checkpoints of a run: `last`, which can be resumed, and `best`.
-
-    Saving is collective: every rank calls it at the same step, and rank 0 writes.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        run: Path,
-        parameters: dict[str, torch.nn.Parameter],
-        velocity: dict[str, torch.Tensor],
-        preprocess: Preprocess,
-        state: TrainState,
-        step_metrics: StepMetrics,
-    ) -> None:
-        self._net, self._run, self._state = setup.net, run, state
-        self._parameters, self._velocity = parameters, velocity
-        self._mean, self._step_metrics = preprocess.whole_mean, step_metrics
-        self._val_split, self._every_s = (
-            setup.config.val_split,
-            60 * setup.config.checkpoint_minutes,
-        )
-        self._about = describe(setup.config, setup.store)
-        # A resumed run continues to count from the seconds of its checkpoint.
-        self._saved_s = time.perf_counter()
-        self._began_s = self._saved_s - state.elapsed_s
-
-    def elapsed_s(self) -> float:
-        """Seconds of training in all processes of this run."""
-        return time.perf_counter() - self._began_s
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is older than `Config.checkpoint_minutes`."""
-        return time.perf_counter() - self._saved_s > self._every_s
-
-    def save_epoch(self, metrics: dict[str, Any]) -> None:
-        """Write `last` after an epoch, and `best` if its validation error is the lowest so far."""
-        self._about["evaluation"] = {"patches": 1, "split": self._val_split, **metrics}
-        if metrics["val_error"] < self._state.least_error:
-            self._state.least_error = metrics["val_error"]
-            self.save("best")
-        self.save("last")
-
-    def save(self, which: Literal["last", "best"]) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            NotFinite: A loss or a weight is not finite: a run could not go on from there.
-        """
-        self._step_metrics.settle()
-        self._check_weights()
-        self._state.elapsed_s = self.elapsed_s()
-        # Only `last` can be resumed, so `best` has no velocity.
-        weights = self._net.full(self._parameters)
-        full_velocity = self._net.full(self._velocity if which == "last" else {})
-        if self._net.mesh.first:
-            header = self._about | {"position": asdict(self._state)}
-            path = self._run / f"{which}.safetensors"
-            checkpoint.write(path, weights, full_velocity, self._mean, header)
-        self._saved_s = time.perf_counter()
-
-    def _check_weights(self) -> None:
-        """Raise NotFinite on all ranks if one of them has a weight that is not finite.
-
-        The loss of a step is computed before its update, so the last update has shown no loss yet.
-        """
-        step = self._state.step
-        name = not_finite_weight(self._net)
-        # All ranks must raise it, since the others would wait for this one in the next collective.
-        values = next(iter(self._parameters.values())).new_tensor([float(name is not None)])
-        if float(all_sum(values, self._net.mesh.world)):
-            raise NotFinite(
-                f"step {step}: {name or 'a weight of another rank'} is not finite since the last "
-                "update",
-                step=step,
-            )
-
-
-def describe(config: Config, store: Store) -> dict[str, Any]:
-    """The header of a checkpoint: all that is needed to use the weights without the store."""
-    return {
-        "code": code_version(),
-        "torch": torch.__version__,
-        "recipe": config.recipe,
-        "config": to_dict(config),
-        "classes": store.classes,
-        "words": store.words,
-        "store": store.checksum,
-        "stored_px": store.size_px,
-        "covariance": store.statistics.covariance.tolist(),
-        "evaluation": None,
-    }
-
-
 def _log_signal(
     config: Config, log: RunLog, net: Network | None, preprocess: Preprocess, train: Split
 ) -> None:
@@ -596,20 +407,6 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
         f"{left_min:,d} min left",
         flush=True,
     )
-
-
-@contextmanager
-def _saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) -> Iterator[None]:
-    """Save the run if its store becomes unreachable or damaged.
-
-    Only a single process can do so: saving is collective, and other ranks may be at another step.
-    """
-    try:
-        yield
-    except (StoreLost, DataError):
-        if mesh.world.size == 1:
-            save("last")
-        raise
 
 
 @contextmanager

@@ -1,0 +1,134 @@
+"""The checkpoints of a run, written while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from alexnet import checkpoint
+from alexnet.config import Config
+from alexnet.data.augment import Preprocess
+from alexnet.data.storage import StoreLost
+from alexnet.data.store import Store
+from alexnet.distributed.collectives import all_sum
+from alexnet.distributed.mesh import Mesh
+from alexnet.errors import DataError
+from alexnet.provenance import code_version
+from alexnet.saved_config import to_dict
+from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, not_finite_weight
+from alexnet.train.setup import Setup
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run: `last`, which can be resumed, and `best`.
+
+    Saving is collective: every rank calls it at the same step, and rank 0 writes.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        run: Path,
+        parameters: dict[str, torch.nn.Parameter],
+        velocity: dict[str, torch.Tensor],
+        preprocess: Preprocess,
+        state: TrainState,
+        step_metrics: StepMetrics,
+    ) -> None:
+        self._net, self._run, self._state = setup.net, run, state
+        self._parameters, self._velocity = parameters, velocity
+        self._mean, self._step_metrics = preprocess.whole_mean, step_metrics
+        self._val_split, self._every_s = (
+            setup.config.val_split,
+            60 * setup.config.checkpoint_minutes,
+        )
+        self._about = describe(setup.config, setup.store)
+        # A resumed run continues to count from the seconds of its checkpoint.
+        self._saved_s = time.perf_counter()
+        self._began_s = self._saved_s - state.elapsed_s
+
+    def elapsed_s(self) -> float:
+        """Seconds of training in all processes of this run."""
+        return time.perf_counter() - self._began_s
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is older than `Config.checkpoint_minutes`."""
+        return time.perf_counter() - self._saved_s > self._every_s
+
+    def save_epoch(self, metrics: dict[str, Any]) -> None:
+        """Write `last` after an epoch, and `best` if its validation error is the lowest so far."""
+        self._about["evaluation"] = {"patches": 1, "split": self._val_split, **metrics}
+        if metrics["val_error"] < self._state.least_error:
+            self._state.least_error = metrics["val_error"]
+            self.save("best")
+        self.save("last")
+
+    def save(self, which: Literal["last", "best"]) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            NotFinite: A loss or a weight is not finite: a run could not go on from there.
+        """
+        self._step_metrics.settle()
+        self._check_weights()
+        self._state.elapsed_s = self.elapsed_s()
+        # Only `last` can be resumed, so `best` has no velocity.
+        weights = self._net.full(self._parameters)
+        full_velocity = self._net.full(self._velocity if which == "last" else {})
+        if self._net.mesh.first:
+            header = self._about | {"position": asdict(self._state)}
+            path = self._run / f"{which}.safetensors"
+            checkpoint.write(path, weights, full_velocity, self._mean, header)
+        self._saved_s = time.perf_counter()
+
+    def _check_weights(self) -> None:
+        """Raise NotFinite on all ranks if one of them has a weight that is not finite.
+
+        The loss of a step is computed before its update, so the last update has shown no loss yet.
+        """
+        step = self._state.step
+        name = not_finite_weight(self._net)
+        # All ranks must raise it, since the others would wait for this one in the next collective.
+        values = next(iter(self._parameters.values())).new_tensor([float(name is not None)])
+        if float(all_sum(values, self._net.mesh.world)):
+            raise NotFinite(
+                f"step {step}: {name or 'a weight of another rank'} is not finite since the last "
+                "update",
+                step=step,
+            )
+
+
+def describe(config: Config, store: Store) -> dict[str, Any]:
+    """The header of a checkpoint: all that is needed to use the weights without the store."""
+    return {
+        "code": code_version(),
+        "torch": torch.__version__,
+        "recipe": config.recipe,
+        "config": to_dict(config),
+        "classes": store.classes,
+        "words": store.words,
+        "store": store.checksum,
+        "stored_px": store.size_px,
+        "covariance": store.statistics.covariance.tolist(),
+        "evaluation": None,
+    }
+
+
+@contextmanager
+def saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) -> Iterator[None]:
+    """Save the run if its store becomes unreachable or damaged.
+
+    Only a single process can do so: saving is collective, and other ranks may be at another step.
+    """
+    try:
+        yield
+    except (StoreLost, DataError):
+        if mesh.world.size == 1:
+            save("last")
+        raise

@@ -1,0 +1,109 @@
+"""What a training run needs at its start: settings that fit the store, the network, its splits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from alexnet import checkpoint
+from alexnet.config import Config
+from alexnet.data.augment import check_sizes
+from alexnet.data.store import Split, Store
+from alexnet.distributed.mesh import Mesh, check_layout
+from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.errors import RunError
+from alexnet.saved_config import to_dict
+from alexnet.train.metrics import TrainState
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What training needs at its start. Nothing is written until all of it fits together."""
+
+    config: Config
+    store: Store
+    splits: tuple[Split, Split]
+    """The training and the validation split."""
+    net: ShardedNetwork
+
+    def fingerprint(self) -> str:
+        """What must be the same on all ranks. The path of the store may differ between them."""
+        return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum])
+
+
+def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
+    """Build the network of this rank and open the splits; raise an error if they do not fit."""
+    check_layout(config, mesh.world.size)
+    net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
+    if config.precision == "float64":
+        # Converted after the weights were drawn: they have the same values in every precision.
+        net = net.double()
+    # Half of the timeout, so that a rank whose store does not answer reports it before the other
+    # ranks give up waiting for that rank.
+    answer_s = config.parallel.timeout_s / 2
+    train, val = (
+        store.split(name, keep=True, answer_s=answer_s)
+        for name in (config.train_split, config.val_split)
+    )
+    check_sizes(store.size_px, config.architecture.input_px)
+    return Setup(config, store, (train, val), net)
+
+
+def start_from(setup: Setup) -> str:
+    """Copy the weights of the run `config.init` into the network, and describe what was copied.
+
+    The last layer has one unit per class, so the weights of a run on other classes would be wrong
+    for it. It is copied only if the lists of classes are equal.
+    """
+    config, net = setup.config, setup.net
+    saved = checkpoint.read(config.init)
+    layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
+    same_classes = list(saved.about["classes"]) == setup.store.classes
+    if not same_classes:
+        layers.discard(config.architecture.layers[-1].name)
+    taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
+    why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
+    return (
+        f"from {config.init}: {', '.join(taken) or 'nothing'}; "
+        f"started anew: {', '.join(anew) or 'nothing'}{why}"
+    )
+
+
+def with_classes(config: Config, store: Store) -> Config:
+    """Set the number of classes to that of the store.
+
+    Raises:
+        RunError: The config gives another number.
+    """
+    classes, count = config.architecture.classes, len(store.classes)
+    if classes not in (None, count):
+        raise RunError(
+            f"architecture.classes is {classes} and {config.data} has {count} classes; "
+            "leave the field out"
+        )
+    return replace(config, architecture=replace(config.architecture, classes=count))
+
+
+def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> TrainState:
+    """Copy the last checkpoint of a run into the network and `velocity`; return its position.
+
+    Raises:
+        RunError: The checkpoint is damaged, or belongs to another store or network.
+    """
+    saved, net = checkpoint.read(run), setup.net
+    if saved.about["store"] != setup.store.checksum:
+        raise RunError(
+            f"{setup.config.data} is not the store this run began with; "
+            "prepare it again with the same settings"
+        )
+    checkpoint.copy_into(net, net.local(saved.weights), str(saved.file))
+    # A checkpoint such as `best`, without velocities, or with those of another network.
+    shapes = {name: tensor.shape for name, tensor in net.local(saved.velocity).items()}
+    if shapes != {name: tensor.shape for name, tensor in velocity.items()}:
+        raise RunError(f"{saved.file} cannot be resumed: its velocities do not fit its weights")
+    for name, tensor in net.local(saved.velocity).items():
+        velocity[name].copy_(tensor)
+    return TrainState.from_dict(saved.about.get("position"), saved.file)
