@@ -101,9 +101,8 @@ def sample_augmentation(
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
     y, x, coin = _uniform(seed, epoch, int(chunked), rows)
-    if augment.crops and augment.zoom < 1:
-        sides = _zoomed_sides(augment.zoom, input_px, _uniform(seed, epoch, ZOOM + chunked, rows))
-        sides = np.minimum(sides, stored_px)
+    if augment.crops and augment.zoom is not None:
+        sides = _zoomed_sides(augment.zoom, stored_px, _uniform(seed, epoch, ZOOM + chunked, rows))
         top, left = (y, x) * (stored_px - sides)
     elif augment.crops:
         # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).
@@ -120,17 +119,20 @@ def sample_augmentation(
     return Augmentation(top, left, flip, shift, scale, sides)
 
 
-def _zoomed_sides(least: float, input_px: int, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+def _zoomed_sides(
+    least: float, stored_px: int, uniform: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the height and width of zoomed crops in pixels, shape (2, N).
 
     Args:
-        least: Smallest share of the input's area.
+        least: Smallest share of the stored image.
         uniform: Uniform numbers in [0, 1): for the area, for the aspect ratio, and unused, (3, N).
     """
-    side = input_px * np.sqrt(least + (1 - least) * uniform[0])
+    side = stored_px * np.sqrt(least + (1 - least) * uniform[0])
     # Drawn on a logarithmic scale, so that wide and high crops are equally likely.
     aspect = ASPECT ** (uniform[1] - 0.5)
-    return np.stack([side / aspect, side * aspect])
+    # Crops of nearly the whole image become a little smaller where a side would not fit.
+    return np.minimum(np.stack([side / aspect, side * aspect]), stored_px)
 
 
 def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
