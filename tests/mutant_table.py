@@ -134,8 +134,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             RECIPES,
-            'Config("paper", Architecture(PAPER_LAYERS, columns=2)',
-            'Config("paper", Architecture(PAPER_LAYERS)',
+            '"paper", Architecture(PAPER_LAYERS, columns=2,',
+            '"paper", Architecture(PAPER_LAYERS,',
         ),
         (PLAN, "if first or last or (", "if last or ("),
         (
@@ -406,7 +406,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "original: one position and flip": [
         (RECIPES, "Augment(chunk=32,", "Augment(chunk=16,"),
-        (AUGMENT, "(1, position // augment.chunk)", "(1, index // augment.chunk)"),
+        (AUGMENT, "rows = position // augment.chunk if", "rows = index // augment.chunk if"),
         (AUGMENT, "border + 1 if augment.last_offset else max(1, border)", "max(1, border)"),
     ],
     "4.1 The images are transformed": [
@@ -916,7 +916,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     # Between the sentences
     "A network that starts nearly blind": [
         ("diagnostics.py", "BLIND = 0.02", "BLIND = 0.5"),
-        ("diagnostics.py", "if hidden.difference >= BLIND:", "if hidden.difference < BLIND:"),
+        ("diagnostics.py", "if last.difference >= BLIND:", "if last.difference < BLIND:"),
         ("diagnostics.py", "apart / size", "size / apart"),
     ],
     "A run that is interrupted anywhere": [
