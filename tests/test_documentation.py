@@ -39,7 +39,12 @@ def page_id(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_documented_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_parse(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # `alexnet train IMAGES` is told from a recipe by the folder.
+    (tmp_path / "IMAGES").mkdir()
+    monkeypatch.chdir(tmp_path)
     parse = tyro.cli
 
     def parse_only(*arguments: Any, **options: Any) -> None:
