@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet.checkpoint import read_config
-from alexnet.config import Config
+from alexnet.config import Config, Sgd
 from alexnet.data import shapes, sources
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
@@ -36,7 +36,7 @@ def tiny(config: Config) -> Config:
     return replace(
         config,
         architecture=tiny_architecture(),
-        sgd=replace(config.sgd, batch=4),
+        sgd=Sgd(batch=4, lr=0.001),
         schedule=replace(config.schedule, epochs=2, drops=()),
     )
 

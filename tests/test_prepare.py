@@ -31,7 +31,6 @@ from PIL import Image
 
 from alexnet.config import StoreSettings
 from alexnet.data import pixel_sums, processing, shapes
-from alexnet.data import prepare as preparation
 from alexnet.data.arrow import (
     ArrowFile,
     Index,
@@ -772,8 +771,8 @@ def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:
 def test_full_disk_is_noticed_before_the_first_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: usage)
+    usage = type("usage", (), {"free": 1000, "total": 2000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match="--ignore-disk"):
         prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
     assert not list(tmp_path.iterdir())

@@ -121,7 +121,10 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
 def _usage(name: str) -> list[str]:
     # In an option with its value no line may end.
     options = ("--data STORE", "[--out RUN]", "[--epochs INT]", "[--FIELD VALUE ...]")
-    return wrapped(together(options), f"usage: {command('train', name)} ", " " * 11)
+    return [
+        *wrapped(together(options), f"usage: {command('train', name)} ", " " * 11),
+        f"       {command('train', '--resume', 'RUN')}",
+    ]
 
 
 def _help() -> str:
@@ -131,7 +134,6 @@ def _help() -> str:
         [
             *_usage("RECIPE"),
             f"       {command('train', 'FOLDER')} [--out RUN] [--FIELD VALUE ...]",
-            f"       {command('train', '--resume', 'RUN')}",
             "",
             *wrapped(
                 "FOLDER has a folder of images for each class; they are prepared, trained on and "
@@ -155,10 +157,12 @@ def _resume(arguments: list[str]) -> None:
     if wants_help(arguments):
         print(help_page(ResumeArguments, "train"))
         return
+    # The field of a recipe, which is an alias here.
+    names = {**switches_of(ResumeArguments), "sgd.lr": False}
     r = tyro.cli(
         ResumeArguments,
         prog=command("train"),
-        args=understood(arguments, switches_of(ResumeArguments), "train --resume RUN", values=True),
+        args=understood(arguments, names, "train --resume RUN", values=True),
         config=(FlagConversionOff,),
     )
     from alexnet.checkpoint import read_config
