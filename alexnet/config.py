@@ -162,10 +162,10 @@ class Augment:
     """Random crops include the last offset: 33x33 positions of 224 pixels in 256, as in the
     authors' code. False: 32x32, which with reflections makes the paper's factor of 2048
     (section 4.1)."""
-    zoom: float | None = None
-    """Smallest share of the stored image that a random crop covers; its area is drawn between this
-    and the whole, its aspect ratio between 3/4 and 4/3, and it is rescaled to the input (Szegedy et
-    al. 2014, for small sets). None: crops of the input's size, as in the paper."""
+    zoom: float = 1.0
+    """Smallest area of a random crop, as a share of the input's. Below 1 the area is drawn between
+    this and 1 and the aspect ratio between 3/4 and 4/3, and the crop is rescaled to the input.
+    Later than the paper (Szegedy et al. 2014), for small sets."""
     flips: bool = True
     """Horizontal reflections in training, with probability 1/2."""
     chunk: int = 1
@@ -419,7 +419,7 @@ def without_effect(config: Config) -> list[str]:
         sentences.append("augment.pca is set, but the color noise is off")
     if augment.colour == "none" and augment.colour_std != Augment.colour_std:
         sentences.append("augment.colour_std is set, but the color noise is off")
-    if not augment.crops and augment.zoom is not None:
+    if not augment.crops and augment.zoom != 1:
         sentences.append("augment.zoom is set, but crops are not random")
     if not augment.crops and not augment.last_offset:
         sentences.append("augment.last_offset is off, but crops are not random")
@@ -454,8 +454,8 @@ def check(config: Config) -> None:
         # Written with `not` so that a NaN is rejected too.
         if not value >= least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
-    # Smaller crops than a hundredth of the image show a few of its pixels.
-    if augment.zoom is not None and not 0.01 <= augment.zoom <= 1:
+    # Smaller crops than a hundredth of the input show a few pixels of the image.
+    if not 0.01 <= augment.zoom <= 1:
         raise ConfigError(f"augment.zoom is {augment.zoom}; it must be between 0.01 and 1")
     # With a momentum of 1 the velocity would never fade.
     if not 0 <= sgd.momentum < 1:

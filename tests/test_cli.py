@@ -549,4 +549,5 @@ def test_help_is_fast() -> None:
                 - before.children_user
                 - before.children_system
             )
-        assert min(times_s) < 0.3, (arguments, times_s)
+            # PyTorch alone takes more than a second.
+            assert min(times_s) < 0.5, (arguments, times_s)

@@ -47,7 +47,7 @@ from alexnet.data.sources import InHand, Item, Source, SourceSplit
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
-from alexnet.train import loop
+from alexnet.train import loop, setup
 from alexnet.train.sgd import PlateauState, param_hyper
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,7 +148,7 @@ def trajectory(
     stored_px = {224: 256, 112: 128, 32: 32, 24: 32}[config.architecture.input_px]
     store = synthetic_store(folder, stored_px)
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    patch.setattr(loop, "ShardedNetwork", RecordedNet)
+    patch.setattr(setup, "ShardedNetwork", RecordedNet)
     loop.fit(narrow(config, store, precision), run)
     lines = [f"step {i} loss {loss!r}" for i, loss in enumerate(RecordedNet.losses, 1)]
     for text in (run / "metrics.jsonl").read_text().splitlines():
@@ -246,6 +246,8 @@ def augmentation_constants(config: Config) -> list[tuple[str, object]]:
     lines: list[tuple[str, object]] = [("crops", "random" if augment.crops else "centre")]
     if augment.crops:
         lines += [("crops.last_offset", yes(augment.last_offset))]
+        if augment.zoom != 1:
+            lines += [("crops.zoom", augment.zoom)]
     lines += [("flips", yes(augment.flips)), ("images_that_share_a_crop", augment.chunk)]
     means = {"pixel": "of each pixel", "centre": "centre crop", "channel": "of each channel"}
     lines += [("mean", means[augment.mean])]

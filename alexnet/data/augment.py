@@ -101,8 +101,9 @@ def sample_augmentation(
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
     y, x, coin = _uniform(seed, epoch, int(chunked), rows)
-    if augment.crops and augment.zoom is not None:
-        sides = _zoomed_sides(augment.zoom, stored_px, _uniform(seed, epoch, ZOOM + chunked, rows))
+    if augment.crops and augment.zoom < 1:
+        sides = _zoomed_sides(augment.zoom, input_px, _uniform(seed, epoch, ZOOM + chunked, rows))
+        sides = np.minimum(sides, stored_px)
         top, left = (y, x) * (stored_px - sides)
     elif augment.crops:
         # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).
@@ -119,20 +120,17 @@ def sample_augmentation(
     return Augmentation(top, left, flip, shift, scale, sides)
 
 
-def _zoomed_sides(
-    least: float, stored_px: int, uniform: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _zoomed_sides(least: float, input_px: int, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the height and width of zoomed crops in pixels, shape (2, N).
 
     Args:
-        least: Smallest share of the stored image.
+        least: Smallest share of the input's area.
         uniform: Uniform numbers in [0, 1): for the area, for the aspect ratio, and unused, (3, N).
     """
-    side = stored_px * np.sqrt(least + (1 - least) * uniform[0])
+    side = input_px * np.sqrt(least + (1 - least) * uniform[0])
     # Drawn on a logarithmic scale, so that wide and high crops are equally likely.
     aspect = ASPECT ** (uniform[1] - 0.5)
-    # Crops of nearly the whole image become a little smaller where a side would not fit.
-    return np.minimum(np.stack([side / aspect, side * aspect]), stored_px)
+    return np.stack([side / aspect, side * aspect])
 
 
 def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -338,17 +336,19 @@ class Preprocess:
         assert augmentation.sides is not None
         height, width = augmentation.sides / self.stored_px
         # In the coordinates of `affine_grid` the stored image reaches from -1 to 1 on both axes.
-        transform = np.zeros((len(images), 2, 3), np.float32)
+        transform = np.zeros((len(images), 2, 3))
         transform[:, 0, 0] = np.where(augmentation.flip, -width, width)
         transform[:, 1, 1] = height
         transform[:, 0, 2] = 2 * augmentation.left / self.stored_px + width - 1
         transform[:, 1, 2] = 2 * augmentation.top / self.stored_px + height - 1
         moves = self.augment.mean == "pixel"
-        x = images.float()
+        # The reference path is exact, so that it gives the same numbers on every processor.
+        precision = torch.float64 if self.dtype == torch.float64 else torch.float32
+        x = images.to(precision)
         if moves:
             x -= self.whole_mean
         grid = F.affine_grid(
-            torch.from_numpy(transform).to(self.device),
+            torch.from_numpy(transform).to(self.device, precision),
             [len(images), 3, self.input_px, self.input_px],
             align_corners=False,
         )
