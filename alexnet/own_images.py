@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -21,6 +22,7 @@ from alexnet import recipes, run_report
 from alexnet.checkpoint import read_config
 from alexnet.config import Config, StoreSettings, scaled
 from alexnet.data import sources
+from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.image import decode
 from alexnet.data.prepare import prepare
 from alexnet.data.processing import Unreadable, read
@@ -183,7 +185,7 @@ def _announce(config: Config, run: Path) -> None:
     """Print what will be trained, and how long it will take here."""
     store = Store(config.data)
     images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
-    minutes = images * config.schedule.epochs * image_s(config, len(store.classes)) / 60
+    minutes = images * config.schedule.epochs * image_s(config, store) / 60
     print(
         f"{len(store.classes)} classes, {images:,} images to train on and {tests:,} to test on\n"
         f"recipe {config.recipe}, {config.schedule.epochs} epochs into {run}: "
@@ -209,26 +211,32 @@ def report(results: list[Result], run: Path) -> str:
     )
 
 
-def image_s(config: Config, classes: int, steps: int = 4) -> float:
-    """Measure the seconds that a training image takes, forward and backward.
+def image_s(config: Config, store: Store, steps: int = 4) -> float:
+    """Measure the seconds that a training image takes: augmentation, forward and backward.
 
     Args:
-        classes: Units of the last layer.
         steps: Number of steps that are timed, after two others.
     """
+    classes = len(store.classes)
     config = resolve(replace(config, architecture=replace(config.architecture, classes=classes)))
-    device = torch.device(config.device)
+    device, batch, px = torch.device(config.device), config.sgd.batch, config.architecture.input_px
     net = Network(config.architecture, config.seed).to(device)
     parameters = list(net.parameters())
-    shape = config.sgd.batch, 3, config.architecture.input_px, config.architecture.input_px
-    images = torch.zeros(shape, dtype=dtype_of(config.precision), device=device)
-    labels = torch.zeros(config.sgd.batch, dtype=torch.int64, device=device)
+    preprocess = Preprocess(
+        config.augment, store.statistics, px, device, dtype_of(config.precision)
+    )
+    stored = torch.zeros((batch, store.size_px, store.size_px, 3), dtype=torch.uint8)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    index = np.arange(batch)
     began_s = 0.0
     with kept_memory(device):
         for step in range(2 + steps):
             if step == 2:
                 began_s = time.perf_counter()
-            loss = F.cross_entropy(net(images).float(), labels)
+            augmentation = sample_augmentation(
+                config.augment, store.statistics, px, config.seed, step, index, index
+            )
+            loss = F.cross_entropy(net(preprocess(stored, augmentation)).float(), labels)
             # Reading a gradient waits for a GPU.
             float(torch.autograd.grad(loss, parameters)[0].sum())
-    return (time.perf_counter() - began_s) / (steps * config.sgd.batch)
+    return (time.perf_counter() - began_s) / (steps * batch)

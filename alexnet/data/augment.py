@@ -334,29 +334,30 @@ class Preprocess:
             (N, 3, input_px, input_px) on the device, in the channels-last memory format.
         """
         assert augmentation.sides is not None
-        height, width = augmentation.sides / self.stored_px
-        # In the coordinates of `affine_grid` the stored image reaches from -1 to 1 on both axes.
-        transform = np.zeros((len(images), 2, 3))
-        transform[:, 0, 0] = np.where(augmentation.flip, -width, width)
-        transform[:, 1, 1] = height
-        transform[:, 0, 2] = 2 * augmentation.left / self.stored_px + width - 1
-        transform[:, 1, 2] = 2 * augmentation.top / self.stored_px + height - 1
-        moves = self.augment.mean == "pixel"
         # The reference path is exact, so that it gives the same numbers on every processor.
         precision = torch.float64 if self.dtype == torch.float64 else torch.float32
-        x = images.to(precision)
-        if moves:
-            x -= self.whole_mean
-        grid = F.affine_grid(
-            torch.from_numpy(transform).to(self.device, precision),
-            [len(images), 3, self.input_px, self.input_px],
-            align_corners=False,
+        # The centers of the input's pixels within a crop. `grid_sample` counts from -1 to 1 on both
+        # axes of the stored image. `affine_grid` would give the same and takes ten times as long.
+        along = (np.arange(self.input_px) + 0.5) / self.input_px
+        height, width = augmentation.sides[:, :, None]
+        y = augmentation.top[:, None] + height * along
+        x_along = np.where(augmentation.flip[:, None], 1 - along, along)
+        x = augmentation.left[:, None] + width * x_along
+        rows, columns = (
+            torch.from_numpy(2 * v / self.stored_px - 1).to(self.device, precision) for v in (y, x)
         )
-        x = F.grid_sample(x.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False)
-        x = x.permute(0, 2, 3, 1)
+        each = len(images), self.input_px, self.input_px
+        grid = torch.stack([columns[:, None].expand(each), rows[:, :, None].expand(each)], -1)
+        moves = self.augment.mean == "pixel"
+        values = images.to(precision)
+        if moves:
+            values -= self.whole_mean
+        values = F.grid_sample(
+            values.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False
+        ).permute(0, 2, 3, 1)
         if not moves:
-            x = x - self.centre_patch_mean()
-        return self._shifted(x, augmentation).permute(0, 3, 1, 2)
+            values = values - self.centre_patch_mean()
+        return self._shifted(values, augmentation).permute(0, 3, 1, 2)
 
     def _compiled(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor | None:
         """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).
