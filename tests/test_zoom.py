@@ -52,6 +52,7 @@ def test_zoomed_crops_equal_bilinear_interpolation_by_hand(
     images = np.random.default_rng(0).integers(0, 256, (6, STORED, STORED, 3), np.uint8)
     preprocess = Preprocess(augment, statistics(), INPUT, CPU)
     got = preprocess(torch.from_numpy(images), drawn)
+    assert got.is_contiguous(memory_format=torch.channels_last)
     assert drawn.sides is not None
     assert drawn.flip.any() and not drawn.flip.all()
     whole_mean = statistics().mean if mean == "pixel" else 0

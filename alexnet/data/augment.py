@@ -357,7 +357,8 @@ class Preprocess:
         ).permute(0, 2, 3, 1)
         if not moves:
             values = values - self.centre_patch_mean()
-        return self._shifted(values, augmentation).permute(0, 3, 1, 2)
+        # `grid_sample` gives one plane for each channel.
+        return self._shifted(values, augmentation).contiguous().permute(0, 3, 1, 2)
 
     def _compiled(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor | None:
         """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).
