@@ -147,7 +147,7 @@ def test_user_errors_are_one_sentence(
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
         (
             ["train", "resnet", "--data", store],
-            "there is no recipe 'resnet'; the recipes are cifar_11",
+            "'resnet' is neither a recipe nor a folder of images; the recipes are cifar_11",
         ),
         (["train", "--data", store], "name the recipe first"),
         (["train", "demo"], "name the prepared store: --data STORE"),

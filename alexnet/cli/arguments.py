@@ -75,7 +75,7 @@ def recipe(name: str) -> Callable[[], Config]:
     # Not `hasattr`: the module also has names that it imports, such as Conv.
     if name not in recipes.__all__:
         raise AlexNetError(
-            f"there is no recipe or folder {name!r}; the recipes are {', '.join(recipes.__all__)}"
+            f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}"
         )
     return cast(Callable[[], Config], getattr(recipes, name))
 

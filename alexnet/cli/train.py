@@ -187,7 +187,14 @@ def base_config(name: str) -> Config:
     Raises:
         AlexNetError: There is no such recipe, or the file is not a configuration.
     """
-    return read_file(Config, Path(name)) if name.endswith(".json") else recipe(name)()
+    if name.endswith(".json"):
+        return read_file(Config, Path(name))
+    if name not in recipes.__all__:
+        raise AlexNetError(
+            f"{name!r} is neither a recipe nor a folder of images; the recipes are "
+            f"{', '.join(recipes.__all__)}"
+        )
+    return recipe(name)()
 
 
 def parse_train(name: str, arguments: list[str], base: Config | None = None) -> TrainArguments:
