@@ -38,8 +38,8 @@ from alexnet.saved_config import to_dict
 from alexnet.train.loop import fit, resume
 
 PRESENTATIONS = {"small": 300_000, "cifar_26": 700_000}
-"""Images that the network sees in training, all epochs together, by recipe: about eight minutes on
-two cores."""
+"""Images that the network sees in training, all epochs together, by recipe: some ten minutes on two
+cores."""
 EPOCHS = 10, 200
 """Least and most epochs that are chosen."""
 TINY_PX = 48
