@@ -338,7 +338,7 @@ def test_signal_is_zero_for_equal_images_and_positive_for_different_ones() -> No
         signal(net, image)
 
 
-@pytest.mark.parametrize("width", [1.0, 0.25])
+@pytest.mark.parametrize("width", [pytest.param(1.0, marks=pytest.mark.slow), 0.25])
 def test_the_mend_for_a_blind_network_restores_the_signal(width: float) -> None:
     """The command line of the warning, applied until the network sees."""
     images = torch.randn(6, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 60
