@@ -29,7 +29,7 @@ from alexnet.trained import load
 STORED_PX = 128
 FIGURES = "curves.png", "filters.png"
 # 28 epochs at the speed of docs/performance.md, "Beside other programs", with the validation.
-IDLE_TIME = "about 3 minutes on two idle cores of an AMD EPYC (family 25)"
+IDLE_TIME = "about 4 minutes on two idle cores of an AMD EPYC (family 25)"
 
 
 def demo(
