@@ -240,12 +240,8 @@ class OwnTest:
     results: tuple[Result, ...]
 
 
-def own_test(run: str | Path, results: Sequence[Result] = ()) -> OwnTest:
+def own_test(run: str | Path) -> OwnTest:
     """Test a run on the validation split of its own store, image by image.
-
-    Args:
-        results: What `evaluate` returned for this split, where it was called before: only the
-            predictions are computed then.
 
     Raises:
         RunError, DataError: The run has no checkpoint, or its store does not exist any more.
@@ -253,16 +249,14 @@ def own_test(run: str | Path, results: Sequence[Result] = ()) -> OwnTest:
     trained = load(run)
     store = trained.open_store()
     split = store.split(trained.config.val_split)
-    nets, test = [(trained.net, trained.preprocess)], trained.preprocess.augment
+    preprocess = trained.preprocess
+    nets, test = [(trained.net, preprocess)], preprocess.augment
     p, labels = predictions(nets, split, test, np.arange(len(split)))
-    if not results:
-        count = len(
-            evaluation_crops(test, trained.preprocess.stored_px, trained.preprocess.input_px)
-        )
-        own = score(p, labels, count)
-        is_centre = test.test_patches == "centre"
-        results = [own] if is_centre else [measure(nets, split, centre(test)), own]
-    return OwnTest(trained, store, split, p, tuple(results))
+    count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
+    own = score(p, labels, count)
+    is_centre = test.test_patches == "centre"
+    results = (own,) if is_centre else (measure(nets, split, centre(test)), own)
+    return OwnTest(trained, store, split, p, results)
 
 
 @dataclass(frozen=True)

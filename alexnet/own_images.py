@@ -30,7 +30,7 @@ from alexnet.data.sources import Source
 from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve
 from alexnet.errors import DataError, RunError
-from alexnet.evaluation import Result, evaluate
+from alexnet.evaluation import Result, own_test
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -176,9 +176,9 @@ def _train_and_test(config: Config, run: Path) -> list[Result]:
     else:
         _announce(config, run)
         fit(config, run)
-    results = evaluate([run], config.data)
-    run_report.write(run, results)
-    return results
+    test = own_test(run)
+    run_report.write(run, test)
+    return list(test.results)
 
 
 def _announce(config: Config, run: Path) -> None:

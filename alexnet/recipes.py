@@ -470,7 +470,7 @@ def small() -> Config:
     """For a few thousand photographs of one's own; `alexnet train FOLDER` takes it.
 
     On 2,934 photographs of five kinds of flowers 102 epochs give 23.1 % error with the center crop
-    and 21.3 % with ten crops, after 11 to 15 minutes on 2 cores (`records/flowers-small`).
+    and 21.3 % with ten crops, after 15 minutes on 2 busy cores (`records/flowers-small`).
 
     It is `demo` with zoomed crops and four times as many epochs. A few thousand photographs are
     soon known by heart: without zoom the training error fell to 10 % and the validation error

@@ -5,17 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import warnings
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from alexnet import figures, recipes
 from alexnet.config import Config, Plateau
@@ -27,6 +22,7 @@ from alexnet.program import command
 from alexnet.provenance import describe, machine
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import read_metrics
+from alexnet.web_page import templates
 
 MISTAKES = 12
 PAIRS, PAIRS_WITHOUT_MATRIX = 10, 40
@@ -37,13 +33,12 @@ LONGEST_VALUE = 60
 """Characters of a setting in the table of those that differ from the recipe."""
 
 
-def write(run: Path, results: list[Result] | None = None) -> Path:
+def write(run: Path, test: OwnTest | None = None) -> Path:
     """Test a run on its own store, and write RUN/report.html and RUN/predictions.csv.
 
     Args:
         run: Folder of the run.
-        results: What `evaluation.evaluate` returned for the run's own validation split. If None,
-            they are computed.
+        test: What `own_test` returned for the run, where it was called before.
 
     Returns:
         The path of the page.
@@ -51,7 +46,7 @@ def write(run: Path, results: list[Result] | None = None) -> Path:
     Raises:
         RunError, DataError: The run has no checkpoint, or its store is not there any more.
     """
-    test = own_test(run, results or ())
+    test = test or own_test(run)
     write_whole(run / "predictions.csv", _predictions_csv(test))
     path = run / "report.html"
     write_whole(path, page(run, test).encode())
@@ -60,15 +55,8 @@ def write(run: Path, results: list[Result] | None = None) -> Path:
 
 def page(run: Path, test: OwnTest) -> str:
     """Return the page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A misspelt name in the template is an error instead of an empty place.
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"svg": _svg, "percent": _percent}
+    environment = templates(Path(__file__).parent)
+    environment.filters["percent"] = _percent
     trained, config, names = test.trained, test.trained.config, test.trained.names
     own, splits = test.results[-1], test.store.manifest["splits"]
     has_matrix = len(names) <= figures.MOST_CLASSES
@@ -220,17 +208,3 @@ def _inline_image(test: OwnTest, mistake: Mistake) -> str:
 def _percent(share: float) -> str:
     # The space must not end a line.
     return f"{100 * share:.1f}\u00a0%"
-
-
-def _svg(figure: Figure) -> Markup:
-    """Return a figure as an <svg> element."""
-    buffer = io.StringIO()
-    # No date, and a fixed salt for ids: the same run gives the same bytes.
-    same_bytes = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexnet"})
-    with same_bytes, warnings.catch_warnings():
-        # The browser draws the letters, and has fonts for those that matplotlib's font lacks.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    svg = buffer.getvalue()
-    # The XML declaration before <svg does not belong inside HTML.
-    return Markup(svg[svg.index("<svg") :])

@@ -34,7 +34,7 @@ RANKS = {
     5: ["distributed", "diagnostics", "checkpoint", "trained"],
     6: ["evaluation", "inference", "export"],
     7: ["train", "environment"],
-    8: ["figures", "look", "run_report"],
+    8: ["figures", "look", "run_report", "web_page"],
     9: ["demo", "experiments", "own_images"],
     10: ["cli", "__init__", "__main__"],
 }

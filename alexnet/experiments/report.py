@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import jinja2
-import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
@@ -30,6 +27,7 @@ from alexnet.experiments.table import (
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.files import write_whole
 from alexnet.trained import load
+from alexnet.web_page import templates
 
 Section = tuple[str, list[tuple[Figure, str]]]
 """A heading, and figures with their captions."""
@@ -48,15 +46,8 @@ def page(
     Raises:
         ValueError: For a folder that is not a run, or a run whose store is gone.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A misspelt name in the template is an error instead of an empty place.
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"inline": _inline, "svg": _svg}
+    environment = templates(Path(__file__).parent)
+    environment.filters["inline"] = _inline
     return environment.get_template("report.html.jinja").render(
         rows=list(table_rows(records)),
         reading=reading(records).split("\n\n"),
@@ -166,17 +157,6 @@ def _inline(text: str) -> Markup:
         pieces = marked.split(mark)
         marked = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
     return Markup(marked)
-
-
-def _svg(figure: Figure) -> Markup:
-    """The figure as an <svg> element."""
-    buffer = io.StringIO()
-    # No date, and a fixed salt for ids: the same records give the same bytes.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexnet"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    # The XML declaration before <svg does not belong inside HTML.
-    svg = buffer.getvalue()
-    return Markup(svg[svg.index("<svg") :])
 
 
 def _crossing(one: Record) -> Figure:
