@@ -146,12 +146,13 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
         prepare(source, folder, settings)
         return
     manifest = Store(folder).manifest
-    held = {name: one["images"] + len(one["skipped"]) for name, one in manifest["splits"].items()}
-    there = {split.name: split.count for split in source.splits}
+    # Streams have no fingerprint: for them the description must do.
+    held = {name: split.get("fingerprint") for name, split in manifest["splits"].items()}
+    there = {split.name: split.fingerprint for split in source.splits}
     if (
         manifest["source"] != source.description
         or manifest["settings"]["size_px"] != settings.size_px
-        or any(count not in (None, held.get(name)) for name, count in there.items())
+        or held != there
     ):
         raise DataError(
             f"{folder} was prepared from other images or for another size than {settings.size_px}; "

@@ -267,6 +267,8 @@ def _finish(job: Job) -> dict[str, Any]:
         _write_hugging_face_files(folder / split.name, record["shards"], source.classes)
         splits[split.name] = {
             "images": sum(record["per_class"]),
+            # Tells later whether the source still has the same images.
+            "fingerprint": split.fingerprint,
             "per_class": record["per_class"],
             "kept": record["kept"],
             "extreme": record["extreme"],
