@@ -51,7 +51,8 @@ def test_zoomed_crops_equal_bilinear_interpolation_by_hand(
     drawn = sample(augment, 6)
     images = np.random.default_rng(0).integers(0, 256, (6, STORED, STORED, 3), np.uint8)
     preprocess = Preprocess(augment, statistics(), INPUT, CPU)
-    got = preprocess(torch.from_numpy(images), drawn)
+    batch = torch.from_numpy(images)
+    got = preprocess(batch, drawn)
     assert got.is_contiguous(memory_format=torch.channels_last)
     assert drawn.sides is not None
     assert drawn.flip.any() and not drawn.flip.all()
@@ -71,7 +72,20 @@ def test_zoomed_crops_equal_bilinear_interpolation_by_hand(
         if preprocess.deviation is not None:
             values /= preprocess.deviation.numpy()
         # float32 coordinates of up to 16 pixels, times a contrast of up to 255 gray levels.
-        assert np.abs(values - got[i].permute(1, 2, 0).numpy()).max() < 2e-3
+        for one in (got[i].permute(1, 2, 0), preprocess.zoomed(batch, drawn)[i]):
+            assert np.abs(values - one.numpy()).max() < 2e-3
+
+
+@pytest.mark.parametrize("mean", ["pixel", "centre", "channel"])
+def test_compiled_zoomed_crops_in_bfloat16_are_the_rounded_ones(
+    mean: Literal["pixel", "centre", "channel"],
+) -> None:
+    augment = Augment(zoom=0.3, mean=mean)
+    drawn = sample(augment, 6)
+    images = torch.randint(0, 256, (6, STORED, STORED, 3), dtype=torch.uint8)
+    exact = Preprocess(augment, statistics(), INPUT, CPU)(images, drawn)
+    got = Preprocess(augment, statistics(), INPUT, CPU, torch.bfloat16)(images, drawn)
+    assert torch.equal(got, exact.bfloat16())
 
 
 def test_a_zoomed_crop_of_the_inputs_size_is_the_ordinary_crop() -> None:

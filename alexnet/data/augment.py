@@ -278,11 +278,9 @@ class Preprocess:
         Raises:
             DataError: If a crop reaches beyond its image.
         """
-        if augmentation.sides is not None:
-            return self.zoomed(images.to(self.device, non_blocking=True), augmentation)
         # Without this check the compiled code would read foreign memory.
         border = self.stored_px - self.input_px
-        if any(
+        if augmentation.sides is None and any(
             a.size and not 0 <= a.min() <= a.max() <= border
             for a in (augmentation.top, augmentation.left)
         ):
@@ -290,8 +288,9 @@ class Preprocess:
                 f"a crop of {self.input_px} pixels reaches beyond its image of {self.stored_px}"
             )
         images = images.to(self.device, non_blocking=True).contiguous()
+        plain = self.plain if augmentation.sides is None else self.zoomed
         x = self._compiled(images, augmentation)
-        return (self.plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
+        return (plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
         """Return the center crop of every image, without color noise."""
@@ -331,20 +330,15 @@ class Preprocess:
         """Compute the input from crops of different sizes, rescaled bilinearly.
 
         Returns:
-            (N, 3, input_px, input_px) on the device, in the channels-last memory format.
+            (N, input_px, input_px, 3) on the device.
         """
-        assert augmentation.sides is not None
         # The reference path is exact, so that it gives the same numbers on every processor.
         precision = torch.float64 if self.dtype == torch.float64 else torch.float32
-        # The centers of the input's pixels within a crop. `grid_sample` counts from -1 to 1 on both
-        # axes of the stored image. `affine_grid` would give the same; it took 41 of 62 ms a batch.
-        along = (np.arange(self.input_px) + 0.5) / self.input_px
-        height, width = augmentation.sides[:, :, None]
-        y = augmentation.top[:, None] + height * along
-        x_along = np.where(augmentation.flip[:, None], 1 - along, along)
-        x = augmentation.left[:, None] + width * x_along
+        # `grid_sample` counts from -1 to 1 on both axes of the stored image, edges of the outer
+        # pixels included. `affine_grid` would give the same; it took 41 of 62 ms a batch.
         rows, columns = (
-            torch.from_numpy(2 * v / self.stored_px - 1).to(self.device, precision) for v in (y, x)
+            torch.from_numpy(2 * (v + 0.5) / self.stored_px - 1).to(self.device, precision)
+            for v in self._places(augmentation)
         )
         each = len(images), self.input_px, self.input_px
         grid = torch.stack([columns[:, None].expand(each), rows[:, :, None].expand(each)], -1)
@@ -358,7 +352,23 @@ class Preprocess:
         if not moves:
             values = values - self.centre_patch_mean()
         # `grid_sample` gives one plane for each channel.
-        return self._shifted(values, augmentation).contiguous().permute(0, 3, 1, 2)
+        return self._shifted(values, augmentation).contiguous()
+
+    def _places(
+        self, augmentation: Augmentation
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return where in the stored images each row and column of zoomed crops is read.
+
+        Returns:
+            Two arrays (N, input_px) of coordinates of pixel centers, between 0 and stored_px - 1.
+        """
+        assert augmentation.sides is not None
+        along = (np.arange(self.input_px) + 0.5) / self.input_px
+        height, width = augmentation.sides[:, :, None]
+        across = np.where(augmentation.flip[:, None], 1 - along, along)
+        y = augmentation.top[:, None] + height * along - 0.5
+        x = augmentation.left[:, None] + width * across - 0.5
+        return y.clip(0, self.stored_px - 1), x.clip(0, self.stored_px - 1)
 
     def _compiled(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor | None:
         """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).
@@ -372,18 +382,23 @@ class Preprocess:
         px, moves = self.input_px, self.augment.mean == "pixel"
         out = torch.empty((len(images), px, px, 3), dtype=self.dtype)
         mean = self.whole_mean if moves else self.centre_patch_mean().contiguous()
+        shift = (augmentation.shift, np.float32)
+        if augmentation.sides is None:
+            name, means = "crop", [mean, self.mirrored_mean]
+            choice = [
+                (augmentation.top, np.int64),
+                (augmentation.left, np.int64),
+                (augmentation.flip, np.uint8),
+                shift,
+            ]
+        else:
+            name, means = "zoomed_crop", [mean]
+            choice = [*((places, np.float32) for places in self._places(augmentation)), shift]
         # The C++ side takes bare pointers, so that each array must be contiguous and of this dtype.
         # The list keeps the converted copies alive during the call.
-        dtypes = (
-            (augmentation.top, np.int64),
-            (augmentation.left, np.int64),
-            (augmentation.flip, np.uint8),
-            (augmentation.shift, np.float32),
-        )
-        arrays = [np.ascontiguousarray(array, dtype) for array, dtype in dtypes]
-        crop = getattr(operators, f"crop_{native.SUFFIX[self.dtype]}")
-        crop(
-            *(tensor.data_ptr() for tensor in (images, mean, self.mirrored_mean)),
+        arrays = [np.ascontiguousarray(array, dtype) for array, dtype in choice]
+        getattr(operators, f"{name}_{native.SUFFIX[self.dtype]}")(
+            *(tensor.data_ptr() for tensor in (images, *means)),
             *(array.ctypes.data for array in arrays),
             None if self.deviation is None else self.deviation.data_ptr(),
             out.data_ptr(),

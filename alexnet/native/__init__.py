@@ -95,6 +95,7 @@ OPERATORS: dict[str, ArgTypes] = {
     "spatial_forward": [Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "spatial_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "crop": [*[Pointer] * 9, ctypes.POINTER(Crop)],
+    "zoomed_crop": [*[Pointer] * 7, ctypes.POINTER(Crop)],
 }
 
 # The loaded libraries by source file; None for one that could not be compiled. The lock makes

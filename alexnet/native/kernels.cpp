@@ -393,6 +393,18 @@ inline void reflect(const uint8_t *from, uint8_t *to, int64_t pixels) {
   for (; i < pixels; i++) std::memcpy(to + 3 * i, from + 3 * (pixels - 1 - i), 3);
 }
 
+// to = (from - mean + shift) * scale / deviation, one row of a crop. deviation may be null.
+template <typename T, typename From>
+inline void normalize(const From *from, const float *mean, const float *shift,
+                      const float *deviation, float scale, T *to, int64_t width) {
+  if (deviation)
+    for (int64_t i = 0; i < width; i++)
+      store(to[i], (float(from[i]) - mean[i] + shift[i]) * scale / deviation[i]);
+  else
+    for (int64_t i = 0; i < width; i++)
+      store(to[i], (float(from[i]) - mean[i] + shift[i]) * scale);
+}
+
 // out = (crop - mean + shift) * scale / deviation, the crop reflected where flip is set. mirrored:
 // the reflected mean image. It is that of the whole stored image, as is `mean`, if mean_moves is
 // set: a reflected crop then meets the mean of its own pixels. deviation: of R, G and B, or null.
@@ -421,14 +433,55 @@ void crop(const uint8_t *images, const float *mean, const float *mirrored, const
           reflect(from, reflected.data(), c.input_px);
           from = reflected.data();
         }
-        T *to = out + (n * c.input_px + row) * width;
-        const float *s = shifts.data(), *d = divisor.data();
-        if (deviation)
-          for (int64_t i = 0; i < width; i++)
-            store(to[i], (float(from[i]) - m[i] + s[i]) * c.scale / d[i]);
+        normalize(from, m, shifts.data(), deviation ? divisor.data() : nullptr, c.scale,
+                  out + (n * c.input_px + row) * width, width);
+      }
+    }
+  }
+}
+
+// The same for crops of any size and shape, rescaled bilinearly. rows, columns: (images, input_px),
+// the place in the stored image that each row and column of the input is read at, between 0 and
+// stored_px - 1; columns fall where the crop is reflected. mean: as for `crop`.
+template <typename T>
+void zoomed_crop(const uint8_t *images, const float *mean, const float *rows, const float *columns,
+                 const float *shift, const float *deviation, T *out, const Crop &c) {
+  const int64_t line = 3 * c.stored_px, width = 3 * c.input_px;
+#pragma omp parallel
+  {
+    std::vector<float> shifts(width), divisor(width), none(width), crop(width);
+    // A row between two rows of the image. The last column has a neighbor too, with weight 0.
+    std::vector<float> between(line + 3);
+    for (int64_t i = 0; deviation && i < width; i++) divisor[i] = deviation[i % 3];
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < c.images; n++) {
+      const float *y = rows + n * c.input_px, *x = columns + n * c.input_px;
+      for (int64_t i = 0; i < width; i++) shifts[i] = shift[3 * n + i % 3];
+      const auto ends = std::minmax(x[0], x[c.input_px - 1]);
+      const int64_t first = 3 * int64_t(ends.first);
+      const int64_t last = std::min(line, 3 * int64_t(ends.second) + 6);
+      for (int64_t row = 0; row < c.input_px; row++) {
+        const int64_t top = int64_t(y[row]), bottom = std::min(top + 1, c.stored_px - 1);
+        const float below = y[row] - float(top);
+        const uint8_t *a = images + (n * c.stored_px + top) * line;
+        const uint8_t *b = images + (n * c.stored_px + bottom) * line;
+        const float *p = mean + top * line, *q = mean + bottom * line;
+        if (c.mean_moves)
+          for (int64_t i = first; i < last; i++)
+            between[i] = (1 - below) * (float(a[i]) - p[i]) + below * (float(b[i]) - q[i]);
         else
-          for (int64_t i = 0; i < width; i++)
-            store(to[i], (float(from[i]) - m[i] + s[i]) * c.scale);
+          for (int64_t i = first; i < last; i++)
+            between[i] = (1 - below) * float(a[i]) + below * float(b[i]);
+        for (int64_t column = 0; column < c.input_px; column++) {
+          const int64_t left = int64_t(x[column]);
+          const float right = x[column] - float(left);
+          const float *from = between.data() + 3 * left;
+          for (int64_t i = 0; i < 3; i++)
+            crop[3 * column + i] = (1 - right) * from[i] + right * from[3 + i];
+        }
+        normalize(crop.data(), c.mean_moves ? none.data() : mean + row * width, shifts.data(),
+                  deviation ? divisor.data() : nullptr, c.scale,
+                  out + (n * c.input_px + row) * width, width);
       }
     }
   }
@@ -459,6 +512,12 @@ void crop(const uint8_t *images, const float *mean, const float *mirrored, const
                                 const float *shift, const float *deviation, T *out,              \
                                 const Crop *c) {                                                 \
     crop(images, mean, mirrored, top, left, flip, shift, deviation, out, *c);                    \
+  }                                                                                              \
+  extern "C" void zoomed_crop_##suffix(const uint8_t *images, const float *mean,                 \
+                                       const float *rows, const float *columns,                  \
+                                       const float *shift, const float *deviation, T *out,       \
+                                       const Crop *c) {                                          \
+    zoomed_crop(images, mean, rows, columns, shift, deviation, out, *c);                         \
   }
 
 EXPORT(float, float32)
