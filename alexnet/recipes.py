@@ -118,11 +118,12 @@ def paper() -> Config:
 
 
 def original() -> Config:
-    """The authors' own settings, which produced the paper's numbers for ImageNet 2012 (net 145).
+    """The authors' own settings for ImageNet 2012 (net 145).
 
-    Their log ends at 40.664 % top-1 and 18.210 % top-5 validation error; this has not been run here
-    at that size. On 4,000 photographs of ten classes, 50 epochs (about two hours on 2 cores) give
-    27.1 % with ten crops (`records/imagenette-original`); that run shuffled in every epoch.
+    They produced the paper's numbers. The log ends at 40.664 % top-1 and 18.210 % top-5 validation
+    error; this has not been run here at that size. On 4,000 photographs of ten classes, 50 epochs
+    (about two hours on 2 cores) give 27.1 % with ten crops (`records/imagenette-original`); that
+    run shuffled in every epoch.
 
     Epochs: the log counts from 1 and changes the learning rate while epoch 25 is running, so
     between 24 and 25 epochs were trained at the first learning rate; here it is 25. Order: the
@@ -142,10 +143,10 @@ def original() -> Config:
 
 
 def original_2010() -> Config:
-    """The net of the abstract's numbers (145-2010), on ImageNet 2010.
+    """The net of the abstract's numbers, on ImageNet 2010.
 
-    The authors' log has 37.473 % top-1 and 16.999 % top-5 test error with ten crops, and 39.025 %
-    and 18.295 % with the center crop; this has not been run here.
+    The log of the authors' net 145-2010 has 37.473 % top-1 and 16.999 % top-5 test error with ten
+    crops, and 39.025 % and 18.295 % with the center crop; this has not been run here.
 
     The settings are those of `original`, with the schedule and the bias learning rate of this net's
     own log and file. The PCA is that of the ImageNet 2010 training set, which the store contains.
@@ -163,10 +164,11 @@ def original_2010() -> Config:
 
 
 def one_column() -> Config:
-    """The one-column net of section 3.2, as the text of the paper describes it.
+    """The one-column net of the paper's section 3.2.
 
-    conv5 and the fully connected layers are as wide as those of two columns together. No result of
-    this net is known: the paper's result belongs to `original_one_column`.
+    It is built as the text describes it. conv5 and the fully connected layers are as wide as those
+    of two columns together. No result of this net is known: the paper's result belongs to
+    `original_one_column`.
     """
     base = paper()
     layers = one_column_layers(PAPER_LAYERS)
@@ -201,11 +203,11 @@ def original_one_column() -> Config:
 
 
 def six_conv() -> Config:
-    """`paper` with a sixth convolution after the last pool (section 7).
+    """`paper` with a sixth convolution (section 7).
 
-    The paper does not say how the sixth convolution is initialized: the deviation of 0.03 and the
-    bias of 1 are those of the authors' net 146. No result of this net is known: the paper's result
-    belongs to `fine_tuned`.
+    It comes after the last pool. The paper does not say how the sixth convolution is initialized:
+    the deviation of 0.03 and the bias of 1 are those of the authors' net 146. No result of this net
+    is known: the paper's result belongs to `fine_tuned`.
     """
     base = paper()
     layers = (*PAPER_LAYERS[:5], CONV6, *PAPER_LAYERS[5:])
@@ -213,10 +215,10 @@ def six_conv() -> Config:
 
 
 def original_six_conv() -> Config:
-    """The authors' net with six convolutions (146), with the settings of `original`.
+    """The authors' net with six convolutions (146).
 
-    The authors trained it only from pre-trained weights (`pre_trained`, `fine_tuned`), so no result
-    of this recipe is known.
+    The settings are those of `original`. The authors trained it only from pre-trained weights
+    (`pre_trained`, `fine_tuned`), so no result of this recipe is known.
     """
     base = original()
     layers = (*ORIGINAL_LAYERS[:5], CONV6, *ORIGINAL_LAYERS[5:])
@@ -228,12 +230,13 @@ def original_six_conv() -> Config:
 
 
 def pre_trained() -> Config:
-    """The net with six convolutions on the 22,000 classes of the Fall 2011 release (146-2011).
+    """The net with six convolutions, on 22,000 classes.
 
-    It has a linear layer of 2048 units before the softmax. The authors trained net 145 on ImageNet
-    2012, then 146 on 10,000 classes, then this net, then `fine_tuned`. Start it with `--init RUN`,
-    where RUN is a run of `original`, from which it takes conv1 to conv5. The authors' log has no
-    error for it; this has not been run here.
+    The classes are those of the Fall 2011 release, the authors' net is 146-2011. It has a linear
+    layer of 2048 units before the softmax. The authors trained net 145 on ImageNet 2012, then 146
+    on 10,000 classes, then this net, then `fine_tuned`. Start it with `--init RUN`, where RUN is a
+    run of `original`, from which it takes conv1 to conv5. The authors' log has no error for it;
+    this has not been run here.
 
     conv1 to conv5 learn at 0.001 from the start, conv6 and the fully connected layers at 0.01 until
     epoch 6. The authors stopped in epoch 8.
@@ -260,11 +263,11 @@ def pre_trained() -> Config:
 
 
 def fine_tuned() -> Config:
-    """The pre-trained net, fine-tuned on ImageNet 2012 (146-2012-2011).
+    """The pre-trained net, fine-tuned on ImageNet 2012.
 
-    The authors' log has 38.990 % top-1 and 16.622 % top-5 validation error; this has not been run
-    here. Start it with `--init RUN`, where RUN is a run of `pre_trained`, from which it takes every
-    layer but the last.
+    The log of the authors' net 146-2012-2011 has 38.990 % top-1 and 16.622 % top-5 validation
+    error; this has not been run here. Start it with `--init RUN`, where RUN is a run of
+    `pre_trained`, from which it takes every layer but the last.
 
     The log raises the learning rate of fc8 to 0.01 after 300 batches; here it is 0.01 from the
     start. The bias learning rate of 0.022 for conv6 is that of the file.
@@ -329,10 +332,11 @@ CIFAR_SGD = Sgd(lr=0.001, bias_lr=0.002, bias_decay=False)
 
 
 def cifar_26() -> Config:
-    """The fast CIFAR-10 net: 26 % test error "in 80 seconds" on a GTX 580, say the authors.
+    """The fast CIFAR-10 net: 26 % test error.
 
-    Here it gives 24.4 %, the mean of three seeds, in twenty minutes for all three on 2 cores
-    (`records/cifar10-cifar_26`). The schedule is ours: the authors' files have none.
+    The authors say it takes "80 seconds" on a GTX 580. Here it gives 24.4 %, the mean of three
+    seeds, in twenty minutes for all three on 2 cores (`records/cifar10-cifar_26`). The schedule is
+    ours: the authors' files have none.
     """
     layers: tuple[Layer, ...] = (
         Conv("conv1", 32, 5, pad=(2, 2), std=0.0001, then=("max_pool", "activation")),
@@ -353,9 +357,9 @@ def cifar_26() -> Config:
 
 
 def cifar_18() -> Config:
-    """The CIFAR-10 net with spatial normalization, without augmentation: 18 % test error.
+    """The CIFAR-10 net without augmentation: 18 % test error.
 
-    This has not been run here in full.
+    It has spatial normalization. This has not been run here in full.
     """
     layers: tuple[Layer, ...] = (
         Conv(
@@ -383,10 +387,11 @@ def cifar_18() -> Config:
 
 
 def cifar_13() -> Config:
-    """The paper's "four-layer" CIFAR-10 net without response normalization: 13 % test error.
+    """The paper's "four-layer" CIFAR-10 net: 13 % test error.
 
-    It has two locally connected layers and 24x24 crops. This has not been run here in full. The
-    schedule is that of `cifar_11`: the authors' files have none for this net.
+    It has no response normalization, two locally connected layers and 24x24 crops. This has not
+    been run here in full. The schedule is that of `cifar_11`: the authors' files have none for this
+    net.
     """
     layers: tuple[Layer, ...] = (
         Conv("conv1", 64, 5, pad=(2, 2), std=0.0001, then=("activation", "max_pool")),
@@ -407,10 +412,11 @@ def cifar_13() -> Config:
 
 
 def cifar_11() -> Config:
-    """`cifar_13` with response normalization and a wider first local layer: 11 % test error.
+    """The paper's CIFAR-10 net with LRN: 11 % test error.
 
-    This has not been run here in full. Its 500 + 10 + 10 epochs use all five batches; the authors
-    trained the first 350 epochs on four. Only the learning rates of the weights drop.
+    It is `cifar_13` with response normalization and a wider first local layer. This has not been
+    run here in full. Its 500 + 10 + 10 epochs use all five batches; the authors trained the first
+    350 epochs on four. Only the learning rates of the weights drop.
     """
     layers: tuple[Layer, ...] = (
         Conv("conv1", 64, 5, pad=(2, 2), std=0.0001, then=("activation", "max_pool", "lrn")),
@@ -431,12 +437,12 @@ def cifar_11() -> Config:
 
 
 def demo() -> Config:
-    """`original` at a quarter of the width and half the input side, for the built-in dataset.
+    """`original` made small, for the built-in dataset.
 
-    The stored images have 128 pixels a side; training takes minutes on 2 cores. It also differs
-    from `original` in batch size, learning rates, initialization and schedule (no layer is frozen,
-    the color noise stays on), and it draws a crop for each image, computes the PCA from the store
-    and shuffles in every epoch.
+    It has a quarter of the width and half the side of the input. The stored images have 128 pixels
+    a side; training takes minutes on 2 cores. It also differs from `original` in batch size,
+    learning rates, initialization and schedule (no layer is frozen, the color noise stays on), and
+    it draws a crop for each image, computes the PCA from the store and shuffles in every epoch.
     """
     base = original()
     # The deviation grows with the square root of the factor by which the fan-in of a layer is
@@ -467,10 +473,11 @@ def demo() -> Config:
 
 
 def small() -> Config:
-    """For a few thousand photographs of one's own; `alexnet train FOLDER` takes it.
+    """For a few thousand photographs of one's own.
 
-    On 2,934 photographs of five kinds of flowers 102 epochs give 23.1 % error with the center crop
-    and 21.3 % with ten crops, after 15 minutes on 2 busy cores (`records/flowers-small`).
+    `alexnet train FOLDER` takes it. On 2,934 photographs of five kinds of flowers 102 epochs give
+    23.1 % error with the center crop and 21.3 % with ten crops, after 15 minutes on 2 busy cores
+    (`records/flowers-small`).
 
     It is `demo` with zoomed crops and four times as many epochs. A few thousand photographs are
     soon known by heart: without zoom the training error fell to 10 % and the validation error

@@ -6,7 +6,6 @@ change. The tables below name those few; `--help-all` lists every field.
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from alexnet import recipes
 from alexnet.cli.options import ACCEPTED
 from alexnet.config import Config
 from alexnet.program import command
-from alexnet.terminal import NARROWEST, entry, terminal_width, wrapped
+from alexnet.terminal import entry, wrapped
 
 INDENT = 34
 """Width of the left column, in characters: the longest flag with its value fits."""
@@ -136,18 +135,12 @@ def common_lines() -> list[str]:
 
 
 def recipe_lines() -> list[str]:
-    """The recipes with the first sentence of each, a line for each, as wide as the terminal."""
+    """The recipes with the first sentence of each, a line for each."""
     indent = max(map(len, recipes.__all__)) + 4
     lines = []
     for name in recipes.__all__:
         about = " ".join((getattr(recipes, name).__doc__ or "").split())
-        # Shortened, since a second line for each would not fit a screen.
-        text = textwrap.shorten(
-            about.partition(". ")[0].rstrip("."),
-            max(NARROWEST, terminal_width() - indent),
-            placeholder=" ...",
-        )
-        lines.append(f"  {name:<{indent - 2}}{text}")
+        lines.append(f"  {name:<{indent - 2}}{about.partition('. ')[0].rstrip('.')}")
     return lines
 
 
