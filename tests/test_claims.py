@@ -193,10 +193,11 @@ def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record])
     assert opposite
     assert all(verdict.startswith("opposite sign at desk scale") for _, verdict in opposite)
     listing = " ".join(table.listing(recorded, {}, RECORDS).split())
-    for text in (table.document(recorded), listing):
+    document = table.document(recorded)
+    for text in (document, listing):
         assert not re.search(r"opposite sign\*?(?! at desk scale)(,|;| \|)", text)
     for record in recorded:
-        assert table.document(recorded).count(record.setting()) >= len(record.rows)
+        assert document.count(record.setting()) >= len(record.rows)
         # On the terminal the setting stands once, above the rows of the record.
         assert record.setting() in listing
 

@@ -40,6 +40,7 @@ def pixels(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(rgb).flatten(1).float() / 128 - 1, torch.tensor(labels)
 
 
+@pytest.mark.slow
 def test_linear_classifier_on_pixels_has_at_least_60_percent_error() -> None:
     """Ridge regression to one-hot classes.
 
