@@ -281,7 +281,10 @@ def test_checkpoint_that_does_not_fit_is_one_sentence_and_leaves_no_file(
     )
     assert completed.returncode == 2, completed.stderr
     assert "Traceback" not in completed.stderr
-    assert f"alexnet: {copy / 'last.safetensors'}: File too large; make room on this disk" in completed.stderr
+    assert (
+        f"alexnet: {copy / 'last.safetensors'}: File too large; make room on this disk"
+        in completed.stderr
+    )
     assert {path.name for path in copy.iterdir()} <= {"config.json", "metrics.jsonl", "tensorboard"}
 
 
