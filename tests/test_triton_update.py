@@ -38,8 +38,9 @@ def test_one_launch_updates_every_parameter_as_the_rule_says(dtype: torch.dtype)
     copies = [weight.bfloat16() for weight in weights[:-1]]
     one = Update(weights, velocities, [*copies, None])
     one.set_hyper([h.lr for h in HYPER], [h.weight_decay for h in HYPER])
+    one.read_from(gradients)
     for _ in range(2):
-        one(gradients, 0.9)
+        one.launch(0.9)
         for (weight, velocity), gradient, hyper in zip(expected, gradients, HYPER, strict=True):
             update(weight, velocity, gradient.float(), hyper, 0.9)
     for (weight, velocity), got, got_velocity in zip(expected, weights, velocities, strict=True):
@@ -60,6 +61,7 @@ def test_gradients_in_another_layout_are_read_by_their_indices() -> None:
     expected = [w.clone() for w in weights]
     one = Update(weights, velocities, [None] * len(weights))
     one.set_hyper([1.0] * len(weights), [0.0] * len(weights))
-    one(gradients, 0.0)
+    one.read_from(one.in_layout(gradients))
+    one.launch(0.0)
     for got, weight, gradient in zip(weights, expected, gradients, strict=True):
         torch.testing.assert_close(got, weight - gradient, rtol=1e-6, atol=1e-7)

@@ -129,33 +129,33 @@ class Update:
         self._gradients = torch.zeros((len(weights), 2), dtype=torch.int64, device=device)
         # The addresses are those of these tensors, so they must not be freed.
         self._weights, self._kept = weights, (velocities, copies)
-        self._sent: torch.Tensor | None = None
+        self._gradients_kept: Sequence[torch.Tensor] = ()
 
     def set_hyper(self, lrs: Sequence[float], weight_decays: Sequence[float]) -> None:
-        """Set the learning rate and the weight decay of each parameter for the next steps."""
+        """Set the learning rate and the weight decay of each parameter for the next launches."""
         rows = [[lr, decay * lr] for lr, decay in zip(lrs, weight_decays, strict=True)]
         self._hyper.copy_(torch.tensor(rows))
 
-    def __call__(self, gradients: Sequence[torch.Tensor], momentum: float) -> None:
-        """Update all parameters in place.
-
-        Args:
-            gradients: float32 or bfloat16. While a CUDA graph is captured, tensors of the graph:
-                it reads them where they are now.
-        """
-        alike = [
+    def in_layout(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradients, each in the layout of its weight: the kernel walks through memory."""
+        return [
             gradient
             if gradient.stride() == weight.stride()
             else torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
             for gradient, weight in zip(gradients, self._weights, strict=True)
         ]
-        rows = [[gradient.data_ptr(), gradient.dtype == torch.bfloat16] for gradient in alike]
-        # Pinned, so that the copy does not wait for the device. A graph reads this memory again at
-        # each replay, so it is kept.
-        self._sent = torch.tensor(rows, dtype=torch.int64)
-        if self._gradients.is_cuda:
-            self._sent = self._sent.pin_memory()
-        self._gradients.copy_(self._sent, non_blocking=True)
+
+    def read_from(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Let the next launches read these gradients, float32 or bfloat16, as `in_layout` gives."""
+        # The host waits for this copy, so it is not made for the same tensors again.
+        if gradients is self._gradients_kept:
+            return
+        rows = [[gradient.data_ptr(), gradient.dtype == torch.bfloat16] for gradient in gradients]
+        self._gradients.copy_(torch.tensor(rows, dtype=torch.int64))
+        self._gradients_kept = gradients
+
+    def launch(self, momentum: float) -> None:
+        """Update all parameters in place. A CUDA graph can contain this call."""
         _update[(len(self._parts),)](
             self._parts, self._addresses, self._gradients, self._hyper, momentum, BLOCK, BLOCKS
         )
