@@ -19,7 +19,7 @@ from alexnet.evaluation import Mistake, OwnTest, Result, own_test, worst_mistake
 from alexnet.figures.answers import stored_image
 from alexnet.files import write_whole
 from alexnet.program import command
-from alexnet.provenance import describe, machine
+from alexnet.provenance import describe
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import read_metrics
 from alexnet.web_page import templates
@@ -89,7 +89,7 @@ def page(run: Path, test: OwnTest) -> str:
         last=epochs[-1] if epochs else None,
         code=describe(trained.about["code"]) if "code" in trained.about else "not recorded",
         torch=trained.about.get("torch", "not recorded"),
-        machine=machine(),
+        machine=trained.about.get("machine", "not recorded"),
     )
 
 

@@ -21,7 +21,7 @@ from alexnet import checkpoint
 from alexnet.checkpoint import write_config
 from alexnet.cli.train import parse_train
 from alexnet.config import Parallel, check
-from alexnet.distributed import mesh
+from alexnet.distributed import heartbeat, mesh
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server
 
@@ -141,6 +141,35 @@ def test_run_with_killed_ranks_gives_the_undisturbed_checkpoint(
             )
         assert process.wait(timeout=180) == 0, log_of(run)
         assert checkpoint.read(run).about["sha256"] == expected
+
+
+def test_a_rank_that_looks_for_the_silent_ones_cannot_be_ended_by_torchrun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torchrun sends SIGTERM to the other ranks as soon as one has died."""
+
+    class Heartbeats:
+        def silent_ranks(self) -> list[int]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return [1]
+
+        def reports_first(self) -> bool:
+            return True
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(heartbeat, "_Heartbeat", lambda *arguments: Heartbeats())
+    two = mesh.Mesh(world=mesh.Group((0, 1), 0))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            pytest.raises(heartbeat.RankLost, match="rank 1 has died or got stuck; go on"),
+            heartbeat.watch_ranks(two, "go on"),
+        ):
+            raise RuntimeError("connection closed")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow

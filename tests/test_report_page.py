@@ -16,6 +16,7 @@ from alexnet.cli import main
 from alexnet.config import StepSchedule
 from alexnet.data import shapes
 from alexnet.evaluation import OwnTest, evaluate, own_test, score
+from alexnet.provenance import machine
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def test_the_verb_writes_a_page_that_needs_no_other_file(
         assert f"<h2>{heading}</h2>" in page
     for name in shapes.CLASSES:
         assert name in page
+    assert f"<td>machine of the training</td><td>{machine()}</td>" in page
 
 
 def test_page_states_the_errors_of_evaluate_and_computes_none_again(

@@ -7,6 +7,7 @@ second, from a thread. A stopped process stops its threads too, so its count sta
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ def watch_ranks(mesh: Mesh, advice: str) -> Iterator[None]:
     except RuntimeError as error:
         # PyTorch raises it for a closed connection and after a timeout, but also for bugs: those
         # keep their traceback, because no rank is silent then.
+        _ignore_sigterm()
         silent = heartbeat.silent_ranks()
         if not silent:
             raise
@@ -82,6 +84,13 @@ def watch_ranks(mesh: Mesh, advice: str) -> Iterator[None]:
         raise RankLost(message, lowest and heartbeat.reports_first()) from error
     finally:
         heartbeat.stop()
+
+
+def _ignore_sigterm() -> None:
+    """Let this rank say what it saw: torchrun sends SIGTERM to the ranks that are left."""
+    # Only the main thread may set handlers; a program that trains in another has its own.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Heartbeat:

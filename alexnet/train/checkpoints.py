@@ -19,7 +19,7 @@ from alexnet.data.store import Store
 from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.mesh import Mesh
 from alexnet.errors import DataError
-from alexnet.provenance import code_version
+from alexnet.provenance import code_version, machine
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, not_finite_weight
 from alexnet.train.setup import Setup
@@ -106,9 +106,11 @@ class Checkpoints:
 
 def describe(config: Config, store: Store) -> dict[str, Any]:
     """The header of a checkpoint: all that is needed to use the weights without the store."""
+    on_cuda = torch.device(config.device).type == "cuda"
     return {
         "code": code_version(),
         "torch": torch.__version__,
+        "machine": machine() + (f", {torch.cuda.get_device_name()}" if on_cuda else ""),
         "recipe": config.recipe,
         "config": to_dict(config),
         "classes": store.classes,
