@@ -105,9 +105,12 @@ class Conv2d(nn.Conv2d):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.bias is not None
+        return self.convolve(x, self.bias)
+
+    def convolve(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Compute the layer with this bias; with None, for a caller that adds it later."""
         return convolution(
-            x, self.weight, self.bias, self.stride[0], self.pad, self.groups, self.training
+            x, self.weight, bias, self.stride[0], self.pad, self.groups, self.training
         )
 
     def extra_repr(self) -> str:

@@ -18,9 +18,9 @@ from torch import nn
 
 from alexnet import layers
 from alexnet.architecture import Op, plan
-from alexnet.config import Architecture, Lrn, Pool
+from alexnet.config import Architecture, Conv, Lrn, Pool
 from alexnet.errors import DataError
-from alexnet.ops import fast, norm_pool
+from alexnet.ops import adds_bias, fast, norm_pool
 
 DropoutKey = tuple[int, int]
 """(seed, step): with the name of a layer, it determines the layer's dropout mask."""
@@ -58,6 +58,7 @@ class Network(nn.Module):
         self.architecture = architecture
         self.plan = plan(architecture)
         self._passes = passes(self.plan)
+        self._passes_with_bias = passes(self.plan, with_bias=True)
         # A generator of its own: weights depend on the seed alone, not on earlier random calls.
         generator = torch.Generator().manual_seed(seed)
         for op in self.plan:
@@ -81,11 +82,13 @@ class Network(nn.Module):
             DataError: The images are not preprocessed, or a dropout key is given in eval mode.
         """
         x = _checked(images, self.architecture.input_px, dropout_key, self.training)
-        for ops in self._passes:
+        # Under `torch.fx.symbolic_trace`, x is a placeholder and not a tensor.
+        is_tensor = isinstance(x, torch.Tensor)
+        with_bias = is_tensor and fast.unobserved(x) and adds_bias(x)
+        for ops in self._passes_with_bias if with_bias else self._passes:
             # Looked up at every call, because a user may have exchanged a module.
             modules = [self.get_submodule(op.module) for op in ops]
-            # Under `torch.fx.symbolic_trace`, x is a placeholder and not a tensor.
-            if len(ops) > 1 and isinstance(x, torch.Tensor) and _can_fuse(ops, modules, x):
+            if len(ops) > 1 and is_tensor and _can_fuse(ops, modules, x):
                 x = _fused(modules, x)
             else:
                 for module in modules:
@@ -122,26 +125,33 @@ def evaluation_mode(*nets: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def passes(ops: tuple[Op, ...]) -> tuple[tuple[Op, ...], ...]:
+def passes(ops: tuple[Op, ...], with_bias: bool = False) -> tuple[tuple[Op, ...], ...]:
     """Group the operations that `ops.norm_pool` computes in a single pass over memory.
 
     A pass is [activation] [lrn] max_pool [activation], or activation lrn. Anything shorter gains
     nothing: a single operation is one pass over memory already.
+
+    Args:
+        with_bias: Begin a pass with the convolution before it, whose bias is added in the pass. It
+            may then be as short as the activation, which would be one pass and the bias another.
     """
     groups: list[tuple[Op, ...]] = []
     start = 0
     while start < len(ops):
-        names = [op.op for op in ops[start : start + 4]]
+        first = ops[start]
+        has_bias = with_bias and first.op == "linear" and isinstance(first.layer, Conv)
+        before = 1 if has_bias else 0
+        names = [op.op for op in ops[start + before : start + before + 4]]
         length = 0
         for optional in ("activation", "lrn"):
             if names[length : length + 1] == [optional]:
                 length += 1
         if names[length : length + 1] == ["max_pool"]:
             length += 2 if names[length + 1 : length + 2] == ["activation"] else 1
-        elif length < 2:
+        elif length < 2 and not has_bias:
             length = 1
-        groups.append(ops[start : start + length])
-        start += length
+        groups.append(ops[start : start + before + length])
+        start += before + length
     return tuple(groups)
 
 
@@ -155,7 +165,7 @@ def _can_fuse(ops: Sequence[Op], modules: Sequence[nn.Module], x: torch.Tensor) 
     return (
         fast.unobserved(x)
         and all(
-            type(module) is FUSIBLE.get(op.op)
+            _has_its_class(op, module)
             and (not isinstance(module, nn.MaxPool2d) or _is_plain_window(module))
             and "forward" not in vars(module)
             and not module._forward_hooks
@@ -168,6 +178,14 @@ def _can_fuse(ops: Sequence[Op], modules: Sequence[nn.Module], x: torch.Tensor) 
     )
 
 
+def _has_its_class(op: Op, module: nn.Module) -> bool:
+    """Whether a module is of the class that the network makes for the operation."""
+    if op.op == "linear":
+        # A rank's convolution is a subclass with the same `forward`.
+        return isinstance(module, layers.Conv2d) and type(module).forward is layers.Conv2d.forward
+    return type(module) is FUSIBLE.get(op.op)
+
+
 def _is_plain_window(pool: nn.MaxPool2d) -> bool:
     """Whether a pool has nothing that the fused pass lacks."""
     square = isinstance(pool.kernel_size, int) and isinstance(pool.stride, int)
@@ -178,8 +196,11 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """Compute the modules of one group of `passes` in one pass over memory."""
     # The constants are those of the modules and not of the architecture, so that the fast path
     # computes what the modules would, even after someone has changed `net.norm1.alpha`.
-    norm = window = None
+    norm = window = bias = None
     columns = 1
+    if isinstance(convolution := modules[0], layers.Conv2d):
+        modules = modules[1:]
+        x, bias = convolution.convolve(x, None), convolution.bias
     for module in modules:
         if isinstance(module, layers.ResponseNorm):
             norm = Lrn(module.n, module.k, module.alpha, module.beta)
@@ -192,7 +213,7 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     # A ReLU at the end of a group without a pool is the one at its beginning.
     relu = isinstance(modules[0], nn.ReLU)
     relu_after = window is not None and isinstance(modules[-1], nn.ReLU)
-    return norm_pool(x, relu, norm, window, relu_after, columns)
+    return norm_pool(x, relu, norm, window, relu_after, columns, bias)
 
 
 def _run(module: nn.Module, x: torch.Tensor, dropout_key: DropoutKey | None) -> torch.Tensor:

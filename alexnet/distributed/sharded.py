@@ -139,10 +139,10 @@ class _Conv2d(layers.Conv2d):
         super().__init__(local, weight, bias)
         self.layout, self.name, self.meets = layout, op.layer.name, layout.meets(op)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def convolve(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.meets:
             x = gather_maps(x, self.layout.mesh.columns)
-        return super().forward(x)
+        return super().convolve(x, bias)
 
 
 class _Linear(layers.Linear):

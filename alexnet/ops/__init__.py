@@ -6,9 +6,10 @@
 from alexnet.ops.dropout import dropout, dropout_mask
 from alexnet.ops.linear import convolution, fully_connected
 from alexnet.ops.local import locally_connected
-from alexnet.ops.normalise import lrn, norm_pool, spatial_norm
+from alexnet.ops.normalise import adds_bias, lrn, norm_pool, spatial_norm
 
 __all__ = [
+    "adds_bias",
     "convolution",
     "dropout",
     "dropout_mask",

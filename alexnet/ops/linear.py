@@ -16,7 +16,7 @@ from alexnet.ops import blocks, fast, winograd
 def convolution(
     x: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor,
+    bias: torch.Tensor | None,
     stride: int = 1,
     pad: tuple[int, int] = (0, 0),
     columns: int = 1,
@@ -27,7 +27,7 @@ def convolution(
     Args:
         x: (N, C, H, W).
         weight: (K, C / columns, S, S).
-        bias: (K,).
+        bias: (K,), or None for the products alone.
         pad: Pixels of zeros at (left and top, right and bottom). The original's conv1 is padded on
             the right and at the bottom alone.
         training: Allow Winograd's tiles, whose rounding depends on the other images of the batch.
@@ -37,8 +37,10 @@ def convolution(
         (N, K, H', W'), in the dtype of x.
     """
     dtype = x.dtype
-    x, weight, bias = cast_for_products(x, weight, bias)
-    if fast.unobserved(x, weight, bias):
+    x, weight = cast_for_products(x, weight)
+    bias = None if bias is None else bias.to(x.dtype)
+    # The fast paths are those of a CPU, where a convolution always adds its bias.
+    if bias is not None and fast.unobserved(x, weight, bias):
         if blocks.takes(x, weight, stride, pad, columns):
             return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
         if training and winograd.takes(x, weight, stride, pad, columns):

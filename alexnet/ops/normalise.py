@@ -12,7 +12,8 @@ Each function takes the fastest path that can compute its result:
 
 - On a CPU with a C++ compiler, channels-last tensors go through `kernels.cpp` (`compiled.py`),
   where the activation and the pool beside a normalization are part of the same pass over memory.
-- On CUDA, a Triton kernel computes activation and normalization (`triton_lrn.py`).
+- On CUDA, Triton kernels do the same (`triton_between.py`, `triton_spatial.py`), and the bias
+  of the convolution is added in the same pass.
 - Otherwise the sum over maps is a product with a banded matrix of zeros and ones, which costs
   little beside the convolutions, and the work is done in pieces that stay in the processor's cache.
 - Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
@@ -73,6 +74,7 @@ def norm_pool(
     window: Pool | None = None,
     relu_after: bool = False,
     columns: int = 1,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute what stands between two convolutions: ReLU, LRN, maximum, ReLU, each one optional.
 
@@ -81,6 +83,7 @@ def norm_pool(
 
     Args:
         x: (N, C, H, W), float64, float32 or bfloat16.
+        bias: (C,), of the convolution that computed x, added before anything else.
 
     Raises:
         ConfigError: As `lrn` does.
@@ -88,11 +91,18 @@ def norm_pool(
     if norm:
         _check(x, norm.n, columns)
     if not fast.unobserved(x):
-        return plain.norm_pool(x, relu, norm, window, relu_after, columns)
+        return plain.norm_pool(x, relu, norm, window, relu_after, columns, bias)
+    if _triton_takes(x):
+        # Imported here: Triton is present only beside a CUDA build of PyTorch.
+        from alexnet.ops import triton_between
+
+        if triton_between.takes(norm, window, relu_after):
+            return triton_between.norm_pool(x, relu, norm, window, relu_after, columns, bias)
+    x = x if bias is None else plain.add_bias(x, bias)
     # Without LRN any exponent will do; 3/4 is the one that the compiled pass has.
     beta = norm.beta if norm else 0.75
-    half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
     if compiled.takes(x, beta) and (window is None or window.size_px <= compiled.MAX_WINDOW_PX):
+        half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
         size_px, stride, partial = (
             (window.size_px, window.stride, window.partial) if window else (0, 1, False)
         )
@@ -100,14 +110,8 @@ def norm_pool(
             x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha
         )[0]
         return y
-    if norm and triton_takes(x, beta):
-        # Imported here: Triton is present only beside a CUDA build of PyTorch.
-        from alexnet.ops.triton_lrn import lrn_triton
-
-        x = lrn_triton(x, relu, columns, half, k, alpha)
-    else:
-        x = F.relu(x) if relu else x
-        x = _lrn_by_pieces(x, norm, columns) if norm else x
+    x = F.relu(x) if relu else x
+    x = _lrn_by_pieces(x, norm, columns) if norm else x
     x = plain.max_pool(x, window) if window else x
     return F.relu(x) if relu_after else x
 
@@ -134,6 +138,11 @@ def spatial_norm(
     norm = SpatialNorm(size_px, k, alpha, beta)
     if not fast.unobserved(x):
         return plain.spatial_norm(x, norm)
+    if _triton_takes(x):
+        from alexnet.ops import triton_spatial
+
+        if triton_spatial.takes(norm):
+            return triton_spatial.spatial_norm(x, norm)
     if compiled.takes(x, beta):
         y: torch.Tensor = compiled.spatial_norm(x, size_px // 2, k, alpha)
         return y
@@ -155,15 +164,21 @@ def _check(x: torch.Tensor, n: int, columns: int) -> None:
         raise ConfigError(f"{columns} columns do not divide {x.shape[1]} maps")
 
 
-def triton_takes(x: torch.Tensor, beta: float) -> bool:
-    """Whether the Triton kernel can take x: (N, C, H, W) with this exponent."""
+def adds_bias(x: torch.Tensor) -> bool:
+    """Whether `norm_pool` adds a bias in the same pass on the device of x.
+
+    It has a kernel that does so on CUDA. On a CPU the convolution adds its bias at no cost.
+    """
+    return x.is_cuda and util.find_spec("triton") is not None
+
+
+def _triton_takes(x: torch.Tensor) -> bool:
+    """Whether the Triton kernels can take x: (N, C, H, W)."""
     return (
-        x.is_cuda
+        adds_bias(x)
         and x.dtype in (torch.float32, torch.bfloat16)
-        and beta == 0.75
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
-        and util.find_spec("triton") is not None
     )
 
 

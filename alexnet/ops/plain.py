@@ -49,12 +49,19 @@ def norm_pool(
     window: Pool | None,
     relu_after: bool,
     columns: int,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Activation, normalization, maximum, activation; see `normalise.norm_pool`."""
+    """Bias, activation, normalization, maximum, activation; see `normalise.norm_pool`."""
+    x = x if bias is None else add_bias(x, bias)
     x = F.relu(x) if relu else x
     x = lrn(x, norm, columns) if norm else x
     x = max_pool(x, window) if window else x
     return F.relu(x) if relu_after else x
+
+
+def add_bias(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Add the bias of each map, (C,), in the dtype of x: (N, C, H, W)."""
+    return x + bias.to(x.dtype)[:, None, None]
 
 
 def max_pool(x: torch.Tensor, window: Pool) -> torch.Tensor:
