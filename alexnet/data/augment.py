@@ -313,7 +313,7 @@ class Preprocess:
         return (plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
 
     def packed(self, augmentation: Augmentation) -> torch.Tensor:
-        """Return `Augmentation.packed` as a tensor on the host, page-locked where the device is CUDA.
+        """Return `Augmentation.packed` as a tensor on the host, page-locked for a CUDA device.
 
         Raises:
             DataError: If a crop reaches beyond its image.

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alexnet.data.loader import Batch
 
@@ -33,7 +35,7 @@ class Copies:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def start(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         """Start copying a batch. Return it, not yet to be read, and the event of its arrival."""
@@ -63,7 +65,7 @@ def _ahead(batches: Iterator[Batch], copies: Copies) -> Iterator[Batch]:
     leaving: list[tuple[Batch, torch.cuda.Event]] = []
     waiting: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
-        leaving = [entry for entry in leaving if not entry[1].query()]
+        leaving = [e for e in leaving if not e[1].query()]  # type: ignore[no-untyped-call]
         moved, arrived = copies.start(batch)
         leaving.append((batch, arrived))
         if waiting is not None:
@@ -73,3 +75,30 @@ def _ahead(batches: Iterator[Batch], copies: Copies) -> Iterator[Batch]:
     if waiting is not None:
         copies.hand_over(*waiting)
         yield waiting[0]
+
+
+class LateResults:
+    """Results of batches, copied from a device without waiting and read one batch late."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._late = device.type == "cuda"
+        self._copied: list[tuple[torch.Tensor, torch.cuda.Event]] = []
+
+    def add(self, result: torch.Tensor) -> list[NDArray[np.float32]]:
+        """Start copying a result; return those that were added before it, or this one on a CPU."""
+        if not self._late:
+            return [result.cpu().numpy()]
+        before, event = self.rest(), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied = result.to("cpu", non_blocking=True)
+        event.record()
+        self._copied.append((copied, event))
+        return before
+
+    def rest(self) -> list[NDArray[np.float32]]:
+        """Wait for the results that have not been returned, and return them."""
+        rest = []
+        for copied, event in self._copied:
+            event.synchronize()
+            rest.append(copied.numpy())
+        self._copied.clear()
+        return rest

@@ -228,5 +228,7 @@ def _batch(
     index = order[positions]
     # Labels are in memory since the split was opened.
     labels = torch.from_numpy(split.labels[index])
+    # Page-locked like the images: otherwise this copy alone would make the host wait.
+    labels = labels.pin_memory() if images.is_pinned() else labels
     waited_s = time.perf_counter() - began_s
     return Batch(images, labels, index, positions, global_size, waited_s)

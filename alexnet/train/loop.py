@@ -24,6 +24,7 @@ from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.data.augment import Preprocess, sample_augmentation
+from alexnet.data.device_feed import on_device
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.device import (
@@ -300,6 +301,8 @@ def _train(
                 pin=device.type == "cuda",
                 share=mesh.share,
             )
+            # On a GPU a batch is copied while the step before it is computed.
+            feed = on_device(feed, device)
             with Progress(title, len(train), "images", state.images, in_all) as progress:
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
