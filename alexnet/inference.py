@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
 from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
@@ -263,9 +264,10 @@ def _named_batches(
             )
         order = np.arange(len(stored))
         device = trained.preprocess.device
+        pin, threads = device.type == "cuda", decoding_threads(None, device.type)
         stored_batches = (
             (b.images, [stored.name(int(i)) for i in b.index], stored.labels[b.index])
-            for b in on_device(batches(stored, order, BATCH, pin=device.type == "cuda"), device)
+            for b in on_device(batches(stored, order, BATCH, threads, pin=pin), device)
         )
         return len(stored), stored_batches
     files = image_files([Path(source)])

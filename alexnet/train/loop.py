@@ -23,9 +23,11 @@ import torch
 from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
+from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.device_feed import on_device
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     allow_tf32,
@@ -252,6 +254,8 @@ def _train(
     allow_tf32(config.precision)
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
+    workers = decoding_threads(config.workers, device.type)
+    resident = ResidentSplit(train, device, workers) if config.resident else None
     reshuffled = config.order == "shuffled"
     preprocess = Preprocess(
         config.augment,
@@ -292,17 +296,15 @@ def _train(
             }
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
-            feed = batches(
-                train,
-                order,
-                sgd.batch,
-                config.workers,
-                state.batch,
-                pin=device.type == "cuda",
-                share=mesh.share,
-            )
-            # On a GPU a batch is copied while the step before it is computed.
-            feed = on_device(feed, device)
+            if resident is not None:
+                feed = resident.batches(order, sgd.batch, state.batch, mesh.share)
+            else:
+                pin = device.type == "cuda"
+                feed = batches(
+                    train, order, sgd.batch, workers, state.batch, pin=pin, share=mesh.share
+                )
+                # On a GPU a batch is copied while the step before it is computed.
+                feed = on_device(feed, device)
             with Progress(title, len(train), "images", state.images, in_all) as progress:
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
@@ -349,7 +351,7 @@ def _train(
             step_metrics.settle()
             spent_s, in_all = time.perf_counter() - epoch_began_s, None
             test = centre(config.augment)
-            result = measure([(net, preprocess)], val, test, sgd.batch, config.workers, mesh)
+            result = measure([(net, preprocess)], val, test, sgd.batch, workers, mesh)
             # Not saved: a run could not go on from such weights.
             if not math.isfinite(result.loss):
                 what = f"step {state.step}: the validation loss is not finite"
