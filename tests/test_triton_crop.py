@@ -176,3 +176,25 @@ def test_kernel_compiles_for_the_gpus_and_keeps_its_values_in_registers() -> Non
     for (_, registers, stack), most in zip(lines, (40, 40, 96), strict=True):
         assert registers <= most
         assert stack == 0, "values that do not fit into registers go to memory"
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.5])
+def test_preprocessing_takes_the_kernel_where_it_can(
+    zoom: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augment = Augment(zoom=zoom)
+    drawn = sample(augment)
+    preprocess = Preprocess(augment, statistics(), INPUT, DEVICE)
+    want = preprocess.on_device(images(), preprocess.packed(drawn).to(DEVICE), zoom < 1)
+    for dtype, takes in ((torch.float32, True), (torch.bfloat16, True), (torch.float64, False)):
+        preprocess.device, preprocess.dtype = torch.device("cuda"), dtype
+        assert preprocess._takes_triton() == takes
+    preprocess.device, preprocess.dtype = torch.device("cpu"), torch.float32
+    assert not preprocess._takes_triton()
+    preprocess.device = DEVICE
+    monkeypatch.setattr(preprocess, "_takes_triton", lambda: True)
+    monkeypatch.setattr(preprocess, "plain", None)
+    monkeypatch.setattr(preprocess, "zoomed", None)
+    assert torch.equal(preprocess(images(), drawn), want)
+    with pytest.raises(DataError, match="reaches beyond its image"):
+        preprocess(images(), fixed_crop(7, 0, False, COUNT))

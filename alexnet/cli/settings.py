@@ -65,9 +65,7 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
             "NAME",
             "auto, float64, float32, tf32 or bfloat16; auto is bfloat16 on CUDA.",
         ),
-        Setting(
-            "workers", "INT", "Threads that decode images. (default: 2; on CUDA the cores but one)"
-        ),
+        Setting("workers", "INT", "Decoding threads. (default: by the cores)"),
     ),
 }
 

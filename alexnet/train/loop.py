@@ -25,9 +25,8 @@ from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, sample_augmentation
-from alexnet.data.device_feed import on_device
 from alexnet.data.loader import batches, epoch_order
-from alexnet.data.resident import ResidentSplit
+from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     allow_tf32,
@@ -255,7 +254,7 @@ def _train(
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
     workers = decoding_threads(config.workers, device.type)
-    resident = ResidentSplit(train, device, workers) if config.resident else None
+    source = ResidentSplit(train, device, workers) if config.resident else train
     reshuffled = config.order == "shuffled"
     preprocess = Preprocess(
         config.augment,
@@ -296,15 +295,16 @@ def _train(
             }
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
-            if resident is not None:
-                feed = resident.batches(order, sgd.batch, state.batch, mesh.share)
-            else:
-                pin = device.type == "cuda"
-                feed = batches(
-                    train, order, sgd.batch, workers, state.batch, pin=pin, share=mesh.share
-                )
-                # On a GPU a batch is copied while the step before it is computed.
-                feed = on_device(feed, device)
+            # On a GPU a batch is copied while the step before it is computed.
+            feed = epoch_batches(
+                source,
+                order,
+                sgd.batch,
+                workers,
+                state.batch,
+                device,
+                mesh.share,
+            )
             with Progress(title, len(train), "images", state.images, in_all) as progress:
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
