@@ -304,8 +304,12 @@ class Config:
     is bfloat16."""
     deterministic: bool = False
     """On CUDA, use only kernels that give the same bits every time."""
-    workers: int = 2
-    """Number of threads that decode images. 0: the training thread decodes."""
+    workers: int | None = None
+    """Number of threads that decode images. 0: the training thread decodes. None: on CUDA the cores
+    of the process but one, at most 16; elsewhere 2, because the device is the cores."""
+    resident: bool = False
+    """Decode all training images once, into the memory of the device. They must fit into it: 197 KB
+    for an image of 256 pixels."""
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints, in minutes; one more is written after each epoch."""
     init: str = ""
@@ -443,7 +447,7 @@ def check(config: Config) -> None:
         ("sgd.batch", sgd.batch, 1),
         ("schedule.epochs", schedule.epochs, 1),
         ("augment.chunk", augment.chunk, 1),
-        ("workers", config.workers, 0),
+        ("workers", config.workers or 0, 0),
         ("sgd.lr", sgd.lr, 0),
         ("sgd.weight_decay", sgd.weight_decay, 0),
         ("augment.colour_std", augment.colour_std, 0),

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from alexnet import checkpoint
 from alexnet.config import Augment
+from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, evaluation_crops
+from alexnet.data.device_feed import LateResults, on_device
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
 from alexnet.distributed.launch import all_gather, scatter
@@ -98,7 +100,7 @@ def measure(
     split: Split,
     test: Augment,
     batch: int = 128,
-    workers: int = 2,
+    workers: int | None = None,
     mesh: Mesh = ALONE,
 ) -> Result:
     """Measure the errors of one network, or of an ensemble whose probabilities are averaged.
@@ -107,7 +109,7 @@ def measure(
         nets: Networks with their preprocessing.
         test: Says which crops are taken.
         batch: Number of images in a batch.
-        workers: Number of decoding threads.
+        workers: Number of decoding threads, as `Config.workers`.
         mesh: The ranks among which the images are divided; every rank gets the whole result.
     """
     preprocess = nets[0][1]
@@ -123,7 +125,7 @@ def predictions(
     test: Augment,
     order: NDArray[np.int64],
     batch: int = 128,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compute the predictions for the images at positions `order` of a split.
 
@@ -131,20 +133,21 @@ def predictions(
         Probabilities (N, classes), averaged over crops and networks, and labels (N,).
     """
     chunks: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
     preprocess = nets[0][1]
+    device, pin = preprocess.device, preprocess.device.type == "cuda"
+    threads = decoding_threads(workers, device.type)
     count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
     what = f"test, {count} crop{'s' if count > 1 else ''}"
     # `kept_memory` reuses the memory of the activations from batch to batch.
-    with kept_memory(preprocess.device), Progress(what, len(order), "images") as progress:
-        for b in batches(split, order, batch, workers):
-            p = torch.stack(
-                [probabilities(net, pre, b.images, test).cpu() for net, pre in nets]
-            ).mean(0)
-            chunks.append(p.numpy())
-            labels.append(b.labels.numpy())
+    with kept_memory(device), Progress(what, len(order), "images") as progress:
+        # A GPU has the next batch in its queue when the host waits for the result of this one.
+        results = LateResults(device)
+        for b in on_device(batches(split, order, batch, threads, pin=pin), device):
+            p = [probabilities(net, pre, b.images, test) for net, pre in nets]
+            chunks += results.add(torch.stack(p).mean(0))
             progress.advance(len(b.labels))
-    return np.concatenate(chunks), np.concatenate(labels)
+        chunks += results.rest()
+    return np.concatenate(chunks), split.labels[order]
 
 
 def _other_classes(run: list[str], store: list[str]) -> str | None:

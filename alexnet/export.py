@@ -12,6 +12,7 @@ file say which of the two it is, and how an image becomes its input.
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +181,9 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
         import onnxruntime
     except ImportError:
         return
-    preprocess = trained.preprocess
+    # The file computes in float32, whatever precision the run is used in on this device.
+    preprocess = copy(trained.preprocess)
+    preprocess.dtype = torch.float32
     shape = 2, preprocess.stored_px, preprocess.stored_px, 3
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     test = replace(preprocess.augment, test_patches=crops)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.cores import decoding_threads
+from alexnet.data.device_feed import on_device
 from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
@@ -86,17 +88,33 @@ def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Ite
     """
     # A network with three classes has no five best ones.
     most = min(most, len(trained.classes))
-    for path in image_files(paths):
+    files = image_files(paths)
+    # A CPU takes them one by one: it adds in another order for a batch of another size, and the
+    # last bits of a prediction must not depend on the files beside it.
+    at_once = BATCH if trained.preprocess.device.type == "cuda" else 1
+    for first in range(0, len(files), at_once):
+        yield from _predictions(trained, files[first : first + at_once], most)
+
+
+def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Prediction]:
+    """Return what `predict` yields for these files, from one batch."""
+    images: dict[Path, torch.Tensor] = {}
+    errors: dict[Path, str] = {}
+    for path in paths:
         try:
-            images = _image(trained, path)
+            images[path] = _image(trained, path)
         except (ValueError, OSError) as error:
-            yield Prediction(str(path), (), str(error))
-            continue
+            errors[path] = str(error)
+    classes: dict[Path, tuple[tuple[str, float], ...]] = {}
+    if images:
         preprocess = trained.preprocess
-        p = probabilities(trained.net, preprocess, images, preprocess.augment)[0].cpu()
+        batch = torch.cat(list(images.values()))
+        p = probabilities(trained.net, preprocess, batch, preprocess.augment).cpu()
         # A stable sort breaks ties by the order of the classes, the same on every machine.
-        best = torch.argsort(p, descending=True, stable=True)[:most].tolist()
-        yield Prediction(str(path), tuple((trained.classes[i], float(p[i])) for i in best))
+        best = torch.argsort(p, dim=1, descending=True, stable=True)[:, :most].tolist()
+        for path, row, order in zip(images, p.tolist(), best, strict=True):
+            classes[path] = tuple((trained.classes[i], row[i]) for i in order)
+    return [Prediction(str(path), classes.get(path, ()), errors.get(path)) for path in paths]
 
 
 def _image(trained: Trained, path: Path) -> torch.Tensor:
@@ -245,9 +263,11 @@ def _named_batches(
                 f"{trained.preprocess.stored_px}"
             )
         order = np.arange(len(stored))
+        device = trained.preprocess.device
+        pin, threads = device.type == "cuda", decoding_threads(None, device.type)
         stored_batches = (
-            (b.images, [stored.name(int(i)) for i in b.index], b.labels.numpy())
-            for b in batches(stored, order, BATCH)
+            (b.images, [stored.name(int(i)) for i in b.index], stored.labels[b.index])
+            for b in on_device(batches(stored, order, BATCH, threads, pin=pin), device)
         )
         return len(stored), stored_batches
     files = image_files([Path(source)])

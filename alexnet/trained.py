@@ -20,7 +20,7 @@ from alexnet.data.classes import short_names
 from alexnet.data.image import Rgb, centre_square
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
-from alexnet.device import resolve_device
+from alexnet.device import allow_tf32, dtype_of, resolve_device
 from alexnet.errors import DataError, RunError
 from alexnet.model import Network, evaluation_mode
 from alexnet.saved_config import from_dict
@@ -34,7 +34,7 @@ class Trained:
     """A trained network with everything it takes to use it.
 
     Attributes:
-        net: The network, on its device, in float32 and in eval mode.
+        net: The network, on its device, in eval mode; its weights are float32.
         preprocess: Turns stored images into the network's input.
         classes: The classes, in the order of the network's outputs.
         about: The header of the checkpoint.
@@ -104,7 +104,10 @@ def own_store(config: Config) -> Store:
 
 
 def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:
-    """Load the network of a run folder or .safetensors file, ready for use, in float32.
+    """Load the network of a run folder or .safetensors file, ready for use.
+
+    Activations are float32; on CUDA they have the precision that the run was trained and validated
+    with, if that is tf32 or bfloat16.
 
     Raises:
         RunError: As `read` does, or if the header does not describe the weights.
@@ -117,9 +120,22 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
     # The weights that are drawn here are overwritten at once; drawing them costs little.
     net = Network(config.architecture).to(torch_device).eval()
     copy_into(net, saved.weights, str(run))
-    input_px = config.architecture.input_px
-    preprocess = Preprocess(config.augment, saved.statistics, input_px, torch_device)
+    input_px, precision = config.architecture.input_px, precision_of_use(config, torch_device)
+    allow_tf32(precision)
+    dtype = dtype_of(precision)
+    preprocess = Preprocess(config.augment, saved.statistics, input_px, torch_device, dtype)
     return Trained(net, preprocess, tuple(saved.about["classes"]), saved.about)
+
+
+def precision_of_use(config: Config, device: torch.device) -> str:
+    """Return the precision in which a trained network is used, a value of `Config.precision`.
+
+    A CPU computes a prediction in float32, whatever the run was trained with: the same numbers on
+    every machine count more there than speed. float64 is for tests, and its speed on a GPU poor.
+    """
+    if device.type == "cuda" and config.precision in ("tf32", "bfloat16"):
+        return config.precision
+    return "float32"
 
 
 def _check_size(
@@ -163,6 +179,8 @@ def probabilities(
         (N, classes) float32, on the network's device.
     """
     positions = evaluation_crops(test, preprocess.stored_px, preprocess.input_px)
+    # One copy for all crops.
+    images = images.to(preprocess.device, non_blocking=True)
     # The crops of a few images share one forward pass, which reads the large weights of the fully
     # connected layers once and not ten times.
     at_once = max(1, CROPS_AT_ONCE // len(images))

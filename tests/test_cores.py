@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet import waiting
-from alexnet.cores import available_cores, cpu_limit
+from alexnet import cores, waiting
+from alexnet.cores import available_cores, cpu_limit, decoding_threads
 from alexnet.waiting import yielding
 
 CPU = torch.device("cpu")
@@ -150,3 +150,19 @@ def test_the_users_own_setting_is_not_touched(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("OMP_WAIT_POLICY")
     with yielding(torch.device("meta")):
         assert threading.active_count() == watched - (sys.platform == "linux")
+
+
+def test_decoding_threads_follow_the_cores_of_a_gpu_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for here, expected in ((1, 1), (2, 1), (16, 15), (17, 16), (128, 16)):
+        monkeypatch.setattr(cores, "available_cores", lambda here=here: here)
+        assert decoding_threads(None, "cuda") == expected
+        assert decoding_threads(None, "cpu") == 2
+        assert decoding_threads(0, "cuda") == 0
+        assert decoding_threads(40, "cpu") == 40
+    # Eight processes share 64 cores.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setattr(cores, "available_cores", lambda: 64)
+    assert decoding_threads(None, "cuda") == 7

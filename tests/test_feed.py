@@ -17,11 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 
 from alexnet import recipes
-from alexnet.config import Augment, Config
+from alexnet.config import Augment, Config, StoreSettings
 from alexnet.data import augment as augmenting
-from alexnet.data import loader
+from alexnet.data import loader, shapes
 from alexnet.data.arrow import Index
 from alexnet.data.augment import (
     Preprocess,
@@ -33,10 +34,14 @@ from alexnet.data.augment import (
 from alexnet.data.image import decode, encode
 from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.manifest import sealed
+from alexnet.data.prepare import prepare
+from alexnet.data.resident import ResidentSplit, check_fits
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Statistics, Store, file_sha256
 from alexnet.device import dtype_of
-from alexnet.errors import DataError
+from alexnet.errors import ConfigError, DataError
+from alexnet.train.loop import fit
+from tests.conftest import tiny
 
 CPU = torch.device("cpu")
 INDEX = np.arange(200)
@@ -113,6 +118,39 @@ def test_each_share_reads_its_images_and_all_read_each_once(
     assert read_before == set(order)
 
 
+def test_resident_split_gives_the_same_batches(store: Path) -> None:
+    split = Store(store).split("train")
+    order = epoch_order(len(split), 0, 0)
+    resident = ResidentSplit(split, CPU, workers=1)
+    for start, share in ((0, Share()), (2, Share()), (1, Share(1, 3))):
+        fed = list(batches(split, order, 16, start=start, share=share))
+        gathered = list(resident.batches(order, 16, start, share))
+        for a, b in zip(fed, gathered, strict=True):
+            assert torch.equal(a.images, b.images)
+            assert torch.equal(a.labels, b.labels)
+            assert np.array_equal(a.index, b.index)
+            assert np.array_equal(a.position, b.position)
+            assert a.global_size == b.global_size
+
+
+def test_resident_images_that_do_not_fit_are_refused() -> None:
+    check_fits(252 * 10**9, 400 * 10**9)
+    with pytest.raises(
+        ConfigError,
+        match=r"take 252\.0 GB, and of the 80\.0 GB .* may take 70%; train without --resident",
+    ):
+        check_fits(252 * 10**9, 80 * 10**9)
+
+
+def test_training_on_resident_images_changes_nothing(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
+    fit(tiny(store, resident=True), tmp_path / "run")
+    a, b = (folder / "last.safetensors" for folder in (run, tmp_path / "run"))
+    want, got = load_file(a), load_file(b)
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
 def jpeg(image: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
     """A JPEG of (H, W, 3) uint8, written by Pillow with these options."""
     buffer = io.BytesIO()
@@ -144,6 +182,62 @@ def test_batch_of_every_stored_format_has_the_pixels_that_decode_gives(
             # Pillow uses libjpeg-turbo too, perhaps of another version: one gray level.
             pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
             assert np.abs(fed.numpy() - pillow).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def uncompressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of `store` as PPM."""
+    folder = tmp_path_factory.mktemp("stores") / "ppm"
+    made = StoreSettings(size_px=40, encoding="ppm", shard_images=25)
+    prepare(shapes.source(60, 30), folder, made, workers=2)
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="this system cannot read into memory")
+def test_uncompressed_images_are_read_to_their_place_without_a_copy(
+    uncompressed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Store(uncompressed).split("train")
+    want = [decode(split.encoded(i)) for i in range(60)]
+    monkeypatch.setattr(split, "read", lambda index: pytest.fail("it was read as bytes"))
+    order = epoch_order(60, 0, 0)
+    fed = np.concatenate([b.images.numpy() for b in batches(split, order, 16)])
+    assert np.array_equal(fed, [want[i] for i in order])
+    monkeypatch.undo()
+    with monkeypatch.context() as without:
+        without.delattr(os, "preadv")
+        fed = np.concatenate([b.images.numpy() for b in batches(split, order, 16)])
+        assert np.array_equal(fed, [want[i] for i in order])
+
+
+def test_uncompressed_image_that_is_damaged_or_cut_is_named(
+    uncompressed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(uncompressed, tmp_path / "copy")
+    split = Store(tmp_path / "copy").split("train")
+    file, begin, _ = split._ranges(np.array([3]))[0]
+    path = tmp_path / "copy" / file
+    data = bytearray(path.read_bytes())
+    data[begin : begin + 2] = b"XX"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"is damaged in the store"):
+        list(batches(split, np.arange(4), 4))
+    os.truncate(path, begin + 100)
+    with pytest.raises(StoreLost, match=r"data-00000\.arrow cannot .* shorter than it was"):
+        list(batches(split, np.arange(4), 4))
+
+
+def test_jpeg_that_is_as_long_as_a_ppm_is_decoded(
+    uncompressed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Store(uncompressed).split("train")
+    stored = jpeg(decode(split.encoded(0)))
+    monkeypatch.setattr(split, "read", lambda index: [stored] * len(index))
+    monkeypatch.setattr(
+        split, "read_into", lambda index, head_bytes, out: [stored[:head_bytes]] * len(index)
+    )
+    (batch,) = batches(split, np.arange(3), 3)
+    assert np.array_equal(batch.images[2].numpy(), decode(stored))
 
 
 @settings(max_examples=100, deadline=None)

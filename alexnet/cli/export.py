@@ -46,7 +46,8 @@ def export(arguments: list[str]) -> None:
     # Before the network is loaded and checked, which takes seconds.
     check_folder_of(a.file)
     if a.file.suffix == ".onnx":
-        trained = load(a.run, a.which)
+        # On a GPU a run may be used in a precision that the file does not have.
+        trained = load(a.run, a.which, device="cpu")
         export.write_onnx(trained, a.file, a.with_preprocessing, a.crops)
         print(a.file)
         print(summary(export.description(trained, a.with_preprocessing, a.crops)))

@@ -65,7 +65,7 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
             "NAME",
             "auto, float64, float32, tf32 or bfloat16; auto is bfloat16 on CUDA.",
         ),
-        Setting("workers", "INT", "Threads that decode images."),
+        Setting("workers", "INT", "Decoding threads. (default: by the cores)"),
     ),
 }
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import util
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +60,26 @@ class Augmentation:
     shift: NDArray[np.float32]  # (N, 3)
     scale: float = 1.0
     sides: NDArray[np.float64] | None = None  # (2, N)
+
+    def packed(self, input_px: int) -> NDArray[np.float32]:
+        """Return all numbers of the batch in one array for a device, shape (N, 8).
+
+        A row has, for the pixels of the input: the row of the stored image that the first one is
+        read at and the distance to the next, the same for columns (reflected crops are read
+        backwards, with a negative distance), the shift of R, G and B, and the scale. Rows and
+        columns count from the center of the first pixel.
+        """
+        packed = np.empty((len(self.top), 8), np.float32)
+        # An ordinary crop has the sides of the input, so that its places are whole numbers.
+        sides = np.full((2, 1), float(input_px)) if self.sides is None else self.sides
+        (row_step, column_step), half_pixel = sides / input_px, 0.5
+        row, column = self.top + half_pixel * row_step, self.left + half_pixel * column_step
+        mirrored = column + (input_px - 1) * column_step
+        packed[:, 0], packed[:, 1] = row - half_pixel, row_step
+        packed[:, 2] = np.where(self.flip, mirrored, column) - half_pixel
+        packed[:, 3] = np.where(self.flip, -column_step, column_step)
+        packed[:, 4:7], packed[:, 7] = self.shift, self.scale
+        return packed
 
 
 def sample_augmentation(
@@ -255,15 +277,18 @@ class Preprocess:
             255 * mean.new_tensor(TORCHVISION_STD) if augment.mean == "channel" else None
         )
         self.centre_mean = mean[half : half + input_px, half : half + input_px]
+        # Made once: a constant that is made in a step reaches a GPU by a copy that waits.
+        fixed = self.centre_mean
+        if augment.mean == "channel":
+            fixed = (255 * mean.new_tensor(TORCHVISION_MEAN)).expand_as(fixed)
+        self._centre_patch_mean = fixed.contiguous()
 
     def centre_patch_mean(self) -> torch.Tensor:
         """Return what is subtracted from a center crop, in gray levels.
 
-        The shape is (input_px, input_px, 3), or broadcasts to it.
+        The shape is (input_px, input_px, 3).
         """
-        if self.augment.mean == "channel":
-            return (255 * self.centre_mean.new_tensor(TORCHVISION_MEAN)).expand_as(self.centre_mean)
-        return self.centre_mean
+        return self._centre_patch_mean
 
     def __call__(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Return the network's input for a batch.
@@ -278,6 +303,66 @@ class Preprocess:
         Raises:
             DataError: If a crop reaches beyond its image.
         """
+        images = images.to(self.device, non_blocking=True).contiguous()
+        if self._takes_triton():
+            packed = self.packed(augmentation).to(self.device, non_blocking=True)
+            return self.on_device(images, packed, augmentation.sides is not None)
+        self._check(augmentation)
+        plain = self.plain if augmentation.sides is None else self.zoomed
+        x = self._compiled(images, augmentation)
+        return (plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
+
+    def packed(self, augmentation: Augmentation) -> torch.Tensor:
+        """Return `Augmentation.packed` as a tensor on the host, page-locked for a CUDA device.
+
+        Raises:
+            DataError: If a crop reaches beyond its image.
+        """
+        self._check(augmentation)
+        return self._on_host(augmentation.packed(self.input_px))
+
+    def on_device(
+        self,
+        images: torch.Tensor,
+        packed: torch.Tensor,
+        zoomed: bool,
+        conv: tuple[int, int, tuple[int, int]] | None = None,
+    ) -> torch.Tensor:
+        """Compute the network's input from tensors that lie on the device, by one Triton kernel.
+
+        A CUDA graph can contain this call: the host has no part in it.
+
+        Args:
+            images: (N, stored_px, stored_px, 3) uint8, contiguous.
+            packed: What `packed` returned for these images.
+            zoomed: Whether the crops have other sides than the input.
+            conv: Size, stride and padding of the first convolution, for an input in blocks of
+                stride x stride pixels (`ops/blocks.py`).
+
+        Returns:
+            (N, 3, input_px, input_px) in the channels-last memory format; or, in blocks, what
+            `blocks.conv2d` makes of it.
+        """
+        # Imported here: Triton is present only beside a CUDA build of PyTorch.
+        from alexnet.ops.triton_crop import blocks_of, crop_triton
+
+        moves = self.augment.mean == "pixel"
+        mean = self.whole_mean if moves else self.centre_patch_mean()
+        blocks = blocks_of(self.input_px, *conv) if conv else ()
+        x: torch.Tensor = crop_triton(
+            images, mean, packed, self.deviation, self.input_px, zoomed, moves, self.dtype, *blocks
+        )
+        return x
+
+    def _takes_triton(self) -> bool:
+        return (
+            self.device.type == "cuda"
+            and self.dtype in (torch.float32, torch.bfloat16)
+            and util.find_spec("triton") is not None
+        )
+
+    def _check(self, augmentation: Augmentation) -> None:
+        """Raise DataError if a crop reaches beyond its image."""
         # Without this check the compiled code would read foreign memory.
         border = self.stored_px - self.input_px
         if augmentation.sides is None and any(
@@ -287,10 +372,14 @@ class Preprocess:
             raise DataError(
                 f"a crop of {self.input_px} pixels reaches beyond its image of {self.stored_px}"
             )
-        images = images.to(self.device, non_blocking=True).contiguous()
-        plain = self.plain if augmentation.sides is None else self.zoomed
-        x = self._compiled(images, augmentation)
-        return (plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
+
+    def _on_host(self, values: NDArray[Any]) -> torch.Tensor:
+        """Return an array as a tensor from which a copy to the device does not wait."""
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def _to_device(self, values: NDArray[Any]) -> torch.Tensor:
+        return self._on_host(values).to(self.device, non_blocking=True)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
         """Return the center crop of every image, without color noise."""
@@ -302,11 +391,11 @@ class Preprocess:
 
         Indexing treats the whole batch at once, which takes only a few kernels on a GPU.
         """
-        flip = torch.from_numpy(augmentation.flip).to(self.device)
+        flip = self._to_device(augmentation.flip)
         side = torch.arange(self.input_px, device=self.device)
-        rows = torch.from_numpy(augmentation.top).to(self.device)[:, None] + side
+        rows = self._to_device(augmentation.top)[:, None] + side
         along = torch.where(flip[:, None], self.input_px - 1 - side, side)
-        columns = torch.from_numpy(augmentation.left).to(self.device)[:, None] + along
+        columns = self._to_device(augmentation.left)[:, None] + along
         each = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
         # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
@@ -319,7 +408,7 @@ class Preprocess:
 
     def _shifted(self, x: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Apply the color shift and the scales to centered crops, (N, input_px, input_px, 3)."""
-        x += torch.from_numpy(augmentation.shift).to(self.device)[:, None, None, :]
+        x += self._to_device(augmentation.shift)[:, None, None, :]
         if augmentation.scale != 1:
             x *= augmentation.scale
         if self.deviation is not None:
@@ -333,11 +422,12 @@ class Preprocess:
             (N, input_px, input_px, 3) on the device.
         """
         # The reference path is exact, so that it gives the same numbers on every processor.
-        precision = torch.float64 if self.dtype == torch.float64 else torch.float32
+        exact = self.dtype == torch.float64
+        precision, dtype = (torch.float64, np.float64) if exact else (torch.float32, np.float32)
         # `grid_sample` counts from -1 to 1 on both axes of the stored image, edges of the outer
         # pixels included. `affine_grid` would give the same; it took 41 of 62 ms a batch.
         rows, columns = (
-            torch.from_numpy(2 * (v + 0.5) / self.stored_px - 1).to(self.device, precision)
+            self._to_device((2 * (v + 0.5) / self.stored_px - 1).astype(dtype))
             for v in self._places(augmentation)
         )
         each = len(images), self.input_px, self.input_px
@@ -381,7 +471,7 @@ class Preprocess:
             return None
         px, moves = self.input_px, self.augment.mean == "pixel"
         out = torch.empty((len(images), px, px, 3), dtype=self.dtype)
-        mean = self.whole_mean if moves else self.centre_patch_mean().contiguous()
+        mean = self.whole_mean if moves else self.centre_patch_mean()
         shift = (augmentation.shift, np.float32)
         if augmentation.sides is None:
             name, means = "crop", [mean, self.mirrored_mean]

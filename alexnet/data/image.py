@@ -322,7 +322,7 @@ def encode(
         data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", chroma)
         return data
     if encoding == "ppm":
-        return _ppm_header(rgb) + rgb.tobytes()
+        return ppm_header(rgb) + rgb.tobytes()
     # The lowest compression level: higher ones are much slower and gain little on photographs.
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG", compress_level=1)
@@ -339,12 +339,12 @@ def pixels_of_ppm(data: bytes, out: Rgb) -> None:
         DataError: If `data` is not a PPM of this size.
     """
     # Only the header that `encode` writes is accepted, so no parser is needed.
-    header = _ppm_header(out)
+    header = ppm_header(out)
     if not data.startswith(header) or len(data) != len(header) + out.nbytes:
         raise DataError(f"not a PPM of {out.shape[1]}x{out.shape[0]} pixels")
     out[:] = np.frombuffer(data, np.uint8, offset=len(header)).reshape(out.shape)
 
 
-def _ppm_header(rgb: Rgb) -> bytes:
+def ppm_header(rgb: Rgb) -> bytes:
     """Return the header of a binary PPM with 8 bits per channel."""
     return b"P6\n%d %d\n255\n" % (rgb.shape[1], rgb.shape[0])

@@ -21,7 +21,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.image import decode, pixels_of_ppm
+from alexnet.data.image import decode, pixels_of_ppm, ppm_header
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split
 from alexnet.errors import DataError
@@ -105,6 +105,24 @@ def _decode(data: bytes, out: NDArray[np.uint8]) -> None:
         out[:] = decode(data)
 
 
+def cut(images: int, batch: int, start: int, share: Share) -> list[tuple[Indices, int]]:
+    """Return this process's positions in the order of an epoch, and the global size, of each batch.
+
+    Args:
+        images: Number of images in the epoch.
+        batch: Number of images in a batch, over all processes.
+        start: Number of batches to skip.
+    """
+    # Batches are cut first and then divided, so that their borders do not depend on the number of
+    # processes: every rank computes on its part of the batch a single process would see.
+    global_batches = [
+        np.arange(a, min(a + batch, images)) for a in range(start * batch, images, batch)
+    ]
+    return [
+        (np.array_split(every, share.count)[share.index], len(every)) for every in global_batches
+    ]
+
+
 def batches(
     split: Split,
     order: Indices,
@@ -132,13 +150,9 @@ def batches(
         DataError: If an image is damaged.
         StoreLost: If the storage no longer answers.
     """
-    # Batches are cut first and then divided, so that their borders do not depend on the number of
-    # processes: every rank computes on its part of the batch a single process would see.
-    global_batches = [
-        np.arange(a, min(a + batch, len(order))) for a in range(start * batch, len(order), batch)
-    ]
-    local_batches = [np.array_split(every, share.count)[share.index] for every in global_batches]
-    sizes = iter(map(len, global_batches))
+    cuts = cut(len(order), batch, start, share)
+    local_batches = [positions for positions, _ in cuts]
+    sizes = iter([global_size for _, global_size in cuts])
 
     def empty_images(positions: Indices) -> torch.Tensor:
         shape = (len(positions), split.size_px, split.size_px, 3)
@@ -159,10 +173,9 @@ def batches(
         # The threads write into slices of one tensor, so that no batch is assembled by copying.
         images = empty_images(positions)
         index, rows = order[positions], images.numpy()
-        cuts = [slice(a, a + IMAGES_PER_TASK) for a in range(0, len(positions), IMAGES_PER_TASK)]
-        waiting.append(
-            (positions, images, [pool.submit(_fill, split, index[cut], rows[cut]) for cut in cuts])
-        )
+        parts = [slice(a, a + IMAGES_PER_TASK) for a in range(0, len(positions), IMAGES_PER_TASK)]
+        tasks = [pool.submit(_fill, split, index[part], rows[part]) for part in parts]
+        waiting.append((positions, images, tasks))
 
     todo = iter(local_batches)
     try:
@@ -206,6 +219,8 @@ def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
     Raises:
         DataError: If an image is damaged; the message names it.
     """
+    if len(index) and _read_uncompressed(split, index, out):
+        return
     # One read for the whole group, which a remote storage may answer in parallel.
     for number, data, row in zip(index.tolist(), split.read(index), out, strict=True):
         try:
@@ -215,6 +230,17 @@ def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
             raise DataError(
                 f"{split.name(number)} is damaged in the store ({error}); prepare it again"
             ) from None
+
+
+def _read_uncompressed(split: Split, index: Indices, out: NDArray[np.uint8]) -> bool:
+    """Read PPM images straight to their place, which saves a copy of each image.
+
+    Returns False if an image is of another kind; `out` then has no meaning.
+    """
+    header = ppm_header(out[0])
+    heads = split.read_into(index, len(header), out)
+    # A file of another format may have the length of a PPM; its first bytes tell.
+    return heads is not None and all(head == header for head in heads)
 
 
 def _batch(
@@ -228,5 +254,7 @@ def _batch(
     index = order[positions]
     # Labels are in memory since the split was opened.
     labels = torch.from_numpy(split.labels[index])
+    # Page-locked like the images: otherwise this copy alone would make the host wait.
+    labels = labels.pin_memory() if images.is_pinned() else labels
     waited_s = time.perf_counter() - began_s
     return Batch(images, labels, index, positions, global_size, waited_s)

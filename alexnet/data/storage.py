@@ -8,7 +8,8 @@ import re
 import resource
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +48,16 @@ class Storage(Protocol):
         Raises:
             StoreLost: If reading fails.
             DataError: If a file was found to be damaged.
+        """
+
+    def read_into(self, wanted: Sequence[Range], buffers: Sequence[Sequence[memoryview]]) -> bool:
+        """Read each range into its buffers of bytes, which have its size together.
+
+        Returns:
+            False, with nothing read, where `read_ranges` is the only way.
+
+        Raises:
+            StoreLost, DataError: As `read_ranges` does.
         """
 
     def copy_to_cache(
@@ -95,6 +106,21 @@ class OpenFiles:
 
     def read(self, path: str, begin: int, end: int) -> bytes:
         """Return bytes `begin` to `end` of a file. Raises OSError, also if it ends before."""
+        # There is no lock while reading: `pread` has no position that threads could disturb.
+        with self._opened(path) as file:
+            data = os.pread(file, end - begin, begin)
+        _check_length(path, len(data), end - begin)
+        return data
+
+    def read_into(self, path: str, begin: int, buffers: Sequence[memoryview]) -> None:
+        """Read a file from byte `begin` into buffers of bytes. Raises OSError as `read` does."""
+        with self._opened(path) as file:
+            count = os.preadv(file, buffers, begin)
+        _check_length(path, count, sum(len(buffer) for buffer in buffers))
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        """Yield the descriptor of a file, which stays open at least until the block ends."""
         with self._changing:
             # Taken out and put back at the end: the order of the dict is the order of use.
             file, readers = self._open.pop(path, (-1, 0))
@@ -102,16 +128,11 @@ class OpenFiles:
                 self._close_idle()
                 file = os.open(path, os.O_RDONLY)
             self._open[path] = file, readers + 1
-        # The lock is not held while reading: `pread` has no position that threads could disturb.
         try:
-            data = os.pread(file, end - begin, begin)
+            yield file
         finally:
             with self._changing:
                 self._open[path] = file, self._open[path][1] - 1
-        # `pread` returns what there is of a file that was cut after its size was checked.
-        if len(data) != end - begin:
-            raise OSError(errno.EIO, "it is shorter than it was", path)
-        return data
 
     def _close_idle(self) -> None:
         """Close the least recently used idle files until one more may be opened."""
@@ -120,6 +141,12 @@ class OpenFiles:
             if (least_recent := next(idle, None)) is None:
                 return
             os.close(self._open.pop(least_recent)[0])
+
+
+def _check_length(path: str, count: int, wanted: int) -> None:
+    # `pread` returns what there is of a file that was cut after its size was checked.
+    if count != wanted:
+        raise OSError(errno.EIO, "it is shorter than it was", path)
 
 
 def _close_all(opened: dict[str, tuple[int, int]]) -> None:
@@ -150,11 +177,26 @@ class LocalStorage:
                 raise missing(path)
 
     def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        with self._reading():
+            return [self._files.read(f"{self._folder}/{file}", *span) for file, *span in wanted]
+
+    def read_into(self, wanted: Sequence[Range], buffers: Sequence[Sequence[memoryview]]) -> bool:
+        # Some systems lack it.
+        if not hasattr(os, "preadv"):
+            return False
+        with self._reading():
+            for (file, begin, _), its in zip(wanted, buffers, strict=True):
+                self._files.read_into(f"{self._folder}/{file}", begin, its)
+        return True
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raise DataError if damage was found, and StoreLost in place of an OSError."""
         # Damage was found by a thread, where an exception would reach nobody.
         if self._damaged:
             raise missing(self._damaged[0])
         try:
-            return [self._files.read(f"{self._folder}/{file}", *span) for file, *span in wanted]
+            yield
         except OSError as error:
             path = error.filename or self.name
             raise StoreLost(f"{path} cannot be read any more ({error.strerror})") from error

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.arrow import ArrowFile, Index, build_index, check_index, parse_names
 from alexnet.data.manifest import parse_manifest
-from alexnet.data.storage import LocalStorage, Storage, is_url, missing
+from alexnet.data.storage import LocalStorage, Range, Storage, is_url, missing
 from alexnet.errors import DataError
 from alexnet.program import command
 
@@ -71,19 +71,42 @@ class Split:
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
         """Return the stored bytes of images. Raises StoreLost if the storage fails."""
-        images = np.asarray(indices, np.int64)
+        return self.storage.read_ranges(self._ranges(np.asarray(indices, np.int64)))
+
+    def read_into(
+        self, indices: NDArray[np.int64], head_bytes: int, out: NDArray[np.uint8]
+    ) -> list[bytes] | None:
+        """Read images that are stored as a head and the bytes of their pixels, without a copy.
+
+        Args:
+            head_bytes: Length of each head.
+            out: (N, size_px, size_px, 3), contiguous; receives the bytes after the heads.
+
+        Returns:
+            The heads; or None, with nothing read, if an image has another length or the storage
+            cannot read into memory.
+
+        Raises:
+            StoreLost: If the storage fails.
+        """
+        ranges = self._ranges(indices)
+        if any(end - begin != head_bytes + out[0].nbytes for _, begin, end in ranges):
+            return None
+        heads = [bytearray(head_bytes) for _ in ranges]
+        pixels = [memoryview(row.reshape(-1)) for row in out]
+        buffers = [(memoryview(head), row) for head, row in zip(heads, pixels, strict=True)]
+        return list(map(bytes, heads)) if self.storage.read_into(ranges, buffers) else None
+
+    def _ranges(self, images: NDArray[np.int64]) -> list[Range]:
+        """Return where each image lies in the storage."""
         files = self._find(images)
         # The index has one entry more for each file than the file has images, hence the shift.
         entries = images + files
         begins, ends = self._index.begins[entries], self._index.begins[entries + 1]
-        return self.storage.read_ranges(
-            [
-                (self._files[file].name, begin, end)
-                for file, begin, end in zip(
-                    files.tolist(), begins.tolist(), ends.tolist(), strict=True
-                )
-            ]
-        )
+        return [
+            (self._files[file].name, begin, end)
+            for file, begin, end in zip(files.tolist(), begins.tolist(), ends.tolist(), strict=True)
+        ]
 
     def encoded(self, index: int) -> bytes:
         """Return the stored bytes of one image."""

@@ -23,8 +23,10 @@ import torch
 from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
+from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     allow_tf32,
@@ -251,6 +253,8 @@ def _train(
     allow_tf32(config.precision)
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
+    workers = decoding_threads(config.workers, device.type)
+    source = ResidentSplit(train, device, workers) if config.resident else train
     reshuffled = config.order == "shuffled"
     preprocess = Preprocess(
         config.augment,
@@ -291,14 +295,15 @@ def _train(
             }
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
-            feed = batches(
-                train,
+            # On a GPU a batch is copied while the step before it is computed.
+            feed = epoch_batches(
+                source,
                 order,
                 sgd.batch,
-                config.workers,
+                workers,
                 state.batch,
-                pin=device.type == "cuda",
-                share=mesh.share,
+                device,
+                mesh.share,
             )
             with Progress(title, len(train), "images", state.images, in_all) as progress:
                 for batch in feed:
@@ -346,7 +351,7 @@ def _train(
             step_metrics.settle()
             spent_s, in_all = time.perf_counter() - epoch_began_s, None
             test = centre(config.augment)
-            result = measure([(net, preprocess)], val, test, sgd.batch, config.workers, mesh)
+            result = measure([(net, preprocess)], val, test, sgd.batch, workers, mesh)
             # Not saved: a run could not go on from such weights.
             if not math.isfinite(result.loss):
                 what = f"step {state.step}: the validation loss is not finite"
