@@ -21,13 +21,7 @@ def resolve_device(name: str) -> torch.device:
         ConfigError: If this machine or this build of PyTorch does not have the device.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = device_type(name)
     _follow_cpu_limit()
     # PyTorch accepts the name of a missing device; only a tensor on it shows that it is missing.
     try:
@@ -36,6 +30,21 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"--device {name} cannot be used here: {str(error).splitlines()[0]}"
         ) from None
+
+
+def device_type(name: str) -> str:
+    """The kind of device that a name means here, without an index: cpu, cuda or mps."""
+    if name != "auto":
+        return name.partition(":")[0]
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_here(saved: str) -> str:
+    """The device on which a saved run goes on: its own, or "auto" where this machine has none."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return saved if available.get(device_type(saved), True) else "auto"
 
 
 def _follow_cpu_limit() -> None:
@@ -51,12 +60,13 @@ def resolve(config: Config) -> Config:
     """Return the config with "auto" replaced in device and precision, to be saved with the run.
 
     The precision is bfloat16 on CUDA and float32 elsewhere: a CPU without tile instructions is not
-    faster in bfloat16.
+    faster in bfloat16. The device has no index: which of its GPUs a process takes is not a property
+    of the run, and each rank takes another.
 
     Raises:
         ConfigError: As `resolve_device`, and for float64 on MPS.
     """
-    device = str(resolve_device(config.device))
+    device = resolve_device(config.device).type
     precision = config.precision
     if precision == "float64" and device.startswith("mps"):
         raise ConfigError("precision float64 needs a CPU or CUDA; Apple's MPS has no float64")
@@ -68,8 +78,11 @@ def resolve(config: Config) -> Config:
 def only_deterministic(wanted: bool) -> None:
     """Let PyTorch use only kernels that give the same bits every time, or all kernels.
 
-    An operation without such a kernel then raises an error that names it.
+    An operation without such a kernel then raises an error that names it. Otherwise cuDNN measures
+    which of its algorithms is the fastest for each shape of a convolution, and may choose another
+    one in the next process.
     """
+    torch.backends.cudnn.benchmark = not wanted
     if wanted:
         # cuBLAS is deterministic only with a workspace of fixed size, and PyTorch insists on it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -86,8 +99,10 @@ def allow_tf32(precision: str) -> None:
     """Let CUDA's float32 products use TF32 for precision "tf32" alone.
 
     PyTorch lets cuDNN's convolutions use TF32 unless told otherwise, so float32 would not be what
-    its name says.
+    its name says. It also lets cuBLAS round parts of a sum over bfloat16 products to bfloat16;
+    here they are added in float32, as on a CPU.
     """
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 

@@ -9,6 +9,7 @@ convolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.fx
@@ -18,14 +19,22 @@ from alexnet import config
 from alexnet.architecture import Op
 from alexnet.config import Architecture, Conv, Local
 from alexnet.ops import (
+    Mask,
     convolution,
     dropout,
-    dropout_mask,
+    dropout_key,
     fully_connected,
     locally_connected,
     lrn,
     spatial_norm,
 )
+
+DropoutKey = tuple[int, int] | Mapping[str, torch.Tensor]
+"""What determines the dropout masks of a step: (seed, step), from which each layer's key is hashed.
+
+Or the keys themselves by the name of the layer, int64 tensors on the device (`ops.dropout_keys`),
+which a CUDA graph reads anew at each replay.
+"""
 
 
 def make(op: Op, architecture: Architecture, generator: torch.Generator) -> nn.Module:
@@ -193,17 +202,16 @@ class Dropout(nn.Dropout):
         self.form, self.masks, self.layer = settings.form, settings.masks, layer
 
     # The key is an argument and not an attribute: what is random stays visible at the call.
-    def forward(self, x: torch.Tensor, key: tuple[int, int] | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, key: DropoutKey | None = None) -> torch.Tensor:
         """Apply the layer.
 
         Args:
-            key: (seed, step), which determines the mask. None: as `nn.Dropout`, a mask from
-                PyTorch's own generator.
+            key: Determines the mask. None: as `nn.Dropout`, a mask from PyTorch's own generator.
         """
         mask = self.mask(x, key) if self.training and self.masks else None
         return dropout(x, mask, self.p, self.form)
 
-    def mask(self, x: torch.Tensor, key: tuple[int, int] | None) -> torch.Tensor:
+    def mask(self, x: torch.Tensor, key: DropoutKey | None) -> Mask | torch.Tensor:
         """The mask for the batch x. A rank of several draws its part of it."""
         return _mask(x, key, self.p, self.layer)
 
@@ -211,10 +219,15 @@ class Dropout(nn.Dropout):
         return f"p={self.p}, form={self.form!r}" + ("" if self.masks else ", masks=False")
 
 
-def _mask(x: torch.Tensor, key: tuple[int, int] | None, rate: float, layer: str) -> torch.Tensor:
+def layer_key(key: DropoutKey, layer: str) -> int | torch.Tensor:
+    """The key of a layer's mask."""
+    return dropout_key(*key, layer) if isinstance(key, tuple) else key[layer]
+
+
+def _mask(x: torch.Tensor, key: DropoutKey | None, rate: float, layer: str) -> Mask | torch.Tensor:
     if key is None:
         return torch.rand_like(x, dtype=torch.float32) >= rate
-    return dropout_mask(tuple(x.shape), rate, *key, layer, x.device)
+    return Mask(layer_key(key, layer), rate)
 
 
 # `torch.fx.symbolic_trace` runs the modules with placeholders in place of tensors. These functions
@@ -222,6 +235,7 @@ def _mask(x: torch.Tensor, key: tuple[int, int] | None, rate: float, layer: str)
 for _function in (
     "_mask",
     "convolution",
+    "dropout",
     "fully_connected",
     "locally_connected",
     "lrn",

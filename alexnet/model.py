@@ -20,10 +20,8 @@ from alexnet import layers
 from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, Lrn, Pool
 from alexnet.errors import DataError
+from alexnet.layers import DropoutKey
 from alexnet.ops import adds_bias, fast, norm_pool
-
-DropoutKey = tuple[int, int]
-"""(seed, step): with the name of a layer, it determines the layer's dropout mask."""
 
 
 class Network(nn.Module):

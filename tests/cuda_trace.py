@@ -11,22 +11,47 @@ It prints one JSON object for each recipe.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import subprocess
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 
 # Operations that only look at memory in another way, or take some without writing to it.
 WITHOUT_LAUNCH = frozenset(
-    "view _unsafe_view permute transpose t expand slice select unsqueeze squeeze detach alias split "
-    "split_with_sizes unbind as_strided reshape lift_fresh chunk unfold _reshape_alias empty "
-    "empty_like empty_strided new_empty new_empty_strided record_stream resize_ is_pinned device "
-    "_local_scalar_dense".split()
+    [
+        "view",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "t",
+        "expand",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "alias",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "as_strided",
+        "reshape",
+        "lift_fresh",
+        "chunk",
+        "unfold",
+        "_reshape_alias",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "record_stream",
+        "resize_",
+        "is_pinned",
+        "device",
+        "_local_scalar_dense",
+    ]
 )
 
 

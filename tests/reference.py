@@ -56,3 +56,28 @@ def locally_connected(a: Array, weight: Array, bias: Array, pad: tuple[int, int]
             window = a[:, :, y : y + size, x : x + size]
             out[:, :, y, x] = np.einsum("ncij,kcij->nk", window, weight[..., y, x]) + bias[:, y, x]
     return out
+
+
+def philox(low: int, high: int, counter: list[int]) -> list[int]:
+    """Philox4x32-10 as its paper defines it (Salmon et al. 2011, section 3.3).
+
+    Args:
+        low, high: The words of the key.
+        counter: Four words of 32 bits.
+    """
+    left, right = np.uint64(low), np.uint64(high)
+    words = np.array(counter, np.uint64)
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for _ in range(10):
+        product_0 = words[0] * np.uint64(0xD2511F53)
+        product_1 = words[2] * np.uint64(0xCD9E8D57)
+        words = np.array(
+            [
+                (product_1 >> shift) ^ words[1] ^ left,
+                product_1 & mask,
+                (product_0 >> shift) ^ words[3] ^ right,
+                product_0 & mask,
+            ]
+        )
+        left, right = left + np.uint64(0x9E3779B9) & mask, right + np.uint64(0xBB67AE85) & mask
+    return [int(word) for word in words]

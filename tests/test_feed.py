@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -423,6 +426,48 @@ def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
         assert np.array_equal(getattr(full, name)[50:60], getattr(part, name))
     other = sample_augmentation(a, statistics(), 32, 1, 3, INDEX, INDEX)
     assert not np.array_equal(full.top, other.top)
+
+
+def test_numbers_of_the_next_epoch_are_drawn_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def draw(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]:
+        drawn.append((epoch, threading.get_ident()))
+        return real(seed, epoch, stream, rows)
+
+    real = augmenting._drawn
+    monkeypatch.setattr(augmenting, "_drawn", draw)
+    table = augmenting._table(987, 0, 1, 8)
+    following = augmenting._begun(987, 1, 1, 8).result(timeout=10)
+    assert sorted(epoch for epoch, _ in drawn) == [0, 1]
+    assert threading.get_ident() not in [thread for _, thread in drawn]
+    np.testing.assert_array_equal(table, real(987, 0, 1, 8))
+    assert augmenting._table(987, 1, 1, 8) is following
+    np.testing.assert_array_equal(following, real(987, 1, 1, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_draws_what_a_thread_was_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, go_on, real = os.getpid(), threading.Event(), augmenting._drawn
+
+    def draw(*arguments: int) -> NDArray[np.float64]:
+        if os.getpid() == parent:
+            go_on.wait()
+        return real(*arguments)
+
+    monkeypatch.setattr(augmenting, "_drawn", draw)
+    unfinished = augmenting._begun(986, 0, 1, 8)
+    if not (child := os.fork()):
+        # An alarm ends a child that waits for ever.
+        signal.alarm(20)
+        os._exit(int(augmenting._table(986, 0, 1, 8).shape != (8, 3)))
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        go_on.set()
+        unfinished.result()
 
 
 def test_crops_reach_every_offset_and_half_are_flipped() -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from alexnet import layers, native, ops
@@ -346,7 +347,96 @@ def test_kernels_for_other_positions_are_refused() -> None:
 
 
 def mask(step: int = 0, layer: str = "fc6", seed: int = 1, rate: float = 0.5) -> torch.Tensor:
-    return ops.dropout_mask((64, 500), rate, seed, step, layer, torch.device("cpu"))
+    drawn = ops.Mask(ops.dropout_key(seed, step, layer), rate)
+    return drawn.draw((64, 500), torch.device("cpu"))
+
+
+# Its module has the name of a function.
+dropout_module = sys.modules["alexnet.ops.dropout"]
+
+
+@pytest.fixture
+def plain_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropout_module, "_compiled_takes", lambda keep: False)
+
+
+# The known answers of Random123, the authors' library (tests/kat_vectors, "philox4x32 10").
+@pytest.mark.parametrize(
+    ("key", "counter", "answer"),
+    [
+        ("00000000 00000000", "00000000 " * 4, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff ffffffff", "ffffffff " * 4, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            "a4093822 299f31d0",
+            "243f6a88 85a308d3 13198a2e 03707344",
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_published_answers(key: str, counter: str, answer: str) -> None:
+    low, high = (int(word, 16) for word in key.split())
+    words = [int(word, 16) for word in counter.split()]
+    assert reference.philox(low, high, words) == [int(word, 16) for word in answer.split()]
+    signed = (low | high << 32) - (2**64 if high >= 2**31 else 0)
+    for form in (signed, torch.tensor(signed)):
+        got = dropout_module.philox(form, tuple(torch.tensor([word]) for word in words))
+        assert [f"{int(word):08x}" for word in got] == answer.split()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0])
+def test_a_mask_keeps_a_unit_by_the_bits_of_its_number(rate: float, plain_masks: None) -> None:
+    key = ops.dropout_key(1, 2, "fc6")
+    drawn = ops.Mask(key, rate).draw((3, 5), torch.device("cpu")).flatten().tolist()
+    low, high = key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF
+    for number, kept in enumerate(drawn):
+        word = reference.philox(low, high, [number // 4, 0, 0, 0])[number % 4]
+        assert kept == (word / 2**32 >= rate)
+
+
+@pytest.mark.parametrize("compiled_masks", [False, True])
+@given(
+    rows=st.integers(1, 5),
+    parts=st.integers(1, 3),
+    count=st.integers(1, 70),
+    step=st.integers(0, 2**63),
+    data=st.data(),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_rank_draws_its_part_of_the_full_mask(
+    compiled_masks: bool, rows: int, parts: int, count: int, step: int, data: st.DataObject
+) -> None:
+    key, cpu = ops.dropout_key(0, step, "fc6"), torch.device("cpu")
+    first_row = data.draw(st.integers(0, rows - 1))
+    part = data.draw(st.integers(0, parts - 1))
+    full = ops.Mask(key, 0.5).draw((rows, parts * count), cpu)
+    place = ops.Mask(key, 0.5, first_row, part * count, parts * count)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled_masks:
+            patch.setattr(dropout_module, "_compiled_takes", lambda keep: False)
+        got = place.draw((rows - first_row, count), cpu)
+        assert ops.Mask(key, 0.5).draw((0, count), cpu).shape == (0, count)
+    assert torch.equal(got, full[first_row:, part * count :][:, :count])
+
+
+def test_the_compiled_mask_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.kernels() is None:
+        pytest.skip("needs a C++ compiler")
+    key, cpu, masks = ops.dropout_key(0, 0, "fc6"), torch.device("cpu"), []
+    # Counters of more than 32 bits, too.
+    numbered = [ops.Mask(key, 0.3), ops.Mask(torch.tensor(key), 0.3), ops.Mask(key, 0.5, 2**33)]
+    for takes in (lambda keep: False, lambda keep: True):
+        monkeypatch.setattr(dropout_module, "_compiled_takes", takes)
+        masks += [[mask.draw((7, 4, 5, 5), cpu) for mask in numbered]]
+    for plain, made in zip(*masks, strict=True):
+        assert torch.equal(plain, made)
+
+
+def test_keys_of_layers_may_be_given_as_tensors() -> None:
+    net = Network(tiny_architecture())
+    keys = dict(zip(("fc6", "fc7"), ops.dropout_keys(0, 3, ("fc6", "fc7")), strict=True))
+    x = torch.randn(4, 3, 32, 32)
+    assert torch.equal(net(x, dropout_key=keys), net(x, dropout_key=(0, 3)))
+    assert not torch.equal(net(x, dropout_key=keys), net(x, dropout_key=(0, 4)))
 
 
 def test_a_dropout_mask_is_a_function_of_seed_step_and_layer() -> None:
@@ -354,6 +444,17 @@ def test_a_dropout_mask_is_a_function_of_seed_step_and_layer() -> None:
     for other in (mask(step=1), mask(layer="fc7"), mask(seed=2)):
         agree = (mask() == other).float().mean()
         assert abs(agree - 0.5) < 0.02  # 32,000 coins: seven deviations
+
+
+def test_a_dropout_mask_can_be_traced_with_its_key_as_an_input() -> None:
+    def masked(x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return ops.dropout(x, ops.Mask(key, 0.5))
+
+    x, keys = torch.randn(4, 6), ops.dropout_keys(0, 1, ("fc6", "fc7"))
+    traced = make_fx(masked)(x, keys[0])
+    assert torch.equal(traced(x, keys[1]), masked(x, keys[1]))
+    each = torch.func.vmap(masked, in_dims=(None, 0))(x, keys)
+    assert torch.equal(each, torch.stack([masked(x, key) for key in keys]))
 
 
 def test_dropout_as_in_2012_does_not_rescale_in_training_and_halves_at_test() -> None:

@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet import checkpoint, load, recipes
 from alexnet.checkpoint import read_config
@@ -38,12 +40,13 @@ from alexnet.data.prepare import prepare
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store, file_sha256
 from alexnet.device import allow_tf32, resolve
-from alexnet.distributed.mesh import ALONE
+from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, DataError, RunError
 from alexnet.files import locked
 from alexnet.provenance import code_version
 from alexnet.train import loop, sgd
+from alexnet.train import metrics as train_metrics
 from alexnet.train.loop import Interrupted, fit, resume
 from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metrics
 from tests.conftest import tiny, tiny_architecture
@@ -226,6 +229,44 @@ def test_delayed_metrics_are_the_same_and_a_nan_keeps_its_step() -> None:
     state.step += 1
     with pytest.raises(NotFinite, match="step 5: the loss is not finite, though"):
         metrics.settle()
+
+
+def test_metrics_of_several_ranks_copy_nothing_from_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such a copy would make the host of a GPU wait for the step."""
+    net = ShardedNetwork(tiny_architecture(), 0, ALONE)
+    net.mesh = Mesh(world=Group((0, 1)))
+    sent: list[list[float]] = []
+
+    def all_sum(values: torch.Tensor, group: Group) -> torch.Tensor:
+        sent.append(values.tolist())
+        return values
+
+    monkeypatch.setattr(train_metrics, "all_sum", all_sum)
+    metrics, (loss, wrong) = StepMetrics(net, TrainState(), late=1), torch.tensor([2.0, 3.0])
+    with RecordedNames() as names:
+        metrics.add(loss, loss, wrong, 4, True, False)
+    assert sent == [[2, 3, 1, 0]]
+    # What `torch.tensor` and `new_tensor` end in.
+    assert not [name for name in names.seen if "lift_fresh" in name]
+    with RecordedNames() as names:
+        loss.new_tensor([1.0])
+    assert [name for name in names.seen if "lift_fresh" in name]
+
+
+class RecordedNames(TorchDispatchMode):
+    """Records the names of the operators that PyTorch runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        self.seen.append(str(function))
+        return function(*arguments, **(options or {}))
 
 
 def test_init_copies_matching_layers_and_reports_them(

@@ -64,6 +64,8 @@ class ResumeArguments:
     the saved epoch; unchanged when not given."""
     lr: Annotated[float | None, tyro.conf.arg(aliases=("--sgd.lr",))] = None
     """New value of sgd.lr, which the schedule divides; unchanged when not given."""
+    device: str | None = None
+    """New value of device; unchanged when not given."""
 
 
 def train(arguments: list[str]) -> None:
@@ -175,7 +177,7 @@ def _resume(arguments: list[str]) -> None:
         # None is not the same as the saved layout: with None, a single process resumes a run that
         # was saved by several ranks.
         parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
-        loop.resume(r.resume, parallel, r.epochs, r.lr)
+        loop.resume(r.resume, parallel, r.epochs, r.lr, r.device)
 
 
 def base_config(name: str) -> Config:

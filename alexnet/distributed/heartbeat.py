@@ -3,11 +3,18 @@
 torchrun reports the rank that died first, and nothing reports one that hangs: all others wait for
 it until the timeout. Therefore every rank counts a heartbeat in the rendezvous store, once a
 second, from a thread. A stopped process stops its threads too, so its count stands still.
+
+On CPUs a failed operation raises an error in every living rank, which then looks for the silent
+ones. On CUDA nothing is raised: an operation is only queued, the host waits for the device, and
+after the timeout NCCL's own watchdog ends the process. There the thread itself looks at the counts
+of the others, names a silent rank, and ends the process.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +30,10 @@ BEAT_S = 1.0
 """Time between two heartbeats of a rank, in seconds."""
 OBSERVE_S = 3.0
 """A rank is silent if its count does not change for this long: three heartbeats."""
+SILENT_S = 10.0
+"""Where nothing is raised, a rank is lost if its count does not change for this long. It is longer,
+because a rank is asked without a reason, and shorter than the 30 s after which torchrun kills the
+ranks that a dead one has left waiting."""
 ANSWER_S = 10.0
 """Timeout of the rendezvous store, in seconds."""
 
@@ -40,11 +51,13 @@ class RankLost(Exception):
 
 
 @contextmanager
-def watch_ranks(mesh: Mesh, advice: str) -> Iterator[None]:
+def watch_ranks(mesh: Mesh, advice: str, raises: bool = True) -> Iterator[None]:
     """Send heartbeats while the block runs, and name the rank that makes it fail.
 
     Args:
         advice: What the user can do, as the end of the message.
+        raises: Whether a collective operation raises an error if a rank is lost, as on CPUs. If
+            not, the message is printed and the process ends with exit code 1.
 
     Raises:
         RankLost: A collective operation failed because a rank died or hangs; or this rank cannot go
@@ -57,7 +70,7 @@ def watch_ranks(mesh: Mesh, advice: str) -> Iterator[None]:
         except StoreLost as error:
             raise StoreLost(f"{error}; {advice}") from error
         return
-    heartbeat = _Heartbeat(mesh)
+    heartbeat = _Heartbeat(mesh, None if raises else advice)
     try:
         yield
     except (StoreLost, ValueError) as error:
@@ -71,17 +84,7 @@ def watch_ranks(mesh: Mesh, advice: str) -> Iterator[None]:
         silent = heartbeat.silent_ranks()
         if not silent:
             raise
-        # All living ranks arrive here at the same time; the lowest reports, unless a rank has
-        # reported an error of its own before.
-        living = [rank for rank in mesh.world.ranks if rank not in silent]
-        lowest = not living or living[0] == mesh.world.index
-        names = (
-            f"rank {silent[0]} has"
-            if len(silent) == 1
-            else f"ranks {', '.join(map(str, silent))} have"
-        )
-        message = f"{names} died or got stuck; {advice}"
-        raise RankLost(message, lowest and heartbeat.reports_first()) from error
+        raise heartbeat.lost(silent, advice) from error
     finally:
         heartbeat.stop()
 
@@ -94,10 +97,15 @@ def _ignore_sigterm() -> None:
 
 
 class _Heartbeat:
-    """The thread that counts this rank's heartbeats, and the counts of the others."""
+    """The thread that counts this rank's heartbeats, and the counts of the others.
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._world, self._stopped = mesh.world, threading.Event()
+    Args:
+        advice: The end of the message with which the thread ends the process if a rank is silent;
+            None: it does not look.
+    """
+
+    def __init__(self, mesh: Mesh, advice: str | None = None) -> None:
+        self._world, self._stopped, self._advice = mesh.world, threading.Event(), advice
         # A connection of its own: a collective operation may hold the other one while it waits.
         self._store = rendezvous_store(ANSWER_S)
         self._store.set(_key(self._world.index), "0")
@@ -120,6 +128,20 @@ class _Heartbeat:
             return []
         return [rank for rank in self._world.ranks if before[rank] == after[rank]]
 
+    def lost(self, silent: list[int], advice: str) -> RankLost:
+        """The error for ranks that are silent."""
+        # All living ranks come here at the same time; the lowest reports, unless a rank has
+        # reported an error of its own before.
+        living = [rank for rank in self._world.ranks if rank not in silent]
+        lowest = not living or living[0] == self._world.index
+        names = (
+            f"rank {silent[0]} has"
+            if len(silent) == 1
+            else f"ranks {', '.join(map(str, silent))} have"
+        )
+        message = f"{names} died or got stuck; {advice}"
+        return RankLost(message, lowest and self.reports_first())
+
     def reports_first(self) -> bool:
         """Whether no other rank has asked this before: one message is enough."""
         try:
@@ -134,13 +156,32 @@ class _Heartbeat:
         return [store.get(key).decode() if store.check([key]) else "never" for key in keys]
 
     def _beat(self) -> None:
-        count = 0
+        count, changed_s = 0, dict.fromkeys(self._world.ranks, time.monotonic())
+        counts: list[str] = []
         while not self._stopped.wait(BEAT_S):
             count += 1
             try:
                 self._store.set(_key(self._world.index), str(count))
+                if self._advice is None:
+                    continue
+                before, counts = counts, self._counts(self._store)
             except (dist.DistError, RuntimeError):
                 return  # The store is gone, and the next collective operation will fail.
+            now_s = time.monotonic()
+            for rank in self._world.ranks:
+                # A rank that never began has not begun to be silent: the start has its own timeout.
+                if not before or counts[rank] != before[rank] or counts[rank] == "never":
+                    changed_s[rank] = now_s
+            silent = [rank for rank, last_s in changed_s.items() if now_s - last_s > SILENT_S]
+            if silent and not self._stopped.is_set():
+                _end(self.lost(silent, self._advice))
+
+
+def _end(error: RankLost) -> None:
+    """End the process from a thread, while the main thread waits for the device."""
+    if error.reports:
+        print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
+    os._exit(1)
 
 
 def _key(rank: int) -> str:

@@ -17,6 +17,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from alexnet.config import Config, Parallel
 from alexnet.data.loader import Share
+from alexnet.device import device_type
 from alexnet.errors import MeshError
 
 
@@ -101,7 +102,7 @@ def check_layout(config: Config, world: int) -> None:
     """Check that `world` ranks can train a config.
 
     Raises:
-        MeshError: They cannot, because of the columns or the batch size.
+        MeshError: They cannot, because of the columns, the batch size, or the GPUs of this machine.
     """
     columns, columns_of_net = config.parallel.columns, config.architecture.columns
     if columns not in (1, columns_of_net):
@@ -116,10 +117,21 @@ def check_layout(config: Config, world: int) -> None:
             f"a batch of {config.sgd.batch} images cannot be divided equally among {parts} ranks; "
             "set --sgd.batch"
         )
+    if config.device.startswith("cuda"):
+        ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if ranks > gpus:
+            raise MeshError(
+                f"each rank needs a GPU of its own, and a machine with {gpus} has {ranks} ranks; "
+                f"start {gpus} on it: torchrun --nproc-per-node {gpus}, or set --device cpu"
+            )
 
 
-def init_mesh(parallel: Parallel) -> Mesh:
-    """Join the other ranks that torchrun started, and return the mesh.
+def init_mesh(parallel: Parallel, device: str = "cpu") -> Mesh:
+    """Join the other ranks that torchrun started, take a GPU, and return the mesh.
+
+    Args:
+        device: `Config.device`. With CUDA, the rank with number k on its machine takes GPU k, which
+            "cuda" means in this process from here on.
 
     Returns:
         A mesh of one rank if torchrun did not start this process.
@@ -127,6 +139,8 @@ def init_mesh(parallel: Parallel) -> Mesh:
     Raises:
         MeshError: The number of ranks is not a multiple of the number of columns.
     """
+    # Before any collective operation: NCCL refuses two ranks on one GPU.
+    _take_gpu(device)
     if not is_distributed():
         if parallel.columns > 1:
             raise MeshError(
@@ -138,17 +152,42 @@ def init_mesh(parallel: Parallel) -> Mesh:
     data, columns = layout(world, parallel.columns)
     timeout = timedelta(seconds=parallel.timeout_s)
     if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
         # torchrun usually serves the store itself; otherwise rank 0 does.
         serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         store = rendezvous_store(parallel.timeout_s, serves)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+        dist.init_process_group(
+            _backend(device), store=store, rank=rank, world_size=world, timeout=timeout
+        )
     return Mesh(
         Group(tuple(range(world)), rank),
         _group_of(rank, data, timeout),
         _group_of(rank, columns, timeout),
         parallel.hybrid,
     )
+
+
+def _take_gpu(device: str) -> None:
+    """Make "cuda" mean the GPU of this process.
+
+    It is the one with the number of the rank on its machine, or, in a single process, the one that
+    `Config.device` names.
+    """
+    if device_type(device) != "cuda":
+        return
+    index = os.environ.get("LOCAL_RANK", "0") if is_distributed() else device.partition(":")[2]
+    # A GPU that does not exist is refused later, by `check_layout` or `resolve`, on all ranks.
+    if index.isdigit() and int(index) < torch.cuda.device_count():
+        torch.cuda.set_device(int(index))
+
+
+def _backend(device: str) -> str:
+    """Choose the backend of the process groups for `Config.device`."""
+    if device_type(device) != "cuda" or not torch.cuda.is_available():
+        return "gloo"
+    # What the ranks say to each other on the CPU goes over gloo: that a rank refuses the run, and
+    # that all have arrived. It needs no GPU and fails at once where a rank has died. No `device_id`
+    # is given, because it would send the barrier over NCCL.
+    return "cpu:gloo,cuda:nccl"
 
 
 def rendezvous_store(timeout_s: float, serves: bool = False) -> Any:

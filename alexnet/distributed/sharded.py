@@ -10,6 +10,7 @@ the loss is computed without gathering them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,8 +34,9 @@ from alexnet.distributed.collectives import (
 from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.errors import MeshError
-from alexnet.model import DropoutKey, Network
-from alexnet.ops import dropout_mask
+from alexnet.layers import DropoutKey
+from alexnet.model import Network
+from alexnet.ops import Mask
 from alexnet.ops.linear import cast_for_products
 
 
@@ -172,25 +174,30 @@ class _Linear(layers.Linear):
 
 
 class _Dropout(layers.Dropout):
-    """This rank's part of the mask that a single process would draw."""
+    """Draws this rank's part of the mask that a single process would draw."""
 
     def __init__(self, layout: _Layout, op: Op, architecture: Architecture) -> None:
         super().__init__(architecture.dropout, op.layer.name)
         self.layout, self.connected = layout, isinstance(op.layer, FullyConnected)
 
-    def mask(self, x: torch.Tensor, key: DropoutKey | None) -> torch.Tensor:
+    def mask(self, x: torch.Tensor, key: DropoutKey | None) -> Mask | torch.Tensor:
         # Without a key nothing has to be the same on other ranks.
         if key is None:
             return super().mask(x, key)
         layout, mesh = self.layout, self.layout.mesh
         group = mesh.units if self.connected else mesh.columns
-        shape = (layout.global_size, x.shape[1] * group.size, *x.shape[2:])
-        # The full mask is drawn and cut, so that any number of ranks drops the same units.
-        mask = dropout_mask(shape, self.p, *key, self.layer, x.device)
-        mask = mask.chunk(group.size, 1)[group.index]
-        if self.connected and mesh.hybrid:
-            return mask
-        return torch.split(mask, list(layout.rows()))[mesh.data.index]
+        count = math.prod(x.shape[1:])
+        # The units have the numbers that they have in the full batch, so that any number of ranks
+        # drops the same ones.
+        all_rows = self.connected and mesh.hybrid
+        first_row = 0 if all_rows else sum(layout.rows()[: mesh.data.index])
+        return Mask(
+            layers.layer_key(key, self.layer),
+            self.p,
+            first_row,
+            group.index * count,
+            group.size * count,
+        )
 
 
 class ShardedNetwork(Network):

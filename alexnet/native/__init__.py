@@ -117,6 +117,7 @@ def kernels() -> ctypes.CDLL | None:
     }
     functions["products"] = [Pointer, Size, Pointer]
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
+    functions["dropout_mask"] = [*[Size] * 6, Pointer]
     consequence = (
         "normalization, pooling, crops and the update run in plain PyTorch, several times slower"
     )

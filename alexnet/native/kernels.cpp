@@ -2,15 +2,15 @@
 //
 // `native/__init__.py` compiles the file on first use and declares its functions. It includes no
 // header of PyTorch, so that it compiles in seconds and does not depend on PyTorch's version. The
-// plain versions with the same formulas are in ops/normalise.py, train/sgd.py, data/augment.py and
-// data/prepare.py; tests compare the two.
+// plain versions with the same formulas are in ops/normalise.py, ops/dropout.py, train/sgd.py,
+// data/augment.py and data/prepare.py; tests compare the two.
 //
 // - ReLU, response normalization and max pooling in one pass (sections 3.1, 3.3 and 3.4), and the
 //   original's normalization over a square inside each map: b = a (k + alpha S)^-3/4, where S is
 //   the sum of a^2 over the neighborhood, and the gradients. Tensors are channels last: the maps
 //   of a pixel are contiguous, so that every loop over them is a vector loop. Values are float or
 //   bfloat16 in memory and float in registers.
-// - The update rule (section 5).
+// - The update rule (section 5), and the masks of dropout (section 4.2).
 // - Crops with the mean subtracted (sections 2 and 4.1), and sums of products of colors.
 
 #include <algorithm>
@@ -548,5 +548,45 @@ extern "C" void update(float *w, float *v, const float *g, int64_t count, float 
   for (int64_t i = 0; i < count; i++) {
     v[i] = momentum * v[i] - lr * g[i] - decay * w[i];
     w[i] += v[i];
+  }
+}
+
+// Philox4x32-10 of LANES consecutive counters from `counter` on. words: the four words of the first
+// counter, those of the second, and so on. Loops over lanes are vector loops.
+constexpr int64_t LANES = 16;
+inline void philox(uint64_t key, uint64_t counter, uint32_t *words) {
+  uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+  uint32_t c0[LANES], c1[LANES], c2[LANES] = {}, c3[LANES] = {};
+  for (int64_t i = 0; i < LANES; i++)
+    c0[i] = uint32_t(counter + i), c1[i] = uint32_t((counter + i) >> 32);
+  for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+    for (int64_t i = 0; i < LANES; i++) {
+      const uint64_t first = uint64_t(c0[i]) * 0xD2511F53u, second = uint64_t(c2[i]) * 0xCD9E8D57u;
+      c0[i] = uint32_t(second >> 32) ^ c1[i] ^ k0, c1[i] = uint32_t(second);
+      c2[i] = uint32_t(first >> 32) ^ c3[i] ^ k1, c3[i] = uint32_t(first);
+    }
+  for (int64_t i = 0; i < LANES; i++)
+    words[4 * i] = c0[i], words[4 * i + 1] = c1[i], words[4 * i + 2] = c2[i],
+              words[4 * i + 3] = c3[i];
+}
+
+// The mask of `rows` rows of `count` units; see `Mask` in ops/dropout.py. The numbers of the units
+// of a row are consecutive; those of the first row begin at `first`, and those of the next row
+// `units` later. A unit is kept (1) if its word is at least `threshold`.
+extern "C" void dropout_mask(int64_t key, int64_t threshold, int64_t rows, int64_t count,
+                             int64_t first, int64_t units, uint8_t *keep) {
+#pragma omp parallel for schedule(static)
+  for (int64_t row = 0; row < rows; row++) {
+    const int64_t begin = first + row * units, end = begin + count;
+    uint8_t *out = keep + row * count;
+    for (int64_t number = begin / 4 * 4; number < end; number += 4 * LANES) {
+      uint32_t words[4 * LANES];
+      uint8_t kept[4 * LANES];
+      philox(uint64_t(key), uint64_t(number / 4), words);
+      for (int64_t i = 0; i < 4 * LANES; i++) kept[i] = int64_t(words[i]) >= threshold;
+      // A row may begin and end between two counters.
+      const int64_t from = std::max(begin, number), to = std::min(end, number + 4 * LANES);
+      std::memcpy(out + from - begin, kept + from - number, to - from);
+    }
   }
 }

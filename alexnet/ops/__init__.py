@@ -3,16 +3,18 @@
 `tests/reference.py` has the normalizations, pools and local layers with loops, as slow twins.
 """
 
-from alexnet.ops.dropout import dropout, dropout_mask
+from alexnet.ops.dropout import Mask, dropout, dropout_key, dropout_keys
 from alexnet.ops.linear import convolution, fully_connected
 from alexnet.ops.local import locally_connected
 from alexnet.ops.normalise import adds_bias, lrn, norm_pool, spatial_norm
 
 __all__ = [
+    "Mask",
     "adds_bias",
     "convolution",
     "dropout",
-    "dropout_mask",
+    "dropout_key",
+    "dropout_keys",
     "fully_connected",
     "locally_connected",
     "lrn",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alexnet.config import Config, Plateau, Schedule, check, scaled
+from alexnet.device import device_type
 from alexnet.errors import ConfigError
 from alexnet.train.metrics import TrainState
 from alexnet.train.sgd import PlateauState, finished
@@ -50,8 +51,13 @@ def continued(schedule: Schedule, state: TrainState) -> Schedule:
 
 
 def changes_in_words(old: Config, new: Config) -> list[str]:
-    """Describe what `change_settings` and `continued` have changed, one line for each setting."""
+    """Describe what has changed since a run was saved, one line for each setting."""
     lines = []
+    before_on, now_on = device_type(old.device), device_type(new.device)
+    if before_on != now_on:
+        lines.append(
+            f"on {now_on} in place of {before_on}: the same within rounding, not bit for bit"
+        )
     if old.sgd.lr != new.sgd.lr:
         lines.append(f"learning rate {new.sgd.lr:g} in place of {old.sgd.lr:g}")
     before, after = old.schedule, new.schedule

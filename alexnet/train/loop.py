@@ -30,6 +30,8 @@ from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
 from alexnet.device import (
     allow_tf32,
+    device_here,
+    device_type,
     dtype_of,
     only_deterministic,
     peak_memory_bytes,
@@ -98,7 +100,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     if restarted() and (run / "config.json").exists():
         return resume(run, config.parallel)
     check(config)
-    mesh = init_mesh(config.parallel)
+    mesh = init_mesh(config.parallel, config.device)
 
     with ExitStack() as held:
 
@@ -135,8 +137,11 @@ def resume(
     parallel: Parallel | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Continue a run, bit for bit if the number of ranks and the settings are the same.
+
+    On CUDA this holds for runs with `deterministic`, on the same kind of GPU.
 
     Args:
         parallel: How the processes share the network from here on. None: as it was saved, or,
@@ -144,6 +149,8 @@ def resume(
         epochs: New number of epochs in all; the schedule is scaled in proportion, and training goes
             on from the epoch of the checkpoint. A run that ended before its last epoch goes on too.
         lr: New value of `sgd.lr`, which the schedule divides. The velocity is kept.
+        device: New value of `device`. None: as it was saved, or, on a machine without such a
+            device, the one that it has; the precision stays the same.
 
     Returns:
         The metrics of the last epoch; empty if the run had finished before.
@@ -158,10 +165,14 @@ def resume(
     run = Path(run_dir)
     saved = read_config(run)
     changed = change_settings(saved, epochs, lr)
-    config = resolve(changed)
+    if device is not None:
+        changed = replace(changed, device=device_type(device))
+    # Not saved: the run returns to its own device where there is one.
+    device_now = device or device_here(changed.device)
+    config = resolve(replace(changed, device=device_now))
     parallel = parallel or (config.parallel if is_distributed() else Parallel())
     config = replace(config, parallel=parallel)
-    mesh = init_mesh(parallel)
+    mesh = init_mesh(parallel, device_now)
     with ExitStack() as held:
 
         def prepare() -> Setup:
@@ -187,11 +198,12 @@ def resume(
         if mesh.first and changed != saved:
             write_config(run, changed)
         messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-        messages += changes_in_words(saved, changed)
+        messages += changes_in_words(saved, replace(changed, device=config.device))
         if finished(changed.schedule, state.epoch, state.plateau):
             messages = [_already_finished(run, changed, state)]
         with _explained(setup, run):
-            return _train(setup, run, velocity, state, messages, changed != saved)
+            retuned = replace(changed, device=saved.device) != saved
+            return _train(setup, run, velocity, state, messages, retuned)
 
 
 def _already_finished(run: Path, config: Config, state: TrainState) -> str:
@@ -204,7 +216,9 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
     """Say how to go on, where training ends by an error that its user can mend."""
     mesh, advice = setup.net.mesh, command("train", "--resume", run)
     try:
-        with watch_ranks(mesh, f"continue with: {advice}"):
+        # NCCL raises nothing where a rank is lost.
+        raises = setup.config.device != "cuda"
+        with watch_ranks(mesh, f"continue with: {advice}", raises):
             yield
     except NotFinite as error:
         raise NotFinite(error.what, _mend(setup.config, run, error.step)) from error

@@ -117,8 +117,9 @@ class StepMetrics:
             counted = values if mesh.units.index == 0 else torch.zeros_like(values)
             # The requests travel in the same collective, so that agreeing costs no further one.
             # Only the first rank's clock decides when to save.
-            requests = values.new_tensor([float(stop), float(save and mesh.first)])
-            values = all_sum(torch.cat([counted, requests]), mesh.world)
+            # Filled on the device, because a copy from the host would wait for the step.
+            requests = [values.new_full((1,), wish) for wish in (stop, save and mesh.first)]
+            values = all_sum(torch.cat([counted, *requests]), mesh.world)
         copied, event = values.to("cpu", non_blocking=True), None
         if values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -1,0 +1,121 @@
+"""Which device a process takes, and on which a saved run goes on; GPUs are pretended."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import device
+from alexnet.checkpoint import read_config, write_config
+from alexnet.distributed import mesh
+from alexnet.distributed.mesh import Mesh, check_layout, init_mesh
+from alexnet.errors import MeshError
+from alexnet.train.loop import resume
+from tests.conftest import tiny
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The GPUs that this process takes, of a machine that has two."""
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [("cpu", []), ("cuda", []), ("auto", []), ("cuda:1", [1]), ("cuda:7", [])]
+)
+def test_a_single_process_takes_the_gpu_that_is_named(
+    name: str, taken: list[int], two_gpus: list[int]
+) -> None:
+    assert init_mesh(tiny(Path()).parallel, name) == Mesh()
+    assert two_gpus == taken
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "taken"),
+    [
+        ("cpu", "gloo", []),  # though there are GPUs
+        ("cuda", "cpu:gloo,cuda:nccl", [1]),
+        ("auto", "cpu:gloo,cuda:nccl", [1]),
+        ("cuda:0", "cpu:gloo,cuda:nccl", [1]),
+    ],
+)
+def test_each_rank_takes_its_own_gpu(
+    name: str,
+    backend: str,
+    taken: list[int],
+    two_gpus: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    mesh._take_gpu(name)
+    assert two_gpus == taken
+    assert mesh._backend(name) == backend
+
+
+def test_more_ranks_than_gpus_are_refused(
+    two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(Path(), device="cuda")
+    check_layout(config, 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    check_layout(replace(config, device="cpu"), 4)
+    message = "a machine with 2 has 4 ranks; start 2 on it: torchrun --nproc-per-node 2"
+    with pytest.raises(MeshError, match=message):
+        check_layout(config, 4)
+
+
+def test_saved_device_has_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "resolve_device", torch.device)
+    config = device.resolve(tiny(Path(), device="cuda:1", precision="auto"))
+    assert (config.device, config.precision) == ("cuda", "bfloat16")
+
+
+@pytest.fixture
+def saved_on_a_gpu(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run whose config names a GPU, on a machine without one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    # As version 0.2 saved it.
+    write_config(folder, replace(read_config(folder), device="cuda:0"))
+    return folder
+
+
+def test_run_of_a_gpu_goes_on_where_there_is_none(
+    saved_on_a_gpu: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume(saved_on_a_gpu, epochs=4)
+    line = "on cpu in place of cuda: the same within rounding, not bit for bit"
+    assert line in capsys.readouterr().err.splitlines()
+    # On the next machine that has a GPU it goes on there.
+    assert read_config(saved_on_a_gpu).device == "cuda:0"
+
+
+def test_another_device_can_be_chosen_for_a_saved_run(
+    saved_on_a_gpu: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume(saved_on_a_gpu, epochs=4, device="cpu")
+    assert "on cpu in place of cuda" in capsys.readouterr().err
+    assert read_config(saved_on_a_gpu).device == "cpu"
+    resume(saved_on_a_gpu, epochs=5)
+    assert "in place of cuda" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_measures_its_algorithms_unless_bits_must_be_equal(deterministic: bool) -> None:
+    before = torch.backends.cudnn.benchmark
+    try:
+        device.only_deterministic(deterministic)
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        device.only_deterministic(False)
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,71 @@
+"""A lost rank is named where no collective operation raises an error, as with NCCL."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from alexnet.distributed import heartbeat
+from alexnet.distributed.heartbeat import RankLost, watch_ranks
+from alexnet.distributed.mesh import Group, Mesh
+
+
+class Store:
+    """A rendezvous store in this process; with each heartbeat of this rank the living ones beat."""
+
+    def __init__(self, rank: int, living: tuple[int, ...]) -> None:
+        self.values, self.own, self.living = {f"beat/{i}": "0" for i in range(3)}, rank, living
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+        for rank in self.living:
+            self.values[f"beat/{rank}"] = f"{rank}: {value}"
+
+    def get(self, key: str) -> bytes:
+        return self.values[key].encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+    def add(self, key: str, count: int) -> int:
+        self.values[key] = str(int(self.values.get(key, 0)) + count)
+        return int(self.values[key])
+
+
+def errors_of(
+    patch: pytest.MonkeyPatch, store: Store, raises: bool = False, lasts_s: float = 0.4
+) -> list[RankLost]:
+    """The errors with which the thread of a rank of three would end the process."""
+    errors: list[RankLost] = []
+    patch.setattr(heartbeat, "BEAT_S", 0.01)
+    patch.setattr(heartbeat, "SILENT_S", 0.1)
+    patch.setattr(heartbeat, "rendezvous_store", lambda timeout_s: store)
+    patch.setattr(heartbeat, "_end", errors.append)
+    with watch_ranks(Mesh(Group((0, 1, 2), store.own)), "continue with: it", raises):
+        ends_s = time.monotonic() + lasts_s
+        while not errors and time.monotonic() < ends_s:
+            time.sleep(0.01)
+    return errors
+
+
+def test_a_silent_rank_is_named_though_nothing_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(0, living=(0, 2))
+    error = errors_of(monkeypatch, store, lasts_s=5)[0]
+    assert str(error) == "rank 1 has died or got stuck; continue with: it"
+    assert error.reports
+    # The other living rank ends too, without a message.
+    store.own = 2
+    assert not errors_of(monkeypatch, store, lasts_s=5)[0].reports
+
+
+def test_ranks_that_beat_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors_of(monkeypatch, Store(0, living=(0, 1, 2))) == []
+    # With gloo the error of the operation is waited for.
+    assert errors_of(monkeypatch, Store(0, living=(0, 2)), raises=True) == []
+
+
+def test_a_rank_that_has_not_begun_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(0, living=(0, 2))
+    del store.values["beat/1"]
+    assert errors_of(monkeypatch, store) == []
