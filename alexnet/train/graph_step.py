@@ -6,8 +6,8 @@ batch; as a CUDA graph it launches them at once. What differs from one step to t
 lies in device memory: images, labels, crops and colors, the keys of the dropout masks, the learning
 rates.
 
-In bfloat16 the products are computed with copies of the weights, which the update writes, so that no
-step casts them anew.
+In bfloat16 the products are computed with copies of the weights, which the update writes, so that
+no step casts them anew.
 """
 
 from __future__ import annotations
