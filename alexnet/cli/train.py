@@ -49,8 +49,8 @@ class TrainArguments:
 class ResumeArguments:
     """Continue a run that was interrupted, or lengthen one that is finished.
 
-    Without other options the result has the same bits as an uninterrupted run. With another number
-    of ranks than before, it is the same within rounding.
+    Without other options the result has the same bits as an uninterrupted run, on CUDA if the run
+    is deterministic. With another number of ranks than before, it is the same within rounding.
     """
 
     resume: Path

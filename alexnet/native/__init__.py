@@ -119,7 +119,8 @@ def kernels() -> ctypes.CDLL | None:
     functions["update"] = [Pointer, Pointer, Pointer, Size, Real, Real, Real]
     functions["dropout_mask"] = [*[Size] * 6, Pointer]
     consequence = (
-        "normalization, pooling, crops and the update run in plain PyTorch, several times slower"
+        "normalization, pooling, crops, dropout masks and the update run in plain PyTorch, several "
+        "times slower"
     )
     return _library("kernels.cpp", KERNEL_FLAGS, [], functions, consequence)
 
