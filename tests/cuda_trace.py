@@ -1,57 +1,33 @@
-"""A training step on a CUDA card that is not there: which operations it would launch.
+"""A training step on a CUDA card that is not there: the operations that it would launch.
 
 PyTorch's CPU build traces CUDA code with fake tensors once `fake_cuda.cpp`, a device guard and
-hooks that do nothing, is loaded before it. Run as a process of its own, because nothing else may
+hooks that do nothing, is loaded before it. This is a program of its own, because nothing else may
 use such a PyTorch:
 
     python -m tests.cuda_trace LIBRARY RECIPE...
 
-It prints one JSON object for each recipe.
+It prints one JSON object for each recipe (`Trace`).
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import subprocess
-from dataclasses import dataclass, field
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
+BATCH = 128
 
-# Operations that only look at memory in another way, or take some without writing to it.
+# Operations that look at memory in another way, or take some without writing to it.
 WITHOUT_LAUNCH = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "permute",
-        "transpose",
-        "t",
-        "expand",
-        "slice",
-        "select",
-        "unsqueeze",
-        "squeeze",
-        "detach",
-        "alias",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "as_strided",
-        "reshape",
-        "lift_fresh",
-        "chunk",
-        "unfold",
-        "_reshape_alias",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "new_empty",
-        "new_empty_strided",
-        "record_stream",
-        "resize_",
-        "is_pinned",
-        "device",
-        "_local_scalar_dense",
-    ]
+    ["_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "detach", "device", "empty", "empty_like", "empty_strided", "expand", "is_pinned", "lift_fresh", "new_empty", "new_empty_strided", "permute", "record_stream", "reshape", "resize_", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view"]
 )
 
 
@@ -75,19 +51,147 @@ class Trace:
     """What a step does.
 
     Attributes:
-        launches: Names of the operations that launch a kernel or a copy, in order. A convolution
-            counts once, whatever cuDNN makes of it.
+        launches: How often each operation launches a kernel or a copy. A convolution counts once,
+            whatever cuDNN makes of it.
         bytes: Bytes that they read and write.
-        copies_to_device: Copies from the host.
-        copies_to_host: Copies to the host.
-        waits: Operations for which the host waits: copies from or to memory that is not pinned,
-            and reading a value.
-        layouts: Names of operations that read or write an image or maps that are not channels-last.
+        from_host, to_host: Copies between host and device.
+        unlike: Maps that are not channels-last, and gradients laid out unlike their weights.
     """
 
-    launches: list[str] = field(default_factory=list)
+    launches: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
-    copies_to_device: int = 0
-    copies_to_host: int = 0
-    waits: list[str] = field(default_factory=list)
-    layouts: list[str] = field(default_factory=list)
+    from_host: list[str] = field(default_factory=list)
+    to_host: list[str] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)
+
+
+def main(library: str, *recipes_: str) -> None:
+    # Before PyTorch, which looks for a CUDA when it is loaded.
+    ctypes.CDLL(library)
+    for recipe in recipes_:
+        print(json.dumps({"recipe": recipe} | asdict(trace(recipe))), flush=True)
+
+
+def trace(recipe: str) -> Trace:
+    """Trace one training step of a recipe in bfloat16."""
+    import numpy as np
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from alexnet import recipes
+    from alexnet.data.augment import Preprocess, sample_augmentation
+    from alexnet.data.loader import Batch
+    from alexnet.data.store import Statistics
+    from alexnet.distributed.mesh import ALONE
+    from alexnet.distributed.sharded import ShardedNetwork
+    from alexnet.train.graph_step import GraphStep
+    from alexnet.train.sgd import zero_velocity
+
+    config = getattr(recipes, recipe)()
+    architecture = config.architecture
+    architecture = replace(architecture, classes=architecture.classes or 1000)
+    config = replace(
+        config, architecture=architecture, sgd=replace(config.sgd, batch=BATCH), seed=0
+    )
+    px = architecture.input_px
+    stored = px if not config.augment.crops else round(px * 256 / 224)
+    statistics = Statistics(np.full((stored, stored, 3), 120, np.float32), 1000 * np.eye(3))
+    index = np.arange(BATCH)
+    with FakeTensorMode(allow_non_fake_inputs=True), _pretended():
+        net = ShardedNetwork(architecture, 0, ALONE)
+        # `net.to` cannot exchange fake tensors.
+        for module in net.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(parameter.detach().to("cuda")))
+        preprocess = Preprocess(
+            config.augment, statistics, px, torch.device("cuda"), torch.bfloat16
+        )
+        step = GraphStep(net, preprocess, zero_velocity(net), config)
+        batch = Batch(
+            torch.empty((BATCH, stored, stored, 3), dtype=torch.uint8),
+            torch.empty(BATCH, dtype=torch.int64),
+            index,
+            index,
+            BATCH,
+            0.0,
+        )
+        drawn = sample_augmentation(config.augment, statistics, px, 0, 0, index, index)
+        with _recording(net) as found:
+            step(batch, drawn, 0)
+    return found
+
+
+@contextmanager
+def _pretended() -> Iterator[None]:
+    """Let the fast paths take fake tensors, and kernels be launched without a card."""
+    import torch
+
+    from alexnet.ops import fast
+
+    patched: list[tuple[Any, str, Any]] = [
+        (fast, "unobserved", lambda *tensors: True),
+        (torch.Tensor, "data_ptr", lambda self: 0),
+        (torch.Tensor, "pin_memory", lambda self: self),
+        (torch.cuda, "device_of", lambda tensor: nullcontext()),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
+    for owner, name, value in patched:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _recording(net: Any) -> Iterator[Trace]:
+    """Record all operations of the block."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from triton.runtime.jit import JITFunction
+
+    found = Trace()
+
+    def tensors(values: Any) -> list[torch.Tensor]:
+        return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+    def note(name: str, read: list[torch.Tensor], written: list[torch.Tensor]) -> None:
+        every = {id(tensor): tensor for tensor in (*read, *written)}.values()
+        found.launches[name] += 1
+        found.bytes += sum(tensor.numel() * tensor.element_size() for tensor in every)
+        devices = {tensor.device.type for tensor in every}
+        if devices == {"cpu", "cuda"}:
+            to_host = written and written[0].device.type == "cpu"
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in written)
+            (found.to_host if to_host else found.from_host).append(f"{name} {shapes}")
+        for tensor in every:
+            last = tensor.is_contiguous(memory_format=torch.channels_last)
+            if tensor.dim() == 4 and tensor.dtype != torch.uint8 and not last:
+                found.unlike.append(f"{name} {tuple(tensor.shape)} {tensor.stride()}")
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            name = func._schema.name.split("::")[1]
+            if name not in WITHOUT_LAUNCH and any(t.is_cuda for t in tensors((args, kwargs, out))):
+                note(name, tensors((args, kwargs)), tensors(out))
+            return out
+
+    def launched(kernel: Any, *args: Any, **kwargs: Any) -> None:
+        note(kernel.fn.__name__, tensors(args), [])
+
+    run: Callable[..., Any] = JITFunction.run
+    JITFunction.run = launched
+    try:
+        with Recorder():
+            yield found
+    finally:
+        JITFunction.run = run
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
