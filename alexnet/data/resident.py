@@ -1,7 +1,7 @@
 """A training split whose images lie decoded in the memory of the device.
 
 A step then waits for no decoder and no copy: its batch is gathered on the device. An image of 256
-pixels takes 197 KB, so that 350,000 fit beside the network on a card of 80 GB.
+pixels takes 197 KB, so that 280,000 fit beside the network on a card of 80 GB.
 """
 
 from __future__ import annotations
