@@ -15,7 +15,6 @@ import ctypes
 import json
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +26,13 @@ BATCH = 128
 
 # Operations that look at memory in another way, or take some without writing to it.
 WITHOUT_LAUNCH = frozenset(
-    ["_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "detach", "device", "empty", "empty_like", "empty_strided", "expand", "is_pinned", "lift_fresh", "new_empty", "new_empty_strided", "permute", "record_stream", "reshape", "resize_", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view"]
+    [
+        *("_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk"),
+        *("detach", "device", "empty", "empty_like", "empty_strided", "expand", "is_pinned"),
+        *("lift_fresh", "new_empty", "new_empty_strided", "permute", "record_stream", "reshape"),
+        *("resize_", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose"),
+        *("unbind", "unfold", "unsqueeze", "view"),
+    ]
 )
 
 
@@ -58,7 +63,7 @@ class Trace:
         unlike: Maps that are not channels-last, and gradients laid out unlike their weights.
     """
 
-    launches: Counter[str] = field(default_factory=Counter)
+    launches: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     from_host: list[str] = field(default_factory=list)
     to_host: list[str] = field(default_factory=list)
@@ -89,7 +94,7 @@ def trace(recipe: str) -> Trace:
 
     config = getattr(recipes, recipe)()
     architecture = config.architecture
-    architecture = replace(architecture, classes=architecture.classes or 1000)
+    architecture = replace(architecture, classes=10 if architecture.input_px < 32 else 1000)
     config = replace(
         config, architecture=architecture, sgd=replace(config.sgd, batch=BATCH), seed=0
     )
@@ -159,7 +164,7 @@ def _recording(net: Any) -> Iterator[Trace]:
 
     def note(name: str, read: list[torch.Tensor], written: list[torch.Tensor]) -> None:
         every = {id(tensor): tensor for tensor in (*read, *written)}.values()
-        found.launches[name] += 1
+        found.launches[name] = found.launches.get(name, 0) + 1
         found.bytes += sum(tensor.numel() * tensor.element_size() for tensor in every)
         devices = {tensor.device.type for tensor in every}
         if devices == {"cpu", "cuda"}:

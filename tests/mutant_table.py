@@ -480,7 +480,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (LOOP, "key = config.seed, state.step", "key = config.seed, 0"),
         (LOOP, "dropout_key=key", "dropout_key=None"),
         ("ops/dropout.py", 'return x * (1 - rate) if form == "2012" else x', "return x"),
-        ("ops/dropout.py", "device=device) >= rate", "device=device) < rate"),
+        (
+            "ops/dropout.py",
+            "return round(self.rate * 2**32)",
+            "return round((1 - self.rate) * 2**32)",
+        ),
     ],
     "4.2 In the first two fully connected layers": [
         (

@@ -13,6 +13,7 @@ no step casts them anew.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import util
 
 import torch
 from torch import nn
@@ -41,6 +42,27 @@ class _Loss(nn.Module):
         return self.net.loss(x, labels, len(labels), keys)
 
 
+def takes(config: Config, device: torch.device, ranks: int) -> bool:
+    """Whether a run can train by `GraphStep`."""
+    return (
+        device.type == "cuda"
+        and ranks == 1
+        and config.precision != "float64"
+        # Some kernels have no deterministic form, and say so when they are called.
+        and not config.deterministic
+        and util.find_spec("triton") is not None
+    )
+
+
+def _is_multiplied(net: nn.Module, name: str) -> bool:
+    """Whether a parameter is cast to the dtype of the products.
+
+    The bias of a convolution is not: the pass after the convolution adds it in float32.
+    """
+    module, role = name.rsplit(".", 1)
+    return role == "weight" or not isinstance(net.get_submodule(module), nn.Conv2d)
+
+
 class GraphStep:
     """The training step of a network that a single process trains.
 
@@ -62,11 +84,10 @@ class GraphStep:
 
         self._config, self._preprocess, self._loss = config, preprocess, _Loss(net)
         self._names, parameters = zip(*net.named_parameters(), strict=True)
-        # The biases are added in float32, by the pass after the products.
         self._used = {
             f"net.{name}": (
                 parameter.detach().to(preprocess.dtype)
-                if name.endswith(".weight")
+                if _is_multiplied(net, name)
                 else parameter.detach()
             ).requires_grad_()
             for name, parameter in zip(self._names, parameters, strict=True)

@@ -48,6 +48,7 @@ from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.progress import Progress
+from alexnet.train import graph_step
 from alexnet.train.changes import change_settings, changes_in_words, continued
 from alexnet.train.checkpoints import Checkpoints, saved_without_store
 from alexnet.train.folder import check_empty, check_room, run_lock
@@ -278,6 +279,9 @@ def _train(
         dtype_of(config.precision),
     )
     parameters = dict(net.named_parameters())
+    graph = None
+    if graph_step.takes(config, device, mesh.world.size):
+        graph = graph_step.GraphStep(net, preprocess, velocity, config)
     log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
     checkpoints = Checkpoints(setup, run, parameters, velocity, preprocess, state, step_metrics)
@@ -307,6 +311,8 @@ def _train(
             hyper = {
                 name: param_hyper(config, name, state.epoch, state.plateau) for name in parameters
             }
+            if graph is not None:
+                graph.set_hyper(hyper)
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
             # On a GPU a batch is copied while the step before it is computed.
@@ -333,20 +339,34 @@ def _train(
                         batch.position,
                         colour,
                     )
-                    images = preprocess(batch.images, augmentation)
-                    labels = batch.labels.to(device, non_blocking=True)
-
-                    # Forward. The dropout masks are a function of (seed, step).
-                    key = config.seed, state.step
-                    loss, num_wrong = net.loss(images, labels, batch.global_size, dropout_key=key)
-
-                    # Metrics: on a GPU they are read one step late, so that the host never waits
-                    # for the step it has just queued. They carry the ranks' wish to stop or save.
                     due = checkpoints.due()
-                    step_metrics.add(images, loss, num_wrong, batch.global_size, bool(stop), due)
+                    if graph is not None:
+                        # All of what follows, as one CUDA graph.
+                        loss, num_wrong = graph(batch, augmentation, state.step)
+                        step_metrics.add(
+                            graph.x, loss, num_wrong, batch.global_size, bool(stop), due
+                        )
+                    else:
+                        images = preprocess(batch.images, augmentation)
+                        labels = batch.labels.to(device, non_blocking=True)
 
-                    # Backward and update. The learning rate is inside the velocity (section 5).
-                    sgd_step(loss, parameters, velocity, hyper, sgd.momentum, net.reduce_gradients)
+                        # Forward. The dropout masks are a function of (seed, step).
+                        key = config.seed, state.step
+                        loss, num_wrong = net.loss(
+                            images, labels, batch.global_size, dropout_key=key
+                        )
+
+                        # Metrics: on a GPU they are read one step late, so that the host never
+                        # waits for the step it has just queued. They carry the ranks' wish to stop
+                        # or save.
+                        step_metrics.add(
+                            images, loss, num_wrong, batch.global_size, bool(stop), due
+                        )
+
+                        # Backward and update. The learning rate is inside the velocity (section 5).
+                        sgd_step(
+                            loss, parameters, velocity, hyper, sgd.momentum, net.reduce_gradients
+                        )
                     state.step += 1
                     state.batch += 1
                     waited_s += batch.waited_s
