@@ -6,13 +6,14 @@ use such a PyTorch:
 
     python -m tests.cuda_trace LIBRARY RECIPE...
 
-It prints one JSON object for each recipe (`Trace`).
+It prints one JSON object for each recipe: the `Trace` of a training step and of a prediction.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,6 +61,7 @@ class Trace:
             whatever cuDNN makes of it.
         bytes: Bytes that they read and write.
         from_host, to_host: Copies between host and device.
+        waits: Copies for which the host waits, because its memory is not page-locked.
         unlike: Maps that are not channels-last, and gradients laid out unlike their weights.
     """
 
@@ -67,18 +69,23 @@ class Trace:
     bytes: int = 0
     from_host: list[str] = field(default_factory=list)
     to_host: list[str] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
     unlike: list[str] = field(default_factory=list)
 
 
 def main(library: str, *recipes_: str) -> None:
+    # The launches of the compiled kernels are recorded, not those of the interpreter.
+    os.environ.pop("TRITON_INTERPRET", None)
     # Before PyTorch, which looks for a CUDA when it is loaded.
     ctypes.CDLL(library)
     for recipe in recipes_:
-        print(json.dumps({"recipe": recipe} | asdict(trace(recipe))), flush=True)
+        step, prediction = trace(recipe)
+        found = {"recipe": recipe, "step": asdict(step), "prediction": asdict(prediction)}
+        print(json.dumps(found), flush=True)
 
 
-def trace(recipe: str) -> Trace:
-    """Trace one training step of a recipe in bfloat16."""
+def trace(recipe: str) -> tuple[Trace, Trace]:
+    """Trace a training step of a recipe and the prediction of a batch, in bfloat16."""
     import numpy as np
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -113,17 +120,29 @@ def trace(recipe: str) -> Trace:
         )
         step = GraphStep(net, preprocess, zero_velocity(net), config)
         batch = Batch(
-            torch.empty((BATCH, stored, stored, 3), dtype=torch.uint8),
-            torch.empty(BATCH, dtype=torch.int64),
+            # As the feed hands them over (`loader.batches` with `pin`).
+            torch.empty((BATCH, stored, stored, 3), dtype=torch.uint8).pin_memory(),
+            torch.empty(BATCH, dtype=torch.int64).pin_memory(),
             index,
             index,
             BATCH,
             0.0,
         )
         drawn = sample_augmentation(config.augment, statistics, px, 0, 0, index, index)
-        with _recording(net) as found:
+        # The first step also tells the update where the gradients are.
+        with _recording():
             step(batch, drawn, 0)
-    return found
+        with _recording() as training:
+            step(batch, drawn, 1)
+        net.eval()
+        with _recording() as prediction, torch.no_grad():
+            net(preprocess.centre(batch.images)).softmax(1)
+    return training, prediction
+
+
+def _page_locked(tensor: Any) -> Any:
+    tensor.page_locked = True
+    return tensor
 
 
 @contextmanager
@@ -136,7 +155,7 @@ def _pretended() -> Iterator[None]:
     patched: list[tuple[Any, str, Any]] = [
         (fast, "unobserved", lambda *tensors: True),
         (torch.Tensor, "data_ptr", lambda self: 0),
-        (torch.Tensor, "pin_memory", lambda self: self),
+        (torch.Tensor, "pin_memory", _page_locked),
         (torch.cuda, "device_of", lambda tensor: nullcontext()),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
@@ -150,7 +169,7 @@ def _pretended() -> Iterator[None]:
 
 
 @contextmanager
-def _recording(net: Any) -> Iterator[Trace]:
+def _recording() -> Iterator[Trace]:
     """Record all operations of the block."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -171,6 +190,8 @@ def _recording(net: Any) -> Iterator[Trace]:
             to_host = written and written[0].device.type == "cpu"
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in written)
             (found.to_host if to_host else found.from_host).append(f"{name} {shapes}")
+            if any(t.device.type == "cpu" and not hasattr(t, "page_locked") for t in every):
+                found.waits.append(f"{name} {shapes}")
         for tensor in every:
             last = tensor.is_contiguous(memory_format=torch.channels_last)
             if tensor.dim() == 4 and tensor.dtype != torch.uint8 and not last:
