@@ -26,6 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet import load, model, ops, recipes
 from alexnet.architecture import plan
 from alexnet.config import Architecture, Conv, FullyConnected, Lrn, Pool
+from alexnet.distributed.mesh import ALONE
+from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import DataError
 from alexnet.evaluation import probabilities
 from alexnet.model import Network, evaluation_mode
@@ -479,6 +481,20 @@ def test_the_compiler_takes_the_network_in_one_graph(
     torch.testing.assert_close(got, net(images), **SAME)
     got.sum().backward()
     assert net.conv1.weight.grad is not None
+
+
+def test_the_compiler_takes_forward_and_loss_of_a_training_step_in_one_graph(
+    images: torch.Tensor,
+) -> None:
+    net = ShardedNetwork(tiny_architecture(), 0, ALONE)
+    labels = torch.arange(len(images)) % 10
+    dropped = [op.layer.name for op in net.plan if op.op == "dropout"]
+    keys = dict(zip(dropped, ops.dropout_keys(3, 5, dropped), strict=True))
+    whole = torch.compile(net.loss, fullgraph=True, backend="eager")
+    loss, wrong = whole(images, labels, len(images), keys)
+    expected, expected_wrong = net.loss(images, labels, len(images), (3, 5))
+    torch.testing.assert_close(loss, expected, **SAME)
+    assert wrong == expected_wrong
 
 
 def test_export_takes_batches_of_any_size(net: Network, images: torch.Tensor) -> None:
