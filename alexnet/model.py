@@ -86,7 +86,9 @@ class Network(nn.Module):
         for ops in self._passes_with_bias if with_bias else self._passes:
             # Looked up at every call, because a user may have exchanged a module.
             modules = [self.get_submodule(op.module) for op in ops]
-            if len(ops) > 1 and is_tensor and _can_fuse(ops, modules, x):
+            # On CUDA a pool alone is worth it too: its places take a byte in place of eight.
+            several = len(ops) > 1 or (with_bias and ops[0].op == "max_pool")
+            if several and is_tensor and _can_fuse(ops, modules, x):
                 x = _fused(modules, x)
             else:
                 for module in modules:
