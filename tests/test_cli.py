@@ -232,7 +232,9 @@ def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
             shutil.copytree(whole, copy)
             damaged = copy / file.relative_to(whole)
             data = damaged.read_bytes()
-            damaged.write_bytes(data[: len(data) // 2] + b"\xff" + data[len(data) // 2 + 1 :])
+            middle = len(data) // 2
+            flipped = bytes([data[middle] ^ 0xFF])
+            damaged.write_bytes(data[:middle] + flipped + data[middle + 1 :])
             assert str(damaged) in fails(capsys, "check", copy)
     assert "neither a store nor a run" in fails(capsys, "check", tmp_path / "none")
 

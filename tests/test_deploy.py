@@ -111,7 +111,7 @@ def test_bash_completes_verbs_recipes_and_options(bash: Path) -> None:
         name for name in recipes.__all__ if name.startswith("original_")
     }
     assert completions(bash, "alexnet", "train", "demo", "--sgd.l") == {"--sgd.lr"}
-    assert completions(bash, "alexnet", "train", "--res") == {"--resume"}
+    assert completions(bash, "alexnet", "train", "--resu") == {"--resume"}
     assert completions(bash, "alexnet", "export", "run", "net.onnx", "--with") == {
         "--with-preprocessing"
     }

@@ -153,8 +153,8 @@ def test_a_rank_that_looks_for_the_silent_ones_cannot_be_ended_by_torchrun(
             os.kill(os.getpid(), signal.SIGTERM)
             return [1]
 
-        def reports_first(self) -> bool:
-            return True
+        def lost(self, silent: list[int], advice: str) -> heartbeat.RankLost:
+            return heartbeat.RankLost(f"rank {silent[0]} is lost; {advice}", True)
 
         def stop(self) -> None:
             pass
@@ -164,7 +164,7 @@ def test_a_rank_that_looks_for_the_silent_ones_cannot_be_ended_by_torchrun(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with (
-            pytest.raises(heartbeat.RankLost, match="rank 1 has died or got stuck; go on"),
+            pytest.raises(heartbeat.RankLost, match="rank 1 is lost; go on"),
             heartbeat.watch_ranks(two, "go on"),
         ):
             raise RuntimeError("connection closed")

@@ -263,8 +263,11 @@ def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Ite
     # Read as a Config, so that a record of an older version gets today's names and defaults and
     # only true changes are left.
     before = from_dict(Config, raw["configs"][arm.name])
-    # The precision is the user's choice, not the claim's.
-    today = replace(claim.config(arm, scale, kind), precision=before.precision)
+    # The precision is the user's choice, not the claim's; the number of decoding threads changes no
+    # result.
+    today = replace(
+        claim.config(arm, scale, kind), precision=before.precision, workers=before.workers
+    )
     if effect.first_epochs is not None:
         before, today = (until(config, effect.first_epochs) for config in (before, today))
     yield from _differences(to_dict(before), to_dict(today), "")
