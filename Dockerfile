@@ -27,6 +27,9 @@ RUN python -m pip install -c constraints.txt ".[export,serve]"
 
 # Not root: a damaged image file must not reach more than its user may.
 RUN useradd --create-home --uid 1000 alexnet
+# Under another user (docker run --user) the home folder cannot be written; the compiled kernels are
+# then kept here.
+ENV XDG_CACHE_HOME=/tmp/cache
 USER 1000
 WORKDIR /home/alexnet
 ENTRYPOINT ["alexnet"]

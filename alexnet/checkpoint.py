@@ -151,6 +151,11 @@ def _is_no_weight(name: str) -> bool:
     return name == MEAN or name.startswith(VELOCITY)
 
 
+FROM_TORCHVISION = (
+    "weights of torchvision's alexnet can be used in Python: alexnet.checkpoint.from_torchvision"
+)
+
+
 def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoint:
     """Read the checkpoint of a run folder, or a .safetensors file that this program wrote.
 
@@ -180,8 +185,12 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     if ABOUT not in metadata or MEAN not in tensors:
         raise RunError(
             f"{file} is not a run of this program: it was not written by it, and lacks the classes "
-            "and the mean image that predictions need; give the folder of a run, or a file that "
-            "`alexnet export` wrote"
+            "and the mean image that predictions need; "
+            + (
+                FROM_TORCHVISION
+                if "features.0.weight" in tensors
+                else "give the folder of a run, or a file that `alexnet export` wrote"
+            )
         )
     about = _header(file, metadata, tensors)
     if CHECKSUM not in metadata:
@@ -209,8 +218,8 @@ def _foreign(file: Path) -> str | None:
     # PyTorch writes a zip archive of pickles, and before version 1.6 a plain pickle.
     if suffix in (".pt", ".pth", ".ckpt") or start.startswith((b"PK", b"\x80\x02")):
         return (
-            "a file of PyTorch, which may execute code when it is loaded, and is not read; weights "
-            "of torchvision's alexnet can be used in Python: alexnet.checkpoint.from_torchvision"
+            "a file of PyTorch, which may execute code when it is loaded, and is not read; "
+            f"{FROM_TORCHVISION}"
         )
     if suffix == ".onnx":
         return (

@@ -61,6 +61,8 @@ class Trained:
         Raises:
             DataError: If an image has another shape or dtype.
         """
+        if getattr(images, "ndim", 4) == 3:
+            raise DataError("a trained network takes several images; give one image as [image]")
         # One by one: the images may have different sizes until they are rescaled.
         stored = [centre_square(_rgb(image), self.preprocess.stored_px) for image in images]
         if not stored:
@@ -155,9 +157,14 @@ def _check_size(
 
 def _rgb(image: Any) -> Rgb:
     """Return an image as an array (H, W, 3) of uint8; raise DataError if it is not one."""
+    if isinstance(image, str | bytes | Path):
+        raise DataError(
+            "a trained network takes the pixels of images and no files; open them with Pillow, or "
+            "use alexnet.predict(trained, paths)"
+        )
     # An array of floats in 0..1 would be read as nearly black.
     rgb: Rgb = np.asarray(image)
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         raise DataError(
             "a trained network takes RGB images (H, W, 3) of uint8; it was given "
             f"{rgb.dtype} of shape {rgb.shape}"

@@ -11,6 +11,7 @@ import argparse
 import threading
 from pathlib import Path
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
@@ -29,6 +30,9 @@ def application(run: Path) -> FastAPI:
     app = FastAPI(title=f"alexnet {run}")
     # One image at a time: it uses all cores, and the memory stays that of one image.
     one = threading.Lock()
+    # The first image of a process takes seconds. The server answers once it is behind.
+    px = trained.preprocess.stored_px
+    trained([np.zeros((px, px, 3), np.uint8)])
 
     def probabilities(data: bytes) -> dict[str, float]:
         with one:

@@ -126,10 +126,13 @@ def test_export_says_what_the_network_takes_and_where_predict_takes_other_crops(
 
 
 def test_summary_prints_the_papers_counts(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     output = runs(capsys, "summary", "paper")
+    of_run = runs(capsys, "summary", run)
+    assert of_run == runs(capsys, "summary", run / "config.json")
+    assert "conv4" in of_run
     assert "60,965,224" in output
     assert "659,272" in output
     assert "724,406,816" in output
@@ -145,6 +148,7 @@ def test_user_errors_are_one_sentence(
     wide = ["--architecture.columns", "5"]
     for arguments, message in (
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
+        (["neighbors"], "it is a figure: alexnet figure neighbours RUN"),
         (
             ["train", "resnet", "--data", store],
             "'resnet' is neither a recipe nor a folder of images; the recipes are cifar_11",

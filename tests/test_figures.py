@@ -226,12 +226,15 @@ def test_foreign_files_are_named_and_not_called_damaged(run: Path, tmp_path: Pat
     from safetensors.torch import save_file
 
     save_file({"features.0.weight": torch.zeros(2)}, files["a.safetensors"])
+    files["c.safetensors"] = tmp_path / "c.safetensors"
+    save_file({"weight": torch.zeros(2)}, files["c.safetensors"])
     files["b"].write_bytes(b"")
     for name, what in (
         ("a.pth", "a file of PyTorch, which may execute code"),
         ("a.onnx", "an ONNX file"),
         ("a.npy", "a file of NumPy"),
-        ("a.safetensors", "it was not written by it"),
+        ("a.safetensors", "it was not written by it, .* alexnet.checkpoint.from_torchvision"),
+        ("c.safetensors", "it was not written by it, .* give the folder of a run"),
         ("b", "not a .safetensors file"),
     ):
         with pytest.raises(RunError, match=rf"{name} is not a run of this program: .*{what}"):

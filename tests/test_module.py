@@ -271,9 +271,13 @@ def test_a_trained_network_preprocesses_images(run: object) -> None:
     assert trained([large, pixels[1]]).shape == (2, len(trained.classes))
     assert trained([]).shape == (0, len(trained.classes))
     torch.testing.assert_close(wanted.sum(1), torch.ones(2))
-    for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]]):
+    for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]], pixels[:, :0]):
         with pytest.raises(DataError, match=r"RGB images \(H, W, 3\) of uint8"):
             trained(bad)
+    with pytest.raises(DataError, match=r"give one image as \[image\]"):
+        trained(pixels[0])
+    with pytest.raises(DataError, match="the pixels of images and no files"):
+        trained(["photo.jpg"])
 
 
 def test_copies_and_pickles_compute_the_same(net: Network, images: torch.Tensor) -> None:

@@ -6,12 +6,13 @@ been parsed, so that help texts and mistakes appear at once.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
@@ -92,6 +93,16 @@ HELP = (
 """What `alexnet --help` lists: a command and what it does."""
 
 
+def _advice(verb: str) -> str:
+    """What someone may have meant who typed a verb that does not exist."""
+    from alexnet.cli.figure import Kind
+
+    figures = get_args(Kind)
+    if figure := difflib.get_close_matches(verb, figures, n=1, cutoff=0.8):
+        return f"it is a figure: {command('figure', figure[0], 'RUN')}"
+    return f"the verbs are {', '.join(VERBS)}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program `alexnet`.
 
@@ -116,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(str(error))
         return
     if verb not in VERBS:
-        _fail(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
+        _fail(f"there is no verb {verb!r}; {_advice(verb)}")
     with launched():
         _run(verb, rest)
 

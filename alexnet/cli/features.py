@@ -27,7 +27,9 @@ class FeaturesArguments:
     out: Path
     """New folder for the output."""
     layer: str = "fc7"
-    """Names of the layers, separated by commas (conv5,fc7), or all."""
+    """Names of the layers, separated by commas (conv5,fc7), or all. A layer's values are those that
+    the next layer sees, after activation, normalization and pool; conv1.linear is the convolution
+    alone."""
     split: str = "val"
     """Split of the store."""
     device: str = "auto"

@@ -16,6 +16,17 @@ from alexnet.errors import AlexNetError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Kind = Literal[
+    "network",
+    "filters",
+    "answers",
+    "neighbours",
+    "confusion",
+    "mistakes",
+    "curves",
+    "training-error",
+    "signal",
+]
 SEVERAL_RUNS = "curves", "training-error", "signal"
 """The figures that compare runs; `neighbours` takes images after its run, the others nothing."""
 
@@ -36,19 +47,7 @@ class FigureArguments:
     signal: the distance of two images in each layer of the untrained network.
     """
 
-    figure: Positional[
-        Literal[
-            "network",
-            "filters",
-            "answers",
-            "neighbours",
-            "confusion",
-            "mistakes",
-            "curves",
-            "training-error",
-            "signal",
-        ]
-    ]
+    figure: Positional[Kind]
     """The figure."""
     runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN...")]]
     """Folder of the run; of several runs for curves, training-error and signal."""

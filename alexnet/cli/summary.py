@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,6 +14,7 @@ from alexnet.cli.options import fields_of, help_page, understood, wants_help
 from alexnet.cli.settings import SUMMARY_GROUPS, recipe_lines, short_help, with_full_help
 from alexnet.config import Config
 from alexnet.program import command
+from alexnet.saved_config import read_file
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,27 @@ class SummaryArguments:
     --architecture.width. `summary RECIPE --help` lists those that people change.
     """
 
-    recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """Name of the recipe; `train --help` lists all of them."""
+    recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE|RUN")]]
+    """Name of the recipe (`train --help` lists all of them), or a run, or its config.json."""
+
+
+def _config(name: str) -> Config:
+    """The config of a run, of a file, or of a recipe. Raises AlexNetError if there is none."""
+    path = Path(name)
+    if path.suffix == ".json" or (path / "config.json").is_file():
+        return read_file(Config, path if path.suffix == ".json" else path / "config.json")
+    return recipe(name)()
 
 
 def summary(arguments: list[str]) -> None:
     """Run `alexnet summary`."""
     # The recipe is parsed first and alone, because it decides the defaults of all other options.
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(help_page(SummaryArguments, "summary", "RECIPE [--FIELD VALUE ...]"))
+        print(help_page(SummaryArguments, "summary", "RECIPE|RUN [--FIELD VALUE ...]"))
         print("\nRecipes:", *recipe_lines(), sep="\n")
         return
     a = parse(SummaryArguments, "summary", arguments[:1])
-    base, rest = recipe(a.recipe)(), arguments[1:]
+    base, rest = _config(a.recipe), arguments[1:]
     if wants_help(rest):
         print(f"usage: {command('summary', a.recipe)} [--FIELD VALUE ...]")
         print(short_help("summary", replace(base, recipe=a.recipe), SUMMARY_GROUPS))
