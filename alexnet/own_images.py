@@ -20,11 +20,11 @@ import torch.nn.functional as F
 
 from alexnet import recipes, run_report
 from alexnet.checkpoint import read_config
-from alexnet.config import Config, StoreSettings, scaled
+from alexnet.config import Config, StoreSettings, check, scaled
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.image import decode
-from alexnet.data.prepare import prepare
+from alexnet.data.prepare import in_words, prepare
 from alexnet.data.processing import Unreadable, read
 from alexnet.data.sources import Source
 from alexnet.data.store import Store
@@ -34,7 +34,7 @@ from alexnet.evaluation import Result, own_test
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
-from alexnet.saved_config import to_dict
+from alexnet.saved_config import differences, to_dict
 from alexnet.train.loop import fit, resume
 
 PRESENTATIONS = {"small": 300_000, "cifar_26": 700_000}
@@ -44,6 +44,8 @@ EPOCHS = 10, 200
 """Least and most epochs that are chosen."""
 TINY_PX = 48
 """Images whose shorter side is smaller are trained on as CIFAR-10 is, with 32 pixels."""
+MOST_SKIPPED = 0.1
+"""Largest share of the images that may be unreadable: one bad file must not stop a small folder."""
 SAMPLE = 15
 """Number of images whose size is looked at."""
 
@@ -71,13 +73,20 @@ def train_on(
         config = recommended(len(Store(data).split("train")), Store(data).size_px)
     else:
         source = sources.find(folder)
-        data = f"{run}-store"
+        data = store_beside(run)
         config = recommended(source.splits[0].count, typical_side_px(source))
+        # Before the images are prepared, which may take minutes.
+        check(change(config))
         _prepare(source, Path(data), change(config))
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in Store(data).manifest["splits"]]
     val = held_out[0] if held_out else config.val_split
     return _train_and_test(change(replace(config, data=data, val_split=val)), run)
+
+
+def store_beside(run: Path) -> str:
+    """The store of a run that was made from a folder of images."""
+    return f"{run}-store"
 
 
 def recommended(images: int | None, side_px: int) -> Config:
@@ -141,23 +150,26 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
     """
     for note in source.notes:
         print(note, file=sys.stderr)
-    settings = StoreSettings(size_px=stored_px(config))
+    settings = StoreSettings(size_px=stored_px(config), most_skipped=MOST_SKIPPED)
     if not (folder / "manifest.json").is_file():
-        prepare(source, folder, settings)
+        manifest = prepare(source, folder, settings)
+        print("\n".join(in_words(manifest, source.notes)), file=sys.stderr)
         return
     manifest = Store(folder).manifest
     # Streams have no fingerprint: for them the description must do.
     held = {name: split.get("fingerprint") for name, split in manifest["splits"].items()}
     there = {split.name: split.fingerprint for split in source.splits}
-    if (
-        manifest["source"] != source.description
-        or manifest["settings"]["size_px"] != settings.size_px
-        or held != there
-    ):
-        raise DataError(
-            f"{folder} was prepared from other images or for another size than {settings.size_px}; "
-            "choose another --out, or remove it and its run to begin again"
-        )
+    before_px = manifest["settings"]["size_px"]
+    if manifest["source"] != source.description or held != there:
+        was = f"other images than {source.description} has now"
+    elif before_px != settings.size_px:
+        was = f"{before_px} pixels a side, and this recipe needs {settings.size_px}"
+    else:
+        return
+    raise DataError(
+        f"{folder} was prepared for {was}; choose another --out, or begin again after: "
+        f"rm -r {folder} {str(folder).removesuffix('-store')}"
+    )
 
 
 def _train_and_test(config: Config, run: Path) -> list[Result]:
@@ -169,14 +181,20 @@ def _train_and_test(config: Config, run: Path) -> list[Result]:
             architecture=replace(config.architecture, classes=begun.architecture.classes),
         )
         if to_dict(begun) != to_dict(asked):
+            changes = ", ".join(differences(to_dict(begun), to_dict(asked)))
             raise RunError(
-                f"{run} was begun with other settings; go on as it began with "
+                f"{run} was begun with other settings ({changes}); go on as it is with "
                 f"`{command('train', '--resume', run)}`, or choose another --out"
             )
         resume(run)
     else:
         _announce(config, run)
         fit(config, run)
+    return finish(run)
+
+
+def finish(run: Path) -> list[Result]:
+    """Test a run that is trained, and write its page."""
     test = own_test(run)
     run_report.write(run, test)
     return list(test.results)
@@ -186,10 +204,11 @@ def _announce(config: Config, run: Path) -> None:
     """Print what will be trained, and how long it will take here."""
     store = Store(config.data)
     images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
+    plural = "" if config.schedule.epochs == 1 else "s"
     minutes = images * config.schedule.epochs * image_s(config, store) / 60
     print(
         f"{len(store.classes)} classes, {images:,} images to train on and {tests:,} to test on\n"
-        f"recipe {config.recipe}, {config.schedule.epochs} epochs into {run}: "
+        f"recipe {config.recipe}, {config.schedule.epochs} epoch{plural} into {run}: "
         f"about {max(1, minutes):,.0f} min on this machine as busy as it is now",
         flush=True,
     )

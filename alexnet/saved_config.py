@@ -11,6 +11,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -180,3 +181,32 @@ def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
         raise ConfigError(f"{where} lacks the field {missing[0]!r}")
     # Fields with a default may be absent: files of older versions lack the newer fields.
     return cls(**{n: _read(hints[n], data[n], f"{where}.{n}") for n in fields if n in data})
+
+
+def differences(before: Any, today: Any, name: str = "") -> Iterator[str]:
+    """The differences of two values of `to_dict` in words: `schedule.colour_until none -> 18`.
+
+    A difference in a list or an object is given by its name alone.
+    """
+    if isinstance(before, dict) and isinstance(today, dict) and before.keys() == today.keys():
+        for key in before:
+            yield from differences(before[key], today[key], f"{name}.{key}".lstrip("."))
+    # Layers are compared one by one, so that a difference names the layer.
+    elif _has_names(before) and _has_names(today) and len(before) == len(today):
+        for one, other in zip(before, today, strict=True):
+            yield from differences(one, other, f"{name}.{one['name']}")
+    elif before != today:
+        single = not isinstance(before, dict | list) and not isinstance(today, dict | list)
+        yield f"{name} {_word(before)} -> {_word(today)}" if single else name
+
+
+def _has_names(value: Any) -> bool:
+    """Whether a value is a list of objects with names, such as the layers."""
+    return isinstance(value, list) and any(isinstance(one, dict) and "name" in one for one in value)
+
+
+def _word(value: Any) -> str:
+    """A value as people read it."""
+    return (
+        "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from alexnet.checkpoint import read_config
+from alexnet.cli import main
 from alexnet.config import Config, Sgd
 from alexnet.data import shapes, sources
 from alexnet.data.store import Store
-from alexnet.errors import DataError, RunError
+from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.own_images import EPOCHS, PRESENTATIONS, recommended, train_on, typical_side_px
 from alexnet.train.metrics import read_metrics
 from tests.conftest import tiny_architecture
@@ -71,8 +72,8 @@ def larger(config: Config) -> Config:
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        (slower, RunError, "was begun with other settings"),
-        (larger, DataError, "another size than 46"),
+        (slower, RunError, r"was begun with other settings \(sgd.lr \S+ -> 1e-05\); go on"),
+        (larger, DataError, "was prepared for 37 pixels a side, and this recipe needs 46"),
     ],
 )
 def test_other_settings_than_those_of_the_run_are_refused(
@@ -91,8 +92,33 @@ def test_images_that_were_exchanged_are_not_overlooked(images: Path, tmp_path: P
     train_on(str(images), tmp_path / "mine", tiny)
     folder = images / shapes.CLASSES[0]
     (folder / "0.png").rename(folder / "new.png")
-    with pytest.raises(DataError, match="was prepared from other images"):
+    with pytest.raises(DataError, match=r"was prepared for other images than .* has now"):
         train_on(str(images), tmp_path / "mine", tiny)
+
+
+def test_resumed_run_of_a_folder_ends_with_its_page_too(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_on(str(images), tmp_path / "mine", tiny)
+    (tmp_path / "mine" / "report.html").unlink()
+    main(["train", "--resume", str(tmp_path / "mine")])
+    assert f"the worst mistakes: {tmp_path / 'mine' / 'report.html'}" in capsys.readouterr().out
+    assert (tmp_path / "mine" / "report.html").is_file()
+
+
+def test_what_was_left_out_is_said_and_a_wrong_setting_comes_before_it(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / shapes.CLASSES[0] / "empty.jpg").touch()
+    with pytest.raises(ConfigError, match=r"sgd\.lr is -1"):
+        train_on(str(images), tmp_path / "mine", backwards)
+    assert not (tmp_path / "mine-store").exists()
+    train_on(str(images), tmp_path / "mine", tiny)
+    assert f"skipped {shapes.CLASSES[0]}/empty.jpg: not an image" in capsys.readouterr().err
+
+
+def backwards(config: Config) -> Config:
+    return replace(tiny(config), sgd=replace(tiny(config).sgd, lr=-1.0))
 
 
 def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:

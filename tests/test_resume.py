@@ -51,6 +51,18 @@ def test_finished_run_says_so_and_how_to_lengthen_it(
     assert len(read_metrics(finished, "epoch")) == 6
 
 
+def test_new_settings_of_a_finished_run_wait_for_a_new_length(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "config.json").read_bytes(), (finished / "metrics.jsonl").read_bytes()
+    main(["train", "--resume", str(finished), "--lr", "0.5"])
+    assert capsys.readouterr().err.endswith(f"--resume {finished} --epochs 6 --lr 0.5\n")
+    assert before == (
+        (finished / "config.json").read_bytes(),
+        (finished / "metrics.jsonl").read_bytes(),
+    )
+
+
 def test_lengthened_run_goes_on_with_the_schedule_of_a_new_run_of_that_length(
     store: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,15 +66,7 @@ def prepare(arguments: list[str]) -> None:
         source, folder, a.settings, a.workers, a.force, a.ignore_disk, a.memory_gib
     )
     print(f"{a.store}: {len(manifest['classes'])} classes")
-    for name, split in manifest["splits"].items():
-        kept = f", {split['kept']} kept byte for byte" if split["kept"] else ""
-        print(f"  {name}: {split['images']} images, {len(split['skipped'])} skipped{kept}")
-        # A few names show what is wrong with a source; the manifest lists all of them.
-        for image, reason in split["skipped"][:20]:
-            print(f"    skipped {image}: {reason}")
-    # Those of the source were printed before.
-    for note in manifest["notes"][len(source.notes) :]:
-        print(f"  {note}")
+    print("\n".join(preparation.in_words(manifest, source.notes)))
     print(f"look at it:  {command('look', a.store)}")
     if recipe := _recipe_for(manifest["settings"]["size_px"]):
         train = command("train", recipe, "--data", a.store, "--out", f"runs/{folder.name}")

@@ -7,6 +7,7 @@ change. The tables below name those few; `--help-all` lists every field.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alexnet import recipes
@@ -91,7 +92,7 @@ def default_of(config: Config, flag: str) -> Any:
     """The value of a recipe's field, by its flag. Raises AttributeError for an unknown field."""
     # These two options belong to the verb and not to the recipe.
     if flag == "out":
-        return f"runs/{config.recipe}"
+        return f"runs/{Path(config.recipe).name}"
     if flag == "epochs":
         return config.schedule.epochs
     value: Any = config

@@ -80,9 +80,20 @@ def train(arguments: list[str]) -> None:
         return
     name, *rest = arguments
     if wants_help(rest):
-        # A folder of images is trained on with the options of a recipe.
-        config = recipes.small() if is_folder(name) else base_config(name)
-        print("\n".join(_usage(name)) + "\n" + short_help("train", config, TRAIN_GROUPS))
+        groups, usage = TRAIN_GROUPS, _usage(name)
+        if is_folder(name):
+            # It is trained on with the options of a recipe; store and run are named after it.
+            config = replace(recipes.small(), recipe=name)
+            usage = [
+                f"usage: {command('train', name)} [--out RUN] [--epochs INT] [--FIELD VALUE ...]"
+            ]
+            groups = {
+                title: tuple(setting for setting in settings if setting.flag != "data")
+                for title, settings in groups.items()
+            }
+        else:
+            config = base_config(name)
+        print("\n".join(usage) + "\n" + short_help("train", config, groups))
         return
     if is_folder(name):
         _train_on_folder(name, with_full_help(rest))
@@ -178,6 +189,19 @@ def _resume(arguments: list[str]) -> None:
         # was saved by several ranks.
         parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
         loop.resume(r.resume, parallel, r.epochs, r.lr, r.device)
+    _finish_own_images(r.resume)
+
+
+def _finish_own_images(run: Path) -> None:
+    """End as `alexnet train FOLDER` does, if that began the run."""
+    from alexnet import own_images
+    from alexnet.checkpoint import read_config
+    from alexnet.distributed.mesh import is_distributed
+
+    store = Path(own_images.store_beside(run)).resolve()
+    # With several processes each would write the page.
+    if not is_distributed() and Path(read_config(run).data).resolve() == store:
+        print(own_images.report(own_images.finish(run), run))
 
 
 def base_config(name: str) -> Config:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from alexnet.progress import Progress
 STORED_PX = 256  # section 2
 INDEX_FILE = "index.npz"
 MOST_NAMES = 100  # of images with an extreme shape, in the manifest
+SHOWN_SKIPPED = 20  # skipped images that are named on the screen
 FIRST = 3  # names in a message, which shows what is wrong without filling the screen
 
 
@@ -293,6 +295,21 @@ def _finish(job: Job) -> dict[str, Any]:
     write_whole(folder / "manifest.json", content.encode())
     as_read: dict[str, Any] = json.loads(content)
     return as_read
+
+
+def in_words(manifest: dict[str, Any], said: Sequence[str] = ()) -> list[str]:
+    """Return lines about what a store contains and what was left out of it.
+
+    Args:
+        said: The notes of the source, where they were printed before the preparation.
+    """
+    lines = []
+    for name, split in manifest["splits"].items():
+        kept = f", {split['kept']} kept byte for byte" if split["kept"] else ""
+        lines.append(f"  {name}: {split['images']} images, {len(split['skipped'])} skipped{kept}")
+        # A few names show what is wrong with a source; the manifest lists all of them.
+        lines += [f"    skipped {image}: {why}" for image, why in split["skipped"][:SHOWN_SKIPPED]]
+    return lines + [f"  {note}" for note in manifest["notes"][len(said) :]]
 
 
 def _notes(splits: dict[str, Any], classes: tuple[str, ...], size_px: int) -> list[str]:

@@ -25,7 +25,7 @@ from alexnet.experiments.job import result_of
 from alexnet.experiments.runner import Settings, kind_of
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
-from alexnet.saved_config import from_dict, to_dict
+from alexnet.saved_config import differences, from_dict, to_dict
 
 UNDERFITTED = 0.2
 """A training error above this share is called underfitted, except in the paper's own setting."""
@@ -270,9 +270,9 @@ def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Ite
     )
     if effect.first_epochs is not None:
         before, today = (until(config, effect.first_epochs) for config in (before, today))
-    yield from _differences(to_dict(before), to_dict(today), "")
+    yield from differences(to_dict(before), to_dict(today))
     part = asdict(claim.part(arm, scale, kind))
-    yield from _differences(raw["parts"][arm.name], part, "part")
+    yield from differences(raw["parts"][arm.name], part, "part")
 
 
 def until(config: Config, epochs: int) -> Config:
@@ -293,33 +293,4 @@ def until(config: Config, epochs: int) -> Config:
             layer_lrs=tuple(rate for rate in schedule.layer_lrs if rate.epoch < epochs),
             colour_until=ends if ends is not None and ends < epochs else None,
         ),
-    )
-
-
-def _differences(before: Any, today: Any, name: str) -> Iterator[str]:
-    """Differences in words, such as `schedule.colour_until none -> 18`.
-
-    A difference in a list or an object is given by its name alone.
-    """
-    if isinstance(before, dict) and isinstance(today, dict) and before.keys() == today.keys():
-        for key in before:
-            yield from _differences(before[key], today[key], f"{name}.{key}".lstrip("."))
-    # Layers are compared one by one, so that a difference names the layer.
-    elif _has_names(before) and _has_names(today) and len(before) == len(today):
-        for one, other in zip(before, today, strict=True):
-            yield from _differences(one, other, f"{name}.{one['name']}")
-    elif before != today:
-        single = not isinstance(before, dict | list) and not isinstance(today, dict | list)
-        yield f"{name} {_word(before)} -> {_word(today)}" if single else name
-
-
-def _has_names(value: Any) -> bool:
-    """Whether a value is a list of objects with names, such as the layers."""
-    return isinstance(value, list) and any(isinstance(one, dict) and "name" in one for one in value)
-
-
-def _word(value: Any) -> str:
-    """A value as the table shows it."""
-    return (
-        "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )

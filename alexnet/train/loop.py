@@ -196,19 +196,26 @@ def resume(
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
             setup = replace(setup, config=replace(config, schedule=schedule))
+        ended = finished(changed.schedule, state.epoch, state.plateau)
+        if ended:
+            # Without a step to train, new settings would only wait to act on a later resume.
+            changed = saved
         if mesh.first and changed != saved:
             write_config(run, changed)
         messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
         messages += changes_in_words(saved, replace(changed, device=config.device))
-        if finished(changed.schedule, state.epoch, state.plateau):
-            messages = [_already_finished(run, changed, state)]
+        if ended:
+            messages = [_already_finished(run, saved, state, lr)]
         with _explained(setup, run):
             retuned = replace(changed, device=saved.device) != saved
             return _train(setup, run, velocity, state, messages, retuned)
 
 
-def _already_finished(run: Path, config: Config, state: TrainState) -> str:
-    longer = command("train", "--resume", run, "--epochs", 2 * config.schedule.epochs)
+def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
+    options = ["--epochs", 2 * config.schedule.epochs]
+    if lr is not None:
+        options += ["--lr", f"{lr:g}"]
+    longer = command("train", "--resume", run, *options)
     return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
 
 
