@@ -17,7 +17,7 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import RunError
-from alexnet.evaluation import Result, evaluate
+from alexnet.evaluation import Result, crops_name, evaluate
 from alexnet.files import parse_json, write_whole
 from alexnet.program import command
 from alexnet.saved_config import from_dict
@@ -139,11 +139,7 @@ def report(results: list[Result], out: str | Path) -> str:
     """The text that the demo ends with: test errors, where all is, and commands to try next."""
     out = Path(out)
     chance = 1 - 1 / len(shapes.CLASSES)
-    tests = "\n".join(
-        f"  test error, {'centre crop' if r.patches == 1 else f'{r.patches} crops'}: "
-        f"{r.top1_error:.1%}"
-        for r in results
-    )
+    tests = "\n".join(f"  test error, {crops_name(r)}: {r.top1_error:.1%}" for r in results)
     run = out / "run"
     return (
         f"\n{tests}   (chance: {chance:.0%})\n"

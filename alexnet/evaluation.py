@@ -57,6 +57,36 @@ class Result:
         return dict(self.__dict__)
 
 
+TOP5_CLASSES = 20
+"""From this number of classes on a top-5 error is shown: five guesses of six are nearly always
+right."""
+
+
+def says_top5(result: Result) -> bool:
+    """Whether the top-5 error of a result means something."""
+    return result.top5_error is not None and len(result.confusion) >= TOP5_CLASSES
+
+
+def crops_name(result: Result) -> str:
+    """Return the crops of a test in words: `center crop` or, for instance, `10 crops`."""
+    return "center crop" if result.patches == 1 else f"{result.patches} crops"
+
+
+def same_answer(result: Result, names: Sequence[str]) -> str | None:
+    """Return a sentence, without its full stop, where every image was given the same class.
+
+    None where the answers differ, or where the images are of one class only, which may be right.
+    """
+    counts = np.array(result.confusion)
+    answers, true = np.flatnonzero(counts.sum(0)), np.flatnonzero(counts.sum(1))
+    if len(answers) > 1 or len(true) < 2:
+        return None
+    return (
+        f"every test image was called {names[answers[0]]}: the network has learned nothing yet; "
+        "train longer, or at another learning rate"
+    )
+
+
 def centre(augment: Augment) -> Augment:
     """Return the same settings with the center crop as the only test crop."""
     return replace(augment, test_patches="centre")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,13 +84,23 @@ def facts(store: Store, counts: Counts) -> list[tuple[str, str]]:
     red, green, blue = store.statistics.mean.mean((0, 1))
     lines.append(("mean color", f"red {red:.0f}, green {green:.0f}, blue {blue:.0f} of 255"))
     lines.append(("made from", manifest.get("source", "unknown")))
+    # Names may come from someone else, and a terminal obeys what they may contain.
+    return [(name, printable(text)) for name, text in lines] + left_out(manifest)
+
+
+def left_out(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what `prepare` noted: skipped images, files left out, extreme images, empty classes.
+
+    Returns:
+        Pairs of `skipped` or `note`, and a text that a terminal can be given.
+    """
+    lines = []
     for split, about in manifest["splits"].items():
         if skipped := about.get("skipped"):
             shown = ", ".join(f"{name} ({reason})" for name, reason in skipped[:EXAMPLES])
             rest = f" and {len(skipped) - EXAMPLES:,} more" if len(skipped) > EXAMPLES else ""
             lines.append(("skipped", f"{len(skipped):,} of {split}: {shown}{rest}"))
     lines += [("note", note) for note in manifest.get("notes", [])]
-    # Names may come from someone else, and a terminal obeys what they may contain.
     return [(name, printable(text)) for name, text in lines]
 
 

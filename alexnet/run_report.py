@@ -15,9 +15,19 @@ import numpy as np
 from alexnet import figures, recipes
 from alexnet.config import Config, Plateau
 from alexnet.data.image import encode
-from alexnet.evaluation import Mistake, OwnTest, Result, own_test, worst_mistakes
+from alexnet.evaluation import (
+    Mistake,
+    OwnTest,
+    Result,
+    crops_name,
+    own_test,
+    same_answer,
+    says_top5,
+    worst_mistakes,
+)
 from alexnet.figures.answers import stored_image
 from alexnet.files import write_whole
+from alexnet.look import left_out
 from alexnet.program import command
 from alexnet.provenance import describe
 from alexnet.saved_config import to_dict
@@ -70,8 +80,11 @@ def page(run: Path, test: OwnTest) -> str:
         train_images=splits[config.train_split]["images"],
         val_images=len(test.split),
         store_changed=test.store.checksum != trained.about["store"],
-        tests=[(_test_name(result), result, wilson(*_wrong(result))) for result in test.results],
-        test_name=_test_name(own),
+        same_answer=same_answer(own, names),
+        tests=[(crops_name(result), result, wilson(*_wrong(result))) for result in test.results],
+        test_name=crops_name(own),
+        top5=says_top5(own),
+        left_out=left_out(test.store.manifest),
         uniform=1 - 1 / len(names),
         largest=names[int(counts.argmax())],
         largest_error=1 - counts.max() / counts.sum(),
@@ -108,10 +121,6 @@ def wilson(wrong: int, images: int, z: float = 1.96) -> tuple[float, float]:
 def _wrong(result: Result) -> tuple[int, int]:
     """Return the number of wrong images, and of all images."""
     return round(result.top1_error * result.images), result.images
-
-
-def _test_name(result: Result) -> str:
-    return "center crop" if result.patches == 1 else f"{result.patches} crops"
 
 
 def confused_pairs(

@@ -51,10 +51,10 @@ def evaluate(arguments: list[str]) -> None:
         print(json.dumps([result.to_dict() for result in results]))
         return
     for r in results:
-        top5 = "" if r.top5_error is None else f", top-5 {r.top5_error:.2%}"
-        name = "centre crop" if r.patches == 1 else f"{r.patches} crops"
+        top5 = f", top-5 {r.top5_error:.2%}" if evaluation.says_top5(r) else ""
         print(
-            f"{name}: top-1 error {r.top1_error:.2%}{top5}, loss {r.loss:.4f} ({r.images} images)"
+            f"{evaluation.crops_name(r)}: top-1 error {r.top1_error:.2%}{top5}, "
+            f"loss {r.loss:.4f} ({r.images} images)"
         )
     store = Store(data)
     # A thousand lines of classes are no table; --json has all of them.

@@ -30,7 +30,7 @@ class ExportArguments:
     """The last checkpoint, or the one with the lowest validation error."""
     with_preprocessing: bool = False
     """The ONNX network takes images of the stored size, (N, H, W, 3) of bytes, and crops them."""
-    crops: Literal["centre", "nine", "ten"] = "centre"
+    crops: Literal["centre", "center", "nine", "ten"] = "centre"
     """With --with-preprocessing: the crops over which the ONNX network averages."""
 
 
@@ -39,18 +39,19 @@ def export(arguments: list[str]) -> None:
     a = parse(ExportArguments, "export", arguments)
     from alexnet import checkpoint, export, load
 
+    crops: Literal["centre", "nine", "ten"] = "centre" if a.crops == "center" else a.crops
     if a.file.exists():
         raise AlexNetError(f"{a.file} exists; choose another name")
-    if a.file.suffix != ".onnx" and (a.with_preprocessing or a.crops != "centre"):
+    if a.file.suffix != ".onnx" and (a.with_preprocessing or crops != "centre"):
         raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
     # Before the network is loaded and checked, which takes seconds.
     check_folder_of(a.file)
     if a.file.suffix == ".onnx":
         # On a GPU a run may be used in a precision that the file does not have.
         trained = load(a.run, a.which, device="cpu")
-        export.write_onnx(trained, a.file, a.with_preprocessing, a.crops)
+        export.write_onnx(trained, a.file, a.with_preprocessing, crops)
         print(a.file)
-        print(summary(export.description(trained, a.with_preprocessing, a.crops)))
+        print(summary(export.description(trained, a.with_preprocessing, crops)))
         return
     if a.file.suffix == ".safetensors":
         # The empty dict stands for the velocity, which only a run that continues needs.

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from alexnet import recipes
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
+from alexnet.program import command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,8 +50,9 @@ class FigureArguments:
 
     figure: Positional[Kind]
     """The figure."""
-    runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN...")]]
-    """Folder of the run; of several runs for curves, training-error and signal."""
+    runs: Positional[Annotated[Paths, tyro.conf.arg(metavar="RUN|RECIPE...")]]
+    """Folder of the run; of several runs for curves, training-error and signal; or, for network,
+    the name of a recipe."""
     out: Path | None = None
     """Image file; FIGURE.png in the folder of the first run when not given."""
 
@@ -59,7 +61,8 @@ def figure(arguments: list[str]) -> None:
     """Run `alexnet figure`."""
     a = parse(FigureArguments, "figure", arguments)
     if not a.runs:
-        raise AlexNetError(f"name the run to draw: alexnet figure {a.figure} RUN")
+        what, whose = ("run or recipe", "RUN|RECIPE") if a.figure == "network" else ("run", "RUN")
+        raise AlexNetError(f"name the {what} to draw: {command('figure', a.figure)} {whose}")
     run, *others = a.runs
     if others and a.figure not in (*SEVERAL_RUNS, "neighbours"):
         raise AlexNetError(

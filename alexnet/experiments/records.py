@@ -114,7 +114,9 @@ class Record:
         for name, runs in self.results.items():
             percent = ", ".join(f"{100 * run.test_error:.1f}" for run in runs)
             part = Part(**self.raw["parts"][name])
-            lines.append(f"{error_name(self.config(name))}, {name}{part}: {percent} %")
+            # Records name arms as code does, and readers read American English.
+            arm = name.replace("normalisation", "normalization")
+            lines.append(f"{error_name(self.config(name))}, {arm}{part}: {percent} %")
         return lines
 
     def setting(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
@@ -21,6 +22,7 @@ from alexnet.experiments.table import (
     no_records,
     not_run,
     reading,
+    rule,
     source,
     table_rows,
 )
@@ -50,6 +52,7 @@ def page(
     environment.filters["inline"] = _inline
     return environment.get_template("report.html.jinja").render(
         rows=list(table_rows(records)),
+        rule=rule(records),
         reading=reading(records).split("\n\n"),
         figures=_sections(records, runs),
         claims=[(claim, [one for one in records if one.claim is claim]) for claim in CLAIMS],
@@ -99,14 +102,14 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
     """Figures 3 and 4 of the first run, and the signals and curves of all runs."""
     first, net = runs[0], load(runs[0]).net
     indices = [
-        f"column {number}: colour {mean(colour):.2f}, orientation {mean(oriented):.2f}"
+        f"column {number}: color {mean(colour):.2f}, orientation {mean(oriented):.2f}"
         for number, (colour, oriented) in enumerate(
             zip(colourfulness(net), orientedness(net), strict=True), 1
         )
     ]
     kernels = (
-        f"The filters of the first layer of {first.name}. Colour is the share of a filter's energy "
-        "that is not grey; orientation is the coherence of its gradients. Both lie between 0 and "
+        f"The filters of the first layer of {first.name}. Color is the share of a filter's energy "
+        "that is not gray; orientation is the coherence of its gradients. Both lie between 0 and "
         f"1. Means: {'; '.join(indices)}. {_specialising(records)}"
     )
     answers = (
@@ -124,7 +127,7 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
     return [
         ("Figure 3: the filters of the two columns", [(figures.filters(net), kernels)]),
         (
-            "Figure 4: answers and neighbours",
+            "Figure 4: answers and neighbors",
             [(figures.answers(first), answers), (figures.neighbours(first), near)],
         ),
         ("Signal at the start", [(figures.signals(runs), signal)]),
@@ -144,7 +147,7 @@ def _specialising(records: Sequence[Record]) -> str:
         return ""
     often = sum(share <= 0.05 for share in shares)
     return (
-        f"In {often} of the {len(shares)} recorded seeds of claim filters, the colour of the "
+        f"In {often} of the {len(shares)} recorded seeds of claim filters, the color of the "
         "columns lies further apart than in 95 of 100 random halves of the same filters."
     )
 
@@ -212,10 +215,10 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
         on = " (CIFAR-10)" if one.raw["on"] == "cifar10" else ""
         mark = f" {REPEATED}" if row.repeat else ""
         label = f"{one.claim.id}{on}: {name}{mark}"
-        # The white ground interrupts the line of no effect, which would cross the words.
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axes.text(0, height + 0.3, label, transform=left, fontsize=8.5, bbox=ground)
+        axes.text(0, height + 0.3, label, transform=left, fontsize=8.5)
     axes.set(yticks=[], ylim=(-0.7, len(points)), xlabel="percentage points of test error")
-    axes.axvline(0, color=INK, linewidth=0.8)
+    # The line of no effect beside the intervals only, because elsewhere it would cross the words.
+    heights = np.arange(len(points))
+    axes.vlines(np.zeros(len(points)), heights - 0.3, heights + 0.2, color=INK, linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure

@@ -14,11 +14,13 @@ from alexnet.architecture import plan
 from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.estimates import Verdict
-from alexnet.experiments.records import UNDERFITTED, Record, opened, record, where, write
+from alexnet.experiments.records import UNDERFITTED, Record, Row, opened, record, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
 from alexnet.program import command
 from alexnet.terminal import paragraphs, together, wrapped
 
+SIGNIFICANT = 0.05
+"""Largest adjusted p value of an effect that stands."""
 FULL_SCALE = (
     "Commands at full scale: `--precision auto` is bfloat16 on CUDA; what 2012 computed in is "
     "`--precision float32`."
@@ -113,6 +115,8 @@ class TableRow:
     """Adjusted p value, such as `0.012` or `<0.001`; empty without an interval."""
     setting: str
     outcome: Verdict
+    stands: bool
+    """Whether the adjusted p value is at most 0.05."""
     verdict: str
     """The verdict in words, such as `same sign`."""
     detail: str
@@ -144,10 +148,24 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
                 p="" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
                 setting=one.setting(),
                 outcome=e.verdict,
+                stands=_stands(row),
                 verdict=verdict,
                 detail=detail,
                 repeat=", ".join(row.repeat),
             )
+
+
+def _stands(row: Row) -> bool:
+    return row.adjusted_p is not None and row.adjusted_p <= SIGNIFICANT
+
+
+def rule(records: Sequence[Record]) -> str:
+    """Say which of the effects stand, and how many."""
+    rows = [row for one in records for row in one.rows if row.adjusted_p is not None]
+    return (
+        f"An effect stands only where p is at most {SIGNIFICANT}: {sum(map(_stands, rows))} of the "
+        f"{len(rows)} that have a p value do."
+    )
 
 
 def record_lines(one: Record) -> list[str]:
@@ -155,8 +173,8 @@ def record_lines(one: Record) -> list[str]:
     lines = wrapped(one.setting(), "  ", "      ")
     for row in table_rows([one]):
         paper = "paper: no number" if row.paper == "-" else f"paper: {row.paper}"
-        p = [f"p {row.p}"] if row.p else []
-        phrases = [paper, f"here: {row.ours}", *p, row.full_verdict]
+        p = [f"p {row.p}{', stands' if row.stands else ''}"] if row.p else []
+        phrases = [paper, f"measured: {row.ours}", *p, row.full_verdict]
         # A phrase stands on one line: a number is never apart from its interval.
         numbers = together([f"{phrase};" for phrase in phrases[:-1]] + phrases[-1:])
         compared = f"{row.measure} {REPEATED if row.repeat else ''}"
@@ -171,11 +189,11 @@ def source(claim: Claim) -> str:
 
 
 LEGEND = """\
-Each row says what was compared, the paper's number, and the mean over seeds here with its 95 % \
-interval. p is the probability of a difference this large by chance, corrected for the number of \
-rows (Holm). Same sign: the interval lies wholly on the side that the paper claims. Opposite sign: \
-wholly on the other side. Differs: wholly on one side, where the paper claims none. Inconclusive: \
-it contains no difference, or there is no interval.
+Each row says what was compared, the paper's number, and the measured mean over seeds with its \
+95 % interval. p is the probability of a difference this large by chance, corrected for the \
+number of rows (Holm). Same sign: the interval lies wholly on the side that the paper claims. \
+Opposite sign: wholly on the other side. Differs: wholly on one side, where the paper claims none. \
+Inconclusive: it contains no difference, or there is no interval.
 
 A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent. Full is the paper's scale. \
 Desk is a small stand-in, which can confirm a mechanism and cannot refute a claim about ImageNet. \
@@ -204,7 +222,8 @@ def listing(records: Sequence[Record], cost_h: dict[str, float], folder: Path) -
         cost_h: Hours of five seeds at desk scale on this machine, by claim.
         folder: Where the records were read.
     """
-    lines = paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
+    lines = [*wrapped(rule(records)), ""] if records else []
+    lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
     if not records:
         lines += ["", *wrapped(no_records(folder))]
     for claim in CLAIMS:
@@ -213,7 +232,7 @@ def listing(records: Sequence[Record], cost_h: dict[str, float], folder: Path) -
         needs = f"Data: {' or '.join(KINDS[kind] for kind in claim.kinds)}"
         # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_h:
-            needs += f"; at desk scale {60 * cost_h[claim.id]:.0f} minutes here"
+            needs += f"; at desk scale {60 * cost_h[claim.id]:.0f} minutes on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
         for one in records:
             if one.claim is claim:
@@ -250,9 +269,9 @@ def reading(records: Sequence[Record]) -> str:
     """Explain the rows: paragraphs in Markdown, with the counts of these records."""
     rows = [row for one in records for row in one.rows]
     # A row of a single seed has no interval and no p value.
-    p_values = [row.adjusted_p for row in rows if row.adjusted_p is not None]
-    stand = sum(p <= 0.05 for p in p_values)
-    text = READING.format(tested=len(p_values), stand=stand, underfitted=100 * UNDERFITTED)
+    tested = sum(row.adjusted_p is not None for row in rows)
+    stand = sum(map(_stands, rows))
+    text = READING.format(tested=tested, stand=stand, underfitted=100 * UNDERFITTED)
     reasons = {reason for row in rows for reason in row.repeat}
     if reasons:
         text += REPEAT + END_GAME * any("colour_until" in reason for reason in reasons)

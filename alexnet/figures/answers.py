@@ -23,6 +23,7 @@ from alexnet.trained import Trained, load, probabilities
 # Fig. 4 shows eight images on the left, five on the right, and six neighbors of each of these.
 ANSWERS, ASKED, NEAREST = 8, 5, 6
 BEST = 5  # classes for each answer
+ABSENT = f"its class is not among these {BEST}"
 
 
 def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
@@ -115,9 +116,9 @@ def _draw_answers(shown: Sequence[Answer], columns: int = 4) -> Figure:
     """Draw test images and their five most probable classes, the true one marked (Fig. 4, left)."""
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(2.4 * columns, 3.1 * rows), dpi=150, layout="constrained")
+    figure = Figure(figsize=(2.4 * columns, 3.3 * rows), dpi=150, layout="constrained")
     axes = figure.subplots(
-        2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.4, 1] * rows}
+        2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.4, 1.2] * rows}
     )
     for ax in axes.flat:
         ax.set_axis_off()
@@ -141,9 +142,13 @@ def _draw_answers(shown: Sequence[Answer], columns: int = 4) -> Figure:
                 parse_math=False,
             )
             below.text(p + 0.03, -rank, f"{p:.0%}", fontsize=6.5, va="center", color=SOFT)
+        if answer.label not in [name for name, _ in answer.best]:
+            # Without this line a reader looks for the red bar in vain.
+            below.text(-1, -BEST, ABSENT, fontsize=6.5, va="center", color=VAL)
         # The same scale under each image, so that bars can be compared; the left half is for names.
         below.set_xlim(-1, 1.25)
-        below.set_ylim(0.5 - BEST, 0.5)
+        # One line more than there are bars, for `ABSENT`.
+        below.set_ylim(-0.5 - BEST, 0.5)
     figure.supxlabel(
         "above the image: its class; bars: probabilities, red for the true class",
         fontsize=8,

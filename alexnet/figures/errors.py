@@ -69,6 +69,8 @@ def confusion(result: Result, names: Sequence[str]) -> Figure:
 def mistakes(test: OwnTest) -> Figure:
     """Draw the twelve images on which a run was surest of a wrong class.
 
+    Red is the true class, as in Figure 4 of the paper.
+
     Raises:
         RunError: The run makes no mistake.
     """
@@ -84,8 +86,8 @@ def mistakes(test: OwnTest) -> Figure:
     for ax, mistake in zip(axes.flat, shown, strict=False):
         ax.imshow(stored_image(test.split, mistake.index))
         lines = (
-            (f"true: {shortened(mistake.true, 24)}", 0.03, TRAIN, 8),
-            (f"{shortened(mistake.predicted, 24)} {mistake.probability:.0%}", 0.13, VAL, 8),
+            (f"true: {shortened(mistake.true, 24)}", 0.03, VAL, 8),
+            (f"{shortened(mistake.predicted, 24)} {mistake.probability:.0%}", 0.13, TRAIN, 8),
             (shortened(mistake.name, 34), 0.22, SOFT, 6),
         )
         for text, below, color, size in lines:

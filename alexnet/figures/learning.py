@@ -148,21 +148,13 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
             linestyle=STYLES[number % len(STYLES)],
             linewidth=1.4,
             marker="o" if len(points) <= FEW_EPOCHS else "",
-            label=f"{name}: {QUARTER:.0%} {when}",
+            # The name of a single run explains nothing.
+            label=f"{f'{name}: ' if len(named) > 1 else ''}{QUARTER:.0%} {when}",
         )
-    ax.axhline(100 * QUARTER, color="#bbbbbb", linewidth=0.8, zorder=0)
+    # Its text is in the legend, which lies where no curve is: a curve crosses every place near the
+    # line sooner or later.
     note = f"{QUARTER:.0%}, the line of Figure 1"
-    # At the right end, where a curve is seldom as high as the line.
-    ax.annotate(
-        note,
-        (1, 100 * QUARTER),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=7,
-        color=SOFT,
-    )
+    ax.axhline(100 * QUARTER, color="#bbbbbb", linewidth=0.8, zorder=0, label=note)
     _set_limits(ax, max(len(points) for _, points in named))
     finish(ax, "epoch", "training error, %")
     legend(ax)

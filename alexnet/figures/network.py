@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from alexnet.architecture import Op, Shape, plan
-from alexnet.config import Architecture, Conv, FullyConnected, Local
+from alexnet.config import Architecture, Conv, FullyConnected, Local, Pool
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL
 
 Point = tuple[float, float]
@@ -65,7 +65,7 @@ def network(architecture: Architecture) -> Figure:
     boxes = _boxes(layers, architecture)
     top = max(box.y + box.height + box.slant for row in boxes for box in row)
     right = boxes[-1][0].x + TEXT_WIDTH
-    texts = [["image"], *(_lines(op, ops) for op in layers)]
+    texts = [["image"], *(_lines(op, ops, architecture.pool) for op in layers)]
     bottom = -LINE * (max(map(len, texts)) + 2.2)
     figure = Figure(figsize=(right + 0.3, top - bottom + 0.4), dpi=150)
     ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -207,7 +207,7 @@ def _draw_connection(ax: Axes, op: Op, source: Box, target: Box, color: str) -> 
         )
 
 
-def _lines(op: Op, ops: tuple[Op, ...]) -> list[str]:
+def _lines(op: Op, ops: tuple[Op, ...], pool: Pool) -> list[str]:
     """Return the lines of text below a layer; the first is its name."""
     layer = op.layer
     lines = [layer.name]
@@ -221,18 +221,22 @@ def _lines(op: Op, ops: tuple[Op, ...]) -> list[str]:
         lines += [f"{op.shape[0]} units", "all connected" if op.columns == 1 else "by column"]
     for after in ops:
         if after.layer is layer and after.op not in ("linear", "activation"):
-            lines += [_words(after)]
+            lines += _words(after, pool)
     return lines
 
 
-def _words(op: Op) -> str:
-    """Name an operation that follows a layer, with the side of the maps that it leaves."""
+def _words(op: Op, pool: Pool) -> list[str]:
+    """Name an operation that follows a layer; of a pooling also its window and result."""
     match op.op:
         case "max_pool" | "avg_pool":
-            return f"{op.op.removesuffix('_pool')} pooling: {op.shape[1]}"
+            side = op.shape[1]
+            return [
+                f"{op.op.removesuffix('_pool')} pooling {pool.size_px}x{pool.size_px}",
+                f"stride {pool.stride}, to {side}x{side}",
+            ]
         case "lrn":
-            return "normalization"
+            return ["normalization"]
         case "spatial_norm":
-            return "spatial norm."
+            return ["spatial norm."]
         case _:
-            return op.op
+            return [op.op]
