@@ -30,12 +30,13 @@ from alexnet.data.sources import Source
 from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve
 from alexnet.errors import DataError, RunError
-from alexnet.evaluation import Result, own_test
+from alexnet.evaluation import Result, crops_name, own_test, same_answer
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.saved_config import differences, to_dict
 from alexnet.train.loop import fit, resume
+from alexnet.trained import load
 
 PRESENTATIONS = {"small": 300_000, "cifar_26": 700_000}
 """Images that the network sees in training, all epochs together, by recipe: some ten minutes on two
@@ -216,14 +217,14 @@ def _announce(config: Config, run: Path) -> None:
 
 def report(results: list[Result], run: Path) -> str:
     """Return the text that `alexnet train FOLDER` ends with: errors, the page, what to do next."""
-    most = max(map(sum, results[0].confusion)) / results[0].images
-    tests = "\n".join(
-        f"  test error, {'center crop' if one.patches == 1 else f'{one.patches} crops'}: "
-        f"{one.top1_error:.1%}"
-        for one in results
-    )
+    largest = max(map(sum, results[0].confusion)) / results[0].images
+    tests = "\n".join(f"  test error, {crops_name(one)}: {one.top1_error:.1%}" for one in results)
+    # The names are only known to the run, and only needed here.
+    names = load(run, device="cpu").names
+    warning = f"  {sentence}\n" if (sentence := same_answer(results[-1], names)) else ""
     return (
-        f"\n{tests}   (always the largest class: {1 - most:.1%})\n"
+        f"\n{tests}   (always the largest class: {1 - largest:.1%})\n"
+        f"{warning}"
         f"  curves, confusions and the worst mistakes: {run / 'report.html'}\n\n"
         "Next:\n"
         f"  {command('predict', run, 'IMAGE...')}\n"

@@ -15,7 +15,14 @@ from alexnet.config import Config, Sgd
 from alexnet.data import shapes, sources
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
-from alexnet.own_images import EPOCHS, PRESENTATIONS, recommended, train_on, typical_side_px
+from alexnet.own_images import (
+    EPOCHS,
+    PRESENTATIONS,
+    recommended,
+    report,
+    train_on,
+    typical_side_px,
+)
 from alexnet.train.metrics import read_metrics
 from tests.conftest import tiny_architecture
 
@@ -142,3 +149,13 @@ def test_typical_side_is_the_median_of_readable_images(images: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of 15 images"):
         typical_side_px(sources.find(str(images)))
+
+
+def test_a_network_of_one_answer_is_said_to_have_learned_nothing(
+    images: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "mine"
+    results = train_on(str(images), run, tiny)
+    always_first = [[sum(row), 0] for row in results[-1].confusion]
+    text = report([*results[:-1], replace(results[-1], confusion=always_first)], run)
+    assert f"every test image was called {shapes.CLASSES[0]}: the network has learned" in text
