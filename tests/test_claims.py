@@ -19,7 +19,7 @@ from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
 from alexnet.config import Architecture, StepSchedule, scaled
-from alexnet.experiments import records, table
+from alexnet.experiments import records, report, table
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import holm
@@ -200,6 +200,30 @@ def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record])
         assert document.count(record.setting()) >= len(record.rows)
         # On the terminal the setting stands once, above the rows of the record.
         assert record.setting() in listing
+
+
+def test_only_an_effect_that_stands_has_a_colored_verdict(recorded: list[Record]) -> None:
+    """An interval beside no effect is not enough where many rows are read together."""
+    rows = list(table.table_rows(recorded))
+    for row in rows:
+        assert row.stands == (row.p == "<0.001" or (bool(row.p) and float(row.p) <= 0.05))
+    assert any(row.outcome == "same sign" and not row.stands for row in rows)
+    tested = sum(bool(row.p) for row in rows)
+    rule = f"{sum(row.stands for row in rows)} of the {tested} that have a p value do."
+    page = report.page(recorded)
+    assert rule in page
+    badges = re.findall('class="chip ([a-z-]+)">', page)
+    colored = [row.outcome.replace(" ", "-") for row in rows if row.stands]
+    # Each row stands in the table, and once more with its claim.
+    assert sorted(badge for badge in badges if badge != "inconclusive") == sorted(2 * colored)
+    listing = " ".join(table.listing(recorded, {}, RECORDS).split())
+    assert listing.startswith("An effect stands only where p is at most 0.05: ")
+    assert rule in listing
+    assert listing.count(", stands;") == len(colored)
+
+
+def test_arms_are_named_in_american_english(recorded: list[Record]) -> None:
+    assert "normalisation" not in table.document(recorded)
 
 
 def test_rows_describe_their_scale_from_the_record() -> None:

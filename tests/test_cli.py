@@ -120,6 +120,11 @@ def test_export_says_what_the_network_takes_and_where_predict_takes_other_crops(
     assert "this file takes the center crop; `alexnet predict` averages 10 crops" in output
     assert max(map(len, output.splitlines())) <= 100
     whole = tmp_path / "whole.onnx"
+    # The field's own spelling is British; the word as prose has it is understood too.
+    both = [tmp_path / "centre.onnx", tmp_path / "center.onnx"]
+    for file in both:
+        runs(capsys, "export", run, file, "--with-preprocessing", "--crops", file.stem)
+    assert both[0].read_bytes() == both[1].read_bytes()
     output = runs(capsys, "export", run, whole, "--with-preprocessing", "--crops", "ten")
     assert "uint8 (N, 40, 40, 3)" in output
     assert "crops:" not in output

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from PIL import Image
@@ -19,7 +20,7 @@ from alexnet.cli import main
 from alexnet.data import shapes
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import Result, common_store, own_test, score, worst_mistakes
-from alexnet.figures.answers import stored_image
+from alexnet.figures.answers import ABSENT, Answer, _draw_answers, stored_image
 from alexnet.figures.filters import _per_row
 from alexnet.figures.style import run_names
 from tests.conftest import RECIPES
@@ -82,7 +83,15 @@ def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:
     tanh = write_epochs(tmp_path / "tanh", [0.7, 0.6, 0.5, 0.4])
     (ax,) = figures.training_error([relu, tanh]).axes
     entries = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert entries == ["relu: 25% after epoch 3", "tanh: 25% not reached"]
+    assert entries == [
+        "relu: 25% after epoch 3",
+        "tanh: 25% not reached",
+        "25%, the line of Figure 1",
+    ]
+    # No text lies in the axes, where a curve could cross it.
+    assert not ax.texts
+    (alone,) = figures.training_error([relu]).axes
+    assert alone.get_legend().get_texts()[0].get_text() == "25% after epoch 3"
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [60, 30, 25, 20])
 
 
@@ -95,6 +104,17 @@ def test_answers_have_no_label_over_a_bar(run: Path) -> None:
         for text in ax.texts:
             box = text.get_window_extent(renderer)
             assert not any(box.overlaps(bar) and bar.width > 0 for bar in bars), text.get_text()
+
+
+def test_answers_say_where_the_true_class_is_not_among_them() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    best = tuple((name, 0.2) for name in "abcde")
+    inside, outside = Answer(image, "c", best), Answer(image, "f", best)
+    figure = _draw_answers([inside, outside])
+    missing = [sum(text.get_text() == ABSENT for text in ax.texts) for ax in figure.axes]
+    assert missing == [0, 0, 0, 1]
+    colors = [to_hex(bar.get_facecolor()) for bar in figure.axes[2].patches]
+    assert [color == figures.VAL for color in colors] == [False, False, True, False, False]
 
 
 def test_signal_explains_its_line(run: Path) -> None:
@@ -151,6 +171,11 @@ def test_surest_mistakes_come_first(run: Path) -> None:
     figure = figures.mistakes(test)
     assert sum(len(ax.images) for ax in figure.axes) == len(shown)
     assert f"true: {shown[0].true}" in texts(figure)
+    # Red is the true class, as in `answers`.
+    for ax in figure.axes:
+        for text in ax.texts[:2]:
+            color = figures.VAL if text.get_text().startswith("true: ") else figures.TRAIN
+            assert text.get_color() == color
 
 
 @pytest.mark.parametrize("config", RECIPES, ids=lambda recipe: recipe.__name__)
@@ -161,6 +186,15 @@ def test_figure_2_has_every_layer_of_every_recipe(config: object) -> None:
         assert op.layer.name in found
         if op.op == "linear":
             assert any(text.startswith(f"{op.shape[0]} ") for text in found)
+
+
+def test_figure_2_gives_window_and_result_of_a_pooling() -> None:
+    (lines,) = [
+        text
+        for text in texts(figures.network(recipes.paper().architecture))
+        if text.startswith("96 filters")
+    ]
+    assert lines.endswith("max pooling 3x3\nstride 2, to 27x27")
 
 
 def test_figure_2_of_the_paper_has_two_columns_linked_where_the_paper_links_them() -> None:
@@ -188,6 +222,10 @@ def test_the_verb_draws_every_figure_and_refuses_what_it_does_not_use(
     main(["figure", "network", "cifar_11"])
     assert (tmp_path / "cifar_11-network.png").is_file()
     capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["figure", "network"])
+    assert "name the run or recipe to draw: " in (error := capsys.readouterr().err)
+    assert error.endswith("figure network RUN|RECIPE\n")
     for kind in ("filters", "answers", "confusion", "mistakes", "network"):
         with pytest.raises(SystemExit, match="2"):
             main(["figure", kind, str(run), "cat.jpeg"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from copy import copy as shallow_copy
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from alexnet import recipes, run_report
 from alexnet.cli import main
 from alexnet.config import StepSchedule
 from alexnet.data import shapes
-from alexnet.evaluation import OwnTest, evaluate, own_test, score
+from alexnet.evaluation import OwnTest, evaluate, own_test, same_answer, score
 from alexnet.provenance import machine
 
 
@@ -83,6 +85,46 @@ def test_names_of_classes_cannot_become_html_or_formulas(run: Path, test: OwnTes
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "$a_b$ &amp; c" in page
+
+
+def test_page_and_evaluate_leave_out_the_top5_error_of_few_classes(
+    run: Path, test: OwnTest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert test.results[-1].top5_error is not None
+    assert "top-5" not in run_report.page(run, test)
+    main(["evaluate", str(run)])
+    assert "top-5" not in capsys.readouterr().out
+    names = tuple(f"class {i}" for i in range(20))
+    result = score(np.full((30, 20), 0.05, np.float32), test.split.labels, 1)
+    many = replace(test, trained=replace(test.trained, classes=names), results=(result,))
+    assert "top-5 error" in run_report.page(run, many)
+
+
+def test_page_says_what_prepare_left_out(run: Path, test: OwnTest) -> None:
+    heading = "What was left out"
+    assert heading not in run_report.page(run, test)
+    manifest = deepcopy(test.store.manifest)
+    manifest["splits"]["train"]["skipped"] = [["a<b>.jpg", "truncated"]]
+    manifest["notes"] = ["1 class has no image in 'val': orchid"]
+    store = shallow_copy(test.store)
+    store.manifest = manifest
+    page = run_report.page(run, replace(test, store=store))
+    assert heading in page
+    assert "1 of train: a&lt;b&gt;.jpg (truncated)" in page
+    assert "<td>note</td><td>1 class has no image in &#39;val&#39;: orchid</td>" in page
+
+
+def test_network_of_one_answer_is_called_that(run: Path, test: OwnTest) -> None:
+    p = np.eye(10, dtype=np.float32)[np.full(30, 3)]
+    one = score(p, test.split.labels, 1)
+    page = run_report.page(run, replace(test, p=p, results=(one,)))
+    assert f"Every test image was called {shapes.CLASSES[3]}: the network has learned" in page
+    names = list("abcdefghij")
+    assert (same_answer(one, names) or "").startswith("every test image was called d: ")
+    # Where the images are all of one class, one answer may be right.
+    assert same_answer(score(p, np.full(30, 3), 1), names) is None
+    p[0] = p[0, ::-1]
+    assert same_answer(score(p, test.split.labels, 1), names) is None
 
 
 def test_many_classes_have_a_table_in_place_of_a_matrix(run: Path, test: OwnTest) -> None:

@@ -219,6 +219,6 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
     axes.set(yticks=[], ylim=(-0.7, len(points)), xlabel="percentage points of test error")
     # The line of no effect beside the intervals only, because elsewhere it would cross the words.
     heights = np.arange(len(points))
-    axes.vlines(np.zeros(len(points)), heights - 0.3, heights + 0.2, color=INK, linewidth=0.8)
+    axes.vlines(np.zeros(len(points)), heights - 0.25, heights + 0.2, color=INK, linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure

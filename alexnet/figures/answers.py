@@ -23,7 +23,7 @@ from alexnet.trained import Trained, load, probabilities
 # Fig. 4 shows eight images on the left, five on the right, and six neighbors of each of these.
 ANSWERS, ASKED, NEAREST = 8, 5, 6
 BEST = 5  # classes for each answer
-ABSENT = f"its class is not among these {BEST}"
+ABSENT = "its class is not among these five"
 
 
 def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
@@ -144,7 +144,7 @@ def _draw_answers(shown: Sequence[Answer], columns: int = 4) -> Figure:
             below.text(p + 0.03, -rank, f"{p:.0%}", fontsize=6.5, va="center", color=SOFT)
         if answer.label not in [name for name, _ in answer.best]:
             # Without this line a reader looks for the red bar in vain.
-            below.text(-1, -BEST, ABSENT, fontsize=6.5, va="center", color=VAL)
+            below.text(0.125, -BEST, ABSENT, fontsize=6.5, ha="center", va="center", color=VAL)
         # The same scale under each image, so that bars can be compared; the left half is for names.
         below.set_xlim(-1, 1.25)
         # One line more than there are bars, for `ABSENT`.

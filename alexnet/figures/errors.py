@@ -60,10 +60,15 @@ def confusion(result: Result, names: Sequence[str]) -> Figure:
                     column, row, count, ha="center", va="center", fontsize=size - 1, color=color
                 )
     numbers = "numbers: images; " if len(names) <= NUMBERED_CLASSES else ""
-    bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02, format="{x:.0%}")
+    bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02, format=_percent)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(f"{numbers}color: share of the true class", fontsize=8, color=SOFT)
     return figure
+
+
+def _percent(share: float, _: int) -> str:
+    """Label a tick as the tables of `run_report` write a share."""
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def mistakes(test: OwnTest) -> Figure:
