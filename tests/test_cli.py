@@ -154,6 +154,7 @@ def test_user_errors_are_one_sentence(
     for arguments, message in (
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
         (["neighbors"], "it is a figure: alexnet figure neighbours RUN"),
+        (["train", png], "a.png is a file; give a folder of images, a recipe, or"),
         (
             ["train", "resnet", "--data", store],
             "'resnet' is neither a recipe nor a folder of images; the recipes are cifar_11",
@@ -565,3 +566,14 @@ def test_help_is_fast() -> None:
             )
             # PyTorch alone takes more than a second.
             assert min(times_s) < 0.5, (arguments, times_s)
+
+
+def test_prepare_of_few_images_names_the_quick_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(shapes.image(0, i)).save(tmp_path / "images" / name / f"{i}.png")
+    output = runs(capsys, "prepare", tmp_path / "images", tmp_path / "store")
+    assert f"with the small network: alexnet train {tmp_path / 'images'}\n" in output

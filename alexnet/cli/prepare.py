@@ -14,6 +14,9 @@ from alexnet.config import MEMORY_GIB, StoreSettings
 from alexnet.errors import DataError
 from alexnet.program import command
 
+FEW_IMAGES = 20_000
+"""With fewer, a small network is advised as well."""
+
 
 @dataclass(frozen=True)
 class PrepareArguments:
@@ -71,6 +74,11 @@ def prepare(arguments: list[str]) -> None:
     if recipe := _recipe_for(manifest["settings"]["size_px"]):
         train = command("train", recipe, "--data", a.store, "--out", f"runs/{folder.name}")
         print(f"train on it: {train}")
+    # A full-size network takes hours for so few, and the small one does not see 256 pixels.
+    images = sum(split["images"] for split in manifest["splits"].values())
+    few = images < FEW_IMAGES and Path(a.source).is_dir()
+    if few and recipe == "original":
+        print(f"or in minutes, with the small network: {command('train', a.source)}")
 
 
 def _recipe_for(size_px: int) -> str | None:

@@ -215,6 +215,10 @@ def base_config(name: str) -> Config:
     """
     if name.endswith(".json"):
         return read_file(Config, Path(name))
+    if Path(name).is_file():
+        raise AlexNetError(
+            f"{name} is a file; give a folder of images, a recipe, or the config.json of a run"
+        )
     if name not in recipes.__all__:
         raise AlexNetError(
             f"{name!r} is neither a recipe nor a folder of images; the recipes are "
