@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet import recipes
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.augment import Preprocess, sample_augmentation
@@ -20,7 +19,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
 from benchmarks.gpu.card import DEVICE, Row, Table, run_as_program
-from benchmarks.gpu.steps import STORED_PX, new_graph_step
+from benchmarks.gpu.steps import config, new_graph_step, stored_px
 
 Step = Callable[[Batch, int], object]
 
@@ -32,7 +31,7 @@ def feed(table: Table, out: Path, tiny: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for encoding in ("jpeg", "ppm"):
             stored = Path(folder) / encoding
-            settings = StoreSettings(size_px=STORED_PX, encoding=encoding, quality=90)
+            settings = StoreSettings(size_px=stored_px(tiny), encoding=encoding, quality=90)
             table.add(f"prepare {encoding}", partial(_prepare, stored, settings, images))
             table.add(f"{encoding}, resident", partial(_resident, stored, batch, passes, tiny))
             for workers in (1, 2) if tiny else (8, 16, 24):
@@ -90,14 +89,14 @@ def _with_and_without_steps(
 
 def _step(store: Store, batch: int, tiny: bool) -> Step:
     """A training step as the loop takes it: crops drawn on the host, the rest on the card."""
-    paper = recipes.paper()
-    input_px, statistics = paper.architecture.input_px, store.statistics
-    preprocess = Preprocess(paper.augment, statistics, input_px, DEVICE, torch.bfloat16)
+    settings = config(batch, tiny)
+    input_px, statistics = settings.architecture.input_px, store.statistics
+    preprocess = Preprocess(settings.augment, statistics, input_px, DEVICE, torch.bfloat16)
     graph = new_graph_step(batch, tiny, preprocess)
 
     def step(images: Batch, number: int) -> None:
         augmentation = sample_augmentation(
-            paper.augment, statistics, input_px, 0, 0, images.index, images.position
+            settings.augment, statistics, input_px, 0, 0, images.index, images.position
         )
         graph(images, augmentation, number)
 

@@ -30,7 +30,8 @@ BYTES = 2  # of a bfloat16 value
 
 
 def kernels(table: Table, out: Path, tiny: bool) -> None:
-    width = 1 / 16 if tiny else 1.0
+    # Triton's interpreter takes a second for some hundred pixels.
+    width, largest_px = (1 / 16, 5) if tiny else (1.0, 55)
     nets = {
         name: plan(replace(getattr(recipes, name)().architecture, width=width))
         for name in ("paper", "original")
@@ -39,16 +40,16 @@ def kernels(table: Table, out: Path, tiny: bool) -> None:
         for group in passes(nets["paper"], with_bias=True):
             if group[0].op == "linear" and isinstance(group[0].layer, Conv):
                 title = f"after {group[0].layer.name}, batch {batch}"
-                table.add(title, partial(_between, group, batch))
+                table.add(title, partial(_between, group, batch, largest_px))
         for op in nets["original"]:
             if op.op == "spatial_norm":
-                table.add(f"{op.name}, batch {batch}", partial(_spatial, op, batch))
-        table.add(f"crops, batch {batch}", partial(_crop, batch))
+                table.add(f"{op.name}, batch {batch}", partial(_spatial, op, batch, largest_px))
+        table.add(f"crops, batch {batch}", partial(_crop, batch, tiny))
         table.add(f"dropout of fc6, batch {batch}", partial(_dropout, batch, 64 if tiny else 4096))
     table.add("update", partial(_update, [op for op in nets["paper"] if op.op == "linear"]))
 
 
-def _between(group: tuple[Op, ...], batch: int) -> Row:
+def _between(group: tuple[Op, ...], batch: int, largest_px: int) -> Row:
     """Bias, ReLU, LRN, maximum: all that follows a convolution, up to the next one."""
     from alexnet.ops.triton_between import norm_pool
 
@@ -58,7 +59,7 @@ def _between(group: tuple[Op, ...], batch: int) -> Row:
     norm = architecture.lrn if "lrn" in names else None
     window = architecture.pool if "max_pool" in names else None
     columns = next((op.columns for op in rest if op.op == "lrn"), 1)
-    x = channels_last(batch, *linear.shape).requires_grad_()
+    x = _maps(linear.shape, batch, largest_px).requires_grad_()
     bias = torch.zeros(linear.shape[0], device=DEVICE, requires_grad=True)
 
     def forward() -> torch.Tensor:
@@ -72,10 +73,16 @@ def _between(group: tuple[Op, ...], batch: int) -> Row:
     return _beside_copies(forward, (x, bias), dy, read_and_written, gradient)
 
 
-def _spatial(op: Op, batch: int) -> Row:
+def _maps(shape: tuple[int, ...], batch: int, largest_px: int) -> torch.Tensor:
+    """Random values of this shape, (C, H, W), with sides of at most `largest_px` pixels."""
+    maps, *sides = shape
+    return channels_last(batch, maps, *(min(side, largest_px) for side in sides))
+
+
+def _spatial(op: Op, batch: int, largest_px: int) -> Row:
     from alexnet.ops.triton_spatial import spatial_norm
 
-    x = channels_last(batch, *op.in_shape).requires_grad_()
+    x = _maps(op.in_shape, batch, largest_px).requires_grad_()
     norm: SpatialNorm = recipes.original().architecture.spatial_norm
     size = BYTES * x.numel()
     return _beside_copies(
@@ -113,8 +120,8 @@ def _times(name: str, taken_s: float, moved: int) -> Row:
     return {f"{name} us": 1e6 * taken_s, f"{name} copies": copies}
 
 
-def _crop(batch: int) -> Row:
-    images, augmentation, preprocess = given(batch)
+def _crop(batch: int, tiny: bool) -> Row:
+    images, augmentation, preprocess = given(batch, tiny)
     packed = preprocess.packed(augmentation).to(DEVICE)
     taken_s = seconds(captured(lambda: preprocess.on_device(images.images, packed, False)))
     input_bytes = BYTES * 3 * preprocess.input_px**2

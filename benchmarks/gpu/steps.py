@@ -27,7 +27,6 @@ from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 from benchmarks.gpu.card import DEVICE, Row, Table, run_as_program, seconds
 from benchmarks.plain import PlainAlexNet
 
-STORED_PX = 256
 CLASSES = 1000
 
 
@@ -52,28 +51,34 @@ def _measure(make: Callable[[int, bool], Callable[[], object]], batch: int, tiny
 
 
 def config(batch: int, tiny: bool) -> Config:
-    """`paper` at this batch size; a narrow one for `--tiny`."""
+    """`paper` at this batch size; for `--tiny` a narrow one on small images."""
     paper = recipes.paper()
-    architecture = replace(paper.architecture, classes=CLASSES, width=1 / 16 if tiny else 1.0)
+    small = {"width": 1 / 16, "input_px": 64} if tiny else {}
+    architecture = replace(paper.architecture, classes=CLASSES, **small)
     return replace(paper, architecture=architecture, sgd=replace(paper.sgd, batch=batch))
 
 
-def given(batch: int) -> tuple[Batch, Augmentation, Preprocess]:
+def stored_px(tiny: bool) -> int:
+    """Side of the stored images."""
+    return 72 if tiny else 256
+
+
+def given(batch: int, tiny: bool) -> tuple[Batch, Augmentation, Preprocess]:
     """Random images on the device, their crops, and what makes them the network's input."""
-    rng, paper = np.random.default_rng(0), recipes.paper()
-    mean = rng.uniform(100, 140, (STORED_PX, STORED_PX, 3)).astype(np.float32)
+    rng, settings, px = np.random.default_rng(0), config(batch, tiny), stored_px(tiny)
+    mean = rng.uniform(100, 140, (px, px, 3)).astype(np.float32)
     statistics, index = Statistics(mean, 900 * np.eye(3)), np.arange(batch)
-    input_px = paper.architecture.input_px
-    augmentation = sample_augmentation(paper.augment, statistics, input_px, 0, 0, index, index)
-    images = rng.integers(0, 256, (batch, STORED_PX, STORED_PX, 3), np.uint8)
+    input_px = settings.architecture.input_px
+    augmentation = sample_augmentation(settings.augment, statistics, input_px, 0, 0, index, index)
+    images = rng.integers(0, 256, (batch, px, px, 3), np.uint8)
     on_device = [torch.from_numpy(a).to(DEVICE) for a in (images, rng.integers(0, CLASSES, batch))]
-    preprocess = Preprocess(paper.augment, statistics, input_px, DEVICE, torch.bfloat16)
+    preprocess = Preprocess(settings.augment, statistics, input_px, DEVICE, torch.bfloat16)
     return Batch(*on_device, index, index, batch, 0.0), augmentation, preprocess
 
 
 def loop_step(batch: int, tiny: bool) -> Callable[[], object]:
     """The operations of a step one by one, as `train/loop.py` does without a graph."""
-    settings, (images, augmentation, preprocess) = config(batch, tiny), given(batch)
+    settings, (images, augmentation, preprocess) = config(batch, tiny), given(batch, tiny)
     net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
     parameters, velocity = dict(net.named_parameters()), zero_velocity(net)
     hyper = {name: ParamHyper(1e-6, 5e-4) for name in parameters}
@@ -88,7 +93,7 @@ def loop_step(batch: int, tiny: bool) -> Callable[[], object]:
 
 def graph_step(batch: int, tiny: bool) -> Callable[[], object]:
     """The step as one CUDA graph."""
-    images, augmentation, preprocess = given(batch)
+    images, augmentation, preprocess = given(batch, tiny)
     step = new_graph_step(batch, tiny, preprocess)
     return lambda: step(images, augmentation, 1)
 
