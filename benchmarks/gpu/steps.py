@@ -53,8 +53,9 @@ def _measure(make: Callable[[int, bool], Callable[[], object]], batch: int, tiny
 def config(batch: int, tiny: bool) -> Config:
     """`paper` at this batch size; for `--tiny` a narrow one on small images."""
     paper = recipes.paper()
-    small = {"width": 1 / 16, "input_px": 64} if tiny else {}
-    architecture = replace(paper.architecture, classes=CLASSES, **small)
+    architecture = replace(paper.architecture, classes=CLASSES)
+    if tiny:
+        architecture = replace(architecture, classes=10, width=1 / 16, input_px=64)
     return replace(paper, architecture=architecture, sgd=replace(paper.sgd, batch=batch))
 
 
@@ -71,7 +72,8 @@ def given(batch: int, tiny: bool) -> tuple[Batch, Augmentation, Preprocess]:
     input_px = settings.architecture.input_px
     augmentation = sample_augmentation(settings.augment, statistics, input_px, 0, 0, index, index)
     images = rng.integers(0, 256, (batch, px, px, 3), np.uint8)
-    on_device = [torch.from_numpy(a).to(DEVICE) for a in (images, rng.integers(0, CLASSES, batch))]
+    labels = rng.integers(0, settings.architecture.classes, batch)
+    on_device = [torch.from_numpy(values).to(DEVICE) for values in (images, labels)]
     preprocess = Preprocess(settings.augment, statistics, input_px, DEVICE, torch.bfloat16)
     return Batch(*on_device, index, index, batch, 0.0), augmentation, preprocess
 
