@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow mutants fuzz check format clean
+.PHONY: demo test test-slow mutants fuzz gpu-lab check format clean
 
 demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
@@ -23,6 +23,9 @@ fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes
 bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
 	$(BIN)/python -m benchmarks $*
 
+gpu-lab: $(VENV)/ready  ## what one CUDA GPU computes and how fast, in half an hour; to gpu-lab/
+	$(BIN)/python -m benchmarks.gpu gpu-lab
+
 check: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,4 +43,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo gpu-lab .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two workers of pytest-xdist share the two cores that tests are meant for; so do the processes that
@@ -35,7 +36,9 @@ from alexnet.config import (
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.train.loop import fit
-from tests.s3 import Server
+
+if TYPE_CHECKING:
+    from tests.s3 import Server
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -79,6 +82,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(store: Path) -> Iterator[Server]:
     """The same store in a bucket of an S3 server on this machine."""
+    # Imported here: it needs boto3, which a GPU machine may not have.
+    from tests.s3 import Server
+
     running = Server(store)
     yield running
     running.end()
