@@ -214,19 +214,23 @@ def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) 
     return path
 
 
-def private_folder() -> Path:
-    """Return the folder of the compiled libraries and `ops.trial`; make it if it is not there.
+def private_folder(make: bool = True) -> Path:
+    """Return the folder of the compiled libraries and of `ops.trial`.
+
+    Args:
+        make: Make the folder if it is not there.
 
     The folders above it are not looked at: the cache folder of a user is often open to a group.
     Whoever may rename them cannot make a folder of another owner, and could only win a race
     between this check and the loading of a library.
 
     Raises:
-        OSError: If somebody else owns the folder or can write to it.
+        OSError: If somebody else owns the folder or can write to it, or there is none.
     """
     folder = user_cache() / "native"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if make:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     # A link is not followed: it may lead to files that this user has got from somebody else.
     if reason := _unsafe(folder.lstat()):
         raise OSError(f"{folder} {reason}; {MEND}")

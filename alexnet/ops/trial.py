@@ -51,9 +51,9 @@ VERSION = 1
 
 # Images of a trial. The weights of a fully connected layer are cast at each step, which only a
 # batch repays; so it is timed with the paper's batch, but with a part of its units.
-IMAGES, CONNECTED_IMAGES, CONNECTED_UNITS = 32, 128, 512
-FEW = 32
-"""A first look takes so many times fewer images."""
+IMAGES, CONNECTED_IMAGES, CONNECTED_UNITS = 8, 128, 512
+FEW, CONNECTED_FEW = 1, 4
+"""Images of a first look at the ways."""
 HOPELESS = 4.0
 """A way that takes so many times as long as another at the first look is not timed any further:
 without instructions for bfloat16, a layer of the paper can take seconds."""
@@ -84,13 +84,12 @@ class Product:
     def __str__(self) -> str:
         """The name in files."""
         sides = ["x".join(map(str, shape)) for shape in (self.weight, self.inputs)]
-        mode = "test"
-        if self.training:
-            mode = "training" if self.input_gradient else "training without input gradient"
-        return (
-            f"{self.kind} {sides[0]} of {sides[1]}, stride {self.stride}, pad {self.pad[0]} and "
-            f"{self.pad[1]}, columns {self.columns}, {mode}"
-        )
+        text = f"{self.kind} {sides[0]} of {sides[1]}, columns {self.columns}"
+        if self.kind == "convolution":
+            text += f", stride {self.stride}, pad {self.pad[0]} and {self.pad[1]}"
+        if not self.training:
+            return f"{text}, test"
+        return f"{text}, training" + ("" if self.input_gradient else " without input gradient")
 
 
 Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, Way], torch.Tensor]
@@ -199,16 +198,16 @@ def _try(
 ) -> Milliseconds:
     """Time the ways in turns, in milliseconds for an image."""
     weight, bias = weight.detach(), None if bias is None else bias.detach()
-    images = IMAGES
+    images, few = IMAGES, FEW
     if product.kind == "fully connected":
-        images = CONNECTED_IMAGES
+        images, few = CONNECTED_IMAGES, CONNECTED_FEW
         if product.columns == 1:
             # The casts of the weights and all three products are proportional to the units.
             weight = weight[:CONNECTED_UNITS]
             bias = None if bias is None else bias[:CONNECTED_UNITS]
     elif TILES in ways:
-        # Fewer would not be computed by tiles.
-        images = max(images, math.ceil(winograd.MIN_PIXELS / math.prod(product.inputs[1:])))
+        # Fewer would not be computed by tiles. A multiple, because tiles join images by fours.
+        images *= math.ceil(winograd.MIN_PIXELS / math.prod(product.inputs[1:]) / images)
 
     def timed(each: str, count: int) -> float:
         return _milliseconds(product, compute, weight, bias, WAYS[each], count) / count
@@ -216,7 +215,6 @@ def _try(
     # Gradients are needed even where the caller has turned them off.
     with torch.inference_mode(False), torch.set_grad_enabled(product.training):
         # Twice, because the first time includes the generation of code.
-        few = max(1, images // FEW)
         times = {each: min(timed(each, few) for _ in range(2)) for each in ways}
         left = [each for each in ways if times[each] <= HOPELESS * min(times.values())]
         if len(left) > 1:
@@ -258,15 +256,18 @@ def _times(name: str, ways: Sequence[str]) -> Milliseconds | None:
     return times if set(ways) <= times.keys() else None
 
 
-def _file() -> Path:
-    """The file of this processor, this PyTorch and this number of threads.
+def _file(make: bool = False) -> Path:
+    """Return the file of this processor, this PyTorch and this number of threads.
+
+    Args:
+        make: Make its folder if it is not there.
 
     Raises:
-        OSError: Its folder cannot be made, or others can write to it.
+        OSError: Its folder is not there or cannot be made, or others can write to it.
     """
     key = [VERSION, native.processor(), torch.__version__, torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    return native.private_folder() / f"products-{digest}.json"
+    return native.private_folder(make) / f"products-{digest}.json"
 
 
 def _read() -> dict[str, Milliseconds]:
@@ -288,7 +289,7 @@ def _read() -> dict[str, Milliseconds]:
 def _keep(name: str, times: Milliseconds) -> None:
     """Add the times of a product to the file; without a file they hold for this process alone."""
     try:
-        write_whole(_file(), json.dumps(_read() | {name: times}, indent=1).encode())
+        write_whole(_file(make=True), json.dumps(_read() | {name: times}, indent=1).encode())
     # A cache that cannot be written is no error; `native` says so where it matters.
     except OSError:
         return
