@@ -108,8 +108,8 @@ def _compiled() -> Part:
 def _products() -> Part:
     """Tell how the layers that were ever timed here multiply bfloat16 values on this CPU."""
     kept = trial.kept()
-    text = f"products of {len(kept)} layers timed: {trial.in_words(kept)}"
-    none = "no products timed yet; the first run with --precision bfloat16 on this CPU does it"
+    text = f"{len(kept)} products timed on this CPU: {trial.in_words(kept)}"
+    none = "no products timed yet: a run with --precision bfloat16 on this CPU does it"
     return Part("bfloat16", True, text if kept else none)
 
 
