@@ -19,6 +19,7 @@ import torch
 
 from alexnet import native
 from alexnet.cores import cpu_limit
+from alexnet.device import resolve_device
 from alexnet.files import user_cache
 from alexnet.ops import trial
 from alexnet.provenance import code_version, describe, machine
@@ -107,6 +108,8 @@ def _compiled() -> Part:
 
 def _products() -> Part:
     """Tell how the layers that were ever timed here multiply bfloat16 values on this CPU."""
+    # The times are those of a number of threads, and a run uses no more than the limit of the CPU.
+    resolve_device("cpu")
     kept = trial.kept()
     text = f"{len(kept)} products timed on this CPU: {trial.in_words(kept)}"
     none = "no products timed yet: a run with --precision bfloat16 on this CPU does it"

@@ -88,6 +88,15 @@ def test_choice_follows_the_time_and_is_made_once(clock: Clock) -> None:
     assert len(clock.computed) == 2 * (looks + turns)
 
 
+def test_nearly_equal_times_choose_what_a_float32_run_does(clock: Clock) -> None:
+    clock.seconds["bfloat16"] = 2.0 * trial.MARGIN + 0.01
+    assert way_of(clock) == "float32"
+    clock.seconds["bfloat16"] = 2.0 * trial.MARGIN - 0.01
+    assert way_of(clock, training=False) == "bfloat16"
+    times = {"bfloat16": 0.99, "float32": 0.95, "float32 by tiles": 1.0}
+    assert trial._fastest(times, WAYS) == "float32 by tiles"
+
+
 def test_hopeless_way_is_computed_for_few_images_only(clock: Clock) -> None:
     clock.seconds["bfloat16"] = 2.0 * trial.HOPELESS + 0.1
     assert way_of(clock) == "float32"
@@ -158,7 +167,8 @@ def test_another_machine_makes_its_own_choice(
         b"[]",
         b'{"a": 1}',
         b'{"a": {}}',
-        b'{"a": {"float16": 1.0}}',
+        b'{"a": {"bfloat16": 1.0}}',
+        b'{"a": {"float32": 1.0, "float16": 1.0}}',
         b'{"a": {"float32": "1"}}',
         b'{"a": {"float32": -1.0}}',
         b'{"a": {"float32": NaN}}',
