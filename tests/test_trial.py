@@ -298,6 +298,8 @@ def test_all_ways_compute_the_same(
 ) -> None:
     """Against the layer in float64, whose products nothing rounds."""
     monkeypatch.setattr(trial, "way", lambda *_, **__: WAYS[name])
+    real, by_tiles = winograd.conv2d, list[str]()
+    monkeypatch.setattr(winograd, "conv2d", lambda *a: by_tiles.append(name) or real(*a))
     shapes = LAYERS[layer]
     leaves = [torch.randn(shape).bfloat16() for shape in shapes]
     # Weights keep their float32.
@@ -311,6 +313,8 @@ def test_all_ways_compute_the_same(
         y = layer(*inputs)
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
         results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
+    if native.winograd() is not None:
+        assert bool(by_tiles) == (name == trial.TILES and layer is convolved)
     assert results[0][0].dtype == torch.bfloat16
     assert [each.dtype for each in results[0][2:]] == [torch.float32] * 2
     for got, wanted in zip(*results, strict=True):
