@@ -59,9 +59,9 @@ def _follow_cpu_limit() -> None:
 def resolve(config: Config) -> Config:
     """Return the config with "auto" replaced in device and precision, to be saved with the run.
 
-    The precision is bfloat16 on CUDA and float32 elsewhere: a CPU without tile instructions is not
-    faster in bfloat16. The device has no index: which of its GPUs a process takes is not a property
-    of the run, and each rank takes another.
+    The precision is bfloat16 on CUDA and float32 elsewhere: many CPUs are not faster in bfloat16,
+    and float32 gives nearly the same numbers on all of them. The device has no index: which of its
+    GPUs a process takes is not a property of the run, and each rank takes another.
 
     Raises:
         ConfigError: As `resolve_device`, and for float64 on MPS.

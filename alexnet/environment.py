@@ -19,7 +19,9 @@ import torch
 
 from alexnet import native
 from alexnet.cores import cpu_limit
+from alexnet.device import resolve_device
 from alexnet.files import user_cache
+from alexnet.ops import trial
 from alexnet.provenance import code_version, describe, machine
 
 LEAST_FREE_GIB = 2.0  # less is reported: a run of `original` keeps two checkpoints of 0.5 GiB
@@ -49,6 +51,7 @@ def parts() -> list[Part]:
         _cores(),
         _memory(),
         _compiled(),
+        _products(),
         _gpu(),
         _decoder(),
         _option("pillow_heif", "pillow-heif", "HEIC images are left out"),
@@ -101,6 +104,16 @@ def _compiled() -> Part:
         why = "not made (see the message above); install g++"
     # docs/performance.md, "Normalization on two cores".
     return Part("compiled code", False, f"{why}: normalization takes 2.9 times as long on a CPU")
+
+
+def _products() -> Part:
+    """Tell how the layers that were ever timed here multiply bfloat16 values on this CPU."""
+    # The times are those of a number of threads, and a run uses no more than the limit of the CPU.
+    resolve_device("cpu")
+    kept = trial.kept()
+    text = f"{len(kept)} products timed on this CPU: {trial.in_words(kept)}"
+    none = "no products timed yet: a run with --precision bfloat16 on this CPU does it"
+    return Part("bfloat16", True, text if kept else none)
 
 
 def _gpu() -> Part:

@@ -138,7 +138,7 @@ class Linear(nn.Linear):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return fully_connected(x, self.weight, self.bias, self.columns)
+        return fully_connected(x, self.weight, self.bias, self.columns, self.training)
 
     def extra_repr(self) -> str:
         columns = "" if self.columns == 1 else f", columns={self.columns}"
@@ -155,7 +155,7 @@ class Local2d(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return locally_connected(x, self.weight, self.bias, self.pad)
+        return locally_connected(x, self.weight, self.bias, self.pad, self.training)
 
     def extra_repr(self) -> str:
         filters, channels, size, _, height, width = self.weight.shape

@@ -65,8 +65,8 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor, dropout_key: DropoutKey | None = None) -> torch.Tensor:
         """Compute the logits.
 
-        Activations and products have the dtype of `images`. The exception is bfloat16 on a CPU on
-        which it is slow: there the products are float32.
+        Activations and products have the dtype of `images`. The exception is bfloat16 on a CPU:
+        where float32 is faster, the products are float32 (`ops.trial`).
 
         Args:
             images: Preprocessed images, shape (N, 3, input_px, input_px).

@@ -206,27 +206,31 @@ def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) 
         [compiler, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
     # Everything that decides the machine code: source, compiler, processor and flags.
-    key = (HERE / source).read_bytes() + version + _processor().encode() + " ".join(flags).encode()
+    key = (HERE / source).read_bytes() + version + processor().encode() + " ".join(flags).encode()
     name = f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
-    path = _private_folder() / name
+    path = private_folder() / name
     if not _intact(path):
         _compile(compiler, HERE / source, flags, libraries, path)
     return path
 
 
-def _private_folder() -> Path:
-    """Return the folder of the compiled libraries; make it if it is not there.
+def private_folder(make: bool = True) -> Path:
+    """Return the folder of the compiled libraries and of `ops.trial`.
+
+    Args:
+        make: Make the folder if it is not there.
 
     The folders above it are not looked at: the cache folder of a user is often open to a group.
     Whoever may rename them cannot make a folder of another owner, and could only win a race
     between this check and the loading of a library.
 
     Raises:
-        OSError: If somebody else owns the folder or can write to it.
+        OSError: If somebody else owns the folder or can write to it, or there is none.
     """
     folder = user_cache() / "native"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if make:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     # A link is not followed: it may lead to files that this user has got from somebody else.
     if reason := _unsafe(folder.lstat()):
         raise OSError(f"{folder} {reason}; {MEND}")
@@ -300,20 +304,7 @@ def _build(
             raise OSError(f"{Path(compiler).name} failed: {reason}")
 
 
-@lru_cache(maxsize=2)
-def slow_in_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products are slower in bfloat16 than in float32.
-
-    They are on x86 processors without matrix tiles (AMX) for bfloat16.
-    """
-    return (
-        device.type == "cpu"
-        and platform.machine() in ("x86_64", "AMD64")
-        and "amx_bf16" not in _processor()
-    )
-
-
-def _processor() -> str:
+def processor() -> str:
     """The features of this processor, for which -march=native compiles.
 
     They belong to the cache key, because different machines may share a home folder.

@@ -1,16 +1,19 @@
 """The weighted sums of the layers: convolutions and fully connected layers, in columns.
 
 Weights keep their own dtype, float32 in training, and are cast at each use to the dtype of the
-activations, so that small updates are not rounded away as they would be in bfloat16.
+activations, so that small updates are not rounded away as they would be in bfloat16. How a CPU
+multiplies bfloat16 activations is decided by `trial.way`.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
-from alexnet import native
-from alexnet.ops import blocks, fast, winograd
+from alexnet.ops import blocks, fast, trial, winograd
+from alexnet.ops.trial import Way
 
 
 def convolution(
@@ -36,14 +39,28 @@ def convolution(
     Returns:
         (N, K, H', W'), in the dtype of x.
     """
+    compute = partial(_convolution, stride=stride, pad=pad, columns=columns)
+    way = trial.way("convolution", compute, x, weight, bias, training, stride, pad, columns)
+    return _convolution(x, weight, bias, way, stride, pad, columns)
+
+
+def _convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    way: Way,
+    stride: int,
+    pad: tuple[int, int],
+    columns: int,
+) -> torch.Tensor:
+    """Compute `convolution` in this way."""
     dtype = x.dtype
-    x, weight = cast_for_products(x, weight)
-    bias = None if bias is None else bias.to(x.dtype)
+    x, weight, bias = _cast(way, x, weight, bias)
     # The fast paths are those of a CPU, where a convolution always adds its bias.
     if bias is not None and fast.unobserved(x, weight, bias):
         if blocks.takes(x, weight, stride, pad, columns):
             return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
-        if training and winograd.takes(x, weight, stride, pad, columns):
+        if way.tiles and winograd.takes(x, weight, stride, pad, columns):
             return winograd.conv2d(x, weight, bias, columns).to(dtype)
     before, after = pad
     # F.conv2d pads both sides alike. Padding apart copies the input, so it is done only where the
@@ -55,7 +72,11 @@ def convolution(
 
 
 def fully_connected(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: int = 1
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    columns: int = 1,
+    training: bool = False,
 ) -> torch.Tensor:
     """Multiply the inputs of each column by the weights of that column.
 
@@ -63,13 +84,34 @@ def fully_connected(
         x: (N, ...), flattened to (N, inputs).
         weight: (units, inputs / columns).
         bias: (units,), or None for the products alone.
+        training: Choose the way to multiply by the time with the gradients.
 
     Returns:
         (N, units), in the dtype of x.
     """
+    x = x.flatten(1)
+    way = way_of_fully_connected(x, weight, bias, columns, training)
+    return _fully_connected(x, weight, bias, way, columns)
+
+
+def way_of_fully_connected(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    columns: int = 1,
+    training: bool = False,
+) -> Way:
+    """The way in which `fully_connected` multiplies; x is flattened."""
+    compute = partial(_fully_connected, columns=columns)
+    return trial.way("fully connected", compute, x, weight, bias, training, columns=columns)
+
+
+def _fully_connected(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, way: Way, columns: int
+) -> torch.Tensor:
+    """Compute `fully_connected` in this way."""
     dtype = x.dtype
-    x, weight = cast_for_products(x.flatten(1), weight)
-    bias = None if bias is None else bias.to(x.dtype)
+    x, weight, bias = _cast(way, x, weight, bias)
     if columns == 1:
         return F.linear(x, weight, bias).to(dtype)
     # Block-diagonal weights: each column of units sees the units of its own column.
@@ -78,13 +120,8 @@ def fully_connected(
     return torch.cat([F.linear(*part) for part in parts], dim=1).to(dtype)
 
 
-def cast_for_products(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Cast x and the weights to the dtype in which they are multiplied.
-
-    It is the dtype of x, but float32 for bfloat16 on a CPU that multiplies bfloat16 more slowly.
-    """
-    dtype = x.dtype
-    # The compiler cannot trace the question about the processor, and chooses for itself.
-    if dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-        dtype = torch.float32 if native.slow_in_bfloat16(x.device) else dtype
-    return tuple(tensor.to(dtype) for tensor in (x, *weights))
+def _cast(
+    way: Way, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Cast x, weight and bias to the dtype in which they are multiplied."""
+    return x.to(way.dtype), weight.to(way.dtype), None if bias is None else bias.to(way.dtype)

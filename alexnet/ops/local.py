@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.errors import ConfigError
-from alexnet.ops import fast
-from alexnet.ops.linear import cast_for_products
+from alexnet.ops import fast, trial
+from alexnet.ops.trial import Way
 
 
 class _BatchedProduct(torch.autograd.Function):
@@ -33,7 +33,11 @@ class _BatchedProduct(torch.autograd.Function):
 
 
 def locally_connected(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, pad: tuple[int, int] = (0, 0)
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    pad: tuple[int, int] = (0, 0),
+    training: bool = False,
 ) -> torch.Tensor:
     """Convolve with a filter of its own for every position of the result, at stride 1.
 
@@ -42,6 +46,7 @@ def locally_connected(
         weight: (K, C, S, S, H', W').
         bias: (K, H', W').
         pad: Pixels of zeros at (left and top, right and bottom).
+        training: As in `fully_connected`.
 
     Returns:
         (N, K, H', W'), in the dtype of x.
@@ -49,14 +54,24 @@ def locally_connected(
     Raises:
         ConfigError: If the positions of the weights are not those of x.
     """
-    filters, channels, size, _, height, width = weight.shape
-    dtype = x.dtype
-    x, weight, bias = cast_for_products(x, weight, bias)
+    _, channels, size, _, height, width = weight.shape
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     if x.shape[1] != channels or x.shape[2] - size + 1 != height or x.shape[3] - size + 1 != width:
         raise ConfigError(
             f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}"
         )
+    way = trial.way("locally connected", _valid, x, weight, bias, training)
+    return _valid(x, weight, bias, way)
+
+
+def _valid(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, way: Way
+) -> torch.Tensor:
+    """Compute `locally_connected` of a padded x in this way."""
+    assert bias is not None  # every locally connected layer has one
+    filters, _, size, _, height, width = weight.shape
+    dtype = x.dtype
+    x, weight, bias = (tensor.to(way.dtype) for tensor in (x, weight, bias))
     # With the positions first, the windows of all images at one position are one matrix.
     by_position = x.permute(2, 3, 0, 1).contiguous()  # (H, W, N, C)
     windows = by_position.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1).flatten(2)

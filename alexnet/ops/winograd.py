@@ -44,18 +44,22 @@ def takes(
 
     Arguments as in `linear.convolution`.
     """
-    filters, channels, size, _ = weight.shape
-    fits = (
-        size == 3
-        and stride == 1
-        and pad == (1, 1)
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-    )
-    maps = channels, filters // columns
-    large = min(maps) >= MIN_MAPS and not any(m % native.LANES for m in maps)
+    fits = x.device.type == "cpu" and x.dtype == torch.float32
     # A small batch of small maps is done before the transformations have paid for themselves.
-    return fits and large and x.numel() >= MIN_PIXELS * x.shape[1] and native.winograd() is not None
+    large = x.numel() >= MIN_PIXELS * x.shape[1]
+    return fits and large and suits(tuple(weight.shape), stride, pad, columns)
+
+
+def suits(weight_shape: tuple[int, ...], stride: int, pad: tuple[int, int], columns: int) -> bool:
+    """Whether this path can compute a layer, given enough pixels, and has enough maps for it."""
+    filters, channels, size, _ = weight_shape
+    maps = channels, filters // columns
+    return (
+        (size, stride, pad) == (3, 1, (1, 1))
+        and min(maps) >= MIN_MAPS
+        and not any(m % native.LANES for m in maps)
+        and native.winograd() is not None
+    )
 
 
 def conv2d(

@@ -19,6 +19,7 @@ from alexnet.data.store import Store
 from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.mesh import Mesh
 from alexnet.errors import DataError
+from alexnet.ops import trial
 from alexnet.provenance import code_version, machine
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, not_finite_weight
@@ -119,6 +120,8 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
         "stored_px": store.size_px,
         "covariance": store.statistics.covariance.tolist(),
         "evaluation": None,
+        # They decide the last bits. Empty unless the run is one in bfloat16 on a CPU.
+        "products": trial.chosen(),
     }
 
 

@@ -53,7 +53,14 @@ from alexnet.train.changes import change_settings, changes_in_words, continued
 from alexnet.train.checkpoints import Checkpoints, saved_without_store
 from alexnet.train.folder import check_empty, check_room, run_lock
 from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
-from alexnet.train.setup import Setup, restore, set_up, start_from, with_classes
+from alexnet.train.setup import (
+    Setup,
+    choose_products,
+    restore,
+    set_up,
+    start_from,
+    with_classes,
+)
 from alexnet.train.sgd import (
     after_epoch,
     colour_on,
@@ -273,6 +280,7 @@ def _train(
     config, store, (train, val), net = setup.config, setup.store, setup.splits, setup.net
     only_deterministic(config.deterministic)
     allow_tf32(config.precision)
+    messages = [*messages, *choose_products(setup)]
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
     workers = decoding_threads(config.workers, device.type)

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from alexnet import checkpoint
+from alexnet import checkpoint, layers
 from alexnet.config import Config
 from alexnet.data.augment import check_sizes
 from alexnet.data.store import Split, Store
 from alexnet.distributed.mesh import Mesh, check_layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
+from alexnet.model import evaluation_mode
+from alexnet.ops import trial
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import TrainState
 
@@ -37,6 +40,8 @@ class Setup:
 def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
     """Build the network of this rank and open the splits; raise an error if they do not fit."""
     check_layout(config, mesh.world.size)
+    # Another run of this process may have had others.
+    trial.install({})
     net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
     if config.precision == "float64":
         # Converted after the weights were drawn: they have the same values in every precision.
@@ -99,6 +104,8 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
             f"{setup.config.data} is not the store this run began with; "
             "prepare it again with the same settings"
         )
+    # A checkpoint of an earlier version has none; they are then made anew.
+    trial.install(saved.about.get("products"))
     checkpoint.copy_into(net, net.local(saved.weights), str(saved.file))
     # A checkpoint such as `best`, without velocities, or with those of another network.
     shapes = {name: tensor.shape for name, tensor in net.local(saved.velocity).items()}
@@ -107,3 +114,51 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
     for name, tensor in net.local(saved.velocity).items():
         velocity[name].copy_(tensor)
     return TrainState.from_dict(saved.about.get("position"), saved.file)
+
+
+def choose_products(setup: Setup) -> list[str]:
+    """Decide how a run in bfloat16 on a CPU multiplies, before its first step (`ops.trial`).
+
+    What a checkpoint says stays. All ranks take the choices of rank 0: ranks that add their parts
+    of a sum must have them in the same dtype, and one checkpoint holds for all.
+
+    Returns:
+        Lines for the user; none for any other run.
+    """
+    config, mesh = setup.config, setup.net.mesh
+    if config.precision != "bfloat16" or torch.device(config.device).type != "cpu":
+        return []
+    if mesh.first:
+        _try_products(setup.net)
+    choices = [trial.chosen()]
+    if mesh.world.size > 1:
+        dist.broadcast_object_list(choices)
+    trial.install(choices[0])
+    return [f"products of bfloat16 values on this CPU: {trial.in_words(choices[0])}"]
+
+
+def _try_products(net: ShardedNetwork) -> None:
+    """Compute every layer once with one image, in training and in evaluation mode."""
+    first = net.plan[0].layer
+    # It restores the modes at the end.
+    with evaluation_mode(net):
+        for op in net.plan:
+            if op.op != "linear":
+                continue
+            module = net.get_submodule(op.module)
+            for training in (True, False):
+                module.train(training)
+                # The classes of a single process: those of a rank would exchange their inputs.
+                if isinstance(module, layers.Linear):
+                    x = _ones(module.weight.shape[1] * module.columns)
+                    layers.Linear.forward(module, x.requires_grad_(op.layer is not first))
+                elif isinstance(module, layers.Conv2d):
+                    x = _ones(module.weight.shape[1] * module.groups, *op.in_shape[1:])
+                    x.requires_grad_(op.layer is not first)
+                    layers.Conv2d.convolve(module, x, module.bias)
+                elif isinstance(module, layers.Local2d):
+                    module(_ones(*op.in_shape).requires_grad_(op.layer is not first))
+
+
+def _ones(*shape: int) -> torch.Tensor:
+    return torch.ones(1, *shape, dtype=torch.bfloat16)

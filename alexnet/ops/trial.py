@@ -1,0 +1,310 @@
+"""How a CPU multiplies bfloat16 values fastest, layer by layer, by a short timed trial.
+
+Some processors multiply bfloat16 twice as fast as float32, others slower, and some many times
+slower, because they have no instructions for it. What a processor says of itself does not tell. So
+the first time that a layer gets bfloat16 values on a CPU, its product is timed in each way that
+can compute it: forward and backward in training, forward alone otherwise. Only bfloat16 values on
+a CPU are concerned.
+
+The batch is not a part of the question: a result must not depend on the other images of its batch,
+nor the arithmetic of a rank on its part of it. The times are kept beside the compiled kernels, for
+this processor, this PyTorch and this number of threads. A process keeps its choices, and a run
+saves them, because they decide the last bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from alexnet import native
+from alexnet.files import parse_json, write_whole
+from alexnet.ops import fast, winograd
+
+
+class Way(NamedTuple):
+    """A way to compute a product: the dtype of its factors, and whether Winograd's tiles may."""
+
+    dtype: torch.dtype
+    tiles: bool
+
+
+BFLOAT16, DIRECT, TILES = "bfloat16", "float32", "float32 by tiles"
+WAYS = {
+    BFLOAT16: Way(torch.bfloat16, False),
+    DIRECT: Way(torch.float32, False),
+    TILES: Way(torch.float32, True),
+}
+"""The ways by the names that files have for them. Sums are float32 in all of them."""
+VERSION = 1
+"""A part of the file's name; raised when a way or the trial changes, so that all is timed anew."""
+
+# Images of a trial. The weights of a fully connected layer are cast at each step, which only a
+# batch repays; so it is timed with the paper's batch, but with a part of its units.
+IMAGES, CONNECTED_IMAGES, CONNECTED_UNITS = 8, 128, 512
+FEW, CONNECTED_FEW = 1, 16
+"""Images of a first look at bfloat16 and float32."""
+HOPELESS = 3.0
+"""If bfloat16 takes so many times as long as float32, it is not timed any further: without
+instructions for it, a layer of the paper can take seconds."""
+TURNS = 5
+MARGIN = 0.9
+"""Another way than that of a float32 run must take less than this share of its time: on a busy
+machine the times of one way differ by more than what a tenth is worth."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """The product of a layer, with all that its speed depends on.
+
+    Attributes:
+        kind: "convolution", "fully connected" or "locally connected".
+        weight: Shape of the weights.
+        inputs: Shape of an image's input.
+        training: Whether the gradients are timed, too.
+        input_gradient: Whether the gradient of the input is one of them; the images need none.
+    """
+
+    kind: str
+    weight: tuple[int, ...]
+    inputs: tuple[int, ...]
+    training: bool
+    input_gradient: bool
+    stride: int = 1
+    pad: tuple[int, int] = (0, 0)
+    columns: int = 1
+
+    def __str__(self) -> str:
+        """The name in files."""
+        sides = ["x".join(map(str, shape)) for shape in (self.weight, self.inputs)]
+        text = f"{self.kind} {sides[0]} of {sides[1]}, columns {self.columns}"
+        if self.kind == "convolution":
+            text += f", stride {self.stride}, pad {self.pad[0]} and {self.pad[1]}"
+        if not self.training:
+            return f"{text}, test"
+        return f"{text}, training" + ("" if self.input_gradient else " without input gradient")
+
+
+Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, Way], torch.Tensor]
+"""Computes a layer from x, weight and bias in some way."""
+Milliseconds = dict[str, float]
+"""For each way that was tried, the time of an image."""
+
+_CHOICES: dict[str, str] = {}
+"""The ways that this process has chosen or was given, by the names of products and ways."""
+_TRIAL = threading.Lock()
+
+
+def way(
+    kind: str,
+    compute: Compute,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    training: bool,
+    stride: int = 1,
+    pad: tuple[int, int] = (0, 0),
+    columns: int = 1,
+) -> Way:
+    """Return the way to compute a product: of bfloat16 values on a CPU the fastest.
+
+    Any other product has the dtype of x, and may be computed by tiles in training.
+
+    Args:
+        kind: As `Product` has it; the arguments after `compute` are those of the layer.
+        compute: Computes the product of any number of images.
+    """
+    # The compiler can trace neither clocks nor files, and chooses for itself.
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return Way(x.dtype, training)
+    product = Product(
+        kind,
+        tuple(weight.shape),
+        tuple(x.shape[1:]),
+        training,
+        training and x.requires_grad,
+        stride,
+        pad,
+        columns,
+    )
+    if (name := str(product)) not in _CHOICES:
+        # Threads that use one network would otherwise disturb each other's timing.
+        with _TRIAL:
+            ways = _possible(product)
+            times = _times(name, ways)
+            if times is None:
+                # What observes the operations must see those of the layer alone. float32 is right
+                # on any processor, and the question remains open.
+                if not fast.unobserved(*(t for t in (x, weight, bias) if t is not None)):
+                    return WAYS[DIRECT]
+                times = _try(product, ways, compute, weight, bias)
+                _keep(name, times)
+            _CHOICES[name] = _fastest(times, ways)
+    return WAYS[_CHOICES[name]]
+
+
+def chosen() -> dict[str, str]:
+    """The choices of this process, in a form that a file can hold, for `install`."""
+    return dict(_CHOICES)
+
+
+def install(choices: Any) -> None:
+    """Replace the choices of this process.
+
+    Args:
+        choices: What `chosen` returned, perhaps in another version of this program: entries that
+            have no meaning here are left out, and so is anything but a dictionary.
+    """
+    _CHOICES.clear()
+    if isinstance(choices, Mapping):
+        known = {name: each for name, each in choices.items() if isinstance(each, str)}
+        _CHOICES.update({name: each for name, each in known.items() if each in WAYS})
+
+
+def in_words(choices: Mapping[str, str]) -> str:
+    """Count the products of each way: "5 in bfloat16, 3 in float32 by tiles"."""
+    counts = Counter(choices.values())
+    return ", ".join(f"{counts[name]} in {name}" for name in WAYS if counts[name])
+
+
+def kept() -> dict[str, str]:
+    """The fastest way of every product that was ever timed here with this number of threads."""
+    return {name: _fastest(times, times) for name, times in _read().items()}
+
+
+def _fastest(times: Milliseconds, ways: Collection[str]) -> str:
+    """Return the fastest of these ways; of nearly equal ones that of a float32 run."""
+    best = min(ways, key=times.__getitem__)
+    usual = TILES if TILES in ways else DIRECT
+    return best if times[best] < MARGIN * times[usual] else usual
+
+
+def _possible(product: Product) -> tuple[str, ...]:
+    """The ways in which a product can be computed."""
+    tiles = (
+        product.kind == "convolution"
+        and product.training
+        and winograd.suits(product.weight, product.stride, product.pad, product.columns)
+    )
+    return tuple(WAYS) if tiles else (BFLOAT16, DIRECT)
+
+
+def _try(
+    product: Product,
+    ways: Sequence[str],
+    compute: Compute,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> Milliseconds:
+    """Time the ways in turns, in milliseconds for an image."""
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    images, few = IMAGES, FEW
+    if product.kind == "fully connected":
+        images, few = CONNECTED_IMAGES, CONNECTED_FEW
+        if product.columns == 1:
+            # The casts of the weights and all three products are proportional to the units.
+            weight = weight[:CONNECTED_UNITS]
+            bias = None if bias is None else bias[:CONNECTED_UNITS]
+    elif TILES in ways:
+        # Fewer would not be computed by tiles. A multiple, because tiles join images by fours.
+        images *= math.ceil(winograd.MIN_PIXELS / math.prod(product.inputs[1:]) / images)
+
+    def timed(each: str, count: int) -> float:
+        return _milliseconds(product, compute, weight, bias, WAYS[each], count) / count
+
+    # Gradients are needed even where the caller has turned them off.
+    with torch.inference_mode(False), torch.set_grad_enabled(product.training):
+        # Twice, because the first time includes the generation of code.
+        looks = [{each: timed(each, few) for each in (BFLOAT16, DIRECT)} for _ in range(2)]
+        times = {each: min(look[each] for look in looks) for each in (BFLOAT16, DIRECT)}
+        left = list(ways)
+        # In turns: another program may take the cores for a while.
+        for turn in range(TURNS):
+            if BFLOAT16 in left and times[BFLOAT16] > HOPELESS * times[DIRECT]:
+                left.remove(BFLOAT16)
+            if left == [DIRECT]:
+                break
+            for each in left:
+                now = timed(each, images)
+                times[each] = min(times[each], now) if turn else now
+    return times
+
+
+def _milliseconds(
+    product: Product,
+    compute: Compute,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    each: Way,
+    images: int,
+) -> float:
+    """Time one computation of a product, with the gradients that it has."""
+    x = torch.ones((images, *product.inputs), dtype=torch.bfloat16, device="cpu")
+    if x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    # New leaves, so that nothing reaches the gradients or the graph of the caller.
+    leaves = [weight.detach()] if bias is None else [weight.detach(), bias.detach()]
+    if product.training:
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        x.requires_grad_(product.input_gradient)
+    began_s = time.perf_counter()
+    y = compute(x, leaves[0], None if bias is None else leaves[1], each)
+    if product.training:
+        wanted = [x, *leaves] if product.input_gradient else leaves
+        torch.autograd.grad(y, wanted, torch.ones_like(y))
+    return 1000 * (time.perf_counter() - began_s)
+
+
+def _times(name: str, ways: Sequence[str]) -> Milliseconds | None:
+    """Return the times that are kept of a product; None if one of the ways was not tried."""
+    times = _read().get(name, {})
+    # A machine may have got a compiler since, and with it the tiles.
+    return times if set(ways) <= times.keys() else None
+
+
+def _file(make: bool = False) -> Path:
+    """Return the file of this processor, this PyTorch and this number of threads.
+
+    Args:
+        make: Make its folder if it is not there.
+
+    Raises:
+        OSError: Its folder is not there or cannot be made, or others can write to it.
+    """
+    key = [VERSION, native.processor(), torch.__version__, torch.get_num_threads()]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    return native.private_folder(make) / f"products-{digest}.json"
+
+
+def _read() -> dict[str, Milliseconds]:
+    """Return the times that are kept for this machine; nothing of a file that is damaged."""
+    try:
+        times = parse_json(_file().read_bytes())
+    except (OSError, ValueError):
+        return {}
+    right = isinstance(times, dict) and all(
+        isinstance(each, dict)
+        and {DIRECT} <= each.keys() <= WAYS.keys()
+        and all(type(ms) is float and ms > 0 for ms in each.values())
+        for each in times.values()
+    )
+    return times if right else {}
+
+
+def _keep(name: str, times: Milliseconds) -> None:
+    """Add the times of a product to the file; without a file they hold for this process alone."""
+    try:
+        write_whole(_file(make=True), json.dumps(_read() | {name: times}, indent=1).encode())
+    # A cache that cannot be written is no error; `native` says so where it matters.
+    except OSError:
+        return
