@@ -97,6 +97,7 @@ def test_plain_alexnet_prints_its_parameters() -> None:
     assert "60,965,224 parameters" in run_example("plain_alexnet.py")
 
 
+@pytest.mark.slow
 def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     output = run_example("train_on_a_folder.py", images, out, "--epochs", 1)

@@ -163,6 +163,7 @@ def test_every_five_seeds_form_an_ensemble_and_the_rest_none() -> None:
     assert effect.values({"base": measured[:4]}) == []
 
 
+@pytest.mark.slow
 def test_claims_share_runs_and_reuse_finished_ones(photographs: Store, tmp_path: Path) -> None:
     (colour, crops) = chosen(["colour", "crops"])
     settings = settings_for(photographs, tmp_path, seeds=1)

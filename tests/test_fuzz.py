@@ -95,6 +95,7 @@ def spoiled(folder: Path) -> None:
     time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_kill_that_changes_the_result_is_noticed(tmp_path: Path) -> None:
     line = kills.one_kind("spoiled", spoiled, kills.nothing, 12, random.Random(0), tmp_path)
     assert "not identical: log" in line

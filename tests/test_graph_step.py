@@ -81,6 +81,7 @@ def test_steps_of_the_graph_are_those_of_the_loop(augment: dict[str, object]) ->
         torch.testing.assert_close(velocities[1][name], velocities[0][name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_by_graph_steps_is_the_run_of_the_loop(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

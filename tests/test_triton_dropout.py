@@ -82,6 +82,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux only")
 def test_triton_dropout_compiles_for_every_supported_gpu(tmp_path: Path) -> None:
     # In another process, because the interpreter takes the place of the compiler in this one.
