@@ -131,10 +131,12 @@ def _pretended() -> Iterator[None]:
     """Let the fast paths take fake tensors, and kernels be launched without a card."""
     import torch
 
-    from alexnet.ops import fast
+    from alexnet.ops import cuda_trial, fast
 
     patched: list[tuple[Any, str, Any]] = [
         (fast, "unobserved", lambda *tensors: True),
+        # Without a card there is nothing to measure.
+        (cuda_trial, "possible", lambda x: False),
         (torch.Tensor, "data_ptr", lambda self: 0),
         (torch.Tensor, "pin_memory", lambda self: self),
         (torch.cuda, "device_of", lambda tensor: nullcontext()),

@@ -22,18 +22,21 @@ def takes(
 
     Arguments as in `linear.convolution`.
     """
-    fits = (
-        columns == 1
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and stride > 1
-        and x.shape[1] <= MAX_CHANNELS
-    )
-    return fits and weight.requires_grad and torch.is_grad_enabled()
+    measured = columns == 1 and x.device.type == "cpu" and x.dtype == torch.float32
+    return measured and fits(x, stride) and weight.requires_grad and torch.is_grad_enabled()
+
+
+def fits(x: torch.Tensor, stride: int) -> bool:
+    """Whether blocks can gain anything, on any device: strides, and few channels."""
+    return stride > 1 and x.shape[1] <= MAX_CHANNELS
 
 
 def conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, pad: tuple[int, int]
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    pad: tuple[int, int],
 ) -> torch.Tensor:
     """Convolve x: (N, C, H, W), padded before and after each side, with weight: (K, C, S, S)."""
     before, after = pad

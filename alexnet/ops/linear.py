@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import native
-from alexnet.ops import blocks, fast, winograd
+from alexnet.ops import blocks, cuda_trial, fast, winograd
 
 
 def convolution(
@@ -45,13 +45,68 @@ def convolution(
             return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
         if training and winograd.takes(x, weight, stride, pad, columns):
             return winograd.conv2d(x, weight, bias, columns).to(dtype)
+    way: cuda_trial.Way = _grouped
+    if training and cuda_trial.possible(x) and fast.unobserved(x, weight):
+        ways = cuda_ways(x, stride, columns)
+        way = cuda_trial.fastest(ways, x, weight, None, stride, pad, columns)
+    return way(x, weight, bias, stride, pad, columns).to(dtype)
+
+
+def cuda_ways(x: torch.Tensor, stride: int, columns: int) -> dict[str, cuda_trial.Way]:
+    """The ways to compute a convolution of x on CUDA; a trial finds the fastest one.
+
+    cuDNN may have no kernels with tensor cores for groups, nor for three channels.
+    """
+    ways: dict[str, cuda_trial.Way] = {"grouped": _grouped}
+    if columns > 1:
+        ways["column by column"] = _column_by_column
+    elif blocks.fits(x, stride):
+        ways["in blocks"] = _in_blocks
+    return ways
+
+
+def _grouped(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    pad: tuple[int, int],
+    columns: int,
+) -> torch.Tensor:
+    """All columns in one call."""
     before, after = pad
     # F.conv2d pads both sides alike. Padding apart copies the input, so it is done only where the
     # two differ.
     if before != after:
         x = F.pad(x, (before, after, before, after))
         before = 0
-    return F.conv2d(x, weight, bias, stride, before, groups=columns).to(dtype)
+    return F.conv2d(x, weight, bias, stride, before, groups=columns)
+
+
+def _column_by_column(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    pad: tuple[int, int],
+    columns: int,
+) -> torch.Tensor:
+    """A dense convolution for each column."""
+    biases = [None] * columns if bias is None else bias.chunk(columns)
+    parts = zip(x.chunk(columns, 1), weight.chunk(columns), biases, strict=True)
+    return torch.cat([_grouped(*part, stride, pad, 1) for part in parts], dim=1)
+
+
+def _in_blocks(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    pad: tuple[int, int],
+    columns: int,
+) -> torch.Tensor:
+    """A convolution of stride 1 over blocks of pixels; there is one column."""
+    return blocks.conv2d(x, weight, bias, stride, pad)
 
 
 def fully_connected(

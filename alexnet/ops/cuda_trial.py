@@ -1,0 +1,189 @@
+"""The fastest of several ways to compute the same on this GPU, found out by a short trial.
+
+How fast cuDNN computes a convolution of few channels, or one in groups, differs from card to card
+and from version to version by more than any rule foresees. So each shape is tried once: forward and
+gradients, in a CUDA graph, as a training step runs them. The choice is kept in the user's cache and
+holds for this card, this PyTorch and this cuDNN. The ways differ in rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from alexnet.files import parse_json, user_cache, write_whole
+
+Way = Callable[..., torch.Tensor]
+"""Computes a result from x, a weight, and further arguments that are no tensors."""
+
+WARM_UP_RUNS = 3
+"""Runs before a capture, in which libraries choose their kernels and take their memory."""
+TURNS = 5
+"""Measurements of each way; the median counts."""
+REPLAYS = 10
+"""Replays of the graph in one measurement, so that the events around them cost nothing."""
+
+_CHOSEN: dict[str, str] = {}
+"""Names of the ways that this process has chosen, by `_key`."""
+
+
+def possible(x: torch.Tensor) -> bool:
+    """Whether a trial may decide what computes x: on CUDA, unless the bits must be the same."""
+    return x.is_cuda and not torch.are_deterministic_algorithms_enabled()
+
+
+def fastest(
+    ways: Mapping[str, Way], x: torch.Tensor, weight: torch.Tensor, *arguments: object
+) -> Way:
+    """Return the fastest of the ways to compute a result from x, a weight and further arguments.
+
+    Args:
+        ways: By name. The first one is taken where no trial can be made.
+        x, weight: On CUDA. Their gradients are part of the trial where they are required.
+        arguments: Further arguments of the ways.
+    """
+    default = next(iter(ways))
+    if len(ways) == 1:
+        return ways[default]
+    key = _key(ways, x, weight, arguments)
+    if key not in _CHOSEN:
+        # A capture records operations and runs none, so nothing can be measured in it.
+        if torch.cuda.is_current_stream_capturing():
+            return ways[default]
+        _CHOSEN[key] = _read(key, ways) or _tried(key, ways, x, weight, arguments)
+    return ways[_CHOSEN[key]]
+
+
+def _key(
+    ways: Mapping[str, Way], x: torch.Tensor, weight: torch.Tensor, arguments: tuple[object, ...]
+) -> str:
+    """What a choice depends on, in words."""
+    tensors = [
+        f"{tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} gradient {tensor.requires_grad}"
+        for tensor in (x, weight)
+    ]
+    where = _card(x.device), f"torch {torch.__version__}", f"cuDNN {_cudnn()}"
+    return "; ".join([*where, *tensors, str(arguments), " or ".join(ways)])
+
+
+def _card(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
+
+
+def _cudnn() -> int | None:
+    return torch.backends.cudnn.version()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _tried(
+    key: str,
+    ways: Mapping[str, Way],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    arguments: tuple[object, ...],
+) -> str:
+    """Measure each way, keep the result, and return the name of the fastest one."""
+    seconds: dict[str, float] = {}
+    for name, way in ways.items():
+        try:
+            seconds[name] = seconds_of(with_gradients(way, x, weight, arguments))
+        # cuDNN may have no kernel for a way, or the memory may not suffice for it. The first way
+        # is the ordinary one, whose error is the user's.
+        except RuntimeError:
+            if not seconds:
+                raise
+    chosen = min(seconds, key=lambda name: seconds[name])
+    _write(key, chosen, seconds)
+    return chosen
+
+
+def with_gradients(
+    way: Way, x: torch.Tensor, weight: torch.Tensor, arguments: tuple[object, ...]
+) -> Callable[[], object]:
+    """Return a function that computes a result and the gradients that a training step needs."""
+    leaves = [
+        tensor.detach().requires_grad_(tensor.requires_grad or tensor is weight)
+        for tensor in (x, weight)
+    ]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+
+    def run() -> object:
+        with torch.enable_grad():
+            y = way(*leaves, *arguments)
+        # Any gradient will do; the values themselves need no random numbers.
+        return torch.autograd.grad(y, wanted, y.detach())
+
+    return run
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Measure how long a CUDA graph of `run` takes on the GPU, in seconds.
+
+    In a graph, because otherwise the host might need longer to launch the kernels than the GPU to
+    compute them.
+    """
+    graph = captured(run)
+    first, last = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(2)
+    )
+
+    def turn() -> float:
+        first.record()
+        for _ in range(REPLAYS):
+            graph.replay()
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3 / REPLAYS
+
+    turn()  # the clock of an idle GPU is low
+    return median(turn() for _ in range(TURNS))
+
+
+def captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """Record a function as a CUDA graph, after runs in which libraries choose their kernels."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP_RUNS):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, such as NCCL's, may call CUDA in the meantime.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        run()
+    return graph
+
+
+def _file(key: str) -> Path:
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return user_cache() / "cuda-trials" / f"{name}.json"
+
+
+def _read(key: str, ways: Mapping[str, Way]) -> str | None:
+    """Return the choice of an earlier process; None without one, or if the file is damaged."""
+    try:
+        kept = parse_json(_file(key).read_bytes())
+    except (OSError, ValueError):
+        return None
+    # The whole key, because the name of the file is only a part of its hash.
+    if not isinstance(kept, dict) or kept.get("key") != key:
+        return None
+    chosen = str(kept.get("chosen"))
+    return chosen if chosen in ways else None
+
+
+def _write(key: str, chosen: str, seconds: Mapping[str, float]) -> None:
+    """Keep a choice for later processes."""
+    kept = {"key": key, "chosen": chosen, "seconds": dict(seconds)}
+    try:
+        _file(key).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(_file(key), json.dumps(kept, indent=1).encode())
+    except OSError as error:
+        # The next process tries again, which takes some seconds.
+        print(f"warning: the choice of a convolution is not kept: {error}", file=sys.stderr)

@@ -1,0 +1,200 @@
+"""The ways to compute a convolution on CUDA, and the trial that chooses one of them.
+
+Without a GPU the ways run on the CPU, and the seconds of a trial are invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet.ops import convolution, cuda_trial, linear
+from alexnet.ops.cuda_trial import Way
+
+CONV2, CONV1 = (1, (2, 2), 2), (4, (0, 3), 1)
+"""Stride, padding and columns of two layers of the paper."""
+
+
+def layer(channels: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An input and filters."""
+    x = torch.randn(3, channels, 23, 23).contiguous(memory_format=torch.channels_last)
+    size = 5 if columns > 1 else 11
+    return x, torch.randn(8, channels // columns, size, size)
+
+
+@pytest.fixture(autouse=True)
+def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[float]]:
+    """The seconds that the next trials measure, in order; each needs as many as it has ways."""
+    measured: list[float] = []
+
+    def seconds_of(run: Callable[[], object]) -> float:
+        run()
+        return measured.pop(0)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda_trial, "_CHOSEN", {})
+    monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
+    monkeypatch.setattr(cuda_trial, "seconds_of", seconds_of)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(cuda_trial, "_card", lambda device: "a card")
+    monkeypatch.setattr(cuda_trial, "_cudnn", lambda: 9)
+    yield measured
+    assert not measured
+
+
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_trial, "_CHOSEN", {})
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "settings", "names"),
+    [(6, CONV2, ["grouped", "column by column"]), (3, CONV1, ["grouped", "in blocks"])],
+    ids=["columns", "blocks"],
+)
+def test_every_way_gives_the_same_result_and_gradients(
+    channels: int, settings: tuple[int, tuple[int, int], int], names: list[str], with_bias: bool
+) -> None:
+    stride, _, columns = settings
+    x, weight = layer(channels, columns)
+    ways = linear.cuda_ways(x, stride, columns)
+    assert list(ways) == names
+    results = []
+    for way in ways.values():
+        leaves = [x.double().requires_grad_(), weight.double().requires_grad_()]
+        bias = torch.ones(8).double().requires_grad_() if with_bias else None
+        y = way(*leaves, bias, *settings)
+        every = [*leaves, *([] if bias is None else [bias])]
+        results.append((y, *torch.autograd.grad(y.square().sum(), every)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_layer_without_a_choice_needs_no_trial() -> None:
+    x, _ = layer(6, 1)
+    assert list(linear.cuda_ways(x, 1, 1)) == ["grouped"]
+    convolution(x, torch.randn(8, 6, 5, 5), None, training=True)
+
+
+@pytest.mark.parametrize(("times", "chosen"), [([2.0, 1.0], 1), ([1.0, 2.0], 0)])
+def test_training_takes_the_faster_way_of_one_trial(
+    times: list[float], chosen: int, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def ways(*arguments: object) -> dict[str, Way]:
+        def way(number: int) -> Way:
+            def run(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
+                taken.append(number)
+                return x.sum() * weight.sum()
+
+            return run
+
+        return {"first": way(0), "second": way(1)}
+
+    monkeypatch.setattr(linear, "cuda_ways", ways)
+    x, weight = layer(6, 2)
+    seconds += times
+    for _ in range(2):
+        convolution(x, weight, None, 1, (2, 2), 2, training=True)
+    new_process(monkeypatch)
+    convolution(x, weight, None, 1, (2, 2), 2, training=True)
+    assert taken == [0, 1, chosen, chosen, chosen]
+    # Another batch is another shape, and so another trial.
+    seconds += [2.0, 1.0]
+    convolution(x[:2], weight, None, 1, (2, 2), 2, training=True)
+    assert taken[5:] == [0, 1, 1]
+
+
+def test_a_prediction_does_not_depend_on_a_trial() -> None:
+    x, weight = layer(6, 2)
+    convolution(x, weight, None, 1, (2, 2), 2)
+
+
+def test_a_trial_needs_cuda_and_leave_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert not cuda_trial.possible(torch.zeros(1))
+
+    class OnCuda:
+        is_cuda = True
+
+    assert cuda_trial.possible(OnCuda())  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert not cuda_trial.possible(OnCuda())  # type: ignore[arg-type]
+
+
+def test_nothing_is_measured_while_a_graph_is_captured(
+    seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = layer(6, 2)
+    ways = linear.cuda_ways(x, 1, 2)
+    with monkeypatch.context() as during:
+        during.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["grouped"]
+    # Nor is it decided.
+    seconds += [2.0, 1.0]
+    assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["column by column"]
+
+
+def kept_file(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "alexnet" / "cuda-trials").iterdir()
+    return file
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[" * 100_000,
+        lambda text: "[1, 2]",
+        lambda text: text.replace('"column by column"', '"by magic"'),
+        lambda text: text.replace("a card", "another card"),
+        lambda text: text.replace('"column by column",', "[],"),
+    ],
+    ids=["empty", "cut", "deep", "a list", "unknown way", "another card", "not a name"],
+)
+def test_a_damaged_cache_is_ignored_and_mended(
+    damage: Callable[[str], str],
+    seconds: list[float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, weight = layer(6, 2)
+    ways = linear.cuda_ways(x, 1, 2)
+    seconds += [2.0, 1.0]
+    cuda_trial.fastest(ways, x, weight, None, *CONV2)
+    kept_file(tmp_path).write_text(damage(kept_file(tmp_path).read_text()))
+    for times in ([1.0, 2.0], []):
+        new_process(monkeypatch)
+        seconds += times
+        assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["grouped"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    seconds: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "alexnet").write_text("a file in the place of the folder")
+    x, weight = layer(6, 2)
+    ways = linear.cuda_ways(x, 1, 2)
+    seconds += [2.0, 1.0]
+    assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["column by column"]
+    assert "is not kept" in capsys.readouterr().err
+
+
+def test_a_way_that_fails_is_not_chosen(
+    seconds: list[float],
+) -> None:
+    x, weight = layer(6, 2)
+
+    def fails(*arguments: object) -> torch.Tensor:
+        raise RuntimeError("no kernel")
+
+    ways = {"grouped": linear.cuda_ways(x, 1, 2)["grouped"], "other": fails}
+    seconds += [2.0]
+    assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["grouped"]
+    with pytest.raises(RuntimeError, match="no kernel"):
+        cuda_trial.fastest({"other": fails, "third": fails}, x, weight, None, *CONV2)
