@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow mutants fuzz check format clean
+.PHONY: demo test test-slow mutants fuzz gpu-lab check format clean
 
 demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
@@ -22,6 +22,11 @@ fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes
 
 bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
 	$(BIN)/python -m benchmarks $*
+
+# Not in the environment of the other targets: a rented machine has its own PyTorch, and no network.
+OUT ?= gpu-lab
+gpu-lab:  ## half an hour on a CUDA GPU: make gpu-lab OUT=FOLDER STAGES="facts correctness convs"
+	$(PYTHON) -m benchmarks.gpu $(OUT) $(STAGES)
 
 check: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .

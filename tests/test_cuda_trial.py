@@ -5,6 +5,7 @@ Without a GPU the ways run on the CPU, and the seconds of a trial are invented.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -183,6 +184,19 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     seconds += [2.0, 1.0]
     assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["column by column"]
     assert "is not kept" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_trial_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda_trial, "_CHOSEN", {})
+    x, weight = (tensor.cuda().requires_grad_() for tensor in layer(6, 2))
+    ways = linear.cuda_ways(x, 1, 2)
+    assert cuda_trial.fastest(ways, x, weight, None, *CONV2) in ways.values()
+    measured = json.loads(kept_file(tmp_path).read_text())["seconds"]
+    assert set(measured) == set(ways)
+    assert min(measured.values()) > 0
 
 
 def test_a_way_that_fails_is_not_chosen(

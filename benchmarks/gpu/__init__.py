@@ -1,0 +1,1 @@
+"""What half an hour on one CUDA GPU should tell; see `__main__.py`."""
