@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import same_training
@@ -25,10 +27,13 @@ def run(lab: Lab) -> None:
         with profile(activities=activities) as profiler:
             for _ in range(steps):
                 step()
+            if on_cuda:
+                torch.cuda.synchronize()
         attribute = "self_device_time_total" if on_cuda else "self_cpu_time_total"
-        events = sorted(
-            profiler.key_averages(), key=lambda event: getattr(event, attribute), reverse=True
-        )
+        # On CUDA the operations that launch kernels are events, too.
+        wanted = DeviceType.CUDA if on_cuda else DeviceType.CPU
+        events = [event for event in profiler.key_averages() if event.device_type == wanted]
+        events.sort(key=lambda event: getattr(event, attribute), reverse=True)
         for event in events[:LONGEST]:
             us = getattr(event, attribute)
             lab.row(event.key[:100], step=name, us=us / steps, launches=event.count / steps)
