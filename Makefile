@@ -23,8 +23,10 @@ fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes
 bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
 	$(BIN)/python -m benchmarks $*
 
-gpu-lab: $(VENV)/ready  ## what one CUDA GPU computes and how fast, in half an hour; to gpu-lab/
-	$(BIN)/python -m benchmarks.gpu gpu-lab
+# Not in the environment of the other targets: a rented machine has its own PyTorch, and no network.
+OUT ?= gpu-lab
+gpu-lab:  ## half an hour on a CUDA GPU: make gpu-lab OUT=FOLDER STAGES="facts correctness convs"
+	$(PYTHON) -m benchmarks.gpu $(OUT) $(STAGES)
 
 check: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -100,12 +100,11 @@ def _result(name: str, running: _Running, seconds: list[float], our_speed: float
 @contextmanager
 def _started(candidate: Candidate) -> Iterator[_Running | str]:
     """Start a candidate and warm it up; yields the reason as a sentence if that fails."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryFile("w+") as errors:
         command = [candidate.python, *candidate.arguments]
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment
+            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment()
         )
         try:
             header = _receive(process)
@@ -119,6 +118,12 @@ def _started(candidate: Candidate) -> Iterator[_Running | str]:
         finally:
             process.kill()
             process.communicate()
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that can import this checkout, and whatever this one can."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def _send(process: subprocess.Popen[str], text: str) -> None:

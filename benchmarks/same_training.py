@@ -9,117 +9,155 @@ autograd, and updates with the learning rate inside the velocity.
 
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from alexnet import ops, recipes
-from alexnet.data.augment import Preprocess, sample_augmentation
-from alexnet.data.loader import batches, epoch_order
+from alexnet.config import Config
+from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
+from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.store import Store
 from alexnet.device import resolve_device
+from alexnet.distributed.mesh import ALONE
+from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
 from alexnet.provenance import code_version, describe
+from alexnet.train.graph_step import GraphStep
 from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 
+Step = Callable[[Batch, Augmentation, int], torch.Tensor]
+"""Trains on a batch, which may be on the device, as step number so-and-so; returns the loss."""
 
-def plain_forward(net, x, key):
+
+def plain_forward(net: Network, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
     """The plan's operations by PyTorch's own functions."""
-    for step in net.plan:
-        layer = step.layer
-        if step.op == "linear":
+    for op in net.plan:
+        layer = op.layer
+        if op.op == "linear":
             weight, bias = (
                 net.get_parameter(f"{layer.name}.{kind}") for kind in ("weight", "bias")
             )
-            if len(step.weight_shape) == 2:
+            if len(op.weight_shape) == 2:
                 x = F.linear(x.flatten(1), weight, bias)
             else:
                 x = F.pad(x, layer.pad * 2)
-                x = F.conv2d(x, weight.contiguous(), bias, layer.stride, groups=step.columns)
-        elif step.op == "activation":
+                x = F.conv2d(x, weight.contiguous(), bias, layer.stride, groups=op.columns)
+        elif op.op == "activation":
             x = F.relu(x)
-        elif step.op == "lrn":
+        elif op.op == "lrn":
             x = torch.cat(
                 [F.local_response_norm(part, 5, 5e-4, 0.75, 2.0) for part in x.chunk(2, 1)], 1
             )
-        elif step.op == "max_pool":
+        elif op.op == "max_pool":
             x = F.max_pool2d(x, 3, 2)
         else:
-            x = x * ops.dropout_mask(tuple(x.shape), 0.5, *key, layer.name, x.device)
+            mask = ops.Mask(ops.dropout_key(*key, layer.name), 0.5)
+            x = x * mask.draw(tuple(x.shape), x.device)
     return x
 
 
-def plain_sgd_step(loss, parameters, velocity, hyper, momentum):
-    for (name, w), g in zip(
-        parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True
-    ):
-        lr, weight_decay = hyper[name].lr, hyper[name].weight_decay
-        v = momentum * velocity[name] - lr * g - weight_decay * lr * w
-        velocity[name] = v
-        w.data = w.data + v.detach()
+def plain(config: Config, preprocess: Preprocess) -> Step:
+    """Steps by PyTorch's own functions, in NCHW layout."""
+    net = Network(config.architecture).to(preprocess.device, memory_format=torch.contiguous_format)
+    parameters, velocity = dict(net.named_parameters()), zero_velocity(net)
+    hyper = _hyper(config, parameters)
+
+    def step(batch: Batch, augmentation: Augmentation, number: int) -> torch.Tensor:
+        x = preprocess(batch.images, augmentation).contiguous()
+        logits = plain_forward(net, x, (config.seed, number))
+        loss = F.cross_entropy(logits, batch.labels.to(preprocess.device))
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        for (name, w), g in zip(parameters.items(), gradients, strict=True):
+            lr, weight_decay = hyper[name].lr, hyper[name].weight_decay
+            v = config.sgd.momentum * velocity[name] - lr * g - weight_decay * lr * w
+            velocity[name] = v.detach()
+            w.data = w.data + v.detach()
+        return loss.detach()
+
+    return step
 
 
-def train(store, config, fast, steps, batch):
-    device = resolve_device("auto")
-    net = Network(replace(config.architecture, classes=len(store.classes))).to(device)
-    if not fast:
-        net = net.to(memory_format=torch.contiguous_format)
-    preprocess = Preprocess(config.augment, store.statistics, config.architecture.input_px, device)
-    parameters, velocity, split = (
-        dict(net.named_parameters()),
-        zero_velocity(net),
-        store.split("train"),
-    )
-    hyper = {name: ParamHyper(config.sgd.lr, config.sgd.weight_decay) for name in parameters}
-    losses, began_s = [], time.perf_counter()
-    for number, loaded in enumerate(
-        batches(split, epoch_order(len(split), 0, 0)[: steps * batch], batch)
-    ):
-        augmentation = sample_augmentation(
-            config.augment,
-            store.statistics,
-            config.architecture.input_px,
-            0,
-            0,
-            loaded.index,
-            loaded.position,
+def loop(config: Config, preprocess: Preprocess) -> Step:
+    """Our steps, operation by operation, as `train/loop.py` takes them."""
+    net = ShardedNetwork(config.architecture, 0, ALONE).to(preprocess.device)
+    parameters, velocity = dict(net.named_parameters()), zero_velocity(net)
+    hyper = _hyper(config, parameters)
+
+    def step(batch: Batch, augmentation: Augmentation, number: int) -> torch.Tensor:
+        x = preprocess(batch.images, augmentation)
+        labels = batch.labels.to(preprocess.device, non_blocking=True)
+        loss, _ = net.loss(x, labels, len(labels), dropout_key=(config.seed, number))
+        sgd_step(loss, parameters, velocity, hyper, config.sgd.momentum)
+        return loss.detach()
+
+    return step
+
+
+def graph(config: Config, preprocess: Preprocess) -> Step:
+    """Our steps as one CUDA graph."""
+    net = ShardedNetwork(config.architecture, 0, ALONE).to(preprocess.device)
+    whole = GraphStep(net, preprocess, zero_velocity(net), config)
+    whole.set_hyper(_hyper(config, dict(net.named_parameters())))
+    return lambda batch, augmentation, number: whole(batch, augmentation, number)[0]
+
+
+def _hyper(config: Config, parameters: Iterable[str]) -> dict[str, ParamHyper]:
+    return {name: ParamHyper(config.sgd.lr, config.sgd.weight_decay) for name in parameters}
+
+
+def losses(step: Step, data: Iterable[tuple[Batch, Augmentation]]) -> torch.Tensor:
+    """The losses of training on these batches, float32 on the CPU."""
+    # A graph writes each loss over the one before it.
+    kept = [step(*both, number).clone() for number, both in enumerate(data)]
+    return torch.stack(kept).float().cpu()
+
+
+def _read(config: Config, store: Store, steps: int) -> Iterator[tuple[Batch, Augmentation]]:
+    """The first batches of a store, with their crops."""
+    split, px = store.split("train"), config.architecture.input_px
+    order = epoch_order(len(split), 0, 0)[: steps * config.sgd.batch]
+    for batch in batches(split, order, config.sgd.batch):
+        yield (
+            batch,
+            sample_augmentation(
+                config.augment, store.statistics, px, 0, 0, batch.index, batch.position
+            ),
         )
-        x, labels = preprocess(loaded.images, augmentation), loaded.labels.to(device)
-        logits = (
-            net(x, dropout_key=(0, number))
-            if fast
-            else plain_forward(net, x.contiguous(), (0, number))
-        )
-        loss = F.cross_entropy(logits, labels)
-        (sgd_step if fast else plain_sgd_step)(
-            loss, parameters, velocity, hyper, config.sgd.momentum
-        )
-        losses.append(loss.item())
-    took_s = time.perf_counter() - began_s
-    print(f"{'fast' if fast else 'plain'}: {len(losses)} steps in {took_s:.0f} s", flush=True)
-    return losses
 
 
-def main():
+def main() -> None:
     data, out, *rest = sys.argv[1:]
     options = {"steps": 100, "batch": 32, "recipe": "paper"} | dict(a.split("=") for a in rest)
-    config, store = getattr(recipes, options["recipe"])(), Store(data)
-    losses = [
-        train(store, config, fast, int(options["steps"]), int(options["batch"]))
-        for fast in (True, False)
-    ]
-    fast, plain = map(torch.tensor, losses)
+    config, store = getattr(recipes, str(options["recipe"]))(), Store(data)
+    config = replace(
+        config,
+        architecture=replace(config.architecture, classes=len(store.classes)),
+        sgd=replace(config.sgd, batch=int(options["batch"])),
+        seed=0,
+    )
+    device = resolve_device("auto")
+    preprocess = Preprocess(config.augment, store.statistics, config.architecture.input_px, device)
+    both = []
+    for name, steps in (("ours", loop), ("plain PyTorch", plain)):
+        began_s = time.perf_counter()
+        read = _read(config, store, int(options["steps"]))
+        both.append(losses(steps(config, preprocess), read))
+        took_s = time.perf_counter() - began_s
+        print(f"{name}: {len(both[-1])} steps in {took_s:.0f} s", flush=True)
+    ours, theirs = both
     print(describe(code_version()))
-    largest = float((fast - plain).abs().max())
-    print(f"largest difference of the loss: {largest:.2g}; last: {fast[-1]:.4f} {plain[-1]:.4f}")
+    largest = float((ours - theirs).abs().max())
+    print(f"largest difference of the loss: {largest:.2g}; last: {ours[-1]:.4f} {theirs[-1]:.4f}")
 
     from matplotlib.figure import Figure
 
     figure = Figure((8, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(plain, color="0.6", linewidth=4, label="plain PyTorch")
-    axes.plot(fast, color="C3", linewidth=1.2, label="ours")
+    axes.plot(theirs, color="0.6", linewidth=4, label="plain PyTorch")
+    axes.plot(ours, color="C3", linewidth=1.2, label="ours")
     axes.set(
         xlabel="step",
         ylabel="training loss",

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from alexnet.provenance import code_version, describe
-from benchmarks import suites
+from benchmarks import same_training, suites
 from benchmarks.__main__ import main
+from benchmarks.gpu.lab import Lab, images_for, training_config
 from benchmarks.interleave import Candidate, Result, interleave
 
 # popitem() succeeds once, for the warm-up, and raises KeyError in the first measured run.
@@ -74,6 +76,19 @@ def test_our_program_and_the_limits_run(arguments: str, store: Path) -> None:
     header, *seconds = completed.stdout.splitlines()
     assert json.loads(header)["count"] > 0
     assert len([float(s) for s in seconds]) == 2
+
+
+def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, "correctness", tiny=True)
+    config = training_config(lab, 2, "float32")
+    made = [images_for(lab, config, seed) for seed in range(3)]
+    data = [(images.batch, images.augmentation) for images in made]
+    ours, theirs = (
+        same_training.losses(kind(config, made[0].preprocess), data)
+        for kind in (same_training.loop, same_training.plain)
+    )
+    assert len(set(theirs.tolist())) == 3
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_results_name_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:

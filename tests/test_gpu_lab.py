@@ -1,78 +1,101 @@
-"""`python -m benchmarks.gpu`: every stage runs, in small sizes also on a CPU, and a failure costs
-only itself."""
+"""`python -m benchmarks.gpu`: its stages run, without a GPU in tiny sizes, and on bare machines."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import __main__ as lab
-from benchmarks.gpu.card import Table
+from benchmarks.gpu.__main__ import STAGES, Stage, main
+from benchmarks.interleave import ROOT, environment
 
-ROOT = Path(__file__).parents[1]
-
-
-def rows(file: Path) -> dict[str, dict[str, object]]:
-    return {row["what"]: row for row in json.loads(file.read_text())["rows"]}
+CALL_LIMIT_S = 600
+MISSING = ("simplejpeg", "boto3", "hypothesis", "tyro", "matplotlib", "scipy", "jinja2", "datasets")
+"""What a rented machine with PyTorch and Triton need not have."""
 
 
-def run(out: Path, *stages: str, limit_s: float) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", str(out), *stages, "--tiny"]
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit_s)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    for file in out.glob("*.json"):
-        assert rows(file), file.name
+def rows(out: Path, stage: str) -> list[dict[str, object]]:
+    table = json.loads((out / f"{stage}.json").read_text())
+    assert table["stage"] == stage and table["tiny"] and table["device"] and table["code"]
+    found: list[dict[str, object]] = table["rows"]
+    assert all("error" not in row for row in found)
+    return found
 
 
-def test_two_stages(tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
-    run(tmp_path, "facts", "convs", limit_s=120)
-    assert {file.name for file in tmp_path.iterdir()} == {"facts.json", "convs.json"}
-    assert rows(tmp_path / "facts.json")["copy on the device"]["TB/s read and written"]
-    assert {"conv1, batch 2, in blocks", "conv2, batch 2, dense columns"} <= set(
-        rows(tmp_path / "convs.json")
-    )
+def test_a_stage_prints_its_table_and_keeps_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(out), "facts", "--tiny"]) == 0
+    printed = capfd.readouterr().out
+    for row in rows(out, "facts"):
+        assert str(row["name"]) in printed
+    assert "===== facts: ok" in printed
 
 
 @pytest.mark.slow
-def test_all_stages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - {"facts"}))
+def test_every_stage_runs_in_tiny_sizes(stage: str, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
-    run(tmp_path, limit_s=1500)
-    assert {file.stem for file in tmp_path.glob("*.json")} == set(lab.LIMITS_S)
+    assert main([str(tmp_path), stage, "--tiny"]) == 0
+    assert rows(tmp_path, stage)
 
 
-def test_a_row_that_fails_costs_only_itself(tmp_path: Path) -> None:
-    table = Table(tmp_path / "table.json")
-    table.add("first", lambda: {"ms": 1 / 0})
-    table.add("second", lambda: {"ms": 1.0})
-    assert table.failed
-    first, second = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert first == {"what": "first", "error": "ZeroDivisionError: division by zero"}
-    assert second == {"what": "second", "ms": 1.0}
+def test_a_stage_that_fails_or_hangs_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(STAGES, "facts", Stage("facts", 0))
+    # The table cannot be written.
+    (tmp_path / "convs.json").mkdir()
+    assert main([str(tmp_path), "facts", "convs", "--tiny"]) == 1
+    printed = capfd.readouterr().out
+    assert "facts: stopped at its limit of 0 s" in printed
+    assert "convs: failed (1)" in printed
+    assert printed.endswith("failed: facts, convs\n")
 
 
-def test_a_stage_is_ended_at_its_limit(tmp_path: Path) -> None:
-    assert lab.run_stage("facts", tmp_path, True, 0.1) == "ended after its limit of 0.1 s"
-
-
-def test_a_stage_that_fails_does_not_stop_the_next(
+def test_stages_need_a_gpu_unless_they_are_tiny(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = []
-
-    def failing(stage: str, out: Path, tiny: bool, limit_s: float) -> str:
-        ran.append(stage)
-        return "failed, exit code 1"
-
-    monkeypatch.setattr(lab, "run_stage", failing)
-    assert lab.main([str(tmp_path), "facts", "convs"]) == 1
-    assert ran == ["facts", "convs"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="there is no CUDA GPU here"):
+        main([str(tmp_path), "facts", "--here"])
 
 
-def test_fixtures_are_imported_without_boto3() -> None:
-    code = "import sys; sys.modules['boto3'] = None; import tests.conftest"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+def test_an_unknown_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "fact"])
+    assert "there is no stage fact; there are facts, correctness" in capsys.readouterr().err
+
+
+def test_each_documented_call_ends_within_ten_minutes() -> None:
+    text = (ROOT / "benchmarks" / "gpu" / "__main__.py").read_text()
+    calls = [re.findall(r"[a-z]+", line) for line in re.findall(r"gpu OUT ([a-z ]+?) +#", text)]
+    assert sorted(stage for call in calls for stage in call) == sorted(STAGES)
+    for call in calls:
+        assert sum(STAGES[stage].limit_s for stage in call) <= CALL_LIMIT_S
+
+
+def test_stages_and_their_tests_import_on_a_bare_machine() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+    modules = [f"benchmarks.gpu.{stage.module}" for stage in STAGES.values()]
+    # An import of a module that stands as None fails as if it were not installed.
+    program = f"""
+import importlib, sys
+for name in {MISSING}: sys.modules[name] = None
+for name in {[*modules, "alexnet.train.loop", "tests.conftest"]}: importlib.import_module(name)
+"""
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, env=environment() | {"TRITON_INTERPRET": "1"}, check=True, timeout=120)
+
+
+def test_processes_find_what_their_parent_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/carried/wheels")
+    assert environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/carried/wheels"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert environment()["PYTHONPATH"] == str(ROOT)

@@ -26,6 +26,7 @@ from alexnet.data.image import (
     decode,
     decoding_bytes,
     encode,
+    pixels_of_jpeg,
     pixels_of_ppm,
 )
 from alexnet.data.prepare import prepare
@@ -55,6 +56,23 @@ def test_common_formats_decode_to_rgb() -> None:
     assert near(decode(jpeg()), RGB, 2)
     for format in ("PNG", "BMP", "TIFF", "PPM"):
         assert np.array_equal(decode(encoded(Image.fromarray(RGB), format)), RGB)
+
+
+def test_pillow_takes_the_place_of_simplejpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_simplejpeg = decode(jpeg())
+    monkeypatch.setattr(image_file, "simplejpeg", None)
+    # The two may contain different versions of libjpeg-turbo.
+    assert near(decode(jpeg()), with_simplejpeg, 0.5)
+    assert near(decode(encode(RGB, "jpeg", chroma="444")), RGB, 2)
+    assert len(encode(RGB, "jpeg", 30)) < len(encode(RGB, "jpeg", 90))
+    out = np.empty_like(RGB)
+    pixels_of_jpeg(jpeg(), out)
+    assert np.array_equal(out, decode(jpeg()))
+    with pytest.raises(DataError, match="60x40 pixels in place of 60x39"):
+        pixels_of_jpeg(jpeg(), out[1:])
+    # No store gets a file unchanged that training would decode by another decoder.
+    assert as_stored(encode(RGB[:, :40], "jpeg"), 40) is None
+    assert decoding_bytes(jpeg()) > 0
 
 
 def test_grey_cmyk_palette_and_transparent_images_become_rgb() -> None:

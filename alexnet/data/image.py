@@ -10,11 +10,17 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alexnet.errors import DataError
+
+try:
+    import simplejpeg
+except ImportError:
+    # A machine on which only the network is measured, such as a rented GPU. Pillow then decodes and
+    # encodes JPEGs too, several times slower.
+    simplejpeg = None
 
 Rgb = NDArray[np.uint8]  # (H, W, 3)
 
@@ -157,7 +163,7 @@ def decoding_bytes(data: bytes, enough_px: int = 0) -> int:
         A number of bytes, rather too large than too small; 0 for a file that `decode` refuses.
     """
     try:
-        if data.startswith(b"\xff\xd8"):
+        if data.startswith(b"\xff\xd8") and simplejpeg is not None:
             height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
             if space not in ("CMYK", "YCCK"):
                 reduced = 1
@@ -202,6 +208,8 @@ def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
     Returns None where Pillow should decode instead: for CMYK, which libjpeg-turbo does not convert
     to RGB, and for files with errors, because Pillow tells a harmless error from a truncated file.
     """
+    if simplejpeg is None:
+        return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
         _check_size(width, height)
@@ -236,7 +244,7 @@ def as_stored(data: bytes, size_px: int) -> Rgb | None:
     Returns:
         (size_px, size_px, 3) uint8, or None.
     """
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(b"\xff\xd8") or simplejpeg is None:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
@@ -318,15 +326,44 @@ def encode(
         quality: JPEG quality, 1 to 100.
         chroma: JPEG chroma subsampling.
     """
+    buffer = io.BytesIO()
+    if encoding == "jpeg" and simplejpeg is None:
+        subsampling = {"420": "4:2:0", "444": "4:4:4"}[chroma]
+        Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+        return buffer.getvalue()
     if encoding == "jpeg":
         data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", chroma)
         return data
     if encoding == "ppm":
         return ppm_header(rgb) + rgb.tobytes()
     # The lowest compression level: higher ones are much slower and gain little on photographs.
-    buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def pixels_of_jpeg(data: bytes, out: Rgb) -> None:
+    """Decode a JPEG into `out`.
+
+    Args:
+        out: (H, W, 3) uint8.
+
+    Raises:
+        ValueError: If the file is damaged; DataError, which is one, if it has another size.
+    """
+    if simplejpeg is None:
+        rgb: Rgb = decode(data)
+        _check_same_size(rgb, out)
+        out[:] = rgb
+        return
+    # Straight into the batch, which saves a copy of each image. simplejpeg refuses an image larger
+    # than the buffer, and accepts a smaller one.
+    _check_same_size(simplejpeg.decode_jpeg(data, "RGB", buffer=out), out)
+
+
+def _check_same_size(rgb: Rgb, out: Rgb) -> None:
+    (height, width, _), (wanted_height, wanted_width, _) = rgb.shape, out.shape
+    if (height, width) != (wanted_height, wanted_width):
+        raise DataError(f"{width}x{height} pixels in place of {wanted_width}x{wanted_height}")
 
 
 def pixels_of_ppm(data: bytes, out: Rgb) -> None:

@@ -17,11 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.image import decode, pixels_of_ppm, ppm_header
+from alexnet.data.image import decode, pixels_of_jpeg, pixels_of_ppm, ppm_header
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split
 from alexnet.errors import DataError
@@ -94,11 +93,7 @@ def _decode(data: bytes, out: NDArray[np.uint8]) -> None:
     """
     # The formats are told apart by their first bytes; a store may mix kept JPEGs with others.
     if data.startswith(b"\xff\xd8"):
-        # Straight into the batch, which saves a copy of each image.
-        height, width, _ = simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape
-        # simplejpeg refuses an image larger than the buffer, and accepts a smaller one.
-        if (height, width) != out.shape[:2]:
-            raise DataError(f"{width}x{height} pixels in place of {out.shape[1]}x{out.shape[0]}")
+        pixels_of_jpeg(data, out)
     elif data.startswith(b"P6"):
         pixels_of_ppm(data, out)
     else:

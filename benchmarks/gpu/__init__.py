@@ -1,1 +1,1 @@
-"""Half an hour on one CUDA card, in stages; `python -m benchmarks.gpu` runs them."""
+"""What half an hour on one CUDA GPU should tell; see `__main__.py`."""

@@ -1,86 +1,115 @@
-"""`python -m benchmarks.gpu OUT [STAGE ...] [--tiny]`: what one CUDA card computes, and how fast.
+"""`python -m benchmarks.gpu OUT STAGE...`: measure one CUDA GPU, stage by stage.
 
-Each stage is a process of its own with a time limit, prints a table and writes OUT/STAGE.json,
-row by row, so that a stage that fails or is ended costs only what it had not measured yet. Without
-a stage all of them run, in half an hour. A stage alone runs under a profiler or a sanitizer too:
-`python -m benchmarks.gpu.kernels OUT`.
+A stage is a process of its own with a time limit, so that one that fails or hangs costs only
+itself. It prints its table while it measures and keeps it in OUT/STAGE.json. In calls of at most
+ten minutes, by their limits:
+
+    python -m benchmarks.gpu OUT facts correctness convs     # is it right; what the card can do
+    python -m benchmarks.gpu OUT kernels steps               # images per second
+    python -m benchmarks.gpu OUT profile feed racecheck      # where the time goes; from a store
+
+PyTorch with CUDA, Triton, NumPy, pyarrow, Pillow, rich and safetensors are needed; `facts` says
+what else is missing and what follows from it. With --tiny every stage runs in small sizes, also on
+a CPU, to see that it runs.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
-
-ROOT = Path(__file__).resolve().parents[2]
-LIMITS_S = {
-    "facts": 90,
-    "correctness": 420,
-    "convs": 180,
-    "kernels": 180,
-    "steps": 420,
-    "profile": 150,
-    "feed": 360,
-}
-"""The stages in their order, and the seconds that each may take."""
-Stage = Literal["facts", "correctness", "convs", "kernels", "steps", "profile", "feed"]
+from benchmarks.interleave import environment
 
 
 @dataclass(frozen=True)
-class LabArguments:
-    """Measure one CUDA card, stage by stage."""
+class Stage:
+    """A module of this package with a function `run`, and its time limit in seconds."""
 
-    out: Positional[Path]
-    """Folder for the tables, as JSON, and for the logs."""
-    stages: Annotated[Positional[tuple[Stage, ...]], arg(metavar="[STAGE ...]")] = ()
-    """Stages to run; all of them if none is named."""
-    tiny: bool = False
-    """Small sizes, which a CPU computes too, to see that every stage runs."""
+    module: str
+    limit_s: int
 
 
-def run_stage(stage: str, out: Path, tiny: bool, limit_s: float) -> str:
-    """Run a stage in a process of its own. Return how it ended; "ok" if without an error."""
-    command = [sys.executable, "-u", "-m", f"benchmarks.gpu.{stage}", str(out.resolve())]
-    # PYTHONPATH stays as it is: it may name packages that were carried to the machine.
-    process = subprocess.Popen(
-        command + ["--tiny"] * tiny, cwd=ROOT, process_group=0 if os.name == "posix" else None
-    )
-    try:
-        code = process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        return f"ended after its limit of {limit_s:g} s"
-    finally:
-        # Also what the stage has started: tests, compilers.
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return "ok" if code == 0 else f"failed, exit code {code}"
+STAGES = {
+    "facts": Stage("facts", 90),
+    "correctness": Stage("correctness", 330),
+    "convs": Stage("convs", 180),
+    "kernels": Stage("kernels", 150),
+    "steps": Stage("steps", 450),
+    "profile": Stage("longest", 120),
+    "feed": Stage("feed", 330),
+    "racecheck": Stage("racecheck", 150),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages and return the exit code: 1 if one of them failed."""
-    a = tyro.cli(
-        LabArguments, prog="python -m benchmarks.gpu", args=arguments, config=(OmitArgPrefixes,)
-    )
+    """Run stages one after the other; returns the exit status: 0 if all of them succeeded."""
+    # Not tyro, which a rented machine lacks.
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the results")
+    parser.add_argument("stages", metavar="STAGE", nargs="*", help=f"of: {', '.join(STAGES)}")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, also on a CPU")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    a = parser.parse_args(arguments)
+    stages = a.stages or list(STAGES)
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        parser.error(f"there is no stage {unknown[0]}; there are {', '.join(STAGES)}")
+    if a.here:
+        _run_here(a.out, stages[0], a.tiny)
+        return 0
     a.out.mkdir(parents=True, exist_ok=True)
-    # As an exception, so that the stage is ended with this program.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    ends = {}
-    for stage in a.stages or LIMITS_S:
-        began_s = time.monotonic()
-        print(f"== {stage}", flush=True)
-        ends[stage] = run_stage(stage, a.out, a.tiny, LIMITS_S[stage])
-        print(f"== {stage}: {ends[stage]}, {time.monotonic() - began_s:.0f} s", flush=True)
-    return int(any(end != "ok" for end in ends.values()))
+    failed = [stage for stage in stages if not _succeeds(a.out, stage, a.tiny)]
+    if failed:
+        print(f"failed: {', '.join(failed)}", flush=True)
+    return 1 if failed else 0
+
+
+def _succeeds(out: Path, stage: str, tiny: bool) -> bool:
+    """Run a stage in a process of its own, within its limit."""
+    print(f"===== {stage}", flush=True)
+    began_s = time.monotonic()
+    command = [sys.executable, "-u", "-m", "benchmarks.gpu", str(out), stage, "--here"]
+    # A session of its own, so that the processes which the stage has started end with it.
+    process = subprocess.Popen(
+        command + ["--tiny"] * tiny, env=environment(), start_new_session=True
+    )
+    try:
+        code = process.wait(STAGES[stage].limit_s)
+        said = "ok" if code == 0 else f"failed ({code})"
+    except subprocess.TimeoutExpired:
+        code, said = 1, f"stopped at its limit of {STAGES[stage].limit_s} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    print(f"===== {stage}: {said}, {time.monotonic() - began_s:.0f} s", flush=True)
+    return code == 0
+
+
+def _run_here(out: Path, stage: str, tiny: bool) -> None:
+    """Run a stage in this process."""
+    import torch
+
+    from benchmarks.gpu.lab import Lab
+
+    if not torch.cuda.is_available():
+        if not tiny:
+            sys.exit("there is no CUDA GPU here; --tiny runs on a CPU")
+        # Before Triton is imported, which reads it once.
+        os.environ["TRITON_INTERPRET"] = "1"
+        # The sizes are too small for more, whose threads would wait for each other.
+        torch.set_num_threads(1)
+    module = importlib.import_module(f"benchmarks.gpu.{STAGES[stage].module}")
+    module.run(Lab(out, stage, tiny))
 
 
 if __name__ == "__main__":

@@ -1,57 +1,96 @@
-"""The tests of the CUDA path, each file in a process of its own, side by side on a card.
-
-Most of their time is Triton's compiler, which runs on one core for each process.
-"""
+"""The tests of what runs on CUDA alone, and the losses of 30 steps against plain PyTorch's."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
-import time
-from functools import partial
+from dataclasses import replace
 from importlib import util
-from pathlib import Path
 
-from benchmarks.gpu.__main__ import ROOT
-from benchmarks.gpu.card import DEVICE, Row, Table, run_as_program
+from benchmarks import same_training
+from benchmarks.gpu.lab import Lab, Value, as_trained, images_for, training_config
+from benchmarks.interleave import ROOT, environment
 
-
-def correctness(table: Table, out: Path, tiny: bool) -> None:
-    files = [*sorted(ROOT.glob("tests/test_triton*.py")), ROOT / "tests/test_graph_step.py"]
-    if tiny:
-        files = [file for file in files if file.stem == "test_triton_update"]
-    began_s = time.monotonic()
-    processes = {}
-    for file in files:
-        processes[file] = _start(file, out)
-        # The two cores of a small machine would only delay each other.
-        if DEVICE.type == "cpu":
-            processes[file].wait()
-    for file, process in processes.items():
-        table.add(file.stem, partial(_result, process, _log(file, out), began_s))
+TESTS = [
+    f"tests/test_{name}.py"
+    for name in (
+        *("triton", "triton_crop", "triton_dropout", "triton_update"),
+        *("cuda_trial", "graph_step", "device_feed"),
+    )
+]
+STEPS, BATCH, LR = 30, 128, 0.01
+LIMIT = 0.02
+"""Largest difference of a float32 loss from that of plain PyTorch, which rounds otherwise."""
+TESTS_LIMIT_S = 220
 
 
-def _log(file: Path, out: Path) -> Path:
-    return out / f"correctness-{file.stem}.log"
+def run(lab: Lab) -> None:
+    """Add a row for each check; ends the process with status 1 if one has failed."""
+    for precision in ("float32", "bfloat16"):
+        lab.attempt(f"losses in {precision}", lambda p=precision: _compared(lab, p))
+    _tests(lab)
+    failed = [row["name"] for row in lab.rows if "error" in row or row.get("ok") is False]
+    if failed:
+        sys.exit(f"failed: {', '.join(map(str, failed))}")
 
 
-def _start(file: Path, out: Path) -> subprocess.Popen[bytes]:
-    # Libraries of other versions than here warn of other things.
-    options = ["-m", "not slow", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
-    if DEVICE.type == "cuda" and util.find_spec("xdist"):
-        options += ["-n", "3"]
-    with _log(file, out).open("w") as log:
-        command = [sys.executable, "-m", "pytest", str(file), *options]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+def _compared(lab: Lab, precision: str) -> dict[str, Value]:
+    """Compare our losses with those of plain PyTorch in float32."""
+    batch, steps = (2, 2) if lab.tiny else (BATCH, STEPS)
+    # Ten classes, so that the loss falls in so few steps.
+    config = training_config(lab, batch, precision, classes=10)
+    config = replace(config, sgd=replace(config.sgd, lr=LR))
+    made = [images_for(lab, config, seed) for seed in range(steps)]
+    data = [(images.batch, images.augmentation) for images in made]
+    as_trained(precision)
+    kinds = {"loop": same_training.loop, "graph": same_training.graph}
+    ours = {
+        name: same_training.losses(kind(config, made[0].preprocess), data)
+        for name, kind in kinds.items()
+    }
+    as_trained("float32")
+    exact = images_for(lab, replace(config, precision="float32")).preprocess
+    plain = same_training.losses(same_training.plain(config, exact), data)
+    apart = {name: float((values - plain).abs().max()) for name, values in ours.items()}
+    # In bfloat16 the losses are near, and the row tells how near. A NaN is not below any limit.
+    limit = LIMIT if precision == "float32" else math.inf
+    return {
+        **{f"{name}_apart": difference for name, difference in apart.items()},
+        "first": float(plain[0]),
+        "last": float(plain[-1]),
+        "ok": all(difference < limit for difference in apart.values()),
+    }
 
 
-def _result(process: subprocess.Popen[bytes], log: Path, began_s: float) -> Row:
-    code, text = process.wait(), log.read_text().strip()
+def _tests(lab: Lab) -> None:
+    if util.find_spec("pytest") is None:
+        lab.row("tests", said="not run: pytest is missing")
+        return
+    on_cuda = lab.device.type == "cuda"
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"),
+        # Another version of PyTorch may warn of what the tests' own does not.
+        *("-o", "filterwarnings=default"),
+        # Side by side, because most of the time is that of Triton's compiler.
+        *(["-n", "8"] if on_cuda and util.find_spec("xdist") else []),
+        *(TESTS if not lab.tiny else ["tests/test_triton_update.py"]),
+    ]
+    log = lab.out / "tests.txt"
+    try:
+        with log.open("w") as file:
+            code = subprocess.run(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=environment(),
+                timeout=TESTS_LIMIT_S,
+            ).returncode
+    except subprocess.TimeoutExpired:
+        lab.row("tests", ok=False, said=f"not finished in {TESTS_LIMIT_S} s")
+        return
+    lines = log.read_text().strip().splitlines()
     if code:
-        print(text[-3000:])
-        raise AssertionError(f"pytest ended with exit code {code}; see {log.name}")
-    return {"seconds": time.monotonic() - began_s, "pytest": text.splitlines()[-1]}
-
-
-if __name__ == "__main__":
-    run_as_program("correctness", correctness)
+        print("\n".join(lines[-30:]))
+    lab.row("tests", ok=code == 0, said=(lines or ["nothing"])[-1])

@@ -1,4 +1,4 @@
-"""The machine: card, versions, cores, tools, missing packages, and the speed of copies."""
+"""What the machine is and has, and how fast it copies, multiplies and launches."""
 
 from __future__ import annotations
 
@@ -6,87 +6,83 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import metadata
-from pathlib import Path
+from importlib import metadata, util
 
 import torch
 
-from benchmarks.gpu.card import DEVICE, Row, Table, run_as_program, seconds
+from benchmarks.gpu.lab import Lab, copy_seconds, graphed, seconds_of
 
-PACKAGES = (
-    *("triton", "numpy", "pyarrow", "fsspec", "datasets", "simplejpeg", "pillow", "tyro", "rich"),
-    *("safetensors", "matplotlib", "scipy", "jinja2", "pytest", "pytest-xdist", "hypothesis"),
-    *("boto3", "moto", "torchvision", "jax", "tensorflow", "nvidia-dali-cuda120"),
-)
-TOOLS = "g++", "clang++", "nvcc", "ncu", "nsys", "compute-sanitizer", "cuobjdump", "nvidia-smi"
-ASKED = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,pcie.link.gen.max"
-
-
-def facts(table: Table, out: Path, tiny: bool) -> None:
-    table.add("program", lambda: {"python": sys.version.split()[0], "torch": torch.__version__})
-    table.add("card", _card)
-    table.add("processor", _processor)
-    table.add("packages", lambda: {name: _version(name) for name in PACKAGES})
-    table.add("tools", lambda: {name: shutil.which(name) or "missing" for name in TOOLS})
-    size = 1 << (16 if tiny else 30)
-    table.add("copy on the device", lambda: _copy(size))
-    side = 64 if tiny else 8192
-    table.add(f"bfloat16 product, {side}x{side}", lambda: _product(side))
-    if DEVICE.type == "cuda":
-        table.add("copy from the host", lambda: _copy_from_host(size // 4))
-        one = torch.zeros(1, device=DEVICE)
-        table.add("a launch, queued", lambda: {"us": 1e6 * seconds(lambda: one.add_(1))})
+NEEDED = {
+    "triton": "triton",
+    "numpy": "numpy",
+    "pyarrow": "pyarrow",
+    "PIL": "pillow",
+    "rich": "rich",
+    "safetensors": "safetensors",
+}
+"""The packages that this program needs for what is measured, by the name of their module."""
+WITHOUT = {
+    "simplejpeg": "Pillow decodes JPEGs, several times slower",
+    "pytest": "the tests do not run",
+    "xdist": "the tests run one after the other (pytest-xdist)",
+    "tyro": "no command line: `python -m alexnet` does not run",
+    "hypothesis": "some tests do not run; none of those of `correctness`",
+    "boto3": "the tests on S3 do not run; none of those of `correctness`",
+    "matplotlib": "no figures",
+}
+"""What follows if a module is missing."""
+TOOLS = "c++", "nvcc", "ncu", "compute-sanitizer"
 
 
-def _card() -> Row:
-    if DEVICE.type == "cpu":
-        return {"name": "none"}
-    card = torch.cuda.get_device_properties(0)
-    row = {
-        "name": card.name,
-        "multiprocessors": card.multi_processor_count,
-        "memory GiB": card.total_memory / 2**30,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-    }
-    if shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader"]
-        said = subprocess.run(command, capture_output=True, text=True).stdout
-        row[ASKED] = said.strip()
-    return row
-
-
-def _processor() -> Row:
-    cpuinfo = Path("/proc/cpuinfo")  # only on Linux
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {"cores": os.cpu_count(), "model": models[0] if models else "unknown"}
+def run(lab: Lab) -> None:
+    lab.row("python", version=sys.version.split()[0], cores=os.cpu_count() or 0)
+    for module, package in NEEDED.items():
+        lab.row(package, version=_version(package) if util.find_spec(module) else "missing: needed")
+    for module, consequence in WITHOUT.items():
+        lab.row(module, found="yes" if util.find_spec(module) else f"missing: {consequence}")
+    for tool in TOOLS:
+        lab.row(tool, found=shutil.which(tool) or "missing")
+    if lab.device.type == "cuda":
+        _card(lab)
+    _speeds(lab)
 
 
 def _version(package: str) -> str:
-    # Not imported: some packages take seconds, and some reserve the memory of the card.
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing"
+    except metadata.PackageNotFoundError:  # a build without its description
+        return "unknown"
 
 
-def _copy(size: int) -> Row:
-    source = torch.zeros(size, dtype=torch.uint8, device=DEVICE)
-    target = torch.empty_like(source)
-    return {"TB/s read and written": 2 * size / seconds(lambda: target.copy_(source)) / 1e12}
+def _card(lab: Lab) -> None:
+    card = torch.cuda.get_device_properties(0)
+    lab.row(
+        card.name,
+        multiprocessors=card.multi_processor_count,
+        memory_gib=card.total_memory / 2**30,
+        cudnn=torch.backends.cudnn.version() or 0,
+    )
+    query = "driver_version,clocks.max.sm,power.limit,pcie.link.gen.current,pcie.link.width.current"
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+        lab.row("driver, clock, power, PCIe", said=said)
 
 
-def _product(side: int) -> Row:
-    x, y = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    return {"TFLOP/s": 2 * side**3 / seconds(lambda: x @ y) / 1e12}
-
-
-def _copy_from_host(size: int) -> Row:
-    source = torch.zeros(size, dtype=torch.uint8).pin_memory()
-    target = torch.empty(size, dtype=torch.uint8, device=DEVICE)
-    return {"GB/s": size / seconds(lambda: target.copy_(source, non_blocking=True)) / 1e9}
-
-
-if __name__ == "__main__":
-    run_as_program("facts", facts)
+def _speeds(lab: Lab) -> None:
+    device, count = lab.device, 1 << (16 if lab.tiny else 31)
+    lab.row("copy on the device", tb_per_s=count / copy_seconds(count, device) / 1e12)
+    side = 256 if lab.tiny else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    product_s = seconds_of(lambda: a @ b)
+    lab.row("product in bfloat16", tflops=2 * side**3 / product_s / 1e12)
+    if device.type != "cuda":
+        return
+    size = 1 << 28
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty(size, dtype=torch.uint8, device=device)
+    copy_s = seconds_of(lambda: there.copy_(host, non_blocking=True))
+    lab.row("from page-locked memory to the device", gb_per_s=size / copy_s / 1e9)
+    one = torch.zeros(1, device=device)
+    lab.row("a launch, queued", us=1e6 * seconds_of(lambda: one.add_(1)))
+    lab.row("a launch, in a graph", us=1e6 * seconds_of(graphed(lambda: one.add_(1))))

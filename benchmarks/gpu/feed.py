@@ -1,11 +1,14 @@
-"""Training from a store: batches alone, then with steps; JPEG, uncompressed, and resident."""
+"""Batches from a store of JPEGs, from an uncompressed one, and from the memory of the card.
+
+Each with decoding threads of several numbers: the batches alone, and with training steps.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,106 +16,104 @@ import torch
 
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
-from alexnet.data.augment import Preprocess, sample_augmentation
+from alexnet.data.augment import sample_augmentation
+from alexnet.data.image import simplejpeg
 from alexnet.data.loader import FULL_BATCH, Batch, epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
-from benchmarks.gpu.card import DEVICE, Row, Table, run_as_program
-from benchmarks.gpu.steps import config, new_graph_step, stored_px
+from benchmarks import same_training
+from benchmarks.gpu.lab import (
+    STORED_PX,
+    TINY_STORED_PX,
+    Lab,
+    Value,
+    as_trained,
+    images_for,
+    training_config,
+)
 
-Step = Callable[[Batch, int], object]
-
-
-def feed(table: Table, out: Path, tiny: bool) -> None:
-    # Idle threads of PyTorch spin, and would take the cores from the decoding threads.
-    torch.set_num_threads(1)
-    images, batch, passes = (16, 8, 1) if tiny else (2048, 512, 16)
-    with tempfile.TemporaryDirectory() as folder:
-        for encoding in ("jpeg", "ppm"):
-            stored = Path(folder) / encoding
-            settings = StoreSettings(size_px=stored_px(tiny), encoding=encoding, quality=90)
-            table.add(f"prepare {encoding}", partial(_prepare, stored, settings, images))
-            table.add(f"{encoding}, resident", partial(_resident, stored, batch, passes, tiny))
-            for workers in (1, 2) if tiny else (8, 16, 24):
-                table.add(
-                    f"{encoding}, {workers} threads",
-                    partial(_streamed, stored, batch, passes, tiny, workers),
-                )
+IMAGES, BATCH, EPOCHS, THREADS = 4096, 512, 8, (8, 16, 24)
+TINY_IMAGES, TINY_BATCH, TINY_EPOCHS, TINY_THREADS = 10, 2, 1, (1,)
 
 
-def _prepare(folder: Path, settings: StoreSettings, images: int) -> Row:
-    began_s = time.perf_counter()
-    prepare(shapes.source(images, 16), folder, settings)
-    taken_s = time.perf_counter() - began_s
-    split = Store(folder).split("train")
-    kb = sum(len(split.encoded(i)) for i in range(len(split))) / len(split) / 1000
-    return {"seconds": taken_s, "KB an image": kb}
+def run(lab: Lab) -> None:
+    as_trained("bfloat16")
+    torch.set_num_threads(1)  # PyTorch's idle threads would take cores from the decoders
+    if simplejpeg is None:
+        lab.row("simplejpeg", found="missing: Pillow decodes the JPEGs")
+    batch = TINY_BATCH if lab.tiny else BATCH
+    config = training_config(lab, batch)
+    config = replace(config, sgd=replace(config.sgd, lr=1e-6))
+    images = images_for(lab, config)
+    step = same_training.graph(config, images.preprocess)
+    numbers = iter(range(1 << 40))
 
-
-def _resident(folder: Path, batch: int, passes: int, tiny: bool) -> Row:
-    store = Store(folder)
-    began_s = time.perf_counter()
-    split = ResidentSplit(store.split("train"), DEVICE, workers=1 if tiny else 16)
-    row = {"seconds to load": time.perf_counter() - began_s}
-    return row | _with_and_without_steps(split, store, batch, passes, tiny, 0)
-
-
-def _streamed(folder: Path, batch: int, passes: int, tiny: bool, workers: int) -> Row:
-    store = Store(folder)
-    split = store.split("train")
-    return _with_and_without_steps(split, store, batch, passes, tiny, workers)
-
-
-def _with_and_without_steps(
-    source: Split | ResidentSplit,
-    store: Store,
-    batch: int,
-    passes: int,
-    tiny: bool,
-    workers: int,
-) -> Row:
-    order = np.tile(epoch_order(len(store.split("train")), 0, 0), passes)
-
-    def batches() -> Iterator[Batch]:
-        return epoch_batches(source, order, batch, workers, 0, DEVICE, FULL_BATCH)
-
-    step = _step(store, batch, tiny)
-    for images in batches():  # warm up: kernels are chosen, files are read
-        step(images, 0)
-        break
-    return {
-        "batches alone, images/s": _speed(batches(), lambda images, number: None),
-        "with steps, images/s": _speed(batches(), step),
-    }
-
-
-def _step(store: Store, batch: int, tiny: bool) -> Step:
-    """A training step as the loop takes it: crops drawn on the host, the rest on the card."""
-    settings = config(batch, tiny)
-    input_px, statistics = settings.architecture.input_px, store.statistics
-    preprocess = Preprocess(settings.augment, statistics, input_px, DEVICE, torch.bfloat16)
-    graph = new_graph_step(batch, tiny, preprocess)
-
-    def step(images: Batch, number: int) -> None:
-        augmentation = sample_augmentation(
-            settings.augment, statistics, input_px, 0, 0, images.index, images.position
+    def train(read: Batch) -> None:
+        drawn = sample_augmentation(
+            config.augment,
+            images.statistics,
+            config.architecture.input_px,
+            0,
+            0,
+            read.index,
+            read.position,
         )
-        graph(images, augmentation, number)
+        step(read, drawn, next(numbers))
 
-    return step
+    with tempfile.TemporaryDirectory() as folder:
+        splits = {encoding: _split(lab, Path(folder), encoding) for encoding in ("jpeg", "ppm")}
+        for threads in TINY_THREADS if lab.tiny else THREADS:
+            for encoding, split in splits.items():
+                name = f"{encoding}, {threads} threads"
+                _both(lab, name, split, batch, threads, train)
+        _both(lab, "resident", ResidentSplit(splits["ppm"], lab.device, 8), batch, 8, train)
 
 
-def _speed(batches: Iterator[Batch], step: Step) -> float:
-    """Images per second, from the first batch asked for to the end of the last step."""
-    began_s, seen = time.perf_counter(), 0
-    for number, batch in enumerate(batches):
-        step(batch, number)
-        seen += len(batch.labels)
-    if DEVICE.type == "cuda":
+def _split(lab: Lab, folder: Path, encoding: str) -> Split:
+    """Make a store of the built-in images."""
+    began_s = time.perf_counter()
+    settings = StoreSettings(
+        size_px=TINY_STORED_PX if lab.tiny else STORED_PX,
+        encoding=encoding,  # type: ignore[arg-type]
+    )
+    source = shapes.source(TINY_IMAGES if lab.tiny else IMAGES, 10)
+    prepare(source, folder / encoding, settings, workers=1 if lab.tiny else 0)
+    split = Store(folder / encoding).split("train")
+    took_s, kilobytes = time.perf_counter() - began_s, len(split.encoded(0)) / 1e3
+    lab.row(f"store of {encoding}", images=len(split), seconds=took_s, kb_an_image=kilobytes)
+    return split
+
+
+def _both(
+    lab: Lab,
+    name: str,
+    source: Split | ResidentSplit,
+    batch: int,
+    threads: int,
+    train: Callable[[Batch], None],
+) -> None:
+    for what, use in (("alone", lambda read: None), ("with steps", train)):
+        lab.attempt(f"{name}, {what}", lambda use=use: _measured(lab, source, batch, threads, use))
+
+
+def _measured(
+    lab: Lab,
+    source: Split | ResidentSplit,
+    batch: int,
+    threads: int,
+    use: Callable[[Batch], None],
+) -> dict[str, Value]:
+    count = len(source.labels)
+    epochs = TINY_EPOCHS if lab.tiny else EPOCHS
+    order = np.tile(epoch_order(count, 0, 0), epochs)
+    order = order[: len(order) // batch * batch]  # full batches alone, which the graph is for
+    waited_s, seen, began_s = 0.0, 0, time.perf_counter()
+    for read in epoch_batches(source, order, batch, threads, 0, lab.device, FULL_BATCH):
+        use(read)
+        waited_s += read.waited_s
+        seen += len(read.index)
+    if lab.device.type == "cuda":
         torch.cuda.synchronize()
-    return seen / (time.perf_counter() - began_s)
-
-
-if __name__ == "__main__":
-    run_as_program("feed", feed)
+    took_s = time.perf_counter() - began_s
+    return {"images_per_s": seen / took_s, "waited_share": waited_s / took_s}

@@ -1,151 +1,153 @@
-"""Each Triton kernel alone, beside the time of a copy that moves the bytes it must move."""
+"""Each Triton kernel alone, beside the time of a copy that moves as many bytes.
+
+Bytes are those that must be moved: every tensor read or written once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from alexnet import recipes
 from alexnet.architecture import Op, plan
-from alexnet.config import Conv, SpatialNorm
+from alexnet.config import Architecture, Conv, Lrn, Pool, SpatialNorm
 from alexnet.model import passes
-from alexnet.ops.dropout import Mask
-from benchmarks.gpu.card import (
-    DEVICE,
-    Row,
-    Table,
-    captured,
-    channels_last,
+from alexnet.ops import Mask, triton_between, triton_dropout, triton_spatial
+from alexnet.ops.triton_update import Update
+from benchmarks.gpu.lab import (
+    Lab,
+    Value,
     copy_seconds,
-    run_as_program,
-    seconds,
+    graphed,
+    images_for,
+    seconds_of,
+    training_config,
 )
-from benchmarks.gpu.steps import given
 
-BYTES = 2  # of a bfloat16 value
+BATCHES, TINY_BATCHES = (128, 512), (2,)
 
 
-def kernels(table: Table, out: Path, tiny: bool) -> None:
-    # Triton's interpreter takes a second for some hundred pixels.
-    width, largest_px = (1 / 16, 5) if tiny else (1.0, 55)
-    nets = {
-        name: plan(replace(getattr(recipes, name)().architecture, width=width))
-        for name in ("paper", "original")
+@dataclass(frozen=True)
+class Case:
+    """A launch of a kernel, or of several, and the bytes that they must move."""
+
+    name: str
+    run: Callable[[], object]
+    bytes: int
+
+
+def run(lab: Lab) -> None:
+    for batch in TINY_BATCHES if lab.tiny else BATCHES:
+        for case in cases(lab, batch):
+            lab.attempt(f"{case.name}, batch {batch}", lambda case=case: _measured(lab, case))
+
+
+def _measured(lab: Lab, case: Case) -> dict[str, Value]:
+    seconds = seconds_of(graphed(case.run))
+    copy_s = copy_seconds(case.bytes, lab.device)
+    return {
+        "us": 1e6 * seconds,
+        "copy_us": 1e6 * copy_s,
+        "copies": seconds / copy_s,
+        "tb_per_s": case.bytes / seconds / 1e12,
     }
-    for batch in (2,) if tiny else (128, 512):
-        for group in passes(nets["paper"], with_bias=True):
-            if group[0].op == "linear" and isinstance(group[0].layer, Conv):
-                title = f"after {group[0].layer.name}, batch {batch}"
-                table.add(title, partial(_between, group, batch, largest_px))
-        for op in nets["original"]:
-            if op.op == "spatial_norm":
-                table.add(f"{op.name}, batch {batch}", partial(_spatial, op, batch, largest_px))
-        table.add(f"crops, batch {batch}", partial(_crop, batch, tiny))
-        table.add(f"dropout of fc6, batch {batch}", partial(_dropout, batch, 64 if tiny else 4096))
-    table.add("update", partial(_update, [op for op in nets["paper"] if op.op == "linear"]))
 
 
-def _between(group: tuple[Op, ...], batch: int, largest_px: int) -> Row:
-    """Bias, ReLU, LRN, maximum: all that follows a convolution, up to the next one."""
-    from alexnet.ops.triton_between import norm_pool
+def cases(lab: Lab, batch: int) -> Iterator[Case]:
+    """Every kernel at the sizes of the network, in bfloat16."""
+    config = training_config(lab, batch)
+    yield _crop(lab, batch)
+    for ops in passes(plan(config.architecture), with_bias=True):
+        if ops[0].op == "linear" and isinstance(ops[0].layer, Conv):
+            yield from _between(lab, ops, config.architecture, batch)
+    yield from _spatial(lab, batch)
+    yield _dropout(lab, batch)
+    yield _update(lab, batch)
 
-    linear, *rest = group
-    architecture = recipes.paper().architecture
-    names = [op.op for op in rest]
-    norm = architecture.lrn if "lrn" in names else None
-    window = architecture.pool if "max_pool" in names else None
-    columns = next((op.columns for op in rest if op.op == "lrn"), 1)
-    x = _maps(linear.shape, batch, largest_px).requires_grad_()
-    bias = torch.zeros(linear.shape[0], device=DEVICE, requires_grad=True)
+
+def _crop(lab: Lab, batch: int) -> Case:
+    config = training_config(lab, batch)
+    images = images_for(lab, config)
+    packed = images.preprocess.packed(images.augmentation).to(lab.device)
+    pixels = batch * 3 * config.architecture.input_px**2
+    # A byte of a stored pixel is read, and two of the input are written; the mean stays in a cache.
+    return Case(
+        "crop",
+        lambda: images.preprocess.on_device(images.batch.images, packed, False),
+        pixels * (1 + 2),
+    )
+
+
+def _between(
+    lab: Lab, ops: tuple[Op, ...], architecture: Architecture, batch: int
+) -> Iterator[Case]:
+    """The pass after a convolution, forward and with its gradient."""
+    kinds, convolution = [op.op for op in ops], ops[0]
+    norm: Lrn | None = architecture.lrn if "lrn" in kinds else None
+    window: Pool | None = architecture.pool if "max_pool" in kinds else None
+    x = _random(lab, (batch, *convolution.shape)).requires_grad_()
+    bias = torch.zeros(convolution.shape[0], device=lab.device, requires_grad=True)
+    relu_after = window is not None and kinds[-1] == "activation"
 
     def forward() -> torch.Tensor:
-        relu_after = window is not None and names[-1] == "activation"
-        return norm_pool(x, "activation" in names[:1], norm, window, relu_after, columns, bias)
+        return triton_between.norm_pool(
+            x, kinds[1] == "activation", norm, window, relu_after, convolution.columns, bias
+        )
 
-    dy = torch.randn_like(forward())
-    positions = dy.numel() if window else 0
-    read_and_written = BYTES * (x.numel() + dy.numel()) + positions
-    gradient = BYTES * (2 * x.numel() + dy.numel()) + positions
-    return _beside_copies(forward, (x, bias), dy, read_and_written, gradient)
-
-
-def _maps(shape: tuple[int, ...], batch: int, largest_px: int) -> torch.Tensor:
-    """Random values of this shape, (C, H, W), with sides of at most `largest_px` pixels."""
-    maps, *sides = shape
-    return channels_last(batch, maps, *(min(side, largest_px) for side in sides))
-
-
-def _spatial(op: Op, batch: int, largest_px: int) -> Row:
-    from alexnet.ops.triton_spatial import spatial_norm
-
-    x = _maps(op.in_shape, batch, largest_px).requires_grad_()
-    norm: SpatialNorm = recipes.original().architecture.spatial_norm
-    size = BYTES * x.numel()
-    return _beside_copies(
-        lambda: spatial_norm(x, norm), (x,), torch.randn_like(x), 2 * size, 3 * size
+    y = forward()
+    dy, place = torch.ones_like(y), 1 if window else 0
+    once = x.numel() * 2 + y.numel() * (2 + place)
+    name = f"after {convolution.layer.name}"
+    yield Case(f"{name}, forward", forward, once)
+    # x again, dx, dy, and the places of the maxima.
+    yield Case(
+        f"{name}, and gradient",
+        lambda: torch.autograd.grad(forward(), (x, bias), dy),
+        2 * once + x.numel() * 2,
     )
 
 
-def _dropout(batch: int, units: int) -> Row:
-    from alexnet.ops.triton_dropout import masked
-
-    x = torch.randn(batch, units, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-    mask = Mask(torch.zeros(1, dtype=torch.int64, device=DEVICE), 0.5)
-    size = 2 * BYTES * x.numel()
-    return _beside_copies(lambda: masked(x, mask), (x,), torch.randn_like(x), size, size)
-
-
-def _beside_copies(
-    forward: Callable[[], torch.Tensor],
-    inputs: tuple[torch.Tensor, ...],
-    dy: torch.Tensor,
-    forward_bytes: int,
-    gradient_bytes: int,
-) -> Row:
-    both_s = seconds(captured(lambda: torch.autograd.grad(forward(), inputs, dy)))
-    with torch.no_grad():
-        forward_s = seconds(captured(forward))
-    return {
-        **_times("forward", forward_s, forward_bytes),
-        **_times("both ways", both_s, forward_bytes + gradient_bytes),
-    }
-
-
-def _times(name: str, taken_s: float, moved: int) -> Row:
-    copies = taken_s / copy_seconds(moved)
-    return {f"{name} us": 1e6 * taken_s, f"{name} copies": copies}
-
-
-def _crop(batch: int, tiny: bool) -> Row:
-    images, augmentation, preprocess = given(batch, tiny)
-    packed = preprocess.packed(augmentation).to(DEVICE)
-    taken_s = seconds(captured(lambda: preprocess.on_device(images.images, packed, False)))
-    input_bytes = BYTES * 3 * preprocess.input_px**2
-    # Of a stored image only the crop must be read.
-    return _times("forward", taken_s, batch * (3 * preprocess.input_px**2 + input_bytes))
-
-
-def _update(layers: list[Op]) -> Row:
-    from alexnet.ops.triton_update import Update
-
-    # Weights have bfloat16 copies; biases are a ten-thousandth of them.
-    weights = [torch.zeros(op.weight_shape, device=DEVICE) for op in layers]
-    update = Update(
-        weights,
-        [torch.zeros_like(weight) for weight in weights],
-        [weight.bfloat16() for weight in weights],
+def _spatial(lab: Lab, batch: int) -> Iterator[Case]:
+    """The normalization of `original` at its first place."""
+    first = next(op for op in plan(recipes.original().architecture) if op.op == "spatial_norm")
+    channels, height, width = first.in_shape
+    shape = (batch, 16, 6, 7) if lab.tiny else (batch, channels, height, width)
+    x = _random(lab, shape).requires_grad_()
+    dy = torch.ones_like(x)
+    each = x.numel() * 2
+    forward = lambda: triton_spatial.spatial_norm(x, SpatialNorm())  # noqa: E731
+    yield Case("spatial normalization, forward", forward, 2 * each)
+    # Two kernels: x, dy and what lies between them, then these again and dx.
+    yield Case(
+        "spatial normalization, and gradient",
+        lambda: torch.autograd.grad(forward(), x, dy),
+        2 * each + 3 * each + 4 * each,
     )
-    gradients = [weight.bfloat16() for weight in weights]
-    update.set_hyper([1e-5] * len(weights), [5e-4] * len(weights))
+
+
+def _dropout(lab: Lab, batch: int) -> Case:
+    x = torch.randn(batch, 64 if lab.tiny else 4096, device=lab.device, dtype=torch.bfloat16)
+    key = torch.ones(1, dtype=torch.int64, device=lab.device)
+    return Case("dropout", lambda: triton_dropout.masked(x, Mask(key, 0.5)), 2 * x.numel() * 2)
+
+
+def _update(lab: Lab, batch: int) -> Case:
+    """The update of all parameters, of a size that does not depend on the batch."""
+    linear = [op for op in plan(training_config(lab, 1).architecture) if op.op == "linear"]
+    make = lambda shape: torch.zeros(shape, device=lab.device)  # noqa: E731
+    weights, velocities = ([make(op.weight_shape) for op in linear] for _ in range(2))
+    copies, gradients = ([w.bfloat16() for w in weights] for _ in range(2))
+    update = Update(weights, velocities, copies)
+    update.set_hyper([1e-6] * len(weights), [5e-4] * len(weights))
     update.read_from(gradients)
-    # Weight and velocity are read and written; the gradient is read, the copy written.
-    moved = (2 * (4 + 4) + 2 * BYTES) * sum(weight.numel() for weight in weights)
-    return _times("update", seconds(captured(lambda: update.launch(0.9))), moved)
+    count = int(np.sum([weight.numel() for weight in weights]))
+    # Weight and velocity read and written, gradient read, copy written.
+    return Case("update", lambda: update.launch(0.9), count * (4 * 4 + 2 + 2))
 
 
-if __name__ == "__main__":
-    run_as_program("kernels", kernels)
+def _random(lab: Lab, shape: tuple[int, ...]) -> torch.Tensor:
+    x = torch.randn(shape, device=lab.device).mul_(30).bfloat16()
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,134 +1,83 @@
-"""Whole training steps on images that lie on the card, ours and plain PyTorch's, in one run.
+"""Whole training steps on images that are already on the card, ours and plain PyTorch's.
 
-Our steps include cropping, reflecting and shifting the stored images. Plain PyTorch's
-(`benchmarks/plain.py`) begin with finished inputs.
+Ours include the crops and all that varies from step to step; plain PyTorch is given its inputs.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import nn
 
-from alexnet import recipes
-from alexnet.config import Config
-from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
-from alexnet.data.loader import Batch
-from alexnet.data.store import Statistics
-from alexnet.device import allow_tf32
-from alexnet.distributed.mesh import ALONE
-from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
-from benchmarks.gpu.card import DEVICE, Row, Table, run_as_program, seconds
+from benchmarks import same_training
+from benchmarks.gpu.lab import (
+    CLASSES,
+    Lab,
+    as_trained,
+    describe_seconds,
+    images_for,
+    seconds_of,
+    training_config,
+)
 from benchmarks.plain import PlainAlexNet
 
-CLASSES = 1000
+BATCHES, TINY_BATCHES = (512, 128, 256, 1024), (2,)
 
 
-def steps(table: Table, out: Path, tiny: bool) -> None:
-    allow_tf32("bfloat16")
-    kinds: dict[str, Callable[[int, bool], Callable[[], object]]] = {
-        "the loop's step": loop_step,
-        "GraphStep": graph_step,
-        "plain PyTorch": partial(_plain_step, compiled=False),
-        "plain PyTorch, compiled": partial(_plain_step, compiled=True),
+def run(lab: Lab) -> None:
+    as_trained("bfloat16")
+    kinds: dict[str, Callable[[Lab, int], Callable[[], object]]] = {
+        "ours, as a CUDA graph": lambda lab, n: our_step(lab, n, same_training.graph),
+        "ours, one operation after the other": lambda lab, n: our_step(lab, n, same_training.loop),
+        "plain PyTorch": plain_step,
+        "plain PyTorch, compiled": lambda lab, n: plain_step(lab, n, compiled=True),
     }
-    for batch in (2,) if tiny else (128, 256, 512, 1024):
-        for kind, make in kinds.items():
-            table.add(f"{kind}, batch {batch}", partial(_measure, make, batch, tiny))
+    if lab.device.type != "cuda":
+        # The compiler needs a minute on a CPU, and shows nothing about a card.
+        kinds.pop("plain PyTorch, compiled")
+    for name, make in kinds.items():
+        for batch in TINY_BATCHES if lab.tiny else BATCHES:
+            lab.attempt(
+                f"{name}, batch {batch}",
+                lambda make=make, batch=batch: describe_seconds(
+                    seconds_of(make(lab, batch), 0.2, 5), batch
+                ),
+            )
 
 
-def _measure(make: Callable[[int, bool], Callable[[], object]], batch: int, tiny: bool) -> Row:
-    taken_s = seconds(make(batch, tiny), 0.2)
-    if DEVICE.type == "cuda":
-        torch.cuda.empty_cache()
-    return {"ms": 1e3 * taken_s, "images/s": batch / taken_s}
+def our_step(
+    lab: Lab,
+    batch: int,
+    kind: Callable[..., same_training.Step],
+) -> Callable[[], object]:
+    """Our training step in bfloat16."""
+    config = training_config(lab, batch)
+    # So small that the network stays what it is, however often the step is taken.
+    config = replace(config, sgd=replace(config.sgd, lr=1e-6))
+    images = images_for(lab, config)
+    step, numbers = kind(config, images.preprocess), itertools.count()
+    return lambda: step(images.batch, images.augmentation, next(numbers))
 
 
-def config(batch: int, tiny: bool) -> Config:
-    """`paper` at this batch size; for `--tiny` a narrow one on small images."""
-    paper = recipes.paper()
-    architecture = replace(paper.architecture, classes=CLASSES)
-    if tiny:
-        architecture = replace(architecture, classes=10, width=1 / 16, input_px=64)
-    return replace(paper, architecture=architecture, sgd=replace(paper.sgd, batch=batch))
-
-
-def stored_px(tiny: bool) -> int:
-    """Side of the stored images."""
-    return 72 if tiny else 256
-
-
-def given(batch: int, tiny: bool) -> tuple[Batch, Augmentation, Preprocess]:
-    """Random images on the device, their crops, and what makes them the network's input."""
-    rng, settings, px = np.random.default_rng(0), config(batch, tiny), stored_px(tiny)
-    mean = rng.uniform(100, 140, (px, px, 3)).astype(np.float32)
-    statistics, index = Statistics(mean, 900 * np.eye(3)), np.arange(batch)
-    input_px = settings.architecture.input_px
-    augmentation = sample_augmentation(settings.augment, statistics, input_px, 0, 0, index, index)
-    images = rng.integers(0, 256, (batch, px, px, 3), np.uint8)
-    labels = rng.integers(0, settings.architecture.classes, batch)
-    on_device = [torch.from_numpy(values).to(DEVICE) for values in (images, labels)]
-    preprocess = Preprocess(settings.augment, statistics, input_px, DEVICE, torch.bfloat16)
-    return Batch(*on_device, index, index, batch, 0.0), augmentation, preprocess
-
-
-def loop_step(batch: int, tiny: bool) -> Callable[[], object]:
-    """The operations of a step one by one, as `train/loop.py` does without a graph."""
-    settings, (images, augmentation, preprocess) = config(batch, tiny), given(batch, tiny)
-    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
-    parameters, velocity = dict(net.named_parameters()), zero_velocity(net)
-    hyper = {name: ParamHyper(1e-6, 5e-4) for name in parameters}
+def plain_step(lab: Lab, batch: int, compiled: bool = False) -> Callable[[], object]:
+    """The step of `benchmarks/plain.py`, in its faster layout, with autocast to bfloat16."""
+    device = lab.device
+    net = PlainAlexNet(CLASSES).to(device, memory_format=torch.channels_last)
+    forward = torch.compile(net, dynamic=False) if compiled else net
+    x = torch.randn(batch, 3, 224, 224, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch,), device=device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
+    loss_function = nn.CrossEntropyLoss()
 
     def step() -> None:
-        x = preprocess(images.images, augmentation)
-        loss, _ = net.loss(x, images.labels, batch, (0, 1))
-        sgd_step(loss, parameters, velocity, hyper, settings.sgd.momentum)
-
-    return step
-
-
-def graph_step(batch: int, tiny: bool) -> Callable[[], object]:
-    """The step as one CUDA graph."""
-    images, augmentation, preprocess = given(batch, tiny)
-    step = new_graph_step(batch, tiny, preprocess)
-    return lambda: step(images, augmentation, 1)
-
-
-def new_graph_step(batch: int, tiny: bool, preprocess: Preprocess) -> Callable[..., object]:
-    """A `GraphStep` of a new network, with its learning rates set."""
-    # Imported here: Triton is present only beside a CUDA build of PyTorch.
-    from alexnet.train.graph_step import GraphStep
-
-    settings = config(batch, tiny)
-    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
-    step = GraphStep(net, preprocess, zero_velocity(net), settings)
-    step.set_hyper({name: ParamHyper(1e-6, 5e-4) for name, _ in net.named_parameters()})
-    return step
-
-
-def _plain_step(batch: int, tiny: bool, compiled: bool) -> Callable[[], object]:
-    """The step of `benchmarks/plain.py` in its fastest settings, without waiting for each one."""
-    net = PlainAlexNet(CLASSES).to(DEVICE, memory_format=torch.channels_last)
-    x = torch.randn(batch, 3, 224, 224, device=DEVICE).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, CLASSES, (batch,), device=DEVICE)
-    forward = torch.compile(net) if compiled else net
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-5, momentum=0.9, weight_decay=5e-4)
-
-    def step() -> None:
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            loss = F.cross_entropy(forward(x), labels)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = loss_function(forward(x), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
     return step
-
-
-if __name__ == "__main__":
-    run_as_program("steps", steps)

@@ -1,0 +1,49 @@
+"""Races between the threads of each Triton kernel, where NVIDIA's compute-sanitizer is installed.
+
+`python -m benchmarks.gpu.racecheck` launches each kernel once, in small sizes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.gpu import kernels
+from benchmarks.gpu.lab import Lab
+from benchmarks.interleave import environment
+
+LIMIT_S = 130
+BATCH = 2
+
+
+def run(lab: Lab) -> None:
+    """Launch the kernels under the tool; ends the process with status 1 if it finds a race."""
+    # Where CUDA's toolkit is installed without being on the path.
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    there = Path(tool).exists() and lab.device.type == "cuda"
+    if not there:
+        lab.row("compute-sanitizer", found="missing: races are not looked for")
+    command = [sys.executable, "-m", "benchmarks.gpu.racecheck"]
+    if there:
+        command = [tool, "--tool", "racecheck", "--error-exitcode", "9", *command]
+    log = lab.out / "racecheck.txt"
+    with log.open("w") as file:
+        code = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment(), timeout=LIMIT_S
+        ).returncode
+    lines = log.read_text().strip().splitlines()
+    lab.row("kernels", ok=code == 0, said=(lines or ["nothing"])[-1])
+    if code:
+        sys.exit("\n".join(lines[-20:]))
+
+
+def main() -> None:
+    for case in kernels.cases(Lab(Path(), "racecheck", tiny=True), BATCH):
+        case.run()
+        print(case.name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
