@@ -40,6 +40,7 @@ format: $(VENV)/ready
 # Without bytecode: Python compiles what is imported, which is a fraction of what is installed.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexnet needs Python 3.11 or newer")'
+	@echo "installing into $(VENV), about two minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	@touch $@

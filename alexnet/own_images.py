@@ -206,7 +206,9 @@ def _announce(config: Config, run: Path) -> None:
     store = Store(config.data)
     images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
     plural = "" if config.schedule.epochs == 1 else "s"
-    minutes = images * config.schedule.epochs * image_s(config, store) / 60
+    # The forward pass, which is all that a validation needs, takes a third of a training step.
+    in_all = config.schedule.epochs * (images + tests / 3)
+    minutes = in_all * image_s(config, store) / 60
     print(
         f"{len(store.classes)} classes, {images:,} images to train on and {tests:,} to test on\n"
         f"recipe {config.recipe}, {config.schedule.epochs} epoch{plural} into {run}: "

@@ -63,7 +63,10 @@ def test_error_if_our_program_cannot_run() -> None:
     "arguments",
     [
         "step recipe=cifar_11 batch=2 classes=10",
-        "step recipe=cifar_11 batch=2 classes=10 normalise=False precision=bfloat16",
+        pytest.param(
+            "step recipe=cifar_11 batch=2 classes=10 normalise=False precision=bfloat16",
+            marks=pytest.mark.slow,
+        ),
         "matmul side=8 macs_per_image=4",
         "loader data={store} batch=8",
         "decode data={store}",

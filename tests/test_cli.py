@@ -195,6 +195,7 @@ def test_user_errors_are_one_sentence(
         (["predict", run, tmp_path / "none.jpg"], "does not exist"),
         (["predict", run, text], "could not be read as images"),
         (["predict", text, png], "letter.txt is not a run of this program"),
+        (["predict", png, run], f"the run comes first: alexnet predict {run} {png}"),
         (["features", run, "--data", store, "--out", store], "exists"),
         (
             ["features", run, "--layer", "fc9", "--data", store, "--out", tmp_path / "f"],

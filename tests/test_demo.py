@@ -79,6 +79,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_finished_demo_is_shown_again_and_force_remakes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

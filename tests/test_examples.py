@@ -51,6 +51,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_plain_alexnet_has_the_logits_and_gradients_of_the_paper_recipe() -> None:
     plain = runpy.run_path(str(EXAMPLES / "plain_alexnet.py"))["AlexNet"](classes=10)
     architecture = replace(alexnet.recipes.paper().architecture, classes=10)

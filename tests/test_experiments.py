@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -138,6 +139,17 @@ def test_imagenet_is_recognised_by_its_ordered_class_list(pictures: Path, tmp_pa
         runner.check(relu, full)
     with pytest.raises(ValueError, match=r"chain of commands: .*train pre_trained"):
         runner.check(pretrain, full)
+
+
+def test_tiny_imagenet_is_recognised_by_its_classes_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wnids = tuple(f"n{number:08d}" for number in range(200))
+    digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
+    monkeypatch.setattr(runner, "TINY_IMAGENET_SHA256", digest)
+    assert runner.kind_of(with_classes(64, wnids, tmp_path / "tiny")) == "tiny-imagenet"
+    assert runner.kind_of(with_classes(112, wnids, tmp_path / "large")) == "photographs"
+    assert runner.kind_of(with_classes(64, wnids[1:], tmp_path / "part")) == "photographs"
 
 
 def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:

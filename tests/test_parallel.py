@@ -174,7 +174,7 @@ ON_RANKS = {
 }
 
 
-@pytest.mark.parametrize("ranks", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8))])
 def test_ranks_together_are_the_network(ranks: int) -> None:
     cases = ON_RANKS[ranks]
     assert on_ranks(ranks, all_compared, cases) == ranks * [sum(case.steps for case in cases)]

@@ -44,7 +44,12 @@ def predict(arguments: list[str]) -> None:
     if not a.images:
         raise AlexNetError(f"name the images to classify, {example}")
     from alexnet import inference, load
+    from alexnet.data.sources.source import is_image
 
+    for path in a.images:
+        if (path / "config.json").is_file() and a.run.is_file() and is_image(a.run):
+            images = a.run, *(image for image in a.images if image != path)
+            raise AlexNetError(f"the run comes first: {command('predict', path, *images)}")
     num_unreadable = 0
     trained = load(a.run, device=a.device)
     names = dict(zip(trained.classes, trained.names, strict=True))

@@ -12,7 +12,12 @@ from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.effects import QUARTER
 
 # CIFAR-10 has no validation split.
-VAL_SPLIT: dict[Kind, str] = {"photographs": "val", "cifar10": "test", "imagenet": "val"}
+VAL_SPLIT: dict[Kind, str] = {
+    "photographs": "val",
+    "cifar10": "test",
+    "tiny-imagenet": "val",
+    "imagenet": "val",
+}
 
 # The bases.
 

@@ -15,7 +15,7 @@ from alexnet.config import Config
 from alexnet.experiments.effects import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
-Kind = Literal["photographs", "cifar10", "imagenet"]
+Kind = Literal["photographs", "cifar10", "tiny-imagenet", "imagenet"]
 Base = Callable[[Scale, Kind], Config]
 
 
@@ -40,6 +40,8 @@ class Part:
         return f", images{of}" if self.classes else ""
 
 
+SMALL_IMAGES: frozenset[Kind] = frozenset({"cifar10", "tiny-imagenet"})
+"""Kinds of data whose images are used at the size that they have."""
 STORED_PX: dict[Scale, int] = {"smoke": 112, "desk": 112, "full": 0}
 """Side of the stored photographs at each scale, in pixels; 0: as they are.
 
@@ -49,6 +51,7 @@ DESK_PART: dict[Kind, Part] = {
     "photographs": Part(),
     # A fifth of CIFAR-10, so that a run takes minutes.
     "cifar10": Part(train_of_each=1000),
+    "tiny-imagenet": Part(),
     "imagenet": Part(),
 }
 """The part of a store that the smaller scales train on."""
@@ -92,6 +95,8 @@ class Effect:
     """Number of runs of the arm that give one value: the members of an ensemble."""
     pair: str = ""
     """What `ablated minus base` of the name is, in words: `without dropout minus with it`."""
+    top5: bool = False
+    """The measure is of top-5 errors, which data of few classes do not have."""
     first_epochs: int | None = None
     """The measure uses only this many epochs from the start; None: the whole run."""
 

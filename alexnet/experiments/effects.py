@@ -53,6 +53,9 @@ class RunResult:
     """Classes of the same images, shape (N,)."""
     extra_metrics: Mapping[str, float] = field(default_factory=dict)
     """Further measurements of a claim, by name."""
+    top5_error: float | None = None
+    """Top-5 error of the recipe's own test on `val_split`; None with too few classes to mean
+    anything (`evaluation.TOP5_CLASSES`)."""
 
     @property
     def gap(self) -> float:
@@ -86,6 +89,16 @@ def difference(of: Callable[[RunResult], float]) -> Measure:
 test_error = difference(lambda run: run.test_error)
 centre_error = difference(lambda run: run.centre_error)
 gap = difference(lambda run: run.gap)
+
+
+def top5_error(first: RunResult, second: RunResult) -> float:
+    """Top-5 error of the first run minus that of the second, in percentage points.
+
+    Both are of data with enough classes (`Effect.top5`).
+    """
+    assert first.top5_error is not None
+    assert second.top5_error is not None
+    return 100 * (first.top5_error - second.top5_error)
 
 
 def own_gap(run: RunResult) -> float:

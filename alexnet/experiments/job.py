@@ -20,7 +20,7 @@ from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
-from alexnet.evaluation import centre, predictions, score
+from alexnet.evaluation import centre, predictions, says_top5, score
 from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import write_whole
 from alexnet.saved_config import from_dict
@@ -82,8 +82,10 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     (folder / "predictions.npz.partial").replace(folder / "predictions.npz")
     epochs = read_metrics(run, "epoch")
     names = "epoch", "train_loss", "train_error", "val_loss", "val_error"
+    own = score(p, labels, 1)
     return {
-        "test_error": score(p, labels, 1).top1_error,
+        "test_error": own.top1_error,
+        "top5_error": own.top5_error if says_top5(own) else None,
         "centre_error": score(centre_p, labels, 1).top1_error,
         "train_error": on_train.top1_error,
         "images_per_s": median(epoch["images_per_s"] for epoch in epochs),

@@ -63,7 +63,10 @@ def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings
 
 
 def _run(result: RunResult) -> dict[str, Any]:
-    names = "test_error", "centre_error", "train_error", "images_per_s", "rate", "colour"
+    names = (
+        *("test_error", "top5_error", "centre_error", "train_error"),
+        *("images_per_s", "rate", "colour"),
+    )
     # "also" is the key of the extra metrics in every record that exists.
     extra = {"also": result.extra_metrics}
     return {name: getattr(result, name) for name in names} | extra | {"epochs": list(result.epochs)}
@@ -181,8 +184,13 @@ def opened(raw: dict[str, Any]) -> Record:
             tuple(_repeat(claim, effect, raw)),
         )
         for effect in claim.effects
+        if not effect.top5 or _have_top5(effect, results)
     )
     return Record(claim, raw, results, rows)
+
+
+def _have_top5(effect: Effect, results: dict[str, list[RunResult]]) -> bool:
+    return all(run.top5_error is not None for name in effect.arms for run in results[name])
 
 
 SCALES: tuple[Scale, ...] = ("full", "desk", "smoke")

@@ -30,7 +30,16 @@ from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import job
-from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale, error_name
+from alexnet.experiments.claim import (
+    SMALL_IMAGES,
+    STORED_PX,
+    Arm,
+    Claim,
+    Kind,
+    Part,
+    Scale,
+    error_name,
+)
 from alexnet.experiments.effects import ENSEMBLE, RunResult
 from alexnet.files import write_whole
 from alexnet.saved_config import to_dict
@@ -68,6 +77,8 @@ class RunSpec:
 
 # sha256 of the wnids of ImageNet 2012's 1000 classes in order, joined by newlines.
 IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+# The same of the 200 classes of tiny-imagenet-200.
+TINY_IMAGENET_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
 
 
 def kind_of(store: Store) -> Kind:
@@ -79,6 +90,8 @@ def kind_of(store: Store) -> Kind:
     if store.size_px == 32 and "test" in store.manifest["splits"]:
         return "cifar10"
     wnids = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
+    if store.size_px == 64 and wnids == TINY_IMAGENET_SHA256:
+        return "tiny-imagenet"
     return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"
 
 
@@ -100,8 +113,8 @@ def check(claim: Claim, settings: Settings) -> None:
             f"{claim.id} averages {ENSEMBLE} networks and --seeds is {settings.seeds}; "
             f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
         )
-    # CIFAR-10 can show a mechanism at a small scale, but it is not the data of these claims.
-    small_stand_in = kind == "cifar10" and claim.kinds[-1] != "cifar10"
+    # Small images can show a mechanism at a small scale, but are not the data of these claims.
+    small_stand_in = kind in SMALL_IMAGES and claim.kinds[-1] != kind
     if kind not in claim.kinds or (scale == "full" and small_stand_in):
         needs = (
             "CIFAR-10 prepared at 32 pixels"
@@ -111,7 +124,7 @@ def check(claim: Claim, settings: Settings) -> None:
         raise AlexNetError(
             f"{claim.id} needs {needs}; {store.name} holds images of {store.size_px} pixels"
         )
-    if kind != "cifar10" and store.size_px < STORED_PX[scale]:
+    if kind not in SMALL_IMAGES and store.size_px < STORED_PX[scale]:
         raise AlexNetError(
             f"{claim.id} at this scale needs images of {STORED_PX[scale]} pixels; "
             "prepare them larger"

@@ -203,6 +203,7 @@ REPEATED = "(*)"
 KINDS: dict[Kind, str] = {
     "photographs": "photographs",
     "cifar10": "CIFAR-10",
+    "tiny-imagenet": "tiny-imagenet",
     "imagenet": "ImageNet 2012",
 }
 

@@ -143,19 +143,21 @@ def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[
         )
     files: list[Listed] = []
     left_out: list[Path] = []
+    without_images: list[str] = []
     for label, child in enumerate(folders):
         paths = files_below(child)
         images = [path for path in paths if is_image(path)]
         if not images:
-            undecodable = notes_on_left_out(filter(may_be_image, paths), "it")
-            why = "; ".join(["that this program can read", *undecodable])
-            raise DataError(
-                f"the class folder {child} has no images"
-                f"{' ' + why if undecodable else '; remove it or fill it'}"
+            undecodable = "; ".join(notes_on_left_out(filter(may_be_image, paths), "it"))
+            mend = f" that this program can read; {undecodable}" if undecodable else ""
+            without_images.append(
+                f"the class folder {child} has no images{mend or '; remove it or fill it'}"
             )
         left_out += [path for path in paths if not is_image(path)]
         # The name of an item does not depend on where the source lies: a store records it.
         files += [(path, path.relative_to(folder).as_posix(), label) for path in images]
+    if without_images:
+        raise DataError("; ".join(without_images))
     notes += notes_on_left_out(left_out, folder)
     return tuple(child.name for child in folders), files
 
