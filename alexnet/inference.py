@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
-from alexnet.data.image import centre_square, decode
+from alexnet.data.image import Rgb, centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
-from alexnet.errors import RunError
+from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
@@ -123,6 +123,20 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
     # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
     rgb = centre_square(decode(path.read_bytes(), upright=True, enough_px=stored_px), stored_px)
     return torch.from_numpy(np.ascontiguousarray(rgb))[None]
+
+
+def read_image(file: Path, size_px: int) -> Rgb:
+    """Read an image file as stored images are: (size_px, size_px, 3).
+
+    Raises:
+        DataError: The file is not an image; the message names it.
+    """
+    try:
+        # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
+        rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
+    except DataError as error:
+        raise DataError(f"{file} is not an image: {error}") from None
+    return np.ascontiguousarray(centre_square(rgb, size_px))
 
 
 @torch.no_grad()
