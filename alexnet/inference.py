@@ -22,7 +22,7 @@ from alexnet.data.image import Rgb, centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
 from alexnet.data.storage import is_url
-from alexnet.data.store import Store
+from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
@@ -264,18 +264,34 @@ def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
     return activations(trained, [layer], x)[layer]
 
 
+def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split:
+    """Open a split of a store whose images suit a run.
+
+    Args:
+        data: Folder or URL of the store; if empty, the one that the run was trained on.
+        split: Name of the split; if empty, the validation split of the run.
+
+    Raises:
+        DataError: The store cannot be read, or has no such split.
+        RunError: Its images have another size than those the run was trained on.
+    """
+    store = Store(data) if data else trained.open_store()
+    stored = store.split(split or trained.config.val_split)
+    if stored.size_px != trained.preprocess.stored_px:
+        raise RunError(
+            f"{store.name} has images of {stored.size_px} pixels, and the run needs "
+            f"{trained.preprocess.stored_px}"
+        )
+    return stored
+
+
 def _named_batches(
     trained: Trained, source: str | Path, split: str
 ) -> tuple[int, Iterator[_NamedBatch]]:
     """Return the number of images, and an iterator over batches of them with names and labels."""
     # A store is told from a folder of images by its manifest; at a URL only a store can be.
     if is_url(source) or (Path(source) / "manifest.json").is_file():
-        stored = Store(source).split(split)
-        if stored.size_px != trained.preprocess.stored_px:
-            raise RunError(
-                f"{source} has images of {stored.size_px} pixels, and the run needs "
-                f"{trained.preprocess.stored_px}"
-            )
+        stored = split_for(trained, source, split)
         order = np.arange(len(stored))
         device = trained.preprocess.device
         pin, threads = device.type == "cuda", decoding_threads(None, device.type)

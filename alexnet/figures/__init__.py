@@ -22,6 +22,7 @@ from alexnet.figures.learning import curves, error_curve, loss_curve, signals, t
 from alexnet.figures.network import network
 from alexnet.figures.save import save
 from alexnet.figures.style import INK, TRAIN, VAL
+from alexnet.figures.units import units
 
 __all__ = [
     "INK",
@@ -45,4 +46,5 @@ __all__ = [
     "save",
     "signals",
     "training_error",
+    "units",
 ]

@@ -59,7 +59,25 @@ def explanation(explained: Explanation, names: Sequence[str], title: str) -> Fig
             ax.set_axis_off()
         for panel, ax in zip(panels, axes.flat, strict=False):
             panel.draw(ax)
+        parts[1].supxlabel(_caption(explained), fontsize=8, color=SOFT)
     return figure
+
+
+def _caption(explained: Explanation) -> str:
+    """Explain the panels whose notes are too short for it."""
+    lines = []
+    if explained.occlusion is not None:
+        side_px = explained.occlusion.side_px
+        lines.append(
+            f"occlusion: percentage points of the probability that are lost when a square of "
+            f"{side_px}x{side_px} pixels is covered"
+        )
+    if explained.projections:
+        lines.append(
+            "deconvnet: the strongest unit of each layer, and that of the class, led back to the "
+            "pixels"
+        )
+    return "\n".join(lines)
 
 
 def _draw_crops(part: SubFigure, explained: Explanation, names: Sequence[str]) -> None:
@@ -189,9 +207,8 @@ def _method_panels(explained: Explanation) -> list[Panel]:
     gray = _gray(explained.crop)
     if explained.occlusion is not None:
         drop = explained.occlusion.drop(len(explained.crop))
-        side_px = explained.occlusion.side_px
         largest = float(np.abs(drop).max())
-        note = f"{side_px} px covered; darkest: {100 * largest:.2g} points"
+        note = f"darkest: {100 * largest:.2g} points lost"
         panels.append(Panel(gray, "occlusion", note, _over(drop, "RdBu_r", -largest, largest)))
     if explained.grad_cam is not None:
         values, seen = explained.grad_cam
@@ -200,7 +217,7 @@ def _method_panels(explained: Explanation) -> list[Panel]:
         # Each value lies on the middle of the field of its unit.
         first, last = seen.centre_px(-1.5), seen.centre_px(len(values) + 0.5)
         over = _over(wide, "Reds", 0, float(values.max()))
-        note = "last convolution; red: for the class"
+        note = "red: for the class"
         panels.append(Panel(gray, "Grad-CAM", note, over, (first, last, last, first)))
     crop = [Panel(explained.crop, "center crop", "what the maps belong to")]
     return crop + panels if panels else []
@@ -213,9 +230,9 @@ def _projection_panels(explained: Explanation, names: Sequence[str]) -> list[Pan
     for projection in explained.projections:
         title = f"deconvnet, {projection.layer} unit {projection.unit}"
         box: Box | None = projection.box
-        note = "strongest unit; frame: what it sees"
+        note = "frame: what the unit sees"
         if projection.box == Box(0, 0, side_px, side_px):
-            box, note = None, "strongest unit; it sees the whole crop"
+            box, note = None, "the unit sees the whole crop"
         if projection is explained.projections[-1]:
             title = f"deconvnet, {shortened(names[explained.label], 16)}"
             note = f"unit {projection.unit} of {projection.layer}"
