@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from alexnet.architecture import Op
-from alexnet.config import FullyConnected
+from alexnet.config import Architecture, FullyConnected
 from alexnet.data.store import Split
 from alexnet.errors import RunError
 from alexnet.figures.answers import stored_image
-from alexnet.figures.style import INK, SOFT
-from alexnet.receptive_field import operations_until
+from alexnet.figures.style import INK, SOFT, shortened
+from alexnet.receptive_field import field, operations_until
 from alexnet.trained import Trained
 from alexnet.units import Patch, check_units, cut, maximise, middle, spread, strongest
 
@@ -61,7 +61,8 @@ def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int
             crop = stored_image(split, int(index))[inside, inside]
             patches.append(cut(architecture, layer, crop, int(row), int(column)))
         rows.append((unit, patches, found.values[unit]))
-    return _draw_units(op, rows)
+    last = layer == trained.net.plan[-1].name
+    return _draw_units(op, _sees(architecture, layer), rows, trained.names if last else ())
 
 
 def _last_convolution(ops: Sequence[Op]) -> str:
@@ -70,11 +71,27 @@ def _last_convolution(ops: Sequence[Op]) -> str:
     return with_maps[-1] if with_maps else ops[0].layer.name
 
 
-def _draw_units(op: Op, rows: Sequence[tuple[int, Sequence[Patch], NDArray[np.float32]]]) -> Figure:
+def _sees(architecture: Architecture, layer: str) -> str:
+    """Say what a unit of a layer sees."""
+    side, input_px = field(architecture, layer).size_px, architecture.input_px
+    if any(isinstance(op.layer, FullyConnected) for op in operations_until(architecture, layer)):
+        return f"a unit sees the whole crop of {side}x{side} pixels"
+    cut = f", cut at the border of the crop of {input_px}x{input_px}" if side > input_px else ""
+    return f"a unit sees {side}x{side} pixels{cut}"
+
+
+def _draw_units(
+    op: Op,
+    sees: str,
+    rows: Sequence[tuple[int, Sequence[Patch], NDArray[np.float32]]],
+    names: Sequence[str],
+) -> Figure:
     """Draw a row for each unit: its number, the maximizing patch, and the strongest patches.
 
     Args:
+        sees: What a unit sees, in words.
         rows: Number, patches with the maximizing one first, and the values of the others.
+        names: The names of the units if they are classes; else empty.
     """
     most = max(len(patches) for _, patches, _ in rows)
     size = (TILE_IN * (most + 0.9), TILE_IN * 1.16 * len(rows) + 0.75)
@@ -87,14 +104,14 @@ def _draw_units(op: Op, rows: Sequence[tuple[int, Sequence[Patch], NDArray[np.fl
     per_column = op.shape[0] // op.columns
     for row_axes, (unit, patches, values) in zip(axes, rows, strict=True):
         column = f", column {unit // per_column + 1}" if op.columns > 1 else ""
-        _show(row_axes[0], patches[0], f"unit {unit}{column}")
+        name = f", {shortened(names[unit], 12)}" if names else column
+        _show(row_axes[0], patches[0], f"unit {unit}{name}")
         for ax, patch, value in zip(row_axes[2:], patches[1:], values, strict=False):
             _show(ax, patch, f"{value:.3g}")
-    side = len(rows[0][1][0].pixels)
-    figure.suptitle(f"{op.name}: units that see {side}x{side} pixels", fontsize=10, color=INK)
+    figure.suptitle(f"{op.name}: {sees}", fontsize=10, color=INK)
     figure.supxlabel(
-        "left: made to maximize the unit; right: its strongest patches, with its value; white: "
-        "not seen",
+        "left: made to maximize the unit; right: its strongest patches in the store, and its "
+        "value; white: beyond the crop",
         fontsize=8,
         color=SOFT,
     )
@@ -105,4 +122,4 @@ def _show(ax: Axes, patch: Patch, title: str) -> None:
     """Draw a patch; what the unit does not see is white."""
     shown: NDArray[Any] = np.where(patch.inside[..., None], patch.pixels, 255)
     ax.imshow(shown, interpolation="nearest")
-    ax.set_title(title, fontsize=6.5, color=INK, pad=2)
+    ax.set_title(title, fontsize=6.5, color=INK, pad=2, parse_math=False)
