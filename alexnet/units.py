@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from alexnet.config import Architecture
@@ -131,26 +132,31 @@ def maximise(
     layer: str,
     units: Sequence[int],
     seed: int = 0,
-    steps: int = 160,
-    step_size: float = 6.0,
+    steps: int = 128,
+    step_size: float = 12.0,
     decay: float = 0.03,
     jitter_px: int | None = None,
+    smooth_px: float | None = None,
 ) -> NDArray[np.uint8]:
     """Make for each unit an image that gives the unit in the middle of its map a large value.
 
     From faint noise, each step follows the gradient, scaled to `step_size`, and shrinks the image
     towards the mean image by `decay`. Before each step the image is shifted at random (jitter), so
-    that nothing remains that only one position favors, such as the grain of a stride. What is
-    maximized is the value before the activation function, which has a gradient everywhere.
+    that nothing remains that only one position favors, such as the grain of a stride; and gradients
+    are smoothed, because the finest patterns have the largest gradients and hide the others. What
+    is maximized is the value before the activation function, which has a gradient everywhere.
 
-    Source: Erhan and others, 2009; the decay is that of Simonyan and others, 2013, and the jitter
-    that of Mordvintsev and others, 2015.
+    Source: Erhan and others, 2009; decay and blur are in Yosinski and others, 2015
+    (arXiv:1506.06579), section 3, the jitter in Mordvintsev and others, 2015.
 
     Args:
         layer: Name of an operation (`Op.name`).
         seed: Of the noise and the jitter.
         step_size: Root mean square of a step over what the unit sees, in gray levels.
+        decay: Share of the difference from the mean image that is lost in each step.
         jitter_px: Largest shift; a sixteenth of a field when not given, and at most 8.
+        smooth_px: Standard deviation of the smoothing; a hundredth of a field when not given, which
+            leaves the filters of conv1 as they are, and at most 1.5.
 
     Returns:
         (units, input_px, input_px, 3) uint8.
@@ -163,6 +169,7 @@ def maximise(
     check_units(layer, ops[-1].shape[0], units)
     size_px = field(net.architecture, layer).size_px
     jitter_px = min(8, size_px // 16) if jitter_px is None else jitter_px
+    smooth_px = min(1.5, size_px / 100) if smooth_px is None else smooth_px
     row, column = middle(net.architecture, layer)
     box = seen(net.architecture, layer, row, column)
     pixels = 3 * (box.bottom - box.top) * (box.right - box.left)
@@ -186,6 +193,7 @@ def maximise(
                     y = module(y)
                 y = y.reshape(len(units), *ops[-1].shape)
                 (g,) = torch.autograd.grad(y[each, list(units), row, column].sum(), x)
+            g = _smoothed(g, smooth_px)
             length = g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
             shifted = shifted + g * (step_size * pixels**0.5 / length)
             # What an image file can hold.
@@ -195,6 +203,18 @@ def maximise(
     result: NDArray[np.uint8]
     result = (mean + v).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return result
+
+
+def _smoothed(x: torch.Tensor, deviation_px: float) -> torch.Tensor:
+    """Blur images by a Gaussian of this standard deviation. x: (N, C, H, W)."""
+    if deviation_px == 0:
+        return x
+    places = torch.arange(-5.0, 6.0, device=x.device)
+    weights = torch.exp(-(places**2) / (2 * deviation_px**2))
+    rows = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
+    # Rows, then columns: 22 products in place of 121.
+    x = F.conv2d(x, rows, padding=(0, 5), groups=x.shape[1])
+    return F.conv2d(x, rows.transpose(2, 3), padding=(5, 0), groups=x.shape[1])
 
 
 def middle(architecture: Architecture, layer: str) -> tuple[int, int]:

@@ -161,9 +161,9 @@ def test_grad_cam_does_not_depend_on_the_order_of_relu_and_pool() -> None:
     results = []
     for then in (("activation", "max_pool"), ("max_pool", "activation")):
         first, second, *rest = plain_architecture().layers
-        # With this bias every window has a positive value, and hardly any window only those. Where
+        # With this bias every window has a positive value, and some have negative ones too. Where
         # all are negative, the first order leads a gradient to one of the zeros.
-        layers = (first, replace(second, then=then, bias=1.0), *rest)
+        layers = (first, replace(second, then=then, bias=1.5), *rest)
         net = Network(replace(plain_architecture(), layers=layers)).double().eval()
         values = net.activations(x[None])
         maps = values["conv2" if then[0] == "activation" else "conv2.linear"]

@@ -44,7 +44,7 @@ def explanation(explained: Explanation, names: Sequence[str], title: str) -> Fig
     rows = -(-len(panels) // PANELS_PER_ROW)
     heights = [CROPS_IN, *[PANEL_IN * rows] * bool(rows)]
     figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.4), dpi=110, layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
+    parts: Any = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     probability = explained.answers.average[explained.label]
     figure.suptitle(
         f"{shortened(title, 60)}: {shortened(names[explained.label], 40)} {probability:.1%}",
@@ -83,7 +83,8 @@ def _caption(explained: Explanation) -> str:
 def _draw_crops(part: SubFigure, explained: Explanation, names: Sequence[str]) -> None:
     """Draw the image with its crops, each crop with its answer, and the average."""
     answers = explained.answers
-    left, middle, right = part.subfigures(1, 3, width_ratios=[2.9, 6.2, 2.9])
+    parts: Any = part.subfigures(1, 3, width_ratios=[2.9, 6.2, 2.9])
+    left, middle, right = parts
     _draw_frames(left.subplots(), explained)
     count = len(answers.crops)
     per_row = min(count, 5)
