@@ -180,12 +180,16 @@ def to_dict(explanation: Explanation, classes: Sequence[str]) -> dict[str, Any]:
         centres = [seen.centre_px(index) for index in range(len(maps))]
         result["grad-cam"] = {"map": _rounded(maps), "centers": centres}
     if e.projections:
-        result["deconvnet"] = [
-            {"layer": p.layer, "unit": p.unit, "box": [*vars(p.box).values()]}
-            | {"pixels": _rounded(p.pixels)}
-            for p in e.projections
-        ]
+        result["deconvnet"] = [_projection(p) for p in e.projections]
     return result
+
+
+def _projection(projection: Projection) -> dict[str, Any]:
+    """Return a projection as values that JSON can hold; outside of its box all pixels are 0."""
+    box = projection.box
+    pixels = projection.pixels[:, box.top : box.bottom, box.left : box.right]
+    place = {"top": box.top, "left": box.left, "bottom": box.bottom, "right": box.right}
+    return {"layer": projection.layer, "unit": projection.unit, **place, "pixels": _rounded(pixels)}
 
 
 def _named(p: NDArray[np.float32], classes: Sequence[str], most: int = 5) -> dict[str, float]:
@@ -194,8 +198,8 @@ def _named(p: NDArray[np.float32], classes: Sequence[str], most: int = 5) -> dic
 
 
 def _rounded(values: NDArray[np.float32]) -> Any:
-    """Return an array as nested lists, with four digits of each number."""
-    # Of the largest value: what is ten thousand times smaller is noise of the arithmetic.
+    """Return an array as nested lists, with three digits of the largest number."""
+    # The same number of decimals for all: a file of digits that nobody looks at would be huge.
     scale = float(np.abs(values).max()) or 1.0
-    digits = max(0, 4 - int(np.floor(np.log10(scale))))
+    digits = max(0, 3 - int(np.floor(np.log10(scale))))
     return np.round(values.astype(np.float64), digits).tolist()

@@ -133,7 +133,7 @@ def maximise(
     units: Sequence[int],
     seed: int = 0,
     steps: int = 128,
-    step_size: float = 12.0,
+    step_size: float = 8.0,
     decay: float = 0.03,
     jitter_px: int | None = None,
     smooth_px: float | None = None,
@@ -155,7 +155,7 @@ def maximise(
         step_size: Root mean square of a step over what the unit sees, in gray levels.
         decay: Share of the difference from the mean image that is lost in each step.
         jitter_px: Largest shift; a sixteenth of a field when not given, and at most 8.
-        smooth_px: Standard deviation of the smoothing; a hundredth of a field when not given, which
+        smooth_px: Standard deviation of the smoothing; a sixtieth of a field when not given, which
             leaves the filters of conv1 as they are, and at most 1.5.
 
     Returns:
@@ -169,7 +169,7 @@ def maximise(
     check_units(layer, ops[-1].shape[0], units)
     size_px = field(net.architecture, layer).size_px
     jitter_px = min(8, size_px // 16) if jitter_px is None else jitter_px
-    smooth_px = min(1.5, size_px / 100) if smooth_px is None else smooth_px
+    smooth_px = min(1.5, size_px / 60) if smooth_px is None else smooth_px
     row, column = middle(net.architecture, layer)
     box = seen(net.architecture, layer, row, column)
     pixels = 3 * (box.bottom - box.top) * (box.right - box.left)

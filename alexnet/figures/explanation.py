@@ -20,7 +20,7 @@ from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
 from alexnet.receptive_field import Box
 
 PANELS_PER_ROW = 6
-WIDTH_IN, PANEL_IN, CROPS_IN = 12.0, 2.35, 3.1
+WIDTH_IN, PANEL_IN, CROPS_IN = 12.0, 2.4, 3.1
 BEST = 5  # classes in the bars of the average
 OPACITY = 0.6  # of a map over an image
 FRAME_COLORS = ("#1f6f8b", "#d1495b", "#e09f3e", "#6a4c93", "#2a9d5c")
@@ -43,7 +43,7 @@ def explanation(explained: Explanation, names: Sequence[str], title: str) -> Fig
     panels = _method_panels(explained) + _projection_panels(explained, names)
     rows = -(-len(panels) // PANELS_PER_ROW)
     heights = [CROPS_IN, *[PANEL_IN * rows] * bool(rows)]
-    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), dpi=110, layout="constrained")
     parts: Any = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     probability = explained.answers.average[explained.label]
     figure.suptitle(
@@ -191,9 +191,13 @@ class Panel:
             corner = self.box.left - 0.5, self.box.top - 0.5
             size = self.box.right - self.box.left, self.box.bottom - self.box.top
             ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=VAL, linewidth=1.0))
-        ax.set_title(self.title, fontsize=9, color=INK, parse_math=False)
-        place: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "top"}
-        ax.text(0.5, -0.03, self.note, fontsize=7, color=SOFT, **place)
+        ax.set_title(self.title, fontsize=9, color=INK, pad=9, parse_math=False)
+        # As a label of the axis, which the layout keeps apart from the title below.
+        ax.set_axis_on()
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+        ax.set_xlabel(self.note, fontsize=7, color=SOFT)
 
 
 def _method_panels(explained: Explanation) -> list[Panel]:

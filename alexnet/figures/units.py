@@ -27,6 +27,7 @@ MOST_UNITS = 40
 """More rows than this make an image that viewers do not open in full."""
 
 TILE_IN = 0.95
+NOT_SEEN = 226  # gray level; photographs have white and black backgrounds
 
 
 def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int] = ()) -> Figure:
@@ -111,7 +112,7 @@ def _draw_units(
     figure.suptitle(f"{op.name}: {sees}", fontsize=10, color=INK)
     figure.supxlabel(
         "left: made to maximize the unit; right: its strongest patches in the store, and its "
-        "value; white: beyond the crop",
+        "value; gray: beyond the crop",
         fontsize=8,
         color=SOFT,
     )
@@ -119,7 +120,7 @@ def _draw_units(
 
 
 def _show(ax: Axes, patch: Patch, title: str) -> None:
-    """Draw a patch; what the unit does not see is white."""
-    shown: NDArray[Any] = np.where(patch.inside[..., None], patch.pixels, 255)
+    """Draw a patch; what the unit does not see is gray."""
+    shown: NDArray[Any] = np.where(patch.inside[..., None], patch.pixels, NOT_SEEN)
     ax.imshow(shown, interpolation="nearest")
     ax.set_title(title, fontsize=6.5, color=INK, pad=2, parse_math=False)
