@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
-from alexnet.data.image import centre_square, decode
+from alexnet.data.image import Rgb, centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
 from alexnet.data.storage import is_url
-from alexnet.data.store import Store
-from alexnet.errors import RunError
+from alexnet.data.store import Split, Store
+from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
@@ -123,6 +123,20 @@ def _image(trained: Trained, path: Path) -> torch.Tensor:
     # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
     rgb = centre_square(decode(path.read_bytes(), upright=True, enough_px=stored_px), stored_px)
     return torch.from_numpy(np.ascontiguousarray(rgb))[None]
+
+
+def read_image(file: Path, size_px: int) -> Rgb:
+    """Read an image file as stored images are: (size_px, size_px, 3).
+
+    Raises:
+        DataError: The file is not an image; the message names it.
+    """
+    try:
+        # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
+        rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
+    except DataError as error:
+        raise DataError(f"{file} is not an image: {error}") from None
+    return np.ascontiguousarray(centre_square(rgb, size_px))
 
 
 @torch.no_grad()
@@ -250,18 +264,34 @@ def activation(trained: Trained, layer: str, x: torch.Tensor) -> torch.Tensor:
     return activations(trained, [layer], x)[layer]
 
 
+def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split:
+    """Open a split of a store whose images suit a run.
+
+    Args:
+        data: Folder or URL of the store; if empty, the one that the run was trained on.
+        split: Name of the split; if empty, the validation split of the run.
+
+    Raises:
+        DataError: The store cannot be read, or has no such split.
+        RunError: Its images have another size than those the run was trained on.
+    """
+    store = Store(data) if data else trained.open_store()
+    stored = store.split(split or trained.config.val_split)
+    if stored.size_px != trained.preprocess.stored_px:
+        raise RunError(
+            f"{store.name} has images of {stored.size_px} pixels, and the run needs "
+            f"{trained.preprocess.stored_px}"
+        )
+    return stored
+
+
 def _named_batches(
     trained: Trained, source: str | Path, split: str
 ) -> tuple[int, Iterator[_NamedBatch]]:
     """Return the number of images, and an iterator over batches of them with names and labels."""
     # A store is told from a folder of images by its manifest; at a URL only a store can be.
     if is_url(source) or (Path(source) / "manifest.json").is_file():
-        stored = Store(source).split(split)
-        if stored.size_px != trained.preprocess.stored_px:
-            raise RunError(
-                f"{source} has images of {stored.size_px} pixels, and the run needs "
-                f"{trained.preprocess.stored_px}"
-            )
+        stored = split_for(trained, source, split)
         order = np.arange(len(stored))
         device = trained.preprocess.device
         pin, threads = device.type == "cuda", decoding_threads(None, device.type)

@@ -107,3 +107,8 @@ def test_walkthroughs_in_contributing_run(tmp_path: Path) -> None:
     manifest = prepare(source, tmp_path / "store", StoreSettings(), workers=1)
     assert manifest["classes"] == ["0", "1"]
     assert {n: s["images"] for n, s in manifest["splits"].items()} == {"train": 16, "val": 4}
+
+
+def test_the_python_of_the_page_about_looking_inside_runs() -> None:
+    (names,) = python_blocks("docs/inside.md")
+    assert (names["box"].top, names["box"].bottom) < (names["x"].shape[1],) * 2

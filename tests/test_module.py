@@ -286,6 +286,42 @@ def test_copies_and_pickles_compute_the_same(net: Network, images: torch.Tensor)
     assert torch.equal(pickle.loads(pickle.dumps(net))(images), wanted)
 
 
+def test_a_copy_is_a_network_of_its_own(net: Network, images: torch.Tensor) -> None:
+    wanted = net(images)
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        twin.conv1.weight.zero_()
+    twin.norm1.alpha = 1.0
+    assert torch.equal(net(images), wanted)
+    assert not torch.equal(twin(images), wanted)
+
+
+def test_a_state_dict_makes_another_network_the_same(net: Network, images: torch.Tensor) -> None:
+    other = Network(tiny_architecture(), seed=1).eval()
+    assert not torch.equal(other(images), net(images))
+    state = net.state_dict()
+    assert other.load_state_dict(state) == ([], [])
+    assert torch.equal(other(images), net(images))
+    del state["conv2.bias"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*conv2\.bias"):
+        other.load_state_dict(state)
+    assert other.load_state_dict(state, strict=False).missing_keys == ["conv2.bias"]
+
+
+def test_to_converts_the_network_and_moves_it(net: Network, images: torch.Tensor) -> None:
+    wanted = net(images)
+    double = copy.deepcopy(net).to(torch.float64)
+    assert double(images.double()).dtype == torch.float64
+    torch.testing.assert_close(double(images.double()).float(), wanted, **SAME)
+    half = copy.deepcopy(net).to(torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(half(images.bfloat16()), wanted, rtol=0.1, atol=0.05)
+    # No GPU is needed to see that every tensor of the network moves: without values, shapes remain.
+    meta = copy.deepcopy(net).to("meta")
+    assert all(p.is_meta for p in meta.parameters())
+    assert meta(images.to("meta")).shape == wanted.shape
+
+
 def test_print_shows_the_layers_of_the_paper() -> None:
     text = str(Network(recipes.paper().architecture))
     for line in (
@@ -505,6 +541,21 @@ def test_export_takes_batches_of_any_size(net: Network, images: torch.Tensor) ->
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(net, (images,), dynamic_shapes={"images": {0: batch}})
     torch.testing.assert_close(exported.module()(images[:3]), net(images[:3]), **SAME)
+
+
+def test_compiled_and_exported_networks_have_the_gradient_of_the_input(
+    net: Network, images: torch.Tensor
+) -> None:
+    """Of the fast path, of the compiler's graph and of the exported one, against float64."""
+    exported = torch.export.export(net, (images,)).module()
+    forms = (net, torch.compile(net, fullgraph=True, backend="aot_eager"), exported)
+    x = images.double().requires_grad_()
+    (wanted,) = torch.autograd.grad(copy.deepcopy(net).double()(x)[:, 1].sum(), x)
+    for form in forms:
+        x = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(form(x)[:, 1].sum(), x)
+        atol = 1e-4 * float(wanted.abs().max())
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-3, atol=atol)
 
 
 def test_the_module_is_differentiable_in_float64(net: Network) -> None:

@@ -27,6 +27,7 @@ VERBS = (
     "train",
     "evaluate",
     "predict",
+    "explain",
     "features",
     "figure",
     "report",
@@ -72,6 +73,7 @@ HELP = (
         "errors of their ensemble",
     ),
     ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
+    ("explain RUN IMAGE...", "what in an image speaks for its class, drawn by several methods"),
     (
         "features RUN --layer fc7 --data STORE --out FOLDER",
         "the activations of a layer for every image",

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet import recipes
-from alexnet.cli.arguments import Paths, parse
+from alexnet.cli.arguments import Names, Paths, parse
 from alexnet.errors import AlexNetError
 from alexnet.program import command
 
@@ -22,6 +22,7 @@ Kind = Literal[
     "filters",
     "answers",
     "neighbours",
+    "units",
     "confusion",
     "mistakes",
     "curves",
@@ -30,6 +31,9 @@ Kind = Literal[
 ]
 SEVERAL_RUNS = "curves", "training-error", "signal"
 """The figures that compare runs; `neighbours` takes images after its run, the others nothing."""
+
+OF_UNITS = "layer", "unit", "data", "split"
+"""The options that one figure alone has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class FigureArguments:
     answers: predictions for eight images of the run's store (Fig. 4, left).
     neighbours: the nearest training images in the last hidden layer, of validation images or of
     the image files after the run (Fig. 4, right).
+    units: the image that maximizes each unit of a layer, and its strongest patches of a store.
     confusion: which classes are predicted for which.
     mistakes: the validation images on which the run was surest of a wrong class.
     curves: error and loss by epoch.
@@ -55,6 +60,14 @@ class FigureArguments:
     the name of a recipe."""
     out: Path | None = None
     """Image file; FIGURE.png in the folder of the first run when not given."""
+    layer: str = ""
+    """Of units: name of the layer; the last convolution when not given."""
+    unit: Names = ()
+    """Of units: their numbers in the layer; eight of them when not given."""
+    data: str = ""
+    """Of units: store of the patches; the run's own when not given."""
+    split: str = ""
+    """Of units: split of the store; the run's validation split when not given."""
 
 
 def figure(arguments: list[str]) -> None:
@@ -68,13 +81,17 @@ def figure(arguments: list[str]) -> None:
         raise AlexNetError(
             f"`alexnet figure {a.figure}` draws one run and has no use for {others[0]}"
         )
+    for name in OF_UNITS:
+        if getattr(a, name) and a.figure != "units":
+            raise AlexNetError(f"--{name} is an option of {command('figure', 'units')} alone")
     # By default beside the other files of the run; a recipe has no folder.
     named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
     beside = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
     out = a.out or beside
     from alexnet import figures
 
-    figures.save(_draw(a.figure, a.runs, named_recipe), out)
+    figure = _draw_units(a) if a.figure == "units" else _draw(a.figure, a.runs, named_recipe)
+    figures.save(figure, out)
     print(out)
 
 
@@ -106,3 +123,16 @@ def _draw(kind: str, runs: tuple[Path, ...], named_recipe: bool) -> Figure:
             return figures.training_error(runs)
         case _:
             return figures.signals(runs)
+
+
+def _draw_units(a: FigureArguments) -> Figure:
+    """Draw the units of a layer."""
+    from alexnet import figures, load
+    from alexnet.inference import split_for
+
+    for number in a.unit:
+        if not number.isdecimal():
+            raise AlexNetError(f"--unit {number}: units have numbers, from 0")
+    trained = load(a.runs[0])
+    split = split_for(trained, a.data, a.split)
+    return figures.units(trained, split, a.layer, [int(number) for number in a.unit])

@@ -1,7 +1,8 @@
 """Figures of a run, each a matplotlib Figure for `save`.
 
 They show the network itself (Fig. 2), its first layer (Fig. 3), answers and neighbors (Fig. 4), how
-it learned (Fig. 1 and curves), what it confuses, and what an untrained network sees.
+it learned (Fig. 1 and curves), what it confuses, what in an image speaks for a class, and what an
+untrained network sees.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from alexnet.figures.answers import (
     of_run,
 )
 from alexnet.figures.errors import MOST_CLASSES, confusion, mistakes
+from alexnet.figures.explanation import explanation
 from alexnet.figures.filters import filters
 from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
 from alexnet.figures.network import network
 from alexnet.figures.save import save
 from alexnet.figures.style import INK, TRAIN, VAL
+from alexnet.figures.units import units
 
 __all__ = [
     "INK",
@@ -31,6 +34,7 @@ __all__ = [
     "confusion",
     "curves",
     "error_curve",
+    "explanation",
     "filters",
     "last_hidden",
     "loss_curve",
@@ -42,4 +46,5 @@ __all__ = [
     "save",
     "signals",
     "training_error",
+    "units",
 ]

@@ -11,12 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from alexnet.data.image import centre_square, decode
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split
-from alexnet.errors import DataError
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
-from alexnet.inference import activation, image_files
+from alexnet.inference import activation, image_files, read_image
 from alexnet.progress import Progress
 from alexnet.trained import Trained, load, probabilities
 
@@ -174,7 +172,7 @@ def neighbours(run: str | Path, images: Sequence[str | Path] = ()) -> Figure:
     trained, train, val = of_run(run)
     if images:
         files = image_files(images)
-        asked = [_read_image(file, trained.preprocess.stored_px) for file in files]
+        asked = [read_image(file, trained.preprocess.stored_px) for file in files]
         labels = [file.name for file in files]
     else:
         order = epoch_order(len(val), 0, 0)
@@ -224,16 +222,6 @@ def _draw_neighbours(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]]) ->
         color=SOFT,
     )
     return figure
-
-
-def _read_image(file: Path, size_px: int) -> NDArray[np.uint8]:
-    """Read an image file as stored images are: (size_px, size_px, 3). Raises DataError."""
-    try:
-        # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
-        rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
-    except DataError as error:
-        raise DataError(f"{file} is not an image: {error}") from None
-    return np.ascontiguousarray(centre_square(rgb, size_px))
 
 
 def stored_image(split: Split, index: int) -> NDArray[np.uint8]:

@@ -24,6 +24,9 @@ def unobserved(*tensors: torch.Tensor) -> bool:
     # PyTorch has no public name for these two; `autograd.Function` itself asks the first one.
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return False
+    # Tensors without values, which only ask for shapes; autocast does not know their device.
+    if tensors[0].device.type == "meta":
+        return False
     if torch.is_autocast_enabled(tensors[0].device.type):
         return False
     return all(

@@ -1,0 +1,92 @@
+"""`alexnet explain`"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import Paths, on_disk, parse
+from alexnet.errors import AlexNetError, DataError
+from alexnet.program import command
+
+
+@dataclass(frozen=True)
+class ExplainArguments:
+    """Draw what in an image speaks for its class, and the answers to its test crops.
+
+    One figure for each image, NAME-explain.png. The methods are gradient, integrated-gradients,
+    smoothgrad, occlusion, grad-cam and deconvnet.
+    """
+
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Folder of the run, or an exported .safetensors file."""
+    images: Positional[Annotated[Paths, tyro.conf.arg(metavar="IMAGE...")]]
+    """Image files and folders."""
+    methods: str = "all"
+    """Names of methods, separated by commas, or all."""
+    target: str = ""
+    """Class to explain; the one that is predicted when not given."""
+    out: Path = Path(".")
+    """Folder of the figures."""
+    json: bool = False
+    """Print one JSON object for each image, with all values."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+def explain(arguments: list[str]) -> None:
+    """Run `alexnet explain`."""
+    example = f"for example: {command('explain', 'runs/mine', 'photo.jpg')}"
+    # Before the parser, which would answer with a page.
+    if not arguments:
+        raise AlexNetError(f"name a run and its images, {example}")
+    a = parse(ExplainArguments, "explain", arguments)
+    if not a.images:
+        raise AlexNetError(f"name the images to explain, {example}")
+    out = on_disk(a.out)
+    if not out.is_dir():
+        raise AlexNetError(f"{out} is not a folder; make it, or name another one with --out")
+    from alexnet import explain as explaining
+    from alexnet import figures, load
+    from alexnet.inference import image_files, read_image
+
+    trained = load(a.run, device=a.device)
+    methods = explaining.methods_of(trained, a.methods)
+    label = explaining.label_of(trained, a.target) if a.target else None
+    files = image_files(a.images)
+    num_unreadable = 0
+    for file, path in zip(files, _outputs(files, out), strict=True):
+        try:
+            image = read_image(file, trained.preprocess.stored_px)
+        except DataError as error:
+            print(f"alexnet: {error}", file=sys.stderr)
+            num_unreadable += 1
+            continue
+        explained = explaining.explain(trained, image, methods, label)
+        figures.save(figures.explanation(explained, trained.names, file.name), path)
+        if a.json:
+            facts = {"picture": str(file), "figure": str(path)}
+            print(json.dumps(facts | explaining.to_dict(explained, trained.classes)), flush=True)
+        else:
+            share = explained.answers.average[explained.label]
+            print(f"{file}: {trained.names[explained.label]} {share:.1%}  {path}", flush=True)
+    # Raised last: one unreadable file must not cost the explanations of the others.
+    if num_unreadable:
+        raise AlexNetError(f"{num_unreadable} of the files could not be read as images")
+
+
+def _outputs(files: list[Path], out: Path) -> list[Path]:
+    """Return the figure of each file; files of the same name in two folders get a number."""
+    result: list[Path] = []
+    counts: dict[str, int] = {}
+    for file in files:
+        counts[file.stem] = number = counts.get(file.stem, 0) + 1
+        name = file.stem if number == 1 else f"{file.stem}-{number}"
+        result.append(out / f"{name}-explain.png")
+    return result

@@ -1,0 +1,161 @@
+"""`alexnet explain`: one figure for each image, values as JSON, and mistakes in one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet import explain as explaining
+from alexnet import figures, load
+from alexnet.cli import main
+from alexnet.explain import METHODS, Explanation, explain, methods_of
+from alexnet.inference import read_image
+from alexnet.model import Network
+from alexnet.trained import Trained
+from tests.conftest import tiny_architecture
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+@pytest.fixture
+def trained(run: Path) -> Trained:
+    return load(run)
+
+
+@pytest.fixture
+def explained(trained: Trained, photo: Path) -> Explanation:
+    return explain(trained, read_image(photo, trained.preprocess.stored_px))
+
+
+def test_explain_draws_each_image_and_prints_its_class(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    same_name = tmp_path / "other" / "photo.png"
+    same_name.write_bytes(photo.read_bytes())
+    main(["explain", str(run), str(photo), str(same_name), "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == [
+        str(tmp_path / "photo-explain.png"),
+        str(tmp_path / "photo-2-explain.png"),
+    ]
+    main(["predict", str(run), str(photo), "--most", "1"])
+    assert lines[0].split("  ")[0] == capsys.readouterr().out.strip()
+    with Image.open(tmp_path / "photo-explain.png") as image:
+        assert image.width > 1000
+
+
+def test_json_has_the_values_of_every_method(
+    run: Path,
+    trained: Trained,
+    photo: Path,
+    explained: Explanation,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = trained.classes[2]
+    arguments = [str(run), str(photo), "--out", str(tmp_path), "--json", "--target", target]
+    main(["explain", *arguments, "--methods", "deconvnet,gradient,occlusion"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["class"] == target
+    assert result["picture"] == str(photo)
+    assert len(result["crops"]) == 10
+    first = result["crops"][0]
+    assert (first["top"], first["left"], first["side"], first["reflected"]) == (0, 0, 32, False)
+    assert next(iter(result["average"])) == trained.classes[explained.label]
+    assert {"gradient", "occlusion", "deconvnet"} == {*result} & {*METHODS}
+    assert np.shape(result["gradient"]["pixels"]) == (32, 32)
+    assert np.shape(result["occlusion"]["probabilities"]) == (17, 17)
+    whole = explaining.to_dict(explained, trained.classes)
+    assert {*METHODS} <= {*whole}
+    first = whole["deconvnet"][0]
+    box = explained.projections[0].box
+    assert (first["layer"], first["top"], first["right"]) == ("conv1", box.top, box.right)
+    assert np.shape(first["pixels"]) == (3, box.bottom - box.top, box.right - box.left)
+    # Rounded to three digits of the largest value.
+    wanted = explaining.per_pixel("gradient", explained.maps["gradient"])
+    np.testing.assert_allclose(whole["gradient"]["pixels"], wanted, atol=1e-3 * wanted.max())
+    json.dumps(whole)
+
+
+def test_the_figure_has_a_panel_of_each_method_and_says_what_is_explained(
+    trained: Trained, explained: Explanation
+) -> None:
+    figure = figures.explanation(explained, trained.names, "a$b$.png")
+    titles = [ax.get_title() for ax in figure.axes]
+    for title in ("gradient", "integrated gradients", "SmoothGrad", "occlusion", "Grad-CAM"):
+        assert title in titles
+    assert sum(title.startswith("deconvnet, conv") for title in titles) == 4
+    assert "average of the 10 answers" in titles
+    name = trained.names[explained.label]
+    assert figure.get_suptitle().startswith(f"a$b$.png: {name} ")
+    assert f"deconvnet, {name}" in titles
+    assert any("points lost" in ax.get_xlabel() for ax in figure.axes)
+    figure.draw_without_rendering()
+    # Without methods the crops alone are drawn.
+    only_crops = figures.explanation(
+        replace(explained, maps={}, occlusion=None, grad_cam=None, projections=()),
+        trained.names,
+        "photo",
+    )
+    assert len(only_crops.axes) == 1 + 10 + 1
+
+
+def test_all_methods_are_those_that_suit_the_network(trained: Trained) -> None:
+    assert methods_of(trained, "all") == METHODS
+    assert methods_of(trained, "occlusion,gradient") == ("gradient", "occlusion")
+    tanh = replace(trained, net=Network(replace(tiny_architecture(), activation="tanh")))
+    assert "deconvnet" not in methods_of(tanh, "all")
+
+
+def test_one_file_that_is_no_image_does_not_cost_the_others(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not an image")
+    with pytest.raises(SystemExit) as stopped:
+        arguments = [str(run), str(bad), str(photo), "--methods", "gradient"]
+        main(["explain", *arguments, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert f"{bad} is not an image: not an image of a known format" in printed.err
+    assert "1 of the files could not be read as images" in printed.err
+    assert (tmp_path / "photo-explain.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "name a run and its images, for example: alexnet explain runs/mine photo.jpg"),
+        (["RUN"], "name the images to explain"),
+        (["RUN", "PHOTO", "--methods", "lime"], "no method 'lime'; there are gradient, integrated"),
+        (["RUN", "PHOTO", "--target", "zebra"], "the run has no class 'zebra'; it has "),
+        (["RUN", "PHOTO", "--out", "nowhere"], "nowhere is not a folder; make it"),
+        (["RUN", "none.jpg"], "none.jpg does not exist"),
+        (["none", "PHOTO"], "none"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str],
+    says: str,
+    run: Path,
+    photo: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = {"RUN": str(run), "PHOTO": str(photo)}
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", *(named.get(argument, argument) for argument in arguments)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error and error.startswith("alexnet: ") and error.count("\n") == 1
