@@ -81,6 +81,9 @@ class Lrn:
     alpha: float = 1e-4
     """Factor of the sum. PyTorch, Caffe and ONNX apply theirs to the mean: it is n times this."""
     beta: float = 0.75
+    across_columns: bool = False
+    """The sum crosses from one column to the next, as in Caffe, whose groups exist in convolutions
+    alone. False: it stays inside its column, as on the paper's two GPUs."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,11 @@ class Architecture:
     """Convolutions to remove (not the first); their normalization and pooling stay."""
     bias: float | None = None
     """Initial value of every bias whose initial value would not be 0."""
+
+    @property
+    def lrn_columns(self) -> int:
+        """Number of groups of maps inside which response normalization sums."""
+        return 1 if self.lrn.across_columns else self.columns
 
 
 @dataclass(frozen=True)

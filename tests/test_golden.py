@@ -145,7 +145,7 @@ def trajectory(
     config: Config, folder: Path, precision: str, patch: pytest.MonkeyPatch
 ) -> list[str]:
     """The steps and epochs of the narrow version, trained by `fit` itself."""
-    stored_px = {224: 256, 112: 128, 32: 32, 24: 32}[config.architecture.input_px]
+    stored_px = {227: 256, 224: 256, 112: 128, 32: 32, 24: 32}[config.architecture.input_px]
     store = synthetic_store(folder, stored_px)
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
     patch.setattr(setup, "ShardedNetwork", RecordedNet)
@@ -178,6 +178,8 @@ def constants(config: Config) -> list[str]:
     if "lrn" in used:
         n = architecture.lrn
         lines += [("lrn.n", n.n), ("lrn.k", n.k), ("lrn.alpha", n.alpha), ("lrn.beta", n.beta)]
+        if n.across_columns:
+            lines += [("lrn.sum_crosses_the_columns", "yes")]
     if "spatial_norm" in used:
         s = architecture.spatial_norm
         lines += [("spatial_norm.size_px", s.size_px), ("spatial_norm.k", s.k)]
