@@ -11,7 +11,7 @@ from torch import nn
 
 from alexnet import recipes
 from alexnet.architecture import plan
-from alexnet.checkpoint import copy_into, from_torchvision
+from alexnet.checkpoint import copy_into
 from alexnet.config import Architecture, Config, Conv, Dropout, FullyConnected, Local, Pool
 from alexnet.model import Network, passes
 from alexnet.ops import trial
