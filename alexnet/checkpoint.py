@@ -1,7 +1,8 @@
 """Checkpoints: the weights of a run on disk.
 
-(`weights/` reads files of other programs, and `export.py` writes ONNX.) A checkpoint is one safetensors file, so that loading executes no code,
-and weights, velocity and preprocessing always belong to the same moment. It contains:
+(`weights/` reads files of other programs, and `export.py` writes ONNX.) A checkpoint is one
+safetensors file, so that loading executes no code, and weights, velocity and preprocessing always
+belong to the same moment. It contains:
 
 - the parameters, by name;
 - the mean image, as `preprocess.mean`;
@@ -218,9 +219,7 @@ def _foreign(file: Path) -> str | None:
             "run that it was exported from"
         )
     if suffix in (".npy", ".npz") or start.startswith(b"\x93NUMPY"):
-        return (
-            "a file of NumPy; give the folder of a run, or make one of it with `alexnet import`"
-        )
+        return "a file of NumPy; give the folder of a run, or make one of it with `alexnet import`"
     if suffix != ".safetensors":
         return "not a .safetensors file; give the folder of a run, or a file that was exported"
     return None

@@ -107,16 +107,22 @@ def _mend(hidden: list[Signal], architecture: Architecture) -> str:
 
 
 def colourfulness(net: Network) -> list[list[float]]:
-    """Return how colored each filter of the first layer is, in a list for each column.
+    """Return how colored each filter of the first layer is, in a list for each column."""
+    share = colour_shares(_first(net))
+    return [part.tolist() for part in share.chunk(net.architecture.columns)]
 
-    It is the share of the filter's energy that is not gray, 0 to 1.
+
+def colour_shares(filters: torch.Tensor) -> torch.Tensor:
+    """Return the share of each filter's energy that is not gray, 0 to 1, shape (K,).
+
+    Args:
+        filters: (K, 3, S, S), with the channels in any order.
     """
-    weight = _first(net).flatten(2)  # (K, 3, pixels)
+    weight = filters.flatten(2)  # (K, 3, pixels)
     # The gray part of a pixel has its mean in all three channels, hence the factor 3.
     grey = 3 * weight.mean(1).square().sum(1)
     # The lower bound serves filters that are all 0.
-    share = 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
-    return [part.tolist() for part in share.chunk(net.architecture.columns)]
+    return 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
 
 
 def orientedness(net: Network) -> list[list[float]]:

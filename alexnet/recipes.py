@@ -391,9 +391,7 @@ def caffenet() -> Config:
     """
     base = caffe_alexnet()
     layers = _caffe_layers(1.0, ("activation", "max_pool", "lrn"))
-    return replace(
-        base, recipe="caffenet", architecture=replace(base.architecture, layers=layers)
-    )
+    return replace(base, recipe="caffenet", architecture=replace(base.architecture, layers=layers))
 
 
 # The CIFAR-10 nets of the same authors: 32x32 images, raw pixels minus the mean, and pools with

@@ -90,6 +90,7 @@ def of_identity(identity: Identity) -> dict[str, Any]:
         "networks": [one.net.name for one in identity.candidates],
         "titles": [one.title for one in identity.candidates],
         "layout": identity.named.layout if identity.named else None,
+        "arrays": len(file.arrays),
         "parameters": sum(array.size for array in file.arrays.values()),
         "classes": [one.config.architecture.classes for one in identity.candidates][:1],
         "facts": {
@@ -108,7 +109,7 @@ def in_words(identity: Identity) -> list[str]:
     if not candidates:
         return [f"{path}: an unknown network", *table([("because", identity.reason)])]
     first = candidates[0]
-    arrays = identity.file.arrays.values()
+    arrays = first.arrays.values()
     width = first.config.architecture.width
     narrow = f", {width:g} of the width" if width != 1 else ""
     size = (
@@ -124,9 +125,11 @@ def in_words(identity: Identity) -> list[str]:
             *table([*names, ("content", size)]),
         ]
     rows = [
-        (fact.what, f"{fact.value} ({fact.source})" if fact.value else f"unknown: {fact.source}")
+        (fact.what, f"{fact.value} [{fact.source}]" if fact.value else f"unknown [{fact.source}]")
         for fact in facts(identity)
     ]
+    if "recipe" in identity.file.metadata:
+        rows.append(("made by", f"alexnet export, recipe {identity.file.metadata['recipe']}"))
     net = () if len(candidates) == 1 else ("--net", first.net.name)
     use = f"to use it: {command('import', str(path), 'RUN', *net)}"
     return [*lines, *table(rows), use]

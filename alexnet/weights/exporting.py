@@ -132,5 +132,3 @@ def _operation(op: Op, architecture: Architecture) -> Operation:
             return Operation("max_pool", op.module, {"size": pool.size_px, "stride": pool.stride})
         case _:
             return Operation(op.op, op.module)
-
-

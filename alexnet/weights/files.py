@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -88,7 +89,7 @@ def _damaged(path: Path, why: object) -> RunError:
     return RunError(f"{path} is damaged or not what its name says ({reason}); get it again")
 
 
-def _reader(path: Path) -> Any:
+def _reader(path: Path) -> Callable[[Path], WeightFile]:
     """The function that reads this file, told by its first bytes or, for two formats, its name."""
     with path.open("rb") as file:
         start = file.read(16)
@@ -263,9 +264,7 @@ def _npy(path: Path, file: IO[bytes], name: str) -> Arrays:
 
 def _read_onnx(path: Path) -> WeightFile:
     graph = onnx_file.parse(path.read_bytes())
-    return WeightFile(
-        path, "ONNX", graph.arrays, graph.operations, graph.metadata, graph.input_px
-    )
+    return WeightFile(path, "ONNX", graph.arrays, graph.operations, graph.metadata, graph.input_px)
 
 
 def _read_caffemodel(path: Path) -> WeightFile:
@@ -303,13 +302,14 @@ def read_mean(path: Path) -> Array:
         with path.open("rb") as file:
             if not file.read(6).startswith(b"\x93NUMPY"):
                 raise RunError(f"{path} is no mean; name a .binaryproto or a .npy file")
-        (mean, *_) = _read_npy(path).arrays.values() or (np.zeros(0, np.float32),)
-    mean = mean.reshape(mean.shape[-3:])
-    if mean.ndim == 3 and mean.shape[0] != 3 and mean.shape[2] == 3:
-        mean = np.ascontiguousarray(mean.transpose(2, 0, 1))
-    square = mean.ndim == 1 or (mean.ndim == 3 and mean.shape[1] == mean.shape[2])
-    if mean.shape[0:1] != (3,) or not square or not np.isfinite(mean).all():
-        raise RunError(f"{path} is no mean of three channels: its shape is {mean.shape}")
+        mean = next(iter(_read_npy(path).arrays.values()), np.zeros(0, np.float32))
+    sides = mean.shape[-3:]
+    mean = mean.reshape(sides)
+    if len(sides) == 3 and sides[0] != 3 and sides[2] == 3:
+        mean = np.ascontiguousarray(np.moveaxis(mean, 2, 0))
+    square = mean.ndim == 1 or (mean.ndim == 3 and len(set(mean.shape[1:])) == 1)
+    if mean.shape[:1] != (3,) or not square or not np.isfinite(mean).all():
+        raise RunError(f"{path} is no mean of three channels: its shape is {sides}")
     return mean
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+
 from alexnet.architecture import Op, plan
-from alexnet.config import Config, Conv, FullyConnected, Lrn
+from alexnet.config import Architecture, Config, Conv, Lrn
+from alexnet.diagnostics import colour_shares
 from alexnet.errors import ConfigError, RunError
-from alexnet.weights.files import Arrays, WeightFile
+from alexnet.weights.files import Array, Arrays, WeightFile
 from alexnet.weights.layouts import Named, grouped, name_parameters
 from alexnet.weights.nets import NETS, Net, ungrouped
 
@@ -95,16 +99,20 @@ def identify(file: WeightFile) -> Identity:
             found.append(result)
         else:
             reasons.append(result)
+    # Constants in the file tell networks of the same form apart.
+    exact = [one for one in found if one.config.architecture.lrn == _lrn(one.net)]
     # The nearest network is the one with the fewest differences.
     reason = "" if found else min(reasons)[1]
+    found = exact or found
     return Identity(file, named, _distinct(found), reason)
 
 
-def _distinct(found: list[Candidate]) -> tuple[Candidate, ...]:
-    """Leave out what differs from an earlier candidate in training alone.
+def _lrn(net: Net) -> Lrn:
+    return net.config().architecture.lrn
 
-    `original_one_column` for instance differs from `one_column` in more: all that are left do.
-    """
+
+def _distinct(found: list[Candidate]) -> tuple[Candidate, ...]:
+    """Leave out what differs from an earlier candidate in training alone."""
     result: list[Candidate] = []
     for one in found:
         same = [_use(one) == _use(other) for other in result]
@@ -121,18 +129,19 @@ def _use(candidate: Candidate) -> object:
     return ops, architecture.lrn, architecture.dropout.form, config.augment.mean, candidate.net.bgr
 
 
-def _flat(name: str, array: object) -> object:
+def _flat(name: str, array: Array) -> Array:
     """The weights of a fully connected layer as a matrix; some programs have more sides."""
-    shape = array.shape  # type: ignore[attr-defined]
-    if name.startswith("fc") and name.endswith(".weight") and len(shape) > 2 and shape[0]:
-        return array.reshape(shape[0], -1)  # type: ignore[attr-defined]
+    if name.startswith("fc") and name.endswith(".weight") and array.ndim > 2 and array.size:
+        return array.reshape(len(array), -1)
     return array
 
 
 def _unknown_names(file: WeightFile) -> str:
     """Say what is in a file without the names of an AlexNet."""
     first = next(iter(file.arrays))
-    several = f"{len(file.arrays)} arrays, the first of them" if len(file.arrays) > 1 else "one array,"
+    several = (
+        f"{len(file.arrays)} arrays, the first of them" if len(file.arrays) > 1 else "one array,"
+    )
     return (
         f"it has {several} {first!r} of shape {file.arrays[first].shape}, and none with a name of "
         "ours, torchvision's, Caffe's or TF-slim's"
@@ -171,6 +180,7 @@ def _compared_with(
     }
     differences = list(_differences(arrays, wanted, named, net))
     differences += _differences_of_order(file, ops, net)
+    differences += _differences_of_settings(file, sized.architecture, ops, net)
     if differences:
         return len(differences), differences[0]
     return Candidate(net, _with_constants(sized, file), {n: arrays[n] for n in wanted}, was_dense)
@@ -200,7 +210,7 @@ def _sized(config: Config, arrays: Arrays, input_px: int | None) -> Config | Non
 
 
 def _taken_apart(arrays: Arrays, ops: tuple[Op, ...]) -> tuple[Arrays, bool]:
-    """Take the zeros out of dense kernels where the plan has groups; tell whether there were any."""
+    """Take the zeros out of dense kernels where the plan has groups; tell if there were any."""
     result, was_dense = dict(arrays), False
     for op in ops:
         name = f"{op.module}.weight"
@@ -222,8 +232,7 @@ def _differences(
     missing = [name for name in wanted if name not in arrays]
     if missing:
         yield (
-            f"of the {len(wanted)} arrays of {net.title} it lacks {len(missing)}: "
-            f"{_few(missing)}"
+            f"of the {len(wanted)} arrays of {net.title} it lacks {len(missing)}: {_few(missing)}"
         )
         yield from missing[1:]
     if unknown := [name for name in arrays if name not in wanted]:
@@ -257,6 +266,29 @@ def _differences_of_order(file: WeightFile, ops: tuple[Op, ...], net: Net) -> li
     ]
 
 
+def _differences_of_settings(
+    file: WeightFile, architecture: Architecture, ops: tuple[Op, ...], net: Net
+) -> Iterator[str]:
+    """Where strides, padding, groups and the reach of the normalization differ, in words."""
+    linear = [op for op in ops if op.op == "linear"]
+    theirs = [operation for operation in file.operations if operation.weight]
+    for op, operation in zip(linear, theirs, strict=False):
+        if not isinstance(op.layer, Conv):
+            continue
+        before, after = op.layer.pad
+        ours = {"stride": op.layer.stride, "pad": before, "pad_after": after, "group": op.columns}
+        for name, value in operation.settings.items():
+            # Dense kernels with zeros stand for groups.
+            if name in ours and ours[name] != value and not (name == "group" and value == 1):
+                yield f"{name} of {op.module} is {value}, and {ours[name]} in {net.title}"
+    if architecture.columns > 1 and file.form == "ONNX":
+        # ONNX has no groups in its normalization: a net that has them has a node for each.
+        first = [operation.kind for operation in file.operations][:8]
+        across = first[first.index("lrn") + 1 :][:1] != ["lrn"] if "lrn" in first else None
+        if across is not None and across != architecture.lrn.across_columns:
+            yield f"its LRN sums {'across' if across else 'inside'} groups, unlike {net.title}"
+
+
 def order_of_plan(ops: tuple[Op, ...]) -> dict[str, tuple[str, ...]]:
     """What follows each layer of a plan, without dropout, which does nothing in use."""
     result: dict[str, tuple[str, ...]] = {}
@@ -286,7 +318,9 @@ def _with_constants(config: Config, file: WeightFile) -> Config:
         return config
     lrn, s = config.architecture.lrn, norms[0].settings
     n = int(s["n"])
-    given = replace(lrn, n=n, k=_round(s["k"]), alpha=_round(s["alpha"]) / n, beta=_round(s["beta"]))
+    given = replace(
+        lrn, n=n, k=_round(s["k"]), alpha=_round(s["alpha"]) / n, beta=_round(s["beta"])
+    )
     # Equal up to the 32 bits of the file: the config keeps its own digits.
     if all(abs(a - b) <= 1e-6 * abs(b) for a, b in zip(_values(given), _values(lrn), strict=True)):
         given = lrn
@@ -334,9 +368,9 @@ def facts(identity: Identity) -> list[Fact]:
     file = identity.file
     has_order = bool(order_of_file(file))
     has_norms = any(operation.kind == "lrn" for operation in file.operations)
-    plans = [plan(one.config.architecture) for one in candidates]
     configs = [one.config for one in candidates]
-    architectures = [config.architecture for config in configs]
+    plans = [plan(config.architecture) for config in configs]
+    pairs = list(zip(configs, plans, strict=True))
 
     def fact(what: str, values: list[str], source: str) -> Fact:
         """A value that all candidates share; otherwise nobody knows."""
@@ -348,35 +382,14 @@ def facts(identity: Identity) -> list[Fact]:
     return [
         fact("after conv1", [_order(ops) for ops in plans], known),
         fact("groups", [_groups(ops) for ops in plans], FROM_SHAPES),
-        Fact(
-            "biases of conv",
-            "yes" if any(name.startswith("conv1.b") for name in candidates[0].arrays) else "no",
-            IN_FILE,
-        ),
-        fact(
-            "LRN",
-            [_norm(config, ops) for config, ops in zip(configs, plans, strict=True)],
-            IN_FILE if has_norms else KNOWN,
-        ),
-        fact(
-            "LRN and groups",
-            [
-                _crossing(config, ops)
-                for config, ops in zip(configs, plans, strict=True)
-            ],
-            KNOWN,
-        ),
-        fact(
-            "input",
-            [f"{a.input_px} x {a.input_px} pixels" for a in architectures],
-            IN_FILE if file.input_px else KNOWN,
-        ),
+        fact("columns", [_columns(one) for one in candidates], "measured"),
+        fact("biases of conv", ["yes" for _ in candidates], IN_FILE),
+        fact("LRN", [_norm(*pair) for pair in pairs], IN_FILE if has_norms else KNOWN),
+        fact("fc6 and fc7", [_dropout(config) for config in configs], KNOWN),
+        fact("input", [_input(config) for config in configs], IN_FILE if file.input_px else KNOWN),
         fact("padding of conv1", [_padding(config) for config in configs], KNOWN),
         fact("channels", ["B, G, R" if one.net.bgr else "R, G, B" for one in candidates], KNOWN),
         fact("scale of the input", [_scale(config) for config in configs], KNOWN),
-        Fact("order of the columns", "", NOT_KNOWN)
-        if all(a.columns > 1 for a in architectures)
-        else Fact("columns", "one", FROM_SHAPES),
     ]
 
 
@@ -389,25 +402,35 @@ def _groups(ops: tuple[Op, ...]) -> str:
     return ", ".join(groups) or "none"
 
 
-def _has_norm(ops: tuple[Op, ...]) -> bool:
-    return any(op.op == "lrn" for op in ops)
+def _columns(candidate: Candidate) -> str:
+    """The columns, and how colored their filters are: which is which differs from run to run."""
+    columns = candidate.config.architecture.columns
+    if columns == 1:
+        return "one"
+    filters = torch.from_numpy(np.array(candidate.arrays["conv1.weight"], np.float64))
+    shares = [float(part.mean()) for part in colour_shares(filters).chunk(columns)]
+    each = ", ".join(f"{share:.0%} in column {i}" for i, share in enumerate(shares, 1))
+    return f"{columns}; of the energy of the filters of conv1 color is {each}"
 
 
 def _norm(config: Config, ops: tuple[Op, ...]) -> str:
-    if not _has_norm(ops):
+    if not any(op.op == "lrn" for op in ops):
         return "none"
     lrn = config.architecture.lrn
+    inside = ", across groups" if lrn.across_columns else ", inside each group"
     return (
         f"n {lrn.n}, k {lrn.k:g}, beta {lrn.beta:g}, alpha {lrn.alpha:g} of the sum "
-        f"({lrn.alpha * lrn.n:g} of the mean)"
+        f"({lrn.alpha * lrn.n:g} of the mean){inside if config.architecture.columns > 1 else ''}"
     )
 
 
-def _crossing(config: Config, ops: tuple[Op, ...]) -> str:
-    if not _has_norm(ops) or config.architecture.columns == 1:
-        return "one group"
-    across = config.architecture.lrn.across_columns
-    return "the sum crosses groups" if across else "the sum stays in its group"
+def _dropout(config: Config) -> str:
+    halved = config.architecture.dropout.form == "2012"
+    return "halved in use (dropout of 2012)" if halved else "as they are (dropout rescales)"
+
+
+def _input(config: Config) -> str:
+    return f"{config.architecture.input_px} x {config.architecture.input_px} pixels"
 
 
 def _padding(config: Config) -> str:
@@ -421,5 +444,3 @@ def _scale(config: Config) -> str:
     if config.augment.mean == "channel":
         return "0 to 1, less a mean and divided by a deviation of each channel"
     return "0 to 255, less a mean"
-
-

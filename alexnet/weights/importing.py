@@ -109,7 +109,8 @@ def import_weights(
 
 def _weights(chosen: Candidate, bgr: bool, path: Path) -> dict[str, Array]:
     """The weights of the run. Raises RunError if one of them is not a finite number."""
-    weights = {name: np.ascontiguousarray(array) for name, array in chosen.arrays.items()}
+    # Copies: those of a file are views of its bytes, which PyTorch cannot take.
+    weights = {name: np.array(array, np.float32) for name, array in chosen.arrays.items()}
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise RunError(f"{path} has numbers in {name} that are not finite; get it again")
@@ -148,9 +149,7 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     return names, words
 
 
-def _mean(
-    file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool
-) -> tuple[Array, str]:
+def _mean(file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool) -> tuple[Array, str]:
     """The mean image of the run, and where it is from.
 
     Returns:
@@ -165,7 +164,10 @@ def _mean(
     if chosen.config.augment.mean == "channel":
         if given is not None:
             raise RunError(f"{chosen.title} has its own mean and deviation; leave out --mean")
-        mean, source = 255 * np.array(TORCHVISION_MEAN, np.float32), "torchvision's, of each channel"
+        mean, source = (
+            255 * np.array(TORCHVISION_MEAN, np.float32),
+            "torchvision's, of each channel",
+        )
     elif given is not None:
         mean, source = read_mean(given), given.name
     elif MEAN in file.arrays:
@@ -177,13 +179,12 @@ def _mean(
         mean = mean[::-1] if bgr else mean
     else:
         raise RunError(
-            f"{file.path} has no mean, which {chosen.title} subtracts from its images; name it with "
-            "--mean FILE"
+            f"{file.path} has no mean, which {chosen.title} subtracts from its images; name it "
+            "with --mean FILE"
         )
     if mean.ndim not in (1, 3) or mean.shape[0] != 3 or not np.isfinite(mean).all():
         raise RunError(f"{file.path} has a mean of shape {mean.shape}, which fits no image")
     mean = mean[::-1] if bgr and chosen.config.augment.mean != "channel" else mean
     if mean.ndim == 1:
         mean = np.broadcast_to(mean[:, None, None], (3, stored_px, stored_px))
-    return np.ascontiguousarray(mean.transpose(1, 2, 0), np.float32), source
-
+    return np.array(mean.transpose(1, 2, 0), np.float32, order="C"), source

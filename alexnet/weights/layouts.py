@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -116,10 +117,9 @@ def to_caffe(weights: Mapping[str, Array], groups: str = "keep", columns: int = 
 def grouped_layers(weights: Mapping[str, Array]) -> tuple[str, ...]:
     """The convolutions that see fewer maps than the layer before them makes."""
     names = [key.rpartition(".")[0] for key, w in weights.items() if w.ndim == 4]
-    pairs = zip(names, names[1:], strict=False)
     return tuple(
         name
-        for before, name in pairs
+        for before, name in pairwise(names)
         if weights[f"{name}.weight"].shape[1] < weights[f"{before}.weight"].shape[0]
     )
 

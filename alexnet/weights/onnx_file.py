@@ -78,6 +78,10 @@ def _operation(node: Message, arrays: dict[str, NDArray[np.float32]]) -> Operati
         values = attributes[name].integers(8) if name in attributes else []
         return values[0] if values else default
 
+    def last(name: str, default: int) -> int:
+        values = attributes[name].integers(8) if name in attributes else []
+        return values[-1] if values else default
+
     inputs = [bytes(part).decode(errors="replace") for part in node.parts(1)]
     settings: dict[str, float] = {}
     match node.text(4):
@@ -86,6 +90,7 @@ def _operation(node: Message, arrays: dict[str, NDArray[np.float32]]) -> Operati
                 "group": integer("group", 1),
                 "stride": first("strides", 1),
                 "pad": first("pads", 0),
+                "pad_after": last("pads", 0),
             }
         case "LRN":
             settings = {

@@ -12,7 +12,7 @@ class Operation:
     Attributes:
         kind: `linear`, or a name of `config.OpName`, or what the file calls it.
         name: The file's own name of it.
-        settings: Its numbers, by the names `group`, `stride`, `pad`, `n`, `k`, `alpha` (a factor of
+        settings: Its numbers, by the names `group`, `stride`, `pad`, `pad_after`, `n`, `k`, `alpha` (a factor of
             the mean, as Caffe and ONNX have it) and `beta`; those that the file gives.
         weight: Name of its weights among the arrays; empty if it has none.
         bias: Name of its biases; empty if it has none.
