@@ -17,8 +17,8 @@ from alexnet.program import command
 class ImportArguments:
     """Make a run from the weights of another program, with its own preprocessing.
 
-    It reads what `alexnet which` reads. The run takes images as any run does: where a network is for
-    B, G, R, the filters of conv1 are turned.
+    It reads what `alexnet which` reads. The run takes images as any run does: where a network is
+    for B, G, R, the filters of conv1 are turned.
     """
 
     file: Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import re
 import warnings
 import zipfile
@@ -137,6 +138,11 @@ def _read_torch(path: Path) -> WeightFile:
             raise RunError(
                 f"{path} wants to run code when it is loaded ({name[1]}), and is not read; ask for "
                 "a file of tensors alone: torch.save(net.state_dict(), FILE)"
+            ) from None
+        if isinstance(error, pickle.UnpicklingError):
+            raise RunError(
+                f"{path} is no plain state dict, or it is damaged, and is not loaded, since a "
+                "pickle may run code; ask for torch.save(net.state_dict(), FILE)"
             ) from None
         raise _damaged(path, error) from None
     for key in NESTED:

@@ -373,10 +373,10 @@ def facts(identity: Identity) -> list[Fact]:
     pairs = list(zip(configs, plans, strict=True))
 
     def fact(what: str, values: list[str], source: str) -> Fact:
-        """A value that all candidates share; otherwise nobody knows."""
+        """A value that all candidates share; otherwise the choices."""
         if len(set(values)) == 1:
             return Fact(what, values[0], source)
-        return Fact(what, "", NOT_KNOWN)
+        return Fact(what, "", f"{NOT_KNOWN}: {' or else '.join(dict.fromkeys(values))}")
 
     known = IN_FILE if has_order else KNOWN
     return [

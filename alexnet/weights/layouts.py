@@ -79,13 +79,12 @@ def from_torchvision(state: Mapping[str, T]) -> dict[str, T]:
 
 
 def to_torchvision(weights: Mapping[str, T]) -> dict[str, T]:
-    """Give our weights the names of torchvision's `alexnet`; the inverse of `from_torchvision`."""
-    theirs = {ours: name for name, ours in TORCHVISION_NAMES.items()}
-    result = {}
-    for key, tensor in weights.items():
-        layer, _, parameter = key.rpartition(".")
-        result[f"{theirs[layer]}.{parameter}"] = tensor
-    return result
+    """Give our weights the names of torchvision's `alexnet`, in its order."""
+    return {
+        f"{theirs}.{parameter}": weights[f"{ours}.{parameter}"]
+        for theirs, ours in TORCHVISION_NAMES.items()
+        for parameter in ("weight", "bias")
+    }
 
 
 def to_caffe(weights: Mapping[str, Array], groups: str = "keep", columns: int = 1) -> Arrays:

@@ -12,8 +12,9 @@ class Operation:
     Attributes:
         kind: `linear`, or a name of `config.OpName`, or what the file calls it.
         name: The file's own name of it.
-        settings: Its numbers, by the names `group`, `stride`, `pad`, `pad_after`, `n`, `k`, `alpha` (a factor of
-            the mean, as Caffe and ONNX have it) and `beta`; those that the file gives.
+        settings: Its numbers, by the names `group`, `stride`, `pad`, `pad_after`, `size`, `n`, `k`,
+            `beta` and `alpha` (a factor of the mean, as Caffe and ONNX have it); those that the
+            file gives.
         weight: Name of its weights among the arrays; empty if it has none.
         bias: Name of its biases; empty if it has none.
         is_convolution: Of a linear operation, whether it is a convolution.
