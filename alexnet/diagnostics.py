@@ -139,6 +139,45 @@ def orientedness(net: Network) -> list[list[float]]:
     return [part.tolist() for part in share.chunk(net.architecture.columns)]
 
 
+def new_shares(net: Network, start: Network) -> dict[str, float]:
+    """Return how much of each layer's weights its start does not explain, 0 to 1.
+
+    It is the sine of the angle between the two, so that weight decay alone, which shrinks the
+    start, counts as nothing.
+    """
+    shares = {}
+    for name, weight in net.named_parameters():
+        layer, _, parameter = name.rpartition(".")
+        if parameter != "weight":
+            continue
+        now = weight.detach().cpu().double().flatten()
+        then = start.get_parameter(name).detach().double().flatten()
+        # The part of the weights that has the direction of the start. Not 1 - cos^2, whose rounding
+        # would show as a share of 1e-8.
+        along = (now @ then) / (then @ then).clamp_min(1e-30) * then
+        shares[layer] = float((now - along).norm() / now.norm().clamp_min(1e-30))
+    return shares
+
+
+def smoothness(filters: torch.Tensor) -> tuple[float, int]:
+    """Return the correlation of neighboring weights of filters, and the number of pairs.
+
+    Independent numbers have a correlation of 0 with a deviation of 1 / sqrt(pairs). Filters that
+    have learned edges and colors are smooth.
+
+    Args:
+        filters: (K, C, S, S).
+    """
+    w = filters.double().cpu()
+    # Each plane less its mean: a constant plane is no pattern.
+    w = w - w.mean((2, 3), keepdim=True)
+    products = (w[..., 1:] * w[..., :-1]).sum() + (w[..., 1:, :] * w[..., :-1, :]).sum()
+    pairs = 2 * w[..., 1:].numel()
+    correlation = float(products / pairs / w.square().mean().clamp_min(1e-30))
+    # The mean that was subtracted makes independent numbers of a plane negatively correlated.
+    return correlation + 1 / (w.shape[2] * w.shape[3]), pairs
+
+
 def _first(net: Network) -> torch.Tensor:
     """Return the filters of the first layer: (K, 3, S, S) float64, on the CPU."""
     return net.get_parameter(f"{net.plan[0].layer.name}.weight").detach().double().cpu()

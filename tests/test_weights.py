@@ -24,12 +24,15 @@ from safetensors.torch import save_file
 from alexnet import load, recipes
 from alexnet.architecture import names_of, op_of, plan
 from alexnet.checkpoint import read as read_checkpoint
+from alexnet.checkpoint import write
 from alexnet.cli import main
+from alexnet.diagnostics import new_shares, smoothness
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, MeshError, RunError
 from alexnet.inference import activations, layer_names
 from alexnet.model import Network
+from alexnet.train.loop import fit
 from alexnet.trained import Trained
 from alexnet.weights import caffemodel
 from alexnet.weights.exporting import operations, write_layout
@@ -45,6 +48,7 @@ from alexnet.weights.layouts import (
 )
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks, reference
+from tests.conftest import tiny
 
 WIDTH, CLASSES = 1 / 16, 10
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8)
@@ -79,8 +83,11 @@ def assert_same(trained: Trained, want: dict[str, Any], images: Any = IMAGES) ->
         assert np.abs(got[name].numpy() - value).max() < 2e-5 * size, name
 
 
-@pytest.mark.parametrize("pool_first", [False, True], ids=["alexnet", "caffenet"])
-@pytest.mark.parametrize("suffix", [".caffemodel", ".npz"])
+@pytest.mark.parametrize(
+    ("suffix", "pool_first"),
+    [(".caffemodel", True), (".npz", False)],
+    ids=["caffenet with its layers", "alexnet, weights alone"],
+)
 def test_caffes_nets_give_caffes_values_in_every_layer(
     suffix: str, pool_first: bool, tmp_path: Path
 ) -> None:
@@ -130,8 +137,8 @@ def data_parallel(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "wrap"),
-    [("a.pth", dict), ("a.pt", data_parallel), ("a.safetensors", dict), ("a.npz", dict)],
-    ids=["state dict", "data parallel", "safetensors", "npz"],
+    [("a.pt", data_parallel), ("a.safetensors", dict)],
+    ids=["data parallel", "safetensors"],
 )
 def test_torchvisions_net_gives_its_values_in_every_layer(
     name: str, wrap: Callable[[Any], Any], tmp_path: Path
@@ -770,3 +777,70 @@ def test_export_has_the_names_of_other_programs(
         with pytest.raises(SystemExit, match="2"):
             main(["export", str(tmp_path / "run"), *map(str, arguments)])
         assert says in capsys.readouterr().err
+
+
+# --- The card
+
+
+def test_a_run_has_a_card_and_check_says_whether_it_is_trained(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit(tiny(store), run)
+    card = (run / "card.md").read_text()
+    saved = read_checkpoint(run)
+    for part in (
+        "# run\n",
+        f"| trained on | `{store}`, checksum `{saved.about['store'][:12]}` |",
+        f"| sha256 of the weights of `last.safetensors` | `{saved.about['sha256']}` |",
+        "top-1 error",
+        "| code | alexnet ",
+        "- Yes: they differ from their start",
+        "is new against the start that seed",
+    ):
+        assert part in card, part
+    assert "measured by `alexnet evaluate`" not in card
+    main(["evaluate", str(run), "--data", str(store)])
+    assert "measured by `alexnet evaluate` | top-1 error" in (run / "card.md").read_text()
+    capsys.readouterr()
+    main(["check", str(run)])
+    printed = capsys.readouterr().out
+    assert "trained? Yes: they differ from their start" in printed
+    assert f"{run}/card.md: of these weights" in printed
+    # The weights of the same file as the seed draws them.
+    start = Network(saved.config.architecture, saved.config.seed)
+    write(run / "last.safetensors", dict(start.named_parameters()), {}, saved.mean, saved.about)
+    main(["check", str(run)])
+    printed = capsys.readouterr().out
+    assert "trained? No: the weights are the start that the seed draws." in printed
+    assert f"{run}/card.md: of other weights; `alexnet evaluate` writes it anew" in printed
+
+
+def test_imported_random_weights_are_called_random(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    main(["import", str(path), str(tmp_path / "run")])
+    capsys.readouterr()
+    main(["check", str(tmp_path / "run")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "trained? Probably not: nothing that was tested tells them from random" in printed
+    assert "The start is not known: the weights were imported." in printed
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "imported from | `a.caffemodel` (Caffe), Caffe's AlexNet (bvlc_alexnet)" in card
+
+
+def test_new_shares_and_smoothness_tell_learning_from_decay_and_chance() -> None:
+    architecture = caffe_architecture(False)
+    start, net = Network(architecture, 1), Network(architecture, 1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight *= 0.5
+    assert max(new_shares(net, start).values()) < 1e-6
+    assert min(new_shares(Network(architecture, 2), start).values()) > 0.9
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(96, 3, 11, 11, generator=generator)
+    correlation, pairs = smoothness(noise)
+    assert abs(correlation) < 4 / pairs**0.5
+    edges = torch.linspace(-1, 1, 11).expand(96, 3, 11, 11)
+    assert smoothness(edges)[0] > 0.5

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from alexnet import checkpoint
+from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.cores import decoding_threads
@@ -431,6 +432,8 @@ def _train(
             state.next_epoch()
             checkpoints.save_epoch(metrics)
     log.close()
+    if mesh.first:
+        write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics

@@ -15,6 +15,7 @@ import torch
 
 from alexnet import checkpoint
 from alexnet.architecture import plan
+from alexnet.card import write_card
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
 from alexnet.data.classes import are_wnids
 from alexnet.data.store import Store
@@ -104,6 +105,7 @@ def import_weights(
             torch.from_numpy(mean_image),
             about,
         )
+    write_card(run)
     return about
 
 
