@@ -26,13 +26,15 @@ from alexnet.architecture import names_of, op_of, plan
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.checkpoint import write
 from alexnet.cli import main
+from alexnet.data.image import encode
+from alexnet.data.store import Store
 from alexnet.diagnostics import new_shares, smoothness
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, MeshError, RunError
 from alexnet.inference import activations, layer_names
 from alexnet.model import Network
-from alexnet.train.loop import fit
+from alexnet.train.loop import fit, resume
 from alexnet.trained import Trained
 from alexnet.weights import caffemodel
 from alexnet.weights.exporting import operations, write_layout
@@ -49,6 +51,7 @@ from alexnet.weights.layouts import (
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks, reference
 from tests.conftest import tiny
+from tests.test_documentation import ROOT, documented_commands
 
 WIDTH, CLASSES = 1 / 16, 10
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8)
@@ -741,6 +744,22 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         import_weights(tmp_path / "a.pth", tmp_path / "other", "one_column")
 
 
+def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None:
+    torchvision_file(tmp_path / "a.pth")
+    run = tmp_path / "run"
+    import_weights(tmp_path / "a.pth", run)
+    with pytest.raises(RunError, match=r"was imported and not trained here; begin .* --init .*run"):
+        resume(run)
+    with pytest.raises(AlexNetError, match="was imported and belongs to no store; name one"):
+        load(run, device="cpu").open_store()
+    assert load(run, device="cpu").preprocess.stored_px == 256
+    with pytest.raises(RunError, match="exists; choose another name"):
+        import_weights(tmp_path / "a.pth", run)
+    # A store with the same number of classes gives them their names.
+    import_weights(tmp_path / "a.pth", tmp_path / "named", classes=str(store))
+    assert load(tmp_path / "named", device="cpu").classes == tuple(Store(store).classes)
+
+
 def test_a_structured_npy_is_read_by_its_fields(tmp_path: Path) -> None:
     dtype = np.dtype([("conv1.weight", "<f4", (6, 3, 11, 11)), ("conv1.bias", "<f8", (6,))])
     value = np.zeros((), dtype)
@@ -844,3 +863,33 @@ def test_new_shares_and_smoothness_tell_learning_from_decay_and_chance() -> None
     assert abs(correlation) < 4 / pairs**0.5
     edges = torch.linspace(-1, 1, 11).expand(96, 3, 11, 11)
     assert smoothness(edges)[0] > 0.5
+
+
+# --- The page
+
+
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    caffe_file(tmp_path / "bvlc_reference_caffenet.caffemodel", blobs, True)
+    lines = (f"n0000000{i} thing {i}\n" for i in range(CLASSES))
+    (tmp_path / "synset_words.txt").write_text("".join(lines))
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.png", "photos/one.png"):
+        (tmp_path / name).write_bytes(encode(IMAGES[0], "png"))
+    (tmp_path / "photo.png").rename("photo.jpg")  # the content of a file decides, not its name
+    commands = documented_commands(ROOT / "docs" / "weights.md")
+    assert [command[0] for command in commands] == [
+        *("which", "import", "predict", "features", "figure", "check", "export")
+    ]
+    for command in commands:
+        main(command)
+    printed = capsys.readouterr().out
+    assert "CaffeNet (bvlc_reference_caffenet)" in printed
+    assert "photo.jpg: thing" in printed
+    values = np.load(tmp_path / "features" / "conv1.lrn.npy")
+    assert values.shape == (1, 6, 27, 27)
+    with np.load(tmp_path / "caffenet.npz") as back:
+        np.testing.assert_array_equal(back["conv1/0"], blobs["conv1/0"])

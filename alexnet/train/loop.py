@@ -173,6 +173,11 @@ def resume(
     """
     run = Path(run_dir)
     saved = read_config(run)
+    if not saved.data:
+        begin = command("train", "RECIPE", "--data", "STORE", "--init", run)
+        raise RunError(
+            f"{run} was imported and not trained here; begin a run from it with: {begin}"
+        )
     changed = change_settings(saved, epochs, lr)
     if device is not None:
         changed = replace(changed, device=device_type(device))
