@@ -81,9 +81,6 @@ class Lrn:
     alpha: float = 1e-4
     """Factor of the sum. PyTorch, Caffe and ONNX apply theirs to the mean: it is n times this."""
     beta: float = 0.75
-    across_columns: bool = False
-    """The sum crosses from one column to the next, as in Caffe, whose groups exist in convolutions
-    alone. False: it stays inside its column, as on the paper's two GPUs."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +137,9 @@ class Architecture:
     normalise: bool = True
     """False removes every lrn and spatial_norm operation."""
     lrn: Lrn = Lrn()
+    lrn_across_columns: bool = False
+    """The sum of the response normalization crosses from one column to the next, as in Caffe, whose
+    groups exist in convolutions alone. False: it stays inside its column, as in the paper."""
     spatial_norm: SpatialNorm = SpatialNorm()
     pool: Pool = Pool()
     dropout: Dropout = Dropout()
@@ -157,7 +157,7 @@ class Architecture:
     @property
     def lrn_columns(self) -> int:
         """Number of groups of maps inside which response normalization sums."""
-        return 1 if self.lrn.across_columns else self.columns
+        return 1 if self.lrn_across_columns else self.columns
 
 
 @dataclass(frozen=True)

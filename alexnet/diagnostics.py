@@ -108,12 +108,11 @@ def _mend(hidden: list[Signal], architecture: Architecture) -> str:
 
 def colourfulness(net: Network) -> list[list[float]]:
     """Return how colored each filter of the first layer is, in a list for each column."""
-    share = colour_shares(_first(net))
-    return [part.tolist() for part in share.chunk(net.architecture.columns)]
+    return colour_shares(_first(net), net.architecture.columns)
 
 
-def colour_shares(filters: torch.Tensor) -> torch.Tensor:
-    """Return the share of each filter's energy that is not gray, 0 to 1, shape (K,).
+def colour_shares(filters: torch.Tensor, columns: int) -> list[list[float]]:
+    """Return the share of each filter's energy that is not gray, 0 to 1, a list for each column.
 
     Args:
         filters: (K, 3, S, S), with the channels in any order.
@@ -122,7 +121,8 @@ def colour_shares(filters: torch.Tensor) -> torch.Tensor:
     # The gray part of a pixel has its mean in all three channels, hence the factor 3.
     grey = 3 * weight.mean(1).square().sum(1)
     # The lower bound serves filters that are all 0.
-    return 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
+    share = 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
+    return [part.tolist() for part in share.chunk(columns)]
 
 
 def orientedness(net: Network) -> list[list[float]]:

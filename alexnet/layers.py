@@ -59,7 +59,7 @@ def make(op: Op, architecture: Architecture, generator: torch.Generator) -> nn.M
                     return nn.Sigmoid()
         case "lrn":
             return ResponseNorm(
-                architecture.lrn, 1 if architecture.lrn.across_columns else op.columns
+                architecture.lrn, 1 if architecture.lrn_across_columns else op.columns
             )
         case "spatial_norm":
             return SpatialNorm(architecture.spatial_norm)

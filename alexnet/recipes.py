@@ -339,7 +339,7 @@ def _caffe_layers(bias: float, after: tuple[OpName, ...]) -> tuple[Layer, ...]:
         # Without padding, since the input has 227 pixels: 55 = (227 - 11) / 4 + 1.
         Conv("conv1", 96, 11, stride=4, then=after),
         Conv("conv2", 256, 5, pad=(2, 2), bias=bias, then=after),
-        Conv("conv3", 384, 3, pad=(1, 1), linked=True),
+        Conv("conv3", 384, 3, linked=True, pad=(1, 1)),
         Conv("conv4", 384, 3, pad=(1, 1), bias=bias),
         Conv("conv5", 256, 3, pad=(1, 1), bias=bias, then=("activation", "max_pool")),
         FullyConnected("fc6", 4096, std=0.005, bias=bias, then=hidden),
@@ -361,23 +361,24 @@ def caffe_alexnet() -> Config:
     takes images in the order B, G, R. Here they are R, G, B, and `alexnet import` turns the filters
     of conv1 instead, which gives the same network.
     """
-    return Config(
+    base = Config(
         "caffe_alexnet",
         Architecture(
             _caffe_layers(0.1, ("activation", "lrn", "max_pool")),
             input_px=227,
             columns=2,
-            lrn=Lrn(k=1.0, alpha=1e-4 / 5, across_columns=True),
+            lrn=Lrn(k=1.0, alpha=1e-4 / 5),
+            lrn_across_columns=True,
             # No window reaches over the border at 227 pixels, but one does at 224.
             pool=Pool(partial=True),
-            dropout=Dropout(form="inverted"),
+            dropout=Dropout(0.5, "inverted"),
         ),
         Augment(colour="none", test_patches="centre"),
         Sgd(batch=256, bias_lr=0.02, bias_decay=False),
         StepSchedule(90, drops=(20, 40, 60, 80)),
-        # Caffe's database is shuffled once, when it is made.
-        order="fixed",
     )
+    # Caffe's database is shuffled once, when it is made.
+    return replace(base, order="fixed")
 
 
 def caffenet() -> Config:

@@ -316,7 +316,7 @@ def test_response_normalization_can_cross_columns() -> None:
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
     want = reference.lrn(x.numpy(), 5, 1.0, 1e-4 / 5, 0.75, columns=1)
     np.testing.assert_allclose(net.norm1(x).numpy(), want, rtol=1e-12)
-    inside = replace(architecture, lrn=replace(architecture.lrn, across_columns=False))
+    inside = replace(architecture, lrn_across_columns=False)
     assert architecture.lrn_columns == 1
     assert inside.lrn_columns == 2
     assert Network(inside).norm1.columns == 2

@@ -99,7 +99,7 @@ def _use(architecture: Architecture) -> object:
     ops = plan(architecture)
     pads = [op.layer.pad for op in ops if isinstance(op.layer, Conv)]
     names = [(op.name, op.shape, op.columns) for op in ops if op.op != "dropout"]
-    across = architecture.lrn.across_columns or architecture.columns == 1
+    across = architecture.lrn_across_columns or architecture.columns == 1
     inverted = architecture.dropout.form == "inverted"
     return names, pads, architecture.activation, across, inverted
 

@@ -126,7 +126,8 @@ def _use(candidate: Candidate) -> object:
     config = candidate.config
     ops = [(op.name, op.op, op.shape, op.columns) for op in plan(config.architecture)]
     architecture = config.architecture
-    return ops, architecture.lrn, architecture.dropout.form, config.augment.mean, candidate.net.bgr
+    norm = architecture.lrn, architecture.lrn_columns
+    return ops, norm, architecture.dropout.form, config.augment.mean, candidate.net.bgr
 
 
 def _flat(name: str, array: Array) -> Array:
@@ -285,7 +286,7 @@ def _differences_of_settings(
         # ONNX has no groups in its normalization: a net that has them has a node for each.
         first = [operation.kind for operation in file.operations][:8]
         across = first[first.index("lrn") + 1 :][:1] != ["lrn"] if "lrn" in first else None
-        if across is not None and across != architecture.lrn.across_columns:
+        if across is not None and across != architecture.lrn_across_columns:
             yield f"its LRN sums {'across' if across else 'inside'} groups, unlike {net.title}"
 
 
@@ -408,7 +409,7 @@ def _columns(candidate: Candidate) -> str:
     if columns == 1:
         return "one"
     filters = torch.from_numpy(np.array(candidate.arrays["conv1.weight"], np.float64))
-    shares = [float(part.mean()) for part in colour_shares(filters).chunk(columns)]
+    shares = [sum(part) / len(part) for part in colour_shares(filters, columns)]
     each = ", ".join(f"{share:.0%} in column {i}" for i, share in enumerate(shares, 1))
     return f"{columns}; of the energy of the filters of conv1 color is {each}"
 
@@ -417,7 +418,7 @@ def _norm(config: Config, ops: tuple[Op, ...]) -> str:
     if not any(op.op == "lrn" for op in ops):
         return "none"
     lrn = config.architecture.lrn
-    inside = ", across groups" if lrn.across_columns else ", inside each group"
+    inside = ", across groups" if config.architecture.lrn_across_columns else ", inside each group"
     return (
         f"n {lrn.n}, k {lrn.k:g}, beta {lrn.beta:g}, alpha {lrn.alpha:g} of the sum "
         f"({lrn.alpha * lrn.n:g} of the mean){inside if config.architecture.columns > 1 else ''}"

@@ -16,24 +16,12 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.checkpoint import TORCHVISION_NAMES
 from alexnet.errors import RunError
 from alexnet.weights.files import Arrays, WeightFile
 
 T = TypeVar("T")
 Array = NDArray[np.float32]
-
-# The layers of torchvision's AlexNet. Its names are positions in `nn.Sequential`, whose other
-# positions are activations, pooling and dropout.
-TORCHVISION_NAMES = {
-    "features.0": "conv1",
-    "features.3": "conv2",
-    "features.6": "conv3",
-    "features.8": "conv4",
-    "features.10": "conv5",
-    "classifier.1": "fc6",
-    "classifier.4": "fc7",
-    "classifier.6": "fc8",
-}
 
 LAYER = r"(conv\d|fc\d{1,2})"
 NAMES = {
