@@ -102,6 +102,45 @@ def plan(architecture: Architecture) -> tuple[Op, ...]:
     return tuple(result)
 
 
+def op_of(ops: tuple[Op, ...], name: str) -> Op | None:
+    """Find an operation by any of its names.
+
+    These are the names of its value (`conv1`, `conv1.lrn`) and of its module (`relu1`, `norm1`,
+    `pool1`: Caffe's names), and in a network of torchvision's form its position there
+    (`features.2`, `classifier.6`). `conv1` is the value after the activation, in Caffe too.
+
+    Returns:
+        None if the network has no such operation.
+    """
+    by_name = {op.name: op for op in reversed(ops)}
+    by_module = {op.module: op for op in ops}
+    return by_name.get(name) or by_module.get(name) or _torchvision_names(ops).get(name)
+
+
+def _torchvision_names(ops: tuple[Op, ...]) -> dict[str, Op]:
+    """The operations by torchvision's names, which are positions in its two parts.
+
+    Empty for other networks: the same position is another operation there.
+    """
+    convolution, pooled = ("linear", "activation"), ("linear", "activation", "max_pool")
+    features = (*pooled, *pooled, *convolution, *convolution, *pooled)
+    hidden = ("dropout", *convolution)
+    classifier = (*hidden, *hidden, "linear")
+    if tuple(op.op for op in ops) != features + classifier:
+        return {}
+    names = [f"features.{i}" for i in range(len(features))]
+    names += [f"classifier.{i}" for i in range(len(classifier))]
+    return dict(zip(names, ops, strict=True))
+
+
+def names_of(ops: tuple[Op, ...]) -> str:
+    """The names of all operations in words, those of the module where they differ in brackets."""
+    return ", ".join(
+        op.name if op.name == op.module or op.op == "linear" else f"{op.name} ({op.module})"
+        for op in ops
+    ) + (", or torchvision's features.N and classifier.N" if _torchvision_names(ops) else "")
+
+
 def _layers(architecture: Architecture) -> list[Layer]:
     """Apply the ablations to the table of layers: width, classes, `without`, lrn, bias."""
     layers = list(architecture.layers)

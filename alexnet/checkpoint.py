@@ -1,7 +1,8 @@
-"""Weights on disk: a run's own checkpoints, torchvision's weights, plain safetensors.
+"""Checkpoints: the weights of a run on disk.
 
-(`export.py` writes ONNX.) A checkpoint is one safetensors file, so that loading executes no code,
-and weights, velocity and preprocessing always belong to the same moment. It contains:
+(`weights/` reads files of other programs, and `export.py` writes ONNX.) A checkpoint is one
+safetensors file, so that loading executes no code, and weights, velocity and preprocessing always
+belong to the same moment. It contains:
 
 - the parameters, by name;
 - the mean image, as `preprocess.mean`;
@@ -151,11 +152,6 @@ def _is_no_weight(name: str) -> bool:
     return name == MEAN or name.startswith(VELOCITY)
 
 
-FROM_TORCHVISION = (
-    "weights of torchvision's alexnet can be used in Python: alexnet.checkpoint.from_torchvision"
-)
-
-
 def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoint:
     """Read the checkpoint of a run folder, or a .safetensors file that this program wrote.
 
@@ -185,12 +181,8 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     if ABOUT not in metadata or MEAN not in tensors:
         raise RunError(
             f"{file} is not a run of this program: it was not written by it, and lacks the classes "
-            "and the mean image that predictions need; "
-            + (
-                FROM_TORCHVISION
-                if "features.0.weight" in tensors
-                else "give the folder of a run, or a file that `alexnet export` wrote"
-            )
+            "and the mean image that predictions need; give the folder of a run, or make one of it "
+            "with `alexnet import`"
         )
     about = _header(file, metadata, tensors)
     if CHECKSUM not in metadata:
@@ -218,8 +210,8 @@ def _foreign(file: Path) -> str | None:
     # PyTorch writes a zip archive of pickles, and before version 1.6 a plain pickle.
     if suffix in (".pt", ".pth", ".ckpt") or start.startswith((b"PK", b"\x80\x02")):
         return (
-            "a file of PyTorch, which may execute code when it is loaded, and is not read; "
-            f"{FROM_TORCHVISION}"
+            "a file of PyTorch, which may execute code when it is loaded; `alexnet import` makes a "
+            "run of its weights without executing anything"
         )
     if suffix == ".onnx":
         return (
@@ -227,7 +219,7 @@ def _foreign(file: Path) -> str | None:
             "run that it was exported from"
         )
     if suffix in (".npy", ".npz") or start.startswith(b"\x93NUMPY"):
-        return "a file of NumPy; give the folder of a run"
+        return "a file of NumPy; give the folder of a run, or make one of it with `alexnet import`"
     if suffix != ".safetensors":
         return "not a .safetensors file; give the folder of a run, or a file that was exported"
     return None
@@ -350,21 +342,6 @@ TORCHVISION_NAMES = {
     "classifier.4": "fc7",
     "classifier.6": "fc8",
 }
-
-
-def from_torchvision(state: Tensors) -> Tensors:
-    """Rename the weights of torchvision's `alexnet`, for the network of `recipes.torchvision`.
-
-    Raises:
-        RunError: If a name does not occur in torchvision's state dict.
-    """
-    result = {}
-    for key, tensor in state.items():
-        layer, _, parameter = key.rpartition(".")
-        if layer not in TORCHVISION_NAMES:
-            raise RunError(f"{key!r} is not a parameter of torchvision's alexnet")
-        result[f"{TORCHVISION_NAMES[layer]}.{parameter}"] = tensor
-    return result
 
 
 def write_config(run: Path, config: Config) -> None:

@@ -137,6 +137,9 @@ class Architecture:
     normalise: bool = True
     """False removes every lrn and spatial_norm operation."""
     lrn: Lrn = Lrn()
+    lrn_across_columns: bool = False
+    """The sum of the response normalization crosses from one column to the next, as in Caffe, whose
+    groups exist in convolutions alone. False: it stays inside its column, as in the paper."""
     spatial_norm: SpatialNorm = SpatialNorm()
     pool: Pool = Pool()
     dropout: Dropout = Dropout()
@@ -150,6 +153,11 @@ class Architecture:
     """Convolutions to remove (not the first); their normalization and pooling stay."""
     bias: float | None = None
     """Initial value of every bias whose initial value would not be 0."""
+
+    @property
+    def lrn_columns(self) -> int:
+        """Number of groups of maps inside which response normalization sums."""
+        return 1 if self.lrn_across_columns else self.columns
 
 
 @dataclass(frozen=True)

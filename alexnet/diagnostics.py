@@ -107,16 +107,22 @@ def _mend(hidden: list[Signal], architecture: Architecture) -> str:
 
 
 def colourfulness(net: Network) -> list[list[float]]:
-    """Return how colored each filter of the first layer is, in a list for each column.
+    """Return how colored each filter of the first layer is, in a list for each column."""
+    return colour_shares(_first(net), net.architecture.columns)
 
-    It is the share of the filter's energy that is not gray, 0 to 1.
+
+def colour_shares(filters: torch.Tensor, columns: int) -> list[list[float]]:
+    """Return the share of each filter's energy that is not gray, 0 to 1, a list for each column.
+
+    Args:
+        filters: (K, 3, S, S), with the channels in any order.
     """
-    weight = _first(net).flatten(2)  # (K, 3, pixels)
+    weight = filters.flatten(2)  # (K, 3, pixels)
     # The gray part of a pixel has its mean in all three channels, hence the factor 3.
     grey = 3 * weight.mean(1).square().sum(1)
     # The lower bound serves filters that are all 0.
     share = 1 - grey / weight.square().sum((1, 2)).clamp_min(1e-30)
-    return [part.tolist() for part in share.chunk(net.architecture.columns)]
+    return [part.tolist() for part in share.chunk(columns)]
 
 
 def orientedness(net: Network) -> list[list[float]]:
@@ -131,6 +137,45 @@ def orientedness(net: Network) -> list[list[float]]:
     # For J = [[xx, xy], [xy, yy]] the difference is sqrt((xx - yy)^2 + 4 xy^2), the sum xx + yy.
     share = ((xx - yy).square() + 4 * xy.square()).sqrt() / (xx + yy).clamp_min(1e-30)
     return [part.tolist() for part in share.chunk(net.architecture.columns)]
+
+
+def new_shares(net: Network, start: Network) -> dict[str, float]:
+    """Return how much of each layer's weights its start does not explain, 0 to 1.
+
+    It is the sine of the angle between the two, so that weight decay alone, which shrinks the
+    start, counts as nothing.
+    """
+    shares = {}
+    for name, weight in net.named_parameters():
+        layer, _, parameter = name.rpartition(".")
+        if parameter != "weight":
+            continue
+        now = weight.detach().cpu().double().flatten()
+        then = start.get_parameter(name).detach().double().flatten()
+        # The part of the weights that has the direction of the start. Not 1 - cos^2, whose rounding
+        # would show as a share of 1e-8.
+        along = (now @ then) / (then @ then).clamp_min(1e-30) * then
+        shares[layer] = float((now - along).norm() / now.norm().clamp_min(1e-30))
+    return shares
+
+
+def smoothness(filters: torch.Tensor) -> tuple[float, int]:
+    """Return the correlation of neighboring weights of filters, and the number of pairs.
+
+    Independent numbers have a correlation of 0 with a deviation of 1 / sqrt(pairs). Filters that
+    have learned edges and colors are smooth.
+
+    Args:
+        filters: (K, C, S, S).
+    """
+    w = filters.double().cpu()
+    # Each plane less its mean: a constant plane is no pattern.
+    w = w - w.mean((2, 3), keepdim=True)
+    products = (w[..., 1:] * w[..., :-1]).sum() + (w[..., 1:, :] * w[..., :-1, :]).sum()
+    pairs = 2 * w[..., 1:].numel()
+    correlation = float(products / pairs / w.square().mean().clamp_min(1e-30))
+    # The mean that was subtracted makes independent numbers of a plane negatively correlated.
+    return correlation + 1 / (w.shape[2] * w.shape[3]), pairs
 
 
 def _first(net: Network) -> torch.Tensor:

@@ -282,7 +282,7 @@ def _step(graph: _Graph, step: Op, trained: Trained) -> None:
 
 def _lrn(graph: _Graph, trained: Trained) -> None:
     """Add local response normalization (section 3.3), for each column by itself."""
-    lrn, columns = trained.net.architecture.lrn, trained.net.architecture.columns
+    lrn, columns = trained.net.architecture.lrn, trained.net.architecture.lrn_columns
     # The paper's formula has n // 2 neighbors on each side; for an even n ONNX would take one less
     # on one of them.
     size = 2 * (lrn.n // 2) + 1

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.architecture import names_of, op_of
 from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
 from alexnet.data.image import Rgb, centre_square, decode
@@ -180,20 +181,26 @@ def features(
 
 
 def layer_names(trained: Trained, layers: str | Sequence[str]) -> list[str]:
-    """Return the names of layers that `features` takes, in their order.
+    """Return our names of layers (`Op.name`) that `features` takes, in their order.
+
+    Args:
+        layers: Names as `architecture.op_of` takes them.
 
     Raises:
         RunError: If the network has no such layer.
     """
-    known = [op.name for op in trained.net.plan]
+    ops = trained.net.plan
     names = layers.split(",") if isinstance(layers, str) else list(layers)
     if names == ["all"]:
+        known = {op.name for op in ops}
         return [layer.name for layer in trained.net.architecture.layers if layer.name in known]
+    found = []
     for name in names:
-        if name not in known:
-            raise RunError(f"the network has no layer {name!r}; it has {', '.join(known)}")
-    # A name that is given twice is one file.
-    return list(dict.fromkeys(names))
+        if (op := op_of(ops, name)) is None:
+            raise RunError(f"the network has no layer {name!r}; it has {names_of(ops)}")
+        found.append(op.name)
+    # A layer that is named twice is one file.
+    return list(dict.fromkeys(found))
 
 
 def _write_features(
@@ -242,20 +249,25 @@ def _write_npy_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 def activations(
     trained: Trained, layers: Sequence[str], x: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return the activations of layers (`Op.name`) for preprocessed images, from one pass.
+    """Return the activations of layers for preprocessed images, from one pass.
 
     Args:
+        layers: Names as `architecture.op_of` takes them.
         x: (N, 3, input_px, input_px).
 
     Returns:
-        (N, ...) float32 by layer, on the CPU.
+        (N, ...) float32 by the names that were given, on the CPU.
+
+    Raises:
+        RunError: If the network has no such layer.
     """
+    ours = {layer: layer_names(trained, [layer])[0] for layer in layers}
     with evaluation_mode(trained.net):
         values = trained.net.activations(x)
     # The fully connected layers give 1x1 maps; their values are a vector for each image.
     return {
         layer: value.flatten(1) if value.dim() == 4 and value.shape[2:] == (1, 1) else value
-        for layer, value in ((layer, values[layer].float().cpu()) for layer in layers)
+        for layer, value in ((layer, values[ours[layer]].float().cpu()) for layer in layers)
     }
 
 

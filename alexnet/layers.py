@@ -58,7 +58,9 @@ def make(op: Op, architecture: Architecture, generator: torch.Generator) -> nn.M
                 case _:
                     return nn.Sigmoid()
         case "lrn":
-            return ResponseNorm(architecture.lrn, op.columns)
+            return ResponseNorm(
+                architecture.lrn, 1 if architecture.lrn_across_columns else op.columns
+            )
         case "spatial_norm":
             return SpatialNorm(architecture.spatial_norm)
         case "max_pool":

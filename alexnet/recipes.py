@@ -27,6 +27,8 @@ from alexnet.config import (
 )
 
 __all__ = [
+    "caffe_alexnet",
+    "caffenet",
     "cifar_11",
     "cifar_13",
     "cifar_18",
@@ -323,6 +325,74 @@ def torchvision() -> Config:
         Sgd(batch=256, weight_decay=1e-4),
         StepSchedule(epochs=90, drops=(30, 60)),
     )
+
+
+def _caffe_layers(bias: float, after: tuple[OpName, ...]) -> tuple[Layer, ...]:
+    """The layers of both of Caffe's nets.
+
+    Args:
+        bias: Initial value of the biases that the paper sets to 1.
+        after: What follows conv1 and conv2.
+    """
+    hidden: tuple[OpName, ...] = ("activation", "dropout")
+    return (
+        # Without padding, since the input has 227 pixels: 55 = (227 - 11) / 4 + 1.
+        Conv("conv1", 96, 11, stride=4, then=after),
+        Conv("conv2", 256, 5, pad=(2, 2), bias=bias, then=after),
+        Conv("conv3", 384, 3, linked=True, pad=(1, 1)),
+        Conv("conv4", 384, 3, pad=(1, 1), bias=bias),
+        Conv("conv5", 256, 3, pad=(1, 1), bias=bias, then=("activation", "max_pool")),
+        FullyConnected("fc6", 4096, std=0.005, bias=bias, then=hidden),
+        FullyConnected("fc7", 4096, std=0.005, bias=bias, then=hidden),
+        FullyConnected("fc8", 1000),
+    )
+
+
+def caffe_alexnet() -> Config:
+    """The AlexNet of Caffe's model zoo (bvlc_alexnet).
+
+    Caffe publishes 42.9 % top-1 and 19.8 % top-5 error on ImageNet 2012 with the center crop; this
+    has not been run here.
+
+    It differs from `paper`: crops have 227 pixels and conv1 no padding, k of the response
+    normalization is 1 and alpha is divided by n, the sum crosses from one column to the other, the
+    biases of 1 begin at 0.1, and there is no color noise. Iterations are converted to epochs:
+    450,000 batches of 256 are 90, and the learning rate drops every 100,000, which are 20. Caffe
+    takes images in the order B, G, R. Here they are R, G, B, and `alexnet import` turns the filters
+    of conv1 instead, which gives the same network.
+    """
+    base = Config(
+        "caffe_alexnet",
+        Architecture(
+            _caffe_layers(0.1, ("activation", "lrn", "max_pool")),
+            input_px=227,
+            columns=2,
+            lrn=Lrn(k=1.0, alpha=1e-4 / 5),
+            lrn_across_columns=True,
+            # No window reaches over the border at 227 pixels, but one does at 224.
+            pool=Pool(partial=True),
+            dropout=Dropout(0.5, "inverted"),
+        ),
+        Augment(colour="none", test_patches="centre"),
+        Sgd(batch=256, bias_lr=0.02, bias_decay=False),
+        StepSchedule(90, drops=(20, 40, 60, 80)),
+    )
+    # Caffe's database is shuffled once, when it is made.
+    return replace(base, order="fixed")
+
+
+def caffenet() -> Config:
+    """Caffe's reference net (bvlc_reference_caffenet).
+
+    Caffe publishes 42.6 % top-1 and 19.6 % top-5 error on ImageNet 2012 with the center crop; this
+    has not been run here.
+
+    It is `caffe_alexnet` with the pool before the response normalization, after conv1 and conv2,
+    and with biases of 1. The weights of both nets have the same names and shapes.
+    """
+    base = caffe_alexnet()
+    layers = _caffe_layers(1.0, ("activation", "max_pool", "lrn"))
+    return replace(base, recipe="caffenet", architecture=replace(base.architecture, layers=layers))
 
 
 # The CIFAR-10 nets of the same authors: 32x32 images, raw pixels minus the mean, and pools with

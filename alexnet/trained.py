@@ -97,9 +97,13 @@ def own_store(config: Config) -> Store:
         DataError: The store is not where it was then, or it is damaged.
     """
     data = config.data
-    if not data or not (is_url(data) or (Path(data) / "manifest.json").is_file()):
+    if not data:
         raise DataError(
-            f"the store that the run was trained on is not there any more: {data or 'no name'}; "
+            "the run was imported and belongs to no store; name one where the verb has --data"
+        )
+    if not (is_url(data) or (Path(data) / "manifest.json").is_file()):
+        raise DataError(
+            f"the store that the run was trained on is not there any more: {data}; "
             "put it there again, or name another one where the verb has --data"
         )
     return Store(data)

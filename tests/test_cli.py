@@ -157,7 +157,7 @@ def test_user_errors_are_one_sentence(
         (["train", png], "a.png is a file; give a folder of images, a recipe, or"),
         (
             ["train", "resnet", "--data", store],
-            "'resnet' is neither a recipe nor a folder of images; the recipes are cifar_11",
+            "'resnet' is neither a recipe nor a folder of images; the recipes are caffe_alexnet",
         ),
         (["train", "--data", store], "name the recipe first"),
         (["train", "demo"], "name the prepared store: --data STORE"),

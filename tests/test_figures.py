@@ -271,7 +271,7 @@ def test_foreign_files_are_named_and_not_called_damaged(run: Path, tmp_path: Pat
         ("a.pth", "a file of PyTorch, which may execute code"),
         ("a.onnx", "an ONNX file"),
         ("a.npy", "a file of NumPy"),
-        ("a.safetensors", "it was not written by it, .* alexnet.checkpoint.from_torchvision"),
+        ("a.safetensors", "it was not written by it, .* make one of it with `alexnet import`"),
         ("c.safetensors", "it was not written by it, .* give the folder of a run"),
         ("b", "not a .safetensors file"),
     ):

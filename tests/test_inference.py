@@ -126,7 +126,7 @@ def test_onnx_gives_the_networks_probabilities(
     np.testing.assert_allclose(got, want, atol=1e-4)
     assert np.abs(want[0] - want[1]).max() > 1e-3  # the probabilities depend on the input
     model = onnx.load(tmp_path / "net.onnx")
-    lrns = sum(step.op == "lrn" for step in net.plan) * architecture.columns
+    lrns = sum(step.op == "lrn" for step in net.plan) * architecture.lrn_columns
     assert [node.op_type for node in model.graph.node].count("LRN") == lrns
     assert json.loads({p.key: p.value for p in model.metadata_props}["classes"]) == list(
         "abcdefghij"

@@ -11,10 +11,11 @@ from torch import nn
 
 from alexnet import recipes
 from alexnet.architecture import plan
-from alexnet.checkpoint import copy_into, from_torchvision
+from alexnet.checkpoint import copy_into
 from alexnet.config import Architecture, Config, Conv, Dropout, FullyConnected, Local, Pool
 from alexnet.model import Network, passes
 from alexnet.ops import trial
+from alexnet.weights.layouts import from_torchvision
 from tests.conftest import tiny_architecture
 
 PAPER, ORIGINAL = recipes.paper().architecture, recipes.original().architecture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,10 +34,12 @@ VERBS = (
     "report",
     "summary",
     "export",
+    "which",
+    "import",
     "check",
     "reproduce",
 )
-"""Each is a function of the same name in the module of the same name."""
+"""Each is a function of the same name in the module of the same name; `import_` for the keyword."""
 
 # Errors of the system that the user can mend, and how. Others are bugs until proven otherwise.
 DISK_ERRORS = {
@@ -84,8 +87,10 @@ HELP = (
     ),
     ("report RUN", "write a page about a run: errors, curves, mistakes"),
     ("summary RECIPE", "shape, parameters and multiply-adds of every layer"),
-    ("export RUN FILE.onnx|FILE.safetensors", "write the weights or the network to a file"),
-    ("check", "this machine: what is there, what is missing"),
+    ("export RUN FILE", "write the weights, or the network as ONNX, to a file"),
+    ("which FILE", "which AlexNet a file of weights is"),
+    ("import FILE RUN", "a run from another program's weights"),
+    ("check", "this machine: what is missing"),
     ("check STORE|RUN...", "compare all files of stores and runs with their checksums"),
     (
         "reproduce [CLAIM...] [--data STORE]",
@@ -166,8 +171,9 @@ def function_of(verb: str) -> Callable[[list[str]], None]:
 
     Only this verb is imported, because the parser of arguments alone takes 60 ms.
     """
+    name = f"{verb}_" if keyword.iskeyword(verb) else verb
     function: Callable[[list[str]], None]
-    function = getattr(importlib.import_module(f"alexnet.cli.{verb}"), verb)
+    function = getattr(importlib.import_module(f"alexnet.cli.{name}"), name)
     return function
 
 

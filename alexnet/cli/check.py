@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Names, parse
 from alexnet.data.storage import is_url
 from alexnet.errors import AlexNetError
+from alexnet.terminal import wrapped
 
 if TYPE_CHECKING:
     from alexnet.checkpoint import Checkpoint
@@ -23,7 +24,8 @@ class CheckArguments:
     """Compare the files of stores and runs with their checksums, or check this machine.
 
     The exit code is 2 at the first file that is damaged, and the message names the file. Files that
-    have no checksum (config.json, metrics.jsonl) are read and checked for their form.
+    have no checksum (config.json, metrics.jsonl) are read and checked for their form. Of a run it
+    is said whether its weights are trained, as far as can be tested.
 
     Without arguments, each part of this machine that the program can use has a line, with what it
     costs to lack it. The exit code is 0 then. Put these lines into a bug report.
@@ -43,7 +45,9 @@ def check(arguments: list[str]) -> None:
         if path.is_file():
             from alexnet import checkpoint
 
-            print(f"{name}: intact{_remarks(checkpoint.read(path))}")
+            saved = checkpoint.read(path)
+            print(f"{name}: intact{_remarks(saved)}")
+            _say_whether_trained(name, saved)
         elif (path / "config.json").exists():
             _check_run(path)
         elif is_url(name) or (path / "manifest.json").exists():
@@ -100,7 +104,24 @@ def _check_run(run: Path) -> None:
         print(f"{run}/metrics.jsonl: readable ({len(lines)} lines, no checksum)")
     for file in ("last.safetensors", "best.safetensors"):
         if (run / file).exists():
-            print(f"{run}/{file}: intact{_remarks(checkpoint.read(run / file))}")
+            saved = checkpoint.read(run / file)
+            print(f"{run}/{file}: intact{_remarks(saved)}")
+            if file == "last.safetensors":
+                _say_whether_trained(f"{run}/{file}", saved)
+    if (run / "card.md").exists():
+        from alexnet.card import check_card
+
+        print(f"{run}/card.md: {check_card(run)}")
+
+
+def _say_whether_trained(name: str, saved: Checkpoint) -> None:
+    """Print what tests say of whether the weights are trained."""
+    from alexnet.card import verdict
+
+    first, *rest = verdict(saved)
+    print(f"{name}: trained? {first}")
+    for sentence in rest:
+        print(*wrapped(sentence, "  ", "  "), sep="\n")
 
 
 def _remarks(saved: Checkpoint) -> str:

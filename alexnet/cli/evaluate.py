@@ -7,13 +7,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
 from alexnet.terminal import wrapped
+
+if TYPE_CHECKING:
+    from alexnet.evaluation import Result
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ def evaluate(arguments: list[str]) -> None:
         # On stderr, so that --json can be piped.
         print(f"tested on {data}, the store of the training", file=sys.stderr)
     results = evaluation.evaluate(a.runs, data, a.split, a.device)
+    if len(a.runs) == 1 and a.runs[0].is_dir():
+        _keep(a.runs[0], data, a.split, results)
     if a.json:
         print(json.dumps([result.to_dict() for result in results]))
         return
@@ -61,6 +67,20 @@ def evaluate(arguments: list[str]) -> None:
     if len(store.classes) <= 20:
         names = short_names(store.classes, store.words)
         print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
+
+
+def _keep(run: Path, data: str, split: str, results: Sequence[Result]) -> None:
+    """Write the errors to the card of the run, where that can be written."""
+    from alexnet.card import add_evaluation
+    from alexnet.checkpoint import read
+    from alexnet.data.store import Store
+
+    split = split or read(run).config.val_split
+    try:
+        add_evaluation(run, str(data), Store(data).checksum, split, results)
+    except OSError as error:
+        # A run of someone else, or on a full disk, can be tested as well.
+        print(f"{run}/card.md was not written: {error.strerror}", file=sys.stderr)
 
 
 def confusion_table(

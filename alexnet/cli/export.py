@@ -19,19 +19,26 @@ class ExportArguments:
     """Write the weights of a run as safetensors, or the whole network as ONNX.
 
     The ONNX network takes the center crop, RGB values from 0 to 255, and returns probabilities. Its
-    metadata say how an image becomes its input.
+    metadata say how an image becomes its input. With --layout, the weights have the names and
+    shapes of another program, if it has this network.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run."""
     file: Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
-    """New file; its suffix, .onnx or .safetensors, selects the format."""
+    """New file; its suffix, .onnx or .safetensors, selects the format; with --layout .pth, .npz,
+    .safetensors or .caffemodel."""
     which: Literal["last", "best"] = "last"
     """The last checkpoint, or the one with the lowest validation error."""
     with_preprocessing: bool = False
     """The ONNX network takes images of the stored size, (N, H, W, 3) of bytes, and crops them."""
     crops: Literal["centre", "center", "nine", "ten"] = "centre"
     """With --with-preprocessing: the crops over which the ONNX network averages."""
+    layout: Literal["ours", "torchvision", "caffe"] = "ours"
+    """Whose names the weights have."""
+    groups: Literal["keep", "split", "dense"] = "keep"
+    """With --layout caffe and .npz: one array for a grouped layer, one for each column, or one with
+    zeros between columns."""
 
 
 def export(arguments: list[str]) -> None:
@@ -46,6 +53,14 @@ def export(arguments: list[str]) -> None:
         raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
     # Before the network is loaded and checked, which takes seconds.
     check_folder_of(a.file)
+    if a.layout != "ours":
+        from alexnet.weights.exporting import write_layout
+
+        write_layout(checkpoint.read(a.run, a.which), a.file, a.layout, a.groups)
+        print(a.file)
+        return
+    if a.groups != "keep":
+        raise AlexNetError("--groups is for --layout caffe")
     if a.file.suffix == ".onnx":
         # On a GPU a run may be used in a precision that the file does not have.
         trained = load(a.run, a.which, device="cpu")

@@ -27,9 +27,9 @@ class FeaturesArguments:
     out: Path
     """New folder for the output."""
     layer: str = "fc7"
-    """Names of the layers, separated by commas (conv5,fc7), or all. A layer's values are those that
-    the next layer sees, after activation, normalization and pool; conv1.linear is the convolution
-    alone."""
+    """Names of the layers, separated by commas (conv5,fc7), or all. conv1 is the value after the
+    activation, conv1.linear the convolution alone; Caffe's names (norm1, pool5) work too, and
+    torchvision's (features.2) for a network of that form."""
     split: str = "val"
     """Split of the store."""
     device: str = "auto"

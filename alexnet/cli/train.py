@@ -50,22 +50,22 @@ class ResumeArguments:
     """Continue a run that was interrupted, or lengthen one that is finished.
 
     Without other options the result has the same bits as an uninterrupted run, on CUDA if the run
-    is deterministic. With another number of ranks than before, it is the same within rounding.
+    is deterministic. With another number of ranks than before, it is the same within rounding. A
+    setting that is not given stays as it was.
     """
 
     resume: Path
     """Folder of the run."""
     columns: int | None = None
-    """New value of parallel.columns; unchanged when not given."""
+    """New value of parallel.columns."""
     hybrid: bool | None = None
-    """New value of parallel.hybrid; unchanged when not given."""
+    """New value of parallel.hybrid."""
     epochs: int | None = None
-    """New number of epochs in all. The schedule is scaled in proportion, and training goes on from
-    the saved epoch; unchanged when not given."""
+    """New number of epochs in all, to which the schedule is scaled."""
     lr: Annotated[float | None, tyro.conf.arg(aliases=("--sgd.lr",))] = None
-    """New value of sgd.lr, which the schedule divides; unchanged when not given."""
+    """New value of sgd.lr, which the schedule divides."""
     device: str | None = None
-    """New value of device; unchanged when not given."""
+    """New value of device."""
 
 
 def train(arguments: list[str]) -> None:
@@ -155,7 +155,7 @@ def _help() -> str:
             "",
             *common_lines(),
             "",
-            "With --resume, which continues a run from its last checkpoint:",
+            "With --resume, which continues a run; what is not given stays as it was:",
             *option_lines(resuming),
             "",
             "Recipes:",

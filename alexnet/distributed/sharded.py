@@ -66,6 +66,11 @@ class _Layout:
     def __init__(self, architecture: Architecture, mesh: Mesh) -> None:
         """Raises MeshError where the layers do not divide among the ranks."""
         linear = [op for op in plan(architecture) if op.op == "linear"]
+        if mesh.columns.size > 1 and architecture.lrn_across_columns:
+            raise MeshError(
+                "the response normalization of this net sums across its columns, which ranks with "
+                "one column each cannot; set parallel.columns to 1"
+            )
         if mesh.hybrid and not architecture.links:
             raise MeshError(
                 "parallel.hybrid gathers all maps before fc6; a net without links has columns "

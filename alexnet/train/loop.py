@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from alexnet import checkpoint
+from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, check, without_effect
 from alexnet.cores import decoding_threads
@@ -172,6 +173,11 @@ def resume(
     """
     run = Path(run_dir)
     saved = read_config(run)
+    if not saved.data:
+        begin = command("train", "RECIPE", "--data", "STORE", "--init", run)
+        raise RunError(
+            f"{run} was imported and not trained here; begin a run from it with: {begin}"
+        )
     changed = change_settings(saved, epochs, lr)
     if device is not None:
         changed = replace(changed, device=device_type(device))
@@ -431,6 +437,8 @@ def _train(
             state.next_epoch()
             checkpoints.save_epoch(metrics)
     log.close()
+    if mesh.first:
+        write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics

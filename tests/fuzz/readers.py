@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, features
+from safetensors.torch import save_file
 
 from alexnet import checkpoint, recipes, trained
 from alexnet.architecture import plan
@@ -27,7 +29,11 @@ from alexnet.data.store import Store
 from alexnet.saved_config import to_dict
 from alexnet.train.loop import fit
 from alexnet.train.metrics import RunLog, TrainState, read_metrics
-from tests import layouts
+from alexnet.weights import caffemodel
+from alexnet.weights import files as weights_files
+from alexnet.weights.exporting import operations
+from alexnet.weights.identify import facts, identify
+from tests import frameworks, layouts
 from tests.conftest import tiny
 from tests.fuzz.mutations import damage_bytes, damage_json
 
@@ -240,6 +246,69 @@ def read_log(folder: Path) -> Content:
     return Content(digest(lines), 0)
 
 
+# --- Weights of other programs
+
+
+def weights_file(name: str, folder: Path) -> None:
+    """Write a small AlexNet of torchvision's or Caffe's form, a few kilobytes."""
+    path = folder / name
+    state = frameworks.torchvision_alexnet(1 / 64, 4).state_dict()
+    arrays = {key: tensor.numpy() for key, tensor in state.items()}
+    match path.suffix:
+        case ".pth":
+            torch.save({"epoch": 3, "state_dict": state}, path)
+        case ".safetensors":
+            save_file(state, path)
+        case ".npz":
+            np.savez(path, **arrays)
+        case ".onnx":
+            write_onnx(path, arrays)
+        case _:
+            layers = operations(recipes.caffenet().architecture)
+            blobs = {key: np.ones((4, 3), np.float32) for o in layers for key in (o.weight, o.bias)}
+            path.write_bytes(caffemodel.write("net", blobs, layers))
+
+
+def write_onnx(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a chain of convolutions and products, without what stands between them."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
+    nodes = [
+        helper.make_node(
+            "Conv" if arrays[f"{layer}.weight"].ndim == 4 else "Gemm",
+            ["x", f"{layer}.weight", f"{layer}.bias"],
+            ["x"],
+        )
+        for layer in layers
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 224, 224])],
+        [],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph), path)
+
+
+def read_weights(folder: Path) -> Content:
+    """Read a file of weights and say which network it is, as `alexnet which` does."""
+    (path,) = folder.iterdir()
+    file = weights_files.read(path)
+    found = identify(file)
+    answer = [one.title for one in found.candidates], found.reason, facts(found)
+    arrays = [array for _, array in sorted(file.arrays.items())]
+    # No checksum tells a file with an array less: `answer` says that it lacks one.
+    return Content(digest(*arrays, sorted(file.arrays), answer, file.metadata), 1)
+
+
+def _weights_reader(name: str) -> Reader:
+    make = partial(weights_file, name)
+    return Reader(f"weights: {name}", make, read_weights, (name,), in_bytes, False, 1)
+
+
 # --- Stores
 
 
@@ -409,4 +478,5 @@ READERS: tuple[Reader, ...] = (
     _source_reader("tiny-imagenet-200", layouts.tiny_imagenet, TINY, 2),
     _source_reader("a table beside images", layouts.table, ("labels.csv", "words.txt"), 2),
     *_image_readers(),
+    *map(_weights_reader, ("a.pth", "a.safetensors", "a.npz", "a.onnx", "a.caffemodel")),
 )

@@ -1,0 +1,50 @@
+"""`alexnet import`"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from alexnet.cli.arguments import on_disk, parse
+from alexnet.program import command
+
+
+@dataclass(frozen=True)
+class ImportArguments:
+    """Make a run from the weights of another program, with its own preprocessing.
+
+    It reads what `alexnet which` reads. The run takes images as any run does: where a network is
+    for B, G, R, the filters of conv1 are turned.
+    """
+
+    file: Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+    """The file of weights."""
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """New folder of the run."""
+    net: str = ""
+    """The network, where the weights do not tell several apart; `alexnet which` names them."""
+    classes: str = ""
+    """File with a class on each line, such as Caffe's synset_words.txt, or a store with the same
+    classes; class 1, class 2, ... when not given."""
+    mean: Path | None = None
+    """Mean to subtract, .binaryproto or .npy; the file's own or its program's when not given."""
+    channels: Literal["auto", "rgb", "bgr"] = "auto"
+    """Order of the channels that the network was trained with; auto: that of its program."""
+
+
+def import_(arguments: list[str]) -> None:
+    """Run `alexnet import`."""
+    a = parse(ImportArguments, "import", arguments)
+    from alexnet.weights.importing import import_weights
+
+    about = import_weights(a.file, on_disk(a.run), a.net, a.classes, a.mean, a.channels)
+    came = about["imported"]
+    print(f"{a.run}: {came['network']}, {len(about['classes'])} classes")
+    print(f"  mean: {came['mean']}; channels of the file: {came['channels']}")
+    if not a.classes:
+        print("  classes: not named; give --classes FILE to evaluate it on a store")
+    print(f"  next: {command('predict', str(a.run), 'IMAGE...')}")

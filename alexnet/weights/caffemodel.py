@@ -1,0 +1,203 @@
+"""Caffe's .caffemodel and .binaryproto, by the field numbers of its caffe.proto.
+
+Layers are read in the present form (`layer`) and in the one before (`layers`); the published nets
+exist in both. Blobs are (outputs, inputs / groups, height, width), with the channels of an image in
+the order B, G, R.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.weights.operations import Operation
+from alexnet.weights.protobuf import Budget, Malformed, Message, field
+
+KINDS = {
+    "Convolution": "linear",
+    "InnerProduct": "linear",
+    "ReLU": "activation",
+    "LRN": "lrn",
+    "Pooling": "max_pool",
+    "Dropout": "dropout",
+}
+# The numbers of the enum that the older form has in place of the type's name.
+OLD_TYPES = {
+    4: "Convolution",
+    14: "InnerProduct",
+    18: "ReLU",
+    15: "LRN",
+    17: "Pooling",
+    6: "Dropout",
+    5: "Data",
+    12: "Data",
+    20: "Softmax",
+    21: "SoftmaxWithLoss",
+    22: "Split",
+}
+MOST_LAYERS = 1000
+MOST_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The field numbers of one form of a layer."""
+
+    name: int
+    type: int
+    blobs: int
+    convolution: int
+    inner_product: int
+    lrn: int
+    pooling: int
+    transform: int
+
+
+NEW = _Numbers(1, 2, 7, 106, 117, 118, 121, 100)
+OLD = _Numbers(4, 5, 6, 10, 17, 18, 19, 36)
+
+
+@dataclass(frozen=True)
+class CaffeNet:
+    """What a .caffemodel contains; see `WeightFile`. Arrays are called `conv1/0`, `conv1/1`."""
+
+    name: str
+    arrays: dict[str, NDArray[np.float32]]
+    operations: tuple[Operation, ...]
+    input_px: int | None
+    mean_bgr: tuple[float, ...]
+
+
+def parse(data: bytes) -> CaffeNet:
+    """Read a NetParameter. Raises Malformed."""
+    net = Message(memoryview(data), Budget())
+    layers = [(layer, NEW) for layer in net.messages(100)]
+    layers += [(layer, OLD) for layer in net.messages(2)]
+    if not layers:
+        raise Malformed("it has no layers")
+    if len(layers) > MOST_LAYERS:
+        raise Malformed(f"it has more than {MOST_LAYERS} layers")
+    arrays: dict[str, NDArray[np.float32]] = {}
+    operations: list[Operation] = []
+    input_px, mean = None, tuple[float, ...]()
+    for layer, numbers in layers:
+        transform = layer.message(numbers.transform)
+        input_px = transform.integer(3, 0) or input_px
+        mean = tuple(transform.floats(5).tolist()) or mean
+        operation = _operation(layer, numbers)
+        blobs = [_blob(blob) for blob in layer.messages(numbers.blobs)]
+        arrays |= {f"{operation.name}/{i}": blob for i, blob in enumerate(blobs)}
+        # Data, losses and the like are no operations on an image.
+        if operation.kind in KINDS.values():
+            operations.append(operation)
+    if input_px is None:
+        # A net that was saved from a file for use has the shape of its input instead.
+        shape = net.integers(4) or net.message(8).integers(1)
+        input_px = shape[-1] if len(shape) >= 4 else None
+    return CaffeNet(net.text(1), arrays, tuple(operations), input_px, mean)
+
+
+def parse_blob(data: bytes) -> NDArray[np.float32]:
+    """Read a BlobProto, such as a mean image. Raises Malformed."""
+    return _blob(Message(memoryview(data), Budget()))
+
+
+def _operation(layer: Message, numbers: _Numbers) -> Operation:
+    """Describe one layer."""
+    name = layer.text(numbers.name)
+    if numbers is OLD:
+        if layer.has(1):
+            raise Malformed(
+                "it has the oldest form of layers; Caffe's upgrade_net_proto_binary converts it"
+            )
+        kind = OLD_TYPES.get(layer.integer(numbers.type, 0), "other")
+    else:
+        kind = layer.text(numbers.type)
+    convolution = kind == "Convolution"
+    settings: dict[str, float] = {}
+    match kind:
+        case "Convolution":
+            m = layer.message(numbers.convolution)
+            settings = {
+                "group": m.integer(5, 1),
+                "stride": m.integer(6, 1),
+                "pad": m.integer(3, 0),
+            }
+        case "LRN":
+            m = layer.message(numbers.lrn)
+            if m.integer(4, 0):
+                raise Malformed(f"{name} normalizes inside a map, which no AlexNet does")
+            settings = {
+                "n": m.integer(1, 5),
+                "alpha": m.real(2, 1.0),
+                "beta": m.real(3, 0.75),
+                "k": m.real(5, 1.0),
+            }
+        case "Pooling":
+            m = layer.message(numbers.pooling)
+            settings = {"size": m.integer(2, 0), "stride": m.integer(3, 1)}
+            if m.integer(1, 0):
+                return Operation("avg_pool", name, settings)
+        case "InnerProduct":
+            pass
+    count = len(layer.parts(numbers.blobs))
+    ours = KINDS.get(kind, kind)
+    weight = f"{name}/0" if ours == "linear" and count else ""
+    bias = f"{name}/1" if ours == "linear" and count > 1 else ""
+    return Operation(ours, name, settings, weight, bias, convolution)
+
+
+def _blob(blob: Message) -> NDArray[np.float32]:
+    """Read an array: its numbers, and its shape in one of the two forms."""
+    values = blob.floats(8, "<f8") if blob.has(8) else blob.floats(5)
+    if blob.has(7):
+        shape = tuple(blob.message(7).integers(1))
+    else:
+        # Before shapes of any length all arrays had four sides; those of a bias are 1, 1, 1, n.
+        shape = tuple(blob.integer(number, 1) for number in (1, 2, 3, 4))
+        while len(shape) > 1 and shape[0] == 1:
+            shape = shape[1:]
+    if len(shape) > MOST_DIMENSIONS or math.prod(shape) != len(values):
+        raise Malformed(f"an array of {len(values)} numbers has another shape")
+    return values.reshape(shape)
+
+
+def write(name: str, arrays: dict[str, NDArray[np.float32]], operations: list[Operation]) -> bytes:
+    """Write a NetParameter with the operations and their blobs."""
+    types = {kind: name for name, kind in KINDS.items() if kind != "linear"}
+    content = [field(1, name)]
+    for operation in operations:
+        kind = types.get(operation.kind, "InnerProduct")
+        kind = "Convolution" if operation.is_convolution else kind
+        layer = field(NEW.name, operation.name) + field(NEW.type, kind)
+        for key in (operation.weight, operation.bias):
+            if key:
+                layer += field(NEW.blobs, _written_blob(arrays[key]))
+        content.append(field(100, layer + _written_settings(operation)))
+    return b"".join(content)
+
+
+def _written_blob(array: NDArray[np.float32]) -> bytes:
+    dimensions = b"".join(field(1, side) for side in array.shape)
+    return field(7, dimensions) + field(5, np.ascontiguousarray(array, "<f4").tobytes())
+
+
+def _written_settings(operation: Operation) -> bytes:
+    """Write the parameters of a layer, as the reader above takes them."""
+    s = operation.settings
+    if operation.is_convolution:
+        numbers = {5: s["group"], 6: s["stride"], 3: s["pad"], 4: s["size"]}
+        return field(NEW.convolution, _integers(numbers))
+    if operation.kind == "max_pool":
+        return field(NEW.pooling, _integers({2: s["size"], 3: s["stride"]}))
+    if operation.kind == "lrn":
+        reals = field(2, float(s["alpha"])) + field(3, float(s["beta"])) + field(5, float(s["k"]))
+        return field(NEW.lrn, _integers({1: s["n"]}) + reals)
+    return b""
+
+
+def _integers(numbers: dict[int, float]) -> bytes:
+    return b"".join(field(number, int(value)) for number, value in numbers.items())

@@ -1,0 +1,134 @@
+"""The weights of a run in the names and shapes of torchvision or Caffe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from alexnet.architecture import Op, plan
+from alexnet.checkpoint import Checkpoint
+from alexnet.config import Architecture, Conv, FullyConnected
+from alexnet.errors import RunError
+from alexnet.files import replacing, write_whole
+from alexnet.weights import caffemodel
+from alexnet.weights.files import buffer_of
+from alexnet.weights.layouts import MEAN, to_caffe, to_torchvision
+from alexnet.weights.nets import Net, net_of
+from alexnet.weights.operations import Operation
+
+Layout = Literal["torchvision", "caffe"]
+Groups = Literal["keep", "split", "dense"]
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "torchvision": (".pth", ".safetensors", ".npz"),
+    "caffe": (".caffemodel", ".npz"),
+}
+
+
+def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups = "keep") -> None:
+    """Write the weights of a run for another program.
+
+    Args:
+        path: The file; its suffix selects the format.
+        groups: What becomes of grouped kernels; see `layouts.to_caffe`.
+
+    Raises:
+        RunError: The program has no such network, or the suffix is none of the layout's.
+    """
+    if path.suffix not in SUFFIXES[layout]:
+        raise RunError(f"{path} ends in none of {', '.join(SUFFIXES[layout])}")
+    architecture = saved.config.architecture
+    if layout == "torchvision":
+        if groups != "keep":
+            raise RunError("torchvision's network has no groups; leave out --groups")
+        _check_is(saved, "torchvision")
+        state = to_torchvision(saved.weights)
+        if path.suffix == ".npz":
+            write_whole(path, buffer_of({name: t.numpy() for name, t in state.items()}))
+        elif path.suffix == ".safetensors":
+            write_whole(path, save({name: t.contiguous() for name, t in state.items()}))
+        else:
+            with replacing(path) as file:
+                torch.save({name: t.contiguous() for name, t in state.items()}, file)
+        return
+    net = _check_is(saved, "caffe_alexnet", "caffenet")
+    weights = {name: tensor.float().numpy() for name, tensor in saved.weights.items()}
+    if path.suffix == ".npz":
+        arrays = to_caffe(weights, groups, architecture.columns)
+        # Caffe has channels first, in the order B, G, R.
+        mean = np.ascontiguousarray(saved.mean.float().numpy().transpose(2, 0, 1)[::-1])
+        write_whole(path, buffer_of(arrays | {MEAN: mean}))
+        return
+    if groups != "keep":
+        raise RunError("a .caffemodel has grouped layers; --groups is for .npz files")
+    arrays = to_caffe(weights)
+    write_whole(path, caffemodel.write(net.title, arrays, operations(architecture)))
+
+
+def _check_is(saved: Checkpoint, *names: str) -> Net:
+    """The network of these that a run has. Raises RunError if it has another."""
+    nets = [net for name in names if (net := net_of(name)) is not None]
+    for net in nets:
+        if _use(saved.config.architecture) == _use(_sized(net, saved.config.architecture)):
+            return net
+    raise RunError(
+        f"{saved.file} is another network ({saved.config.recipe}) than "
+        f"{' and '.join(net.title for net in nets)}: with its weights they would give other answers"
+    )
+
+
+def _sized(net: Net, architecture: Architecture) -> Architecture:
+    """A known network with the width, the classes and the input of another."""
+    classes = plan(architecture)[-1].shape[0]
+    return replace(
+        net.config().architecture,
+        width=architecture.width,
+        classes=classes,
+        input_px=architecture.input_px,
+        columns=architecture.columns,
+    )
+
+
+def _use(architecture: Architecture) -> object:
+    """What decides the answers of a network, apart from constants that the file has."""
+    ops = plan(architecture)
+    pads = [op.layer.pad for op in ops if isinstance(op.layer, Conv)]
+    names = [(op.name, op.shape, op.columns) for op in ops if op.op != "dropout"]
+    across = architecture.lrn_across_columns or architecture.columns == 1
+    inverted = architecture.dropout.form == "inverted"
+    return names, pads, architecture.activation, across, inverted
+
+
+def operations(architecture: Architecture) -> list[Operation]:
+    """The operations of an architecture as Caffe's layers, without dropout."""
+    return [_operation(op, architecture) for op in plan(architecture) if op.op != "dropout"]
+
+
+def _operation(op: Op, architecture: Architecture) -> Operation:
+    lrn, pool, layer = architecture.lrn, architecture.pool, op.layer
+    match op.op:
+        case "linear":
+            names = f"{op.module}/0", f"{op.module}/1"
+            if isinstance(layer, FullyConnected):
+                return Operation("linear", op.module, {}, *names)
+            assert isinstance(layer, Conv)
+            settings: dict[str, float] = {
+                "group": op.columns,
+                "stride": layer.stride,
+                "pad": layer.pad[0],
+                "size": layer.size_px,
+            }
+            return Operation("linear", op.module, settings, *names, is_convolution=True)
+        case "lrn":
+            # Caffe applies alpha to the mean of the squares.
+            constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha * lrn.n, "beta": lrn.beta}
+            return Operation("lrn", op.module, constants)
+        case "max_pool":
+            return Operation("max_pool", op.module, {"size": pool.size_px, "stride": pool.stride})
+        case _:
+            return Operation(op.op, op.module)

@@ -1,0 +1,326 @@
+"""Files of weights, read as named arrays. No code from a file is run, and no pickle is loaded.
+
+PyTorch's state dicts (by its own loader of plain tensors), safetensors, NumPy's .npz and .npy, ONNX
+and Caffe's .caffemodel. The last two also have the operations of the network.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from alexnet.errors import RunError
+from alexnet.weights import caffemodel, onnx_file
+from alexnet.weights.operations import Operation
+from alexnet.weights.protobuf import Malformed
+
+Array = NDArray[np.float32]
+Arrays = dict[str, Array]
+
+MOST_BYTES = 2 << 30
+"""Largest file, and most bytes of arrays in it: eight full-size AlexNets in float32."""
+MOST_ARRAYS = 10_000
+KNOWN = ".pth, .safetensors, .npz, .npy, .onnx or .caffemodel"
+NESTED = "state_dict", "model_state_dict", "model", "net", "weights"
+"""Where training scripts keep the state dict in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The content of a file of weights.
+
+    Attributes:
+        path: The file.
+        form: The format in words.
+        arrays: By name, in the order of the file.
+        operations: What the network does, in order; empty where the file has weights alone.
+        metadata: Text by name, of formats that have it.
+        input_px: Side of the input; None where the file does not say.
+        mean_bgr: Mean of each channel that the file itself subtracts; empty if it has none.
+    """
+
+    path: Path
+    form: str
+    arrays: Arrays
+    operations: tuple[Operation, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    input_px: int | None = None
+    mean_bgr: tuple[float, ...] = ()
+
+
+def read(path: str | Path) -> WeightFile:
+    """Read a file of weights in any of the formats.
+
+    Raises:
+        RunError: The file is missing, damaged, too large, in another format, or wants to run code.
+            The message names the file and says what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder; name a file in it" if path.is_dir() else "does not exist"
+        raise RunError(f"{path} {what}")
+    if path.stat().st_size > MOST_BYTES:
+        raise RunError(f"{path} is larger than 2 GiB, and no AlexNet is; name another file")
+    read_format = _reader(path)
+    try:
+        found = read_format(path)
+    except Malformed as error:
+        raise _damaged(path, str(error)) from None
+    if not found.arrays:
+        raise RunError(f"{path} has no weights in it; name a file of weights: {KNOWN}")
+    return found
+
+
+def _damaged(path: Path, why: object) -> RunError:
+    # Errors of the libraries span lines and can be long.
+    reason = " ".join(str(why).split())[:200] or type(why).__name__
+    return RunError(f"{path} is damaged or not what its name says ({reason}); get it again")
+
+
+def _reader(path: Path) -> Callable[[Path], WeightFile]:
+    """The function that reads this file, told by its first bytes or, for two formats, its name."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    suffix = path.suffix.lower()
+    if start.startswith(b"PK"):
+        return _read_npz if suffix == ".npz" or _holds_arrays(path) else _read_torch
+    if start.startswith(b"\x93NUMPY"):
+        return _read_npy
+    if start[8:9] == b"{":
+        return _read_safetensors
+    # A pickle begins with \x80 and the number of its protocol.
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        return _read_torch
+    if suffix == ".onnx":
+        return _read_onnx
+    if suffix == ".caffemodel":
+        return _read_caffemodel
+    if start.startswith(b"\x89HDF"):
+        raise RunError(
+            f"{path} is an HDF5 file, which is not read; save its arrays with numpy.savez"
+        )
+    raise RunError(f"{path} is no file of weights that can be read: {KNOWN}")
+
+
+def _holds_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as opened:
+            return all(name.endswith(".npy") for name in opened.namelist())
+    # Anything can be raised for damaged bytes; the reader that is tried next says so.
+    except Exception:
+        return False
+
+
+def _read_torch(path: Path) -> WeightFile:
+    """Read a state dict of PyTorch, or a checkpoint that contains one."""
+    _check_stored(path)
+    try:
+        with warnings.catch_warnings():
+            # What the loader has to say of old formats is not for the user of the file.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    # Hostile bytes can make the loader raise anything.
+    except Exception as error:
+        if (name := re.search(r"GLOBAL ([\w.]+)", str(error))) is not None:
+            raise RunError(
+                f"{path} wants to run code when it is loaded ({name[1]}), and is not read; ask for "
+                "a file of tensors alone: torch.save(net.state_dict(), FILE)"
+            ) from None
+        if isinstance(error, pickle.UnpicklingError):
+            raise RunError(
+                f"{path} is no plain state dict, or it is damaged, and is not loaded, since a "
+                "pickle may run code; ask for torch.save(net.state_dict(), FILE)"
+            ) from None
+        raise _damaged(path, error) from None
+    for key in NESTED:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    tensors = loaded.items() if isinstance(loaded, dict) else ()
+    return WeightFile(path, "PyTorch", _from_tensors(path, dict(tensors)))
+
+
+def _check_stored(path: Path) -> None:
+    """Raise RunError for a zip archive with compressed members, which PyTorch never writes.
+
+    A few kilobytes could be unpacked to all of the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as opened:
+            stored = all(one.compress_type == zipfile.ZIP_STORED for one in opened.infolist())
+            total = sum(one.file_size for one in opened.infolist())
+    # Not a zip archive but an older file, or damaged; the loader will say.
+    except Exception:
+        return
+    if not stored or total > MOST_BYTES:
+        raise _damaged(path, "its members are compressed or larger than the file")
+
+
+def _from_tensors(path: Path, tensors: dict[Any, Any]) -> Arrays:
+    """Convert tensors of floating point numbers to arrays; others, such as counters, are left out.
+
+    Raises:
+        RunError: A tensor is larger than the file, or there are too many.
+    """
+    if len(tensors) > MOST_ARRAYS:
+        raise _damaged(path, f"it has more than {MOST_ARRAYS} entries")
+    size, total = path.stat().st_size, 0
+    result: Arrays = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            continue
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise _damaged(path, f"{name} is not a plain tensor")
+        total += tensor.numel() * tensor.element_size()
+        # A view can repeat a few bytes to any size; a state dict holds each number once.
+        if total > size:
+            raise _damaged(path, f"{name} is larger than the file")
+        result[_plain(str(name))] = tensor.detach().float().contiguous().numpy()
+    return result
+
+
+def _plain(name: str) -> str:
+    """The name of a parameter without what nn.DataParallel adds."""
+    return re.sub(r"(^|\.)module\.", r"\1", name)
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, "pt") as opened:
+            metadata = opened.metadata() or {}
+            names = list(opened.keys())
+            tensors = {name: opened.get_tensor(name) for name in names[: MOST_ARRAYS + 1]}
+    # Every error of the parser is damage, such as a dtype that PyTorch has no name for.
+    except Exception as error:
+        raise _damaged(path, error) from None
+    return WeightFile(path, "safetensors", _from_tensors(path, tensors), metadata=metadata)
+
+
+def _read_npz(path: Path) -> WeightFile:
+    arrays: Arrays = {}
+    left = MOST_BYTES
+    try:
+        with zipfile.ZipFile(path) as opened:
+            for member in opened.infolist()[: MOST_ARRAYS + 1]:
+                left -= member.file_size
+                if left < 0 or len(arrays) == MOST_ARRAYS:
+                    raise _damaged(path, "it has too many or too large arrays")
+                with opened.open(member) as file:
+                    arrays |= _npy(path, file, member.filename.removesuffix(".npy"))
+    except RunError:
+        raise
+    # Hostile bytes can make zipfile and NumPy raise anything.
+    except Exception as error:
+        raise _damaged(path, error) from None
+    return WeightFile(path, "NumPy", arrays)
+
+
+def _read_npy(path: Path) -> WeightFile:
+    try:
+        with path.open("rb") as file:
+            arrays = _npy(path, file, path.stem)
+    except RunError:
+        raise
+    # As above.
+    except Exception as error:
+        raise _damaged(path, error) from None
+    return WeightFile(path, "NumPy", arrays)
+
+
+def _npy(path: Path, file: IO[bytes], name: str) -> Arrays:
+    """Read one array, or the fields of a structured one, without its pickles.
+
+    Not `numpy.load`: it takes the memory that the header asks for before it reads.
+    """
+    version = np.lib.format.read_magic(file)
+    header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran, dtype = header(file)
+    if dtype.hasobject:
+        raise RunError(
+            f"{path} holds Python objects, which may run code when they are read; where you trust "
+            "it, save its arrays by name: numpy.savez(FILE, **arrays)"
+        )
+    size = math.prod(shape) * dtype.itemsize
+    if size > MOST_BYTES:
+        raise _damaged(path, "an array is larger than 2 GiB")
+    data = file.read(size)
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    parts = {name: array} if dtype.names is None else {key: array[key] for key in dtype.names}
+    return {
+        key: np.ascontiguousarray(part, np.float32)
+        for key, part in parts.items()
+        if part.dtype.kind == "f"
+    }
+
+
+def _read_onnx(path: Path) -> WeightFile:
+    graph = onnx_file.parse(path.read_bytes())
+    return WeightFile(path, "ONNX", graph.arrays, graph.operations, graph.metadata, graph.input_px)
+
+
+def _read_caffemodel(path: Path) -> WeightFile:
+    net = caffemodel.parse(path.read_bytes())
+    return WeightFile(
+        path,
+        "Caffe",
+        net.arrays,
+        net.operations,
+        {"name": net.name},
+        net.input_px,
+        net.mean_bgr,
+    )
+
+
+def read_mean(path: Path) -> Array:
+    """Read a mean: Caffe's .binaryproto, or a .npy of shape (3,), (3, H, W) or (H, W, 3).
+
+    Returns:
+        (3,) or (3, H, W), with the channels in the order of the file.
+
+    Raises:
+        RunError: The file is missing, damaged, or has another shape.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} does not exist")
+    if path.stat().st_size > MOST_BYTES:
+        raise RunError(f"{path} is larger than 2 GiB, and no mean is; name another file")
+    if path.suffix == ".binaryproto":
+        try:
+            mean = caffemodel.parse_blob(path.read_bytes())
+        except Malformed as error:
+            raise _damaged(path, error) from None
+    else:
+        with path.open("rb") as file:
+            if not file.read(6).startswith(b"\x93NUMPY"):
+                raise RunError(f"{path} is no mean; name a .binaryproto or a .npy file")
+        mean = next(iter(_read_npy(path).arrays.values()), np.zeros(0, np.float32))
+    sides = mean.shape[-3:]
+    mean = mean.reshape(sides)
+    if len(sides) == 3 and sides[0] != 3 and sides[2] == 3:
+        mean = np.ascontiguousarray(np.moveaxis(mean, 2, 0))
+    square = mean.ndim == 1 or (mean.ndim == 3 and len(set(mean.shape[1:])) == 1)
+    if mean.shape[:1] != (3,) or not square or not np.isfinite(mean).all():
+        raise RunError(f"{path} is no mean of three channels: its shape is {sides}")
+    return mean
+
+
+def buffer_of(arrays: Arrays) -> bytes:
+    """The bytes of a .npz file with these arrays."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()

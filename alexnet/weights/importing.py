@@ -1,0 +1,192 @@
+"""A file of another program's weights becomes a run, with the preprocessing that it expects.
+
+The run takes images as R, G, B, as all runs do. Of a network for B, G, R the filters of conv1 and
+the mean are turned instead, which gives the same outputs, and shows the filters in their colors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from alexnet import checkpoint
+from alexnet.architecture import plan
+from alexnet.card import write_card
+from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
+from alexnet.data.classes import are_wnids
+from alexnet.data.store import Store
+from alexnet.errors import DataError, RunError
+from alexnet.files import new_folder
+from alexnet.provenance import code_version
+from alexnet.saved_config import to_dict
+from alexnet.weights.files import Array, WeightFile, read, read_mean
+from alexnet.weights.identify import Candidate, identify
+from alexnet.weights.layouts import MEAN, turned_channels
+
+STORED_PX = {224: 256, 227: 256}
+"""Side of the images that crops of a size are taken from, in all of these programs."""
+
+Channels = Literal["auto", "rgb", "bgr"]
+
+
+def import_weights(
+    path: str | Path,
+    run: str | Path,
+    net: str = "",
+    classes: str = "",
+    mean: Path | None = None,
+    channels: Channels = "auto",
+) -> dict[str, Any]:
+    """Make a run from a file of weights.
+
+    Args:
+        path: The file.
+        run: A new folder.
+        net: The network, where the weights do not tell several apart.
+        classes: A file with the name of a class on each line, in the order of the outputs, or a
+            store with the same classes; empty: they are called `class 1`, ...
+        mean: The mean to subtract, with its channels in the order of the network's input.
+        channels: The order of the channels that the network expects; auto: that of its program.
+
+    Returns:
+        The header of the checkpoint.
+
+    Raises:
+        RunError: The file cannot be read, is no AlexNet that is known, or lacks its mean.
+        DataError: The file of classes does not fit.
+    """
+    path, run = Path(path), Path(run)
+    if run.exists():
+        raise RunError(f"{run} exists; choose another name")
+    file = read(path)
+    if checkpoint.ABOUT in file.metadata:
+        raise RunError(f"{path} was written by this program: use it as it is, as RUN")
+    chosen = identify(file).chosen(net)
+    bgr = chosen.net.bgr if channels == "auto" else channels == "bgr"
+    weights = _weights(chosen, bgr, path)
+    config = chosen.config
+    count = plan(config.architecture)[-1].shape[0]
+    names, words = _classes(classes, count, path)
+    mean_image, source = _mean(file, chosen, mean, bgr)
+    check_sizes(mean_image.shape[0], config.architecture.input_px)
+    about = {
+        "code": code_version(),
+        "torch": torch.__version__,
+        "recipe": config.recipe,
+        "config": to_dict(config),
+        "classes": names,
+        "words": words,
+        "store": "",
+        "stored_px": mean_image.shape[0],
+        # The statistics of its training set are not known, and only color noise needs them.
+        "covariance": np.zeros((3, 3)).tolist(),
+        "evaluation": None,
+        "products": {},
+        "imported": {
+            "file": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "format": file.form,
+            "network": chosen.title,
+            "channels": "BGR" if bgr else "RGB",
+            "mean": source,
+            "zeros_taken_out": chosen.grouped,
+        },
+    }
+    with new_folder(run) as folder:
+        checkpoint.write_config(folder, config)
+        checkpoint.write(
+            folder / "last.safetensors",
+            {name: torch.from_numpy(array) for name, array in weights.items()},
+            {},
+            torch.from_numpy(mean_image),
+            about,
+        )
+    write_card(run)
+    return about
+
+
+def _weights(chosen: Candidate, bgr: bool, path: Path) -> dict[str, Array]:
+    """The weights of the run. Raises RunError if one of them is not a finite number."""
+    # Copies: those of a file are views of its bytes, which PyTorch cannot take.
+    weights = {name: np.array(array, np.float32) for name, array in chosen.arrays.items()}
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise RunError(f"{path} has numbers in {name} that are not finite; get it again")
+    if bgr:
+        weights["conv1.weight"] = turned_channels(weights["conv1.weight"])
+    return weights
+
+
+def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]:
+    """The names of the classes, and the words for them if they are wnids.
+
+    Raises:
+        DataError: There are more or fewer than the network has outputs, or two are the same.
+    """
+    if not source:
+        return [f"class {number}" for number in range(1, count + 1)], []
+    if (Path(source) / "manifest.json").is_file():
+        store = Store(source)
+        names, words = list(store.classes), list(store.words)
+    else:
+        try:
+            lines = Path(source).read_text("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"{source} is no text in UTF-8; write one class on a line") from None
+        # Caffe's synset_words.txt: `n01440764 tench, Tinca tinca`.
+        names, words = [line.strip() for line in lines if line.strip()], []
+        heads = [name.partition(" ")[0] for name in names]
+        if are_wnids(heads):
+            words = [name.partition(" ")[2].strip() for name in names]
+            names, words = heads, words if all(words) else []
+    if len(names) != count:
+        raise DataError(f"{source} has {len(names)} classes, and {path} has {count} outputs")
+    if len(set(names)) < len(names):
+        double = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"{source} names the class {double!r} twice")
+    return names, words
+
+
+def _mean(file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool) -> tuple[Array, str]:
+    """The mean image of the run, and where it is from.
+
+    Returns:
+        (stored_px, stored_px, 3) float32, R, G, B, in gray levels.
+
+    Raises:
+        RunError: There is none.
+    """
+    architecture, known = chosen.config.architecture, chosen.net.mean_rgb
+    stored_px = STORED_PX.get(architecture.input_px, round(architecture.input_px * 256 / 224))
+    source = ""
+    if chosen.config.augment.mean == "channel":
+        if given is not None:
+            raise RunError(f"{chosen.title} has its own mean and deviation; leave out --mean")
+        mean, source = (
+            255 * np.array(TORCHVISION_MEAN, np.float32),
+            "torchvision's, of each channel",
+        )
+    elif given is not None:
+        mean, source = read_mean(given), given.name
+    elif MEAN in file.arrays:
+        mean, source = file.arrays[MEAN], "in the file"
+    elif len(file.mean_bgr) == 3:
+        mean, source = np.array(file.mean_bgr, np.float32), "in the file, of each channel"
+    elif known:
+        mean, source = np.array(known, np.float32), "of each channel, as its program publishes it"
+        mean = mean[::-1] if bgr else mean
+    else:
+        raise RunError(
+            f"{file.path} has no mean, which {chosen.title} subtracts from its images; name it "
+            "with --mean FILE"
+        )
+    if mean.ndim not in (1, 3) or mean.shape[0] != 3 or not np.isfinite(mean).all():
+        raise RunError(f"{file.path} has a mean of shape {mean.shape}, which fits no image")
+    mean = mean[::-1] if bgr and chosen.config.augment.mean != "channel" else mean
+    if mean.ndim == 1:
+        mean = np.broadcast_to(mean[:, None, None], (3, stored_px, stored_px))
+    return np.array(mean.transpose(1, 2, 0), np.float32, order="C"), source

@@ -1,0 +1,895 @@
+"""Weights of other programs: read, named, imported and exported.
+
+Each conversion is compared with the other program's own network, written out in `frameworks.py`,
+at every layer and from the bytes of an image on.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from alexnet import load, recipes
+from alexnet.architecture import names_of, op_of, plan
+from alexnet.checkpoint import read as read_checkpoint
+from alexnet.checkpoint import write
+from alexnet.cli import main
+from alexnet.data.image import encode
+from alexnet.data.store import Store
+from alexnet.diagnostics import new_shares, smoothness
+from alexnet.distributed.mesh import Group, Mesh
+from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.errors import AlexNetError, MeshError, RunError
+from alexnet.inference import activations, layer_names
+from alexnet.model import Network
+from alexnet.train.loop import fit, resume
+from alexnet.trained import Trained
+from alexnet.weights import caffemodel
+from alexnet.weights.exporting import operations, write_layout
+from alexnet.weights.files import MOST_BYTES, read, read_mean
+from alexnet.weights.identify import facts, identify
+from alexnet.weights.importing import import_weights
+from alexnet.weights.layouts import (
+    dense,
+    grouped,
+    split,
+    to_caffe,
+    turned_channels,
+)
+from alexnet.weights.protobuf import Budget, Malformed, Message, field
+from tests import frameworks, reference
+from tests.conftest import tiny
+from tests.test_documentation import ROOT, documented_commands
+
+WIDTH, CLASSES = 1 / 16, 10
+IMAGES = np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8)
+MEAN_IMAGE = np.random.default_rng(4).uniform(90, 130, (3, 256, 256)).astype(np.float32)
+
+
+def caffe_architecture(pool_first: bool, width: float = WIDTH, classes: int = CLASSES) -> Any:
+    recipe = recipes.caffenet if pool_first else recipes.caffe_alexnet
+    return replace(recipe().architecture, width=width, classes=classes)
+
+
+def caffe_file(path: Path, blobs: dict[str, Any], pool_first: bool, **size: Any) -> Path:
+    """A .caffemodel with its layers, or an .npz with the blobs alone."""
+    if path.suffix == ".npz":
+        np.savez(path, **blobs)
+    else:
+        layers = operations(caffe_architecture(pool_first, **size))
+        path.write_bytes(caffemodel.write("net", blobs, layers))
+    return path
+
+
+def assert_same(trained: Trained, want: dict[str, Any], images: Any = IMAGES) -> None:
+    """Compare the values of all layers, asked for by the other program's names."""
+    x = trained.preprocess.centre(torch.from_numpy(images))
+    with torch.no_grad():
+        got = activations(trained, list(want), x)
+    for name, value in want.items():
+        value = np.asarray(value).reshape(got[name].shape)
+        size = np.abs(value).max()
+        assert size > 0.01, name
+        # Ours are float32; the largest sum has 9,216 terms.
+        assert np.abs(got[name].numpy() - value).max() < 2e-5 * size, name
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pool_first"),
+    [(".caffemodel", True), (".npz", False)],
+    ids=["caffenet with its layers", "alexnet, weights alone"],
+)
+def test_caffes_nets_give_caffes_values_in_every_layer(
+    suffix: str, pool_first: bool, tmp_path: Path
+) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    path = caffe_file(tmp_path / f"net{suffix}", blobs, pool_first)
+    np.save(tmp_path / "mean.npy", MEAN_IMAGE)
+    # The weights alone do not tell the two apart.
+    net = "" if suffix == ".caffemodel" else ("caffenet" if pool_first else "caffe_alexnet")
+    import_weights(path, tmp_path / "run", net, mean=tmp_path / "mean.npy")
+    trained = load(tmp_path / "run", device="cpu")
+    want = frameworks.caffe_forward(blobs, frameworks.caffe_input(IMAGES, MEAN_IMAGE), pool_first)
+    assert_same(trained, want)
+    # The fused pass is taken here; it sums across the columns as well.
+    with torch.no_grad():
+        logits = trained.net(trained.preprocess.centre(torch.from_numpy(IMAGES)))
+    torch.testing.assert_close(logits.numpy(), want["fc8"], rtol=1e-4, atol=1e-4, check_dtype=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool_first", [False, True], ids=["alexnet", "caffenet"])
+def test_caffes_nets_of_full_size_give_caffes_values(pool_first: bool, tmp_path: Path) -> None:
+    blobs = frameworks.caffe_blobs(1)
+    path = caffe_file(tmp_path / "net.caffemodel", blobs, pool_first, width=1.0, classes=1000)
+    import_weights(path, tmp_path / "run")
+    mean = np.array([104.00698793, 116.66876762, 122.67891434])
+    want = frameworks.caffe_forward(blobs, frameworks.caffe_input(IMAGES[:1], mean), pool_first)
+    assert_same(load(tmp_path / "run", device="cpu"), want, IMAGES[:1])
+
+
+def torchvision_file(path: Path, wrap: Callable[[Any], Any] = dict) -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    state = frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    elif path.suffix == ".npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()})
+    else:
+        torch.save(wrap(state), path)
+    return dict(state)
+
+
+def data_parallel(state: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint of PyTorch's ImageNet example, which wraps the convolutions."""
+    renamed = {name.replace("features.", "features.module."): t for name, t in state.items()}
+    return {"epoch": 90, "arch": "alexnet", "state_dict": renamed}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [("a.pt", data_parallel), ("a.safetensors", dict)],
+    ids=["data parallel", "safetensors"],
+)
+def test_torchvisions_net_gives_its_values_in_every_layer(
+    name: str, wrap: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    state = torchvision_file(tmp_path / name, wrap)
+    import_weights(tmp_path / name, tmp_path / "run")
+    net = frameworks.torchvision_alexnet(WIDTH, CLASSES)
+    net.load_state_dict(state)
+    want, x = {}, frameworks.torchvision_input(IMAGES)
+    with torch.no_grad():
+        for part in ("features", "classifier"):
+            x = x.flatten(1) if part == "classifier" else x
+            for i, module in enumerate(net.get_submodule(part)):  # type: ignore[arg-type]
+                x = module(x)
+                want[f"{part}.{i}"] = x
+    assert_same(load(tmp_path / "run", device="cpu"), want)
+
+
+def test_slims_net_gives_its_values_in_every_layer(tmp_path: Path) -> None:
+    variables = frameworks.slim_variables(2, WIDTH, CLASSES)
+    np.savez(tmp_path / "slim.npz", **variables)
+    import_weights(tmp_path / "slim.npz", tmp_path / "run")
+    rgb = IMAGES[:, 16:240, 16:240].transpose(0, 3, 1, 2) - np.array(
+        [123.68, 116.78, 103.94]
+    ).reshape(3, 1, 1)
+    assert_same(load(tmp_path / "run", device="cpu"), frameworks.slim_forward(variables, rgb))
+
+
+def test_an_onnx_file_gives_onnx_runtimes_values_in_every_layer(tmp_path: Path) -> None:
+    """Caffe's net as a converter writes it: LRN nodes across all channels, Gemm, 224 pixels."""
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    blobs = frameworks.caffe_blobs(6, WIDTH, CLASSES)
+    nodes, x, shown = [], "data", []
+    pads = {"conv1": 0, "conv2": 2, "conv3": 1, "conv4": 1, "conv5": 1}
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
+        inputs = [x, f"{name}/0", f"{name}/1"]
+        if name in pads:
+            group = 2 if name in ("conv2", "conv4", "conv5") else 1
+            nodes.append(
+                helper.make_node(
+                    "Conv",
+                    inputs,
+                    [name],
+                    group=group,
+                    strides=[4 if name == "conv1" else 1] * 2,
+                    pads=[pads[name]] * 4,
+                )
+            )
+        else:
+            if name == "fc6":
+                nodes.append(helper.make_node("Flatten", [x], ["flat"]))
+                inputs[0] = "flat"
+            nodes.append(helper.make_node("Gemm", inputs, [name], transB=1))
+        x = name
+        number = name[-1]
+        after = [("Relu", "relu", {})] if name != "fc8" else []
+        if name in ("conv1", "conv2"):
+            after.append(("LRN", "norm", dict(size=5, alpha=1e-4, beta=0.75, bias=1.0)))
+        if name in ("conv1", "conv2", "conv5"):
+            window = dict(kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+            after.append(("MaxPool", "pool", window))
+        for kind, prefix, settings in after:
+            nodes.append(helper.make_node(kind, [x], [f"{prefix}{number}"], **settings))
+            x = f"{prefix}{number}"
+            shown.append(x)
+    shown.append(x)
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", 3, 224, 224])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in shown],
+        [numpy_helper.from_array(blob, name) for name, blob in blobs.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "net.onnx")
+    import_weights(tmp_path / "net.onnx", tmp_path / "run")
+    trained = load(tmp_path / "run", device="cpu")
+    assert trained.config.recipe == "caffe_alexnet"
+    assert trained.config.architecture.input_px == 224
+    session = runtime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    mean = np.array([104.00698793, 116.66876762, 122.67891434], np.float32)
+    bgr = IMAGES[:, 16:240, 16:240, ::-1].transpose(0, 3, 1, 2) - mean[:, None, None]
+    values = session.run(shown, {"data": np.ascontiguousarray(bgr, np.float32)})
+    assert_same(trained, dict(zip(shown, values, strict=True)))
+
+
+def test_layouts_come_back_as_they_were(tmp_path: Path) -> None:
+    blobs = frameworks.caffe_blobs(7, WIDTH, CLASSES)
+    np.savez(tmp_path / "net.npz", **blobs, data_mean=MEAN_IMAGE)
+    import_weights(tmp_path / "net.npz", tmp_path / "run", "caffenet")
+    saved = read_checkpoint(tmp_path / "run")
+    write_layout(saved, tmp_path / "back.npz", "caffe")
+    with np.load(tmp_path / "back.npz") as back:
+        assert {*back} == {*blobs, "data_mean"}
+        for name, blob in {**blobs, "data_mean": MEAN_IMAGE}.items():
+            np.testing.assert_array_equal(back[name], blob)
+    write_layout(saved, tmp_path / "back.caffemodel", "caffe")
+    found = read(tmp_path / "back.caffemodel")
+    for name, blob in blobs.items():
+        np.testing.assert_array_equal(found.arrays[name], blob)
+    assert identify(found).chosen().net.name == "caffenet"
+
+    state = torchvision_file(tmp_path / "a.pth")
+    import_weights(tmp_path / "a.pth", tmp_path / "other")
+    saved = read_checkpoint(tmp_path / "other")
+    for name in ("back.pth", "back.safetensors", "torchvision.npz"):
+        write_layout(saved, tmp_path / name, "torchvision")
+    loaded = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert list(loaded) == list(state)
+    for name, tensor in state.items():
+        assert torch.equal(loaded[name], tensor)
+    assert identify(read(tmp_path / "back.safetensors")).chosen().net.name == "torchvision"
+    for layout, run in (("caffe", "other"), ("torchvision", "run")):
+        with pytest.raises(RunError, match=r"is another network .* would give other answers"):
+            write_layout(
+                read_checkpoint(tmp_path / run),
+                tmp_path / ("x.npz" if layout == "caffe" else "x.pth"),
+                layout,  # type: ignore[arg-type]
+            )
+
+
+def test_grouped_kernels_equal_two_layers_and_one_with_zeros() -> None:
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((12, 4, 3, 3)), rng.standard_normal(12)
+    x = rng.standard_normal((2, 8, 9, 9))
+    want = frameworks.conv(x, weight, bias, 1, 1, group=2)
+    full = dense(weight, 2)
+    assert full.shape == (12, 8, 3, 3)
+    np.testing.assert_allclose(frameworks.conv(x, full, bias, 1, 1), want, atol=1e-12)
+    parts = [
+        frameworks.conv(half, w, b, 1, 1)
+        for half, (w, b) in zip(np.split(x, 2, 1), split(weight, bias, 2), strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts, 1), want)
+    back = grouped(full, 2)
+    assert back is not None
+    np.testing.assert_array_equal(back, weight)
+    full[0, 7, 1, 1] = 1e-9
+    assert grouped(full, 2) is None
+
+
+def test_a_dense_file_with_zeros_is_the_grouped_net(tmp_path: Path) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    ours = {
+        f"{name[:-2]}.{'bias' if name[-1] == '1' else 'weight'}": b for name, b in blobs.items()
+    }
+    ours["conv1.weight"] = turned_channels(ours["conv1.weight"])
+    written = to_caffe(ours, "dense", 2)
+    assert written["conv2/0"].shape[1] == 2 * blobs["conv2/0"].shape[1]
+    np.savez(tmp_path / "dense.npz", **written)
+    chosen = identify(read(tmp_path / "dense.npz")).chosen("caffenet")
+    assert chosen.grouped
+    np.testing.assert_array_equal(chosen.arrays["conv2.weight"], blobs["conv2/0"])
+    assert {"conv2a/0", "conv2b/1", "conv3/0"} <= set(to_caffe(ours, "split", 2))
+    # Without the zeros it is the net that many ports have, with 62 million parameters.
+    written["conv2/0"] = written["conv2/0"] + 1
+    np.savez(tmp_path / "full.npz", **written)
+    (one, other) = identify(read(tmp_path / "full.npz")).candidates
+    assert one.title == "Caffe's AlexNet (bvlc_alexnet), without groups"
+    assert plan(one.config.architecture)[4].columns == 1
+    assert other.config.architecture.columns == 1
+
+
+def test_response_normalization_can_cross_columns() -> None:
+    architecture = caffe_architecture(False)
+    net = Network(architecture).eval()
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    want = reference.lrn(x.numpy(), 5, 1.0, 1e-4 / 5, 0.75, columns=1)
+    np.testing.assert_allclose(net.norm1(x).numpy(), want, rtol=1e-12)
+    inside = replace(architecture, lrn_across_columns=False)
+    assert architecture.lrn_columns == 1
+    assert inside.lrn_columns == 2
+    assert Network(inside).norm1.columns == 2
+    mesh = Mesh(columns=Group(ranks=(0, 1)))
+    with pytest.raises(MeshError, match="sums across its columns"):
+        ShardedNetwork(architecture, 0, mesh)
+
+
+# --- Which network it is
+
+
+def which(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    capsys.readouterr()
+    main(["which", str(path), *options])
+    return capsys.readouterr().out
+
+
+def test_which_names_each_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    for pool_first, name in ((False, "caffe_alexnet"), (True, "caffenet")):
+        path = caffe_file(tmp_path / f"{name}.caffemodel", blobs, pool_first)
+        answer = json.loads(which(path, capsys, "--json"))
+        assert answer["networks"] == [name]
+        order = answer["facts"]["after conv1"]
+        want = "ReLU, pool, LRN" if pool_first else "ReLU, LRN, pool"
+        assert order == {"value": want, "source": "in the file"}
+        assert answer["facts"]["channels"]["value"] == "B, G, R"
+        assert "alpha 2e-05 of the sum (0.0001 of the mean)" in answer["facts"]["LRN"]["value"]
+    text = which(caffe_file(tmp_path / "a.npz", blobs, False), capsys)
+    assert "one of 2 networks, which the weights do not tell apart" in text
+    assert "[the weights do not say: ReLU, LRN, pool or else" in " ".join(text.split())
+    torchvision_file(tmp_path / "a.pth")
+    text = which(tmp_path / "a.pth", capsys)
+    assert text.startswith(f"{tmp_path / 'a.pth'}: torchvision's alexnet\n")
+    assert "divided by a deviation of each channel" in " ".join(text.split())
+    np.savez(tmp_path / "slim.npz", **frameworks.slim_variables(2, WIDTH, CLASSES))
+    assert "TF-slim's alexnet_v2" in which(tmp_path / "slim.npz", capsys)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "others"),
+    [
+        ("paper", {"original", "caffe_alexnet", "caffenet"}),
+        ("one_column", {"original_one_column"}),
+        ("six_conv", {"original_six_conv"}),
+        ("torchvision", set()),
+    ],
+)
+def test_plain_weights_of_ours_can_be_the_nets_of_their_shapes(
+    recipe: str, others: set[str], tmp_path: Path
+) -> None:
+    architecture = replace(getattr(recipes, recipe)().architecture, width=1 / 8, classes=CLASSES)
+    torch.save(Network(architecture).state_dict(), tmp_path / "a.pth")
+    found = identify(read(tmp_path / "a.pth"))
+    assert {one.net.name for one in found.candidates} == {recipe, *others}
+    columns = next(fact for fact in facts(found) if fact.what == "columns")
+    assert ("column 2" in columns.value) == (architecture.columns == 2)
+
+
+def test_which_describes_runs_of_ours_and_their_exports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torchvision_file(tmp_path / "a.pth")
+    main(["import", str(tmp_path / "a.pth"), str(tmp_path / "run")])
+    about = json.loads(which(tmp_path / "run", capsys, "--json"))
+    assert (about["recipe"], about["classes"]) == ("torchvision", CLASSES)
+    assert about["imported_from"] == "a.pth, torchvision's alexnet"
+    assert "recipe                torchvision" in which(tmp_path / "run", capsys)
+    with pytest.raises(RunError, match="was written by this program: use it as it is"):
+        import_weights(tmp_path / "run" / "last.safetensors", tmp_path / "again")
+
+
+@pytest.mark.parametrize("recipe", ["paper", "caffe_alexnet", "torchvision"])
+def test_our_own_onnx_files_are_told_apart(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    from alexnet.export import write_onnx
+
+    write_onnx(trained_of(recipe), tmp_path / "a.onnx")
+    answer = json.loads(which(tmp_path / "a.onnx", capsys, "--json"))
+    assert answer["networks"] == [recipe]
+    assert "alexnet export, recipe" in which(tmp_path / "a.onnx", capsys)
+
+
+def trained_of(recipe: str) -> Trained:
+    """An untrained network as one that can be used."""
+    from alexnet.data.augment import Preprocess
+    from alexnet.data.store import Statistics
+    from alexnet.saved_config import to_dict
+
+    config = getattr(recipes, recipe)()
+    architecture = replace(config.architecture, width=1 / 8, classes=CLASSES)
+    config = replace(config, architecture=architecture)
+    net = Network(architecture).eval()
+    statistics = Statistics(np.full((256, 256, 3), 120.0), np.eye(3))
+    preprocess = Preprocess(config.augment, statistics, architecture.input_px, torch.device("cpu"))
+    classes = tuple(f"class {i}" for i in range(CLASSES))
+    about = {"config": to_dict(config), "recipe": recipe, "store": "", "sha256": "0"}
+    return Trained(net, preprocess, classes, about)
+
+
+# --- Names of layers
+
+
+def test_layers_have_the_names_of_caffe_and_torchvision() -> None:
+    ops = plan(recipes.torchvision().architecture)
+    for name, ours in (
+        ("features.0", "conv1.linear"),
+        ("features.1", "conv1"),
+        ("features.12", "conv5.max_pool"),
+        ("classifier.0", "conv5.dropout"),
+        ("classifier.6", "fc8"),
+        ("pool5", "conv5.max_pool"),
+        ("relu3", "conv3"),
+        ("conv3", "conv3"),
+        ("conv3.linear", "conv3.linear"),
+    ):
+        op = op_of(ops, name)
+        assert op is not None, name
+        assert op.name == ours
+    assert "features.N" in names_of(ops)
+    ops = plan(recipes.paper().architecture)
+    norm = op_of(ops, "norm1")
+    assert norm is not None
+    assert norm.name == "conv1.lrn"
+    # The same position is another operation there.
+    assert op_of(ops, "features.2") is None
+    assert "conv1.lrn (norm1)" in names_of(ops)
+    trained = trained_of("paper")
+    assert layer_names(trained, "norm1,conv1.lrn,pool5") == ["conv1.lrn", "conv5.max_pool"]
+    with pytest.raises(RunError, match=r"no layer 'features\.2'; it has .*conv1\.lrn \(norm1\)"):
+        layer_names(trained, "features.2")
+
+
+# --- Bad input
+
+
+class Evil:
+    """A pickle that runs a command when it is loaded."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, (self.command,)
+
+
+def half(path: Path) -> None:
+    state = frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict()
+    torch.save({name: t for name, t in state.items() if name.startswith("features")}, path)
+
+
+def wrong_shape(path: Path) -> None:
+    state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
+    state["features.3.weight"] = state["features.3.weight"][:, :, :3, :3].clone()
+    torch.save(state, path)
+
+
+def another_net(path: Path) -> None:
+    torch.save(torch.nn.LSTM(4, 4).state_dict(), path)
+
+
+def not_finite(path: Path) -> None:
+    state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
+    state["classifier.1.bias"][3] = float("nan")
+    torch.save(state, path)
+
+
+def view_of_one_number(path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
+
+
+def zip_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("archive/data.pkl", bytes(1 << 20))
+        out.writestr("archive/data/0", bytes(1 << 20))
+
+
+def huge_npz(path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824, 1024), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("conv1.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header)
+
+
+def objects(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.array({"conv1": [np.zeros(3)]}, object), allow_pickle=True)
+
+
+def damaged_caffemodel(path: Path) -> None:
+    caffe_file(path, frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "says"),
+    [
+        ("a.txt", lambda p: p.write_text("hello"), "is no file of weights that can be read"),
+        ("a.pth", lambda p: p.write_bytes(b""), "is no file of weights that can be read"),
+        ("a.pth", lambda p: p.write_bytes(b"PK\x03\x04" + bytes(50)), "is damaged"),
+        ("a.pth", half, r"of the 16 arrays of torchvision's alexnet it lacks 6: fc6\.weight"),
+        ("a.pth", wrong_shape, r"conv2\.weight has the shape \(12, 4, 3, 3\), and"),
+        ("a.pth", another_net, "is no AlexNet that is known: it has 4 arrays, the first of them"),
+        ("a.pth", not_finite, r"has numbers in fc6\.bias that are not finite"),
+        ("a.pth", view_of_one_number, "is larger than the file"),
+        ("a.pth", zip_bomb, "its members are compressed"),
+        ("a.pth", lambda p: torch.save([1, 2], p), "has no weights in it"),
+        ("a.npz", huge_npz, "an array is larger than 2 GiB"),
+        ("a.npy", objects, "holds Python objects, which may run code"),
+        ("a.npy", lambda p: np.save(p, np.zeros(3, int)), "has no weights in it"),
+        ("a.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file"),
+        ("a.caffemodel", damaged_caffemodel, "a field reaches beyond its end"),
+        ("a.caffemodel", lambda p: p.write_bytes(b"\x0a\x00"), "it has no layers"),
+        ("a.caffemodel", lambda p: p.write_bytes(b"\x0b" * 9), "a field of the unknown type 3"),
+        ("a.onnx", lambda p: p.write_bytes(b"\x08\x0a"), "it has no graph"),
+        ("a.safetensors", lambda p: p.write_bytes(b"\x08" + bytes(7) + b"{nonsense"), "is damaged"),
+    ],
+)
+def test_bad_files_end_in_one_sentence(
+    name: str,
+    write: Callable[[Path], Any],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["import", str(path), str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert name in error
+    with pytest.raises(AlexNetError, match=says):
+        import_weights(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_pickle_that_wants_to_run_code_is_refused(form: str, tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "was-here"
+    content = {"features.0.weight": Evil(f"touch {trace}")}
+    if form == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    says = r"wants to run code when it is loaded \(\w+\.system\)|since a pickle may run code"
+    with pytest.raises(RunError, match=says):
+        read(path)
+    assert not trace.exists()
+
+
+def test_a_message_is_read_in_bounded_time() -> None:
+    with pytest.raises(Malformed, match="more than a million fields"):
+        Message(memoryview(field(1, 1) * 1001), Budget(1000))
+    with pytest.raises(Malformed, match="more than a million fields"):
+        Message(memoryview(field(1, bytes(1001))), Budget(1000)).integers(1)
+    nested = b""
+    for _ in range(3000):
+        nested = field(100, nested)
+    # Levels are read one at a time, and only where they are known.
+    assert caffemodel.parse(nested).arrays == {}
+
+
+def test_numbers_of_a_message_come_back() -> None:
+    data = field(1, 300) + field(2, 1.5) + field(3, "text") + field(1, 7)
+    message = Message(memoryview(data), Budget())
+    assert message.integers(1) == [300, 7]
+    assert message.real(2, 0.0) == 1.5
+    assert message.text(3) == "text"
+    assert message.integer(9, 4) == 4
+
+
+def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
+    """The field numbers are those of caffe.proto, given to Google's own implementation."""
+    pytest.importorskip("google.protobuf")
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="c", syntax="proto2")
+    kinds = {"int64": 3, "float": 2, "string": 9, "uint32": 13}
+    for name, fields in {
+        "BlobShape": [("dim", 1, "int64", 3)],
+        "BlobProto": [("data", 5, "float", 3), ("shape", 7, "BlobShape", 1)],
+        "ConvolutionParameter": [
+            ("pad", 3, "uint32", 3),
+            ("kernel_size", 4, "uint32", 3),
+            ("group", 5, "uint32", 1),
+            ("stride", 6, "uint32", 3),
+        ],
+        "LRNParameter": [
+            ("local_size", 1, "uint32", 1),
+            ("alpha", 2, "float", 1),
+            ("beta", 3, "float", 1),
+            ("k", 5, "float", 1),
+        ],
+        "LayerParameter": [
+            ("name", 1, "string", 1),
+            ("type", 2, "string", 1),
+            ("blobs", 7, "BlobProto", 3),
+            ("convolution_param", 106, "ConvolutionParameter", 1),
+            ("lrn_param", 118, "LRNParameter", 1),
+        ],
+        "NetParameter": [("name", 1, "string", 1), ("layer", 100, "LayerParameter", 3)],
+    }.items():
+        message = file.message_type.add(name=name)
+        for key, number, kind, label in fields:
+            one = message.field.add(name=key, number=number, label=label)
+            if kind in kinds:
+                one.type = kinds[kind]
+                one.options.packed = label == 3 and kind in ("int64", "float")
+            else:
+                one.type, one.type_name = 11, f".c.{kind}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    net_class = message_factory.GetMessageClass(pool.FindMessageTypeByName("c.NetParameter"))
+
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    data = caffemodel.write("net", blobs, operations(caffe_architecture(False)))
+    net = net_class()
+    net.ParseFromString(data)
+    layers = {layer.name: layer for layer in net.layer}
+    assert [layer.type for layer in net.layer][:5] == [
+        "Convolution",
+        "ReLU",
+        "LRN",
+        "Pooling",
+        "Convolution",
+    ]
+    assert layers["conv2"].convolution_param.group == 2
+    assert list(layers["conv1"].convolution_param.stride) == [4]
+    assert layers["norm1"].lrn_param.alpha == pytest.approx(1e-4)
+    weight = layers["conv2"].blobs[0]
+    np.testing.assert_array_equal(
+        np.array(weight.data, np.float32).reshape(tuple(weight.shape.dim)), blobs["conv2/0"]
+    )
+    again = caffemodel.parse(net.SerializeToString())
+    assert {*again.arrays} == {*blobs}
+    np.testing.assert_array_equal(again.arrays["fc6/0"], blobs["fc6/0"])
+    assert again.operations == caffemodel.parse(data).operations
+
+
+def test_the_older_form_of_a_caffemodel_is_read(tmp_path: Path) -> None:
+    """`layers` with numbers for types, and blobs with four sides, as of 2014."""
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    numbers = {"linear": 14, "activation": 18, "lrn": 15, "max_pool": 17}
+    content = []
+    for o in operations(caffe_architecture(True)):
+        layer = field(4, o.name) + field(5, 4 if o.is_convolution else numbers[o.kind])
+        for key in filter(None, (o.weight, o.bias)):
+            shape = (1, 1, 1, *blobs[key].shape)[-4:]
+            sides = b"".join(field(i, side) for i, side in enumerate(shape, 1))
+            layer += field(6, sides + field(5, blobs[key].tobytes()))
+        if o.kind == "lrn":
+            layer += field(18, field(1, 5) + field(2, 1e-4) + field(3, 0.75))
+        if o.is_convolution:
+            layer += field(10, b"".join(field(n, int(o.settings[k])) for n, k in ((5, "group"),)))
+        content.append(field(2, layer))
+    data_layer = (
+        field(4, "data")
+        + field(5, 5)
+        + field(36, field(3, 227) + b"".join(field(5, value) for value in (104.0, 117.0, 123.0)))
+    )
+    content.insert(0, field(2, data_layer))
+    path = tmp_path / "old.caffemodel"
+    path.write_bytes(b"".join(content))
+    file = read(path)
+    assert (file.input_px, file.mean_bgr) == (227, (104.0, 117.0, 123.0))
+    found = identify(file)
+    # Strides and padding are Caffe's defaults where the file says nothing.
+    assert "stride of conv1 is 1, and 4" in found.reason
+    v0 = field(2, field(1, field(1, "conv1")))
+    path.write_bytes(v0)
+    with pytest.raises(RunError, match="upgrade_net_proto_binary converts it"):
+        read(path)
+
+
+# --- Options of import
+
+
+def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.npz"
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    caffe_file(path, blobs, False)
+    words = tmp_path / "synset_words.txt"
+    words.write_text("".join(f"n0000000{i} thing {i}, other {i}\n" for i in range(CLASSES)))
+    mean = tmp_path / "mean.binaryproto"
+    sides = b"".join(field(i, side) for i, side in enumerate((1, 3, 256, 256), 1))
+    mean.write_bytes(sides + field(5, MEAN_IMAGE.tobytes()))
+    np.testing.assert_array_equal(read_mean(mean), MEAN_IMAGE)
+    main(
+        [
+            *("import", str(path), str(tmp_path / "run"), "--net", "caffenet"),
+            *("--classes", str(words), "--mean", str(mean)),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "CaffeNet (bvlc_reference_caffenet), 10 classes" in printed
+    assert "mean: mean.binaryproto; channels of the file: BGR" in printed
+    trained = load(tmp_path / "run", device="cpu")
+    assert trained.classes[3] == "n00000003"
+    assert trained.names[3] == "thing 3"
+    want = torch.from_numpy(MEAN_IMAGE[::-1].transpose(1, 2, 0).copy())
+    assert torch.equal(trained.preprocess.whole_mean, want)
+    words.write_text("one\ntwo\n")
+    for options, says in (
+        (("--net", "caffenet", "--classes", str(words)), "has 2 classes, and .* has 10 outputs"),
+        (("--net", "paper"), "cannot be paper; it can be caffe_alexnet or caffenet"),
+        ((), "can be caffe_alexnet or caffenet, which the weights do not tell apart"),
+        (("--net", "caffenet", "--mean", str(words)), "is no mean; name a .binaryproto or"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["import", str(path), str(tmp_path / "other"), *options])
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert re.search(says, error), error
+    torch.save(
+        Network(replace(recipes.one_column().architecture, width=1 / 8, classes=3)).state_dict(),
+        tmp_path / "a.pth",
+    )
+    with pytest.raises(RunError, match=r"has no mean, which .* subtracts .* --mean FILE"):
+        import_weights(tmp_path / "a.pth", tmp_path / "other", "one_column")
+
+
+def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None:
+    torchvision_file(tmp_path / "a.pth")
+    run = tmp_path / "run"
+    import_weights(tmp_path / "a.pth", run)
+    with pytest.raises(RunError, match=r"was imported and not trained here; begin .* --init .*run"):
+        resume(run)
+    with pytest.raises(AlexNetError, match="was imported and belongs to no store; name one"):
+        load(run, device="cpu").open_store()
+    assert load(run, device="cpu").preprocess.stored_px == 256
+    with pytest.raises(RunError, match="exists; choose another name"):
+        import_weights(tmp_path / "a.pth", run)
+    # A store with the same number of classes gives them their names.
+    import_weights(tmp_path / "a.pth", tmp_path / "named", classes=str(store))
+    assert load(tmp_path / "named", device="cpu").classes == tuple(Store(store).classes)
+
+
+def test_a_structured_npy_is_read_by_its_fields(tmp_path: Path) -> None:
+    dtype = np.dtype([("conv1.weight", "<f4", (6, 3, 11, 11)), ("conv1.bias", "<f8", (6,))])
+    value = np.zeros((), dtype)
+    value["conv1.bias"] = np.arange(6)
+    np.save(tmp_path / "a.npy", value)
+    arrays = read(tmp_path / "a.npy").arrays
+    assert arrays["conv1.weight"].shape == (6, 3, 11, 11)
+    np.testing.assert_array_equal(arrays["conv1.bias"], np.arange(6))
+
+
+def test_a_too_large_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.caffemodel"
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(RunError, match="is larger than 2 GiB"):
+        read(path)
+
+
+def test_export_has_the_names_of_other_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torchvision_file(tmp_path / "a.pth")
+    main(["import", str(tmp_path / "a.pth"), str(tmp_path / "run")])
+    out = tmp_path / "back.pth"
+    main(["export", str(tmp_path / "run"), str(out), "--layout", "torchvision"])
+    assert list(torch.load(out, weights_only=True)) == list(state)
+    net = frameworks.torchvision_alexnet(WIDTH, CLASSES)
+    net.load_state_dict(torch.load(out, weights_only=True))
+    for arguments, says in (
+        ((tmp_path / "b.npz", "--groups", "split"), "--groups is for --layout caffe"),
+        ((tmp_path / "b.txt", "--layout", "torchvision"), "ends in none of .pth"),
+        ((tmp_path / "b.npz", "--layout", "caffe"), "is another network"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["export", str(tmp_path / "run"), *map(str, arguments)])
+        assert says in capsys.readouterr().err
+
+
+# --- The card
+
+
+def test_a_run_has_a_card_and_check_says_whether_it_is_trained(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit(tiny(store), run)
+    card = (run / "card.md").read_text()
+    saved = read_checkpoint(run)
+    for part in (
+        "# run\n",
+        f"| trained on | `{store}`, checksum `{saved.about['store'][:12]}` |",
+        f"| sha256 of the weights of `last.safetensors` | `{saved.about['sha256']}` |",
+        "top-1 error",
+        "| code | alexnet ",
+        "- Yes: they differ from their start",
+        "is new against the start that seed",
+    ):
+        assert part in card, part
+    assert "measured by `alexnet evaluate`" not in card
+    main(["evaluate", str(run), "--data", str(store)])
+    assert "measured by `alexnet evaluate` | top-1 error" in (run / "card.md").read_text()
+    capsys.readouterr()
+    main(["check", str(run)])
+    printed = capsys.readouterr().out
+    assert "trained? Yes: they differ from their start" in printed
+    assert f"{run}/card.md: of these weights" in printed
+    # The weights of the same file as the seed draws them.
+    start = Network(saved.config.architecture, saved.config.seed)
+    write(run / "last.safetensors", dict(start.named_parameters()), {}, saved.mean, saved.about)
+    main(["check", str(run)])
+    printed = capsys.readouterr().out
+    assert "trained? No: the weights are the start that the seed draws." in printed
+    assert f"{run}/card.md: of other weights; `alexnet evaluate` writes it anew" in printed
+
+
+def test_imported_random_weights_are_called_random(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    main(["import", str(path), str(tmp_path / "run")])
+    capsys.readouterr()
+    main(["check", str(tmp_path / "run")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "trained? Probably not: nothing that was tested tells them from random" in printed
+    assert "The start is not known: the weights were imported." in printed
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "imported from | `a.caffemodel` (Caffe), Caffe's AlexNet (bvlc_alexnet)" in card
+
+
+def test_new_shares_and_smoothness_tell_learning_from_decay_and_chance() -> None:
+    architecture = caffe_architecture(False)
+    start, net = Network(architecture, 1), Network(architecture, 1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight *= 0.5
+    assert max(new_shares(net, start).values()) < 1e-6
+    assert min(new_shares(Network(architecture, 2), start).values()) > 0.9
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(96, 3, 11, 11, generator=generator)
+    correlation, pairs = smoothness(noise)
+    assert abs(correlation) < 4 / pairs**0.5
+    edges = torch.linspace(-1, 1, 11).expand(96, 3, 11, 11)
+    assert smoothness(edges)[0] > 0.5
+
+
+# --- The page
+
+
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    caffe_file(tmp_path / "bvlc_reference_caffenet.caffemodel", blobs, True)
+    lines = (f"n0000000{i} thing {i}\n" for i in range(CLASSES))
+    (tmp_path / "synset_words.txt").write_text("".join(lines))
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.png", "photos/one.png"):
+        (tmp_path / name).write_bytes(encode(IMAGES[0], "png"))
+    (tmp_path / "photo.png").rename("photo.jpg")  # the content of a file decides, not its name
+    commands = documented_commands(ROOT / "docs" / "weights.md")
+    assert [command[0] for command in commands] == [
+        *("which", "import", "predict", "features", "figure", "check", "export")
+    ]
+    for command in commands:
+        main(command)
+    printed = capsys.readouterr().out
+    assert "CaffeNet (bvlc_reference_caffenet)" in printed
+    assert "photo.jpg: thing" in printed
+    values = np.load(tmp_path / "features" / "conv1.lrn.npy")
+    assert values.shape == (1, 6, 27, 27)
+    with np.load(tmp_path / "caffenet.npz") as back:
+        np.testing.assert_array_equal(back["conv1/0"], blobs["conv1/0"])
