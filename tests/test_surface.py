@@ -27,7 +27,7 @@ RANKS = {
         "saved_config",
         "terminal",
     ],
-    1: ["recipes", "architecture"],
+    1: ["recipes", "architecture", "layer_tables"],
     2: ["ops", "data", "device", "waiting"],
     3: ["layers"],
     4: ["model"],
