@@ -32,7 +32,7 @@ RANKS = {
     3: ["layers"],
     4: ["model"],
     5: ["distributed", "diagnostics", "checkpoint", "trained"],
-    6: ["evaluation", "inference", "export"],
+    6: ["evaluation", "inference", "export", "golden"],
     7: ["train", "environment"],
     8: ["figures", "look", "run_report", "web_page"],
     9: ["demo", "experiments", "own_images"],

@@ -32,6 +32,7 @@ VERBS = (
     "report",
     "summary",
     "export",
+    "golden",
     "check",
     "reproduce",
 )
@@ -81,8 +82,12 @@ HELP = (
         "draw the network, its filters, answers, mistakes, curves, and others (figure --help)",
     ),
     ("report RUN", "write a page about a run: errors, curves, mistakes"),
-    ("summary RECIPE", "shape, parameters and multiply-adds of every layer"),
+    (
+        "summary RECIPE",
+        "shape, parameters and multiply-adds of every layer; as files for other programs",
+    ),
     ("export RUN FILE.onnx|FILE.safetensors", "write the weights or the network to a file"),
+    ("golden RUN IMAGE OUT", "what every layer computes for an image, as files"),
     ("check", "this machine: what is there, what is missing"),
     ("check STORE|RUN...", "compare all files of stores and runs with their checksums"),
     (
