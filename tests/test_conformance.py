@@ -14,7 +14,7 @@ import pytest
 
 from conformance import adapters, cases
 from conformance.__main__ import RESULTS, ROUNDINGS, ROUNDOFF, main, results_of, table
-from conformance.cases import CASES, Array, Case, forward, gradient, load, vectors
+from conformance.cases import CASES, Array, Case, forward, load, vectors
 from tests import reference
 
 ids = [case.name for case in CASES]
