@@ -74,7 +74,7 @@ def record(op: Op) -> dict[str, Any]:
     }
     if op.op == "linear":
         result["columns"] = op.columns
-        result["weights"] = list(op.weight_shape)
+        result["weight_shape"] = list(op.weight_shape)
     if op.op == "linear" and isinstance(op.layer, Conv | Local):
         result["pad"] = list(op.layer.pad)
         result["stride"] = op.layer.stride if isinstance(op.layer, Conv) else 1

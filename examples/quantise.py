@@ -21,6 +21,7 @@ from alexnet.data.loader import batches
 from alexnet.errors import AlexNetError, not_installed
 from alexnet.evaluation import score
 from alexnet.export import write_onnx
+from alexnet.files import write_whole
 
 
 def probabilities(model: Path, split, order: np.ndarray) -> np.ndarray:
@@ -79,7 +80,7 @@ def main() -> None:
         for each in (exact, small):
             error = score(p[each.stem], val.labels, 1).top1_error
             print(f"{each.stem:<8} {each.stat().st_size / 1e6:7.2f} MB  top-1 error {error:.2%}")
-        a.out.write_bytes(small.read_bytes())
+        write_whole(a.out, small.read_bytes())
     changed = (p["float32"].argmax(1) != p["int8"].argmax(1)).mean()
     most = np.abs(p["float32"] - p["int8"]).max()
     print(f"another best class: {changed:.2%}; largest change of a probability: {most:.3f}")
