@@ -147,7 +147,8 @@ def test_int8_of_zeros_and_of_halves() -> None:
 def test_chosen_layers_and_a_replaced_folder(run: Path, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     trained = load(run)
-    golden.write(trained, image, out)
+    golden.write(trained, image, out, "fc8")
+    assert (out / "npy" / "fc8.npy").exists()
     manifest = golden.write(trained, image, out, "conv2.lrn,conv1.linear", force=True)
     assert list(manifest["values"]) == ["input", "conv1.linear", "conv2", "conv2.lrn"]
     assert [layer["name"] for layer in manifest_of(out)["layers"]] == ["conv1.linear", "conv2.lrn"]
