@@ -77,27 +77,38 @@ def naming(path: Path, *hidden: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder that gets the name `path` when the block ends.
 
     After an error and after Ctrl-C nothing is left. The next process removes what a killed one has
     left.
+
+    Args:
+        replace: A folder of this name is removed when the new one is complete.
 
     Raises:
         BusyError: If another process is writing this folder.
         OSError: If it cannot be written; errors without a name of their own name `path`.
     """
     temporary = path.with_name(f".{path.name}.writing")
+    old = path.with_name(f".{path.name}.old")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     mend = "wait for it to finish or choose another name"
     with locked(lock, f"{path} is already being written", mend), naming(path, temporary):
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        # A process that was killed between the two renames below has left the old folder there.
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for rest in (temporary, old):
+            if rest.exists():
+                shutil.rmtree(rest)
         temporary.mkdir()
         try:
             yield temporary
+            if replace and path.exists():
+                path.rename(old)
             temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

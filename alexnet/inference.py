@@ -103,7 +103,7 @@ def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Pre
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            images[path] = _image(trained, path)
+            images[path] = image_tensor(trained, path)
         except (ValueError, OSError) as error:
             errors[path] = str(error)
     classes: dict[Path, tuple[tuple[str, float], ...]] = {}
@@ -118,8 +118,12 @@ def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Pre
     return [Prediction(str(path), classes.get(path, ()), errors.get(path)) for path in paths]
 
 
-def _image(trained: Trained, path: Path) -> torch.Tensor:
-    """Read an image as the training images were prepared: (1, stored_px, stored_px, 3) uint8."""
+def image_tensor(trained: Trained, path: Path) -> torch.Tensor:
+    """Read an image as the training images were prepared: (1, stored_px, stored_px, 3) uint8.
+
+    Raises:
+        DataError: If the file is not an image.
+    """
     stored_px = trained.preprocess.stored_px
     # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
     rgb = centre_square(decode(path.read_bytes(), upright=True, enough_px=stored_px), stored_px)
@@ -320,7 +324,7 @@ def _named_batches(
             images = []
             for path in paths:
                 try:
-                    images.append(_image(trained, path))
+                    images.append(image_tensor(trained, path))
                 except ValueError as error:
                     raise RunError(f"{path} is not an image: {error}") from None
             yield torch.cat(images), [str(path) for path in paths], None

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet import checkpoint, files, load
 from alexnet.config import StepSchedule
+from alexnet.data import shapes
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
 from alexnet.files import check_space, naming, new_folder, write_whole
@@ -74,11 +76,14 @@ def test_every_verb_that_writes_says_that_a_disk_is_read_only(
 ) -> None:
     disk = tmp_path / "disk"
     shutil.copytree(run, disk / "run")
+    image = tmp_path / "disc.png"
+    Image.fromarray(shapes.image(0, 1)).save(image)
     read_only(monkeypatch, disk)
     before = sorted(disk.rglob("*"))
     for named, *command in (
         ("run", "train", "--resume", disk / "run", "--epochs", 4),
         ("", "features", run, "--data", store, "--out", disk / "features"),
+        ("", "golden", run, image, disk / "golden"),
         ("x.onnx", "export", run, disk / "x.onnx"),
         ("x.safetensors", "export", run, disk / "x.safetensors"),
         ("x.png", "figure", "filters", run, "--out", disk / "x.png"),

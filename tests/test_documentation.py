@@ -19,7 +19,7 @@ from benchmarks.__main__ import main as benchmarks_main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += sorted((ROOT / "records").glob("*/README.md"))
+PAGES += [ROOT / "conformance" / "README.md", *sorted((ROOT / "records").glob("*/README.md"))]
 
 
 class Parsed(Exception):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -110,6 +112,107 @@ def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -
         assert output.startswith(f"{layer}: 24 images")
         assert np.load(folder / f"{layer}.npy").shape == shape
         assert (folder / f"{layer}.png").stat().st_size > 1000
+
+
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, *words: object
+) -> tuple[int | str | None, str]:
+    """The exit code and the output of an example, run here: a process of its own takes seconds."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    capsys.readouterr()
+    code: int | str | None = 0
+    try:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    except SystemExit as stopped:
+        code = stopped.code
+    finally:
+        logging.disable(logging.NOTSET)
+    output = capsys.readouterr()
+    return code, output.out + output.err
+
+
+def test_prune_sets_the_smallest_weights_of_a_layer_to_zero(
+    run: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def example(*words: object) -> tuple[int | str | None, str]:
+        return in_process(monkeypatch, capsys, "prune.py", run, store, *words)
+
+    out = tmp_path / "out.safetensors"
+    code, output = example(out, "--share", 0.75, "--layer", "conv2,fc6")
+    assert code == 0
+    assert re.search(r"^conv2 +0\.0% +75\.0% +\d", output, re.MULTILINE)
+    assert re.search(r"^fc7 +0\.0% +0\.0% +\d", output, re.MULTILINE)
+    before, after = alexnet.load(run).net, alexnet.load(out).net
+    for name, weight in before.state_dict().items():
+        kept = after.state_dict()[name]
+        if name not in ("conv2.weight", "fc6.weight"):
+            assert torch.equal(kept, weight), name
+            continue
+        zero = kept == 0
+        assert int(zero.sum()) == round(0.75 * kept.numel())
+        assert torch.equal(kept[~zero], weight[~zero])
+        assert float(weight[zero].abs().max()) <= float(weight[~zero].abs().min())
+    for state in ("before", "after"):
+        assert re.search(rf"^top-1 error {state} pruning: \d+\.\d% \(1 crops\), \d", output, re.M)
+    for words, message in (
+        ([out], "OUT must be a new .safetensors file"),
+        ([tmp_path / "x.safetensors", "--share", 2], "--share a number from 0 to 1"),
+        ([tmp_path / "x.safetensors", "--layer", "conv9"], "no layer 'conv9'; it has conv1"),
+    ):
+        code, output = example(*words)
+        assert code == 2
+        assert message in output
+    code, _ = in_process(
+        monkeypatch, capsys, "prune.py", tmp_path, store, tmp_path / "x.safetensors"
+    )
+    assert str(code).startswith("prune.py: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
+
+
+def test_quantised_network_is_smaller_and_answers_nearly_the_same(
+    run: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import onnx
+
+    def example(*words: object) -> tuple[int | str | None, str]:
+        return in_process(monkeypatch, capsys, "quantise.py", run, store, *words)
+
+    out = tmp_path / "out.onnx"
+    code, output = example(out, "--images", 16)
+    assert code == 0, output
+    printed = re.search(r"largest change of a probability: (.*)$", output, re.MULTILINE)
+    assert printed is not None
+    assert 0 < float(printed[1]) < 0.1
+    assert re.search(r"^float32 +\d\.\d\d MB  top-1 error \d", output, re.MULTILINE)
+    assert re.search(r"^int8 +\d\.\d\d MB  top-1 error \d", output, re.MULTILINE)
+    model = onnx.load(out)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("LRN") == 4  # float32, for each column
+    # A product without a quantized input would be computed in float32.
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            assert [makers[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
+    assert {prop.key for prop in model.metadata_props} >= {"classes", "input", "sha256"}
+    for words, message in (
+        ([out], "OUT must be a new .onnx file"),
+        ([tmp_path / "x.onnx", "--images", 0], "--images at least 1"),
+    ):
+        code, output = example(*words)
+        assert code == 2
+        assert message in output
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _ = example(tmp_path / "x.onnx")
+    assert "8 bits needs onnx and onnxruntime: " in str(code)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
 @pytest.fixture

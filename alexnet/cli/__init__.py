@@ -36,6 +36,7 @@ VERBS = (
     "export",
     "which",
     "import",
+    "golden",
     "check",
     "reproduce",
 )
@@ -86,8 +87,12 @@ HELP = (
         "draw the network, its filters, answers, mistakes, curves, and others (figure --help)",
     ),
     ("report RUN", "write a page about a run: errors, curves, mistakes"),
-    ("summary RECIPE", "shape, parameters and multiply-adds of every layer"),
+    (
+        "summary RECIPE",
+        "shape, parameters and multiply-adds of every layer; as files for other programs",
+    ),
     ("export RUN FILE", "write the weights, or the network as ONNX, to a file"),
+    ("golden RUN IMAGE OUT", "what every layer computes for an image, as files"),
     ("which FILE", "which AlexNet a file of weights is"),
     ("import FILE RUN", "a run from another program's weights"),
     ("check", "this machine: what is missing"),

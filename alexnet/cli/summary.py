@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +11,20 @@ from typing import Annotated
 import tyro
 from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 
+from alexnet.architecture import Op, plan
 from alexnet.cli.arguments import parse, recipe
-from alexnet.cli.options import fields_of, help_page, understood, wants_help
+from alexnet.cli.options import (
+    fields_of,
+    help_page,
+    option_lines,
+    options_of,
+    switches_of,
+    understood,
+    wants_help,
+)
 from alexnet.cli.settings import SUMMARY_GROUPS, recipe_lines, short_help, with_full_help
 from alexnet.config import Config
+from alexnet.layer_tables import Format, dense, note, text
 from alexnet.program import command
 from alexnet.saved_config import read_file
 
@@ -27,6 +39,10 @@ class SummaryArguments:
 
     recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE|RUN")]]
     """Name of the recipe (`train --help` lists all of them), or a run, or its config.json."""
+    format: Format = "table"
+    """A table, JSON, CSV, or the layers as a simulator of accelerators reads them."""
+    dense: bool = False
+    """Count the network without its columns, as many published tables do."""
 
 
 def _config(name: str) -> Config:
@@ -44,25 +60,64 @@ def summary(arguments: list[str]) -> None:
         print(help_page(SummaryArguments, "summary", "RECIPE|RUN [--FIELD VALUE ...]"))
         print("\nRecipes:", *recipe_lines(), sep="\n")
         return
-    a = parse(SummaryArguments, "summary", arguments[:1])
-    base, rest = _config(a.recipe), arguments[1:]
+    base, rest = _config(arguments[0]), arguments[1:]
     if wants_help(rest):
-        print(f"usage: {command('summary', a.recipe)} [--FIELD VALUE ...]")
-        print(short_help("summary", replace(base, recipe=a.recipe), SUMMARY_GROUPS))
+        print(f"usage: {command('summary', arguments[0])} [OPTION ...] [--FIELD VALUE ...]\n")
+        print(
+            *option_lines([o for o in options_of(SummaryArguments) if not o.positional]), sep="\n"
+        )
+        print(short_help("summary", replace(base, recipe=arguments[0]), SUMMARY_GROUPS))
         return
+    # The options of the verb stand among the fields of the recipe, which another parser reads.
+    own, fields = _divided(
+        understood(
+            with_full_help(rest),
+            fields_of(base) | switches_of(SummaryArguments),
+            f"summary {arguments[0]}",
+            values=True,
+        )
+    )
+    a = parse(SummaryArguments, "summary", [arguments[0], *own])
     config = tyro.cli(
         Config,
         prog=command("summary", a.recipe),
-        args=understood(with_full_help(rest), fields_of(base), f"summary {a.recipe}", values=True),
+        args=fields,
         default=base,
         config=(AvoidSubcommands, FlagConversionOff),
     )
+    architecture = dense(config.architecture) if a.dense else config.architecture
+    ops = plan(architecture)
+    if a.format == "table":
+        _print_table(ops)
+        return
+    name = Path(config.recipe).name + ("_dense" if a.dense else "")
+    print(text(ops, a.format, name))
+    # Not among the lines of the file, which may have no comments.
+    if about := note(a.format):
+        print(about, file=sys.stderr)
+
+
+def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The verb's own options among arguments that `understood` has returned, and the others."""
+    own: list[str] = []
+    others: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name not in ("--format", "--dense"):
+            others.append(word)
+            continue
+        own.append(word)
+        if not equals and rest:
+            own.append(rest.pop(0))
+    return own, others
+
+
+def _print_table(ops: Sequence[Op]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alexnet.architecture import plan
-
-    ops = plan(config.architecture)
     table = Table(
         "layer",
         "output",

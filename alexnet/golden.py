@@ -1,0 +1,239 @@
+"""Golden vectors: every value that a network computes for one image, as files.
+
+Hardware and other programs compare their own layers with them, one by one. A value is written as
+.npy, as raw float32 and as raw int8 with its scale; `golden.json` says of every operation which
+values it reads and writes, with its settings, and of every file its shape, layout and checksum.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet.architecture import Op
+from alexnet.config import Architecture
+from alexnet.errors import RunError
+from alexnet.files import check_space, new_folder, write_whole
+from alexnet.inference import image_tensor
+from alexnet.layer_tables import record
+from alexnet.model import evaluation_mode
+from alexnet.provenance import code_version, describe
+from alexnet.trained import Trained
+
+MANIFEST = "golden.json"
+INPUT = "input"
+"""The name of the network's input among the values; the others are names of operations."""
+LAYOUTS = {1: "C", 2: "OI", 3: "CHW", 4: "OIHW", 6: "OIHWYX"}
+"""The dimensions of a value, the first varying slowest. O and I: outputs and inputs of a layer;
+Y and X: the position of a kernel of a locally connected layer."""
+BYTES = 9  # of a number: float32 twice, and int8
+LARGEST_INT8 = 127
+
+Float32 = NDArray[np.float32]
+
+
+def write(
+    trained: Trained,
+    image: Path,
+    out: Path,
+    layers: str = "all",
+    weights: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write the input and output of every operation for the center crop of an image.
+
+    Args:
+        trained: A network on the CPU.
+        image: An image file.
+        out: New folder. It is written whole or not at all.
+        layers: Names of operations, separated by commas, or all.
+        weights: Write the weights and biases of these layers, too.
+        force: Replace a folder that this function has written.
+
+    Returns:
+        The content of `golden.json`.
+
+    Raises:
+        RunError: The network has no such layer, the file is not an image, or `out` exists.
+        AlexNetError: The disk has less room than the files need.
+    """
+    ops = _chosen(trained, layers)
+    check_out(out, force)
+    inputs = dict(zip(trained.net.plan, _input_names(trained), strict=True))
+    values = _values(trained, image)
+    answer = trained.classes[int(values[trained.net.plan[-1].name].argmax())]
+    # In the order of the network: a value that is the output of one operation is the input of the
+    # next and is written once.
+    names = dict.fromkeys(name for op in ops for name in (inputs[op], op.name))
+    chosen = {name: values[name] for name in names}
+    if weights:
+        chosen |= _weights(trained, ops)
+    needed = BYTES * sum(value.size for value in chosen.values())
+    check_space(out, needed, "the vectors need")
+    with new_folder(out, replace=force) as folder:
+        manifest = {
+            "about": "alexnet golden: the values of a network for one image, layer by layer",
+            "code": describe(code_version()),
+            "run": {key: trained.about[key] for key in ("recipe", "sha256", "store")},
+            "image": {"file": image.name, "sha256": _sha256(image.read_bytes()), "crop": "center"},
+            "answer": answer,
+            "int8": "value = scale * q; q = value / scale rounded to the nearest, ties to even",
+            "values": {name: _write_value(folder, name, value) for name, value in chosen.items()},
+            "layers": [_layer(op, inputs[op], trained.net.architecture, weights) for op in ops],
+        }
+        # The last file, so that a folder that has it is complete.
+        write_whole(folder / MANIFEST, _text(manifest).encode())
+    return manifest
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Raise RunError if a folder is in the way."""
+    if not out.exists():
+        return
+    if not force:
+        raise RunError(f"{out} exists; choose another name, or --force to replace it")
+    if not (out / MANIFEST).is_file():
+        # A mistyped name must not delete a folder of something else.
+        raise RunError(f"{out} has no {MANIFEST} and is not replaced; choose another name")
+
+
+def quantise(value: Float32) -> tuple[NDArray[np.int8], float]:
+    """Round a value to int8, symmetrically around 0, with one scale for all of it.
+
+    Returns:
+        The integers from -127 to 127, and the scale: value is about scale * integer.
+    """
+    largest = float(np.abs(value).max())
+    # A value of zeros has no scale; any will do.
+    scale = largest / LARGEST_INT8 if largest else 1.0
+    return np.rint(value.astype(np.float64) / scale).astype(np.int8), scale
+
+
+def _chosen(trained: Trained, layers: str) -> list[Op]:
+    """The operations of these names, in the order of the network."""
+    known = {op.name: op for op in trained.net.plan}
+    names = set(known) if layers == "all" else set(layers.split(","))
+    if unknown := sorted(names - set(known)):
+        raise RunError(f"the network has no layer {unknown[0]!r}; it has {', '.join(known)}")
+    return [op for op in trained.net.plan if op.name in names]
+
+
+def _input_names(trained: Trained) -> list[str]:
+    """The name of the value that each operation reads."""
+    return [INPUT, *(op.name for op in trained.net.plan[:-1])]
+
+
+@torch.no_grad()
+def _values(trained: Trained, image: Path) -> dict[str, Float32]:
+    """Every value by name, without the dimension of the batch."""
+    if not image.is_file():
+        raise RunError(f"{image} is not a file; name one image")
+    try:
+        stored = image_tensor(trained, image)
+    except ValueError as error:
+        raise RunError(f"{image} is not an image: {error}") from None
+    # In float64, rounded once: a reference should not have the rounding errors of one machine.
+    net = copy.deepcopy(trained.net).double()
+    x = trained.preprocess.centre(stored).double()
+    with evaluation_mode(net):
+        values = {INPUT: x} | net.activations(x)
+    return {name: _array(value[0]) for name, value in values.items()}
+
+
+def _weights(trained: Trained, ops: Sequence[Op]) -> dict[str, Float32]:
+    """The weights and biases of the layers among these operations, by name."""
+    return {
+        name: _array(trained.net.get_parameter(name).detach())
+        for op in ops
+        if op.op == "linear"
+        for name in (f"{op.layer.name}.weight", f"{op.layer.name}.bias")
+    }
+
+
+def _array(value: torch.Tensor) -> Float32:
+    # The fully connected layers give 1x1 maps, which are a vector.
+    value = value.flatten() if value.dim() == 3 and value.shape[1:] == (1, 1) else value
+    return np.ascontiguousarray(value.cpu().numpy(), dtype="<f4")
+
+
+def _write_value(folder: Path, name: str, value: Float32) -> dict[str, Any]:
+    """Write the three files of a value, and return what the manifest says of it."""
+    npy = io.BytesIO()
+    np.save(npy, value)
+    integers, scale = quantise(value)
+    files = {
+        "npy": (f"npy/{name}.npy", npy.getvalue()),
+        "float32": (f"float32/{name}.bin", value.tobytes()),
+        "int8": (f"int8/{name}.bin", integers.tobytes()),
+    }
+    result: dict[str, Any] = {"shape": list(value.shape), "layout": LAYOUTS[value.ndim]}
+    for form, (path, content) in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        write_whole(folder / path, content)
+        dtype = "int8" if form == "int8" else "float32, little-endian"
+        result[form] = {"file": path, "dtype": dtype, "sha256": _sha256(content)}
+    result["int8"]["scale"] = scale
+    return result
+
+
+def _layer(op: Op, value: str, architecture: Architecture, weights: bool) -> dict[str, Any]:
+    """What an operation is: the values that it reads and writes, shapes, counts and settings."""
+    reads: dict[str, Any] = {"reads": value, "writes": op.name}
+    if op.op == "linear" and weights:
+        reads |= {"weight": f"{op.layer.name}.weight", "bias": f"{op.layer.name}.bias"}
+    return record(op) | reads | _settings(op, architecture)
+
+
+def _settings(op: Op, architecture: Architecture) -> dict[str, Any]:
+    """The settings of an operation without weights, with its formula where there are several."""
+    lrn, square, pool = architecture.lrn, architecture.spatial_norm, architecture.pool
+    match op.op:
+        case "activation":
+            return {"function": architecture.activation}
+        case "lrn":
+            formula = "a / (k + alpha * sum of squares of the maps at most n // 2 apart) ** beta"
+            constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha, "beta": lrn.beta}
+            return {"formula": formula, "columns": op.columns} | constants
+        case "spatial_norm":
+            formula = "a / (k + alpha * sum of squares over size x size pixels of a map) ** beta"
+            constants = {"size": square.size_px, "k": square.k}
+            constants |= {"alpha": square.alpha, "beta": square.beta}
+            return {"formula": formula} | constants
+        case "max_pool" | "avg_pool":
+            return {"size": pool.size_px, "stride": pool.stride, "partial": pool.partial}
+        case "dropout":
+            # The 2012 form scales at test time; the inverted form does nothing.
+            kept = 1 - architecture.dropout.rate if architecture.dropout.form == "2012" else 1.0
+            return {"factor": kept}
+        case _:
+            return {}
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    """The manifest as JSON with one line for each value and each operation."""
+    values = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in manifest["values"].items()]
+    layers = [f"  {json.dumps(layer)}" for layer in manifest["layers"]]
+    rest = {key: manifest[key] for key in manifest if key not in ("values", "layers")}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in rest.items()]
+    lines += [' "values": {', ",\n".join(values), " },", ' "layers": [', ",\n".join(layers), " ]"]
+    return "\n".join(["{", *lines, "}", ""])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def count(manifest: dict[str, Any]) -> tuple[int, int]:
+    """The number of values, and of numbers in them, of a manifest."""
+    shapes = [value["shape"] for value in manifest["values"].values()]
+    return len(shapes), sum(math.prod(shape) for shape in shapes)

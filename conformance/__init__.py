@@ -1,0 +1,1 @@
+"""Test vectors for local response normalization, and a runner for several frameworks."""

@@ -1,0 +1,76 @@
+"""Set the smallest weights of each layer to zero, and measure what it costs.
+
+    python examples/prune.py RUN STORE OUT.safetensors --share 0.6 --layer fc6,fc7
+
+Prints for each layer the share of weights that are zero before and after, and of activations that
+are zero without pruning; then the errors of both networks on the validation images of STORE. Every
+verb reads OUT.safetensors in place of a run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import alexnet
+from alexnet import checkpoint
+from alexnet.data.loader import batches
+from alexnet.errors import AlexNetError
+
+
+def pruned(weight: torch.Tensor, share: float) -> torch.Tensor:
+    """The weights with this share of them, those closest to 0, set to 0."""
+    smallest = weight.abs().flatten().argsort()[: round(share * weight.numel())]
+    result = weight.flatten().clone()
+    result[smallest] = 0
+    return result.view_as(weight)
+
+
+def zeros(values: torch.Tensor) -> str:
+    return f"{(values == 0).float().mean():7.1%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="of the weights of a layer")
+    parser.add_argument("--layer", default="all", help="names, separated by commas")
+    a = parser.parse_args()
+    if a.out.exists() or a.out.suffix != ".safetensors" or not 0 <= a.share <= 1:
+        parser.error("OUT must be a new .safetensors file, and --share a number from 0 to 1")
+
+    saved, trained = checkpoint.read(a.run), alexnet.load(a.run, device="cpu")
+    layers = [layer.name for layer in trained.net.architecture.layers]
+    layers = [name for name in layers if f"{name}.weight" in saved.weights]
+    chosen = layers if a.layer == "all" else a.layer.split(",")
+    if unknown := set(chosen) - set(layers):
+        parser.error(f"the network has no layer {min(unknown)!r}; it has {', '.join(layers)}")
+
+    # Activations of the first images; `conv1` is the value after the activation function.
+    val = alexnet.Store(a.store).split(trained.config.val_split)
+    images = next(batches(val, torch.arange(min(32, len(val))).numpy(), 32, workers=0)).images
+    with torch.no_grad():
+        values = trained.net.activations(trained.preprocess.centre(images))
+    weights = dict(saved.weights)
+    print("layer    zero weights: before  after    zero activations")
+    for name in layers:
+        before = weights[f"{name}.weight"]
+        weights[f"{name}.weight"] = pruned(before, a.share) if name in chosen else before
+        after = weights[f"{name}.weight"]
+        print(f"{name:<21}{zeros(before)}{zeros(after)}{zeros(values[name]):>20}")
+
+    checkpoint.write(a.out, weights, {}, saved.mean, saved.about)
+    for name, result in (("before", a.run), ("after", a.out)):
+        errors = alexnet.evaluate([result], a.store, device="cpu")
+        text = ", ".join(f"{e.top1_error:.1%} ({e.patches} crops)" for e in errors)
+        print(f"top-1 error {name} pruning: {text}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AlexNetError as error:
+        sys.exit(f"prune.py: {error}")

@@ -1,0 +1,154 @@
+"""The vectors for local response normalization, and the runner that compares frameworks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conformance import adapters, cases
+from conformance.__main__ import RESULTS, ROUNDINGS, ROUNDOFF, main, results_of, table
+from conformance.cases import CASES, Array, Case, forward, load, vectors
+from tests import reference
+
+ids = [case.name for case in CASES]
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
+def test_files_hold_what_the_script_computes_and_have_the_published_checksums(case: Case) -> None:
+    stored = load(case)
+    wanted = vectors(case, CASES.index(case))
+    assert set(stored) == set(wanted)
+    for name, value in wanted.items():
+        # Another machine's `pow` may differ in the last bits.
+        np.testing.assert_allclose(stored[name], value, rtol=1e-12, atol=1e-300)
+    for name in ("x", "dy"):
+        assert np.array_equal(stored[name], cases.bfloat16_exact(stored[name]))
+    entries = {entry["name"]: entry for entry in json.loads(cases.INDEX.read_text())}
+    assert set(entries) == {path.stem for path in cases.VECTORS.iterdir()} == set(ids)
+    for key in ("n", "k", "alpha", "beta", "columns", "convention"):
+        assert entries[case.name][key] == getattr(case, key)
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
+def test_formula_is_that_of_the_slow_twin_and_its_gradient_is_the_slope(case: Case) -> None:
+    stored = load(case)
+    reading = case.readings[0]
+    if reading in ("", "both"):
+        alpha = case.factor
+        slow = reference.lrn(stored["x"], case.n, case.k, alpha, case.beta, case.columns)
+        np.testing.assert_allclose(stored["y"], slow, rtol=1e-13)
+    random = np.random.default_rng(1)
+    direction = random.normal(size=case.shape)
+    step = 1e-4
+    for reading in case.readings:
+        suffix = f"_{reading}" if reading else ""
+        above, below = (
+            (stored["dy"] * forward(stored["x"] + s * direction, case, reading)[0]).sum()
+            for s in (step, -step)
+        )
+        slope = (stored[f"dx{suffix}"] * direction).sum()
+        assert (above - below) / (2 * step) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def over_the_batch(x: Array, case: Case) -> Array:
+    return forward(x.swapaxes(0, 1), replace(case, columns=1))[0].swapaxes(0, 1)
+
+
+WRONG: dict[str, Callable[[Array, Case], Array]] = {
+    "one map less": lambda x, case: forward(x, replace(case, n=max(1, case.n - 2)))[0],
+    "one map more": lambda x, case: forward(x, replace(case, n=case.n + 2))[0],
+    "the other convention": lambda x, case: forward(
+        x, replace(case, alpha=case.alpha / case.n if case.convention == "sum" else 5 * case.alpha)
+    )[0],
+    "no columns": lambda x, case: forward(x, replace(case, columns=1))[0],
+    "k": lambda x, case: forward(x, replace(case, k=3 - case.k))[0],
+    "beta": lambda x, case: forward(x, replace(case, beta=1.25 - case.beta))[0],
+    "over the batch": over_the_batch,
+}
+
+
+def test_a_wrong_definition_fails_several_cases_by_far() -> None:
+    """Twice the tolerance of bfloat16, so that a rough implementation is told from a wrong one."""
+    far = 2 * ROUNDINGS["forward"] * ROUNDOFF["bfloat16"]
+    for name, wrong in WRONG.items():
+        failed = []
+        for case in CASES:
+            stored = load(case)
+            wanted = [stored[key] for key in stored if key.startswith("y")]
+            got = wrong(stored["x"], case)
+            if min(np.abs(got - y).max() / np.abs(y).max() for y in wanted) > far:
+                failed.append(case.name)
+        assert len(failed) >= (2 if name == "no columns" else 5), name
+    even = next(case for case in CASES if case.readings != ("",))
+    readings = [forward(load(even)["x"], even, reading)[0] for reading in even.readings]
+    for i, one in enumerate(readings):
+        for other in readings[:i]:
+            assert np.abs(one - other).max() / np.abs(one).max() > far
+
+
+@pytest.mark.parametrize("framework", ["alexnet", "alexnet-plain", "torch", "onnxruntime"])
+def test_frameworks_that_are_installed_pass(framework: str) -> None:
+    results = results_of(framework)
+    for name, by_dtype in results["cases"].items():
+        for dtype, by_what in by_dtype.items():
+            for what, result in by_what.items():
+                allowed = {"pass"} if framework.startswith("alexnet") else {"pass", "error", "none"}
+                assert result["verdict"] in allowed, (name, dtype, what, result)
+    assert results["cases"]["paper-columns"]["float32"]["forward"]["verdict"] == "pass"
+
+
+def test_a_wrong_framework_gets_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(x: Array, case: Case, dtype: str) -> Array:
+        return over_the_batch(x.astype(np.float64), case)
+
+    def backwards(x: Array, dy: Array, case: Case, dtype: str) -> Array:
+        raise RuntimeError("\x1b[1mno kernel in /home/someone/lrn.cc\x1b[0m")
+
+    wrong = adapters.Adapter("1.0", run, backwards)
+    monkeypatch.setitem(adapters.FRAMEWORKS, "torch", (lambda: wrong, "torch"))
+    assert main(["torch"]) == 1
+    output = capsys.readouterr().out
+    assert "torch 1.0" in output
+    line = next(line for line in output.splitlines() if line.startswith("mean-batch"))
+    assert line.split()[1] == "FAIL"
+    assert "error: paper: RuntimeError: no kernel in lrn.cc" in output
+    # With as many images as maps the wrong sum has the right number of terms, and is wrong.
+    assert "mean-square    FAIL" in output
+
+
+def test_unknown_and_missing_frameworks_and_damaged_vectors_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["theano"]) == 2
+    assert capsys.readouterr().err.startswith("there is no framework 'theano'; they are alexnet,")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert main(["openvino"]) == 2
+    message = capsys.readouterr().err
+    assert "openvino is not installed here (openvino): " in message
+    assert message.endswith("-m pip install openvino\n")
+    monkeypatch.setattr(cases, "VECTORS", tmp_path)
+    for case in CASES:
+        (tmp_path / f"{case.name}.npz").write_bytes(b"PK")
+    assert main(["alexnet-plain"]) == 2
+    assert "paper.npz is damaged: its checksum is not that of" in capsys.readouterr().err
+
+
+def test_page_has_the_table_of_the_kept_results() -> None:
+    page = (cases.FOLDER / "README.md").read_text()
+    assert table() in page
+    kept = {path.stem: json.loads(path.read_text()) for path in RESULTS.iterdir()}
+    assert set(kept) == set(adapters.FRAMEWORKS)
+    for results in kept.values():
+        assert list(results["cases"]) == ids
+    for entry in json.loads(cases.INDEX.read_text()):
+        data = (cases.VECTORS / f"{entry['name']}.npz").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
