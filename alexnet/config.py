@@ -257,7 +257,22 @@ class StepSchedule:
     """Training ends once the validation error, a fraction, is at most this."""
 
 
-Schedule = Plateau | StepSchedule
+@dataclass(frozen=True)
+class SmoothSchedule:
+    """Lower the learning rate in every step, from `sgd.lr` to nearly 0 (later than the paper).
+
+    The rate of a step is the value of the curve at the middle of the step.
+    """
+
+    epochs: int
+    form: Literal["cosine", "linear"] = "cosine"
+    """The curve after the warm-up. cosine: half a period (Loshchilov and Hutter 2016). linear: a
+    straight line."""
+    warmup_epochs: float = 0.0
+    """Epochs at the beginning in which the learning rate rises linearly from 0 to sgd.lr."""
+
+
+Schedule = Plateau | StepSchedule | SmoothSchedule
 
 
 @dataclass(frozen=True)
@@ -372,6 +387,9 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
         # At least 1, which is the smallest patience that `check` accepts.
         patience = max(1, round(schedule.patience * epochs / schedule.epochs))
         return replace(schedule, epochs=epochs, patience=patience)
+    if isinstance(schedule, SmoothSchedule):
+        warmup = schedule.warmup_epochs * epochs / schedule.epochs
+        return replace(schedule, epochs=epochs, warmup_epochs=warmup)
 
     def at(epoch: int) -> int:
         return round(epoch * epochs / schedule.epochs)
@@ -466,6 +484,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
     if isinstance(schedule, Plateau) and schedule.patience < 1:
         raise ConfigError(f"schedule.patience is {schedule.patience}; it must be at least 1")
+    if isinstance(schedule, SmoothSchedule) and not 0 <= schedule.warmup_epochs < schedule.epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs is {schedule.warmup_epochs}; it must be at least 0 and less "
+            f"than the {schedule.epochs} epochs"
+        )
     layers = [layer.name for layer in config.architecture.layers]
     named = [name for name, _ in (*sgd.weight_decay_of, *sgd.bias_lr_of)]
     named += (

@@ -109,7 +109,7 @@ class GraphStep:
         self.x = self._packed
 
     def set_hyper(self, hyper: Mapping[str, ParamHyper]) -> None:
-        """Set the learning rate and the weight decay of each parameter, for an epoch."""
+        """Set the learning rate and the weight decay of each parameter for the next steps."""
         if self._preprocess.device.type == "cuda" and self._graph is None:
             self._capture()
         self._update.set_hyper(

@@ -22,7 +22,7 @@ import torch
 
 from alexnet import checkpoint
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, check, without_effect
+from alexnet.config import Config, Parallel, SmoothSchedule, check, without_effect
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
@@ -62,10 +62,12 @@ from alexnet.train.setup import (
     with_classes,
 )
 from alexnet.train.sgd import (
+    ParamHyper,
     after_epoch,
     colour_on,
     finished,
     lr_factor,
+    middle_of_step,
     param_hyper,
     sgd_step,
     zero_velocity,
@@ -312,6 +314,10 @@ def _train(
     # Validating an image takes a third of a training step: forward, without the two products of
     # the backward pass. Without a first step the end of the training needs no forecast.
     in_all: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
+    num_batches = math.ceil(len(train) / sgd.batch)
+
+    def hyper_at(epoch: float) -> dict[str, ParamHyper]:
+        return {name: param_hyper(config, name, epoch, state.plateau) for name in parameters}
 
     with (
         kept_memory(device),
@@ -320,12 +326,11 @@ def _train(
         saved_without_store(checkpoints.save, mesh),
     ):
         while not finished(schedule, state.epoch, state.plateau):
-            # The epoch: its order, and the hyperparameters that hold in it.
+            # The epoch: its order, and the hyperparameters that hold in it. Those of a smooth
+            # schedule are set again in each step.
             order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)
             colour = colour_on(schedule, state.epoch)
-            hyper = {
-                name: param_hyper(config, name, state.epoch, state.plateau) for name in parameters
-            }
+            hyper = hyper_at(state.epoch)
             if graph is not None:
                 graph.set_hyper(hyper)
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
@@ -355,6 +360,10 @@ def _train(
                         colour,
                     )
                     due = checkpoints.due()
+                    if isinstance(schedule, SmoothSchedule):
+                        hyper = hyper_at(middle_of_step(state.epoch, state.batch, num_batches))
+                        if graph is not None:
+                            graph.set_hyper(hyper)
                     if graph is not None:
                         # All of what follows, as one CUDA graph.
                         loss, num_wrong = graph(batch, augmentation, state.step)
@@ -405,9 +414,10 @@ def _train(
             if not math.isfinite(result.loss):
                 what = f"step {state.step}: the validation loss is not finite"
                 raise NotFinite(what, step=state.step)
+            last_step = middle_of_step(state.epoch, num_batches - 1, num_batches)
             metrics = {
                 "epoch": state.epoch + 1,
-                "lr": sgd.lr * lr_factor(schedule, state.epoch, state.plateau),
+                "lr": sgd.lr * lr_factor(schedule, last_step, state.plateau),
                 "train_loss": state.loss_sum / state.images,
                 "train_error": state.errors / state.images,
                 "val_loss": result.loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from alexnet import native
-from alexnet.config import Config, Plateau, Schedule, StepSchedule
+from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule
 
 DROP = 0.1  # "divide the learning rate by 10"
 
@@ -43,15 +44,34 @@ def finished(schedule: Schedule, epoch: int, state: PlateauState) -> bool:
     if isinstance(schedule, Plateau):
         # The last stop of the improvement counts as a drop too, and ends the training.
         return epoch >= schedule.epochs or state.drops > schedule.drops
-    goal = schedule.until_error
+    goal = schedule.until_error if isinstance(schedule, StepSchedule) else None
     return epoch >= schedule.epochs or (goal is not None and state.best_error <= goal)
 
 
-def lr_factor(schedule: Schedule, epoch: int, state: PlateauState) -> float:
-    """Factor applied to the learning rates in `epoch` (counted from 0)."""
+def lr_factor(schedule: Schedule, epoch: float, state: PlateauState) -> float:
+    """Factor applied to the learning rates at `epoch`, counted from 0.
+
+    Only a `SmoothSchedule` distinguishes the moments within an epoch (`middle_of_step`).
+    """
     if isinstance(schedule, Plateau):
         return float(DROP**state.drops)
+    if isinstance(schedule, SmoothSchedule):
+        warmup = schedule.warmup_epochs
+        if epoch < warmup:
+            return epoch / warmup
+        done = (epoch - warmup) / (schedule.epochs - warmup)
+        return (1 + math.cos(math.pi * done)) / 2 if schedule.form == "cosine" else 1 - done
     return float(DROP ** sum(epoch >= at for at in schedule.drops))
+
+
+def middle_of_step(epoch: int, batch: int, batches: int) -> float:
+    """The middle of the step of a batch, in epochs from the beginning of training.
+
+    Args:
+        epoch, batch: Position of the step, both counted from 0.
+        batches: Number of batches in an epoch.
+    """
+    return epoch + (batch + 0.5) / batches
 
 
 def colour_on(schedule: Schedule, epoch: int) -> bool:
@@ -69,8 +89,12 @@ class ParamHyper:
     weight_decay: float
 
 
-def param_hyper(config: Config, name: str, epoch: int, state: PlateauState) -> ParamHyper:
-    """The hyperparameters of the parameter `name` (conv1.weight, conv1.bias, ...) in an epoch."""
+def param_hyper(config: Config, name: str, epoch: float, state: PlateauState) -> ParamHyper:
+    """The hyperparameters of the parameter `name` (conv1.weight, conv1.bias, ...).
+
+    Args:
+        epoch: As in `lr_factor`.
+    """
     sgd, schedule = config.sgd, config.schedule
     layer, role = name.rsplit(".", 1)
     is_bias = role == "bias"

@@ -1,0 +1,117 @@
+"""What is later than the paper: smooth schedules, soft targets, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from alexnet import checkpoint
+from alexnet.cli.train import parse_train
+from alexnet.config import Config, SmoothSchedule, check, scaled
+from alexnet.errors import ConfigError
+from alexnet.experiments.effects import steady_epochs
+from alexnet.experiments.records import until
+from alexnet.saved_config import from_dict, to_dict
+from alexnet.train.changes import changes_in_words
+from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.metrics import read_metrics
+from alexnet.train.sgd import PlateauState, lr_factor, middle_of_step, param_hyper
+from tests.conftest import tiny
+from tests.test_resume import stop_at
+
+START = PlateauState()
+
+
+def interrupted(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Train a run whose process was stopped after a step, and resume it to its end."""
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, step)
+        fit(config, run)
+    resume(run)
+
+
+def same_bits(run: Path, other: Path) -> bool:
+    """Whether the checkpoints of two runs have the same tensors."""
+    one, two = checkpoint.read(run), checkpoint.read(other)
+    parts = [(c.weights, c.velocity) for c in (one, two)]
+    return all(
+        a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+        for a, b in zip(*parts, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "at_quarter", "at_half"),
+    [("cosine", (1 + math.sqrt(0.5)) / 2, 0.5), ("linear", 0.75, 0.5)],
+)
+def test_smooth_schedule_has_the_values_of_its_curve(
+    form: str, at_quarter: float, at_half: float
+) -> None:
+    schedule = SmoothSchedule(12, form, warmup_epochs=4)  # type: ignore[arg-type]
+    factors = [lr_factor(schedule, epoch, START) for epoch in (0, 1, 4, 6, 8, 12)]
+    assert factors == pytest.approx([0, 0.25, 1, at_quarter, at_half, 0], abs=1e-15)
+    # Of 10 steps, the last one of the first epoch; the mean of the curve is that of its middles.
+    assert middle_of_step(0, 9, 10) == 0.95
+    steps = [
+        lr_factor(schedule, middle_of_step(epoch, batch, 10), START)
+        for epoch in range(4, 12)
+        for batch in range(10)
+    ]
+    assert sum(steps) / len(steps) == pytest.approx(0.5)
+    assert min(steps) > 0
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_smooth_schedule_is_scaled_with_its_warm_up() -> None:
+    schedule = SmoothSchedule(90, "linear", 5)
+    assert scaled(schedule, 18) == SmoothSchedule(18, "linear", 1)
+    assert from_dict(SmoothSchedule, to_dict(schedule)) == schedule
+    assert steady_epochs(schedule) == 0
+
+
+@pytest.mark.parametrize("warmup", [-1, 3, float("nan")])
+def test_warm_up_is_shorter_than_the_schedule(warmup: float) -> None:
+    config = tiny(Path("store"), schedule=SmoothSchedule(3, warmup_epochs=warmup))
+    with pytest.raises(ConfigError, match=r"^schedule.warmup_epochs is .*; it must be at least 0"):
+        check(config)
+
+
+def test_fields_of_a_smooth_schedule_are_options() -> None:
+    config = tiny(Path("store"), schedule=SmoothSchedule(10))
+    arguments = ["--schedule.form", "linear", "--schedule.warmup-epochs", "2", "--epochs", "20"]
+    got = parse_train("tiny", arguments, config).config
+    assert got.schedule == SmoothSchedule(20, "linear", 4)
+    assert until(got, 3) == got
+    (words,) = changes_in_words(config, got)
+    assert words == (
+        "20 epochs in place of 10; the learning rate goes on along the linear curve of that length"
+    )
+
+
+def test_run_with_a_smooth_schedule_learns_at_a_new_rate_in_each_step(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 images in batches of 16 are 4 steps; the rates are seen at the update itself."""
+    config = tiny(store, schedule=SmoothSchedule(2, warmup_epochs=0.5))
+    seen: list[float] = []
+    from alexnet.train import loop
+
+    real = loop.sgd_step
+
+    def recorded(loss, parameters, velocity, hyper, *rest):  # type: ignore[no-untyped-def]
+        seen.append(hyper["conv1.weight"].lr)
+        real(loss, parameters, velocity, hyper, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "sgd_step", recorded)
+        fit(config, tmp_path / "whole")
+    want = [
+        param_hyper(config, "conv1.weight", epoch, START).lr
+        for epoch in (0.125, 0.375, 0.625, 0.875, 1.125, 1.375, 1.625, 1.875)
+    ]
+    assert seen == want
+    assert [line["lr"] for line in read_metrics(tmp_path / "whole", "epoch")] == want[3::4]
+    interrupted(config, tmp_path / "parts", monkeypatch, 6)
+    assert same_bits(tmp_path / "whole", tmp_path / "parts")
