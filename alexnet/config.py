@@ -302,6 +302,10 @@ class Config:
     augment: Augment = Augment()
     sgd: Sgd = Sgd()
     schedule: Schedule = field(default_factory=Plateau)
+    label_smoothing: float = 0.0
+    """Share of each target that is spread evenly over all classes, in training only (Szegedy et al.
+    2015). The training loss that is printed and logged is then that of the smoothed targets; the
+    validation loss never is."""
     data: str = ""
     """The store of prepared images: a folder, or a URL such as s3://bucket/store."""
     train_split: str = "train"
@@ -479,6 +483,11 @@ def check(config: Config) -> None:
     # Smaller crops than a hundredth of the input show a few pixels of the image.
     if not 0.01 <= augment.zoom <= 1:
         raise ConfigError(f"augment.zoom is {augment.zoom}; it must be between 0.01 and 1")
+    # With 1 the label would say nothing.
+    if not 0 <= config.label_smoothing < 1:
+        raise ConfigError(
+            f"label_smoothing is {config.label_smoothing}; it must be at least 0 and below 1"
+        )
     # With a momentum of 1 the velocity would never fade.
     if not 0 <= sgd.momentum < 1:
         raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from alexnet import checkpoint
 from alexnet.cli.train import parse_train
-from alexnet.config import Config, SmoothSchedule, check, scaled
+from alexnet.config import Config, Layer, Sgd, SmoothSchedule, StepSchedule, check, scaled
+from alexnet.distributed.loss import cross_entropy_by_classes
+from alexnet.distributed.mesh import ALONE, Group
+from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import ConfigError
 from alexnet.experiments.effects import steady_epochs
 from alexnet.experiments.records import until
@@ -18,7 +24,7 @@ from alexnet.train.changes import changes_in_words
 from alexnet.train.loop import Interrupted, fit, resume
 from alexnet.train.metrics import read_metrics
 from alexnet.train.sgd import PlateauState, lr_factor, middle_of_step, param_hyper
-from tests.conftest import tiny
+from tests.conftest import tiny, tiny_architecture
 from tests.test_resume import stop_at
 
 START = PlateauState()
@@ -74,7 +80,7 @@ def test_smooth_schedule_is_scaled_with_its_warm_up() -> None:
 @pytest.mark.parametrize("warmup", [-1, 3, float("nan")])
 def test_warm_up_is_shorter_than_the_schedule(warmup: float) -> None:
     config = tiny(Path("store"), schedule=SmoothSchedule(3, warmup_epochs=warmup))
-    with pytest.raises(ConfigError, match=r"^schedule.warmup_epochs is .*; it must be at least 0"):
+    with pytest.raises(ConfigError, match=r"^schedule\.warmup_epochs is .*; it must be at least 0"):
         check(config)
 
 
@@ -115,3 +121,45 @@ def test_run_with_a_smooth_schedule_learns_at_a_new_rate_in_each_step(
     assert [line["lr"] for line in read_metrics(tmp_path / "whole", "epoch")] == want[3::4]
     interrupted(config, tmp_path / "parts", monkeypatch, 6)
     assert same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_smoothing_is_that_of_pytorch(smoothing: float) -> None:
+    """By the classes of one rank too, which have a loss and a gradient of their own."""
+    logits = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(6)
+    want = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    by_classes, wrong = cross_entropy_by_classes(logits, labels, Group(), smoothing)
+    torch.testing.assert_close(by_classes / 6, want)
+    assert wrong == (logits.argmax(1) != labels).sum()
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (by_classes / 6, want)]
+    torch.testing.assert_close(*gradients)
+
+    net = ShardedNetwork(tiny_architecture(), 0, ALONE).eval()
+    images = torch.randn(6, 3, 32, 32)
+    loss, _ = net.loss(images, labels, 6, smoothing=smoothing)
+    torch.testing.assert_close(
+        loss, F.cross_entropy(net(images), labels, label_smoothing=smoothing)
+    )
+
+
+def test_run_minimises_the_smoothed_loss_and_reports_it(store: Path, tmp_path: Path) -> None:
+    """With weights that never change, smoothing raises the training loss alone."""
+    frozen = tiny(store, sgd=Sgd(16, lr=0), schedule=StepSchedule(1))
+    sharp = replace(frozen.architecture, layers=sharper(frozen.architecture.layers))
+    plain = fit(replace(frozen, architecture=sharp), tmp_path / "plain")
+    smooth = fit(replace(frozen, architecture=sharp, label_smoothing=0.5), tmp_path / "smooth")
+    assert smooth["train_loss"] != plain["train_loss"]
+    assert smooth["train_error"] == plain["train_error"]
+    assert smooth["val_loss"] == plain["val_loss"]
+
+
+def sharper(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Layers whose logits differ from each other."""
+    return (*layers[:-1], replace(layers[-1], std=1.0))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_label_smoothing_leaves_the_label_a_share(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"^label_smoothing is .*; it must be at least"):
+        check(tiny(Path("store"), label_smoothing=value))

@@ -239,6 +239,7 @@ class ShardedNetwork(Network):
         labels: torch.Tensor,
         global_size: int,
         dropout_key: DropoutKey | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute this rank's part of the mean loss, and its number of wrong classifications.
 
@@ -247,6 +248,7 @@ class ShardedNetwork(Network):
         Args:
             labels: Labels of this rank's images.
             global_size: Number of images on all ranks together.
+            smoothing: As `Config.label_smoothing`.
 
         Returns:
             The sum of the losses of the images seen here, divided by `global_size`, and the number
@@ -259,10 +261,10 @@ class ShardedNetwork(Network):
             labels = gather_rows(labels, mesh.data, layout.rows())
         # Logits of 10,000 classes are larger than what the loss needs of them.
         if layout.by_classes:
-            losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units)
+            losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units, smoothing)
         else:
             losses, wrong = (
-                F.cross_entropy(logits, labels, reduction="sum"),
+                F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing),
                 (logits.argmax(1) != labels).sum(),
             )
         # Divided by the full batch, so that the sum over the ranks is the mean.

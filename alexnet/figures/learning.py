@@ -23,7 +23,7 @@ Epochs = list[dict[str, Any]]
 FEW_EPOCHS = 3
 """Up to here a curve has markers: the line of a single epoch has no length and is not seen."""
 
-MOST_FALLS = 5
+MOST_FALLS = 10
 """Up to this number, the epochs at which the learning rate fell are marked."""
 
 QUARTER = 0.25

@@ -32,14 +32,14 @@ WARM_UP_STEPS = 3
 class _Loss(nn.Module):
     """`ShardedNetwork.loss` as a `forward`, which `functional_call` needs."""
 
-    def __init__(self, net: ShardedNetwork) -> None:
+    def __init__(self, net: ShardedNetwork, smoothing: float) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.smoothing = net, smoothing
 
     def forward(
         self, x: torch.Tensor, labels: torch.Tensor, keys: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.net.loss(x, labels, len(labels), keys)
+        return self.net.loss(x, labels, len(labels), keys, self.smoothing)
 
 
 def takes(config: Config, device: torch.device, ranks: int) -> bool:
@@ -82,7 +82,8 @@ class GraphStep:
         # Imported here: Triton is present only beside a CUDA build of PyTorch.
         from alexnet.ops.triton_update import Update
 
-        self._config, self._preprocess, self._loss = config, preprocess, _Loss(net)
+        self._config, self._preprocess = config, preprocess
+        self._loss = _Loss(net, config.label_smoothing)
         self._names, parameters = zip(*net.named_parameters(), strict=True)
         self._used = {
             f"net.{name}": (

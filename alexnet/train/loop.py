@@ -377,7 +377,7 @@ def _train(
                         # Forward. The dropout masks are a function of (seed, step).
                         key = config.seed, state.step
                         loss, num_wrong = net.loss(
-                            images, labels, batch.global_size, dropout_key=key
+                            images, labels, batch.global_size, key, config.label_smoothing
                         )
 
                         # Metrics: on a GPU they are read one step late, so that the host never
