@@ -42,7 +42,8 @@ class Checkpoints:
         state: TrainState,
         step_metrics: StepMetrics,
     ) -> None:
-        self._net, self._run, self._state = setup.net, run, state
+        self._net, self._average = setup.net, setup.average
+        self._run, self._state = run, state
         self._parameters, self._velocity = parameters, velocity
         self._mean, self._step_metrics = preprocess.whole_mean, step_metrics
         self._val_split, self._every_s = (
@@ -79,13 +80,16 @@ class Checkpoints:
         self._step_metrics.settle()
         self._check_weights()
         self._state.elapsed_s = self.elapsed_s()
-        # Only `last` can be resumed, so `best` has no velocity.
-        weights = self._net.full(self._parameters)
+        # Only `last` can be resumed, so `best` has neither a velocity nor weights to train.
+        weights, training = self._net.full(self._parameters), {}
+        if self._average is not None:
+            training = weights if which == "last" else {}
+            weights = self._net.full(dict(self._average.named_parameters()))
         full_velocity = self._net.full(self._velocity if which == "last" else {})
         if self._net.mesh.first:
             header = self._about | {"position": asdict(self._state)}
             path = self._run / f"{which}.safetensors"
-            checkpoint.write(path, weights, full_velocity, self._mean, header)
+            checkpoint.write(path, weights, full_velocity, self._mean, header, training)
         self._saved_s = time.perf_counter()
 
     def _check_weights(self) -> None:

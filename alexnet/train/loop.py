@@ -70,6 +70,7 @@ from alexnet.train.sgd import (
     middle_of_step,
     param_hyper,
     sgd_step,
+    update_average,
     zero_velocity,
 )
 from alexnet.waiting import yielding
@@ -377,7 +378,11 @@ def _train(
                         # Forward. The dropout masks are a function of (seed, step).
                         key = config.seed, state.step
                         loss, num_wrong = net.loss(
-                            images, labels, batch.global_size, key, config.label_smoothing
+                            images,
+                            labels,
+                            batch.global_size,
+                            dropout_key=key,
+                            smoothing=config.label_smoothing,
                         )
 
                         # Metrics: on a GPU they are read one step late, so that the host never
@@ -391,6 +396,8 @@ def _train(
                         sgd_step(
                             loss, parameters, velocity, hyper, sgd.momentum, net.reduce_gradients
                         )
+                    if setup.average is not None:
+                        update_average(setup.average, net, sgd.ema_decay, state.step)
                     state.step += 1
                     state.batch += 1
                     waited_s += batch.waited_s
@@ -405,11 +412,12 @@ def _train(
                         checkpoints.save("last")
 
             # Validation: the center crop of every image, since ten crops would take ten times as
-            # long. `alexnet evaluate` reports the paper's ten.
+            # long. `alexnet evaluate` reports the paper's ten. Where the weights are averaged, the
+            # average is validated.
             step_metrics.settle()
             spent_s, in_all = time.perf_counter() - epoch_began_s, None
             test = centre(config.augment)
-            result = measure([(net, preprocess)], val, test, sgd.batch, workers, mesh)
+            result = measure([(setup.tested, preprocess)], val, test, sgd.batch, workers, mesh)
             # Not saved: a run could not go on from such weights.
             if not math.isfinite(result.loss):
                 what = f"step {state.step}: the validation loss is not finite"
