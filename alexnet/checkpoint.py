@@ -3,7 +3,8 @@
 (`export.py` writes ONNX.) A checkpoint is one safetensors file, so that loading executes no code,
 and weights, velocity and preprocessing always belong to the same moment. It contains:
 
-- the parameters, by name: those that predict, which are the average where a run has one;
+- the parameters and running statistics, by name: those that predict, which are the average where
+  a run has one;
 - the parameters that training goes on with, as `training.<name>`, where they are others (only in
   `last`);
 - the mean image, as `preprocess.mean`;
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from alexnet.architecture import plan
+from alexnet.architecture import layer_of, plan
 from alexnet.config import Config, check
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
@@ -295,8 +296,15 @@ def _say_not_covered(file: Path) -> None:
     )
 
 
+def state_of(net: torch.nn.Module) -> Tensors:
+    """The tensors of a network that a checkpoint has: parameters and running statistics."""
+    return {name: weight.detach() for name, weight in net.named_parameters()} | dict(
+        net.named_buffers()
+    )
+
+
 def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
-    """Copy all parameters of a network from `weights`.
+    """Copy all parameters and running statistics of a network from `weights`.
 
     Args:
         whose: Name of the weights' source, for messages.
@@ -304,7 +312,7 @@ def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
     Raises:
         RunError: If a parameter is missing or has another shape; the message names the first one.
     """
-    parameters = dict(net.named_parameters())
+    parameters = state_of(net)
     for name in sorted(parameters.keys() | weights.keys()):
         if name not in parameters or name not in weights:
             where = "the network" if name not in parameters else whose
@@ -313,9 +321,8 @@ def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
             shapes = f"{tuple(weights[name].shape)} there, {tuple(parameters[name].shape)} here"
             raise RunError(f"{whose} has another architecture: {name} has shape {shapes}")
     # Nothing is copied before everything fits: an error leaves the network unchanged.
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
 
 
 def copy_matching(
@@ -328,10 +335,9 @@ def copy_matching(
     Returns:
         The names of the layers that were copied, and of those that keep their initial values.
     """
-    # `conv1.weight` and `conv1.bias` belong to the layer `conv1`.
-    by_layer: dict[str, dict[str, torch.nn.Parameter]] = {}
-    for name, weight in net.named_parameters():
-        by_layer.setdefault(name.rpartition(".")[0], {})[name] = weight
+    by_layer: dict[str, Tensors] = {}
+    for name, weight in state_of(net).items():
+        by_layer.setdefault(layer_of(name), {})[name] = weight
     taken = [
         layer
         for layer, parameters in by_layer.items()
@@ -340,10 +346,9 @@ def copy_matching(
             name in weights and weights[name].shape == parameters[name].shape for name in parameters
         )
     ]
-    with torch.no_grad():
-        for layer in taken:
-            for name, weight in by_layer[layer].items():
-                weight.copy_(weights[name])
+    for layer in taken:
+        for name, weight in by_layer[layer].items():
+            weight.copy_(weights[name])
     return taken, [layer for layer in by_layer if layer not in taken]
 
 

@@ -17,7 +17,9 @@ from alexnet.saved_config import from_dict as from_dict
 from alexnet.saved_config import to_dict as to_dict
 
 Activation = Literal["relu", "tanh", "logistic"]
-OpName = Literal["activation", "lrn", "spatial_norm", "max_pool", "avg_pool", "dropout"]
+OpName = Literal[
+    "activation", "lrn", "spatial_norm", "batch_norm", "max_pool", "avg_pool", "dropout"
+]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,20 @@ class SpatialNorm:
 
 
 @dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalization (Ioffe and Szegedy 2015), later than the paper.
+
+    In training a map is normalized by its mean and variance in the batch, at test time by running
+    ones. Only a single process can train it.
+    """
+
+    epsilon: float = 1e-5
+    """Added to the variance."""
+    momentum: float = 0.1
+    """Share of the present batch in the running mean and variance."""
+
+
+@dataclass(frozen=True)
 class Pool:
     """Overlapping pooling (section 3.4); the paper compares it with size 2 and stride 2."""
 
@@ -138,6 +154,7 @@ class Architecture:
     """False removes every lrn and spatial_norm operation."""
     lrn: Lrn = Lrn()
     spatial_norm: SpatialNorm = SpatialNorm()
+    batch_norm: BatchNorm = BatchNorm()
     pool: Pool = Pool()
     dropout: Dropout = Dropout()
     width: float = 1.0
@@ -211,7 +228,8 @@ class Sgd:
     bias_lr_follows: bool = True
     """bias_lr drops together with the learning rate of the weights (original: no)."""
     bias_decay: bool = True
-    """Weight decay applies to biases too (original: no)."""
+    """Weight decay applies to biases too, and to the gains of batch normalization (original:
+    no)."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights per step, which is validated, tested
     and exported in place of the weights (later than the paper); 0: none. In step t, counted from 0,

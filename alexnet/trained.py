@@ -149,7 +149,8 @@ def _check_size(
         RunError: They differ in the number of parameters or of classes.
     """
     ops = plan(architecture)
-    if sum(op.parameters for op in ops) != sum(weight.numel() for weight in weights.values()):
+    count = sum(op.parameters + op.statistics for op in ops)
+    if count != sum(weight.numel() for weight in weights.values()):
         raise RunError(f"{file} has another architecture than its header says")
     if ops[-1].shape[0] != classes:
         raise RunError(f"{file} is damaged: its network has another number of classes")

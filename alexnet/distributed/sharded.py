@@ -65,7 +65,14 @@ class _Layout:
 
     def __init__(self, architecture: Architecture, mesh: Mesh) -> None:
         """Raises MeshError where the layers do not divide among the ranks."""
-        linear = [op for op in plan(architecture) if op.op == "linear"]
+        ops = plan(architecture)
+        linear = [op for op in ops if op.op == "linear"]
+        normalised = [op for op in ops if op.op == "batch_norm"]
+        if normalised and mesh.world.size > 1:
+            raise MeshError(
+                f"{normalised[0].name} needs the statistics of the whole batch, of which each of "
+                f"{mesh.world.size} ranks sees a part; train this network in a single process"
+            )
         if mesh.hybrid and not architecture.links:
             raise MeshError(
                 "parallel.hybrid gathers all maps before fc6; a net without links has columns "
@@ -80,6 +87,12 @@ class _Layout:
             f"{op.layer.name}.{parameter}": self._shard(op, parameter)
             for op in linear
             for parameter in ("weight", "bias")
+        }
+        # A single process has them whole.
+        self.shards |= {
+            f"{op.module}.{name}": ParamShard(None, Group(), Group())
+            for op in normalised
+            for name in ("weight", "bias", "running_mean", "running_var")
         }
         self.global_size = 0
         """Number of images on all ranks together in the batch that is being computed."""

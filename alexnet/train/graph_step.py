@@ -48,6 +48,8 @@ def takes(config: Config, device: torch.device, ranks: int) -> bool:
         device.type == "cuda"
         and ranks == 1
         and config.precision != "float64"
+        # The steps before the capture would change the running statistics.
+        and not any("batch_norm" in layer.then for layer in config.architecture.layers)
         # Some kernels have no deterministic form, and say so when they are called.
         and not config.deterministic
         and util.find_spec("triton") is not None

@@ -302,7 +302,7 @@ def _train(
         graph = graph_step.GraphStep(net, preprocess, velocity, config)
     log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
-    checkpoints = Checkpoints(setup, run, parameters, velocity, preprocess, state, step_metrics)
+    checkpoints = Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
     # To stderr, because stdout has one line for each epoch.
     for line in messages:
         print(line, file=sys.stderr)

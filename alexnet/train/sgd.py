@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from alexnet import native
+from alexnet.architecture import layer_of
 from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule
 
 DROP = 0.1  # "divide the learning rate by 10"
@@ -96,15 +97,15 @@ def param_hyper(config: Config, name: str, epoch: float, state: PlateauState) ->
         epoch: As in `lr_factor`.
     """
     sgd, schedule = config.sgd, config.schedule
-    layer, role = name.rsplit(".", 1)
-    is_bias = role == "bias"
+    layer, is_bias = layer_of(name), name.endswith(".bias")
+    is_gain = not is_bias and name != f"{layer}.weight"
     factor = lr_factor(schedule, epoch, state)
     lr = sgd.lr * factor
     bias_lr = dict(sgd.bias_lr_of).get(layer, sgd.bias_lr)
     if is_bias and bias_lr is not None:
         lr = bias_lr * (factor if sgd.bias_lr_follows else 1.0)
     weight_decay = dict(sgd.weight_decay_of).get(layer, sgd.weight_decay)
-    if is_bias and not sgd.bias_decay:
+    if (is_bias or is_gain) and not sgd.bias_decay:
         weight_decay = 0.0
     if isinstance(schedule, StepSchedule):
         # In the order of the table, so that of several changes of a layer the latest counts.
@@ -177,7 +178,11 @@ def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) 
         step: Number of the step, from 0.
     """
     share = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), share)
+    # The running statistics of batch normalization are averaged like the weights they belong to.
+    pairs = (average.parameters(), net.parameters()), (average.buffers(), net.buffers())
+    for averages, values in pairs:
+        for one, value in zip(averages, values, strict=True):
+            one.lerp_(value, share)
 
 
 def _update_compiled(
