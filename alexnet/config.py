@@ -181,8 +181,12 @@ class Augment:
     (section 4.1)."""
     zoom: float = 1.0
     """Smallest area of a random crop, as a share of the input's. Below 1 the area is drawn between
-    this and 1 and the aspect ratio between 3/4 and 4/3, and the crop is rescaled to the input.
-    Later than the paper (Szegedy et al. 2014), for small sets."""
+    this and zoom_to and the aspect ratio between 3/4 and 4/3, and the crop is rescaled to the
+    input. Later than the paper (Szegedy et al. 2014), for small sets."""
+    zoom_to: float = 1.0
+    """Largest area of a random crop, as a share of the input's. Above 1 crops are zoomed even where
+    zoom is 1; a side ends at the border of the stored image. The published random resized crop, 8 %
+    to 100 % of the stored image, is zoom 0.105 and zoom_to 1.306 for 224 of 256 pixels."""
     flips: bool = True
     """Horizontal reflections in training, with probability 1/2."""
     chunk: int = 1
@@ -471,6 +475,8 @@ def without_effect(config: Config) -> list[str]:
         sentences.append("augment.colour_std is set, but the color noise is off")
     if not augment.crops and augment.zoom != 1:
         sentences.append("augment.zoom is set, but crops are not random")
+    if not augment.crops and augment.zoom_to != 1:
+        sentences.append("augment.zoom_to is set, but crops are not random")
     if not augment.crops and not augment.last_offset:
         sentences.append("augment.last_offset is off, but crops are not random")
     if sgd.bias_lr is None and not sgd.bias_lr_follows:
@@ -507,6 +513,9 @@ def check(config: Config) -> None:
     # Smaller crops than a hundredth of the input show a few pixels of the image.
     if not 0.01 <= augment.zoom <= 1:
         raise ConfigError(f"augment.zoom is {augment.zoom}; it must be between 0.01 and 1")
+    # An input has at least half the side of the stored images.
+    if not 1 <= augment.zoom_to <= 4:
+        raise ConfigError(f"augment.zoom_to is {augment.zoom_to}; it must be between 1 and 4")
     # With 1 the average would stay at the initial weights.
     if not 0 <= sgd.ema_decay < 1:
         raise ConfigError(f"sgd.ema_decay is {sgd.ema_decay}; it must be at least 0 and below 1")

@@ -126,8 +126,9 @@ def sample_augmentation(
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
     y, x, coin = _uniform(seed, epoch, int(chunked), rows)
-    if augment.crops and augment.zoom < 1:
-        sides = _zoomed_sides(augment.zoom, input_px, _uniform(seed, epoch, ZOOM + chunked, rows))
+    if augment.crops and zooms(augment):
+        uniform = _uniform(seed, epoch, ZOOM + chunked, rows)
+        sides = _zoomed_sides(augment.zoom, augment.zoom_to, input_px, uniform)
         sides = np.minimum(sides, stored_px)
         top, left = (y, x) * (stored_px - sides)
     elif augment.crops:
@@ -145,14 +146,21 @@ def sample_augmentation(
     return Augmentation(top, left, flip, shift, scale, sides)
 
 
-def _zoomed_sides(least: float, input_px: int, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+def zooms(augment: Augment) -> bool:
+    """Whether random crops have other sides than the input."""
+    return augment.zoom < 1 or augment.zoom_to > 1
+
+
+def _zoomed_sides(
+    least: float, most: float, input_px: int, uniform: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the height and width of zoomed crops in pixels, shape (2, N).
 
     Args:
-        least: Smallest share of the input's area.
+        least, most: Smallest and largest share of the input's area.
         uniform: Uniform numbers in [0, 1): for the area, for the aspect ratio, and unused, (3, N).
     """
-    side = input_px * np.sqrt(least + (1 - least) * uniform[0])
+    side = input_px * np.sqrt(least + (most - least) * uniform[0])
     # Drawn on a logarithmic scale, so that wide and high crops are equally likely.
     aspect = ASPECT ** (uniform[1] - 0.5)
     return np.stack([side / aspect, side * aspect])

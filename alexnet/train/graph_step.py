@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from alexnet.config import Config
-from alexnet.data.augment import Augmentation, Preprocess
+from alexnet.data.augment import Augmentation, Preprocess, zooms
 from alexnet.data.loader import Batch
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.ops import dropout_keys
@@ -158,7 +158,7 @@ class GraphStep:
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Compute the input, (loss, wrong), and the gradients of the first `count` images."""
         x = self._preprocess.on_device(
-            self._images[:count], self._packed[:count], self._config.augment.zoom < 1
+            self._images[:count], self._packed[:count], zooms(self._config.augment)
         )
         keys = {name: self._keys[i : i + 1] for i, name in enumerate(self._dropped)}
         loss, wrong = torch.func.functional_call(
