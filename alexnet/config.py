@@ -187,6 +187,13 @@ class Augment:
     """Largest area of a random crop, as a share of the input's. Above 1 crops are zoomed even where
     zoom is 1; a side ends at the border of the stored image. The published random resized crop, 8 %
     to 100 % of the stored image, is zoom 0.105 and zoom_to 1.306 for 224 of 256 pixels."""
+    mixup: float = 0.0
+    """Parameter of the beta distribution of the share of the next image of the batch that is added
+    to each training image and its target (Zhang et al. 2017); 0: none. The training error is
+    counted against the label with the larger share."""
+    cutmix: float = 0.0
+    """The same for a square that is pasted from the next image (Yun et al. 2019). With both, half
+    of the images have either."""
     flips: bool = True
     """Horizontal reflections in training, with probability 1/2."""
     chunk: int = 1
@@ -524,6 +531,10 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"label_smoothing is {config.label_smoothing}; it must be at least 0 and below 1"
         )
+    for name, value in (("mixup", augment.mixup), ("cutmix", augment.cutmix)):
+        # Above, every share is nearly 1/2.
+        if not 0 <= value <= 100:
+            raise ConfigError(f"augment.{name} is {value}; it must be between 0 and 100")
     # With a momentum of 1 the velocity would never fade.
     if not 0 <= sgd.momentum < 1:
         raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")

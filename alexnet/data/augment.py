@@ -36,7 +36,7 @@ ILSVRC2012_VECTORS = np.array(  # one eigenvector per row
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Number of the random stream of the color noise. Streams 0 and 1 hold the crop positions and
 # reflections, drawn for each image or for each chunk of the epoch; 3 and 4 the sizes of zoomed
-# crops, likewise.
+# crops, likewise; 5 to 7 are those of `mixing.py`.
 NORMAL = 2
 ZOOM = 3
 ASPECT = 4 / 3
@@ -125,9 +125,9 @@ def sample_augmentation(
     rows = position // augment.chunk if chunked else index
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
-    y, x, coin = _uniform(seed, epoch, int(chunked), rows)
+    y, x, coin = uniform_numbers(seed, epoch, int(chunked), rows)
     if augment.crops and zooms(augment):
-        uniform = _uniform(seed, epoch, ZOOM + chunked, rows)
+        uniform = uniform_numbers(seed, epoch, ZOOM + chunked, rows)
         sides = _zoomed_sides(augment.zoom, augment.zoom_to, input_px, uniform)
         sides = np.minimum(sides, stored_px)
         top, left = (y, x) * (stored_px - sides)
@@ -166,17 +166,19 @@ def _zoomed_sides(
     return np.stack([side / aspect, side * aspect])
 
 
-def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def uniform_numbers(
+    seed: int, epoch: int, stream: int, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Return three uniform numbers in [0, 1) for each of `rows`, shape (3, N)."""
-    return _table(seed, epoch, stream, _table_rows(rows))[rows].T
+    return _table(seed, epoch, stream, table_rows(rows))[rows].T
 
 
 def _normal(seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return three standard normal numbers for each of `rows`, shape (N, 3)."""
-    return _table(seed, epoch, NORMAL, _table_rows(rows))[rows]
+    return _table(seed, epoch, NORMAL, table_rows(rows))[rows]
 
 
-def _table_rows(rows: NDArray[np.int64]) -> int:
+def table_rows(rows: NDArray[np.int64]) -> int:
     """Return how many rows a table needs to contain `rows`, rounded up to a power of two.
 
     The rounding keeps the number of distinct tables small, so that batches share cached ones.
@@ -194,8 +196,8 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
     return this.result()
 
 
-# Two streams of two epochs, and as many shorter tables, which a batch of few images may need.
-@lru_cache(maxsize=8)
+# Three streams of two epochs, and as many shorter tables, which a batch of few images may need.
+@lru_cache(maxsize=12)
 def _begun(seed: int, epoch: int, stream: int, rows: int) -> Future[NDArray[np.float64]]:
     """Begin to draw a table in a thread."""
     table: Future[NDArray[np.float64]] = Future()

@@ -1,4 +1,5 @@
-"""The loss of a network whose last layer is divided by classes, without gathering all logits."""
+"""The loss where the last layer is divided by classes, without gathering all logits; and where
+images are mixed."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.mesh import Group
@@ -70,3 +72,30 @@ def cross_entropy_by_classes(
     results: tuple[torch.Tensor, torch.Tensor]
     results = _CrossEntropyByClasses.apply(*arguments)  # type: ignore[no-untyped-call]
     return results
+
+
+def mixed_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    others: torch.Tensor,
+    share: torch.Tensor,
+    smoothing: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum the cross-entropies of a batch of mixed images, and count its wrong classifications.
+
+    Args:
+        logits: (N, classes) of all classes.
+        labels, others: Labels of the images, and of those mixed in (`data.mixing`), (N,) int64.
+        share: Share of `others` in the targets, (N,).
+        smoothing: As `Config.label_smoothing`.
+
+    Returns:
+        The summed loss, and the number of images for which `labels` has not the largest logit.
+    """
+    own, other = (
+        F.cross_entropy(logits, one, reduction="none", label_smoothing=smoothing)
+        for one in (labels, others)
+    )
+    # Cross-entropy is linear in the target.
+    losses = torch.lerp(own, other, share.to(own.dtype)).sum()
+    return losses, (logits.argmax(1) != labels).sum()

@@ -31,7 +31,7 @@ from alexnet.distributed.collectives import (
     gather_stack,
     sum_parts,
 )
-from alexnet.distributed.loss import cross_entropy_by_classes
+from alexnet.distributed.loss import cross_entropy_by_classes, mixed_cross_entropy
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.errors import MeshError
 from alexnet.layers import DropoutKey
@@ -253,6 +253,7 @@ class ShardedNetwork(Network):
         global_size: int,
         dropout_key: DropoutKey | None = None,
         smoothing: float = 0.0,
+        mixed: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute this rank's part of the mean loss, and its number of wrong classifications.
 
@@ -262,6 +263,8 @@ class ShardedNetwork(Network):
             labels: Labels of this rank's images.
             global_size: Number of images on all ranks together.
             smoothing: As `Config.label_smoothing`.
+            mixed: Labels of the images that were mixed in and their shares, as `data.mixing.mix`
+                returns them; only in a single process.
 
         Returns:
             The sum of the losses of the images seen here, divided by `global_size`, and the number
@@ -272,8 +275,10 @@ class ShardedNetwork(Network):
         logits = super().forward(images, dropout_key)
         if mesh.hybrid:
             labels = gather_rows(labels, mesh.data, layout.rows())
+        if mixed is not None:
+            losses, wrong = mixed_cross_entropy(logits, labels, *mixed, smoothing)
         # Logits of 10,000 classes are larger than what the loss needs of them.
-        if layout.by_classes:
+        elif layout.by_classes:
             losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units, smoothing)
         else:
             losses, wrong = (

@@ -21,6 +21,7 @@ from torch import nn
 from alexnet.config import Config
 from alexnet.data.augment import Augmentation, Preprocess, zooms
 from alexnet.data.loader import Batch
+from alexnet.data.mixing import mixes
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.ops import dropout_keys
 from alexnet.train.sgd import ParamHyper
@@ -48,6 +49,7 @@ def takes(config: Config, device: torch.device, ranks: int) -> bool:
         device.type == "cuda"
         and ranks == 1
         and config.precision != "float64"
+        and not mixes(config.augment)
         # The steps before the capture would change the running statistics.
         and not any("batch_norm" in layer.then for layer in config.architecture.layers)
         # Some kernels have no deterministic form, and say so when they are called.

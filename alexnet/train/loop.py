@@ -26,6 +26,7 @@ from alexnet.config import Config, Parallel, SmoothSchedule, check, without_effe
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.mixing import mix, mixes, sample_mixing
 from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
 from alexnet.device import (
@@ -374,6 +375,16 @@ def _train(
                     else:
                         images = preprocess(batch.images, augmentation)
                         labels = batch.labels.to(device, non_blocking=True)
+                        mixed = None
+                        if mixes(config.augment):
+                            mixing = sample_mixing(
+                                config.augment,
+                                preprocess.input_px,
+                                config.seed,
+                                state.epoch,
+                                batch.index,
+                            )
+                            images, mixed = mix(images, labels, mixing)
 
                         # Forward. The dropout masks are a function of (seed, step).
                         key = config.seed, state.step
@@ -383,6 +394,7 @@ def _train(
                             batch.global_size,
                             dropout_key=key,
                             smoothing=config.label_smoothing,
+                            mixed=mixed,
                         )
 
                         # Metrics: on a GPU they are read one step late, so that the host never
