@@ -215,6 +215,10 @@ class Augment:
     test_patches: Literal["ten", "nine", "centre"] = "ten"
     """ten: the corners, the center and their reflections (section 4.1). nine: a 3x3 grid (the
     CIFAR-10 nets). centre: the center crop."""
+    test_px: int = 0
+    """Side of the test crops, in pixels of the stored image; 0: that of the input. A larger crop is
+    rescaled to the input, whose size the fully connected layers fix: the test sees more of each
+    image, at a smaller scale (later than the paper)."""
 
 
 @dataclass(frozen=True)
@@ -530,6 +534,12 @@ def check(config: Config) -> None:
     if not 0 <= config.label_smoothing < 1:
         raise ConfigError(
             f"label_smoothing is {config.label_smoothing}; it must be at least 0 and below 1"
+        )
+    # A smaller crop, rescaled, would have edges that `alexnet export` cannot reproduce.
+    if augment.test_px and augment.test_px < config.architecture.input_px:
+        raise ConfigError(
+            f"augment.test_px is {augment.test_px}; it must be 0, or at least the input's "
+            f"{config.architecture.input_px} pixels"
         )
     for name, value in (("mixup", augment.mixup), ("cutmix", augment.cutmix)):
         # Above, every share is nearly 1/2.

@@ -75,7 +75,7 @@ def write_onnx(
     The result is compared with the network by ONNX Runtime before it is written.
 
     Args:
-        preprocessing: False: the input `rgb` is the center crop, (N, 3, input_px, input_px)
+        preprocessing: False: the input `rgb` is the center crop, (N, 3, crop_px, crop_px)
             float32 in 0..255. True: the input `images` are images of the stored size,
             (N, stored_px, stored_px, 3) uint8.
         crops: The crops whose probabilities are averaged. Any but the center crop needs
@@ -92,7 +92,7 @@ def write_onnx(
         from onnx import TensorProto, helper
     except ImportError:
         raise RunError(not_installed("writing ONNX", "onnx", "onnxruntime")) from None
-    px, stored_px = trained.preprocess.input_px, trained.preprocess.stored_px
+    px, stored_px = _crop_px(trained), trained.preprocess.stored_px
     positions = _positions(trained, crops)
     if preprocessing:
         graph = _Graph("images")
@@ -145,7 +145,7 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
         JSON values, which the file has among its metadata as `input`.
     """
     preprocess = trained.preprocess
-    px, stored_px = preprocess.input_px, preprocess.stored_px
+    px, stored_px = _crop_px(trained), preprocess.stored_px
     before = {
         "color": "RGB, upright as the EXIF orientation says",
         "shorter_side_px": stored_px,
@@ -165,6 +165,11 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
     }
     of_predict = len(_positions(trained, preprocess.augment.test_patches))
     return {"before": before, "inside": inside, "crops_of_alexnet_predict": of_predict}
+
+
+def _crop_px(trained: Trained) -> int:
+    """Side of the test crops, in pixels of the stored image."""
+    return trained.preprocess.augment.test_px or trained.preprocess.input_px
 
 
 def _positions(trained: Trained, crops: Crops) -> list[tuple[int, int, bool]]:
@@ -191,7 +196,7 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     test = replace(preprocess.augment, test_patches=crops)
     want = probabilities(trained.net, preprocess, torch.from_numpy(images), test).cpu().numpy()
-    fed = {"images": images} if preprocessing else {"rgb": _centre(images, preprocess.input_px)}
+    fed = {"images": images} if preprocessing else {"rgb": _centre(images, _crop_px(trained))}
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, fed)
     if np.abs(got - want).max() > LARGEST_DIFFERENCE:
@@ -213,7 +218,7 @@ def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool
 
     All crops pass the network as one batch, so that its weights are in the file once.
     """
-    px = trained.preprocess.input_px
+    px = _crop_px(trained)
     graph.add("Cast", to=1)  # TensorProto.FLOAT
     images = graph.add("Transpose", perm=[0, 3, 1, 2])
     rows_and_columns = graph.constant(np.array([2, 3]))
@@ -235,15 +240,29 @@ def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool
 
 
 def _subtract_mean(graph: _Graph, trained: Trained, position: tuple[int, int, bool]) -> None:
-    """Add the subtraction of what the recipe subtracts from the crop at this position."""
+    """Rescale the crop at this position to the input, and subtract what the recipe subtracts."""
     preprocess, (top, left, flip) = trained.preprocess, position
-    px = preprocess.input_px
-    mean = preprocess.centre_patch_mean()  # (px, px, 3)
-    if preprocess.augment.mean == "pixel":
+    px = _crop_px(trained)
+    moves = preprocess.augment.mean == "pixel"
+    mean = preprocess.centre_patch_mean()  # (input_px, input_px, 3)
+    if moves:
         # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
         mean = preprocess.whole_mean[top : top + px, left : left + px]
         mean = mean.flip(1) if flip else mean
+    else:
+        _rescale(graph, trained)
     graph.add("Sub", graph.x, graph.constant(mean.cpu().numpy().transpose(2, 0, 1)[None]))
+    if moves:
+        _rescale(graph, trained)
+
+
+def _rescale(graph: _Graph, trained: Trained) -> None:
+    """Add the rescaling of a test crop that is larger than the input, bilinear as in training."""
+    px = trained.preprocess.input_px
+    if _crop_px(trained) != px:
+        sides = graph.constant(np.array([px, px]))
+        # Regions of interest and factors are not given.
+        graph.add("Resize", graph.x, "", "", sides, mode="linear", axes=[2, 3])
 
 
 def _divide_by_deviation(graph: _Graph, trained: Trained) -> None:

@@ -196,7 +196,10 @@ def probabilities(
     for first in range(0, len(positions), at_once):
         group = positions[first : first + at_once]
         x = torch.cat(
-            [preprocess(images, fixed_crop(*position, len(images))) for position in group]
+            [
+                preprocess(images, fixed_crop(*position, len(images), test.test_px))
+                for position in group
+            ]
         )
         # The paper averages the softmax outputs of the crops, not the logits.
         with evaluation_mode(net):

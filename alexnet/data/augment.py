@@ -259,9 +259,9 @@ def evaluation_crops(
     """Return (top, left, reflected) of each test crop.
 
     There are ten crops (section 4.1), a 3x3 grid of nine (the CIFAR-10 networks), or the center
-    crop alone.
+    crop alone. Their side is `Augment.test_px`, or that of the input.
     """
-    border = stored_px - input_px
+    border = stored_px - (augment.test_px or input_px)
     half = border // 2
     if augment.test_patches == "centre" or border == 0:
         return [(half, half, False)]
@@ -271,15 +271,25 @@ def evaluation_crops(
     return [(y, x, flip) for flip in (False, True) for y, x in corners]
 
 
-def fixed_crop(top: int, left: int, flip: bool, count: int) -> Augmentation:
-    """Return the same test crop for each of `count` images, without color noise."""
+def fixed_crop(top: int, left: int, flip: bool, count: int, side_px: int = 0) -> Augmentation:
+    """Return the same test crop for each of `count` images, without color noise.
+
+    Args:
+        side_px: Side of a crop that is rescaled to the input; 0: that of the input.
+    """
     # Every image of a test batch gets the same crop.
     full = np.full(count, 1)
-    return Augmentation(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
+    shift, sides = np.zeros((count, 3), np.float32), np.full((2, count), float(side_px))
+    return Augmentation(
+        full * top, full * left, full * flip > 0, shift, sides=sides if side_px else None
+    )
 
 
-def check_sizes(stored_px: int, input_px: int) -> None:
+def check_sizes(stored_px: int, input_px: int, test_px: int = 0) -> None:
     """Check that crops of `input_px` pixels suit images stored with `stored_px` pixels.
+
+    Args:
+        test_px: `Augment.test_px`.
 
     Raises:
         DataError: If the crop is larger than the stored image, or smaller than half of it, which
@@ -289,6 +299,11 @@ def check_sizes(stored_px: int, input_px: int) -> None:
         raise DataError(
             f"the network sees {input_px} pixels per side, and the store has {stored_px}; "
             "prepare it with a larger --size-px or set a smaller architecture.input_px"
+        )
+    if test_px > stored_px:
+        raise DataError(
+            f"augment.test_px is {test_px}, and the store has {stored_px} pixels per side; prepare "
+            "it with a larger --size-px or set a smaller augment.test_px"
         )
     if stored_px > 2 * input_px:
         raise DataError(
@@ -309,7 +324,7 @@ class Preprocess:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         stored_px = statistics.mean.shape[0]
-        check_sizes(stored_px, input_px)
+        check_sizes(stored_px, input_px, augment.test_px)
         self.augment, self.input_px, self.stored_px = augment, input_px, stored_px
         self.device, self.dtype = device, dtype
         mean = torch.tensor(statistics.mean, dtype=torch.float32, device=device)
@@ -426,9 +441,10 @@ class Preprocess:
         return self._on_host(values).to(self.device, non_blocking=True)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the center crop of every image, without color noise."""
-        half = (self.stored_px - self.input_px) // 2
-        return self(images, fixed_crop(half, half, False, len(images)))
+        """Return the center crop of every image as at test time, without color noise."""
+        side_px = self.augment.test_px
+        half = (self.stored_px - (side_px or self.input_px)) // 2
+        return self(images, fixed_crop(half, half, False, len(images), side_px))
 
     def plain(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Compute the same by indexing, shape (N, input_px, input_px, 3).

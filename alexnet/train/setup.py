@@ -58,7 +58,7 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
         store.split(name, keep=True, answer_s=answer_s)
         for name in (config.train_split, config.val_split)
     )
-    check_sizes(store.size_px, config.architecture.input_px)
+    check_sizes(store.size_px, config.architecture.input_px, config.augment.test_px)
     return Setup(config, store, (train, val), net, average)
 
 
