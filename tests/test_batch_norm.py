@@ -20,6 +20,7 @@ from alexnet.config import (
     Sgd,
     StepSchedule,
 )
+from alexnet.diagnostics import Signal, warning
 from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import ConfigError, MeshError
@@ -28,7 +29,7 @@ from alexnet.model import Network
 from alexnet.train.graph_step import takes
 from alexnet.train.loop import fit
 from alexnet.train.sgd import PlateauState, param_hyper, update_average
-from tests.conftest import tiny
+from tests.conftest import tiny, tiny_architecture
 from tests.test_modern import interrupted, same_bits
 
 
@@ -114,15 +115,14 @@ def test_run_with_batch_norm_is_resumed_bit_for_bit_with_its_statistics(
 ) -> None:
     averaged = config(store)
     averaged = replace(averaged, sgd=replace(averaged.sgd, ema_decay=0.75))
-    for name, settings in (("plain", config(store)), ("averaged", averaged)):
-        metrics = fit(settings, tmp_path / name)
-        interrupted(settings, tmp_path / f"{name}-parts", monkeypatch, 6)
-        assert same_bits(tmp_path / name, tmp_path / f"{name}-parts")
-        saved = checkpoint.read(tmp_path / name)
-        assert saved.weights["conv1_bn.running_mean"].abs().min() > 0
-        net = load(tmp_path / name, device="cpu").net
-        assert net.conv1_bn.running_var.equal(saved.weights["conv1_bn.running_var"])
-        assert metrics["val_loss"] < 2.5
+    metrics = fit(averaged, tmp_path / "whole")
+    interrupted(averaged, tmp_path / "parts", monkeypatch, 6)
+    assert same_bits(tmp_path / "whole", tmp_path / "parts")
+    saved = checkpoint.read(tmp_path / "whole")
+    assert saved.weights["conv1_bn.running_mean"].abs().min() > 0
+    net = load(tmp_path / "whole", device="cpu").net
+    assert net.conv1_bn.running_var.equal(saved.weights["conv1_bn.running_var"])
+    assert metrics["val_loss"] < 2.5
     training, average = saved.training, saved.weights
     assert not training["conv1_bn.running_mean"].equal(average["conv1_bn.running_mean"])
 
@@ -200,3 +200,10 @@ def test_several_ranks_and_graph_steps_refuse_it(store: Path) -> None:
 def test_impossible_constants_are_refused(norm: BatchNorm, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(architecture(batch_norm=norm))
+
+
+def test_a_network_that_batch_norm_makes_see_is_not_called_blind() -> None:
+    """The signal is measured with the statistics of no image."""
+    blind = [Signal("fc7", 0.0, 1.0), Signal("fc8", 0.0, 1.0)]
+    assert warning(blind, tiny_architecture()) is not None
+    assert warning(blind, architecture()) is None

@@ -18,6 +18,7 @@ from importlib import util
 import torch
 from torch import nn
 
+from alexnet.architecture import has_batch_norm
 from alexnet.config import Config
 from alexnet.data.augment import Augmentation, Preprocess, zooms
 from alexnet.data.loader import Batch
@@ -51,7 +52,7 @@ def takes(config: Config, device: torch.device, ranks: int) -> bool:
         and config.precision != "float64"
         and not mixes(config.augment)
         # The steps before the capture would change the running statistics.
-        and not any("batch_norm" in layer.then for layer in config.architecture.layers)
+        and not has_batch_norm(config.architecture)
         # Some kernels have no deterministic form, and say so when they are called.
         and not config.deterministic
         and util.find_spec("triton") is not None
