@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from alexnet.config import Architecture, Conv, FullyConnected, Layer, Local
+from alexnet.config import Architecture, BatchNorm, Conv, FullyConnected, Layer, Local
 from alexnet.errors import ConfigError
 
 # (channels, height, width); a fully connected layer has height and width 1.
@@ -27,8 +27,9 @@ class Op:
     its neurons, after the activation function; `conv1.linear`, `conv1.lrn`, `conv1.max_pool` and so
     on are the intermediate values."""
     module: str
-    """Name of the submodule of `Network` that computes it: `conv1`, `relu1`, `norm1`, `pool1`. A
-    hook on `relu1` therefore sees the value `conv1`, and one on `conv1` sees `conv1.linear`."""
+    """Name of the submodule of `Network` that computes it: `conv1`, `relu1`, `norm1`, `pool1`, and
+    `conv1_bn`, which is named after its layer because it has parameters (`layer_of`). A hook on
+    `relu1` therefore sees the value `conv1`, and one on `conv1` sees `conv1.linear`."""
     op: str
     layer: Layer
     in_shape: Shape
@@ -58,10 +59,17 @@ class Op:
 
     @property
     def parameters(self) -> int:
-        """Number of weights and biases."""
+        """Number of weights and biases; batch normalization has a gain and a bias for each map."""
+        if self.op == "batch_norm":
+            return 2 * self.shape[0]
         return (
             math.prod(self.weight_shape) + math.prod(self.bias_shape) if self.op == "linear" else 0
         )
+
+    @property
+    def statistics(self) -> int:
+        """Number of running means and variances, which a checkpoint has beside the parameters."""
+        return 2 * self.shape[0] if self.op == "batch_norm" else 0
 
     @property
     def multiply_adds(self) -> int:
@@ -139,6 +147,16 @@ def names_of(ops: tuple[Op, ...]) -> str:
         op.name if op.name == op.module or op.op == "linear" else f"{op.name} ({op.module})"
         for op in ops
     ) + (", or torchvision's features.N and classifier.N" if _torchvision_names(ops) else "")
+
+
+def has_batch_norm(architecture: Architecture) -> bool:
+    """Whether a network has batch normalization."""
+    return any("batch_norm" in layer.then for layer in architecture.layers)
+
+
+def layer_of(parameter: str) -> str:
+    """The layer to which a parameter belongs: `conv1` for `conv1.weight` and `conv1_bn.weight`."""
+    return re.sub("_bn(_again)*$", "", parameter.rpartition(".")[0])
 
 
 def _layers(architecture: Architecture) -> list[Layer]:
@@ -258,15 +276,29 @@ def _layer_ops(
             side = pooled_px(shape[1], pool.size_px, pool.stride, pool.partial)
             shape = (shape[0], side, side)
             _check_side(f"{name}.{op}", before, shape)
+        elif op == "batch_norm":
+            _check_batch_norm(architecture.batch_norm)
         elif op not in ("activation", "lrn", "spatial_norm", "dropout"):
             raise ConfigError(f"{name}: there is no operation {op!r}; see the field `then`")
         key = name if op == "activation" else f"{name}.{op}"
         module = _module_prefix(op, architecture) + suffix
+        if op == "batch_norm":
+            module = f"{name}_bn"
         # A layer that takes over the operations of a removed one may have two of the same name.
         while key in used_names:
             key, module = f"{key}+", f"{module}_again"
         used_names.add(key)
         yield Op(key, module, op, layer, before, shape, architecture.columns)
+
+
+def _check_batch_norm(norm: BatchNorm) -> None:
+    # Written with `not` so that a NaN is rejected too.
+    if not norm.epsilon > 0:
+        raise ConfigError(f"batch_norm.epsilon is {norm.epsilon}; it must be greater than 0")
+    if not 0 < norm.momentum <= 1:
+        raise ConfigError(
+            f"batch_norm.momentum is {norm.momentum}; it must be greater than 0 and at most 1"
+        )
 
 
 def _module_prefix(op: str, architecture: Architecture) -> str:

@@ -4,7 +4,10 @@
 safetensors file, so that loading executes no code, and weights, velocity and preprocessing always
 belong to the same moment. It contains:
 
-- the parameters, by name;
+- the parameters and running statistics, by name: those that predict, which are the average where
+  a run has one;
+- the parameters that training goes on with, as `training.<name>`, where they are others (only in
+  `last`);
 - the mean image, as `preprocess.mean`;
 - the velocities, as `velocity.<name>` (only in `last`);
 - a JSON header that identifies the weights: recipe, config, classes, checksum of the store,
@@ -18,7 +21,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +30,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from alexnet.architecture import plan
+from alexnet.architecture import layer_of, plan
 from alexnet.config import Config, check
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
@@ -36,7 +39,7 @@ from alexnet.files import parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
 # These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
-VELOCITY, MEAN = "velocity.", "preprocess.mean"
+VELOCITY, TRAINING, MEAN = "velocity.", "training.", "preprocess.mean"
 # The entries of the metadata of a safetensors file that this program writes.
 ABOUT, CHECKSUM = "about", "checksum"
 # The dtypes of parameters, velocities and the mean image, and their names in the file format.
@@ -50,13 +53,15 @@ class Checkpoint:
     """The contents of a checkpoint file.
 
     Attributes:
-        weights: Parameters by name.
+        weights: Parameters by name; of a run with `sgd.ema_decay`, their average.
         velocity: Velocities by parameter name; empty in `best`.
         mean: Mean image, (H, W, 3) float32, in gray levels.
         about: The JSON header.
         covered: Whether the file has a checksum of all its content; before version 0.3 it was one
             of the weights alone.
         file: The file, for messages.
+        training: The parameters that training goes on with, where `weights` are their average;
+            empty in `best`, and in runs without an average.
     """
 
     weights: Tensors
@@ -65,6 +70,7 @@ class Checkpoint:
     about: dict[str, Any]
     covered: bool
     file: Path
+    training: Tensors = field(default_factory=dict)
 
     @cached_property
     def config(self) -> Config:
@@ -84,10 +90,12 @@ def write(
     velocity: Tensors,
     mean: torch.Tensor,
     about: dict[str, Any],
+    training: Tensors | None = None,
 ) -> None:
     """Write a checkpoint atomically; the header gains the key `sha256`.
 
-    A process killed at any moment leaves the previous file or the new one, and so does a full disk.
+    The arguments are as in `Checkpoint`. A process killed at any moment leaves the previous file or
+    the new one, and so does a full disk.
 
     Raises:
         OSError: The file cannot be written.
@@ -96,7 +104,8 @@ def write(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # This one covers the weights alone: it is the same with and without velocities.
     text = json.dumps(about | {"sha256": tensors_sha256(tensors)})
-    tensors |= {VELOCITY + name: tensor.cpu().contiguous() for name, tensor in velocity.items()}
+    for prefix, others in ((VELOCITY, velocity), (TRAINING, training or {})):
+        tensors |= {prefix + name: tensor.cpu().contiguous() for name, tensor in others.items()}
     tensors[MEAN] = mean.cpu().contiguous()
     # Not `save_file` of safetensors: it gives the file mode 0600 whatever the umask, leaves a file
     # of another name behind when it is killed, and does not sync.
@@ -136,8 +145,8 @@ def _checksum(tensors: Tensors, text: str) -> str:
     """Return the SHA-256 of all that a checkpoint contains.
 
     It covers the name, dtype and shape of each tensor, the header `text`, and the bytes of the mean
-    image and the velocities. Those of the weights are covered by the `sha256` in the header, so
-    that no byte is hashed twice.
+    image, the velocities and the weights of training. Those of the weights are covered by the
+    `sha256` in the header, so that no byte is hashed twice.
     """
     names = sorted(tensors)
     shapes = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
@@ -149,7 +158,7 @@ def _checksum(tensors: Tensors, text: str) -> str:
 
 
 def _is_no_weight(name: str) -> bool:
-    return name == MEAN or name.startswith(VELOCITY)
+    return name == MEAN or name.startswith((VELOCITY, TRAINING))
 
 
 def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoint:
@@ -187,15 +196,16 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     about = _header(file, metadata, tensors)
     if CHECKSUM not in metadata:
         _say_not_covered(file)
-    # What remains after these two are the weights.
+    # What remains after these three are the weights.
     mean = tensors.pop(MEAN)
-    velocity = {
-        n.removeprefix(VELOCITY): tensors.pop(n) for n in list(tensors) if n.startswith(VELOCITY)
-    }
+    velocity, training = (
+        {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
+        for prefix in (VELOCITY, TRAINING)
+    )
     # safetensors checks the sizes of the tensors but not their contents.
     if tensors_sha256(tensors) != about["sha256"]:
         raise _damaged(file, "its weights do not have the sha256 that it states")
-    return Checkpoint(tensors, velocity, mean, about, CHECKSUM in metadata, file)
+    return Checkpoint(tensors, velocity, mean, about, CHECKSUM in metadata, file, training)
 
 
 def _foreign(file: Path) -> str | None:
@@ -278,8 +288,15 @@ def _say_not_covered(file: Path) -> None:
     )
 
 
+def state_of(net: torch.nn.Module) -> Tensors:
+    """The tensors of a network that a checkpoint has: parameters and running statistics."""
+    return {name: weight.detach() for name, weight in net.named_parameters()} | dict(
+        net.named_buffers()
+    )
+
+
 def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
-    """Copy all parameters of a network from `weights`.
+    """Copy all parameters and running statistics of a network from `weights`.
 
     Args:
         whose: Name of the weights' source, for messages.
@@ -287,7 +304,7 @@ def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
     Raises:
         RunError: If a parameter is missing or has another shape; the message names the first one.
     """
-    parameters = dict(net.named_parameters())
+    parameters = state_of(net)
     for name in sorted(parameters.keys() | weights.keys()):
         if name not in parameters or name not in weights:
             where = "the network" if name not in parameters else whose
@@ -296,9 +313,8 @@ def copy_into(net: torch.nn.Module, weights: Tensors, whose: str) -> None:
             shapes = f"{tuple(weights[name].shape)} there, {tuple(parameters[name].shape)} here"
             raise RunError(f"{whose} has another architecture: {name} has shape {shapes}")
     # Nothing is copied before everything fits: an error leaves the network unchanged.
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
 
 
 def copy_matching(
@@ -311,10 +327,9 @@ def copy_matching(
     Returns:
         The names of the layers that were copied, and of those that keep their initial values.
     """
-    # `conv1.weight` and `conv1.bias` belong to the layer `conv1`.
-    by_layer: dict[str, dict[str, torch.nn.Parameter]] = {}
-    for name, weight in net.named_parameters():
-        by_layer.setdefault(name.rpartition(".")[0], {})[name] = weight
+    by_layer: dict[str, Tensors] = {}
+    for name, weight in state_of(net).items():
+        by_layer.setdefault(layer_of(name), {})[name] = weight
     taken = [
         layer
         for layer, parameters in by_layer.items()
@@ -323,10 +338,9 @@ def copy_matching(
             name in weights and weights[name].shape == parameters[name].shape for name in parameters
         )
     ]
-    with torch.no_grad():
-        for layer in taken:
-            for name, weight in by_layer[layer].items():
-                weight.copy_(weights[name])
+    for layer in taken:
+        for name, weight in by_layer[layer].items():
+            weight.copy_(weights[name])
     return taken, [layer for layer in by_layer if layer not in taken]
 
 

@@ -17,7 +17,9 @@ from alexnet.saved_config import from_dict as from_dict
 from alexnet.saved_config import to_dict as to_dict
 
 Activation = Literal["relu", "tanh", "logistic"]
-OpName = Literal["activation", "lrn", "spatial_norm", "max_pool", "avg_pool", "dropout"]
+OpName = Literal[
+    "activation", "lrn", "spatial_norm", "batch_norm", "max_pool", "avg_pool", "dropout"
+]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,20 @@ class SpatialNorm:
 
 
 @dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalization (Ioffe and Szegedy 2015), later than the paper.
+
+    In training a map is normalized by its mean and variance in the batch, at test time by running
+    ones. Only a single process can train it.
+    """
+
+    epsilon: float = 1e-5
+    """Added to the variance."""
+    momentum: float = 0.1
+    """Share of the present batch in the running mean and variance."""
+
+
+@dataclass(frozen=True)
 class Pool:
     """Overlapping pooling (section 3.4); the paper compares it with size 2 and stride 2."""
 
@@ -141,6 +157,7 @@ class Architecture:
     """The sum of the response normalization crosses from one column to the next, as in Caffe, whose
     groups exist in convolutions alone. False: it stays inside its column, as in the paper."""
     spatial_norm: SpatialNorm = SpatialNorm()
+    batch_norm: BatchNorm = BatchNorm()
     pool: Pool = Pool()
     dropout: Dropout = Dropout()
     width: float = 1.0
@@ -172,8 +189,19 @@ class Augment:
     (section 4.1)."""
     zoom: float = 1.0
     """Smallest area of a random crop, as a share of the input's. Below 1 the area is drawn between
-    this and 1 and the aspect ratio between 3/4 and 4/3, and the crop is rescaled to the input.
-    Later than the paper (Szegedy et al. 2014), for small sets."""
+    this and zoom_to and the aspect ratio between 3/4 and 4/3, and the crop is rescaled to the
+    input. Later than the paper (Szegedy et al. 2014), for small sets."""
+    zoom_to: float = 1.0
+    """Largest area of a random crop, as a share of the input's. Above 1 crops are zoomed even where
+    zoom is 1; a side ends at the border of the stored image. The published random resized crop, 8 %
+    to 100 % of the stored image, is zoom 0.105 and zoom_to 1.306 for 224 of 256 pixels."""
+    mixup: float = 0.0
+    """Parameter of the beta distribution of the share of the next image of the batch that is added
+    to each training image and its target (Zhang et al. 2017); 0: none. The training error is
+    counted against the label with the larger share."""
+    cutmix: float = 0.0
+    """The same for a square that is pasted from the next image (Yun et al. 2019). With both, half
+    of the images have either."""
     flips: bool = True
     """Horizontal reflections in training, with probability 1/2."""
     chunk: int = 1
@@ -195,6 +223,10 @@ class Augment:
     test_patches: Literal["ten", "nine", "centre"] = "ten"
     """ten: the corners, the center and their reflections (section 4.1). nine: a 3x3 grid (the
     CIFAR-10 nets). centre: the center crop."""
+    test_px: int = 0
+    """Side of the test crops, in pixels of the stored image; 0: that of the input. A larger crop is
+    rescaled to the input, whose size the fully connected layers fix: the test sees more of each
+    image, at a smaller scale (later than the paper)."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +251,14 @@ class Sgd:
     bias_lr_follows: bool = True
     """bias_lr drops together with the learning rate of the weights (original: no)."""
     bias_decay: bool = True
-    """Weight decay applies to biases too (original: no)."""
+    """Weight decay applies to biases too, and to the gains of batch normalization (original:
+    no)."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights per step, which is validated, tested
+    and exported in place of the weights (later than the paper); 0: none. In step t, counted from 0,
+    it is at most (1 + t) / (10 + t), so that the first weights are soon forgotten. The average
+    takes the memory of the weights once more, 244 MB for `paper`, and so it does in a
+    checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +304,22 @@ class StepSchedule:
     """Training ends once the validation error, a fraction, is at most this."""
 
 
-Schedule = Plateau | StepSchedule
+@dataclass(frozen=True)
+class SmoothSchedule:
+    """Lower the learning rate in every step, from `sgd.lr` to nearly 0 (later than the paper).
+
+    The rate of a step is the value of the curve at the middle of the step.
+    """
+
+    epochs: int
+    form: Literal["cosine", "linear"] = "cosine"
+    """The curve after the warm-up. cosine: half a period (Loshchilov and Hutter 2016). linear: a
+    straight line."""
+    warmup_epochs: float = 0.0
+    """Epochs at the beginning in which the learning rate rises linearly from 0 to sgd.lr."""
+
+
+Schedule = Plateau | StepSchedule | SmoothSchedule
 
 
 @dataclass(frozen=True)
@@ -295,6 +349,10 @@ class Config:
     augment: Augment = Augment()
     sgd: Sgd = Sgd()
     schedule: Schedule = field(default_factory=Plateau)
+    label_smoothing: float = 0.0
+    """Share of each target that is spread evenly over all classes, in training only (Szegedy et al.
+    2015). The training loss that is printed and logged is then that of the smoothed targets; the
+    validation loss never is."""
     data: str = ""
     """The store of prepared images: a folder, or a URL such as s3://bucket/store."""
     train_split: str = "train"
@@ -380,6 +438,9 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
         # At least 1, which is the smallest patience that `check` accepts.
         patience = max(1, round(schedule.patience * epochs / schedule.epochs))
         return replace(schedule, epochs=epochs, patience=patience)
+    if isinstance(schedule, SmoothSchedule):
+        warmup = schedule.warmup_epochs * epochs / schedule.epochs
+        return replace(schedule, epochs=epochs, warmup_epochs=warmup)
 
     def at(epoch: int) -> int:
         return round(epoch * epochs / schedule.epochs)
@@ -433,6 +494,8 @@ def without_effect(config: Config) -> list[str]:
         sentences.append("augment.colour_std is set, but the color noise is off")
     if not augment.crops and augment.zoom != 1:
         sentences.append("augment.zoom is set, but crops are not random")
+    if not augment.crops and augment.zoom_to != 1:
+        sentences.append("augment.zoom_to is set, but crops are not random")
     if not augment.crops and not augment.last_offset:
         sentences.append("augment.last_offset is off, but crops are not random")
     if sgd.bias_lr is None and not sgd.bias_lr_follows:
@@ -469,11 +532,37 @@ def check(config: Config) -> None:
     # Smaller crops than a hundredth of the input show a few pixels of the image.
     if not 0.01 <= augment.zoom <= 1:
         raise ConfigError(f"augment.zoom is {augment.zoom}; it must be between 0.01 and 1")
+    # An input has at least half the side of the stored images.
+    if not 1 <= augment.zoom_to <= 4:
+        raise ConfigError(f"augment.zoom_to is {augment.zoom_to}; it must be between 1 and 4")
+    # With 1 the average would stay at the initial weights.
+    if not 0 <= sgd.ema_decay < 1:
+        raise ConfigError(f"sgd.ema_decay is {sgd.ema_decay}; it must be at least 0 and below 1")
+    # With 1 the label would say nothing.
+    if not 0 <= config.label_smoothing < 1:
+        raise ConfigError(
+            f"label_smoothing is {config.label_smoothing}; it must be at least 0 and below 1"
+        )
+    # A smaller crop, rescaled, would have edges that `alexnet export` cannot reproduce.
+    if augment.test_px and augment.test_px < config.architecture.input_px:
+        raise ConfigError(
+            f"augment.test_px is {augment.test_px}; it must be 0, or at least the input's "
+            f"{config.architecture.input_px} pixels"
+        )
+    for name, value in (("mixup", augment.mixup), ("cutmix", augment.cutmix)):
+        # Above, every share is nearly 1/2.
+        if not 0 <= value <= 100:
+            raise ConfigError(f"augment.{name} is {value}; it must be between 0 and 100")
     # With a momentum of 1 the velocity would never fade.
     if not 0 <= sgd.momentum < 1:
         raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
     if isinstance(schedule, Plateau) and schedule.patience < 1:
         raise ConfigError(f"schedule.patience is {schedule.patience}; it must be at least 1")
+    if isinstance(schedule, SmoothSchedule) and not 0 <= schedule.warmup_epochs < schedule.epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs is {schedule.warmup_epochs}; it must be at least 0 and less "
+            f"than the {schedule.epochs} epochs"
+        )
     layers = [layer.name for layer in config.architecture.layers]
     named = [name for name, _ in (*sgd.weight_decay_of, *sgd.bias_lr_of)]
     named += (

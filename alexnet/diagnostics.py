@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from alexnet.architecture import has_batch_norm
 from alexnet.config import Architecture
 from alexnet.errors import RunError
 from alexnet.model import Network, evaluation_mode
@@ -81,6 +82,9 @@ def warning(signals: list[Signal], architecture: Architecture) -> str | None:
     hidden = signals[:-1] or signals
     last = hidden[-1]
     if last.difference >= BLIND:
+        return None
+    # It restores in training what is measured here with its initial statistics.
+    if has_batch_norm(architecture):
         return None
     return (
         f"the untrained network is nearly blind: two images differ by {last.difference:.2%} in "

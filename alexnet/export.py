@@ -26,6 +26,7 @@ from alexnet.config import Conv, FullyConnected, Local
 from alexnet.data.augment import TORCHVISION_STD, evaluation_crops
 from alexnet.errors import RunError, not_installed
 from alexnet.files import write_whole
+from alexnet.layers import BatchNorm
 from alexnet.provenance import code_version, describe
 from alexnet.trained import Trained, probabilities
 
@@ -74,7 +75,7 @@ def write_onnx(
     The result is compared with the network by ONNX Runtime before it is written.
 
     Args:
-        preprocessing: False: the input `rgb` is the center crop, (N, 3, input_px, input_px)
+        preprocessing: False: the input `rgb` is the center crop, (N, 3, crop_px, crop_px)
             float32 in 0..255. True: the input `images` are images of the stored size,
             (N, stored_px, stored_px, 3) uint8.
         crops: The crops whose probabilities are averaged. Any but the center crop needs
@@ -91,7 +92,7 @@ def write_onnx(
         from onnx import TensorProto, helper
     except ImportError:
         raise RunError(not_installed("writing ONNX", "onnx", "onnxruntime")) from None
-    px, stored_px = trained.preprocess.input_px, trained.preprocess.stored_px
+    px, stored_px = _crop_px(trained), trained.preprocess.stored_px
     positions = _positions(trained, crops)
     if preprocessing:
         graph = _Graph("images")
@@ -104,8 +105,10 @@ def write_onnx(
     inputs = helper.make_tensor_value_info(graph.input, kind, shape)
     _divide_by_deviation(graph, trained)
     # The graph follows the same plan that the network runs.
+    weights, folded = _weights(trained)
     for op in trained.net.plan:
-        _step(graph, op, trained)
+        if op.name not in folded:
+            _step(graph, op, trained, weights)
     # The network ends with logits; users of the file expect probabilities.
     graph.add("Flatten", axis=1)
     graph.add("Softmax", axis=1)
@@ -142,7 +145,7 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
         JSON values, which the file has among its metadata as `input`.
     """
     preprocess = trained.preprocess
-    px, stored_px = preprocess.input_px, preprocess.stored_px
+    px, stored_px = _crop_px(trained), preprocess.stored_px
     before = {
         "color": "RGB, upright as the EXIF orientation says",
         "shorter_side_px": stored_px,
@@ -162,6 +165,11 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
     }
     of_predict = len(_positions(trained, preprocess.augment.test_patches))
     return {"before": before, "inside": inside, "crops_of_alexnet_predict": of_predict}
+
+
+def _crop_px(trained: Trained) -> int:
+    """Side of the test crops, in pixels of the stored image."""
+    return trained.preprocess.augment.test_px or trained.preprocess.input_px
 
 
 def _positions(trained: Trained, crops: Crops) -> list[tuple[int, int, bool]]:
@@ -188,7 +196,7 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     test = replace(preprocess.augment, test_patches=crops)
     want = probabilities(trained.net, preprocess, torch.from_numpy(images), test).cpu().numpy()
-    fed = {"images": images} if preprocessing else {"rgb": _centre(images, preprocess.input_px)}
+    fed = {"images": images} if preprocessing else {"rgb": _centre(images, _crop_px(trained))}
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, fed)
     if np.abs(got - want).max() > LARGEST_DIFFERENCE:
@@ -210,7 +218,7 @@ def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool
 
     All crops pass the network as one batch, so that its weights are in the file once.
     """
-    px = trained.preprocess.input_px
+    px = _crop_px(trained)
     graph.add("Cast", to=1)  # TensorProto.FLOAT
     images = graph.add("Transpose", perm=[0, 3, 1, 2])
     rows_and_columns = graph.constant(np.array([2, 3]))
@@ -232,15 +240,29 @@ def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool
 
 
 def _subtract_mean(graph: _Graph, trained: Trained, position: tuple[int, int, bool]) -> None:
-    """Add the subtraction of what the recipe subtracts from the crop at this position."""
+    """Rescale the crop at this position to the input, and subtract what the recipe subtracts."""
     preprocess, (top, left, flip) = trained.preprocess, position
-    px = preprocess.input_px
-    mean = preprocess.centre_patch_mean()  # (px, px, 3)
-    if preprocess.augment.mean == "pixel":
+    px = _crop_px(trained)
+    moves = preprocess.augment.mean == "pixel"
+    mean = preprocess.centre_patch_mean()  # (input_px, input_px, 3)
+    if moves:
         # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
         mean = preprocess.whole_mean[top : top + px, left : left + px]
         mean = mean.flip(1) if flip else mean
+    else:
+        _rescale(graph, trained)
     graph.add("Sub", graph.x, graph.constant(mean.cpu().numpy().transpose(2, 0, 1)[None]))
+    if moves:
+        _rescale(graph, trained)
+
+
+def _rescale(graph: _Graph, trained: Trained) -> None:
+    """Add the rescaling of a test crop that is larger than the input, bilinear as in training."""
+    px = trained.preprocess.input_px
+    if _crop_px(trained) != px:
+        sides = graph.constant(np.array([px, px]))
+        # Regions of interest and factors are not given.
+        graph.add("Resize", graph.x, "", "", sides, mode="linear", axes=[2, 3])
 
 
 def _divide_by_deviation(graph: _Graph, trained: Trained) -> None:
@@ -250,7 +272,81 @@ def _divide_by_deviation(graph: _Graph, trained: Trained) -> None:
         graph.add("Div", graph.x, graph.constant(deviation))
 
 
-def _step(graph: _Graph, step: Op, trained: Trained) -> None:
+Weights = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""The weights and biases of each layer, by its name."""
+
+
+def _weights(trained: Trained) -> tuple[Weights, set[str]]:
+    """The weights and biases, and the names of the batch normalizations that are folded into them.
+
+    Batch normalization is a factor and a summand for each map. They are folded into the layer
+    directly before it, or into the next layer if only dropout lies between and that layer does not
+    pad: a padded zero is not normalized, so at the border the summand would be wrong.
+    """
+    net, folded = trained.net, set[str]()
+    weights: Weights = {
+        op.layer.name: (
+            _numbers(net.get_parameter(f"{op.module}.weight")),
+            _numbers(net.get_parameter(f"{op.module}.bias")),
+        )
+        for op in net.plan
+        if op.op == "linear"
+    }
+    for before, op, after in zip(net.plan, net.plan[1:], [*net.plan[2:], None], strict=False):
+        if op.op != "batch_norm":
+            continue
+        factor, summand = _factor_and_summand(net.get_submodule(op.module))
+        if after is not None and after.op == "dropout":
+            if net.architecture.dropout.form == "2012":
+                summand = summand * (1 - net.architecture.dropout.rate)
+            after = net.plan[net.plan.index(after) + 1]
+        if before.op == "linear":
+            weight, bias = weights[before.layer.name]
+            by_output = [vector.reshape(-1, *[1] * (bias.ndim - 1)) for vector in (factor, summand)]
+            bias = bias * by_output[0] + by_output[1]
+            weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+            weights[before.layer.name] = weight, bias
+        elif after is not None and _sees_maps_alone(after):
+            weight, bias = weights[after.layer.name]
+            factors, summands = (_by_input(vector, after) for vector in (factor, summand))
+            bias = bias + (weight * summands).sum(tuple(range(1, weight.ndim)))
+            weights[after.layer.name] = weight * factors, bias
+        else:
+            continue
+        folded.add(op.name)
+    return weights, folded
+
+
+def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return tensor.detach().double().cpu().numpy()
+
+
+def _factor_and_summand(norm: torch.nn.Module) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What batch normalization multiplies each map with and adds to it, at test time."""
+    assert isinstance(norm, BatchNorm)
+    mean, variance = _numbers(norm.running_mean), _numbers(norm.running_var)
+    factor = _numbers(norm.weight) / np.sqrt(variance + norm.epsilon)
+    return factor, _numbers(norm.bias) - factor * mean
+
+
+def _sees_maps_alone(op: Op) -> bool:
+    """Whether an operation is a layer that sees no padded zeros beside the maps."""
+    if op.op != "linear" or isinstance(op.layer, Local):
+        return False
+    return isinstance(op.layer, FullyConnected) or max(op.layer.pad) == 0
+
+
+def _by_input(of_maps: NDArray[np.float64], op: Op) -> NDArray[np.float64]:
+    """Numbers of the maps that a layer sees, in a shape that suits its weights."""
+    shape = op.weight_shape
+    # A fully connected layer sees each pixel of a map by itself.
+    if isinstance(op.layer, FullyConnected):
+        of_maps = of_maps.repeat(op.in_shape[1] * op.in_shape[2])
+    rows = of_maps.reshape(op.columns, -1).repeat(shape[0] // op.columns, axis=0)
+    return rows.reshape(*shape[:2], *[1] * (len(shape) - 2))
+
+
+def _step(graph: _Graph, step: Op, trained: Trained, weights: Weights) -> None:
     """Add the nodes of one operation of the plan."""
     architecture = trained.net.architecture
     pool = architecture.pool
@@ -259,7 +355,9 @@ def _step(graph: _Graph, step: Op, trained: Trained) -> None:
     )
     match step.op:
         case "linear":
-            _linear(graph, step, trained)
+            _linear(graph, step, weights)
+        case "batch_norm":
+            _batch_norm(graph, trained.net.get_submodule(step.module))
         case "activation":
             graph.add(
                 {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}[architecture.activation]
@@ -308,11 +406,18 @@ def _spatial(graph: _Graph, trained: Trained) -> None:
     graph.add("Div", a, graph.x)
 
 
-def _linear(graph: _Graph, step: Op, trained: Trained) -> None:
+def _batch_norm(graph: _Graph, norm: torch.nn.Module) -> None:
+    """Add batch normalization that could not be folded into a layer."""
+    assert isinstance(norm, BatchNorm)
+    names = "weight", "bias", "running_mean", "running_var"
+    tensors = [getattr(norm, name).detach().float().cpu().numpy() for name in names]
+    constants = [graph.constant(tensor) for tensor in tensors]
+    graph.add("BatchNormalization", graph.x, *constants, epsilon=norm.epsilon)
+
+
+def _linear(graph: _Graph, step: Op, weights: Weights) -> None:
     """Add a convolutional, locally connected or fully connected layer."""
-    name = step.layer.name
-    weight = trained.net.get_parameter(f"{name}.weight").detach().float().cpu().numpy()
-    bias = trained.net.get_parameter(f"{name}.bias").detach().float().cpu().numpy()
+    weight, bias = (array.astype(np.float32) for array in weights[step.layer.name])
     match step.layer:
         case Conv(stride=stride, pad=(before, after)):
             where: dict[str, Any] = dict(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import nn
 
 from alexnet import config
@@ -63,6 +64,8 @@ def make(op: Op, architecture: Architecture, generator: torch.Generator) -> nn.M
             )
         case "spatial_norm":
             return SpatialNorm(architecture.spatial_norm)
+        case "batch_norm":
+            return BatchNorm(architecture.batch_norm, op.shape[0])
         case "max_pool":
             return nn.MaxPool2d(pool.size_px, pool.stride, ceil_mode=pool.partial)
         case "avg_pool":
@@ -196,6 +199,58 @@ class SpatialNorm(nn.Module):
         return f"size_px={self.size_px}, k={self.k:g}, alpha={self.alpha:g}, beta={self.beta:g}"
 
 
+class BatchNorm(nn.Module):
+    """Batch normalization of maps or units, with running statistics for test time.
+
+    Not `nn.BatchNorm2d`, which refuses units, and whose count of batches would be one more tensor
+    in every checkpoint.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, norm: config.BatchNorm, maps: int) -> None:
+        super().__init__()
+        self.epsilon, self.momentum = norm.epsilon, norm.momentum
+        self.weight = nn.Parameter(torch.ones(maps, device="cpu"))
+        self.bias = nn.Parameter(torch.zeros(maps, device="cpu"))
+        self.register_buffer("running_mean", torch.zeros(maps, device="cpu"))
+        self.register_buffer("running_var", torch.ones(maps, device="cpu"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.epsilon,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, epsilon={self.epsilon:g}, momentum={self.momentum:g}"
+
+
+def batch_norm(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+) -> torch.Tensor:
+    """PyTorch's batch normalization, also for the last batch of an epoch with a single image.
+
+    The units of one image have no variance, so they are normalized by the running statistics.
+    """
+    training = training and x.numel() > x.shape[1]
+    return F.batch_norm(x, mean, variance, weight, bias, training, momentum, epsilon)
+
+
 class Dropout(nn.Dropout):
     """Dropout as in 2012 (section 4.2), active in training mode; see `ops.dropout`."""
 
@@ -236,6 +291,7 @@ def _mask(x: torch.Tensor, key: DropoutKey | None, rate: float, layer: str) -> M
 # ask about values, so they stay whole in the traced graph.
 for _function in (
     "_mask",
+    "batch_norm",
     "convolution",
     "dropout",
     "fully_connected",

@@ -153,7 +153,8 @@ def _check_size(
         RunError: They differ in the number of parameters or of classes.
     """
     ops = plan(architecture)
-    if sum(op.parameters for op in ops) != sum(weight.numel() for weight in weights.values()):
+    count = sum(op.parameters + op.statistics for op in ops)
+    if count != sum(weight.numel() for weight in weights.values()):
         raise RunError(f"{file} has another architecture than its header says")
     if ops[-1].shape[0] != classes:
         raise RunError(f"{file} is damaged: its network has another number of classes")
@@ -199,7 +200,10 @@ def probabilities(
     for first in range(0, len(positions), at_once):
         group = positions[first : first + at_once]
         x = torch.cat(
-            [preprocess(images, fixed_crop(*position, len(images))) for position in group]
+            [
+                preprocess(images, fixed_crop(*position, len(images), test.test_px))
+                for position in group
+            ]
         )
         # The paper averages the softmax outputs of the crops, not the logits.
         with evaluation_mode(net):

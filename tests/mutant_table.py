@@ -322,7 +322,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.5 The objective is the mean": [
         (
             "distributed/sharded.py",
-            'F.cross_entropy(logits, labels, reduction="sum")',
+            'F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)',
             'F.multi_margin_loss(logits, labels, reduction="sum")',
         ),
     ],

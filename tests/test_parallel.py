@@ -18,9 +18,18 @@ from hypothesis import strategies as st
 from alexnet import checkpoint, recipes
 from alexnet.architecture import plan
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Architecture, Config, Parallel, StoreSettings
+from alexnet.config import (
+    Architecture,
+    Augment,
+    Config,
+    Parallel,
+    Sgd,
+    SmoothSchedule,
+    StoreSettings,
+)
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import Mesh, destroy_mesh, init_mesh, layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
@@ -51,8 +60,23 @@ class Case:
 def all_compared(cases: list[Case]) -> int:
     """Compare steps of this rank's part with steps of the full network; return their number."""
     steps = sum(compared(case, init_mesh(case.parallel)) for case in cases)
+    smoothed(init_mesh(Parallel()))
     destroy_mesh()
     return steps
+
+
+def smoothed(mesh: Mesh) -> None:
+    """Label smoothing where each rank has some of the classes."""
+    size, index = mesh.world.size, mesh.world.index
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3 * size, dtype=torch.float64, generator=generator)
+    labels, whole = torch.arange(5) % (3 * size), logits.clone().requires_grad_()
+    part = logits.chunk(size, 1)[index].clone().requires_grad_()
+    loss, _ = cross_entropy_by_classes(part, labels, mesh.world, 0.1)
+    want = F.cross_entropy(whole, labels, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(loss, want)
+    (gradient,), (of_whole,) = torch.autograd.grad(loss, part), torch.autograd.grad(want, whole)
+    torch.testing.assert_close(gradient, of_whole.chunk(size, 1)[index])
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -287,6 +311,24 @@ def test_a_run_on_four_ranks_is_the_run_of_one_process(
     assert of[0] == of[1]  # as many ranks: bit for bit
 
 
+@pytest.mark.slow
+def test_average_smooth_schedule_and_smoothed_labels_on_four_ranks(
+    store: Path, tmp_path: Path
+) -> None:
+    config = tiny(
+        store,
+        sgd=Sgd(16, lr=0.001, ema_decay=0.9),
+        schedule=SmoothSchedule(2, warmup_epochs=1),
+        label_smoothing=0.1,
+    )
+    fit(config, tmp_path / "one")
+    on_ranks(4, trained, replace(config, parallel=Parallel(columns=2)), tmp_path / "four")
+    assert furthest(tmp_path / "four", tmp_path / "one") <= TOLERANCE
+    ours, theirs = (checkpoint.read(tmp_path / name).training for name in ("four", "one"))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("ranks", "parallel"),
     [
@@ -321,6 +363,9 @@ def all_refused(config: Config, other: Path, run: Path) -> list[str]:
         replace(a, units=31) if a.name == "fc6" else a for a in tiny_architecture().layers
     )
     uneven = replace(tiny_architecture(), layers=layers)
+    first, *others = tiny_architecture().layers
+    first = replace(first, then=("activation", "batch_norm"))
+    normalised = replace(tiny_architecture(), layers=(first, *others))
     said = [
         refused(replace(config, sgd=replace(config.sgd, batch=15)), run),
         refused(config, run, "config"),
@@ -328,6 +373,8 @@ def all_refused(config: Config, other: Path, run: Path) -> list[str]:
         refused(config, run, str(other / "none")),
         refused(replace(config, parallel=Parallel(columns=3)), run),
         refused(replace(config, parallel=Parallel(columns=2), architecture=uneven), run),
+        refused(replace(config, augment=Augment(mixup=0.2)), run),
+        refused(replace(config, architecture=normalised), run),
     ]
     destroy_mesh()
     assert not run.exists()
@@ -349,6 +396,8 @@ def test_wrong_launches_are_refused_by_all_ranks_in_one_sentence(
             "rank 1: ",
             "2 ranks cannot hold nets of 3 columns each",
             "fc6: 2 ranks do not divide 31 maps or units",
+            "augment.mixup and augment.cutmix mix images of the whole batch, of which each of 2",
+            "conv1.batch_norm needs the statistics of the whole batch, of which each of 2 ranks",
         ),
         strict=True,
     ):

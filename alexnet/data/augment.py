@@ -36,7 +36,7 @@ ILSVRC2012_VECTORS = np.array(  # one eigenvector per row
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Number of the random stream of the color noise. Streams 0 and 1 hold the crop positions and
 # reflections, drawn for each image or for each chunk of the epoch; 3 and 4 the sizes of zoomed
-# crops, likewise.
+# crops, likewise; 5 to 7 are those of `mixing.py`.
 NORMAL = 2
 ZOOM = 3
 ASPECT = 4 / 3
@@ -125,9 +125,10 @@ def sample_augmentation(
     rows = position // augment.chunk if chunked else index
     # Drawn even where the recipe does not use them, so that each setting has the same draws
     # whether or not the others are on.
-    y, x, coin = _uniform(seed, epoch, int(chunked), rows)
-    if augment.crops and augment.zoom < 1:
-        sides = _zoomed_sides(augment.zoom, input_px, _uniform(seed, epoch, ZOOM + chunked, rows))
+    y, x, coin = uniform_numbers(seed, epoch, int(chunked), rows)
+    if augment.crops and zooms(augment):
+        uniform = uniform_numbers(seed, epoch, ZOOM + chunked, rows)
+        sides = _zoomed_sides(augment.zoom, augment.zoom_to, input_px, uniform)
         sides = np.minimum(sides, stored_px)
         top, left = (y, x) * (stored_px - sides)
     elif augment.crops:
@@ -145,30 +146,39 @@ def sample_augmentation(
     return Augmentation(top, left, flip, shift, scale, sides)
 
 
-def _zoomed_sides(least: float, input_px: int, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+def zooms(augment: Augment) -> bool:
+    """Whether random crops have other sides than the input."""
+    return augment.zoom < 1 or augment.zoom_to > 1
+
+
+def _zoomed_sides(
+    least: float, most: float, input_px: int, uniform: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the height and width of zoomed crops in pixels, shape (2, N).
 
     Args:
-        least: Smallest share of the input's area.
+        least, most: Smallest and largest share of the input's area.
         uniform: Uniform numbers in [0, 1): for the area, for the aspect ratio, and unused, (3, N).
     """
-    side = input_px * np.sqrt(least + (1 - least) * uniform[0])
+    side = input_px * np.sqrt(least + (most - least) * uniform[0])
     # Drawn on a logarithmic scale, so that wide and high crops are equally likely.
     aspect = ASPECT ** (uniform[1] - 0.5)
     return np.stack([side / aspect, side * aspect])
 
 
-def _uniform(seed: int, epoch: int, stream: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def uniform_numbers(
+    seed: int, epoch: int, stream: int, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Return three uniform numbers in [0, 1) for each of `rows`, shape (3, N)."""
-    return _table(seed, epoch, stream, _table_rows(rows))[rows].T
+    return _table(seed, epoch, stream, table_rows(rows))[rows].T
 
 
 def _normal(seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return three standard normal numbers for each of `rows`, shape (N, 3)."""
-    return _table(seed, epoch, NORMAL, _table_rows(rows))[rows]
+    return _table(seed, epoch, NORMAL, table_rows(rows))[rows]
 
 
-def _table_rows(rows: NDArray[np.int64]) -> int:
+def table_rows(rows: NDArray[np.int64]) -> int:
     """Return how many rows a table needs to contain `rows`, rounded up to a power of two.
 
     The rounding keeps the number of distinct tables small, so that batches share cached ones.
@@ -186,8 +196,8 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
     return this.result()
 
 
-# Two streams of two epochs, and as many shorter tables, which a batch of few images may need.
-@lru_cache(maxsize=8)
+# Three streams of two epochs, and as many shorter tables, which a batch of few images may need.
+@lru_cache(maxsize=12)
 def _begun(seed: int, epoch: int, stream: int, rows: int) -> Future[NDArray[np.float64]]:
     """Begin to draw a table in a thread."""
     table: Future[NDArray[np.float64]] = Future()
@@ -249,9 +259,9 @@ def evaluation_crops(
     """Return (top, left, reflected) of each test crop.
 
     There are ten crops (section 4.1), a 3x3 grid of nine (the CIFAR-10 networks), or the center
-    crop alone.
+    crop alone. Their side is `Augment.test_px`, or that of the input.
     """
-    border = stored_px - input_px
+    border = stored_px - (augment.test_px or input_px)
     half = border // 2
     if augment.test_patches == "centre" or border == 0:
         return [(half, half, False)]
@@ -261,15 +271,25 @@ def evaluation_crops(
     return [(y, x, flip) for flip in (False, True) for y, x in corners]
 
 
-def fixed_crop(top: int, left: int, flip: bool, count: int) -> Augmentation:
-    """Return the same test crop for each of `count` images, without color noise."""
+def fixed_crop(top: int, left: int, flip: bool, count: int, side_px: int = 0) -> Augmentation:
+    """Return the same test crop for each of `count` images, without color noise.
+
+    Args:
+        side_px: Side of a crop that is rescaled to the input; 0: that of the input.
+    """
     # Every image of a test batch gets the same crop.
     full = np.full(count, 1)
-    return Augmentation(full * top, full * left, full * flip > 0, np.zeros((count, 3), np.float32))
+    shift, sides = np.zeros((count, 3), np.float32), np.full((2, count), float(side_px))
+    return Augmentation(
+        full * top, full * left, full * flip > 0, shift, sides=sides if side_px else None
+    )
 
 
-def check_sizes(stored_px: int, input_px: int) -> None:
+def check_sizes(stored_px: int, input_px: int, test_px: int = 0) -> None:
     """Check that crops of `input_px` pixels suit images stored with `stored_px` pixels.
+
+    Args:
+        test_px: `Augment.test_px`.
 
     Raises:
         DataError: If the crop is larger than the stored image, or smaller than half of it, which
@@ -279,6 +299,11 @@ def check_sizes(stored_px: int, input_px: int) -> None:
         raise DataError(
             f"the network sees {input_px} pixels per side, and the store has {stored_px}; "
             "prepare it with a larger --size-px or set a smaller architecture.input_px"
+        )
+    if test_px > stored_px:
+        raise DataError(
+            f"augment.test_px is {test_px}, and the store has {stored_px} pixels per side; prepare "
+            "it with a larger --size-px or set a smaller augment.test_px"
         )
     if stored_px > 2 * input_px:
         raise DataError(
@@ -299,7 +324,7 @@ class Preprocess:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         stored_px = statistics.mean.shape[0]
-        check_sizes(stored_px, input_px)
+        check_sizes(stored_px, input_px, augment.test_px)
         self.augment, self.input_px, self.stored_px = augment, input_px, stored_px
         self.device, self.dtype = device, dtype
         mean = torch.tensor(statistics.mean, dtype=torch.float32, device=device)
@@ -416,9 +441,10 @@ class Preprocess:
         return self._on_host(values).to(self.device, non_blocking=True)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the center crop of every image, without color noise."""
-        half = (self.stored_px - self.input_px) // 2
-        return self(images, fixed_crop(half, half, False, len(images)))
+        """Return the center crop of every image as at test time, without color noise."""
+        side_px = self.augment.test_px
+        half = (self.stored_px - (side_px or self.input_px)) // 2
+        return self(images, fixed_crop(half, half, False, len(images), side_px))
 
     def plain(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Compute the same by indexing, shape (N, input_px, input_px, 3).

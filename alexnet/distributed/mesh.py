@@ -102,8 +102,14 @@ def check_layout(config: Config, world: int) -> None:
     """Check that `world` ranks can train a config.
 
     Raises:
-        MeshError: They cannot, because of the columns, the batch size, or the GPUs of this machine.
+        MeshError: They cannot, because of the columns, the batch size, the augmentation, or the
+            GPUs of this machine.
     """
+    if world > 1 and (config.augment.mixup or config.augment.cutmix):
+        raise MeshError(
+            "augment.mixup and augment.cutmix mix images of the whole batch, of which each of "
+            f"{world} ranks has a part; train with them in a single process"
+        )
     columns, columns_of_net = config.parallel.columns, config.architecture.columns
     if columns not in (1, columns_of_net):
         raise MeshError(

@@ -31,7 +31,7 @@ from alexnet.distributed.collectives import (
     gather_stack,
     sum_parts,
 )
-from alexnet.distributed.loss import cross_entropy_by_classes
+from alexnet.distributed.loss import cross_entropy_by_classes, mixed_cross_entropy
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.errors import MeshError
 from alexnet.layers import DropoutKey
@@ -65,11 +65,18 @@ class _Layout:
 
     def __init__(self, architecture: Architecture, mesh: Mesh) -> None:
         """Raises MeshError where the layers do not divide among the ranks."""
-        linear = [op for op in plan(architecture) if op.op == "linear"]
+        ops = plan(architecture)
+        linear = [op for op in ops if op.op == "linear"]
+        normalised = [op for op in ops if op.op == "batch_norm"]
         if mesh.columns.size > 1 and architecture.lrn_across_columns:
             raise MeshError(
                 "the response normalization of this net sums across its columns, which ranks with "
                 "one column each cannot; set parallel.columns to 1"
+            )
+        if normalised and mesh.world.size > 1:
+            raise MeshError(
+                f"{normalised[0].name} needs the statistics of the whole batch, of which each of "
+                f"{mesh.world.size} ranks sees a part; train this network in a single process"
             )
         if mesh.hybrid and not architecture.links:
             raise MeshError(
@@ -85,6 +92,12 @@ class _Layout:
             f"{op.layer.name}.{parameter}": self._shard(op, parameter)
             for op in linear
             for parameter in ("weight", "bias")
+        }
+        # A single process has them whole.
+        self.shards |= {
+            f"{op.module}.{name}": ParamShard(None, Group(), Group())
+            for op in normalised
+            for name in ("weight", "bias", "running_mean", "running_var")
         }
         self.global_size = 0
         """Number of images on all ranks together in the batch that is being computed."""
@@ -244,6 +257,8 @@ class ShardedNetwork(Network):
         labels: torch.Tensor,
         global_size: int,
         dropout_key: DropoutKey | None = None,
+        smoothing: float = 0.0,
+        mixed: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute this rank's part of the mean loss, and its number of wrong classifications.
 
@@ -252,6 +267,9 @@ class ShardedNetwork(Network):
         Args:
             labels: Labels of this rank's images.
             global_size: Number of images on all ranks together.
+            smoothing: As `Config.label_smoothing`.
+            mixed: Labels of the images that were mixed in and their shares, as `data.mixing.mix`
+                returns them; only in a single process.
 
         Returns:
             The sum of the losses of the images seen here, divided by `global_size`, and the number
@@ -262,12 +280,14 @@ class ShardedNetwork(Network):
         logits = super().forward(images, dropout_key)
         if mesh.hybrid:
             labels = gather_rows(labels, mesh.data, layout.rows())
+        if mixed is not None:
+            losses, wrong = mixed_cross_entropy(logits, labels, *mixed, smoothing)
         # Logits of 10,000 classes are larger than what the loss needs of them.
-        if layout.by_classes:
-            losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units)
+        elif layout.by_classes:
+            losses, wrong = cross_entropy_by_classes(logits, labels, mesh.units, smoothing)
         else:
             losses, wrong = (
-                F.cross_entropy(logits, labels, reduction="sum"),
+                F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing),
                 (logits.argmax(1) != labels).sum(),
             )
         # Divided by the full batch, so that the sum over the ranks is the mean.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.config import Plateau, Schedule
+from alexnet.config import Plateau, Schedule, SmoothSchedule
 from alexnet.errors import AlexNetError
 
 # The training error at which Figure 1 compares ReLU with tanh.
@@ -74,6 +74,8 @@ def steady_epochs(schedule: Schedule) -> int:
     """
     if isinstance(schedule, Plateau):
         raise AlexNetError("the drops of a Plateau depend on the run; claims need a StepSchedule")
+    if isinstance(schedule, SmoothSchedule):
+        return 0
     changes = [*schedule.drops, *(rate.epoch for rate in schedule.layer_lrs)]
     if schedule.colour_until is not None:
         changes.append(schedule.colour_until)

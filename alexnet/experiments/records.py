@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.config import Config, StepSchedule
+from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.experiments.claim import Arm, Claim, Effect, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import RunResult
@@ -292,6 +292,9 @@ def until(config: Config, epochs: int) -> Config:
     schedule depends on the epoch.
     """
     schedule = config.schedule
+    # The rates of all epochs of a smooth schedule depend on its length.
+    if isinstance(schedule, SmoothSchedule):
+        return config
     assert isinstance(schedule, StepSchedule)
     ends = schedule.colour_until
     return replace(

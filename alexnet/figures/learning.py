@@ -23,6 +23,9 @@ Epochs = list[dict[str, Any]]
 FEW_EPOCHS = 3
 """Up to here a curve has markers: the line of a single epoch has no length and is not seen."""
 
+MOST_FALLS = 10
+"""Up to this number, the epochs at which the learning rate fell are marked."""
+
 QUARTER = 0.25
 """The training error to which Figure 1 of the paper draws its line."""
 
@@ -95,7 +98,8 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
                 marker="o" if len(epochs) <= FEW_EPOCHS else "",
             )
         falls = [a["epoch"] for a, b in itertools.pairwise(epochs) if b["lr"] < a["lr"]]
-        for epoch in falls:
+        # A smooth schedule falls in every epoch, which needs no marks.
+        for epoch in falls if len(falls) <= MOST_FALLS else []:
             # Between the epochs: the new rate applies from the beginning of the next one.
             line = ax.axvline(epoch + 0.5, color="#bbbbbb", linewidth=0.8, zorder=0)
             # One entry in the legend for all of them.

@@ -238,5 +238,7 @@ def _words(op: Op, pool: Pool) -> list[str]:
             return ["normalization"]
         case "spatial_norm":
             return ["spatial norm."]
+        case "batch_norm":
+            return ["batch norm."]
         case _:
             return [op.op]

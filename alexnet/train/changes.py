@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alexnet.config import Config, Plateau, Schedule, check, scaled
+from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, check, scaled
 from alexnet.device import device_type
 from alexnet.errors import ConfigError
 from alexnet.train.metrics import TrainState
@@ -47,6 +47,8 @@ def continued(schedule: Schedule, state: TrainState) -> Schedule:
     if isinstance(schedule, Plateau):
         state.plateau = PlateauState()
         return schedule
+    # Only an error that was reached ends a run before its last epoch.
+    assert isinstance(schedule, StepSchedule)
     return replace(schedule, until_error=None)
 
 
@@ -69,6 +71,8 @@ def changes_in_words(old: Config, new: Config) -> list[str]:
 def _drops(schedule: Schedule) -> str:
     if isinstance(schedule, Plateau):
         return f"; patience {schedule.patience}"
+    if isinstance(schedule, SmoothSchedule):
+        return f"; the learning rate goes on along the {schedule.form} curve of that length"
     # Counted from 1, as in the lines of the epochs.
     at = ", ".join(str(epoch + 1) for epoch in schedule.drops)
     return f"; the learning rate drops at the beginning of epoch {at}" if at else ""

@@ -36,15 +36,15 @@ class Checkpoints:
         self,
         setup: Setup,
         run: Path,
-        parameters: dict[str, torch.nn.Parameter],
         velocity: dict[str, torch.Tensor],
         preprocess: Preprocess,
         state: TrainState,
         step_metrics: StepMetrics,
     ) -> None:
-        self._net, self._run, self._state = setup.net, run, state
-        self._parameters, self._velocity = parameters, velocity
-        self._mean, self._step_metrics = preprocess.whole_mean, step_metrics
+        self._net, self._tested = setup.net, setup.tested
+        self._run, self._state = run, state
+        self._velocity, self._step_metrics = velocity, step_metrics
+        self._mean = preprocess.whole_mean
         self._val_split, self._every_s = (
             setup.config.val_split,
             60 * setup.config.checkpoint_minutes,
@@ -79,13 +79,15 @@ class Checkpoints:
         self._step_metrics.settle()
         self._check_weights()
         self._state.elapsed_s = self.elapsed_s()
-        # Only `last` can be resumed, so `best` has no velocity.
-        weights = self._net.full(self._parameters)
+        # Only `last` can be resumed, so `best` has neither a velocity nor weights to train.
+        weights, training = self._net.full(checkpoint.state_of(self._tested)), {}
+        if self._tested is not self._net and which == "last":
+            training = self._net.full(checkpoint.state_of(self._net))
         full_velocity = self._net.full(self._velocity if which == "last" else {})
         if self._net.mesh.first:
             header = self._about | {"position": asdict(self._state)}
             path = self._run / f"{which}.safetensors"
-            checkpoint.write(path, weights, full_velocity, self._mean, header)
+            checkpoint.write(path, weights, full_velocity, self._mean, header, training)
         self._saved_s = time.perf_counter()
 
     def _check_weights(self) -> None:
@@ -96,7 +98,7 @@ class Checkpoints:
         step = self._state.step
         name = not_finite_weight(self._net)
         # All ranks must raise it, since the others would wait for this one in the next collective.
-        values = next(iter(self._parameters.values())).new_tensor([float(name is not None)])
+        values = next(self._net.parameters()).new_tensor([float(name is not None)])
         if float(all_sum(values, self._net.mesh.world)):
             raise NotFinite(
                 f"step {step}: {name or 'a weight of another rank'} is not finite since the last "

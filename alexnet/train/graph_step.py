@@ -18,9 +18,11 @@ from importlib import util
 import torch
 from torch import nn
 
+from alexnet.architecture import has_batch_norm
 from alexnet.config import Config
-from alexnet.data.augment import Augmentation, Preprocess
+from alexnet.data.augment import Augmentation, Preprocess, zooms
 from alexnet.data.loader import Batch
+from alexnet.data.mixing import mixes
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.ops import dropout_keys
 from alexnet.train.sgd import ParamHyper
@@ -32,14 +34,14 @@ WARM_UP_STEPS = 3
 class _Loss(nn.Module):
     """`ShardedNetwork.loss` as a `forward`, which `functional_call` needs."""
 
-    def __init__(self, net: ShardedNetwork) -> None:
+    def __init__(self, net: ShardedNetwork, smoothing: float) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.smoothing = net, smoothing
 
     def forward(
         self, x: torch.Tensor, labels: torch.Tensor, keys: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.net.loss(x, labels, len(labels), keys)
+        return self.net.loss(x, labels, len(labels), keys, self.smoothing)
 
 
 def takes(config: Config, device: torch.device, ranks: int) -> bool:
@@ -48,6 +50,9 @@ def takes(config: Config, device: torch.device, ranks: int) -> bool:
         device.type == "cuda"
         and ranks == 1
         and config.precision != "float64"
+        and not mixes(config.augment)
+        # The steps before the capture would change the running statistics.
+        and not has_batch_norm(config.architecture)
         # Some kernels have no deterministic form, and say so when they are called.
         and not config.deterministic
         and util.find_spec("triton") is not None
@@ -82,7 +87,8 @@ class GraphStep:
         # Imported here: Triton is present only beside a CUDA build of PyTorch.
         from alexnet.ops.triton_update import Update
 
-        self._config, self._preprocess, self._loss = config, preprocess, _Loss(net)
+        self._config, self._preprocess = config, preprocess
+        self._loss = _Loss(net, config.label_smoothing)
         self._names, parameters = zip(*net.named_parameters(), strict=True)
         self._used = {
             f"net.{name}": (
@@ -109,7 +115,7 @@ class GraphStep:
         self.x = self._packed
 
     def set_hyper(self, hyper: Mapping[str, ParamHyper]) -> None:
-        """Set the learning rate and the weight decay of each parameter, for an epoch."""
+        """Set the learning rate and the weight decay of each parameter for the next steps."""
         if self._preprocess.device.type == "cuda" and self._graph is None:
             self._capture()
         self._update.set_hyper(
@@ -155,7 +161,7 @@ class GraphStep:
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Compute the input, (loss, wrong), and the gradients of the first `count` images."""
         x = self._preprocess.on_device(
-            self._images[:count], self._packed[:count], self._config.augment.zoom < 1
+            self._images[:count], self._packed[:count], zooms(self._config.augment)
         )
         keys = {name: self._keys[i : i + 1] for i, name in enumerate(self._dropped)}
         loss, wrong = torch.func.functional_call(

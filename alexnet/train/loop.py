@@ -23,10 +23,11 @@ import torch
 from alexnet import checkpoint
 from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, check, without_effect
+from alexnet.config import Config, Parallel, SmoothSchedule, check, without_effect
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.mixing import mix, mixes, sample_mixing
 from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
 from alexnet.device import (
@@ -63,12 +64,15 @@ from alexnet.train.setup import (
     with_classes,
 )
 from alexnet.train.sgd import (
+    ParamHyper,
     after_epoch,
     colour_on,
     finished,
     lr_factor,
+    middle_of_step,
     param_hyper,
     sgd_step,
+    update_average,
     zero_velocity,
 )
 from alexnet.waiting import yielding
@@ -305,7 +309,7 @@ def _train(
         graph = graph_step.GraphStep(net, preprocess, velocity, config)
     log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
-    checkpoints = Checkpoints(setup, run, parameters, velocity, preprocess, state, step_metrics)
+    checkpoints = Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
     # To stderr, because stdout has one line for each epoch.
     for line in messages:
         print(line, file=sys.stderr)
@@ -318,6 +322,10 @@ def _train(
     # Validating an image takes a third of a training step: forward, without the two products of
     # the backward pass. Without a first step the end of the training needs no forecast.
     in_all: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
+    num_batches = math.ceil(len(train) / sgd.batch)
+
+    def hyper_at(epoch: float) -> dict[str, ParamHyper]:
+        return {name: param_hyper(config, name, epoch, state.plateau) for name in parameters}
 
     with (
         kept_memory(device),
@@ -326,12 +334,11 @@ def _train(
         saved_without_store(checkpoints.save, mesh),
     ):
         while not finished(schedule, state.epoch, state.plateau):
-            # The epoch: its order, and the hyperparameters that hold in it.
+            # The epoch: its order, and the hyperparameters that hold in it. Those of a smooth
+            # schedule are set again in each step.
             order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)
             colour = colour_on(schedule, state.epoch)
-            hyper = {
-                name: param_hyper(config, name, state.epoch, state.plateau) for name in parameters
-            }
+            hyper = hyper_at(state.epoch)
             if graph is not None:
                 graph.set_hyper(hyper)
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
@@ -361,6 +368,10 @@ def _train(
                         colour,
                     )
                     due = checkpoints.due()
+                    if isinstance(schedule, SmoothSchedule):
+                        hyper = hyper_at(middle_of_step(state.epoch, state.batch, num_batches))
+                        if graph is not None:
+                            graph.set_hyper(hyper)
                     if graph is not None:
                         # All of what follows, as one CUDA graph.
                         loss, num_wrong = graph(batch, augmentation, state.step)
@@ -370,11 +381,26 @@ def _train(
                     else:
                         images = preprocess(batch.images, augmentation)
                         labels = batch.labels.to(device, non_blocking=True)
+                        mixed = None
+                        if mixes(config.augment):
+                            mixing = sample_mixing(
+                                config.augment,
+                                preprocess.input_px,
+                                config.seed,
+                                state.epoch,
+                                batch.index,
+                            )
+                            images, mixed = mix(images, labels, mixing)
 
                         # Forward. The dropout masks are a function of (seed, step).
                         key = config.seed, state.step
                         loss, num_wrong = net.loss(
-                            images, labels, batch.global_size, dropout_key=key
+                            images,
+                            labels,
+                            batch.global_size,
+                            dropout_key=key,
+                            smoothing=config.label_smoothing,
+                            mixed=mixed,
                         )
 
                         # Metrics: on a GPU they are read one step late, so that the host never
@@ -388,6 +414,8 @@ def _train(
                         sgd_step(
                             loss, parameters, velocity, hyper, sgd.momentum, net.reduce_gradients
                         )
+                    if setup.average is not None:
+                        update_average(setup.average, net, sgd.ema_decay, state.step)
                     state.step += 1
                     state.batch += 1
                     waited_s += batch.waited_s
@@ -402,18 +430,20 @@ def _train(
                         checkpoints.save("last")
 
             # Validation: the center crop of every image, since ten crops would take ten times as
-            # long. `alexnet evaluate` reports the paper's ten.
+            # long. `alexnet evaluate` reports the paper's ten. Where the weights are averaged, the
+            # average is validated.
             step_metrics.settle()
             spent_s, in_all = time.perf_counter() - epoch_began_s, None
             test = centre(config.augment)
-            result = measure([(net, preprocess)], val, test, sgd.batch, workers, mesh)
+            result = measure([(setup.tested, preprocess)], val, test, sgd.batch, workers, mesh)
             # Not saved: a run could not go on from such weights.
             if not math.isfinite(result.loss):
                 what = f"step {state.step}: the validation loss is not finite"
                 raise NotFinite(what, step=state.step)
+            last_step = middle_of_step(state.epoch, num_batches - 1, num_batches)
             metrics = {
                 "epoch": state.epoch + 1,
-                "lr": sgd.lr * lr_factor(schedule, state.epoch, state.plateau),
+                "lr": sgd.lr * lr_factor(schedule, last_step, state.plateau),
                 "train_loss": state.loss_sum / state.images,
                 "train_error": state.errors / state.images,
                 "val_loss": result.loss,

@@ -31,6 +31,13 @@ class Setup:
     splits: tuple[Split, Split]
     """The training and the validation split."""
     net: ShardedNetwork
+    average: ShardedNetwork | None
+    """The network with the moving average of the weights; None without `sgd.ema_decay`."""
+
+    @property
+    def tested(self) -> ShardedNetwork:
+        """The network that is validated and saved."""
+        return self.net if self.average is None else self.average
 
     def fingerprint(self) -> str:
         """What must be the same on all ranks. The path of the store may differ between them."""
@@ -42,10 +49,8 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
     check_layout(config, mesh.world.size)
     # Another run of this process may have had others.
     trial.install({})
-    net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
-    if config.precision == "float64":
-        # Converted after the weights were drawn: they have the same values in every precision.
-        net = net.double()
+    net = _network(config, mesh)
+    average = _network(config, mesh).requires_grad_(False) if config.sgd.ema_decay else None
     # Half of the timeout, so that a rank whose store does not answer reports it before the other
     # ranks give up waiting for that rank.
     answer_s = config.parallel.timeout_s / 2
@@ -53,8 +58,16 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
         store.split(name, keep=True, answer_s=answer_s)
         for name in (config.train_split, config.val_split)
     )
-    check_sizes(store.size_px, config.architecture.input_px)
-    return Setup(config, store, (train, val), net)
+    check_sizes(store.size_px, config.architecture.input_px, config.augment.test_px)
+    return Setup(config, store, (train, val), net, average)
+
+
+def _network(config: Config, mesh: Mesh) -> ShardedNetwork:
+    net = ShardedNetwork(config.architecture, config.seed, mesh).to(config.device)
+    if config.precision == "float64":
+        # Converted after the weights were drawn: they have the same values in every precision.
+        net = net.double()
+    return net
 
 
 def start_from(setup: Setup) -> str:
@@ -70,6 +83,8 @@ def start_from(setup: Setup) -> str:
     if not same_classes:
         layers.discard(config.architecture.layers[-1].name)
     taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
+    if setup.average is not None:
+        setup.average.load_state_dict(net.state_dict())
     why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
     return (
         f"from {config.init}: {', '.join(taken) or 'nothing'}; "
@@ -106,7 +121,10 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
         )
     # A checkpoint of an earlier version has none; they are then made anew.
     trial.install(saved.about.get("products"))
-    checkpoint.copy_into(net, net.local(saved.weights), str(saved.file))
+    # A run without an average trains the weights that it saves.
+    checkpoint.copy_into(net, net.local(saved.training or saved.weights), str(saved.file))
+    if setup.average is not None:
+        checkpoint.copy_into(setup.average, net.local(saved.weights), str(saved.file))
     # A checkpoint such as `best`, without velocities, or with those of another network.
     shapes = {name: tensor.shape for name, tensor in net.local(saved.velocity).items()}
     if shapes != {name: tensor.shape for name, tensor in velocity.items()}:
