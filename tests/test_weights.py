@@ -788,6 +788,12 @@ def test_export_has_the_names_of_other_programs(
     assert list(torch.load(out, weights_only=True)) == list(state)
     net = frameworks.torchvision_alexnet(WIDTH, CLASSES)
     net.load_state_dict(torch.load(out, weights_only=True))
+    assert "is not in this file" not in capsys.readouterr().out
+    path = caffe_file(tmp_path / "a.npz", frameworks.caffe_blobs(1, WIDTH, CLASSES), True)
+    import_weights(path, tmp_path / "caffe", "caffenet")
+    out = tmp_path / "b.caffemodel"
+    main(["export", str(tmp_path / "caffe"), str(out), "--layout", "caffe"])
+    assert "the mean that the run subtracts" in capsys.readouterr().out
     for arguments, says in (
         ((tmp_path / "b.npz", "--groups", "split"), "--groups is for --layout caffe"),
         ((tmp_path / "b.txt", "--layout", "torchvision"), "ends in none of .pth"),

@@ -54,10 +54,13 @@ def export(arguments: list[str]) -> None:
     # Before the network is loaded and checked, which takes seconds.
     check_folder_of(a.file)
     if a.layout != "ours":
-        from alexnet.weights.exporting import write_layout
+        from alexnet.weights.exporting import lacks_mean, write_layout
 
-        write_layout(checkpoint.read(a.run, a.which), a.file, a.layout, a.groups)
+        saved = checkpoint.read(a.run, a.which)
+        write_layout(saved, a.file, a.layout, a.groups)
         print(a.file)
+        if lacks_mean(saved, a.file, a.layout):
+            print("  the mean that the run subtracts from its images is not in this file")
         return
     if a.groups != "keep":
         raise AlexNetError("--groups is for --layout caffe")

@@ -70,6 +70,13 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
     write_whole(path, caffemodel.write(net.title, arrays, operations(architecture)))
 
 
+def lacks_mean(saved: Checkpoint, path: Path, layout: Layout) -> bool:
+    """Whether a file that `write_layout` wrote leaves out the mean that the run subtracts."""
+    if layout == "torchvision":
+        return saved.config.augment.mean != "channel"
+    return path.suffix != ".npz"
+
+
 def _check_is(saved: Checkpoint, *names: str) -> Net:
     """The network of these that a run has. Raises RunError if it has another."""
     nets = [net for name in names if (net := net_of(name)) is not None]
