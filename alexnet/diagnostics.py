@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from alexnet.architecture import has_batch_norm
 from alexnet.config import Architecture
 from alexnet.errors import RunError
+from alexnet.layers import BatchNorm
 from alexnet.model import Network, evaluation_mode
 
 BLIND = 0.02
@@ -56,8 +56,14 @@ def signal(net: Network, images: torch.Tensor) -> list[Signal]:
     # The bare name of a layer stands for its neurons' output; other operations have longer names.
     layers = {op.layer.name for op in net.plan}
     result = []
+    statistics = {name: values.clone() for name, values in net.named_buffers()}
     with evaluation_mode(net):
+        # Batch normalization as in training: its initial statistics are those of no image.
+        for module in net.modules():
+            module.train(isinstance(module, BatchNorm))
         activations = net.activations(images)
+    for name, values in net.named_buffers():
+        values.copy_(statistics[name])
     for name, value in activations.items():
         if name not in layers:
             continue
@@ -82,9 +88,6 @@ def warning(signals: list[Signal], architecture: Architecture) -> str | None:
     hidden = signals[:-1] or signals
     last = hidden[-1]
     if last.difference >= BLIND:
-        return None
-    # It restores in training what is measured here with its initial statistics.
-    if has_batch_norm(architecture):
         return None
     return (
         f"the untrained network is nearly blind: two images differ by {last.difference:.2%} in "

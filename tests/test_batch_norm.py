@@ -20,7 +20,7 @@ from alexnet.config import (
     Sgd,
     StepSchedule,
 )
-from alexnet.diagnostics import Signal, warning
+from alexnet.diagnostics import signal, warning
 from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import ConfigError, MeshError
@@ -29,7 +29,7 @@ from alexnet.model import Network
 from alexnet.train.graph_step import takes
 from alexnet.train.loop import fit
 from alexnet.train.sgd import PlateauState, param_hyper, update_average
-from tests.conftest import tiny, tiny_architecture
+from tests.conftest import tiny
 from tests.test_modern import interrupted, same_bits
 
 
@@ -202,8 +202,23 @@ def test_impossible_constants_are_refused(norm: BatchNorm, message: str) -> None
         plan(architecture(batch_norm=norm))
 
 
-def test_a_network_that_batch_norm_makes_see_is_not_called_blind() -> None:
-    """The signal is measured with the statistics of no image."""
-    blind = [Signal("fc7", 0.0, 1.0), Signal("fc8", 0.0, 1.0)]
-    assert warning(blind, tiny_architecture()) is not None
-    assert warning(blind, architecture()) is None
+def test_signal_is_measured_with_the_statistics_of_its_images() -> None:
+    """Small weights beside biases of 1 hide the images from the initial statistics."""
+    layers = tuple(replace(layer, std=0.003, bias=1.0) for layer in architecture().layers)
+    images = torch.randn(8, 3, 32, 32)
+    nets = [
+        Network(architecture(layers=of)).train()
+        for of in (
+            layers,
+            tuple(
+                replace(layer, then=tuple(op for op in layer.then if op != "batch_norm"))
+                for layer in layers
+            ),
+        )
+    ]
+    before = nets[0].conv1_bn.running_mean.clone()
+    sees, blind = (warning(signal(net, images), net.architecture) for net in nets)
+    assert sees is None
+    assert blind is not None
+    assert nets[0].conv1_bn.running_mean.equal(before)
+    assert all(module.training for module in nets[0].modules())
