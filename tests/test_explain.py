@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet import explain as explaining
@@ -38,13 +39,31 @@ def explained(trained: Trained, photo: Path) -> Explanation:
     return explain(trained, read_image(photo, trained.preprocess.stored_px))
 
 
+@pytest.fixture
+def blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty figure in place of the one that takes seconds to draw."""
+    monkeypatch.setattr(figures, "explanation", lambda *_: Figure())
+
+
+@pytest.mark.usefixtures("blank")
 def test_explain_draws_each_image_and_prints_its_class(
     run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other").mkdir()
     same_name = tmp_path / "other" / "photo.png"
     same_name.write_bytes(photo.read_bytes())
-    main(["explain", str(run), str(photo), str(same_name), "--out", str(tmp_path)])
+    main(
+        [
+            "explain",
+            str(run),
+            str(photo),
+            str(same_name),
+            "--out",
+            str(tmp_path),
+            "--methods",
+            "gradient",
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[-1] for line in lines] == [
         str(tmp_path / "photo-explain.png"),
@@ -52,10 +71,18 @@ def test_explain_draws_each_image_and_prints_its_class(
     ]
     main(["predict", str(run), str(photo), "--most", "1"])
     assert lines[0].split("  ")[0] == capsys.readouterr().out.strip()
+    assert (tmp_path / "photo-explain.png").exists()
+    assert (tmp_path / "photo-2-explain.png").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_figure_is_written(run: Path, photo: Path, tmp_path: Path) -> None:
+    main(["explain", str(run), str(photo), "--out", str(tmp_path)])
     with Image.open(tmp_path / "photo-explain.png") as image:
         assert image.width > 1000
 
 
+@pytest.mark.usefixtures("blank")
 def test_json_has_the_values_of_every_method(
     run: Path,
     trained: Trained,
@@ -119,6 +146,7 @@ def test_all_methods_are_those_that_suit_the_network(trained: Trained) -> None:
     assert "deconvnet" not in methods_of(tanh, "all")
 
 
+@pytest.mark.usefixtures("blank")
 def test_one_file_that_is_no_image_does_not_cost_the_others(
     run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
