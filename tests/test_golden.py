@@ -56,11 +56,13 @@ NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[-+]?\d+)?"
 FAST = "paper", "original", "torchvision", "cifar_18", "cifar_11"
 """Recipes whose fast path is compared; each operator and fused pass is in at least one of them."""
 
+KIN = (
+    *("caffe_alexnet", "caffenet", "original_2010", "original_one_column", "original_six_conv"),
+    *("pre_trained", "fine_tuned"),
+)
+"""Recipes whose operations others have too; their steps are compared among the slow tests."""
 STEPPED = [
-    # Caffe's nets have the operations of others in another order; test_weights.py compares them
-    # with Caffe's formulas.
-    pytest.param(name, marks=pytest.mark.slow) if name in ("caffe_alexnet", "caffenet") else name
-    for name in recipes.__all__
+    pytest.param(name, marks=pytest.mark.slow) if name in KIN else name for name in recipes.__all__
 ]
 
 # The narrow version trains in seconds and is large enough for every random draw to matter. 37

@@ -46,6 +46,7 @@ def test_every_stage_runs_in_tiny_sizes(stage: str, tmp_path: Path) -> None:
     assert rows(tmp_path, stage)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_or_hangs_costs_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

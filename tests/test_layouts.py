@@ -781,7 +781,8 @@ print(len(levels), sum(levels))
 """
 
 
-@pytest.mark.parametrize("where", ["{}", pytest.param("file://{}", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["{}", "file://{}"])
 def test_store_with_more_files_than_the_open_file_limit(where: str, tmp_path: Path) -> None:
     """200 files are read by many threads with 64 descriptors, from a folder and from a URL."""
     levels = list(range(200))

@@ -437,7 +437,8 @@ def other_choices(store: str, run: str, columns: int) -> dict[str, str]:
     return trial.chosen()
 
 
-@pytest.mark.parametrize("columns", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [1, 2])
 def test_all_ranks_choose_what_rank_0_chooses(
     store: Path, tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

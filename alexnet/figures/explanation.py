@@ -43,7 +43,9 @@ def explanation(explained: Explanation, names: Sequence[str], title: str) -> Fig
     panels = _method_panels(explained) + _projection_panels(explained, names)
     rows = -(-len(panels) // PANELS_PER_ROW)
     heights = [CROPS_IN, *[PANEL_IN * rows] * bool(rows)]
-    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), dpi=110)
+    # With room between the rows, so that a note stands nearer to its panel than to the one below.
+    figure.set_layout_engine("constrained", hspace=0.12)
     parts: Any = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     probability = explained.answers.average[explained.label]
     figure.suptitle(
