@@ -502,6 +502,13 @@ def without_effect(config: Config) -> list[str]:
         sentences.append(
             "sgd.bias_lr_follows is off, but biases have the learning rate of the weights"
         )
+    if sgd.batch == 1 and (augment.mixup > 0 or augment.cutmix > 0):
+        sentences.append("augment.mixup and augment.cutmix mix images of a batch, which has one")
+    used = {op for layer in architecture.layers for op in layer.then}
+    if "batch_norm" not in used and architecture.batch_norm != BatchNorm():
+        sentences.append("architecture.batch_norm is set, but no layer has batch_norm")
+    if architecture.columns == 1 and architecture.lrn_across_columns:
+        sentences.append("architecture.lrn_across_columns is set, but there is only one column")
     if architecture.columns == 1 and not architecture.links:
         sentences.append("architecture.links is off, but there is only one column")
     return sentences

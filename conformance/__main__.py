@@ -81,9 +81,14 @@ def outcome(adapter: Adapter, case: Case, what: str, dtype: str) -> Outcome:
         result = compare(got, arrays[f"{key}_{reading}" if reading else key], what, dtype)
         if reading:
             result["reading"] = reading
-        if not best or (result["error"] or np.inf) < (best["error"] or np.inf):
+        if not best or _error_of(result) < _error_of(best):
             best = result
     return best
+
+
+def _error_of(result: dict[str, Any]) -> float:
+    """The error of a comparison; infinite where there is nothing to compare."""
+    return np.inf if result["error"] is None else float(result["error"])
 
 
 def first_line(error: Exception) -> str:

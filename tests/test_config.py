@@ -16,6 +16,7 @@ from alexnet import recipes
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import (
     Architecture,
+    BatchNorm,
     Config,
     FullyConnected,
     LayerLr,
@@ -197,6 +198,24 @@ def test_settings_without_effect_are_reported() -> None:
     )
     for name in ("augment.chunk", "augment.pca", "sgd.bias_lr_follows", "architecture.links"):
         assert name in warnings
+
+
+def test_later_settings_without_effect_are_reported() -> None:
+    base = recipes.one_column()
+    architecture = replace(
+        base.architecture, lrn_across_columns=True, batch_norm=BatchNorm(momentum=0.5)
+    )
+    config = replace(
+        base,
+        architecture=architecture,
+        augment=replace(base.augment, mixup=0.2),
+        sgd=replace(base.sgd, batch=1),
+    )
+    assert [sentence.split(" ")[0] for sentence in without_effect(config)] == [
+        "augment.mixup",
+        "architecture.batch_norm",
+        "architecture.lrn_across_columns",
+    ]
 
 
 def test_schedule_is_scaled_in_proportion() -> None:

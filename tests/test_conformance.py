@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from conformance import adapters, cases
-from conformance.__main__ import RESULTS, ROUNDINGS, ROUNDOFF, main, results_of, table
+from conformance.__main__ import (
+    RESULTS,
+    ROUNDINGS,
+    ROUNDOFF,
+    main,
+    outcome,
+    results_of,
+    table,
+)
 from conformance.cases import CASES, Array, Case, forward, load, vectors
 from tests import reference
 
@@ -102,6 +110,15 @@ def test_frameworks_that_are_installed_pass(framework: str) -> None:
                 allowed = {"pass"} if framework.startswith("alexnet") else {"pass", "error", "none"}
                 assert result["verdict"] in allowed, (name, dtype, what, result)
     assert results["cases"]["paper-columns"]["float32"]["forward"]["verdict"] == "pass"
+
+
+def test_an_exact_result_is_the_best_one() -> None:
+    even = next(case for case in CASES if case.readings != ("",))
+    for reading in even.readings:
+        exact = load(even)[f"y_{reading}"]
+        adapter = adapters.Adapter("1.0", lambda x, case, dtype, y=exact: y)
+        result = outcome(adapter, even, "forward", "float32")
+        assert (result["verdict"], result["reading"], result["error"]) == ("pass", reading, 0.0)
 
 
 def test_a_wrong_framework_gets_exit_code_1(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -33,6 +34,18 @@ def rates(run: Path) -> list[float]:
 def finished(run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run of three epochs, whose rate drops at the third."""
     return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def test_complete_run_without_room_for_its_card_is_complete(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(run: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_card", full)
+    fit(tiny(store), tmp_path / "run")
+    assert "card.md is not written: [Errno 28]" in capsys.readouterr().err
+    assert (tmp_path / "run" / "last.safetensors").exists()
 
 
 def test_finished_run_says_so_and_how_to_lengthen_it(

@@ -1,12 +1,14 @@
 """Mixup and CutMix: a share of each training image, and of its target, is the next image's.
 
 Both are later than the paper (Zhang et al. 2017, Yun et al. 2019). The next image is that of the
-batch, and the first one for the last; the batch is in a new order in each epoch. How much is mixed
-in, and where, is a function of (seed, epoch, image), as in `augment.py`.
+batch, and the first one for the last. Batches are in a new order in each epoch, except where
+`Config.order` is fixed: there the pairs stay the same. How much is mixed in, and where, is a
+function of (seed, epoch, image), as in `augment.py`.
 
 The published methods draw a share between 0 and 1. Here the larger of the two shares is always the
-image's own, so that its label stays the one that a training error can be counted against. Which
-pairs are mixed at which shares is as likely as before.
+image's own, so that its label stays the one that a training error can be counted against. For
+mixup, pairs and shares are as likely as before. The square of CutMix lies inside the image, where
+the published one is cut at the border.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier, check_same_on_all_ranks
 from alexnet.distributed.mesh import init_mesh, is_distributed
 from alexnet.distributed.restart import restarted
-from alexnet.errors import RunError
+from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
@@ -255,6 +255,14 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
             f"{error.filename or run}: {error.strerror}; make room on this disk and continue with: "
             f"{advice}"
         ) from error
+
+
+def _write_card(run: Path) -> None:
+    """Write the card of a run that is complete, and so does not fail without one."""
+    try:
+        write_card(run)
+    except (OSError, AlexNetError) as error:
+        print(f"warning: {run / 'card.md'} is not written: {error}", file=sys.stderr)
 
 
 def _mend(config: Config, run: Path, step: int) -> str:
@@ -468,7 +476,7 @@ def _train(
             checkpoints.save_epoch(metrics)
     log.close()
     if mesh.first:
-        write_card(run)
+        _write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics
