@@ -51,7 +51,13 @@ class Network(nn.Module):
 
         Raises:
             ConfigError: The architecture is invalid (see `plan`).
+            TypeError: It is the name of a recipe, or a whole config.
         """
+        if not isinstance(architecture, Architecture):
+            raise TypeError(
+                f"a Network is made from an Architecture and not from a "
+                f"{type(architecture).__name__}: Network(recipes.original().architecture)"
+            )
         super().__init__()
         self.architecture = architecture
         self.plan = plan(architecture)

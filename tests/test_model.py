@@ -324,3 +324,9 @@ def test_inverted_dropout_changes_training_only() -> None:
     inverted = replace(tiny_architecture(), dropout=Dropout(form="inverted"))
     values = Network(inverted).eval().activations(torch.randn(2, 3, 32, 32))
     assert torch.equal(values["fc7.dropout"], values["fc7"])
+
+
+def test_a_network_is_made_from_an_architecture() -> None:
+    for other in ("original", recipes.original()):
+        with pytest.raises(TypeError, match=r"Network\(recipes\.original\(\)\.architecture\)"):
+            Network(other)  # type: ignore[arg-type]
