@@ -22,7 +22,7 @@ from alexnet.config import Architecture, StepSchedule, scaled
 from alexnet.experiments import records, report, table
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
-from alexnet.experiments.estimates import holm
+from alexnet.experiments.estimates import estimate, holm
 from alexnet.experiments.records import Record
 from alexnet.model import Network
 
@@ -376,3 +376,31 @@ def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path
     links = re.findall(r"""(?:src|href)=["']([^"']*)""", text)
     assert all(link.startswith(("#", "data:")) for link in links)
     assert "<link" not in text
+
+
+def test_effects_by_number_of_images_are_three_curves() -> None:
+    (claim,) = chosen(["images"])
+    rows = tuple(
+        records.Row(effect, estimate([1.0 * n, 1.1 * n, 1.3 * n], 0.0, True), ())
+        for n, effect in enumerate(claim.effects)
+    )
+    (axes,) = report._by_images(records.Record(claim, {}, {}, rows)).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "without dropout minus with it",
+        "without random crops and reflections minus with them",
+        "without color noise minus with it",
+    ]
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["12,400", "25,000", "50,000", "100,000"]
+    # Twelve intervals, three curves and the line of no effect.
+    assert len(axes.lines) == 16
+
+
+def test_arms_of_all_numbers_of_images_see_as_many_presentations() -> None:
+    (claim,) = chosen(["images"])
+    for arm in claim.arms:
+        of_each = claim.part(arm, "desk", "tiny-imagenet").train_of_each or 500
+        schedule = claim.config(arm, "desk", "tiny-imagenet").schedule
+        assert isinstance(schedule, StepSchedule)
+        epochs = schedule.epochs
+        assert 200 * of_each * epochs == pytest.approx(1_200_000, rel=0.01)

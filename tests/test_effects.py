@@ -104,6 +104,19 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
             ("overlap", "pooling 2/2"),
         )
     },
+    **{
+        ("images", f"test error with {images:,} images, {pair}, percentage points"): (
+            {f"{arm}, {images:,} images": MORE},
+            10,
+            {f"{arm}, {images:,} images": LESS},
+        )
+        for images in (12_400, 25_000, 50_000, 100_000)
+        for arm, pair in (
+            ("no dropout", "without dropout minus with it"),
+            ("no crops", "without random crops and reflections minus with them"),
+            ("no colour noise", "without color noise minus with it"),
+        )
+    },
     ("lrn-cifar", "test error, cifar_13 minus cifar_11, percentage points"): (
         {"cifar_13": MORE, "no normalisation": LESS},
         10,

@@ -396,15 +396,26 @@ def _command_contains(path: Path, text: str) -> bool:
     ids=lambda value: getattr(value, "id", value),
 )
 def test_every_claim_runs_at_smoke_scale(
-    claim: Claim, kind: Kind, photographs: Store, small: Store, tmp_path: Path
+    claim: Claim,
+    kind: Kind,
+    photographs: Store,
+    small: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = small if kind == "cifar10" else photographs
+    if kind == "tiny-imagenet":
+        classes = tuple(f"n{number:08d}" for number in range(10))
+        store = with_classes(64, classes, tmp_path / "tiny")
+        digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+        monkeypatch.setattr(runner, "TINY_IMAGENET_SHA256", digest)
     seeds = 5 if claim.together else 2
     settings = settings_for(store, tmp_path / "out", seeds)
     (text,) = table.reproduce([claim], settings, tmp_path / "records", strict=True)
     (record,) = records.read(tmp_path / "records")
     assert (record.claim.id, record.raw["on"]) == (claim.id, kind)
-    assert len(record.rows) == len(claim.effects)
+    # These stores have too few classes for a top-5 error.
+    assert len(record.rows) == sum(not effect.top5 for effect in claim.effects)
     for row in record.rows:
         assert row.estimate.n == seeds // row.effect.nets
         assert record.verdict(row) in text

@@ -95,6 +95,8 @@ class Effect:
     """Number of runs of the arm that give one value: the members of an ensemble."""
     pair: str = ""
     """What `ablated minus base` of the name is, in words: `without dropout minus with it`."""
+    images: int = 0
+    """Training images of the compared arms, where a claim compares several numbers of them."""
     top5: bool = False
     """The measure is of top-5 errors, which data of few classes do not have."""
     first_epochs: int | None = None

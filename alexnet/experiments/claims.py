@@ -7,13 +7,14 @@ and NumPy, so that the table of claims prints at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alexnet.config import Dropout
+from alexnet.config import Config, Dropout
 from alexnet.errors import AlexNetError
 from alexnet.experiments import effects
 from alexnet.experiments.bases import (
+    as_many_presentations,
     augment,
     eleven,
     five_convolutions,
@@ -21,16 +22,32 @@ from alexnet.experiments.bases import (
     net,
     one_column,
     pooling_2_2,
+    same,
     thirteen,
 )
 from alexnet.experiments.claim import Arm, Claim, Effect, Kind, Part
 from alexnet.experiments.effects import ENSEMBLE
 
-WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "imagenet")
-"""Kinds of data of claims that CIFAR-10 can also test below full scale.
+WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "tiny-imagenet", "imagenet")
+"""Kinds of data of claims that small images can also test below full scale.
 
 The photographs at hand are often too few for a conclusion.
 """
+WITHOUT_CIFAR: tuple[Kind, ...] = ("photographs", "tiny-imagenet", "imagenet")
+OF_EACH = 62, 125, 250, 500
+"""Training images of each class in the claim on their number; tiny-imagenet has 500."""
+CLASSES = 200
+"""Classes of tiny-imagenet."""
+REGULARISERS: tuple[tuple[str, str, Callable[[Config], Config]], ...] = (
+    ("no dropout", "without dropout minus with it", net(dropout=Dropout(masks=False))),
+    (
+        "no crops",
+        "without random crops and reflections minus with them",
+        augment(crops=False, flips=False),
+    ),
+    ("no colour noise", "without color noise minus with it", augment(colour="none")),
+)
+"""The name of the arm, what its effect compares, and the change: what works against overfitting."""
 
 
 # Extra metrics. PyTorch is imported when they are computed, so that the table needs none.
@@ -46,6 +63,25 @@ def _alike(run: Path) -> dict[str, float]:
     from alexnet.experiments import measures
 
     return measures.alike(run)
+
+
+def _with_images(name: str, of_each: int) -> str:
+    return f"{name}, {CLASSES * of_each:,} images"
+
+
+def _arms_by_images() -> tuple[Arm, ...]:
+    """The base and each ablation with each number of training images."""
+    changes = (("base", same), *((name, change) for name, _, change in REGULARISERS))
+    return tuple(
+        Arm(
+            _with_images(name, of_each),
+            as_many_presentations(of_each / OF_EACH[-1], change),
+            # All images are the store itself, whose runs other claims have too.
+            part=None if of_each == OF_EACH[-1] else Part(train_of_each=of_each),
+        )
+        for of_each in OF_EACH
+        for name, change in changes
+    )
 
 
 # Effects that several claims share.
@@ -265,6 +301,30 @@ CLAIMS: tuple[Claim, ...] = (
         extra_metrics=_over_masks,
     ),
     Claim(
+        "images",
+        # "The easiest and most common method to reduce overfitting on image data is to artificially
+        # enlarge the dataset" (section 4.1).
+        "dropout, random crops and color noise lower the error the more, the fewer the images",
+        "-",
+        kinds=("tiny-imagenet",),
+        base=five_convolutions,
+        arms=_arms_by_images(),
+        effects=tuple(
+            Effect(
+                f"test error with {CLASSES * of_each:,} images, {pair}, percentage points",
+                "-",
+                (_with_images(name, of_each), _with_images("base", of_each)),
+                effects.test_error,
+                pair=pair,
+                images=CLASSES * of_each,
+            )
+            for name, pair, _ in REGULARISERS
+            for of_each in OF_EACH
+        ),
+        note="Every arm sees the same number of presentations: with an eighth of the images it has "
+        "eight times as many epochs.",
+    ),
+    Claim(
         "depth",
         # "Removing any of the middle layers results in a loss of about 2% for the top-1 performance
         # of the network" (section 7).
@@ -328,7 +388,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ensemble",
         "the averaged predictions of five nets err less than one",
         "38.1 / 16.4 of five nets, 40.7 / 18.2 of one",
-        kinds=("photographs", "imagenet"),
+        kinds=WITHOUT_CIFAR,
         base=five_convolutions,
         arms=(Arm("base"),),
         effects=(
@@ -421,7 +481,7 @@ CLAIMS: tuple[Claim, ...] = (
         # random weight initialization" (section 6.1).
         "the filters of conv1 specialize by column, one to color, one not, in every run",
         "Fig. 3",
-        kinds=("photographs", "imagenet"),
+        kinds=WITHOUT_CIFAR,
         base=five_convolutions,
         arms=(Arm("base"),),
         effects=(
@@ -440,7 +500,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the nearest images in the last hidden layer show the same thing, and the nearest by "
         "pixels often do not",
         "Fig. 4",
-        kinds=("photographs", "imagenet"),
+        kinds=WITHOUT_CIFAR,
         base=five_convolutions,
         arms=(Arm("base"),),
         effects=(

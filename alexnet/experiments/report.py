@@ -27,6 +27,7 @@ from alexnet.experiments.table import (
     table_rows,
 )
 from alexnet.figures import INK, TRAIN, VAL
+from alexnet.figures.style import SOFT
 from alexnet.files import write_whole
 from alexnet.trained import load
 from alexnet.web_page import templates
@@ -74,6 +75,13 @@ def write(
     write_whole(path, page(records, runs, folder).encode())
 
 
+BY_IMAGES = (
+    "What dropout, random crops and color noise are worth with so many training images, at the "
+    "same number of presentations: the mean over seeds and its 95 % interval. Above the line the "
+    "network without it errs more."
+)
+
+
 def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """The figures of the page. Those that have no data are left out."""
     sections: list[Section] = []
@@ -86,7 +94,9 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         (one, row)
         for one in records
         for row in one.rows
-        if row.effect.name.startswith("test error") and row.estimate.low is not None
+        if row.effect.name.startswith("test error")
+        and row.estimate.low is not None
+        and not row.effect.images
     ]
     if points:
         caption = (
@@ -95,6 +105,9 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             "its own scale. Rows with (*) are to be repeated: settings have changed since."
         )
         sections += [("What each part is worth", [(_bars(points), caption)])]
+    for one in records:
+        if any(row.effect.images for row in one.rows):
+            sections += [("Overfitting: the number of images", [(_by_images(one), BY_IMAGES)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
@@ -194,6 +207,29 @@ def _crossing_text(one: Record) -> str:
         f"tanh needs {row.ours} times as many epochs to reach the 25 % line (a lower bound where "
         f"it is never reached). The paper says 6: {row.full_verdict}."
     )
+
+
+def _by_images(one: Record) -> Figure:
+    """The effect of each regularizer against the number of training images."""
+    figure = Figure((5.8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color=INK, linewidth=0.8)
+    compared = dict.fromkeys(row.effect.pair for row in one.rows)
+    for number, (pair, color) in enumerate(zip(compared, (TRAIN, VAL, SOFT), strict=True)):
+        rows = [row for row in one.rows if row.effect.pair == pair]
+        # A little apart, so that the intervals of one number of images can be told from each other.
+        x = [row.effect.images * 1.03 ** (number - 1) for row in rows]
+        axes.plot(x, [row.estimate.mean for row in rows], "o-", color=color, label=pair)
+        for at, row in zip(x, rows, strict=True):
+            if row.estimate.low is not None and row.estimate.high is not None:
+                axes.plot((at, at), (row.estimate.low, row.estimate.high), color=color, linewidth=2)
+    images = sorted({row.effect.images for row in one.rows})
+    axes.set(xscale="log", xlabel="training images", ylabel="test error, percentage points")
+    axes.set_xticks(images, [f"{number:,}" for number in images])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:

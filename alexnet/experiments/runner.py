@@ -114,11 +114,13 @@ def check(claim: Claim, settings: Settings) -> None:
             f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
         )
     # Small images can show a mechanism at a small scale, but are not the data of these claims.
-    small_stand_in = kind in SMALL_IMAGES and claim.kinds[-1] != kind
+    small_stand_in = kind == "tiny-imagenet" or (kind == "cifar10" and claim.kinds[-1] != kind)
     if kind not in claim.kinds or (scale == "full" and small_stand_in):
         needs = (
             "CIFAR-10 prepared at 32 pixels"
             if claim.kinds[0] == "cifar10"
+            else "tiny-imagenet-200 at 64 pixels"
+            if claim.kinds[0] == "tiny-imagenet"
             else "photographs of 112 pixels or more"
         )
         raise AlexNetError(

@@ -298,23 +298,31 @@ def _markdown_row(row: TableRow) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-NOT_RUN = "Not run here, in the paper's own setting: "
+NOT_RUN = "Not run here: "
 
 
 def not_run(claim: Claim, records: Sequence[Record]) -> tuple[str, ...]:
-    """The commands for the paper's own setting; none if it was run.
+    """The commands for the paper's own setting, or the only one there is; none if it was run.
 
     Args:
         records: The records of this claim.
     """
     if any(one.in_papers_setting for one in records):
         return ()
-    return claim.manual_commands or (f"alexnet reproduce {claim.id} --data STORE --scale full",)
+    scale = "desk" if claim.kinds == ("tiny-imagenet",) else "full"
+    return claim.manual_commands or (f"alexnet reproduce {claim.id} --data STORE --scale {scale}",)
 
 
-def cost_h(
-    claims: Sequence[Claim], macs_per_s: float, images: int = 4000, seeds: int = 5
-) -> dict[str, float]:
+SIZES: dict[Kind, tuple[int, int]] = {
+    "photographs": (10, 4_000),
+    "cifar10": (10, 50_000),
+    "tiny-imagenet": (200, 100_000),
+    "imagenet": (1000, 1_281_167),
+}
+"""Classes and training images of a store that is not known yet, for the estimate of its cost."""
+
+
+def cost_h(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[str, float]:
     """Estimate the hours that the runs of each claim take at desk scale.
 
     The estimate counts the multiply-adds of a forward pass three times, since a backward pass costs
@@ -322,18 +330,18 @@ def cost_h(
 
     Args:
         macs_per_s: Peak speed, as `peak_macs_per_s` measures it.
-        images: Training images of a store.
     """
     hours = {}
     for claim in claims:
         seconds = 0.0
         for arm in claim.arms:
-            config = claim.config(arm, "desk", claim.kinds[0])
-            # Ten classes, because the store is not known yet; their number hardly changes the sum.
-            ops = plan(replace(config.architecture, classes=10))
-            part = claim.part(arm, "desk", claim.kinds[0])
+            kind = claim.kinds[0]
+            classes, images = SIZES[kind]
+            config = claim.config(arm, "desk", kind)
+            ops = plan(replace(config.architecture, classes=classes))
+            part = claim.part(arm, "desk", kind)
             num_images = config.schedule.epochs * (
-                (part.classes or 10) * part.train_of_each or images
+                (part.classes or classes) * part.train_of_each or images
             )
             seconds += (
                 seeds
