@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow mutants fuzz gpu-lab check format clean
+.PHONY: demo test test-slow mutants fuzz gpu-lab claims-gpu check format clean
 
 demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
@@ -27,6 +27,11 @@ bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -in
 OUT ?= gpu-lab
 gpu-lab:  ## half an hour on a CUDA GPU: make gpu-lab OUT=FOLDER STAGES="facts correctness convs"
 	$(PYTHON) -m benchmarks.gpu $(OUT) $(STAGES)
+
+# One claim after the other, so that each writes its record before the next begins; they share runs.
+CLAIMS ?= images lrn overlap columns depth links bias dropout crops colour ensemble filters features
+claims-gpu:  ## the claims on tiny-imagenet, most informative first: make claims-gpu DATA=STORE
+	for claim in $(CLAIMS); do $(PYTHON) -m alexnet reproduce $$claim --data $(DATA) --jobs 4 || exit; done
 
 check: $(VENV)/ready  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -228,7 +228,8 @@ def _by_images(one: Record) -> Figure:
     axes.set_xticks(images, [f"{number:,}" for number in images])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    # Above the axes, where no curve can be.
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     return figure
 
 
