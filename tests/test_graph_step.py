@@ -3,7 +3,6 @@ with the kernels in Triton's interpreter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from alexnet.config import (
     Config,
     Conv,
     FullyConnected,
+    OpName,
     Parallel,
     Sgd,
     SmoothSchedule,
@@ -38,7 +38,7 @@ from tests.ranks import on_ranks
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
-from alexnet.ops import triton_update  # noqa: E402
+from alexnet.ops import triton_crop, triton_update  # noqa: E402
 from alexnet.train.graph_step import GraphStep, takes  # noqa: E402
 
 BATCH, STORED = 6, 40
@@ -46,11 +46,10 @@ INPUT = tiny_architecture().input_px
 
 
 @pytest.fixture(autouse=True)
-def shorter() -> Iterator[None]:
-    """One block of weights for each program of the update, as the interpreter computes all."""
-    before, triton_update.BLOCKS = triton_update.BLOCKS, 1
-    yield
-    triton_update.BLOCKS = before
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes as long for a program of many values as for one of few."""
+    monkeypatch.setattr(triton_update, "BLOCKS", 1)
+    monkeypatch.setattr(triton_crop, "VALUES", 4096)
 
 
 def statistics() -> Statistics:
@@ -73,13 +72,18 @@ def config(architecture: Architecture | None = None, **changes: object) -> Confi
     return replace(base, sgd=replace(base.sgd, batch=BATCH, lr=0.01), augment=Augment(**changes))
 
 
-def normalised() -> Architecture:
-    """A network with batch normalization in place of the local one, before each pool."""
-    first, second, *others = tiny_architecture().layers
-    layers = [
-        replace(layer, then=("batch_norm", "activation", "max_pool")) for layer in (first, second)
-    ]
-    return replace(tiny_architecture(), layers=(*layers, *others))
+def small(*after_conv1: OpName, after_fc2: tuple[OpName, ...]) -> Architecture:
+    """A network for what has nothing to do with its size."""
+    layers = (
+        Conv("conv1", 4, 5, stride=3, std=0.1, then=(*after_conv1, "activation", "max_pool")),
+        FullyConnected("fc2", 8, std=0.1, then=("activation", *after_fc2)),
+        FullyConnected("fc3", 10, std=0.1),
+    )
+    return Architecture(layers, input_px=INPUT)
+
+
+SMALL = small(after_fc2=("dropout",))
+NORMALISED = small("batch_norm", after_fc2=("batch_norm", "dropout"))
 
 
 def compared(settings: Config, mesh: Mesh, counts: tuple[int, ...]) -> None:
@@ -130,7 +134,7 @@ def compared(settings: Config, mesh: Mesh, counts: tuple[int, ...]) -> None:
     [
         config(),
         config(zoom=0.5),
-        replace(config(normalised()), label_smoothing=0.1),
+        replace(config(NORMALISED), label_smoothing=0.1),
     ],
     ids=["crops", "zoomed", "batch normalization"],
 )
@@ -141,7 +145,7 @@ def test_steps_of_the_graph_are_those_of_the_loop(settings: Config) -> None:
 
 def on_this_rank(settings: Config) -> list[str]:
     """Compare steps on this rank; return the dtypes of what the graph summed over the ranks."""
-    triton_update.BLOCKS = 1
+    triton_update.BLOCKS, triton_crop.VALUES = 1, 4096
     mesh = init_mesh(Parallel())
     sums: list[str] = []
 
@@ -156,16 +160,6 @@ def on_this_rank(settings: Config) -> list[str]:
     return sums
 
 
-SMALL = Architecture(
-    (
-        Conv("conv1", 4, 5, stride=3, std=0.1, then=("activation", "max_pool")),
-        FullyConnected("fc2", 8, std=0.1, then=("activation", "dropout")),
-        FullyConnected("fc3", 10, std=0.1),
-    ),
-    input_px=INPUT,
-)
-
-
 def test_ranks_that_share_a_batch_take_the_steps_of_the_loop() -> None:
     """And add all gradients of a step at once, in float32 as the loop does."""
     settings = replace(config(SMALL), label_smoothing=0.1)
@@ -173,7 +167,7 @@ def test_ranks_that_share_a_batch_take_the_steps_of_the_loop() -> None:
 
 
 def test_steps_before_the_capture_change_nothing() -> None:
-    settings = config(normalised())
+    settings = config(NORMALISED)
     preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
     net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
     velocity = zero_velocity(net)
@@ -188,8 +182,38 @@ def test_steps_before_the_capture_change_nothing() -> None:
         assert torch.equal(tensor, value)
 
 
+class Replayed:
+    """In place of a CUDA graph."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+def test_graph_is_not_replayed_for_a_smaller_batch_of_which_a_rank_has_as_much() -> None:
+    settings = config(SMALL)
+    preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
+    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
+    step = GraphStep(net, preprocess, zero_velocity(net), settings)
+    graph = Replayed()
+    step._graph = graph  # type: ignore[assignment]
+    step._captured = step._forward_and_gradients(BATCH, BATCH)
+    images = batch(0, BATCH)
+    drawn = sample_augmentation(
+        settings.augment, statistics(), INPUT, 0, 0, images.index, images.position
+    )
+    step(images, drawn, 0)
+    assert graph.replays == 1
+    step(replace(images, global_size=BATCH - 1), drawn, 1)
+    assert graph.replays == 1
+    step.close()
+    step(images, drawn, 2)
+    assert graph.replays == 1
+
+
 def test_batch_normalization_is_never_computed_with_copies_in_bfloat16() -> None:
-    settings = config(normalised())
+    settings = config(NORMALISED)
     preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE, torch.bfloat16)
     net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
     step = GraphStep(net, preprocess, zero_velocity(net), settings)
@@ -210,7 +234,7 @@ def test_which_runs_take_graph_steps() -> None:
     data, columns = Mesh(two, data=two), Mesh(two, columns=two)
     assert takes(plain, cuda, ALONE)
     assert takes(plain, cuda, data)
-    assert takes(replace(plain, architecture=normalised()), cuda, ALONE)
+    assert takes(replace(plain, architecture=NORMALISED), cuda, ALONE)
     assert takes(plain, cuda, Mesh(hybrid=True))
     assert not takes(plain, cuda, columns)
     assert not takes(plain, cuda, replace(data, hybrid=True))
@@ -237,7 +261,7 @@ LATER = {"schedule": SmoothSchedule(2, warmup_epochs=1), "label_smoothing": 0.1}
     ("ranks", "changes"),
     [
         (1, {"schedule": StepSchedule(epochs=2, drops=(1,))}),
-        (1, LATER | {"sgd": Sgd(16, lr=0.01, ema_decay=0.9), "architecture": normalised()}),
+        (1, LATER | {"sgd": Sgd(16, lr=0.01, ema_decay=0.9), "architecture": NORMALISED}),
         (2, LATER | {"sgd": Sgd(16, lr=0.01, ema_decay=0.9)}),
     ],
     ids=["as in the paper", "later inventions", "on two ranks"],
