@@ -166,6 +166,19 @@ def test_ranks_that_share_a_batch_take_the_steps_of_the_loop() -> None:
     assert on_ranks(2, on_this_rank, settings) == 2 * [4 * ["torch.float32"]]
 
 
+def test_gradients_in_one_tensor_lie_as_their_weights_at_addresses_that_the_update_reads() -> None:
+    weights = [torch.randn(3), torch.randn(2, 3, 5, 5), torch.randn(7, 3)]
+    weights[1] = weights[1].contiguous(memory_format=torch.channels_last)
+    all_, parts = graph_step._in_one_tensor(weights)
+    for part, weight in zip(parts, weights, strict=True):
+        part.copy_(weight)
+        assert part.stride() == weight.stride()
+        assert part.data_ptr() % 16 == 0
+    for part, weight in zip(parts, weights, strict=True):
+        assert torch.equal(part, weight)
+    assert len(all_) == 4 + 152 + 24
+
+
 def test_steps_before_the_capture_change_nothing() -> None:
     settings = config(NORMALISED)
     preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
