@@ -217,8 +217,7 @@ class GraphStep:
         if not self._summed:
             return x, readings, self._update.in_layout(gradients)
         # One sum in place of one for each gradient, in float32 as those of the loop.
-        for part, gradient in zip(self._summed, gradients, strict=True):
-            part.copy_(gradient)
+        torch._foreach_copy_(self._summed, gradients)
         all_sum(self._all, self._data)
         return x, readings, self._summed
 
