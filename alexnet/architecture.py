@@ -149,11 +149,6 @@ def names_of(ops: tuple[Op, ...]) -> str:
     ) + (", or torchvision's features.N and classifier.N" if _torchvision_names(ops) else "")
 
 
-def has_batch_norm(architecture: Architecture) -> bool:
-    """Whether a network has batch normalization."""
-    return any("batch_norm" in layer.then for layer in architecture.layers)
-
-
 def layer_of(parameter: str) -> str:
     """The layer to which a parameter belongs: `conv1` for `conv1.weight` and `conv1_bn.weight`."""
     return re.sub("_bn(_again)*$", "", parameter.rpartition(".")[0])

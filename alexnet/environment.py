@@ -21,7 +21,7 @@ from alexnet import native
 from alexnet.cores import cpu_limit
 from alexnet.device import resolve_device
 from alexnet.files import user_cache
-from alexnet.ops import trial
+from alexnet.ops import cuda_trial, trial
 from alexnet.provenance import code_version, describe, machine
 
 LEAST_FREE_GIB = 2.0  # less is reported: a run of `original` keeps two checkpoints of 0.5 GiB
@@ -53,6 +53,7 @@ def parts() -> list[Part]:
         _compiled(),
         _products(),
         _gpu(),
+        _convolutions(),
         _decoder(),
         _option("pillow_heif", "pillow-heif", "HEIC images are left out"),
         _option("s3fs", "s3fs", "stores at s3:// cannot be read"),
@@ -133,6 +134,19 @@ def _gpu() -> Part:
     if util.find_spec("triton") is None:
         return Part("GPU", False, f"{text}; no Triton: normalization runs in plain PyTorch")
     return Part("GPU", True, f"{text}, Triton {_version('triton')}")
+
+
+def _convolutions() -> Part:
+    """Tell how the convolutions that were ever timed on this CUDA card are computed there."""
+    if not torch.cuda.is_available():
+        return Part("convolutions", True, "none timed: training on a CUDA card does it")
+    try:
+        kept = cuda_trial.kept()
+    except RuntimeError:  # as in `_gpu`, which says why
+        return Part("convolutions", False, "the GPU cannot be asked for its name")
+    text = f"{len(kept)} timed on this card: {cuda_trial.in_words(kept)}"
+    none = "none timed on this card yet: training on it does so"
+    return Part("convolutions", True, text if kept else none)
 
 
 def _decoder() -> Part:

@@ -79,13 +79,18 @@ def main(library: str, *recipes_: str) -> None:
     # Before PyTorch, which looks for a CUDA when it is loaded.
     ctypes.CDLL(library)
     for recipe in recipes_:
-        step, prediction = trace(recipe)
+        name, _, ranks = recipe.partition(":")
+        step, prediction = trace(name, int(ranks or 1))
         found = {"recipe": recipe, "step": asdict(step), "prediction": asdict(prediction)}
         print(json.dumps(found), flush=True)
 
 
-def trace(recipe: str) -> tuple[Trace, Trace]:
-    """Trace a training step of a recipe and the prediction of a batch, in bfloat16."""
+def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
+    """Trace a training step of a recipe and the prediction of a batch, in bfloat16.
+
+    Args:
+        ranks: Each of them has a batch of 128. The others are not there.
+    """
     import numpy as np
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -94,7 +99,7 @@ def trace(recipe: str) -> tuple[Trace, Trace]:
     from alexnet.data.augment import Preprocess, sample_augmentation
     from alexnet.data.loader import Batch
     from alexnet.data.store import Statistics
-    from alexnet.distributed.mesh import ALONE
+    from alexnet.distributed.mesh import Group, Mesh
     from alexnet.distributed.sharded import ShardedNetwork
     from alexnet.train.graph_step import GraphStep
     from alexnet.train.sgd import zero_velocity
@@ -103,14 +108,18 @@ def trace(recipe: str) -> tuple[Trace, Trace]:
     architecture = config.architecture
     architecture = replace(architecture, classes=10 if architecture.input_px < 32 else 1000)
     config = replace(
-        config, architecture=architecture, sgd=replace(config.sgd, batch=BATCH), seed=0
+        config, architecture=architecture, sgd=replace(config.sgd, batch=ranks * BATCH), seed=0
     )
+    every = Group(tuple(range(ranks)))
+    mesh = Mesh(every, data=every)
+    if ranks > 1:
+        _join_absent_ranks(ranks)
     px = architecture.input_px
     stored = px if not config.augment.crops else round(px * 256 / 224)
     statistics = Statistics(np.full((stored, stored, 3), 120, np.float32), 1000 * np.eye(3))
     index = np.arange(BATCH)
     with FakeTensorMode(allow_non_fake_inputs=True), _pretended():
-        net = ShardedNetwork(architecture, 0, ALONE)
+        net = ShardedNetwork(architecture, 0, mesh)
         # `net.to` cannot exchange fake tensors.
         for module in net.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -125,7 +134,7 @@ def trace(recipe: str) -> tuple[Trace, Trace]:
             torch.empty(BATCH, dtype=torch.int64).pin_memory(),
             index,
             index,
-            BATCH,
+            ranks * BATCH,
             0.0,
         )
         drawn = sample_augmentation(config.augment, statistics, px, 0, 0, index, index)
@@ -138,6 +147,14 @@ def trace(recipe: str) -> tuple[Trace, Trace]:
         with _recording() as prediction, torch.no_grad():
             net(preprocess.centre(batch.images)).softmax(1)
     return training, prediction
+
+
+def _join_absent_ranks(ranks: int) -> None:
+    """Make a process group whose collective operations do nothing."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
 
 
 def _page_locked(tensor: Any) -> Any:

@@ -73,7 +73,7 @@ def check(name: str, step: dict[str, Any]) -> None:
 
 
 def test_step_of_the_paper_launches_and_moves_what_it_must(library: Path) -> None:
-    (found,) = traces(library, "paper").values()
+    found, shared = traces(library, "paper", "paper:8").values()
     check("paper", found["step"])
     # At batch 128 in bfloat16. Version 0.1 moved 5.8 GB by 181 launches.
     assert found["step"]["bytes"] < 1.9e9
@@ -81,6 +81,14 @@ def test_step_of_the_paper_launches_and_moves_what_it_must(library: Path) -> Non
     assert [text.split()[0] for text in found["step"]["unlike"]] == ["clone", "clone"]
     assert not found["prediction"]["to_host"]
     assert len(found["prediction"]["from_host"]) == 2
+    # On eight ranks with as many images each: all gradients are copied into one tensor, which is
+    # summed and stays where it is, so that the host waits for nothing.
+    step = shared["step"]
+    assert sum(step["launches"].values()) <= LAUNCHES["paper"] + 2
+    assert step["launches"]["allreduce_"] == step["launches"]["_foreach_copy_"] == 1
+    assert len(step["from_host"]) == COPIES - 1
+    assert not step["to_host"]
+    assert not step["waits"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet.environment import _convolutions as convolutions
 from alexnet.ops import convolution, cuda_trial, linear
 from alexnet.ops.cuda_trial import Way
 
@@ -198,3 +199,27 @@ def test_a_way_that_fails_is_not_chosen(
     assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["grouped"]
     with pytest.raises(RuntimeError, match="no kernel"):
         cuda_trial.fastest({"other": fails, "third": fails}, x, weight, None, *CONV2)
+
+
+def test_check_shows_the_choices_of_this_card_alone(
+    seconds: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert convolutions().text == "none timed: training on a CUDA card does it"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert convolutions().text == "none timed on this card yet: training on it does so"
+    for channels, settings, times in ((6, CONV2, [2.0, 1.0]), (3, CONV1, [2.0, 1.0])):
+        seconds += times
+        x, weight = layer(channels, settings[2])
+        convolution(x, weight, None, *settings, training=True)
+        seconds += times
+        convolution(x[:2], weight, None, *settings, training=True)
+    seconds += [1.0, 2.0]
+    convolution(x[:1], weight, None, *CONV1, training=True)
+    # Damaged files, and trials of another card.
+    (tmp_path / "alexnet" / "cuda-trials" / "damaged.json").write_text("[")
+    (tmp_path / "alexnet" / "cuda-trials" / "other.json").write_text("[1]")
+    expected = "5 timed on this card: 2 column by column, 1 grouped, 2 in blocks"
+    assert convolutions().text == expected
+    monkeypatch.setattr(cuda_trial, "_card", lambda device: "a")
+    assert convolutions().text == "none timed on this card yet: training on it does so"

@@ -10,25 +10,46 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet import recipes
-from alexnet.config import Augment, Config, StepSchedule
+from alexnet import checkpoint, recipes
+from alexnet.config import (
+    Architecture,
+    Augment,
+    Config,
+    Conv,
+    FullyConnected,
+    OpName,
+    Parallel,
+    Sgd,
+    SmoothSchedule,
+    StepSchedule,
+)
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import Batch
 from alexnet.data.store import Statistics
-from alexnet.distributed.mesh import ALONE
+from alexnet.distributed import collectives
+from alexnet.distributed.mesh import ALONE, Group, Mesh, destroy_mesh, init_mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.train import graph_step
 from alexnet.train.loop import fit
 from alexnet.train.sgd import PlateauState, param_hyper, sgd_step, zero_velocity
 from tests.conftest import tiny, tiny_architecture
+from tests.ranks import on_ranks
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
-from alexnet.train.graph_step import GraphStep  # noqa: E402
+from alexnet.ops import triton_crop, triton_update  # noqa: E402
+from alexnet.train.graph_step import GraphStep, takes  # noqa: E402
 
 BATCH, STORED = 6, 40
 INPUT = tiny_architecture().input_px
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes as long for a program of many values as for one of few."""
+    monkeypatch.setattr(triton_update, "BLOCKS", 1)
+    monkeypatch.setattr(triton_crop, "VALUES", 4096)
 
 
 def statistics() -> Statistics:
@@ -36,32 +57,48 @@ def statistics() -> Statistics:
     return Statistics(mean.astype(np.float32), 900 * np.eye(3))
 
 
-def batch(number: int, count: int) -> Batch:
+def batch(number: int, count: int, mesh: Mesh = ALONE) -> Batch:
+    """A rank's part of a batch."""
     rng = np.random.default_rng(number)
     images = torch.from_numpy(rng.integers(0, 256, (count, STORED, STORED, 3), np.uint8))
     labels = torch.from_numpy(rng.integers(0, tiny_architecture().classes or 10, count))
-    index = np.arange(count) + BATCH * number
-    return Batch(images, labels, index, index, count, 0.0)
+    rows = np.array_split(np.arange(count), mesh.data.size)[mesh.data.index]
+    index = rows + BATCH * number
+    return Batch(images[rows], labels[rows], index, index, count, 0.0)
 
 
-def config(**changes: object) -> Config:
-    base = replace(recipes.original(), architecture=tiny_architecture())
+def config(architecture: Architecture | None = None, **changes: object) -> Config:
+    base = replace(recipes.original(), architecture=architecture or tiny_architecture())
     return replace(base, sgd=replace(base.sgd, batch=BATCH, lr=0.01), augment=Augment(**changes))
 
 
-@pytest.mark.parametrize("augment", [{}, {"zoom": 0.5}], ids=["crops", "zoomed"])
-def test_steps_of_the_graph_are_those_of_the_loop(augment: dict[str, object]) -> None:
-    settings = config(**augment)
+def small(*after_conv1: OpName, after_fc2: tuple[OpName, ...]) -> Architecture:
+    """A network for what has nothing to do with its size."""
+    layers = (
+        Conv("conv1", 4, 5, stride=3, std=0.1, then=(*after_conv1, "activation", "max_pool")),
+        FullyConnected("fc2", 8, std=0.1, then=("activation", *after_fc2)),
+        FullyConnected("fc3", 10, std=0.1),
+    )
+    return Architecture(layers, input_px=INPUT)
+
+
+SMALL = small(after_fc2=("dropout",))
+NORMALISED = small("batch_norm", after_fc2=("batch_norm", "dropout"))
+
+
+def compared(settings: Config, mesh: Mesh, counts: tuple[int, ...]) -> None:
+    """Compare steps on batches of so many images by the graph with those of the loop."""
     preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
-    nets = [ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE) for _ in range(2)]
+    nets = [ShardedNetwork(settings.architecture, 0, mesh).to(DEVICE) for _ in range(2)]
     velocities = [zero_velocity(net) for net in nets]
     parameters = dict(nets[0].named_parameters())
     hyper = {name: param_hyper(settings, name, 0, PlateauState()) for name in parameters}
     graph = GraphStep(nets[1], preprocess, velocities[1], settings)
-    graph.set_hyper(hyper)
-    # The last batch of an epoch is smaller; the one after it is a full one again.
-    for step, count in enumerate((BATCH, BATCH, BATCH - 2, BATCH)):
-        images = batch(step, count)
+    for step, count in enumerate(counts):
+        # As for a smooth schedule, the learning rates are others in each step.
+        hyper = {name: replace(each, lr=each.lr / (1 + step)) for name, each in hyper.items()}
+        graph.set_hyper(hyper)
+        images = batch(step, count, mesh)
         drawn = sample_augmentation(
             settings.augment, statistics(), INPUT, 0, 0, images.index, images.position
         )
@@ -70,25 +107,199 @@ def test_steps_of_the_graph_are_those_of_the_loop(augment: dict[str, object]) ->
             images.labels.to(DEVICE),
             count,
             dropout_key=(settings.seed, step),
+            smoothing=settings.label_smoothing,
         )
-        sgd_step(loss, parameters, velocities[0], hyper, settings.sgd.momentum)
+        sgd_step(
+            loss,
+            parameters,
+            velocities[0],
+            hyper,
+            settings.sgd.momentum,
+            nets[0].reduce_gradients,
+        )
         got_loss, got_wrong = graph(images, drawn, step)
         assert float(got_loss) == pytest.approx(float(loss.detach()), rel=1e-5)
         assert int(got_wrong) == int(wrong)
+    graph.close()
     for name, weight in nets[1].named_parameters():
         # A few roundings in float32, of the crops and of four updates.
         torch.testing.assert_close(weight, parameters[name], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(velocities[1][name], velocities[0][name], rtol=1e-3, atol=1e-6)
+    for got, wanted in zip(nets[1].buffers(), nets[0].buffers(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        config(),
+        config(zoom=0.5),
+        replace(config(NORMALISED), label_smoothing=0.1),
+    ],
+    ids=["crops", "zoomed", "batch normalization"],
+)
+def test_steps_of_the_graph_are_those_of_the_loop(settings: Config) -> None:
+    # The last batch of an epoch is smaller; the one after it is a full one again.
+    compared(settings, ALONE, (BATCH, BATCH, BATCH - 2, BATCH))
+
+
+def on_this_rank(settings: Config) -> list[str]:
+    """Compare steps on this rank; return the dtypes of what the graph summed over the ranks."""
+    triton_update.BLOCKS, triton_crop.VALUES = 1, 4096
+    mesh = init_mesh(Parallel())
+    sums: list[str] = []
+
+    def counted(x: torch.Tensor, group: Group) -> torch.Tensor:
+        sums.append(str(x.dtype))
+        return collectives.all_sum(x, group)
+
+    graph_step.all_sum = counted
+    # A batch of which the second rank has less, one of which it has nothing, and full ones.
+    compared(settings, mesh, (BATCH, BATCH - 1, 1, BATCH))
+    destroy_mesh()
+    return sums
+
+
+def test_ranks_that_share_a_batch_take_the_steps_of_the_loop() -> None:
+    """And add all gradients of a step at once, in float32 as the loop does."""
+    settings = replace(config(SMALL), label_smoothing=0.1)
+    assert on_ranks(2, on_this_rank, settings) == 2 * [4 * ["torch.float32"]]
+
+
+def test_gradients_in_one_tensor_lie_as_their_weights_at_addresses_that_the_update_reads() -> None:
+    weights = [torch.randn(3), torch.randn(2, 3, 5, 5), torch.randn(7, 3)]
+    weights[1] = weights[1].contiguous(memory_format=torch.channels_last)
+    all_, parts = graph_step._in_one_tensor(weights)
+    for part, weight in zip(parts, weights, strict=True):
+        part.copy_(weight)
+        assert part.stride() == weight.stride()
+        assert part.data_ptr() % 16 == 0
+    for part, weight in zip(parts, weights, strict=True):
+        assert torch.equal(part, weight)
+    assert len(all_) == 4 + 152 + 24
+
+
+def test_steps_before_the_capture_change_nothing() -> None:
+    settings = config(NORMALISED)
+    preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
+    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
+    velocity = zero_velocity(net)
+    # Statistics, weights and velocities that no initialization has.
+    state = [*net.parameters(), *net.buffers(), *velocity.values()]
+    with torch.no_grad():
+        for tensor in state:
+            tensor.uniform_(0.5, 1.5)
+    before = [tensor.detach().clone() for tensor in state]
+    GraphStep(net, preprocess, velocity, settings)._warm_up()
+    for tensor, value in zip(state, before, strict=True):
+        assert torch.equal(tensor, value)
+
+
+class Replayed:
+    """In place of a CUDA graph."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+def test_graph_is_not_replayed_for_a_smaller_batch_of_which_a_rank_has_as_much() -> None:
+    settings = config(SMALL)
+    preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
+    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
+    step = GraphStep(net, preprocess, zero_velocity(net), settings)
+    graph = Replayed()
+    step._graph = graph  # type: ignore[assignment]
+    step._captured = step._forward_and_gradients(BATCH, BATCH)
+    images = batch(0, BATCH)
+    drawn = sample_augmentation(
+        settings.augment, statistics(), INPUT, 0, 0, images.index, images.position
+    )
+    step(images, drawn, 0)
+    assert graph.replays == 1
+    step(replace(images, global_size=BATCH - 1), drawn, 1)
+    assert graph.replays == 1
+    step.close()
+    step(images, drawn, 2)
+    assert graph.replays == 1
+
+
+def test_batch_normalization_is_never_computed_with_copies_in_bfloat16() -> None:
+    settings = config(NORMALISED)
+    preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE, torch.bfloat16)
+    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
+    step = GraphStep(net, preprocess, zero_velocity(net), settings)
+    for name, used in step._used.items():
+        module, role = name.removeprefix("net.").rsplit(".", 1)
+        exact = module.endswith("_bn") or (module.startswith("conv") and role == "bias")
+        assert used.dtype == (torch.float32 if exact else torch.bfloat16), name
+    images = batch(0, BATCH)
+    drawn = sample_augmentation(
+        settings.augment, statistics(), INPUT, 0, 0, images.index, images.position
+    )
+    assert float(step(images, drawn, 0)[0]) > 0
+
+
+def test_which_runs_take_graph_steps() -> None:
+    cuda, plain = torch.device("cuda"), replace(tiny(Path("store")), precision="bfloat16")
+    two = Group((0, 1), 0)
+    data, columns = Mesh(two, data=two), Mesh(two, columns=two)
+    assert takes(plain, cuda, ALONE)
+    assert takes(plain, cuda, data)
+    assert takes(replace(plain, architecture=NORMALISED), cuda, ALONE)
+    assert takes(plain, cuda, Mesh(hybrid=True))
+    assert not takes(plain, cuda, columns)
+    assert not takes(plain, cuda, replace(data, hybrid=True))
+    assert not takes(replace(plain, deterministic=True), cuda, data)
+    assert not takes(plain, torch.device("cpu"), data)
+
+
+def by_graph(settings: Config, run: Path) -> None:
+    """Train a run by graph steps, on this rank if there are several."""
+    graph_step.takes = lambda *arguments: True
+    closed = []
+    GraphStep.close = lambda self: closed.append(self)  # type: ignore[method-assign]
+    fit(settings, run)
+    # NCCL waits for the graphs of a rank that leaves the others.
+    assert len(closed) == 1
+    destroy_mesh()
+
+
+LATER = {"schedule": SmoothSchedule(2, warmup_epochs=1), "label_smoothing": 0.1}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [
+        (1, {"schedule": StepSchedule(epochs=2, drops=(1,))}),
+        (1, LATER | {"sgd": Sgd(16, lr=0.01, ema_decay=0.9), "architecture": NORMALISED}),
+        (2, LATER | {"sgd": Sgd(16, lr=0.01, ema_decay=0.9)}),
+    ],
+    ids=["as in the paper", "later inventions", "on two ranks"],
+)
 def test_a_run_by_graph_steps_is_the_run_of_the_loop(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+    changes: dict[str, object],
 ) -> None:
-    settings = tiny(store, schedule=StepSchedule(epochs=2, drops=(1,)))
-    plain = fit(settings, tmp_path / "plain")
-    monkeypatch.setattr(graph_step, "takes", lambda *arguments: True)
-    # The kernels write through addresses, into memory of the run's device.
-    fast = fit(settings, tmp_path / "graph")
-    assert fast["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
-    assert fast["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-4)
+    """60 images in batches of 16: the last batch of an epoch is smaller."""
+    settings = tiny(store, **changes)
+    fit(settings, tmp_path / "plain")
+    # Restored afterwards: `by_graph` also runs in other processes.
+    monkeypatch.setattr(graph_step, "takes", graph_step.takes)
+    monkeypatch.setattr(GraphStep, "close", GraphStep.close)
+    if ranks == 1:
+        # The kernels write through addresses, into memory of the run's device.
+        by_graph(settings, tmp_path / "graph")
+    else:
+        on_ranks(ranks, by_graph, settings, tmp_path / "graph")
+    plain, fast = (checkpoint.read(tmp_path / name) for name in ("plain", "graph"))
+    # The weights as they are trained, and their average where there is one.
+    for one, other in ((plain.weights, fast.weights), (plain.training, fast.training)):
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)

@@ -124,7 +124,7 @@ def test_several_ranks_and_graph_steps_refuse_it(augment: Augment) -> None:
     with pytest.raises(MeshError, match=r"^augment\.mixup and augment\.cutmix mix .* of 2 ranks"):
         check_layout(config, 2)
     check_layout(config, 1)
-    assert not takes(config, torch.device("cuda"), 1)
+    assert not takes(config, torch.device("cuda"), ALONE)
 
 
 @pytest.mark.parametrize("value", [-1.0, 101.0, math.inf, math.nan])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -68,8 +69,12 @@ def _key(
         f"{tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} gradient {tensor.requires_grad}"
         for tensor in (x, weight)
     ]
-    where = _card(x.device), f"torch {torch.__version__}", f"cuDNN {_cudnn()}"
-    return "; ".join([*where, *tensors, str(arguments), " or ".join(ways)])
+    return "; ".join([_where(x.device), *tensors, str(arguments), " or ".join(ways)])
+
+
+def _where(device: torch.device) -> str:
+    """The part of a key that is the same for all trials of this card."""
+    return f"{_card(device)}; torch {torch.__version__}; cuDNN {_cudnn()}"
 
 
 def _card(device: torch.device) -> str:
@@ -160,22 +165,43 @@ def captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
     return graph
 
 
+def kept() -> dict[str, str]:
+    """The choices of every trial that was ever made on this card with this PyTorch and cuDNN."""
+    files = (_parsed(file) for file in sorted(_folder().glob("*.json")))
+    here = f"{_where(torch.device('cuda'))}; "
+    return {key: chosen for key, chosen in files if key.startswith(here)}
+
+
+def in_words(choices: Mapping[str, str]) -> str:
+    """Count the convolutions of each way: "3 grouped, 1 in blocks"."""
+    counts = Counter(choices.values())
+    return ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
+
+
+def _folder() -> Path:
+    return user_cache() / "cuda-trials"
+
+
 def _file(key: str) -> Path:
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return user_cache() / "cuda-trials" / f"{name}.json"
+    return _folder() / f"{name}.json"
+
+
+def _parsed(file: Path) -> tuple[str, str]:
+    """Return the key and the choice in a file; two empty words if it is damaged or not there."""
+    try:
+        content = parse_json(file.read_bytes())
+    except (OSError, ValueError):
+        return "", ""
+    entries = content if isinstance(content, dict) else {}
+    return str(entries.get("key", "")), str(entries.get("chosen", ""))
 
 
 def _read(key: str, ways: Mapping[str, Way]) -> str | None:
     """Return the choice of an earlier process; None without one, or if the file is damaged."""
-    try:
-        kept = parse_json(_file(key).read_bytes())
-    except (OSError, ValueError):
-        return None
+    key_there, chosen = _parsed(_file(key))
     # The whole key, because the name of the file is only a part of its hash.
-    if not isinstance(kept, dict) or kept.get("key") != key:
-        return None
-    chosen = str(kept.get("chosen"))
-    return chosen if chosen in ways else None
+    return chosen if key_there == key and chosen in ways else None
 
 
 def _write(key: str, chosen: str, seconds: Mapping[str, float]) -> None:

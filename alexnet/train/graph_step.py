@@ -1,29 +1,34 @@
-"""The training step on one CUDA card, launched as a whole.
+"""The training step on CUDA, launched as a whole.
 
-The operations are those of the loop, in the same order: crops, forward, loss, gradients, update.
+The operations are those of the loop, in the same order: crops, forward, loss, gradients, their sum
+over the ranks, update.
 The host launches some sixty kernels one by one for them, which takes longer than computing a small
 batch; as a CUDA graph it launches them at once. What differs from one step to the next therefore
 lies in device memory: images, labels, crops and colors, the keys of the dropout masks, the learning
 rates.
 
 In bfloat16 the products are computed with copies of the weights, which the update writes, so that
-no step casts them anew.
+no step casts them anew. Where ranks share the batch, all gradients are added in float32 by one
+collective operation, which is a part of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import util
+from itertools import accumulate
 
 import torch
 from torch import nn
 
-from alexnet.architecture import has_batch_norm
 from alexnet.config import Config
 from alexnet.data.augment import Augmentation, Preprocess, zooms
 from alexnet.data.loader import Batch
 from alexnet.data.mixing import mixes
+from alexnet.distributed.collectives import all_sum
+from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.layers import BatchNorm
 from alexnet.ops import dropout_keys
 from alexnet.train.sgd import ParamHyper
 
@@ -39,20 +44,27 @@ class _Loss(nn.Module):
         self.net, self.smoothing = net, smoothing
 
     def forward(
-        self, x: torch.Tensor, labels: torch.Tensor, keys: Mapping[str, torch.Tensor]
+        self,
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        global_size: int,
+        keys: Mapping[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.net.loss(x, labels, len(labels), keys, self.smoothing)
+        return self.net.loss(x, labels, global_size, keys, self.smoothing)
 
 
-def takes(config: Config, device: torch.device, ranks: int) -> bool:
-    """Whether a run can train by `GraphStep`."""
+def takes(config: Config, device: torch.device, mesh: Mesh) -> bool:
+    """Whether a run can train by `GraphStep`.
+
+    Ranks that share the batch alone can. Those that share columns or the units of the fully
+    connected layers train by the operations one by one: they also exchange activations, within
+    forward and backward.
+    """
     return (
         device.type == "cuda"
-        and ranks == 1
+        and mesh.units.size == 1
         and config.precision != "float64"
         and not mixes(config.augment)
-        # The steps before the capture would change the running statistics.
-        and not has_batch_norm(config.architecture)
         # Some kernels have no deterministic form, and say so when they are called.
         and not config.deterministic
         and util.find_spec("triton") is not None
@@ -62,16 +74,33 @@ def takes(config: Config, device: torch.device, ranks: int) -> bool:
 def _is_multiplied(net: nn.Module, name: str) -> bool:
     """Whether a parameter is cast to the dtype of the products.
 
-    The bias of a convolution is not: the pass after the convolution adds it in float32.
+    The bias of a convolution is not: the pass after the convolution adds it in float32. Neither are
+    the gains and biases of batch normalization, which PyTorch reads in the dtype of the statistics.
     """
-    module, role = name.rsplit(".", 1)
-    return role == "weight" or not isinstance(net.get_submodule(module), nn.Conv2d)
+    path, role = name.rsplit(".", 1)
+    module = net.get_submodule(path)
+    if isinstance(module, BatchNorm):
+        return False
+    return role == "weight" or not isinstance(module, nn.Conv2d)
+
+
+def _in_one_tensor(like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Zeros in float32, and for each of these tensors a part of them of its shape and layout."""
+    # The update reads four values at once, from addresses that are multiples of 16 bytes.
+    ends = list(accumulate(-(-tensor.numel() // 4) * 4 for tensor in like))
+    zeros = torch.zeros(ends[-1], device=like[0].device)
+    parts = [
+        zeros.as_strided(tensor.shape, tensor.stride(), begin)
+        for tensor, begin in zip(like, [0, *ends[:-1]], strict=True)
+    ]
+    return zeros, parts
 
 
 class GraphStep:
-    """The training step of a network that a single process trains.
+    """The training step of a network, or of a rank's copy of it.
 
-    Where the device is no CUDA card, the same operations run one by one, for tests.
+    Where the device is no CUDA card, the same operations run one by one, for tests. All ranks must
+    make the same calls.
 
     Attributes:
         x: Input of the network in the last step.
@@ -104,7 +133,14 @@ class GraphStep:
             [velocity[name] for name in self._names],
             copies,
         )
-        device, batch, px = preprocess.device, config.sgd.batch, preprocess.stored_px
+        self._data = net.mesh.data
+        # The gradients of all ranks, where there are several, lie where they are added.
+        self._all, self._summed = torch.zeros(0), list[torch.Tensor]()
+        if self._data.size > 1:
+            self._all, self._summed = _in_one_tensor(parameters)
+        # Of the full batch, which is always divided equally.
+        batch = config.sgd.batch // self._data.size
+        device, px = preprocess.device, preprocess.stored_px
         self._images = torch.zeros((batch, px, px, 3), dtype=torch.uint8, device=device)
         self._labels = torch.zeros(batch, dtype=torch.int64, device=device)
         self._packed = torch.zeros((batch, 8), device=device)
@@ -129,12 +165,12 @@ class GraphStep:
         """Compute a step and update the network.
 
         Args:
-            batch: Its images and labels may be on the device already.
+            batch: This rank's part of it. Its images and labels may be on the device already.
             step: Number of the step, which determines the dropout masks.
 
         Returns:
-            The mean loss and the number of wrong classifications, before the update; the next call
-            overwrites them.
+            What `ShardedNetwork.loss` returns, before the update: this rank's part of the mean
+            loss, and its number of wrong classifications; the next call overwrites them.
         """
         count = len(batch.labels)
         keys = dropout_keys(self._config.seed, step, self._dropped)
@@ -145,9 +181,11 @@ class GraphStep:
             (self._keys, keys.pin_memory() if self._keys.is_cuda else keys),
         ):
             to.copy_(values, non_blocking=True)
-        # The last batch of an epoch may be smaller.
-        if self._captured is None or self._graph is None or count < len(self._labels):
-            self.x, readings, gradients = self._forward_and_gradients(count)
+        # The last batch of an epoch may be smaller. Not the rank's part of it: it may be as large
+        # as always, but all ranks divide by the number of images of the whole batch.
+        smaller = batch.global_size < self._config.sgd.batch
+        if self._captured is None or self._graph is None or smaller:
+            self.x, readings, gradients = self._forward_and_gradients(count, batch.global_size)
             self._update.read_from(gradients)
             self._update.launch(self._config.sgd.momentum)
         else:
@@ -156,39 +194,60 @@ class GraphStep:
             self._graph.replay()
         return readings[0], readings[1]
 
+    def close(self) -> None:
+        """Free the graph. Ranks do so before they part: NCCL waits for graphs that may use it."""
+        self._graph = self._captured = None
+
     def _forward_and_gradients(
-        self, count: int
+        self, count: int, global_size: int
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Compute the input, (loss, wrong), and the gradients of the first `count` images."""
+        """Compute the input, (loss, wrong), and the gradients of the first `count` images.
+
+        The gradients are those of all ranks.
+        """
         x = self._preprocess.on_device(
             self._images[:count], self._packed[:count], zooms(self._config.augment)
         )
         keys = {name: self._keys[i : i + 1] for i, name in enumerate(self._dropped)}
         loss, wrong = torch.func.functional_call(
-            self._loss, self._used, (x, self._labels[:count], keys)
+            self._loss, self._used, (x, self._labels[:count], global_size, keys)
         )
         gradients = torch.autograd.grad(loss, list(self._used.values()))
         readings = torch.stack([loss.detach(), wrong.to(loss.dtype)])
-        return x, readings, self._update.in_layout(gradients)
+        if not self._summed:
+            return x, readings, self._update.in_layout(gradients)
+        # One sum in place of one for each gradient, in float32 as those of the loop.
+        torch._foreach_copy_(self._summed, gradients)
+        all_sum(self._all, self._data)
+        return x, readings, self._summed
 
-    def _capture(self) -> None:
-        """Record the step as a CUDA graph.
+    def _warm_up(self) -> None:
+        """Take the steps before the capture, in which libraries choose their kernels.
 
         The learning rates are 0 until `set_hyper` has set them, which freezes weights and
-        velocities, so the steps before the capture change nothing.
+        velocities; the running statistics of batch normalization are restored.
         """
-        momentum = self._config.sgd.momentum
+        count, buffers = len(self._labels), list(self._loss.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        for _ in range(WARM_UP_STEPS):
+            *_, gradients = self._forward_and_gradients(count, self._config.sgd.batch)
+            self._update.read_from(gradients)
+            self._update.launch(self._config.sgd.momentum)
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+    def _capture(self) -> None:
+        """Record the step as a CUDA graph; the network stays as it is."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(WARM_UP_STEPS):
-                *_, gradients = self._forward_and_gradients(len(self._labels))
-                self._update.read_from(gradients)
-                self._update.launch(momentum)
+            self._warm_up()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._captured = self._forward_and_gradients(len(self._labels))
+        # Other threads, such as NCCL's, may call CUDA in the meantime.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            batch = self._config.sgd.batch
+            self._captured = self._forward_and_gradients(len(self._labels), batch)
             # It reads the addresses of the gradients from device memory when it is replayed.
-            self._update.launch(momentum)
+            self._update.launch(self._config.sgd.momentum)
         self._graph = graph

@@ -13,7 +13,7 @@ import signal as signals
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,7 +313,7 @@ def _train(
     )
     parameters = dict(net.named_parameters())
     graph = None
-    if graph_step.takes(config, device, mesh.world.size):
+    if graph_step.takes(config, device, mesh):
         graph = graph_step.GraphStep(net, preprocess, velocity, config)
     log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
@@ -340,6 +340,7 @@ def _train(
         yielding(device),
         _stop_signals() as stop,
         saved_without_store(checkpoints.save, mesh),
+        nullcontext() if graph is None else closing(graph),
     ):
         while not finished(schedule, state.epoch, state.plateau):
             # The epoch: its order, and the hyperparameters that hold in it. Those of a smooth
