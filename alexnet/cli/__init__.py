@@ -29,6 +29,7 @@ VERBS = (
     "evaluate",
     "predict",
     "explain",
+    "explore",
     "features",
     "figure",
     "report",
@@ -77,10 +78,11 @@ HELP = (
         "errors of their ensemble",
     ),
     ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
-    ("explain RUN IMAGE...", "what in an image speaks for its class, drawn by several methods"),
+    ("explain RUN IMAGE...", "what in an image speaks for its class"),
+    ("explore RUN --out PAGE", "a page that runs it in the browser"),
     (
         "features RUN --layer fc7 --data STORE --out FOLDER",
-        "the activations of a layer for every image",
+        "activations of a layer for every image",
     ),
     (
         "figure KIND RUN...",
