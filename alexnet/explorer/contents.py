@@ -117,6 +117,7 @@ def contents(trained: Trained, split: Split, name: str, images: int, units: int)
         "layers": [op.name for op in layers],
         "hidden": hidden,
         "examples": _examples(chosen).tolist(),
+        "start": _clearest(responses[layers[-1].name].values, split.labels[chosen]),
         "images": {"count": len(chosen), "of": len(split)},
         "thumbnail_px": THUMBNAIL_PX,
         "made": made,
@@ -140,6 +141,14 @@ def choose(labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 def _examples(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """The positions of the examples among the chosen images, which begin with one of each class."""
     return np.arange(min(EXAMPLES, len(chosen)))
+
+
+def _clearest(logits: Float32, labels: NDArray[np.int64]) -> int:
+    """The number of the example whose class is told apart best, which the page begins with."""
+    shown = min(EXAMPLES, len(labels))
+    logits = logits[:shown]
+    margins = logits[np.arange(shown), labels[:shown]] - logits.mean(1)
+    return int(margins.argmax())
 
 
 def respond(

@@ -92,11 +92,13 @@ def render(content: Contents, model: bytes, ort: dict[str, bytes]) -> str:
     """
     index, data = pack(content)
     about = content.about | {"index": index, "code": describe(code_version())}
+    # Weights and JPEGs would hardly be smaller. No time in the headers: the same page has the same
+    # bytes.
     blobs = {
-        "ort": _gzipped(ort[runtime.SCRIPT]),
-        "wasm": _gzipped(ort[runtime.WASM]),
-        "model": _gzipped(model),
-        "data": _gzipped(data),
+        "ort": gzip.compress(ort[runtime.SCRIPT], GZIP_LEVEL, mtime=0),
+        "wasm": gzip.compress(ort[runtime.WASM], GZIP_LEVEL, mtime=0),
+        "model": model,
+        "data": data,
     }
     return (
         templates(HERE)
@@ -157,8 +159,3 @@ def pack(content: Contents) -> tuple[dict[str, Any], bytes]:
 
 def _little_endian(array: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
-
-
-def _gzipped(data: bytes) -> bytes:
-    # No time in the header: the same page has the same bytes.
-    return gzip.compress(data, GZIP_LEVEL, mtime=0)

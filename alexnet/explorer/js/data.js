@@ -9,6 +9,7 @@ export async function blob(name) {
   const bytes = fromBase64(element.textContent.trim());
   // The text is four times as large as it looks, and nobody reads it again.
   element.remove();
+  if (element.dataset.gzip === undefined) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -83,4 +84,10 @@ export function hasMaps(op) {
 export function columnsOf(op) {
   const last = about.ops[about.ops.length - 1].layer;
   return op.layer === last || op.shape[0] % about.columns ? 1 : about.columns;
+}
+
+/** What a unit of an operation sees of the image, in words. */
+export function seenBy(op) {
+  const { size_px: size } = op.field;
+  return size < about.input_px ? `sees ${size} × ${size} pixels` : "sees the whole image";
 }

@@ -1,5 +1,5 @@
 // Every layer: its maps as tiles, both columns side by side, and where they meet.
-import { about, columnsOf, hasMaps, opOf } from "./data.js";
+import { about, columnsOf, hasMaps, opOf, seenBy } from "./data.js";
 import { largestOf, make } from "./draw.js";
 import { sheet } from "./sheet.js";
 
@@ -31,7 +31,7 @@ function layerSection(layer, values, width) {
   const fill = () => {
     const op = opOf(shown.get(layer)) ?? opOf(layer) ?? ops[ops.length - 1];
     section.replaceChildren(
-      join(ops[0]),
+      joinOf(ops[0]),
       heading(layer, op),
       steps(ops, op, (name) => {
         shown.set(layer, name);
@@ -50,8 +50,7 @@ function heading(layer, op) {
   const columns = columnsOf(op);
   const what = hasMaps(op) ? `maps of ${height} × ${width}` : "units";
   const count = columns > 1 ? `${columns} × ${units / columns} ${what}` : `${units} ${what}`;
-  const sees = hasMaps(op) ? `; each unit sees ${op.field.size_px} × ${op.field.size_px} pixels` : "";
-  return make("h3", {}, layer, make("small", {}, count + sees));
+  return make("h3", {}, layer, make("small", {}, `${count}; each unit ${seenBy(op)}`));
 }
 
 /** Buttons for the operations of a layer, in the order in which they are computed. */
@@ -67,7 +66,7 @@ function steps(ops, chosen, choose) {
 }
 
 /** How the columns before a layer are connected with those behind it. */
-function join(op) {
+function joinOf(op) {
   const index = about.ops.indexOf(op);
   if (about.columns === 1 || index === 0) return "";
   const before = columnsOf(about.ops[index - 1]);
@@ -81,11 +80,11 @@ function join(op) {
         lines.push(
           `<line x1="${at(i, before)}" y1="1" x2="${at(j, after)}" y2="31" class="${i === j ? "own" : "cross"}"/>`,
         );
-  const text = meet ? "the columns meet: each unit sees both" : "each column sees its own maps";
-  const drawing = make("div", { class: meet ? "join meet" : "join" });
-  drawing.innerHTML = `<svg viewBox="0 0 100 32" preserveAspectRatio="none" aria-hidden="true">${lines.join("")}</svg>`;
-  drawing.append(make("span", {}, text));
-  return drawing;
+  const text = meet ? "the columns meet: each unit sees both" : "each column sees its own";
+  const join = make("div", { class: meet ? "join meet" : "join" });
+  join.innerHTML = `<svg viewBox="0 0 100 32" preserveAspectRatio="none" aria-hidden="true">${lines.join("")}</svg>`;
+  join.prepend(make("span", {}, text));
+  return join;
 }
 
 function columnsView(op, values, width) {

@@ -16,14 +16,14 @@ const find = (id) => document.getElementById(id);
 let current = null;
 
 /** Look at an image file: a Blob, a File, or anything that decodes. */
-async function look(file, name) {
+async function look(file, name, own) {
   const start = performance.now();
   const stored = await storedImage(file);
   const input = inputOf(stored, about.centre);
   const values = await valuesOf(input);
   const uncovered = softmax(values[about.ops[about.ops.length - 1].name]);
   const crop = cropPixels(stored, about.centre);
-  current = { name, stored, input, values, uncovered, crop, answers: null, average: null };
+  current = { name, own, stored, input, values, uncovered, crop, answers: null, average: null };
   drawImage();
   drawAnswers(uncovered, about.crops.length > 1 ? "center crop" : "");
   show();
@@ -105,7 +105,7 @@ const VIEWS = {
   nearest: () => {
     const canvas = cropCanvas(current);
     const px = about.input_px;
-    return neighboursView(current.values, canvas.getContext("2d").getImageData(0, 0, px, px));
+    return neighboursView(current.values, canvas.getContext("2d").getImageData(0, 0, px, px), current.own);
   },
 };
 
@@ -127,10 +127,10 @@ function show() {
 }
 
 /** Look at a file, and say it where that is not possible. */
-async function tryLook(file, name) {
+async function tryLook(file, name, own = null) {
   say(`${name} …`);
   try {
-    await look(file, name);
+    await look(file, name, own);
   } catch (error) {
     // The browser's decoder says no more than that it failed.
     if (!(error instanceof DOMException)) throw error;
@@ -142,9 +142,13 @@ function examples() {
   about.examples.forEach((number, i) => {
     const name = `example ${i + 1}`;
     const picture = make("img", { src: imageAddress("examples", i), alt: name });
-    const choose = () => tryLook(imageFile("examples", i), name);
+    const choose = () => example(i);
     find("examples").append(make("button", { onclick: choose, title: name }, picture));
   });
+}
+
+function example(i) {
+  return tryLook(imageFile("examples", i), `example ${i + 1}`, about.examples[i]);
 }
 
 function listen() {
@@ -214,11 +218,13 @@ async function toggleCamera() {
 window.explorer = { about, columnsOf, current: () => current, look: tryLook, lrnDifference };
 
 try {
+  // The browser compiles the network's program while the page unpacks the rest.
+  const network = openNetwork();
   await openData();
   examples();
+  await network;
   listen();
-  await openNetwork();
-  await tryLook(imageFile("examples", 0), "example 1");
+  await example(about.start);
   window.explorer.readyMs = performance.now();
 } catch (error) {
   say(`This browser cannot run the network: ${error.message}`, true);

@@ -5,8 +5,8 @@ import { thumbnail } from "./image.js";
 
 const NEAREST = 6;
 
-/** The view. `crop`: the center crop as ImageData. */
-export function neighboursView(values, crop) {
+/** The view. `crop`: the center crop as ImageData; `own`: the image's number in the page, or null. */
+export function neighboursView(values, crop, own) {
   const layer = about.hidden;
   const { count, of } = about.images;
   const hidden = largestOfMaps(values[layer], array("hidden").shape[1]);
@@ -17,9 +17,9 @@ export function neighboursView(values, crop) {
     make("h2", {}, "Nearest images"),
     make("p", { class: "soft" }, `Figure 4 of the paper: the nearest of ${count} images${part}, by the values of ${layer} and by pixels (averages of 16 × 16 squares), Euclidean distance.`),
     make("h3", {}, `by ${layer}`),
-    rowOf(nearest(hidden, array("hidden"))),
+    rowOf(nearest(hidden, array("hidden"), own)),
     make("h3", {}, "by pixels"),
-    rowOf(nearest(thumbnail(crop), array("thumbnails"))),
+    rowOf(nearest(thumbnail(crop), array("thumbnails"), own)),
   );
 }
 
@@ -31,15 +31,16 @@ function largestOfMaps(values, units) {
   );
 }
 
-/** The nearest rows of an array: [number, distance], nearest first. */
-export function nearest(vector, vectors) {
+/** The nearest rows of an array, that of the image itself left out: [number, distance]. */
+export function nearest(vector, vectors, own) {
   const distances = Array.from({ length: vectors.shape[0] }, (_, i) => {
     const other = row(vectors, i);
     let sum = 0;
     for (let j = 0; j < vector.length; j++) sum += (vector[j] - other[j]) ** 2;
     return [i, Math.sqrt(sum)];
   });
-  return distances.sort((a, b) => a[1] - b[1]).slice(0, NEAREST);
+  const others = distances.filter(([number]) => number !== own);
+  return others.sort((a, b) => a[1] - b[1]).slice(0, NEAREST);
 }
 
 function rowOf(found) {

@@ -11,7 +11,7 @@ const SLIDERS = [
   ["beta", 0, 2, 0.05],
 ];
 
-const state = { op: null, map: 0, on: true, ...about.lrn };
+const state = { op: null, map: null, on: true, ...about.lrn };
 
 export function lrnOps() {
   return about.ops.filter((op) => op.op === "lrn");
@@ -27,6 +27,8 @@ export function normalisationView(values) {
   const draw = () => fill(result, numbers, values);
   const controls = make("div", { class: "controls" });
   const build = () => {
+    // One that has neighbors on both sides.
+    state.map ??= Math.floor(state.op.shape[0] / about.lrn.columns / 2);
     controls.replaceChildren(...inputs(ops, draw, build));
     draw();
   };
@@ -45,7 +47,7 @@ export function normalisationView(values) {
 function inputs(ops, draw, build) {
   const where = make(
     "select",
-    { onchange: (event) => { state.op = ops[event.target.selectedIndex]; state.map = 0; build(); } },
+    { onchange: (event) => { state.op = ops[event.target.selectedIndex]; state.map = null; build(); } },
     ...ops.map((op) => make("option", { selected: op === state.op }, op.layer)),
   );
   const on = make("input", { type: "checkbox", role: "switch", checked: state.on, onchange: (event) => { state.on = event.target.checked; draw(); } });
@@ -103,9 +105,12 @@ function fill(result, numbers, values) {
   result.replaceChildren(...row("before", before), ...row(on ? "after" : "after: switched off", shown));
   const used = part(divisors, map);
   const [least, most] = [used.reduce((a, b) => Math.min(a, b)), used.reduce((a, b) => Math.max(a, b))];
-  numbers.textContent = on
-    ? `b = a / (${short(state.k)} + ${short(state.alpha)} · Σ a²)^${short(state.beta)}, the sum over maps ${from} to ${to}. Map ${map} is divided by ${least.toFixed(2)} to ${most.toFixed(2)}.`
-    : "Switched off: b = a.";
+  if (!on) return numbers.replaceChildren("b = a");
+  return numbers.replaceChildren(
+    `b = a / (${short(state.k)} + ${short(state.alpha)} · Σ a²)`,
+    make("sup", {}, short(state.beta)),
+    make("small", {}, `Σ over maps ${from} to ${to}; map ${map} is divided by ${least.toFixed(2)} to ${most.toFixed(2)}.`),
+  );
 }
 
 /** Whether this page's own formula gives what the network computed, for its self-check. */

@@ -1,11 +1,13 @@
 // A sheet: the maps of one column of a layer as tiles on one canvas, for the mouse and for keys.
 import { hasMaps } from "./data.js";
-import { make, mapImage, short } from "./draw.js";
+import { make, pixelOf, pixelsOf, short } from "./draw.js";
 
 const GAP = 3;
 // Of a tile, in pixels of the page: as many as a map has room for, and few enough for a row.
 const SMALLEST = 22;
 const USUAL = 46;
+const NARROW = 30;
+const NARROW_ROOM = 240;
 const CELL = 11;
 
 /**
@@ -21,52 +23,60 @@ const CELL = 11;
 export function sheet(op, values, first, count, largest, width, say) {
   const [, height, mapWidth] = op.shape;
   const size = height * mapWidth;
-  const tile = hasMaps(op) ? (mapWidth < 4 ? SMALLEST : USUAL) : count <= 40 ? USUAL : CELL;
+  const large = width < NARROW_ROOM ? NARROW : USUAL;
+  const tile = hasMaps(op) ? (mapWidth < 4 ? SMALLEST : large) : count <= 40 ? large : CELL;
   const gap = hasMaps(op) || count <= 40 ? GAP : 1;
   const perRow = Math.max(1, Math.min(count, Math.floor((width + gap) / (tile + gap))));
   const rows = Math.ceil(count / perRow);
   // Device pixels, so that the grid is sharp on a projector and on a phone.
   const ratio = Math.max(1, Math.min(2, window.devicePixelRatio));
+  const step = Math.round((tile + gap) * ratio);
+  const side = Math.round(tile * ratio);
   const canvas = make("canvas", {
     class: "sheet",
     tabindex: "0",
     role: "application",
     "aria-label": `${count} units of ${op.name}; arrow keys choose one, Enter opens it`,
-    width: Math.round((perRow * (tile + gap) - gap) * ratio),
-    height: Math.round((rows * (tile + gap) - gap) * ratio),
+    width: (perRow - 1) * step + side,
+    height: (rows - 1) * step + side,
   });
   canvas.style.width = `${canvas.width / ratio}px`;
   const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = false;
-  const place = (i) => [(i % perRow) * (tile + gap) * ratio, Math.floor(i / perRow) * (tile + gap) * ratio];
+  const place = (i) => [(i % perRow) * step, Math.floor(i / perRow) * step];
+  // All tiles are one image: a canvas for each of a thousand units took most of a second.
+  const image = context.createImageData(canvas.width, canvas.height);
+  const pixels = pixelsOf(image);
+  for (let i = 0; i < count; i++) {
+    const [left, top] = place(i);
+    for (let y = 0; y < side; y++) {
+      const from = (first + i) * size + Math.floor((y * height) / side) * mapWidth;
+      const to = (top + y) * canvas.width + left;
+      for (let x = 0; x < side; x++)
+        pixels[to + x] = pixelOf(values[from + Math.floor((x * mapWidth) / side)], largest);
+    }
+  }
+  context.putImageData(image, 0, 0);
   let chosen = -1;
-
-  const draw = (i) => {
-    const map = values.subarray((first + i) * size, (first + i + 1) * size);
-    const image = new OffscreenCanvas(mapWidth, height);
-    image.getContext("2d").putImageData(mapImage(map, height, mapWidth, largest), 0, 0);
-    context.drawImage(image, ...place(i), tile * ratio, tile * ratio);
-  };
-  for (let i = 0; i < count; i++) draw(i);
 
   const choose = (i) => {
     if (i === chosen) return;
-    if (chosen >= 0) draw(chosen);
+    // Without the frame of the one that was chosen before.
+    if (chosen >= 0) context.putImageData(image, 0, 0, ...place(chosen), side, side);
     chosen = i;
     if (i < 0) return;
     const [x, y] = place(i);
     context.strokeStyle = "#d97706";
     context.lineWidth = 2 * ratio;
-    context.strokeRect(x + ratio, y + ratio, (tile - 2) * ratio, (tile - 2) * ratio);
+    context.strokeRect(x + ratio, y + ratio, side - 2 * ratio, side - 2 * ratio);
     const map = values.subarray((first + i) * size, (first + i + 1) * size);
     const most = map.reduce((a, b) => Math.max(a, b), -Infinity);
     say(`${op.name}/${first + i}: ${hasMaps(op) ? "largest value " : ""}${short(most)}`);
   };
   const under = (event) => {
     const box = canvas.getBoundingClientRect();
-    const step = ((tile + gap) * box.width) / (canvas.width / ratio);
-    const column = Math.floor((event.clientX - box.left) / step);
-    const i = Math.floor((event.clientY - box.top) / step) * perRow + column;
+    const shownStep = (step * box.width) / canvas.width;
+    const column = Math.floor((event.clientX - box.left) / shownStep);
+    const i = Math.floor((event.clientY - box.top) / shownStep) * perRow + column;
     return column < perRow && i >= 0 && i < count ? i : -1;
   };
   const open = () => {

@@ -1,5 +1,5 @@
 // One unit at its own address: `page.html#conv3/217`.
-import { about, array, columnsOf, hasMaps, imageAddress, opOf, row } from "./data.js";
+import { about, array, columnsOf, hasMaps, imageAddress, opOf, row, seenBy } from "./data.js";
 import { bars, canvasOf, largestOf, make, mapImage, short } from "./draw.js";
 
 /** The unit that an address names: its operation and its number, or null. */
@@ -15,8 +15,6 @@ export function unitView({ op, number }, values, crop) {
   const columns = columnsOf(op);
   const count = op.shape[0];
   const column = columns > 1 ? `column ${Math.floor(number / (count / columns)) + 1}, ` : "";
-  const { size_px: size } = op.field;
-  const sees = size < about.input_px ? `sees ${size} × ${size} pixels` : "sees the whole image";
   const step = (by, text) => {
     const other = (number + by + count) % count;
     return make("a", { href: `#${op.name}/${other}`, "aria-label": `${text} unit`, rel: text }, text === "previous" ? "←" : "→");
@@ -26,7 +24,7 @@ export function unitView({ op, number }, values, crop) {
     { class: "unit" },
     make("p", { class: "back" }, make("a", { href: "#layers" }, "All layers")),
     make("h2", {}, step(-1, "previous"), ` ${op.name}/${number} `, step(1, "next")),
-    make("p", { class: "soft" }, `${column}unit ${number} of ${count}; ${sees}`),
+    make("p", { class: "soft" }, `${column}unit ${number} of ${count}; ${seenBy(op)}`),
     make("div", { class: "facts" }, here(op, number, values, crop), ...learned(op, number)),
   );
 }
@@ -49,17 +47,20 @@ function here(op, number, values, crop) {
   if (fires && op.field.size_px < about.input_px) frame(context, op, place);
   const text = fires
     ? `Its largest value is ${short(map[place])}; the largest of the layer is ${short(all)}.` +
-      (hasMaps(op) ? " Bright: where it fires. The frame is what the unit sees at its strongest place." : "")
+      (hasMaps(op) ? " Bright: where it fires." : "") +
+      (op.field.size_px < about.input_px ? " The frame is what it sees at its strongest place." : "")
     : "It does not fire for this image.";
   const image = mapImage(map, height, width, largestOf(map));
   return make(
     "section",
-    {},
+    { class: "here" },
     make("h3", {}, "In this image"),
     make("div", { class: "pair" }, canvas, hasMaps(op) ? canvasOf(image, 0, { class: "map" }) : ""),
     make("p", { class: "soft" }, text),
   );
 }
+
+const DARK = 170;
 
 /** Darken the image where the unit does not fire. */
 function veil(context, op, map) {
@@ -69,13 +70,13 @@ function veil(context, op, map) {
   const largest = Math.max(...map, 1e-12);
   const dark = new ImageData(width, height);
   map.forEach((value, i) => {
-    dark.data[i * 4 + 3] = 190 * (1 - Math.sqrt(Math.max(0, value) / largest));
+    dark.data[i * 4 + 3] = DARK * (1 - Math.sqrt(Math.max(0, value) / largest));
   });
   const small = new OffscreenCanvas(width, height);
   small.getContext("2d").putImageData(dark, 0, 0);
   // The middle of the small pixel lies on the middle of what the unit sees.
   const start = first + (size - 1) / 2 + 0.5 - stride / 2;
-  context.fillStyle = "rgb(0 0 0 / 0.745)";
+  context.fillStyle = `rgb(0 0 0 / ${DARK / 255})`;
   const end = start + stride * width;
   context.fillRect(0, 0, px, Math.max(0, start));
   context.fillRect(0, Math.max(0, start), Math.max(0, start), px);
@@ -100,7 +101,10 @@ function learned(op, number) {
     const layer = make("a", { href: `#${op.layer}/${number}` }, `${op.layer}/${number}`);
     return [make("section", {}, make("p", {}, "Patches, classes and made images are those of ", layer, "."))];
   }
-  return [filter(op, number), made(op, number), patches(op, number), classes(op, number)];
+  return [
+    make("div", {}, filter(op, number), made(op, number), classes(op, number)),
+    patches(op, number),
+  ];
 }
 
 function filter(op, number) {
@@ -130,7 +134,7 @@ function made(op, number) {
   const content =
     index >= 0
       ? make("img", { src: imageAddress(`${op.name}/made`, index), alt: "", class: "made" })
-      : make("p", { class: "soft" }, `Made for ${about.made[op.name].length} units of this layer, and not for this one; --units makes more.`);
+      : make("p", { class: "soft" }, `The page has such images for ${about.made[op.name].length} units of this layer, those with the largest values, and not for this one.`);
   return make("section", {}, make("h3", {}, "What maximizes it"), content);
 }
 
@@ -152,7 +156,7 @@ function patches(op, number) {
     { class: "wide" },
     make("h3", {}, "Strongest patches"),
     tiles.length ? make("div", { class: "patches" }, ...tiles) : make("p", {}, "No image makes it fire."),
-    make("p", { class: "soft" }, `Of ${count} images${count < of ? `, a part of the split's ${of}` : ""}; one patch of each.`),
+    make("p", { class: "soft" }, `Of ${count} images${count < of ? `, a part of the split’s ${of}` : ""}; one patch of each.`),
   );
 }
 
@@ -175,13 +179,15 @@ function patch(op, image, place, text) {
 function classes(op, number) {
   const labels = row(array(`${op.name}/classes`), number);
   const adds = row(array(`${op.name}/adds`), number);
-  const largest = Math.max(...row(array(`${op.name}/adds`), number).map(Math.abs), 1e-12);
-  const rows = Array.from(labels, (label, i) => [about.classes[label], adds[i] / largest, short(adds[i])]);
+  const rows = [];
+  labels.forEach((label, i) => {
+    if (adds[i] > 0) rows.push([about.classes[label], adds[i] / adds[0], short(adds[i])]);
+  });
   return make(
     "section",
     {},
     make("h3", {}, "Classes it speaks for"),
-    bars(rows),
+    rows.length ? bars(rows) : make("p", {}, "For none."),
     make("p", { class: "soft" }, "What it adds to the logit of the class, above the mean logit, on average over the class’s images (value times gradient)."),
   );
 }
