@@ -31,9 +31,9 @@ class ExploreArguments:
     """Store of the images in the page; the run's own when not given."""
     split: str = ""
     """Split of the store; the run's validation split when not given."""
-    images: int = 500
+    images: int = 400
     """Number of images of the split in the page, the same of each class."""
-    units: int = 64
+    units: int = 32
     """For how many units of a layer, at most, an image is made that maximizes them."""
     which: Literal["last", "best"] = "last"
     """The last checkpoint, or the one with the lowest validation error."""

@@ -41,7 +41,7 @@ SCRIPTS = (
     "main",
 )
 GZIP_LEVEL = 9
-IMAGES, UNITS = 500, 64
+IMAGES, UNITS = 400, 32
 """How much of a store a page has when nothing else is said: images, and units of each layer."""
 
 
@@ -92,12 +92,11 @@ def render(content: Contents, model: bytes, ort: dict[str, bytes]) -> str:
     """
     index, data = pack(content)
     about = content.about | {"index": index, "code": describe(code_version())}
-    # Weights and JPEGs would hardly be smaller. No time in the headers: the same page has the same
-    # bytes.
+    # JPEGs would hardly be smaller. No time in the headers: the same page has the same bytes.
     blobs = {
         "ort": gzip.compress(ort[runtime.SCRIPT], GZIP_LEVEL, mtime=0),
         "wasm": gzip.compress(ort[runtime.WASM], GZIP_LEVEL, mtime=0),
-        "model": model,
+        "model": gzip.compress(model, GZIP_LEVEL, mtime=0),
         "data": data,
     }
     return (

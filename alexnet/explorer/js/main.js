@@ -1,5 +1,5 @@
 // The page: one image, its answers, and the views of it by address.
-import { about, columnsOf, imageAddress, imageFile, openData } from "./data.js";
+import { about, imageAddress, imageFile, openData } from "./data.js";
 import { bars, make, percent } from "./draw.js";
 import { cropPixels, inputOf, storedImage } from "./image.js";
 import { average, best, openNetwork, probabilitiesOf, softmax, valuesOf } from "./network.js";
@@ -7,7 +7,7 @@ import { layersView } from "./layers.js";
 import { unitOf, unitView } from "./unit.js";
 import { lrnDifference, normalisationView } from "./normalisation.js";
 import { cropsView } from "./crops.js";
-import { occlusionView } from "./occlusion.js";
+import { covered, occlusionView } from "./occlusion.js";
 import { neighboursView } from "./neighbours.js";
 
 const find = (id) => document.getElementById(id);
@@ -215,7 +215,7 @@ async function toggleCamera() {
 }
 
 // For tests, and for readers with a console.
-window.explorer = { about, columnsOf, current: () => current, look: tryLook, lrnDifference };
+window.explorer = { about, current: () => current, covered, probabilitiesOf, lrnDifference };
 
 try {
   // The browser compiles the network's program while the page unpacks the rest.

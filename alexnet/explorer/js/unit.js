@@ -29,6 +29,9 @@ export function unitView({ op, number }, values, crop) {
   );
 }
 
+// Frames and edges are sharper than the image.
+const SCALE = 3;
+
 /** Where in the reader's image the unit fires. */
 function here(op, number, values, crop) {
   const [, height, width] = op.shape;
@@ -40,8 +43,10 @@ function here(op, number, values, crop) {
     if (value > map[place]) place = i;
   });
   const fires = map[place] > 0;
-  const canvas = make("canvas", { width: crop.width, height: crop.height, class: "photo" });
+  const px = about.input_px;
+  const canvas = make("canvas", { width: SCALE * px, height: SCALE * px, class: "photo" });
   const context = canvas.getContext("2d");
+  context.scale(SCALE, SCALE);
   context.drawImage(crop, 0, 0);
   if (hasMaps(op)) veil(context, op, map);
   if (fires && op.field.size_px < about.input_px) frame(context, op, place);
@@ -90,7 +95,7 @@ function frame(context, op, place) {
   const width = op.shape[2];
   const { size_px: size, stride_px: stride, first_px: first } = op.field;
   context.strokeStyle = "#f59e0b";
-  context.lineWidth = 1.5;
+  context.lineWidth = 1;
   const corner = [place % width, Math.floor(place / width)].map((i) => first + i * stride);
   context.strokeRect(...corner, size, size);
 }
