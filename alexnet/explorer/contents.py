@@ -26,6 +26,8 @@ from alexnet.units import PATCHES, cut, maximise, middle
 BATCH = 16  # images; the values of all layers are kept for the gradients
 EXAMPLES = 12
 """Images of the strip. They are stored without loss, so that the page computes what we do."""
+START_P = 0.9
+"""About how probable the class of the first example is to the network."""
 SPOKEN_FOR = 3
 """Classes of each unit."""
 THUMBNAIL_PX = 16
@@ -117,7 +119,7 @@ def contents(trained: Trained, split: Split, name: str, images: int, units: int)
         "layers": [op.name for op in layers],
         "hidden": hidden,
         "examples": _examples(chosen).tolist(),
-        "start": _clearest(responses[layers[-1].name].values, split.labels[chosen]),
+        "start": _start(responses[layers[-1].name].values, split.labels[chosen]),
         "images": {"count": len(chosen), "of": len(split)},
         "thumbnail_px": THUMBNAIL_PX,
         "made": made,
@@ -143,12 +145,15 @@ def _examples(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(min(EXAMPLES, len(chosen)))
 
 
-def _clearest(logits: Float32, labels: NDArray[np.int64]) -> int:
-    """The number of the example whose class is told apart best, which the page begins with."""
-    shown = min(EXAMPLES, len(labels))
-    logits = logits[:shown]
-    margins = logits[np.arange(shown), labels[:shown]] - logits.mean(1)
-    return int(margins.argmax())
+def _start(logits: Float32, labels: NDArray[np.int64]) -> int:
+    """The number of the example that the page begins with.
+
+    Its class is predicted, but not with a probability of nearly 1: nothing that is done to such an
+    image changes the answer.
+    """
+    p = torch.from_numpy(logits[:EXAMPLES]).softmax(1).numpy()
+    own = p[np.arange(len(p)), labels[: len(p)]]
+    return int(np.abs(own - START_P).argmin())
 
 
 def respond(

@@ -30,6 +30,11 @@ def cached() -> Path:
     return user_cache() / f"onnxruntime-web-{VERSION}"
 
 
+def is_cached() -> bool:
+    """Whether the user's cache has the files."""
+    return all((cached() / name).is_file() for name in SHA256)
+
+
 def read(folder: Path | None, fetching: str) -> dict[str, bytes]:
     """Return the script and the WebAssembly program, after a comparison with their checksums.
 
@@ -63,7 +68,7 @@ def fetch() -> None:
     Raises:
         RunError: npm is not installed or fails, or what it fetched is something else.
     """
-    if all((cached() / name).is_file() for name in SHA256):
+    if is_cached():
         return
     mend = "copy the folder dist of that package from another machine and name it with --ort"
     with tempfile.TemporaryDirectory() as temporary:

@@ -86,6 +86,12 @@ export function columnsOf(op) {
   return op.layer === last || op.shape[0] % about.columns ? 1 : about.columns;
 }
 
+/** The address of a unit as a title; the units of the last layer are classes. */
+export function titleOf(op, number) {
+  const isClass = op === about.ops[about.ops.length - 1];
+  return `${op.name}/${number}${isClass ? ` ${about.classes[number]}` : ""}`;
+}
+
 /** What a unit of an operation sees of the image, in words. */
 export function seenBy(op) {
   const { size_px: size } = op.field;

@@ -1,5 +1,5 @@
 // A sheet: the maps of one column of a layer as tiles on one canvas, for the mouse and for keys.
-import { hasMaps } from "./data.js";
+import { hasMaps, titleOf } from "./data.js";
 import { make, pixelOf, pixelsOf, short } from "./draw.js";
 
 const GAP = 3;
@@ -70,7 +70,7 @@ export function sheet(op, values, first, count, largest, width, say) {
     context.strokeRect(x + ratio, y + ratio, side - 2 * ratio, side - 2 * ratio);
     const map = values.subarray((first + i) * size, (first + i + 1) * size);
     const most = map.reduce((a, b) => Math.max(a, b), -Infinity);
-    say(`${op.name}/${first + i}: ${hasMaps(op) ? "largest value " : ""}${short(most)}`);
+    say(`${titleOf(op, first + i)}: ${hasMaps(op) ? "largest value " : ""}${short(most)}`);
   };
   const under = (event) => {
     const box = canvas.getBoundingClientRect();

@@ -1,5 +1,5 @@
 // One unit at its own address: `page.html#conv3/217`.
-import { about, array, columnsOf, hasMaps, imageAddress, opOf, row, seenBy } from "./data.js";
+import { about, array, columnsOf, hasMaps, imageAddress, opOf, row, seenBy, titleOf } from "./data.js";
 import { bars, canvasOf, largestOf, make, mapImage, short } from "./draw.js";
 
 /** The unit that an address names: its operation and its number, or null. */
@@ -23,7 +23,7 @@ export function unitView({ op, number }, values, crop) {
     "article",
     { class: "unit" },
     make("p", { class: "back" }, make("a", { href: "#layers" }, "All layers")),
-    make("h2", {}, step(-1, "previous"), ` ${op.name}/${number} `, step(1, "next")),
+    make("h2", {}, step(-1, "previous"), ` ${titleOf(op, number)} `, step(1, "next")),
     make("p", { class: "soft" }, `${column}unit ${number} of ${count}; ${seenBy(op)}`),
     make("div", { class: "facts" }, here(op, number, values, crop), ...learned(op, number)),
   );
