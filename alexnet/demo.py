@@ -102,7 +102,7 @@ def _write_page(run: Path, store: Path, out: Path) -> None:
     trained = load(run, device="cpu")
     split = Store(store).split(trained.config.val_split)
     ort = runtime.read(None, _page_command(out))
-    page.write(trained, split, "demo", out / PAGE, ort, PAGE_IMAGES, PAGE_UNITS)
+    page.write(trained, split, run, out / PAGE, ort, PAGE_IMAGES, PAGE_UNITS)
 
 
 def _page_command(out: Path) -> str:

@@ -20,21 +20,22 @@ import onnxruntime
 import pytest
 import torch
 
-from alexnet import load
+from alexnet import load, snapshots
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.config import Architecture, BatchNorm, FullyConnected
+from alexnet.config import Architecture, BatchNorm, FullyConnected, check
 from alexnet.data.loader import batches
-from alexnet.errors import RunError
+from alexnet.errors import ConfigError, RunError
 from alexnet.explorer import contents as data
 from alexnet.explorer import page, runtime
 from alexnet.explorer.contents import Contents, choose, respond, speaks_for, thumbnail
 from alexnet.export import _step, layers_onnx
 from alexnet.inference import split_for
 from alexnet.model import Network
+from alexnet.train.loop import fit
 from alexnet.trained import Trained
 from alexnet.units import maximise
-from tests.conftest import tiny_architecture
+from tests.conftest import tiny, tiny_architecture
 
 IMAGES = 20
 ORT = {name: f"{name} here".encode() for name in runtime.SHA256}
@@ -55,8 +56,8 @@ def few_steps() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def content(trained: Trained) -> Contents:
-    return data.contents(trained, split_for(trained), "tiny", IMAGES, units=1)
+def content(trained: Trained, run: Path) -> Contents:
+    return data.contents(trained, split_for(trained), run, IMAGES, units=1)
 
 
 def values_in_file(model: bytes, x: torch.Tensor) -> dict[str, Any]:
@@ -188,6 +189,38 @@ def test_scripts_are_one_program_without_imports() -> None:
         assert subprocess.run(checking, input=text.encode(), capture_output=True).returncode == 0
 
 
+def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
+    store: Path, trained: Trained, tmp_path: Path
+) -> None:
+    due = [epoch for epoch in range(11) if snapshots.is_due(epoch, 10, 3)]
+    assert due == [0, 4, 7, 10]
+    assert [epoch for epoch in range(4) if snapshots.is_due(epoch, 3, 9)] == [0, 1, 2, 3]
+    assert not snapshots.is_due(0, 10, 0)
+    run = tmp_path / "run"
+    fit(tiny(store, snapshots=1), run)
+    kept = snapshots.read(run)
+    assert kept is not None
+    epochs, filters = kept
+    assert epochs == [0, 3]
+    last = load(run).net.get_parameter("conv1.weight").detach().numpy()
+    np.testing.assert_allclose(filters[1], last, atol=1e-3)
+    made = data.contents(trained, split_for(trained), run, 4, units=1)
+    assert made.about["snapshots"] == [0, 3]
+    assert np.array_equal(made.arrays["snapshots"], filters)
+    (run / "snapshots" / "epoch-0003.npy").write_bytes(b"nothing")
+    with pytest.raises(RunError, match=r"epoch-0003\.npy is damaged .*remove it"):
+        snapshots.read(run)
+
+
+def test_snapshots_need_filters(store: Path) -> None:
+    layers = (FullyConnected("fc1", 10, std=0.1, then=()),)
+    flat = Architecture(layers, input_px=32, columns=1)
+    with pytest.raises(ConfigError, match="snapshots keeps the filters of the first layer"):
+        check(tiny(store, architecture=flat, snapshots=2))
+    with pytest.raises(ConfigError, match="snapshots is -1; it must be at least 0"):
+        check(tiny(store, snapshots=-1))
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         main(["explore", *map(str, arguments)])
@@ -261,6 +294,6 @@ def test_network_of_one_column_without_maps_has_a_page(trained: Trained) -> None
     layers = FullyConnected("fc1", 6, then=("activation",)), FullyConnected("fc2", 10, then=())
     net = Network(Architecture(layers, input_px=32, columns=1)).eval()
     flat = replace(trained, net=net)
-    made = data.contents(flat, split_for(trained), "flat", 4, units=1)
+    made = data.contents(flat, split_for(trained), Path("flat"), 4, units=1)
     assert "filters" not in made.arrays
     assert made.about["hidden"] == "fc1"

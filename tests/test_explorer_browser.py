@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import load
+from alexnet import load, snapshots
 from alexnet.attribution import crop_answers, occlusion
 from alexnet.errors import RunError
 from alexnet.explorer import contents, page, runtime
@@ -42,10 +42,15 @@ def html(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ort = runtime.read(None, "alexnet explore RUN --out PAGE --fetch")
     except RunError as error:
         pytest.skip(str(error))
-    path = tmp_path_factory.mktemp("page") / "tiny page.html"
+    folder = tmp_path_factory.mktemp("page")
+    path, with_snapshots = folder / "tiny page.html", folder / "tiny"
+    with_snapshots.mkdir()
+    filters = trained.net.get_parameter("conv1.weight").detach().numpy()
+    for epoch in (0, 5):
+        snapshots.write(with_snapshots, epoch, filters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "maximise", partial(maximise, steps=2))
-        page.write(trained, split_for(trained), "tiny", path, ort, images=24, units=2)
+        page.write(trained, split_for(trained), with_snapshots, path, ort, images=24, units=2)
     return path
 
 
@@ -60,7 +65,7 @@ def browser(html: Path) -> Iterator[Browser]:
 
 def dropped(browser: Browser, file: Path) -> None:
     """Drop a file onto the page and wait for its answers."""
-    browser.drop(file, 600, 500)
+    browser.drop(file, 200, 300)
     browser.wait(f"explorer.current().name == '{file.name}' && explorer.current().average")
 
 
@@ -143,7 +148,16 @@ def test_unit_has_an_address_and_is_reached_by_keys(browser: Browser, html: Path
 def test_every_view_fits_the_width(browser: Browser, width: int, tmp_path: Path) -> None:
     browser.resize(width, 1500)
     browser.wait("explorer.current().average")
-    views = "layers", "normalization", "crops", "occlusion", "nearest", "conv1/3", "fc8/1"
+    views = (
+        "layers",
+        "normalization",
+        "crops",
+        "occlusion",
+        "nearest",
+        "training",
+        "conv1/3",
+        "fc8/1",
+    )
     for view in views:
         browser.run(f"location.hash = '{view}'")
         browser.wait("document.querySelector('#view h2, #view h3')")
@@ -162,6 +176,6 @@ def test_file_that_is_not_an_image_is_answered_by_a_sentence(
 ) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("no image")
-    browser.drop(file, 600, 500)
+    browser.drop(file, 200, 300)
     text = "notes.txt is not an image that this browser can decode."
     browser.wait(f"document.getElementById('status').textContent == '{text}'")

@@ -31,7 +31,7 @@ RANKS = {
     2: ["ops", "data", "device", "waiting"],
     3: ["layers"],
     4: ["model"],
-    5: ["distributed", "diagnostics", "checkpoint", "trained"],
+    5: ["distributed", "diagnostics", "checkpoint", "snapshots", "trained"],
     6: [
         "evaluation",
         "inference",

@@ -69,5 +69,5 @@ def explore(arguments: list[str]) -> None:
     ort = runtime.read(a.ort, command("explore", a.run, "--out", out, "--fetch"))
     trained = load(a.run, a.which, device="cpu")
     split = split_for(trained, a.data, a.split)
-    num_bytes = page.write(trained, split, a.run.name, out, ort, a.images, a.units)
+    num_bytes = page.write(trained, split, a.run, out, ort, a.images, a.units)
     print(f"{out}: {size(num_bytes)}; open it in a browser, it needs no network")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet import snapshots
 from alexnet.architecture import Op
 from alexnet.data.augment import evaluation_crops
 from alexnet.data.image import Rgb, encode
@@ -68,12 +70,12 @@ class Responses:
     adds: Float32
 
 
-def contents(trained: Trained, split: Split, name: str, images: int, units: int) -> Contents:
+def contents(trained: Trained, split: Split, run: Path, images: int, units: int) -> Contents:
     """Compute the data of a page.
 
     Args:
         split: Where its images come from.
-        name: Name of the run.
+        run: Folder of the run; the page has its name, and its snapshots if it has kept any.
         images: Number of images of the split, the same of each class; all if it has fewer.
         units: For how many units of a layer, at most, an image is made that maximizes them.
 
@@ -97,6 +99,9 @@ def contents(trained: Trained, split: Split, name: str, images: int, units: int)
     if len(trained.net.plan[0].weight_shape) == 4:
         weight = trained.net.get_parameter(f"{trained.net.plan[0].module}.weight")
         arrays["filters"] = weight.detach().float().cpu().numpy()
+    epochs: list[int] = []
+    if (kept := snapshots.read(run)) is not None:
+        epochs, arrays["snapshots"] = kept
     files = {
         "images": [encode(crop, "jpeg", JPEG_QUALITY) for crop in pixels],
         "examples": [encode(image, "png") for image in _stored(split, chosen[_examples(chosen)])],
@@ -113,7 +118,8 @@ def contents(trained: Trained, split: Split, name: str, images: int, units: int)
         made[op.name] = _alive(ours.values.max(0), units)
         files[f"{op.name}/made"] = _maximising(trained, op, made[op.name])
     about = {
-        "run": name,
+        "run": run.name,
+        "snapshots": epochs,
         "recipe": trained.config.recipe,
         "classes": trained.names,
         "layers": [op.name for op in layers],

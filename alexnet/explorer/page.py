@@ -38,6 +38,7 @@ SCRIPTS = (
     "crops",
     "occlusion",
     "neighbours",
+    "training",
     "main",
 )
 GZIP_LEVEL = 9
@@ -56,7 +57,7 @@ def check_out(out: Path, force: bool) -> None:
 def write(
     trained: Trained,
     split: Split,
-    name: str,
+    run: Path,
     out: Path,
     ort: dict[str, bytes],
     images: int = IMAGES,
@@ -66,7 +67,7 @@ def write(
 
     Args:
         split: Where its images come from.
-        name: Name of the run.
+        run: Folder of the run; the page has its name, and its snapshots if it has kept any.
         ort: The files of ONNX Runtime Web (`runtime.read`).
         images, units: As in `contents`.
 
@@ -78,7 +79,7 @@ def write(
     """
     # Before the contents, which take minutes.
     model = layers_onnx(trained)
-    page = render(contents(trained, split, name, images, units), model, ort).encode()
+    page = render(contents(trained, split, run, images, units), model, ort).encode()
     write_whole(out, page)
     return len(page)
 

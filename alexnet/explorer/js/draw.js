@@ -51,6 +51,18 @@ export function mapImage(values, height, width, largest) {
   return image;
 }
 
+/** A filter of three colors as an image; 0 is gray, and `largest` is the value of full color. */
+export function filterImage(weights, height, width, largest) {
+  const image = new ImageData(width, height);
+  const size = height * width;
+  for (let i = 0; i < size; i++) {
+    for (let c = 0; c < 3; c++)
+      image.data[i * 4 + c] = 127.5 + (127.5 * weights[c * size + i]) / largest;
+    image.data[i * 4 + 3] = 255;
+  }
+  return image;
+}
+
 /** A canvas that shows an image with hard pixels, `side` pixels of the page wide. */
 export function canvasOf(image, side, attributes = {}) {
   const canvas = make("canvas", { width: image.width, height: image.height, ...attributes });

@@ -9,6 +9,7 @@ import { lrnDifference, normalisationView } from "./normalisation.js";
 import { cropsView } from "./crops.js";
 import { covered, occlusionView } from "./occlusion.js";
 import { neighboursView } from "./neighbours.js";
+import { trainingView } from "./training.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -95,6 +96,7 @@ function drawAnswers(p, what) {
 }
 
 const VIEWS = {
+  training: () => trainingView(),
   layers: (width) => layersView(current.values, width),
   normalization: () => normalisationView(current.values),
   crops: () =>

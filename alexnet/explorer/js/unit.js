@@ -1,6 +1,6 @@
 // One unit at its own address: `page.html#conv3/217`.
 import { about, array, columnsOf, hasMaps, imageAddress, opOf, row, seenBy, titleOf } from "./data.js";
-import { bars, canvasOf, largestOf, make, mapImage, short } from "./draw.js";
+import { bars, canvasOf, filterImage, largestOf, make, mapImage, short } from "./draw.js";
 
 /** The unit that an address names: its operation and its number, or null. */
 export function unitOf(address) {
@@ -115,16 +115,9 @@ function learned(op, number) {
 function filter(op, number) {
   if (op.layer !== about.ops[0].layer || !about.index.filters) return "";
   const filters = array("filters");
-  const [, channels, height, width] = filters.shape;
+  const [, , height, width] = filters.shape;
   const weights = row(filters, number);
-  const largest = largestOf(weights);
-  const image = new ImageData(width, height);
-  const size = height * width;
-  for (let i = 0; i < size; i++) {
-    for (let c = 0; c < 3; c++)
-      image.data[i * 4 + c] = 127.5 + (127.5 * weights[(channels === 3 ? c : 0) * size + i]) / largest;
-    image.data[i * 4 + 3] = 255;
-  }
+  const image = filterImage(weights, height, width, largestOf(weights));
   return make(
     "section",
     {},
