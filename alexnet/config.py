@@ -378,6 +378,9 @@ class Config:
     for an image of 256 pixels."""
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints, in minutes; one more is written after each epoch."""
+    snapshots: int = 0
+    """How often in a training the filters of the first layer are kept, in RUN/snapshots, beside
+    those at its start; `alexnet explore` shows them as they grow. 0: never."""
     init: str = ""
     """A run from which to take the initial weights, where names and shapes agree. The last layer is
     taken only if that run was trained on the same classes."""
@@ -530,12 +533,15 @@ def check(config: Config) -> None:
         ("sgd.weight_decay", sgd.weight_decay, 0),
         ("augment.colour_std", augment.colour_std, 0),
         ("checkpoint_minutes", config.checkpoint_minutes, 0),
+        ("snapshots", config.snapshots, 0),
         ("seed", config.seed, 0),
         ("parallel.timeout_s", config.parallel.timeout_s, 1),
     ):
         # Written with `not` so that a NaN is rejected too.
         if not value >= least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
+    if config.snapshots and not isinstance(config.architecture.layers[0], Conv):
+        raise ConfigError("snapshots keeps the filters of the first layer, which has none here")
     # Smaller crops than a hundredth of the input show a few pixels of the image.
     if not 0.01 <= augment.zoom <= 1:
         raise ConfigError(f"augment.zoom is {augment.zoom}; it must be between 0.01 and 1")

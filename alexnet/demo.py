@@ -18,6 +18,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import RunError
 from alexnet.evaluation import Result, crops_name, evaluate
+from alexnet.explorer import page, runtime
 from alexnet.files import parse_json, write_whole
 from alexnet.program import command
 from alexnet.saved_config import from_dict
@@ -28,6 +29,9 @@ from alexnet.trained import load
 # The recipe `demo` sees 112 of these, in the proportion of the paper's 224 to 256.
 STORED_PX = 128
 FIGURES = "curves.png", "filters.png"
+PAGE = "explore.html"
+PAGE_IMAGES, PAGE_UNITS = 200, 8
+"""What the page has of the store, and of each layer; more would take longer than the training."""
 # 28 epochs at the speed of docs/performance.md, "Beside other programs", with the validation.
 IDLE_TIME = "about 4 minutes on two idle cores of an AMD EPYC (family 25)"
 
@@ -85,8 +89,25 @@ def demo(
     print("4. what it learned")
     figures.save(figures.filters(load(run).net), out / "filters.png")
     figures.save(figures.curves([run]), out / "curves.png")
+    # It is not a product: without the files from npm the demo is complete, too.
+    if runtime.is_cached():
+        _write_page(run, store, out)
     _write_results(out, results)
     return results
+
+
+def _write_page(run: Path, store: Path, out: Path) -> None:
+    """Write the page that runs the network."""
+    print(f"5. a page that runs it in a browser: {out / PAGE}")
+    trained = load(run, device="cpu")
+    split = Store(store).split(trained.config.val_split)
+    ort = runtime.read(None, _page_command(out))
+    page.write(trained, split, run, out / PAGE, ort, PAGE_IMAGES, PAGE_UNITS)
+
+
+def _page_command(out: Path) -> str:
+    """The command that makes the page, after fetching what it needs."""
+    return command("explore", out / "run", "--out", out / PAGE, "--fetch")
 
 
 def _products() -> tuple[str, ...]:
@@ -141,13 +162,18 @@ def report(results: list[Result], out: str | Path) -> str:
     chance = 1 - 1 / len(shapes.CLASSES)
     tests = "\n".join(f"  test error, {crops_name(r)}: {r.top1_error:.1%}" for r in results)
     run = out / "run"
+    has_page = (out / PAGE).is_file()
+    made_page = f"  page:     {out / PAGE}\n" if has_page else ""
+    make_page = "" if has_page else f"  {_page_command(out)}\n"
     return (
         f"\n{tests}   (chance: {chance:.0%})\n"
         f"  figures:  {'  '.join(str(out / name) for name in FIGURES)}\n"
-        f"  network:  {run}   its images: {out / 'store'}\n\n"
+        f"  network:  {run}   its images: {out / 'store'}\n"
+        f"{made_page}\n"
         "Look at what it sees, and at its answers:\n"
         f"  {command('figure', 'neighbours', run)}\n"
         f"  {command('figure', 'answers', run)}\n"
+        f"{make_page}"
         "Next, with your own images, one folder for each class:\n"
         f"  {command('train', 'IMAGES', '--out', 'runs/mine')}\n"
         f"  {command('predict', 'runs/mine', 'IMAGE...')}"

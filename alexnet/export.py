@@ -138,6 +138,36 @@ def write_onnx(
     write_whole(Path(path), model.SerializeToString())
 
 
+def layers_onnx(trained: Trained) -> bytes:
+    """Return the network as an ONNX file whose outputs are the values of all operations.
+
+    The input `x` is preprocessed, (N, 3, input_px, input_px) float32. Each output has the name of
+    its operation (`Op.name`); the values of a fully connected layer are (N, units). Nothing is
+    folded into another operation, so that every value is that of `Network.activations`.
+
+    Raises:
+        RunError: If the package onnx is not installed, or an operation cannot be exported.
+    """
+    try:
+        from onnx import TensorProto, helper
+    except ImportError:
+        raise RunError(not_installed("writing ONNX", "onnx", "onnxruntime")) from None
+    graph, outputs = _Graph("x"), []
+    weights, _ = _weights(trained, fold=False)
+    for op in trained.net.plan:
+        _step(graph, op, trained, weights)
+        graph.nodes.append(helper.make_node("Identity", [graph.x], [op.name]))
+        outputs.append(helper.make_tensor_value_info(op.name, TensorProto.FLOAT, None))
+    px = trained.preprocess.input_px
+    inputs = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, px, px])
+    onnx_graph = helper.make_graph(graph.nodes, "alexnet", [inputs], outputs, graph.constants)
+    model = helper.make_model(
+        onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str, Any]:
     """How an image becomes the input of the exported network, and what the network does itself.
 
@@ -276,12 +306,15 @@ Weights = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """The weights and biases of each layer, by its name."""
 
 
-def _weights(trained: Trained) -> tuple[Weights, set[str]]:
+def _weights(trained: Trained, fold: bool = True) -> tuple[Weights, set[str]]:
     """The weights and biases, and the names of the batch normalizations that are folded into them.
 
     Batch normalization is a factor and a summand for each map. They are folded into the layer
     directly before it, or into the next layer if only dropout lies between and that layer does not
     pad: a padded zero is not normalized, so at the border the summand would be wrong.
+
+    Args:
+        fold: False: none is folded.
     """
     net, folded = trained.net, set[str]()
     weights: Weights = {
@@ -293,7 +326,7 @@ def _weights(trained: Trained) -> tuple[Weights, set[str]]:
         if op.op == "linear"
     }
     for before, op, after in zip(net.plan, net.plan[1:], [*net.plan[2:], None], strict=False):
-        if op.op != "batch_norm":
+        if op.op != "batch_norm" or not fold:
             continue
         factor, summand = _factor_and_summand(net.get_submodule(op.module))
         if after is not None and after.op == "dropout":
@@ -370,12 +403,13 @@ def _step(graph: _Graph, step: Op, trained: Trained, weights: Weights) -> None:
             graph.add("MaxPool", **shape)
         case "avg_pool":
             graph.add("AveragePool", **shape)
-        case _:
-            # Dropout: the 2012 form scales the activations at test time, the inverted form does
-            # not.
+        case "dropout":
+            # The 2012 form scales the activations at test time, the inverted form does not.
             if architecture.dropout.form == "2012":
                 keep = np.array(1 - architecture.dropout.rate, np.float32)
                 graph.add("Mul", graph.x, graph.constant(keep))
+        case other:
+            raise RunError(f"{step.name}: the ONNX export has no operation {other!r}")
 
 
 def _lrn(graph: _Graph, trained: Trained) -> None:

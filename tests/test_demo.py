@@ -13,6 +13,7 @@ from alexnet.data import shapes
 from alexnet.data.store import Store
 from alexnet.demo import demo, report
 from alexnet.errors import AlexNetError
+from alexnet.explorer import runtime
 from alexnet.trained import load
 
 
@@ -60,8 +61,9 @@ def test_linear_classifier_on_pixels_has_at_least_60_percent_error() -> None:
     assert min(errors) >= 0.6
 
 
-def test_shortened_demo_runs_every_stage(tmp_path: Path) -> None:
+def test_shortened_demo_runs_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of `make demo` with few images and one epoch; the slow test measures the error."""
+    monkeypatch.setattr(runtime, "cached", lambda: tmp_path / "none")
     out = tmp_path / "demo"
     results = demo(out, train=60, val=20, epochs=1)
     assert [r.patches for r in results] == [1, 10]
@@ -73,6 +75,10 @@ def test_shortened_demo_runs_every_stage(tmp_path: Path) -> None:
     assert "alexnet train IMAGES --out runs/mine\n" in text
     for path in ("curves.png", "filters.png", "run", "store"):
         assert str(out / path) in text
+    # The page needs a program from npm, and the demo does not.
+    assert f"alexnet explore {out}/run --out {out}/explore.html --fetch" in text
+    (out / "explore.html").touch()
+    assert "--fetch" not in report(results, out)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

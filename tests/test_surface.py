@@ -31,7 +31,7 @@ RANKS = {
     2: ["ops", "data", "device", "waiting"],
     3: ["layers"],
     4: ["model"],
-    5: ["distributed", "diagnostics", "checkpoint", "trained"],
+    5: ["distributed", "diagnostics", "checkpoint", "snapshots", "trained"],
     6: [
         "evaluation",
         "inference",
@@ -44,7 +44,7 @@ RANKS = {
         "card",
     ],
     7: ["train", "environment"],
-    8: ["figures", "look", "run_report", "web_page"],
+    8: ["figures", "look", "run_report", "web_page", "explorer"],
     9: ["demo", "experiments", "own_images"],
     10: ["cli", "__init__", "__main__"],
 }

@@ -29,6 +29,7 @@ VERBS = (
     "evaluate",
     "predict",
     "explain",
+    "explore",
     "features",
     "figure",
     "report",
@@ -77,7 +78,8 @@ HELP = (
         "errors of their ensemble",
     ),
     ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
-    ("explain RUN IMAGE...", "what in an image speaks for its class, drawn by several methods"),
+    ("explain RUN IMAGE...", "what in an image speaks for its class"),
+    ("explore RUN --out PAGE", "a page that runs it in the browser"),
     ("features RUN --out FOLDER", "the activations of a layer, as files"),
     (
         "figure KIND RUN...",

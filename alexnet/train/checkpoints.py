@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from alexnet import checkpoint
+from alexnet import checkpoint, snapshots
 from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.storage import StoreLost
@@ -42,7 +42,7 @@ class Checkpoints:
         step_metrics: StepMetrics,
     ) -> None:
         self._net, self._tested = setup.net, setup.tested
-        self._run, self._state = run, state
+        self._config, self._run, self._state = setup.config, run, state
         self._velocity, self._step_metrics = velocity, step_metrics
         self._mean = preprocess.whole_mean
         self._val_split, self._every_s = (
@@ -53,6 +53,16 @@ class Checkpoints:
         # A resumed run continues to count from the seconds of its checkpoint.
         self._saved_s = time.perf_counter()
         self._began_s = self._saved_s - state.elapsed_s
+
+    def save_snapshot(self) -> None:
+        """Keep the filters of the first layer, if the run wants those of this epoch."""
+        config, epoch = self._config, self._state.epoch
+        if not snapshots.is_due(epoch, config.schedule.epochs, config.snapshots):
+            return
+        name = f"{self._tested.plan[0].module}.weight"
+        filters = self._net.full({name: checkpoint.state_of(self._tested)[name]})
+        if self._net.mesh.first:
+            snapshots.write(self._run, epoch, filters[name].float().cpu().numpy())
 
     def elapsed_s(self) -> float:
         """Seconds of training in all processes of this run."""
@@ -69,6 +79,7 @@ class Checkpoints:
             self._state.least_error = metrics["val_error"]
             self.save("best")
         self.save("last")
+        self.save_snapshot()
 
     def save(self, which: Literal["last", "best"]) -> None:
         """Write a checkpoint.

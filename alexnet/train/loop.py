@@ -326,6 +326,7 @@ def _train(
     # A run that is resumed has logged it at its start, and is not untrained any more.
     if state.step == 0:
         _log_signal(config, log, net.gather_network(), preprocess, train)
+        checkpoints.save_snapshot()
     metrics: dict[str, Any] = {}
     # Validating an image takes a third of a training step: forward, without the two products of
     # the backward pass. Without a first step the end of the training needs no forecast.

@@ -1,0 +1,234 @@
+// The page: one image, its answers, and the views of it by address.
+import { about, imageAddress, imageFile, openData } from "./data.js";
+import { bars, make, percent } from "./draw.js";
+import { cropPixels, inputOf, storedImage } from "./image.js";
+import { average, best, openNetwork, probabilitiesOf, softmax, valuesOf } from "./network.js";
+import { layersView } from "./layers.js";
+import { unitOf, unitView } from "./unit.js";
+import { lrnDifference, normalisationView } from "./normalisation.js";
+import { cropsView } from "./crops.js";
+import { covered, occlusionView } from "./occlusion.js";
+import { neighboursView } from "./neighbours.js";
+import { trainingView } from "./training.js";
+
+const find = (id) => document.getElementById(id);
+
+// What is known of the present image; null until there is one.
+let current = null;
+
+/** Look at an image file: a Blob, a File, or anything that decodes. */
+async function look(file, name, own) {
+  const start = performance.now();
+  const stored = await storedImage(file);
+  const input = inputOf(stored, about.centre);
+  const values = await valuesOf(input);
+  const uncovered = softmax(values[about.ops[about.ops.length - 1].name]);
+  const crop = cropPixels(stored, about.centre);
+  current = { name, own, stored, input, values, uncovered, crop, answers: null, average: null };
+  drawImage();
+  drawAnswers(uncovered, about.crops.length > 1 ? "center crop" : "");
+  show();
+  current.firstAnswerMs = performance.now() - start;
+  await answerCrops(current);
+  say(`${name}: answered in ${Math.round(current.firstAnswerMs)} ms`);
+}
+
+/** Average the answers to the test crops, one by one so that the page stays alive. */
+async function answerCrops(image) {
+  const answers = [];
+  for (const crop of about.crops) {
+    answers.push((await probabilitiesOf([inputOf(image.stored, crop)]))[0]);
+    if (image !== current) return;
+  }
+  image.answers = answers;
+  image.average = average(answers);
+  drawAnswers(image.average, answers.length > 1 ? `average of ${answers.length} crops` : "");
+  if (location.hash === "#crops") show();
+}
+
+function say(text, wrong = false) {
+  find("status").textContent = text;
+  find("status").classList.toggle("wrong", wrong);
+}
+
+/** The stored image as a canvas. */
+function storedCanvas(image) {
+  const px = about.stored_px;
+  const canvas = new OffscreenCanvas(px, px);
+  const pixels = new ImageData(px, px);
+  for (let i = 0; i < px * px; i++) {
+    pixels.data.set(image.stored.subarray(i * 3, i * 3 + 3), i * 4);
+    pixels.data[i * 4 + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+/** What the network sees of the image, as a canvas of input_px. */
+function cropCanvas(image) {
+  const whole = new OffscreenCanvas(about.crop_px, about.crop_px);
+  whole.getContext("2d").putImageData(image.crop, 0, 0);
+  const px = about.input_px;
+  const canvas = new OffscreenCanvas(px, px);
+  canvas.getContext("2d").drawImage(whole, 0, 0, px, px);
+  return canvas;
+}
+
+function drawImage() {
+  const canvas = find("image");
+  const scale = 3;
+  canvas.width = canvas.height = about.stored_px * scale;
+  const context = canvas.getContext("2d");
+  context.drawImage(storedCanvas(current), 0, 0, canvas.width, canvas.height);
+  // What lies outside of the center crop is not seen.
+  const [top, left] = about.centre.map((value) => value * scale);
+  const side = about.crop_px * scale;
+  context.fillStyle = "rgb(255 255 255 / 0.55)";
+  context.beginPath();
+  context.rect(0, 0, canvas.width, canvas.height);
+  context.rect(left, top, side, side);
+  context.fill("evenodd");
+}
+
+function drawAnswers(p, what) {
+  const rows = best(p).map((c) => [about.classes[c], p[c], percent(p[c])]);
+  find("answers").replaceChildren(bars(rows), make("p", { class: "soft" }, what));
+}
+
+const VIEWS = {
+  training: () => trainingView(),
+  layers: (width) => layersView(current.values, width),
+  normalization: () => normalisationView(current.values),
+  crops: () =>
+    current.answers
+      ? cropsView(current.stored, storedCanvas(current), current.answers, current.average)
+      : make("p", {}, "One moment …"),
+  occlusion: () => occlusionView(current.input, cropCanvas(current), current.uncovered),
+  nearest: () => {
+    const canvas = cropCanvas(current);
+    const px = about.input_px;
+    return neighboursView(current.values, canvas.getContext("2d").getImageData(0, 0, px, px), current.own);
+  },
+};
+
+/** Show the view that the address names. */
+function show() {
+  if (!current) return;
+  const address = decodeURIComponent(location.hash.slice(1)) || "layers";
+  const unit = unitOf(address);
+  const name = unit || !(address in VIEWS) ? "layers" : address;
+  for (const link of document.querySelectorAll("nav a"))
+    if (link.hash === `#${name}` && !unit) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  const view = find("view");
+  const width = view.clientWidth;
+  view.replaceChildren(
+    unit ? unitView(unit, current.values, cropCanvas(current)) : VIEWS[name](width),
+  );
+  if (!unit && !(address in VIEWS)) say(`There is no unit ${address}.`, true);
+}
+
+/** Look at a file, and say it where that is not possible. */
+async function tryLook(file, name, own = null) {
+  say(`${name} …`);
+  try {
+    await look(file, name, own);
+  } catch (error) {
+    // The browser's decoder says no more than that it failed.
+    if (!(error instanceof DOMException)) throw error;
+    say(`${name} is not an image that this browser can decode.`, true);
+  }
+}
+
+function examples() {
+  about.examples.forEach((number, i) => {
+    const name = `example ${i + 1}`;
+    const picture = make("img", { src: imageAddress("examples", i), alt: name });
+    const choose = () => example(i);
+    find("examples").append(make("button", { onclick: choose, title: name }, picture));
+  });
+}
+
+function example(i) {
+  return tryLook(imageFile("examples", i), `example ${i + 1}`, about.examples[i]);
+}
+
+function listen() {
+  find("file").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    if (file) tryLook(file, file.name);
+    // The same file can be chosen again.
+    event.target.value = "";
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dragging");
+  });
+  addEventListener("dragleave", () => document.body.classList.remove("dragging"));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dragging");
+    const [file] = event.dataTransfer.files;
+    if (file) tryLook(file, file.name);
+    else say("Drop an image file; a link cannot be loaded from here.", true);
+  });
+  addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) tryLook(file, "pasted image");
+  });
+  addEventListener("hashchange", () => {
+    show();
+    scrollTo(0, Math.min(scrollY, find("view").offsetTop - 60));
+  });
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    // A phone resizes the page whenever its bars move; only the width counts.
+    if (width !== innerWidth) show();
+    width = innerWidth;
+  });
+  find("camera").addEventListener("click", toggleCamera);
+}
+
+let stream = null;
+
+/** Start the camera, or take the image that it shows. */
+async function toggleCamera() {
+  const video = find("video");
+  if (stream) {
+    const still = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+    still.getContext("2d").drawImage(video, 0, 0);
+    for (const track of stream.getTracks()) track.stop();
+    stream = null;
+    video.hidden = true;
+    find("camera").textContent = "Camera";
+    await tryLook(await still.convertToBlob(), "camera");
+    return;
+  }
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch {
+    say("The browser gives no camera to this page.", true);
+    return;
+  }
+  video.srcObject = stream;
+  video.hidden = false;
+  await video.play();
+  find("camera").textContent = "Take it";
+}
+
+// For tests, and for readers with a console.
+window.explorer = { about, current: () => current, covered, probabilitiesOf, lrnDifference };
+
+try {
+  // The browser compiles the network's program while the page unpacks the rest.
+  const network = openNetwork();
+  await openData();
+  examples();
+  await network;
+  listen();
+  await example(about.start);
+  window.explorer.readyMs = performance.now();
+} catch (error) {
+  say(`This browser cannot run the network: ${error.message}`, true);
+  throw error;
+}
