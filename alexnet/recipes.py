@@ -547,7 +547,8 @@ def small() -> Config:
 
     `alexnet train FOLDER` takes it. On 2,934 photographs of five kinds of flowers 102 epochs give
     23.1 % error with the center crop and 21.3 % with ten crops, after 15 minutes on 2 busy cores
-    (`records/flowers-small`).
+    (`records/flowers-small`). The same again, alone on the machine: 24.9 % and 22.4 % with 110
+    epochs in 12 minutes; the standard deviation of an error on 736 images is 1.6 points.
 
     It is `demo` with zoomed crops and four times as many epochs. A few thousand photographs are
     soon known by heart: without zoom the training error fell to 10 % and the validation error
