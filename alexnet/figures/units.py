@@ -51,15 +51,13 @@ def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int
     found = strongest(trained, split, layer)
     numbers = list(numbers) or spread(found.values[:, 0], UNITS)
     made = maximise(trained.net, preprocess, layer, numbers)
-    first = (preprocess.stored_px - preprocess.input_px) // 2
-    inside = slice(first, first + preprocess.input_px)
     rows = []
     for unit, image in zip(numbers, made, strict=True):
         patches = [cut(architecture, layer, image, *middle(architecture, layer))]
         for index, row, column in zip(
             found.images[unit], found.rows[unit], found.columns[unit], strict=True
         ):
-            crop = stored_image(split, int(index))[inside, inside]
+            crop = preprocess.centre_pixels(stored_image(split, int(index)))
             patches.append(cut(architecture, layer, crop, int(row), int(column)))
         rows.append((unit, patches, found.values[unit]))
     last = layer == trained.net.plan[-1].name
