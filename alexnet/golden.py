@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.architecture import Op
+from alexnet.checkpoint import state_of
 from alexnet.config import Architecture
 from alexnet.errors import RunError
 from alexnet.files import check_space, new_folder, write_whole
@@ -57,7 +58,8 @@ def write(
         image: An image file.
         out: New folder. It is written whole or not at all.
         layers: Names of operations, separated by commas, or all.
-        weights: Write the weights and biases of these layers, too.
+        weights: Write the weights and biases of these layers, too, and the gain, bias and running
+            statistics of batch normalization.
         force: Replace a folder that this function has written.
 
     Returns:
@@ -151,13 +153,23 @@ def _values(trained: Trained, image: Path) -> dict[str, Float32]:
 
 
 def _weights(trained: Trained, ops: Sequence[Op]) -> dict[str, Float32]:
-    """The weights and biases of the layers among these operations, by name."""
-    return {
-        name: _array(trained.net.get_parameter(name).detach())
-        for op in ops
-        if op.op == "linear"
-        for name in (f"{op.layer.name}.weight", f"{op.layer.name}.bias")
-    }
+    """The parameters and running statistics of these operations, by name."""
+    tensors = state_of(trained.net)
+    names = [name for op in ops for name in _weight_names(op).values()]
+    return {name: _array(tensors[name].detach()) for name in names}
+
+
+def _weight_names(op: Op) -> dict[str, str]:
+    """The name of each parameter and running statistic of an operation, by its part in it."""
+    match op.op:
+        case "linear":
+            parts = {"weight": "weight", "bias": "bias"}
+        case "batch_norm":
+            parts = {"gain": "weight", "bias": "bias"}
+            parts |= {"mean": "running_mean", "variance": "running_var"}
+        case _:
+            parts = {}
+    return {part: f"{op.module}.{name}" for part, name in parts.items()}
 
 
 def _array(value: torch.Tensor) -> Float32:
@@ -189,13 +201,13 @@ def _write_value(folder: Path, name: str, value: Float32) -> dict[str, Any]:
 def _layer(op: Op, value: str, architecture: Architecture, weights: bool) -> dict[str, Any]:
     """What an operation is: the values that it reads and writes, shapes, counts and settings."""
     reads: dict[str, Any] = {"reads": value, "writes": op.name}
-    if op.op == "linear" and weights:
-        reads |= {"weight": f"{op.layer.name}.weight", "bias": f"{op.layer.name}.bias"}
+    if weights:
+        reads |= _weight_names(op)
     return record(op) | reads | _settings(op, architecture)
 
 
 def _settings(op: Op, architecture: Architecture) -> dict[str, Any]:
-    """The settings of an operation without weights, with its formula where there are several."""
+    """The settings that `record` does not have, and the formula of a normalization."""
     lrn, square, pool = architecture.lrn, architecture.spatial_norm, architecture.pool
     match op.op:
         case "activation":
@@ -203,12 +215,16 @@ def _settings(op: Op, architecture: Architecture) -> dict[str, Any]:
         case "lrn":
             formula = "a / (k + alpha * sum of squares of the maps at most n // 2 apart) ** beta"
             constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha, "beta": lrn.beta}
-            return {"formula": formula, "columns": op.columns} | constants
+            return {"formula": formula, "columns": architecture.lrn_columns} | constants
         case "spatial_norm":
             formula = "a / (k + alpha * sum of squares over size x size pixels of a map) ** beta"
             constants = {"size": square.size_px, "k": square.k}
             constants |= {"alpha": square.alpha, "beta": square.beta}
             return {"formula": formula} | constants
+        case "batch_norm":
+            # At test time, as all values here.
+            formula = "gain * (a - mean) / sqrt(variance + epsilon) + bias, for each map or unit"
+            return {"formula": formula, "epsilon": architecture.batch_norm.epsilon}
         case "max_pool" | "avg_pool":
             return {"size": pool.size_px, "stride": pool.stride, "partial": pool.partial}
         case "dropout":
