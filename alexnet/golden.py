@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.architecture import Op
+from alexnet.architecture import Op, op_of
 from alexnet.checkpoint import state_of
 from alexnet.config import Architecture
 from alexnet.errors import RunError
 from alexnet.files import check_space, new_folder, write_whole
-from alexnet.inference import image_tensor
+from alexnet.inference import read_image
 from alexnet.layer_tables import record
 from alexnet.model import evaluation_mode
 from alexnet.provenance import code_version, describe
@@ -57,7 +57,8 @@ def write(
         trained: A network on the CPU.
         image: An image file.
         out: New folder. It is written whole or not at all.
-        layers: Names of operations, separated by commas, or all.
+        layers: Names of operations, as `architecture.op_of` takes them, separated by commas, or
+            all.
         weights: Write the weights and biases of these layers, too, and the gain, bias and running
             statistics of batch normalization.
         force: Replace a folder that this function has written.
@@ -66,7 +67,9 @@ def write(
         The content of `golden.json`.
 
     Raises:
-        RunError: The network has no such layer, the file is not an image, or `out` exists.
+        ConfigError: The network has no such layer.
+        DataError: The file is not an image.
+        RunError: There is no such file, or `out` exists.
         AlexNetError: The disk has less room than the files need.
     """
     ops = _chosen(trained, layers)
@@ -123,11 +126,9 @@ def quantise(value: Float32) -> tuple[NDArray[np.int8], float]:
 
 def _chosen(trained: Trained, layers: str) -> list[Op]:
     """The operations of these names, in the order of the network."""
-    known = {op.name: op for op in trained.net.plan}
-    names = set(known) if layers == "all" else set(layers.split(","))
-    if unknown := sorted(names - set(known)):
-        raise RunError(f"the network has no layer {unknown[0]!r}; it has {', '.join(known)}")
-    return [op for op in trained.net.plan if op.name in names]
+    ops = trained.net.plan
+    chosen = ops if layers == "all" else {op_of(ops, name) for name in layers.split(",")}
+    return [op for op in ops if op in chosen]
 
 
 def _input_names(trained: Trained) -> list[str]:
@@ -140,13 +141,10 @@ def _values(trained: Trained, image: Path) -> dict[str, Float32]:
     """Every value by name, without the dimension of the batch."""
     if not image.is_file():
         raise RunError(f"{image} is not a file; name one image")
-    try:
-        stored = image_tensor(trained, image)
-    except ValueError as error:
-        raise RunError(f"{image} is not an image: {error}") from None
+    stored = read_image(image, trained.preprocess.stored_px)
     # In float64, rounded once: a reference should not have the rounding errors of one machine.
     net = copy.deepcopy(trained.net).double()
-    x = trained.preprocess.centre(stored).double()
+    x = trained.preprocess.centre(torch.from_numpy(stored)[None]).double()
     with evaluation_mode(net):
         values = {INPUT: x} | net.activations(x)
     return {name: _array(value[0]) for name, value in values.items()}

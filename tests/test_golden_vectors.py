@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +20,7 @@ from alexnet.checkpoint import state_of
 from alexnet.cli import main
 from alexnet.data import shapes
 from alexnet.errors import AlexNetError
-from alexnet.inference import activations, image_tensor
+from alexnet.inference import activations, read_image
 from alexnet.model import Network
 from alexnet.trained import Trained
 from tests import reference
@@ -157,7 +158,8 @@ def test_vectors_are_the_values_of_the_network(vectors: Path, run: Path, image: 
     manifest = manifest_of(vectors)
     names = [op.name for op in trained.net.plan]
     assert [layer["name"] for layer in manifest["layers"]] == names
-    x = trained.preprocess.centre(image_tensor(trained, image))
+    stored = read_image(image, trained.preprocess.stored_px)
+    x = trained.preprocess.centre(torch.from_numpy(stored)[None])
     wanted = activations(trained, names, x)
     for name in names:
         assert close(np.load(vectors / f"npy/{name}.npy"), wanted[name][0].detach().numpy()), name
@@ -201,6 +203,13 @@ def test_chosen_layers_and_a_replaced_folder(run: Path, image: Path, tmp_path: P
     assert [layer["name"] for layer in manifest_of(out)["layers"]] == ["conv1.linear", "conv2.lrn"]
     assert not (out / "npy" / "fc8.npy").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_layers_are_chosen_by_the_names_of_other_programs(
+    run: Path, image: Path, tmp_path: Path
+) -> None:
+    manifest = golden.write(load(run), image, tmp_path / "out", "norm2,relu1")
+    assert [layer["name"] for layer in manifest["layers"]] == ["conv1", "conv2.lrn"]
 
 
 def test_bad_requests_are_one_sentence_and_leave_nothing(
