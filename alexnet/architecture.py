@@ -110,19 +110,22 @@ def plan(architecture: Architecture) -> tuple[Op, ...]:
     return tuple(result)
 
 
-def op_of(ops: tuple[Op, ...], name: str) -> Op | None:
+def op_of(ops: tuple[Op, ...], name: str) -> Op:
     """Find an operation by any of its names.
 
     These are the names of its value (`conv1`, `conv1.lrn`) and of its module (`relu1`, `norm1`,
     `pool1`: Caffe's names), and in a network of torchvision's form its position there
     (`features.2`, `classifier.6`). `conv1` is the value after the activation, in Caffe too.
 
-    Returns:
-        None if the network has no such operation.
+    Raises:
+        ConfigError: The network has no such operation.
     """
     by_name = {op.name: op for op in reversed(ops)}
     by_module = {op.module: op for op in ops}
-    return by_name.get(name) or by_module.get(name) or _torchvision_names(ops).get(name)
+    op = by_name.get(name) or by_module.get(name) or _torchvision_names(ops).get(name)
+    if op is None:
+        raise ConfigError(f"the network has no layer {name!r}; it has {names_of(ops)}")
+    return op
 
 
 def _torchvision_names(ops: tuple[Op, ...]) -> dict[str, Op]:

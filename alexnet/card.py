@@ -34,7 +34,7 @@ SAME_AS_START = 1e-3
 """Share of new weights below which a layer is as it was drawn: other processors draw numbers that
 differ in the last bits."""
 CERTAIN = 5.0
-"""Standard deviations from 0 at which the filters are no independent numbers."""
+"""Standard deviations from 0 at which the filters are not independent numbers."""
 FILES = "last.safetensors", "best.safetensors"
 IMAGES = 6
 """Images of the built-in data set for the signal check, each of another class."""
@@ -63,10 +63,13 @@ def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequen
         run: Folder of the run.
         data: Name of the store that it was tested on, `store` its checksum, `split` the split.
         results: What `evaluation.evaluate` returned for this run alone.
+
+    Raises:
+        RunError: The run or its list of evaluations is damaged.
     """
-    sha256 = read(run).about["sha256"]
     known = evaluations(run)
     for result in results:
+        (sha256,) = result.weights_sha256
         top5 = f", top-5 {result.top5_error:.2%}" if says_top5(result) else ""
         known.append(
             {
@@ -192,7 +195,7 @@ def verdict(saved: Checkpoint) -> list[str]:
         first = "Yes: they differ from their start"
         first += "." if is_smooth else ", but the first filters still look like random numbers."
     elif is_smooth:
-        first = "Probably: the first filters are no independent random numbers."
+        first = "Probably: the first filters are not independent random numbers."
     else:
         first = "Probably not: nothing that was tested tells them from random numbers."
     return [first, start, filters, _seen(trained)]
@@ -241,7 +244,8 @@ def _seen(trained: Trained) -> str:
     images = [centre_square(shapes.image(label, 0), px) for label in range(IMAGES)]
     x = trained.preprocess.centre(torch.from_numpy(np.stack(images)))
     last = signal(trained.net, x)[-2:][0]
-    hardly = ", which is hardly: the network is nearly blind" if last.difference < BLIND else ""
+    blind = ": the network is nearly blind to its input" if last.difference < BLIND else ""
     return (
-        f"Two of {IMAGES} built-in images differ by {last.difference:.1%} in {last.layer}{hardly}."
+        f"On average, two of {IMAGES} built-in images differ by {last.difference:.1%} in "
+        f"{last.layer}{blind}."
     )

@@ -40,13 +40,15 @@ class Signal:
 
 
 @torch.no_grad()
-def signal(net: Network, images: torch.Tensor) -> list[Signal]:
+def signal(net: Network, images: torch.Tensor, batch_statistics: bool = False) -> list[Signal]:
     """Measure the signal in the output of every layer, after its activation function.
 
     The difference is the mean of ||f_i - f_j|| over pairs of images, divided by the mean ||f_i||.
 
     Args:
         images: Preprocessed images, (N, 3, input_px, input_px), N at least 2.
+        batch_statistics: Batch normalization as in training, for an untrained network, whose
+            running statistics are those of no image. False: as in a prediction.
 
     Raises:
         RunError: If there are fewer than two images.
@@ -58,9 +60,8 @@ def signal(net: Network, images: torch.Tensor) -> list[Signal]:
     result = []
     statistics = {name: values.clone() for name, values in net.named_buffers()}
     with evaluation_mode(net):
-        # Batch normalization as in training: its initial statistics are those of no image.
         for module in net.modules():
-            module.train(isinstance(module, BatchNorm))
+            module.train(batch_statistics and isinstance(module, BatchNorm))
         activations = net.activations(images)
     for name, values in net.named_buffers():
         values.copy_(statistics[name])
@@ -173,7 +174,7 @@ def smoothness(filters: torch.Tensor) -> tuple[float, int]:
     have learned edges and colors are smooth.
 
     Args:
-        filters: (K, C, S, S).
+        filters: (K, C, S, S), S at least 2.
     """
     w = filters.double().cpu()
     # Each plane less its mean: a constant plane is no pattern.
@@ -181,8 +182,9 @@ def smoothness(filters: torch.Tensor) -> tuple[float, int]:
     products = (w[..., 1:] * w[..., :-1]).sum() + (w[..., 1:, :] * w[..., :-1, :]).sum()
     pairs = 2 * w[..., 1:].numel()
     correlation = float(products / pairs / w.square().mean().clamp_min(1e-30))
-    # The mean that was subtracted makes independent numbers of a plane negatively correlated.
-    return correlation + 1 / (w.shape[2] * w.shape[3]), pairs
+    # The mean that was subtracted makes independent numbers of a plane negatively correlated: by
+    # -1 / (n - 1) for n numbers, since their sum is 0.
+    return correlation + 1 / (w.shape[2] * w.shape[3] - 1), pairs
 
 
 def _first(net: Network) -> torch.Tensor:

@@ -43,6 +43,8 @@ class Result:
             five classes or fewer.
         class_errors: Top-1 error of each class; None for a class without images.
         confusion: Number of images, as confusion[true class][predicted class].
+        weights_sha256: Checksum of the weights of each network that was measured; empty where they
+            were not loaded from a checkpoint.
     """
 
     images: int
@@ -52,6 +54,7 @@ class Result:
     top5_error: float | None
     class_errors: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
+    weights_sha256: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -234,7 +237,14 @@ def evaluate(
     results = [measure(nets, images, centre(test))]
     if test.test_patches != "centre":
         results.append(measure(nets, images, test))
-    return results
+    return _of_weights(results, members)
+
+
+def _of_weights(results: Sequence[Result], members: Sequence[Trained]) -> list[Result]:
+    """Return the results with the checksums of the weights that were measured."""
+    # Those that were loaded: a training may have saved others in these runs meanwhile.
+    weights = tuple(member.about["sha256"] for member in members)
+    return [replace(result, weights_sha256=weights) for result in results]
 
 
 def common_store(runs: Sequence[str | Path]) -> str:
@@ -288,8 +298,8 @@ def own_test(run: str | Path) -> OwnTest:
     count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
     own = score(p, labels, count)
     is_centre = test.test_patches == "centre"
-    results = (own,) if is_centre else (measure(nets, split, centre(test)), own)
-    return OwnTest(trained, store, split, p, results)
+    results = [own] if is_centre else [measure(nets, split, centre(test)), own]
+    return OwnTest(trained, store, split, p, tuple(_of_weights(results, [trained])))
 
 
 @dataclass(frozen=True)

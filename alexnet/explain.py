@@ -28,7 +28,8 @@ class Explanation:
 
     Attributes:
         image: (stored_px, stored_px, 3) uint8, the image as a store has it.
-        crop: (input_px, input_px, 3) uint8, the center crop, which every map below belongs to.
+        crop: (input_px, input_px, 3) uint8, the center crop as the network sees it, which every map
+            below belongs to.
         label: Number of the explained class.
         answers: The answers to the test crops of the image.
         maps: By method of `GRADIENT_METHODS`: (3, input_px, input_px) float32.
@@ -70,8 +71,6 @@ def explain(
     label = int(answers.average.argmax()) if label is None else label
     # In float32 whatever the run's precision is: gradients are looked at in their details.
     x = preprocess.centre(torch.from_numpy(np.ascontiguousarray(image))[None])[0].float()
-    first = (preprocess.stored_px - preprocess.input_px) // 2
-    inside = slice(first, first + preprocess.input_px)
     maps = {}
     if "gradient" in methods:
         maps["gradient"] = attribution.saliency(net, x, label)
@@ -85,7 +84,7 @@ def explain(
         cam = attribution.grad_cam(net, x, label), receptive_field(net.architecture, layer)
     return Explanation(
         image,
-        image[inside, inside],
+        preprocess.centre_pixels(image),
         label,
         answers,
         maps,
@@ -158,7 +157,7 @@ def to_dict(explanation: Explanation, classes: Sequence[str]) -> dict[str, Any]:
             {
                 "top": top,
                 "left": left,
-                "side": answers.input_px,
+                "side": answers.side_px,
                 "reflected": reflected,
                 "classes": _named(p, classes),
             }

@@ -92,7 +92,7 @@ def write_onnx(
         from onnx import TensorProto, helper
     except ImportError:
         raise RunError(not_installed("writing ONNX", "onnx", "onnxruntime")) from None
-    px, stored_px = _crop_px(trained), trained.preprocess.stored_px
+    px, stored_px = trained.preprocess.test_px, trained.preprocess.stored_px
     positions = _positions(trained, crops)
     if preprocessing:
         graph = _Graph("images")
@@ -175,7 +175,7 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
         JSON values, which the file has among its metadata as `input`.
     """
     preprocess = trained.preprocess
-    px, stored_px = _crop_px(trained), preprocess.stored_px
+    px, stored_px = trained.preprocess.test_px, preprocess.stored_px
     before = {
         "color": "RGB, upright as the EXIF orientation says",
         "shorter_side_px": stored_px,
@@ -195,11 +195,6 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
     }
     of_predict = len(_positions(trained, preprocess.augment.test_patches))
     return {"before": before, "inside": inside, "crops_of_alexnet_predict": of_predict}
-
-
-def _crop_px(trained: Trained) -> int:
-    """Side of the test crops, in pixels of the stored image."""
-    return trained.preprocess.augment.test_px or trained.preprocess.input_px
 
 
 def _positions(trained: Trained, crops: Crops) -> list[tuple[int, int, bool]]:
@@ -226,7 +221,7 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     test = replace(preprocess.augment, test_patches=crops)
     want = probabilities(trained.net, preprocess, torch.from_numpy(images), test).cpu().numpy()
-    fed = {"images": images} if preprocessing else {"rgb": _centre(images, _crop_px(trained))}
+    fed = {"images": images} if preprocessing else {"rgb": _centre(images, preprocess.test_px)}
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, fed)
     if np.abs(got - want).max() > LARGEST_DIFFERENCE:
@@ -248,7 +243,7 @@ def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool
 
     All crops pass the network as one batch, so that its weights are in the file once.
     """
-    px = _crop_px(trained)
+    px = trained.preprocess.test_px
     graph.add("Cast", to=1)  # TensorProto.FLOAT
     images = graph.add("Transpose", perm=[0, 3, 1, 2])
     rows_and_columns = graph.constant(np.array([2, 3]))
@@ -272,7 +267,7 @@ def _crops(graph: _Graph, trained: Trained, positions: list[tuple[int, int, bool
 def _subtract_mean(graph: _Graph, trained: Trained, position: tuple[int, int, bool]) -> None:
     """Rescale the crop at this position to the input, and subtract what the recipe subtracts."""
     preprocess, (top, left, flip) = trained.preprocess, position
-    px = _crop_px(trained)
+    px = trained.preprocess.test_px
     moves = preprocess.augment.mean == "pixel"
     mean = preprocess.centre_patch_mean()  # (input_px, input_px, 3)
     if moves:
@@ -289,7 +284,7 @@ def _subtract_mean(graph: _Graph, trained: Trained, position: tuple[int, int, bo
 def _rescale(graph: _Graph, trained: Trained) -> None:
     """Add the rescaling of a test crop that is larger than the input, bilinear as in training."""
     px = trained.preprocess.input_px
-    if _crop_px(trained) != px:
+    if trained.preprocess.test_px != px:
         sides = graph.constant(np.array([px, px]))
         # Regions of interest and factors are not given.
         graph.add("Resize", graph.x, "", "", sides, mode="linear", axes=[2, 3])

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.architecture import Op
+from alexnet.architecture import Op, op_of
+from alexnet.checkpoint import state_of
 from alexnet.config import Architecture
 from alexnet.errors import RunError
 from alexnet.files import check_space, new_folder, write_whole
-from alexnet.inference import image_tensor
+from alexnet.inference import read_image
 from alexnet.layer_tables import record
 from alexnet.model import evaluation_mode
 from alexnet.provenance import code_version, describe
@@ -56,15 +57,19 @@ def write(
         trained: A network on the CPU.
         image: An image file.
         out: New folder. It is written whole or not at all.
-        layers: Names of operations, separated by commas, or all.
-        weights: Write the weights and biases of these layers, too.
+        layers: Names of operations, as `architecture.op_of` takes them, separated by commas, or
+            all.
+        weights: Write the weights and biases of these layers, too, and the gain, bias and running
+            statistics of batch normalization.
         force: Replace a folder that this function has written.
 
     Returns:
         The content of `golden.json`.
 
     Raises:
-        RunError: The network has no such layer, the file is not an image, or `out` exists.
+        ConfigError: The network has no such layer.
+        DataError: The file is not an image.
+        RunError: There is no such file, or `out` exists.
         AlexNetError: The disk has less room than the files need.
     """
     ops = _chosen(trained, layers)
@@ -121,11 +126,9 @@ def quantise(value: Float32) -> tuple[NDArray[np.int8], float]:
 
 def _chosen(trained: Trained, layers: str) -> list[Op]:
     """The operations of these names, in the order of the network."""
-    known = {op.name: op for op in trained.net.plan}
-    names = set(known) if layers == "all" else set(layers.split(","))
-    if unknown := sorted(names - set(known)):
-        raise RunError(f"the network has no layer {unknown[0]!r}; it has {', '.join(known)}")
-    return [op for op in trained.net.plan if op.name in names]
+    ops = trained.net.plan
+    chosen = ops if layers == "all" else {op_of(ops, name) for name in layers.split(",")}
+    return [op for op in ops if op in chosen]
 
 
 def _input_names(trained: Trained) -> list[str]:
@@ -138,26 +141,33 @@ def _values(trained: Trained, image: Path) -> dict[str, Float32]:
     """Every value by name, without the dimension of the batch."""
     if not image.is_file():
         raise RunError(f"{image} is not a file; name one image")
-    try:
-        stored = image_tensor(trained, image)
-    except ValueError as error:
-        raise RunError(f"{image} is not an image: {error}") from None
+    stored = read_image(image, trained.preprocess.stored_px)
     # In float64, rounded once: a reference should not have the rounding errors of one machine.
     net = copy.deepcopy(trained.net).double()
-    x = trained.preprocess.centre(stored).double()
+    x = trained.preprocess.centre(torch.from_numpy(stored)[None]).double()
     with evaluation_mode(net):
         values = {INPUT: x} | net.activations(x)
     return {name: _array(value[0]) for name, value in values.items()}
 
 
 def _weights(trained: Trained, ops: Sequence[Op]) -> dict[str, Float32]:
-    """The weights and biases of the layers among these operations, by name."""
-    return {
-        name: _array(trained.net.get_parameter(name).detach())
-        for op in ops
-        if op.op == "linear"
-        for name in (f"{op.layer.name}.weight", f"{op.layer.name}.bias")
-    }
+    """The parameters and running statistics of these operations, by name."""
+    tensors = state_of(trained.net)
+    names = [name for op in ops for name in _weight_names(op).values()]
+    return {name: _array(tensors[name].detach()) for name in names}
+
+
+def _weight_names(op: Op) -> dict[str, str]:
+    """The name of each parameter and running statistic of an operation, by its part in it."""
+    match op.op:
+        case "linear":
+            parts = {"weight": "weight", "bias": "bias"}
+        case "batch_norm":
+            parts = {"gain": "weight", "bias": "bias"}
+            parts |= {"mean": "running_mean", "variance": "running_var"}
+        case _:
+            parts = {}
+    return {part: f"{op.module}.{name}" for part, name in parts.items()}
 
 
 def _array(value: torch.Tensor) -> Float32:
@@ -189,13 +199,13 @@ def _write_value(folder: Path, name: str, value: Float32) -> dict[str, Any]:
 def _layer(op: Op, value: str, architecture: Architecture, weights: bool) -> dict[str, Any]:
     """What an operation is: the values that it reads and writes, shapes, counts and settings."""
     reads: dict[str, Any] = {"reads": value, "writes": op.name}
-    if op.op == "linear" and weights:
-        reads |= {"weight": f"{op.layer.name}.weight", "bias": f"{op.layer.name}.bias"}
+    if weights:
+        reads |= _weight_names(op)
     return record(op) | reads | _settings(op, architecture)
 
 
 def _settings(op: Op, architecture: Architecture) -> dict[str, Any]:
-    """The settings of an operation without weights, with its formula where there are several."""
+    """The settings that `record` does not have, and the formula of a normalization."""
     lrn, square, pool = architecture.lrn, architecture.spatial_norm, architecture.pool
     match op.op:
         case "activation":
@@ -203,12 +213,16 @@ def _settings(op: Op, architecture: Architecture) -> dict[str, Any]:
         case "lrn":
             formula = "a / (k + alpha * sum of squares of the maps at most n // 2 apart) ** beta"
             constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha, "beta": lrn.beta}
-            return {"formula": formula, "columns": op.columns} | constants
+            return {"formula": formula, "columns": architecture.lrn_columns} | constants
         case "spatial_norm":
             formula = "a / (k + alpha * sum of squares over size x size pixels of a map) ** beta"
             constants = {"size": square.size_px, "k": square.k}
             constants |= {"alpha": square.alpha, "beta": square.beta}
             return {"formula": formula} | constants
+        case "batch_norm":
+            # At test time, as all values here.
+            formula = "gain * (a - mean) / sqrt(variance + epsilon) + bias, for each map or unit"
+            return {"formula": formula, "epsilon": architecture.batch_norm.epsilon}
         case "max_pool" | "avg_pool":
             return {"size": pool.size_px, "stride": pool.stride, "partial": pool.partial}
         case "dropout":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.architecture import names_of, op_of
+from alexnet.architecture import op_of
 from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
 from alexnet.data.image import Rgb, centre_square, decode
@@ -99,17 +99,17 @@ def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Ite
 
 def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Prediction]:
     """Return what `predict` yields for these files, from one batch."""
-    images: dict[Path, torch.Tensor] = {}
+    preprocess = trained.preprocess
+    images: dict[Path, Rgb] = {}
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            images[path] = image_tensor(trained, path)
+            images[path] = _decoded(path, preprocess.stored_px)
         except (ValueError, OSError) as error:
             errors[path] = str(error)
     classes: dict[Path, tuple[tuple[str, float], ...]] = {}
     if images:
-        preprocess = trained.preprocess
-        batch = torch.cat(list(images.values()))
+        batch = torch.from_numpy(np.stack(list(images.values())))
         p = probabilities(trained.net, preprocess, batch, preprocess.augment).cpu()
         # A stable sort breaks ties by the order of the classes, the same on every machine.
         best = torch.argsort(p, dim=1, descending=True, stable=True)[:, :most].tolist()
@@ -118,29 +118,22 @@ def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Pre
     return [Prediction(str(path), classes.get(path, ()), errors.get(path)) for path in paths]
 
 
-def image_tensor(trained: Trained, path: Path) -> torch.Tensor:
-    """Read an image as the training images were prepared: (1, stored_px, stored_px, 3) uint8.
-
-    Raises:
-        DataError: If the file is not an image.
-    """
-    stored_px = trained.preprocess.stored_px
-    # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
-    rgb = centre_square(decode(path.read_bytes(), upright=True, enough_px=stored_px), stored_px)
-    return torch.from_numpy(np.ascontiguousarray(rgb))[None]
-
-
 def read_image(file: Path, size_px: int) -> Rgb:
-    """Read an image file as stored images are: (size_px, size_px, 3).
+    """Read an image file as the training images were prepared: (size_px, size_px, 3).
 
     Raises:
         DataError: The file is not an image; the message names it.
     """
     try:
-        # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
-        rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
+        return _decoded(file, size_px)
     except DataError as error:
         raise DataError(f"{file} is not an image: {error}") from None
+
+
+def _decoded(file: Path, size_px: int) -> Rgb:
+    """Do what `read_image` does; the message of its DataError is the reason alone."""
+    # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
+    rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
     return np.ascontiguousarray(centre_square(rgb, size_px))
 
 
@@ -167,8 +160,9 @@ def features(
         The number of images.
 
     Raises:
-        RunError: If the network has no such layer, the folder `out` exists, or a file is not an
-            image.
+        ConfigError: If the network has no such layer.
+        RunError: If the folder `out` exists.
+        DataError: If a file is not an image.
         AlexNetError: If the disk has less room than the activations need.
     """
     names = layer_names(trained, layers)
@@ -191,20 +185,15 @@ def layer_names(trained: Trained, layers: str | Sequence[str]) -> list[str]:
         layers: Names as `architecture.op_of` takes them.
 
     Raises:
-        RunError: If the network has no such layer.
+        ConfigError: If the network has no such layer.
     """
     ops = trained.net.plan
     names = layers.split(",") if isinstance(layers, str) else list(layers)
     if names == ["all"]:
         known = {op.name for op in ops}
         return [layer.name for layer in trained.net.architecture.layers if layer.name in known]
-    found = []
-    for name in names:
-        if (op := op_of(ops, name)) is None:
-            raise RunError(f"the network has no layer {name!r}; it has {names_of(ops)}")
-        found.append(op.name)
     # A layer that is named twice is one file.
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(op_of(ops, name).name for name in names))
 
 
 def _write_features(
@@ -263,7 +252,7 @@ def activations(
         (N, ...) float32 by the names that were given, on the CPU.
 
     Raises:
-        RunError: If the network has no such layer.
+        ConfigError: If the network has no such layer.
     """
     ours = {layer: layer_names(trained, [layer])[0] for layer in layers}
     with evaluation_mode(trained.net):
@@ -321,12 +310,7 @@ def _named_batches(
     def read() -> Iterator[_NamedBatch]:
         for a in range(0, len(files), BATCH):
             paths = files[a : a + BATCH]
-            images = []
-            for path in paths:
-                try:
-                    images.append(image_tensor(trained, path))
-                except ValueError as error:
-                    raise RunError(f"{path} is not an image: {error}") from None
-            yield torch.cat(images), [str(path) for path in paths], None
+            images = np.stack([read_image(path, trained.preprocess.stored_px) for path in paths])
+            yield torch.from_numpy(images), [str(path) for path in paths], None
 
     return len(files), read()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet.architecture import Op, plan
+from alexnet.architecture import Op, op_of, plan
 from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.errors import ConfigError
 
@@ -49,7 +49,8 @@ def field(architecture: Architecture, name: str) -> Field:
     """Return the receptive fields of the units of an operation.
 
     Args:
-        name: Name of the operation (`Op.name`). A fully connected layer sees the whole image.
+        name: Name of the operation, as `op_of` takes it. A fully connected layer sees the whole
+            image.
 
     Raises:
         ConfigError: There is no such operation, or the architecture is invalid.
@@ -71,7 +72,7 @@ def seen(architecture: Architecture, name: str, row: int, column: int) -> Box:
     """Return the pixels of the input that one unit sees, cut at the borders.
 
     Args:
-        name: Name of the operation (`Op.name`).
+        name: Name of the operation, as `op_of` takes it.
         row, column: Position of the unit in its map; 0, 0 in a fully connected layer.
 
     Raises:
@@ -96,14 +97,14 @@ def seen(architecture: Architecture, name: str, row: int, column: int) -> Box:
 def operations_until(architecture: Architecture, name: str) -> tuple[Op, ...]:
     """Return the operations of the plan up to the one called `name`.
 
+    Args:
+        name: Any name that `op_of` takes.
+
     Raises:
         ConfigError: There is no such operation, or the architecture is invalid.
     """
     ops = plan(architecture)
-    names = [op.name for op in ops]
-    if name not in names:
-        raise ConfigError(f"the network has no layer {name!r}; it has {', '.join(names)}")
-    return ops[: names.index(name) + 1]
+    return ops[: ops.index(op_of(ops, name)) + 1]
 
 
 def _inputs(outputs: tuple[int, int], window: tuple[int, int, int], last: int) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def strongest(trained: Trained, split: Split, layer: str, most: int = PATCHES) -
 
     Args:
         split: Its images are seen through the center crop.
-        layer: Name of an operation (`Op.name`).
+        layer: Name of an operation, as `architecture.op_of` takes it.
         most: Number of places; a small split has fewer.
 
     Raises:
@@ -101,7 +101,7 @@ def cut(architecture: Architecture, layer: str, crop: Rgb, row: int, column: int
     """Cut out of a center crop what a unit sees.
 
     Args:
-        layer: Name of an operation (`Op.name`).
+        layer: Name of an operation, as `architecture.op_of` takes it.
         crop: (input_px, input_px, 3) uint8.
         row, column: Position in the unit's map.
 
@@ -150,7 +150,7 @@ def maximise(
     (arXiv:1506.06579), section 3, the jitter in Mordvintsev and others, 2015.
 
     Args:
-        layer: Name of an operation (`Op.name`).
+        layer: Name of an operation, as `architecture.op_of` takes it.
         seed: Of the noise and the jitter.
         step_size: Root mean square of a step over what the unit sees, in gray levels.
         decay: Share of the difference from the mean image that is lost in each step.

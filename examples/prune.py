@@ -62,7 +62,9 @@ def main() -> None:
         after = weights[f"{name}.weight"]
         print(f"{name:<21}{zeros(before)}{zeros(after)}{zeros(values[name]):>20}")
 
-    checkpoint.write(a.out, weights, {}, saved.mean, saved.about)
+    # The error that training measured is that of other weights.
+    about = {key: value for key, value in saved.about.items() if key != "evaluation"}
+    checkpoint.write(a.out, weights, {}, saved.mean, about)
     for name, result in (("before", a.run), ("after", a.out)):
         errors = alexnet.evaluate([result], a.store, device="cpu")
         text = ", ".join(f"{e.top1_error:.1%} ({e.patches} crops)" for e in errors)

@@ -232,6 +232,34 @@ def test_deconvnet_is_its_slow_twin(layer: str, exact: tuple[Network, torch.Tens
     assert not got.pixels[:, outside].any()
 
 
+def test_batch_normalization_is_led_back_by_its_factor() -> None:
+    layers = (
+        Conv("conv1", 4, 3, std=0.1, then=("batch_norm", "activation")),
+        FullyConnected("fc2", 2),
+    )
+    net = Network(Architecture(layers, input_px=7)).double().eval()
+    norm = net.conv1_bn
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 3)
+        x = torch.randn(3, 7, 7, dtype=torch.float64)
+        value = float(net.activations(x[None])["conv1.batch_norm"][0, 2, 1, 1])
+        factor = float(norm.weight[2] / (norm.running_var[2] + norm.epsilon).sqrt())
+    got = attribution.deconvnet(net, x, "conv1.batch_norm", 2, 1, 1).pixels
+    kernel = net.conv1.weight[2].detach().numpy()
+    np.testing.assert_allclose(got[:, 1:4, 1:4], abs(value) * factor * kernel, rtol=1e-5)
+
+
+def test_deconvnet_takes_the_names_of_other_programs(
+    exact: tuple[Network, torch.Tensor],
+) -> None:
+    net, x = exact
+    got = attribution.deconvnet(net, x, "pool1", 0, 1, 1)
+    wanted = attribution.deconvnet(net, x, "conv1.max_pool", 0, 1, 1)
+    assert got.layer == wanted.layer == "conv1.max_pool"
+    np.testing.assert_array_equal(got.pixels, wanted.pixels)
+
+
 def test_overlapping_windows_add_where_they_have_one_maximum() -> None:
     """One bright pixel is the maximum of four windows of 3x3, two pixels apart."""
     layers = (

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 import alexnet
+from alexnet import checkpoint
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
@@ -156,6 +157,9 @@ def test_prune_sets_the_smallest_weights_of_a_layer_to_zero(
         assert int(zero.sum()) == round(0.75 * kept.numel())
         assert torch.equal(kept[~zero], weight[~zero])
         assert float(weight[zero].abs().max()) <= float(weight[~zero].abs().min())
+    # What training measured belongs to the weights before.
+    assert "evaluation" in checkpoint.read(run).about
+    assert "evaluation" not in checkpoint.read(out).about
     for state in ("before", "after"):
         assert re.search(rf"^top-1 error {state} pruning: \d+\.\d% \(1 crops\), \d", output, re.M)
     for words, message in (

@@ -13,7 +13,7 @@ from alexnet.cli import main
 from alexnet.data import shapes
 from alexnet.data.loader import batches
 from alexnet.data.store import Store
-from alexnet.errors import RunError
+from alexnet.errors import ConfigError
 from alexnet.model import Network
 from tests.conftest import tiny_architecture
 
@@ -69,6 +69,6 @@ def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_layer_of_a_list_is_named(run: Path, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"has no layer 'fc9'; it has conv1\.linear"):
+    with pytest.raises(ConfigError, match=r"has no layer 'fc9'; it has conv1\.linear"):
         features(load(run), "fc7,fc9", store, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

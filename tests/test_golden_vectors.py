@@ -5,19 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet import golden, load
+from alexnet.checkpoint import state_of
 from alexnet.cli import main
 from alexnet.data import shapes
 from alexnet.errors import AlexNetError
-from alexnet.inference import activations, image_tensor
+from alexnet.inference import activations, read_image
+from alexnet.model import Network
+from alexnet.trained import Trained
 from tests import reference
 
 TOLERANCE = 1e-5
@@ -105,12 +110,56 @@ def test_layers_can_be_computed_again_from_the_vectors_alone(vectors: Path) -> N
     assert close(result, value("fc6.linear"))
 
 
+def changed(trained: Trained, **changes: Any) -> Trained:
+    """The run with random weights in a network with another architecture."""
+    net = Network(replace(trained.net.architecture, **changes)).eval()
+    return replace(trained, net=net)
+
+
+def test_a_normalization_across_columns_says_so(run: Path, image: Path, tmp_path: Path) -> None:
+    """As in Caffe, where the convolution before it has groups."""
+    trained = changed(load(run), lrn_across_columns=True)
+    manifest = golden.write(trained, image, tmp_path / "out", "conv2.linear,conv2.lrn")
+    conv, norm = manifest["layers"]
+    assert (conv["columns"], norm["columns"]) == (2, 1)
+    x, want = (np.load(tmp_path / f"out/npy/{name}.npy") for name in (norm["reads"], "conv2.lrn"))
+    constants = (norm["n"], norm["k"], norm["alpha"], norm["beta"], norm["columns"])
+    assert close(reference.lrn(x[None].astype(np.float64), *constants)[0], want)
+
+
+def test_batch_normalization_can_be_computed_again(run: Path, image: Path, tmp_path: Path) -> None:
+    trained = load(run)
+    layers = tuple(
+        replace(layer, then=("batch_norm", *layer.then))
+        if layer.name in ("conv2", "fc6")
+        else layer
+        for layer in trained.net.architecture.layers
+    )
+    trained = changed(trained, layers=layers)
+    for name, tensor in state_of(trained.net).items():
+        if "_bn" in name:
+            tensor.uniform_(0.5, 2)
+    out = tmp_path / "out"
+    layer = "conv2.batch_norm,fc6.batch_norm"
+    manifest = golden.write(trained, image, out, layer, weights=True)
+    for norm in manifest["layers"]:
+        a = np.load(out / f"npy/{norm['reads']}.npy").astype(np.float64)
+        gain, bias, mean, variance = (
+            np.load(out / f"npy/{norm[part]}.npy").reshape(-1, *[1] * (a.ndim - 1))
+            for part in ("gain", "bias", "mean", "variance")
+        )
+        assert norm["formula"].startswith("gain * (a - mean) / sqrt(variance + epsilon) + bias")
+        result = gain * (a - mean) / np.sqrt(variance + norm["epsilon"]) + bias
+        assert close(result, np.load(out / f"npy/{norm['writes']}.npy"))
+
+
 def test_vectors_are_the_values_of_the_network(vectors: Path, run: Path, image: Path) -> None:
     trained = load(run)
     manifest = manifest_of(vectors)
     names = [op.name for op in trained.net.plan]
     assert [layer["name"] for layer in manifest["layers"]] == names
-    x = trained.preprocess.centre(image_tensor(trained, image))
+    stored = read_image(image, trained.preprocess.stored_px)
+    x = trained.preprocess.centre(torch.from_numpy(stored)[None])
     wanted = activations(trained, names, x)
     for name in names:
         assert close(np.load(vectors / f"npy/{name}.npy"), wanted[name][0].detach().numpy()), name
@@ -154,6 +203,13 @@ def test_chosen_layers_and_a_replaced_folder(run: Path, image: Path, tmp_path: P
     assert [layer["name"] for layer in manifest_of(out)["layers"]] == ["conv1.linear", "conv2.lrn"]
     assert not (out / "npy" / "fc8.npy").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_layers_are_chosen_by_the_names_of_other_programs(
+    run: Path, image: Path, tmp_path: Path
+) -> None:
+    manifest = golden.write(load(run), image, tmp_path / "out", "norm2,relu1")
+    assert [layer["name"] for layer in manifest["layers"]] == ["conv1", "conv2.lrn"]
 
 
 def test_bad_requests_are_one_sentence_and_leave_nothing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,15 +11,21 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from alexnet import checkpoint, load
-from alexnet.config import Augment, StepSchedule, check
+from alexnet import checkpoint, figures, load
+from alexnet.config import Architecture, Augment, StepSchedule, check
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, DataError
 from alexnet.evaluation import centre, evaluate
+from alexnet.explain import explain
 from alexnet.export import write_onnx
+from alexnet.figures.answers import stored_image
+from alexnet.inference import split_for
 from alexnet.train.loop import fit
+from alexnet.trained import Trained
+from alexnet.units import Patch, maximise, strongest
 from tests.conftest import tiny
 
 STORED, TEST, INPUT = 40, 36, 32  # those of the tiny config
@@ -74,3 +82,59 @@ def test_sizes_that_do_not_fit_are_refused(store: Path, tmp_path: Path) -> None:
     ):
         fit(large, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def trained(run: Path) -> Trained:
+    """The tiny run, with larger test crops than it was trained with."""
+    small = load(run, device="cpu")
+    statistics = Statistics(small.preprocess.whole_mean.numpy(), np.eye(3))
+    augment = replace(small.preprocess.augment, test_px=TEST)
+    return replace(small, preprocess=Preprocess(augment, statistics, INPUT, torch.device("cpu")))
+
+
+@pytest.fixture
+def image() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (STORED, STORED, 3), dtype=np.uint8)
+
+
+def test_explanation_and_prediction_agree(trained: Trained, image: NDArray[np.uint8]) -> None:
+    """Random images have other answers wherever the crop lies and however large it is."""
+    explained = explain(trained, image, ("gradient",))
+    answers = explained.answers
+    np.testing.assert_allclose(answers.average, trained([image])[0].numpy(), rtol=1e-5)
+    assert answers.side_px == TEST and answers.pixels(image, 3).shape == (TEST, TEST, 3)
+    np.testing.assert_array_equal(answers.pixels(image, 3), image[4:, 4:])
+    assert explained.crop.shape == (INPUT, INPUT, 3)
+    title = figures.explanation(explained, trained.names, "photo").axes[0].get_title()
+    assert title == f"{STORED}x{STORED} pixels, 10 crops of {TEST}x{TEST}"
+
+
+def test_center_pixels_are_what_the_network_sees(
+    trained: Trained, image: NDArray[np.uint8]
+) -> None:
+    preprocess = trained.preprocess
+    pixels = preprocess.centre_pixels(image)
+    x = preprocess.centre(torch.from_numpy(image)[None])[0].permute(1, 2, 0)
+    # Rounded to gray levels.
+    seen = (x + preprocess.centre_patch_mean()).numpy()
+    np.testing.assert_allclose(pixels, seen, rtol=0, atol=0.501)
+
+
+def test_patches_of_units_are_cut_from_the_pixels_the_network_sees(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["alexnet.figures.units"]
+    crops: list[NDArray[np.uint8]] = []
+
+    def remember(architecture: Architecture, layer: str, crop: NDArray[np.uint8], *_: int) -> Patch:
+        crops.append(crop)
+        return Patch(crop, np.ones(crop.shape[:2], bool))
+
+    monkeypatch.setattr(module, "cut", remember)
+    monkeypatch.setattr(module, "maximise", functools.partial(maximise, steps=1))
+    split = split_for(trained)
+    figures.units(trained, split, "conv1", [5])
+    found = strongest(trained, split, "conv1", most=1)
+    stored = stored_image(split, int(found.images[5, 0]))
+    np.testing.assert_array_equal(crops[1], trained.preprocess.centre_pixels(stored))

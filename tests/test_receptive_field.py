@@ -98,3 +98,13 @@ def test_what_does_not_exist_is_one_sentence() -> None:
         field(architecture, "conv9")
     with pytest.raises(ConfigError, match="conv3 has maps of 3x3; there is no unit at row 3, col"):
         seen(architecture, "conv3", 3, 0)
+
+
+def test_layers_are_known_by_all_of_their_names() -> None:
+    architecture = recipes.paper().architecture
+    assert field(architecture, "norm1") == field(architecture, "conv1.lrn")
+    assert seen(architecture, "pool2", 1, 2) == seen(architecture, "conv2.max_pool", 1, 2)
+    names = [op.name for op in operations_until(recipes.torchvision().architecture, "features.2")]
+    assert names == ["conv1.linear", "conv1", "conv1.max_pool"]
+    with pytest.raises(ConfigError, match=r"no layer 'norm9'; it has .*conv1\.lrn \(norm1\)"):
+        field(architecture, "norm9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,10 @@ def test_figure_units_draws_a_row_for_each_unit(
     titles = [ax.get_title() for ax in figure.axes if ax.images]
     assert titles[0] == f"unit 4, {trained.names[4]}"
     assert len(titles) == 1 + 9
+    # As many decimals for a round number as for the others.
+    assert all(re.fullmatch(r"-?\d+\.\d", title) for title in titles[1:])
+    norm = figures.units(trained, split_for(trained), "norm2", [1])
+    assert norm.get_suptitle().startswith("conv2.lrn: a unit sees ")
     assert "whole crop of 32x32" in figure.get_suptitle()
     last_convolution = figures.units(trained, split_for(trained))
     assert last_convolution.get_suptitle().startswith("conv4: a unit sees ")

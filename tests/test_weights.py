@@ -31,7 +31,7 @@ from alexnet.data.store import Store
 from alexnet.diagnostics import new_shares, smoothness
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, MeshError, RunError
+from alexnet.errors import AlexNetError, ConfigError, MeshError, RunError
 from alexnet.inference import activations, layer_names
 from alexnet.model import Network
 from alexnet.train.loop import fit, resume
@@ -435,21 +435,20 @@ def test_layers_have_the_names_of_caffe_and_torchvision() -> None:
         ("conv3", "conv3"),
         ("conv3.linear", "conv3.linear"),
     ):
-        op = op_of(ops, name)
-        assert op is not None, name
-        assert op.name == ours
+        assert op_of(ops, name).name == ours
     assert "features.N" in names_of(ops)
     ops = plan(recipes.paper().architecture)
-    norm = op_of(ops, "norm1")
-    assert norm is not None
-    assert norm.name == "conv1.lrn"
+    assert op_of(ops, "norm1").name == "conv1.lrn"
     # The same position is another operation there.
-    assert op_of(ops, "features.2") is None
+    with pytest.raises(
+        ConfigError, match=r"no layer 'features\.2'; it has .* conv1\.lrn \(norm1\)"
+    ):
+        op_of(ops, "features.2")
     assert "conv1.lrn (norm1)" in names_of(ops)
     trained = trained_of("paper")
     assert layer_names(trained, "norm1,conv1.lrn,pool5") == ["conv1.lrn", "conv5.max_pool"]
-    with pytest.raises(RunError, match=r"no layer 'features\.2'; it has .*conv1\.lrn \(norm1\)"):
-        layer_names(trained, "features.2")
+    with pytest.raises(ConfigError, match=r"no layer 'features\.2'; it has "):
+        layer_names(trained, "norm1,features.2")
 
 
 # --- Bad input

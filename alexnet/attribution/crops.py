@@ -20,12 +20,13 @@ class CropAnswers:
 
     Attributes:
         crops: (top, left, reflected) of each crop in the stored image, in pixels.
-        input_px: Side of a crop.
+        side_px: Side of a crop, in pixels of the stored image; larger than the input where the
+            recipe rescales its test crops (`Augment.test_px`).
         probabilities: (crops, classes) float32.
     """
 
     crops: tuple[tuple[int, int, bool], ...]
-    input_px: int
+    side_px: int
     probabilities: NDArray[np.float32]
 
     @property
@@ -35,9 +36,9 @@ class CropAnswers:
         return mean
 
     def pixels(self, image: Rgb, number: int) -> Rgb:
-        """Cut one crop out of the stored image, (input_px, input_px, 3)."""
+        """Cut one crop out of the stored image, (side_px, side_px, 3)."""
         top, left, reflected = self.crops[number]
-        crop = image[top : top + self.input_px, left : left + self.input_px]
+        crop = image[top : top + self.side_px, left : left + self.side_px]
         return crop[:, ::-1] if reflected else crop
 
 
@@ -49,9 +50,10 @@ def crop_answers(trained: Trained, image: Rgb) -> CropAnswers:
         image: (stored_px, stored_px, 3) uint8, as a store has it.
     """
     preprocess = trained.preprocess
+    test_px = preprocess.augment.test_px
     crops = evaluation_crops(preprocess.augment, preprocess.stored_px, preprocess.input_px)
     batch = torch.from_numpy(np.ascontiguousarray(image))[None]
-    x = torch.cat([preprocess(batch, fixed_crop(*crop, 1)) for crop in crops])
+    x = torch.cat([preprocess(batch, fixed_crop(*crop, 1, test_px)) for crop in crops])
     with evaluation_mode(trained.net):
         probabilities: NDArray[np.float32] = trained.net(x).softmax(1).float().cpu().numpy()
-    return CropAnswers(tuple(crops), preprocess.input_px, probabilities)
+    return CropAnswers(tuple(crops), preprocess.test_px, probabilities)

@@ -8,8 +8,10 @@ rule alone tells it from the gradient, which keeps what was positive in the imag
 Windows of our pools overlap, so that two may have their maximum in one place. There the two values
 are added, as the transposed operation does; `max_unpool2d` of PyTorch would keep one of them.
 
-Both normalizations are passed unchanged. Zeiler and Fergus normalize too and do not name them among
-the steps back; the division depends on the neighbors and has no transposed operation.
+Local response normalization and the normalization over a square are passed unchanged. Zeiler and
+Fergus normalize too and do not name it among the steps back; the division depends on the neighbors
+and has no transposed operation. Batch normalization at test time goes through its transpose, which
+multiplies each map by gain / sqrt(variance + epsilon).
 
 Source: arXiv:1311.2901, section 2.1.
 """
@@ -23,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from alexnet.architecture import op_of
 from alexnet.errors import RunError
 from alexnet.model import Network, evaluation_mode
 from alexnet.receptive_field import Box, seen
@@ -52,7 +55,7 @@ def deconvnet(
 
     Args:
         x: (3, input_px, input_px), preprocessed.
-        layer: Name of an operation (`Op.name`).
+        layer: Name of an operation, as `architecture.op_of` takes it.
         unit: Number of the map, or of the unit in a fully connected layer.
         row, column: Position in the map.
 
@@ -101,26 +104,29 @@ def _project(
 ) -> Projection:
     """Do what `deconvnet` does with values that are known."""
     box = seen(net.architecture, layer, row, column)
-    last = [op.name for op in net.plan].index(layer)
-    units = net.plan[last].shape[0]
+    op = op_of(net.plan, layer)
+    last = net.plan.index(op)
+    units = op.shape[0]
     if not 0 <= unit < units:
         raise RunError(f"{layer} has units 0 to {units - 1}; there is no unit {unit}")
-    value = values[last + 1].reshape(1, *net.plan[last].shape)
+    value = values[last + 1].reshape(1, *op.shape)
     # All other units of the layer are set to 0. A logit may be negative; its sign is dropped, or it
     # would lead back what speaks against its class.
     y = torch.zeros_like(value)
     y[0, unit, row, column] = value[0, unit, row, column].abs()
     with evaluation_mode(net):
-        for op, x in zip(reversed(net.plan[: last + 1]), reversed(values[: last + 1]), strict=True):
-            match op.op:
+        for back, x in zip(
+            reversed(net.plan[: last + 1]), reversed(values[: last + 1]), strict=True
+        ):
+            match back.op:
                 case "activation":
                     y = y.relu()
                 case "lrn" | "spatial_norm":
                     pass
                 case _:
-                    y = _transposed(net.get_submodule(op.module), x, y)
+                    y = _transposed(net.get_submodule(back.module), x, y)
     pixels: NDArray[np.float32] = y[0].float().cpu().numpy()
-    return Projection(layer, unit, box, pixels)
+    return Projection(op.name, unit, box, pixels)
 
 
 def _transposed(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,8 @@ class CheckArguments:
     """Compare the files of stores and runs with their checksums, or check this machine.
 
     The exit code is 2 at the first file that is damaged, and the message names the file. Files that
-    have no checksum (config.json, metrics.jsonl) are read and checked for their form. Of a run it
-    is said whether its weights are trained, as far as can be tested.
+    have no checksum (config.json, metrics.jsonl) are read and checked for their form. For a
+    run, it also reports whether its weights are trained, as far as can be tested.
 
     Without arguments, each part of this machine that the program can use has a line, with what it
     costs to lack it. The exit code is 0 then. Put these lines into a bug report.

@@ -14,9 +14,11 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
+from alexnet.errors import AlexNetError
 from alexnet.terminal import wrapped
 
 if TYPE_CHECKING:
+    from alexnet.data.store import Store
     from alexnet.evaluation import Result
 
 
@@ -43,44 +45,53 @@ def evaluate(arguments: list[str]) -> None:
     """Run `alexnet evaluate`."""
     a = parse(EvaluateArguments, "evaluate", arguments)
     from alexnet import evaluation
-    from alexnet.data.classes import short_names
     from alexnet.data.store import Store
 
     data = a.data or evaluation.common_store(a.runs)
     if not a.data:
         # On stderr, so that --json can be piped.
         print(f"tested on {data}, the store of the training", file=sys.stderr)
+    # Opened before the test, which may take an hour: what is measured is kept under its checksum.
+    store = Store(data)
     results = evaluation.evaluate(a.runs, data, a.split, a.device)
-    if len(a.runs) == 1 and a.runs[0].is_dir():
-        _keep(a.runs[0], data, a.split, results)
     if a.json:
         print(json.dumps([result.to_dict() for result in results]))
-        return
+    else:
+        _print(results, store)
+    # Printed first: keeping the results may fail.
+    if len(a.runs) == 1 and a.runs[0].is_dir():
+        _keep(a.runs[0], store, a.split, results)
+
+
+def _print(results: Sequence[Result], store: Store) -> None:
+    """Print the errors, and the confusion matrix where there are few classes."""
+    from alexnet import evaluation
+    from alexnet.data.classes import short_names
+
     for r in results:
         top5 = f", top-5 {r.top5_error:.2%}" if evaluation.says_top5(r) else ""
         print(
             f"{evaluation.crops_name(r)}: top-1 error {r.top1_error:.2%}{top5}, "
             f"loss {r.loss:.4f} ({r.images} images)"
         )
-    store = Store(data)
     # A thousand lines of classes are no table; --json has all of them.
     if len(store.classes) <= 20:
         names = short_names(store.classes, store.words)
         print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
 
 
-def _keep(run: Path, data: str, split: str, results: Sequence[Result]) -> None:
+def _keep(run: Path, store: Store, split: str, results: Sequence[Result]) -> None:
     """Write the errors to the card of the run, where that can be written."""
     from alexnet.card import add_evaluation
     from alexnet.checkpoint import read
-    from alexnet.data.store import Store
 
-    split = split or read(run).config.val_split
     try:
-        add_evaluation(run, str(data), Store(data).checksum, split, results)
-    except OSError as error:
-        # A run of someone else, or on a full disk, can be tested as well.
-        print(f"{run}/card.md was not written: {error.strerror}", file=sys.stderr)
+        split = split or read(run).config.val_split
+        add_evaluation(run, store.name, store.checksum, split, results)
+    except (OSError, AlexNetError) as error:
+        # A run of someone else, on a full disk, or with a damaged file can be tested as well.
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"warning: {run}/card.md was not written: {reason}", file=sys.stderr)
 
 
 def confusion_table(

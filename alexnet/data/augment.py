@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from alexnet import native
 from alexnet.config import Augment
+from alexnet.data.image import Rgb
 from alexnet.data.store import Statistics
 from alexnet.errors import DataError
 
@@ -442,9 +443,38 @@ class Preprocess:
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
         """Return the center crop of every image as at test time, without color noise."""
-        side_px = self.augment.test_px
-        half = (self.stored_px - (side_px or self.input_px)) // 2
-        return self(images, fixed_crop(half, half, False, len(images), side_px))
+        start = self._centre_start
+        return self(images, fixed_crop(start, start, False, len(images), self.augment.test_px))
+
+    def centre_pixels(self, image: Rgb) -> Rgb:
+        """Return the pixels that `centre` gives the network, to draw them.
+
+        Args:
+            image: (stored_px, stored_px, 3) uint8.
+
+        Returns:
+            (input_px, input_px, 3) uint8, rescaled where the crop is larger than the input.
+        """
+        start = self._centre_start
+        crop: Rgb = image[start : start + self.test_px, start : start + self.test_px]
+        if self.test_px == self.input_px:
+            return crop
+        # Bilinear and without smoothing, at the same places as `zoomed`.
+        planes = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].float()
+        planes = F.interpolate(planes, size=self.input_px, mode="bilinear", align_corners=False)
+        rescaled: Rgb = planes[0].permute(1, 2, 0).round().byte().contiguous().numpy()
+        return rescaled
+
+    @property
+    def test_px(self) -> int:
+        """Side of the test crops, in pixels of the stored image."""
+        return self.augment.test_px or self.input_px
+
+    @property
+    def _centre_start(self) -> int:
+        """The first row, and column, of the center crop in the stored image."""
+        start: int = (self.stored_px - self.test_px) // 2
+        return start
 
     def plain(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Compute the same by indexing, shape (N, input_px, input_px, 3).

@@ -96,7 +96,7 @@ def _draw_crops(part: SubFigure, explained: Explanation, names: Sequence[str]) -
     for number, ax in zip(range(count), axes.flat, strict=False):
         ax.imshow(answers.pixels(explained.image, number))
         reflected = answers.crops[number][2]
-        _frame(ax, answers.input_px, _color(answers, number), dashed=reflected)
+        _frame(ax, answers.side_px, _color(answers, number), dashed=reflected)
         best = int(answers.probabilities[number].argmax())
         ax.set_title(
             f"{shortened(names[best], 13)} {answers.probabilities[number, best]:.0%}",
@@ -121,8 +121,8 @@ def _draw_frames(ax: Axes, explained: Explanation) -> None:
         ax.add_patch(
             Rectangle(
                 (left - 0.5, top - 0.5),
-                answers.input_px,
-                answers.input_px,
+                answers.side_px,
+                answers.side_px,
                 fill=False,
                 edgecolor=_color(answers, number),
                 linewidth=1.6,
@@ -131,7 +131,7 @@ def _draw_frames(ax: Axes, explained: Explanation) -> None:
     side_px = len(explained.image)
     ax.set_title(
         f"{side_px}x{side_px} pixels, {len(answers.crops)} crops of "
-        f"{answers.input_px}x{answers.input_px}",
+        f"{answers.side_px}x{answers.side_px}",
         fontsize=9,
         color=INK,
     )

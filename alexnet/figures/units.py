@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from alexnet.architecture import Op
+from alexnet.architecture import Op, op_of
 from alexnet.config import Architecture, FullyConnected
 from alexnet.data.store import Split
 from alexnet.errors import RunError
@@ -35,7 +35,8 @@ def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int
 
     Args:
         split: Where the patches come from.
-        layer: Name of an operation (`Op.name`); if empty, the last convolution.
+        layer: Name of an operation, as `architecture.op_of` takes it; if empty, that of the last
+            convolution.
         numbers: The units; if empty, some at equal distances.
 
     Raises:
@@ -43,26 +44,24 @@ def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int
         RunError: There is no such unit, there are too many, or the images have another size.
     """
     architecture, preprocess = trained.net.architecture, trained.preprocess
-    layer = layer or _last_convolution(trained.net.plan)
-    op = operations_until(architecture, layer)[-1]
+    op = op_of(trained.net.plan, layer or _last_convolution(trained.net.plan))
+    layer = op.name
     check_units(layer, op.shape[0], numbers)
     if len(numbers) > MOST_UNITS:
         raise RunError(f"{len(numbers)} units are too many for a figure; name at most {MOST_UNITS}")
     found = strongest(trained, split, layer)
     numbers = list(numbers) or spread(found.values[:, 0], UNITS)
     made = maximise(trained.net, preprocess, layer, numbers)
-    first = (preprocess.stored_px - preprocess.input_px) // 2
-    inside = slice(first, first + preprocess.input_px)
     rows = []
     for unit, image in zip(numbers, made, strict=True):
         patches = [cut(architecture, layer, image, *middle(architecture, layer))]
         for index, row, column in zip(
             found.images[unit], found.rows[unit], found.columns[unit], strict=True
         ):
-            crop = stored_image(split, int(index))[inside, inside]
+            crop = preprocess.centre_pixels(stored_image(split, int(index)))
             patches.append(cut(architecture, layer, crop, int(row), int(column)))
         rows.append((unit, patches, found.values[unit]))
-    last = layer == trained.net.plan[-1].name
+    last = op == trained.net.plan[-1]
     return _draw_units(op, _sees(architecture, layer), rows, trained.names if last else ())
 
 
@@ -108,7 +107,7 @@ def _draw_units(
         name = f", {shortened(names[unit], 12)}" if names else column
         _show(row_axes[0], patches[0], f"unit {unit}{name}")
         for ax, patch, value in zip(row_axes[2:], patches[1:], values, strict=False):
-            _show(ax, patch, f"{value:.3g}")
+            _show(ax, patch, f"{value:.1f}")
     figure.suptitle(f"{op.name}: {sees}", fontsize=10, color=INK)
     figure.supxlabel(
         "left: made to maximize the unit; right: its strongest patches in the store, and its "

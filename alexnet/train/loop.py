@@ -492,7 +492,7 @@ def _log_signal(
         return
     order = epoch_order(len(train), config.seed, 0)[:SIGNAL_IMAGES]
     sample = next(batches(train, order, SIGNAL_IMAGES, workers=0))
-    signals_of_layers = signal(net, preprocess.centre(sample.images))
+    signals_of_layers = signal(net, preprocess.centre(sample.images), batch_statistics=True)
     log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in signals_of_layers})
     if (text := warning(signals_of_layers, config.architecture)) is not None:
         print(f"warning: {text}", file=sys.stderr)

@@ -1,0 +1,107 @@
+"""The card of a run: whose errors it has, and what it says of weights that see nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import card, checkpoint, evaluation
+from alexnet.checkpoint import state_of
+from alexnet.cli import main
+from alexnet.diagnostics import BLIND, signal, smoothness
+from alexnet.evaluation import Result, evaluate
+from alexnet.model import Network
+from alexnet.saved_config import to_dict
+from tests.test_batch_norm import architecture
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """The tiny run, which a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def test_errors_belong_to_the_weights_that_were_measured(
+    copy: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training saves other weights while the evaluation of the first ones goes on."""
+    before = checkpoint.read(copy)
+    measure = evaluation.measure
+
+    def measured_beside_a_training(*arguments: object, **options: object) -> Result:
+        net = Network(before.config.architecture, 99)
+        file = copy / "last.safetensors"
+        checkpoint.write(file, state_of(net), {}, before.mean, before.about)
+        return measure(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "measure", measured_beside_a_training)
+    main(["evaluate", str(copy), "--data", str(store), "--json"])
+    assert checkpoint.read(copy).about["sha256"] != before.about["sha256"]
+    known = card.evaluations(copy)
+    assert [one["sha256"] for one in known] == [before.about["sha256"]] * 2
+    results = json.loads(capsys.readouterr().out)
+    assert [result["weights_sha256"] for result in results] == [[before.about["sha256"]]] * 2
+    # The errors of other weights are not on the card of these.
+    assert "measured by `alexnet evaluate`" not in (copy / "card.md").read_text()
+
+
+def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:
+    sha256 = checkpoint.read(run).about["sha256"]
+    assert evaluate([run, run], store)[0].weights_sha256 == (sha256, sha256)
+
+
+@pytest.mark.parametrize("damaged", ["evaluations.jsonl", "best.safetensors"])
+def test_errors_are_printed_though_they_cannot_be_kept(
+    damaged: str, copy: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / damaged).write_bytes(b"{")
+    main(["evaluate", str(copy), "--data", str(store)])
+    printed = capsys.readouterr()
+    assert printed.out.startswith("center crop: top-1 error ")
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"warning: {copy}/card.md was not written: ")
+    assert damaged in line
+
+
+def test_card_says_that_a_network_is_blind_at_test_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the statistics of a batch it would see; these statistics hide every image."""
+    about = checkpoint.read(run)
+    net = Network(architecture(), 0)
+    images = 50 * torch.randn(6, 3, 32, 32)
+    for name, tensor in state_of(net).items():
+        if name.endswith("running_var"):
+            tensor.fill_(1e30)
+    assert signal(net, images, batch_statistics=True)[-2].difference > BLIND
+    assert signal(net, images)[-2].difference < BLIND
+    config = about.about["config"] | {"architecture": to_dict(net.architecture)}
+    header = about.about | {"config": config}
+    checkpoint.write(tmp_path / "a.safetensors", state_of(net), {}, about.mean, header)
+    main(["check", str(tmp_path / "a.safetensors")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "two of 6 built-in images differ by 0.0% in fc7" in printed
+    assert "in fc7: the network is nearly blind to its input." in printed
+
+
+@pytest.mark.parametrize("side_px", [2, 3, 11])
+def test_random_filters_of_any_size_are_called_random(side_px: int) -> None:
+    noise = torch.randn(512, 3, side_px, side_px)
+    correlation, pairs = smoothness(noise)
+    assert abs(correlation) < 4 / pairs**0.5
+
+
+def test_smooth_filters_are_said_not_to_be_random(run: Path, tmp_path: Path) -> None:
+    saved = checkpoint.read(run)
+    weights = dict(saved.weights)
+    first = weights["conv1.weight"]
+    weights["conv1.weight"] = torch.linspace(-1, 1, first.shape[-1]).expand_as(first).contiguous()
+    about = saved.about | {"imported": {"file": "a.npz"}}
+    checkpoint.write(tmp_path / "a.safetensors", weights, {}, saved.mean, about)
+    first_sentence = card.verdict(checkpoint.read(tmp_path / "a.safetensors"))[0]
+    wanted = "Probably: the first filters are not independent random numbers."
+    assert first_sentence == wanted
