@@ -7,6 +7,7 @@ counts the fields that it has read.
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 MOST_FIELDS = 1_000_000
 """Most fields in all messages of one file. An AlexNet has some hundreds; a damaged file could make
 the reader walk through millions of fields of two bytes."""
+
+MOST_DIMENSIONS, MOST_SIDE = 8, 2**31
+"""Most sides of an array, and the longest side: what fits into a file of 2 GiB."""
 
 # Wire types: https://protobuf.dev/programming-guides/encoding
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -107,6 +111,18 @@ class Message:
             raise Malformed(f"field {number} ends inside a number")
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return np.frombuffer(data, dtype).astype(np.float32, copy=False)
+
+
+def shaped(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Give the numbers of an array their shape. Raises Malformed if they do not fill it."""
+    # Sides are numbers of a stranger: NumPy takes none beyond 63 bits, even beside a 0.
+    if (
+        len(shape) > MOST_DIMENSIONS
+        or any(side > MOST_SIDE for side in shape)
+        or math.prod(shape) != len(values)
+    ):
+        raise Malformed(f"an array of {len(values)} numbers has another shape")
+    return values.reshape(shape)
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
