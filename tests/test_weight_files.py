@@ -273,10 +273,17 @@ def test_a_layer_of_caffe_that_no_alexnet_has_is_refused(tmp_path: Path) -> None
     for extra, says in (
         (field(1, "bn1") + field(2, "BatchNorm"), r"it has BatchNorm \(bn1\)"),
         (field(1, "sum") + field(2, "Eltwise"), r"it has Eltwise \(sum\)"),
-        (field(1, "p") + field(2, "Pooling") + field(121, field(12, 1)), "whose window no AlexNet"),
+        (
+            field(1, "p") + field(2, "Pooling") + field(121, field(12, 1)),
+            "whose settings no AlexNet",
+        ),
         (
             field(1, "c") + field(2, "Convolution") + field(106, field(6, 1) + field(14, 2)),
-            "Convolution whose window no AlexNet",
+            "Convolution whose settings no AlexNet",
+        ),
+        (
+            field(1, "r") + field(2, "ReLU") + field(123, field(1, 0.1)),
+            "ReLU whose settings no AlexNet",
         ),
     ):
         path = tmp_path / "a.caffemodel"
@@ -350,10 +357,36 @@ def test_our_own_onnx_of_a_net_for_bgr_is_for_rgb(
     import_weights(saved_as(model, tmp_path / "a.onnx"), tmp_path / "run")
     saved = read_checkpoint(tmp_path / "run")
     assert saved.about["imported"]["channels"] == "RGB"
+    (fact,) = [o for o in facts(identify(read(tmp_path / "a.onnx"))) if o.what == "channels"]
+    assert (fact.value, fact.source) == ("R, G, B", "in the file")
     assert saved.about["imported"]["mean"] == "in the file, of the center crop"
     assert saved.mean.shape == (256, 256, 3)
     centre = load(tmp_path / "run", device="cpu").preprocess.centre_patch_mean()
     np.testing.assert_array_equal(centre.numpy(), mean[0].transpose(1, 2, 0))
+
+
+def test_an_onnx_file_that_crops_stored_images_is_read(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import numpy_helper
+
+    from alexnet.export import write_onnx
+
+    path = tmp_path / "a.onnx"
+    write_onnx(trained_of("one_column"), path, preprocessing=True)
+    import_weights(path, tmp_path / "run")
+    assert (read_checkpoint(tmp_path / "run").mean == 120).all()
+    # With a step of -1 it would reverse what it cuts out.
+    model = onnx.load(path)
+    crop = next(node for node in model.graph.node if node.op_type == "Slice")
+    steps = numpy_helper.from_array(np.array([1, -1]), "steps")
+    model.graph.initializer.append(steps)
+    crop.input.append("steps")
+    assert "it has Slice" in reason_of(saved_as(model, path))
+    del crop.input[4:]
+    next(one for one in model.graph.initializer if one.name == crop.input[3]).CopyFrom(
+        numpy_helper.from_array(np.array([1, 2]), crop.input[3])
+    )
+    assert "it has Slice" in reason_of(saved_as(model, path))
 
 
 def test_a_torchvision_net_with_its_preprocessing_is_compared(

@@ -62,10 +62,11 @@ class _Numbers:
     lrn: int
     pooling: int
     transform: int
+    relu: int
 
 
-NEW = _Numbers(1, 2, 7, 106, 117, 118, 121, 100)
-OLD = _Numbers(4, 5, 6, 10, 17, 18, 19, 36)
+NEW = _Numbers(1, 2, 7, 106, 117, 118, 121, 100, 123)
+OLD = _Numbers(4, 5, 6, 10, 17, 18, 19, 36, 30)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
         kind = layer.text(numbers.type)
     convolution = kind == "Convolution"
     settings: dict[str, float] = {}
-    ours, uneven, transposed = KINDS.get(kind, kind), False, False
+    ours, unlike, transposed = KINDS.get(kind, kind), False, False
     match kind:
         case "Convolution":
             m = layer.message(numbers.convolution)
@@ -141,7 +142,7 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
             ):
                 settings[key] = _side(m, sides, default)
             # The blob has the size as well.
-            uneven = min(settings.values()) < 0 or settings.pop("dilation") != 1
+            unlike = min(settings.values()) < 0 or settings.pop("dilation") != 1
             settings["pad_after"] = settings["pad"]
         case "LRN":
             m = layer.message(numbers.lrn)
@@ -163,12 +164,15 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
             }
             settings["pad_after"] = settings["pad"]
             # Over all of a map, or of random values, unlike the maximum and the mean.
-            uneven = min(settings.values()) < 0 or m.integer(12, 0) != 0 or m.integer(1, 0) > 1
+            unlike = min(settings.values()) < 0 or m.integer(12, 0) != 0 or m.integer(1, 0) > 1
             ours = "avg_pool" if m.integer(1, 0) else "max_pool"
+        case "ReLU":
+            # A slope below 0, as in a leaky ReLU.
+            unlike = layer.message(numbers.relu).real(1, 0.0) != 0
         case "InnerProduct":
             transposed = layer.message(numbers.inner_product).integer(6, 0) != 0
-    if uneven:
-        return Operation(f"{kind} whose window no AlexNet has", name)
+    if unlike:
+        return Operation(f"{kind} whose settings no AlexNet has", name)
     count = len(layer.parts(numbers.blobs))
     weight = f"{name}/0" if ours == "linear" and count else ""
     bias = f"{name}/1" if ours == "linear" and count > 1 else ""

@@ -10,7 +10,7 @@ import torch
 from alexnet.architecture import Op, plan
 from alexnet.config import Config, Conv
 from alexnet.diagnostics import colour_shares
-from alexnet.weights.identify import Candidate, Identity, order_of_file, order_of_plan
+from alexnet.weights.identify import Candidate, Identity, order_of_file, order_of_plan, says_rgb
 
 IN_FILE, FROM_SHAPES, KNOWN = "in the file", "from the shapes", "known of this network"
 NOT_KNOWN = "the weights do not say"
@@ -41,6 +41,13 @@ WORDS = {
 }
 
 
+def _shared(what: str, values: list[str], source: str) -> Fact:
+    """A value that all candidates share; otherwise the choices."""
+    if len(set(values)) == 1:
+        return Fact(what, values[0], source)
+    return Fact(what, "", f"{NOT_KNOWN}: {' or else '.join(dict.fromkeys(values))}")
+
+
 def facts(identity: Identity) -> list[Fact]:
     """Where the network of a file differs from others, one fact for each question."""
     candidates = identity.candidates
@@ -52,26 +59,21 @@ def facts(identity: Identity) -> list[Fact]:
     configs = [one.config for one in candidates]
     plans = [plan(config.architecture) for config in configs]
     pairs = list(zip(configs, plans, strict=True))
-
-    def fact(what: str, values: list[str], source: str) -> Fact:
-        """A value that all candidates share; otherwise the choices."""
-        if len(set(values)) == 1:
-            return Fact(what, values[0], source)
-        return Fact(what, "", f"{NOT_KNOWN}: {' or else '.join(dict.fromkeys(values))}")
-
     known = IN_FILE if has_order else KNOWN
     return [
-        fact("after conv1", [_order(ops) for ops in plans], known),
-        fact("groups", [_groups(ops) for ops in plans], FROM_SHAPES),
-        fact("columns", [_columns(one) for one in candidates], "measured"),
-        fact("biases of conv", ["yes" for _ in candidates], IN_FILE),
-        fact("pools", [_pools(config) for config in configs], known),
-        fact("LRN", [_norm(*pair) for pair in pairs], IN_FILE if has_norms else KNOWN),
+        _shared("after conv1", [_order(ops) for ops in plans], known),
+        _shared("groups", [_groups(ops) for ops in plans], FROM_SHAPES),
+        _shared("columns", [_columns(one) for one in candidates], "measured"),
+        _shared("biases of conv", ["yes" for _ in candidates], IN_FILE),
+        _shared("pools", [_pools(config) for config in configs], known),
+        _shared("LRN", [_norm(*pair) for pair in pairs], IN_FILE if has_norms else KNOWN),
         _dropout(identity),
-        fact("input", [_input(config) for config in configs], IN_FILE if file.input_px else KNOWN),
-        fact("padding of conv1", [_padding(config) for config in configs], KNOWN),
-        fact("channels", ["B, G, R" if one.net.bgr else "R, G, B" for one in candidates], KNOWN),
-        fact("scale of the input", [_scale(config) for config in configs], KNOWN),
+        _shared(
+            "input", [_input(config) for config in configs], IN_FILE if file.input_px else KNOWN
+        ),
+        _shared("padding of conv1", [_padding(config) for config in configs], KNOWN),
+        _channels(identity),
+        _shared("scale of the input", [_scale(config) for config in configs], KNOWN),
     ]
 
 
@@ -104,6 +106,14 @@ def _norm(config: Config, ops: tuple[Op, ...]) -> str:
         f"n {lrn.n}, k {lrn.k:g}, beta {lrn.beta:g}, alpha {lrn.alpha:g} of the sum "
         f"({lrn.alpha * lrn.n:g} of the mean){inside if config.architecture.columns > 1 else ''}"
     )
+
+
+def _channels(identity: Identity) -> Fact:
+    """The order of the channels of an image."""
+    if says_rgb(identity.file):
+        return Fact("channels", "R, G, B", IN_FILE)
+    orders = dict.fromkeys("B, G, R" if one.net.bgr else "R, G, B" for one in identity.candidates)
+    return _shared("channels", [*orders], KNOWN)
 
 
 def _pools(config: Config) -> str:

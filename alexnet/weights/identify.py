@@ -350,6 +350,11 @@ def _does_nothing(operation: Operation) -> bool:
     return operation.kind == "avg_pool" and (s["size"], s["stride"], s["pad"]) == (1, 1, 0)
 
 
+def says_rgb(file: WeightFile) -> bool:
+    """Whether a file says itself that its images are R, G, B, as our own ONNX files do."""
+    return "RGB" in file.metadata.get("input", "")
+
+
 def factors_of(file: WeightFile) -> list[Array]:
     """By what a file multiplies behind its first layer, as dropout of 2012 does in use."""
     names = [operation.weight for operation in file.operations]

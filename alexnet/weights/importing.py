@@ -27,7 +27,7 @@ from alexnet.files import new_folder
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from alexnet.weights.files import Array, WeightFile, read, read_mean
-from alexnet.weights.identify import Candidate, identify
+from alexnet.weights.identify import Candidate, identify, says_rgb
 from alexnet.weights.layouts import MEAN, with_channels_reversed
 from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
 
@@ -79,7 +79,7 @@ def import_weights(
     chosen = identify(file).chosen(net)
     before = preprocessing_of(file)
     assert isinstance(before, Preprocessing)  # otherwise there is no candidate
-    bgr = _is_bgr(file, chosen) if channels == "auto" else channels == "bgr"
+    bgr = chosen.net.bgr and not says_rgb(file) if channels == "auto" else channels == "bgr"
     config, dropout_source = _with_dropout(file, chosen, dropout)
     scale = np.ones(3, np.float32) if config.augment.mean == "channel" else before.scale
     weights = _weights(chosen, bgr, scale, path)
@@ -134,11 +134,6 @@ def _with_input(file: WeightFile, input_px: int | None) -> WeightFile:
     if file.input_px not in (None, input_px):
         raise RunError(f"{file.path} is for images of {file.input_px} pixels; leave out --input-px")
     return replace(file, input_px=input_px)
-
-
-def _is_bgr(file: WeightFile, chosen: Candidate) -> bool:
-    """Whether the network takes B, G, R. Our own ONNX files never do; their metadata say so."""
-    return chosen.net.bgr and "RGB" not in file.metadata.get("input", "")
 
 
 def _with_dropout(

@@ -31,13 +31,12 @@ KINDS = {
 # They change no number of a map and no order of numbers: dropout only acts in training, and maps
 # are numbered row by row in ONNX as they are here.
 HARMLESS = "Flatten", "Reshape", "Identity", "Dropout"
-# Before the first layer these turn a stored image into the input: its type, axes and crop.
-OF_IMAGES = "Cast", "Transpose", "Slice"
 PARTS = " "
 """No name of a value: that of several."""
 # Numbers of TensorProto.DataType, each with NumPy's name for it and the field of its values.
 FLOATS = {1: ("<f4", 4), 11: ("<f8", 10)}
-HALF = 10
+HALF, INT64 = 10, 7
+MOST_INTEGERS = 16
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,10 @@ def parse(data: bytes) -> Graph:
         if node.text(4) == "Constant":
             named += [(node.text(2), one.message(5)) for one in node.messages(5) if one.has(5)]
     arrays = {name: array for name, tensor in named if (array := _array(tensor)) is not None}
+    integers = {name: found for name, tensor in named if (found := _integers(tensor))}
     constants = {name for name, _ in named}
     metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
-    operations = tuple(_operations([_Node(one) for one in nodes], constants, arrays))
+    operations = tuple(_operations([_Node(one) for one in nodes], constants, arrays, integers))
     return Graph(arrays, operations, metadata, _input_px(graph, arrays))
 
 
@@ -97,7 +97,10 @@ class _Node:
 
 
 def _operations(
-    nodes: list[_Node], constants: set[str], arrays: dict[str, NDArray[np.float32]]
+    nodes: list[_Node],
+    constants: set[str],
+    arrays: dict[str, NDArray[np.float32]],
+    integers: dict[str, list[int]],
 ) -> Iterator[Operation]:
     """Describe the nodes that compute the output, each of which takes the value before it.
 
@@ -126,10 +129,27 @@ def _operations(
             yield Operation(f"{node.kind} of several values", node.name)
         elif node.kind == "Split" and _is_even(node):
             columns, output = dict.fromkeys(node.outputs), PARTS
-        elif node.kind not in HARMLESS and (seen_layer or node.kind not in OF_IMAGES):
+        elif node.kind not in HARMLESS and (seen_layer or not _is_of_images(node, integers)):
             yield _described(node, arrays)
         value = output
         seen_layer = seen_layer or KINDS.get(node.kind) == "linear"
+
+
+def _is_of_images(node: _Node, integers: dict[str, list[int]]) -> bool:
+    """Whether a node before the first layer turns a stored image into the input.
+
+    It changes the type, puts channels first, or crops; the order of channels stays.
+    """
+    match node.kind:
+        case "Cast":
+            return True
+        case "Transpose":
+            return node.integers("perm", []) == [0, 3, 1, 2]
+        case "Slice":
+            axes, steps = ([*node.inputs, "", ""][i] for i in (3, 4))
+            in_plane = {*integers.get(axes, [1])} <= {2, 3}
+            return in_plane and (not steps or {*integers.get(steps, [])} == {1})
+    return False
 
 
 def _is_even(node: _Node) -> bool:
@@ -175,8 +195,10 @@ def _described(node: _Node, arrays: dict[str, NDArray[np.float32]]) -> Operation
                 "pad_after": pads[-1],
                 "ceil_mode": node.integer("ceil_mode", 0),
             }
-        case "Gemm" if (node.real("alpha", 1), node.real("beta", 1)) != (1, 1):
-            return Operation("Gemm with a factor", node.name)
+        case "Gemm" if (node.real("alpha", 1), node.real("beta", 1)) != (1, 1) or node.integer(
+            "transA", 0
+        ):
+            return Operation("Gemm with a factor or transposed values", node.name)
         case "Sub" | "Add" | "Mul" | "Div" if not names or (
             node.kind in ("Sub", "Div") and names[0] == node.inputs[0]
         ):
@@ -229,6 +251,16 @@ def _array(tensor: Message) -> NDArray[np.float32] | None:
     else:
         return None
     return shaped(values, shape)
+
+
+def _integers(tensor: Message) -> list[int]:
+    """Read a tensor of a few whole numbers of 64 bits, such as axes; empty for others."""
+    if tensor.integer(2, 0) != INT64:
+        return []
+    raw = b"".join(tensor.parts(9))
+    if len(raw) % 8 or len(raw) > 8 * MOST_INTEGERS:
+        return []
+    return np.frombuffer(raw, "<i8").tolist() or tensor.integers(7)
 
 
 def _input_px(graph: Message, arrays: dict[str, NDArray[np.float32]]) -> int | None:
