@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import struct
 import zipfile
@@ -34,8 +33,7 @@ from alexnet.weights.facts import facts
 from alexnet.weights.files import read, read_mean
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
-from alexnet.weights.operations import Operation
-from alexnet.weights.protobuf import field
+from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks
 from tests.test_weights import (
     CLASSES,
@@ -237,7 +235,7 @@ def test_operations_that_no_alexnet_has_are_refused(
 ) -> None:
     from onnx import helper, numpy_helper
 
-    def inserted(kind: str, *arrays: Any, second: str = "") -> Path:
+    def inserted(kind: str, *arrays: Any, second: str = "", **attributes: Any) -> Path:
         """The model with a node between the first activation and what follows it."""
         model = exported("one_column")
         nodes = list(model.graph.node)
@@ -248,7 +246,9 @@ def test_operations_that_no_alexnet_has_are_refused(
         names = [f"extra{i}" for i in range(len(arrays))]
         model.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
         inputs = [before, *([second.format(x=before, data="rgb")] if second else []), *names]
-        model.graph.node.insert(index + 1, helper.make_node(kind, inputs, ["new"], name="n7"))
+        model.graph.node.insert(
+            index + 1, helper.make_node(kind, inputs, ["new"], "n7", **attributes)
+        )
         return saved_as(model, tmp_path / f"{kind}{len(arrays)}{len(second)}.onnx")
 
     ones = np.ones(6, np.float32)
@@ -262,6 +262,8 @@ def test_operations_that_no_alexnet_has_are_refused(
         (inserted("MatMul", second="{x}"), "it has MatMul of several values"),
     ):
         assert says in reason_of(path), says
+    # PyTorch writes torchvision's adaptive pool as the mean of windows of one pixel.
+    assert identify(read(inserted("AveragePool", kernel_shape=[1, 1]))).chosen()
     for harmless in ("Identity", "Dropout"):
         assert identify(read(inserted(harmless))).chosen().net.name == "one_column"
 
@@ -298,6 +300,8 @@ def test_a_layer_of_caffe_that_no_alexnet_has_is_refused(tmp_path: Path) -> None
     ("which", "attributes", "says"),
     [
         ("all", {"size": 0}, "its LRN sums over 0 maps, and that of an AlexNet over an odd number"),
+        ("all", {"size": 2**40 + 1}, "its LRN sums over 1099511627777 maps"),
+        ("all", {"size": -1}, "its LRN sums over "),
         ("all", {"size": 4}, "its LRN sums over 4 maps"),
         ("all", {"beta": float("nan")}, "its LRN has constants that are not finite"),
         ("all", {"alpha": float("inf")}, "its LRN has constants that are not finite"),
@@ -463,6 +467,8 @@ def test_other_input_sizes_come_back(tmp_path: Path) -> None:
     write_layout(saved, tmp_path / "a.pth", "torchvision")
     with pytest.raises(RunError, match=r"fc6\.weight has the shape .* --input-px"):
         import_weights(tmp_path / "a.pth", tmp_path / "back")
+    with pytest.raises(RunError, match="--input-px is 0; it must be at least 1"):
+        import_weights(tmp_path / "a.pth", tmp_path / "back", input_px=0)
     main(["import", str(tmp_path / "a.pth"), str(tmp_path / "back"), "--input-px", "112"])
     back = read_checkpoint(tmp_path / "back")
     assert back.config.architecture.input_px == 112
@@ -555,6 +561,13 @@ def test_numbers_count_as_they_grow(
         read(path)
 
 
+def test_numbers_of_a_message_count_as_they_grow() -> None:
+    message = Message(memoryview(field(9, bytes(200))), Budget(numbers=150))
+    assert len(message.floats(9, "<f2")) == 100
+    with pytest.raises(Malformed, match="larger than 2 GiB as float32"):
+        message.floats(9, "<f2")
+
+
 def onnx_tensor(*sides: int) -> bytes:
     tensor = (
         b"".join(field(1, side) for side in sides) + field(2, 1) + field(8, "w") + field(9, b"")
@@ -627,19 +640,3 @@ def test_which_counts_parameters_without_running_statistics(tmp_path: Path) -> N
     want = sum(op.parameters for op in plan(architecture))
     assert of_checkpoint(saved.file)["parameters"] == want
     assert want == sum(value.numel() for value in saved.weights.values())
-
-
-def test_an_unknown_operation_is_json_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
-    layers = operations(caffe_architecture(False))
-    path = tmp_path / "a.caffemodel"
-    path.write_bytes(caffemodel.write("net", blobs, [*layers, Operation("max_pool", "p", WINDOW)]))
-    main(["which", str(path), "--json"])
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["networks"] == []
-    assert "after fc8 it has max_pool, and" in answer["reason"]
-
-
-WINDOW = {"size": 3, "stride": 2, "ceil_mode": 1}

@@ -18,6 +18,9 @@ from alexnet.weights.nets import NETS, Net
 from alexnet.weights.operations import KINDS, Operation
 from alexnet.weights.preprocessing import preprocessing_of
 
+MOST_MAPS = 10_000
+"""More than any AlexNet's layer has."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -385,8 +388,9 @@ def not_understood(file: WeightFile) -> str:
     if any(norm != norms[0] for norm in norms):
         return "its LRN operations have different constants, and those of an AlexNet are the same"
     # Of an even n the programs take one map more on one side, and our formula on both.
-    if norms[0]["n"] < 1 or norms[0]["n"] % 2 == 0:
-        return f"its LRN sums over {norms[0]['n']} maps, and that of an AlexNet over an odd number"
+    n = norms[0]["n"]
+    if not 1 <= n < MOST_MAPS or n % 2 == 0:
+        return f"its LRN sums over {n} maps, and that of an AlexNet over an odd number"
     return ""
 
 

@@ -128,9 +128,15 @@ def import_weights(
 
 
 def _with_input(file: WeightFile, input_px: int | None) -> WeightFile:
-    """The file with the side of its input that is given. Raises RunError if it has another."""
+    """The file with the side of its input that is given.
+
+    Raises:
+        RunError: It is no side of an image, or the file has another.
+    """
     if input_px is None:
         return file
+    if input_px < 1:
+        raise RunError(f"--input-px is {input_px}; it must be at least 1")
     if file.input_px not in (None, input_px):
         raise RunError(f"{file.path} is for images of {file.input_px} pixels; leave out --input-px")
     return replace(file, input_px=input_px)

@@ -17,6 +17,8 @@ MOST_FIELDS = 1_000_000
 """Most fields in all messages of one file. An AlexNet has some hundreds; a damaged file could make
 the reader walk through millions of fields of two bytes."""
 
+MOST_NUMBERS = 2**29
+"""Most numbers in all arrays: 2 GiB as float32, to which those of 16 bits grow."""
 MOST_DIMENSIONS, MOST_SIDE = 8, 2**31
 """Most sides of an array, and the longest side: what fits into a file of 2 GiB."""
 
@@ -30,16 +32,22 @@ class Malformed(ValueError):
 
 
 class Budget:
-    """The number of fields that may still be read from a file."""
+    """The number of fields, and of tensors' numbers, that may still be read from a file."""
 
-    def __init__(self, fields: int = MOST_FIELDS) -> None:
-        self._left = fields
+    def __init__(self, fields: int = MOST_FIELDS, numbers: int = MOST_NUMBERS) -> None:
+        self._left, self._numbers_left = fields, numbers
 
     def spend(self) -> None:
         """Count one field. Raises Malformed when there were too many."""
         self._left -= 1
         if self._left < 0:
             raise Malformed("it has more than a million fields")
+
+    def spend_numbers(self, count: int) -> None:
+        """Count numbers of a tensor. Raises Malformed when there were too many."""
+        self._numbers_left -= count
+        if self._numbers_left < 0:
+            raise Malformed("its arrays are larger than 2 GiB as float32")
 
 
 class Message:
@@ -109,6 +117,7 @@ class Message:
         parts, size = self.parts(number), np.dtype(dtype).itemsize
         if any(len(part) % size for part in parts):
             raise Malformed(f"field {number} ends inside a number")
+        self._budget.spend_numbers(sum(map(len, parts)) // size)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return np.frombuffer(data, dtype).astype(np.float32, copy=False)
 
