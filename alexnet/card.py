@@ -42,8 +42,11 @@ MOST_CLASSES = 20
 """Most classes whose names are on the card."""
 
 
-def write_card(run: Path) -> Path:
+def write_card(run: Path, name: str = "") -> Path:
     """Write RUN/card.md anew.
+
+    Args:
+        name: What the run will be called; empty: as its folder is called now.
 
     Raises:
         RunError: The run has no checkpoint, or it is damaged.
@@ -52,7 +55,7 @@ def write_card(run: Path) -> Path:
     if not saved:
         raise RunError(f"{run} has no checkpoint, and so no card")
     path = run / CARD
-    write_whole(path, _text(run, saved).encode())
+    write_whole(path, _text(run, name or run.resolve().name, saved).encode())
     return path
 
 
@@ -125,13 +128,13 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _text(run: Path, saved: dict[str, Checkpoint]) -> str:
+def _text(run: Path, title: str, saved: dict[str, Checkpoint]) -> str:
     """The card as Markdown."""
     last = next(iter(saved.values()))
     rows = "".join(f"| {name} | {value} |\n" for name, value in _rows(run, saved, last))
     checks = "".join(f"- {line}\n" for line in verdict(last))
     return (
-        f"# {run.resolve().name}\n\n| | |\n|---|---|\n{rows}\n## Are these weights trained?\n\n"
+        f"# {title}\n\n| | |\n|---|---|\n{rows}\n## Are these weights trained?\n\n"
         f"Tested on `{last.file.name}`; `alexnet check` does the same.\n\n{checks}"
     )
 

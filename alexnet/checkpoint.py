@@ -344,20 +344,6 @@ def copy_matching(
     return taken, [layer for layer in by_layer if layer not in taken]
 
 
-# The layers of torchvision's AlexNet. Its names are positions in `nn.Sequential`, whose other
-# positions are activations, pooling and dropout.
-TORCHVISION_NAMES = {
-    "features.0": "conv1",
-    "features.3": "conv2",
-    "features.6": "conv3",
-    "features.8": "conv4",
-    "features.10": "conv5",
-    "classifier.1": "fc6",
-    "classifier.4": "fc7",
-    "classifier.6": "fc8",
-}
-
-
 def write_config(run: Path, config: Config) -> None:
     """Write the config of a run to its config.json."""
     write_whole(run / "config.json", (json.dumps(to_dict(config), indent=1) + "\n").encode())

@@ -896,7 +896,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "TORCHVISION_MEAN, TORCHVISION_STD = (0.406, 0.456, 0.485)",
         ),
         (
-            "checkpoint.py",
+            "weights/layouts.py",
             '"features.6": "conv3",\n    "features.8": "conv4"',
             '"features.8": "conv3",\n    "features.6": "conv4"',
         ),

@@ -38,15 +38,16 @@ from alexnet.train.loop import fit, resume
 from alexnet.trained import Trained
 from alexnet.weights import caffemodel
 from alexnet.weights.exporting import operations, write_layout
+from alexnet.weights.facts import facts
 from alexnet.weights.files import MOST_BYTES, read, read_mean
-from alexnet.weights.identify import facts, identify
+from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.layouts import (
     dense,
     grouped,
     split,
     to_caffe,
-    turned_channels,
+    with_channels_reversed,
 )
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks, reference
@@ -293,7 +294,7 @@ def test_a_dense_file_with_zeros_is_the_grouped_net(tmp_path: Path) -> None:
     ours = {
         f"{name[:-2]}.{'bias' if name[-1] == '1' else 'weight'}": b for name, b in blobs.items()
     }
-    ours["conv1.weight"] = turned_channels(ours["conv1.weight"])
+    ours["conv1.weight"] = with_channels_reversed(ours["conv1.weight"])
     written = to_caffe(ours, "dense", 2)
     assert written["conv2/0"].shape[1] == 2 * blobs["conv2/0"].shape[1]
     np.savez(tmp_path / "dense.npz", **written)
@@ -686,7 +687,7 @@ def test_the_older_form_of_a_caffemodel_is_read(tmp_path: Path) -> None:
     path = tmp_path / "old.caffemodel"
     path.write_bytes(b"".join(content))
     file = read(path)
-    assert (file.input_px, file.mean_bgr) == (227, (104.0, 117.0, 123.0))
+    assert (file.input_px, file.mean) == (227, (104.0, 117.0, 123.0))
     found = identify(file)
     # Strides and padding are Caffe's defaults where the file says nothing.
     assert "stride of conv1 is 1, and 4" in found.reason

@@ -18,7 +18,7 @@ class ImportArguments:
     """Make a run from the weights of another program, with its own preprocessing.
 
     It reads what `alexnet which` reads. The run takes images as any run does: where a network is
-    for B, G, R, the filters of conv1 are turned.
+    for B, G, R, the channels of conv1's filters are reversed.
     """
 
     file: Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
@@ -34,6 +34,11 @@ class ImportArguments:
     """Mean to subtract, .binaryproto or .npy; the file's own or its program's when not given."""
     channels: Literal["auto", "rgb", "bgr"] = "auto"
     """Order of the channels that the network was trained with; auto: that of its program."""
+    dropout: Literal["2012", "inverted"] | None = None
+    """Form in training of weights alone: 2012 halves fc6 and fc7 in use; inverted when not
+    given."""
+    input_px: int | None = None
+    """Side of the input in pixels, where the file does not say."""
 
 
 def import_(arguments: list[str]) -> None:
@@ -41,10 +46,16 @@ def import_(arguments: list[str]) -> None:
     a = parse(ImportArguments, "import", arguments)
     from alexnet.weights.importing import import_weights
 
-    about = import_weights(a.file, on_disk(a.run), a.net, a.classes, a.mean, a.channels)
+    about = import_weights(
+        a.file, on_disk(a.run), a.net, a.classes, a.mean, a.channels, a.dropout, a.input_px
+    )
     came = about["imported"]
     print(f"{a.run}: {came['network']}, {len(about['classes'])} classes")
     print(f"  mean: {came['mean']}; channels of the file: {came['channels']}")
+    print(f"  fc6 and fc7: {came['dropout']}")
+    if came["scale_in_conv1"]:
+        factors = ", ".join(f"{factor:g}" for factor in came["scale_in_conv1"])
+        print(f"  scale: the file multiplies images by {factors}; the filters of conv1 do it here")
     if not a.classes:
         print("  classes: not named; give --classes FILE to evaluate it on a store")
     print(f"  next: {command('predict', str(a.run), 'IMAGE...')}")

@@ -55,6 +55,7 @@ def which(arguments: list[str]) -> None:
 def of_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint of ours says of itself. Raises RunError if it is damaged."""
     from alexnet import checkpoint
+    from alexnet.architecture import plan
     from alexnet.provenance import describe
 
     saved = checkpoint.read(path)
@@ -62,7 +63,8 @@ def of_checkpoint(path: Path) -> dict[str, Any]:
     evaluation = about.get("evaluation") or {}
     facts = {
         "recipe": about["recipe"],
-        "parameters": sum(tensor.numel() for tensor in saved.weights.values()),
+        # Not the running statistics of batch normalization, which are in the file too.
+        "parameters": sum(op.parameters for op in plan(saved.config.architecture)),
         "classes": len(about["classes"]),
         "input_px": saved.config.architecture.input_px,
         "store": about["store"][:12] or "none",
@@ -81,7 +83,7 @@ def of_checkpoint(path: Path) -> dict[str, Any]:
 
 def of_identity(identity: Identity) -> dict[str, Any]:
     """The answer as JSON values."""
-    from alexnet.weights.identify import facts
+    from alexnet.weights.facts import facts
 
     file = identity.file
     return {
@@ -103,7 +105,7 @@ def of_identity(identity: Identity) -> dict[str, Any]:
 
 def in_words(identity: Identity) -> list[str]:
     """The answer as lines for a terminal."""
-    from alexnet.weights.identify import facts
+    from alexnet.weights.facts import facts
 
     path, candidates = identity.file.path, identity.candidates
     if not candidates:

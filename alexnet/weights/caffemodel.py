@@ -7,14 +7,13 @@ the order B, G, R.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.weights.operations import Operation
-from alexnet.weights.protobuf import Budget, Malformed, Message, field
+from alexnet.weights.protobuf import Budget, Malformed, Message, field, shaped
 
 KINDS = {
     "Convolution": "linear",
@@ -23,6 +22,7 @@ KINDS = {
     "LRN": "lrn",
     "Pooling": "max_pool",
     "Dropout": "dropout",
+    "Softmax": "softmax",
 }
 # The numbers of the enum that the older form has in place of the type's name.
 OLD_TYPES = {
@@ -32,14 +32,22 @@ OLD_TYPES = {
     15: "LRN",
     17: "Pooling",
     6: "Dropout",
+    1: "Accuracy",
     5: "Data",
+    8: "Flatten",
     12: "Data",
     20: "Softmax",
     21: "SoftmaxWithLoss",
     22: "Split",
 }
+# No operations on an image: where it comes from, and what training and testing ask of the output.
+NO_OPERATIONS = frozenset(
+    [
+        *("Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"),
+        *("Accuracy", "Flatten", "Silence", "SoftmaxWithLoss", "Split"),
+    ]
+)
 MOST_LAYERS = 1000
-MOST_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,11 @@ class _Numbers:
     lrn: int
     pooling: int
     transform: int
+    relu: int
 
 
-NEW = _Numbers(1, 2, 7, 106, 117, 118, 121, 100)
-OLD = _Numbers(4, 5, 6, 10, 17, 18, 19, 36)
+NEW = _Numbers(1, 2, 7, 106, 117, 118, 121, 100, 123)
+OLD = _Numbers(4, 5, 6, 10, 17, 18, 19, 36, 30)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class CaffeNet:
     operations: tuple[Operation, ...]
     input_px: int | None
     mean_bgr: tuple[float, ...]
+    scale: float
 
 
 def parse(data: bytes) -> CaffeNet:
@@ -82,22 +92,22 @@ def parse(data: bytes) -> CaffeNet:
         raise Malformed(f"it has more than {MOST_LAYERS} layers")
     arrays: dict[str, NDArray[np.float32]] = {}
     operations: list[Operation] = []
-    input_px, mean = None, tuple[float, ...]()
+    input_px, mean, scale = None, tuple[float, ...](), 1.0
     for layer, numbers in layers:
         transform = layer.message(numbers.transform)
         input_px = transform.integer(3, 0) or input_px
         mean = tuple(transform.floats(5).tolist()) or mean
+        scale = transform.real(1, scale)
         operation = _operation(layer, numbers)
         blobs = [_blob(blob) for blob in layer.messages(numbers.blobs)]
         arrays |= {f"{operation.name}/{i}": blob for i, blob in enumerate(blobs)}
-        # Data, losses and the like are no operations on an image.
-        if operation.kind in KINDS.values():
+        if operation.kind not in NO_OPERATIONS:
             operations.append(operation)
     if input_px is None:
         # A net that was saved from a file for use has the shape of its input instead.
         shape = net.integers(4) or net.message(8).integers(1)
         input_px = shape[-1] if len(shape) >= 4 else None
-    return CaffeNet(net.text(1), arrays, tuple(operations), input_px, mean)
+    return CaffeNet(net.text(1), arrays, tuple(operations), input_px, mean, scale)
 
 
 def parse_blob(data: bytes) -> NDArray[np.float32]:
@@ -113,19 +123,27 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
             raise Malformed(
                 "it has the oldest form of layers; Caffe's upgrade_net_proto_binary converts it"
             )
-        kind = OLD_TYPES.get(layer.integer(numbers.type, 0), "other")
+        number = layer.integer(numbers.type, 0)
+        kind = OLD_TYPES.get(number, f"a layer of type {number}")
     else:
         kind = layer.text(numbers.type)
     convolution = kind == "Convolution"
     settings: dict[str, float] = {}
+    ours, unlike, transposed = KINDS.get(kind, kind), False, False
     match kind:
         case "Convolution":
             m = layer.message(numbers.convolution)
-            settings = {
-                "group": m.integer(5, 1),
-                "stride": m.integer(6, 1),
-                "pad": m.integer(3, 0),
-            }
+            settings = {"group": m.integer(5, 1)}
+            for key, sides, default in (
+                ("stride", (6, 13, 14), 1),
+                ("pad", (3, 9, 10), 0),
+                ("size", (4, 11, 12), 0),
+                ("dilation", (18,), 1),
+            ):
+                settings[key] = _side(m, sides, default)
+            # The blob has the size as well.
+            unlike = min(settings.values()) < 0 or settings.pop("dilation") != 1
+            settings["pad_after"] = settings["pad"]
         case "LRN":
             m = layer.message(numbers.lrn)
             if m.integer(4, 0):
@@ -138,16 +156,33 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
             }
         case "Pooling":
             m = layer.message(numbers.pooling)
-            settings = {"size": m.integer(2, 0), "stride": m.integer(3, 1)}
-            if m.integer(1, 0):
-                return Operation("avg_pool", name, settings)
+            settings = {
+                "size": _side(m, (2, 5, 6), 0),
+                "stride": _side(m, (3, 7, 8), 1),
+                "pad": _side(m, (4, 9, 10), 0),
+                "ceil_mode": int(m.integer(13, 0) == 0),
+            }
+            settings["pad_after"] = settings["pad"]
+            # Over all of a map, or of random values, unlike the maximum and the mean.
+            unlike = min(settings.values()) < 0 or m.integer(12, 0) != 0 or m.integer(1, 0) > 1
+            ours = "avg_pool" if m.integer(1, 0) else "max_pool"
+        case "ReLU":
+            # A slope below 0, as in a leaky ReLU.
+            unlike = layer.message(numbers.relu).real(1, 0.0) != 0
         case "InnerProduct":
-            pass
+            transposed = layer.message(numbers.inner_product).integer(6, 0) != 0
+    if unlike:
+        return Operation(f"{kind} whose settings no AlexNet has", name)
     count = len(layer.parts(numbers.blobs))
-    ours = KINDS.get(kind, kind)
     weight = f"{name}/0" if ours == "linear" and count else ""
     bias = f"{name}/1" if ours == "linear" and count > 1 else ""
-    return Operation(ours, name, settings, weight, bias, convolution)
+    return Operation(ours, name, settings, weight, bias, convolution, transposed)
+
+
+def _side(m: Message, numbers: tuple[int, ...], default: int) -> int:
+    """A number for both sides, which fields can give together or by side; -1 if they differ."""
+    values = {value for number in numbers for value in m.integers(number)}
+    return values.pop() if len(values) == 1 else (-1 if values else default)
 
 
 def _blob(blob: Message) -> NDArray[np.float32]:
@@ -160,15 +195,21 @@ def _blob(blob: Message) -> NDArray[np.float32]:
         shape = tuple(blob.integer(number, 1) for number in (1, 2, 3, 4))
         while len(shape) > 1 and shape[0] == 1:
             shape = shape[1:]
-    if len(shape) > MOST_DIMENSIONS or math.prod(shape) != len(values):
-        raise Malformed(f"an array of {len(values)} numbers has another shape")
-    return values.reshape(shape)
+    return shaped(values, shape)
 
 
-def write(name: str, arrays: dict[str, NDArray[np.float32]], operations: list[Operation]) -> bytes:
-    """Write a NetParameter with the operations and their blobs."""
+def write(
+    name: str,
+    arrays: dict[str, NDArray[np.float32]],
+    operations: list[Operation],
+    input_px: int | None = None,
+) -> bytes:
+    """Write a NetParameter with the shape of the input, the operations and their blobs."""
     types = {kind: name for name, kind in KINDS.items() if kind != "linear"}
     content = [field(1, name)]
+    if input_px is not None:
+        sides = b"".join(field(1, side) for side in (1, 3, input_px, input_px))
+        content += [field(3, "data"), field(8, sides)]
     for operation in operations:
         kind = types.get(operation.kind, "InnerProduct")
         kind = "Convolution" if operation.is_convolution else kind
@@ -192,7 +233,9 @@ def _written_settings(operation: Operation) -> bytes:
         numbers = {5: s["group"], 6: s["stride"], 3: s["pad"], 4: s["size"]}
         return field(NEW.convolution, _integers(numbers))
     if operation.kind == "max_pool":
-        return field(NEW.pooling, _integers({2: s["size"], 3: s["stride"]}))
+        # Caffe rounds the side of a pooled map up unless it is told otherwise.
+        rounding = {} if s["ceil_mode"] else {13: 1}
+        return field(NEW.pooling, _integers({2: s["size"], 3: s["stride"]} | rounding))
     if operation.kind == "lrn":
         reals = field(2, float(s["alpha"])) + field(3, float(s["beta"])) + field(5, float(s["k"]))
         return field(NEW.lrn, _integers({1: s["n"]}) + reals)

@@ -16,6 +16,7 @@ from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.errors import RunError
 from alexnet.files import replacing, write_whole
 from alexnet.weights import caffemodel
+from alexnet.weights.compare import answers
 from alexnet.weights.files import buffer_of
 from alexnet.weights.layouts import MEAN, to_caffe, to_torchvision
 from alexnet.weights.nets import Net, net_of
@@ -56,7 +57,8 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
             with replacing(path) as file:
                 torch.save({name: t.contiguous() for name, t in state.items()}, file)
         return
-    net = _check_is(saved, "caffe_alexnet", "caffenet")
+    has_constants = path.suffix == ".caffemodel"
+    net = _check_is(saved, "caffe_alexnet", "caffenet", has_constants=has_constants)
     weights = {name: tensor.float().numpy() for name, tensor in saved.weights.items()}
     if path.suffix == ".npz":
         arrays = to_caffe(weights, groups, architecture.columns)
@@ -67,7 +69,9 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
     if groups != "keep":
         raise RunError("a .caffemodel has grouped layers; --groups is for .npz files")
     arrays = to_caffe(weights)
-    write_whole(path, caffemodel.write(net.title, arrays, operations(architecture)))
+    write_whole(
+        path, caffemodel.write(net.title, arrays, operations(architecture), architecture.input_px)
+    )
 
 
 def lacks_mean(saved: Checkpoint, path: Path, layout: Layout) -> bool:
@@ -77,11 +81,27 @@ def lacks_mean(saved: Checkpoint, path: Path, layout: Layout) -> bool:
     return path.suffix != ".npz"
 
 
-def _check_is(saved: Checkpoint, *names: str) -> Net:
-    """The network of these that a run has. Raises RunError if it has another."""
+def _check_is(saved: Checkpoint, *names: str, has_constants: bool = False) -> Net:
+    """The network of these that a run has.
+
+    Args:
+        has_constants: The file has the constants of the LRN, which can then be any.
+
+    Raises:
+        RunError: The run has another network.
+    """
+    architecture = saved.config.architecture
     nets = [net for name in names if (net := net_of(name)) is not None]
+    if any(op.op == "lrn" for op in plan(architecture)) and architecture.lrn.n % 2 == 0:
+        raise RunError(
+            f"{saved.file} normalizes over {architecture.lrn.n} maps on both sides of one, and "
+            "other programs have no such window for an even number"
+        )
     for net in nets:
-        if _use(saved.config.architecture) == _use(_sized(net, saved.config.architecture)):
+        known = _of_size(net, architecture)
+        if has_constants:
+            known = replace(known, lrn=architecture.lrn)
+        if answers(architecture) == answers(known):
             return net
     raise RunError(
         f"{saved.file} is another network ({saved.config.recipe}) than "
@@ -89,8 +109,8 @@ def _check_is(saved: Checkpoint, *names: str) -> Net:
     )
 
 
-def _sized(net: Net, architecture: Architecture) -> Architecture:
-    """A known network with the width, the classes and the input of another."""
+def _of_size(net: Net, architecture: Architecture) -> Architecture:
+    """A known network with the width, the classes, the columns and the input of another."""
     classes = plan(architecture)[-1].shape[0]
     return replace(
         net.config().architecture,
@@ -99,16 +119,6 @@ def _sized(net: Net, architecture: Architecture) -> Architecture:
         input_px=architecture.input_px,
         columns=architecture.columns,
     )
-
-
-def _use(architecture: Architecture) -> object:
-    """What decides the answers of a network, apart from constants that the file has."""
-    ops = plan(architecture)
-    pads = [op.layer.pad for op in ops if isinstance(op.layer, Conv)]
-    names = [(op.name, op.shape, op.columns) for op in ops if op.op != "dropout"]
-    across = architecture.lrn_across_columns or architecture.columns == 1
-    inverted = architecture.dropout.form == "inverted"
-    return names, pads, architecture.activation, across, inverted
 
 
 def operations(architecture: Architecture) -> list[Operation]:
@@ -136,6 +146,7 @@ def _operation(op: Op, architecture: Architecture) -> Operation:
             constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha * lrn.n, "beta": lrn.beta}
             return Operation("lrn", op.module, constants)
         case "max_pool":
-            return Operation("max_pool", op.module, {"size": pool.size_px, "stride": pool.stride})
+            window = {"size": pool.size_px, "stride": pool.stride, "ceil_mode": int(pool.partial)}
+            return Operation("max_pool", op.module, {**window})
         case _:
             return Operation(op.op, op.module)

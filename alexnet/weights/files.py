@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +34,17 @@ Arrays = dict[str, Array]
 MOST_BYTES = 2 << 30
 """Largest file, and most bytes of arrays in it: eight full-size AlexNets in float32."""
 MOST_ARRAYS = 10_000
+MOST_PICKLE_BYTES = 8 << 20
+OLD_PICKLES = 5
+"""Pickles at the beginning of a file of PyTorch before 1.6."""
+GLOBALS = re.compile(
+    r"collections\.(OrderedDict|Counter)|(builtins|__builtin__)\.set|_codecs\.encode"
+    r"|torch\._utils\._rebuild_(tensor(_v2)?|parameter(_with_state)?)"
+    # Types of storages; PyTorch's classes of untyped storages and tensors take memory when called.
+    r"|torch\.(cuda\.)?\w+Storage"
+    r"|torch\.(b?float|u?int|complex)\d+|torch\.(bool|Size|device)"
+)
+"""What the pickle of a state dict, or of a checkpoint that has one, may name."""
 KNOWN = ".pth, .safetensors, .npz, .npy, .onnx or .caffemodel"
 NESTED = "state_dict", "model_state_dict", "model", "net", "weights"
 """Where training scripts keep the state dict in a checkpoint."""
@@ -49,7 +61,9 @@ class WeightFile:
         operations: What the network does, in order; empty where the file has weights alone.
         metadata: Text by name, of formats that have it.
         input_px: Side of the input; None where the file does not say.
-        mean_bgr: Mean of each channel that the file itself subtracts; empty if it has none.
+        mean: Mean of each channel, or of all, that the file subtracts, in the order of the input;
+            empty if it has none. An ONNX file has it among its operations.
+        scale: What the file multiplies an image by after that.
     """
 
     path: Path
@@ -58,7 +72,8 @@ class WeightFile:
     operations: tuple[Operation, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     input_px: int | None = None
-    mean_bgr: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    scale: float = 1.0
 
 
 def read(path: str | Path) -> WeightFile:
@@ -127,6 +142,7 @@ def _holds_arrays(path: Path) -> bool:
 def _read_torch(path: Path) -> WeightFile:
     """Read a state dict of PyTorch, or a checkpoint that contains one."""
     _check_stored(path)
+    _check_globals(path)
     try:
         with warnings.catch_warnings():
             # What the loader has to say of old formats is not for the user of the file.
@@ -134,16 +150,8 @@ def _read_torch(path: Path) -> WeightFile:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     # Hostile bytes can make the loader raise anything.
     except Exception as error:
-        if (name := re.search(r"GLOBAL ([\w.]+)", str(error))) is not None:
-            raise RunError(
-                f"{path} wants to run code when it is loaded ({name[1]}), and is not read; ask for "
-                "a file of tensors alone: torch.save(net.state_dict(), FILE)"
-            ) from None
         if isinstance(error, pickle.UnpicklingError):
-            raise RunError(
-                f"{path} is no plain state dict, or it is damaged, and is not loaded, since a "
-                "pickle may run code; ask for torch.save(net.state_dict(), FILE)"
-            ) from None
+            raise _no_state_dict(path) from None
         raise _damaged(path, error) from None
     for key in NESTED:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -168,6 +176,67 @@ def _check_stored(path: Path) -> None:
         raise _damaged(path, "its members are compressed or larger than the file")
 
 
+def _no_state_dict(path: Path) -> RunError:
+    return RunError(
+        f"{path} is no plain state dict, or it is damaged, and is not loaded, since a pickle may "
+        "run code; ask for torch.save(net.state_dict(), FILE)"
+    )
+
+
+def _check_globals(path: Path) -> None:
+    """Raise RunError if the pickles of a file name something that no state dict needs.
+
+    PyTorch's own list has builtins.bytearray, which takes any memory that a few bytes ask for, and
+    other classes that do so.
+    """
+    try:
+        names = {name for pickled in _pickles(path) for name in _globals_of(pickled)}
+    # A damaged file, of which zipfile and genops raise anything.
+    except Exception as error:
+        raise _damaged(path, error) from None
+    if "" in names:
+        raise _no_state_dict(path)
+    if other := [name for name in sorted(names) if not GLOBALS.fullmatch(name)]:
+        torchs = other[0].startswith(("torch.", "builtins."))
+        what = "has more than plain tensors" if torchs else "wants to run code when it is loaded"
+        raise RunError(
+            f"{path} {what} ({other[0]}), and is not read; ask for a file of tensors alone: "
+            "torch.save(net.state_dict(), FILE)"
+        )
+
+
+def _pickles(path: Path) -> Iterator[IO[bytes]]:
+    """The pickles that PyTorch's loader reads from a file, in the order of the file."""
+    with path.open("rb") as file:
+        # PyTorch tells the two formats apart in the same way.
+        if file.read(4) != b"PK\x03\x04":
+            file.seek(0)
+            # A number, the version, the system, the content and the names of its storages.
+            for _ in range(OLD_PICKLES):
+                if file.peek(1):
+                    yield file
+            return
+        with zipfile.ZipFile(file) as opened:
+            for member in opened.infolist():
+                if member.filename.rpartition("/")[2] != "data.pkl":
+                    continue
+                if member.file_size > MOST_PICKLE_BYTES:
+                    raise ValueError("its description of the tensors is too long")
+                yield io.BytesIO(opened.read(member))
+
+
+def _globals_of(pickled: IO[bytes]) -> Iterator[str]:
+    """The names that a pickle imports, such as `collections.OrderedDict`; empty: it computes one.
+
+    PyTorch writes names as they are.
+    """
+    for operation, value, _ in pickletools.genops(pickled):
+        if operation.name == "GLOBAL":
+            yield str(value).replace(" ", ".")
+        elif operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            yield ""
+
+
 def _from_tensors(path: Path, tensors: dict[Any, Any]) -> Arrays:
     """Convert tensors of floating point numbers to arrays; others, such as counters, are left out.
 
@@ -176,7 +245,7 @@ def _from_tensors(path: Path, tensors: dict[Any, Any]) -> Arrays:
     """
     if len(tensors) > MOST_ARRAYS:
         raise _damaged(path, f"it has more than {MOST_ARRAYS} entries")
-    size, total = path.stat().st_size, 0
+    size, total, numbers = path.stat().st_size, 0, 0
     result: Arrays = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
@@ -187,8 +256,16 @@ def _from_tensors(path: Path, tensors: dict[Any, Any]) -> Arrays:
         # A view can repeat a few bytes to any size; a state dict holds each number once.
         if total > size:
             raise _damaged(path, f"{name} is larger than the file")
+        numbers += tensor.numel()
+        _check_widened(path, numbers)
         result[_plain(str(name))] = tensor.detach().float().contiguous().numpy()
     return result
+
+
+def _check_widened(path: Path, numbers: int) -> None:
+    """Raise RunError if so many numbers are too large as float32, to which shorter ones grow."""
+    if 4 * numbers > MOST_BYTES:
+        raise _damaged(path, "its arrays are larger than 2 GiB as float32")
 
 
 def _plain(name: str) -> str:
@@ -210,7 +287,7 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 def _read_npz(path: Path) -> WeightFile:
     arrays: Arrays = {}
-    left = MOST_BYTES
+    left, numbers = MOST_BYTES, 0
     try:
         with zipfile.ZipFile(path) as opened:
             for member in opened.infolist()[: MOST_ARRAYS + 1]:
@@ -218,7 +295,10 @@ def _read_npz(path: Path) -> WeightFile:
                 if left < 0 or len(arrays) == MOST_ARRAYS:
                     raise _damaged(path, "it has too many or too large arrays")
                 with opened.open(member) as file:
-                    arrays |= _npy(path, file, member.filename.removesuffix(".npy"))
+                    found = _npy(path, file, member.filename.removesuffix(".npy"))
+                numbers += sum(array.size for array in found.values())
+                _check_widened(path, numbers)
+                arrays |= found
     except RunError:
         raise
     # Hostile bytes can make zipfile and NumPy raise anything.
@@ -256,8 +336,10 @@ def _npy(path: Path, file: IO[bytes], name: str) -> Arrays:
             "it, save its arrays by name: numpy.savez(FILE, **arrays)"
         )
     size = math.prod(shape) * dtype.itemsize
-    if size > MOST_BYTES:
+    if size > MOST_BYTES or any(side > MOST_BYTES for side in shape):
         raise _damaged(path, "an array is larger than 2 GiB")
+    parts_of_one = len(dtype.names or ()) or 1
+    _check_widened(path, size // dtype.itemsize * parts_of_one if dtype.itemsize else 0)
     data = file.read(size)
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     parts = {name: array} if dtype.names is None else {key: array[key] for key in dtype.names}
@@ -283,6 +365,7 @@ def _read_caffemodel(path: Path) -> WeightFile:
         {"name": net.name},
         net.input_px,
         net.mean_bgr,
+        net.scale,
     )
 
 
@@ -309,12 +392,13 @@ def read_mean(path: Path) -> Array:
             if not file.read(6).startswith(b"\x93NUMPY"):
                 raise RunError(f"{path} is no mean; name a .binaryproto or a .npy file")
         mean = next(iter(_read_npy(path).arrays.values()), np.zeros(0, np.float32))
-    sides = mean.shape[-3:]
-    mean = mean.reshape(sides)
-    if len(sides) == 3 and sides[0] != 3 and sides[2] == 3:
+    sides = mean.shape
+    while mean.ndim > 3 and len(mean) == 1:
+        mean = mean[0]
+    if mean.ndim == 3 and mean.shape[0] != 3 and mean.shape[2] == 3:
         mean = np.ascontiguousarray(np.moveaxis(mean, 2, 0))
     square = mean.ndim == 1 or (mean.ndim == 3 and len(set(mean.shape[1:])) == 1)
-    if mean.shape[:1] != (3,) or not square or not np.isfinite(mean).all():
+    if mean.shape[:1] != (3,) or not (square and mean.size) or not np.isfinite(mean).all():
         raise RunError(f"{path} is no mean of three channels: its shape is {sides}")
     return mean
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-import numpy as np
-import torch
-
-from alexnet.architecture import Op, plan
-from alexnet.config import Architecture, Config, Conv, Lrn
-from alexnet.diagnostics import colour_shares
+from alexnet.architecture import Op, plan, pooled_px
+from alexnet.config import Architecture, Config, Conv, Dropout, Lrn, Pool
 from alexnet.errors import ConfigError, RunError
+from alexnet.layer_tables import dense
+from alexnet.weights.compare import answers
 from alexnet.weights.files import Array, Arrays, WeightFile
 from alexnet.weights.layouts import Named, grouped, name_parameters
-from alexnet.weights.nets import NETS, Net, ungrouped
+from alexnet.weights.nets import NETS, Net
+from alexnet.weights.operations import KINDS, Operation
+from alexnet.weights.preprocessing import preprocessing_of
 
-IN_FILE, FROM_SHAPES, KNOWN = "in the file", "from the shapes", "known of this network"
-NOT_KNOWN = "the weights do not say"
+MOST_MAPS = 10_000
+"""More than any AlexNet's layer has."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Candidate:
 
     Attributes:
         net: The network.
-        config: Its config with the width, the classes and the constants of the file.
+        config: Its config with the width, the classes, the pools and the constants of the file. Of
+            weights alone the dropout is the inverted one, which is not seen in use.
         arrays: The parameters by our names, with the shapes of the config. The channels of conv1
             are in the order of the file.
         grouped: The file had dense kernels with zeros where columns do not see each other.
@@ -41,7 +44,10 @@ class Candidate:
     def title(self) -> str:
         """The network in words."""
         without = self.net.config().architecture.columns > self.config.architecture.columns
-        return self.net.title + (", without groups" if without else "")
+        pool, known = self.config.architecture.pool, self.net.config().architecture.pool
+        other = _window(pool) != _window(known)
+        pools = f", with pools of {pool.size_px} pixels and stride {pool.stride}" if other else ""
+        return self.net.title + (", without groups" if without else "") + pools
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,11 @@ class Identity:
             for one in self.candidates:
                 if one.net.name == name:
                     return one
-            raise RunError(f"{path} cannot be {name}; it can be {_or(names)}")
+            raise RunError(f"{path} cannot be {name}; it can be {_choice(names)}")
         if len(names) > 1:
             raise RunError(
-                f"{path} can be {_or(names)}, which the weights do not tell apart; name it with "
-                "--net"
+                f"{path} can be {_choice(names)}, which the weights do not tell apart; name it "
+                "with --net"
             )
         return self.candidates[0]
 
@@ -88,6 +94,8 @@ def identify(file: WeightFile) -> Identity:
     named = name_parameters(file)
     if named is None:
         return Identity(file, None, (), _unknown_names(file))
+    if reason := not_understood(file):
+        return Identity(file, named, (), reason)
     named = replace(named, arrays={name: _flat(name, a) for name, a in named.arrays.items()})
     found: list[Candidate] = []
     reasons: list[tuple[int, str]] = []
@@ -113,21 +121,12 @@ def _lrn(net: Net) -> Lrn:
 
 def _distinct(found: list[Candidate]) -> tuple[Candidate, ...]:
     """Leave out what differs from an earlier candidate in training alone."""
-    result: list[Candidate] = []
+    result: dict[str, Candidate] = {}
     for one in found:
-        same = [_use(one) == _use(other) for other in result]
-        if not any(same):
-            result.append(one)
-    return tuple(result)
-
-
-def _use(candidate: Candidate) -> object:
-    """What decides the answers of a network."""
-    config = candidate.config
-    ops = [(op.name, op.op, op.shape, op.columns) for op in plan(config.architecture)]
-    architecture = config.architecture
-    norm = architecture.lrn, architecture.lrn_columns
-    return ops, norm, architecture.dropout.form, config.augment.mean, candidate.net.bgr
+        config = one.config
+        same = answers(config.architecture), config.augment.mean, one.net.bgr
+        result.setdefault(repr(same), one)
+    return tuple(result.values())
 
 
 def _flat(name: str, array: Array) -> Array:
@@ -156,7 +155,11 @@ def _compared(file: WeightFile, named: Named, net: Net) -> Candidate | tuple[int
         The candidate; or the number of differences, and the first in words.
     """
     config = net.config()
-    forms = [config] + ([ungrouped(config)] if config.architecture.columns > 1 else [])
+    forms = [config] + (
+        [replace(config, architecture=dense(config.architecture))]
+        if config.architecture.columns > 1
+        else []
+    )
     results = [_compared_with(file, named, net, form) for form in forms]
     candidates = [one for one in results if isinstance(one, Candidate)]
     return candidates[0] if candidates else results[0]
@@ -165,9 +168,10 @@ def _compared(file: WeightFile, named: Named, net: Net) -> Candidate | tuple[int
 def _compared_with(
     file: WeightFile, named: Named, net: Net, config: Config
 ) -> Candidate | tuple[int, str]:
-    sized = _sized(config, named.arrays, file.input_px)
+    sized = _with_size(config, named.arrays, file.input_px)
     if sized is None:
         return len(named.arrays) + 1, f"its shapes are not those of {net.title}"
+    sized = replace(sized, architecture=_with_constants(sized.architecture, file))
     try:
         ops = plan(sized.architecture)
     except ConfigError as error:
@@ -184,10 +188,10 @@ def _compared_with(
     differences += _differences_of_settings(file, sized.architecture, ops, net)
     if differences:
         return len(differences), differences[0]
-    return Candidate(net, _with_constants(sized, file), {n: arrays[n] for n in wanted}, was_dense)
+    return Candidate(net, sized, {n: arrays[n] for n in wanted}, was_dense)
 
 
-def _sized(config: Config, arrays: Arrays, input_px: int | None) -> Config | None:
+def _with_size(config: Config, arrays: Arrays, input_px: int | None) -> Config | None:
     """Give a config the width, the classes and the input of a file; None if it has no layers."""
     architecture = config.architecture
     first = arrays.get("conv1.weight")
@@ -232,31 +236,32 @@ def _differences(
     """The differences of names and shapes, in words."""
     missing = [name for name in wanted if name not in arrays]
     if missing:
-        yield (
-            f"of the {len(wanted)} arrays of {net.title} it lacks {len(missing)}: {_few(missing)}"
-        )
+        lacks = f"it lacks {len(missing)}: {_first_names(missing)}"
+        yield f"of the {len(wanted)} arrays of {net.title} {lacks}"
         yield from missing[1:]
     if unknown := [name for name in arrays if name not in wanted]:
-        yield f"it has {_few(unknown)}, which {net.title} has not"
+        yield f"it has {_first_names(unknown)}, which {net.title} has not"
     if named.rest:
-        yield f"it has {_few(list(named.rest))}, which {net.title} has not"
+        yield f"it has {_first_names(list(named.rest))}, which {net.title} has not"
     for name, shape in wanted.items():
         if name in arrays and arrays[name].shape != shape:
-            yield f"{name} has the shape {arrays[name].shape}, and {shape} in {net.title}"
+            # Of the parameters, only the weights of fc6 depend on the size of the input.
+            mend = "; for another size of input see --input-px" if name == "fc6.weight" else ""
+            yield f"{name} has the shape {arrays[name].shape}, and {shape} in {net.title}{mend}"
 
 
-def _few(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     """The first names of a list."""
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def _or(names: list[str]) -> str:
+def _choice(names: list[str]) -> str:
     return " or ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _differences_of_order(file: WeightFile, ops: tuple[Op, ...], net: Net) -> list[str]:
     """Where the operations of a file stand in another order than those of a network, in words."""
-    theirs, ours = order_of_file(file), order_of_plan(ops)
+    theirs, ours = order_of_file(file), order_of_plan(ops, bool(factors_of(file)))
     if not theirs or len(theirs) != len(ours):
         return []
     return [
@@ -270,7 +275,7 @@ def _differences_of_order(file: WeightFile, ops: tuple[Op, ...], net: Net) -> li
 def _differences_of_settings(
     file: WeightFile, architecture: Architecture, ops: tuple[Op, ...], net: Net
 ) -> Iterator[str]:
-    """Where strides, padding, groups and the reach of the normalization differ, in words."""
+    """Where strides, padding, groups, pools and the reach of the LRN differ, in words."""
     linear = [op for op in ops if op.op == "linear"]
     theirs = [operation for operation in file.operations if operation.weight]
     for op, operation in zip(linear, theirs, strict=False):
@@ -282,21 +287,49 @@ def _differences_of_settings(
             # Dense kernels with zeros stand for groups.
             if name in ours and ours[name] != value and not (name == "group" and value == 1):
                 yield f"{name} of {op.module} is {value}, and {ours[name]} in {net.title}"
-    if architecture.columns > 1 and file.form == "ONNX":
-        # ONNX has no groups in its normalization: a net that has them has a node for each.
-        first = [operation.kind for operation in file.operations][:8]
-        across = first[first.index("lrn") + 1 :][:1] != ["lrn"] if "lrn" in first else None
-        if across is not None and across != architecture.lrn_across_columns:
-            yield f"its LRN sums {'across' if across else 'inside'} groups, unlike {net.title}"
+    pools = [op for op in ops if op.op == "max_pool"]
+    for op, operation in zip(pools, _operations(file, "max_pool"), strict=False):
+        yield from _differences_of_pool(op, operation, architecture.pool, net)
+    norms = _operations(file, "lrn")
+    # Caffe's layers sum over all maps.
+    columns = {int(one.settings.get("columns", 1)) for one in norms}
+    if norms and columns != {architecture.lrn_columns}:
+        across = architecture.lrn_columns == 1
+        yield f"its LRN sums {'inside' if across else 'across'} groups, unlike {net.title}"
 
 
-def order_of_plan(ops: tuple[Op, ...]) -> dict[str, tuple[str, ...]]:
-    """What follows each layer of a plan, without dropout, which does nothing in use."""
+def _differences_of_pool(op: Op, operation: Operation, pool: Pool, net: Net) -> Iterator[str]:
+    """Where a pool of a file is another than that of a network, in words."""
+    s = operation.settings
+    ours = {"size": pool.size_px, "stride": pool.stride, "pad": 0, "pad_after": 0}
+    for name, value in ours.items():
+        if s[name] != value:
+            yield f"{name} of {op.module} is {s[name]}, and {value} in {net.title}"
+            return
+    side = pooled_px(op.in_shape[1], pool.size_px, pool.stride, bool(s["ceil_mode"]))
+    if side != op.shape[1]:
+        yield (
+            f"{op.module} makes {side} pixels of {op.in_shape[1]}, since its ceil_mode is "
+            f"{s['ceil_mode']}, and {op.shape[1]} in {net.title}"
+        )
+
+
+def _operations(file: WeightFile, kind: str) -> list[Operation]:
+    return [operation for operation in file.operations if operation.kind == kind]
+
+
+def order_of_plan(ops: tuple[Op, ...], factors: bool = False) -> dict[str, tuple[str, ...]]:
+    """What follows each layer of a plan, by the kinds of `Operation`.
+
+    Args:
+        factors: Dropout is a factor in use, as in its form of 2012. False: it does nothing there.
+    """
     result: dict[str, tuple[str, ...]] = {}
     for op in ops:
         after = result.setdefault(op.layer.name, ())
-        if op.op not in ("linear", "dropout"):
-            result[op.layer.name] = (*after, op.op)
+        if op.op != "linear" and (op.op != "dropout" or factors):
+            kind = "mul" if op.op == "dropout" else op.op
+            result[op.layer.name] = (*after, kind)
     return result
 
 
@@ -306,26 +339,100 @@ def order_of_file(file: WeightFile) -> list[tuple[str, ...]]:
     for operation in file.operations:
         if operation.weight:
             result.append(())
-        # Our own export has one node for each column.
-        elif result and operation.kind != "dropout" and result[-1][-1:] != (operation.kind,):
+        elif result and operation.kind != "dropout" and not _does_nothing(operation):
             result[-1] = (*result[-1], operation.kind)
+    # Probabilities are in the order of the outputs.
+    if result and result[-1] == ("softmax",):
+        result[-1] = ()
     return result
 
 
-def _with_constants(config: Config, file: WeightFile) -> Config:
-    """Take the constants of the response normalization from the file, where it has them."""
-    norms = [operation for operation in file.operations if operation.kind == "lrn"]
+def _does_nothing(operation: Operation) -> bool:
+    """Whether it is the mean of windows of one pixel: torchvision's adaptive pool, once written."""
+    s = operation.settings
+    return operation.kind == "avg_pool" and (s["size"], s["stride"], s["pad"]) == (1, 1, 0)
+
+
+def says_rgb(file: WeightFile) -> bool:
+    """Whether a file says itself that its images are R, G, B, as our own ONNX files do."""
+    return "RGB" in file.metadata.get("input", "")
+
+
+def factors_of(file: WeightFile) -> list[Array]:
+    """By what a file multiplies behind its first layer, as dropout of 2012 does in use."""
+    names = [operation.weight for operation in file.operations]
+    first = next((i for i, name in enumerate(names) if name), 0)
+    later = file.operations[first:]
+    return [file.arrays[one.constant] for one in later if one.kind == "mul"]
+
+
+def not_understood(file: WeightFile) -> str:
+    """What a file computes that no AlexNet does, in words; empty if there is nothing."""
+    for operation in file.operations:
+        if operation.kind not in KINDS:
+            what = operation.kind or "a layer without a type"
+            name = f" ({operation.name})" if operation.name else ""
+            return f"it has {what}{name}, which no AlexNet that is known has"
+    if isinstance(before := preprocessing_of(file), str):
+        return before
+    factors = factors_of(file)
+    if any(factor.size != 1 or not 0 < factor.item() < 1 for factor in factors):
+        return "it multiplies by numbers that are none of dropout, between 0 and 1"
+    if any(a.item() != b.item() for a, b in pairwise(factors)):
+        return "it multiplies by different numbers after its layers, and dropout has one rate"
+    norms = [{"columns": 1} | one.settings for one in _operations(file, "lrn")]
     if not norms:
-        return config
-    lrn, s = config.architecture.lrn, norms[0].settings
+        return ""
+    if not all(math.isfinite(value) for norm in norms for value in norm.values()):
+        return "its LRN has constants that are not finite"
+    if any(norm != norms[0] for norm in norms):
+        return "its LRN operations have different constants, and those of an AlexNet are the same"
+    # Of an even n the programs take one map more on one side, and our formula on both.
+    n = norms[0]["n"]
+    if not 1 <= n < MOST_MAPS or n % 2 == 0:
+        return f"its LRN sums over {n} maps, and that of an AlexNet over an odd number"
+    return ""
+
+
+def _with_constants(architecture: Architecture, file: WeightFile) -> Architecture:
+    """Take what a file says of its LRN, its pools and its dropout; see `not_understood`."""
+    factors = factors_of(file)
+    dropout = replace(architecture.dropout, form="inverted")
+    if factors:
+        dropout = Dropout(_round(1 - factors[0].item()), "2012")
+    architecture = replace(architecture, dropout=dropout)
+    if norms := _operations(file, "lrn"):
+        architecture = replace(architecture, lrn=_lrn_of(norms[0], architecture.lrn))
+    if pools := _operations(file, "max_pool"):
+        architecture = replace(architecture, pool=_pool_of(pools, architecture.pool))
+    return architecture
+
+
+def _lrn_of(norm: Operation, known: Lrn) -> Lrn:
+    """The constants of a file."""
+    s = norm.settings
     n = int(s["n"])
-    given = replace(
-        lrn, n=n, k=_round(s["k"]), alpha=_round(s["alpha"]) / n, beta=_round(s["beta"])
-    )
+    given = Lrn(n, _round(s["k"]), _round(s["alpha"]) / n, _round(s["beta"]))
     # Equal up to the 32 bits of the file: the config keeps its own digits.
-    if all(abs(a - b) <= 1e-6 * abs(b) for a, b in zip(_values(given), _values(lrn), strict=True)):
-        given = lrn
-    return replace(config, architecture=replace(config.architecture, lrn=given))
+    pairs = zip(_values(given), _values(known), strict=True)
+    return known if all(abs(a - b) <= 1e-6 * abs(b) for a, b in pairs) else given
+
+
+def _pool_of(pools: list[Operation], known: Pool) -> Pool:
+    """The window of all pools of a file; the known one if they differ, which is then a difference.
+
+    Windows reach over the border as in the known network, unless the file has another window.
+    """
+    windows = {(int(one.settings["size"]), int(one.settings["stride"])) for one in pools}
+    size_px, stride = min(windows)
+    if len(windows) > 1 or min(size_px, stride) < 1 or (size_px, stride) == _window(known):
+        return known
+    return Pool(size_px, stride, any(one.settings["ceil_mode"] for one in pools))
+
+
+def _window(pool: Pool) -> tuple[int, int]:
+    """The size and the stride of a pool, in pixels."""
+    return pool.size_px, pool.stride
 
 
 def _round(value: float) -> float:
@@ -335,113 +442,3 @@ def _round(value: float) -> float:
 
 def _values(lrn: Lrn) -> tuple[float, ...]:
     return lrn.n, lrn.k, lrn.alpha, lrn.beta
-
-
-@dataclass(frozen=True)
-class Fact:
-    """Something that differs between the networks called AlexNet.
-
-    Attributes:
-        what: What it is.
-        value: What it is in this file; empty if that is not known.
-        source: How it is known.
-    """
-
-    what: str
-    value: str
-    source: str
-
-
-WORDS = {
-    "activation": "ReLU",
-    "lrn": "LRN",
-    "max_pool": "pool",
-    "avg_pool": "average pool",
-    "spatial_norm": "spatial norm",
-}
-
-
-def facts(identity: Identity) -> list[Fact]:
-    """Where the network of a file differs from others, one fact for each question."""
-    candidates = identity.candidates
-    if not candidates:
-        return []
-    file = identity.file
-    has_order = bool(order_of_file(file))
-    has_norms = any(operation.kind == "lrn" for operation in file.operations)
-    configs = [one.config for one in candidates]
-    plans = [plan(config.architecture) for config in configs]
-    pairs = list(zip(configs, plans, strict=True))
-
-    def fact(what: str, values: list[str], source: str) -> Fact:
-        """A value that all candidates share; otherwise the choices."""
-        if len(set(values)) == 1:
-            return Fact(what, values[0], source)
-        return Fact(what, "", f"{NOT_KNOWN}: {' or else '.join(dict.fromkeys(values))}")
-
-    known = IN_FILE if has_order else KNOWN
-    return [
-        fact("after conv1", [_order(ops) for ops in plans], known),
-        fact("groups", [_groups(ops) for ops in plans], FROM_SHAPES),
-        fact("columns", [_columns(one) for one in candidates], "measured"),
-        fact("biases of conv", ["yes" for _ in candidates], IN_FILE),
-        fact("LRN", [_norm(*pair) for pair in pairs], IN_FILE if has_norms else KNOWN),
-        fact("fc6 and fc7", [_dropout(config) for config in configs], KNOWN),
-        fact("input", [_input(config) for config in configs], IN_FILE if file.input_px else KNOWN),
-        fact("padding of conv1", [_padding(config) for config in configs], KNOWN),
-        fact("channels", ["B, G, R" if one.net.bgr else "R, G, B" for one in candidates], KNOWN),
-        fact("scale of the input", [_scale(config) for config in configs], KNOWN),
-    ]
-
-
-def _order(ops: tuple[Op, ...]) -> str:
-    return ", ".join(WORDS[name] for name in next(iter(order_of_plan(ops).values())))
-
-
-def _groups(ops: tuple[Op, ...]) -> str:
-    groups = [f"{op.module} {op.columns}" for op in ops if op.op == "linear" and op.columns > 1]
-    return ", ".join(groups) or "none"
-
-
-def _columns(candidate: Candidate) -> str:
-    """The columns, and how colored their filters are: which is which differs from run to run."""
-    columns = candidate.config.architecture.columns
-    if columns == 1:
-        return "one"
-    filters = torch.from_numpy(np.array(candidate.arrays["conv1.weight"], np.float64))
-    shares = [sum(part) / len(part) for part in colour_shares(filters, columns)]
-    each = ", ".join(f"{share:.0%} in column {i}" for i, share in enumerate(shares, 1))
-    return f"{columns}; of the energy of the filters of conv1 color is {each}"
-
-
-def _norm(config: Config, ops: tuple[Op, ...]) -> str:
-    if not any(op.op == "lrn" for op in ops):
-        return "none"
-    lrn = config.architecture.lrn
-    inside = ", across groups" if config.architecture.lrn_across_columns else ", inside each group"
-    return (
-        f"n {lrn.n}, k {lrn.k:g}, beta {lrn.beta:g}, alpha {lrn.alpha:g} of the sum "
-        f"({lrn.alpha * lrn.n:g} of the mean){inside if config.architecture.columns > 1 else ''}"
-    )
-
-
-def _dropout(config: Config) -> str:
-    halved = config.architecture.dropout.form == "2012"
-    return "halved in use (dropout of 2012)" if halved else "as they are (dropout rescales)"
-
-
-def _input(config: Config) -> str:
-    return f"{config.architecture.input_px} x {config.architecture.input_px} pixels"
-
-
-def _padding(config: Config) -> str:
-    layer = config.architecture.layers[0]
-    assert isinstance(layer, Conv)
-    before, after = layer.pad
-    return f"{before} left and top, {after} right and bottom"
-
-
-def _scale(config: Config) -> str:
-    if config.augment.mean == "channel":
-        return "0 to 1, less a mean and divided by a deviation of each channel"
-    return "0 to 255, less a mean"

@@ -1,12 +1,14 @@
 """A file of another program's weights becomes a run, with the preprocessing that it expects.
 
-The run takes images as R, G, B, as all runs do. Of a network for B, G, R the filters of conv1 and
-the mean are turned instead, which gives the same outputs, and shows the filters in their colors.
+The run takes images as R, G, B, as all runs do. Of a network for B, G, R the channel order of
+conv1's filters and of the mean is reversed instead, which gives the same outputs, and shows the
+filters in their colors.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ import torch
 from alexnet import checkpoint
 from alexnet.architecture import plan
 from alexnet.card import write_card
+from alexnet.config import Config, check
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
 from alexnet.data.classes import are_wnids
 from alexnet.data.store import Store
@@ -24,13 +27,15 @@ from alexnet.files import new_folder
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from alexnet.weights.files import Array, WeightFile, read, read_mean
-from alexnet.weights.identify import Candidate, identify
-from alexnet.weights.layouts import MEAN, turned_channels
+from alexnet.weights.identify import Candidate, identify, says_rgb
+from alexnet.weights.layouts import MEAN, with_channels_reversed
+from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
 
 STORED_PX = {224: 256, 227: 256}
 """Side of the images that crops of a size are taken from, in all of these programs."""
 
 Channels = Literal["auto", "rgb", "bgr"]
+DropoutForm = Literal["2012", "inverted"]
 
 
 def import_weights(
@@ -40,6 +45,8 @@ def import_weights(
     classes: str = "",
     mean: Path | None = None,
     channels: Channels = "auto",
+    dropout: DropoutForm | None = None,
+    input_px: int | None = None,
 ) -> dict[str, Any]:
     """Make a run from a file of weights.
 
@@ -51,6 +58,9 @@ def import_weights(
             store with the same classes; empty: they are called `class 1`, ...
         mean: The mean to subtract, with its channels in the order of the network's input.
         channels: The order of the channels that the network expects; auto: that of its program.
+        dropout: The form that it was trained with, where the file has weights alone. 2012: the
+            outputs of fc6 and fc7 are halved in use. None: inverted, as in all other programs.
+        input_px: Side of its input, where the file does not say.
 
     Returns:
         The header of the checkpoint.
@@ -65,13 +75,18 @@ def import_weights(
     file = read(path)
     if checkpoint.ABOUT in file.metadata:
         raise RunError(f"{path} was written by this program: use it as it is, as RUN")
+    file = _with_input(file, input_px)
     chosen = identify(file).chosen(net)
-    bgr = chosen.net.bgr if channels == "auto" else channels == "bgr"
-    weights = _weights(chosen, bgr, path)
-    config = chosen.config
+    before = preprocessing_of(file)
+    assert isinstance(before, Preprocessing)  # otherwise there is no candidate
+    bgr = chosen.net.bgr and not says_rgb(file) if channels == "auto" else channels == "bgr"
+    config, dropout_source = _with_dropout(file, chosen, dropout)
+    scale = np.ones(3, np.float32) if config.augment.mean == "channel" else before.scale
+    weights = _weights(chosen, bgr, scale, path)
     count = plan(config.architecture)[-1].shape[0]
     names, words = _classes(classes, count, path)
-    mean_image, source = _mean(file, chosen, mean, bgr)
+    mean_image, source = _mean(file, before, chosen, mean, bgr)
+    check(config)
     check_sizes(mean_image.shape[0], config.architecture.input_px)
     about = {
         "code": code_version(),
@@ -94,6 +109,8 @@ def import_weights(
             "channels": "BGR" if bgr else "RGB",
             "mean": source,
             "zeros_taken_out": chosen.grouped,
+            "dropout": dropout_source,
+            "scale_in_conv1": scale.tolist() if (scale != 1).any() else None,
         },
     }
     with new_folder(run) as folder:
@@ -105,19 +122,70 @@ def import_weights(
             torch.from_numpy(mean_image),
             about,
         )
-    write_card(run)
+        # The checkpoint as it is read back: what cannot be used leaves no run behind.
+        write_card(folder, run.resolve().name)
     return about
 
 
-def _weights(chosen: Candidate, bgr: bool, path: Path) -> dict[str, Array]:
-    """The weights of the run. Raises RunError if one of them is not a finite number."""
+def _with_input(file: WeightFile, input_px: int | None) -> WeightFile:
+    """The file with the side of its input that is given.
+
+    Raises:
+        RunError: It is no side of an image, or the file has another.
+    """
+    if input_px is None:
+        return file
+    if input_px < 1:
+        raise RunError(f"--input-px is {input_px}; it must be at least 1")
+    if file.input_px not in (None, input_px):
+        raise RunError(f"{file.path} is for images of {file.input_px} pixels; leave out --input-px")
+    return replace(file, input_px=input_px)
+
+
+def _with_dropout(
+    file: WeightFile, chosen: Candidate, form: DropoutForm | None
+) -> tuple[Config, str]:
+    """The config with the form of dropout, and in words what it does in use and who says so.
+
+    Raises:
+        RunError: A form is given for a file that has the operations.
+    """
+    config = chosen.config
+    if file.operations and form is not None:
+        raise RunError(
+            f"{file.path} has the operations of its network, and so says itself whether fc6 and "
+            "fc7 are halved; leave out --dropout"
+        )
+    if form == "2012":
+        known = replace(config.architecture.dropout, form="2012")
+        config = replace(config, architecture=replace(config.architecture, dropout=known))
+    in_use = "halved in use" if config.architecture.dropout.form == "2012" else "as they are"
+    if file.operations:
+        return config, f"{in_use}, as the operations in the file say"
+    if form is not None:
+        return config, f"{in_use}, as --dropout {form} says"
+    if chosen.net.config().architecture.dropout.form == "2012":
+        return config, f"{in_use}, as in all other programs; --dropout 2012 halves them"
+    return config, f"{in_use}, as in its program"
+
+
+def _weights(chosen: Candidate, bgr: bool, scale: Array, path: Path) -> dict[str, Array]:
+    """The weights of the run.
+
+    Args:
+        scale: (3,): what the file multiplies an image by, which the filters of conv1 do instead.
+
+    Raises:
+        RunError: One of them is not a finite number.
+    """
     # Copies: those of a file are views of its bytes, which PyTorch cannot take.
     weights = {name: np.array(array, np.float32) for name, array in chosen.arrays.items()}
+    weights["conv1.weight"] *= scale[:, None, None]
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise RunError(f"{path} has numbers in {name} that are not finite; get it again")
     if bgr:
-        weights["conv1.weight"] = turned_channels(weights["conv1.weight"])
+        weights["conv1.weight"] = with_channels_reversed(weights["conv1.weight"])
     return weights
 
 
@@ -151,14 +219,16 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     return names, words
 
 
-def _mean(file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool) -> tuple[Array, str]:
+def _mean(
+    file: WeightFile, before: Preprocessing, chosen: Candidate, given: Path | None, bgr: bool
+) -> tuple[Array, str]:
     """The mean image of the run, and where it is from.
 
     Returns:
         (stored_px, stored_px, 3) float32, R, G, B, in gray levels.
 
     Raises:
-        RunError: There is none.
+        RunError: There is none, or it fits no image.
     """
     architecture, known = chosen.config.architecture, chosen.net.mean_rgb
     stored_px = STORED_PX.get(architecture.input_px, round(architecture.input_px * 256 / 224))
@@ -166,6 +236,11 @@ def _mean(file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool) ->
     if chosen.config.augment.mean == "channel":
         if given is not None:
             raise RunError(f"{chosen.title} has its own mean and deviation; leave out --mean")
+        if not before.is_torchvisions:
+            raise RunError(
+                f"{file.path} subtracts or divides by other numbers than {chosen.title}, which a "
+                "run has no setting for; export the network without its preprocessing"
+            )
         mean, source = (
             255 * np.array(TORCHVISION_MEAN, np.float32),
             "torchvision's, of each channel",
@@ -174,8 +249,16 @@ def _mean(file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool) ->
         mean, source = read_mean(given), given.name
     elif MEAN in file.arrays:
         mean, source = file.arrays[MEAN], "in the file"
-    elif len(file.mean_bgr) == 3:
-        mean, source = np.array(file.mean_bgr, np.float32), "in the file, of each channel"
+    elif before.mean is not None:
+        mean, source = before.mean, "in the file"
+        if mean.ndim == 1:
+            source = "in the file, of each channel"
+        elif mean.shape[1] == architecture.input_px < stored_px:
+            # The center crop of each image, beyond which it goes on as at its border.
+            first = (stored_px - architecture.input_px) // 2
+            last = stored_px - architecture.input_px - first
+            mean = np.pad(mean, ((0, 0), (first, last), (first, last)), "edge")
+            source = "in the file, of the center crop"
     elif known:
         mean, source = np.array(known, np.float32), "of each channel, as its program publishes it"
         mean = mean[::-1] if bgr else mean
@@ -184,7 +267,8 @@ def _mean(file: WeightFile, chosen: Candidate, given: Path | None, bgr: bool) ->
             f"{file.path} has no mean, which {chosen.title} subtracts from its images; name it "
             "with --mean FILE"
         )
-    if mean.ndim not in (1, 3) or mean.shape[0] != 3 or not np.isfinite(mean).all():
+    square = mean.ndim == 1 or (mean.ndim == 3 and mean.shape[1] == mean.shape[2])
+    if not (square and mean.size) or mean.shape[0] != 3 or not np.isfinite(mean).all():
         raise RunError(f"{file.path} has a mean of shape {mean.shape}, which fits no image")
     mean = mean[::-1] if bgr and chosen.config.augment.mean != "channel" else mean
     if mean.ndim == 1:

@@ -16,13 +16,24 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.checkpoint import TORCHVISION_NAMES
 from alexnet.errors import RunError
 from alexnet.weights.files import Arrays, WeightFile
 
 T = TypeVar("T")
 Array = NDArray[np.float32]
 
+# The layers of torchvision's AlexNet. Its names are positions in `nn.Sequential`, whose other
+# positions are activations, pooling and dropout.
+TORCHVISION_NAMES = {
+    "features.0": "conv1",
+    "features.3": "conv2",
+    "features.6": "conv3",
+    "features.8": "conv4",
+    "features.10": "conv5",
+    "classifier.1": "fc6",
+    "classifier.4": "fc7",
+    "classifier.6": "fc8",
+}
 LAYER = r"(conv\d|fc\d{1,2})"
 NAMES = {
     "ours": rf"{LAYER}\.(weight|bias)",
@@ -89,7 +100,7 @@ def to_caffe(weights: Mapping[str, Array], groups: str = "keep", columns: int = 
     for name in dict.fromkeys(key.rpartition(".")[0] for key in weights):
         weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         if name == "conv1":
-            weight = turned_channels(weight)
+            weight = with_channels_reversed(weight)
         parts = {name: (weight, bias)}
         if name in grouped and groups == "dense":
             parts = {name: (dense(weight, columns), bias)}
@@ -111,10 +122,10 @@ def grouped_layers(weights: Mapping[str, Array]) -> tuple[str, ...]:
     )
 
 
-def turned_channels(weight: Array) -> Array:
-    """The filters of the first layer for images in the other order, B, G, R or R, G, B.
+def with_channels_reversed(weight: Array) -> Array:
+    """The filters of conv1 with their channels reversed, for images in the other order.
 
-    A convolution adds over channels, so filters and images turned alike give the same output.
+    A convolution adds over channels, so filters and images reversed alike give the same output.
     """
     return np.ascontiguousarray(weight[:, ::-1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from alexnet import recipes
 from alexnet.config import Architecture, Augment, Config, Conv, FullyConnected, Layer, OpName, Sgd
@@ -114,8 +114,3 @@ NETS = (
 def net_of(name: str) -> Net | None:
     """The network of this name; None if there is none."""
     return next((net for net in NETS if net.name == name), None)
-
-
-def ungrouped(config: Config) -> Config:
-    """The same network with one column: every kernel sees all maps."""
-    return replace(config, architecture=replace(config.architecture, columns=1))

@@ -5,14 +5,14 @@ The package onnx is optional, and reads a whole file before anyone can ask how l
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.weights.operations import Operation
-from alexnet.weights.protobuf import Budget, Malformed, Message
+from alexnet.weights.protobuf import Budget, Malformed, Message, shaped
 
 KINDS = {
     "Conv": "linear",
@@ -22,10 +22,21 @@ KINDS = {
     "LRN": "lrn",
     "MaxPool": "max_pool",
     "AveragePool": "avg_pool",
+    "Softmax": "softmax",
+    "Add": "add",
+    "Sub": "sub",
+    "Mul": "mul",
+    "Div": "div",
 }
+# They change no number of a map and no order of numbers: dropout only acts in training, and maps
+# are numbered row by row in ONNX as they are here.
+HARMLESS = "Flatten", "Reshape", "Identity", "Dropout"
+PARTS = " "
+"""No name of a value: that of several."""
 # Numbers of TensorProto.DataType, each with NumPy's name for it and the field of its values.
 FLOATS = {1: ("<f4", 4), 11: ("<f8", 10)}
-HALF = 10
+HALF, INT64 = 10, 7
+MOST_INTEGERS = 16
 
 
 @dataclass(frozen=True)
@@ -51,72 +62,180 @@ def parse(data: bytes) -> Graph:
         if node.text(4) == "Constant":
             named += [(node.text(2), one.message(5)) for one in node.messages(5) if one.has(5)]
     arrays = {name: array for name, tensor in named if (array := _array(tensor)) is not None}
-    operations = [_operation(node, arrays) for node in nodes]
+    integers = {name: found for name, tensor in named if (found := _integers(tensor))}
+    constants = {name for name, _ in named}
     metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
-    return Graph(
-        arrays,
-        tuple(one for one in operations if one is not None),
-        metadata,
-        _input_px(graph, arrays),
-    )
+    operations = tuple(_operations([_Node(one) for one in nodes], constants, arrays, integers))
+    return Graph(arrays, operations, metadata, _input_px(graph, arrays))
 
 
-def _operation(node: Message, arrays: dict[str, NDArray[np.float32]]) -> Operation | None:
-    """Describe one node; None for those that only move or scale numbers."""
-    kind = KINDS.get(node.text(4))
-    if kind is None:
-        return None
-    attributes = {attribute.text(1): attribute for attribute in node.messages(5)}
+class _Node:
+    """One node of a graph: its kind, its values by name, and its attributes."""
 
-    def integer(name: str, default: int) -> int:
-        return attributes[name].integer(3, default) if name in attributes else default
+    def __init__(self, node: Message) -> None:
+        self.kind, self.name = node.text(4), node.text(3)
+        self.inputs, self.outputs = (
+            [bytes(part).decode(errors="replace") for part in node.parts(number)]
+            for number in (1, 2)
+        )
+        self.attributes = {attribute.text(1): attribute for attribute in node.messages(5)}
 
-    def real(name: str, default: float) -> float:
-        return attributes[name].real(2, default) if name in attributes else default
+    def integer(self, name: str, default: int) -> int:
+        """A whole number."""
+        given = self.attributes.get(name)
+        return given.integer(3, default) if given else default
 
-    def first(name: str, default: int) -> int:
-        values = attributes[name].integers(8) if name in attributes else []
-        return values[0] if values else default
+    def real(self, name: str, default: float) -> float:
+        """A number of 32 bits."""
+        given = self.attributes.get(name)
+        return given.real(2, default) if given else default
 
-    def last(name: str, default: int) -> int:
-        values = attributes[name].integers(8) if name in attributes else []
-        return values[-1] if values else default
+    def integers(self, name: str, default: list[int]) -> list[int]:
+        """Whole numbers, such as one for each side of a window."""
+        given = self.attributes.get(name)
+        return (given.integers(8) if given else []) or default
 
-    inputs = [bytes(part).decode(errors="replace") for part in node.parts(1)]
+
+def _operations(
+    nodes: list[_Node],
+    constants: set[str],
+    arrays: dict[str, NDArray[np.float32]],
+    integers: dict[str, list[int]],
+) -> Iterator[Operation]:
+    """Describe the nodes that compute the output, each of which takes the value before it.
+
+    What is not understood keeps ONNX's name for it, for `identify.not_understood` to refuse. Nodes
+    that compute a shape or another constant are left out.
+    """
+    known, value, seen_layer = set(constants), "", False
+    columns: dict[str, Operation | None] = {}
+    for node in nodes:
+        of_graph = [name for name in node.inputs if name and name not in known]
+        # The sides of a value are no part of it.
+        if node.kind in ("Constant", "Shape") or (node.inputs and not of_graph):
+            known.update(node.outputs)
+            continue
+        output = node.outputs[0] if node.outputs else ""
+        if node.kind == "LRN" and of_graph and columns.pop(of_graph[0], node) is None:
+            columns[output] = _described(node, arrays)
+            continue
+        one = next(iter(columns.values()), None)
+        joined = node.kind == "Concat" and node.integer("axis", 0) == 1
+        if joined and one and of_graph == [*columns] and _all_equal([*columns.values()]):
+            # ONNX's LRN has no groups: a net that has them has a node for each column.
+            yield replace(one, settings=one.settings | {"columns": len(columns)})
+            columns = {}
+        elif len(of_graph) != 1 or of_graph[0] != (value or of_graph[0]):
+            yield Operation(f"{node.kind} of several values", node.name)
+        elif node.kind == "Split" and _is_even(node):
+            columns, output = dict.fromkeys(node.outputs), PARTS
+        elif node.kind not in HARMLESS and (seen_layer or not _is_of_images(node, integers)):
+            yield _described(node, arrays)
+        value = output
+        seen_layer = seen_layer or KINDS.get(node.kind) == "linear"
+
+
+def _is_of_images(node: _Node, integers: dict[str, list[int]]) -> bool:
+    """Whether a node before the first layer turns a stored image into the input.
+
+    It changes the type, puts channels first, or crops; the order of channels stays.
+    """
+    match node.kind:
+        case "Cast":
+            return True
+        case "Transpose":
+            return node.integers("perm", []) == [0, 3, 1, 2]
+        case "Slice":
+            axes, steps = ([*node.inputs, "", ""][i] for i in (3, 4))
+            in_plane = {*integers.get(axes, [1])} <= {2, 3}
+            return in_plane and (not steps or {*integers.get(steps, [])} == {1})
+    return False
+
+
+def _is_even(node: _Node) -> bool:
+    """Whether a node splits the maps into equal parts; parts of other sizes are written out."""
+    given = len(node.inputs) > 1 or "split" in node.attributes
+    return node.integer("axis", 0) == 1 and len(node.outputs) > 1 and not given
+
+
+def _all_equal(operations: list[Operation | None]) -> bool:
+    settings = [one.settings if one else None for one in operations]
+    return all(one == settings[0] is not None for one in settings)
+
+
+def _described(node: _Node, arrays: dict[str, NDArray[np.float32]]) -> Operation:
+    """Describe a node that takes one value and constants."""
+    kind = KINDS.get(node.kind, node.kind)
+    if why := _not_square(node):
+        return Operation(f"{node.kind} with {why}", node.name)
+    names = [name for name in node.inputs if name in arrays]
     settings: dict[str, float] = {}
-    match node.text(4):
+    match node.kind:
         case "Conv":
+            pads = node.integers("pads", [0, 0])
             settings = {
-                "group": integer("group", 1),
-                "stride": first("strides", 1),
-                "pad": first("pads", 0),
-                "pad_after": last("pads", 0),
+                "group": node.integer("group", 1),
+                "stride": node.integers("strides", [1])[0],
+                "pad": pads[0],
+                "pad_after": pads[-1],
             }
         case "LRN":
             settings = {
-                "n": integer("size", 5),
-                "alpha": real("alpha", 1e-4),
-                "beta": real("beta", 0.75),
-                "k": real("bias", 1.0),
+                "n": node.integer("size", 5),
+                "alpha": node.real("alpha", 1e-4),
+                "beta": node.real("beta", 0.75),
+                "k": node.real("bias", 1.0),
             }
         case "MaxPool" | "AveragePool":
-            settings = {"size": first("kernel_shape", 0), "stride": first("strides", 1)}
+            pads = node.integers("pads", [0, 0])
+            settings = {
+                "size": node.integers("kernel_shape", [0])[0],
+                "stride": node.integers("strides", [1])[0],
+                "pad": pads[0],
+                "pad_after": pads[-1],
+                "ceil_mode": node.integer("ceil_mode", 0),
+            }
+        case "Gemm" if (node.real("alpha", 1), node.real("beta", 1)) != (1, 1) or node.integer(
+            "transA", 0
+        ):
+            return Operation("Gemm with a factor or transposed values", node.name)
+        case "Sub" | "Add" | "Mul" | "Div" if not names or (
+            node.kind in ("Sub", "Div") and names[0] == node.inputs[0]
+        ):
+            return Operation(f"{node.kind} of values that are no weights", node.name)
     if kind != "linear":
-        return Operation(kind, node.text(3), settings)
-    names = [name for name in inputs[1:3] if name in arrays]
+        constant = names[0] if kind in ("add", "sub", "mul", "div") else ""
+        return Operation(kind, node.name, settings, constant=constant)
+    names = [name for name in node.inputs[1:3] if name in arrays]
     # A product of two computed values is none of a layer.
-    if not names:
-        return None
+    if len(names) < len(node.inputs[1:3]) or not names:
+        return Operation(f"{node.kind} of values that are no weights", node.name)
     return Operation(
         kind,
-        node.text(3),
+        node.name,
         settings,
         names[0],
         names[1] if len(names) > 1 else "",
-        node.text(4) == "Conv",
-        transposed=node.text(4) == "MatMul"
-        or (node.text(4) == "Gemm" and not integer("transB", 0)),
+        node.kind == "Conv",
+        transposed=node.kind == "MatMul" or (node.kind == "Gemm" and not node.integer("transB", 0)),
     )
+
+
+def _not_square(node: _Node) -> str:
+    """What a window has that no AlexNet has, in words; empty if it is the same on all sides."""
+    pads = node.integers("pads", [0, 0])
+    half = len(pads) // 2
+    if any(len({*node.integers(name, [1])}) > 1 for name in ("strides", "kernel_shape")):
+        return "a window or steps that are not square"
+    if len({*pads[:half]}) > 1 or len({*pads[half:]}) > 1:
+        return "padding that differs from side to side"
+    if {*node.integers("dilations", [1])} != {1}:
+        return "dilation"
+    if "auto_pad" in node.attributes and node.attributes["auto_pad"].text(4) not in (
+        *("", "NOTSET", "VALID"),
+    ):
+        return "auto_pad"
+    return ""
 
 
 def _array(tensor: Message) -> NDArray[np.float32] | None:
@@ -131,9 +250,17 @@ def _array(tensor: Message) -> NDArray[np.float32] | None:
         values = tensor.floats(9 if tensor.has(9) else number, dtype)
     else:
         return None
-    if len(shape) > 8 or math.prod(shape) != len(values):
-        raise Malformed(f"an array of {len(values)} numbers has another shape")
-    return values.reshape(shape)
+    return shaped(values, shape)
+
+
+def _integers(tensor: Message) -> list[int]:
+    """Read a tensor of a few whole numbers of 64 bits, such as axes; empty for others."""
+    if tensor.integer(2, 0) != INT64:
+        return []
+    raw = b"".join(tensor.parts(9))
+    if len(raw) % 8 or len(raw) > 8 * MOST_INTEGERS:
+        return []
+    return np.frombuffer(raw, "<i8").tolist() or tensor.integers(7)
 
 
 def _input_px(graph: Message, arrays: dict[str, NDArray[np.float32]]) -> int | None:

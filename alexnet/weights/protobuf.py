@@ -7,6 +7,7 @@ counts the fields that it has read.
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
@@ -15,6 +16,11 @@ from numpy.typing import NDArray
 MOST_FIELDS = 1_000_000
 """Most fields in all messages of one file. An AlexNet has some hundreds; a damaged file could make
 the reader walk through millions of fields of two bytes."""
+
+MOST_NUMBERS = 2**29
+"""Most numbers in all arrays: 2 GiB as float32, to which those of 16 bits grow."""
+MOST_DIMENSIONS, MOST_SIDE = 8, 2**31
+"""Most sides of an array, and the longest side: what fits into a file of 2 GiB."""
 
 # Wire types: https://protobuf.dev/programming-guides/encoding
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -26,16 +32,22 @@ class Malformed(ValueError):
 
 
 class Budget:
-    """The number of fields that may still be read from a file."""
+    """The number of fields, and of tensors' numbers, that may still be read from a file."""
 
-    def __init__(self, fields: int = MOST_FIELDS) -> None:
-        self._left = fields
+    def __init__(self, fields: int = MOST_FIELDS, numbers: int = MOST_NUMBERS) -> None:
+        self._left, self._numbers_left = fields, numbers
 
     def spend(self) -> None:
         """Count one field. Raises Malformed when there were too many."""
         self._left -= 1
         if self._left < 0:
             raise Malformed("it has more than a million fields")
+
+    def spend_numbers(self, count: int) -> None:
+        """Count numbers of a tensor. Raises Malformed when there were too many."""
+        self._numbers_left -= count
+        if self._numbers_left < 0:
+            raise Malformed("its arrays are larger than 2 GiB as float32")
 
 
 class Message:
@@ -105,8 +117,21 @@ class Message:
         parts, size = self.parts(number), np.dtype(dtype).itemsize
         if any(len(part) % size for part in parts):
             raise Malformed(f"field {number} ends inside a number")
+        self._budget.spend_numbers(sum(map(len, parts)) // size)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return np.frombuffer(data, dtype).astype(np.float32, copy=False)
+
+
+def shaped(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Give the numbers of an array their shape. Raises Malformed if they do not fill it."""
+    # Sides are numbers of a stranger: NumPy takes none beyond 63 bits, even beside a 0.
+    if (
+        len(shape) > MOST_DIMENSIONS
+        or any(side > MOST_SIDE for side in shape)
+        or math.prod(shape) != len(values)
+    ):
+        raise Malformed(f"an array of {len(values)} numbers has another shape")
+    return values.reshape(shape)
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

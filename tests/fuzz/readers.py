@@ -32,7 +32,8 @@ from alexnet.train.metrics import RunLog, TrainState, read_metrics
 from alexnet.weights import caffemodel
 from alexnet.weights import files as weights_files
 from alexnet.weights.exporting import operations
-from alexnet.weights.identify import facts, identify
+from alexnet.weights.facts import facts
+from alexnet.weights.identify import identify
 from tests import frameworks, layouts
 from tests.conftest import tiny
 from tests.fuzz.mutations import damage_bytes, damage_json
