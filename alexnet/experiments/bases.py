@@ -122,11 +122,6 @@ def augment(**changes: Any) -> Callable[[Config], Config]:
     return lambda config: replace(config, augment=replace(config.augment, **changes))
 
 
-def same(config: Config) -> Config:
-    """No change."""
-    return config
-
-
 def as_many_presentations(
     share: float, change: Callable[[Config], Config]
 ) -> Callable[..., Config]:

@@ -7,10 +7,10 @@ and NumPy, so that the table of claims prints at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet.config import Config, Dropout
+from alexnet.config import Dropout
 from alexnet.errors import AlexNetError
 from alexnet.experiments import effects
 from alexnet.experiments.bases import (
@@ -22,7 +22,6 @@ from alexnet.experiments.bases import (
     net,
     one_column,
     pooling_2_2,
-    same,
     thirteen,
 )
 from alexnet.experiments.claim import Arm, Claim, Effect, Kind, Part
@@ -38,16 +37,18 @@ OF_EACH = 62, 125, 250, 500
 """Training images of each class in the claim on their number; tiny-imagenet has 500."""
 CLASSES = 200
 """Classes of tiny-imagenet."""
-REGULARISERS: tuple[tuple[str, str, Callable[[Config], Config]], ...] = (
-    ("no dropout", "without dropout minus with it", net(dropout=Dropout(masks=False))),
-    (
-        "no crops",
-        "without random crops and reflections minus with them",
-        augment(crops=False, flips=False),
-    ),
-    ("no colour noise", "without color noise minus with it", augment(colour="none")),
+NO_DROPOUT = Arm("no dropout", net(dropout=Dropout(masks=False)))
+NO_CROPS = Arm("no crops", augment(crops=False, flips=False))
+NO_COLOUR = Arm("no colour noise", augment(colour="none"))
+WITHOUT_DROPOUT = "without dropout minus with it"
+WITHOUT_CROPS = "without random crops and reflections minus with them"
+WITHOUT_COLOUR = "without color noise minus with it"
+REGULARISERS = (
+    (NO_DROPOUT, WITHOUT_DROPOUT),
+    (NO_CROPS, WITHOUT_CROPS),
+    (NO_COLOUR, WITHOUT_COLOUR),
 )
-"""The name of the arm, what its effect compares, and the change: what works against overfitting."""
+"""What works against overfitting: the arm without it, and what its effect compares."""
 
 
 # Extra metrics. PyTorch is imported when they are computed, so that the table needs none.
@@ -71,16 +72,15 @@ def _with_images(name: str, of_each: int) -> str:
 
 def _arms_by_images() -> tuple[Arm, ...]:
     """The base and each ablation with each number of training images."""
-    changes = (("base", same), *((name, change) for name, _, change in REGULARISERS))
     return tuple(
         Arm(
-            _with_images(name, of_each),
-            as_many_presentations(of_each / OF_EACH[-1], change),
+            _with_images(arm.name, of_each),
+            as_many_presentations(of_each / OF_EACH[-1], arm.change),
             # All images are the store itself, whose runs other claims have too.
             part=None if of_each == OF_EACH[-1] else Part(train_of_each=of_each),
         )
         for of_each in OF_EACH
-        for name, change in changes
+        for arm in (Arm("base"), *(arm for arm, _ in REGULARISERS))
     )
 
 
@@ -234,15 +234,15 @@ CLAIMS: tuple[Claim, ...] = (
         "39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten",
         WITH_CIFAR,
         five_convolutions,
-        (Arm("base"), Arm("no crops", augment(crops=False, flips=False))),
+        (Arm("base"), NO_CROPS),
         (
-            _gap("no crops", "without random crops and reflections minus with them", "substantial"),
+            _gap("no crops", WITHOUT_CROPS, "substantial"),
             Effect(
                 "error with the center crop, ablated minus base, percentage points",
                 "more than 0",
                 ("no crops", "base"),
                 effects.centre_error,
-                pair="without random crops and reflections minus with them",
+                pair=WITHOUT_CROPS,
             ),
             Effect(
                 "test error, center crop minus ten crops, percentage points",
@@ -261,8 +261,8 @@ CLAIMS: tuple[Claim, ...] = (
         "-",
         WITH_CIFAR,
         five_convolutions,
-        (Arm("base"), Arm("no colour noise", augment(colour="none"))),
-        (_error("no colour noise", "without color noise minus with it", "more than 1", 1),),
+        (Arm("base"), NO_COLOUR),
+        (_error("no colour noise", WITHOUT_COLOUR, "more than 1", 1),),
     ),
     Claim(
         "dropout",
@@ -273,10 +273,10 @@ CLAIMS: tuple[Claim, ...] = (
         "-",
         WITH_CIFAR,
         five_convolutions,
-        (Arm("base"), Arm("no dropout", net(dropout=Dropout(masks=False)))),
+        (Arm("base"), NO_DROPOUT),
         (
-            _error("no dropout", "without dropout minus with it", "more than 0"),
-            _gap("no dropout", "without dropout minus with it", "substantial"),
+            _error("no dropout", WITHOUT_DROPOUT, "more than 0"),
+            _gap("no dropout", WITHOUT_DROPOUT, "substantial"),
             Effect(
                 "epochs to the same validation loss before any change of the schedule, "
                 "with dropout over without",
@@ -313,12 +313,12 @@ CLAIMS: tuple[Claim, ...] = (
             Effect(
                 f"test error with {CLASSES * of_each:,} images, {pair}, percentage points",
                 "-",
-                (_with_images(name, of_each), _with_images("base", of_each)),
+                (_with_images(arm.name, of_each), _with_images("base", of_each)),
                 effects.test_error,
                 pair=pair,
                 images=CLASSES * of_each,
             )
-            for name, pair, _ in REGULARISERS
+            for arm, pair in REGULARISERS
             for of_each in OF_EACH
         ),
         note="Every arm sees the same number of presentations: with an eighth of the images it has "
