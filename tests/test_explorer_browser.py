@@ -16,7 +16,7 @@ from alexnet import load, snapshots
 from alexnet.attribution import crop_answers, occlusion
 from alexnet.errors import RunError
 from alexnet.explorer import contents, page, runtime
-from alexnet.inference import image_tensor, predict, split_for
+from alexnet.inference import predict, read_image, split_for
 from alexnet.trained import Trained
 from alexnet.units import maximise
 from tests.browser import CHROMIUM, Browser
@@ -91,7 +91,7 @@ def test_dropped_image_has_the_numbers_of_predict(
         file = tmp_path / f"{width}x{height}.png"
         coarse.resize((width, height)).save(file)
         dropped(browser, file)
-        image = image_tensor(trained, file)
+        image = torch.from_numpy(read_image(file, trained.preprocess.stored_px).copy())[None]
         stored = browser.run("Array.from(explorer.current().stored)")
         assert np.array_equal(stored, image.flatten()), "rescaled in another way"
         check_values(browser, trained, image)
