@@ -62,7 +62,7 @@ def test_error_if_our_program_cannot_run() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        "step recipe=cifar_11 batch=2 classes=10",
+        pytest.param("step recipe=cifar_11 batch=2 classes=10", marks=pytest.mark.slow),
         pytest.param(
             "step recipe=cifar_11 batch=2 classes=10 normalise=False precision=bfloat16",
             marks=pytest.mark.slow,

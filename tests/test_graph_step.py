@@ -160,6 +160,7 @@ def on_this_rank(settings: Config) -> list[str]:
     return sums
 
 
+@pytest.mark.slow
 def test_ranks_that_share_a_batch_take_the_steps_of_the_loop() -> None:
     """And add all gradients of a step at once, in float32 as the loop does."""
     settings = replace(config(SMALL), label_smoothing=0.1)

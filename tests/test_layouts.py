@@ -73,6 +73,7 @@ def test_every_form_of_imagenet_has_the_same_classes_words_and_labels(
     assert all("test" in note and "left out" in note for note in source.notes)
 
 
+@pytest.mark.slow
 def test_run_trained_on_one_form_evaluates_on_every_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +205,7 @@ def test_train_val_and_test_folders_are_three_splits(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_exif_orientation_is_not_applied_to_imagenet(tmp_path: Path) -> None:
     """The authors used the images as they are, so all forms must give the same pixels."""
     for layout, make in LAYOUTS.items():

@@ -543,6 +543,7 @@ def test_export_takes_batches_of_any_size(net: Network, images: torch.Tensor) ->
     torch.testing.assert_close(exported.module()(images[:3]), net(images[:3]), **SAME)
 
 
+@pytest.mark.slow
 def test_compiled_and_exported_networks_have_the_gradient_of_the_input(
     net: Network, images: torch.Tensor
 ) -> None:

@@ -199,7 +199,8 @@ print(points)
 
 
 @pytest.mark.parametrize(
-    ("every", "least"), [(83, 4), pytest.param(1, 400, marks=pytest.mark.slow)]
+    ("every", "least"),
+    [pytest.param(every, least, marks=pytest.mark.slow) for every, least in ((29, 12), (1, 400))],
 )
 def test_preparation_killed_at_any_file_operation_needs_no_repair(
     every: int, least: int, tmp_path: Path

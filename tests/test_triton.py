@@ -293,6 +293,7 @@ def _compile(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in program.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_largest_kernel_fits_the_registers_of_an_h100() -> None:
     (used,) = _compile("-c", LARGEST_KERNEL)
     assert used["reg"] <= REGISTERS and used["stack"] == used["local"] == 0
