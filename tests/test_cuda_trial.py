@@ -112,7 +112,8 @@ def test_training_takes_the_faster_way_of_one_trial(
 
 def test_a_prediction_does_not_depend_on_a_trial() -> None:
     x, weight = layer(6, 2)
-    convolution(x, weight, None, 1, (2, 2), 2)
+    y = convolution(x, weight, None, 1, (2, 2), 2)
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(x, weight, None, 1, 2, groups=2))
 
 
 def test_a_trial_needs_cuda_and_leave_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
