@@ -169,7 +169,7 @@ def test_one_file_that_is_no_image_does_not_cost_the_others(
         (["RUN"], "name the images to explain"),
         (["RUN", "PHOTO", "--methods", "lime"], "no method 'lime'; there are gradient, integrated"),
         (["RUN", "PHOTO", "--target", "zebra"], "the run has no class 'zebra'; it has "),
-        (["RUN", "PHOTO", "--out", "nowhere"], "nowhere is not a folder; make it"),
+        (["RUN", "PHOTO", "--out", "PHOTO"], "is not a folder; name another one"),
         (["RUN", "none.jpg"], "none.jpg does not exist"),
         (["none", "PHOTO"], "none"),
     ],

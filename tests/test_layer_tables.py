@@ -187,6 +187,12 @@ def test_published_files_of_the_simulators_count_another_network() -> None:
     )
     products = [k * c * r * r * ((y - r) // s + 1) ** 2 for k, c, r, y, s in maestro]
     assert products == list(CONVOLUTIONS.values())
+    # KULeuven-MICAS/zigzag, zigzag/inputs/workload/alexnet.onnx: (kernels, maps of a group, size,
+    # output). Its groups are the paper's; conv1 sees 224 pixels without padding.
+    zigzag = ((96, 3, 11, 54), (256, 48, 5, 26), (384, 256, 3, 12), (384, 192, 3, 12))
+    zigzag += ((256, 192, 3, 12),)
+    assert (224 - 11) // 4 + 1 == 54
+    assert sum(k * c * s * s * o * o for k, c, s, o in zigzag) == 595_938_432
     # stanford-mast/nn_dataflow, nn_dataflow/nns/alex_net.py: (maps, kernels, output, size) of each
     # of two columns. Right, too.
     columns = ((3, 48, 55, 11), (48, 128, 27, 5), (256, 192, 13, 3), (192, 192, 13, 3))

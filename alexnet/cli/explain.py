@@ -33,7 +33,7 @@ class ExplainArguments:
     target: str = ""
     """Class to explain; the one that is predicted when not given."""
     out: Path = Path(".")
-    """Folder of the figures."""
+    """Folder of the figures, which is made if it does not exist."""
     json: bool = False
     """Print one JSON object for each image, with all values."""
     device: str = "auto"
@@ -50,8 +50,8 @@ def explain(arguments: list[str]) -> None:
     if not a.images:
         raise AlexNetError(f"name the images to explain, {example}")
     out = on_disk(a.out)
-    if not out.is_dir():
-        raise AlexNetError(f"{out} is not a folder; make it, or name another one with --out")
+    if out.exists() and not out.is_dir():
+        raise AlexNetError(f"{out} is not a folder; name another one with --out")
     from alexnet import explain as explaining
     from alexnet import figures, load
     from alexnet.inference import image_files, read_image
@@ -61,6 +61,8 @@ def explain(arguments: list[str]) -> None:
     label = explaining.label_of(trained, a.target) if a.target else None
     files = image_files(a.images)
     num_unreadable = 0
+    # Not before the run and the files are found.
+    out.mkdir(parents=True, exist_ok=True)
     for file, path in zip(files, _outputs(files, out), strict=True):
         try:
             image = read_image(file, trained.preprocess.stored_px)

@@ -129,8 +129,9 @@ def _draw_frames(ax: Axes, explained: Explanation) -> None:
             )
         )
     side_px = len(explained.image)
+    count = len(answers.crops)
     ax.set_title(
-        f"{side_px}x{side_px} pixels, {len(answers.crops)} crops of "
+        f"{side_px}x{side_px} pixels, {count} crop{'s' if count > 1 else ''} of "
         f"{answers.side_px}x{answers.side_px}",
         fontsize=9,
         color=INK,

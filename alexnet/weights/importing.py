@@ -196,7 +196,8 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
         DataError: There are more or fewer than the network has outputs, or two are the same.
     """
     if not source:
-        return [f"class {number}" for number in range(1, count + 1)], []
+        # From 0, as the published lists of classes of these programs are numbered.
+        return [f"class {number}" for number in range(count)], []
     if (Path(source) / "manifest.json").is_file():
         store = Store(source)
         names, words = list(store.classes), list(store.words)
