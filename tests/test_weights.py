@@ -26,6 +26,7 @@ from alexnet.architecture import names_of, op_of, plan
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.checkpoint import write
 from alexnet.cli import main
+from alexnet.config import Config
 from alexnet.data.image import encode
 from alexnet.data.store import Store
 from alexnet.diagnostics import new_shares, smoothness
@@ -390,7 +391,7 @@ def test_which_describes_runs_of_ours_and_their_exports(
         import_weights(tmp_path / "run" / "last.safetensors", tmp_path / "again")
 
 
-@pytest.mark.parametrize("recipe", ["paper", "caffe_alexnet", "torchvision"])
+@pytest.mark.parametrize("recipe", ["paper", "original", "caffe_alexnet", "torchvision"])
 def test_our_own_onnx_files_are_told_apart(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -403,13 +404,44 @@ def test_our_own_onnx_files_are_told_apart(
     assert "alexnet export, recipe" in which(tmp_path / "a.onnx", capsys)
 
 
-def trained_of(recipe: str) -> Trained:
+@pytest.mark.parametrize(("constant", "value"), [("alpha", 0.001), ("size_px", 3), ("beta", 0.5)])
+def test_another_normalization_inside_maps_is_another_network(
+    constant: str, value: float, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    from alexnet.export import write_onnx
+
+    def changed(config: Config) -> Config:
+        norm = replace(config.architecture.spatial_norm, **{constant: value})
+        return replace(config, architecture=replace(config.architecture, spatial_norm=norm))
+
+    write_onnx(trained_of("original", changed), tmp_path / "a.onnx")
+    found = identify(read(tmp_path / "a.onnx"))
+    assert not found.candidates
+    assert "its normalization inside maps has other constants" in found.reason
+
+
+def test_a_network_imported_from_our_own_onnx_file_answers_alike(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from alexnet.export import write_onnx
+
+    trained = trained_of("original")
+    write_onnx(trained, tmp_path / "a.onnx")
+    import_weights(tmp_path / "a.onnx", tmp_path / "run")
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
+    with torch.no_grad():
+        wanted, found = trained.net(x), load(tmp_path / "run").net(x)
+    # The file keeps alpha times 25 in 32 bits; everything else is the same.
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def trained_of(recipe: str, change: Callable[[Config], Config] = lambda config: config) -> Trained:
     """An untrained network as one that can be used."""
     from alexnet.data.augment import Preprocess
     from alexnet.data.store import Statistics
     from alexnet.saved_config import to_dict
 
-    config = getattr(recipes, recipe)()
+    config = change(getattr(recipes, recipe)())
     architecture = replace(config.architecture, width=1 / 8, classes=CLASSES)
     config = replace(config, architecture=architecture)
     net = Network(architecture).eval()

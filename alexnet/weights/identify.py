@@ -296,6 +296,12 @@ def _differences_of_settings(
     if norms and columns != {architecture.lrn_columns}:
         across = architecture.lrn_columns == 1
         yield f"its LRN sums {'inside' if across else 'across'} groups, unlike {net.title}"
+    known = architecture.spatial_norm
+    for operation in _operations(file, "spatial_norm"):
+        s = operation.settings
+        pairs = [(s["size"], known.size_px), (s["k"], known.k), (s["alpha"], known.alpha)]
+        if not all(_nearly_equal(a, b) for a, b in [*pairs, (s["beta"], known.beta)]):
+            yield f"its normalization inside maps has other constants than that of {net.title}"
 
 
 def _differences_of_pool(op: Op, operation: Operation, pool: Pool, net: Net) -> Iterator[str]:
@@ -413,9 +419,9 @@ def _lrn_of(norm: Operation, known: Lrn) -> Lrn:
     s = norm.settings
     n = int(s["n"])
     given = Lrn(n, _round(s["k"]), _round(s["alpha"]) / n, _round(s["beta"]))
-    # Equal up to the 32 bits of the file: the config keeps its own digits.
+    # The config keeps its own digits.
     pairs = zip(_values(given), _values(known), strict=True)
-    return known if all(abs(a - b) <= 1e-6 * abs(b) for a, b in pairs) else given
+    return known if all(_nearly_equal(a, b) for a, b in pairs) else given
 
 
 def _pool_of(pools: list[Operation], known: Pool) -> Pool:
@@ -433,6 +439,11 @@ def _pool_of(pools: list[Operation], known: Pool) -> Pool:
 def _window(pool: Pool) -> tuple[int, int]:
     """The size and the stride of a pool, in pixels."""
     return pool.size_px, pool.stride
+
+
+def _nearly_equal(a: float, b: float) -> bool:
+    """Whether two numbers are equal up to the 32 bits of a file."""
+    return abs(a - b) <= 1e-6 * abs(b)
 
 
 def _round(value: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ KINDS = {
 # They change no number of a map and no order of numbers: dropout only acts in training, and maps
 # are numbered row by row in ONNX as they are here.
 HARMLESS = "Flatten", "Reshape", "Identity", "Dropout"
+SPATIAL_NORM = "Mul", "AveragePool", "Mul", "Add", "Pow", "Div"
+"""Normalization inside a map, which ONNX has no operation for."""
 PARTS = " "
 """No name of a value: that of several."""
 # Numbers of TensorProto.DataType, each with NumPy's name for it and the field of its values.
@@ -109,7 +112,13 @@ def _operations(
     """
     known, value, seen_layer = set(constants), "", False
     columns: dict[str, Operation | None] = {}
-    for node in nodes:
+    steps = iter(enumerate(nodes))
+    for number, node in steps:
+        if norm := _spatial_norm(nodes[number : number + len(SPATIAL_NORM)], value, arrays):
+            yield norm
+            *_, (_, last) = islice(steps, len(SPATIAL_NORM) - 1)
+            value = last.outputs[0]
+            continue
         of_graph = [name for name in node.inputs if name and name not in known]
         # The sides of a value are no part of it.
         if node.kind in ("Constant", "Shape") or (node.inputs and not of_graph):
@@ -133,6 +142,36 @@ def _operations(
             yield _described(node, arrays)
         value = output
         seen_layer = seen_layer or KINDS.get(node.kind) == "linear"
+
+
+def _spatial_norm(
+    nodes: list[_Node], value: str, arrays: dict[str, NDArray[np.float32]]
+) -> Operation | None:
+    """Describe the nodes that our export writes for normalization inside a map; None for others.
+
+    They are x / (k + alpha * size^2 * mean(x^2))^beta with the mean over a square.
+    """
+    if tuple(node.kind for node in nodes) != SPATIAL_NORM or nodes[0].inputs != [value, value]:
+        return None
+    square, mean, *middle, quotient = nodes
+    before = [*square.outputs, *mean.outputs, *(name for node in middle for name in node.outputs)]
+    numbers = [arrays.get(node.inputs[-1]) for node in middle]
+    chained = [mean.inputs, *(node.inputs[:1] for node in middle), quotient.inputs[1:]]
+    size = mean.integers("kernel_shape", [0])
+    around = mean.integers("pads", [0]) == [size[0] // 2] * 4 and not _not_square(mean)
+    if (
+        [[name] for name in before] != chained
+        or quotient.inputs[:1] != [value]
+        or any(number is None or number.size != 1 for number in numbers)
+        or not (around and mean.integer("count_include_pad", 0))
+        or mean.integers("strides", [1])[0] != 1
+    ):
+        return None
+    factor, k, beta = (float(number.item()) for number in numbers if number is not None)
+    alpha = factor / size[0] ** 2
+    return Operation(
+        "spatial_norm", square.name, {"size": size[0], "k": k, "alpha": alpha, "beta": beta}
+    )
 
 
 def _is_of_images(node: _Node, integers: dict[str, list[int]]) -> bool:

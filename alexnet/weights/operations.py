@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 KINDS = frozenset(
     [
-        *("linear", "activation", "lrn", "max_pool", "avg_pool", "dropout", "softmax"),
-        *("add", "sub", "mul", "div"),
+        *("linear", "activation", "lrn", "spatial_norm", "max_pool", "avg_pool", "dropout"),
+        *("softmax", "add", "sub", "mul", "div"),
     ]
 )
 """Operations that are understood."""
@@ -22,7 +22,8 @@ class Operation:
         name: The file's own name of it.
         settings: Its numbers, by the names `group`, `stride`, `pad`, `pad_after`, `size`,
             `ceil_mode`, `columns` (in which an LRN sums), `n`, `k`, `beta` and `alpha` (a factor
-            of the mean, as Caffe and ONNX have it); those that the file gives.
+            of the mean, as Caffe and ONNX have it; of a spatial norm, of the sum); those that the
+            file gives.
         weight: Name of its weights among the arrays; empty if it has none.
         bias: Name of its biases; empty if it has none.
         is_convolution: Of a linear operation, whether it is a convolution.
