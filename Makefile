@@ -29,7 +29,7 @@ gpu-lab:  ## half an hour on a CUDA GPU: make gpu-lab OUT=FOLDER STAGES="facts c
 	$(PYTHON) -m benchmarks.gpu $(OUT) $(STAGES)
 
 # One claim after the other, so that each writes its record before the next begins; they share runs.
-CLAIMS ?= images lrn overlap columns depth links bias dropout crops colour ensemble filters features
+CLAIMS ?= images ladder lrn overlap columns depth links bias dropout crops colour ensemble filters features
 claims-gpu:  ## the claims on tiny-imagenet, most informative first: make claims-gpu DATA=STORE
 	for claim in $(CLAIMS); do $(PYTHON) -m alexnet reproduce $$claim --data $(DATA) --jobs 4 || exit; done
 

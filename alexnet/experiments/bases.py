@@ -74,6 +74,11 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     return replace(config, architecture=architecture, schedule=schedule, val_split=VAL_SPLIT[kind])
 
 
+def one_column_below(scale: Scale, kind: Kind) -> Config:
+    """Where the ladder stands: `five_convolutions` in one column."""
+    return one_column(five_convolutions(scale, kind))
+
+
 def four_layers(scale: Scale, kind: Kind) -> Config:
     """The 26 % net without regularization, at one rate, tested on the images it trains on, until
     their error is 25 %.

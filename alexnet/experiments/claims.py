@@ -8,6 +8,7 @@ and NumPy, so that the table of claims prints at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from alexnet.config import Dropout
@@ -21,11 +22,13 @@ from alexnet.experiments.bases import (
     four_layers,
     net,
     one_column,
+    one_column_below,
     pooling_2_2,
     thirteen,
 )
 from alexnet.experiments.claim import Arm, Claim, Effect, Kind, Part
 from alexnet.experiments.effects import ENSEMBLE
+from alexnet.ladder import RUNGS, climb, kept
 
 WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "tiny-imagenet", "imagenet")
 """Kinds of data of claims that small images can also test below full scale.
@@ -81,6 +84,24 @@ def _arms_by_images() -> tuple[Arm, ...]:
         )
         for of_each in OF_EACH
         for arm in (Arm("base"), *(arm for arm, _ in REGULARISERS))
+    )
+
+
+ONE_COLUMN = Arm("one column")
+"""Where the ladder stands."""
+
+
+def _below(number: int) -> str:
+    """The name of the arm that a rung stands on: the last one below it that is kept."""
+    names = [ONE_COLUMN.name, *(rung.name for rung in kept(RUNGS[:number]))]
+    return names[-1]
+
+
+def _ladder() -> tuple[Arm, ...]:
+    """The bottom of the ladder, and each rung on top of those below it that are kept."""
+    return ONE_COLUMN, *(
+        Arm(rung.name, partial(climb, rungs=(*kept(RUNGS[:number]), rung)))
+        for number, rung in enumerate(RUNGS)
     )
 
 
@@ -323,6 +344,34 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         note="Every arm sees the same number of presentations: with an eighth of the images it has "
         "eight times as many epochs.",
+    ),
+    Claim(
+        "ladder",
+        "each setting that is later than the paper lowers the error (not in the paper)",
+        "-",
+        kinds=WITHOUT_CIFAR,
+        base=one_column_below,
+        arms=_ladder(),
+        effects=(
+            *(
+                Effect(
+                    f"error with the center crop, without {rung.name} minus with it, "
+                    "percentage points",
+                    "-",
+                    (_below(number), rung.name),
+                    effects.centre_error,
+                )
+                for number, rung in enumerate(RUNGS)
+            ),
+            Effect(
+                "error with the center crop, one column minus all that is kept, percentage points",
+                "-",
+                (ONE_COLUMN.name, kept()[-1].name),
+                effects.centre_error,
+            ),
+        ),
+        note="Each setting is added to those above it that are kept. Random resized crops, for "
+        "example, are added to what is above, and the rows below are without them.",
     ),
     Claim(
         "depth",

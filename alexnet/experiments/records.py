@@ -22,7 +22,7 @@ from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.job import result_of
-from alexnet.experiments.runner import Settings, kind_of
+from alexnet.experiments.runner import Settings, kind_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
@@ -50,7 +50,7 @@ def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings
         "store": {"images": images, "classes": len(store.classes), "size_px": store.size_px},
         "store_checksum": store.checksum,
         "code": code_version(),
-        "environment": {"torch": torch.__version__, "machine": machine()},
+        "environment": environment(settings.jobs),
         "parts": {arm.name: asdict(claim.part(arm, settings.scale, kind)) for arm in claim.arms},
         "configs": {
             arm.name: to_dict(
@@ -59,6 +59,20 @@ def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings
             for arm in claim.arms
         },
         "arms": {name: [_run(one) for one in runs] for name, runs in results.items()},
+    }
+
+
+def environment(jobs: int) -> dict[str, Any]:
+    """What decides the last digits of a run beside the code, because sums have another order.
+
+    Args:
+        jobs: Number of runs at the same time.
+    """
+    return {
+        "torch": torch.__version__,
+        "machine": machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads_of_a_run(jobs),
     }
 
 

@@ -17,6 +17,7 @@ from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import QUARTER, apart
 from alexnet.experiments.records import Record, Row
 from alexnet.experiments.table import (
+    KINDS,
     NOT_RUN,
     REPEATED,
     no_records,
@@ -29,6 +30,7 @@ from alexnet.experiments.table import (
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.figures.style import SOFT
 from alexnet.files import write_whole
+from alexnet.ladder import RUNGS, kept
 from alexnet.trained import load
 from alexnet.web_page import templates
 
@@ -81,6 +83,12 @@ BY_IMAGES = (
     "network without it errs more."
 )
 
+LADDER = (
+    "Error with the center crop, from above: one column, then each later setting on top of those "
+    "that are kept. Small points are seeds, large ones their means; hollow ones are settings that "
+    "the rows below do not have. To the right, the time of a training step in units of the first."
+)
+
 
 def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """The figures of the page. Those that have no data are left out."""
@@ -108,6 +116,9 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     for one in records:
         if any(row.effect.images for row in one.rows):
             sections += [("Overfitting: the number of images", [(_by_images(one), BY_IMAGES)])]
+        if one.claim.id == "ladder":
+            where = f"What later settings are worth ({KINDS[one.raw['on']]})"
+            sections += [(where, [(_ladder(one), LADDER)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
@@ -230,6 +241,36 @@ def _by_images(one: Record) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     # Above the axes, where no curve can be.
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    return figure
+
+
+def _ladder(one: Record) -> Figure:
+    """The errors of each rung of claim `ladder`, and what a step of it costs."""
+    figure = Figure((5.8, 0.8 + 0.42 * len(one.results)), layout="constrained")
+    axes = figure.subplots()
+    left_out = {rung.name for rung in RUNGS} - {rung.name for rung in kept()}
+    (first, *_) = one.results.values()
+    for height, (name, runs) in enumerate(one.results.items()):
+        errors = [100 * run.centre_error for run in runs]
+        face = "white" if name in left_out else TRAIN
+        axes.plot(errors, [height] * len(errors), "o", color=SOFT, markersize=3)
+        axes.plot(mean(errors), height, "o", color=TRAIN, markerfacecolor=face, markersize=7)
+        # Speeds of the same seed lie close in time, so that a busy machine slows both.
+        times = [a.images_per_s / b.images_per_s for a, b in zip(first, runs, strict=True)]
+        axes.annotate(
+            f"{mean(times):.2f}",
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+        )
+    axes.set_yticks(range(len(one.results)), list(one.results), fontsize=8.5)
+    axes.invert_yaxis()
+    axes.set(xlabel="error with the center crop, %")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
 

@@ -391,11 +391,15 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
     return results
 
 
+def threads_of_a_run(jobs: int) -> int:
+    """The number of threads of each of `jobs` runs that share the cores."""
+    return max(1, available_cores() // jobs)
+
+
 def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[RunSpec]:
     """Start a process for each run, `settings.jobs` at a time, and yield each run as it ends."""
-    # The runs share the cores; each would otherwise start a thread for every core.
-    threads = max(1, available_cores() // settings.jobs)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    # Each run would otherwise start a thread for every core.
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads_of_a_run(settings.jobs))}
     if settings.jobs > 1:
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
