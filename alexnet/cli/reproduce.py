@@ -24,7 +24,7 @@ class ReproduceArguments:
     claims: Positional[Annotated[Names, tyro.conf.arg(metavar="[CLAIM...]")]] = ()
     """Ids of the claims; all that the store is fit for when none is given."""
     data: str | None = None
-    """Prepared store: photographs of 112 pixels or more, or CIFAR-10."""
+    """Prepared store: photographs of 112 pixels or more, tiny-imagenet or CIFAR-10."""
     scale: Literal["smoke", "desk", "full"] = "desk"
     """smoke: seconds for each run, as a test of the program only. desk: minutes for each run. full:
     the paper's own setting."""
