@@ -12,6 +12,7 @@ from alexnet import recipes
 from alexnet.cli import VERBS, main
 from alexnet.cli.arguments import Names, parse
 from alexnet.cli.evaluate import EvaluateArguments, confusion_table
+from alexnet.cli.mistakes import sentence
 from alexnet.cli.options import ACCEPTED, OTHER_NAMES, fields_of, help_page, understood
 from alexnet.cli.prepare import PrepareArguments
 from alexnet.cli.train import parse_train
@@ -235,3 +236,57 @@ def test_lines_of_summary_and_reproduce_fit(
         text = printed(capsys, "summary", name)
         assert max(map(len, text.splitlines())) <= int(columns)
         assert len({len(line) for line in text.rstrip().splitlines()}) == 1, "a cell was wrapped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["features", "runs/a"], "--data STR and --out PATH are missing"),
+        (["look"], "STORE is missing"),
+        (["features", "a", "b", "--data", "c", "--out", "d"], "there is no use for b"),
+        (["evaluate", "a", "--split"], "--split needs a value"),
+        (["reproduce", "lrn", "--seeds", "few"], "--seeds cannot be few; it takes a whole number"),
+        (["train", "paper", "--epochs", "few"], "--epochs cannot be few; it takes a whole number"),
+        (["train", "paper", "--lr", "low"], "--sgd.lr cannot be low; it takes a number"),
+        (
+            ["train", "paper", "--augment.colour", "red"],
+            "--augment.colour cannot be red; it is one of none, paper, original",
+        ),
+        (
+            ["train", "--resume", "a", "--epochs", "few"],
+            "--epochs cannot be few; it takes a whole number",
+        ),
+        (
+            ["summary", "paper", "--width", "wide"],
+            "--architecture.width cannot be wide; it takes a number",
+        ),
+    ],
+)
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_values_that_do_not_fit_are_one_sentence(
+    arguments: list[str],
+    says: str,
+    columns: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"alexnet: {says}; see alexnet ")
+    assert error.endswith(" --help\n")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        "╭─ Odd thing ─╮\n│ It is       │\n│ odd.        │\n│ ─────────── │\n│ See it   │\n",
+        " Odd thing       \n ----------------\n  It is\n  odd.\n  ---------------\n  See help\n",
+        "\x1b[31m╭─ Odd thing ─╮\x1b[0m\n│ It is odd.  │\n╰─────────────╯\n",
+    ],
+)
+def test_box_of_another_kind_is_said_whole(box: str) -> None:
+    assert sentence(box) == "odd thing: It is odd"

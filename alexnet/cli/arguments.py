@@ -12,6 +12,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from alexnet import recipes
+from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import help_page, switches_of, understood, wants_help
 from alexnet.config import Config
 from alexnet.data.storage import is_url
@@ -48,19 +49,21 @@ else:
 def parse(form: Any, verb: str, arguments: list[str]) -> Any:
     """Parse the arguments of `alexnet VERB` into a dataclass.
 
-    Prints the help and exits if it is asked for; tyro exits where the values do not fit. Raises
-    AlexNetError for an option that does not exist.
+    Prints the help and exits if it is asked for. Raises AlexNetError for an option that does not
+    exist and for values that do not fit.
     """
     if wants_help(arguments):
         print(help_page(form, verb))
         sys.exit(0)
-    return tyro.cli(
-        form,
-        prog=command(verb),
-        args=understood(arguments, switches_of(form), verb),
-        # OmitArgPrefixes: the settings of a store are --size-px, and not --settings.size-px.
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    words = understood(arguments, switches_of(form), verb)
+    with in_one_sentence(verb):
+        return tyro.cli(
+            form,
+            prog=command(verb),
+            args=words,
+            # OmitArgPrefixes: the settings of a store are --size-px, and not --settings.size-px.
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
 
 
 def on_disk(path: Path) -> Path:

@@ -13,6 +13,7 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 
 from alexnet.architecture import Op, plan
 from alexnet.cli.arguments import parse, recipe
+from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import (
     fields_of,
     help_page,
@@ -78,13 +79,14 @@ def summary(arguments: list[str]) -> None:
         )
     )
     a = parse(SummaryArguments, "summary", [arguments[0], *own])
-    config = tyro.cli(
-        Config,
-        prog=command("summary", a.recipe),
-        args=fields,
-        default=base,
-        config=(AvoidSubcommands, FlagConversionOff),
-    )
+    with in_one_sentence(f"summary {a.recipe}"):
+        config = tyro.cli(
+            Config,
+            prog=command("summary", a.recipe),
+            args=fields,
+            default=base,
+            config=(AvoidSubcommands, FlagConversionOff),
+        )
     architecture = dense(config.architecture) if a.dense else config.architecture
     ops = plan(architecture)
     if a.format == "table":

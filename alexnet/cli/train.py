@@ -11,6 +11,7 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff
 
 from alexnet import recipes
 from alexnet.cli.arguments import on_disk, recipe, stoppable
+from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import (
     fields_of,
     help_page,
@@ -172,12 +173,11 @@ def _resume(arguments: list[str]) -> None:
         return
     # The field of a recipe, which is an alias here.
     names = {**switches_of(ResumeArguments), "sgd.lr": False}
-    r = tyro.cli(
-        ResumeArguments,
-        prog=command("train"),
-        args=understood(arguments, names, "train --resume RUN", values=True),
-        config=(FlagConversionOff,),
-    )
+    words = understood(arguments, names, "train --resume RUN", values=True)
+    with in_one_sentence("train --resume"):
+        r = tyro.cli(
+            ResumeArguments, prog=command("train"), args=words, config=(FlagConversionOff,)
+        )
     from alexnet.checkpoint import read_config
     from alexnet.train import loop
 
@@ -238,15 +238,18 @@ def parse_train(name: str, arguments: list[str], base: Config | None = None) -> 
     """
     base = base or base_config(name)
     names = {"out": False, "epochs": False, **fields_of(base)}
-    a = tyro.cli(
-        TrainArguments,
-        prog=command("train", name),
-        args=understood(arguments, names, f"train {name}", values=True),
-        default=TrainArguments(config=base),
-        # AvoidSubcommands: the schedule and the layers are unions, which tyro would otherwise turn
-        # into subcommands. FlagConversionOff: `--augment.crops False` reads as the field does.
-        config=(AvoidSubcommands, FlagConversionOff),
-    )
+    words = understood(arguments, names, f"train {name}", values=True)
+    with in_one_sentence(f"train {name}"):
+        a = tyro.cli(
+            TrainArguments,
+            prog=command("train", name),
+            args=words,
+            default=TrainArguments(config=base),
+            # AvoidSubcommands: the schedule and the layers are unions, which tyro would otherwise
+            # turn into subcommands. FlagConversionOff: `--augment.crops False` reads as the field
+            # does.
+            config=(AvoidSubcommands, FlagConversionOff),
+        )
     # Every field is an option: with --recipe a run would bear a false name.
     config = replace(a.config, recipe=base.recipe)
     # After parsing, so that --epochs also scales a schedule whose fields were set by hand.
