@@ -18,30 +18,30 @@ from alexnet.program import command
 class ExploreArguments:
     """Write a page that runs the network in the browser, on images of its reader.
 
-    It opens from disk and needs no network. It shows every map of every layer, each unit with its
-    strongest patches, the normalization, the test crops, occlusion, and the nearest images.
+    It opens from disk and loads nothing. It shows every map of every layer, each unit with its
+    strongest patches, the normalization, test crops, occlusion, the nearest images.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run, or an exported .safetensors file."""
     out: Path
-    """The page: a new .html file, or a new folder, which a large network opens faster from."""
+    """The page: a new .html file; or a new folder, which opens faster if the network is large."""
     data: str = ""
-    """Store of the images in the page; the run's own when not given."""
+    """Store of its images; the run's own when not given."""
     split: str = ""
-    """Split of the store; the run's validation split when not given."""
+    """Split of the store; the validation split when not given."""
     images: int = 400
-    """Number of images of the split in the page, the same of each class."""
+    """Number of images, the same of each class."""
     units: int = 32
-    """For how many units of a layer, at most, an image is made that maximizes them."""
+    """Images that maximize a unit, for each layer."""
     beside: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Another run, whose snapshots the page shows beside those of the first."""
+    """Another run, whose snapshots stand beside those of RUN."""
     which: Literal["last", "best"] = "last"
     """The last checkpoint, or the one with the lowest validation error."""
     fetch: bool = False
-    """Fetch onnxruntime-web by npm into the user's cache, if it is not there."""
+    """Fetch onnxruntime-web by npm into the user's cache."""
     ort: Path | None = None
-    """Folder with the files of onnxruntime-web; the user's cache when not given."""
+    """Folder of onnxruntime-web; the cache when not given."""
     force: bool = False
     """Replace an earlier page."""
 

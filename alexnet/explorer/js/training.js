@@ -15,7 +15,7 @@ export function trainingView() {
   const last = moments.length - 1;
   const output = make("output", {}, "");
   const slider = make("input", { type: "range", min: 0, max: last, value: last, "aria-label": "training" });
-  const shown = make("div", { class: "runs" });
+  const shown = make("div", { class: runs.length > 1 ? "beside" : "" });
   const draw = () => {
     const moment = moments[slider.value];
     output.textContent = runs.length > 1 ? `${Math.round(100 * moment)} % of training` : epochOf(runs[0], moment);
