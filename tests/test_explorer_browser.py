@@ -219,6 +219,22 @@ def test_folder_has_the_values_of_the_one_file(pages: tuple[Path, Path]) -> None
     assert len(pieces) >= 3
 
 
+def test_image_that_is_dropped_before_the_network_is_there_is_answered(
+    pages: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "early.png"
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(file)
+    with Browser() as browser:
+        browser.open(pages[1])
+        browser.wait("window.explorer?.current()")
+        assert browser.run("explorer.current().values") is None
+        dropped(browser, file)
+        assert browser.run("explorer.readyMs") > 0
+        # The example that was there before it has no answer that comes later.
+        assert browser.run("document.getElementById('status').textContent").startswith("early.png")
+        assert browser.problems == []
+
+
 def test_folder_shows_the_image_before_the_network_and_loads_nothing_from_elsewhere(
     pages: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -227,8 +243,8 @@ def test_folder_shows_the_image_before_the_network_and_loads_nothing_from_elsewh
     (folder / "model-02.js").write_text("receivePiece(")
     with Browser() as browser:
         browser.open(folder / page.INDEX, "#training")
-        status = "document.getElementById('status').textContent"
-        browser.wait(f"{status}.startsWith('This page cannot run')")
+        status = "document.getElementById('status')?.textContent"
+        browser.wait(f"{status}?.startsWith('This page cannot run')")
         assert browser.run(status) == (
             "This page cannot run the network: model-02.js, one of the files beside this page, is "
             "missing or damaged"

@@ -51,9 +51,13 @@ async function look(stored, name, own, decodingMs) {
 async function answerCrops(image) {
   const answers = [];
   for (const crop of about.crops) {
-    answers.push((await probabilitiesOf([inputOf(image.stored, crop)]))[0]);
+    // The network computes on the page's own thread: without a pause the answer to the center crop
+    // would be shown after those to all crops.
+    await new Promise((resume) => setTimeout(resume));
     if (image !== current) return;
+    answers.push((await probabilitiesOf([inputOf(image.stored, crop)]))[0]);
   }
+  if (image !== current) return;
   image.answers = answers;
   image.average = average(answers);
   drawAnswers(image.average, answers.length > 1 ? `average of ${answers.length} crops` : "");
