@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.checkpoint import read_config
+from alexnet.config import Config
 from alexnet.errors import RunError
 from alexnet.files import write_whole
 
 FOLDER = "snapshots"
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The filters of one run as they grow.
+
+    Attributes:
+        run: Name of the run's folder.
+        recipe: Name of its recipe.
+        columns: In how many columns its filters lie.
+        epochs: Numbers of epochs that were done, ascending.
+        filters: (snapshots, F, C, S, S)
+    """
+
+    run: str
+    recipe: str
+    columns: int
+    epochs: list[int]
+    filters: NDArray[np.float16]
 
 
 def is_due(epoch: int, epochs: int, count: int) -> bool:
@@ -59,3 +81,38 @@ def read(run: Path) -> tuple[list[int], NDArray[np.float16]] | None:
         epochs.append(int(match[1]))
         filters.append(array.astype(np.float16))
     return (epochs, np.stack(filters)) if filters else None
+
+
+def growth(run: Path, config: Config) -> Growth | None:
+    """Read the snapshots of a run with this config; None if it has kept none.
+
+    Raises:
+        RunError: A file is damaged.
+    """
+    if (kept := read(run)) is None:
+        return None
+    # A run can be named as ".", which is not a name to show.
+    return Growth(run.resolve().name, config.recipe, config.architecture.columns, *kept)
+
+
+def growth_beside(run: Path, other: Path) -> Growth:
+    """Read the snapshots of `other`, which are to be shown beside those of `run`.
+
+    Raises:
+        RunError: It is not a run, or the same one, or one of the two has kept no snapshots.
+        ConfigError: Its config is damaged.
+    """
+    config = read_config(other)
+    if other.resolve() == run.resolve():
+        raise RunError(f"{other} is the run itself; name another run to put beside it")
+    if read(run) is None:
+        raise RunError(
+            f"{run} has kept no snapshots, so that nothing can be put beside them; "
+            "train it with --snapshots N"
+        )
+    if (beside := growth(other, config)) is None:
+        raise RunError(
+            f"{other} has kept no snapshots to put beside those of {run}; "
+            "train it with --snapshots N"
+        )
+    return beside

@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 import torch
 
-from alexnet import load, snapshots
+from alexnet import checkpoint, load, recipes, snapshots
 from alexnet.architecture import plan
 from alexnet.cli import main
 from alexnet.config import Architecture, BatchNorm, FullyConnected, check
@@ -150,17 +150,125 @@ def test_arrays_and_files_are_found_again_by_the_index() -> None:
 
 def test_page_is_one_file_that_loads_nothing(content: Contents) -> None:
     classes = ("</script><b>", *content.about["classes"][1:])
-    html = page.render(replace(content, about=content.about | {"classes": classes}), b"net", ORT)
+    content = replace(content, about=content.about | {"classes": classes})
+    html = "".join(page.render(content, b"net", ORT))
     # An address only as a namespace, or in a comment.
     assert not re.search(r"(src|href)=[\"'](?!#|data:)", html.replace("src: imageAddress", ""))
     assert not re.search(r"https?://", html)
     assert "default-src 'none'" in html
+    assert "script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:;" in html
     (about,) = re.findall(r'id="about">(.*?)</script>', html)
     assert json.loads(about)["classes"][0] == "</script><b>"
     blobs = dict(re.findall(r'id="blob-(\w+)"[^>]*>([^<]*)</script>', html))
     assert gzip.decompress(b64decode(blobs["model"])) == b"net"
     assert gzip.decompress(b64decode(blobs["wasm"])) == ORT[runtime.WASM]
     assert b64decode(blobs["data"]) == page.pack(content)[1]
+
+
+def folder_of(content: Contents, folder: Path, model: bytes) -> dict[str, bytes]:
+    """Write a page as a folder, and join the pieces of each blob, by name."""
+    page.write_folder(folder, content, model, ORT)
+    blobs: dict[str, bytes] = {}
+    for path in sorted(folder.glob("*.js"), key=lambda path: int(path.stem.split("-")[1])):
+        found = re.fullmatch(
+            r'receivePiece\("([^"]*)", \(\) => \{/\*([^*]*)\*/\}\);\n', path.read_text()
+        )
+        assert found and found[1] == path.name
+        name = path.name.split("-")[0]
+        blobs[name] = blobs.get(name, b"") + b64decode(found[2])
+    return blobs
+
+
+def test_folder_has_the_network_in_pieces_of_limited_size(
+    content: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert page.PIECE_BYTES % 3 == 0, "the base64 of several pieces cannot be joined"
+    assert page.PIECE_BYTES * 4 / 3 <= 16 << 20
+    monkeypatch.setattr(page, "PIECE_BYTES", 300)
+    model = np.random.default_rng(0).bytes(300 * 120 + 1)
+    out = tmp_path / "page"
+    blobs = folder_of(content, out, model)
+    assert blobs["model"] == model
+    assert gzip.decompress(blobs["wasm"]) == ORT[runtime.WASM]
+    assert blobs["data"] == page.pack(content)[1]
+    pieces = {path.name: path.stat().st_size for path in out.glob("*.js")}
+    assert max(pieces.values()) <= 400 + len('receivePiece("model-000.js", () => {/**/});\n')
+    html = (out / "index.html").read_text()
+    assert "blob: 'self' file:;" in html
+    assert 'id="blob-' not in html
+    (about,) = re.findall(r'id="about">(.*?)</script>', html)
+    named = json.loads(about)["blobs"]
+    # In the order of the bytes, also those of the number 100.
+    assert named["model"]["pieces"] == [f"model-{i:02}.js" for i in range(121)]
+    assert {name for blob in named.values() for name in blob["pieces"]} == set(pieces)
+    assert {name: blob["bytes"] for name, blob in named.items()} == {
+        name: len(blob) for name, blob in blobs.items()
+    }
+
+
+def test_folder_is_written_whole_or_not_at_all(
+    content: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "page"
+    page.write_folder(out, content, b"first", ORT)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    written: list[list[str]] = []
+
+    def interrupted(name: str, text: str) -> str:
+        written.append([path.name for path in (tmp_path / ".page.writing").iterdir()])
+        if name.startswith("model"):
+            raise KeyboardInterrupt
+        return "x"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "_piece", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            page.write_folder(out, content, b"second", ORT)
+    # What a kill at any of these moments leaves does not look like a page.
+    assert len(written) == 4
+    assert not any("index.html" in names for names in written)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [out]
+    assert folder_of(content, out, b"third")["model"] == b"third"
+    assert list(tmp_path.iterdir()) == [out]
+    # By a link, the folder itself is replaced.
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert folder_of(content, link, b"fourth")["model"] == b"fourth"
+    assert link.is_symlink() and out.is_dir()
+    assert sorted(tmp_path.iterdir()) == [link, out]
+
+
+def test_only_a_page_is_replaced(content: Contents, tmp_path: Path) -> None:
+    out = tmp_path / "page"
+    page.check_out(out, force=False)
+    page.write_folder(out, content, b"net", ORT)
+    page.check_out(out, force=True)
+    with pytest.raises(RunError, match=r"page exists; choose another name, or --force"):
+        page.check_out(out, force=False)
+
+    def refuse(why: str) -> None:
+        kept = sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()
+        with pytest.raises(RunError, match=f"page {why}, and is not removed; choose another"):
+            page.write_folder(out, content, b"other", ORT)
+        assert (sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()) == kept
+
+    (out / "notes.txt").write_text("mine")
+    refuse("has notes.txt, which is no part of the page")
+    (out / "notes.txt").unlink()
+    (out / "model-99.js").mkdir()
+    refuse("has model-99.js, which is no part of the page")
+    (out / "model-99.js").rmdir()
+    (out / "index.html").write_bytes(b"\xff<title>mine</title>")
+    refuse("has an index.html that alexnet explore has not written")
+    (out / "index.html").unlink()
+    refuse("is a folder without index.html")
+    shutil.rmtree(out)
+    out.write_text("mine")
+    refuse("is a file without the ending .html")
+    with pytest.raises(RunError, match=r"is a folder; choose another name for a page of one file"):
+        (tmp_path / "x.html").mkdir()
+        page.check_out(tmp_path / "x.html", force=True)
 
 
 def test_page_has_what_it_says_of_each_layer(content: Contents) -> None:
@@ -204,9 +312,20 @@ def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
     assert epochs == [0, 3]
     last = load(run).net.get_parameter("conv1.weight").detach().numpy()
     np.testing.assert_allclose(filters[1], last, atol=1e-3)
-    made = data.contents(trained, split_for(trained), run, 4, units=1)
-    assert made.about["snapshots"] == [0, 3]
-    assert np.array_equal(made.arrays["snapshots"], filters)
+    other = tmp_path / "other"
+    other.mkdir()
+    checkpoint.write_config(other, replace(recipes.small(), recipe="another"))
+    for epoch in (0, 20, 90):
+        snapshots.write(other, epoch, np.full((6, 3, 7, 7), epoch, np.float32))
+    beside = snapshots.growth_beside(run, other)
+    made = data.contents(trained, split_for(trained), run, 4, units=1, beside=beside)
+    columns = recipes.small().architecture.columns
+    assert made.about["snapshots"] == [
+        {"run": "run", "recipe": "tiny", "columns": 2, "epochs": [0, 3]},
+        {"run": "other", "recipe": "another", "columns": columns, "epochs": [0, 20, 90]},
+    ]
+    assert np.array_equal(made.arrays["snapshots/0"], filters)
+    assert made.arrays["snapshots/1"].shape == (3, 6, 3, 7, 7)
     (run / "snapshots" / "epoch-0003.npy").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"epoch-0003\.npy is damaged .*remove it"):
         snapshots.read(run)
@@ -235,7 +354,6 @@ def test_mistakes_are_answered_by_one_sentence(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "page.html"
     assert "name a run and the page" in refused(capsys)
-    assert "does not end in .html" in refused(capsys, run, "--out", tmp_path / "page")
     assert "there is no folder" in refused(capsys, run, "--out", tmp_path / "no" / "page.html")
     assert "it must be at least 1" in refused(capsys, run, "--out", out, "--images", "0")
     line = refused(capsys, run, "--out", out)
@@ -249,6 +367,48 @@ def test_mistakes_are_answered_by_one_sentence(
     out.write_text("mine")
     assert "exists; choose another name" in refused(capsys, run, "--out", out)
     assert out.read_text() == "mine"
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    assert "exists; choose another name" in refused(capsys, run, "--out", folder)
+    line = refused(capsys, run, "--out", folder, "--force")
+    assert line.endswith("is a folder without index.html, and is not removed; choose another name")
+    assert folder.is_dir()
+
+
+def test_another_run_that_cannot_be_put_beside_is_answered_by_one_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "read", lambda folder, fetching: ORT)
+    other, empty = tmp_path / "other", tmp_path / "empty"
+    for folder in (other, empty):
+        folder.mkdir()
+        checkpoint.write_config(folder, load(run).config)
+    snapshots.write(other, 0, np.zeros((6, 3, 7, 7)))
+    options = "--out", tmp_path / "page.html", "--beside"
+    line = refused(capsys, run, *options, other)
+    assert f"{run} has kept no snapshots, so that nothing can be put beside them" in line
+    line = refused(capsys, other, *options, empty)
+    assert f"{empty} has kept no snapshots to put beside those of {other}; train it with" in line
+    assert "is not a run: it has no config.json" in refused(capsys, other, *options, tmp_path)
+    line = refused(capsys, other, *options, tmp_path / "empty" / ".." / "other")
+    assert "is the run itself; name another run" in line
+
+
+def test_one_file_of_a_large_network_says_that_a_folder_opens_faster(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "read", lambda folder, fetching: ORT)
+    monkeypatch.setattr(page, "write", lambda *arguments: 5 << 20)
+    out = tmp_path / "page.html"
+    main(["explore", str(run), "--out", str(out)])
+    assert capsys.readouterr().out == f"{out}: 5.0 MiB; open it in a browser, it needs no network\n"
+    monkeypatch.setattr(page, "LARGE_BYTES", 1000)
+    main(["explore", str(run), "--out", str(out)])
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith(f"; a folder opens faster: --out {tmp_path / 'page'}")
+    main(["explore", str(run), "--out", str(tmp_path / "page")])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"; open {tmp_path / 'page' / 'index.html'} in a browser" in line
 
 
 def test_run_without_its_store_is_answered_by_one_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import load, snapshots
+from alexnet import checkpoint, load, snapshots
 from alexnet.attribution import crop_answers, occlusion
 from alexnet.errors import RunError
 from alexnet.explorer import contents, page, runtime
@@ -34,8 +35,8 @@ def trained(run: Path) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def html(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the tiny run."""
+def pages(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The page of the tiny run: as one file, and as a folder with the network in pieces."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     try:
@@ -43,15 +44,30 @@ def html(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     except RunError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("page")
-    path, with_snapshots = folder / "tiny page.html", folder / "tiny"
-    with_snapshots.mkdir()
+    path, in_pieces = folder / "tiny page.html", folder / "tiny page"
     filters = trained.net.get_parameter("conv1.weight").detach().numpy()
-    for epoch in (0, 5):
-        snapshots.write(with_snapshots, epoch, filters)
+    run, other = folder / "tiny", folder / "other"
+    for each, epochs, shape in ((run, (0, 5), filters.shape), (other, (0, 10, 40), (6, 3, 7, 7))):
+        each.mkdir()
+        checkpoint.write_config(each, trained.config)
+        for epoch in epochs:
+            snapshots.write(each, epoch, np.resize(filters, shape))
+    beside = snapshots.growth_beside(run, other)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "maximise", partial(maximise, steps=2))
-        page.write(trained, split_for(trained), with_snapshots, path, ort, images=24, units=2)
-    return path
+        made = contents.contents(trained, split_for(trained), run, 24, 2, beside)
+        patch.setattr(page, "contents", lambda *arguments: made)
+        # Some pieces of the network, and hundreds of the rest.
+        patch.setattr(page, "PIECE_BYTES", 3 << 12)
+        for out in (path, in_pieces):
+            page.write(trained, split_for(trained), run, out, ort, 24, 2, beside)
+    return path, in_pieces / page.INDEX
+
+
+@pytest.fixture(scope="module")
+def html(pages: tuple[Path, Path]) -> Path:
+    """The page as one file."""
+    return pages[0]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +185,83 @@ def test_every_view_fits_the_width(browser: Browser, width: int, tmp_path: Path)
             assert image.width == width
             # Not an empty page.
             assert len(np.unique(np.asarray(image.convert("L")))) > 50, view
+
+
+def test_training_of_two_runs_is_on_one_slider(browser: Browser) -> None:
+    browser.run("location.hash = 'training'")
+    browser.wait("document.querySelector('.training')")
+    titles = "Array.from(document.querySelectorAll('.training h3'), (e) => e.textContent)"
+    slider = "document.querySelector('.training input')"
+    # Shares of the training: 0 and 1 of both, and 10 of 40 epochs.
+    assert browser.run(f"{slider}.max") == "2"
+    browser.run(f"{slider}.value = 1; {slider}.dispatchEvent(new Event('input'))")
+    assert browser.run("document.querySelector('.time output').textContent") == "25 % of training"
+    assert browser.run(titles) == ["tinytiny, epoch 0", "tinyother, epoch 10"]
+    count = "[e.querySelectorAll('canvas').length, e.querySelector('canvas').width]"
+    sections = "document.querySelectorAll('.training section')"
+    assert browser.run(f"Array.from({sections}, (e) => {count})") == [[8, 5], [6, 7]]
+    # Another image leaves the slider where it is.
+    browser.run("document.querySelectorAll('#examples button')[2].click()")
+    browser.wait("explorer.current().name == 'example 3' && explorer.current().average")
+    assert browser.run(f"{slider}.value") == "1"
+
+
+def test_folder_has_the_values_of_the_one_file(pages: tuple[Path, Path]) -> None:
+    found = []
+    for path in pages:
+        with Browser() as browser:
+            browser.open(path)
+            browser.wait("window.explorer?.readyMs")
+            found.append(browser.run(f"[explorer.current().name, {VALUES}]"))
+            assert browser.problems == []
+    assert found[0] == found[1]
+    pieces = list(pages[1].parent.glob("model-*.js"))
+    assert len(pieces) >= 3
+
+
+def test_image_that_is_dropped_before_the_network_is_there_is_answered(
+    pages: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "early.png"
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(file)
+    with Browser() as browser:
+        browser.open(pages[1])
+        browser.wait("window.explorer?.current()")
+        assert browser.run("explorer.current().values") is None
+        dropped(browser, file)
+        assert browser.run("explorer.readyMs") > 0
+        # The example that was there before it has no answer that comes later.
+        assert browser.run("document.getElementById('status').textContent").startswith("early.png")
+        assert browser.problems == []
+
+
+def test_folder_shows_the_image_before_the_network_and_loads_nothing_from_elsewhere(
+    pages: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(pages[1].parent, folder)
+    (folder / "model-02.js").write_text("receivePiece(")
+    with Browser() as browser:
+        browser.open(folder / page.INDEX, "#training")
+        status = "document.getElementById('status')?.textContent"
+        browser.wait(f"{status}?.startsWith('This page cannot run')")
+        assert browser.run(status) == (
+            "This page cannot run the network: model-02.js, one of the files beside this page, is "
+            "missing or damaged"
+        )
+        # The image, the examples and the training are there.
+        assert browser.run("explorer.current().values") is None
+        assert browser.run("document.querySelectorAll('#examples img').length") == 12
+        assert browser.run("document.querySelectorAll('.training canvas').length") > 0
+        browser.run("location.hash = 'layers'")
+        browser.wait("document.getElementById('view').textContent.includes('being loaded')")
+        browser.problems.clear()
+        browser.run(
+            "new Promise((resolve) => { const script = document.createElement('script');"
+            "script.src = 'http://127.0.0.1:9/x.js'; script.onerror = () => resolve();"
+            "document.head.append(script); })"
+        )
+        assert any("Content Security Policy" in problem for problem in browser.problems)
 
 
 def test_file_that_is_not_an_image_is_answered_by_a_sentence(

@@ -18,29 +18,30 @@ from alexnet.program import command
 class ExploreArguments:
     """Write a page that runs the network in the browser, on images of its reader.
 
-    The page is one file, which opens from disk and loads nothing. It shows every map of every
-    layer, each unit with its strongest patches, the normalization, the test crops, occlusion, and
-    the nearest images of a store.
+    It opens from disk and loads nothing. It shows every map of every layer, each unit with its
+    strongest patches, the normalization, test crops, occlusion, the nearest images.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run, or an exported .safetensors file."""
     out: Path
-    """The page, a new .html file."""
+    """The page: a new .html file; or a new folder, which opens faster if the network is large."""
     data: str = ""
-    """Store of the images in the page; the run's own when not given."""
+    """Store of its images; the run's own when not given."""
     split: str = ""
-    """Split of the store; the run's validation split when not given."""
+    """Split of the store; the validation split when not given."""
     images: int = 400
-    """Number of images of the split in the page, the same of each class."""
+    """Number of images, the same of each class."""
     units: int = 32
-    """For how many units of a layer, at most, an image is made that maximizes them."""
+    """Images that maximize a unit, for each layer."""
+    beside: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Another run, whose snapshots stand beside those of RUN."""
     which: Literal["last", "best"] = "last"
     """The last checkpoint, or the one with the lowest validation error."""
     fetch: bool = False
-    """Fetch onnxruntime-web by npm into the user's cache, if it is not there."""
+    """Fetch onnxruntime-web by npm into the user's cache."""
     ort: Path | None = None
-    """Folder with the files of onnxruntime-web; the user's cache when not given."""
+    """Folder of onnxruntime-web; the cache when not given."""
     force: bool = False
     """Replace an earlier page."""
 
@@ -60,6 +61,7 @@ def explore(arguments: list[str]) -> None:
     from alexnet.explorer import page, runtime
     from alexnet.files import check_folder_of, size
     from alexnet.inference import split_for
+    from alexnet.snapshots import growth_beside
 
     out = on_disk(a.out)
     page.check_out(out, a.force)
@@ -67,7 +69,12 @@ def explore(arguments: list[str]) -> None:
     if a.fetch:
         runtime.fetch()
     ort = runtime.read(a.ort, command("explore", a.run, "--out", out, "--fetch"))
+    beside = growth_beside(a.run, a.beside) if a.beside else None
     trained = load(a.run, a.which, device="cpu")
     split = split_for(trained, a.data, a.split)
-    num_bytes = page.write(trained, split, a.run, out, ort, a.images, a.units)
-    print(f"{out}: {size(num_bytes)}; open it in a browser, it needs no network")
+    if page.is_file(out) and (of_weights := page.weight_bytes(trained)) > page.LARGE_BYTES:
+        folder = out.with_suffix("")
+        print(f"the network has {size(of_weights)}; a folder opens faster: --out {folder}")
+    num_bytes = page.write(trained, split, a.run, out, ort, a.images, a.units, beside)
+    opened = "it" if page.is_file(out) else out / page.INDEX
+    print(f"{out}: {size(num_bytes)}; open {opened} in a browser, it needs no network")

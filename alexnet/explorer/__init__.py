@@ -2,5 +2,5 @@
 
 `contents.py` computes what the page knows beside the network: strongest patches, maximizing images,
 vectors. `runtime.py` finds the program that runs ONNX in a browser. `page.py` puts all of it, with
-the scripts in `js/`, into one file.
+the scripts in `js/`, into one file or one folder.
 """

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet import snapshots
 from alexnet.architecture import Op
 from alexnet.data.augment import evaluation_crops
 from alexnet.data.image import Rgb, encode
@@ -22,6 +21,7 @@ from alexnet.errors import RunError
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
 from alexnet.receptive_field import field
+from alexnet.snapshots import Growth, growth
 from alexnet.trained import Trained
 from alexnet.units import PATCHES, cut, maximise, middle
 
@@ -70,7 +70,14 @@ class Responses:
     adds: Float32
 
 
-def contents(trained: Trained, split: Split, run: Path, images: int, units: int) -> Contents:
+def contents(
+    trained: Trained,
+    split: Split,
+    run: Path,
+    images: int,
+    units: int,
+    beside: Growth | None = None,
+) -> Contents:
     """Compute the data of a page.
 
     Args:
@@ -78,6 +85,7 @@ def contents(trained: Trained, split: Split, run: Path, images: int, units: int)
         run: Folder of the run; the page has its name, and its snapshots if it has kept any.
         images: Number of images of the split, the same of each class; all if it has fewer.
         units: For how many units of a layer, at most, an image is made that maximizes them.
+        beside: The snapshots of another run.
 
     Raises:
         RunError: The split has no image.
@@ -99,9 +107,9 @@ def contents(trained: Trained, split: Split, run: Path, images: int, units: int)
     if len(trained.net.plan[0].weight_shape) == 4:
         weight = trained.net.get_parameter(f"{trained.net.plan[0].module}.weight")
         arrays["filters"] = weight.detach().float().cpu().numpy()
-    epochs: list[int] = []
-    if (kept := snapshots.read(run)) is not None:
-        epochs, arrays["snapshots"] = kept
+    grown = [each for each in (growth(run, trained.config), beside) if each is not None]
+    for number, each in enumerate(grown):
+        arrays[f"snapshots/{number}"] = each.filters
     files = {
         "images": [encode(crop, "jpeg", JPEG_QUALITY) for crop in pixels],
         "examples": [encode(image, "png") for image in _stored(split, chosen[_examples(chosen)])],
@@ -119,7 +127,10 @@ def contents(trained: Trained, split: Split, run: Path, images: int, units: int)
         files[f"{op.name}/made"] = _maximising(trained, op, made[op.name])
     about = {
         "run": run.name,
-        "snapshots": epochs,
+        "snapshots": [
+            {"run": each.run, "recipe": each.recipe, "columns": each.columns, "epochs": each.epochs}
+            for each in grown
+        ],
         "recipe": trained.config.recipe,
         "classes": trained.names,
         "layers": [op.name for op in layers],

@@ -3,18 +3,68 @@
 /** The plan of the network, its classes and so on: `about` of contents.py. */
 export const about = JSON.parse(document.getElementById("about").textContent);
 
-/** Decode one of the page's blobs. */
-export async function blob(name) {
-  const element = document.getElementById(`blob-${name}`);
-  const bytes = fromBase64(element.textContent.trim());
-  // The text is four times as large as it looks, and nobody reads it again.
-  element.remove();
-  if (element.dataset.gzip === undefined) return bytes;
+/** Decode one of the page's blobs; `progress` is called with the share of its pieces that is there. */
+export async function blob(name, progress = () => {}) {
+  const { pieces, bytes: size, gzip } = about.blobs[name];
+  const bytes = pieces.length ? await joined(pieces, size, progress) : await inside(name);
+  if (!gzip) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-function fromBase64(text) {
+/** A blob of the page of one file. */
+async function inside(name) {
+  const isWhole = () => document.getElementById(`blob-${name}`)?.nextElementSibling;
+  if (document.readyState === "loading" && !isWhole())
+    await new Promise((resolve) => addEventListener("DOMContentLoaded", resolve));
+  const element = document.getElementById(`blob-${name}`);
+  const bytes = fromBase64(element.textContent);
+  // The text is larger than the bytes, and nobody reads it again.
+  element.remove();
+  return bytes;
+}
+
+/** A blob that lies beside the page, in pieces. */
+async function joined(pieces, size, progress) {
+  const bytes = new Uint8Array(size);
+  let length = 0;
+  for (const [i, file] of pieces.entries()) {
+    progress(i / pieces.length);
+    // One at a time: a piece is text of many megabytes until it is decoded.
+    const part = fromBase64(await textOf(file));
+    bytes.set(part, length);
+    length += part.length;
+  }
+  progress(1);
+  return bytes;
+}
+
+const received = new Map();
+
+// Each piece is a script that calls this: a page from disk may load nothing else. Its text is the
+// comment inside a function.
+window.receivePiece = (file, holder) => {
+  const source = String(holder);
+  received.set(file, source.slice(source.indexOf("/*") + 2, source.lastIndexOf("*/")));
+};
+
+/** The text of a piece. */
+async function textOf(file) {
+  const script = document.createElement("script");
+  script.src = file;
+  await new Promise((resolve) => {
+    script.onload = script.onerror = resolve;
+    document.head.append(script);
+  });
+  script.remove();
+  const text = received.get(file);
+  received.delete(file);
+  if (text === undefined)
+    throw new Error(`${file}, one of the files beside this page, is missing or damaged`);
+  return text;
+}
+
+export function fromBase64(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
   const letters = atob(text);
   const bytes = new Uint8Array(letters.length);

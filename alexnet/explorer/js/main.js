@@ -13,33 +13,51 @@ import { trainingView } from "./training.js";
 
 const find = (id) => document.getElementById(id);
 
-// What is known of the present image; null until there is one.
+// What is known of the present image; null until there is one, and without values until the network
+// is there.
 let current = null;
+// Settled when the network is there, or cannot be.
+let network = null;
+let isOpen = false;
+// The number of the latest image: others that wait for the network are not looked at.
+let latest = 0;
 
-/** Look at an image file: a Blob, a File, or anything that decodes. */
-async function look(file, name, own) {
-  const start = performance.now();
-  const stored = await storedImage(file);
-  const input = inputOf(stored, about.centre);
-  const values = await valuesOf(input);
-  const uncovered = softmax(values[about.ops[about.ops.length - 1].name]);
-  const crop = cropPixels(stored, about.centre);
-  current = { name, own, stored, input, values, uncovered, crop, answers: null, average: null };
+/** Look at a stored image, which was decoded in `decodingMs`. */
+async function look(stored, name, own, decodingMs) {
+  const number = ++latest;
+  const image = { name, own, stored, values: null, answers: null, average: null };
+  if (!isOpen) {
+    current = image;
+    drawImage();
+    show();
+    await network;
+    if (number !== latest) return;
+  }
+  const start = performance.now() - decodingMs;
+  image.input = inputOf(stored, about.centre);
+  image.values = await valuesOf(image.input);
+  image.uncovered = softmax(image.values[about.ops[about.ops.length - 1].name]);
+  image.crop = cropPixels(stored, about.centre);
+  current = image;
   drawImage();
-  drawAnswers(uncovered, about.crops.length > 1 ? "center crop" : "");
+  drawAnswers(image.uncovered, about.crops.length > 1 ? "center crop" : "");
   show();
-  current.firstAnswerMs = performance.now() - start;
-  await answerCrops(current);
-  say(`${name}: answered in ${Math.round(current.firstAnswerMs)} ms`);
+  image.firstAnswerMs = performance.now() - start;
+  await answerCrops(image);
+  say(`${name}: answered in ${Math.round(image.firstAnswerMs)} ms`);
 }
 
 /** Average the answers to the test crops, one by one so that the page stays alive. */
 async function answerCrops(image) {
   const answers = [];
   for (const crop of about.crops) {
-    answers.push((await probabilitiesOf([inputOf(image.stored, crop)]))[0]);
+    // The network computes on the page's own thread: without a pause the answer to the center crop
+    // would be shown after those to all crops.
+    await new Promise((resume) => setTimeout(resume));
     if (image !== current) return;
+    answers.push((await probabilitiesOf([inputOf(image.stored, crop)]))[0]);
   }
+  if (image !== current) return;
   image.answers = answers;
   image.average = average(answers);
   drawAnswers(image.average, answers.length > 1 ? `average of ${answers.length} crops` : "");
@@ -113,7 +131,6 @@ const VIEWS = {
 
 /** Show the view that the address names. */
 function show() {
-  if (!current) return;
   const address = decodeURIComponent(location.hash.slice(1)) || "layers";
   const unit = unitOf(address);
   const name = unit || !(address in VIEWS) ? "layers" : address;
@@ -121,6 +138,12 @@ function show() {
     if (link.hash === `#${name}` && !unit) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   const view = find("view");
+  // The training has nothing to do with the image: its slider stays where it is.
+  if (name === "training" && view.querySelector(".training")) return;
+  if (name !== "training" && !current?.values) {
+    view.replaceChildren(make("p", { class: "soft" }, "The network is being loaded."));
+    return;
+  }
   const width = view.clientWidth;
   view.replaceChildren(
     unit ? unitView(unit, current.values, cropCanvas(current)) : VIEWS[name](width),
@@ -128,16 +151,21 @@ function show() {
   if (!unit && !(address in VIEWS)) say(`There is no unit ${address}.`, true);
 }
 
-/** Look at a file, and say it where that is not possible. */
+/** Look at an image file (a Blob, a File), and say it where that is not possible. */
 async function tryLook(file, name, own = null) {
-  say(`${name} …`);
+  // Before, the status is about the network.
+  if (isOpen) say(`${name} …`);
+  const start = performance.now();
+  let stored;
   try {
-    await look(file, name, own);
+    stored = await storedImage(file);
   } catch (error) {
     // The browser's decoder says no more than that it failed.
     if (!(error instanceof DOMException)) throw error;
     say(`${name} is not an image that this browser can decode.`, true);
+    return;
   }
+  await look(stored, name, own, performance.now() - start);
 }
 
 function examples() {
@@ -220,15 +248,16 @@ async function toggleCamera() {
 window.explorer = { about, current: () => current, covered, probabilitiesOf, lrnDifference };
 
 try {
-  // The browser compiles the network's program while the page unpacks the rest.
-  const network = openNetwork();
   await openData();
   examples();
-  await network;
   listen();
+  network = openNetwork(say);
+  network = network.then(() => { isOpen = true; });
   await example(about.start);
+  // It has returned before the network is there if the reader has chosen another image.
+  await network;
   window.explorer.readyMs = performance.now();
 } catch (error) {
-  say(`This browser cannot run the network: ${error.message}`, true);
+  say(`This page cannot run the network: ${error.message}`, true);
   throw error;
 }

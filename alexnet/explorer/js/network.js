@@ -1,18 +1,30 @@
 // The network: one session of ONNX Runtime Web whose outputs are the values of all operations.
-import { about, blob } from "./data.js";
+import { about, blob, fromBase64 } from "./data.js";
 
 let ort = null;
 let session = null;
 
-/** Start the network. */
-export async function openNetwork() {
-  const [script, wasm, model] = await Promise.all([blob("ort"), blob("wasm"), blob("model")]);
+// A network that returns its input, as ONNX.
+const IDENTITY = "CAo6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBI=";
+
+/** Start the network; `say` is called with what is being done. */
+export async function openNetwork(say) {
+  const [script, wasm] = await Promise.all([blob("ort"), blob("wasm")]);
   const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
   ort = await import(address);
   ort.env.wasm.wasmBinary = wasm.buffer;
   // A page from disk may not share memory between threads.
   ort.env.wasm.numThreads = 1;
-  session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+  const options = { executionProviders: ["wasm"] };
+  // A first session of any network makes the browser compile the program, beside the page's own
+  // thread, which decodes the model meanwhile.
+  const compiled = ort.InferenceSession.create(fromBase64(IDENTITY), options);
+  const model = await blob("model", (share) => say(`Loading the network: ${Math.round(100 * share)} %`));
+  await compiled;
+  say("Starting the network …");
+  // The browser shows it before the page's thread is busy.
+  await new Promise((resume) => setTimeout(resume, 20));
+  session = await ort.InferenceSession.create(model, options);
 }
 
 // A session computes one batch at a time.
