@@ -19,7 +19,9 @@ from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
 from alexnet.config import Architecture, StepSchedule, scaled
-from alexnet.experiments import records, report, table
+from alexnet.cores import available_cores
+from alexnet.data.store import Store
+from alexnet.experiments import records, report, runner, table
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
@@ -404,3 +406,29 @@ def test_arms_of_all_numbers_of_images_see_as_many_presentations() -> None:
         assert isinstance(schedule, StepSchedule)
         epochs = schedule.epochs
         assert 200 * of_each * epochs == pytest.approx(1_200_000, rel=0.01)
+
+
+@pytest.mark.slow
+def test_first_seed_of_a_record_repeats_to_the_last_digit(pictures: Path, tmp_path: Path) -> None:
+    recorded = raw("ladder-photographs-desk")
+    jobs = max(1, available_cores() // recorded["environment"]["threads"])
+    if (here := records.environment(jobs)) != recorded["environment"]:
+        pytest.skip(f"recorded on {recorded['environment']}; sums have another order on {here}")
+    main(["prepare", str(pictures / "imagenette"), str(tmp_path / "store")])
+    store = Store(str(tmp_path / "store"))
+    assert store.checksum == recorded["store_checksum"]
+    claim = records.opened(recorded).claim
+    settings = runner.Settings(store, "desk", 1, tmp_path, jobs)
+    spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
+    (result,) = runner.run_all([spec], settings)
+    again, before = (
+        json.loads(json.dumps(run))
+        for run in (records._run(result), recorded["arms"][claim.arms[0].name][0])
+    )
+    for run in (again, before):
+        # What the clock and the memory of the machine say.
+        del run["images_per_s"]
+        for epoch in run["epochs"]:
+            for name in ("images_per_s", "waited_share", "peak_memory_bytes", "elapsed_s"):
+                del epoch[name]
+    assert again == before
