@@ -31,6 +31,8 @@ LAUNCHES = {
     "pre_trained": 83,
     "fine_tuned": 79,
     "torchvision": 71,
+    "caffe_alexnet": 72,
+    "caffenet": 76,
     "cifar_11": 69,
     "cifar_13": 67,
     "cifar_18": 69,
