@@ -132,7 +132,7 @@ function made(op, number) {
   const content =
     index >= 0
       ? make("img", { src: imageAddress(`${op.name}/made`, index), alt: "", class: "made" })
-      : make("p", { class: "soft" }, `The page has such images for ${about.made[op.name].length} units of this layer, those with the largest values, and not for this one.`);
+      : make("p", { class: "soft" }, `The page has such images for the units of this layer with the largest values (${about.made[op.name].length}), and not for this one.`);
   return make("section", {}, make("h3", {}, "What maximizes it"), content);
 }
 
