@@ -38,7 +38,7 @@ from alexnet.saved_config import differences, to_dict
 from alexnet.train.loop import fit, resume
 from alexnet.trained import load
 
-PRESENTATIONS = {"small": 300_000, "cifar_26": 700_000}
+PRESENTATIONS = {"modern_small": 320_000, "cifar_26": 700_000}
 """Images that the network sees in training, all epochs together, by recipe: some ten minutes on two
 cores."""
 EPOCHS = 10, 200
@@ -97,7 +97,7 @@ def recommended(images: int | None, side_px: int) -> Config:
         images: Number of training images; None if it is unknown before they are read.
         side_px: Shorter side of a typical image, in pixels.
     """
-    config = recipes.cifar_26() if side_px < TINY_PX else recipes.small()
+    config = recipes.cifar_26() if side_px < TINY_PX else recipes.modern_small()
     least, most = EPOCHS
     epochs = min(most, max(least, round(PRESENTATIONS[config.recipe] / max(1, images or 1))))
     if images is None:

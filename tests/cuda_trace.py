@@ -124,6 +124,8 @@ def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
         for module in net.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, torch.nn.Parameter(parameter.detach().to("cuda")))
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(name, buffer.to("cuda"))
         preprocess = Preprocess(
             config.augment, statistics, px, torch.device("cuda"), torch.bfloat16
         )

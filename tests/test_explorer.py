@@ -314,12 +314,12 @@ def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
     np.testing.assert_allclose(filters[1], last, atol=1e-3)
     other = tmp_path / "other"
     other.mkdir()
-    checkpoint.write_config(other, replace(recipes.small(), recipe="another"))
+    checkpoint.write_config(other, replace(recipes.demo(), recipe="another"))
     for epoch in (0, 20, 90):
         snapshots.write(other, epoch, np.full((6, 3, 7, 7), epoch, np.float32))
     beside = snapshots.growth_beside(run, other)
     made = data.contents(trained, split_for(trained), run, 4, units=1, beside=beside)
-    columns = recipes.small().architecture.columns
+    columns = recipes.demo().architecture.columns
     assert made.about["snapshots"] == [
         {"run": "run", "recipe": "tiny", "columns": 2, "epochs": [0, 3]},
         {"run": "other", "recipe": "another", "columns": columns, "epochs": [0, 20, 90]},

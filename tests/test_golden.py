@@ -31,6 +31,7 @@ from alexnet.config import (
     FullyConnected,
     Local,
     Plateau,
+    SmoothSchedule,
     StepSchedule,
     StoreSettings,
     scaled,
@@ -193,6 +194,9 @@ def constants(config: Config) -> list[str]:
         s = architecture.spatial_norm
         lines += [("spatial_norm.size_px", s.size_px), ("spatial_norm.k", s.k)]
         lines += [("spatial_norm.alpha", s.alpha), ("spatial_norm.beta", s.beta)]
+    if "batch_norm" in used:
+        norm = architecture.batch_norm
+        lines += [("batch_norm.epsilon", norm.epsilon), ("batch_norm.momentum", norm.momentum)]
     pool = architecture.pool
     lines += [("pool.size_px", pool.size_px), ("pool.stride", pool.stride)]
     lines += [("pool.windows_reach_over_the_border", yes(pool.partial))]
@@ -206,8 +210,14 @@ def constants(config: Config) -> list[str]:
     if isinstance(schedule, Plateau):
         lines += [("plateau.patience", schedule.patience)]
         lines += [("plateau.min_delta", schedule.min_delta), ("plateau.drops", schedule.drops)]
+    elif isinstance(schedule, SmoothSchedule):
+        lines += [("lr.curve", schedule.form), ("lr.rises_for_epochs", schedule.warmup_epochs)]
     else:
         lines += [("stops_at_error", schedule.until_error or "never")]
+    if config.label_smoothing:
+        lines += [("label_smoothing", config.label_smoothing)]
+    if sgd.ema_decay:
+        lines += [("average_of_the_weights.decay", sgd.ema_decay)]
     lines += [("train_split", config.train_split), ("val_split", config.val_split)]
     lines += [("init_layers", " ".join(config.init_layers) or "all")]
     return [f"{name} = {number(value)}" for name, value in lines]
@@ -238,6 +248,9 @@ def layer_constants(config: Config, step: Op) -> list[tuple[str, object]]:
 
 def learning_rates(config: Config, parameter: str) -> str:
     """The learning rates of a parameter, as in `0.01 from epoch 0, 0.001 from epoch 25`."""
+    if isinstance(config.schedule, SmoothSchedule):
+        highest = param_hyper(config, parameter, config.schedule.warmup_epochs, PlateauState()).lr
+        return f"{number(highest)} at most"
     if isinstance(config.schedule, Plateau):
         moments = [
             (f"drop {n}", 0, PlateauState(drops=n)) for n in range(config.schedule.drops + 1)
@@ -259,6 +272,8 @@ def augmentation_constants(config: Config) -> list[tuple[str, object]]:
         lines += [("crops.last_offset", yes(augment.last_offset))]
         if augment.zoom != 1:
             lines += [("crops.zoom", augment.zoom)]
+        if augment.zoom_to != 1:
+            lines += [("crops.zoom_to", augment.zoom_to)]
     lines += [("flips", yes(augment.flips)), ("images_that_share_a_crop", augment.chunk)]
     means = {"pixel": "of each pixel", "centre": "centre crop", "channel": "of each channel"}
     lines += [("mean", means[augment.mean])]

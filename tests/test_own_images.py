@@ -11,7 +11,7 @@ from PIL import Image
 
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
-from alexnet.config import Config, Sgd
+from alexnet.config import Config, Sgd, scaled
 from alexnet.data import shapes, sources
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
@@ -45,7 +45,7 @@ def tiny(config: Config) -> Config:
         config,
         architecture=tiny_architecture(),
         sgd=Sgd(batch=4, lr=0.001),
-        schedule=replace(config.schedule, epochs=2, drops=()),
+        schedule=scaled(config.schedule, 2),
     )
 
 
@@ -55,7 +55,7 @@ def test_folder_becomes_a_tested_run_with_its_page(images: Path, tmp_path: Path)
     assert [result.patches for result in results] == [1, 10]
     assert results[0].images == 2  # a tenth of each class
     assert Store(f"{run}-store").size_px == 37  # 32 * 256 / 224
-    assert read_config(run).recipe == "small"
+    assert read_config(run).recipe == "modern_small"
     assert "<svg" in (run / "report.html").read_text()
 
 
@@ -137,10 +137,10 @@ def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
 def test_recommended_recipe_follows_number_and_size() -> None:
     least, most = EPOCHS
     epochs = [recommended(n, 300).schedule.epochs for n in (10, 3000, 10_000, 10**7)]
-    assert epochs == [most, PRESENTATIONS["small"] // 3000, 30, least]
+    assert epochs == [most, round(PRESENTATIONS["modern_small"] / 3000), 32, least]
     assert recommended(50_000, 32).recipe == "cifar_26"
     assert recommended(50_000, 32).schedule.epochs == 14
-    assert recommended(None, 300).recipe == "small"
+    assert recommended(None, 300).recipe == "modern_small"
 
 
 def test_typical_side_is_the_median_of_readable_images(images: Path) -> None:

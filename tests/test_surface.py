@@ -27,7 +27,7 @@ RANKS = {
         "saved_config",
         "terminal",
     ],
-    1: ["recipes", "architecture", "receptive_field", "layer_tables"],
+    1: ["ladder", "recipes", "architecture", "receptive_field", "layer_tables"],
     2: ["ops", "data", "device", "waiting"],
     3: ["layers"],
     4: ["model"],

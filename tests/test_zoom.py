@@ -149,20 +149,20 @@ def test_the_published_random_resized_crop_is_a_range_of_zooms() -> None:
 
 @pytest.mark.parametrize("most", [0.5, 4.5, math.nan])
 def test_impossible_largest_zoom_is_refused(most: float) -> None:
-    config = replace(recipes.small(), augment=Augment(zoom_to=most))
+    config = replace(recipes.modern_small(), augment=Augment(zoom_to=most))
     with pytest.raises(ConfigError, match=r"^augment\.zoom_to is .* between 1 and 4$"):
         check(config)
 
 
 @pytest.mark.parametrize("zoom", [0.0, -1.0, 1.5, math.nan])
 def test_impossible_zoom_is_refused(zoom: float) -> None:
-    config = replace(recipes.small(), augment=Augment(zoom=zoom))
+    config = replace(recipes.modern_small(), augment=Augment(zoom=zoom))
     with pytest.raises(ConfigError, match=r"between 0\.01 and 1"):
         check(config)
 
 
 def test_zoom_without_crops_is_said_to_have_no_effect() -> None:
-    config = replace(recipes.small(), augment=Augment(zoom=0.5, crops=False))
+    config = replace(recipes.modern_small(), augment=Augment(zoom=0.5, crops=False))
     assert any("augment.zoom" in sentence for sentence in without_effect(config))
     config = replace(config, augment=Augment(zoom_to=1.5, crops=False))
     assert any("augment.zoom_to" in sentence for sentence in without_effect(config))

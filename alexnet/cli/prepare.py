@@ -86,7 +86,7 @@ def _recipe_for(size_px: int) -> str | None:
     from alexnet import recipes
     from alexnet.data.augment import check_sizes
 
-    for recipe in (recipes.original, recipes.small, recipes.cifar_18, recipes.cifar_11):
+    for recipe in (recipes.original, recipes.modern_small, recipes.cifar_18, recipes.cifar_11):
         try:
             check_sizes(size_px, recipe().architecture.input_px)
         except DataError:

@@ -84,7 +84,7 @@ def train(arguments: list[str]) -> None:
         groups, usage = TRAIN_GROUPS, _usage(name)
         if is_folder(name):
             # It is trained on with the options of a recipe; store and run are named after it.
-            config = replace(recipes.small(), recipe=name)
+            config = replace(recipes.modern_small(), recipe=name)
             usage = [
                 f"usage: {command('train', name)} [--out RUN] [--epochs INT] [--FIELD VALUE ...]"
             ]
@@ -118,7 +118,7 @@ def is_folder(name: str) -> bool:
 
 def _train_on_folder(folder: str, arguments: list[str]) -> None:
     # Parsed before the folder is read, so that a mistake is answered at once.
-    a = parse_train("small", arguments)
+    a = parse_train("modern_small", arguments)
     if a.config.data:
         raise AlexNetError(f"the images are those of {folder}; leave --data out")
     run = on_disk(a.out or Path("runs") / Path(folder).resolve().name)
