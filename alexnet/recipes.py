@@ -549,9 +549,9 @@ def modern_small() -> Config:
 
     `alexnet train FOLDER` takes it.
 
-    Its settings are later than the paper: it has `demo`'s size in one column, batch normalization in place of the paper's normalizations,
-    zoomed crops, label smoothing, a cosine and an average of the weights. A few thousand
-    photographs are soon known by heart: weight decay is twice the paper's.
+    Its settings are later than the paper: `demo`'s size in one column, batch normalization in place
+    of the paper's normalizations, zoomed crops, label smoothing, a cosine and an average of the
+    weights. A few thousand photographs are soon known by heart: weight decay is twice the paper's.
     """
     base = demo()
     # Deviations of sqrt(2 / fan-in), except for the last layer (He et al. 2015).
