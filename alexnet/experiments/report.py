@@ -86,7 +86,7 @@ BY_IMAGES = (
 LADDER = (
     "Error with the center crop, from above: one column, then each later setting on top of those "
     "that are kept. Small points are seeds, large ones their means; hollow ones are settings that "
-    "the rows below do not have. To the right, the time of a training step in units of the first."
+    "the rows below do not have."
 )
 
 
@@ -245,27 +245,15 @@ def _by_images(one: Record) -> Figure:
 
 
 def _ladder(one: Record) -> Figure:
-    """The errors of each rung of claim `ladder`, and what a step of it costs."""
+    """The errors of each rung of claim `ladder`."""
     figure = Figure((5.8, 0.8 + 0.42 * len(one.results)), layout="constrained")
     axes = figure.subplots()
     left_out = {rung.name for rung in RUNGS} - {rung.name for rung in kept()}
-    (first, *_) = one.results.values()
     for height, (name, runs) in enumerate(one.results.items()):
         errors = [100 * run.centre_error for run in runs]
         face = "white" if name in left_out else TRAIN
         axes.plot(errors, [height] * len(errors), "o", color=SOFT, markersize=3)
         axes.plot(mean(errors), height, "o", color=TRAIN, markerfacecolor=face, markersize=7)
-        # Speeds of the same seed lie close in time, so that a busy machine slows both.
-        times = [a.images_per_s / b.images_per_s for a, b in zip(first, runs, strict=True)]
-        axes.annotate(
-            f"{mean(times):.2f}",
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-        )
     axes.set_yticks(range(len(one.results)), list(one.results), fontsize=8.5)
     axes.invert_yaxis()
     axes.set(xlabel="error with the center crop, %")
