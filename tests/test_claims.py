@@ -416,7 +416,6 @@ def test_first_seed_of_a_record_repeats_to_the_last_digit(pictures: Path, tmp_pa
         pytest.skip(f"recorded on {recorded['environment']}; sums have another order on {here}")
     main(["prepare", str(pictures / "imagenette"), str(tmp_path / "store")])
     store = Store(str(tmp_path / "store"))
-    assert store.checksum == recorded["store_checksum"]
     claim = records.opened(recorded).claim
     settings = runner.Settings(store, "desk", 1, tmp_path, jobs)
     spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})

@@ -117,6 +117,29 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
             ("no colour noise", "without color noise minus with it"),
         )
     },
+    **{
+        ("ladder", f"error with the center crop, {pair}, percentage points"): (
+            {below: {"centre": 0.5}, rung: {"centre": 0.4}},
+            10,
+            {below: {"centre": 0.4}, rung: {"centre": 0.5}},
+        )
+        for below, rung, pair in (
+            *(
+                (below, rung, f"without {rung} minus with it")
+                for below, rung in (
+                    ("one column", "batch normalization"),
+                    ("batch normalization", "warm-up and cosine"),
+                    ("warm-up and cosine", "label smoothing"),
+                    ("label smoothing", "average of the weights"),
+                    ("average of the weights", "random resized crops"),
+                    ("average of the weights", "mixup"),
+                    ("average of the weights", "CutMix"),
+                    ("average of the weights", "larger test crops"),
+                )
+            ),
+            ("one column", "average of the weights", "one column minus all that is kept"),
+        )
+    },
     ("lrn-cifar", "test error, cifar_13 minus cifar_11, percentage points"): (
         {"cifar_13": MORE, "no normalisation": LESS},
         10,

@@ -364,7 +364,10 @@ def test_golden_steps(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch
     begun = [line for line in want if line.startswith("start ")]
     assert largest_difference(start(config), begun) < 1e-6
     got = trajectory(config, folder, "float64", monkeypatch)
-    assert largest_difference(got, want[len(begun) :]) < 1e-9
+    # Batch normalization divides by the deviation of as few as five values, so that the order of
+    # a sum, in the last of 53 bits, reaches 2e-8 of a loss. A wrong constant changes it by 1e-3.
+    normalised = any("batch_norm" in layer.then for layer in config.architecture.layers)
+    assert largest_difference(got, want[len(begun) :]) < (1e-6 if normalised else 1e-9)
 
 
 @pytest.mark.parametrize("recipe", FAST)
