@@ -1,9 +1,8 @@
 """What a recipe of today changes in this network, one rung after the other.
 
 Each rung is a function from a configuration to a configuration. Claim `ladder` measures what each
-is worth on top of those before it.
-Nothing here is of the paper, whose recipes stay as they are. Weight decay on weights only is no
-rung: the authors' code has it already.
+is worth on top of those before it. Nothing here is of the paper, whose recipes stay as they are.
+Weight decay on weights only is no rung: the authors' code has it already.
 """
 
 from __future__ import annotations

@@ -549,8 +549,7 @@ def modern_small() -> Config:
 
     `alexnet train FOLDER` takes it. On 2,934 photographs of five kinds of flowers 109 epochs give
     23.1 % error with the center crop and 21.6 % with ten crops, after 19 minutes on one core
-    (`records/flowers-modern_small`); one such error has a standard
-    deviation of 1.6 points.
+    (`records/flowers-modern_small`); one such error has a standard deviation of 1.6 points.
 
     Its settings are later than the paper: `demo`'s size in one column, batch normalization in place
     of the paper's normalizations, zoomed crops, label smoothing, a cosine and an average of the
