@@ -25,8 +25,8 @@ from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, SmoothSchedule, check, without_effect
 from alexnet.cores import decoding_threads
-from alexnet.data.augment import Preprocess, sample_augmentation
-from alexnet.data.loader import batches, epoch_order
+from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
+from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.mixing import mix, mixes, sample_mixing
 from alexnet.data.resident import ResidentSplit, epoch_batches
 from alexnet.data.store import Split, Store
@@ -44,6 +44,7 @@ from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier, check_same_on_all_ranks
 from alexnet.distributed.mesh import init_mesh, is_distributed
 from alexnet.distributed.restart import restarted
+from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import centre, measure
 from alexnet.model import Network
@@ -382,45 +383,21 @@ def _train(
                         hyper = hyper_at(middle_of_step(state.epoch, state.batch, num_batches))
                         if graph is not None:
                             graph.set_hyper(hyper)
+                    # Forward; as a CUDA graph, backward and update too.
                     if graph is not None:
-                        # All of what follows, as one CUDA graph.
                         loss, num_wrong = graph(batch, augmentation, state.step)
-                        step_metrics.add(
-                            graph.x, loss, num_wrong, batch.global_size, bool(stop), due
-                        )
+                        images = graph.x
                     else:
-                        images = preprocess(batch.images, augmentation)
-                        labels = batch.labels.to(device, non_blocking=True)
-                        mixed = None
-                        if mixes(config.augment):
-                            mixing = sample_mixing(
-                                config.augment,
-                                preprocess.input_px,
-                                config.seed,
-                                state.epoch,
-                                batch.index,
-                            )
-                            images, mixed = mix(images, labels, mixing)
-
-                        # Forward. The dropout masks are a function of (seed, step).
-                        key = config.seed, state.step
-                        loss, num_wrong = net.loss(
-                            images,
-                            labels,
-                            batch.global_size,
-                            dropout_key=key,
-                            smoothing=config.label_smoothing,
-                            mixed=mixed,
+                        images, loss, num_wrong = _forward(
+                            net, preprocess, config, batch, augmentation, state
                         )
 
-                        # Metrics: on a GPU they are read one step late, so that the host never
-                        # waits for the step it has just queued. They carry the ranks' wish to stop
-                        # or save.
-                        step_metrics.add(
-                            images, loss, num_wrong, batch.global_size, bool(stop), due
-                        )
+                    # Metrics: on a GPU they are read one step late, so that the host never waits
+                    # for the step it has just queued. They carry the ranks' wish to stop or save.
+                    step_metrics.add(images, loss, num_wrong, batch.global_size, bool(stop), due)
 
-                        # Backward and update. The learning rate is inside the velocity (section 5).
+                    # Backward and update. The learning rate is inside the velocity (section 5).
+                    if graph is None:
                         sgd_step(
                             loss, parameters, velocity, hyper, sgd.momentum, net.reduce_gradients
                         )
@@ -482,6 +459,35 @@ def _train(
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics
+
+
+def _forward(
+    net: ShardedNetwork,
+    preprocess: Preprocess,
+    config: Config,
+    batch: Batch,
+    augmentation: Augmentation,
+    state: TrainState,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute the network's input and, as `ShardedNetwork.loss` does, loss and wrong answers."""
+    images = preprocess(batch.images, augmentation)
+    labels = batch.labels.to(images.device, non_blocking=True)
+    mixed = None
+    if mixes(config.augment):
+        mixing = sample_mixing(
+            config.augment, preprocess.input_px, config.seed, state.epoch, batch.index
+        )
+        images, mixed = mix(images, labels, mixing)
+    loss, num_wrong = net.loss(
+        images,
+        labels,
+        batch.global_size,
+        # The dropout masks are a function of (seed, step).
+        dropout_key=(config.seed, state.step),
+        smoothing=config.label_smoothing,
+        mixed=mixed,
+    )
+    return images, loss, num_wrong
 
 
 def _log_signal(
