@@ -194,7 +194,7 @@ def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record])
     opposite = [(record, verdict) for record, verdict in verdicts if verdict.startswith("opposite")]
     assert opposite
     assert all(verdict.startswith("opposite sign at desk scale") for _, verdict in opposite)
-    listing = " ".join(table.listing(recorded, {}, RECORDS).split())
+    listing = " ".join(table.listing(CLAIMS, recorded, {}, RECORDS).split())
     document = table.document(recorded)
     for text in (document, listing):
         assert not re.search(r"opposite sign\*?(?! at desk scale)(,|;| \|)", text)
@@ -218,10 +218,25 @@ def test_only_an_effect_that_stands_has_a_colored_verdict(recorded: list[Record]
     colored = [row.outcome.replace(" ", "-") for row in rows if row.stands]
     # Each row stands in the table, and once more with its claim.
     assert sorted(badge for badge in badges if badge != "inconclusive") == sorted(2 * colored)
-    listing = " ".join(table.listing(recorded, {}, RECORDS).split())
+    listing = " ".join(table.listing(CLAIMS, recorded, {}, RECORDS).split())
     assert listing.startswith("An effect stands only where p is at most 0.05: ")
     assert rule in listing
     assert listing.count(", stands;") == len(colored)
+
+
+def test_overview_names_each_claim_once_and_counts_the_effects_that_stand(
+    recorded: list[Record],
+) -> None:
+    text = " ".join(table.overview(recorded, {}, RECORDS).split())
+    for claim in CLAIMS:
+        assert text.count(f" {claim.id}: {claim.statement}") == 1
+    for record in recorded:
+        if len(record.rows) > 1:
+            assert f"{records.where(record.raw)}: {len(record.rows)} effects: " in text
+    counts = re.findall(r"; (\d+) stand", text)
+    alone = text.count(", stands")
+    standing = sum(row.stands for row in table.table_rows(recorded))
+    assert sum(map(int, counts)) + alone == standing
 
 
 def test_arms_are_named_in_american_english(recorded: list[Record]) -> None:

@@ -216,7 +216,7 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
         (["pretrain", "--data", small.name], "pretrain needs photographs"),
         (["ilsvrc2012", "--data", photographs.name], "ilsvrc2012 needs ImageNet"),
         (["nonsense", "--data", photographs.name], "there is no claim 'nonsense'"),
-        (["lrn"], "name the prepared store"),
+        (["nonsense"], "there is no claim 'nonsense'"),
         (["lrn", "--data", str(tmp_path / "none")], "is not a prepared store"),
         (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
         (["ensemble", "--data", photographs.name, "--seeds", "4"], "use --seeds 5, or 10"),

@@ -227,8 +227,10 @@ def test_lines_of_summary_and_reproduce_fit(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     records = Path(__file__).parents[1] / "records" / "claims"
-    text = printed(capsys, "reproduce", "--records", str(records))
-    assert max(map(len, text.splitlines())) <= int(columns)
+    overview = printed(capsys, "reproduce", "--records", str(records))
+    assert "full, CIFAR-10: 4.41 [3.58, 5.24] (paper: 6): same sign" in overview
+    text = printed(capsys, "reproduce", "relu", "columns", "--records", str(records))
+    assert max(map(len, (overview + text).splitlines())) <= int(columns)
     assert "paper: 6; measured: 4.41 [3.58, 5.24]; p 0.128;" in text
     assert "ablated" not in text
     # pre_trained has the largest numbers.

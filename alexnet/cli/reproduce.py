@@ -11,14 +11,14 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, Paths, parse
 from alexnet.errors import AlexNetError
-from alexnet.program import command
 
 
 @dataclass(frozen=True)
 class ReproduceArguments:
     """Run the paper's claims as experiments.
 
-    Without arguments, print the table of the claims with the recorded results.
+    Without arguments, print a line or two for each claim; without --data, all recorded results of
+    the claims that are named.
     """
 
     claims: Positional[Annotated[Names, tyro.conf.arg(metavar="[CLAIM...]")]] = ()
@@ -68,14 +68,13 @@ def reproduce(arguments: list[str]) -> None:
         return
     claims = chosen(a.claims)
     if a.data is None:
-        if a.claims:
-            raise AlexNetError(
-                "name the prepared store: --data STORE "
-                f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
-            )
         # The speed is measured now, so that the estimates hold for this machine.
         costs = table.cost_h(claims, table.peak_macs_per_s())
-        print(table.listing(records.read(a.records), costs, a.records))
+        recorded = records.read(a.records)
+        if a.claims:
+            print(table.listing(claims, recorded, costs, a.records))
+        else:
+            print(table.overview(recorded, costs, a.records))
         return
     from alexnet.data.store import Store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,25 +217,69 @@ def no_records(folder: Path) -> str:
     )
 
 
-def listing(records: Sequence[Record], cost_h: dict[str, float], folder: Path) -> str:
-    """The table of `alexnet reproduce` without arguments, no wider than the terminal.
+def overview(records: Sequence[Record], cost_h: dict[str, float], folder: Path) -> str:
+    """All claims in a few lines each: `alexnet reproduce` without arguments.
 
     Args:
         cost_h: Hours of five seeds at desk scale on this machine, by claim.
+        folder: Where the records were read.
+    """
+    one_claim = command("reproduce", "CLAIM")
+    lines = paragraphs(
+        "Each claim, how long it takes on this machine with five seeds at desk scale, and what was "
+        f"measured so far. All results of a claim, and what the words mean: {one_claim}"
+    )
+    lines += ["", *wrapped(rule(records) if records else no_records(folder))]
+    for claim in CLAIMS:
+        cost = f" [{_duration(cost_h[claim.id])}]" if claim.id in cost_h else ""
+        lines += ["", *wrapped(f"{claim.id}: {claim.statement}{cost}", rest="    ")]
+        for one in records:
+            if one.claim is claim:
+                lines += wrapped(f"{where(one.raw)}: {_in_short(one)}", "  ", "      ")
+    return "\n".join(lines)
+
+
+def _in_short(one: Record) -> str:
+    """The effect of a record in words, or the number of its effects by verdict."""
+    rows = list(table_rows([one]))
+    standing = sum(row.stands for row in rows)
+    if len(rows) > 1:
+        verdicts = Counter(row.verdict for row in rows)
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
+        return f"{len(rows)} effects: {counts}" + (f"; {standing} stand" if standing else "")
+    (row,) = rows
+    paper = [] if row.paper == "-" else [f"(paper: {row.paper}):"]
+    verdict = f"{row.verdict}, stands" if standing else row.verdict
+    return together([row.ours, *paper, verdict])
+
+
+def _duration(hours: float) -> str:
+    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.0f} hours"
+
+
+def listing(
+    claims: Sequence[Claim], records: Sequence[Record], cost_h: dict[str, float], folder: Path
+) -> str:
+    """All results of some claims, no wider than the terminal.
+
+    Args:
+        cost_h: As for `overview`.
         folder: Where the records were read.
     """
     lines = [*wrapped(rule(records)), ""] if records else []
     lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
     if not records:
         lines += ["", *wrapped(no_records(folder))]
-    for claim in CLAIMS:
+    for claim in claims:
         lines += ["", *wrapped(f"{claim.id}: {claim.statement}", rest="    ")]
         lines += wrapped(f"{source(claim)}.", "  ", "      ")
         needs = f"Data: {' or '.join(KINDS[kind] for kind in claim.kinds)}"
         # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_h:
-            needs += f"; at desk scale {60 * cost_h[claim.id]:.0f} minutes on this machine"
+            needs += f"; at desk scale {_duration(cost_h[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
+        if claim.id in cost_h:
+            lines.append(f"  Run it: {command('reproduce', claim.id, '--data', 'STORE')}")
         for one in records:
             if one.claim is claim:
                 lines += record_lines(one)
