@@ -38,6 +38,7 @@ LAUNCHES = {
     "cifar_18": 69,
     "cifar_26": 69,
     "demo": 74,
+    "modern": 100,
     "modern_small": 100,
 }
 # Images, labels, the numbers of the crops and colors, the keys of dropout. The addresses of the

@@ -159,10 +159,8 @@ def _help() -> str:
             "With --resume, which continues a run; what is not given stays as it was:",
             *option_lines(resuming),
             "",
-            "Recipes:",
+            *wrapped(f"Recipes; all options of one: {command('train', 'RECIPE')} --help"),
             *recipe_lines(),
-            "",
-            *wrapped(f"All options: {command('train', 'RECIPE')} --help", rest="  "),
         ]
     )
 
