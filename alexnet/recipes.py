@@ -573,7 +573,7 @@ def modern() -> Config:
         augment=replace(base.augment, pca="store", chunk=1),
         order="shuffled",
     )
-    config = _later(base, lr=0.02, weight_decay=0.0005)
+    config = _later(base, lr=0.005, weight_decay=0.0005)
     schedule = SmoothSchedule(epochs=90, form="cosine", warmup_epochs=5)
     return replace(config, recipe="modern", schedule=schedule)
 
