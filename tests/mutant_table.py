@@ -477,8 +477,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{seed}/{layer}"'),
         ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{step}/{layer}"'),
-        (LOOP, "key = config.seed, state.step", "key = config.seed, 0"),
-        (LOOP, "dropout_key=key", "dropout_key=None"),
+        (LOOP, "dropout_key=(config.seed, state.step)", "dropout_key=(config.seed, 0)"),
+        (LOOP, "dropout_key=(config.seed, state.step)", "dropout_key=None"),
         ("ops/dropout.py", 'return x * (1 - rate) if form == "2012" else x', "return x"),
         (
             "ops/dropout.py",
