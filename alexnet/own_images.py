@@ -20,7 +20,8 @@ import torch.nn.functional as F
 
 from alexnet import recipes, run_report
 from alexnet.checkpoint import read_config
-from alexnet.config import Config, StoreSettings, check, scaled
+from alexnet.config import Config, StoreSettings, scaled
+from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.image import decode

@@ -23,7 +23,8 @@ import torch
 from alexnet import checkpoint, load, recipes, snapshots
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.config import Architecture, BatchNorm, FullyConnected, check
+from alexnet.config import Architecture, BatchNorm, FullyConnected
+from alexnet.config_checks import check
 from alexnet.data.loader import batches
 from alexnet.errors import ConfigError, RunError
 from alexnet.explorer import contents as data

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet import checkpoint, figures, load
-from alexnet.config import Architecture, Augment, StepSchedule, check
+from alexnet.config import Architecture, Augment, StepSchedule
+from alexnet.config_checks import check
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, DataError

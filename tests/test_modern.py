@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from alexnet import checkpoint, load
 from alexnet.cli import main
 from alexnet.cli.train import parse_train
-from alexnet.config import Config, Layer, Sgd, SmoothSchedule, StepSchedule, check, scaled
+from alexnet.config import Config, Layer, Sgd, SmoothSchedule, StepSchedule, scaled
+from alexnet.config_checks import check
 from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import ALONE, Group
 from alexnet.distributed.sharded import ShardedNetwork

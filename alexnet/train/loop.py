@@ -23,7 +23,8 @@ import torch
 from alexnet import checkpoint
 from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, SmoothSchedule, check, without_effect
+from alexnet.config import Config, Parallel, SmoothSchedule
+from alexnet.config_checks import check, without_effect
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
 from alexnet.data.loader import Batch, batches, epoch_order

@@ -18,7 +18,8 @@ import torch
 from alexnet import checkpoint
 from alexnet.architecture import plan
 from alexnet.card import write_card
-from alexnet.config import Config, check
+from alexnet.config import Config
+from alexnet.config_checks import check
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
 from alexnet.data.classes import are_wnids
 from alexnet.data.store import Store
