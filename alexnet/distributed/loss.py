@@ -92,10 +92,10 @@ def mixed_cross_entropy(
     Returns:
         The summed loss, and the number of images for which `labels` has not the largest logit.
     """
-    own, other = (
-        F.cross_entropy(logits, one, reduction="none", label_smoothing=smoothing)
-        for one in (labels, others)
+    of_labels, of_others = (
+        F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+        for target in (labels, others)
     )
     # Cross-entropy is linear in the target.
-    losses = torch.lerp(own, other, share.to(own.dtype)).sum()
+    losses = torch.lerp(of_labels, of_others, share.to(of_labels.dtype)).sum()
     return losses, (logits.argmax(1) != labels).sum()

@@ -463,8 +463,8 @@ def _train(
             }
             if state.images == images_before:
                 # Stopped after the last batch of the epoch: the speed is the run's so far.
-                seen = state.epoch * len(train) + state.images
-                metrics["images_per_s"] = seen / metrics["elapsed_s"]
+                images_so_far = state.epoch * len(train) + state.images
+                metrics["images_per_s"] = images_so_far / metrics["elapsed_s"]
             log.write("epoch", state.step, **metrics)
             _print_epoch(metrics, schedule.epochs)
 
