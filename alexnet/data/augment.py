@@ -131,6 +131,7 @@ def sample_augmentation(
         uniform = uniform_numbers(seed, epoch, ZOOM + chunked, rows)
         sides = _zoomed_sides(augment.zoom, augment.zoom_to, input_px, uniform)
         sides = np.minimum(sides, stored_px)
+        # (2, N): the heights leave room for the rows, the widths for the columns.
         top, left = (y, x) * (stored_px - sides)
     elif augment.crops:
         # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).

@@ -34,6 +34,7 @@ class _CrossEntropyByClasses(torch.autograd.Function):
         # The sums travel in one collective operation.
         total, of_label, *of_all = all_sum(torch.stack(sums), group)
         ctx.save_for_backward(exponentials / total[:, None], index, is_here)
+        # Not by `argmax`: a rank that has not the largest logit does not know whose it is.
         wrong = (of_label < largest).sum()
         classes = group.size * logits.shape[1]
         ctx.smoothing, ctx.classes = smoothing, classes

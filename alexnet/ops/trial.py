@@ -58,6 +58,7 @@ HOPELESS = 3.0
 """If bfloat16 takes so many times as long as float32, it is not timed any further: without
 instructions for it, a layer of the paper can take seconds."""
 TURNS = 5
+"""Number of times that each way is timed; the shortest time counts."""
 MARGIN = 0.9
 """Another way than that of a float32 run must take less than this share of its time: on a busy
 machine the times of one way differ by more than what a tenth is worth."""
@@ -236,6 +237,7 @@ def _try(
                 break
             for name in left:
                 now = timed(name, images)
+                # The first turn replaces the look, which was at fewer images.
                 times[name] = min(times[name], now) if turn else now
     return times
 
