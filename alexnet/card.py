@@ -88,7 +88,8 @@ def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequen
                 "in_words": crops_name(result) + top5,
             }
         )
-    write_whole(run / EVALUATIONS, "".join(f"{json.dumps(one)}\n" for one in known).encode())
+    lines = "".join(f"{json.dumps(evaluation)}\n" for evaluation in known)
+    write_whole(run / EVALUATIONS, lines.encode())
     write_card(run)
 
 
@@ -116,16 +117,16 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().splitlines()
     try:
-        found = [parse_json(line) for line in lines]
+        measured = [parse_json(line) for line in lines]
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); remove it, and evaluate again") from None
     wanted = {"sha256": str, "data": str, "split": str, "top1_error": float, "images": int}
-    for one in found:
-        if not isinstance(one, dict) or any(
-            not isinstance(one.get(key), kind) for key, kind in wanted.items()
+    for evaluation in measured:
+        if not isinstance(evaluation, dict) or any(
+            not isinstance(evaluation.get(key), kind) for key, kind in wanted.items()
         ):
             raise RunError(f"{path} is damaged; remove it, and evaluate again")
-    return found
+    return measured
 
 
 def _text(run: Path, title: str, saved: dict[str, Checkpoint]) -> str:
@@ -148,23 +149,24 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
     if len(classes) <= MOST_CLASSES:
         yield "classes", ", ".join(classes).replace("|", "/")
     if "imported" in about:
-        one = about["imported"]
-        yield "imported from", f"`{one['file']}` ({one['format']}), {one['network']}"
-        yield "sha256 of that file", f"`{one['sha256']}`"
-        yield "mean", f"{one['mean']}; its channels are {one['channels']}"
+        origin = about["imported"]
+        yield "imported from", f"`{origin['file']}` ({origin['format']}), {origin['network']}"
+        yield "sha256 of that file", f"`{origin['sha256']}`"
+        yield "mean", f"{origin['mean']}; its channels are {origin['channels']}"
         yield "trained on", "not known: the file does not say"
     else:
         yield "trained on", f"`{config.data}`, checksum `{about['store'][:12]}`"
         yield "seed", str(config.seed)
-    for name, one in saved.items():
-        yield f"`{name}`", _measured(one)
-        yield f"sha256 of the weights of `{name}`", f"`{one.about['sha256']}`"
-    for one in evaluations(run):
-        if one["sha256"] == about["sha256"]:
+    for name, checkpoint in saved.items():
+        yield f"`{name}`", _measured(checkpoint)
+        yield f"sha256 of the weights of `{name}`", f"`{checkpoint.about['sha256']}`"
+    for evaluation in evaluations(run):
+        if evaluation["sha256"] == about["sha256"]:
             yield (
                 "measured by `alexnet evaluate`",
-                f"top-1 error {one['top1_error']:.2%} ({one.get('in_words', '')}; "
-                f"{one['images']} images of `{one['split']}` in `{one['data']}`)",
+                f"top-1 error {evaluation['top1_error']:.2%} ({evaluation.get('in_words', '')}; "
+                f"{evaluation['images']} images of `{evaluation['split']}` in "
+                f"`{evaluation['data']}`)",
             )
     yield "code", describe(about["code"]) if "code" in about else "not recorded"
     made = ", ".join(str(about[key]) for key in ("torch", "machine") if key in about)

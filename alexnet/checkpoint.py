@@ -31,7 +31,8 @@ import torch
 from safetensors import safe_open
 
 from alexnet.architecture import layer_of, plan
-from alexnet.config import Config, check
+from alexnet.config import Config
+from alexnet.config_checks import check
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError

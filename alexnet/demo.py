@@ -59,13 +59,13 @@ def demo(
         BusyError: Another process is making this demo.
     """
     out = Path(out)
-    store, run, done = out / "store", out / "run", out / "done"
+    store, run, marker = out / "store", out / "run", out / "done"
     if force:
         _remove(out)
-    if done.is_file() and all((out / name).is_file() for name in _products()):
+    if marker.is_file() and all((out / name).is_file() for name in _products()):
         print(f"{out} is finished, and nothing was made again; to remake it, add --force")
         return _saved_results(out)
-    done.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     # `prepare` gives a store its name when it is complete, so a store that exists is complete.
     if not store.exists():
@@ -124,7 +124,7 @@ def _saved_results(out: Path) -> list[Result]:
     """Read the results of a finished demo."""
     try:
         saved = parse_json((out / "done").read_bytes())
-        return [from_dict(Result, each, f"{out}/done") for each in saved]
+        return [from_dict(Result, result, f"{out}/done") for result in saved]
     # Version 0.3 wrote an empty file.
     except ValueError:
         results = evaluate([out / "run"], out / "store")

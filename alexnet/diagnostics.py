@@ -102,7 +102,7 @@ def _mend(hidden: list[Signal], architecture: Architecture) -> str:
     if architecture.width < 1 and not architecture.scale_std:
         return "Initial weights that fit its width help (--architecture.scale-std True)"
     # The image itself differs by about 1; of layers that lose everything the first one counts.
-    before = [1.0, *(max(one.difference, 1e-12) for one in hidden)]
+    before = [1.0, *(max(layer_signal.difference, 1e-12) for layer_signal in hidden)]
     worst = min(zip(hidden, before, strict=False), key=lambda pair: pair[0].difference / pair[1])[0]
     numbers = {layer.name: number for number, layer in enumerate(architecture.layers)}
     std = architecture.layers[numbers[worst.layer]].std

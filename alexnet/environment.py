@@ -77,7 +77,7 @@ def _memory() -> Part:
     """Return the memory of the machine, or the lowest limit on it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_memory_limit(), resource.getrlimit(resource.RLIMIT_AS)[0]]
-    limit = min((each for each in limits if 0 < each < total), default=total)
+    limit = min((value for value in limits if 0 < value < total), default=total)
     limited = f", limited to {limit / 2**30:.1f} GiB" if limit < total else ""
     return Part("memory", True, f"{total / 2**30:.1f} GiB{limited}")
 

@@ -296,9 +296,9 @@ def own_test(run: str | Path) -> OwnTest:
     nets, test = [(trained.net, preprocess)], preprocess.augment
     p, labels = predictions(nets, split, test, np.arange(len(split)))
     count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
-    own = score(p, labels, count)
+    by_test_crops = score(p, labels, count)
     is_centre = test.test_patches == "centre"
-    results = [own] if is_centre else [measure(nets, split, centre(test)), own]
+    results = [by_test_crops] if is_centre else [measure(nets, split, centre(test)), by_test_crops]
     return OwnTest(trained, store, split, p, tuple(_of_weights(results, [trained])))
 
 
@@ -320,12 +320,12 @@ class Mistake:
     probability: float
 
 
-def worst_mistakes(test: OwnTest, most: int) -> list[Mistake]:
+def worst_mistakes(test: OwnTest, limit: int) -> list[Mistake]:
     """Return the images on which the run was surest of a wrong class, the surest first."""
     predicted, sure = test.p.argmax(1), test.p.max(1)
     # A stable sort breaks ties by the order of the images, the same on every machine.
     order = np.argsort(-sure, kind="stable")
-    wrong = order[predicted[order] != test.split.labels[order]][:most]
+    wrong = order[predicted[order] != test.split.labels[order]][:limit]
     names = test.trained.names
     return [
         Mistake(

@@ -175,8 +175,8 @@ def to_dict(explanation: Explanation, classes: Sequence[str]) -> dict[str, Any]:
             "probabilities": _rounded(e.occlusion.probabilities),
         }
     if e.grad_cam is not None:
-        maps, seen = e.grad_cam
-        centres = [seen.centre_px(index) for index in range(len(maps))]
+        maps, unit_field = e.grad_cam
+        centres = [unit_field.centre_px(index) for index in range(len(maps))]
         result["grad-cam"] = {"map": _rounded(maps), "centers": centres}
     if e.projections:
         result["deconvnet"] = [_projection(p) for p in e.projections]
@@ -191,9 +191,9 @@ def _projection(projection: Projection) -> dict[str, Any]:
     return {"layer": projection.layer, "unit": projection.unit, **place, "pixels": _rounded(pixels)}
 
 
-def _named(p: NDArray[np.float32], classes: Sequence[str], most: int = 5) -> dict[str, float]:
+def _named(p: NDArray[np.float32], classes: Sequence[str], top_k: int = 5) -> dict[str, float]:
     """Return the most probable classes and their probabilities, most probable first."""
-    return {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")[:most]}
+    return {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")[:top_k]}
 
 
 def _rounded(values: NDArray[np.float32]) -> Any:

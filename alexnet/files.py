@@ -69,7 +69,7 @@ def naming(path: Path, *hidden: Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else None
-        if named is None or any(named == each or each in named.parents for each in hidden):
+        if named is None or any(file in (named, *named.parents) for file in hidden):
             error.filename = str(path)
             # The second name of a rename.
             del error.filename2

@@ -61,13 +61,13 @@ def facts(store: Store, counts: Counts) -> list[tuple[str, str]]:
     lines = [("classes", f"{len(names):,}")]
     for split, per_class in counts.items():
         text = f"{per_class.sum():,} images"
-        least, most = int(per_class.argmin()), int(per_class.argmax())
-        if per_class[least] == per_class[most]:
-            text += f", {per_class[least]:,} in each class"
+        smallest, largest = int(per_class.argmin()), int(per_class.argmax())
+        if per_class[smallest] == per_class[largest]:
+            text += f", {per_class[smallest]:,} in each class"
         else:
             text += (
-                f"; smallest class {names[least]} ({per_class[least]:,}), "
-                f"largest {names[most]} ({per_class[most]:,})"
+                f"; smallest class {names[smallest]} ({per_class[smallest]:,}), "
+                f"largest {names[largest]} ({per_class[largest]:,})"
             )
         lines.append((split, text))
     size_px = store.size_px
@@ -193,8 +193,8 @@ def _draw_bars(ax: Axes, counts: Counts, names: Sequence[str]) -> None:
         ax.barh(places, per_class, 0.7, left, color=_color(split), label=split)
         left += per_class
     for place, ends in enumerate(left):
-        each = " + ".join(f"{per_class[place]:,}" for per_class in counts.values())
-        ax.text(ends, place, f" {each}", fontsize=7.5, va="center", color=INK)
+        terms = " + ".join(f"{per_class[place]:,}" for per_class in counts.values())
+        ax.text(ends, place, f" {terms}", fontsize=7.5, va="center", color=INK)
     ax.set_yticks(places, names, fontsize=8, color=INK, parse_math=False)
     ax.tick_params(axis="y", length=0)
     # The first class on top, as in the mosaic; room on the right for the numbers.

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 
 from alexnet import recipes, run_report
 from alexnet.checkpoint import read_config
-from alexnet.config import Config, StoreSettings, check, scaled
+from alexnet.config import Config, StoreSettings, scaled
+from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.image import decode
@@ -98,8 +99,10 @@ def recommended(images: int | None, side_px: int) -> Config:
         side_px: Shorter side of a typical image, in pixels.
     """
     config = recipes.cifar_26() if side_px < TINY_PX else recipes.modern_small()
-    least, most = EPOCHS
-    epochs = min(most, max(least, round(PRESENTATIONS[config.recipe] / max(1, images or 1))))
+    min_epochs, max_epochs = EPOCHS
+    epochs = min(
+        max_epochs, max(min_epochs, round(PRESENTATIONS[config.recipe] / max(1, images or 1)))
+    )
     if images is None:
         epochs = config.schedule.epochs
     return replace(config, schedule=scaled(config.schedule, epochs))
@@ -220,7 +223,9 @@ def _announce(config: Config, run: Path) -> None:
 def report(results: list[Result], run: Path) -> str:
     """Return the text that `alexnet train FOLDER` ends with: errors, the page, what to do next."""
     largest = max(map(sum, results[0].confusion)) / results[0].images
-    tests = "\n".join(f"  test error, {crops_name(one)}: {one.top1_error:.1%}" for one in results)
+    tests = "\n".join(
+        f"  test error, {crops_name(result)}: {result.top1_error:.1%}" for result in results
+    )
     # The names are only known to the run, and only needed here.
     names = load(run, device="cpu").names
     warning = f"  {sentence}\n" if (sentence := same_answer(results[-1], names)) else ""

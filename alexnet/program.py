@@ -36,7 +36,7 @@ def _typed(path: str) -> str:
     The shell replaces a name by the absolute path that it has found; what was typed is not kept.
     """
     name = Path(path).name
-    found = shutil.which(name)
+    on_path = shutil.which(name)
     # Not resolved: the interpreter of a virtual environment is a link to one outside of it.
-    same = found is not None and abspath(found) == abspath(path)
+    same = on_path is not None and abspath(on_path) == abspath(path)
     return shlex.quote(name if same or "/" not in path.replace("\\", "/") else path)

@@ -25,7 +25,7 @@ class Progress:
         what: The name of the work.
         total: Number of units of work; None: unknown.
         unit: Name of a unit in the plural.
-        done: Units that were finished before, for example by an interrupted run.
+        completed: Units that were finished before, for example by an interrupted run.
         in_all: Units of a longer work that begins with this one, such as all epochs of a training.
             After some seconds a line says how long it will take. None: no such line.
     """
@@ -35,12 +35,12 @@ class Progress:
         what: str,
         total: int | None,
         unit: str,
-        done: int = 0,
+        completed: int = 0,
         in_all: float | None = None,
     ) -> None:
         self._what, self._total, self._unit = what, total, unit
         # Units finished before do not count towards the speed.
-        self._completed = self._completed_before = done
+        self._completed = self._completed_before = completed
         self._began_s = self._printed_s = time.perf_counter()
         self._in_all = in_all
         # When the first units were finished, and how many: the start-up is no part of the speed.
@@ -60,7 +60,9 @@ class Progress:
                 # The bar vanishes at the end, because its caller prints the result.
                 transient=True,
             )
-            self._task = self._rich.add_task(what, total=total, completed=done, rate="", note="")
+            self._task = self._rich.add_task(
+                what, total=total, completed=completed, rate="", note=""
+            )
 
     def __enter__(self) -> Progress:
         if self._rich is not None:

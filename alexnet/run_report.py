@@ -68,7 +68,7 @@ def page(run: Path, test: OwnTest) -> str:
     environment = templates(Path(__file__).parent)
     environment.filters["percent"] = _percent
     trained, config, names = test.trained, test.trained.config, test.trained.names
-    own, splits = test.results[-1], test.store.manifest["splits"]
+    result, splits = test.results[-1], test.store.manifest["splits"]
     has_matrix = len(names) <= figures.MOST_CLASSES
     epochs = read_metrics(run, "epoch")
     counts = np.bincount(test.split.labels, minlength=len(names))
@@ -80,22 +80,24 @@ def page(run: Path, test: OwnTest) -> str:
         train_images=splits[config.train_split]["images"],
         val_images=len(test.split),
         store_changed=test.store.checksum != trained.about["store"],
-        same_answer=same_answer(own, names),
+        same_answer=same_answer(result, names),
         tests=[(crops_name(result), result, wilson(*_wrong(result))) for result in test.results],
-        test_name=crops_name(own),
-        top5=says_top5(own),
+        test_name=crops_name(result),
+        top5=says_top5(result),
         left_out=left_out(test.store.manifest),
         uniform=1 - 1 / len(names),
         largest=names[int(counts.argmax())],
         largest_error=1 - counts.max() / counts.sum(),
         steered=isinstance(config.schedule, Plateau),
         curves=[figures.error_curve(run), figures.loss_curve(run)] if epochs else [],
-        matrix=figures.confusion(own, names) if has_matrix else None,
+        matrix=figures.confusion(result, names) if has_matrix else None,
         # Only a small matrix leaves room beside it.
         beside=len(names) <= BESIDE,
-        pairs=confused_pairs(own, names, PAIRS if has_matrix else PAIRS_WITHOUT_MATRIX),
-        mistakes=[(one, _inline_image(test, one)) for one in worst_mistakes(test, MISTAKES)],
-        class_errors=_class_errors(own, names),
+        pairs=confused_pairs(result, names, PAIRS if has_matrix else PAIRS_WITHOUT_MATRIX),
+        mistakes=[
+            (mistake, _inline_image(test, mistake)) for mistake in worst_mistakes(test, MISTAKES)
+        ],
+        class_errors=_class_errors(result, names),
         filters=figures.filters(trained.net) if _has_filters(test) else None,
         changes=changed_settings(config),
         known_recipe=config.recipe in recipes.__all__,
@@ -124,7 +126,7 @@ def _wrong(result: Result) -> tuple[int, int]:
 
 
 def confused_pairs(
-    result: Result, names: Sequence[str], most: int
+    result: Result, names: Sequence[str], limit: int
 ) -> list[tuple[str, str, int, int]]:
     """Return the pairs of classes that are confused most often.
 
@@ -138,7 +140,7 @@ def confused_pairs(
         for predicted, count in enumerate(row)
         if count and true != predicted
     ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:most]
+    return sorted(pairs, key=lambda pair: -pair[2])[:limit]
 
 
 def _class_errors(result: Result, names: Sequence[str]) -> list[tuple[str, int, float | None]]:

@@ -193,8 +193,8 @@ def differences(before: Any, today: Any, name: str = "") -> Iterator[str]:
             yield from differences(before[key], today[key], f"{name}.{key}".lstrip("."))
     # Layers are compared one by one, so that a difference names the layer.
     elif _has_names(before) and _has_names(today) and len(before) == len(today):
-        for one, other in zip(before, today, strict=True):
-            yield from differences(one, other, f"{name}.{one['name']}")
+        for layer_before, layer_today in zip(before, today, strict=True):
+            yield from differences(layer_before, layer_today, f"{name}.{layer_before['name']}")
     elif before != today:
         single = not isinstance(before, dict | list) and not isinstance(today, dict | list)
         yield f"{name} {_word(before)} -> {_word(today)}" if single else name
@@ -202,7 +202,9 @@ def differences(before: Any, today: Any, name: str = "") -> Iterator[str]:
 
 def _has_names(value: Any) -> bool:
     """Whether a value is a list of objects with names, such as the layers."""
-    return isinstance(value, list) and any(isinstance(one, dict) and "name" in one for one in value)
+    return isinstance(value, list) and any(
+        isinstance(item, dict) and "name" in item for item in value
+    )
 
 
 def _word(value: Any) -> str:

@@ -110,9 +110,9 @@ def growth_beside(run: Path, other: Path) -> Growth:
             f"{run} has kept no snapshots, so that nothing can be put beside them; "
             "train it with --snapshots N"
         )
-    if (beside := growth(other, config)) is None:
+    if (of_other := growth(other, config)) is None:
         raise RunError(
             f"{other} has kept no snapshots to put beside those of {run}; "
             "train it with --snapshots N"
         )
-    return beside
+    return of_other

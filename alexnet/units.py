@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from alexnet.architecture import Op
 from alexnet.config import Architecture
 from alexnet.data.augment import Preprocess
 from alexnet.data.image import Rgb
@@ -62,13 +63,13 @@ class Patch:
 
 
 @torch.no_grad()
-def strongest(trained: Trained, split: Split, layer: str, most: int = PATCHES) -> Strongest:
+def strongest(trained: Trained, split: Split, layer: str, top_k: int = PATCHES) -> Strongest:
     """Find the images and places in which each unit of a layer has its largest values.
 
     Args:
         split: Its images are seen through the center crop.
         layer: Name of an operation, as `architecture.op_of` takes it.
-        most: Number of places; a small split has fewer.
+        top_k: Number of places; a small split has fewer.
 
     Raises:
         ConfigError: There is no such layer.
@@ -90,7 +91,7 @@ def strongest(trained: Trained, split: Split, layer: str, most: int = PATCHES) -
             values = torch.cat([values, best], 1)
             images, places = torch.cat([images, index], 1), torch.cat([places, place], 1)
             values, kept = values.sort(dim=1, descending=True, stable=True)
-            values, kept = values[:, :most], kept[:, :most]
+            values, kept = values[:, :top_k], kept[:, :top_k]
             images, places = images.gather(1, kept), places.gather(1, kept)
             progress.advance(len(x))
     rows, columns = places // width, places % width
@@ -172,30 +173,22 @@ def maximise(
     smooth_px = min(1.5, size_px / 60) if smooth_px is None else smooth_px
     row, column = middle(net.architecture, layer)
     box = seen(net.architecture, layer, row, column)
-    pixels = 3 * (box.bottom - box.top) * (box.right - box.left)
+    num_seen = 3 * (box.bottom - box.top) * (box.right - box.left)
     if ops[-1].op == "activation":
         ops = ops[:-1]
-    modules = [net.get_submodule(op.module) for op in ops]
     mean = preprocess.centre_patch_mean().permute(2, 0, 1)
     deviation = 1.0 if preprocess.deviation is None else preprocess.deviation[:, None, None]
     generator = torch.Generator().manual_seed(seed)
-    each = torch.arange(len(units), device=mean.device)
     # In gray levels from the mean image; the network may want another scale.
     v = 4 * torch.randn((len(units), *mean.shape), generator=generator).to(mean.device)
     with evaluation_mode(net), Progress(f"maximize {layer}", steps, "steps") as progress:
         for _ in range(steps):
             shift = torch.randint(-jitter_px, jitter_px + 1, (2,), generator=generator).tolist()
             shifted = v.roll(shift, (2, 3))
-            x = (shifted / deviation).contiguous(memory_format=torch.channels_last)
-            with torch.enable_grad():
-                y = x.requires_grad_()
-                for module in modules:
-                    y = module(y)
-                y = y.reshape(len(units), *ops[-1].shape)
-                (g,) = torch.autograd.grad(y[each, list(units), row, column].sum(), x)
-            g = _smoothed(g, smooth_px)
-            length = g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-            shifted = shifted + g * (step_size * pixels**0.5 / length)
+            gradient = _gradient(net, ops, shifted / deviation, units, row, column)
+            gradient = _smoothed(gradient, smooth_px)
+            length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+            shifted = shifted + gradient * (step_size * num_seen**0.5 / length)
             # What an image file can hold.
             shifted = (mean + (1 - decay) * shifted).clamp(0, 255) - mean
             v = shifted.roll([-s for s in shift], (2, 3))
@@ -203,6 +196,27 @@ def maximise(
     result: NDArray[np.uint8]
     result = (mean + v).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return result
+
+
+def _gradient(
+    net: Network, ops: Sequence[Op], x: torch.Tensor, units: Sequence[int], row: int, column: int
+) -> torch.Tensor:
+    """The gradient of each unit's value at one position, with respect to the unit's own image.
+
+    Args:
+        ops: The operations from the image to the layer of the units.
+        x: (units, C, H, W), an image for each unit.
+    """
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.enable_grad():
+        maps = x
+        for op in ops:
+            maps = net.get_submodule(op.module)(maps)
+        maps = maps.reshape(len(units), *ops[-1].shape)
+        images = torch.arange(len(units), device=x.device)
+        # No value depends on the image of another unit, so one backward pass serves all of them.
+        (gradient,) = torch.autograd.grad(maps[images, list(units), row, column].sum(), x)
+    return gradient
 
 
 def _smoothed(x: torch.Tensor, deviation_px: float) -> torch.Tensor:
@@ -230,16 +244,16 @@ def check_units(layer: str, count: int, units: Sequence[int]) -> None:
             raise RunError(f"{layer} has {count} units, 0 to {count - 1}; there is no unit {unit}")
 
 
-def spread(values: NDArray[np.float32], most: int) -> list[int]:
+def spread(values: NDArray[np.float32], limit: int) -> list[int]:
     """Choose units at equal distances among those that respond at all.
 
     Args:
         values: The largest value of each unit.
 
     Returns:
-        At most `most` numbers of units. If none responds: the first units.
+        At most `limit` numbers of units. If none responds: the first units.
     """
     alive = np.flatnonzero(values > 0)
     candidates = alive if len(alive) else np.arange(len(values))
-    places = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).round().astype(int)
+    places = np.linspace(0, len(candidates) - 1, min(limit, len(candidates))).round().astype(int)
     return [int(unit) for unit in candidates[places]]

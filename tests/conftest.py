@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -131,10 +132,16 @@ def tiny(store: Path, **changes: object) -> Config:
 
 @pytest.fixture(scope="session")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the tiny config."""
+    """A finished run of the tiny config: three epochs, whose learning rate drops at the third."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     fit(tiny(store), folder)
     return folder
+
+
+@pytest.fixture
+def copied_run(run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, which a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 RECIPES = [getattr(recipes, name) for name in recipes.__all__]

@@ -477,8 +477,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{seed}/{layer}"'),
         ("ops/dropout.py", 'f"{seed}/{step}/{layer}"', 'f"{step}/{layer}"'),
-        (LOOP, "key = config.seed, state.step", "key = config.seed, 0"),
-        (LOOP, "dropout_key=key", "dropout_key=None"),
+        (LOOP, "dropout_key=(config.seed, state.step)", "dropout_key=(config.seed, 0)"),
+        (LOOP, "dropout_key=(config.seed, state.step)", "dropout_key=None"),
         ("ops/dropout.py", 'return x * (1 - rate) if form == "2012" else x', "return x"),
         (
             "ops/dropout.py",
@@ -676,7 +676,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "zip(axes, weight.chunk(columns), strict=True)",
             "zip(axes, [weight] * columns, strict=True)",
         ),
-        ("figures/filters.py", "each = 0.5 + 0.5 * each", "each = 0.5 - 0.5 * each"),
+        ("figures/filters.py", "tiles = 0.5 + 0.5 * tiles", "tiles = 0.5 - 0.5 * tiles"),
     ],
     "The last hidden layer": [
         (
@@ -687,7 +687,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("figures/answers.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
     "Fig. 4: the five most probable classes": [
-        ("figures/answers.py", "topk(most, largest=False)", "topk(most, largest=True)"),
+        ("figures/answers.py", "topk(top_k, largest=False)", "topk(top_k, largest=True)"),
         ("figures/answers.py", "BEST = 5", "BEST = 4"),
         (
             "figures/answers.py",
@@ -770,8 +770,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "experiments/table.py",
-            "if any(one.in_papers_setting for one in records):",
-            'if any(one.raw["scale"] == "full" for one in records):',
+            "if any(record.in_papers_setting for record in records):",
+            'if any(record.raw["scale"] == "full" for record in records):',
         ),
     ],
     "Fig. 3: one column specialises in colour": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,34 +18,31 @@ from alexnet.saved_config import to_dict
 from tests.test_batch_norm import architecture
 
 
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """The tiny run, which a test may change."""
-    return Path(shutil.copytree(run, tmp_path / "run"))
-
-
 def test_errors_belong_to_the_weights_that_were_measured(
-    copy: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copied_run: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A training saves other weights while the evaluation of the first ones goes on."""
-    before = checkpoint.read(copy)
+    before = checkpoint.read(copied_run)
     measure = evaluation.measure
 
     def measured_beside_a_training(*arguments: object, **options: object) -> Result:
         net = Network(before.config.architecture, 99)
-        file = copy / "last.safetensors"
+        file = copied_run / "last.safetensors"
         checkpoint.write(file, state_of(net), {}, before.mean, before.about)
         return measure(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluation, "measure", measured_beside_a_training)
-    main(["evaluate", str(copy), "--data", str(store), "--json"])
-    assert checkpoint.read(copy).about["sha256"] != before.about["sha256"]
-    known = card.evaluations(copy)
+    main(["evaluate", str(copied_run), "--data", str(store), "--json"])
+    assert checkpoint.read(copied_run).about["sha256"] != before.about["sha256"]
+    known = card.evaluations(copied_run)
     assert [one["sha256"] for one in known] == [before.about["sha256"]] * 2
     results = json.loads(capsys.readouterr().out)
     assert [result["weights_sha256"] for result in results] == [[before.about["sha256"]]] * 2
     # The errors of other weights are not on the card of these.
-    assert "measured by `alexnet evaluate`" not in (copy / "card.md").read_text()
+    assert "measured by `alexnet evaluate`" not in (copied_run / "card.md").read_text()
 
 
 def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:
@@ -56,14 +52,14 @@ def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> No
 
 @pytest.mark.parametrize("damaged", ["evaluations.jsonl", "best.safetensors"])
 def test_errors_are_printed_though_they_cannot_be_kept(
-    damaged: str, copy: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    damaged: str, copied_run: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (copy / damaged).write_bytes(b"{")
-    main(["evaluate", str(copy), "--data", str(store)])
+    (copied_run / damaged).write_bytes(b"{")
+    main(["evaluate", str(copied_run), "--data", str(store)])
     printed = capsys.readouterr()
     assert printed.out.startswith("center crop: top-1 error ")
     (line,) = printed.err.splitlines()
-    assert line.startswith(f"warning: {copy}/card.md was not written: ")
+    assert line.startswith(f"warning: {copied_run}/card.md was not written: ")
     assert damaged in line
 
 

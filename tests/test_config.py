@@ -22,12 +22,11 @@ from alexnet.config import (
     LayerLr,
     Plateau,
     StepSchedule,
-    check,
     from_dict,
     scaled,
     to_dict,
-    without_effect,
 )
+from alexnet.config_checks import check, without_effect
 from alexnet.errors import AlexNetError, ConfigError
 from tests.conftest import RECIPES
 

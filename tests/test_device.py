@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,14 +79,13 @@ def test_saved_device_has_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def saved_on_a_gpu(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def saved_on_a_gpu(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run whose config names a GPU, on a machine without one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    folder = Path(shutil.copytree(run, tmp_path / "run"))
     # As version 0.2 saved it.
-    write_config(folder, replace(read_config(folder), device="cuda:0"))
-    return folder
+    write_config(copied_run, replace(read_config(copied_run), device="cuda:0"))
+    return copied_run
 
 
 def test_run_of_a_gpu_goes_on_where_there_is_none(

@@ -193,24 +193,21 @@ def test_room_of_double_precision_is_twice_that(
     assert asked[1] == 2 * asked[0]
 
 
-def test_disk_that_fills_up_while_training_keeps_the_last_checkpoint(
-    store: Path, run: Path, tmp_path: Path
-) -> None:
-    again = Path(shutil.copytree(run, tmp_path / "run"))
-    before = (again / "last.safetensors").read_bytes()
+def test_disk_that_fills_up_while_training_keeps_the_last_checkpoint(copied_run: Path) -> None:
+    before = (copied_run / "last.safetensors").read_bytes()
     with (
         largest_file(50_000),
         pytest.raises(RunError) as error,
     ):
-        resume(again, epochs=6)
+        resume(copied_run, epochs=6)
     assert str(error.value) == (
-        f"{again / 'last.safetensors'}: File too large; make room on this disk and continue with: "
-        f"alexnet train --resume {again}"
+        f"{copied_run / 'last.safetensors'}: File too large; make room on this disk and continue "
+        f"with: alexnet train --resume {copied_run}"
     )
-    assert (again / "last.safetensors").read_bytes() == before
-    assert not [path for path in again.iterdir() if path.name.startswith(".")]
-    resume(again)
-    assert checkpoint.read(again).about["position"]["epoch"] == 6
+    assert (copied_run / "last.safetensors").read_bytes() == before
+    assert not [path for path in copied_run.iterdir() if path.name.startswith(".")]
+    resume(copied_run)
+    assert checkpoint.read(copied_run).about["position"]["epoch"] == 6
 
 
 def test_features_need_room_before_the_first_image(

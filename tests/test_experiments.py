@@ -339,7 +339,7 @@ def test_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path
         settings = replace(settings_for(photographs, tmp_path), precision=precision)
         spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
         assert spec.config.precision == precision
-        record = records.record(claim, {}, settings)
+        record = records.new_record(claim, {}, settings)
         assert record["configs"]["base"]["precision"] == precision
         assert ("--precision float32" in record["command"]) == (precision == "float32")
         assert record["code"] == code_version()

@@ -23,7 +23,8 @@ import torch
 from alexnet import checkpoint, load, recipes, snapshots
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.config import Architecture, BatchNorm, FullyConnected, check
+from alexnet.config import Architecture, BatchNorm, FullyConnected
+from alexnet.config_checks import check
 from alexnet.data.loader import batches
 from alexnet.errors import ConfigError, RunError
 from alexnet.explorer import contents as data
@@ -318,7 +319,7 @@ def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
     for epoch in (0, 20, 90):
         snapshots.write(other, epoch, np.full((6, 3, 7, 7), epoch, np.float32))
     beside = snapshots.growth_beside(run, other)
-    made = data.contents(trained, split_for(trained), run, 4, units=1, beside=beside)
+    made = data.contents(trained, split_for(trained), run, 4, units=1, other_growth=beside)
     columns = recipes.demo().architecture.columns
     assert made.about["snapshots"] == [
         {"run": "run", "recipe": "tiny", "columns": 2, "epochs": [0, 3]},

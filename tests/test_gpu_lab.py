@@ -92,7 +92,9 @@ for name in {MISSING}: sys.modules[name] = None
 for name in {[*modules, "alexnet.train.loop", "tests.conftest"]}: importlib.import_module(name)
 """
     command = [sys.executable, "-c", program]
-    subprocess.run(command, env=environment() | {"TRITON_INTERPRET": "1"}, check=True, timeout=120)
+    variables = environment() | {"TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
 
 
 def test_processes_find_what_their_parent_finds(monkeypatch: pytest.MonkeyPatch) -> None:

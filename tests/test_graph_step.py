@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from alexnet import checkpoint, recipes
 from alexnet.config import (
@@ -86,14 +88,29 @@ SMALL = small(after_fc2=("dropout",))
 NORMALISED = small("batch_norm", after_fc2=("batch_norm", "dropout"))
 
 
-def compared(settings: Config, mesh: Mesh, counts: tuple[int, ...]) -> None:
-    """Compare steps on batches of so many images by the graph with those of the loop."""
+class Steps(NamedTuple):
+    """What some steps have computed: a loss and wrong answers for each, and what they left."""
+
+    losses: list[float]
+    num_wrong: list[int]
+    # Not tensors: a rank cannot send those, and then end.
+    weights: list[NDArray[np.float32]]
+    velocity: list[NDArray[np.float32]]
+    buffers: list[NDArray[np.float32]]
+
+
+def by_loop_and_by_graph(
+    settings: Config, mesh: Mesh, counts: tuple[int, ...]
+) -> tuple[Steps, Steps]:
+    """Take steps on batches of so many images, by the operations of the loop and by the graph."""
     preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
     nets = [ShardedNetwork(settings.architecture, 0, mesh).to(DEVICE) for _ in range(2)]
     velocities = [zero_velocity(net) for net in nets]
     parameters = dict(nets[0].named_parameters())
     hyper = {name: param_hyper(settings, name, 0, PlateauState()) for name in parameters}
     graph = GraphStep(nets[1], preprocess, velocities[1], settings)
+    losses: tuple[list[float], list[float]] = [], []
+    num_wrong: tuple[list[int], list[int]] = [], []
     for step, count in enumerate(counts):
         # As for a smooth schedule, the learning rates are others in each step.
         hyper = {name: replace(each, lr=each.lr / (1 + step)) for name, each in hyper.items()}
@@ -117,16 +134,32 @@ def compared(settings: Config, mesh: Mesh, counts: tuple[int, ...]) -> None:
             settings.sgd.momentum,
             nets[0].reduce_gradients,
         )
-        got_loss, got_wrong = graph(images, drawn, step)
-        assert float(got_loss) == pytest.approx(float(loss.detach()), rel=1e-5)
-        assert int(got_wrong) == int(wrong)
+        loss_of_graph, wrong_of_graph = graph(images, drawn, step)
+        for i, value in enumerate((loss, loss_of_graph)):
+            losses[i].append(float(value.detach()))
+        for i, value in enumerate((wrong, wrong_of_graph)):
+            num_wrong[i].append(int(value))
     graph.close()
-    for name, weight in nets[1].named_parameters():
-        # A few roundings in float32, of the crops and of four updates.
-        torch.testing.assert_close(weight, parameters[name], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(velocities[1][name], velocities[0][name], rtol=1e-3, atol=1e-6)
-    for got, wanted in zip(nets[1].buffers(), nets[0].buffers(), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    by_loop, by_graph = (
+        Steps(
+            losses[i],
+            num_wrong[i],
+            [weight.detach().cpu().numpy() for weight in nets[i].parameters()],
+            [velocities[i][name].cpu().numpy() for name in parameters],
+            [buffer.cpu().numpy() for buffer in nets[i].buffers()],
+        )
+        for i in range(2)
+    )
+    return by_loop, by_graph
+
+
+def assert_same_within_rounding(by_graph: Steps, by_loop: Steps) -> None:
+    assert by_graph.losses == pytest.approx(by_loop.losses, rel=1e-5)
+    assert by_graph.num_wrong == by_loop.num_wrong
+    # A few roundings in float32, of the crops and of four updates.
+    torch.testing.assert_close(by_graph.weights, by_loop.weights, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(by_graph.velocity, by_loop.velocity, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(by_graph.buffers, by_loop.buffers, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +173,13 @@ def compared(settings: Config, mesh: Mesh, counts: tuple[int, ...]) -> None:
 )
 def test_steps_of_the_graph_are_those_of_the_loop(settings: Config) -> None:
     # The last batch of an epoch is smaller; the one after it is a full one again.
-    compared(settings, ALONE, (BATCH, BATCH, BATCH - 2, BATCH))
+    counts = (BATCH, BATCH, BATCH - 2, BATCH)
+    by_loop, by_graph = by_loop_and_by_graph(settings, ALONE, counts)
+    assert_same_within_rounding(by_graph, by_loop)
 
 
-def on_this_rank(settings: Config) -> list[str]:
-    """Compare steps on this rank; return the dtypes of what the graph summed over the ranks."""
+def on_this_rank(settings: Config) -> tuple[Steps, Steps, list[str]]:
+    """Take steps on this rank; return, too, the dtypes of what the graph summed over the ranks."""
     triton_update.BLOCKS, triton_crop.VALUES = 1, 4096
     mesh = init_mesh(Parallel())
     sums: list[str] = []
@@ -155,16 +190,18 @@ def on_this_rank(settings: Config) -> list[str]:
 
     graph_step.all_sum = counted
     # A batch of which the second rank has less, one of which it has nothing, and full ones.
-    compared(settings, mesh, (BATCH, BATCH - 1, 1, BATCH))
+    by_loop, by_graph = by_loop_and_by_graph(settings, mesh, (BATCH, BATCH - 1, 1, BATCH))
     destroy_mesh()
-    return sums
+    return by_loop, by_graph, sums
 
 
 @pytest.mark.slow
 def test_ranks_that_share_a_batch_take_the_steps_of_the_loop() -> None:
     """And add all gradients of a step at once, in float32 as the loop does."""
     settings = replace(config(SMALL), label_smoothing=0.1)
-    assert on_ranks(2, on_this_rank, settings) == 2 * [4 * ["torch.float32"]]
+    for by_loop, by_graph, sums in on_ranks(2, on_this_rank, settings):
+        assert_same_within_rounding(by_graph, by_loop)
+        assert sums == 4 * ["torch.float32"]
 
 
 def test_gradients_in_one_tensor_lie_as_their_weights_at_addresses_that_the_update_reads() -> None:

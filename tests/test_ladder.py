@@ -9,7 +9,8 @@ import pytest
 
 from alexnet import recipes
 from alexnet.architecture import plan
-from alexnet.config import Config, SmoothSchedule, check, without_effect
+from alexnet.config import Config, SmoothSchedule
+from alexnet.config_checks import check, without_effect
 from alexnet.experiments import report
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.effects import RunResult

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet import checkpoint, figures, load
-from alexnet.config import Architecture, Augment, StepSchedule, check
+from alexnet.config import Architecture, Augment, StepSchedule
+from alexnet.config_checks import check
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, DataError
@@ -135,6 +136,6 @@ def test_patches_of_units_are_cut_from_the_pixels_the_network_sees(
     monkeypatch.setattr(module, "maximise", functools.partial(maximise, steps=1))
     split = split_for(trained)
     figures.units(trained, split, "conv1", [5])
-    found = strongest(trained, split, "conv1", most=1)
+    found = strongest(trained, split, "conv1", top_k=1)
     stored = stored_image(split, int(found.images[5, 0]))
     np.testing.assert_array_equal(crops[1], trained.preprocess.centre_pixels(stored))

@@ -20,7 +20,8 @@ import pytest
 from alexnet import checkpoint
 from alexnet.checkpoint import write_config
 from alexnet.cli.train import parse_train
-from alexnet.config import Parallel, check
+from alexnet.config import Parallel
+from alexnet.config_checks import check
 from alexnet.distributed import heartbeat, mesh
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server

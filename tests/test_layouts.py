@@ -729,7 +729,7 @@ def test_least_recently_used_file_is_closed_unless_it_is_being_read(
 ) -> None:
     for name in "abcd":
         write(tmp_path / name, name * 3)
-    files, opened, closed = [OpenFiles(most=2)], list[str](), list[int]()
+    files, opened, closed = [OpenFiles(limit=2)], list[str](), list[int]()
     real_open, real_close, real_read = os.open, os.close, os.pread
 
     def opening(path: str, flags: int) -> int:

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet.config import Augment, Sgd, SmoothSchedule, check
+from alexnet.config import Augment, Sgd, SmoothSchedule
+from alexnet.config_checks import check
 from alexnet.data.mixing import Mixing, mix, sample_mixing
 from alexnet.distributed.loss import mixed_cross_entropy
 from alexnet.distributed.mesh import ALONE, check_layout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import torch.nn.functional as F
 from alexnet import checkpoint, load
 from alexnet.cli import main
 from alexnet.cli.train import parse_train
-from alexnet.config import Config, Layer, Sgd, SmoothSchedule, StepSchedule, check, scaled
+from alexnet.config import Config, Layer, Sgd, SmoothSchedule, StepSchedule, scaled
+from alexnet.config_checks import check
 from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import ALONE, Group
 from alexnet.distributed.sharded import ShardedNetwork
@@ -235,15 +235,14 @@ def test_averaged_run_is_resumed_bit_for_bit(
 
 
 def test_average_begins_at_the_weights_of_a_checkpoint_without_one(
-    run: Path, tmp_path: Path
+    run: Path, copied_run: Path
 ) -> None:
     """A run that is lengthened with an average in its config.json."""
-    copied = Path(shutil.copytree(run, tmp_path / "run"))
-    config = checkpoint.read_config(copied)
+    config = checkpoint.read_config(copied_run)
     sgd = replace(config.sgd, lr=0.0, bias_lr=0.0, ema_decay=0.5)
-    checkpoint.write_config(copied, replace(config, sgd=sgd, schedule=StepSchedule(4)))
-    resume(copied)
-    saved, before = checkpoint.read(copied), checkpoint.read(run)
+    checkpoint.write_config(copied_run, replace(config, sgd=sgd, schedule=StepSchedule(4)))
+    resume(copied_run)
+    saved, before = checkpoint.read(copied_run), checkpoint.read(run)
     for name, weight in before.weights.items():
         assert saved.training[name].equal(weight)
         assert saved.weights[name].equal(weight)

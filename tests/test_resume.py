@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shlex
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +29,6 @@ def rates(run: Path) -> list[float]:
     return [line["lr"] for line in read_metrics(run, "epoch")]
 
 
-@pytest.fixture
-def finished(run: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run of three epochs, whose rate drops at the third."""
-    return Path(shutil.copytree(run, tmp_path / "run"))
-
-
 def test_complete_run_without_room_for_its_card_is_complete(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,48 +42,48 @@ def test_complete_run_without_room_for_its_card_is_complete(
 
 
 def test_finished_run_says_so_and_how_to_lengthen_it(
-    finished: Path, capsys: pytest.CaptureFixture[str]
+    copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["train", "--resume", str(finished)])
+    main(["train", "--resume", str(copied_run)])
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        f"{finished} is already finished (3 epochs); lengthen it with: "
-        f"alexnet train --resume {finished} --epochs 6"
+        f"{copied_run} is already finished (3 epochs); lengthen it with: "
+        f"alexnet train --resume {copied_run} --epochs 6"
     )
-    main(["train", "--resume", str(finished), "--epochs", "3"])
+    main(["train", "--resume", str(copied_run), "--epochs", "3"])
     assert "is already finished" in capsys.readouterr().err
     # The command works as it was printed.
     main(shlex.split(line.split("alexnet ", 1)[1]))
-    assert len(read_metrics(finished, "epoch")) == 6
+    assert len(read_metrics(copied_run, "epoch")) == 6
 
 
 def test_new_settings_of_a_finished_run_wait_for_a_new_length(
-    finished: Path, capsys: pytest.CaptureFixture[str]
+    copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (finished / "config.json").read_bytes(), (finished / "metrics.jsonl").read_bytes()
-    main(["train", "--resume", str(finished), "--lr", "0.5"])
-    assert capsys.readouterr().err.endswith(f"--resume {finished} --epochs 6 --lr 0.5\n")
+    before = (copied_run / "config.json").read_bytes(), (copied_run / "metrics.jsonl").read_bytes()
+    main(["train", "--resume", str(copied_run), "--lr", "0.5"])
+    assert capsys.readouterr().err.endswith(f"--resume {copied_run} --epochs 6 --lr 0.5\n")
     assert before == (
-        (finished / "config.json").read_bytes(),
-        (finished / "metrics.jsonl").read_bytes(),
+        (copied_run / "config.json").read_bytes(),
+        (copied_run / "metrics.jsonl").read_bytes(),
     )
 
 
 def test_lengthened_run_goes_on_with_the_schedule_of_a_new_run_of_that_length(
-    store: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The drop moves from the third epoch to the fifth, so the fourth has the first rate again."""
-    before = read_config(finished)
-    resume(finished, epochs=6)
-    assert read_config(finished) == replace(before, schedule=scaled(before.schedule, 6))
-    assert rates(finished) == pytest.approx([1e-3, 1e-3, 1e-4, 1e-3, 1e-4, 1e-4])
-    (change,) = read_metrics(finished, "change")
+    before = read_config(copied_run)
+    resume(copied_run, epochs=6)
+    assert read_config(copied_run) == replace(before, schedule=scaled(before.schedule, 6))
+    assert rates(copied_run) == pytest.approx([1e-3, 1e-3, 1e-4, 1e-3, 1e-4, 1e-4])
+    (change,) = read_metrics(copied_run, "change")
     assert change == {"kind": "change", "step": 12, "epoch": 3, "lr": 0.001, "epochs": 6}
     assert (
         "6 epochs in place of 3; the learning rate drops at the beginning of epoch 5"
         in capsys.readouterr().err
     )
-    saved = checkpoint.read(finished)
+    saved = checkpoint.read(copied_run)
     assert saved.config.schedule.epochs == 6
     assert saved.about["position"]["epoch"] == 6
 
@@ -148,12 +141,12 @@ def test_same_settings_change_nothing(
     ],
 )
 def test_impossible_changes_are_refused_and_nothing_is_written(
-    finished: Path, changes: dict[str, float], message: str
+    copied_run: Path, changes: dict[str, float], message: str
 ) -> None:
-    before = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    before = {path.name: path.read_bytes() for path in copied_run.iterdir() if path.is_file()}
     with pytest.raises(ConfigError, match=message):
-        resume(finished, **changes)  # type: ignore[arg-type]
-    after = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+        resume(copied_run, **changes)  # type: ignore[arg-type]
+    after = {path.name: path.read_bytes() for path in copied_run.iterdir() if path.is_file()}
     assert before == after
 
 
@@ -198,29 +191,29 @@ def read_config_of(store: Path) -> Config:
 
 @pytest.mark.parametrize("minutes", [0.0, 10.0])
 def test_weights_that_are_not_finite_are_never_saved(
-    store: Path, finished: Path, minutes: float, capsys: pytest.CaptureFixture[str]
+    store: Path, copied_run: Path, minutes: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The loss of the step before the save is finite; its update makes the weights infinite."""
-    write_config(finished, replace(read_config(finished), checkpoint_minutes=minutes))
-    before = (finished / "last.safetensors").read_bytes()
-    command = f"alexnet train --resume {finished} --lr 1e\\+299"
+    write_config(copied_run, replace(read_config(copied_run), checkpoint_minutes=minutes))
+    before = (copied_run / "last.safetensors").read_bytes()
+    command = f"alexnet train --resume {copied_run} --lr 1e\\+299"
     where = r"go on from the checkpoint \(epoch 4, step 12\) at a tenth of the learning rate with: "
     with pytest.raises(NotFinite, match=where + command):
-        resume(finished, epochs=4, lr=1e300)
-    assert (finished / "last.safetensors").read_bytes() == before
-    resume(finished, lr=0.001)
-    assert len(rates(finished)) == 4
+        resume(copied_run, epochs=4, lr=1e300)
+    assert (copied_run / "last.safetensors").read_bytes() == before
+    resume(copied_run, lr=0.001)
+    assert len(rates(copied_run)) == 4
 
 
-def test_checkpoint_with_diverged_weights_is_named_for_removal(finished: Path) -> None:
-    saved = checkpoint.read(finished)
+def test_checkpoint_with_diverged_weights_is_named_for_removal(copied_run: Path) -> None:
+    saved = checkpoint.read(copied_run)
     huge = {name: torch.full_like(weight, 1e30) for name, weight in saved.weights.items()}
-    checkpoint.write(finished / "last.safetensors", huge, saved.velocity, saved.mean, saved.about)
+    checkpoint.write(copied_run / "last.safetensors", huge, saved.velocity, saved.mean, saved.about)
     with pytest.raises(NotFinite, match=r"last\.safetensors has diverged too: remove it and begin"):
-        resume(finished, epochs=4)
-    (finished / "last.safetensors").unlink()
-    resume(finished, lr=0.0001)
-    assert len(rates(finished)) == 4
+        resume(copied_run, epochs=4)
+    (copied_run / "last.safetensors").unlink()
+    resume(copied_run, lr=0.0001)
+    assert len(rates(copied_run)) == 4
 
 
 def test_training_says_once_how_long_it_will_take(

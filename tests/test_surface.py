@@ -17,6 +17,7 @@ PACKAGE = Path(alexnet.__file__).parent
 RANKS = {
     0: [
         "config",
+        "config_checks",
         "cores",
         "errors",
         "files",

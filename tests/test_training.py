@@ -149,14 +149,13 @@ def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) ->
 
 
 def test_metrics_after_the_checkpoint_are_not_duplicated_on_resume(
-    store: Path, run: Path, tmp_path: Path
+    copied_run: Path,
 ) -> None:
     """As after a kill between the line of an epoch and its checkpoint."""
-    shutil.copytree(run, tmp_path / "run")
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+    with (copied_run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "epoch", "step": 12, "epoch": 4}\n{"kind": "epo')
-    resume(tmp_path / "run")
-    assert [m["epoch"] for m in read_metrics(tmp_path / "run", "epoch")] == [1, 2, 3]
+    resume(copied_run)
+    assert [m["epoch"] for m in read_metrics(copied_run, "epoch")] == [1, 2, 3]
 
 
 def test_saved_config_reproduces_the_run(run: Path, tmp_path: Path) -> None:

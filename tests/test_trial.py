@@ -395,14 +395,18 @@ def test_run_decides_before_its_first_step(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop.choose_products
+    before_first_step: list[dict[str, str]] = []
 
-    def then_never(setup: Any) -> list[str]:
+    def noted(setup: Any) -> list[str]:
         lines = real(setup)
-        monkeypatch.setattr(trial, "_try", never)
+        before_first_step.append(trial.chosen())
         return lines
 
-    monkeypatch.setattr(loop, "choose_products", then_never)
+    monkeypatch.setattr(loop, "choose_products", noted)
     fit(bfloat16(store), tmp_path / "run")
+    # Neither a step nor the validation met a product that was not decided.
+    assert before_first_step == [trial.chosen()]
+    assert len(trial.chosen()) == 14
 
 
 @pytest.mark.parametrize("products", [None, 3, [], {"a": []}, {"a": "float16"}])

@@ -33,7 +33,7 @@ def trained(run: Path) -> Trained:
 @pytest.mark.parametrize("layer", ["conv1", "conv3", "fc8"])
 def test_the_strongest_places_are_those_of_all_images_at_once(trained: Trained, layer: str) -> None:
     split = split_for(trained)
-    found = strongest(trained, split, layer, most=4)
+    found = strongest(trained, split, layer, top_k=4)
     (batch,) = batches(split, np.arange(len(split)), len(split))
     values = trained.net.activations(trained.preprocess.centre(batch.images))[layer].detach()
     values = values.reshape(len(split), values.shape[1], -1)
@@ -54,7 +54,7 @@ def test_a_patch_alone_gives_the_value_of_the_unit(trained: Trained) -> None:
     """Nothing else is needed: the rest of the image may be anything."""
     architecture = trained.net.architecture
     split = split_for(trained)
-    found = strongest(trained, split, "conv1", most=1)
+    found = strongest(trained, split, "conv1", top_k=1)
     image = stored_image(split, int(found.images[5, 0]))
     row, column = int(found.rows[5, 0]), int(found.columns[5, 0])
     patch = cut(architecture, "conv1", image[4:36, 4:36], row, column)

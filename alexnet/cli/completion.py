@@ -89,6 +89,6 @@ def options(verb: str) -> list[str]:
             os.environ["COLUMNS"] = before
     # Hyphens within a name only, so that a row of dashes in a frame is no option. Without the
     # fields of single layers: recipes differ in their number and kind.
-    found = set(re.findall(r"(?<![\w-])--[a-z][\w.]*(?:-[\w.]+)*", text.getvalue()))
-    shared = {option.rstrip(".") for option in found if not re.search(r"\.\d", option)}
+    names = set(re.findall(r"(?<![\w-])--[a-z][\w.]*(?:-[\w.]+)*", text.getvalue()))
+    shared = {option.rstrip(".") for option in names if not re.search(r"\.\d", option)}
     return sorted(shared | {"--help"})

@@ -69,12 +69,12 @@ def explore(arguments: list[str]) -> None:
     if a.fetch:
         runtime.fetch()
     ort = runtime.read(a.ort, command("explore", a.run, "--out", out, "--fetch"))
-    beside = growth_beside(a.run, a.beside) if a.beside else None
+    other_growth = growth_beside(a.run, a.beside) if a.beside else None
     trained = load(a.run, a.which, device="cpu")
     split = split_for(trained, a.data, a.split)
     if page.is_file(out) and (of_weights := page.weight_bytes(trained)) > page.LARGE_BYTES:
         folder = out.with_suffix("")
         print(f"the network has {size(of_weights)}; a folder opens faster: --out {folder}")
-    num_bytes = page.write(trained, split, a.run, out, ort, a.images, a.units, beside)
+    num_bytes = page.write(trained, split, a.run, out, ort, a.images, a.units, other_growth)
     opened = "it" if page.is_file(out) else out / page.INDEX
     print(f"{out}: {size(num_bytes)}; open {opened} in a browser, it needs no network")

@@ -86,8 +86,8 @@ def figure(arguments: list[str]) -> None:
             raise AlexNetError(f"--{name} is an option of {command('figure', 'units')} alone")
     # By default beside the other files of the run; a recipe has no folder.
     named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
-    beside = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
-    out = a.out or beside
+    default_out = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
+    out = a.out or default_out
     from alexnet import figures
 
     figure = _draw_units(a) if a.figure == "units" else _draw(a.figure, a.runs, named_recipe)

@@ -54,19 +54,19 @@ def sentence(box: str) -> str:
         # The options are indented, and their help more so.
         missing = [row.strip() for row in said if re.match(r" {4}\S", row)]
         return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-    if found := re.match(r"Unrecognized options: (.*)", text):
-        return f"there is no use for {found[1]}"
-    if found := re.match(r"Missing value for argument '(.*?)'", text):
-        return f"{found[1]} needs a value"
-    if found := re.match(
+    if match := re.match(r"Unrecognized options: (.*)", text):
+        return f"there is no use for {match[1]}"
+    if match := re.match(r"Missing value for argument '(.*?)'", text):
+        return f"{match[1]} needs a value"
+    if match := re.match(
         r"invalid choice '(.*)' for argument '(.*?)'\. Expected one of (.*)", text
     ):
-        return f"{found[2]} cannot be {found[1]}; it is one of {found[3].strip('(),. ')}".replace(
+        return f"{match[2]} cannot be {match[1]}; it is one of {match[3].strip('(),. ')}".replace(
             "'", ""
         )
-    if found := re.match(r"Error parsing (\S+): (.*)", text):
-        wrong = re.findall(r"'([^']*)'", found[2].split(" Got errors:")[0])
-        takes = re.search(rf"^ *{found[1]} +(?:\{{None\}}\|)?(\S+)$", "\n".join(rows), re.MULTILINE)
+    if match := re.match(r"Error parsing (\S+): (.*)", text):
+        wrong = re.findall(r"'([^']*)'", match[2].split(" Got errors:")[0])
+        takes = re.search(rf"^ *{match[1]} +(?:\{{None\}}\|)?(\S+)$", "\n".join(rows), re.MULTILINE)
         what = TAKES.get(takes[1], takes[1]) if takes else "another value"
-        return f"{found[1]} cannot be {wrong[-1] if wrong else 'this'}; it takes {what}"
+        return f"{match[1]} cannot be {wrong[-1] if wrong else 'this'}; it takes {what}"
     return f"{name.lower()}: {text.rstrip('.')}"

@@ -120,7 +120,7 @@ def options_of(form: type) -> list[Option]:
             assert isinstance(kind, type)
             options += options_of(kind)
             continue
-        metavars = [m for one in metadata if (m := getattr(one, "metavar", None))]
+        metavars = [m for annotation in metadata if (m := getattr(annotation, "metavar", None))]
         positional = Positional in metadata
         name = field.name.replace("_", "-")
         value, choices = _value(name, kind)
@@ -141,7 +141,7 @@ def _value(name: str, kind: Any) -> tuple[str, str]:
     """The kind of value of an option as the help shows it, and its choices if they are many."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         # `X | None`: None stands for "not given".
-        (kind,) = (one for one in typing.get_args(kind) if one is not type(None))
+        (kind,) = (member for member in typing.get_args(kind) if member is not type(None))
     if kind is bool:
         return "", ""
     if typing.get_origin(kind) is Literal:
@@ -247,8 +247,8 @@ def understood(
         if not re.match("--?[a-z]", word) or word in ("-h", "--help"):
             result.append(word)
             continue
-        given, equals, value = word.lstrip("-").partition("=")
-        name = _known(given.replace("_", "-"), names, verb)
+        typed, equals, value = word.lstrip("-").partition("=")
+        name = _known(typed.replace("_", "-"), names, verb)
         negative = name not in names
         name = name.removeprefix("no-") if negative else name
         if not names[name]:
@@ -264,36 +264,36 @@ def understood(
     return result
 
 
-def _known(given: str, names: Mapping[str, bool], verb: str) -> str:
+def _known(typed: str, names: Mapping[str, bool], verb: str) -> str:
     """The name of an option as the parser knows it, or `no-` and the name of a switch."""
-    if given in names or names.get(given.removeprefix("no-")):
-        return given
-    if ACCEPTED.get(given) in names:
-        return ACCEPTED[given]
+    if typed in names or names.get(typed.removeprefix("no-")):
+        return typed
+    if ACCEPTED.get(typed) in names:
+        return ACCEPTED[typed]
     # A recipe's fields; other verbs have no dropout to speak of.
-    if given in SENTENCES and "sgd.lr" in names:
-        raise AlexNetError(f"there is no option --{given}: {SENTENCES[given]}")
-    for ours in OTHER_NAMES.get(given, ()):
+    if typed in SENTENCES and "sgd.lr" in names:
+        raise AlexNetError(f"there is no option --{typed}: {SENTENCES[typed]}")
+    for ours in OTHER_NAMES.get(typed, ()):
         if ours.split()[0] in names:
-            raise AlexNetError(f"there is no option --{given}; here it is --{ours}")
-    nearest = _nearest(given, names)
+            raise AlexNetError(f"there is no option --{typed}; here it is --{ours}")
+    nearest = _nearest(typed, names)
     meant = f"the nearest is --{nearest}; " if nearest else ""
     raise AlexNetError(
-        f"there is no option --{given}; {meant}all are listed by: {command(*verb.split())} --help"
+        f"there is no option --{typed}; {meant}all are listed by: {command(*verb.split())} --help"
     )
 
 
-def _nearest(given: str, names: Mapping[str, bool]) -> str | None:
+def _nearest(typed: str, names: Mapping[str, bool]) -> str | None:
     """The option with the most similar name; of a recipe's field, its last word counts too."""
     # A run is resumed with --lr, which a recipe calls --sgd.lr.
-    last_word = given.rpartition(".")[2]
+    last_word = typed.rpartition(".")[2]
     if last_word in names:
         return last_word
     candidates = {name: name for name in names}
     for name in names:
         candidates.setdefault(name.rpartition(".")[2], name)
     candidates |= {short: name for short, name in ACCEPTED.items() if name in names}
-    matches = difflib.get_close_matches(given, candidates, n=1, cutoff=0.7)
+    matches = difflib.get_close_matches(typed, candidates, n=1, cutoff=0.7)
     return candidates[matches[0]] if matches else None
 
 

@@ -70,7 +70,7 @@ def summary(arguments: list[str]) -> None:
         print(short_help("summary", replace(base, recipe=arguments[0]), SUMMARY_GROUPS))
         return
     # The options of the verb stand among the fields of the recipe, which another parser reads.
-    own, fields = _divided(
+    options, fields = _divided(
         understood(
             with_full_help(rest),
             fields_of(base) | switches_of(SummaryArguments),
@@ -78,7 +78,7 @@ def summary(arguments: list[str]) -> None:
             values=True,
         )
     )
-    a = parse(SummaryArguments, "summary", [arguments[0], *own])
+    a = parse(SummaryArguments, "summary", [arguments[0], *options])
     with in_one_sentence(f"summary {a.recipe}"):
         config = tyro.cli(
             Config,
@@ -101,7 +101,7 @@ def summary(arguments: list[str]) -> None:
 
 def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The verb's own options among arguments that `understood` has returned, and the others."""
-    own: list[str] = []
+    options: list[str] = []
     others: list[str] = []
     rest = list(arguments)
     while rest:
@@ -110,10 +110,10 @@ def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
         if name not in ("--format", "--dense"):
             others.append(word)
             continue
-        own.append(word)
+        options.append(word)
         if not equals and rest:
-            own.append(rest.pop(0))
-    return own, others
+            options.append(rest.pop(0))
+    return options, others
 
 
 def _print_table(ops: Sequence[Op]) -> None:

@@ -74,8 +74,8 @@ def of_checkpoint(path: Path) -> dict[str, Any]:
     if "val_error" in evaluation:
         facts["validation_error"] = f"{evaluation['val_error']:.2%} (center crop, training's own)"
     if "imported" in about:
-        one = about["imported"]
-        facts["imported_from"] = f"{one['file']}, {one['network']}"
+        origin = about["imported"]
+        facts["imported_from"] = f"{origin['file']}, {origin['network']}"
     if (card := path.with_name("card.md")).is_file():
         facts["card"] = str(card)
     return facts
@@ -89,12 +89,12 @@ def of_identity(identity: Identity) -> dict[str, Any]:
     return {
         "file": str(file.path),
         "format": file.form,
-        "networks": [one.net.name for one in identity.candidates],
-        "titles": [one.title for one in identity.candidates],
+        "networks": [candidate.net.name for candidate in identity.candidates],
+        "titles": [candidate.title for candidate in identity.candidates],
         "layout": identity.named.layout if identity.named else None,
         "arrays": len(file.arrays),
         "parameters": sum(array.size for array in file.arrays.values()),
-        "classes": [one.config.architecture.classes for one in identity.candidates][:1],
+        "classes": [candidate.config.architecture.classes for candidate in identity.candidates][:1],
         "facts": {
             fact.what: {"value": fact.value or None, "source": fact.source}
             for fact in facts(identity)
@@ -121,7 +121,7 @@ def in_words(identity: Identity) -> list[str]:
     if len(candidates) == 1:
         lines = [f"{path}: {first.title}", *table([("content", size)])]
     else:
-        names = [(one.net.name, one.title) for one in candidates]
+        names = [(candidate.net.name, candidate.title) for candidate in candidates]
         lines = [
             f"{path}: one of {len(names)} networks, which the weights do not tell apart",
             *table([*names, ("content", size)]),

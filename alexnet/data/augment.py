@@ -131,6 +131,7 @@ def sample_augmentation(
         uniform = uniform_numbers(seed, epoch, ZOOM + chunked, rows)
         sides = _zoomed_sides(augment.zoom, augment.zoom_to, input_px, uniform)
         sides = np.minimum(sides, stored_px)
+        # (2, N): the heights leave room for the rows, the widths for the columns.
         top, left = (y, x) * (stored_px - sides)
     elif augment.crops:
         # The paper counts 2048 = 32x32x2 crops of a 256-pixel image, hence 32 offsets (0..31).
@@ -153,15 +154,15 @@ def zooms(augment: Augment) -> bool:
 
 
 def _zoomed_sides(
-    least: float, most: float, input_px: int, uniform: NDArray[np.float64]
+    smallest: float, largest: float, input_px: int, uniform: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the height and width of zoomed crops in pixels, shape (2, N).
 
     Args:
-        least, most: Smallest and largest share of the input's area.
+        smallest, largest: Smallest and largest share of the input's area.
         uniform: Uniform numbers in [0, 1): for the area, for the aspect ratio, and unused, (3, N).
     """
-    side = input_px * np.sqrt(least + (most - least) * uniform[0])
+    side = input_px * np.sqrt(smallest + (largest - smallest) * uniform[0])
     # Drawn on a logarithmic scale, so that wide and high crops are equally likely.
     aspect = ASPECT ** (uniform[1] - 0.5)
     return np.stack([side / aspect, side * aspect])
@@ -486,7 +487,7 @@ class Preprocess:
         rows = self._to_device(augmentation.top)[:, None] + side
         along = torch.where(flip[:, None], self.input_px - 1 - side, side)
         columns = self._to_device(augmentation.left)[:, None] + along
-        each = torch.arange(len(images), device=self.device)[:, None, None]
+        image_index = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
         # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
         mean = (
@@ -494,7 +495,7 @@ class Preprocess:
             if self.augment.mean == "pixel"
             else self.centre_patch_mean()
         )
-        return self._shifted(images[each, rows, columns].float() - mean, augmentation)
+        return self._shifted(images[image_index, rows, columns].float() - mean, augmentation)
 
     def _shifted(self, x: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Apply the color shift and the scales to centered crops, (N, input_px, input_px, 3)."""
@@ -520,8 +521,8 @@ class Preprocess:
             self._to_device((2 * (v + 0.5) / self.stored_px - 1).astype(dtype))
             for v in self._places(augmentation)
         )
-        each = len(images), self.input_px, self.input_px
-        grid = torch.stack([columns[:, None].expand(each), rows[:, :, None].expand(each)], -1)
+        size = len(images), self.input_px, self.input_px
+        grid = torch.stack([columns[:, None].expand(size), rows[:, :, None].expand(size)], -1)
         moves = self.augment.mean == "pixel"
         values = images.to(precision)
         if moves:

@@ -170,8 +170,8 @@ def decoding_bytes(data: bytes, enough_px: int = 0) -> int:
                 while enough_px and reduced < 8 and min(height, width) >= 4 * enough_px * reduced:
                     reduced *= 2
                 # A decoder keeps the coefficients of a progressive JPEG at the full size.
-                each = COEFFICIENT_BYTES + SQUARE_BYTES / reduced**2
-                return int(height * width * each)
+                bytes_per_pixel = COEFFICIENT_BYTES + SQUARE_BYTES / reduced**2
+                return int(height * width * bytes_per_pixel)
         with _open(data) as image:
             return image.width * image.height * PILLOW_BYTES
     except Exception:  # `decode` meets the same error, and names it

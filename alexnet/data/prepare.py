@@ -114,11 +114,11 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
     if settings.shard_images < 1:
         raise DataError(f"--shard-images is {settings.shard_images}; it must be at least 1")
     # The factor is 3.1 and not 3, because a PNG of noise is a little larger than its pixels.
-    most = int(MAX_BYTES // (3.1 * settings.size_px**2))
-    if settings.settled_encoding() != "jpeg" and settings.shard_images > most:
+    max_images = int(MAX_BYTES // (3.1 * settings.size_px**2))
+    if settings.settled_encoding() != "jpeg" and settings.shard_images > max_images:
         raise DataError(
             f"--shard-images is {settings.shard_images}; a file would exceed 2 GiB: "
-            f"{most} is the maximum"
+            f"{max_images} is the maximum"
         )
     if not 0 <= settings.most_skipped <= 1:
         raise DataError(
@@ -187,7 +187,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
         Progress(
-            f"prepare {split.name}", split.count, "images", done=record["consumed"]
+            f"prepare {split.name}", split.count, "images", completed=record["consumed"]
         ) as progress,
     ):
         finished: list[Processed] = []

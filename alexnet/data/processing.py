@@ -132,10 +132,10 @@ def process_in_order(
         held_bytes -= task_bytes
 
 
-def _next_task(items: Iterator[Item], most: int) -> list[Item]:
-    """Take the next items, `most` of them or as many as hold TASK_BYTES."""
+def _next_task(items: Iterator[Item], limit: int) -> list[Item]:
+    """Take the next items, `limit` of them or as many as hold TASK_BYTES."""
     task, held_bytes = list[Item](), 0
-    while len(task) < most and held_bytes < TASK_BYTES:
+    while len(task) < limit and held_bytes < TASK_BYTES:
         if (item := next(items, None)) is None:
             break
         task.append(item)

@@ -66,13 +66,17 @@ def image(label: int, seed: int) -> NDArray[np.uint8]:
 
 
 def _texture(
-    rng: np.random.Generator, x: Plane, y: Plane, one: NDArray[np.float64], two: NDArray[np.float64]
+    rng: np.random.Generator,
+    x: Plane,
+    y: Plane,
+    main: NDArray[np.float64],
+    other: NDArray[np.float64],
 ) -> Plane:
     """Mix two colors by a wave of random direction, length and sharpness."""
     turn, length, phase = rng.uniform(0, math.pi), rng.uniform(2, 18), rng.uniform(0, 2 * math.pi)
     wave = np.sin(math.cos(turn) * length * x + math.sin(turn) * length * y + phase)
     share = np.clip(0.5 + wave * rng.uniform(0.3, 3), 0, 1)[..., None]
-    mixed = share * (one - two).astype(np.float32) + two.astype(np.float32)
+    mixed = share * (main - other).astype(np.float32) + other.astype(np.float32)
     return np.asarray(mixed, np.float32)
 
 

@@ -83,18 +83,18 @@ class OpenFiles:
 
     To open a file for each image would cost more than to read it. When another file needs a
     descriptor, the least recently used one is closed, unless a thread is reading from it: its
-    number could by then belong to another file. Therefore at most `most` files are open, and one
+    number could by then belong to another file. Therefore at most `limit` files are open, and one
     more for each thread that is reading at the time.
     """
 
-    def __init__(self, most: int = 0) -> None:
-        """Set the limit `most`; 0 stands for a quarter of the process's own limit.
+    def __init__(self, limit: int = 0) -> None:
+        """Keep at most `limit` files open; 0 stands for a quarter of the process's own limit.
 
         A quarter, because a process may read several stores and also opens other files.
         """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         quarter = soft // 4 if soft != resource.RLIM_INFINITY else MOST_OPEN
-        self._most = most or max(1, min(quarter, MOST_OPEN))
+        self._limit = limit or max(1, min(quarter, MOST_OPEN))
         # Descriptor and number of readers of each path, least recently used first.
         self._open: dict[str, tuple[int, int]] = {}
         self._changing = threading.Lock()
@@ -136,7 +136,7 @@ class OpenFiles:
 
     def _close_idle(self) -> None:
         """Close the least recently used idle files until one more may be opened."""
-        while len(self._open) >= self._most:
+        while len(self._open) >= self._limit:
             idle = (path for path, (_, readers) in self._open.items() if readers == 0)
             if (least_recent := next(idle, None)) is None:
                 return

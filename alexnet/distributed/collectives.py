@@ -81,10 +81,10 @@ def gather_rows(x: torch.Tensor, group: Group, rows: tuple[int, ...]) -> torch.T
     if group.size == 1:
         return x
     # Every rank must send as many rows. Those with fewer add zeros, which are removed again.
-    most = max(rows)
-    if len(x) < most:
-        x = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
-    padded = torch.split(_apply(_Gather, x, group, False), most)
+    most_rows = max(rows)
+    if len(x) < most_rows:
+        x = torch.cat([x, x.new_zeros(most_rows - len(x), *x.shape[1:])])
+    padded = torch.split(_apply(_Gather, x, group, False), most_rows)
     return torch.cat([part[:count] for part, count in zip(padded, rows, strict=True)])
 
 

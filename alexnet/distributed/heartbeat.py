@@ -180,7 +180,9 @@ class _Heartbeat:
 def _end(error: RankLost) -> None:
     """End the process from a thread, while the main thread waits for the device."""
     if error.reports:
+        # `sys.stderr` is silenced on all ranks but 0 (`restart.only_rank_zero_prints`).
         print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
+    # `sys.exit` would end this thread alone.
     os._exit(1)
 
 

@@ -88,9 +88,9 @@ def scatter(order: NDArray[np.int64], mesh: Mesh) -> NDArray[np.int64]:
     All parts have the same length, as collective operations need it: if the images cannot be
     divided equally, the last one is repeated.
     """
-    each = -(-len(order) // mesh.data.size)
-    padded = np.concatenate([order, np.repeat(order[-1:], each * mesh.data.size - len(order))])
-    return padded[mesh.data.index * each :][:each]
+    part_size = -(-len(order) // mesh.data.size)
+    padded = np.concatenate([order, np.repeat(order[-1:], part_size * mesh.data.size - len(order))])
+    return padded[mesh.data.index * part_size :][:part_size]
 
 
 def all_gather(

@@ -34,6 +34,7 @@ class _CrossEntropyByClasses(torch.autograd.Function):
         # The sums travel in one collective operation.
         total, of_label, *of_all = all_sum(torch.stack(sums), group)
         ctx.save_for_backward(exponentials / total[:, None], index, is_here)
+        # Not by `argmax`: a rank that has not the largest logit does not know whose it is.
         wrong = (of_label < largest).sum()
         classes = group.size * logits.shape[1]
         ctx.smoothing, ctx.classes = smoothing, classes
@@ -92,10 +93,10 @@ def mixed_cross_entropy(
     Returns:
         The summed loss, and the number of images for which `labels` has not the largest logit.
     """
-    own, other = (
-        F.cross_entropy(logits, one, reduction="none", label_smoothing=smoothing)
-        for one in (labels, others)
+    of_labels, of_others = (
+        F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+        for target in (labels, others)
     )
     # Cross-entropy is linear in the target.
-    losses = torch.lerp(own, other, share.to(own.dtype)).sum()
+    losses = torch.lerp(of_labels, of_others, share.to(of_labels.dtype)).sum()
     return losses, (logits.argmax(1) != labels).sum()

@@ -114,6 +114,7 @@ class _Layout:
             raise MeshError(
                 f"{op.layer.name}: {group.size} ranks do not divide {divided} maps or units"
             )
+        # Of a layer that is cut by its inputs, every rank has the bias: it is added after the sum.
         dim = 0 if not by_inputs else 1 if parameter == "weight" else None
         return ParamShard(dim, group, summed_over)
 

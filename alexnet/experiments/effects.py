@@ -245,12 +245,12 @@ def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[flo
         The distance of the columns' means minus the mean distance of random halves, and the share
         of random halves that are at least as far apart.
     """
-    one, two = map(np.asarray, columns)
+    first, second = map(np.asarray, columns)
     # A fixed seed, so that a run has the same effect whenever it is computed.
-    pooled, rng = np.concatenate([one, two]), np.random.default_rng(0)
+    pooled, rng = np.concatenate([first, second]), np.random.default_rng(0)
 
     def distance(filters: NDArray[Any]) -> float:
-        return float(abs(filters[: len(one)].mean() - filters[len(one) :].mean()))
+        return float(abs(filters[: len(first)].mean() - filters[len(first) :].mean()))
 
     # A permutation test: were the columns alike, every division of the filters would be as likely.
     measured = distance(pooled)

@@ -82,10 +82,10 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     (folder / "predictions.npz.partial").replace(folder / "predictions.npz")
     epochs = read_metrics(run, "epoch")
     names = "epoch", "train_loss", "train_error", "val_loss", "val_error"
-    own = score(p, labels, 1)
+    on_test = score(p, labels, 1)
     return {
-        "test_error": own.top1_error,
-        "top5_error": own.top5_error if says_top5(own) else None,
+        "test_error": on_test.top1_error,
+        "top5_error": on_test.top5_error if says_top5(on_test) else None,
         "centre_error": score(centre_p, labels, 1).top1_error,
         "train_error": on_train.top1_error,
         "images_per_s": median(epoch["images_per_s"] for epoch in epochs),

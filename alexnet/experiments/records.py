@@ -35,7 +35,9 @@ WIDTHS = {1.0: "full width", 0.5: "half of the width", 0.25: "a quarter of the w
 NO_IMAGES = {"probabilities": np.zeros((0, 0), np.float32), "labels": np.zeros(0, np.int64)}
 
 
-def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings) -> dict[str, Any]:
+def new_record(
+    claim: Claim, results: dict[str, list[RunResult]], settings: Settings
+) -> dict[str, Any]:
     """The record of a claim that was run, as JSON values."""
     store, kind = settings.store, kind_of(settings.store)
     images = {name: split["images"] for name, split in store.manifest["splits"].items()}
@@ -58,7 +60,7 @@ def record(claim: Claim, results: dict[str, list[RunResult]], settings: Settings
             )
             for arm in claim.arms
         },
-        "arms": {name: [_run(one) for one in runs] for name, runs in results.items()},
+        "arms": {name: [_run(run) for run in runs] for name, runs in results.items()},
     }
 
 
@@ -234,32 +236,32 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
         are adjusted over the rows of all records.
     """
     folders = (shipped(), OWN) if folder is None else (folder,)
-    paths = {path.name: path for each in folders for path in each.glob("*.json")}
+    paths = {path.name: path for parent in folders for path in parent.glob("*.json")}
     raws = [json.loads(paths[name].read_text()) for name in sorted(paths)]
     records = [opened(raw) for raw in raws if raw["scale"] in scales]
 
-    def sort_key(one: Record) -> tuple[int, ...]:
-        claim = one.claim
-        kind = claim.kinds.index(one.raw["on"])
-        return CLAIMS.index(claim), SCALES.index(one.raw["scale"]), kind
+    def sort_key(record: Record) -> tuple[int, ...]:
+        claim = record.claim
+        kind = claim.kinds.index(record.raw["on"])
+        return CLAIMS.index(claim), SCALES.index(record.raw["scale"]), kind
 
     return adjusted(sorted(records, key=sort_key))
 
 
 def adjusted(records: Sequence[Record]) -> list[Record]:
     """The records with p values adjusted by Holm's method over all their rows together."""
-    p_values = [row.estimate.p for one in records for row in one.rows]
+    p_values = [row.estimate.p for record in records for row in record.rows]
     # `holm` keeps the order of the rows, so both loops below can walk through one iterator.
     adjusted_p = iter(holm([p for p in p_values if p is not None]))
     return [
         replace(
-            one,
+            record,
             rows=tuple(
                 row if row.estimate.p is None else replace(row, adjusted_p=next(adjusted_p))
-                for row in one.rows
+                for row in record.rows
             ),
         )
-        for one in records
+        for record in records
     ]
 
 

@@ -58,7 +58,9 @@ def page(
         rule=rule(records),
         reading=reading(records).split("\n\n"),
         figures=_sections(records, runs),
-        claims=[(claim, [one for one in records if one.claim is claim]) for claim in CLAIMS],
+        claims=[
+            (claim, [record for record in records if record.claim is claim]) for claim in CLAIMS
+        ],
         no_records=no_records(folder),
         NOT_RUN=NOT_RUN,
         not_run=not_run,
@@ -93,15 +95,17 @@ LADDER = (
 def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """The figures of the page. Those that have no data are left out."""
     sections: list[Section] = []
-    for one in records:
+    for record in records:
         # Figure 1 compares two arms by epoch; only the claim on ReLU has such curves.
-        if one.claim.id == "relu":
-            sections += [("Figure 1: ReLU against tanh", [(_crossing(one), _crossing_text(one))])]
+        if record.claim.id == "relu":
+            sections += [
+                ("Figure 1: ReLU against tanh", [(_crossing(record), _crossing_text(record))])
+            ]
     # Bars can be compared only if they have one unit, and need an interval.
     points = [
-        (one, row)
-        for one in records
-        for row in one.rows
+        (record, row)
+        for record in records
+        for row in record.rows
         if row.effect.name.startswith("test error")
         and row.estimate.low is not None
         and not row.effect.images
@@ -113,12 +117,12 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             "its own scale. Rows with (*) are to be repeated: settings have changed since."
         )
         sections += [("What each part is worth", [(_bars(points), caption)])]
-    for one in records:
-        if any(row.effect.images for row in one.rows):
-            sections += [("Overfitting: the number of images", [(_by_images(one), BY_IMAGES)])]
-        if one.claim.id == "ladder":
-            where = f"What later settings are worth ({KINDS[one.raw['on']]})"
-            sections += [(where, [(_ladder(one), LADDER)])]
+    for record in records:
+        if any(row.effect.images for row in record.rows):
+            sections += [("Overfitting: the number of images", [(_by_images(record), BY_IMAGES)])]
+        if record.claim.id == "ladder":
+            where = f"What later settings are worth ({KINDS[record.raw['on']]})"
+            sections += [(where, [(_ladder(record), LADDER)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
@@ -163,9 +167,9 @@ def _specialising(records: Sequence[Record]) -> str:
     """How often the columns specialise, over the seeds of claim `filters`."""
     shares = [
         apart(run.colour)[1]
-        for one in records
-        if one.claim.id == "filters"
-        for run in one.results["base"]
+        for record in records
+        if record.claim.id == "filters"
+        for run in record.results["base"]
     ]
     if not shares:
         return ""
@@ -186,12 +190,12 @@ def _inline(text: str) -> Markup:
     return Markup(marked)
 
 
-def _crossing(one: Record) -> Figure:
+def _crossing(record: Record) -> Figure:
     """Training error against epochs; ReLU solid, tanh dashed, as in Figure 1."""
     figure = Figure((5.8, 3.4))
     axes = figure.subplots()
     for name, style in (("relu", "-"), ("tanh", "--")):
-        for seed, run in enumerate(one.results[name]):
+        for seed, run in enumerate(record.results[name]):
             errors = [epoch["val_error"] for epoch in run.epochs]
             label = {"relu": "ReLU", "tanh": "tanh"}[name] if seed == 0 else None
             axes.plot(
@@ -211,8 +215,8 @@ def _crossing(one: Record) -> Figure:
     return figure
 
 
-def _crossing_text(one: Record) -> str:
-    (row,) = table_rows([one])
+def _crossing_text(record: Record) -> str:
+    (row,) = table_rows([record])
     return (
         "Error over the whole training set after each epoch, one line for each seed. The net with "
         f"tanh needs {row.ours} times as many epochs to reach the 25 % line (a lower bound where "
@@ -220,21 +224,21 @@ def _crossing_text(one: Record) -> str:
     )
 
 
-def _by_images(one: Record) -> Figure:
+def _by_images(record: Record) -> Figure:
     """The effect of each regularizer against the number of training images."""
     figure = Figure((5.8, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
-    compared = dict.fromkeys(row.effect.pair for row in one.rows)
+    compared = dict.fromkeys(row.effect.pair for row in record.rows)
     for number, (pair, color) in enumerate(zip(compared, (TRAIN, VAL, SOFT), strict=True)):
-        rows = [row for row in one.rows if row.effect.pair == pair]
+        rows = [row for row in record.rows if row.effect.pair == pair]
         # A little apart, so that the intervals of one number of images can be told from each other.
         x = [row.effect.images * 1.03 ** (number - 1) for row in rows]
         axes.plot(x, [row.estimate.mean for row in rows], "o-", color=color, label=pair)
         for at, row in zip(x, rows, strict=True):
             if row.estimate.low is not None and row.estimate.high is not None:
                 axes.plot((at, at), (row.estimate.low, row.estimate.high), color=color, linewidth=2)
-    images = sorted({row.effect.images for row in one.rows})
+    images = sorted({row.effect.images for row in record.rows})
     axes.set(xscale="log", xlabel="training images", ylabel="test error, percentage points")
     axes.set_xticks(images, [f"{number:,}" for number in images])
     axes.minorticks_off()
@@ -244,17 +248,17 @@ def _by_images(one: Record) -> Figure:
     return figure
 
 
-def _ladder(one: Record) -> Figure:
+def _ladder(record: Record) -> Figure:
     """The errors of each rung of claim `ladder`."""
-    figure = Figure((5.8, 0.8 + 0.42 * len(one.results)), layout="constrained")
+    figure = Figure((5.8, 0.8 + 0.42 * len(record.results)), layout="constrained")
     axes = figure.subplots()
     left_out = {rung.name for rung in RUNGS} - {rung.name for rung in kept()}
-    for height, (name, runs) in enumerate(one.results.items()):
+    for height, (name, runs) in enumerate(record.results.items()):
         errors = [100 * run.centre_error for run in runs]
         face = "white" if name in left_out else TRAIN
         axes.plot(errors, [height] * len(errors), "o", color=SOFT, markersize=3)
         axes.plot(mean(errors), height, "o", color=TRAIN, markerfacecolor=face, markersize=7)
-    axes.set_yticks(range(len(one.results)), list(one.results), fontsize=8.5)
+    axes.set_yticks(range(len(record.results)), list(record.results), fontsize=8.5)
     axes.invert_yaxis()
     axes.set(xlabel="error with the center crop, %")
     axes.tick_params(axis="y", length=0)
@@ -269,7 +273,7 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
     axes = figure.subplots()
     # The names stand above the intervals; beside the axis they would take half of the width.
     left = blended_transform_factory(axes.transAxes, axes.transData)
-    for height, (one, row) in enumerate(reversed(points)):
+    for height, (record, row) in enumerate(reversed(points)):
         e = row.estimate
         assert e.low is not None
         assert e.high is not None
@@ -278,9 +282,9 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
         if row.effect.number is not None:
             axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
         name = row.effect.compared.removeprefix("test error, ").removesuffix(", percentage points")
-        on = " (CIFAR-10)" if one.raw["on"] == "cifar10" else ""
+        on = " (CIFAR-10)" if record.raw["on"] == "cifar10" else ""
         mark = f" {REPEATED}" if row.repeat else ""
-        label = f"{one.claim.id}{on}: {name}{mark}"
+        label = f"{record.claim.id}{on}: {name}{mark}"
         axes.text(0, height + 0.3, label, transform=left, fontsize=8.5)
     axes.set(yticks=[], ylim=(-0.7, len(points)), xlabel="percentage points of test error")
     # The line of no effect beside the intervals only, because elsewhere it would cross the words.

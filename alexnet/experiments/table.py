@@ -15,7 +15,7 @@ from alexnet.architecture import plan
 from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.estimates import Verdict
-from alexnet.experiments.records import UNDERFITTED, Record, Row, opened, record, where, write
+from alexnet.experiments.records import UNDERFITTED, Record, Row, new_record, opened, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
 from alexnet.program import command
 from alexnet.terminal import paragraphs, together, wrapped
@@ -95,7 +95,7 @@ def reproduce(
     # Records are written claim by claim, so that an interruption costs one claim at most.
     run_ahead(fit, settings)
     for claim in fit:
-        raw = record(claim, run(claim, settings), settings)
+        raw = new_record(claim, run(claim, settings), settings)
         path = write(raw, records)
         yield "\n".join([claim.id, *record_lines(opened(raw)), f"  {path}"])
 
@@ -133,21 +133,21 @@ class TableRow:
 
 def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
     """Yield the rows of the table of results: one for each effect of each record."""
-    for one in records:
-        for row in one.rows:
+    for record in records:
+        for row in record.rows:
             e, p = row.estimate, row.adjusted_p
             interval = "" if e.low is None else f" [{e.low:.2f}, {e.high:.2f}]"
             detectable = e.minimum_detectable
             # The verdict comes first, and then what it says of the paper's number.
-            verdict, _, detail = one.verdict(row).partition(", ")
+            verdict, _, detail = record.verdict(row).partition(", ")
             yield TableRow(
-                claim=one.claim.id,
+                claim=record.claim.id,
                 measure=row.effect.compared,
                 paper=row.effect.paper,
                 ours=f"{e.mean:.2f}{interval}",
                 detectable="" if detectable is None else f"{detectable:.2f}",
                 p="" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
-                setting=one.setting(),
+                setting=record.setting(),
                 outcome=e.verdict,
                 stands=_stands(row),
                 verdict=verdict,
@@ -162,17 +162,17 @@ def _stands(row: Row) -> bool:
 
 def rule(records: Sequence[Record]) -> str:
     """Say which of the effects stand, and how many."""
-    rows = [row for one in records for row in one.rows if row.adjusted_p is not None]
+    rows = [row for record in records for row in record.rows if row.adjusted_p is not None]
     return (
         f"An effect stands only where p is at most {SIGNIFICANT}: {sum(map(_stands, rows))} of the "
         f"{len(rows)} that have a p value do."
     )
 
 
-def record_lines(one: Record) -> list[str]:
+def record_lines(record: Record) -> list[str]:
     """A record on the terminal: its setting, and two lines or more for each row."""
-    lines = wrapped(one.setting(), "  ", "      ")
-    for row in table_rows([one]):
+    lines = wrapped(record.setting(), "  ", "      ")
+    for row in table_rows([record]):
         paper = "paper: no number" if row.paper == "-" else f"paper: {row.paper}"
         p = [f"p {row.p}{', stands' if row.stands else ''}"] if row.p else []
         phrases = [paper, f"measured: {row.ours}", *p, row.full_verdict]
@@ -233,15 +233,15 @@ def overview(records: Sequence[Record], cost_h: dict[str, float], folder: Path) 
     for claim in CLAIMS:
         cost = f" [{_duration(cost_h[claim.id])}]" if claim.id in cost_h else ""
         lines += ["", *wrapped(f"{claim.id}: {claim.statement}{cost}", rest="    ")]
-        for one in records:
-            if one.claim is claim:
-                lines += wrapped(f"{where(one.raw)}: {_in_short(one)}", "  ", "      ")
+        for record in records:
+            if record.claim is claim:
+                lines += wrapped(f"{where(record.raw)}: {_in_short(record)}", "  ", "      ")
     return "\n".join(lines)
 
 
-def _in_short(one: Record) -> str:
+def _in_short(record: Record) -> str:
     """The effect of a record in words, or the number of its effects by verdict."""
-    rows = list(table_rows([one]))
+    rows = list(table_rows([record]))
     standing = sum(row.stands for row in rows)
     if len(rows) > 1:
         verdicts = Counter(row.verdict for row in rows)
@@ -280,9 +280,9 @@ def listing(
         lines += wrapped(f"{needs}.", "  ", "      ")
         if claim.id in cost_h:
             lines.append(f"  Run it: {command('reproduce', claim.id, '--data', 'STORE')}")
-        for one in records:
-            if one.claim is claim:
-                lines += record_lines(one)
+        for record in records:
+            if record.claim is claim:
+                lines += record_lines(record)
     return "\n".join(lines)
 
 
@@ -298,14 +298,14 @@ def document(records: Sequence[Record]) -> str:
         "",
     ]
     for claim in CLAIMS:
-        of_claim = [one for one in records if one.claim is claim]
+        of_claim = [record for record in records if record.claim is claim]
         note = f" {claim.note}" if claim.note else ""
         lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.{note}", ""]
-        for one in of_claim:
-            images = ", ".join(f"{name} {n:,}" for name, n in one.raw["store"]["images"].items())
-            machine = one.raw["environment"]["machine"]
-            lines += [f"`{one.raw['command']}` ({where(one.raw)}; {images}; {machine})", ""]
-            lines += [*(f"- {error}" for error in one.errors()), ""]
+        for record in of_claim:
+            images = ", ".join(f"{name} {n:,}" for name, n in record.raw["store"]["images"].items())
+            machine = record.raw["environment"]["machine"]
+            lines += [f"`{record.raw['command']}` ({where(record.raw)}; {images}; {machine})", ""]
+            lines += [*(f"- {error}" for error in record.errors()), ""]
         if commands := not_run(claim, of_claim):
             lines += [f"{NOT_RUN}{', '.join(f'`{command}`' for command in commands)}", ""]
     return f"{HEAD}{reading(records)}\n\n" + "\n".join(lines).rstrip() + "\n"
@@ -313,7 +313,7 @@ def document(records: Sequence[Record]) -> str:
 
 def reading(records: Sequence[Record]) -> str:
     """Explain the rows: paragraphs in Markdown, with the counts of these records."""
-    rows = [row for one in records for row in one.rows]
+    rows = [row for record in records for row in record.rows]
     # A row of a single seed has no interval and no p value.
     tested = sum(row.adjusted_p is not None for row in rows)
     stand = sum(map(_stands, rows))
@@ -352,7 +352,7 @@ def not_run(claim: Claim, records: Sequence[Record]) -> tuple[str, ...]:
     Args:
         records: The records of this claim.
     """
-    if any(one.in_papers_setting for one in records):
+    if any(record.in_papers_setting for record in records):
         return ()
     scale = "desk" if claim.kinds == ("tiny-imagenet",) else "full"
     return claim.manual_commands or (f"alexnet reproduce {claim.id} --data STORE --scale {scale}",)

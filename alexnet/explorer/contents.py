@@ -76,7 +76,7 @@ def contents(
     run: Path,
     images: int,
     units: int,
-    beside: Growth | None = None,
+    other_growth: Growth | None = None,
 ) -> Contents:
     """Compute the data of a page.
 
@@ -85,7 +85,7 @@ def contents(
         run: Folder of the run; the page has its name, and its snapshots if it has kept any.
         images: Number of images of the split, the same of each class; all if it has fewer.
         units: For how many units of a layer, at most, an image is made that maximizes them.
-        beside: The snapshots of another run.
+        other_growth: The snapshots of another run, which the page shows beside those of this one.
 
     Raises:
         RunError: The split has no image.
@@ -95,11 +95,12 @@ def contents(
     if not len(chosen):
         raise RunError("the split has no images; name another store or --split")
     responses, pixels = respond(trained, split, chosen)
+    labels = split.labels[chosen]
     layers = [op for op in trained.net.plan if op.name == op.layer.name]
     hidden = layers[max(0, len(layers) - 2)].name
     arrays: dict[str, NDArray[Any]] = {
         "mean": _mean(trained),
-        "labels": split.labels[chosen].astype(np.uint16),
+        "labels": labels.astype(np.uint16),
         "thumbnails": np.stack([thumbnail(crop) for crop in pixels]),
         # Of a fully connected layer, the largest value in a unit's map is the unit's value.
         "hidden": responses[hidden].values.astype(np.float16),
@@ -107,36 +108,30 @@ def contents(
     if len(trained.net.plan[0].weight_shape) == 4:
         weight = trained.net.get_parameter(f"{trained.net.plan[0].module}.weight")
         arrays["filters"] = weight.detach().float().cpu().numpy()
-    grown = [each for each in (growth(run, trained.config), beside) if each is not None]
-    for number, each in enumerate(grown):
-        arrays[f"snapshots/{number}"] = each.filters
+    growths = [kept for kept in (growth(run, trained.config), other_growth) if kept is not None]
+    for number, snapshots in enumerate(growths):
+        arrays[f"snapshots/{number}"] = snapshots.filters
+    for op in layers:
+        arrays |= _facts_of_units(op.name, responses[op.name], labels, len(trained.classes))
     files = {
         "images": [encode(crop, "jpeg", JPEG_QUALITY) for crop in pixels],
         "examples": [encode(image, "png") for image in _stored(split, chosen[_examples(chosen)])],
     }
-    made: dict[str, list[int]] = {}
+    made = {op.name: _alive(responses[op.name].values.max(0), units) for op in layers}
     for op in layers:
-        ours = responses[op.name]
-        best = np.argsort(-ours.values, axis=0, kind="stable")[:PATCHES].T
-        arrays[f"{op.name}/images"] = best.astype(np.uint16)
-        arrays[f"{op.name}/places"] = np.take_along_axis(ours.places.T, best, 1).astype(np.uint16)
-        arrays[f"{op.name}/values"] = np.take_along_axis(ours.values.T, best, 1)
-        classes, adds = speaks_for(ours.adds, split.labels[chosen], len(trained.classes))
-        arrays[f"{op.name}/classes"], arrays[f"{op.name}/adds"] = classes, adds
-        made[op.name] = _alive(ours.values.max(0), units)
         files[f"{op.name}/made"] = _maximising(trained, op, made[op.name])
     about = {
         "run": run.name,
         "snapshots": [
-            {"run": each.run, "recipe": each.recipe, "columns": each.columns, "epochs": each.epochs}
-            for each in grown
+            {"run": kept.run, "recipe": kept.recipe, "columns": kept.columns, "epochs": kept.epochs}
+            for kept in growths
         ],
         "recipe": trained.config.recipe,
         "classes": trained.names,
         "layers": [op.name for op in layers],
         "hidden": hidden,
         "examples": _examples(chosen).tolist(),
-        "start": _start(responses[layers[-1].name].values, split.labels[chosen]),
+        "start": _start(responses[layers[-1].name].values, labels),
         "images": {"count": len(chosen), "of": len(split)},
         "thumbnail_px": THUMBNAIL_PX,
         "made": made,
@@ -144,17 +139,17 @@ def contents(
     return Contents(about | _network(trained) | _preprocessing(trained), arrays, files)
 
 
-def choose(labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def choose(labels: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
     """Choose images of all classes alike.
 
     Returns:
-        At most `most` positions in the split: the first image of each class, then the second, ...
+        At most `limit` positions in the split: the first image of each class, then the second, ...
     """
     order = np.argsort(labels, kind="stable")
     sorted_labels = labels[order]
     # Number of each image among those of its class.
     number = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
-    return order[np.lexsort((sorted_labels, number))][:most]
+    return order[np.lexsort((sorted_labels, number))][:limit]
 
 
 def _examples(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -169,8 +164,8 @@ def _start(logits: Float32, labels: NDArray[np.int64]) -> int:
     image changes the answer.
     """
     p = torch.from_numpy(logits[:EXAMPLES]).softmax(1).numpy()
-    own = p[np.arange(len(p)), labels[: len(p)]]
-    return int(np.abs(own - START_P).argmin())
+    p_of_class = p[np.arange(len(p)), labels[: len(p)]]
+    return int(np.abs(p_of_class - START_P).argmin())
 
 
 def respond(
@@ -206,10 +201,34 @@ def respond(
             crops += [_crop(trained, image) for image in images.cpu().numpy()]
             progress.advance(len(x))
     joined = {
-        layer: Responses(*(torch.cat(tensors).numpy() for tensors in zip(*each, strict=True)))
-        for layer, each in parts.items()
+        layer: Responses(*(torch.cat(tensors).numpy() for tensors in zip(*per_batch, strict=True)))
+        for layer, per_batch in parts.items()
     }
     return joined, crops
+
+
+def _facts_of_units(
+    layer: str, responses: Responses, labels: NDArray[np.int64], classes: int
+) -> dict[str, NDArray[Any]]:
+    """Where the units of a layer are strongest, and the classes they speak for.
+
+    Args:
+        labels: (N,), of the images that the responses are to.
+        classes: Number of classes.
+
+    Returns:
+        (units, k) arrays, largest first, by the names that the page knows them by.
+    """
+    best = np.argsort(-responses.values, axis=0, kind="stable")[:PATCHES].T
+    places = np.take_along_axis(responses.places.T, best, 1)
+    spoken_for, adds = speaks_for(responses.adds, labels, classes)
+    return {
+        f"{layer}/images": best.astype(np.uint16),
+        f"{layer}/places": places.astype(np.uint16),
+        f"{layer}/values": np.take_along_axis(responses.values.T, best, 1),
+        f"{layer}/classes": spoken_for,
+        f"{layer}/adds": adds,
+    }
 
 
 def speaks_for(
@@ -262,9 +281,9 @@ def _stored(split: Split, chosen: NDArray[np.int64]) -> list[Rgb]:
     return [image for batch in batches(split, chosen, BATCH) for image in batch.images.numpy()]
 
 
-def _alive(largest: Float32, most: int) -> list[int]:
+def _alive(largest: Float32, limit: int) -> list[int]:
     """The units an image is made for: those that responded most to any image, by number."""
-    best = np.argsort(-largest, kind="stable")[:most]
+    best = np.argsort(-largest, kind="stable")[:limit]
     return sorted(int(unit) for unit in best if largest[unit] > 0)
 
 

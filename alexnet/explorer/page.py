@@ -110,7 +110,7 @@ def write(
     ort: dict[str, bytes],
     images: int = IMAGES,
     units: int = UNITS,
-    beside: Growth | None = None,
+    other_growth: Growth | None = None,
 ) -> int:
     """Write the page of a network, and replace an earlier one.
 
@@ -119,7 +119,7 @@ def write(
         run: Folder of the run; the page has its name, and its snapshots if it has kept any.
         out: A file, or a folder (`is_file`), which has the network in pieces beside index.html.
         ort: The files of ONNX Runtime Web (`runtime.read`).
-        images, units, beside: As in `contents`.
+        images, units, other_growth: As in `contents`.
 
     Returns:
         The size of the page in bytes.
@@ -130,7 +130,7 @@ def write(
     """
     # Before the contents, which take minutes.
     model = layers_onnx(trained)
-    content = contents(trained, split, run, images, units, beside)
+    content = contents(trained, split, run, images, units, other_growth)
     if not is_file(out):
         return write_folder(out, content, model, ort)
     with replacing(out) as file:

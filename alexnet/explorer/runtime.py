@@ -74,14 +74,14 @@ def fetch() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         npm = ["npm", "pack", "--silent", f"onnxruntime-web@{VERSION}"]
         try:
-            done = subprocess.run(npm, cwd=temporary, capture_output=True, timeout=FETCH_S)
+            result = subprocess.run(npm, cwd=temporary, capture_output=True, timeout=FETCH_S)
         except FileNotFoundError:
             raise RunError(f"npm is not installed; install it, or {mend}") from None
         except subprocess.TimeoutExpired:
             raise RunError(f"npm did not answer in {FETCH_S} s; try again, or {mend}") from None
         archives = list(Path(temporary).glob("*.tgz"))
-        if done.returncode or not archives:
-            lines = done.stderr.decode(errors="replace").split("\n")
+        if result.returncode or not archives:
+            lines = result.stderr.decode(errors="replace").split("\n")
             raise RunError(f"`{' '.join(npm)}` failed ({lines[0][:200]}); try again, or {mend}")
         files = {name: _member(archives[0], name) for name in SHA256}
     cached().mkdir(parents=True, exist_ok=True)

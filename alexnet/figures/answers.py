@@ -59,7 +59,7 @@ def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
     return activation(trained, trained.net.plan[-2].layer.name, x).flatten(1)
 
 
-def nearest(asked: torch.Tensor, there: torch.Tensor, most: int = NEAREST) -> torch.Tensor:
+def nearest(asked: torch.Tensor, there: torch.Tensor, top_k: int = NEAREST) -> torch.Tensor:
     """Return the rows of `there` nearest to each of `asked` in L2 distance, nearest first.
 
     Args:
@@ -67,11 +67,11 @@ def nearest(asked: torch.Tensor, there: torch.Tensor, most: int = NEAREST) -> to
         there: (M, values).
 
     Returns:
-        Indices of rows of `there`, (N, most).
+        Indices of rows of `there`, (N, top_k).
     """
     # A small training set may have fewer images than the figure has places.
-    most = min(most, len(there))
-    return torch.cdist(asked, there).topk(most, largest=False).indices
+    top_k = min(top_k, len(there))
+    return torch.cdist(asked, there).topk(top_k, largest=False).indices
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ def _draw_neighbours(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]]) ->
     Args:
         rows: Images and the text above each; the first image of a row is the one asked for.
     """
-    most = len(rows[0]) - 1
-    size = (9, 9 / (most + 1.3) * 1.14 * len(rows) + 0.4)
+    num_neighbours = len(rows[0]) - 1
+    size = (9, 9 / (num_neighbours + 1.3) * 1.14 * len(rows) + 0.4)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     # The narrow second column is a gap between the test image and its neighbors.
-    widths = {"width_ratios": [1, 0.15, *[1] * most]}
-    axes = figure.subplots(len(rows), most + 2, squeeze=False, gridspec_kw=widths)
+    widths = {"width_ratios": [1, 0.15, *[1] * num_neighbours]}
+    axes = figure.subplots(len(rows), num_neighbours + 2, squeeze=False, gridspec_kw=widths)
     for ax in axes.flat:
         ax.set_axis_off()
     for row_axes, row in zip(axes, rows, strict=True):

@@ -219,11 +219,11 @@ def _method_panels(explained: Explanation) -> list[Panel]:
         note = f"darkest: {100 * largest:.2g} points lost"
         panels.append(Panel(gray, "occlusion", note, _over(drop, "RdBu_r", -largest, largest)))
     if explained.grad_cam is not None:
-        values, seen = explained.grad_cam
+        values, unit_field = explained.grad_cam
         # The outermost values go on to the border, which their units see too.
         wide = np.pad(values, 1, mode="edge")
         # Each value lies on the middle of the field of its unit.
-        first, last = seen.centre_px(-1.5), seen.centre_px(len(values) + 0.5)
+        first, last = unit_field.centre_px(-1.5), unit_field.centre_px(len(values) + 0.5)
         over = _over(wide, "Reds", 0, float(values.max()))
         note = "red: for the class"
         panels.append(Panel(gray, "Grad-CAM", note, over, (first, last, last, first)))
@@ -248,11 +248,9 @@ def _projection_panels(explained: Explanation, names: Sequence[str]) -> list[Pan
     return panels
 
 
-def _over(
-    values: NDArray[np.float32], colors: str, least: float, most: float
-) -> NDArray[np.float64]:
+def _over(values: NDArray[np.float32], colors: str, low: float, high: float) -> NDArray[np.float64]:
     """Color a map that lies over an image, (H, W, 4), at an opacity that leaves both readable."""
-    scale = Normalize(least, max(most, least + 1e-12))
+    scale = Normalize(low, max(high, low + 1e-12))
     colored: NDArray[np.float64] = ScalarMappable(scale, colors).to_rgba(values, alpha=OPACITY)
     return colored
 

@@ -59,13 +59,13 @@ def _tiles(filters: torch.Tensor, per_row: int) -> NDArray[np.float32]:
     Each filter is scaled by its own largest weight, with zero as mid-gray: otherwise a few strong
     filters would leave the others gray.
     """
-    each = filters.permute(0, 2, 3, 1).numpy()
-    largest = np.abs(each).max(axis=(1, 2, 3), keepdims=True)
-    each = 0.5 + 0.5 * each / np.maximum(largest, 1e-12)
-    side = each.shape[1] + GAP_PX
-    rows = -(-len(each) // per_row)
+    tiles = filters.permute(0, 2, 3, 1).numpy()
+    largest = np.abs(tiles).max(axis=(1, 2, 3), keepdims=True)
+    tiles = 0.5 + 0.5 * tiles / np.maximum(largest, 1e-12)
+    side = tiles.shape[1] + GAP_PX
+    rows = -(-len(tiles) // per_row)
     sheet = np.ones((rows * side + GAP_PX, per_row * side + GAP_PX, 3), np.float32)
-    for i, tile in enumerate(each):
+    for i, tile in enumerate(tiles):
         y, x = i // per_row * side + GAP_PX, i % per_row * side + GAP_PX
         sheet[y : y + side - GAP_PX, x : x + side - GAP_PX] = tile
     return sheet

@@ -26,9 +26,9 @@ def legend(ax: Axes) -> None:
         text.set_parse_math(False)
 
 
-def shortened(name: str, most: int) -> str:
-    """Return a name of at most `most` characters; an ellipsis stands for the rest."""
-    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+def shortened(name: str, limit: int) -> str:
+    """Return a name of at most `limit` characters; an ellipsis stands for the rest."""
+    return name if len(name) <= limit else f"{name[: limit - 1].rstrip()}…"
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:

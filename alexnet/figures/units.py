@@ -49,18 +49,18 @@ def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int
     check_units(layer, op.shape[0], numbers)
     if len(numbers) > MOST_UNITS:
         raise RunError(f"{len(numbers)} units are too many for a figure; name at most {MOST_UNITS}")
-    found = strongest(trained, split, layer)
-    numbers = list(numbers) or spread(found.values[:, 0], UNITS)
+    best = strongest(trained, split, layer)
+    numbers = list(numbers) or spread(best.values[:, 0], UNITS)
     made = maximise(trained.net, preprocess, layer, numbers)
     rows = []
     for unit, image in zip(numbers, made, strict=True):
         patches = [cut(architecture, layer, image, *middle(architecture, layer))]
         for index, row, column in zip(
-            found.images[unit], found.rows[unit], found.columns[unit], strict=True
+            best.images[unit], best.rows[unit], best.columns[unit], strict=True
         ):
             crop = preprocess.centre_pixels(stored_image(split, int(index)))
             patches.append(cut(architecture, layer, crop, int(row), int(column)))
-        rows.append((unit, patches, found.values[unit]))
+        rows.append((unit, patches, best.values[unit]))
     last = op == trained.net.plan[-1]
     return _draw_units(op, _sees(architecture, layer), rows, trained.names if last else ())
 
@@ -93,12 +93,12 @@ def _draw_units(
         rows: Number, patches with the maximizing one first, and the values of the others.
         names: The names of the units if they are classes; else empty.
     """
-    most = max(len(patches) for _, patches, _ in rows)
-    size = (TILE_IN * (most + 0.9), TILE_IN * 1.16 * len(rows) + 0.75)
+    num_patches = max(len(patches) for _, patches, _ in rows)
+    size = (TILE_IN * (num_patches + 0.9), TILE_IN * 1.16 * len(rows) + 0.75)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     # The narrow second column is a gap between what is made and what is found.
-    widths = {"width_ratios": [1, 0.12, *[1] * (most - 1)]}
-    axes = figure.subplots(len(rows), most + 1, squeeze=False, gridspec_kw=widths)
+    widths = {"width_ratios": [1, 0.12, *[1] * (num_patches - 1)]}
+    axes = figure.subplots(len(rows), num_patches + 1, squeeze=False, gridspec_kw=widths)
     for ax in axes.flat:
         ax.set_axis_off()
     per_column = op.shape[0] // op.columns

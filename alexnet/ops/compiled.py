@@ -23,6 +23,7 @@ MAX_WINDOW_PX = 15
 
 def takes(x: torch.Tensor, beta: float = 0.75) -> bool:
     """Whether the compiled operators can take x: (N, C, H, W) with this exponent."""
+    # The kernels take d^-3/4 by two square roots and have no other power.
     fits = x.device.type == "cpu" and x.dtype in native.SUFFIX and beta == 0.75 and x.numel() > 0
     return (
         fits and x.is_contiguous(memory_format=torch.channels_last) and native.kernels() is not None
@@ -188,6 +189,7 @@ def _save_spatial(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> No
 
 def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     (x,), (half, k, alpha) = ctx.saved_tensors, ctx.settings
+    # As in `_pass_gradient`.
     if torch.is_grad_enabled():
         norm = SpatialNorm(2 * half + 1, k, alpha)
         formula = lambda x: plain.spatial_norm(x, norm)  # noqa: E731

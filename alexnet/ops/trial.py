@@ -58,6 +58,7 @@ HOPELESS = 3.0
 """If bfloat16 takes so many times as long as float32, it is not timed any further: without
 instructions for it, a layer of the paper can take seconds."""
 TURNS = 5
+"""Number of times that each way is timed; the shortest time counts."""
 MARGIN = 0.9
 """Another way than that of a float32 run must take less than this share of its time: on a busy
 machine the times of one way differ by more than what a tenth is worth."""
@@ -167,8 +168,8 @@ def install(choices: Any) -> None:
     """
     _CHOICES.clear()
     if isinstance(choices, Mapping):
-        known = {name: each for name, each in choices.items() if isinstance(each, str)}
-        _CHOICES.update({name: each for name, each in known.items() if each in WAYS})
+        known = {name: choice for name, choice in choices.items() if isinstance(choice, str)}
+        _CHOICES.update({name: choice for name, choice in known.items() if choice in WAYS})
 
 
 def in_words(choices: Mapping[str, str]) -> str:
@@ -219,14 +220,14 @@ def _try(
         # Fewer would not be computed by tiles. A multiple, because tiles join images by fours.
         images *= math.ceil(winograd.MIN_PIXELS / math.prod(product.inputs[1:]) / images)
 
-    def timed(each: str, count: int) -> float:
-        return _milliseconds(product, compute, weight, bias, WAYS[each], count) / count
+    def timed(name: str, count: int) -> float:
+        return _milliseconds(product, compute, weight, bias, WAYS[name], count) / count
 
     # Gradients are needed even where the caller has turned them off.
     with torch.inference_mode(False), torch.set_grad_enabled(product.training):
         # Twice, because the first time includes the generation of code.
-        looks = [{each: timed(each, few) for each in (BFLOAT16, DIRECT)} for _ in range(2)]
-        times = {each: min(look[each] for look in looks) for each in (BFLOAT16, DIRECT)}
+        looks = [{name: timed(name, few) for name in (BFLOAT16, DIRECT)} for _ in range(2)]
+        times = {name: min(look[name] for look in looks) for name in (BFLOAT16, DIRECT)}
         left = list(ways)
         # In turns: another program may take the cores for a while.
         for turn in range(TURNS):
@@ -234,9 +235,10 @@ def _try(
                 left.remove(BFLOAT16)
             if left == [DIRECT]:
                 break
-            for each in left:
-                now = timed(each, images)
-                times[each] = min(times[each], now) if turn else now
+            for name in left:
+                now = timed(name, images)
+                # The first turn replaces the look, which was at fewer images.
+                times[name] = min(times[name], now) if turn else now
     return times
 
 
@@ -245,7 +247,7 @@ def _milliseconds(
     compute: Compute,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    each: Way,
+    tried: Way,
     images: int,
 ) -> float:
     """Time one computation of a product, with the gradients that it has."""
@@ -258,7 +260,7 @@ def _milliseconds(
         leaves = [leaf.requires_grad_() for leaf in leaves]
         x.requires_grad_(product.input_gradient)
     began_s = time.perf_counter()
-    y = compute(x, leaves[0], None if bias is None else leaves[1], each)
+    y = compute(x, leaves[0], None if bias is None else leaves[1], tried)
     if product.training:
         wanted = [x, *leaves] if product.input_gradient else leaves
         torch.autograd.grad(y, wanted, torch.ones_like(y))
@@ -293,10 +295,10 @@ def _read() -> dict[str, Milliseconds]:
     except (OSError, ValueError):
         return {}
     right = isinstance(times, dict) and all(
-        isinstance(each, dict)
-        and {DIRECT} <= each.keys() <= WAYS.keys()
-        and all(type(ms) is float and ms > 0 for ms in each.values())
-        for each in times.values()
+        isinstance(by_way, dict)
+        and {DIRECT} <= by_way.keys() <= WAYS.keys()
+        and all(type(ms) is float and ms > 0 for ms in by_way.values())
+        for by_way in times.values()
     )
     return times if right else {}
 

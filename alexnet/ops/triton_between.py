@@ -99,10 +99,10 @@ def _forward(
         best_at = tl.where(best <= 0, NO_GRADIENT, best_at)
         best = tl.where(best < 0, 0.0, best)
     offset = row.to(tl.int64)[:, None] * maps + map_index[None, :]
-    own = (row[:, None] < rows) & computed[None, :]
-    tl.store(y + offset, best.to(y.dtype.element_ty), mask=own)
+    written = (row[:, None] < rows) & computed[None, :]
+    tl.store(y + offset, best.to(y.dtype.element_ty), mask=written)
     if has_positions:
-        tl.store(position + offset, best_at.to(tl.uint8), mask=own)
+        tl.store(position + offset, best_at.to(tl.uint8), mask=written)
 
 
 @triton.jit
@@ -163,10 +163,10 @@ def _backward(
             g -= 1.5 * alpha * a * sum_neighbors(indirect, ones, True, parts)
         if relu:
             g = tl.where(a <= 0, 0.0, g)  # a NaN lets the gradient through, as in PyTorch
-    own = valid & computed[None, :]
-    tl.store(dx + offset, g.to(dx.dtype.element_ty), mask=own)
+    written = valid & computed[None, :]
+    tl.store(dx + offset, g.to(dx.dtype.element_ty), mask=written)
     if has_bias:
-        sums = tl.sum(tl.where(own, g, 0.0), 0)
+        sums = tl.sum(tl.where(written, g, 0.0), 0)
         tl.store(dbias + tl.program_id(0).to(tl.int64) * maps + map_index, sums, mask=computed)
 
 

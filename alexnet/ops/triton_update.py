@@ -76,11 +76,14 @@ def _update(
     lr, decay = tl.load(hyper + 2 * parameter), tl.load(hyper + 2 * parameter + 1)
     if lr != 0:  # a learning rate of 0 freezes: weight and velocity stay
         address = addresses + 3 * parameter
+        # Every tensor begins at a multiple of 16 bytes, which a bare address does not tell: only
+        # then can four values be read at once.
         weights = tl.multiple_of(tl.load(address).to(tl.pointer_type(tl.float32)), 16)
         velocities = tl.multiple_of(tl.load(address + 1).to(tl.pointer_type(tl.float32)), 16)
         copy = tl.load(address + 2)
         copies = tl.multiple_of(copy.to(tl.pointer_type(tl.bfloat16)), 16)
         gradient = tl.load(gradients + 2 * parameter)
+        # A pointer has one type for the compiler, so each dtype of gradients has a call of its own.
         if tl.load(gradients + 2 * parameter + 1) != 0:
             _blocks(
                 weights, velocities, tl.multiple_of(gradient.to(tl.pointer_type(tl.bfloat16)), 16),

@@ -91,6 +91,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, weight, bias), columns, dy = ctx.saved_tensors, ctx.columns, gradients[0]
+        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
 
             def direct(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -152,6 +153,7 @@ def _canvas(images: torch.Tensor, groups: int) -> native.Canvas:
     """
     count, maps, height, width = images.shape
     across = next(n for n in (4, 2, 1) if count % n == 0 or n == 1)
+    # A row and a column of zeros stand between two images: the padding of both.
     rows, columns = -(-count // across) * (height + 1) - 1, across * (width + 1) - 1
     return native.Canvas(
         count, height, width, maps, groups, across, -(-rows // 4), -(-columns // 4)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, check, scaled
+from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, scaled
+from alexnet.config_checks import check
 from alexnet.device import device_type
 from alexnet.errors import ConfigError
 from alexnet.train.metrics import TrainState

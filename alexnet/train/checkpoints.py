@@ -77,6 +77,8 @@ class Checkpoints:
         self._about["evaluation"] = {"patches": 1, "split": self._val_split, **metrics}
         if metrics["val_error"] < self._state.least_error:
             self._state.least_error = metrics["val_error"]
+            # Before `last`, whose header has the error of `best`. After a kill in between, the
+            # epoch is trained again.
             self.save("best")
         self.save("last")
         self.save_snapshot()

@@ -119,6 +119,8 @@ class GraphStep:
         self._config, self._preprocess = config, preprocess
         self._loss = _Loss(net, config.label_smoothing)
         self._names, parameters = zip(*net.named_parameters(), strict=True)
+        # What the products use, and what the loss is differentiated by: a copy in the dtype of the
+        # products, or the memory of the parameter itself.
         self._used = {
             f"net.{name}": (
                 parameter.detach().to(preprocess.dtype)

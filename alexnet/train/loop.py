@@ -23,7 +23,8 @@ import torch
 from alexnet import checkpoint
 from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, SmoothSchedule, check, without_effect
+from alexnet.config import Config, Parallel, SmoothSchedule
+from alexnet.config_checks import check, without_effect
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
 from alexnet.data.loader import Batch, batches, epoch_order
@@ -177,20 +178,14 @@ def resume(
         DataError, MeshError, StoreLost, Interrupted, NotFinite: As `fit` does.
     """
     run = Path(run_dir)
-    saved = read_config(run)
-    if not saved.data:
-        begin = command("train", "RECIPE", "--data", "STORE", "--init", run)
-        raise RunError(
-            f"{run} was imported and not trained here; begin a run from it with: {begin}"
-        )
+    saved = _read_trained_config(run)
     changed = change_settings(saved, epochs, lr)
     if device is not None:
         changed = replace(changed, device=device_type(device))
     # Not saved: the run returns to its own device where there is one.
     device_now = device or device_here(changed.device)
-    config = resolve(replace(changed, device=device_now))
-    parallel = parallel or (config.parallel if is_distributed() else Parallel())
-    config = replace(config, parallel=parallel)
+    parallel = parallel or (changed.parallel if is_distributed() else Parallel())
+    config = replace(resolve(replace(changed, device=device_now)), parallel=parallel)
     mesh = init_mesh(parallel, device_now)
     with ExitStack() as held:
 
@@ -198,18 +193,14 @@ def resume(
             # Before the checkpoint is read, which another process may be about to replace.
             if mesh.first:
                 held.enter_context(run_lock(run))
-                store = Store(config.data)
+            store = Store(config.data)
+            if mesh.first:
                 check_room(run, config, store.size_px)
-                return set_up(config, store, mesh)
-            return set_up(config, Store(config.data), mesh)
+            return set_up(config, store, mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
-        velocity, state = zero_velocity(setup.net), TrainState()
-        # Without a checkpoint the run was stopped before its first one, and begins again.
-        if (run / "last.safetensors").exists():
-            state = restore(setup, run, velocity)
-        elif config.init:
-            start_from(setup)
+        velocity = zero_velocity(setup.net)
+        state = _restored_or_new(setup, run, velocity)
         if epochs is not None:
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
@@ -220,13 +211,42 @@ def resume(
             changed = saved
         if mesh.first and changed != saved:
             write_config(run, changed)
-        messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-        messages += changes_in_words(saved, replace(changed, device=config.device))
         if ended:
             messages = [_already_finished(run, saved, state, lr)]
+        else:
+            messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
+            messages += changes_in_words(saved, replace(changed, device=config.device))
+        # On another device the learning rate and the schedule are what they were.
+        retuned = replace(changed, device=saved.device) != saved
         with _explained(setup, run):
-            retuned = replace(changed, device=saved.device) != saved
             return _train(setup, run, velocity, state, messages, retuned)
+
+
+def _read_trained_config(run: Path) -> Config:
+    """Read the config of a run that was trained here, and not imported.
+
+    Raises:
+        RunError: It was imported, or there is no run.
+    """
+    config = read_config(run)
+    if not config.data:
+        begin = command("train", "RECIPE", "--data", "STORE", "--init", run)
+        raise RunError(
+            f"{run} was imported and not trained here; begin a run from it with: {begin}"
+        )
+    return config
+
+
+def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> TrainState:
+    """Restore network, `velocity` and position from the last checkpoint of the run.
+
+    Without a checkpoint the run was stopped before its first one, and begins again.
+    """
+    if (run / "last.safetensors").exists():
+        return restore(setup, run, velocity)
+    if setup.config.init:
+        start_from(setup)
+    return TrainState()
 
 
 def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
@@ -443,8 +463,8 @@ def _train(
             }
             if state.images == images_before:
                 # Stopped after the last batch of the epoch: the speed is the run's so far.
-                seen = state.epoch * len(train) + state.images
-                metrics["images_per_s"] = seen / metrics["elapsed_s"]
+                images_so_far = state.epoch * len(train) + state.images
+                metrics["images_per_s"] = images_so_far / metrics["elapsed_s"]
             log.write("epoch", state.step, **metrics)
             _print_epoch(metrics, schedule.epochs)
 

@@ -60,8 +60,8 @@ def lr_factor(schedule: Schedule, epoch: float, state: PlateauState) -> float:
         warmup = schedule.warmup_epochs
         if epoch < warmup:
             return epoch / warmup
-        done = (epoch - warmup) / (schedule.epochs - warmup)
-        return (1 + math.cos(math.pi * done)) / 2 if schedule.form == "cosine" else 1 - done
+        fraction = (epoch - warmup) / (schedule.epochs - warmup)
+        return (1 + math.cos(math.pi * fraction)) / 2 if schedule.form == "cosine" else 1 - fraction
     return float(DROP ** sum(epoch >= at for at in schedule.drops))
 
 
@@ -181,8 +181,8 @@ def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) 
     # The running statistics of batch normalization are averaged like the weights they belong to.
     pairs = (average.parameters(), net.parameters()), (average.buffers(), net.buffers())
     for averages, values in pairs:
-        for one, value in zip(averages, values, strict=True):
-            one.lerp_(value, share)
+        for averaged, value in zip(averages, values, strict=True):
+            averaged.lerp_(value, share)
 
 
 def _update_compiled(

@@ -80,8 +80,8 @@ class MlFlow:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "alexnet"
 
         def new() -> str:
-            found = client.get_experiment_by_name(experiment)
-            number = found.experiment_id if found else client.create_experiment(experiment)
+            existing = client.get_experiment_by_name(experiment)
+            number = existing.experiment_id if existing else client.create_experiment(experiment)
             created: str = client.create_run(number, run_name=run.resolve().name).info.run_id
             return created
 

@@ -56,14 +56,14 @@ def facts(identity: Identity) -> list[Fact]:
     file = identity.file
     has_order = bool(order_of_file(file))
     has_norms = any(operation.kind == "lrn" for operation in file.operations)
-    configs = [one.config for one in candidates]
+    configs = [candidate.config for candidate in candidates]
     plans = [plan(config.architecture) for config in configs]
     pairs = list(zip(configs, plans, strict=True))
     known = IN_FILE if has_order else KNOWN
     return [
         _shared("after conv1", [_order(ops) for ops in plans], known),
         _shared("groups", [_groups(ops) for ops in plans], FROM_SHAPES),
-        _shared("columns", [_columns(one) for one in candidates], "measured"),
+        _shared("columns", [_columns(candidate) for candidate in candidates], "measured"),
         _shared("biases of conv", ["yes" for _ in candidates], IN_FILE),
         _shared("pools", [_pools(config) for config in configs], known),
         _shared("LRN", [_norm(*pair) for pair in pairs], IN_FILE if has_norms else KNOWN),
@@ -93,8 +93,8 @@ def _columns(candidate: Candidate) -> str:
         return "one"
     filters = torch.from_numpy(np.array(candidate.arrays["conv1.weight"], np.float64))
     shares = [sum(part) / len(part) for part in colour_shares(filters, columns)]
-    each = ", ".join(f"{share:.0%} in column {i}" for i, share in enumerate(shares, 1))
-    return f"{columns}; of the energy of the filters of conv1 color is {each}"
+    in_each = ", ".join(f"{share:.0%} in column {i}" for i, share in enumerate(shares, 1))
+    return f"{columns}; of the energy of the filters of conv1 color is {in_each}"
 
 
 def _norm(config: Config, ops: tuple[Op, ...]) -> str:
@@ -112,7 +112,9 @@ def _channels(identity: Identity) -> Fact:
     """The order of the channels of an image."""
     if says_rgb(identity.file):
         return Fact("channels", "R, G, B", IN_FILE)
-    orders = dict.fromkeys("B, G, R" if one.net.bgr else "R, G, B" for one in identity.candidates)
+    orders = dict.fromkeys(
+        "B, G, R" if candidate.net.bgr else "R, G, B" for candidate in identity.candidates
+    )
     return _shared("channels", [*orders], KNOWN)
 
 
@@ -133,7 +135,10 @@ def _dropout(identity: Identity) -> Fact:
             return Fact(what, AS_THEY_ARE, IN_FILE)
         factor = 1 - dropout.rate
         return Fact(what, HALVED if factor == 0.5 else f"times {factor:g} in use", IN_FILE)
-    if any(one.net.config().architecture.dropout.form == "2012" for one in identity.candidates):
+    if any(
+        candidate.net.config().architecture.dropout.form == "2012"
+        for candidate in identity.candidates
+    ):
         return Fact(what, "", ASSUMED)
     return Fact(what, AS_THEY_ARE, KNOWN)
 

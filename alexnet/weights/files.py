@@ -91,12 +91,12 @@ def read(path: str | Path) -> WeightFile:
         raise RunError(f"{path} is larger than 2 GiB, and no AlexNet is; name another file")
     read_format = _reader(path)
     try:
-        found = read_format(path)
+        file = read_format(path)
     except Malformed as error:
         raise _damaged(path, str(error)) from None
-    if not found.arrays:
+    if not file.arrays:
         raise RunError(f"{path} has no weights in it; name a file of weights: {KNOWN}")
-    return found
+    return file
 
 
 def _damaged(path: Path, why: object) -> RunError:
@@ -167,8 +167,8 @@ def _check_stored(path: Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as opened:
-            stored = all(one.compress_type == zipfile.ZIP_STORED for one in opened.infolist())
-            total = sum(one.file_size for one in opened.infolist())
+            stored = all(member.compress_type == zipfile.ZIP_STORED for member in opened.infolist())
+            total = sum(member.file_size for member in opened.infolist())
     # Not a zip archive but an older file, or damaged; the loader will say.
     except Exception:
         return
@@ -295,10 +295,10 @@ def _read_npz(path: Path) -> WeightFile:
                 if left < 0 or len(arrays) == MOST_ARRAYS:
                     raise _damaged(path, "it has too many or too large arrays")
                 with opened.open(member) as file:
-                    found = _npy(path, file, member.filename.removesuffix(".npy"))
-                numbers += sum(array.size for array in found.values())
+                    from_member = _npy(path, file, member.filename.removesuffix(".npy"))
+                numbers += sum(array.size for array in from_member.values())
                 _check_widened(path, numbers)
-                arrays |= found
+                arrays |= from_member
     except RunError:
         raise
     # Hostile bytes can make zipfile and NumPy raise anything.

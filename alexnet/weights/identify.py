@@ -75,11 +75,11 @@ class Identity:
         path = self.file.path
         if not self.candidates:
             raise RunError(f"{path} is no AlexNet that is known: {self.reason}")
-        names = [one.net.name for one in self.candidates]
+        names = [candidate.net.name for candidate in self.candidates]
         if name:
-            for one in self.candidates:
-                if one.net.name == name:
-                    return one
+            for candidate in self.candidates:
+                if candidate.net.name == name:
+                    return candidate
             raise RunError(f"{path} cannot be {name}; it can be {_choice(names)}")
         if len(names) > 1:
             raise RunError(
@@ -97,35 +97,39 @@ def identify(file: WeightFile) -> Identity:
     if reason := not_understood(file):
         return Identity(file, named, (), reason)
     named = replace(named, arrays={name: _flat(name, a) for name, a in named.arrays.items()})
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     reasons: list[tuple[int, str]] = []
     for net in NETS:
         if named.layout not in net.layouts:
             continue
         result = _compared(file, named, net)
         if isinstance(result, Candidate):
-            found.append(result)
+            candidates.append(result)
         else:
             reasons.append(result)
     # Constants in the file tell networks of the same form apart.
-    exact = [one for one in found if one.config.architecture.lrn == _lrn(one.net)]
+    exact = [
+        candidate
+        for candidate in candidates
+        if candidate.config.architecture.lrn == _lrn(candidate.net)
+    ]
     # The nearest network is the one with the fewest differences.
-    reason = "" if found else min(reasons)[1]
-    found = exact or found
-    return Identity(file, named, _distinct(found), reason)
+    reason = "" if candidates else min(reasons)[1]
+    candidates = exact or candidates
+    return Identity(file, named, _distinct(candidates), reason)
 
 
 def _lrn(net: Net) -> Lrn:
     return net.config().architecture.lrn
 
 
-def _distinct(found: list[Candidate]) -> tuple[Candidate, ...]:
+def _distinct(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     """Leave out what differs from an earlier candidate in training alone."""
     result: dict[str, Candidate] = {}
-    for one in found:
-        config = one.config
-        same = answers(config.architecture), config.augment.mean, one.net.bgr
-        result.setdefault(repr(same), one)
+    for candidate in candidates:
+        config = candidate.config
+        same = answers(config.architecture), config.augment.mean, candidate.net.bgr
+        result.setdefault(repr(same), candidate)
     return tuple(result.values())
 
 
@@ -161,7 +165,7 @@ def _compared(file: WeightFile, named: Named, net: Net) -> Candidate | tuple[int
         else []
     )
     results = [_compared_with(file, named, net, form) for form in forms]
-    candidates = [one for one in results if isinstance(one, Candidate)]
+    candidates = [result for result in results if isinstance(result, Candidate)]
     return candidates[0] if candidates else results[0]
 
 
@@ -292,7 +296,7 @@ def _differences_of_settings(
         yield from _differences_of_pool(op, operation, architecture.pool, net)
     norms = _operations(file, "lrn")
     # Caffe's layers sum over all maps.
-    columns = {int(one.settings.get("columns", 1)) for one in norms}
+    columns = {int(norm.settings.get("columns", 1)) for norm in norms}
     if norms and columns != {architecture.lrn_columns}:
         across = architecture.lrn_columns == 1
         yield f"its LRN sums {'inside' if across else 'across'} groups, unlike {net.title}"
@@ -369,7 +373,7 @@ def factors_of(file: WeightFile) -> list[Array]:
     names = [operation.weight for operation in file.operations]
     first = next((i for i, name in enumerate(names) if name), 0)
     later = file.operations[first:]
-    return [file.arrays[one.constant] for one in later if one.kind == "mul"]
+    return [file.arrays[operation.constant] for operation in later if operation.kind == "mul"]
 
 
 def not_understood(file: WeightFile) -> str:
@@ -386,7 +390,7 @@ def not_understood(file: WeightFile) -> str:
         return "it multiplies by numbers that are none of dropout, between 0 and 1"
     if any(a.item() != b.item() for a, b in pairwise(factors)):
         return "it multiplies by different numbers after its layers, and dropout has one rate"
-    norms = [{"columns": 1} | one.settings for one in _operations(file, "lrn")]
+    norms = [{"columns": 1} | operation.settings for operation in _operations(file, "lrn")]
     if not norms:
         return ""
     if not all(math.isfinite(value) for norm in norms for value in norm.values()):
@@ -418,10 +422,10 @@ def _lrn_of(norm: Operation, known: Lrn) -> Lrn:
     """The constants of a file."""
     s = norm.settings
     n = int(s["n"])
-    given = Lrn(n, _round(s["k"]), _round(s["alpha"]) / n, _round(s["beta"]))
+    in_file = Lrn(n, _round(s["k"]), _round(s["alpha"]) / n, _round(s["beta"]))
     # The config keeps its own digits.
-    pairs = zip(_values(given), _values(known), strict=True)
-    return known if all(_nearly_equal(a, b) for a, b in pairs) else given
+    pairs = zip(_values(in_file), _values(known), strict=True)
+    return known if all(_nearly_equal(a, b) for a, b in pairs) else in_file
 
 
 def _pool_of(pools: list[Operation], known: Pool) -> Pool:
@@ -429,11 +433,11 @@ def _pool_of(pools: list[Operation], known: Pool) -> Pool:
 
     Windows reach over the border as in the known network, unless the file has another window.
     """
-    windows = {(int(one.settings["size"]), int(one.settings["stride"])) for one in pools}
+    windows = {(int(pool.settings["size"]), int(pool.settings["stride"])) for pool in pools}
     size_px, stride = min(windows)
     if len(windows) > 1 or min(size_px, stride) < 1 or (size_px, stride) == _window(known):
         return known
-    return Pool(size_px, stride, any(one.settings["ceil_mode"] for one in pools))
+    return Pool(size_px, stride, any(pool.settings["ceil_mode"] for pool in pools))
 
 
 def _window(pool: Pool) -> tuple[int, int]:

@@ -18,7 +18,8 @@ import torch
 from alexnet import checkpoint
 from alexnet.architecture import plan
 from alexnet.card import write_card
-from alexnet.config import Config, check
+from alexnet.config import Config
+from alexnet.config_checks import check
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
 from alexnet.data.classes import are_wnids
 from alexnet.data.store import Store
@@ -77,41 +78,28 @@ def import_weights(
         raise RunError(f"{path} was written by this program: use it as it is, as RUN")
     file = _with_input(file, input_px)
     chosen = identify(file).chosen(net)
-    before = preprocessing_of(file)
-    assert isinstance(before, Preprocessing)  # otherwise there is no candidate
+    preprocessing = preprocessing_of(file)
+    assert isinstance(preprocessing, Preprocessing)  # otherwise there is no candidate
     bgr = chosen.net.bgr and not says_rgb(file) if channels == "auto" else channels == "bgr"
     config, dropout_source = _with_dropout(file, chosen, dropout)
-    scale = np.ones(3, np.float32) if config.augment.mean == "channel" else before.scale
+    # With a mean for each channel, the run divides by the deviations itself.
+    scale = np.ones(3, np.float32) if config.augment.mean == "channel" else preprocessing.scale
     weights = _weights(chosen, bgr, scale, path)
-    count = plan(config.architecture)[-1].shape[0]
-    names, words = _classes(classes, count, path)
-    mean_image, source = _mean(file, before, chosen, mean, bgr)
+    names, words = _classes(classes, plan(config.architecture)[-1].shape[0], path)
+    mean_image, mean_source = _mean(file, preprocessing, chosen, mean, bgr)
     check(config)
     check_sizes(mean_image.shape[0], config.architecture.input_px)
-    about = {
-        "code": code_version(),
-        "torch": torch.__version__,
-        "recipe": config.recipe,
-        "config": to_dict(config),
-        "classes": names,
-        "words": words,
-        "store": "",
-        "stored_px": mean_image.shape[0],
-        # The statistics of its training set are not known, and only color noise needs them.
-        "covariance": np.zeros((3, 3)).tolist(),
-        "evaluation": None,
-        "products": {},
-        "imported": {
-            "file": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "format": file.form,
-            "network": chosen.title,
-            "channels": "BGR" if bgr else "RGB",
-            "mean": source,
-            "zeros_taken_out": chosen.grouped,
-            "dropout": dropout_source,
-            "scale_in_conv1": scale.tolist() if (scale != 1).any() else None,
-        },
+    about = _header(config, names, words, stored_px=mean_image.shape[0])
+    about["imported"] = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "format": file.form,
+        "network": chosen.title,
+        "channels": "BGR" if bgr else "RGB",
+        "mean": mean_source,
+        "zeros_taken_out": chosen.grouped,
+        "dropout": dropout_source,
+        "scale_in_conv1": scale.tolist() if (scale != 1).any() else None,
     }
     with new_folder(run) as folder:
         checkpoint.write_config(folder, config)
@@ -221,7 +209,11 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
 
 
 def _mean(
-    file: WeightFile, before: Preprocessing, chosen: Candidate, given: Path | None, bgr: bool
+    file: WeightFile,
+    preprocessing: Preprocessing,
+    chosen: Candidate,
+    mean_file: Path | None,
+    bgr: bool,
 ) -> tuple[Array, str]:
     """The mean image of the run, and where it is from.
 
@@ -233,11 +225,10 @@ def _mean(
     """
     architecture, known = chosen.config.architecture, chosen.net.mean_rgb
     stored_px = STORED_PX.get(architecture.input_px, round(architecture.input_px * 256 / 224))
-    source = ""
     if chosen.config.augment.mean == "channel":
-        if given is not None:
+        if mean_file is not None:
             raise RunError(f"{chosen.title} has its own mean and deviation; leave out --mean")
-        if not before.is_torchvisions:
+        if not preprocessing.is_torchvisions:
             raise RunError(
                 f"{file.path} subtracts or divides by other numbers than {chosen.title}, which a "
                 "run has no setting for; export the network without its preprocessing"
@@ -246,12 +237,12 @@ def _mean(
             255 * np.array(TORCHVISION_MEAN, np.float32),
             "torchvision's, of each channel",
         )
-    elif given is not None:
-        mean, source = read_mean(given), given.name
+    elif mean_file is not None:
+        mean, source = read_mean(mean_file), mean_file.name
     elif MEAN in file.arrays:
         mean, source = file.arrays[MEAN], "in the file"
-    elif before.mean is not None:
-        mean, source = before.mean, "in the file"
+    elif preprocessing.mean is not None:
+        mean, source = preprocessing.mean, "in the file"
         if mean.ndim == 1:
             source = "in the file, of each channel"
         elif mean.shape[1] == architecture.input_px < stored_px:
@@ -275,3 +266,21 @@ def _mean(
     if mean.ndim == 1:
         mean = np.broadcast_to(mean[:, None, None], (3, stored_px, stored_px))
     return np.array(mean.transpose(1, 2, 0), np.float32, order="C"), source
+
+
+def _header(config: Config, names: list[str], words: list[str], stored_px: int) -> dict[str, Any]:
+    """The header of a checkpoint as training writes it, where there is no store."""
+    return {
+        "code": code_version(),
+        "torch": torch.__version__,
+        "recipe": config.recipe,
+        "config": to_dict(config),
+        "classes": names,
+        "words": words,
+        "store": "",
+        "stored_px": stored_px,
+        # The statistics of its training set are not known, and only color noise needs them.
+        "covariance": np.zeros((3, 3)).tolist(),
+        "evaluation": None,
+        "products": {},
+    }

@@ -183,14 +183,14 @@ def name_parameters(file: WeightFile) -> Named | None:
         return Named("torchvision", from_torchvision(known), rest)
     for layout, pattern in NAMES.items():
         matches = {key: re.fullmatch(pattern, key) for key in file.arrays}
-        found = {key: match for key, match in matches.items() if match is not None}
-        if not found:
+        matched = {key: match for key, match in matches.items() if match is not None}
+        if not matched:
             continue
         arrays: Arrays = {}
-        for key, match in found.items():
+        for key, match in matched.items():
             parameter = "bias" if match[2] in BIASES else "weight"
             arrays[f"{match[1]}.{parameter}"] = _our_axes(file.arrays[key], layout)
-        rest = tuple(key for key in file.arrays if key not in found and key != MEAN)
+        rest = tuple(key for key in file.arrays if key not in matched and key != MEAN)
         return Named(layout, _in_order(arrays), rest)  # type: ignore[arg-type]
     return None
 
@@ -208,7 +208,7 @@ def _our_axes(array: Array, layout: str) -> Array:
 def _in_order(arrays: Arrays) -> Arrays:
     """Sort parameters by layer: convolutions first, then by number."""
     return dict(
-        sorted(arrays.items(), key=lambda one: (one[0][:2], int(re.findall(r"\d+", one[0])[0])))
+        sorted(arrays.items(), key=lambda item: (item[0][:2], int(re.findall(r"\d+", item[0])[0])))
     )
 
 

@@ -63,12 +63,16 @@ def parse(data: bytes) -> Graph:
     for node in nodes:
         # A constant can be a node as well.
         if node.text(4) == "Constant":
-            named += [(node.text(2), one.message(5)) for one in node.messages(5) if one.has(5)]
+            named += [
+                (node.text(2), attribute.message(5))
+                for attribute in node.messages(5)
+                if attribute.has(5)
+            ]
     arrays = {name: array for name, tensor in named if (array := _array(tensor)) is not None}
-    integers = {name: found for name, tensor in named if (found := _integers(tensor))}
+    integers = {name: numbers for name, tensor in named if (numbers := _integers(tensor))}
     constants = {name for name, _ in named}
     metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
-    operations = tuple(_operations([_Node(one) for one in nodes], constants, arrays, integers))
+    operations = tuple(_operations([_Node(node) for node in nodes], constants, arrays, integers))
     return Graph(arrays, operations, metadata, _input_px(graph, arrays))
 
 
@@ -85,18 +89,18 @@ class _Node:
 
     def integer(self, name: str, default: int) -> int:
         """A whole number."""
-        given = self.attributes.get(name)
-        return given.integer(3, default) if given else default
+        attribute = self.attributes.get(name)
+        return attribute.integer(3, default) if attribute else default
 
     def real(self, name: str, default: float) -> float:
         """A number of 32 bits."""
-        given = self.attributes.get(name)
-        return given.real(2, default) if given else default
+        attribute = self.attributes.get(name)
+        return attribute.real(2, default) if attribute else default
 
     def integers(self, name: str, default: list[int]) -> list[int]:
         """Whole numbers, such as one for each side of a window."""
-        given = self.attributes.get(name)
-        return (given.integers(8) if given else []) or default
+        attribute = self.attributes.get(name)
+        return (attribute.integers(8) if attribute else []) or default
 
 
 def _operations(
@@ -128,11 +132,11 @@ def _operations(
         if node.kind == "LRN" and of_graph and columns.pop(of_graph[0], node) is None:
             columns[output] = _described(node, arrays)
             continue
-        one = next(iter(columns.values()), None)
+        first = next(iter(columns.values()), None)
         joined = node.kind == "Concat" and node.integer("axis", 0) == 1
-        if joined and one and of_graph == [*columns] and _all_equal([*columns.values()]):
+        if joined and first and of_graph == [*columns] and _all_equal([*columns.values()]):
             # ONNX's LRN has no groups: a net that has them has a node for each column.
-            yield replace(one, settings=one.settings | {"columns": len(columns)})
+            yield replace(first, settings=first.settings | {"columns": len(columns)})
             columns = {}
         elif len(of_graph) != 1 or of_graph[0] != (value or of_graph[0]):
             yield Operation(f"{node.kind} of several values", node.name)
@@ -193,13 +197,13 @@ def _is_of_images(node: _Node, integers: dict[str, list[int]]) -> bool:
 
 def _is_even(node: _Node) -> bool:
     """Whether a node splits the maps into equal parts; parts of other sizes are written out."""
-    given = len(node.inputs) > 1 or "split" in node.attributes
-    return node.integer("axis", 0) == 1 and len(node.outputs) > 1 and not given
+    has_sizes = len(node.inputs) > 1 or "split" in node.attributes
+    return node.integer("axis", 0) == 1 and len(node.outputs) > 1 and not has_sizes
 
 
 def _all_equal(operations: list[Operation | None]) -> bool:
-    settings = [one.settings if one else None for one in operations]
-    return all(one == settings[0] is not None for one in settings)
+    settings = [operation.settings if operation else None for operation in operations]
+    return all(values == settings[0] is not None for values in settings)
 
 
 def _described(node: _Node, arrays: dict[str, NDArray[np.float32]]) -> Operation:
@@ -308,7 +312,7 @@ def _input_px(graph: Message, arrays: dict[str, NDArray[np.float32]]) -> int | N
         if value.text(1) in arrays:
             continue
         dimensions = value.message(2).message(1).message(2).messages(1)
-        sides = [one.integer(1, 0) for one in dimensions]
+        sides = [dimension.integer(1, 0) for dimension in dimensions]
         if len(sides) == 4 and sides[1] == 3 and sides[2] == sides[3] > 0:
             return sides[2]
     return None

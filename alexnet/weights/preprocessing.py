@@ -32,9 +32,9 @@ class Preprocessing:
             return bool((self.scale == 1).all())
         return any(
             self.mean.shape == (3,)
-            and np.allclose(self.mean, np.multiply(TORCHVISION_MEAN, most), rtol=1e-4)
-            and np.allclose(1 / self.scale, np.multiply(TORCHVISION_STD, most), rtol=1e-4)
-            for most in (1, 255)
+            and np.allclose(self.mean, np.multiply(TORCHVISION_MEAN, white), rtol=1e-4)
+            and np.allclose(1 / self.scale, np.multiply(TORCHVISION_STD, white), rtol=1e-4)
+            for white in (1, 255)
         )
 
 

@@ -103,8 +103,8 @@ class Message:
             position = 0
             while position < len(value):
                 self._budget.spend()
-                one, position = _varint(value, position)
-                result.append(one)
+                decoded, position = _varint(value, position)
+                result.append(decoded)
         return result
 
     def real(self, number: int, default: float) -> float:

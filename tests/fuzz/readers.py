@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from alexnet import checkpoint, recipes, trained
 from alexnet.architecture import plan
 from alexnet.checkpoint import read_config, write_config
-from alexnet.config import StoreSettings, check
+from alexnet.config import StoreSettings
+from alexnet.config_checks import check
 from alexnet.data import shapes, sources
 from alexnet.data.image import decode
 from alexnet.data.prepare import prepare

@@ -162,8 +162,8 @@ def find_devkit(folder: Path, year: str = "") -> Devkit | None:
     for path in sorted(fit, key=lambda path: not re.search(r"(?i)t12|devkit-1\.0", path.name)):
         files = _devkit_files(path)
         if "meta.mat" in files:
-            for beside in folder.glob(f"ILSVRC{year}*_ground_truth.txt"):
-                files[beside.name] = _on_disk(beside)  # the test labels of 2010 came later
+            for truth in folder.glob(f"ILSVRC{year}*_ground_truth.txt"):
+                files[truth.name] = _on_disk(truth)  # the test labels of 2010 came later
             return _read_devkit(files)
     return None
 

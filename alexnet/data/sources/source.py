@@ -55,10 +55,10 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is not None
 
 
-def check_size(size: int, most: int = MAX_IMAGE_BYTES) -> None:
+def check_size(size: int, limit_bytes: int = MAX_IMAGE_BYTES) -> None:
     """Raise UnreadableImage for a file of too many bytes, before memory is allocated for them."""
-    if size > most:
-        raise UnreadableImage(f"{size:,} bytes are more than {most:,}")
+    if size > limit_bytes:
+        raise UnreadableImage(f"{size:,} bytes are more than {limit_bytes:,}")
 
 
 def readable(name: str) -> str:
@@ -180,9 +180,9 @@ def notes_on_left_out(files: Iterable[Path], where: object) -> list[str]:
             f"cannot read {them}; convert {them} to JPEG{_INSTALL.get(suffix, '')}"
         )
     if kinds:
-        most = kinds.most_common(MOST_KINDS)
-        parts = [f"{count} {kind}" for kind, count in most]
-        if rest := kinds.total() - sum(count for _, count in most):
+        commonest = kinds.most_common(MOST_KINDS)
+        parts = [f"{count} {kind}" for kind, count in commonest]
+        if rest := kinds.total() - sum(count for _, count in commonest):
             parts.append(f"{rest} of other kinds")
         noun, verb = ("file", "is") if kinds.total() == 1 else ("files", "are")
         notes.append(f"{kinds.total()} other {noun} of {where} {verb} left out: {', '.join(parts)}")

@@ -79,17 +79,17 @@ class Member:
     def name(self) -> str:
         return self.info.name
 
-    def read(self, most: int = MAX_IMAGE_BYTES) -> bytes:
+    def read(self, limit_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         """Return the bytes of the member.
 
         Raises:
-            UnreadableImage: If it has more than `most` bytes, or is not a plain file. `tarfile`
+            UnreadableImage: If it has more than `limit_bytes`, or is not a plain file. `tarfile`
                 makes gigabytes of a small sparse file, and never returns from some.
             DataError: If the tar is damaged here.
         """
         if not self.info.isreg() or self.info.sparse is not None:
             raise UnreadableImage("a link, a device or a sparse file in a tar, not a plain file")
-        check_size(self.info.size, most)
+        check_size(self.info.size, limit_bytes)
         try:
             with self._open() as file:
                 return file.read()

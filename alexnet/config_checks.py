@@ -1,0 +1,171 @@
+"""Which configs are refused, and which of their settings have no effect."""
+
+from __future__ import annotations
+
+from alexnet.config import (
+    Augment,
+    BatchNorm,
+    Config,
+    Conv,
+    Plateau,
+    Schedule,
+    SmoothSchedule,
+    StepSchedule,
+)
+from alexnet.errors import ConfigError
+
+
+def check(config: Config) -> None:
+    """Check the numbers and layer names of a config; `architecture.plan` checks the shapes.
+
+    Raises:
+        ConfigError: A number is out of range, or a setting names a layer that does not exist.
+    """
+    _check_lower_bounds(config)
+    _check_augment(config)
+    _check_learning(config)
+    _check_layers(config)
+
+
+def _check_lower_bounds(config: Config) -> None:
+    """Check the numbers that have a lower bound alone."""
+    sgd, augment = config.sgd, config.augment
+    for name, value, least in (
+        ("sgd.batch", sgd.batch, 1),
+        ("schedule.epochs", config.schedule.epochs, 1),
+        ("augment.chunk", augment.chunk, 1),
+        ("workers", config.workers or 0, 0),
+        ("sgd.lr", sgd.lr, 0),
+        ("sgd.weight_decay", sgd.weight_decay, 0),
+        ("augment.colour_std", augment.colour_std, 0),
+        ("checkpoint_minutes", config.checkpoint_minutes, 0),
+        ("snapshots", config.snapshots, 0),
+        ("seed", config.seed, 0),
+        ("parallel.timeout_s", config.parallel.timeout_s, 1),
+    ):
+        # Written with `not` so that a NaN is rejected too.
+        if not value >= least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
+def _check_augment(config: Config) -> None:
+    """Check how much crops may be zoomed and images mixed."""
+    augment = config.augment
+    # Smaller crops than a hundredth of the input show a few pixels of the image.
+    if not 0.01 <= augment.zoom <= 1:
+        raise ConfigError(f"augment.zoom is {augment.zoom}; it must be between 0.01 and 1")
+    # An input has at least half the side of the stored images.
+    if not 1 <= augment.zoom_to <= 4:
+        raise ConfigError(f"augment.zoom_to is {augment.zoom_to}; it must be between 1 and 4")
+    # A smaller crop, rescaled, would have edges that `alexnet export` cannot reproduce.
+    if augment.test_px and augment.test_px < config.architecture.input_px:
+        raise ConfigError(
+            f"augment.test_px is {augment.test_px}; it must be 0, or at least the input's "
+            f"{config.architecture.input_px} pixels"
+        )
+    for name, value in (("mixup", augment.mixup), ("cutmix", augment.cutmix)):
+        # Above, every share is nearly 1/2.
+        if not 0 <= value <= 100:
+            raise ConfigError(f"augment.{name} is {value}; it must be between 0 and 100")
+
+
+def _check_learning(config: Config) -> None:
+    """Check the shares in the update rule, the targets, and the schedule."""
+    sgd, schedule = config.sgd, config.schedule
+    # With 1 the average would stay at the initial weights.
+    if not 0 <= sgd.ema_decay < 1:
+        raise ConfigError(f"sgd.ema_decay is {sgd.ema_decay}; it must be at least 0 and below 1")
+    # With 1 the label would say nothing.
+    if not 0 <= config.label_smoothing < 1:
+        raise ConfigError(
+            f"label_smoothing is {config.label_smoothing}; it must be at least 0 and below 1"
+        )
+    # With a momentum of 1 the velocity would never fade.
+    if not 0 <= sgd.momentum < 1:
+        raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
+    if isinstance(schedule, Plateau) and schedule.patience < 1:
+        raise ConfigError(f"schedule.patience is {schedule.patience}; it must be at least 1")
+    if isinstance(schedule, SmoothSchedule) and not 0 <= schedule.warmup_epochs < schedule.epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs is {schedule.warmup_epochs}; it must be at least 0 and less "
+            f"than the {schedule.epochs} epochs"
+        )
+
+
+def _check_layers(config: Config) -> None:
+    """Check the names of the layers, and those that other settings name."""
+    sgd, schedule = config.sgd, config.schedule
+    layers = [layer.name for layer in config.architecture.layers]
+    if config.snapshots and not isinstance(config.architecture.layers[0], Conv):
+        raise ConfigError("snapshots keeps the filters of the first layer, which has none here")
+    for name in layers:
+        # PyTorch separates the names of modules and parameters by dots.
+        if not name or "." in name:
+            raise ConfigError(f"a layer is called {name!r}; a name has letters and no dot")
+    for name in config.init_layers:
+        if name not in layers:
+            raise ConfigError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")
+    tuned = [name for name, _ in (*sgd.weight_decay_of, *sgd.bias_lr_of)]
+    if isinstance(schedule, StepSchedule):
+        tuned += [layer_lr.layer for layer_lr in schedule.layer_lrs]
+    for name in tuned:
+        if name not in layers:
+            raise ConfigError(
+                f"a learning rate or weight decay is set for {name!r}; "
+                f"the layers are {', '.join(layers)}"
+            )
+
+
+def without_effect(config: Config) -> list[str]:
+    """Describe each setting that has no effect because of another setting, one sentence each."""
+    sgd, augment, architecture = config.sgd, config.augment, config.architecture
+    sentences = _too_late(config.schedule)
+    if augment.chunk > 1 and not (augment.crops or augment.flips):
+        sentences.append("augment.chunk shares positions and flips, but both are off")
+    if augment.colour == "none" and augment.pca != "store":
+        sentences.append("augment.pca is set, but the color noise is off")
+    if augment.colour == "none" and augment.colour_std != Augment.colour_std:
+        sentences.append("augment.colour_std is set, but the color noise is off")
+    if not augment.crops and augment.zoom != 1:
+        sentences.append("augment.zoom is set, but crops are not random")
+    if not augment.crops and augment.zoom_to != 1:
+        sentences.append("augment.zoom_to is set, but crops are not random")
+    if not augment.crops and not augment.last_offset:
+        sentences.append("augment.last_offset is off, but crops are not random")
+    if sgd.bias_lr is None and not sgd.bias_lr_follows:
+        sentences.append(
+            "sgd.bias_lr_follows is off, but biases have the learning rate of the weights"
+        )
+    if sgd.batch == 1 and (augment.mixup > 0 or augment.cutmix > 0):
+        sentences.append("augment.mixup and augment.cutmix mix images of a batch, which has one")
+    used = {op for layer in architecture.layers for op in layer.then}
+    if "batch_norm" not in used and architecture.batch_norm != BatchNorm():
+        sentences.append("architecture.batch_norm is set, but no layer has batch_norm")
+    if architecture.columns == 1 and architecture.lrn_across_columns:
+        sentences.append("architecture.lrn_across_columns is set, but there is only one column")
+    if architecture.columns == 1 and not architecture.links:
+        sentences.append("architecture.links is off, but there is only one column")
+    return sentences
+
+
+def _too_late(schedule: Schedule) -> list[str]:
+    """Describe the changes of the learning rate that lie behind the end of the schedule.
+
+    They are no error, because a shortened schedule may leave changes behind its end on purpose.
+    """
+    if not isinstance(schedule, StepSchedule):
+        return []
+    late = [
+        f"a drop of the learning rate at epoch {epoch}"
+        for epoch in schedule.drops
+        if epoch >= schedule.epochs
+    ]
+    late += [
+        f"a learning rate of {layer_lr.layer} at epoch {layer_lr.epoch}"
+        for layer_lr in schedule.layer_lrs
+        if layer_lr.epoch >= schedule.epochs
+    ]
+    return [
+        f"{what} lies after the last epoch, {schedule.epochs}; --epochs shortens in proportion"
+        for what in late
+    ]
