@@ -127,7 +127,7 @@ def read_image(file: Path, size_px: int) -> Rgb:
     try:
         return _decoded(file, size_px)
     except DataError as error:
-        raise DataError(f"{file} is not an image: {error}") from None
+        raise DataError(f"{file} cannot be read: {error}") from None
 
 
 def _decoded(file: Path, size_px: int) -> Rgb:

@@ -157,7 +157,7 @@ def test_one_file_that_is_no_image_does_not_cost_the_others(
         main(["explain", *arguments, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     printed = capsys.readouterr()
-    assert f"{bad} is not an image: not an image of a known format" in printed.err
+    assert f"{bad} cannot be read: not an image of a known format" in printed.err
     assert "1 of the files could not be read as images" in printed.err
     assert (tmp_path / "photo-explain.png").exists()
 

@@ -136,7 +136,7 @@ def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
     titles = [ax.get_title() for ax in figure.axes if ax.images]
     assert titles[:2] == ["mine.png", trained.names[train.labels[7]]]
     file.write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"mine\.png is not an image"):
+    with pytest.raises(DataError, match=r"mine\.png cannot be read"):
         figures.neighbours(run, [file])
 
 

@@ -228,7 +228,7 @@ def test_bad_requests_are_one_sentence_and_leave_nothing(
         ([image, out, "--layer", "conv2,norm9"], "the network has no layer 'norm9'; it has conv1"),
         ([image, vectors], "exists; choose another name, or --force to replace it"),
         ([image, other, "--force"], "has no golden.json and is not replaced"),
-        ([damaged, out], "damaged.png is not an image"),
+        ([damaged, out], "damaged.png cannot be read"),
         ([tmp_path / "none.png", out], "none.png is not a file; name one image"),
     ):
         with pytest.raises(SystemExit) as stopped:

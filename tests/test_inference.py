@@ -89,7 +89,7 @@ def test_features_of_a_folder_and_invalid_requests(run: Path, folder: Path, tmp_
     with pytest.raises(ValueError, match=r"no layer 'fc9'; it has conv1\.linear, conv1\.lrn"):
         features(trained, "fc9", folder, tmp_path / "x")
     (folder / "bad.png").write_text("no")
-    with pytest.raises(ValueError, match=r"bad\.png is not an image"):
+    with pytest.raises(ValueError, match=r"bad\.png cannot be read"):
         features(trained, "fc6", folder, tmp_path / "x")
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "fc6"}
 
