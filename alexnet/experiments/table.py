@@ -246,7 +246,9 @@ def _in_short(record: Record) -> str:
     if len(rows) > 1:
         verdicts = Counter(row.verdict for row in rows)
         counts = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
-        return f"{len(rows)} effects: {counts}" + (f"; {standing} stand" if standing else "")
+        return f"{len(rows)} effects: {counts}" + (
+            f"; {standing} stand{'s' * (standing == 1)}" if standing else ""
+        )
     (row,) = rows
     paper = [] if row.paper == "-" else [f"(paper: {row.paper}):"]
     verdict = f"{row.verdict}, stands" if standing else row.verdict
