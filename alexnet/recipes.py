@@ -549,10 +549,10 @@ def modern() -> Config:
     """`original` with settings that are later than the paper.
 
     The network is the paper's with batch normalization in place of both normalizations. At desk
-    scale claim `ladder` shows that this lowers the error; the warm-up and the cosine, the label
-    smoothing and the average of the weights did no harm there. Zoomed crops were chosen on flowers
-    (docs/log.md). This has not been run on ImageNet. For a few thousand images use a weight decay
-    of 0.001, as `modern_small` does.
+    scale this lowers the error in claim `ladder`; the effects of the warm-up and the cosine, the
+    label smoothing and the average of the weights are inconclusive there. Zoomed crops were
+    chosen on flowers (docs/log.md). This has not been run on ImageNet. For a few thousand images
+    use a weight decay of 0.001, as `modern_small` does.
     """
     base = original()
     # Deviations of sqrt(2 / fan-in), except for the last layer (He et al. 2015).

@@ -29,12 +29,6 @@ REGISTERS = 192
 """The most that a thread of any kernel may need; of 255 that a GPU has, the rest are spilled."""
 RECIPES = ["paper", "original", "original_one_column", "torchvision", "cifar_11", "cifar_18"]
 """Their launches are those of all recipes, up to the sides of images."""
-STACK_BYTES = {100: 16}
-"""Bytes of a thread that may be stored once and loaded once, by compute capability.
-
-The assembler of Triton 3.9 for 10.0 does so in two kernels, which have 72 and 128 of 255 registers;
-for 8.0 and 9.0 it keeps all values in registers.
-"""
 LARGEST_KERNEL = """
 import json, torch
 from tests.triton_resources import launches, resources
@@ -311,7 +305,6 @@ def test_every_kernel_of_the_recipes_compiles_and_fits_the_registers(capability:
     lines = _compile("-m", "tests.triton_resources", str(capability), *RECIPES)
     assert {line["kernel"].split(".")[0] for line in lines} == {"triton_between", "triton_spatial"}
     for used in lines:
-        assert used["reg"] <= REGISTERS and used["local"] == 0, used
-        assert used["stack"] <= STACK_BYTES.get(capability, 0), used
+        assert used["reg"] <= REGISTERS and used["stack"] == used["local"] == 0, used
         # A graphics card has 99 KiB of shared memory for a program.
         assert used["shared"] <= 99 << 10, used

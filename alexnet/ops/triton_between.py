@@ -212,7 +212,7 @@ def _tiles(maps: int, columns: int, half: int) -> _Tiles:
     if half < 0:
         # Without LRN no map has neighbors. The tile leaves as few of its lanes empty as possible.
         tile = min((64, 32, MIN_TILE), key=lambda tile: triton.cdiv(maps, tile) * tile)
-        return _Tiles(maps, tile, tile, 0, positions=64, num_warps=4)
+        return _Tiles(maps, tile, tile, 0, positions=32, num_warps=4)
     column_maps = maps // columns
     tile = max(MIN_TILE, triton.next_power_of_2(column_maps))
     # A thread has 16 values or fewer. With 32, those of 128 maps are spilled, and those of 64 leave

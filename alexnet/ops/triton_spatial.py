@@ -130,7 +130,7 @@ def _launch(kernel: Any, tensors: tuple[torch.Tensor, ...], norm: SpatialNorm, *
         map_tile=map_tile,
         half=half,
         parts=parts_of(tensors[0].dtype),
-        num_warps=4,
+        num_warps=8,
         **rest,
     )
 
