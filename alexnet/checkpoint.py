@@ -35,7 +35,7 @@ from alexnet.config import Config
 from alexnet.config_checks import check
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
-from alexnet.errors import ConfigError, RunError
+from alexnet.errors import ConfigError, RunError, nearest
 from alexnet.files import parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
@@ -158,6 +158,16 @@ def _checksum(tensors: Tensors, text: str) -> str:
     return digest.hexdigest()
 
 
+def _no_run(path: Path) -> str:
+    """The sentence for a run that does not exist, with the nearest one beside it."""
+    beside = [config.parent.name for config in path.parent.glob("*/config.json")]
+    meant = nearest(path.name, beside)
+    there_is = (
+        f"the nearest run is {path.with_name(meant)}" if meant else "give the folder of a run"
+    )
+    return f"{path} does not exist; {there_is}"
+
+
 def _is_no_weight(name: str) -> bool:
     return name == MEAN or name.startswith((VELOCITY, TRAINING))
 
@@ -174,6 +184,8 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     """
     path = Path(path)
     file = path / f"{which}.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise RunError(_no_run(path))
     if not file.is_file():
         raise RunError(f"{file} does not exist: {path} is not a run that has reached a checkpoint")
     # In a run's folder such a file would be damage, and not what the user meant.

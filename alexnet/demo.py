@@ -69,7 +69,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     # `prepare` gives a store its name when it is complete, so a store that exists is complete.
     if not store.exists():
-        print(f"1. {train + val} images of shapes, generated and prepared: {store}")
+        print(f"1. generating and preparing {train + val} images of shapes: {store}", flush=True)
         prepare(
             shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000)
         )

@@ -8,8 +8,10 @@ importing this module.
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
+from collections.abc import Iterable
 
 
 class AlexNetError(ValueError):
@@ -34,6 +36,24 @@ class MeshError(AlexNetError):
 
 class BusyError(AlexNetError):
     """A store or a run that another process is writing."""
+
+
+def nearest(typed: str, names: Iterable[str]) -> str | None:
+    """The name that someone probably meant; None if none is similar."""
+    return next(iter(difflib.get_close_matches(typed, names, n=1, cutoff=0.7)), None)
+
+
+def unknown(kind: str, typed: str, names: Iterable[str]) -> str:
+    """The sentence for a name that does not exist, with the nearest one, or all if none is near.
+
+    Args:
+        kind: What is named, in the singular: `recipe`.
+        names: What there is.
+    """
+    names = list(names)
+    meant = nearest(typed, names)
+    there_is = f"the nearest is {meant}" if meant else f"the {kind}s are {', '.join(names)}"
+    return f"there is no {kind} {typed!r}; {there_is}"
 
 
 def not_installed(what: str, *packages: str) -> str:

@@ -22,7 +22,7 @@ from alexnet.data.device_feed import on_device
 from alexnet.data.image import Rgb, centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
-from alexnet.data.storage import is_url
+from alexnet.data.storage import as_url, is_url
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
@@ -71,6 +71,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         # The suffix does not matter: the user means this file.
         elif path.is_file():
             files.append(path)
+        elif is_url(path):
+            raise RunError(f"{as_url(path)} is a URL; download the image and give the file")
         else:
             raise RunError(f"{path} does not exist")
     if not files:

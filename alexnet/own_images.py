@@ -188,7 +188,8 @@ def _train_and_test(config: Config, run: Path) -> list[Result]:
             changes = ", ".join(differences(to_dict(begun), to_dict(asked)))
             raise RunError(
                 f"{run} was begun with other settings ({changes}); go on as it is with "
-                f"`{command('train', '--resume', run)}`, or choose another --out"
+                f"`{command('train', '--resume', run)}`, or choose another folder: "
+                f"--out {run.with_name(f'{run.name}-2')}"
             )
         resume(run)
     else:
@@ -235,7 +236,7 @@ def report(results: list[Result], run: Path) -> str:
         f"  curves, confusions and the worst mistakes: {run / 'report.html'}\n\n"
         "Next:\n"
         f"  {command('predict', run, 'IMAGE...')}\n"
-        f"  {command('export', run, f'{run.name}.onnx')}"
+        f"  {command('export', run, f'{run.name}.onnx', '--with-preprocessing')}"
     )
 
 

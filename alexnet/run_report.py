@@ -87,6 +87,7 @@ def page(run: Path, test: OwnTest) -> str:
         left_out=left_out(test.store.manifest),
         uniform=1 - 1 / len(names),
         largest=names[int(counts.argmax())],
+        as_large=int((counts == counts.max()).sum()),
         largest_error=1 - counts.max() / counts.sum(),
         steered=isinstance(config.schedule, Plateau),
         curves=[figures.error_curve(run), figures.loss_curve(run)] if epochs else [],

@@ -209,6 +209,8 @@ def _has_names(value: Any) -> bool:
 
 def _word(value: Any) -> str:
     """A value as people read it."""
+    if isinstance(value, float):
+        return f"{value:g}"
     return (
         "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )

@@ -35,15 +35,9 @@ from benchmarks.worker import serve
 LRN_SHAPE = 128, 96, 55, 55  # the output of conv1 for a batch
 
 
-def _synchronized(run: Callable[[], object]) -> Callable[[], None]:
-    """A run that waits for the GPU, which otherwise returns before the work is done."""
-
-    def synchronized() -> None:
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return synchronized
+def _wait() -> Callable[[], object] | None:
+    """What waits for the device, for `serve`; None for a CPU."""
+    return torch.cuda.synchronize if torch.cuda.is_available() else None
 
 
 def network(recipe: str, normalise: bool = True, classes: int = 1000) -> tuple[Config, Network]:
@@ -74,7 +68,7 @@ def step(
         sgd_step(loss, parameters, velocity, hyper, config.sgd.momentum)
 
     with kept_memory(device):
-        serve(_synchronized(run), batch, "images", f"{device}, {precision}, batch {batch}")
+        serve(run, batch, "images", f"{device}, {precision}, batch {batch}", wait=_wait())
 
 
 def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -> None:
@@ -89,7 +83,7 @@ def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -
         F.softmax(net(x), dim=1)
 
     with kept_memory(device):
-        serve(_synchronized(run), batch, "images", f"{device}, {precision}, batch {batch}")
+        serve(run, batch, "images", f"{device}, {precision}, batch {batch}", wait=_wait())
 
 
 def lrn(kind: str = "ours", precision: str = "float32") -> None:
@@ -102,10 +96,11 @@ def lrn(kind: str = "ours", precision: str = "float32") -> None:
     op = ours if kind == "ours" else lambda t: F.local_response_norm(t, 5, 5e-4, 0.75, 2.0)
     with kept_memory(x.device):  # for both kinds, so that only the operator differs
         serve(
-            _synchronized(lambda: torch.autograd.grad(op(x), x, dy)),
+            lambda: torch.autograd.grad(op(x), x, dy),
             x.numel(),
             "values",
             f"{precision}, {tuple(x.shape)}",
+            wait=_wait(),
         )
 
 
@@ -117,10 +112,11 @@ def matmul(precision: str = "float32", macs_per_image: int = 1, side: int = 2048
         for _ in range(2)
     )
     serve(
-        _synchronized(lambda: a @ b),
+        lambda: a @ b,
         side**3 / macs_per_image,
         "images",
         f"{precision}, {side}x{side}",
+        wait=_wait(),
     )
 
 
@@ -130,13 +126,15 @@ def copy(precision: str = "float32", times: int = 5) -> None:
     The forward pass reads one tensor and writes one; the backward pass reads two and writes one.
     These are five tensors, and one copy moves two.
     """
-    source = torch.zeros(LRN_SHAPE, dtype=dtype_of(precision), device=resolve_device("auto"))
+    # Not zeros: memory that was never written is one page, again and again.
+    source = torch.randn(LRN_SHAPE, device=resolve_device("auto")).to(dtype_of(precision))
     target = torch.empty_like(source)
     serve(
-        _synchronized(lambda: target.copy_(source)),
+        lambda: target.copy_(source),
         2 * source.numel() / times,
         "values",
         f"{precision}, {times} moved for each",
+        wait=_wait(),
     )
 
 

@@ -1,6 +1,6 @@
 """The paper's network in plain PyTorch.
 
-This file is frozen: speeds are compared with it, so it is never made faster.
+The network is frozen: speeds are compared with it, so it is never made faster.
 
 python benchmarks/plain.py step|infer precision=float32|bfloat16 [compile=yes]
     [layout=nchw|channels_last]
@@ -78,8 +78,6 @@ def main():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     @torch.no_grad()
     def infer():
@@ -88,7 +86,8 @@ def main():
 
     net.train(what == "step")
     note = f"torch {torch.__version__}, {options['precision']}, {options['layout']}, batch {batch}"
-    serve(step if what == "step" else infer, batch, "images", note)
+    wait = torch.cuda.synchronize if device == "cuda" else None
+    serve(step if what == "step" else infer, batch, "images", note, wait=wait)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.config import Architecture
+from alexnet.cores import available_cores
 from alexnet.provenance import code_version, describe, machine
 from benchmarks.interleave import ROOT, Candidate, Result, interleave
 
@@ -129,17 +130,20 @@ def loader(settings: Settings, folder: Path) -> list[Comparison]:
     files = _as_files(data, folder)
     ppm = str(_as_ppm(files, folder))
     python = settings.python
+    # As many for each: a GPU is fed by all cores.
+    cores = available_cores()
+    workers = f"workers={cores}"
     # The other libraries read the JPEG files in both comparisons: a PPM store is our alternative.
     others = (
-        peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), "workers=2"),
-        peer("WebDataset", "feeders.py", "webdataset", str(files), "workers=2", python=python),
-        peer("LitData", "feeders.py", "litdata", str(files), "workers=2", python=python),
-        peer("DALI, CPU operators", "feeders.py", "dali", str(files), "workers=2", python=python),
+        peer("folder, Pillow and DataLoader", "folder_loader.py", str(files), workers),
+        peer("WebDataset", "feeders.py", "webdataset", str(files), workers, python=python),
+        peer("LitData", "feeders.py", "litdata", str(files), workers, python=python),
+        peer("DALI, CPU operators", "feeders.py", "dali", str(files), workers, python=python),
     )
 
     def feed(store: str) -> Candidate:
         name = "ours, crops ready for the network"
-        return our_candidate(name, "loader", data=store, workers=2, augment=True)
+        return our_candidate(name, "loader", data=store, workers=cores, augment=True)
 
     return [
         Comparison(

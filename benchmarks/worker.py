@@ -11,9 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 
+RUNS_ON_GPU = 10
+"""In a row, so that the GPU works on one while the host launches the next."""
+
 
 def serve(
-    run: Callable[[], object], count: float, unit: str, note: str = "", warm_up: int = 2
+    run: Callable[[], object],
+    count: float,
+    unit: str,
+    note: str = "",
+    warm_up: int = 2,
+    wait: Callable[[], object] | None = None,
 ) -> None:
     """Serve timed runs until stdin is closed.
 
@@ -21,11 +29,19 @@ def serve(
         run: The function to time.
         count: Units of work (images, multiply-adds, bytes) in one run.
         note: What it runs on.
+        wait: Waits for the GPU, on which a call returns before its work is done. What is timed is
+            then `RUNS_ON_GPU` runs and one wait: a wait after each would measure the latency.
     """
+    runs = RUNS_ON_GPU if wait else 1
     for _ in range(warm_up):
         run()
-    print(json.dumps({"count": count, "unit": unit, "note": note}), flush=True)
+    print(json.dumps({"count": runs * count, "unit": unit, "note": note}), flush=True)
     for _ in sys.stdin:
+        if wait:
+            wait()
         began_s = time.perf_counter()
-        run()
+        for _ in range(runs):
+            run()
+        if wait:
+            wait()
         print(time.perf_counter() - began_s, flush=True)

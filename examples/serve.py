@@ -8,17 +8,22 @@ test crops of the recipe. There is no encryption and no login: put a proxy befor
 """
 
 import argparse
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
-import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.concurrency import run_in_threadpool
 
 import alexnet
 from alexnet.data.image import decode
-from alexnet.errors import DataError
+from alexnet.errors import DataError, not_installed
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Request
+    from fastapi.concurrency import run_in_threadpool
+except ImportError:
+    sys.exit(f"serve.py: {not_installed('the server', 'fastapi', 'uvicorn')}")
 
 MAX_BYTES = 20 * 2**20  # of an upload
 MAX_REQUESTS = 50  # at the same time; more get the answer 503, so that the memory is bounded

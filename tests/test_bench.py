@@ -14,7 +14,8 @@ from alexnet.provenance import code_version, describe
 from benchmarks import same_training, suites
 from benchmarks.__main__ import main
 from benchmarks.gpu.lab import Lab, images_for, training_config
-from benchmarks.interleave import Candidate, Result, interleave
+from benchmarks.interleave import Candidate, Result, environment, interleave
+from benchmarks.worker import RUNS_ON_GPU
 
 # popitem() succeeds once, for the warm-up, and raises KeyError in the first measured run.
 DIES = "from benchmarks.worker import serve; serve(dict(a=3).popitem, 1, 'images', warm_up=1)"
@@ -35,6 +36,23 @@ def test_ratio_is_our_speed_divided_by_theirs() -> None:
     assert result.ratio == result.ours_per_second / result.per_second > 1
     assert result.least <= result.per_second <= result.most <= 50  # SLOW sleeps for 1/50 s
     assert (result.unit, result.note) == ("images", "slowly")
+
+
+def test_run_on_a_gpu_is_several_in_a_row_and_one_wait() -> None:
+    """A wait after each run would measure the latency; the units are those of all runs."""
+    program_text = (
+        "from benchmarks.worker import RUNS_ON_GPU, serve; calls = []; "
+        "wait = lambda: calls.append('wait'); "
+        "serve(lambda: calls.append('run'), 3, 'images', wait=wait, warm_up=0); "
+        "assert calls == 2 * (['wait'] + RUNS_ON_GPU * ['run'] + ['wait']), calls"
+    )
+    command = [sys.executable, "-c", program_text]
+    served = subprocess.run(
+        command, input="\n\n", capture_output=True, text=True, env=environment(), check=True
+    )
+    header, *seconds = served.stdout.splitlines()
+    assert json.loads(header)["count"] == 3 * RUNS_ON_GPU
+    assert len(seconds) == 2
 
 
 @pytest.mark.parametrize(

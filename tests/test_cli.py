@@ -153,12 +153,14 @@ def test_user_errors_are_one_sentence(
     wide = ["--architecture.columns", "5"]
     for arguments, message in (
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
+        (["trian"], "there is no verb 'trian'; the nearest is train"),
         (["neighbors"], "it is a figure: alexnet figure neighbours RUN"),
         (["train", png], "a.png is a file; give a folder of images, a recipe, or"),
         (
             ["train", "resnet", "--data", store],
-            "'resnet' is neither a recipe nor a folder of images; the recipes are caffe_alexnet",
+            "'resnet' is neither a recipe nor a folder that exists; all recipes are listed by: ",
         ),
+        (["train", "papr"], "nor a folder that exists; the nearest recipe is paper; all recipes"),
         (["train", "--data", store], "name the recipe first"),
         (["train", "demo"], "name the prepared store: --data STORE"),
         (
@@ -180,17 +182,26 @@ def test_user_errors_are_one_sentence(
         (["train", "--resume", tmp_path / "none"], "is not a run"),
         (["prepare", tmp_path / "none", tmp_path / "s"], "does not exist"),
         (["prepare", "nobody/nothing", tmp_path / "s"], "Hugging Face hub does not provide it"),
-        (["prepare", store, "s3://bucket/store"], "s3:/bucket/store is a URL; write to a folder"),
+        (["prepare", store, "s3://bucket/store"], "s3://bucket/store is a URL; write to a folder"),
         (
             ["train", "demo", "--data", store, "--out", "s3://bucket/run"],
-            "s3:/bucket/run is a URL; write to a folder",
+            "s3://bucket/run is a URL; write to a folder",
         ),
         (["prepare", tmp_path, tmp_path / "s"], "class folders; at least 2 are needed"),
         (["evaluate", run, "--data", store, "--split", "moon"], "has no split 'moon'"),
         (["evaluate"], "at least one run"),
         (
             ["evaluate", tmp_path / "none", "--data", store],
-            "not a run that has reached a checkpoint",
+            "none does not exist; give the folder of a run",
+        ),
+        (
+            ["evaluate", f"{run}s", "--data", store],
+            f"{run}s does not exist; the nearest run is {run}",
+        ),
+        (["look", run], "is a run; this shows the images it was trained on: alexnet look "),
+        (
+            ["predict", run, "https://a.net/b.jpg"],
+            "https://a.net/b.jpg is a URL; download the image",
         ),
         (["predict", run, tmp_path / "none.jpg"], "does not exist"),
         (["predict", run, text], "could not be read as images"),
@@ -202,12 +213,25 @@ def test_user_errors_are_one_sentence(
             "no layer 'fc9'",
         ),
         (["figure", "filters", tmp_path / "none"], "does not exist"),
-        (["figure", "portrait", run], "portrait"),
+        (
+            ["figure"],
+            "name a figure and a run, for example: alexnet figure filters RUN; the figures",
+        ),
+        (
+            ["figure", "filtres", run],
+            "figure cannot be filtres; the nearest is filters; it is one of",
+        ),
         (["figure", "curves"], "name the run"),
-        (["summary", "vgg"], "there is no recipe 'vgg'"),
+        (["summary", "vgg"], "there is no recipe 'vgg'; the recipes are caffe_alexnet"),
+        (["summary", "orignal"], "there is no recipe 'orignal'; the nearest is original"),
+        (["which", tmp_path / "none"], "none does not exist"),
         (["summary", "paper", "--architecture.input-px", "30"], "shrinks to nothing"),
         (["export", run, png], "exists; choose another name"),
         (["export", run, tmp_path / "net.h5"], "ends in neither .onnx nor .safetensors"),
+        (
+            ["export", run, tmp_path / "a.onnx", "--groups", "split"],
+            "--groups is for --layout caffe",
+        ),
         (["export", run, tmp_path / "a.onnx", "--crops", "ten"], "needs --with-preprocessing"),
         (["export", run, tmp_path / "a.safetensors", "--with-preprocessing"], "are for .onnx"),
     ):

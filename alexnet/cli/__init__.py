@@ -6,7 +6,6 @@ been parsed, so that help texts and mistakes appear at once.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import keyword
@@ -17,7 +16,7 @@ from typing import NoReturn, get_args
 
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, nearest, unknown
 from alexnet.program import command
 from alexnet.terminal import entry, wrapped
 
@@ -42,6 +41,9 @@ VERBS = (
     "reproduce",
 )
 """Each is a function of the same name in the module of the same name; `import_` for the keyword."""
+
+CONTINUED = "demo", "prepare", "reproduce"
+"""Verbs that go on where they were stopped when they are called again. `train` says so itself."""
 
 # Errors of the system that the user can mend, and how. Others are bugs until proven otherwise.
 DISK_ERRORS = {
@@ -101,14 +103,14 @@ HELP = (
 """What `alexnet --help` lists: a command and what it does."""
 
 
-def _advice(verb: str) -> str:
-    """What someone may have meant who typed a verb that does not exist."""
+def _no_verb(typed: str) -> str:
+    """The sentence for a verb that does not exist."""
     from alexnet.cli.figure import Kind
 
-    figures = get_args(Kind)
-    if figure := difflib.get_close_matches(verb, figures, n=1, cutoff=0.8):
-        return f"it is a figure: {command('figure', figure[0], 'RUN')}"
-    return f"the verbs are {', '.join(VERBS)}"
+    figure = nearest(typed, get_args(Kind))
+    if figure and not nearest(typed, VERBS):
+        return f"there is no verb {typed!r}; it is a figure: {command('figure', figure, 'RUN')}"
+    return unknown("verb", typed, VERBS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(str(error))
         return
     if verb not in VERBS:
-        _fail(f"there is no verb {verb!r}; {_advice(verb)}")
+        _fail(_no_verb(verb))
     with launched():
         _run(verb, rest)
 
@@ -152,7 +154,10 @@ def _run(verb: str, arguments: list[str]) -> None:
         # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
         os._exit(2)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print(
+            "stopped" + ("; the same command continues" if verb in CONTINUED else ""),
+            file=sys.stderr,
+        )
         sys.exit(130)
     except BrokenPipeError:
         # A reader such as `head` has closed the pipe, which is not an error. Python flushes stdout

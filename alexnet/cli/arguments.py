@@ -15,8 +15,8 @@ from alexnet import recipes
 from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import help_page, switches_of, understood, wants_help
 from alexnet.config import Config
-from alexnet.data.storage import is_url
-from alexnet.errors import AlexNetError
+from alexnet.data.storage import as_url, is_url
+from alexnet.errors import AlexNetError, unknown
 from alexnet.program import command
 
 
@@ -69,7 +69,7 @@ def parse(form: Any, verb: str, arguments: list[str]) -> Any:
 def on_disk(path: Path) -> Path:
     """The path of an output. Raises AlexNetError for a URL: all output goes to local folders."""
     if is_url(path):
-        raise AlexNetError(f"{path} is a URL; write to a folder and copy that there")
+        raise AlexNetError(f"{as_url(path)} is a URL; write to a folder and copy that there")
     return path
 
 
@@ -77,9 +77,7 @@ def recipe(name: str) -> Callable[[], Config]:
     """The function that builds a recipe. Raises AlexNetError for an unknown name."""
     # Not `hasattr`: the module also has names that it imports, such as Conv.
     if name not in recipes.__all__:
-        raise AlexNetError(
-            f"there is no recipe {name!r}; the recipes are {', '.join(recipes.__all__)}"
-        )
+        raise AlexNetError(unknown("recipe", name, recipes.__all__))
     return cast(Callable[[], Config], getattr(recipes, name))
 
 

@@ -44,8 +44,6 @@ class ExportArguments:
 def export(arguments: list[str]) -> None:
     """Run `alexnet export`."""
     a = parse(ExportArguments, "export", arguments)
-    from alexnet import checkpoint, export, load
-
     crops: Literal["centre", "nine", "ten"] = "centre" if a.crops == "center" else a.crops
     if a.file.exists():
         raise AlexNetError(f"{a.file} exists; choose another name")
@@ -53,6 +51,12 @@ def export(arguments: list[str]) -> None:
         raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
     # Before the network is loaded and checked, which takes seconds.
     check_folder_of(a.file)
+    if a.layout == "ours" and a.file.suffix not in (".onnx", ".safetensors"):
+        raise AlexNetError(f"{a.file} ends in neither .onnx nor .safetensors")
+    if a.layout == "ours" and a.groups != "keep":
+        raise AlexNetError("--groups is for --layout caffe")
+    from alexnet import checkpoint, export, load
+
     if a.layout != "ours":
         from alexnet.weights.exporting import lacks_mean, write_layout
 
@@ -62,8 +66,6 @@ def export(arguments: list[str]) -> None:
         if lacks_mean(saved, a.file, a.layout):
             print("  the mean that the run subtracts from its images is not in this file")
         return
-    if a.groups != "keep":
-        raise AlexNetError("--groups is for --layout caffe")
     if a.file.suffix == ".onnx":
         # On a GPU a run may be used in a precision that the file does not have.
         trained = load(a.run, a.which, device="cpu")
@@ -71,12 +73,9 @@ def export(arguments: list[str]) -> None:
         print(a.file)
         print(summary(export.description(trained, a.with_preprocessing, crops)))
         return
-    if a.file.suffix == ".safetensors":
-        # The empty dict stands for the velocity, which only a run that continues needs.
-        saved = checkpoint.read(a.run, a.which)
-        checkpoint.write(a.file, saved.weights, {}, saved.mean, saved.about)
-    else:
-        raise AlexNetError(f"{a.file} ends in neither .onnx nor .safetensors")
+    # The empty dict stands for the velocity, which only a run that continues needs.
+    saved = checkpoint.read(a.run, a.which)
+    checkpoint.write(a.file, saved.weights, {}, saved.mean, saved.about)
     print(a.file)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 from tyro.conf import Positional
@@ -72,6 +72,12 @@ class FigureArguments:
 
 def figure(arguments: list[str]) -> None:
     """Run `alexnet figure`."""
+    if not arguments:
+        example = command("figure", "filters", "RUN")
+        raise AlexNetError(
+            f"name a figure and a run, for example: {example}; the figures are "
+            f"{', '.join(get_args(Kind))}"
+        )
     a = parse(FigureArguments, "figure", arguments)
     if not a.runs:
         what, whose = ("run or recipe", "RUN|RECIPE") if a.figure == "network" else ("run", "RUN")

@@ -10,6 +10,8 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import on_disk, parse
+from alexnet.errors import AlexNetError
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,13 @@ class LookArguments:
 def look(arguments: list[str]) -> None:
     """Run `alexnet look`."""
     a = parse(LookArguments, "look", arguments)
+    if (Path(a.store) / "config.json").is_file():
+        from alexnet.checkpoint import read_config
+
+        its_store = command("look", read_config(Path(a.store)).data)
+        raise AlexNetError(
+            f"{a.store} is a run; this shows the images it was trained on: {its_store}"
+        )
     from alexnet import figures
     from alexnet import look as looking
     from alexnet.data.store import Store

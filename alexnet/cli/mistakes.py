@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from itertools import takewhile
 
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, nearest
 from alexnet.program import command
 
 TAKES = {"INT": "a whole number", "FLOAT": "a number", "STR": "a text", "PATH": "a path"}
@@ -61,8 +61,12 @@ def sentence(box: str) -> str:
     if match := re.match(
         r"invalid choice '(.*)' for argument '(.*?)'\. Expected one of (.*)", text
     ):
-        return f"{match[2]} cannot be {match[1]}; it is one of {match[3].strip('(),. ')}".replace(
-            "'", ""
+        choices = match[3].strip("(),. ").replace("'", "")
+        meant = nearest(match[1], choices.split(", "))
+        return (
+            f"{match[2]} cannot be {match[1]}; "
+            + (f"the nearest is {meant}; " if meant else "")
+            + f"it is one of {choices}"
         )
     if match := re.match(r"Error parsing (\S+): (.*)", text):
         wrong = re.findall(r"'([^']*)'", match[2].split(" Got errors:")[0])

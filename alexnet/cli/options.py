@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import re
 import textwrap
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, nearest
 from alexnet.program import command
 from alexnet.terminal import entry, paragraphs, together, wrapped
 
@@ -276,14 +275,14 @@ def _known(typed: str, names: Mapping[str, bool], verb: str) -> str:
     for ours in OTHER_NAMES.get(typed, ()):
         if ours.split()[0] in names:
             raise AlexNetError(f"there is no option --{typed}; here it is --{ours}")
-    nearest = _nearest(typed, names)
-    meant = f"the nearest is --{nearest}; " if nearest else ""
+    meant = _meant(typed, names)
+    said = f"the nearest is --{meant}; " if meant else ""
     raise AlexNetError(
-        f"there is no option --{typed}; {meant}all are listed by: {command(*verb.split())} --help"
+        f"there is no option --{typed}; {said}all are listed by: {command(*verb.split())} --help"
     )
 
 
-def _nearest(typed: str, names: Mapping[str, bool]) -> str | None:
+def _meant(typed: str, names: Mapping[str, bool]) -> str | None:
     """The option with the most similar name; of a recipe's field, its last word counts too."""
     # A run is resumed with --lr, which a recipe calls --sgd.lr.
     last_word = typed.rpartition(".")[2]
@@ -293,8 +292,8 @@ def _nearest(typed: str, names: Mapping[str, bool]) -> str | None:
     for name in names:
         candidates.setdefault(name.rpartition(".")[2], name)
     candidates |= {short: name for short, name in ACCEPTED.items() if name in names}
-    matches = difflib.get_close_matches(typed, candidates, n=1, cutoff=0.7)
-    return candidates[matches[0]] if matches else None
+    meant = nearest(typed, candidates)
+    return candidates[meant] if meant else None
 
 
 def wants_help(arguments: list[str]) -> bool:

@@ -29,7 +29,7 @@ from alexnet.cli.settings import (
     with_full_help,
 )
 from alexnet.config import Config, scaled
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, nearest
 from alexnet.program import command
 from alexnet.saved_config import read_file
 from alexnet.terminal import together, wrapped
@@ -218,9 +218,11 @@ def base_config(name: str) -> Config:
             f"{name} is a file; give a folder of images, a recipe, or the config.json of a run"
         )
     if name not in recipes.__all__:
+        meant = nearest(name, recipes.__all__)
         raise AlexNetError(
-            f"{name!r} is neither a recipe nor a folder of images; the recipes are "
-            f"{', '.join(recipes.__all__)}"
+            f"{name!r} is neither a recipe nor a folder that exists; "
+            + (f"the nearest recipe is {meant}; " if meant else "")
+            + f"all recipes are listed by: {command('train', '--help')}"
         )
     return recipe(name)()
 

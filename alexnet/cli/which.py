@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import parse
+from alexnet.errors import AlexNetError
 from alexnet.program import command
 from alexnet.terminal import entry
 
@@ -36,6 +37,9 @@ class WhichArguments:
 def which(arguments: list[str]) -> None:
     """Run `alexnet which`."""
     a = parse(WhichArguments, "which", arguments)
+    # Before PyTorch is imported, which takes seconds.
+    if not a.file.exists():
+        raise AlexNetError(f"{a.file} does not exist")
     from alexnet import checkpoint
     from alexnet.weights.files import read
     from alexnet.weights.identify import identify

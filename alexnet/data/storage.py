@@ -78,6 +78,11 @@ def is_url(name: str | Path) -> bool:
     return re.match(r"\w{2,}:/", str(name)) is not None
 
 
+def as_url(name: str | Path) -> str:
+    """The URL as it was typed: with the second slash, which `Path` strips."""
+    return re.sub(r"^(\w{2,}:/)(?=[^/])", r"\1/", str(name))
+
+
 class OpenFiles:
     """A bounded number of file descriptors, kept open between reads.
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from alexnet.config import Dropout
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, unknown
 from alexnet.experiments import effects
 from alexnet.experiments.bases import (
     as_many_presentations,
@@ -574,5 +574,5 @@ def chosen(ids: Sequence[str]) -> tuple[Claim, ...]:
     by_id = {claim.id: claim for claim in CLAIMS}
     for name in ids:
         if name not in by_id:
-            raise AlexNetError(f"there is no claim {name!r}; the claims are {', '.join(by_id)}")
+            raise AlexNetError(unknown("claim", name, by_id))
     return tuple(by_id[name] for name in ids) or CLAIMS

@@ -227,7 +227,8 @@ def overview(records: Sequence[Record], cost_h: dict[str, float], folder: Path) 
     one_claim = command("reproduce", "CLAIM")
     lines = paragraphs(
         "Each claim, how long it takes on this machine with five seeds at desk scale, and what was "
-        f"measured so far. All results of a claim, and what the words mean: {one_claim}"
+        f"measured so far. A result with {REPEATED} is to be repeated: the settings of the claim "
+        f"have changed since the run. All results of a claim, and what the words mean: {one_claim}"
     )
     lines += ["", *wrapped(rule(records) if records else no_records(folder))]
     for claim in CLAIMS:
@@ -235,7 +236,9 @@ def overview(records: Sequence[Record], cost_h: dict[str, float], folder: Path) 
         lines += ["", *wrapped(f"{claim.id}: {claim.statement}{cost}", rest="    ")]
         for record in records:
             if record.claim is claim:
-                lines += wrapped(f"{where(record.raw)}: {_in_short(record)}", "  ", "      ")
+                repeated = f" {REPEATED}" if any(row.repeat for row in record.rows) else ""
+                text = f"{where(record.raw)}: {_in_short(record)}{repeated}"
+                lines += wrapped(text, "  ", "      ")
     return "\n".join(lines)
 
 

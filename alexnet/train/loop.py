@@ -531,8 +531,8 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
         f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  "
         f"train error {m['train_error']:.1%}  "
         f"val error {m['val_error']:.1%}  lr {m['lr']:g}  {m['images_per_s']:,.0f} images/s  "
-        f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB  "
-        f"{left_min:,d} min left",
+        f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB"
+        + (f"  {left_min:,d} min left" if m["epoch"] < epochs else ""),
         flush=True,
     )
 
