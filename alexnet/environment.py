@@ -53,7 +53,7 @@ def parts() -> list[Part]:
         _compiled(),
         _products(),
         _gpu(),
-        _convolutions(),
+        _kernels(),
         _decoder(),
         _option("pillow_heif", "pillow-heif", "HEIC images are left out"),
         _option("s3fs", "s3fs", "stores at s3:// cannot be read"),
@@ -136,17 +136,17 @@ def _gpu() -> Part:
     return Part("GPU", True, f"{text}, Triton {_version('triton')}")
 
 
-def _convolutions() -> Part:
-    """Tell how the convolutions that were ever timed on this CUDA card are computed there."""
+def _kernels() -> Part:
+    """Tell which kernels were the fastest for the shapes that were ever timed on this CUDA card."""
     if not torch.cuda.is_available():
-        return Part("convolutions", True, "none timed: training on a CUDA card does it")
+        return Part("kernels", True, "none timed: training on a CUDA card does it")
     try:
         kept = cuda_trial.kept()
     except RuntimeError:  # as in `_gpu`, which says why
-        return Part("convolutions", False, "the GPU cannot be asked for its name")
+        return Part("kernels", False, "the GPU cannot be asked for its name")
     text = f"{len(kept)} timed on this card: {cuda_trial.in_words(kept)}"
     none = "none timed on this card yet: training on it does so"
-    return Part("convolutions", True, text if kept else none)
+    return Part("kernels", True, text if kept else none)
 
 
 def _decoder() -> Part:

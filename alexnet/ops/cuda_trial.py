@@ -1,9 +1,10 @@
 """The fastest of several ways to compute the same on this GPU, found out by a short trial.
 
 How fast cuDNN computes a convolution of few channels, or one in groups, differs from card to card
-and from version to version by more than any rule foresees. So each shape is tried once: forward and
-gradients, in a CUDA graph, as a training step runs them. The choice is kept in the user's cache and
-holds for this card, this PyTorch and this cuDNN. The ways differ in rounding.
+and from version to version by more than any rule foresees, and whether Triton's kernel or the one
+in CUDA C++ is faster is not known for any. So each shape is tried once: forward and gradients, in a
+CUDA graph, as a training step runs them. The choice is kept in the user's cache and holds for this
+card, this PyTorch and this cuDNN. The ways differ in rounding.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def kept() -> dict[str, str]:
 
 
 def in_words(choices: Mapping[str, str]) -> str:
-    """Count the convolutions of each way: "3 grouped, 1 in blocks"."""
+    """Count the shapes of each way: "3 grouped, 1 in blocks, 2 Triton"."""
     counts = Counter(choices.values())
     return ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
 
@@ -212,4 +213,4 @@ def _write(key: str, chosen: str, seconds: Mapping[str, float]) -> None:
         write_whole(_file(key), json.dumps(kept, indent=1).encode())
     except OSError as error:
         # The next process tries again, which takes some seconds.
-        print(f"warning: the choice of a convolution is not kept: {error}", file=sys.stderr)
+        print(f"warning: the choice of a kernel is not kept: {error}", file=sys.stderr)

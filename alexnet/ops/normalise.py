@@ -13,7 +13,8 @@ Each function takes the fastest path that can compute its result:
 - On a CPU with a C++ compiler, channels-last tensors go through `kernels.cpp` (`compiled.py`),
   where the activation and the pool beside a normalization are part of the same pass over memory.
 - On CUDA, Triton kernels do the same (`triton_between.py`, `triton_spatial.py`), and the bias
-  of the convolution is added in the same pass.
+  of the convolution is added in the same pass. In training with bfloat16 the pass over maps is also
+  there in CUDA C++ (`cuda_between.py`); a trial on the card takes the faster one.
 - Otherwise the sum over maps is a product with a banded matrix of zeros and ones, which costs
   little beside the convolutions, and the work is done in pieces that stay in the processor's cache.
 - Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 
 from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.errors import ConfigError
-from alexnet.ops import compiled, fast, plain
+from alexnet.ops import compiled, cuda_between, cuda_trial, fast, plain
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
@@ -97,7 +98,17 @@ def norm_pool(
         from alexnet.ops import triton_between
 
         if triton_between.takes(norm, window, relu_after):
-            return triton_between.norm_pool(x, relu, norm, window, relu_after, columns, bias)
+            settings = relu, norm, window, relu_after, columns
+            # Of training alone: the result for an image must not depend on a trial.
+            if (
+                bias is not None
+                and bias.requires_grad
+                and torch.is_grad_enabled()
+                and cuda_trial.possible(x)
+                and cuda_between.takes(x, *settings, bias)
+            ):
+                return cuda_trial.fastest(_WAYS, x, bias, *settings)(x, bias, *settings)
+            return triton_between.norm_pool(x, *settings, bias)
     x = x if bias is None else plain.add_bias(x, bias)
     # Without LRN any exponent will do; 3/4 is the one that the compiled pass has.
     beta = norm.beta if norm else 0.75
@@ -114,6 +125,24 @@ def norm_pool(
     x = _lrn_by_pieces(x, norm, columns) if norm else x
     x = plain.max_pool(x, window) if window else x
     return F.relu(x) if relu_after else x
+
+
+def _by_triton(
+    x: torch.Tensor,
+    bias: torch.Tensor,
+    relu: bool,
+    norm: Lrn | None,
+    window: Pool | None,
+    relu_after: bool,
+    columns: int,
+) -> torch.Tensor:
+    """The arguments in the order of a trial: x, a weight, and the rest."""
+    from alexnet.ops import triton_between
+
+    return triton_between.norm_pool(x, relu, norm, window, relu_after, columns, bias)
+
+
+_WAYS = {"Triton": _by_triton, "CUDA C++": cuda_between.norm_pool}
 
 
 def spatial_norm(

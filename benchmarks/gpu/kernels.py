@@ -15,7 +15,7 @@ from alexnet import recipes
 from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, Lrn, Pool, SpatialNorm
 from alexnet.model import passes
-from alexnet.ops import Mask, triton_between, triton_dropout, triton_spatial
+from alexnet.ops import Mask, cuda_between, triton_between, triton_dropout, triton_spatial
 from alexnet.ops.triton_update import Update
 from benchmarks.gpu.lab import (
     Lab,
@@ -92,22 +92,26 @@ def _between(
     bias = torch.zeros(convolution.shape[0], device=lab.device, requires_grad=True)
     relu_after = window is not None and kinds[-1] == "activation"
 
-    def forward() -> torch.Tensor:
-        return triton_between.norm_pool(
-            x, kinds[1] == "activation", norm, window, relu_after, convolution.columns, bias
-        )
+    settings = kinds[1] == "activation", norm, window, relu_after, convolution.columns
 
-    y = forward()
+    def by_triton() -> torch.Tensor:
+        return triton_between.norm_pool(x, *settings, bias)
+
+    y = by_triton()
     dy, place = torch.ones_like(y), 1 if window else 0
     once = x.numel() * 2 + y.numel() * (2 + place)
     name = f"after {convolution.layer.name}"
-    yield Case(f"{name}, forward", forward, once)
-    # x again, dx, dy, and the places of the maxima.
-    yield Case(
-        f"{name}, and gradient",
-        lambda: torch.autograd.grad(forward(), (x, bias), dy),
-        2 * once + x.numel() * 2,
-    )
+    ways = {name: by_triton}
+    if x.is_cuda and cuda_between.takes(x, *settings, bias):
+        ways[f"{name}, CUDA C++"] = lambda: cuda_between.norm_pool(x, bias, *settings)
+    for way, forward in ways.items():
+        yield Case(f"{way}, forward", forward, once)
+        # x again, dx, dy, and the places of the maxima.
+        yield Case(
+            f"{way}, and gradient",
+            lambda forward=forward: torch.autograd.grad(forward(), (x, bias), dy),  # type: ignore[misc]
+            2 * once + x.numel() * 2,
+        )
 
 
 def _spatial(lab: Lab, batch: int) -> Iterator[Case]:

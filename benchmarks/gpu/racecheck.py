@@ -1,4 +1,4 @@
-"""Races between the threads of each Triton kernel, where NVIDIA's compute-sanitizer is installed.
+"""Races between the threads of each kernel, where NVIDIA's compute-sanitizer is installed.
 
 `python -m benchmarks.gpu.racecheck` launches each kernel once, in small sizes.
 """

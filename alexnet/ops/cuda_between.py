@@ -1,0 +1,227 @@
+"""All that stands between two convolutions on CUDA, in CUDA C++: `native/between.cu`.
+
+The same pass as in `triton_between.py`, for bfloat16. It keeps normalized values in shared memory,
+where Triton computes those of overlapping windows again, at the price of being compiled for each
+shape by NVRTC. `normalise.norm_pool` takes the faster of the two by a trial.
+
+It differs in rounding: normalized values are rounded to bfloat16 before the maximum, as in a chain
+of PyTorch's operations. Of several NaNs in a window the first one has the gradient.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from alexnet.architecture import pooled_px
+from alexnet.config import Lrn, Pool
+from alexnet.native import nvrtc
+from alexnet.ops import fast, plain
+
+MAX_HALF = 4
+"""Maps on either side that a thread holds beside its own eight."""
+MAX_WINDOW_PX = 15
+"""The position of a maximum in its window is kept in one byte, of which 255 is no position."""
+THREADS = 192
+"""About as many to a block, so that several blocks share a multiprocessor."""
+MAX_THREADS = 1024
+SHARED_BYTES = 64 << 10
+"""About as much for a block of the forward pass, so that three share a multiprocessor."""
+MAX_SHARED_BYTES = 96 << 10
+"""Every card since compute capability 8.0 has as much for a block."""
+PIXELS_OF_A_BLOCK = 2048
+"""About as many in the forward pass, where there is no window and nothing is shared."""
+TURNS = 8
+"""Pixels that a thread of the backward pass computes one after the other, for one sum of biases."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The kernels of one shape, and how they are launched; the names are those of `between.cu`."""
+
+    kernels: nvrtc.Kernels
+    threads: int
+    blocks: int
+    """Of the forward pass, for one image."""
+    shared_bytes: int
+    """Of a block of the forward pass."""
+    pixels_at_once: int
+    out_sides: tuple[int, int]
+
+
+def takes(
+    x: torch.Tensor,
+    relu: bool,
+    norm: Lrn | None,
+    window: Pool | None,
+    relu_after: bool,
+    columns: int,
+    bias: torch.Tensor | None,
+) -> bool:
+    """Whether the kernels have this pass, and compile here."""
+    if x.dtype != torch.bfloat16 or bias is None or bias.dtype != torch.float32:
+        return False
+    if norm and (norm.beta != 0.75 or norm.n // 2 > MAX_HALF):
+        return False
+    # Values below 0 cannot be compared as bits; without a window the second ReLU is not there.
+    if (window is not None and not (relu or relu_after)) or (window is None and relu_after):
+        return False
+    # A window of one pixel stands for none.
+    if window and not 1 < window.size_px <= MAX_WINDOW_PX:
+        return False
+    column_maps = x.shape[1] // columns
+    if column_maps % 8 or column_maps // 8 > MAX_THREADS:
+        return False
+    return _pass(*_where(x), relu, norm, window, relu_after, columns) is not None
+
+
+def norm_pool(
+    x: torch.Tensor,
+    bias: torch.Tensor,
+    relu: bool,
+    norm: Lrn | None,
+    window: Pool | None,
+    relu_after: bool,
+    columns: int,
+) -> torch.Tensor:
+    """Bias, activation, normalization, maximum, activation; see `normalise.norm_pool`.
+
+    Args:
+        x: (N, C, H, W), channels last, bfloat16; `takes` is true of it.
+        bias: (C,), float32.
+    """
+    y: torch.Tensor = _Between.apply(x, bias, relu, norm, window, relu_after, columns)
+    return y
+
+
+def _where(x: torch.Tensor) -> tuple[tuple[int, int, int], int]:
+    """The sizes of the maps of x, and the index of its GPU."""
+    return (x.shape[1], x.shape[2], x.shape[3]), x.device.index or 0
+
+
+@lru_cache(maxsize=64)
+def _pass(
+    sizes: tuple[int, int, int],
+    device: int,
+    relu: bool,
+    norm: Lrn | None,
+    window: Pool | None,
+    relu_after: bool,
+    columns: int,
+) -> _Pass | None:
+    """The kernels for one shape; None if they cannot be made here.
+
+    Args:
+        sizes: Number of maps, their height and width.
+        device: Index of the GPU.
+    """
+    maps, height, width = sizes
+    size_px, stride, partial = (
+        (window.size_px, window.stride, window.partial) if window else (1, 1, False)
+    )
+    out_height, out_width = (pooled_px(side, size_px, stride, partial) for side in (height, width))
+    groups = maps // columns // 8
+    threads = groups * max(1, THREADS // groups)
+    row_bytes = width * maps // columns * torch.bfloat16.itemsize
+    if window:
+        out_rows = max(1, min(out_height, (SHARED_BYTES // row_bytes - size_px) // stride + 1))
+        shared_bytes = ((out_rows - 1) * stride + size_px) * row_bytes
+    else:
+        out_rows, shared_bytes = max(1, min(height, PIXELS_OF_A_BLOCK // width)), 0
+    if max(shared_bytes, 32 * threads) > MAX_SHARED_BYTES:
+        return None
+    macros = {
+        "HEIGHT": height,
+        "WIDTH": width,
+        "OUT_HEIGHT": out_height,
+        "OUT_WIDTH": out_width,
+        "COLUMN_MAPS": maps // columns,
+        "COLUMNS": columns,
+        "HALF": norm.n // 2 if norm else -1,
+        "K": norm.k if norm else 1.0,
+        "ALPHA": norm.alpha if norm else 0.0,
+        "SIZE_PX": size_px,
+        "STRIDE": stride,
+        "RELU": int(relu),
+        "RELU_AFTER": int(relu_after),
+        "THREADS": threads,
+        "OUT_ROWS": out_rows,
+        "TURNS": TURNS,
+    }
+    kernels = nvrtc.kernels(
+        "between.cu",
+        ("between_forward", "between_backward"),
+        tuple((name, str(value)) for name, value in macros.items()),
+        device,
+    )
+    if kernels is None:
+        return None
+    if shared_bytes:
+        kernels["between_forward"].set_shared_memory_config(shared_bytes)
+    return _Pass(
+        kernels=kernels,
+        threads=threads,
+        blocks=-(-out_height // out_rows),
+        shared_bytes=shared_bytes,
+        pixels_at_once=threads // groups,
+        out_sides=(out_height, out_width),
+    )
+
+
+class _Between(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        bias: torch.Tensor,
+        relu: bool,
+        norm: Lrn | None,
+        window: Pool | None,
+        relu_after: bool,
+        columns: int,
+    ) -> torch.Tensor:
+        made = _pass(*_where(x), relu, norm, window, relu_after, columns)
+        assert made is not None  # `takes` has looked
+        images, maps = x.shape[:2]
+        y = x.new_empty((images, *made.out_sides, maps)).permute(0, 3, 1, 2)
+        # Without a window the kernel writes no position.
+        position = torch.empty_like(y if window else y[:0], dtype=torch.uint8)
+        with torch.cuda.device_of(x):
+            made.kernels["between_forward"](
+                grid=(images * made.blocks, columns, 1),
+                block=(made.threads, 1, 1),
+                args=[x, bias, y, position],
+                shared_mem=made.shared_bytes,
+            )
+        ctx.save_for_backward(x, bias, position)
+        ctx.made, ctx.settings = made, (relu, norm, window, relu_after, columns)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (x, bias, position), made, settings = ctx.saved_tensors, ctx.made, ctx.settings
+        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
+        if torch.is_grad_enabled():
+            exact = fast.plain_gradients(
+                lambda x, bias: plain.norm_pool(*(x, *settings, bias)),
+                (x, bias),
+                ctx.needs_input_grad[:2],
+                gradients[0],
+            )
+            return *exact, *(None for _ in settings)
+        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        maps, pixels = x.shape[1], x.numel() // x.shape[1]
+        blocks = -(-pixels // (made.pixels_at_once * TURNS))
+        dx, dbias = torch.empty_like(x), bias.new_empty((blocks, maps))
+        with torch.cuda.device_of(x):
+            made.kernels["between_backward"](
+                grid=(blocks, settings[-1], 1),
+                block=(made.threads, 1, 1),
+                args=[x, bias, dy, position, dx, dbias, pixels],
+                shared_mem=32 * made.threads,
+            )
+        return dx, dbias.sum(0), *(None for _ in settings)

@@ -1,0 +1,320 @@
+"""The pass between two convolutions in CUDA C++ (`native/between.cu`).
+
+Without a card the file is compiled as C++ and run block by block. Where NVRTC is installed it is
+compiled for three cards. Neither finds a race between threads: `benchmarks/gpu/racecheck.py` looks
+for one on a card.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet.config import Lrn, Pool
+from alexnet.native import HERE, nvrtc
+from alexnet.ops import cuda_between, cuda_trial, normalise, plain
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SOURCE = HERE / "between.cu"
+Settings = tuple[bool, Lrn | None, Pool | None, bool, int]
+
+
+class Emulated:
+    """A kernel that a CPU runs, one block after the other."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def set_shared_memory_config(self, shared_bytes: int) -> None:
+        # What the emulation has for a block.
+        assert shared_bytes <= 16 << 14
+
+    def __call__(
+        self,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        args: Sequence[torch.Tensor | int],
+        shared_mem: int,
+    ) -> None:
+        self.function(
+            grid[0],
+            *(
+                ctypes.c_void_p(arg.data_ptr()) if isinstance(arg, torch.Tensor) else arg
+                for arg in args
+            ),
+        )
+
+
+@pytest.fixture
+def runnable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the CPU run the kernels where there is no card."""
+    if DEVICE == "cuda":
+        return
+    if (compiler := shutil.which("c++")) is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.getbasetemp()
+
+    def kernels(
+        file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], device: int
+    ) -> nvrtc.Kernels:
+        options = nvrtc.options_of([*macros, ("EMULATE", "1")])
+        library = folder / f"{hashlib.sha256(' '.join(options).encode()).hexdigest()[:16]}.so"
+        if not library.exists():
+            flags = ["-O1", "-std=c++17", "-fPIC", "-shared", "-x", "c++"]
+            subprocess.run([compiler, *flags, *options, HERE / file, "-o", library], check=True)
+        functions = ctypes.CDLL(str(library))
+        return {
+            name: Emulated(getattr(functions, name.replace("between", "emulate"))) for name in names
+        }
+
+    monkeypatch.setattr(nvrtc, "kernels", kernels)
+    # Its results would outlive the fixture.
+    monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Values of bfloat16, channels last, of which no two in a window are equal by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator).mul(3).bfloat16().to(DEVICE)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+CASES: list[tuple[tuple[int, ...], Settings]] = [
+    ((2, 96, 9, 11), (True, Lrn(5, alpha=0.1), Pool(), False, 2)),
+    ((1, 128, 7, 6), (False, Lrn(5, alpha=0.1), Pool(3, 2, True), True, 1)),
+    ((3, 8, 5, 5), (True, None, Pool(), False, 1)),
+    ((2, 48, 4, 7), (False, None, Pool(3, 2), True, 3)),
+    ((2, 48, 4, 7), (True, None, None, False, 1)),
+    ((2, 32, 6, 5), (True, Lrn(5, alpha=0.1), None, False, 2)),
+    ((2, 32, 6, 5), (False, Lrn(3, alpha=0.1), None, False, 1)),
+    # The widest sum, a sum of one map, and windows that do not overlap.
+    ((1, 24, 7, 7), (True, Lrn(9, 1.0, 0.1), Pool(2, 2, True), False, 1)),
+    ((1, 24, 7, 7), (True, Lrn(1, 1.0, 0.1), Pool(4, 3), False, 1)),
+    # Windows with gaps between them.
+    ((1, 16, 8, 8), (True, Lrn(5, alpha=0.1), Pool(2, 3), False, 2)),
+]
+"""Shape of x; ReLU, normalization, window, ReLU after it, columns."""
+
+
+@pytest.mark.usefixtures("runnable")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("shared_bytes", [cuda_between.SHARED_BYTES, 1])
+def test_the_pass_is_the_plain_one(
+    case: tuple[tuple[int, ...], Settings], shared_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 1 byte of shared memory every block has a single row of results."""
+    monkeypatch.setattr(cuda_between, "SHARED_BYTES", shared_bytes)
+    shape, settings = case
+    x, bias = random(*shape), random(1, shape[1], 1, 1, seed=2).float().flatten()
+    assert cuda_between.takes(x, *settings, bias)
+    leaves = [value.clone().requires_grad_() for value in (x, bias)]
+    y = cuda_between.norm_pool(leaves[0], leaves[1], *settings)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    exact_leaves = [value.detach().double().requires_grad_() for value in (x, bias)]
+    exact = formula(*exact_leaves, *settings)
+    if settings[2]:
+        assert y.grad_fn is not None
+        exact = at_positions(exact, y.grad_fn.saved_tensors[2], *exact_leaves, settings)  # type: ignore[attr-defined]
+    dy = random(*y.shape, seed=1)
+    gradients = torch.autograd.grad(y, leaves, dy)
+    exact_gradients = torch.autograd.grad(exact, exact_leaves, dy.double())
+    for ours, theirs in zip((y, *gradients), (exact, *exact_gradients), strict=True):
+        # bfloat16 is rounded twice, each time by 2^-9 at most: before the maximum, and the result.
+        assert bool((ours.double() - theirs).norm() <= 6e-3 * theirs.norm())
+
+
+def at_positions(
+    maxima: torch.Tensor,
+    position: torch.Tensor,
+    x: torch.Tensor,
+    bias: torch.Tensor,
+    settings: Settings,
+) -> torch.Tensor:
+    """The values at the positions that the kernel has found, which are maxima but for rounding.
+
+    Values of a window that bfloat16 makes equal are both the maximum, and either has the gradient.
+    """
+    relu, norm, window, relu_after, columns = settings
+    assert window is not None
+    values = formula(x, bias, relu, norm, None, relu_after, columns)
+    (height, width), (out_height, out_width) = values.shape[2:], maxima.shape[2:]
+    number = position.long()
+    found = number != 255
+    row = (
+        torch.arange(out_height, device=DEVICE)[:, None] * window.stride + number // window.size_px
+    )
+    col = torch.arange(out_width, device=DEVICE) * window.stride + number % window.size_px
+    assert bool(((row < height) & (col < width))[found].all())
+    at = torch.where(found, row * width + col, 0).flatten(2)
+    chosen = values.flatten(2).gather(2, at).view(maxima.shape) * found
+    assert bool((chosen >= maxima * (1 - 2**-7)).all())
+    return chosen
+
+
+def formula(x: torch.Tensor, bias: torch.Tensor, *settings: Any) -> torch.Tensor:
+    return plain.norm_pool(x, *settings, bias)
+
+
+@pytest.mark.usefixtures("runnable")
+def test_nans_are_kept_and_first_of_equal_values_has_the_gradient() -> None:
+    nan, inf = float("nan"), float("inf")
+    values = (
+        torch.tensor([[nan, 2, 2, inf, inf, 0], [nan, 1, 2, 1, -inf, -1]]).bfloat16().to(DEVICE)
+    )
+    x = values.view(1, 1, 2, 6).expand(1, 8, 2, 6).contiguous(memory_format=torch.channels_last)
+    results = []
+    for function in (cuda_between.norm_pool, formula):
+        leaf, bias = x.clone().requires_grad_(), torch.zeros(8, device=DEVICE)
+        y = function(leaf, bias, True, None, Pool(2, 1), False, 1)
+        dy = torch.arange(1.0, 6, device=DEVICE).bfloat16().expand(8, 1, 5).reshape(y.shape)
+        (gradient,) = torch.autograd.grad(y, leaf, dy)
+        results.append((y.detach(), gradient))
+    (ours, dx), (plain_y, plain_dx) = results
+    torch.testing.assert_close(ours, plain_y, rtol=0, atol=0, equal_nan=True)
+    # Of the two NaNs the first one has the gradient here, and the last one in PyTorch.
+    torch.testing.assert_close(dx[..., 1:], plain_dx[..., 1:], rtol=0, atol=0)
+    assert (dx[0, 0, :, 0].tolist(), plain_dx[0, 0, :, 0].tolist()) == ([1, 0], [0, 1])
+
+
+@pytest.mark.usefixtures("runnable")
+def test_second_derivatives_are_those_of_the_formula() -> None:
+    x, bias = random(1, 8, 5, 5), torch.zeros(8, device=DEVICE)
+    settings = True, Lrn(alpha=0.1), Pool(), False, 1
+    results = []
+    for function in (cuda_between.norm_pool, formula):
+        leaves = [value.clone().requires_grad_() for value in (x, bias)]
+        first = torch.autograd.grad(function(*leaves, *settings).sum(), leaves, create_graph=True)
+        results.append(torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves))
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours, exact)
+
+
+@pytest.mark.usefixtures("runnable")
+def test_what_the_kernels_do_not_have_is_left_to_triton() -> None:
+    x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE)
+    good: Settings = (True, Lrn(), Pool(), False, 2)
+    assert cuda_between.takes(x, *good, bias)
+    assert not cuda_between.takes(x.float(), *good, bias)
+    assert not cuda_between.takes(x, *good, None)
+    assert not cuda_between.takes(x, *good, bias.bfloat16())
+    for settings in (
+        (True, Lrn(beta=0.5), Pool(), False, 2),
+        (True, Lrn(11), Pool(), False, 2),
+        # Values below 0 in a window.
+        (False, Lrn(), Pool(), False, 2),
+        (False, Lrn(), None, True, 2),
+        (True, Lrn(), Pool(16, 2), False, 2),
+        (True, Lrn(), Pool(1, 2), False, 2),
+        # Four maps in a column.
+        (True, Lrn(), Pool(), False, 4),
+    ):
+        assert not cuda_between.takes(x, *settings, bias)
+    wide = random(1, 1024, 1, 60)
+    assert not cuda_between.takes(
+        wide, True, None, Pool(2, 1, True), False, 1, torch.zeros(1024, device=DEVICE)
+    )
+
+
+@pytest.mark.parametrize("missing", [ImportError, OSError, RuntimeError])
+def test_without_nvrtc_there_are_no_kernels(
+    missing: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise missing
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda._utils, "_get_nvrtc_library", refuse)
+    assert nvrtc.kernels.__wrapped__("between.cu", (), (), 0) is None
+
+
+@pytest.mark.usefixtures("runnable")
+@pytest.mark.parametrize("chosen", ["Triton", "CUDA C++"])
+def test_a_trial_chooses_in_training_alone(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from alexnet.ops import triton_between
+
+    calls: list[str] = []
+
+    def fastest(ways: dict[str, Any], *arguments: object) -> Any:
+        assert list(ways) == ["Triton", "CUDA C++"]
+        calls.append("trial")
+        return ways[chosen]
+
+    def by_triton(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        calls.append("Triton")
+        return plain.norm_pool(x, *rest)
+
+    monkeypatch.setattr(normalise, "adds_bias", lambda x: True)
+    monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
+    monkeypatch.setattr(cuda_trial, "fastest", fastest)
+    monkeypatch.setattr(triton_between, "norm_pool", by_triton)
+    x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE, requires_grad=True)
+    settings = True, Lrn(), Pool(), False, 1
+    normalise.norm_pool(x, *settings, bias)
+    assert calls == (["trial", "Triton"] if chosen == "Triton" else ["trial"])
+    with torch.no_grad():
+        normalise.norm_pool(x, *settings, bias)
+    assert calls[-1] == "Triton"
+    assert calls.count("trial") == 1
+
+
+def nvrtc_library() -> ctypes.CDLL:
+    """NVRTC as its own package has it; the CPU build of PyTorch has none."""
+    spec = util.find_spec("nvidia")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    for folder in folders:
+        for library in folder.glob("cuda_nvrtc/lib/libnvrtc.so.*"):
+            return ctypes.CDLL(str(library))
+    pytest.skip("needs NVRTC: python -m pip install nvidia-cuda-nvrtc-cu12")
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_kernels_compile_for_every_card_and_keep_all_in_registers(
+    capability: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = nvrtc_library()
+    logs: list[str] = []
+
+    def kernels(
+        file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], device: int
+    ) -> None:
+        options = [f"--gpu-architecture=sm_{capability}", "--ptxas-options=-v"]
+        binary, log = nvrtc.compiled(
+            library, SOURCE.read_bytes(), [*options, *nvrtc.options_of(macros)]
+        )
+        assert all(name.encode() in binary for name in names)
+        logs.append(log)
+
+    monkeypatch.setattr(nvrtc, "kernels", kernels)
+    monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
+    # The passes of `paper` and of `original`, whose second ReLU stands after the maximum.
+    for (maps, side), settings in (
+        ((96, 55), (True, Lrn(), Pool(), False, 2)),
+        ((256, 27), (True, Lrn(), Pool(), False, 2)),
+        ((384, 13), (True, None, None, False, 2)),
+        ((256, 13), (False, None, Pool(), True, 2)),
+    ):
+        x = torch.empty((1, maps, side, side), dtype=torch.bfloat16, device="meta")
+        cuda_between.takes(x, *settings, torch.empty(maps, device="meta"))
+    found = [re.findall(r"(\d+) bytes spill stores|Used (\d+) registers", log) for log in logs]
+    spills = [int(spill) for log in found for spill, _ in log if spill]
+    registers = [int(count) for log in found for _, count in log if count]
+    assert spills == [0] * 8
+    # So that five blocks of 192 threads share the 65,536 registers of a multiprocessor.
+    assert len(registers) == 8
+    assert max(registers) <= 64
+
+
+def test_what_the_compiler_says_is_the_error() -> None:
+    with pytest.raises(RuntimeError, match=r"NVRTC: .*error"):
+        nvrtc.compiled(nvrtc_library(), b"not C++", ["--gpu-architecture=sm_90"])
