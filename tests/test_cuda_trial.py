@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet.environment import _convolutions as convolutions
+from alexnet.environment import _kernels as timed_kernels
 from alexnet.ops import convolution, cuda_trial, linear
 from alexnet.ops.cuda_trial import Way
 
@@ -206,9 +206,9 @@ def test_check_shows_the_choices_of_this_card_alone(
     seconds: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert convolutions().text == "none timed: training on a CUDA card does it"
+    assert timed_kernels().text == "none timed: training on a CUDA card does it"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert convolutions().text == "none timed on this card yet: training on it does so"
+    assert timed_kernels().text == "none timed on this card yet: training on it does so"
     for channels, settings, times in ((6, CONV2, [2.0, 1.0]), (3, CONV1, [2.0, 1.0])):
         seconds += times
         x, weight = layer(channels, settings[2])
@@ -221,6 +221,6 @@ def test_check_shows_the_choices_of_this_card_alone(
     (tmp_path / "alexnet" / "cuda-trials" / "damaged.json").write_text("[")
     (tmp_path / "alexnet" / "cuda-trials" / "other.json").write_text("[1]")
     expected = "5 timed on this card: 2 column by column, 1 grouped, 2 in blocks"
-    assert convolutions().text == expected
+    assert timed_kernels().text == expected
     monkeypatch.setattr(cuda_trial, "_card", lambda device: "a")
-    assert convolutions().text == "none timed on this card yet: training on it does so"
+    assert timed_kernels().text == "none timed on this card yet: training on it does so"
