@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test test-slow mutants fuzz gpu-lab claims-gpu check format clean
 
-demo: $(VENV)/ready  ## the whole system on the built-in data set, in minutes
+demo: $(VENV)/program  ## the whole system on the built-in data set, in minutes
 	$(BIN)/alexnet demo --out demo
 
 test: $(VENV)/ready  ## the fast tests, in minutes
@@ -43,11 +43,18 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 
 # Without bytecode: Python compiles what is imported, which is a fraction of what is installed.
-$(VENV)/ready: pyproject.toml constraints.txt
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
+$(VENV)/program: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "alexnet needs Python 3.11 or newer")'
-	@echo "installing into $(VENV), about two minutes"
+	@echo "installing into $(VENV), a minute or two"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/ready: $(VENV)/program
+	@echo "installing what the tests need"
+	$(INSTALL) -e ".[dev]"
 	@touch $@
 
 clean:
