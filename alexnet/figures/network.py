@@ -164,9 +164,9 @@ def _draw_box(ax: Axes, box: Box) -> None:
     small: dict[str, Any] = {"fontsize": 7, "color": INK}
     # The number of maps or units below, as in the paper; the side of a map low at the left, where
     # no connection ends.
-    ax.text(x + t / 2, y - 0.04, f"{box.maps}", ha="center", va="top", **small)
+    ax.text(x + t / 2, y - 0.1, f"{box.maps}", ha="center", va="top", **small)
     if box.side_px > 1:
-        ax.text(x - 0.03, y, f"{box.side_px}", ha="right", va="bottom", **small)
+        ax.text(x - 0.07, y + 0.02, f"{box.side_px}", ha="right", va="bottom", **small)
 
 
 def _draw_connection(ax: Axes, op: Op, source: Box, target: Box, color: str) -> None:

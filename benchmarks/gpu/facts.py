@@ -10,6 +10,8 @@ from importlib import metadata, util
 
 import torch
 
+from alexnet.config import Lrn, Pool
+from alexnet.ops import cuda_between
 from benchmarks.gpu.lab import Lab, copy_seconds, graphed, seconds_of
 
 NEEDED = {
@@ -62,6 +64,10 @@ def _card(lab: Lab) -> None:
         memory_gib=card.total_memory / 2**30,
         cudnn=torch.backends.cudnn.version() or 0,
     )
+    x = torch.zeros((1, 8, 5, 5), dtype=torch.bfloat16, device=lab.device)
+    bias = torch.zeros(8, device=lab.device)
+    compiles = cuda_between.takes(x, True, Lrn(), Pool(), False, 1, bias)
+    lab.row("NVRTC", found="yes" if compiles else "missing: Triton has to do without CUDA C++")
     query = "driver_version,clocks.max.sm,power.limit,pcie.link.gen.current,pcie.link.width.current"
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
