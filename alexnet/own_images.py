@@ -7,6 +7,7 @@ page of the run. A run that was interrupted continues where it stopped.
 from __future__ import annotations
 
 import itertools
+import shlex
 import statistics
 import sys
 import time
@@ -189,7 +190,7 @@ def _train_and_test(config: Config, run: Path) -> list[Result]:
             raise RunError(
                 f"{run} was begun with other settings ({changes}); go on as it is with "
                 f"`{command('train', '--resume', run)}`, or choose another folder: "
-                f"--out {run.with_name(f'{run.name}-2')}"
+                f"--out {shlex.quote(str(run.with_name(f'{run.name}-2')))}"
             )
         resume(run)
     else:

@@ -580,8 +580,9 @@ def modern_small() -> Config:
     )
     architecture = replace(base.architecture, layers=layers, columns=1)
     config = _later(replace(base, architecture=architecture), lr=0.01, weight_decay=0.001)
-    # fc6 has the deviation of the recorded run; sqrt(2 / fan-in) is 0.088. With batch normalization
-    # behind it the answers do not depend on it; the steps relative to the weights do.
+    # fc6 keeps the deviation of the recorded run, where sqrt(2 / fan-in) is 0.088. Batch
+    # normalization makes the output independent of it, but not the size of an update relative to
+    # the weights.
     layers = tuple(
         replace(layer, std=0.059) if layer.name == "fc6" else layer
         for layer in config.architecture.layers

@@ -209,7 +209,7 @@ def _has_names(value: Any) -> bool:
 
 def _word(value: Any) -> str:
     """A value as people read it."""
-    if isinstance(value, float):
+    if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return (
         "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

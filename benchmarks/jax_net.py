@@ -81,11 +81,17 @@ def main():
 
     state = weights, velocity
 
+    on_gpu = jax.default_backend() == "gpu"
+
     def run():
         nonlocal state
-        state = jax.block_until_ready(step(*state))
+        state = step(*state)
+        if not on_gpu:
+            jax.block_until_ready(state)
 
-    serve(run, batch, "images", f"jax {jax.__version__}, {options['precision']}, batch {batch}")
+    note = f"jax {jax.__version__}, {options['precision']}, batch {batch}"
+    wait = (lambda: jax.block_until_ready(state)) if on_gpu else None
+    serve(run, batch, "images", note, wait=wait)
 
 
 if __name__ == "__main__":

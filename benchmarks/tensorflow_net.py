@@ -91,13 +91,18 @@ def main():
     def infer():
         return tf.nn.softmax(forward(net, x, bfloat16, False))
 
-    run = step if what == "step" else infer
-    serve(
-        lambda: run().numpy(),
-        batch,
-        "images",
-        f"tensorflow {tf.__version__}, {options['precision']}, batch {batch}",
-    )
+    compute = step if what == "step" else infer
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    result = compute()
+
+    def run():
+        nonlocal result
+        result = compute()
+        if not on_gpu:
+            result.numpy()
+
+    note = f"tensorflow {tf.__version__}, {options['precision']}, batch {batch}"
+    serve(run, batch, "images", note, wait=(lambda: result.numpy()) if on_gpu else None)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def test_user_errors_are_one_sentence(
             ["evaluate", f"{run}s", "--data", store],
             f"{run}s does not exist; the nearest run is {run}",
         ),
-        (["look", run], "is a run; this shows the images it was trained on: alexnet look "),
+        (["look", run], "is a run; its images are shown by: alexnet look "),
         (
             ["predict", run, "https://a.net/b.jpg"],
             "https://a.net/b.jpg is a URL; download the image",

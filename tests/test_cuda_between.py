@@ -1,8 +1,8 @@
 """The pass between two convolutions in CUDA C++ (`native/between.cu`).
 
 Without a card the file is compiled as C++ and run block by block. Where NVRTC is installed it is
-compiled for three cards. Neither finds a race between threads: `benchmarks/gpu/racecheck.py` looks
-for one on a card.
+compiled for three generations of GPUs. Neither finds a race between threads:
+`benchmarks/gpu/racecheck.py` looks for one on a card.
 """
 
 from __future__ import annotations
@@ -35,10 +35,6 @@ class Emulated:
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    def set_shared_memory_config(self, shared_bytes: int) -> None:
-        # What the emulation has for a block.
-        assert shared_bytes <= 16 << 14
-
     def __call__(
         self,
         grid: tuple[int, int, int],
@@ -46,6 +42,8 @@ class Emulated:
         args: Sequence[torch.Tensor | int],
         shared_mem: int,
     ) -> None:
+        # What the emulation has for a block.
+        assert shared_mem <= 16 << 14
         self.function(
             grid[0],
             *(
@@ -58,6 +56,8 @@ class Emulated:
 @pytest.fixture
 def runnable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU run the kernels where there is no card."""
+    # Its results would outlive the test.
+    monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
     if DEVICE == "cuda":
         return
     if (compiler := shutil.which("c++")) is None:
@@ -65,7 +65,7 @@ def runnable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     folder = tmp_path_factory.getbasetemp()
 
     def kernels(
-        file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], device: int
+        file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], *rest: object
     ) -> nvrtc.Kernels:
         options = nvrtc.options_of([*macros, ("EMULATE", "1")])
         library = folder / f"{hashlib.sha256(' '.join(options).encode()).hexdigest()[:16]}.so"
@@ -78,12 +78,11 @@ def runnable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         }
 
     monkeypatch.setattr(nvrtc, "kernels", kernels)
-    # Its results would outlive the fixture.
-    monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
+    monkeypatch.setattr(nvrtc, "ensure_context", lambda device: None)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Values of bfloat16, channels last, of which no two in a window are equal by chance."""
+    """Normal values of deviation 3 in bfloat16, channels last."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator).mul(3).bfloat16().to(DEVICE)
     return x.contiguous(memory_format=torch.channels_last)
@@ -108,12 +107,14 @@ CASES: list[tuple[tuple[int, ...], Settings]] = [
 
 @pytest.mark.usefixtures("runnable")
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("shared_bytes", [cuda_between.SHARED_BYTES, 1])
+@pytest.mark.parametrize("smallest", [False, True])
 def test_the_pass_is_the_plain_one(
-    case: tuple[tuple[int, ...], Settings], shared_bytes: int, monkeypatch: pytest.MonkeyPatch
+    case: tuple[tuple[int, ...], Settings], smallest: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 1 byte of shared memory every block has a single row of results."""
-    monkeypatch.setattr(cuda_between, "SHARED_BYTES", shared_bytes)
+    """Also with many blocks: of one row of results forward, and of one pixel backward."""
+    if smallest:
+        for size in ("SHARED_BYTES", "PIXELS_OF_A_BLOCK", "TURNS", "THREADS"):
+            monkeypatch.setattr(cuda_between, size, 1)
     shape, settings = case
     x, bias = random(*shape), random(1, shape[1], 1, 1, seed=2).float().flatten()
     assert cuda_between.takes(x, *settings, bias)
@@ -225,30 +226,38 @@ def test_what_the_kernels_do_not_have_is_left_to_triton() -> None:
     )
 
 
-@pytest.mark.parametrize("missing", [ImportError, OSError, RuntimeError])
+@pytest.mark.parametrize("missing", [AttributeError, ImportError, OSError, RuntimeError])
 def test_without_nvrtc_there_are_no_kernels(
-    missing: type[Exception], monkeypatch: pytest.MonkeyPatch
+    missing: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*arguments: object) -> None:
-        raise missing
+        raise missing("no such library")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda._utils, "_get_nvrtc_library", refuse)
-    assert nvrtc.kernels.__wrapped__("between.cu", (), (), 0) is None
+    monkeypatch.setattr(nvrtc, "_said", set())
+    for _ in range(2):
+        assert nvrtc.kernels.__wrapped__("between.cu", (), (), (), 0) is None
+    said = capsys.readouterr().err
+    assert (
+        said == "warning: between.cu is not compiled, and Triton does its work: no such library\n"
+    )
 
 
 @pytest.mark.usefixtures("runnable")
-@pytest.mark.parametrize("chosen", ["Triton", "CUDA C++"])
-def test_a_trial_chooses_in_training_alone(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_a_trial_chooses_in_training_alone(chosen: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     from alexnet.ops import triton_between
 
     calls: list[str] = []
 
     def fastest(ways: dict[str, Any], *arguments: object) -> Any:
-        assert list(ways) == ["Triton", "CUDA C++"]
+        names = list(ways)
+        # Another text of the kernels is another way, whose trial is made anew.
+        assert names == ["Triton", f"CUDA C++ ({nvrtc.digest('between.cu')})"]
         calls.append("trial")
-        return ways[chosen]
+        return ways[names[chosen]]
 
     def by_triton(x: torch.Tensor, *rest: Any) -> torch.Tensor:
         calls.append("Triton")
@@ -261,7 +270,7 @@ def test_a_trial_chooses_in_training_alone(chosen: str, monkeypatch: pytest.Monk
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE, requires_grad=True)
     settings = True, Lrn(), Pool(), False, 1
     normalise.norm_pool(x, *settings, bias)
-    assert calls == (["trial", "Triton"] if chosen == "Triton" else ["trial"])
+    assert calls == (["trial"] if chosen else ["trial", "Triton"])
     with torch.no_grad():
         normalise.norm_pool(x, *settings, bias)
     assert calls[-1] == "Triton"
@@ -273,9 +282,23 @@ def nvrtc_library() -> ctypes.CDLL:
     spec = util.find_spec("nvidia")
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
     for folder in folders:
-        for library in folder.glob("cuda_nvrtc/lib/libnvrtc.so.*"):
-            return ctypes.CDLL(str(library))
+        # Of the packages of CUDA 12, and of those since CUDA 13.
+        for pattern in ("cuda_nvrtc/lib/libnvrtc.so.*", "cu*/lib/libnvrtc.so.*"):
+            for library in folder.glob(pattern):
+                return ctypes.CDLL(str(library))
     pytest.skip("needs NVRTC: python -m pip install nvidia-cuda-nvrtc-cu12")
+
+
+PASSES: list[tuple[tuple[int, int], Settings]] = [
+    # After conv1, conv2, conv3 and conv5 of `paper`; conv4's is conv3's.
+    ((96, 55), (True, Lrn(), Pool(), False, 2)),
+    ((256, 27), (True, Lrn(), Pool(), False, 2)),
+    ((384, 13), (True, None, None, False, 1)),
+    ((256, 13), (True, None, Pool(), False, 1)),
+    # Where the ReLU stands behind the maximum, as after conv1 of `original`.
+    ((96, 55), (False, None, Pool(), True, 1)),
+]
+"""Maps and their side; the settings of `Settings`."""
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
@@ -286,7 +309,7 @@ def test_kernels_compile_for_every_card_and_keep_all_in_registers(
     logs: list[str] = []
 
     def kernels(
-        file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], device: int
+        file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], *rest: object
     ) -> None:
         options = [f"--gpu-architecture=sm_{capability}", "--ptxas-options=-v"]
         binary, log = nvrtc.compiled(
@@ -297,21 +320,15 @@ def test_kernels_compile_for_every_card_and_keep_all_in_registers(
 
     monkeypatch.setattr(nvrtc, "kernels", kernels)
     monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
-    # The passes of `paper` and of `original`, whose second ReLU stands after the maximum.
-    for (maps, side), settings in (
-        ((96, 55), (True, Lrn(), Pool(), False, 2)),
-        ((256, 27), (True, Lrn(), Pool(), False, 2)),
-        ((384, 13), (True, None, None, False, 2)),
-        ((256, 13), (False, None, Pool(), True, 2)),
-    ):
+    for (maps, side), settings in PASSES:
         x = torch.empty((1, maps, side, side), dtype=torch.bfloat16, device="meta")
         cuda_between.takes(x, *settings, torch.empty(maps, device="meta"))
     found = [re.findall(r"(\d+) bytes spill stores|Used (\d+) registers", log) for log in logs]
     spills = [int(spill) for log in found for spill, _ in log if spill]
     registers = [int(count) for log in found for _, count in log if count]
-    assert spills == [0] * 8
+    assert spills == [0] * 2 * len(PASSES)
     # So that five blocks of 192 threads share the 65,536 registers of a multiprocessor.
-    assert len(registers) == 8
+    assert len(registers) == 2 * len(PASSES)
     assert max(registers) <= 64
 
 

@@ -42,9 +42,6 @@ VERBS = (
 )
 """Each is a function of the same name in the module of the same name; `import_` for the keyword."""
 
-CONTINUED = "demo", "prepare", "reproduce"
-"""Verbs that go on where they were stopped when they are called again. `train` says so itself."""
-
 # Errors of the system that the user can mend, and how. Others are bugs until proven otherwise.
 DISK_ERRORS = {
     errno.ENOSPC: "make room on this disk and run the command again",
@@ -155,7 +152,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         os._exit(2)
     except KeyboardInterrupt:
         print(
-            "stopped" + ("; the same command continues" if verb in CONTINUED else ""),
+            "stopped" + ("; the same command continues" if _continues(verb, arguments) else ""),
             file=sys.stderr,
         )
         sys.exit(130)
@@ -170,6 +167,11 @@ def _run(verb: str, arguments: list[str]) -> None:
         # Any other error is a fault of this program: its traceback must reach the bug report.
         print("alexnet: this is a bug of the program; please report it:", file=sys.stderr)
         raise
+
+
+def _continues(verb: str, arguments: list[str]) -> bool:
+    """Whether a verb that was stopped goes on when it is called again; `train` says so itself."""
+    return verb in ("demo", "prepare", "reproduce") and "--force" not in arguments
 
 
 def function_of(verb: str) -> Callable[[list[str]], None]:

@@ -34,10 +34,9 @@ def look(arguments: list[str]) -> None:
     if (Path(a.store) / "config.json").is_file():
         from alexnet.checkpoint import read_config
 
-        its_store = command("look", read_config(Path(a.store)).data)
-        raise AlexNetError(
-            f"{a.store} is a run; this shows the images it was trained on: {its_store}"
-        )
+        data = read_config(Path(a.store)).data
+        images = f"its images are shown by: {command('look', data)}" if data else "it has no store"
+        raise AlexNetError(f"{a.store} is a run; {images}")
     from alexnet import figures
     from alexnet import look as looking
     from alexnet.data.store import Store

@@ -79,7 +79,7 @@ def is_url(name: str | Path) -> bool:
 
 
 def as_url(name: str | Path) -> str:
-    """The URL as it was typed: with the second slash, which `Path` strips."""
+    """The URL with its second slash, which `Path` strips."""
     return re.sub(r"^(\w{2,}:/)(?=[^/])", r"\1/", str(name))
 
 

@@ -2,11 +2,11 @@
 
 A file is compiled where there is a C++ compiler, and the library is kept in the user's cache. Its
 name can be computed by anyone, and to load it is to run it, so only a library that nobody else can
-have written is loaded, from a folder that nobody else can write.
-Nothing is therefore built when the package is installed, and a machine without a compiler runs the
-plain PyTorch versions; a message on stderr says so once. ALEXNET_NATIVE=0 turns the compiled code
-off. The libraries use the OpenMP threads of PyTorch, because a second pool of threads would compete
-with the first for the cores.
+have written is loaded, from a folder that nobody else can write. Nothing is therefore built when
+the package is installed, and a machine without a compiler runs the plain PyTorch versions; a
+message on stderr says so once. ALEXNET_NATIVE=0 turns the compiled code off, but not that for GPUs.
+The libraries use the OpenMP threads of PyTorch, because a second pool of threads would compete with
+the first for the cores.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 // All that stands between two convolutions on CUDA, in one kernel each way: bias, ReLU, response
 // normalization, maximum over windows, ReLU (sections 3.1, 3.3 and 3.4).
 //
-// `ops/cuda_between.py` compiles the file by NVRTC and launches the kernels; `ops/triton_between.py`
-// has the same operations in Triton, and `ops/plain.py` as formulas. Tensors are channels last and
+// `ops/cuda_between.py` compiles the file by NVRTC and launches the kernels. `triton_between.py` has
+// the same operations in Triton, and `ops/plain.py` as formulas. Tensors are channels last and
 // bfloat16 in memory, float in registers; beta is 3/4.
 //
-// The gain over Triton is in two places. A normalized value is computed once and kept in shared
-// memory, where every window that has it reads it. And a thread has eight maps of a pixel in
-// registers, with the maps beside them, so that a sum over maps is additions and no product.
+// The gain over Triton should be in two places. A block of the forward pass computes a normalized
+// value once and keeps it in shared memory, where every window that has it reads it. And a thread
+// has eight neighboring maps of a pixel, and those beside them, in registers: the sum over maps is
+// a few additions, where Triton multiplies by a matrix.
 //
 // All sizes are macros, so that every loop is unrolled:
 //   HEIGHT WIDTH          pixels of the input's maps
@@ -96,7 +97,7 @@ extern __shared__ uint4 shared[];
 #define PADDING (HALF > 2 ? 4 : HALF > 0 ? 2 : 0)
 #define SEEN (8 + 2 * PADDING)
 #define PIXELS_AT_ONCE (THREADS / GROUPS)
-// The position of a maximum that the ReLU has set to 0.
+// The position of a maximum of 0, through which no gradient passes.
 #define NO_GRADIENT 255u
 
 struct Maps8 {
@@ -138,8 +139,7 @@ DEVICE void load_biases(const float *bias, u32 group, float *to) {
   }
 }
 
-// What stands before the normalization, for a group's maps and those beside it; 0 outside of the
-// column.
+// The input of the normalization, for a group's maps and those beside it; 0 outside of the column.
 DEVICE void load_activations(const bfloat16 *x, u32 group, const float *bias, float *a) {
 #pragma unroll
   for (int i = 0; i < SEEN; i++) a[i] = 0.0f;
@@ -238,7 +238,7 @@ KERNEL between_forward(const bfloat16 *x, const float *bias, bfloat16 *y, u8 *po
   }
 }
 
-// The sum of the gradients of the windows whose maximum the eight values at a pixel are.
+// Add up the gradients of the windows in which a value at this pixel is the maximum, for eight maps.
 DEVICE void gradient_of_maximum(
     const bfloat16 *dy, const u8 *position, u32 pixel, u32 group, float *g) {
   const u32 right = pixel % WIDTH, down = pixel / WIDTH % HEIGHT;

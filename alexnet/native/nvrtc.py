@@ -7,6 +7,8 @@ nor CUDA's headers are needed. PyTorch's own function for this asks for the head
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -19,30 +21,68 @@ Kernels = Mapping[str, Any]
 """Each is called with `grid`, `block`, `args` and `shared_mem`, as PyTorch's `_CudaKernel` is."""
 
 
+_said: set[str] = set()
+"""Files that were said not to be compiled."""
+
+
 @lru_cache(maxsize=64)
 def kernels(
-    file: str, names: tuple[str, ...], macros: tuple[tuple[str, str], ...], device: int
+    file: str,
+    names: tuple[str, ...],
+    macros: tuple[tuple[str, str], ...],
+    shared_bytes: tuple[int, ...],
+    device: int,
 ) -> Kernels | None:
     """Compile and load kernels; None where NVRTC is absent or refuses, or the driver does.
+
+    A line on stderr then says why, once for each file.
 
     Args:
         file: Name in this folder.
         names: Of the kernels, which are `extern "C"`.
         macros: Names and values.
+        shared_bytes: Shared memory of a block, for each kernel.
         device: Index of the GPU that is to run them.
     """
-    major, minor = torch.cuda.get_device_capability(device)
-    options = [f"--gpu-architecture=sm_{major}{minor}", *options_of(macros)]
     try:
         # Private names of PyTorch: another version may not have them.
         from torch.cuda._utils import _cuda_load_module, _get_nvrtc_library
 
+        major, minor = torch.cuda.get_device_capability(device)
+        options = [f"--gpu-architecture=sm_{major}{minor}", *options_of(macros)]
         binary, _ = compiled(_get_nvrtc_library(), (HERE / file).read_bytes(), options)
         with torch.cuda.device(device):
-            loaded = _cuda_load_module(binary, list(names))
-    except (ImportError, OSError, AttributeError, RuntimeError):
+            loaded = cast(Kernels, _cuda_load_module(binary, list(names)))
+            for name, count in zip(names, shared_bytes, strict=True):
+                loaded[name].set_shared_memory_config(count)
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        if file not in _said:
+            _said.add(file)
+            reason = f"warning: {file} is not compiled, and Triton does its work: {error}"
+            print(reason, file=sys.stderr)
         return None
-    return cast(Kernels, loaded)
+    return loaded
+
+
+def digest(file: str) -> str:
+    """The first digits of the checksum of a file, for what depends on its content."""
+    return hashlib.sha256((HERE / file).read_bytes()).hexdigest()[:8]
+
+
+def ensure_context(device: int) -> None:
+    """Give this thread the CUDA context of a GPU if it has none.
+
+    PyTorch's own kernels get one from CUDA's runtime. A kernel that is launched through the driver,
+    as these are, fails without one, and the thread of a backward pass begins without.
+    """
+    from torch.cuda._utils import _check_cuda, _get_gpu_runtime_library
+
+    driver, context, handle = _get_gpu_runtime_library(), ctypes.c_void_p(), ctypes.c_int()
+    _check_cuda(driver.cuCtxGetCurrent(ctypes.byref(context)))
+    if not context:
+        _check_cuda(driver.cuDeviceGet(ctypes.byref(handle), device))
+        _check_cuda(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle))
+        _check_cuda(driver.cuCtxSetCurrent(context))
 
 
 def options_of(macros: Sequence[tuple[str, str]]) -> list[str]:

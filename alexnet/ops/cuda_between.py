@@ -22,6 +22,8 @@ from alexnet.config import Lrn, Pool
 from alexnet.native import nvrtc
 from alexnet.ops import fast, plain
 
+ALIGNED_BYTES = 16
+"""A thread loads and stores as many at once."""
 MAX_HALF = 4
 """Maps on either side that a thread holds beside its own eight."""
 MAX_WINDOW_PX = 15
@@ -30,11 +32,13 @@ THREADS = 192
 """About as many to a block, so that several blocks share a multiprocessor."""
 MAX_THREADS = 1024
 SHARED_BYTES = 64 << 10
-"""About as much for a block of the forward pass, so that three share a multiprocessor."""
+"""About as much for a block of the forward pass: three share a multiprocessor of an H100."""
 MAX_SHARED_BYTES = 96 << 10
 """Every card since compute capability 8.0 has as much for a block."""
 PIXELS_OF_A_BLOCK = 2048
 """About as many in the forward pass, where there is no window and nothing is shared."""
+EXCHANGED_BYTES = 32
+"""Shared memory of a thread of the backward pass."""
 TURNS = 8
 """Pixels that a thread of the backward pass computes one after the other, for one sum of biases."""
 
@@ -65,6 +69,8 @@ def takes(
     """Whether the kernels have this pass, and compile here."""
     if x.dtype != torch.bfloat16 or bias is None or bias.dtype != torch.float32:
         return False
+    if x.data_ptr() % ALIGNED_BYTES:
+        return False
     if norm and (norm.beta != 0.75 or norm.n // 2 > MAX_HALF):
         return False
     # Values below 0 cannot be compared as bits; without a window the second ReLU is not there.
@@ -76,7 +82,7 @@ def takes(
     column_maps = x.shape[1] // columns
     if column_maps % 8 or column_maps // 8 > MAX_THREADS:
         return False
-    return _pass(*_where(x), relu, norm, window, relu_after, columns) is not None
+    return _pass(*_sizes_and_gpu(x), relu, norm, window, relu_after, columns) is not None
 
 
 def norm_pool(
@@ -98,7 +104,7 @@ def norm_pool(
     return y
 
 
-def _where(x: torch.Tensor) -> tuple[tuple[int, int, int], int]:
+def _sizes_and_gpu(x: torch.Tensor) -> tuple[tuple[int, int, int], int]:
     """The sizes of the maps of x, and the index of its GPU."""
     return (x.shape[1], x.shape[2], x.shape[3]), x.device.index or 0
 
@@ -132,7 +138,7 @@ def _pass(
         shared_bytes = ((out_rows - 1) * stride + size_px) * row_bytes
     else:
         out_rows, shared_bytes = max(1, min(height, PIXELS_OF_A_BLOCK // width)), 0
-    if max(shared_bytes, 32 * threads) > MAX_SHARED_BYTES:
+    if shared_bytes > MAX_SHARED_BYTES:
         return None
     macros = {
         "HEIGHT": height,
@@ -156,12 +162,11 @@ def _pass(
         "between.cu",
         ("between_forward", "between_backward"),
         tuple((name, str(value)) for name, value in macros.items()),
+        (shared_bytes, EXCHANGED_BYTES * threads),
         device,
     )
     if kernels is None:
         return None
-    if shared_bytes:
-        kernels["between_forward"].set_shared_memory_config(shared_bytes)
     return _Pass(
         kernels=kernels,
         threads=threads,
@@ -184,26 +189,27 @@ class _Between(torch.autograd.Function):
         relu_after: bool,
         columns: int,
     ) -> torch.Tensor:
-        made = _pass(*_where(x), relu, norm, window, relu_after, columns)
-        assert made is not None  # `takes` has looked
+        compiled = _pass(*_sizes_and_gpu(x), relu, norm, window, relu_after, columns)
+        assert compiled is not None  # `takes` has looked
         images, maps = x.shape[:2]
-        y = x.new_empty((images, *made.out_sides, maps)).permute(0, 3, 1, 2)
+        y = x.new_empty((images, *compiled.out_sides, maps)).permute(0, 3, 1, 2)
         # Without a window the kernel writes no position.
         position = torch.empty_like(y if window else y[:0], dtype=torch.uint8)
         with torch.cuda.device_of(x):
-            made.kernels["between_forward"](
-                grid=(images * made.blocks, columns, 1),
-                block=(made.threads, 1, 1),
+            nvrtc.ensure_context(x.device.index or 0)
+            compiled.kernels["between_forward"](
+                grid=(images * compiled.blocks, columns, 1),
+                block=(compiled.threads, 1, 1),
                 args=[x, bias, y, position],
-                shared_mem=made.shared_bytes,
+                shared_mem=compiled.shared_bytes,
             )
         ctx.save_for_backward(x, bias, position)
-        ctx.made, ctx.settings = made, (relu, norm, window, relu_after, columns)
+        ctx.compiled, ctx.settings = compiled, (relu, norm, window, relu_after, columns)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x, bias, position), made, settings = ctx.saved_tensors, ctx.made, ctx.settings
+        (x, bias, position), compiled, settings = ctx.saved_tensors, ctx.compiled, ctx.settings
         # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
             exact = fast.plain_gradients(
@@ -214,14 +220,17 @@ class _Between(torch.autograd.Function):
             )
             return *exact, *(None for _ in settings)
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        if dy.data_ptr() % ALIGNED_BYTES:
+            dy = dy.clone(memory_format=torch.channels_last)
         maps, pixels = x.shape[1], x.numel() // x.shape[1]
-        blocks = -(-pixels // (made.pixels_at_once * TURNS))
+        blocks = -(-pixels // (compiled.pixels_at_once * TURNS))
         dx, dbias = torch.empty_like(x), bias.new_empty((blocks, maps))
         with torch.cuda.device_of(x):
-            made.kernels["between_backward"](
+            nvrtc.ensure_context(x.device.index or 0)
+            compiled.kernels["between_backward"](
                 grid=(blocks, settings[-1], 1),
-                block=(made.threads, 1, 1),
+                block=(compiled.threads, 1, 1),
                 args=[x, bias, dy, position, dx, dbias, pixels],
-                shared_mem=32 * made.threads,
+                shared_mem=EXCHANGED_BYTES * compiled.threads,
             )
         return dx, dbias.sum(0), *(None for _ in settings)

@@ -1,10 +1,10 @@
 """The fastest of several ways to compute the same on this GPU, found out by a short trial.
 
 How fast cuDNN computes a convolution of few channels, or one in groups, differs from card to card
-and from version to version by more than any rule foresees, and whether Triton's kernel or the one
-in CUDA C++ is faster is not known for any. So each shape is tried once: forward and gradients, in a
-CUDA graph, as a training step runs them. The choice is kept in the user's cache and holds for this
-card, this PyTorch and this cuDNN. The ways differ in rounding.
+and from version to version by more than any rule foresees. Whether the pass between convolutions is
+faster in Triton or in CUDA C++ has been measured on no card. So each shape is tried once: forward
+and gradients, in a CUDA graph, as a training step runs them. The choice is kept in the user's cache
+and holds for this card, this PyTorch and this cuDNN. The ways differ in rounding.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 
 from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.errors import ConfigError
+from alexnet.native import nvrtc
 from alexnet.ops import compiled, cuda_between, cuda_trial, fast, plain
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
@@ -142,7 +143,11 @@ def _by_triton(
     return triton_between.norm_pool(x, relu, norm, window, relu_after, columns, bias)
 
 
-_WAYS = {"Triton": _by_triton, "CUDA C++": cuda_between.norm_pool}
+# The name has the checksum of the text: after a change of it the trial is made again.
+_WAYS: dict[str, cuda_trial.Way] = {
+    "Triton": _by_triton,
+    f"CUDA C++ ({nvrtc.digest('between.cu')})": cuda_between.norm_pool,
+}
 
 
 def spatial_norm(

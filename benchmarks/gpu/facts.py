@@ -67,7 +67,8 @@ def _card(lab: Lab) -> None:
     x = torch.zeros((1, 8, 5, 5), dtype=torch.bfloat16, device=lab.device)
     bias = torch.zeros(8, device=lab.device)
     compiles = cuda_between.takes(x, True, Lrn(), Pool(), False, 1, bias)
-    lab.row("NVRTC", found="yes" if compiles else "missing: Triton has to do without CUDA C++")
+    found = "yes" if compiles else "no: Triton's kernels run alone; the reason is above"
+    lab.row("CUDA C++ by NVRTC", found=found)
     query = "driver_version,clocks.max.sm,power.limit,pcie.link.gen.current,pcie.link.width.current"
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]

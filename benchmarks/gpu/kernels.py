@@ -1,4 +1,4 @@
-"""Each Triton kernel alone, beside the time of a copy that moves as many bytes.
+"""Each kernel alone, beside the time of a copy that moves as many bytes.
 
 Bytes are those that must be moved: every tensor read or written once.
 """
@@ -92,7 +92,9 @@ def _between(
     bias = torch.zeros(convolution.shape[0], device=lab.device, requires_grad=True)
     relu_after = window is not None and kinds[-1] == "activation"
 
-    settings = kinds[1] == "activation", norm, window, relu_after, convolution.columns
+    # As the network asks for it: the columns are those of the normalization.
+    columns = next((op.columns for op in ops if op.op == "lrn"), 1)
+    settings = kinds[1] == "activation", norm, window, relu_after, columns
 
     def by_triton() -> torch.Tensor:
         return triton_between.norm_pool(x, *settings, bias)
@@ -101,7 +103,7 @@ def _between(
     dy, place = torch.ones_like(y), 1 if window else 0
     once = x.numel() * 2 + y.numel() * (2 + place)
     name = f"after {convolution.layer.name}"
-    ways = {name: by_triton}
+    ways = {f"{name}, Triton": by_triton}
     if x.is_cuda and cuda_between.takes(x, *settings, bias):
         ways[f"{name}, CUDA C++"] = lambda: cuda_between.norm_pool(x, bias, *settings)
     for way, forward in ways.items():

@@ -10,6 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from alexnet.config import Lrn, Pool
+from alexnet.ops import cuda_between
 from benchmarks.gpu import kernels
 from benchmarks.gpu.lab import Lab
 from benchmarks.interleave import environment
@@ -40,9 +44,26 @@ def run(lab: Lab) -> None:
 
 
 def main() -> None:
-    for case in kernels.cases(Lab(Path(), "racecheck", tiny=True), BATCH):
+    lab = Lab(Path(), "racecheck", tiny=True)
+    for case in kernels.cases(lab, BATCH):
         case.run()
         print(case.name, flush=True)
+    _groups_of_maps(lab)
+
+
+def _groups_of_maps(lab: Lab) -> None:
+    """The pass in CUDA C++ where threads exchange sums; the small network has too few maps."""
+    x = torch.randn(BATCH, 96, 15, 15, device=lab.device, dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    bias = torch.zeros(96, device=lab.device, requires_grad=True)
+    for window in (Pool(), None):
+        settings = True, Lrn(), window, False, 2
+        if not x.is_cuda or not cuda_between.takes(x, *settings, bias):
+            print("the pass in CUDA C++ does not run here", flush=True)
+            return
+        y = cuda_between.norm_pool(x, bias, *settings)
+        torch.autograd.grad(y, (x, bias), torch.ones_like(y))
+        print(f"CUDA C++, {'windows' if window else 'no window'}", flush=True)
 
 
 if __name__ == "__main__":
