@@ -123,7 +123,7 @@ def test_other_image_sizes_and_missing_runs_are_refused(
     prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=48))
     with pytest.raises(ValueError, match=r"needs images of 40 pixels, and .* has 48"):
         evaluate([run], tmp_path / "store")
-    with pytest.raises(ValueError, match="not a run that has reached a checkpoint"):
+    with pytest.raises(ValueError, match="nothing does not exist; give the folder of a run"):
         evaluate([tmp_path / "nothing"], store)
     with pytest.raises(ValueError, match="at least one run"):
         evaluate([], store)

@@ -137,7 +137,7 @@ def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
 def test_recommended_recipe_follows_number_and_size() -> None:
     least, most = EPOCHS
     epochs = [recommended(n, 300).schedule.epochs for n in (10, 3000, 10_000, 10**7)]
-    assert epochs == [most, round(PRESENTATIONS["modern_small"] / 3000), 32, least]
+    assert epochs == [most, round(PRESENTATIONS["modern_small"] / 3000), 22, least]
     assert recommended(50_000, 32).recipe == "cifar_26"
     assert recommended(50_000, 32).schedule.epochs == 14
     assert recommended(None, 300).recipe == "modern_small"

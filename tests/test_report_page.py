@@ -111,7 +111,9 @@ def test_page_says_what_prepare_left_out(run: Path, test: OwnTest) -> None:
     page = run_report.page(run, replace(test, store=store))
     assert heading in page
     assert "1 of train: a&lt;b&gt;.jpg (truncated)" in page
-    assert "<td>note</td><td>1 class has no image in &#39;val&#39;: orchid</td>" in page
+    assert (
+        '<td class="name">note</td><td>1 class has no image in &#39;val&#39;: orchid</td>' in page
+    )
 
 
 def test_network_of_one_answer_is_called_that(run: Path, test: OwnTest) -> None:

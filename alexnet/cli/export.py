@@ -51,10 +51,10 @@ def export(arguments: list[str]) -> None:
         raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
     # Before the network is loaded and checked, which takes seconds.
     check_folder_of(a.file)
-    if a.layout == "ours" and a.file.suffix not in (".onnx", ".safetensors"):
-        raise AlexNetError(f"{a.file} ends in neither .onnx nor .safetensors")
     if a.layout == "ours" and a.groups != "keep":
         raise AlexNetError("--groups is for --layout caffe")
+    if a.layout == "ours" and a.file.suffix not in (".onnx", ".safetensors"):
+        raise AlexNetError(f"{a.file} ends in neither .onnx nor .safetensors")
     from alexnet import checkpoint, export, load
 
     if a.layout != "ours":
