@@ -159,9 +159,9 @@ def _checksum(tensors: Tensors, text: str) -> str:
 
 
 def _no_run(path: Path) -> str:
-    """The sentence for a run that does not exist, with the nearest one beside it."""
-    beside = [config.parent.name for config in path.parent.glob("*/config.json")]
-    meant = nearest(path.name, beside)
+    """The sentence for a run that does not exist, with the nearest name in its folder."""
+    run_names = [config.parent.name for config in path.parent.glob("*/config.json")]
+    meant = nearest(path.name, run_names)
     there_is = (
         f"the nearest run is {path.with_name(meant)}" if meant else "give the folder of a run"
     )

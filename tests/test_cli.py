@@ -144,6 +144,31 @@ def test_summary_prints_the_papers_counts(
     assert "56,909,194" in runs(capsys, "summary", "original", "--architecture.classes", 10)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["demo"], "stopped; the same command continues"),
+        (["demo", "--force"], "stopped"),
+        (["reproduce", "lrn", "--data=stores/mine"], "stopped; the same command continues"),
+        (["reproduce", "lrn"], "stopped"),
+        (["evaluate", "runs/mine"], "stopped"),
+    ],
+)
+def test_ctrl_c_says_whether_the_same_command_continues(
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alexnet.cli.function_of", lambda verb: interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main(arguments)
+    assert capsys.readouterr().err == f"{said}\n"
+
+
 def test_user_errors_are_one_sentence(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -235,7 +235,7 @@ def test_without_nvrtc_there_are_no_kernels(
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda._utils, "_get_nvrtc_library", refuse)
-    monkeypatch.setattr(nvrtc, "_said", set())
+    monkeypatch.setattr(nvrtc, "_reported", set())
     for _ in range(2):
         assert nvrtc.kernels.__wrapped__("between.cu", (), (), (), 0) is None
     said = capsys.readouterr().err

@@ -171,7 +171,10 @@ def _run(verb: str, arguments: list[str]) -> None:
 
 def _continues(verb: str, arguments: list[str]) -> bool:
     """Whether a verb that was stopped goes on when it is called again; `train` says so itself."""
-    return verb in ("demo", "prepare", "reproduce") and "--force" not in arguments
+    if verb == "reproduce":
+        # Without a store it only prints.
+        return any(word.split("=")[0] == "--data" for word in arguments)
+    return verb in ("demo", "prepare") and "--force" not in arguments
 
 
 def function_of(verb: str) -> Callable[[list[str]], None]:

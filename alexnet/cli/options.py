@@ -276,9 +276,9 @@ def _known(typed: str, names: Mapping[str, bool], verb: str) -> str:
         if ours.split()[0] in names:
             raise AlexNetError(f"there is no option --{typed}; here it is --{ours}")
     meant = _meant(typed, names)
-    said = f"the nearest is --{meant}; " if meant else ""
+    hint = f"the nearest is --{meant}; " if meant else ""
     raise AlexNetError(
-        f"there is no option --{typed}; {said}all are listed by: {command(*verb.split())} --help"
+        f"there is no option --{typed}; {hint}all are listed by: {command(*verb.split())} --help"
     )
 
 

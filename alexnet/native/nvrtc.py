@@ -21,8 +21,8 @@ Kernels = Mapping[str, Any]
 """Each is called with `grid`, `block`, `args` and `shared_mem`, as PyTorch's `_CudaKernel` is."""
 
 
-_said: set[str] = set()
-"""Files that were said not to be compiled."""
+_reported: set[str] = set()
+"""Files of which stderr has been told that they do not compile."""
 
 
 @lru_cache(maxsize=64)
@@ -56,8 +56,8 @@ def kernels(
             for name, count in zip(names, shared_bytes, strict=True):
                 loaded[name].set_shared_memory_config(count)
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
-        if file not in _said:
-            _said.add(file)
+        if file not in _reported:
+            _reported.add(file)
             reason = f"warning: {file} is not compiled, and Triton does its work: {error}"
             print(reason, file=sys.stderr)
         return None

@@ -131,9 +131,11 @@ def _pass(
     )
     out_height, out_width = (pooled_px(side, size_px, stride, partial) for side in (height, width))
     groups = maps // columns // 8
+    # A thread keeps the same group of maps for all its pixels, and so loads its biases once.
     threads = groups * max(1, THREADS // groups)
     row_bytes = width * maps // columns * torch.bfloat16.itemsize
     if window:
+        # As many rows as shared memory holds: the rows that two blocks share are computed twice.
         out_rows = max(1, min(out_height, (SHARED_BYTES // row_bytes - size_px) // stride + 1))
         shared_bytes = ((out_rows - 1) * stride + size_px) * row_bytes
     else:
@@ -220,6 +222,7 @@ class _Between(torch.autograd.Function):
             )
             return *exact, *(None for _ in settings)
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        # A gradient may be a view of another tensor, at any address.
         if dy.data_ptr() % ALIGNED_BYTES:
             dy = dy.clone(memory_format=torch.channels_last)
         maps, pixels = x.shape[1], x.numel() // x.shape[1]
@@ -233,4 +236,5 @@ class _Between(torch.autograd.Function):
                 args=[x, bias, dy, position, dx, dbias, pixels],
                 shared_mem=EXCHANGED_BYTES * compiled.threads,
             )
+        # Each block has written its own sum: atomic additions would differ in the last bits.
         return dx, dbias.sum(0), *(None for _ in settings)
