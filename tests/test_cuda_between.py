@@ -23,10 +23,10 @@ import torch
 from alexnet.config import Lrn, Pool
 from alexnet.native import HERE, nvrtc
 from alexnet.ops import cuda_between, cuda_trial, normalise, plain
+from alexnet.ops.plain import Pass
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SOURCE = HERE / "between.cu"
-Settings = tuple[bool, Lrn | None, Pool | None, bool, int]
 
 
 class Emulated:
@@ -57,7 +57,7 @@ class Emulated:
 def runnable(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU run the kernels where there is no card."""
     # Its results would outlive the test.
-    monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
+    monkeypatch.setattr(cuda_between, "_kernels", cuda_between._kernels.__wrapped__)
     if DEVICE == "cuda":
         return
     if (compiler := shutil.which("c++")) is None:
@@ -88,44 +88,44 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-CASES: list[tuple[tuple[int, ...], Settings]] = [
-    ((2, 96, 9, 11), (True, Lrn(5, alpha=0.1), Pool(), False, 2)),
-    ((1, 128, 7, 6), (False, Lrn(5, alpha=0.1), Pool(3, 2, True), True, 1)),
-    ((3, 8, 5, 5), (True, None, Pool(), False, 1)),
-    ((2, 48, 4, 7), (False, None, Pool(3, 2), True, 3)),
-    ((2, 48, 4, 7), (True, None, None, False, 1)),
-    ((2, 32, 6, 5), (True, Lrn(5, alpha=0.1), None, False, 2)),
-    ((2, 32, 6, 5), (False, Lrn(3, alpha=0.1), None, False, 1)),
+CASES: list[tuple[tuple[int, ...], Pass]] = [
+    ((2, 96, 9, 11), Pass(True, Lrn(5, alpha=0.1), Pool(), False, 2)),
+    ((1, 128, 7, 6), Pass(False, Lrn(5, alpha=0.1), Pool(3, 2, True), True, 1)),
+    ((3, 8, 5, 5), Pass(True, None, Pool(), False, 1)),
+    ((2, 48, 4, 7), Pass(False, None, Pool(3, 2), True, 3)),
+    ((2, 48, 4, 7), Pass(True, None, None, False, 1)),
+    ((2, 32, 6, 5), Pass(True, Lrn(5, alpha=0.1), None, False, 2)),
+    ((2, 32, 6, 5), Pass(False, Lrn(3, alpha=0.1), None, False, 1)),
     # The widest sum, a sum of one map, and windows that do not overlap.
-    ((1, 24, 7, 7), (True, Lrn(9, 1.0, 0.1), Pool(2, 2, True), False, 1)),
-    ((1, 24, 7, 7), (True, Lrn(1, 1.0, 0.1), Pool(4, 3), False, 1)),
+    ((1, 24, 7, 7), Pass(True, Lrn(9, 1.0, 0.1), Pool(2, 2, True), False, 1)),
+    ((1, 24, 7, 7), Pass(True, Lrn(1, 1.0, 0.1), Pool(4, 3), False, 1)),
     # Windows with gaps between them.
-    ((1, 16, 8, 8), (True, Lrn(5, alpha=0.1), Pool(2, 3), False, 2)),
+    ((1, 16, 8, 8), Pass(True, Lrn(5, alpha=0.1), Pool(2, 3), False, 2)),
 ]
-"""Shape of x; ReLU, normalization, window, ReLU after it, columns."""
+"""Shape of x, and the pass."""
 
 
 @pytest.mark.usefixtures("runnable")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("smallest", [False, True])
 def test_the_pass_is_the_plain_one(
-    case: tuple[tuple[int, ...], Settings], smallest: bool, monkeypatch: pytest.MonkeyPatch
+    case: tuple[tuple[int, ...], Pass], smallest: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also with many blocks: of one row of results forward, and of one pixel backward."""
     if smallest:
         for size in ("SHARED_BYTES", "PIXELS_OF_A_BLOCK", "TURNS", "THREADS"):
             monkeypatch.setattr(cuda_between, size, 1)
-    shape, settings = case
+    shape, between = case
     x, bias = random(*shape), random(1, shape[1], 1, 1, seed=2).float().flatten()
-    assert cuda_between.takes(x, *settings, bias)
+    assert cuda_between.takes(x, bias, between)
     leaves = [value.clone().requires_grad_() for value in (x, bias)]
-    y = cuda_between.norm_pool(leaves[0], leaves[1], *settings)
+    y = cuda_between.norm_pool(leaves[0], leaves[1], between)
     assert y.is_contiguous(memory_format=torch.channels_last)
     exact_leaves = [value.detach().double().requires_grad_() for value in (x, bias)]
-    exact = formula(*exact_leaves, *settings)
-    if settings[2]:
+    exact = plain.norm_pool(*exact_leaves, between)
+    if between.window:
         assert y.grad_fn is not None
-        exact = at_positions(exact, y.grad_fn.saved_tensors[2], *exact_leaves, settings)  # type: ignore[attr-defined]
+        exact = at_positions(exact, y.grad_fn.saved_tensors[2], *exact_leaves, between)  # type: ignore[attr-defined]
     dy = random(*y.shape, seed=1)
     gradients = torch.autograd.grad(y, leaves, dy)
     exact_gradients = torch.autograd.grad(exact, exact_leaves, dy.double())
@@ -139,15 +139,15 @@ def at_positions(
     position: torch.Tensor,
     x: torch.Tensor,
     bias: torch.Tensor,
-    settings: Settings,
+    between: Pass,
 ) -> torch.Tensor:
     """The values at the positions that the kernel has found, which are maxima but for rounding.
 
     Values of a window that bfloat16 makes equal are both the maximum, and either has the gradient.
     """
-    relu, norm, window, relu_after, columns = settings
+    window = between.window
     assert window is not None
-    values = formula(x, bias, relu, norm, None, relu_after, columns)
+    values = plain.norm_pool(x, bias, between._replace(window=None))
     (height, width), (out_height, out_width) = values.shape[2:], maxima.shape[2:]
     number = position.long()
     found = number != 255
@@ -162,10 +162,6 @@ def at_positions(
     return chosen
 
 
-def formula(x: torch.Tensor, bias: torch.Tensor, *settings: Any) -> torch.Tensor:
-    return plain.norm_pool(x, *settings, bias)
-
-
 @pytest.mark.usefixtures("runnable")
 def test_nans_are_kept_and_first_of_equal_values_has_the_gradient() -> None:
     nan, inf = float("nan"), float("inf")
@@ -174,9 +170,9 @@ def test_nans_are_kept_and_first_of_equal_values_has_the_gradient() -> None:
     )
     x = values.view(1, 1, 2, 6).expand(1, 8, 2, 6).contiguous(memory_format=torch.channels_last)
     results = []
-    for function in (cuda_between.norm_pool, formula):
+    for function in (cuda_between.norm_pool, plain.norm_pool):
         leaf, bias = x.clone().requires_grad_(), torch.zeros(8, device=DEVICE)
-        y = function(leaf, bias, True, None, Pool(2, 1), False, 1)
+        y = function(leaf, bias, Pass(True, window=Pool(2, 1)))
         dy = torch.arange(1.0, 6, device=DEVICE).bfloat16().expand(8, 1, 5).reshape(y.shape)
         (gradient,) = torch.autograd.grad(y, leaf, dy)
         results.append((y.detach(), gradient))
@@ -190,11 +186,11 @@ def test_nans_are_kept_and_first_of_equal_values_has_the_gradient() -> None:
 @pytest.mark.usefixtures("runnable")
 def test_second_derivatives_are_those_of_the_formula() -> None:
     x, bias = random(1, 8, 5, 5), torch.zeros(8, device=DEVICE)
-    settings = True, Lrn(alpha=0.1), Pool(), False, 1
+    between = Pass(True, Lrn(alpha=0.1), Pool())
     results = []
-    for function in (cuda_between.norm_pool, formula):
+    for function in (cuda_between.norm_pool, plain.norm_pool):
         leaves = [value.clone().requires_grad_() for value in (x, bias)]
-        first = torch.autograd.grad(function(*leaves, *settings).sum(), leaves, create_graph=True)
+        first = torch.autograd.grad(function(*leaves, between).sum(), leaves, create_graph=True)
         results.append(torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves))
     for ours, exact in zip(*results, strict=True):
         torch.testing.assert_close(ours, exact)
@@ -203,26 +199,26 @@ def test_second_derivatives_are_those_of_the_formula() -> None:
 @pytest.mark.usefixtures("runnable")
 def test_what_the_kernels_do_not_have_is_left_to_triton() -> None:
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE)
-    good: Settings = (True, Lrn(), Pool(), False, 2)
-    assert cuda_between.takes(x, *good, bias)
-    assert not cuda_between.takes(x.float(), *good, bias)
-    assert not cuda_between.takes(x, *good, None)
-    assert not cuda_between.takes(x, *good, bias.bfloat16())
-    for settings in (
-        (True, Lrn(beta=0.5), Pool(), False, 2),
-        (True, Lrn(11), Pool(), False, 2),
+    good = Pass(True, Lrn(), Pool(), columns=2)
+    assert cuda_between.takes(x, bias, good)
+    assert not cuda_between.takes(x.float(), bias, good)
+    assert not cuda_between.takes(x, None, good)
+    assert not cuda_between.takes(x, bias.bfloat16(), good)
+    for between in (
+        Pass(True, Lrn(beta=0.5), Pool(), False, 2),
+        Pass(True, Lrn(11), Pool(), False, 2),
         # Values below 0 in a window.
-        (False, Lrn(), Pool(), False, 2),
-        (False, Lrn(), None, True, 2),
-        (True, Lrn(), Pool(16, 2), False, 2),
-        (True, Lrn(), Pool(1, 2), False, 2),
+        Pass(False, Lrn(), Pool(), False, 2),
+        Pass(False, Lrn(), None, True, 2),
+        Pass(True, Lrn(), Pool(16, 2), False, 2),
+        Pass(True, Lrn(), Pool(1, 2), False, 2),
         # Four maps in a column.
-        (True, Lrn(), Pool(), False, 4),
+        Pass(True, Lrn(), Pool(), False, 4),
     ):
-        assert not cuda_between.takes(x, *settings, bias)
+        assert not cuda_between.takes(x, bias, between)
     wide = random(1, 1024, 1, 60)
     assert not cuda_between.takes(
-        wide, True, None, Pool(2, 1, True), False, 1, torch.zeros(1024, device=DEVICE)
+        wide, torch.zeros(1024, device=DEVICE), Pass(True, window=Pool(2, 1, True))
     )
 
 
@@ -268,11 +264,10 @@ def test_a_trial_chooses_in_training_alone(chosen: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(cuda_trial, "fastest", fastest)
     monkeypatch.setattr(triton_between, "norm_pool", by_triton)
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE, requires_grad=True)
-    settings = True, Lrn(), Pool(), False, 1
-    normalise.norm_pool(x, *settings, bias)
+    normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias)
     assert calls == (["trial"] if chosen else ["trial", "Triton"])
     with torch.no_grad():
-        normalise.norm_pool(x, *settings, bias)
+        normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias)
     assert calls[-1] == "Triton"
     assert calls.count("trial") == 1
 
@@ -289,16 +284,16 @@ def nvrtc_library() -> ctypes.CDLL:
     pytest.skip("needs NVRTC: python -m pip install nvidia-cuda-nvrtc-cu12")
 
 
-PASSES: list[tuple[tuple[int, int], Settings]] = [
+PASSES: list[tuple[tuple[int, int], Pass]] = [
     # After conv1, conv2, conv3 and conv5 of `paper`; conv4's is conv3's.
-    ((96, 55), (True, Lrn(), Pool(), False, 2)),
-    ((256, 27), (True, Lrn(), Pool(), False, 2)),
-    ((384, 13), (True, None, None, False, 1)),
-    ((256, 13), (True, None, Pool(), False, 1)),
+    ((96, 55), Pass(True, Lrn(), Pool(), False, 2)),
+    ((256, 27), Pass(True, Lrn(), Pool(), False, 2)),
+    ((384, 13), Pass(True, None, None, False, 1)),
+    ((256, 13), Pass(True, None, Pool(), False, 1)),
     # Where the ReLU stands behind the maximum, as after conv1 of `original`.
-    ((96, 55), (False, None, Pool(), True, 1)),
+    ((96, 55), Pass(False, None, Pool(), True, 1)),
 ]
-"""Maps and their side; the settings of `Settings`."""
+"""Maps, their side in pixels, and what stands behind them."""
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
@@ -319,10 +314,10 @@ def test_kernels_compile_for_every_card_and_keep_all_in_registers(
         logs.append(log)
 
     monkeypatch.setattr(nvrtc, "kernels", kernels)
-    monkeypatch.setattr(cuda_between, "_pass", cuda_between._pass.__wrapped__)
-    for (maps, side), settings in PASSES:
+    monkeypatch.setattr(cuda_between, "_kernels", cuda_between._kernels.__wrapped__)
+    for (maps, side), between in PASSES:
         x = torch.empty((1, maps, side, side), dtype=torch.bfloat16, device="meta")
-        cuda_between.takes(x, *settings, torch.empty(maps, device="meta"))
+        cuda_between.takes(x, torch.empty(maps, device="meta"), between)
     found = [re.findall(r"(\d+) bytes spill stores|Used (\d+) registers", log) for log in logs]
     spills = [int(spill) for log in found for spill, _ in log if spill]
     registers = [int(count) for log in found for _, count in log if count]

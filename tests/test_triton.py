@@ -15,6 +15,7 @@ from alexnet import model, ops
 from alexnet.config import Architecture, Conv, FullyConnected, Lrn, Pool, SpatialNorm
 from alexnet.model import Network
 from alexnet.ops import normalise, plain
+from alexnet.ops.plain import Pass
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 triton = pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
@@ -93,11 +94,11 @@ def test_the_pass_between_convolutions_is_the_plain_one(
     case: tuple[tuple[int, ...], int, bool, Lrn | None, Pool | None, bool], dtype: torch.dtype
 ) -> None:
     shape, columns, relu, norm, window, relu_after = case
-    settings = relu, norm, window, relu_after, columns
+    between = Pass(relu, norm, window, relu_after, columns)
     bias = random(shape[1], dtype=torch.float32, seed=2)
     assert_like_plain(
-        lambda x, b: triton_between.norm_pool(x, *settings, b),
-        lambda x, b: plain.norm_pool(x, *settings, b),
+        lambda x, b: triton_between.norm_pool(x, b, between),
+        lambda x, b: plain.norm_pool(x, b, between),
         (random(*shape, dtype=dtype), bias),
         dtype,
     )
@@ -134,7 +135,7 @@ def test_maxima_of_nans_infinities_and_equals_are_pytorchs(relu: bool, relu_afte
     results = []
     for norm_pool in (triton_between.norm_pool, plain.norm_pool):
         leaf = x.clone().requires_grad_()
-        y = norm_pool(leaf, relu, None, Pool(2, 1), relu_after, 1, None)
+        y = norm_pool(leaf, None, Pass(relu, window=Pool(2, 1), relu_after=relu_after))
         (g,) = torch.autograd.grad(y, leaf, torch.arange(1.0, 6, device=DEVICE).view(y.shape))
         results.append((y.detach(), g))
     for ours, pytorchs in zip(*results, strict=True):
@@ -146,8 +147,8 @@ def test_no_nan_is_lost_in_a_normalization() -> None:
     x[0, 7, 1, 2] = float("nan")
     for fast, exact in (
         (
-            triton_between.norm_pool(x, True, Lrn(), Pool(), False, 2, None),
-            plain.norm_pool(x, True, Lrn(), Pool(), False, 2),
+            triton_between.norm_pool(x, None, Pass(True, Lrn(), Pool(), columns=2)),
+            plain.norm_pool(x, None, Pass(True, Lrn(), Pool(), columns=2)),
         ),
         (
             triton_spatial.spatial_norm(x, SpatialNorm(3)),
@@ -162,17 +163,17 @@ def test_no_nan_is_lost_in_a_normalization() -> None:
 
 def test_second_derivatives_are_those_of_the_formula() -> None:
     x, bias = random(1, 4, 5, 5, dtype=torch.float32), random(4, dtype=torch.float32)
-    settings = True, Lrn(alpha=0.1), Pool(), False, 2
+    between = Pass(True, Lrn(alpha=0.1), Pool(), columns=2)
     norm = SpatialNorm(3, alpha=0.1)
     for fast, formula, inputs in (
         (
-            lambda x, b: triton_between.norm_pool(x, *settings, b),
-            lambda x, b: plain.norm_pool(x, *settings, b),
+            lambda x, b: triton_between.norm_pool(x, b, between),
+            lambda x, b: plain.norm_pool(x, b, between),
             (x, bias),
         ),
         (
-            lambda x: triton_between.norm_pool(x, *settings, None),
-            lambda x: plain.norm_pool(x, *settings),
+            lambda x: triton_between.norm_pool(x, None, between),
+            lambda x: plain.norm_pool(x, None, between),
             (x,),
         ),
         (
@@ -195,7 +196,7 @@ def test_bits_are_the_same_every_time() -> None:
     results = []
     for _ in range(2):
         leaves = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
-        y = triton_between.norm_pool(leaves[0], True, Lrn(), Pool(), False, 1, leaves[1])
+        y = triton_between.norm_pool(*leaves, Pass(True, Lrn(), Pool()))
         results.append((y, *torch.autograd.grad(y.float().sum(), leaves)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -226,7 +227,8 @@ def test_operators_take_the_kernels_only_where_these_can_compute_the_result(
 
 def test_a_bias_is_added_where_there_is_no_kernel_for_it() -> None:
     x, bias = random(1, 4, 5, 5, dtype=torch.bfloat16), random(4, dtype=torch.float32)
-    wanted = plain.norm_pool(x + bias.bfloat16()[:, None, None], True, None, Pool(), False, 1)
+    biased = x + bias.bfloat16()[:, None, None]
+    wanted = plain.norm_pool(biased, None, Pass(True, window=Pool()))
     assert torch.equal(ops.norm_pool(x.contiguous(), True, window=Pool(), bias=bias), wanted)
 
 
@@ -248,7 +250,7 @@ def test_the_network_gives_the_bias_of_a_convolution_to_the_pass_after_it(
     monkeypatch.setattr(
         triton_between,
         "norm_pool",
-        lambda *args: passes.append((args[6] is not None, args[3])) or norm_pool(*args),
+        lambda *args: passes.append((args[1] is not None, args[2].window)) or norm_pool(*args),
     )
     results = []
     for precise in (False, True):

@@ -105,8 +105,12 @@ def _draw_crops(part: SubFigure, explained: Explanation, names: Sequence[str]) -
             pad=3,
             parse_math=False,
         )
+    notes = []
     if any(reflected for _, _, reflected in answers.crops):
-        middle.supxlabel("dashed: reflected", fontsize=8, color=SOFT)
+        notes.append("dashed: reflected")
+    if any(answers.probabilities.argmax(1) != explained.label):
+        notes.append("red: another class")
+    middle.supxlabel("; ".join(notes), fontsize=8, color=SOFT)
     _draw_average(right.subplots(), explained, names)
 
 

@@ -173,10 +173,8 @@ def _pass_gradient(ctx: Any, dy: torch.Tensor, _: Any) -> tuple[torch.Tensor | N
         # LRN over n maps looks at n // 2 on either side, so 2 half + 1 is an n of the same sum.
         norm = Lrn(2 * half + 1, k, alpha) if half >= 0 else None
         window = Pool(size_px, stride, partial) if size_px else None
-
-        def formula(x: torch.Tensor) -> torch.Tensor:
-            return plain.norm_pool(x, relu, norm, window, relu_after, columns)
-
+        between = plain.Pass(relu, norm, window, relu_after, columns)
+        formula = lambda x: plain.norm_pool(x, None, between)  # noqa: E731
         return *fast.plain_gradients(formula, (x,), (True,), dy), *(None,) * 9
     dx = norm_pool_backward(x, dy, position, relu, columns, half, size_px, stride, k, alpha)
     return dx, *(None,) * 9

@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 
-from alexnet.architecture import pooled_px
-from alexnet.config import Lrn, Pool
 from alexnet.native import nvrtc
 from alexnet.ops import fast, plain
+from alexnet.ops.plain import Pass
 
 ALIGNED_BYTES = 16
 """A thread loads and stores as many at once."""
@@ -44,10 +43,10 @@ TURNS = 8
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _Kernels:
     """The kernels of one shape, and how they are launched; the names are those of `between.cu`."""
 
-    kernels: nvrtc.Kernels
+    functions: nvrtc.Kernels
     threads: int
     blocks: int
     """Of the forward pass, for one image."""
@@ -57,50 +56,37 @@ class _Pass:
     out_sides: tuple[int, int]
 
 
-def takes(
-    x: torch.Tensor,
-    relu: bool,
-    norm: Lrn | None,
-    window: Pool | None,
-    relu_after: bool,
-    columns: int,
-    bias: torch.Tensor | None,
-) -> bool:
+def takes(x: torch.Tensor, bias: torch.Tensor | None, between: Pass) -> bool:
     """Whether the kernels have this pass, and compile here."""
     if x.dtype != torch.bfloat16 or bias is None or bias.dtype != torch.float32:
         return False
     if x.data_ptr() % ALIGNED_BYTES:
         return False
-    if norm and (norm.beta != 0.75 or norm.n // 2 > MAX_HALF):
+    norm, window = between.norm, between.window
+    if norm and (norm.beta != 0.75 or between.half > MAX_HALF):
         return False
     # Values below 0 cannot be compared as bits; without a window the second ReLU is not there.
-    if (window is not None and not (relu or relu_after)) or (window is None and relu_after):
+    if window is None and between.relu_after:
+        return False
+    if window is not None and not (between.relu or between.relu_after):
         return False
     # A window of one pixel stands for none.
     if window and not 1 < window.size_px <= MAX_WINDOW_PX:
         return False
-    column_maps = x.shape[1] // columns
+    column_maps = x.shape[1] // between.columns
     if column_maps % 8 or column_maps // 8 > MAX_THREADS:
         return False
-    return _pass(*_sizes_and_gpu(x), relu, norm, window, relu_after, columns) is not None
+    return _kernels(*_sizes_and_gpu(x), between) is not None
 
 
-def norm_pool(
-    x: torch.Tensor,
-    bias: torch.Tensor,
-    relu: bool,
-    norm: Lrn | None,
-    window: Pool | None,
-    relu_after: bool,
-    columns: int,
-) -> torch.Tensor:
+def norm_pool(x: torch.Tensor, bias: torch.Tensor, between: Pass) -> torch.Tensor:
     """Bias, activation, normalization, maximum, activation; see `normalise.norm_pool`.
 
     Args:
         x: (N, C, H, W), channels last, bfloat16; `takes` is true of it.
         bias: (C,), float32.
     """
-    y: torch.Tensor = _Between.apply(x, bias, relu, norm, window, relu_after, columns)
+    y: torch.Tensor = _Between.apply(x, bias, between)
     return y
 
 
@@ -110,30 +96,22 @@ def _sizes_and_gpu(x: torch.Tensor) -> tuple[tuple[int, int, int], int]:
 
 
 @lru_cache(maxsize=64)
-def _pass(
-    sizes: tuple[int, int, int],
-    device: int,
-    relu: bool,
-    norm: Lrn | None,
-    window: Pool | None,
-    relu_after: bool,
-    columns: int,
-) -> _Pass | None:
+def _kernels(sizes: tuple[int, int, int], device: int, between: Pass) -> _Kernels | None:
     """The kernels for one shape; None if they cannot be made here.
 
     Args:
         sizes: Number of maps, their height and width.
         device: Index of the GPU.
     """
-    maps, height, width = sizes
-    size_px, stride, partial = (
-        (window.size_px, window.stride, window.partial) if window else (1, 1, False)
-    )
-    out_height, out_width = (pooled_px(side, size_px, stride, partial) for side in (height, width))
-    groups = maps // columns // 8
+    (maps, height, width), norm, window = sizes, between.norm, between.window
+    # No window is one of one pixel.
+    size_px, stride = (window.size_px, window.stride) if window else (1, 1)
+    out_height, out_width = between.pooled_px(height), between.pooled_px(width)
+    column_maps = maps // between.columns
+    groups = column_maps // 8
     # A thread keeps the same group of maps for all its pixels, and so loads its biases once.
     threads = groups * max(1, THREADS // groups)
-    row_bytes = width * maps // columns * torch.bfloat16.itemsize
+    row_bytes = width * column_maps * torch.bfloat16.itemsize
     if window:
         # As many rows as shared memory holds: the rows that two blocks share are computed twice.
         out_rows = max(1, min(out_height, (SHARED_BYTES // row_bytes - size_px) // stride + 1))
@@ -147,15 +125,15 @@ def _pass(
         "WIDTH": width,
         "OUT_HEIGHT": out_height,
         "OUT_WIDTH": out_width,
-        "COLUMN_MAPS": maps // columns,
-        "COLUMNS": columns,
-        "HALF": norm.n // 2 if norm else -1,
+        "COLUMN_MAPS": column_maps,
+        "COLUMNS": between.columns,
+        "HALF": between.half,
         "K": norm.k if norm else 1.0,
         "ALPHA": norm.alpha if norm else 0.0,
         "SIZE_PX": size_px,
         "STRIDE": stride,
-        "RELU": int(relu),
-        "RELU_AFTER": int(relu_after),
+        "RELU": int(between.relu),
+        "RELU_AFTER": int(between.relu_after),
         "THREADS": threads,
         "OUT_ROWS": out_rows,
         "TURNS": TURNS,
@@ -169,8 +147,8 @@ def _pass(
     )
     if kernels is None:
         return None
-    return _Pass(
-        kernels=kernels,
+    return _Kernels(
+        functions=kernels,
         threads=threads,
         blocks=-(-out_height // out_rows),
         shared_bytes=shared_bytes,
@@ -181,46 +159,37 @@ def _pass(
 
 class _Between(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        bias: torch.Tensor,
-        relu: bool,
-        norm: Lrn | None,
-        window: Pool | None,
-        relu_after: bool,
-        columns: int,
-    ) -> torch.Tensor:
-        compiled = _pass(*_sizes_and_gpu(x), relu, norm, window, relu_after, columns)
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, between: Pass) -> torch.Tensor:
+        compiled = _kernels(*_sizes_and_gpu(x), between)
         assert compiled is not None  # `takes` has looked
         images, maps = x.shape[:2]
         y = x.new_empty((images, *compiled.out_sides, maps)).permute(0, 3, 1, 2)
         # Without a window the kernel writes no position.
-        position = torch.empty_like(y if window else y[:0], dtype=torch.uint8)
+        position = torch.empty_like(y if between.window else y[:0], dtype=torch.uint8)
         with torch.cuda.device_of(x):
             nvrtc.ensure_context(x.device.index or 0)
-            compiled.kernels["between_forward"](
-                grid=(images * compiled.blocks, columns, 1),
+            compiled.functions["between_forward"](
+                grid=(images * compiled.blocks, between.columns, 1),
                 block=(compiled.threads, 1, 1),
                 args=[x, bias, y, position],
                 shared_mem=compiled.shared_bytes,
             )
         ctx.save_for_backward(x, bias, position)
-        ctx.compiled, ctx.settings = compiled, (relu, norm, window, relu_after, columns)
+        ctx.compiled, ctx.between = compiled, between
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x, bias, position), compiled, settings = ctx.saved_tensors, ctx.compiled, ctx.settings
+        (x, bias, position), compiled, between = ctx.saved_tensors, ctx.compiled, ctx.between
         # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
             exact = fast.plain_gradients(
-                lambda x, bias: plain.norm_pool(*(x, *settings, bias)),
+                lambda x, bias: plain.norm_pool(x, bias, between),
                 (x, bias),
                 ctx.needs_input_grad[:2],
                 gradients[0],
             )
-            return *exact, *(None for _ in settings)
+            return *exact, None
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
         # A gradient may be a view of another tensor, at any address.
         if dy.data_ptr() % ALIGNED_BYTES:
@@ -230,11 +199,11 @@ class _Between(torch.autograd.Function):
         dx, dbias = torch.empty_like(x), bias.new_empty((blocks, maps))
         with torch.cuda.device_of(x):
             nvrtc.ensure_context(x.device.index or 0)
-            compiled.kernels["between_backward"](
-                grid=(blocks, settings[-1], 1),
+            compiled.functions["between_backward"](
+                grid=(blocks, between.columns, 1),
                 block=(compiled.threads, 1, 1),
                 args=[x, bias, dy, position, dx, dbias, pixels],
                 shared_mem=EXCHANGED_BYTES * compiled.threads,
             )
         # Each block has written its own sum: atomic additions would differ in the last bits.
-        return dx, dbias.sum(0), *(None for _ in settings)
+        return dx, dbias.sum(0), None

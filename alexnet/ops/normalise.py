@@ -36,6 +36,7 @@ from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.errors import ConfigError
 from alexnet.native import nvrtc
 from alexnet.ops import compiled, cuda_between, cuda_trial, fast, plain
+from alexnet.ops.plain import Pass
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
@@ -92,34 +93,35 @@ def norm_pool(
     """
     if norm:
         _check(x, norm.n, columns)
+    between = Pass(relu, norm, window, relu_after, columns)
     if not fast.unobserved(x):
-        return plain.norm_pool(x, relu, norm, window, relu_after, columns, bias)
+        return plain.norm_pool(x, bias, between)
     if _triton_takes(x):
         # Imported here: Triton is present only beside a CUDA build of PyTorch.
         from alexnet.ops import triton_between
 
-        if triton_between.takes(norm, window, relu_after):
-            settings = relu, norm, window, relu_after, columns
+        if triton_between.takes(between):
             # Of training alone: the result for an image must not depend on a trial.
             if (
                 bias is not None
                 and bias.requires_grad
                 and torch.is_grad_enabled()
                 and cuda_trial.possible(x)
-                and cuda_between.takes(x, *settings, bias)
+                and cuda_between.takes(x, bias, between)
             ):
-                return cuda_trial.fastest(_WAYS, x, bias, *settings)(x, bias, *settings)
-            return triton_between.norm_pool(x, *settings, bias)
+                ways = {"Triton": triton_between.norm_pool, _CUDA: cuda_between.norm_pool}
+                return cuda_trial.fastest(ways, x, bias, between)(x, bias, between)
+            return triton_between.norm_pool(x, bias, between)
     x = x if bias is None else plain.add_bias(x, bias)
     # Without LRN any exponent will do; 3/4 is the one that the compiled pass has.
     beta = norm.beta if norm else 0.75
     if compiled.takes(x, beta) and (window is None or window.size_px <= compiled.MAX_WINDOW_PX):
-        half, k, alpha = (norm.n // 2, norm.k, norm.alpha) if norm else (-1, 1.0, 0.0)
+        k, alpha = (norm.k, norm.alpha) if norm else (1.0, 0.0)
         size_px, stride, partial = (
             (window.size_px, window.stride, window.partial) if window else (0, 1, False)
         )
         y: torch.Tensor = compiled.norm_pool(
-            x, relu, columns, half, size_px, stride, partial, relu_after, k, alpha
+            x, relu, columns, between.half, size_px, stride, partial, relu_after, k, alpha
         )[0]
         return y
     x = F.relu(x) if relu else x
@@ -128,26 +130,8 @@ def norm_pool(
     return F.relu(x) if relu_after else x
 
 
-def _by_triton(
-    x: torch.Tensor,
-    bias: torch.Tensor,
-    relu: bool,
-    norm: Lrn | None,
-    window: Pool | None,
-    relu_after: bool,
-    columns: int,
-) -> torch.Tensor:
-    """The arguments in the order of a trial: x, a weight, and the rest."""
-    from alexnet.ops import triton_between
-
-    return triton_between.norm_pool(x, relu, norm, window, relu_after, columns, bias)
-
-
-# The name has the checksum of the text: after a change of it the trial is made again.
-_WAYS: dict[str, cuda_trial.Way] = {
-    "Triton": _by_triton,
-    f"CUDA C++ ({nvrtc.digest('between.cu')})": cuda_between.norm_pool,
-}
+_CUDA = f"CUDA C++ ({nvrtc.digest('between.cu')})"
+"""Name of a way. It has the checksum of the text: after a change of it the trial is made again."""
 
 
 def spatial_norm(

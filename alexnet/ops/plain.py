@@ -7,10 +7,39 @@ against each other.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
+from alexnet.architecture import pooled_px
 from alexnet.config import Lrn, Pool, SpatialNorm
+
+
+class Pass(NamedTuple):
+    """What stands between two convolutions beside the bias, each part optional, in this order.
+
+    Attributes:
+        relu: Whether ReLU comes first.
+        columns: Number of groups of maps that the normalization does not cross.
+    """
+
+    relu: bool = False
+    norm: Lrn | None = None
+    window: Pool | None = None
+    relu_after: bool = False
+    columns: int = 1
+
+    @property
+    def half(self) -> int:
+        """Number of maps on either side that the normalization sums over; -1 without one."""
+        return self.norm.n // 2 if self.norm else -1
+
+    def pooled_px(self, side: int) -> int:
+        """Side of the result, in pixels."""
+        if self.window is None:
+            return side
+        return pooled_px(side, self.window.size_px, self.window.stride, self.window.partial)
 
 
 def lrn(x: torch.Tensor, norm: Lrn, columns: int = 1) -> torch.Tensor:
@@ -42,21 +71,13 @@ def sum_over_square(x: torch.Tensor, size_px: int) -> torch.Tensor:
     return F.avg_pool2d(rows, (1, size_px), 1, (0, half), divisor_override=1)
 
 
-def norm_pool(
-    x: torch.Tensor,
-    relu: bool,
-    norm: Lrn | None,
-    window: Pool | None,
-    relu_after: bool,
-    columns: int,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
+def norm_pool(x: torch.Tensor, bias: torch.Tensor | None, between: Pass) -> torch.Tensor:
     """Bias, activation, normalization, maximum, activation; see `normalise.norm_pool`."""
     x = x if bias is None else add_bias(x, bias)
-    x = F.relu(x) if relu else x
-    x = lrn(x, norm, columns) if norm else x
-    x = max_pool(x, window) if window else x
-    return F.relu(x) if relu_after else x
+    x = F.relu(x) if between.relu else x
+    x = lrn(x, between.norm, between.columns) if between.norm else x
+    x = max_pool(x, between.window) if between.window else x
+    return F.relu(x) if between.relu_after else x
 
 
 def add_bias(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

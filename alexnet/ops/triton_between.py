@@ -21,9 +21,8 @@ import torch
 import triton
 import triton.language as tl
 
-from alexnet.architecture import pooled_px
-from alexnet.config import Lrn, Pool
 from alexnet.ops import fast, plain
+from alexnet.ops.plain import Pass
 from alexnet.ops.triton_band import MIN_TILE, band, launch, parts_of, sum_neighbors
 
 MAX_WINDOW_PX = 15
@@ -170,27 +169,6 @@ def _backward(
         tl.store(dbias + tl.program_id(0).to(tl.int64) * maps + map_index, sums, mask=computed)
 
 
-class _Pass(NamedTuple):
-    """The arguments of `plain.norm_pool` that are not tensors."""
-
-    relu: bool
-    norm: Lrn | None
-    window: Pool | None
-    relu_after: bool
-    columns: int
-
-    @property
-    def half(self) -> int:
-        """Number of maps on either side that LRN sums over; -1 for no LRN."""
-        return self.norm.n // 2 if self.norm else -1
-
-    def pooled_px(self, side: int) -> int:
-        """Side of the result, in pixels."""
-        if self.window is None:
-            return side
-        return pooled_px(side, self.window.size_px, self.window.stride, self.window.partial)
-
-
 class _Tiles(NamedTuple):
     """How pixels and maps are dealt to programs; see `_maps`."""
 
@@ -232,7 +210,7 @@ def _launch(
     kernel: Any,
     rows: int,
     tensors: tuple[torch.Tensor | None, ...],
-    settings: _Pass,
+    between: Pass,
     tiles: _Tiles,
     **rest: Any,
 ) -> None:
@@ -240,7 +218,7 @@ def _launch(
     x, bias = tensors[:2]
     assert x is not None
     maps, height, width = x.shape[1:]
-    norm, window = settings.norm, settings.window
+    norm, window = between.norm, between.window
     launch(
         kernel,
         tiles.grid(rows, maps),
@@ -250,20 +228,20 @@ def _launch(
         norm.alpha if norm else 0.0,
         height=height,
         width=width,
-        out_height=settings.pooled_px(height),
-        out_width=settings.pooled_px(width),
+        out_height=between.pooled_px(height),
+        out_width=between.pooled_px(width),
         maps=maps,
         column_maps=tiles.column_maps,
         tile=tiles.tile,
         inner=tiles.inner,
         halo=tiles.halo,
         positions=tiles.positions,
-        half=settings.half,
+        half=between.half,
         # No window is one of one pixel, whose position is not kept.
         size_px=window.size_px if window else 1,
         stride=window.stride if window else 1,
         has_positions=window is not None,
-        relu=settings.relu,
+        relu=between.relu,
         has_bias=bias is not None,
         parts=parts_of(x.dtype),
         num_warps=tiles.num_warps,
@@ -274,40 +252,40 @@ def _launch(
 class _Between(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, settings: _Pass
+        ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, between: Pass
     ) -> torch.Tensor:
         images, maps, *sides = x.shape
-        height, width = (settings.pooled_px(side) for side in sides)
+        height, width = (between.pooled_px(side) for side in sides)
         y = x.new_empty((images, height, width, maps)).permute(0, 3, 1, 2)
-        position = torch.empty_like(y, dtype=torch.uint8) if settings.window else None
-        tiles = _tiles(maps, settings.columns, settings.half)
+        position = torch.empty_like(y, dtype=torch.uint8) if between.window else None
+        tiles = _tiles(maps, between.columns, between.half)
         _launch(
             _forward,
             images * height * width,
             (x, bias, y, position),
-            settings,
+            between,
             tiles,
-            relu_after=settings.relu_after,
+            relu_after=between.relu_after,
         )
         # The result is not kept: the backward pass computes it again from x.
         ctx.save_for_backward(x, bias, position)
-        ctx.settings = settings
+        ctx.between = between
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x, bias, position), settings = ctx.saved_tensors, ctx.settings
+        (x, bias, position), between = ctx.saved_tensors, ctx.between
         # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
-            return *_plain_gradients(x, bias, settings, ctx.needs_input_grad, gradients[0]), None
+            return *_plain_gradients(x, bias, between, ctx.needs_input_grad, gradients[0]), None
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
         maps, rows = x.shape[1], x.numel() // x.shape[1]
-        tiles = _tiles(maps, settings.columns, settings.half)
+        tiles = _tiles(maps, between.columns, between.half)
         dx, dbias = torch.empty_like(x), None
         if bias is not None:
             programs = tiles.grid(rows, maps)[0]
             dbias = x.new_empty((programs, maps), dtype=torch.float32)
-        _launch(_backward, rows, (x, bias, dy, position, dx, dbias), settings, tiles)
+        _launch(_backward, rows, (x, bias, dy, position, dx, dbias), between, tiles)
         if bias is None or dbias is None:
             return dx, None, None
         return dx, dbias.sum(0).to(bias.dtype), None
@@ -316,39 +294,31 @@ class _Between(torch.autograd.Function):
 def _plain_gradients(
     x: torch.Tensor,
     bias: torch.Tensor | None,
-    settings: _Pass,
+    between: Pass,
     needed: tuple[bool, ...],
     dy: torch.Tensor,
 ) -> tuple[torch.Tensor | None, ...]:
     if bias is None:
-        formula = lambda x: plain.norm_pool(x, *settings)  # noqa: E731
+        formula = lambda x: plain.norm_pool(x, None, between)  # noqa: E731
         return *fast.plain_gradients(formula, (x,), needed[:1], dy), None
     return fast.plain_gradients(
-        lambda x, bias: plain.norm_pool(x, *settings, bias), (x, bias), needed[:2], dy
+        lambda x, bias: plain.norm_pool(x, bias, between), (x, bias), needed[:2], dy
     )
 
 
-def takes(norm: Lrn | None, window: Pool | None, relu_after: bool) -> bool:
+def takes(between: Pass) -> bool:
     """Whether the kernels have this pass: beta, sizes, and no second ReLU without a window."""
+    norm, window = between.norm, between.window
     fits_norm = norm is None or (norm.beta == 0.75 and norm.n <= MAX_N)
-    return fits_norm and (window.size_px <= MAX_WINDOW_PX if window else not relu_after)
+    return fits_norm and (window.size_px <= MAX_WINDOW_PX if window else not between.relu_after)
 
 
-def norm_pool(
-    x: torch.Tensor,
-    relu: bool,
-    norm: Lrn | None,
-    window: Pool | None,
-    relu_after: bool,
-    columns: int,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
+def norm_pool(x: torch.Tensor, bias: torch.Tensor | None, between: Pass) -> torch.Tensor:
     """Bias, activation, normalization, maximum, activation; see `normalise.norm_pool`.
 
     Args:
         x: (N, C, H, W), channels last, float32 or bfloat16.
         bias: (C,), or None.
     """
-    settings = _Pass(relu, norm, window, relu_after, columns)
-    y: torch.Tensor = _Between.apply(x, bias, settings)
+    y: torch.Tensor = _Between.apply(x, bias, between)
     return y

@@ -12,6 +12,7 @@ import torch
 
 from alexnet.config import Lrn, Pool
 from alexnet.ops import cuda_between
+from alexnet.ops.plain import Pass
 from benchmarks.gpu.lab import Lab, copy_seconds, graphed, seconds_of
 
 NEEDED = {
@@ -66,7 +67,7 @@ def _card(lab: Lab) -> None:
     )
     x = torch.zeros((1, 8, 5, 5), dtype=torch.bfloat16, device=lab.device)
     bias = torch.zeros(8, device=lab.device)
-    compiles = cuda_between.takes(x, True, Lrn(), Pool(), False, 1, bias)
+    compiles = cuda_between.takes(x, bias, Pass(True, Lrn(), Pool()))
     found = "yes" if compiles else "no: Triton's kernels run alone; the reason is above"
     lab.row("CUDA C++ by NVRTC", found=found)
     query = "driver_version,clocks.max.sm,power.limit,pcie.link.gen.current,pcie.link.width.current"

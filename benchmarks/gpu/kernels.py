@@ -16,6 +16,7 @@ from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, Lrn, Pool, SpatialNorm
 from alexnet.model import passes
 from alexnet.ops import Mask, cuda_between, triton_between, triton_dropout, triton_spatial
+from alexnet.ops.plain import Pass
 from alexnet.ops.triton_update import Update
 from benchmarks.gpu.lab import (
     Lab,
@@ -94,18 +95,18 @@ def _between(
 
     # As the network asks for it: the columns are those of the normalization.
     columns = next((op.columns for op in ops if op.op == "lrn"), 1)
-    settings = kinds[1] == "activation", norm, window, relu_after, columns
+    between = Pass(kinds[1] == "activation", norm, window, relu_after, columns)
 
     def by_triton() -> torch.Tensor:
-        return triton_between.norm_pool(x, *settings, bias)
+        return triton_between.norm_pool(x, bias, between)
 
     y = by_triton()
     dy, place = torch.ones_like(y), 1 if window else 0
     once = x.numel() * 2 + y.numel() * (2 + place)
     name = f"after {convolution.layer.name}"
     ways = {f"{name}, Triton": by_triton}
-    if x.is_cuda and cuda_between.takes(x, *settings, bias):
-        ways[f"{name}, CUDA C++"] = lambda: cuda_between.norm_pool(x, bias, *settings)
+    if x.is_cuda and cuda_between.takes(x, bias, between):
+        ways[f"{name}, CUDA C++"] = lambda: cuda_between.norm_pool(x, bias, between)
     for way, forward in ways.items():
         yield Case(f"{way}, forward", forward, once)
         # x again, dx, dy, and the places of the maxima.

@@ -14,6 +14,7 @@ import torch
 
 from alexnet.config import Lrn, Pool
 from alexnet.ops import cuda_between
+from alexnet.ops.plain import Pass
 from benchmarks.gpu import kernels
 from benchmarks.gpu.lab import Lab
 from benchmarks.interleave import environment
@@ -57,11 +58,11 @@ def _groups_of_maps(lab: Lab) -> None:
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     bias = torch.zeros(96, device=lab.device, requires_grad=True)
     for window in (Pool(), None):
-        settings = True, Lrn(), window, False, 2
-        if not x.is_cuda or not cuda_between.takes(x, *settings, bias):
+        between = Pass(True, Lrn(), window, columns=2)
+        if not x.is_cuda or not cuda_between.takes(x, bias, between):
             print("the pass in CUDA C++ does not run here", flush=True)
             return
-        y = cuda_between.norm_pool(x, bias, *settings)
+        y = cuda_between.norm_pool(x, bias, between)
         torch.autograd.grad(y, (x, bias), torch.ones_like(y))
         print(f"CUDA C++, {'windows' if window else 'no window'}", flush=True)
 
