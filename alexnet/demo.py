@@ -13,7 +13,7 @@ from pathlib import Path
 
 from alexnet import figures, recipes
 from alexnet.checkpoint import read_config
-from alexnet.config import StoreSettings, scaled
+from alexnet.config import Config, StoreSettings, scaled
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
@@ -56,7 +56,8 @@ def demo(
         The results with the center crop and with ten crops.
 
     Raises:
-        RunError: `force` is set, and the folder holds another store or run.
+        RunError: `force` is set, and the folder holds another store or run; or a demo with other
+            numbers was begun there.
         BusyError: Another process is making this demo.
     """
     out = Path(out)
@@ -79,6 +80,7 @@ def demo(
     config = replace(
         config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
     )
+    _check_numbers(out, config, {"train": train, "val": val})
     print(f"2. a small AlexNet, trained on {train} of them: {run}{time}", flush=True)
     # A run that was killed before its first checkpoint has a config, and begins again.
     if (run / "config.json").exists():
@@ -131,6 +133,20 @@ def _saved_results(out: Path) -> list[Result]:
         results = evaluate([out / "run"], out / "store")
         _write_results(out, results)
         return results
+
+
+def _check_numbers(out: Path, config: Config, images: dict[str, int]) -> None:
+    """Raise RunError if the demo in `out` was begun with other numbers of images or epochs."""
+    splits = Store(out / "store").manifest["splits"]
+    begun = out / "run"
+    schedule = read_config(begun).schedule if (begun / "config.json").exists() else config.schedule
+    made = {name: splits[name]["images"] for name in images}
+    if made != images or schedule.epochs != config.schedule.epochs:
+        options = f"--train {made['train']} --val {made['val']} --epochs {schedule.epochs}"
+        raise RunError(
+            f"the demo in {out} was begun with {options}; go on with these, or begin again with "
+            "--force"
+        )
 
 
 def _remove(out: Path) -> None:

@@ -235,9 +235,15 @@ def evaluate(
     nets = [(member.net, member.preprocess) for member in members]
     test = members[0].preprocess.augment
     results = [measure(nets, images, centre(test))]
-    if test.test_patches != "centre":
+    if num_crops(members[0].preprocess) > 1:
         results.append(measure(nets, images, test))
     return _of_weights(results, members)
+
+
+def num_crops(preprocess: Preprocess) -> int:
+    """The number of the recipe's own test crops; 1 is the center crop."""
+    augment = preprocess.augment
+    return len(evaluation_crops(augment, preprocess.stored_px, preprocess.input_px))
 
 
 def _of_weights(results: Sequence[Result], members: Sequence[Trained]) -> list[Result]:
@@ -295,10 +301,9 @@ def own_test(run: str | Path) -> OwnTest:
     preprocess = trained.preprocess
     nets, test = [(trained.net, preprocess)], preprocess.augment
     p, labels = predictions(nets, split, test, np.arange(len(split)))
-    count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
+    count = num_crops(preprocess)
     by_test_crops = score(p, labels, count)
-    is_centre = test.test_patches == "centre"
-    results = [by_test_crops] if is_centre else [measure(nets, split, centre(test)), by_test_crops]
+    results = [by_test_crops] if count == 1 else [measure(nets, split, centre(test)), by_test_crops]
     return OwnTest(trained, store, split, p, tuple(_of_weights(results, [trained])))
 
 

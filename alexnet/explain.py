@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alexnet import attribution
 from alexnet.attribution import CropAnswers, Occlusion, Projection
+from alexnet.config import FullyConnected
 from alexnet.data.image import Rgb
 from alexnet.errors import RunError
 from alexnet.receptive_field import Field
@@ -110,6 +111,9 @@ def methods_of(trained: Trained, names: str) -> tuple[str, ...]:
     # Its rule is that of the ReLU. Asked for by its name, `deconvnet` itself says so.
     if names == "all" and trained.net.architecture.activation != "relu":
         asked.remove("deconvnet")
+    # It needs maps.
+    if names == "all" and all(isinstance(op.layer, FullyConnected) for op in trained.net.plan):
+        asked.remove("grad-cam")
     return tuple(name for name in METHODS if name in asked)
 
 

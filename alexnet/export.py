@@ -324,9 +324,8 @@ def _weights(trained: Trained, fold: bool = True) -> tuple[Weights, set[str]]:
         if op.op != "batch_norm" or not fold:
             continue
         factor, summand = _factor_and_summand(net.get_submodule(op.module))
-        if after is not None and after.op == "dropout":
-            if net.architecture.dropout.form == "2012":
-                summand = summand * (1 - net.architecture.dropout.rate)
+        dropped = after is not None and after.op == "dropout"
+        if after is not None and dropped:
             after = net.plan[net.plan.index(after) + 1]
         if before.op == "linear":
             weight, bias = weights[before.layer.name]
@@ -335,6 +334,9 @@ def _weights(trained: Trained, fold: bool = True) -> tuple[Weights, set[str]]:
             weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
             weights[before.layer.name] = weight, bias
         elif after is not None and _sees_maps_alone(after):
+            # The layer behind the dropout of 2012 sees a part of the summand.
+            if dropped and net.architecture.dropout.form == "2012":
+                summand = summand * (1 - net.architecture.dropout.rate)
             weight, bias = weights[after.layer.name]
             factors, summands = (_by_input(vector, after) for vector in (factor, summand))
             bias = bias + (weight * summands).sum(tuple(range(1, weight.ndim)))

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alexnet.errors import AlexNetError, BusyError
+from alexnet.errors import AlexNetError, BusyError, DataError
 
 HOLDER_BYTES = 200  # read at most of a lock file, which holds the name of a process
 # What a file system answers that has no locks, such as some network file systems.
@@ -120,6 +120,17 @@ def check_folder_of(path: Path) -> None:
         raise AlexNetError(
             f"{path} cannot be written: there is no folder {path.parent}; make it first"
         )
+
+
+def check_outside(path: Path, images: Path, mend: str) -> None:
+    """Raise DataError for a new folder among the images of a source, which later takes it for one.
+
+    Args:
+        images: Folder of the source, if it is one.
+        mend: What the user can do, as the end of the sentence.
+    """
+    if images.is_dir() and path.resolve().is_relative_to(images.resolve()):
+        raise DataError(f"{path} would lie among the images of {images.resolve()}; {mend}")
 
 
 def free_space(folder: Path) -> tuple[Path, int | None]:

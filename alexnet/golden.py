@@ -74,6 +74,8 @@ def write(
     """
     ops = _chosen(trained, layers)
     check_out(out, force)
+    # The folder itself is replaced, and not a link to it.
+    out = out.resolve()
     inputs = dict(zip(trained.net.plan, _input_names(trained), strict=True))
     values = _values(trained, image)
     answer = trained.classes[int(values[trained.net.plan[-1].name].argmax())]
@@ -107,9 +109,12 @@ def check_out(out: Path, force: bool) -> None:
         return
     if not force:
         raise RunError(f"{out} exists; choose another name, or --force to replace it")
+    # A mistyped name must not delete a folder of something else, nor files that were put here.
     if not (out / MANIFEST).is_file():
-        # A mistyped name must not delete a folder of something else.
         raise RunError(f"{out} has no {MANIFEST} and is not replaced; choose another name")
+    ours = {MANIFEST, "npy", "float32", "int8"}
+    if other := sorted(path.name for path in out.iterdir() if path.name not in ours):
+        raise RunError(f"{out} has a file of another kind, {other[0]}; choose another name")
 
 
 def quantise(value: Float32) -> tuple[NDArray[np.int8], float]:

@@ -22,6 +22,7 @@ from alexnet.data.device_feed import on_device
 from alexnet.data.image import Rgb, centre_square, decode
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
+from alexnet.data.sources.source import readable
 from alexnet.data.storage import as_url, is_url
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, RunError
@@ -117,19 +118,23 @@ def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Pre
         best = torch.argsort(p, dim=1, descending=True, stable=True)[:, :most].tolist()
         for path, row, order in zip(images, p.tolist(), best, strict=True):
             classes[path] = tuple((trained.classes[i], row[i]) for i in order)
-    return [Prediction(str(path), classes.get(path, ()), errors.get(path)) for path in paths]
+    return [
+        Prediction(readable(str(path)), classes.get(path, ()), errors.get(path)) for path in paths
+    ]
 
 
 def read_image(file: Path, size_px: int) -> Rgb:
     """Read an image file as the training images were prepared: (size_px, size_px, 3).
 
     Raises:
-        DataError: The file is not an image; the message names it.
+        DataError: The file is not an image or cannot be read; the message names it.
     """
     try:
         return _decoded(file, size_px)
     except DataError as error:
         raise DataError(f"{file} cannot be read: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _decoded(file: Path, size_px: int) -> Rgb:
@@ -145,7 +150,7 @@ def features(
     layers: str | Sequence[str],
     source: str | Path,
     out: str | Path,
-    split: str = "val",
+    split: str = "",
 ) -> int:
     """Write the activations of layers for the center crop of each image, in one pass.
 
@@ -156,7 +161,7 @@ def features(
         out: A new folder. It gets `<layer>.npy` for each layer, (N, ...) float32; `names.txt` with
             a line for each image; and, from a store, `labels.npy`, (N,) int64. Activations are
             written batch by batch, so memory does not grow with N.
-        split: Split of the store.
+        split: Split of the store; if empty, the validation split of the run.
 
     Returns:
         The number of images.
@@ -313,6 +318,6 @@ def _named_batches(
         for a in range(0, len(files), BATCH):
             paths = files[a : a + BATCH]
             images = np.stack([read_image(path, trained.preprocess.stored_px) for path in paths])
-            yield torch.from_numpy(images), [str(path) for path in paths], None
+            yield torch.from_numpy(images), [readable(str(path)) for path in paths], None
 
     return len(files), read()

@@ -33,6 +33,7 @@ from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import Result, crops_name, own_test, same_answer
+from alexnet.files import check_outside
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -48,7 +49,8 @@ EPOCHS = 10, 200
 TINY_PX = 48
 """Images whose shorter side is smaller are trained on as CIFAR-10 is, with 32 pixels."""
 MOST_SKIPPED = 0.1
-"""Largest share of the images that may be unreadable: one bad file must not stop a small folder."""
+"""Largest share of the images of a split that may be unreadable. One image of a split may be in any
+case: one bad file must not stop a small folder."""
 SAMPLE = 15
 """Number of images whose size is looked at."""
 
@@ -75,6 +77,7 @@ def train_on(
         data = folder
         config = recommended(len(Store(data).split("train")), Store(data).size_px)
     else:
+        check_outside(run, Path(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
         data = store_beside(run)
         config = recommended(source.splits[0].count, typical_side_px(source))
@@ -157,23 +160,28 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
         print(note, file=sys.stderr)
     settings = StoreSettings(size_px=stored_px(config), most_skipped=MOST_SKIPPED)
     if not (folder / "manifest.json").is_file():
-        manifest = prepare(source, folder, settings)
+        manifest = prepare(source, folder, settings, spare=1)
         print("\n".join(in_words(manifest, source.notes)), file=sys.stderr)
         return
     manifest = Store(folder).manifest
-    # Streams have no fingerprint: for them the description must do.
     held = {name: split.get("fingerprint") for name, split in manifest["splits"].items()}
     there = {split.name: split.fingerprint for split in source.splits}
     before_px = manifest["settings"]["size_px"]
-    if manifest["source"] != source.description or held != there:
+    if held == there and manifest["source"] != source.description:
+        # Streams have no fingerprint, and another folder may have files of the same names.
+        raise DataError(
+            f"{folder} was prepared from {manifest['source']}, and this is {source.description}; "
+            "name the images as you did then, or choose another --out"
+        )
+    if held != there:
         was = f"other images than {source.description} has now"
     elif before_px != settings.size_px:
         was = f"{before_px} pixels a side, and this recipe needs {settings.size_px}"
     else:
         return
+    both = shlex.join([str(folder), str(folder).removesuffix("-store")])
     raise DataError(
-        f"{folder} was prepared for {was}; choose another --out, or begin again after: "
-        f"rm -r {folder} {str(folder).removesuffix('-store')}"
+        f"{folder} was prepared for {was}; choose another --out, or begin again after: rm -r {both}"
     )
 
 

@@ -74,7 +74,7 @@ def read(run: Path) -> tuple[list[int], NDArray[np.float16]] | None:
             continue
         try:
             array = np.load(path)
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError) as error:
             raise RunError(f"{path} is damaged ({error}); remove it") from None
         if array.ndim != 4 or (filters and array.shape != filters[0].shape):
             raise RunError(f"{path} has no filters like those of the others; remove it")

@@ -194,7 +194,9 @@ def maximise(
             v = shifted.roll([-s for s in shift], (2, 3))
             progress.advance(1)
     result: NDArray[np.uint8]
-    result = (mean + v).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    # Clamped again: where the mean image differs between pixels, the shift back has moved values
+    # away from the mean that they were clamped with.
+    result = (mean + v).clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return result
 
 

@@ -191,11 +191,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "        (norm.k, norm.alpha, norm.beta),",
             "        (norm.k, norm.alpha / norm.n, norm.beta),",
         ),
-        (
-            NORMALISE,
-            "(norm.n // 2, norm.k, norm.alpha) if norm",
-            "(norm.n // 2, norm.k, norm.alpha / norm.n) if norm",
-        ),
+        (NORMALISE, "(norm.k, norm.alpha) if norm", "(norm.k, norm.alpha / norm.n) if norm"),
     ],
     "3.3 n/2 rounded down": [
         (
@@ -203,7 +199,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "x.shape[1] // columns, norm.n // 2",
             "x.shape[1] // columns, (norm.n - 1) // 2",
         ),
-        (NORMALISE, "half, k, alpha = (norm.n // 2,", "half, k, alpha = ((norm.n - 1) // 2,"),
+        ("ops/plain.py", "return self.norm.n // 2 if", "return (self.norm.n - 1) // 2 if"),
     ],
     "3.3 The sum stays inside a column": [
         (

@@ -177,6 +177,22 @@ def test_exported_network_has_it_folded_where_that_is_exact(
     assert folded_names(tmp_path / "net.onnx").count("BatchNormalization") == 1
 
 
+@pytest.mark.parametrize("dropout", [Dropout(form="2012"), Dropout(form="inverted")])
+def test_it_is_folded_into_the_layer_before_a_dropout_too(
+    store: Path, tmp_path: Path, dropout: Dropout
+) -> None:
+    """Directly behind a layer, and before the dropout, whose factor comes after it."""
+    pytest.importorskip("onnxruntime")
+    *layers, hidden, last = architecture().layers
+    hidden = replace(hidden, then=("batch_norm", "dropout"))
+    settings = replace(architecture(), layers=(*layers, hidden, last), dropout=dropout)
+    fit(replace(config(store), architecture=settings), tmp_path / "run")
+    member = load(tmp_path / "run", device="cpu")
+    for name, tensor in checkpoint.state_of(trained(member.net.architecture)).items():
+        dict(checkpoint.state_of(member.net))[name].copy_(tensor)
+    write_onnx(member, tmp_path / "net.onnx")  # which compares the probabilities
+
+
 def test_several_ranks_refuse_it() -> None:
     ranks = Mesh(world=Group((0, 1), 0))
     with pytest.raises(MeshError, match=r"^conv1\.batch_norm needs the statistics of the whole ba"):

@@ -45,6 +45,12 @@ def test_errors_belong_to_the_weights_that_were_measured(
     assert "measured by `alexnet evaluate`" not in (copied_run / "card.md").read_text()
 
 
+def test_same_test_again_is_one_line_of_the_card(copied_run: Path, store: Path) -> None:
+    for _ in range(2):
+        main(["evaluate", str(copied_run), "--data", str(store)])
+    assert [about["patches"] for about in card.evaluations(copied_run)] == [1, 10]
+
+
 def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:
     sha256 = checkpoint.read(run).about["sha256"]
     assert evaluate([run, run], store)[0].weights_sha256 == (sha256, sha256)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet import checkpoint
+from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.store import Store
 from alexnet.demo import demo, report
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, RunError
 from alexnet.explorer import runtime
 from alexnet.trained import load
 
@@ -81,6 +83,22 @@ def test_shortened_demo_runs_every_stage(tmp_path: Path, monkeypatch: pytest.Mon
     assert "--fetch" not in report(results, out)
 
 
+@pytest.mark.parametrize("options", [{}, {"train": 60, "val": 20, "epochs": 2}])
+def test_demo_that_was_begun_with_other_numbers_is_not_continued(
+    tmp_path: Path, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: Config, run: Path) -> None:
+        run.mkdir()
+        checkpoint.write_config(run, config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alexnet.demo.fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo(tmp_path / "demo", train=60, val=20, epochs=1)
+    with pytest.raises(RunError, match="was begun with --train 60 --val 20 --epochs 1; go on"):
+        demo(tmp_path / "demo", **options)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -103,7 +121,9 @@ def test_finished_demo_is_shown_again_and_force_remakes_it(
     assert load(out / "run").about["store"] == Store(out / "store").checksum
     assert Store(out / "store").manifest["splits"]["train"]["images"] == 40
     (out / "curves.png").unlink()
-    demo(out)  # what is missing is made again, and the network is not trained again
+    demo(
+        out, train=40, val=20, epochs=1
+    )  # what is missing is made again, and the network is not trained again
     assert "epoch" not in capsys.readouterr().out.split("4. what it learned")[-1]
     assert (out / "curves.png").exists()
 

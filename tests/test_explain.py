@@ -13,7 +13,10 @@ from PIL import Image
 
 from alexnet import explain as explaining
 from alexnet import figures, load
+from alexnet.attribution import Occlusion
 from alexnet.cli import main
+from alexnet.cli.explain import _outputs
+from alexnet.config import Architecture, FullyConnected
 from alexnet.explain import METHODS, Explanation, explain, methods_of
 from alexnet.inference import read_image
 from alexnet.model import Network
@@ -142,6 +145,10 @@ def test_the_figure_has_a_panel_of_each_method_and_says_what_is_explained(
 def test_all_methods_are_those_that_suit_the_network(trained: Trained) -> None:
     assert methods_of(trained, "all") == METHODS
     assert methods_of(trained, "occlusion,gradient") == ("gradient", "occlusion")
+    flat = Architecture((FullyConnected("fc1", 4), FullyConnected("fc2", 2)), input_px=32)
+    assert set(METHODS) - set(methods_of(replace(trained, net=Network(flat)), "all")) == {
+        "grad-cam"
+    }
     tanh = replace(trained, net=Network(replace(tiny_architecture(), activation="tanh")))
     assert "deconvnet" not in methods_of(tanh, "all")
 
@@ -160,6 +167,30 @@ def test_one_file_that_is_no_image_does_not_cost_the_others(
     assert f"{bad} cannot be read: not an image of a known format" in printed.err
     assert "1 of the files could not be read as images" in printed.err
     assert (tmp_path / "photo-explain.png").exists()
+
+
+def test_no_figure_takes_the_place_of_another(tmp_path: Path) -> None:
+    files = [Path(name) for name in ("photo-2.jpg", "photo.jpg", "photo.png", "a/photo.jpg")]
+    assert [path.name for path in _outputs(files, tmp_path)] == [
+        "photo-2-explain.png",
+        "photo-explain.png",
+        "photo-3-explain.png",
+        "photo-4-explain.png",
+    ]
+
+
+def test_points_that_a_class_gains_are_not_said_to_be_lost(trained: Trained, photo: Path) -> None:
+    image = read_image(photo, trained.preprocess.stored_px)
+    explained = explain(trained, image, ("occlusion",))
+    for covered, whole, note in (
+        (0.0, 0.5, "red: at most 50 points lost"),
+        (1.0, 0.25, "red: at most 0 points lost\nblue: 75 gained"),
+    ):
+        occlusion = Occlusion(np.full((1, 1), covered, np.float32), np.zeros(1, int), 32, whole)
+        figure = figures.explanation(
+            replace(explained, occlusion=occlusion), trained.names, "photo"
+        )
+        assert note in [ax.get_xlabel() for ax in figure.axes]
 
 
 @pytest.mark.parametrize(

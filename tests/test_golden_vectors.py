@@ -19,7 +19,7 @@ from alexnet import golden, load
 from alexnet.checkpoint import state_of
 from alexnet.cli import main
 from alexnet.data import shapes
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, RunError
 from alexnet.inference import activations, read_image
 from alexnet.model import Network
 from alexnet.trained import Trained
@@ -203,6 +203,20 @@ def test_chosen_layers_and_a_replaced_folder(run: Path, image: Path, tmp_path: P
     assert [layer["name"] for layer in manifest_of(out)["layers"]] == ["conv1.linear", "conv2.lrn"]
     assert not (out / "npy" / "fc8.npy").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_force_replaces_nothing_but_vectors(run: Path, image: Path, tmp_path: Path) -> None:
+    out, trained = tmp_path / "out", load(run)
+    golden.write(trained, image, out, "conv1")
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    for _ in range(2):
+        golden.write(trained, image, link, "conv2", force=True)
+    assert link.is_symlink() and list(manifest_of(out)["values"])[-1] == "conv2"
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"has a file of another kind, notes\.txt"):
+        golden.write(trained, image, out, "fc8", force=True)
+    assert (out / "npy" / "conv2.npy").exists()
 
 
 def test_layers_are_chosen_by_the_names_of_other_programs(

@@ -249,6 +249,10 @@ def test_lines_of_summary_and_reproduce_fit(
         (["evaluate", "a", "--split"], "--split needs a value"),
         (["reproduce", "lrn", "--seeds", "few"], "--seeds cannot be few; it takes a whole number"),
         (["train", "paper", "--epochs", "few"], "--epochs cannot be few; it takes a whole number"),
+        (
+            ["train", "paper", "--augment.crops=0"],
+            "--augment.crops cannot be 0; it takes True or False",
+        ),
         (["train", "paper", "--lr", "low"], "--sgd.lr cannot be low; it takes a number"),
         (
             ["train", "paper", "--augment.colour", "red"],

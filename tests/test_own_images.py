@@ -103,6 +103,44 @@ def test_images_that_were_exchanged_are_not_overlooked(images: Path, tmp_path: P
         train_on(str(images), tmp_path / "mine", tiny)
 
 
+def test_other_name_of_the_same_images_is_no_reason_to_remove_a_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_on(str(images), tmp_path / "mine", tiny)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"was prepared from .*; name the images as") as refused:
+        train_on("images", tmp_path / "mine", tiny)
+    assert "rm -r" not in str(refused.value)
+
+
+def test_command_that_removes_a_run_quotes_its_name(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    train_on(str(images), run, tiny)
+    with pytest.raises(DataError, match=f"after: rm -r '{run}-store' '{run}'$"):
+        train_on(str(images), run, larger)
+
+
+@pytest.mark.parametrize("verb", ["train", "prepare"])
+def test_nothing_is_written_among_the_images(
+    images: Path, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next call would take it for a class."""
+    monkeypatch.chdir(images)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "."] if verb == "train" else ["prepare", ".", "store"])
+    assert stopped.value.code == 2
+    assert f"would lie among the images of {images}; " in capsys.readouterr().err
+    assert {path.name for path in images.iterdir()} == set(shapes.CLASSES[:2])
+
+
+def test_one_bad_file_does_not_stop_a_folder_of_few_images(images: Path, tmp_path: Path) -> None:
+    source = sources.find(str(images))
+    held_out = next(source.splits[1].items(0)).name
+    (images / held_out).write_bytes(b"not an image")
+    # Half of the two images of the validation split.
+    assert train_on(str(images), tmp_path / "mine", tiny)[0].images == 1
+
+
 def test_resumed_run_of_a_folder_ends_with_its_page_too(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,9 @@ import torch
 from alexnet import figures, load
 from alexnet.cli import main
 from alexnet.config import Architecture, Conv, FullyConnected
+from alexnet.data.augment import Preprocess
 from alexnet.data.loader import batches
+from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError
 from alexnet.figures.answers import stored_image
 from alexnet.inference import split_for
@@ -117,6 +119,22 @@ def test_a_made_image_is_stronger_than_any_of_the_store(trained: Trained, layer:
     value = trained.net.activations(x)[layer][0, unit].detach()
     value = value if value.dim() == 0 else value[middle(trained.net.architecture, layer)]
     assert float(value) > strongest(trained, split_for(trained), layer).values[unit, 0]
+
+
+def test_made_image_stays_within_the_values_of_an_image(trained: Trained) -> None:
+    """Where the mean image differs between pixels, black must not become white, nor the reverse."""
+    stored_px = trained.preprocess.stored_px
+    stripes = np.zeros((stored_px, stored_px, 3))
+    stripes[::2] = 255
+    preprocess = Preprocess(
+        trained.preprocess.augment,
+        Statistics(stripes, np.eye(3)),
+        trained.preprocess.input_px,
+        torch.device("cpu"),
+    )
+    made = maximise(trained.net, preprocess, "conv1", [3], steps=1, step_size=0, decay=0)
+    # The faint noise of the beginning is all that may be seen.
+    assert np.abs(made - preprocess.centre_patch_mean().numpy()).max() < 128
 
 
 def test_units_are_chosen_among_those_that_respond() -> None:

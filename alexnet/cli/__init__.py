@@ -79,7 +79,7 @@ HELP = (
     ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
     ("explain RUN IMAGE...", "what in an image speaks for its class"),
     ("explore RUN --out PAGE", "a page that runs it in the browser"),
-    ("features RUN --out FOLDER", "the activations of a layer, as files"),
+    ("features RUN --data STORE --out FOLDER", "the activations of a layer, as files"),
     (
         "figure KIND RUN...",
         "draw the network, its filters, answers, mistakes, curves, and others (figure --help)",

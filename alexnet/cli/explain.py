@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def explain(arguments: list[str]) -> None:
         raise AlexNetError(f"{out} is not a folder; name another one with --out")
     from alexnet import explain as explaining
     from alexnet import figures, load
+    from alexnet.data.sources.source import readable
     from alexnet.inference import image_files, read_image
 
     trained = load(a.run, device=a.device)
@@ -71,13 +73,15 @@ def explain(arguments: list[str]) -> None:
             num_unreadable += 1
             continue
         explained = explaining.explain(trained, image, methods, label)
-        figures.save(figures.explanation(explained, trained.names, file.name), path)
+        name = readable(str(file))
+        figures.save(figures.explanation(explained, trained.names, Path(name).name), path)
         if a.json:
-            facts = {"picture": str(file), "figure": str(path)}
+            facts = {"picture": name, "figure": readable(str(path))}
             print(json.dumps(facts | explaining.to_dict(explained, trained.classes)), flush=True)
         else:
             share = explained.answers.average[explained.label]
-            print(f"{file}: {trained.names[explained.label]} {share:.1%}  {path}", flush=True)
+            answer = f"{trained.names[explained.label]} {share:.1%}"
+            print(f"{name}: {answer}  {readable(str(path))}", flush=True)
     # Raised last: one unreadable file must not cost the explanations of the others.
     if num_unreadable:
         raise AlexNetError(f"{num_unreadable} of the files could not be read as images")
@@ -85,10 +89,9 @@ def explain(arguments: list[str]) -> None:
 
 def _outputs(files: list[Path], out: Path) -> list[Path]:
     """Return the figure of each file; files of the same name in two folders get a number."""
-    result: list[Path] = []
-    counts: dict[str, int] = {}
+    names: list[str] = []
     for file in files:
-        counts[file.stem] = number = counts.get(file.stem, 0) + 1
-        name = file.stem if number == 1 else f"{file.stem}-{number}"
-        result.append(out / f"{name}-explain.png")
-    return result
+        numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
+        candidates = itertools.chain([file.stem], numbered)
+        names.append(next(name for name in candidates if name not in names))
+    return [out / f"{name}-explain.png" for name in names]

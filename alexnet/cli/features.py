@@ -30,8 +30,8 @@ class FeaturesArguments:
     """Names of the layers, separated by commas (conv5,fc7), or all. conv1 is the value after the
     activation, conv1.linear the convolution alone; Caffe's names (norm1, pool5) work too, and
     torchvision's (features.2) for a network of that form."""
-    split: str = "val"
-    """Split of the store."""
+    split: str = ""
+    """Split of the store; the run's validation split when not given."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 

@@ -29,13 +29,13 @@ class ImportArguments:
     """The network, where the weights do not tell several apart; `alexnet which` names them."""
     classes: str = ""
     """File with a class on each line, such as Caffe's synset_words.txt, or a store with the same
-    classes; class 1, class 2, ... when not given."""
+    classes; class 0, class 1, ... when not given."""
     mean: Path | None = None
     """Mean to subtract, .binaryproto or .npy; the file's own or its program's when not given."""
     channels: Literal["auto", "rgb", "bgr"] = "auto"
     """Order of the channels that the network was trained with; auto: that of its program."""
     dropout: Literal["2012", "inverted"] | None = None
-    """Form in training of weights alone: 2012 halves fc6 and fc7 in use; inverted when not
+    """Form in training of weights alone: 2012 halves fc6 and fc7 at test; inverted when not
     given."""
     input_px: int | None = None
     """Side of the input in pixels, where the file does not say."""

@@ -255,6 +255,9 @@ def understood(
             continue
         if not equals and rest and rest[0].lower() in ("true", "false"):
             value = rest.pop(0)
+        if equals and value.lower() not in ("true", "false"):
+            listed = command(*verb.split(), "--help")
+            raise AlexNetError(f"--{name} cannot be {value}; it takes True or False; see {listed}")
         on = (value.lower() != "false") is not negative
         if values:
             result += [f"--{name}", str(on)]

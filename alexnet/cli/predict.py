@@ -43,6 +43,8 @@ def predict(arguments: list[str]) -> None:
     a = parse(PredictArguments, "predict", arguments)
     if not a.images:
         raise AlexNetError(f"name the images to classify, {example}")
+    if a.most < 1:
+        raise AlexNetError(f"--most is {a.most}; it must be at least 1")
     from alexnet import inference, load
     from alexnet.data.sources.source import is_image
 

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Names, on_disk, parse
 from alexnet.config import MEMORY_GIB, StoreSettings
 from alexnet.errors import DataError
+from alexnet.files import check_outside
 from alexnet.program import command
 
 FEW_IMAGES = 20_000
@@ -62,6 +63,7 @@ def prepare(arguments: list[str]) -> None:
     # Checked before the source is read, which may take minutes.
     folder = on_disk(a.store)
     StoreFolder(folder).check_early(a.force)
+    check_outside(folder, Path(a.source), "choose a place elsewhere for the store")
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:
         print(note, flush=True)

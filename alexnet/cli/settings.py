@@ -71,8 +71,8 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
 }
 
 COMMON = (
-    Setting("data", "STORE", "Prepared store, a folder or a URL. Required."),
-    Setting("out", "RUN", "Folder of the run. (default: runs/RECIPE)"),
+    Setting("data", "STORE", "Prepared store, a folder or a URL; a recipe needs one."),
+    Setting("out", "RUN", "Folder of the run. (default: runs/ and the name of recipe or folder)"),
     Setting("epochs", "INT", "Passes over the images; the schedule of the recipe scales with it."),
     Setting("seed", "INT", "Seed of weights, image order, augmentation and dropout. (default: 0)"),
 )

@@ -159,7 +159,10 @@ def _help() -> str:
             "With --resume, which continues a run; what is not given stays as it was:",
             *option_lines(resuming),
             "",
-            *wrapped(f"Recipes; all options of one: {command('train', 'RECIPE')} --help"),
+            *wrapped(
+                f"Recipes; the usual options of one: {command('train', 'RECIPE')} --help, all: "
+                "--help-all"
+            ),
             *recipe_lines(),
         ]
     )

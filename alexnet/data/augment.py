@@ -37,7 +37,8 @@ ILSVRC2012_VECTORS = np.array(  # one eigenvector per row
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Number of the random stream of the color noise. Streams 0 and 1 hold the crop positions and
 # reflections, drawn for each image or for each chunk of the epoch; 3 and 4 the sizes of zoomed
-# crops, likewise; 5 to 7 are those of `mixing.py`.
+# crops, likewise; 5 to 7 are those of `mixing.py`. `loader.epoch_order` permutes by the words
+# of stream 0, too: words of its own would change the order of every run that was ever recorded.
 NORMAL = 2
 ZOOM = 3
 ASPECT = 4 / 3

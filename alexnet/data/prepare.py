@@ -59,6 +59,7 @@ def prepare(
     force: bool = False,
     ignore_disk: bool = False,
     memory_gib: float = MEMORY_GIB,
+    spare: int = 0,
 ) -> dict[str, Any]:
     """Write a store and return its manifest.
 
@@ -71,6 +72,7 @@ def prepare(
         ignore_disk: Whether to begin even when the disk is too small.
         memory_gib: Memory for the images that all threads decode at one time. A larger image is
             decoded alone. The content of the store does not depend on it.
+        spare: Number of unreadable images that a split may have, whatever the share of them.
 
     Raises:
         DataError: If the store exists and `force` is not set, if a preparation with other settings
@@ -92,7 +94,7 @@ def prepare(
         settings = _settled(settings, source)
         if not ignore_disk:
             _check_disk(source, place.path, settings)
-        job = begin(place, source, settings)
+        job = replace(begin(place, source, settings), spare=spare)
         for split in source.splits:
             _prepare_split(job, split, workers or available_cores(), memory)
         manifest = _finish(job)
@@ -246,12 +248,14 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
             f"the split {split.name!r} has no readable image; repair the images and remove "
             f"{job.folder.partial}"
         )
-    if (final or split.count) and skipped > job.settings.most_skipped * max(1, total):
+    most = max(job.spare, job.settings.most_skipped * max(1, total))
+    if (final or split.count) and skipped > most:
         names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
         first = _first(names, skipped)
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.folder.partial}, or allow more with --most-skipped"
+            f"repair them and remove {job.folder.partial}, or allow more with "
+            "`alexnet prepare --most-skipped`"
         )
 
 

@@ -34,12 +34,14 @@ class Job:
     Attributes:
         folder: Where the store is written.
         state: How far the preparation has come.
+        spare: Number of unreadable images that a split may have, whatever the share of them.
     """
 
     source: Source
     settings: StoreSettings
     folder: StoreFolder
     state: dict[str, Any]
+    spare: int = 0
 
     def save(self) -> None:
         """Write the state."""

@@ -20,7 +20,7 @@ from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
-from alexnet.evaluation import centre, predictions, says_top5, score
+from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
 from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import write_whole
 from alexnet.saved_config import from_dict
@@ -65,7 +65,7 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     # If the recipe's own test is the center crop, `p` is this already.
     centre_p = (
         p
-        if config.augment.test_patches == "centre"
+        if num_crops(trained.preprocess) == 1
         else predictions(nets, split, single_crop, indices)[0]
     )
     train = store.split(config.train_split)

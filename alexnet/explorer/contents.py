@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet.architecture import Op
 from alexnet.data.augment import evaluation_crops
@@ -121,7 +120,7 @@ def contents(
     for op in layers:
         files[f"{op.name}/made"] = _maximising(trained, op, made[op.name])
     about = {
-        "run": run.name,
+        "run": run.resolve().name,
         "snapshots": [
             {"run": kept.run, "recipe": kept.recipe, "columns": kept.columns, "epochs": kept.epochs}
             for kept in growths
@@ -266,14 +265,7 @@ def thumbnail(crop: Rgb) -> NDArray[np.uint8]:
 
 def _crop(trained: Trained, image: Rgb) -> Rgb:
     """The center crop of a stored image as the network sees it, before the mean is subtracted."""
-    preprocess = trained.preprocess
-    side = preprocess.augment.test_px or preprocess.input_px
-    first = (preprocess.stored_px - side) // 2
-    crop = image[first : first + side, first : first + side]
-    if side == preprocess.input_px:
-        return np.ascontiguousarray(crop)
-    sides = preprocess.input_px, preprocess.input_px
-    return np.asarray(Image.fromarray(crop).resize(sides, Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(trained.preprocess.centre_pixels(image))
 
 
 def _stored(split: Split, chosen: NDArray[np.int64]) -> list[Rgb]:

@@ -220,7 +220,10 @@ def _method_panels(explained: Explanation) -> list[Panel]:
     if explained.occlusion is not None:
         drop = explained.occlusion.drop(len(explained.crop))
         largest = float(np.abs(drop).max())
-        note = f"darkest: {100 * largest:.2g} points lost"
+        lost, gained = max(0.0, float(drop.max())), max(0.0, -float(drop.min()))
+        note = f"red: at most {100 * lost:.2g} points lost"
+        # A class that is improbable gains by most squares.
+        note += f"\nblue: {100 * gained:.2g} gained" if gained > lost else ""
         panels.append(Panel(gray, "occlusion", note, _over(drop, "RdBu_r", -largest, largest)))
     if explained.grad_cam is not None:
         values, unit_field = explained.grad_cam

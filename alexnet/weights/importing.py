@@ -56,11 +56,11 @@ def import_weights(
         run: A new folder.
         net: The network, where the weights do not tell several apart.
         classes: A file with the name of a class on each line, in the order of the outputs, or a
-            store with the same classes; empty: they are called `class 1`, ...
+            store with the same classes; empty: they are called `class 0`, ...
         mean: The mean to subtract, with its channels in the order of the network's input.
         channels: The order of the channels that the network expects; auto: that of its program.
         dropout: The form that it was trained with, where the file has weights alone. 2012: the
-            outputs of fc6 and fc7 are halved in use. None: inverted, as in all other programs.
+            outputs of fc6 and fc7 are halved at test. None: inverted, as in all other programs.
         input_px: Side of its input, where the file does not say.
 
     Returns:
@@ -191,7 +191,7 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
         names, words = list(store.classes), list(store.words)
     else:
         try:
-            lines = Path(source).read_text("utf-8").splitlines()
+            lines = Path(source).read_text("utf-8-sig").splitlines()  # Windows marks its files
         except UnicodeDecodeError:
             raise DataError(f"{source} is no text in UTF-8; write one class on a line") from None
         # Caffe's synset_words.txt: `n01440764 tench, Tinca tinca`.

@@ -156,6 +156,8 @@ async function tryLook(file, name, own = null) {
   // Before, the status is about the network.
   if (isOpen) say(`${name} …`);
   const start = performance.now();
+  // Another image may be chosen while this one is decoded.
+  const number = ++latest;
   let stored;
   try {
     stored = await storedImage(file);
@@ -165,6 +167,7 @@ async function tryLook(file, name, own = null) {
     say(`${name} is not an image that this browser can decode.`, true);
     return;
   }
+  if (number !== latest) return;
   await look(stored, name, own, performance.now() - start);
 }
 
