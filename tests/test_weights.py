@@ -26,6 +26,7 @@ from alexnet.architecture import names_of, op_of, plan
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.checkpoint import write
 from alexnet.cli import main
+from alexnet.cli.train import parse_train
 from alexnet.config import Config
 from alexnet.data.image import encode
 from alexnet.data.store import Store
@@ -920,10 +921,13 @@ def test_the_commands_of_the_page_run(
     (tmp_path / "photo.png").rename("photo.jpg")  # the content of a file decides, not its name
     commands = documented_commands(ROOT / "docs" / "weights.md")
     assert [command[0] for command in commands] == [
-        *("which", "import", "predict", "features", "figure", "check", "export")
+        *("which", "import", "predict", "features", "figure", "check", "train", "export")
     ]
     for command in commands:
-        main(command)
+        if command[0] == "train":  # at full size; `test_training` begins from another run
+            assert parse_train(command[1], command[2:]).config.init == "runs/caffenet"
+        else:
+            main(command)
     printed = capsys.readouterr().out
     assert "CaffeNet (bvlc_reference_caffenet)" in printed
     assert "photo.jpg: thing" in printed
