@@ -921,7 +921,7 @@ def test_the_commands_of_the_page_run(
     (tmp_path / "photo.png").rename("photo.jpg")  # the content of a file decides, not its name
     commands = documented_commands(ROOT / "docs" / "weights.md")
     assert [command[0] for command in commands] == [
-        *("which", "import", "predict", "features", "figure", "check", "train", "export")
+        *("which", "import", "predict", "features", "figure", "check", "export", "train")
     ]
     for command in commands:
         if command[0] == "train":  # at full size; `test_training` begins from another run
