@@ -245,6 +245,9 @@ def _layer_ops(
         suffix: Ends the names of the modules that follow the layer: the 1 of `pool1`.
     """
     name = layer.name
+    pool = architecture.pool
+    if "max_pool" in layer.then and min(pool.size_px, pool.stride) < 1:
+        raise ConfigError(f"pool: size {pool.size_px} and stride {pool.stride} must be at least 1")
     if isinstance(layer, FullyConnected):
         shape: Shape = (layer.units, 1, 1)
     else:

@@ -191,6 +191,9 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     # In a run's folder such a file would be damage, and not what the user meant.
     if file == path and (kind := _foreign(path)) is not None:
         raise RunError(f"{path} is not a run of this program: it is {kind}")
+    # safetensors says of a file that may not be read that it does not exist.
+    with file.open("rb"):
+        pass
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}

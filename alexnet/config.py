@@ -452,7 +452,8 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
     # From the last drop to the first: each lies before the one that follows, and the n-th not
     # before epoch n, so that rounding never merges two drops.
     drops: list[int] = []
-    for least, epoch in reversed(list(enumerate(schedule.drops, 1))):
+    within = [epoch for epoch in schedule.drops if epoch < schedule.epochs]
+    for least, epoch in reversed(list(enumerate(within, 1))):
         drops.insert(0, max(least, min(at(epoch), (drops or [epochs])[0] - 1)))
     return replace(
         schedule,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from alexnet.config import (
     Augment,
     BatchNorm,
@@ -13,6 +15,7 @@ from alexnet.config import (
     StepSchedule,
 )
 from alexnet.errors import ConfigError
+from alexnet.saved_config import MOST_INT
 
 
 def check(config: Config) -> None:
@@ -46,6 +49,24 @@ def _check_lower_bounds(config: Config) -> None:
         # Written with `not` so that a NaN is rejected too.
         if not value >= least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
+    _check_saved(config)
+
+
+def _check_saved(config: Config) -> None:
+    """Check the values that could be written into a run and not be read again."""
+    if config.seed > MOST_INT:
+        raise ConfigError(f"seed is {config.seed}; it must be at most {MOST_INT}")
+    for name, path in (("data", config.data), ("init", config.init)):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{name} is {path!r}, whose bytes are no text in UTF-8; rename the folder"
+            ) from None
+    if not math.isfinite(config.parallel.timeout_s):
+        raise ConfigError(f"parallel.timeout_s is {config.parallel.timeout_s}; it must be finite")
+    if not math.isfinite(config.architecture.width):
+        raise ConfigError(f"architecture.width is {config.architecture.width}; it must be finite")
 
 
 def _check_augment(config: Config) -> None:

@@ -176,7 +176,7 @@ def features(
     out = Path(out)
     if out.exists():
         raise RunError(f"{out} exists; choose another --out")
-    count, named_batches = _named_batches(trained, Path(source), split)
+    count, named_batches = _named_batches(trained, source, split)
     shapes = {op.name: op.shape for op in trained.net.plan}
     needed = 4 * count * sum(math.prod(shapes[name]) for name in names)
     check_space(out, needed, f"the activations of {', '.join(names)} need")

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 
 import alexnet
+from alexnet.inference import layer_names
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,6 +28,7 @@ def main() -> None:
     a = parser.parse_args()
 
     trained = alexnet.load(a.run)
+    (a.layer,) = layer_names(trained, a.layer)  # norm1 is our conv1.lrn
     count = alexnet.features(trained, a.layer, a.images, a.out)
     values = np.load(a.out / f"{a.layer}.npy")  # (N, C, H, W), or (N, units) where fully connected
     print(f"{a.layer}: {count} images, {values[0].shape} each, {np.mean(values == 0):.0%} zeros")

@@ -34,7 +34,8 @@ def main() -> None:
     alexnet(["reproduce", claim.id, *map(str, settings)])
 
     # The record holds the runs; the effects are computed when it is read.
-    (record,) = records.read(a.out / "records")
+    read = records.read(a.out / "records")
+    record = next(r for r in read if r.claim is claim and r.raw["scale"] == a.scale)
     for row in record.rows:
         print(f"{row.effect.name}: mean {row.estimate.mean:.2f}, n = {row.estimate.n}")
 

@@ -284,6 +284,37 @@ def test_one_ensemble_has_no_interval_but_two_do(recorded: list[Record]) -> None
     assert records.opened(doubled).rows[0].estimate.low is not None
 
 
+def test_tests_of_the_program_take_no_part_in_the_adjustment(recorded: list[Record]) -> None:
+    bare = [
+        replace(one, rows=tuple(replace(row, adjusted_p=None) for row in one.rows))
+        for one in recorded
+    ]
+    smoke = [replace(one, raw=one.raw | {"scale": "smoke"}) for one in bare[:3]]
+    assert records.adjusted([*smoke, *bare]) == [*smoke, *recorded]
+
+
+def test_record_of_other_images_is_kept(
+    recorded: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = recorded[0].raw
+    path = records.write(raw, tmp_path)
+    records.write(raw, tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    records.write(raw | {"store_checksum": "another"}, tmp_path)
+    assert json.loads(path.with_suffix(".json.bak").read_text()) == raw
+    assert "the record before, of other images or more seeds, is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"scale": "desk", "claim": "none"}'])
+def test_file_that_is_no_record_costs_no_other(
+    recorded: list[Record], tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.write(recorded[0].raw, tmp_path)
+    (tmp_path / "another.json").write_text(content)
+    assert [one.raw for one in records.read(tmp_path)] == [recorded[0].raw]
+    assert "another.json is no record of this version" in capsys.readouterr().err
+
+
 def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
     rows = [row for record in recorded for row in record.rows if row.adjusted_p is not None]
     assert [row.adjusted_p for row in rows] == holm([row.estimate.p or 0.0 for row in rows])

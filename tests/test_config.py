@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import recipes
+from alexnet.architecture import plan
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import (
     Architecture,
@@ -20,7 +21,9 @@ from alexnet.config import (
     Config,
     FullyConnected,
     LayerLr,
+    Parallel,
     Plateau,
+    Pool,
     StepSchedule,
     from_dict,
     scaled,
@@ -172,6 +175,15 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
             "a layer is called 'fc.8'",
         ),
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
+        # What a run could not read again.
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be at most"),
+        ({"data": "caf\udce9"}, "whose bytes are no text in UTF-8; rename the folder"),
+        ({"init": "caf\udce9"}, "init is .* whose bytes are no text"),
+        ({"parallel": Parallel(timeout_s=float("inf"))}, "timeout_s is inf; it must be finite"),
+        (
+            {"architecture": replace(recipes.paper().architecture, width=float("inf"))},
+            "architecture.width is inf; it must be finite",
+        ),
     ],
 )
 def test_invalid_values_are_refused(changes: dict[str, object], message: str) -> None:
@@ -244,6 +256,16 @@ def test_every_learning_rate_of_a_shortened_schedule_lasts_an_epoch(
     ends = (*scaled(StepSchedule(520, drops), epochs).drops, epochs)
     assert len(ends) == min(len(drops) + 1, epochs)
     assert all(before < after for before, after in pairwise((0, *ends)))
+
+
+@pytest.mark.parametrize("pool", [Pool(3, 0), Pool(0, 2)])
+def test_pool_of_no_size_or_stride_is_refused(pool: Pool) -> None:
+    with pytest.raises(ConfigError, match=r"pool: size \d and stride \d must be at least 1"):
+        plan(replace(recipes.paper().architecture, pool=pool))
+
+
+def test_drops_behind_the_end_stay_behind_it() -> None:
+    assert scaled(StepSchedule(40, (25, 51, 79)), 60) == StepSchedule(60, (38,))
 
 
 def test_two_drops_of_a_shortened_schedule_do_not_coincide() -> None:

@@ -13,7 +13,7 @@ from alexnet.cli import main
 from alexnet.data import shapes
 from alexnet.data.loader import batches
 from alexnet.data.store import Store
-from alexnet.errors import ConfigError
+from alexnet.errors import ConfigError, DataError
 from alexnet.model import Network
 from tests.conftest import tiny_architecture
 
@@ -66,6 +66,11 @@ def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
     features(load(run), "fc6,fc7,fc6", tmp_path / "images", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"fc6.npy", "fc7.npy", "names.txt"}
+
+
+def test_store_at_a_url_is_named_by_both_of_its_slashes(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="memory://nowhere/none is not a prepared store"):
+        features(load(run), "fc7", "memory://nowhere/none", tmp_path / "out")
 
 
 def test_unknown_layer_of_a_list_is_named(run: Path, store: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from alexnet.cli import main
 from alexnet.config import StoreSettings
 from alexnet.data import image
+from alexnet.data.classes import read_class_names
 from alexnet.data.image import FORMATS, decode, encode, suffixes
 from alexnet.data.prepare import prepare
 from alexnet.data.processing import is_extreme
@@ -255,6 +256,35 @@ def test_class_that_a_split_lacks_is_reported(
     main(["prepare", str(folder), str(tmp_path / "store"), "--size-px", "24"])
     note = "2 classes have no image in 'val': cat (1 in all), owl (1 in all)"
     assert f"  {note}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "Val")])
+def test_capital_letters_make_no_classes_of_the_splits(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for name in names:
+        folder_of(tmp_path / "pets" / name, {"cat": 2, "dog": 2})
+    source = find(str(tmp_path / "pets"))
+    assert source.classes == ("cat", "dog")
+    assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
+
+
+def test_first_image_of_a_table_is_not_taken_for_a_heading(tmp_path: Path) -> None:
+    """Its label is one of the words that columns of labels have."""
+    folder_of(tmp_path / "photos", {"a": 3})
+    names = ["IMG_0.PNG", "IMG_1.PNG", "IMG_2.PNG"]
+    for old, new in zip(sorted((tmp_path / "photos" / "a").iterdir()), names, strict=True):
+        old.rename(tmp_path / "photos" / new)
+    (tmp_path / "photos" / "a").rmdir()
+    rows = zip(names, ("target", "other", "other"), strict=True)
+    (tmp_path / "photos" / "labels.csv").write_text("".join(f"{n},{c}\n" for n, c in rows))
+    source = find(str(tmp_path / "photos"), val_fraction=0)
+    assert (source.classes, source.splits[0].count) == (("other", "target"), 3)
+
+
+def test_mark_at_the_beginning_of_a_windows_file_is_no_part_of_a_class(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert read_class_names(tmp_path / "classes.txt") == ["cat", "dog"]
 
 
 def test_several_unreadable_images_are_named(tmp_path: Path) -> None:

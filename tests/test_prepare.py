@@ -762,6 +762,17 @@ def test_unreadable_images_are_skipped_and_named_up_to_a_limit(tmp_path: Path) -
     assert again["splits"] == manifest["splits"]
 
 
+def test_file_of_more_bytes_than_arrow_can_number_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.data.arrow.MAX_BYTES", 5000)
+    with pytest.raises(ValueError, match="put fewer into a file with --shard-images"):
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    with pytest.raises(ValueError, match="--workers is -1; it must be at least 0"):
+        prepare(shapes.source(20, 10), tmp_path / "other", SMALL, workers=-1)
+    assert not (tmp_path / "other.partial").exists()
+
+
 def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, InHand(b"x"))][start:]))
     with pytest.raises(ValueError, match="no readable image"):

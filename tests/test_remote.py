@@ -48,6 +48,14 @@ def url(store: Path) -> Iterator[str]:
     memory.rm("/bucket", recursive=True)
 
 
+def test_cache_that_cannot_be_written_costs_time_alone(
+    url: str, store: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.write_bytes(b"a file in the place of the folder")
+    assert same(Store(url).split("val", keep=True), Store(store).split("val"))
+    assert f"warning: {url} is not copied to a cache: " in capsys.readouterr().err
+
+
 def copies(cache: Path) -> list[Path]:
     return sorted(cache.glob("*/*.arrow"))
 

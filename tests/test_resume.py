@@ -57,6 +57,20 @@ def test_finished_run_says_so_and_how_to_lengthen_it(
     assert len(read_metrics(copied_run, "epoch")) == 6
 
 
+def test_run_can_be_ended_where_it_is(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit(tiny(store, schedule=StepSchedule(1)), run)
+    write_config(run, replace(read_config(run), schedule=StepSchedule(3)))
+    for _ in range(2):
+        capsys.readouterr()
+        main(["train", "--resume", str(run), "--epochs", "1"])
+    assert "is already finished (1 epochs)" in capsys.readouterr().err
+    assert read_config(run).schedule.epochs == 1
+    assert len(read_metrics(run, "epoch")) == 1
+
+
 def test_new_settings_of_a_finished_run_wait_for_a_new_length(
     copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +178,21 @@ def test_run_that_ended_before_its_last_epoch_goes_on_when_asked(
         resume(run, epochs=ended + 1)
         assert len(rates(run)) == ended + 1
         assert rates(run)[-1] == pytest.approx(0.001)
+
+
+def test_checkpoint_within_an_epoch_has_no_error_of_the_last_one(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights were not those that were validated."""
+    run = tmp_path / "run"
+    fit(tiny(store, schedule=StepSchedule(1)), run)
+    assert checkpoint.read(run).about["evaluation"]["val_error"] >= 0
+    write_config(run, replace(read_config(run), schedule=StepSchedule(2)))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 1)
+        resume(run)
+    about = checkpoint.read(run).about
+    assert about["position"]["batch"] > 0 and about["evaluation"] is None
 
 
 def test_not_finite_without_a_checkpoint_names_the_command_that_begins_again(

@@ -142,6 +142,13 @@ def test_plateau_drops_three_times_and_then_ends() -> None:
     assert drops == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_an_equal_error_is_no_improvement() -> None:
+    schedule, state = Plateau(epochs=100, patience=2, min_delta=0, drops=3), START
+    for _ in range(5):
+        state = after_epoch(schedule, state, 0.9)
+    assert (state.drops, state.best_error) == (2, 0.9)
+
+
 def test_plateau_ends_at_its_last_epoch() -> None:
     assert finished(Plateau(epochs=4), 4, START)
 

@@ -120,7 +120,7 @@ def read_class_names(path: Path) -> list[str]:
         DataError: If the file is not UTF-8.
     """
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text (byte {error.start}); save it in that encoding"

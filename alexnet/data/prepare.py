@@ -21,13 +21,12 @@ import numpy as np
 
 from alexnet.config import LOSSLESS_PX, MEMORY_GIB, StoreSettings
 from alexnet.cores import available_cores
-from alexnet.data.arrow import ArrowFile, build_index, features, write_arrow_file
+from alexnet.data.arrow import MAX_BYTES, ArrowFile, build_index, features, write_arrow_file
 from alexnet.data.image import decode
 from alexnet.data.manifest import FORMAT, sealed
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.processing import (
     LEAST_PX,
-    MAX_BYTES,
     MOST_ELONGATED,
     Memory,
     Processed,
@@ -81,6 +80,8 @@ def prepare(
             read.
         BusyError: If another process prepares this store.
     """
+    if workers < 0:
+        raise DataError(f"--workers is {workers}; it must be at least 0, which is one per core")
     if not 0 < memory_gib < math.inf:
         raise DataError(f"--memory-gib is {memory_gib}; it must be greater than 0")
     memory = Memory(int(memory_gib * 2**30))

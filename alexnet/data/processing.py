@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.config import StoreSettings
+from alexnet.data.arrow import MAX_BYTES
 from alexnet.data.image import (
     as_stored,
     centre_square,
@@ -34,7 +35,6 @@ TASK_BYTES, HELD_BYTES = 32 << 20, 512 << 20
 # the 256 of a stored image, one pixel becomes a block of 16x16 or more, and of an image that is
 # more than ten times as long as wide, the central square shows less than a tenth.
 LEAST_PX, MOST_ELONGATED = 16, 10
-MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
 
 
 class Memory:

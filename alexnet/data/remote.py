@@ -190,7 +190,12 @@ class RemoteStorage:
         if self._cache is None:
             return
         # Locked even if nothing is copied: another process must not evict what is read here.
-        folder = self._cache.lock_store(store)
+        try:
+            folder = self._cache.lock_store(store)
+        except OSError as error:
+            # The cache saves time alone.
+            print(f"warning: {self.name} is not copied to a cache: {error}", file=sys.stderr)
+            return
         for file, size in sizes.items():
             copy = _path_of_copy(folder, file)
             # Copies of an earlier run that have not changed since their checksum was compared.

@@ -48,7 +48,7 @@ def check_same_on_all_ranks(
     try:
         made = make()
         digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
-    except (AlexNetError, StoreLost) as error:
+    except (AlexNetError, StoreLost, OSError) as error:
         problem, kind = str(error), next((k for k in PASSING if isinstance(error, k)), MeshError)
     # Every rank takes part, also one with a problem: the others wait for its report.
     reports: list[Report] = [(None, MeshError, "")] * mesh.world.size

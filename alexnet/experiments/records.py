@@ -7,6 +7,9 @@ no stored value can disagree with the runs or with the current measure.
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -47,8 +50,8 @@ def new_record(
         "claim": claim.id,
         "on": kind,
         "scale": settings.scale,
-        "command": f"alexnet reproduce {claim.id} --data {store.name} --scale {settings.scale} "
-        f"--seeds {settings.seeds}{precision}",
+        "command": f"alexnet reproduce {claim.id} --data {shlex.quote(store.name)} "
+        f"--scale {settings.scale} --seeds {settings.seeds}{precision}",
         "store": {"images": images, "classes": len(store.classes), "size_px": store.size_px},
         "store_checksum": store.checksum,
         "code": code_version(),
@@ -92,8 +95,22 @@ def write(raw: dict[str, Any], folder: Path) -> Path:
     """Write a record to FOLDER/CLAIM-KIND-SCALE.json and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{raw['claim']}-{raw['on']}-{raw['scale']}.json"
+    if path.exists() and _is_more(path, raw):
+        before = path.with_suffix(".json.bak")
+        os.replace(path, before)
+        print(f"the record before, of other images or more seeds, is {before}", file=sys.stderr)
     write_whole(path, (json.dumps(raw, indent=1) + "\n").encode())
     return path
+
+
+def _is_more(path: Path, raw: dict[str, Any]) -> bool:
+    """Whether a record that exists is of another store, or has more runs, than the new one."""
+    try:
+        old = json.loads(path.read_text())
+        most = [max(map(len, record["arms"].values())) for record in (old, raw)]
+        return bool(old["store_checksum"] != raw["store_checksum"] or most[0] > most[1])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return True
 
 
 @dataclass(frozen=True)
@@ -237,22 +254,40 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
     """
     folders = (shipped(), OWN) if folder is None else (folder,)
     paths = {path.name: path for parent in folders for path in parent.glob("*.json")}
-    raws = [json.loads(paths[name].read_text()) for name in sorted(paths)]
-    records = [opened(raw) for raw in raws if raw["scale"] in scales]
+    records: list[tuple[tuple[int, ...], Record]] = []
+    for _, path in sorted(paths.items()):
+        try:
+            raw = json.loads(path.read_text())
+            if raw["scale"] in scales:
+                record = opened(raw)
+                records.append((_place(record), record))
+        # A user's own file may be of another version, or of something else.
+        except (KeyError, TypeError, ValueError) as error:
+            if path.parent == shipped():
+                raise
+            print(f"warning: {path} is no record of this version: {error!r}", file=sys.stderr)
+    return adjusted([record for _, record in sorted(records, key=lambda placed: placed[0])])
 
-    def sort_key(record: Record) -> tuple[int, ...]:
-        claim = record.claim
-        kind = claim.kinds.index(record.raw["on"])
-        return CLAIMS.index(claim), SCALES.index(record.raw["scale"]), kind
 
-    return adjusted(sorted(records, key=sort_key))
+def _place(record: Record) -> tuple[int, ...]:
+    """The place of a record in the list of all."""
+    claim, raw = record.claim, record.raw
+    return CLAIMS.index(claim), SCALES.index(raw["scale"]), claim.kinds.index(raw["on"])
 
 
 def adjusted(records: Sequence[Record]) -> list[Record]:
-    """The records with p values adjusted by Holm's method over all their rows together."""
-    p_values = [row.estimate.p for record in records for row in record.rows]
-    # `holm` keeps the order of the rows, so both loops below can walk through one iterator.
-    adjusted_p = iter(holm([p for p in p_values if p is not None]))
+    """The records with p values adjusted by Holm's method over all rows of results together.
+
+    Rows at smoke scale have none: they are tests of the program.
+    """
+    p_values = [
+        row.estimate.p
+        for record in records
+        for row in record.rows
+        if record.raw["scale"] in RESULTS and row.estimate.p is not None
+    ]
+    # `holm` keeps the order of the rows, so both loops walk through one iterator.
+    adjusted_p = iter(holm(p_values))
     return [
         replace(
             record,
@@ -261,6 +296,8 @@ def adjusted(records: Sequence[Record]) -> list[Record]:
                 for row in record.rows
             ),
         )
+        if record.raw["scale"] in RESULTS
+        else record
         for record in records
     ]
 

@@ -87,7 +87,8 @@ def kind_of(store: Store) -> Kind:
     ImageNet is recognized by its list of classes alone, so that no other set of photographs, of
     1000 classes or fewer, counts as the paper's own setting.
     """
-    if store.size_px == 32 and "test" in store.manifest["splits"]:
+    # CIFAR-100 has as many images of the same size.
+    if store.size_px == 32 and len(store.classes) == 10 and "test" in store.manifest["splits"]:
         return "cifar10"
     wnids = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
     if store.size_px == 64 and wnids == TINY_IMAGENET_SHA256:
@@ -232,17 +233,18 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         config = replace(spec.config, schedule=replace(spec.config.schedule, epochs=num_epochs))
         specs.append(_spec_of(f"{claim.id}, {arm.name}, {factor} x rate", config, settings))
     results = run_all(specs, settings, may_fail=True)
+    most_epochs = [spec.config.schedule.epochs for spec in specs]
     for arm in claim.arms:
         scores = [
             (
                 # A run that ended early has reached the claim's error: the sooner the better, and
                 # dividing by 1000 ranks it before every run that has not.
                 result.epochs[-1]["val_error"]
-                if len(result.epochs) == SEARCH_EPOCHS
+                if len(result.epochs) == most
                 else len(result.epochs) / 1e3,
                 factor,
             )
-            for (trial_arm, factor), result in zip(trials, results, strict=True)
+            for (trial_arm, factor), most, result in zip(trials, most_epochs, results, strict=True)
             if trial_arm is arm and result is not None
         ]
         if not scores:
@@ -250,7 +252,7 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         factors[arm.name] = min(scores)[1]
         settings.say(
             f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after "
-            f"{SEARCH_EPOCHS} epochs"
+            f"{max(most_epochs)} epochs"
         )
     return factors
 

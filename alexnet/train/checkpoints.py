@@ -99,6 +99,9 @@ class Checkpoints:
         full_velocity = self._net.full(self._velocity if which == "last" else {})
         if self._net.mesh.first:
             header = self._about | {"position": asdict(self._state)}
+            # These weights are later than those that were validated at the end of the last epoch.
+            if self._state.batch:
+                header["evaluation"] = None
             path = self._run / f"{which}.safetensors"
             checkpoint.write(path, weights, full_velocity, self._mean, header, training)
         self._saved_s = time.perf_counter()

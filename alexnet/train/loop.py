@@ -206,12 +206,15 @@ def resume(
             changed = replace(changed, schedule=schedule)
             setup = replace(setup, config=replace(config, schedule=schedule))
         ended = finished(changed.schedule, state.epoch, state.plateau)
-        if ended:
+        cut_short = ended and not finished(saved.schedule, state.epoch, state.plateau)
+        if ended and not cut_short:
             # Without a step to train, new settings would only wait to act on a later resume.
             changed = saved
         if mesh.first and changed != saved:
             write_config(run, changed)
-        if ended:
+        if cut_short:
+            messages = [f"{run} ends here, after {state.epoch} epochs"]
+        elif ended:
             messages = [_already_finished(run, saved, state, lr)]
         else:
             messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]

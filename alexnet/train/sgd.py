@@ -32,7 +32,9 @@ def after_epoch(schedule: Schedule, state: PlateauState, val_error: float) -> Pl
     if not isinstance(schedule, Plateau):
         # `finished` compares the best error with `until_error`.
         return replace(state, best_error=min(state.best_error, val_error))
-    if val_error <= state.best_error - schedule.min_delta:
+    # An equal error is no improvement, with any `min_delta`.
+    better = val_error < state.best_error
+    if better and val_error <= state.best_error - schedule.min_delta:
         return replace(state, best_error=val_error, stale_epochs=0)
     if state.stale_epochs + 1 < schedule.patience:
         return replace(state, stale_epochs=state.stale_epochs + 1)

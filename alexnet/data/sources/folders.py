@@ -52,8 +52,10 @@ def split_folders(folder: Path) -> dict[str, Path]:
         DataError: If only held-out folders lie in it, which would be taken for classes.
     """
     folders = {}
+    # Kaggle's sets have Training/ and Testing/, and a link may lead to a folder.
+    children = {child.name.lower(): child for child in _children(folder)}
     for split, names in SPLIT_NAMES.items():
-        existing = [folder / name for name in names if (folder / name).is_dir()]
+        existing = [children[name] for name in names if name in children]
         if existing:
             folders[split] = existing[0]
     if folders and "train" not in folders and set(_children(folder)) <= set(folders.values()):

@@ -193,7 +193,7 @@ def _table_rows(
     label, split = None, None
     headings = LABEL_HEADINGS | SPLIT_HEADINGS
     # A heading names no image, and at least one of its words is known.
-    if images.find(first[name]) is None and (
+    if images.find(lines[0][1][name]) is None and (
         first[name] in NAME_HEADINGS or any(field in headings for field in first)
     ):
         lines, heading = lines[1:], dict(enumerate(first))
