@@ -125,6 +125,7 @@ print(spinning, yielded, used())
 @pytest.mark.skipif(
     sys.platform != "linux" or available_cores() < 2, reason="needs GNU's OpenMP and two cores"
 )
+@pytest.mark.slow
 def test_a_second_group_of_threads_ends_the_spinning() -> None:
     """CPU time of thirty waits of 2 ms: spinning takes all of it, for each waiting thread."""
     environment = os.environ | {"OMP_NUM_THREADS": str(available_cores())}

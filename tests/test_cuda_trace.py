@@ -75,6 +75,7 @@ def check(name: str, step: dict[str, Any]) -> None:
     assert step["launches"]["_update"] == step["launches"]["crop_triton"] == 1
 
 
+@pytest.mark.slow
 def test_step_of_the_paper_launches_and_moves_what_it_must(library: Path) -> None:
     found, shared = traces(library, "paper", "paper:8").values()
     check("paper", found["step"])

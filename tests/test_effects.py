@@ -372,6 +372,7 @@ def test_estimate_uses_students_t() -> None:
     assert estimate([-1.0, 1.0, 0.0], one_sided=False).verdict == "inconclusive"
 
 
+@pytest.mark.slow
 def test_the_minimum_detectable_effect_is_found_four_times_in_five() -> None:
     rng, distances = np.random.default_rng(0), []
     for _ in range(4000):

@@ -97,6 +97,7 @@ def test_plain_alexnet_starts_and_drops_as_the_paper_says() -> None:
     assert set(plain.eval().dropout(torch.ones(10)).tolist()) == {0.5}
 
 
+@pytest.mark.slow
 def test_plain_alexnet_prints_its_parameters() -> None:
     assert "60,965,224 parameters" in run_example("plain_alexnet.py")
 

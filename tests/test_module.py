@@ -352,6 +352,7 @@ def test_torchinfo_counts_the_parameters_of_the_paper() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_torchlens_records_every_module(net: Network, images: torch.Tensor) -> None:
     trace = torchlens.trace(net, images)
     assert {op.module for op in net.plan} <= {str(module.address) for module in trace.modules}
@@ -510,6 +511,7 @@ def test_symbolic_tracing_gives_the_same_network(net: Network, images: torch.Ten
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.slow
 def test_the_compiler_takes_the_network_in_one_graph(
     net: Network, images: torch.Tensor, training: bool
 ) -> None:

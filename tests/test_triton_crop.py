@@ -163,6 +163,7 @@ def test_triton_crop_passes_opcheck() -> None:
     opcheck(crop_triton, (*given, 4, 16, 0), test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.slow
 def test_kernel_compiles_for_the_gpus_and_keeps_its_values_in_registers() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
