@@ -59,7 +59,7 @@ FAST = "paper", "original", "torchvision", "cifar_18", "cifar_11"
 
 KIN = (
     *("caffe_alexnet", "caffenet", "original_2010", "original_one_column", "original_six_conv"),
-    *("pre_trained", "fine_tuned", "one_column", "six_conv"),
+    *("pre_trained", "fine_tuned", "one_column", "six_conv", "modern"),
 )
 """Recipes whose operations others have too; their steps are compared among the slow tests."""
 STEPPED = [
