@@ -352,7 +352,8 @@ def test_torchinfo_counts_the_parameters_of_the_paper() -> None:
     ]
 
 
-@pytest.mark.slow
+# It names a part of torch.distributed that no other test has imported yet.
+@pytest.mark.filterwarnings("ignore:TorchLens torch capability")
 def test_torchlens_records_every_module(net: Network, images: torch.Tensor) -> None:
     trace = torchlens.trace(net, images)
     assert {op.module for op in net.plan} <= {str(module.address) for module in trace.modules}
