@@ -191,6 +191,8 @@ def test_it_is_folded_into_the_layer_before_a_dropout_too(
     for name, tensor in checkpoint.state_of(trained(member.net.architecture)).items():
         dict(checkpoint.state_of(member.net))[name].copy_(tensor)
     write_onnx(member, tmp_path / "net.onnx")  # which compares the probabilities
+    # Before the padded conv2 alone it stays.
+    assert folded_names(tmp_path / "net.onnx").count("BatchNormalization") == 1
 
 
 def test_several_ranks_refuse_it() -> None:

@@ -249,8 +249,8 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
             f"the split {split.name!r} has no readable image; repair the images and remove "
             f"{job.folder.partial}"
         )
-    most = max(job.spare, job.settings.most_skipped * max(1, total))
-    if (final or split.count) and skipped > most:
+    tolerated = max(job.spare, job.settings.most_skipped * max(1, total))
+    if (final or split.count) and skipped > tolerated:
         names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
         first = _first(names, skipped)
         raise DataError(

@@ -233,18 +233,20 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         config = replace(spec.config, schedule=replace(spec.config.schedule, epochs=num_epochs))
         specs.append(_spec_of(f"{claim.id}, {arm.name}, {factor} x rate", config, settings))
     results = run_all(specs, settings, may_fail=True)
-    most_epochs = [spec.config.schedule.epochs for spec in specs]
+    planned_epochs = [spec.config.schedule.epochs for spec in specs]
     for arm in claim.arms:
         scores = [
             (
                 # A run that ended early has reached the claim's error: the sooner the better, and
                 # dividing by 1000 ranks it before every run that has not.
                 result.epochs[-1]["val_error"]
-                if len(result.epochs) == most
+                if len(result.epochs) == planned
                 else len(result.epochs) / 1e3,
                 factor,
             )
-            for (trial_arm, factor), most, result in zip(trials, most_epochs, results, strict=True)
+            for (trial_arm, factor), planned, result in zip(
+                trials, planned_epochs, results, strict=True
+            )
             if trial_arm is arm and result is not None
         ]
         if not scores:
@@ -252,7 +254,7 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         factors[arm.name] = min(scores)[1]
         settings.say(
             f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after "
-            f"{max(most_epochs)} epochs"
+            f"{max(planned_epochs)} epochs"
         )
     return factors
 

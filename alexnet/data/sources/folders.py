@@ -52,7 +52,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
         DataError: If only held-out folders lie in it, which would be taken for classes.
     """
     folders = {}
-    # Kaggle's sets have Training/ and Testing/, and a link may lead to a folder.
+    # Some sets of Kaggle have Training/ and Testing/.
     children = {child.name.lower(): child for child in _children(folder)}
     for split, names in SPLIT_NAMES.items():
         existing = [children[name] for name in names if name in children]
