@@ -108,13 +108,12 @@ def _compiled() -> Part:
 
 
 def _products() -> Part:
-    """Tell how the layers that were ever timed here multiply bfloat16 values on this CPU."""
+    """Tell how the layers that were ever timed here multiply on this CPU."""
     # The times are those of a number of threads, and a run uses no more than the limit of the CPU.
     resolve_device("cpu")
     kept = trial.kept()
-    text = f"{len(kept)} products timed on this CPU: {trial.in_words(kept)}"
-    none = "no products timed yet: a run with --precision bfloat16 on this CPU does it"
-    return Part("bfloat16", True, text if kept else none)
+    text = f"{len(kept)} timed on this CPU: {trial.in_words(kept)}"
+    return Part("products", True, text if kept else "none timed yet: training on this CPU does it")
 
 
 def _gpu() -> Part:

@@ -1,4 +1,4 @@
-"""The way in which a CPU multiplies bfloat16 values: timed, kept, saved, and right in any case."""
+"""The way in which a CPU multiplies: timed, kept, saved, and right in any case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet import checkpoint, native
 from alexnet.config import Architecture, Conv, FullyConnected, Parallel, StepSchedule
 from alexnet.environment import parts
 from alexnet.model import Network
-from alexnet.ops import convolution, fully_connected, locally_connected, trial, winograd
+from alexnet.ops import convolution, fully_connected, locally_connected, onednn, trial, winograd
 from alexnet.ops.trial import WAYS, Product, Way
 from alexnet.train import loop
 from alexnet.train.loop import Interrupted, fit, resume
@@ -94,7 +94,7 @@ def test_nearly_equal_times_choose_what_a_float32_run_does(clock: Clock) -> None
     clock.seconds["bfloat16"] = 2.0 * trial.MARGIN - 0.01
     assert way_of(clock, training=False) == "bfloat16"
     times = {"bfloat16": 0.99, "float32": 0.95, "float32 by tiles": 1.0}
-    assert trial._fastest(times, WAYS) == "float32 by tiles"
+    assert trial._fastest(times, times) == "float32 by tiles"
 
 
 def test_hopeless_way_is_computed_for_few_images_only(clock: Clock) -> None:
@@ -205,15 +205,54 @@ def test_compiler_that_came_later_adds_its_way(clock: Clock) -> None:
     assert trial._times(str(product), tuple(WAYS)) is None
 
 
+def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
+    if not onednn.suits((256, 256), 1):
+        pytest.skip("this PyTorch has no oneDNN")
+    clock.seconds = {"float32": 2.0, "float32_by_oneDNN": 1.0}
+    inputs = onednn.MIN_WEIGHTS // 4
+    for weights, training, expected in [
+        ((4, inputs), True, "float32 by oneDNN"),
+        ((4, inputs), False, "float32"),
+        ((4, inputs - 1), True, "float32"),
+    ]:
+        x, weight = torch.ones(2, weights[1]), torch.ones(weights)
+        way = trial.way("fully connected", clock.layer, x, weight, None, training)
+        assert way == WAYS[expected]
+        # A product with a single way is not a choice.
+        assert list(trial.chosen().values()) == ["float32 by oneDNN"]
+    in_columns = trial.way("fully connected", clock.layer, x, weight, None, True, columns=2)
+    assert in_columns == WAYS["float32"]
+
+
+def test_3x3_float32_convolutions_are_direct_where_that_is_faster(clock: Clock) -> None:
+    if native.winograd() is None:
+        pytest.skip("no C++ compiler on this machine")
+    x, weight = torch.ones(1, 64, 6, 5), torch.ones(64, 64, 3, 3)
+    for name, tiles in [("float32", 1.0), ("float32 by tiles", 3.0)]:
+        clock.seconds = {"float32": 2.0, "float32_by_tiles": 4.0 - tiles}
+        trial._file(make=True).unlink(missing_ok=True)
+        trial.install({})
+
+        def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
+            clock.layer(x.flatten(1)[:, :1], weight.flatten(1)[:, :1], None, way)
+            return x.sum() + weight.sum()
+
+        way = trial.way("convolution", computed, x, weight, None, True, 1, (1, 1), 1)
+        assert way == WAYS[name]
+        assert trial.way("convolution", computed, x, weight, None, False, 1, (1, 1), 1) == Way(
+            torch.float32
+        )
+
+
 def test_other_values_and_devices_are_left_as_they_are(clock: Clock) -> None:
     for dtype in (torch.float32, torch.float64):
         for training in (False, True):
             x = torch.ones(2, 4, dtype=dtype)
             way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, training)
-            assert way == (dtype, training)
+            assert way == Way(dtype, tiles=training and dtype == torch.float64)
     x = torch.ones(2, 4, dtype=torch.bfloat16, device="meta")
     way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, True)
-    assert way == (torch.bfloat16, True)
+    assert way == Way(torch.bfloat16, tiles=True)
     assert clock.computed == []
     assert trial.chosen() == {}
 
@@ -283,7 +322,7 @@ def local(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Te
     return locally_connected(x, weight, bias, (1, 1), training=True)
 
 
-LAYERS = {
+LAYERS: dict[Layer, tuple[tuple[int, ...], ...]] = {
     convolved: ((32, 128, 12, 12), (128, 64, 3, 3), (128,)),
     strided: ((4, 3, 32, 32), (16, 3, 11, 11), (16,)),
     connected: ((8, 100), (600, 100), (600,)),
@@ -300,6 +339,8 @@ def test_all_ways_compute_the_same(
     monkeypatch.setattr(trial, "way", lambda *_, **__: WAYS[name])
     real, by_tiles = winograd.conv2d, list[str]()
     monkeypatch.setattr(winograd, "conv2d", lambda *a: by_tiles.append(name) or real(*a))
+    real_linear, by_onednn = onednn.linear, list[str]()
+    monkeypatch.setattr(onednn, "linear", lambda *a: by_onednn.append(name) or real_linear(*a))
     shapes = LAYERS[layer]
     leaves = [torch.randn(shape).bfloat16() for shape in shapes]
     # Weights keep their float32.
@@ -315,6 +356,7 @@ def test_all_ways_compute_the_same(
         results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
     if native.winograd() is not None:
         assert bool(by_tiles) == (name == trial.TILES and layer is convolved)
+    assert bool(by_onednn) == (name == trial.ONEDNN and layer is connected)
     assert results[0][0].dtype == torch.bfloat16
     assert [each.dtype for each in results[0][2:]] == [torch.float32] * 2
     for got, wanted in zip(*results, strict=True):
@@ -346,13 +388,13 @@ def test_trial_of_every_kind_works_and_leaves_nothing_behind() -> None:
 
 def test_check_says_what_was_timed(clock: Clock) -> None:
     def line() -> str:
-        return next(part.text for part in parts() if part.name == "bfloat16")
+        return next(part.text for part in parts() if part.name == "products")
 
-    assert line().startswith("no products timed yet")
+    assert line().startswith("none timed yet")
     way_of(clock)
     clock.seconds["bfloat16"] = 3.0
     way_of(clock, training=False)
-    assert line() == "2 products timed on this CPU: 1 in bfloat16, 1 in float32"
+    assert line() == "2 timed on this CPU: 1 in bfloat16, 1 in float32"
 
 
 def bfloat16(store: Path, **changes: object) -> Any:

@@ -2,7 +2,7 @@
 
 Weights keep their own dtype, float32 in training, and are cast at each use to the dtype of the
 activations, so that small updates are not rounded away as they would be in bfloat16. How a CPU
-multiplies bfloat16 activations is decided by `trial.way`.
+multiplies is decided by `trial.way`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from alexnet.ops import blocks, cuda_trial, fast, trial, winograd
+from alexnet.ops import blocks, cuda_trial, fast, onednn, trial, winograd
 from alexnet.ops.trial import Way
 
 
@@ -169,7 +169,8 @@ def _fully_connected(
     dtype = x.dtype
     x, weight, bias = _cast(way, x, weight, bias)
     if columns == 1:
-        return F.linear(x, weight, bias).to(dtype)
+        by_onednn = way.onednn and fast.unobserved(x, weight, *([] if bias is None else [bias]))
+        return (onednn.linear if by_onednn else F.linear)(x, weight, bias).to(dtype)
     # Block-diagonal weights: each column of units sees the units of its own column.
     biases = [None] * columns if bias is None else bias.chunk(columns)
     parts = zip(x.chunk(columns, 1), weight.chunk(columns), biases, strict=True)

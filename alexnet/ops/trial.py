@@ -1,10 +1,11 @@
-"""How a CPU multiplies bfloat16 values fastest, layer by layer, by a short timed trial.
+"""How a CPU multiplies fastest, layer by layer, by a short timed trial.
 
 Some processors multiply bfloat16 twice as fast as float32, others slower, and some many times
-slower, because they have no instructions for it. What a processor says of itself does not tell. So
-the first time that a layer gets bfloat16 values on a CPU, its product is timed in each way that
-can compute it: forward and backward in training, forward alone otherwise. Only bfloat16 values on
-a CPU are concerned.
+slower, because they have no instructions for it; Winograd's tiles save multiplications, which a
+processor with wide vectors may not need; and PyTorch has two libraries for a product of matrices.
+What a processor says of itself does not tell. So the first time that a layer gets values on a CPU,
+its product is timed in each way that can compute it: forward and backward in training, forward
+alone otherwise. In evaluation mode float32 values have a single way.
 
 The batch is not a part of the question: a result must not depend on the other images of its batch,
 nor the arithmetic of a rank on its part of it. The times are kept beside the compiled kernels, for
@@ -29,24 +30,33 @@ import torch
 
 from alexnet import native
 from alexnet.files import parse_json, write_whole
-from alexnet.ops import fast, winograd
+from alexnet.ops import fast, onednn, winograd
 
 
 class Way(NamedTuple):
-    """A way to compute a product: the dtype of its factors, and whether Winograd's tiles may."""
+    """A way to compute a product.
+
+    Attributes:
+        dtype: Of the factors.
+        tiles: Whether a convolution may be computed by Winograd's tiles.
+        onednn: Whether a fully connected layer is computed by oneDNN.
+    """
 
     dtype: torch.dtype
-    tiles: bool
+    tiles: bool = False
+    onednn: bool = False
 
 
-BFLOAT16, DIRECT, TILES = "bfloat16", "float32", "float32 by tiles"
+BFLOAT16, DIRECT = "bfloat16", "float32"
+TILES, ONEDNN = "float32 by tiles", "float32 by oneDNN"
 WAYS = {
-    BFLOAT16: Way(torch.bfloat16, False),
-    DIRECT: Way(torch.float32, False),
-    TILES: Way(torch.float32, True),
+    BFLOAT16: Way(torch.bfloat16),
+    DIRECT: Way(torch.float32),
+    TILES: Way(torch.float32, tiles=True),
+    ONEDNN: Way(torch.float32, onednn=True),
 }
 """The ways by the names that files have for them. Sums are float32 in all of them."""
-VERSION = 1
+VERSION = 2
 """A part of the file's name; raised when a way or the trial changes, so that all is timed anew."""
 
 # Images of a trial. The weights of a fully connected layer are cast at each step, which only a
@@ -74,6 +84,7 @@ class Product:
         inputs: Shape of an image's input.
         training: Whether the gradients are timed, too.
         input_gradient: Whether the gradient of the input is one of them; the images need none.
+        values: Dtype of the values that the layer gets and returns.
     """
 
     kind: str
@@ -84,11 +95,14 @@ class Product:
     stride: int = 1
     pad: tuple[int, int] = (0, 0)
     columns: int = 1
+    values: torch.dtype = torch.bfloat16
 
     def __str__(self) -> str:
         """The name in files."""
         sides = ["x".join(map(str, shape)) for shape in (self.weight, self.inputs)]
         text = f"{self.kind} {sides[0]} of {sides[1]}, columns {self.columns}"
+        if self.values == torch.float32:
+            text = f"float32 {text}"
         if self.kind == "convolution":
             text += f", stride {self.stride}, pad {self.pad[0]} and {self.pad[1]}"
         if not self.training:
@@ -117,17 +131,19 @@ def way(
     pad: tuple[int, int] = (0, 0),
     columns: int = 1,
 ) -> Way:
-    """Return the way to compute a product: of bfloat16 values on a CPU the fastest.
+    """Return the way to compute a product: on a CPU the fastest.
 
-    Any other product has the dtype of x, and may be computed by tiles in training.
+    On other devices and of float64 values a product has the dtype of x, and may be computed by
+    tiles in training.
 
     Args:
         kind: As `Product` has it; the arguments after `compute` are those of the layer.
         compute: Computes the product of any number of images.
     """
+    timed = (torch.bfloat16, torch.float32) if training else (torch.bfloat16,)
     # The compiler can trace neither clocks nor files, and chooses for itself.
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return Way(x.dtype, training)
+    if x.dtype not in timed or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return Way(x.dtype, tiles=training)
     product = Product(
         kind,
         tuple(weight.shape),
@@ -137,11 +153,14 @@ def way(
         stride,
         pad,
         columns,
+        x.dtype,
     )
+    ways = _possible(product)
+    if len(ways) == 1:
+        return WAYS[ways[0]]
     if (name := str(product)) not in _CHOICES:
         # Threads that use one network would otherwise disturb each other's timing.
         with _TRIAL:
-            ways = _possible(product)
             times = _times(name, ways)
             if times is None:
                 # What observes the operations must see those of the layer alone. float32 is right
@@ -192,12 +211,16 @@ def _fastest(times: Milliseconds, ways: Collection[str]) -> str:
 
 def _possible(product: Product) -> tuple[str, ...]:
     """The ways in which a product can be computed."""
-    tiles = (
-        product.kind == "convolution"
-        and product.training
-        and winograd.suits(product.weight, product.stride, product.pad, product.columns)
-    )
-    return tuple(WAYS) if tiles else (BFLOAT16, DIRECT)
+    ways = [DIRECT] if product.values == torch.float32 else [BFLOAT16, DIRECT]
+    if product.training:
+        # The rounding of both depends on the other images of the batch.
+        weight, columns = product.weight, product.columns
+        if product.kind == "convolution":
+            tiles = winograd.suits(weight, product.stride, product.pad, columns)
+            ways += [TILES] * tiles
+        if product.kind == "fully connected":
+            ways += [ONEDNN] * onednn.suits(weight, columns)
+    return tuple(ways)
 
 
 def _try(
@@ -226,8 +249,8 @@ def _try(
     # Gradients are needed even where the caller has turned them off.
     with torch.inference_mode(False), torch.set_grad_enabled(product.training):
         # Twice, because the first time includes the generation of code.
-        looks = [{name: timed(name, few) for name in (BFLOAT16, DIRECT)} for _ in range(2)]
-        times = {name: min(look[name] for look in looks) for name in (BFLOAT16, DIRECT)}
+        looks = [{name: timed(name, few) for name in ways} for _ in range(2)]
+        times = {name: min(look[name] for look in looks) for name in ways}
         left = list(ways)
         # In turns: another program may take the cores for a while.
         for turn in range(TURNS):
@@ -251,7 +274,7 @@ def _milliseconds(
     images: int,
 ) -> float:
     """Time one computation of a product, with the gradients that it has."""
-    x = torch.ones((images, *product.inputs), dtype=torch.bfloat16, device="cpu")
+    x = torch.ones((images, *product.inputs), dtype=product.values, device="cpu")
     if x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     # New leaves, so that nothing reaches the gradients or the graph of the caller.

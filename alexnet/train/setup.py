@@ -13,6 +13,7 @@ from alexnet import checkpoint, layers
 from alexnet.config import Config
 from alexnet.data.augment import check_sizes
 from alexnet.data.store import Split, Store
+from alexnet.device import dtype_of
 from alexnet.distributed.mesh import Mesh, check_layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
@@ -135,29 +136,36 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
 
 
 def choose_products(setup: Setup) -> list[str]:
-    """Decide how a run in bfloat16 on a CPU multiplies, before its first step (`ops.trial`).
+    """Decide how a run on a CPU multiplies, before its first step (`ops.trial`).
 
     What a checkpoint says stays. All ranks take the choices of rank 0: ranks that add their parts
     of a sum must have them in the same dtype, and one checkpoint holds for all.
 
     Returns:
-        Lines for the user; none for any other run.
+        Lines for the user; none where every product has a single way.
     """
     config, mesh = setup.config, setup.net.mesh
-    if config.precision != "bfloat16" or torch.device(config.device).type != "cpu":
+    dtype = dtype_of(config.precision)
+    if dtype == torch.float64 or torch.device(config.device).type != "cpu":
         return []
     if mesh.first:
-        _try_products(setup.net)
+        _try_products(setup.net, dtype)
     choices = [trial.chosen()]
     if mesh.world.size > 1:
         dist.broadcast_object_list(choices)
     trial.install(choices[0])
-    return [f"products of bfloat16 values on this CPU: {trial.in_words(choices[0])}"]
+    if not choices[0]:
+        return []
+    return [f"products on this CPU: {trial.in_words(choices[0])}"]
 
 
-def _try_products(net: ShardedNetwork) -> None:
+def _try_products(net: ShardedNetwork, dtype: torch.dtype) -> None:
     """Compute every layer once with one image, in training and in evaluation mode."""
     first = net.plan[0].layer
+
+    def ones(*shape: int) -> torch.Tensor:
+        return torch.ones(1, *shape, dtype=dtype)
+
     # It restores the modes at the end.
     with evaluation_mode(net):
         for op in net.plan:
@@ -168,15 +176,11 @@ def _try_products(net: ShardedNetwork) -> None:
                 module.train(training)
                 # The classes of a single process: those of a rank would exchange their inputs.
                 if isinstance(module, layers.Linear):
-                    x = _ones(module.weight.shape[1] * module.columns)
+                    x = ones(module.weight.shape[1] * module.columns)
                     layers.Linear.forward(module, x.requires_grad_(op.layer is not first))
                 elif isinstance(module, layers.Conv2d):
-                    x = _ones(module.weight.shape[1] * module.groups, *op.in_shape[1:])
+                    x = ones(module.weight.shape[1] * module.groups, *op.in_shape[1:])
                     x.requires_grad_(op.layer is not first)
                     layers.Conv2d.convolve(module, x, module.bias)
                 elif isinstance(module, layers.Local2d):
-                    module(_ones(*op.in_shape).requires_grad_(op.layer is not first))
-
-
-def _ones(*shape: int) -> torch.Tensor:
-    return torch.ones(1, *shape, dtype=torch.bfloat16)
+                    module(ones(*op.in_shape).requires_grad_(op.layer is not first))
