@@ -41,11 +41,8 @@ from alexnet.saved_config import differences, to_dict
 from alexnet.train.loop import fit, resume
 from alexnet.trained import load
 
-PRESENTATIONS = {"modern_small": 220_000, "cifar_26": 700_000}
-"""Images that the network sees in training, all epochs together, by recipe: some ten minutes on two
-cores."""
 EPOCHS = 10, 200
-"""Least and most epochs that are chosen."""
+"""Least and most epochs that are chosen: few images are seen often enough, many not too rarely."""
 TINY_PX = 48
 """Images whose shorter side is smaller are trained on as CIFAR-10 is, with 32 pixels."""
 MOST_SKIPPED = 0.1
@@ -56,7 +53,10 @@ SAMPLE = 15
 
 
 def train_on(
-    folder: str, run: Path, change: Callable[[Config], Config] = lambda config: config
+    folder: str,
+    run: Path,
+    change: Callable[[Config], Config] = lambda config: config,
+    minutes: float | None = None,
 ) -> list[Result]:
     """Prepare a folder of labeled images, train on it, test, and write `report.html` into the run.
 
@@ -64,6 +64,9 @@ def train_on(
         folder: A source that `alexnet prepare` reads, or a store.
         run: Folder of the run. The store lies beside it, as `RUN-store`.
         change: Changes the recommended settings.
+        minutes: Time to train, which a new run makes its number of epochs from, by the speed that
+            it measures here; None: the number of epochs of the settings. A run that was begun keeps
+            its number.
 
     Returns:
         The results with the center crop and with the recipe's other test crops.
@@ -75,19 +78,19 @@ def train_on(
     """
     if (Path(folder) / "manifest.json").is_file():
         data = folder
-        config = recommended(len(Store(data).split("train")), Store(data).size_px)
+        config = recommended(Store(data).size_px)
     else:
         check_outside(run, Path(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
         data = store_beside(run)
-        config = recommended(source.splits[0].count, typical_side_px(source))
+        config = recommended(typical_side_px(source))
         # Before the images are prepared, which may take minutes.
         check(change(config))
         _prepare(source, Path(data), change(config))
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in Store(data).manifest["splits"]]
     val = held_out[0] if held_out else config.val_split
-    return _train_and_test(change(replace(config, data=data, val_split=val)), run)
+    return _train_and_test(change(replace(config, data=data, val_split=val)), run, minutes)
 
 
 def store_beside(run: Path) -> str:
@@ -95,21 +98,13 @@ def store_beside(run: Path) -> str:
     return f"{run}-store"
 
 
-def recommended(images: int | None, side_px: int) -> Config:
-    """Return the recipe for a number of training images and the side of a typical image.
+def recommended(side_px: int) -> Config:
+    """Return the recipe for images of this size.
 
     Args:
-        images: Number of training images; None if it is unknown before they are read.
         side_px: Shorter side of a typical image, in pixels.
     """
-    config = recipes.cifar_26() if side_px < TINY_PX else recipes.modern_small()
-    min_epochs, max_epochs = EPOCHS
-    epochs = min(
-        max_epochs, max(min_epochs, round(PRESENTATIONS[config.recipe] / max(1, images or 1)))
-    )
-    if images is None:
-        epochs = config.schedule.epochs
-    return replace(config, schedule=scaled(config.schedule, epochs))
+    return recipes.cifar_26() if side_px < TINY_PX else recipes.modern_small()
 
 
 def stored_px(config: Config) -> int:
@@ -185,9 +180,11 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
     )
 
 
-def _train_and_test(config: Config, run: Path) -> list[Result]:
+def _train_and_test(config: Config, run: Path, minutes: float | None) -> list[Result]:
     if (run / "config.json").is_file():
         begun = read_config(run)
+        if minutes is not None:
+            config = replace(config, schedule=scaled(config.schedule, begun.schedule.epochs))
         # The number of classes is only known from the store, and auto only on the machine.
         asked = replace(
             resolve(config),
@@ -202,9 +199,27 @@ def _train_and_test(config: Config, run: Path) -> list[Result]:
             )
         resume(run)
     else:
-        _announce(config, run)
+        epoch_s = _epoch_s(config)
+        if minutes is not None:
+            epochs = epochs_within(60 * minutes, epoch_s)
+            config = replace(config, schedule=scaled(config.schedule, epochs))
+        _announce(config, run, epoch_s)
         fit(config, run)
     return finish(run)
+
+
+def epochs_within(time_s: float, epoch_s: float) -> int:
+    """The number of epochs for a time to train, within the limits of `EPOCHS`."""
+    least, most = EPOCHS
+    return min(most, max(least, int(time_s / epoch_s)))
+
+
+def _epoch_s(config: Config) -> float:
+    """Measure the seconds that an epoch and its validation take here."""
+    store = Store(config.data)
+    images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
+    # The forward pass, which is all that a validation needs, takes a third of a training step.
+    return (images + tests / 3) * image_s(config, store)
 
 
 def finish(run: Path) -> list[Result]:
@@ -214,14 +229,12 @@ def finish(run: Path) -> list[Result]:
     return list(test.results)
 
 
-def _announce(config: Config, run: Path) -> None:
+def _announce(config: Config, run: Path, epoch_s: float) -> None:
     """Print what will be trained, and how long it will take here."""
     store = Store(config.data)
     images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
     plural = "" if config.schedule.epochs == 1 else "s"
-    # The forward pass, which is all that a validation needs, takes a third of a training step.
-    in_all = config.schedule.epochs * (images + tests / 3)
-    minutes = in_all * image_s(config, store) / 60
+    minutes = config.schedule.epochs * epoch_s / 60
     print(
         f"{len(store.classes)} classes, {images:,} images to train on and {tests:,} to test on\n"
         f"recipe {config.recipe}, {config.schedule.epochs} epoch{plural} into {run}: "
@@ -249,11 +262,11 @@ def report(results: list[Result], run: Path) -> str:
     )
 
 
-def image_s(config: Config, store: Store, steps: int = 4) -> float:
+def image_s(config: Config, store: Store, least_s: float = 2.0) -> float:
     """Measure the seconds that a training image takes: augmentation, forward and backward.
 
     Args:
-        steps: Number of steps that are timed, after two others.
+        least_s: Least time of the steps that are timed; they are at least four, after two others.
     """
     classes = len(store.classes)
     config = resolve(replace(config, architecture=replace(config.architecture, classes=classes)))
@@ -266,9 +279,9 @@ def image_s(config: Config, store: Store, steps: int = 4) -> float:
     stored = torch.zeros((batch, store.size_px, store.size_px, 3), dtype=torch.uint8)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     index = np.arange(batch)
-    began_s = 0.0
+    step, began_s, taken_s = 0, 0.0, 0.0
     with kept_memory(device):
-        for step in range(2 + steps):
+        while step < 6 or taken_s < least_s:
             if step == 2:
                 began_s = time.perf_counter()
             augmentation = sample_augmentation(
@@ -277,4 +290,6 @@ def image_s(config: Config, store: Store, steps: int = 4) -> float:
             loss = F.cross_entropy(net(preprocess(stored, augmentation)).float(), labels)
             # Reading a gradient waits for a GPU.
             float(torch.autograd.grad(loss, parameters)[0].sum())
-    return (time.perf_counter() - began_s) / (steps * batch)
+            step += 1
+            taken_s = time.perf_counter() - began_s
+    return taken_s / ((step - 2) * batch)

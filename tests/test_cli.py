@@ -188,6 +188,10 @@ def test_user_errors_are_one_sentence(
         (["train", "papr"], "nor a folder that exists; the nearest recipe is paper; all recipes"),
         (["train", "--data", store], "name the recipe first"),
         (["train", "demo"], "name the prepared store: --data STORE"),
+        (["train", "demo", "--data", store, "--minutes", "3"], "--minutes is for a folder of im"),
+        (["train", tmp_path, "--minutes", "3", "--epochs", "2"], "either --epochs or --minutes"),
+        (["train", tmp_path, "--minutes", "-1"], "--minutes is -1; it must be a positive number"),
+        (["train", tmp_path, "--minutes", "inf"], "--minutes is inf; it must be a positive num"),
         (
             ["train", "demo", "--data", tmp_path / "none"],
             "none is not a prepared store (no manifest.json); make one",
@@ -437,8 +441,15 @@ def test_stopped_training_prints_the_command_to_continue(
     run.mkdir()
     write_config(run, tiny(store, checkpoint_minutes=0.0, architecture=settled_architecture(store)))
     command = [sys.executable, "-m", "alexnet", "train", "--resume", str(run)]
+    # In an activated environment the hint would be shorter.
+    environment = os.environ | {"PATH": "/usr/bin:/bin"}
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=environment,
     )
     for _ in range(600):
         if (run / "last.safetensors").exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from alexnet import own_images
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
 from alexnet.config import Config, Sgd, scaled
@@ -17,7 +18,7 @@ from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.own_images import (
     EPOCHS,
-    PRESENTATIONS,
+    epochs_within,
     recommended,
     report,
     train_on,
@@ -172,13 +173,39 @@ def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "mine-store").exists()
 
 
-def test_recommended_recipe_follows_number_and_size() -> None:
+def test_recommended_recipe_follows_the_size() -> None:
+    assert [recommended(px).recipe for px in (32, 47, 48, 300)] == [
+        *["cifar_26"] * 2,
+        *["modern_small"] * 2,
+    ]
+
+
+def test_time_becomes_a_number_of_epochs_within_limits() -> None:
     least, most = EPOCHS
-    epochs = [recommended(n, 300).schedule.epochs for n in (10, 3000, 10_000, 10**7)]
-    assert epochs == [most, round(PRESENTATIONS["modern_small"] / 3000), 22, least]
-    assert recommended(50_000, 32).recipe == "cifar_26"
-    assert recommended(50_000, 32).schedule.epochs == 14
-    assert recommended(None, 300).recipe == "modern_small"
+    assert [epochs_within(540, epoch_s) for epoch_s in (0.1, 5, 5.4, 7, 1000)] == [
+        most,
+        108,
+        100,
+        77,
+        least,
+    ]
+
+
+def test_begun_run_keeps_its_epochs_on_a_machine_of_another_speed(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "mine"
+    # 18 images, and two to validate at a third of the time: 18.67 s an epoch.
+    monkeypatch.setattr(own_images, "image_s", lambda *_: 1.0)
+    first = train_on(str(images), run, tiny, minutes=4)
+    assert read_config(run).schedule.epochs == 12
+    assert f"12 epochs into {run}: about 4 min" in capsys.readouterr().out
+    monkeypatch.setattr(own_images, "image_s", lambda *_: 1e-3)
+    assert train_on(str(images), run, tiny, minutes=4) == first
+    assert len(read_metrics(run, "epoch")) == 12
 
 
 def test_typical_side_is_the_median_of_readable_images(images: Path) -> None:

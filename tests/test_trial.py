@@ -42,7 +42,7 @@ def no_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 class Clock:
     """A clock that goes on only while a layer is computed, and a layer that takes its time."""
 
-    def __init__(self, **seconds: float) -> None:
+    def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.now_s = seconds, 0.0
         self.computed: list[tuple[str, int]] = []
         """The ways that were computed, each with its number of images."""
@@ -55,13 +55,13 @@ class Clock:
     ) -> torch.Tensor:
         name = next(name for name, each in WAYS.items() if each == way)
         self.computed.append((name, len(x)))
-        self.now_s += self.seconds[name.replace(" ", "_")] * len(x)
+        self.now_s += self.seconds[name] * len(x)
         return F.linear(x.to(way.dtype), weight.to(way.dtype)).to(x.dtype)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock(bfloat16=1.0, float32=2.0)
+    fake = Clock({"bfloat16": 1.0, "float32": 2.0})
     monkeypatch.setattr(trial, "time", fake)
     return fake
 
@@ -107,7 +107,7 @@ def test_hopeless_way_is_computed_for_few_images_only(clock: Clock) -> None:
 def test_3x3_convolutions_in_training_may_go_by_tiles(clock: Clock) -> None:
     if native.winograd() is None:
         pytest.skip("no C++ compiler on this machine")
-    clock.seconds = {"bfloat16": 3.0, "float32": 2.0, "float32_by_tiles": 1.0}
+    clock.seconds = {trial.BFLOAT16: 3.0, trial.DIRECT: 2.0, trial.TILES: 1.0, trial.OWN_TILES: 1.0}
 
     def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
         clock.layer(x.flatten(1)[:, :1], weight.flatten(1)[:, :1], None, way)
@@ -208,10 +208,10 @@ def test_compiler_that_came_later_adds_its_way(clock: Clock) -> None:
 def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
     if not onednn.suits((256, 256), 1):
         pytest.skip("this PyTorch has no oneDNN")
-    clock.seconds = {"float32": 2.0, "float32_by_oneDNN": 1.0}
+    clock.seconds = {trial.DIRECT: 2.0, trial.ONEDNN: 1.0}
     inputs = onednn.MIN_WEIGHTS // 4
     for weights, training, expected in [
-        ((4, inputs), True, "float32 by oneDNN"),
+        ((4, inputs), True, trial.ONEDNN),
         ((4, inputs), False, "float32"),
         ((4, inputs - 1), True, "float32"),
     ]:
@@ -219,17 +219,18 @@ def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
         way = trial.way("fully connected", clock.layer, x, weight, None, training)
         assert way == WAYS[expected]
         # A product with a single way is not a choice.
-        assert list(trial.chosen().values()) == ["float32 by oneDNN"]
+        assert list(trial.chosen().values()) == [trial.ONEDNN]
     in_columns = trial.way("fully connected", clock.layer, x, weight, None, True, columns=2)
     assert in_columns == WAYS["float32"]
 
 
-def test_3x3_float32_convolutions_are_direct_where_that_is_faster(clock: Clock) -> None:
+def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
     if native.winograd() is None:
         pytest.skip("no C++ compiler on this machine")
     x, weight = torch.ones(1, 64, 6, 5), torch.ones(64, 64, 3, 3)
-    for name, tiles in [("float32", 1.0), ("float32 by tiles", 3.0)]:
-        clock.seconds = {"float32": 2.0, "float32_by_tiles": 4.0 - tiles}
+    for name in (trial.DIRECT, trial.TILES, trial.OWN_TILES):
+        clock.seconds = dict.fromkeys((trial.DIRECT, trial.TILES, trial.OWN_TILES), 2.0)
+        clock.seconds[name] = 1.0
         trial._file(make=True).unlink(missing_ok=True)
         trial.install({})
 
@@ -355,7 +356,7 @@ def test_all_ways_compute_the_same(
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
         results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
     if native.winograd() is not None:
-        assert bool(by_tiles) == (name == trial.TILES and layer is convolved)
+        assert bool(by_tiles) == (name in (trial.TILES, trial.OWN_TILES) and layer is convolved)
     assert bool(by_onednn) == (name == trial.ONEDNN and layer is connected)
     assert results[0][0].dtype == torch.bfloat16
     assert [each.dtype for each in results[0][2:]] == [torch.float32] * 2

@@ -13,7 +13,7 @@ from alexnet import native, recipes
 from alexnet.architecture import plan
 from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.model import Network
-from alexnet.ops import winograd
+from alexnet.ops import trial, winograd
 
 TOLERANCE = 1e-5
 """Relative to the result with absolute values: float32 rounds to 6e-8, tiles to 100 times that."""
@@ -58,15 +58,23 @@ def direct(
     height=st.integers(1, 14),
     width=st.integers(1, 14),
     frozen=st.booleans(),
+    own=st.booleans(),
 )
 def test_it_is_the_direct_convolution_with_its_gradients(
-    images: int, maps: int, kernels: int, columns: int, height: int, width: int, frozen: bool
+    images: int,
+    maps: int,
+    kernels: int,
+    columns: int,
+    height: int,
+    width: int,
+    frozen: bool,
+    own: bool,
 ) -> None:
     x, weight, bias = given_of(images, columns * maps, columns * kernels, columns, height, width)
     wanted = (x, weight, bias) if not frozen else (x,)
     for t in wanted:
         t.requires_grad_()
-    ours = winograd.conv2d(x, weight, bias, columns)
+    ours = winograd.conv2d(x, weight, bias, columns, own)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     dy = given_of(images, columns * kernels, 1, 1, height, width)[0]
     exact, sizes = (
@@ -108,15 +116,49 @@ def test_its_operators_are_ones_that_pytorch_can_compile() -> None:
     checks = ("test_schema", "test_faketensor")
     for gradient in (False, True):
         opcheck(winograd.spread, (x, 2, gradient), test_utils=checks)
+    tiles = winograd.spread(x, 2, False)
+    sums = torch.zeros(2, 36, tiles.shape[2], tiles.shape[3])
+    opcheck(winograd.products, (tiles, torch.zeros(2, 36, 16, 16), sums), test_utils=checks)
+    sums = torch.zeros(2, 36, 16, 16)
+    opcheck(winograd.add_transposed_products, (tiles, tiles, sums), test_utils=checks)
     opcheck(
         winograd.collect,
-        (winograd.spread(x, 2, False), bias, torch.zeros_like(x)),
+        (tiles, bias, torch.zeros_like(x)),
         test_utils=checks,
     )
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 200),
+    terms=st.sampled_from([1, 7, 255, 256, 257, 600]),
+    vectors=st.integers(1, 5),
+    transposed=st.booleans(),
+)
+def test_products_are_those_of_pytorch(
+    rows: int, terms: int, vectors: int, transposed: bool
+) -> None:
+    """Of every number of rows, terms and columns that the blocks of winograd.cpp leave over."""
+    generator = torch.Generator().manual_seed(rows)
+    a = torch.randn(2, 3, rows, terms, generator=generator)
+    b = torch.randn(2, 3, terms, native.LANES * vectors, generator=generator)
+    before = torch.randn(2, 3, rows, b.shape[-1], generator=generator)
+    sums = before.clone()
+    if transposed:
+        winograd.add_transposed_products(a.transpose(2, 3).contiguous(), b, sums)
+    else:
+        winograd.products(a, b, sums)
+    exact = a.double() @ b.double() + (before.double() if transposed else 0)
+    # Each of the sums rounds to 2^-24 of a partial sum, whatever its order.
+    assert error(sums, exact, a.double().abs() @ b.double().abs()) < 1e-6
+
+
 @pytest.mark.slow
-def test_the_whole_net_gives_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [trial.TILES, trial.OWN_TILES])
+def test_the_whole_net_gives_the_same_with_and_without(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "way", lambda *_, **__: trial.WAYS[name])
     net = Network(recipes.original().architecture)
     x = 50 * torch.randn(32, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
@@ -131,6 +173,9 @@ def test_a_prediction_never_goes_through_tiles(monkeypatch: pytest.MonkeyPatch) 
     """Their rounding depends on the other images of the batch."""
     calls = []
     monkeypatch.setattr(winograd, "conv2d", lambda *arguments: calls.append(1) or arguments[0])
+    # As if the trial of every layer had been won by tiles.
+    monkeypatch.setattr(trial, "_times", lambda _, ways: {n: float(n != trial.TILES) for n in ways})
+    monkeypatch.setattr(trial, "_CHOICES", {})
     architecture = Architecture(
         (
             Conv("conv1", 64, 3, pad=(1, 1)),

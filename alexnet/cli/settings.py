@@ -25,7 +25,7 @@ class Setting:
     """One line of the short help."""
 
     flag: str
-    """Without the dashes: the path of a field of `Config`, or `epochs` or `out`."""
+    """Without the dashes: the path of a field of `Config`, or `epochs`, `minutes` or `out`."""
     value: str
     """The kind of value, as the help shows it."""
     text: str
@@ -70,10 +70,29 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
     ),
 }
 
+MINUTES = 9.0
+"""Time to train on a folder of images; with preparation, test and page some ten minutes."""
+FOLDER_GROUPS = {
+    title: tuple(setting for setting in settings if setting.flag not in ("data", "epochs"))
+    for title, settings in TRAIN_GROUPS.items()
+}
+FOLDER_GROUPS["Run"] += (
+    Setting(
+        "minutes",
+        "FLOAT",
+        f"Time to train on this machine, or give --epochs. (default: {MINUTES:g})",
+    ),
+)
+"""For a folder of images in place of a recipe: its store is made beside the run, and the number of
+epochs follows from the time."""
+
 COMMON = (
     Setting("data", "STORE", "Prepared store, a folder or a URL; a recipe needs one."),
     Setting("out", "RUN", "Folder of the run. (default: runs/ and the name of recipe or folder)"),
     Setting("epochs", "INT", "Passes over the images; the schedule of the recipe scales with it."),
+    Setting(
+        "minutes", "FLOAT", f"With FOLDER: time to train, or give --epochs. (default: {MINUTES:g})"
+    ),
     Setting("seed", "INT", "Seed of weights, image order, augmentation and dropout. (default: 0)"),
 )
 """What the help without a recipe says of the options of all recipes."""
@@ -95,6 +114,8 @@ def default_of(config: Config, flag: str) -> Any:
         return f"runs/{Path(config.recipe).name}"
     if flag == "epochs":
         return config.schedule.epochs
+    if flag == "minutes":
+        return None
     value: Any = config
     for name in flag.split("."):
         value = getattr(value, name.replace("-", "_"))
@@ -132,7 +153,7 @@ def short_help(verb: str, config: Config, groups: dict[str, tuple[Setting, ...]]
 
 def common_lines() -> list[str]:
     """The options of all recipes."""
-    return [line for s in COMMON for line in entry(f"--{s.flag} {s.value}", s.text, 18)]
+    return [line for s in COMMON for line in entry(f"--{s.flag} {s.value}", s.text, 20)]
 
 
 def recipe_lines() -> list[str]:

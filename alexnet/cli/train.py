@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ from alexnet.cli.options import (
     wants_help,
 )
 from alexnet.cli.settings import (
+    FOLDER_GROUPS,
+    MINUTES,
     TRAIN_GROUPS,
     common_lines,
     recipe_lines,
@@ -43,6 +46,8 @@ class TrainArguments:
     """Folder of the new run; runs/RECIPE when not given."""
     epochs: int | None = None
     """Number of epochs; the whole schedule is scaled in proportion."""
+    minutes: float | None = None
+    """With a folder of images, in place of --epochs: time to train on this machine."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=recipes.original)
 
 
@@ -85,13 +90,8 @@ def train(arguments: list[str]) -> None:
         if is_folder(name):
             # It is trained on with the options of a recipe; store and run are named after it.
             config = replace(recipes.modern_small(), recipe=name)
-            usage = [
-                f"usage: {command('train', name)} [--out RUN] [--epochs INT] [--FIELD VALUE ...]"
-            ]
-            groups = {
-                title: tuple(setting for setting in settings if setting.flag != "data")
-                for title, settings in groups.items()
-            }
+            usage = _usage_of_folder(name, "usage: ")
+            groups = FOLDER_GROUPS
         else:
             config = base_config(name)
         print("\n".join(usage) + "\n" + short_help("train", config, groups))
@@ -100,6 +100,10 @@ def train(arguments: list[str]) -> None:
         _train_on_folder(name, with_full_help(rest))
         return
     a = parse_train(name, with_full_help(rest))
+    if a.minutes is not None:
+        raise AlexNetError(
+            "--minutes is for a folder of images; give a recipe its number of --epochs"
+        )
     if not a.config.data:
         raise AlexNetError(
             "name the prepared store: --data STORE "
@@ -121,6 +125,10 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
     a = parse_train("modern_small", arguments)
     if a.config.data:
         raise AlexNetError(f"the images are those of {folder}; leave --data out")
+    if a.epochs is not None and a.minutes is not None:
+        raise AlexNetError("give either --epochs or --minutes")
+    if a.minutes is not None and not 0 < a.minutes < math.inf:
+        raise AlexNetError(f"--minutes is {a.minutes:g}; it must be a positive number")
     run = on_disk(a.out or Path("runs") / Path(folder).resolve().name)
     from alexnet import own_images
 
@@ -128,7 +136,8 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
         return parse_train(config.recipe, arguments, config).config
 
     with stoppable():
-        results = own_images.train_on(folder, run, change)
+        minutes = None if a.epochs is not None else a.minutes or MINUTES
+        results = own_images.train_on(folder, run, change, minutes)
     print(own_images.report(results, run))
 
 
@@ -141,13 +150,18 @@ def _usage(name: str) -> list[str]:
     ]
 
 
+def _usage_of_folder(folder: str, before: str) -> list[str]:
+    options = ("[--out RUN]", "[--minutes FLOAT]", "[--FIELD VALUE ...]")
+    return wrapped(together(options), f"{before}{command('train', folder)} ", " " * 11)
+
+
 def _help() -> str:
     """The help without a recipe: the options of all recipes, and a line for each recipe."""
     resuming = [option for option in options_of(ResumeArguments) if option.name != "resume"]
     return "\n".join(
         [
             *_usage("RECIPE"),
-            f"       {command('train', 'FOLDER')} [--out RUN] [--FIELD VALUE ...]",
+            *_usage_of_folder("FOLDER", " " * 7),
             "",
             *wrapped(
                 "FOLDER has a folder of images for each class; they are prepared, trained on and "
@@ -240,7 +254,7 @@ def parse_train(name: str, arguments: list[str], base: Config | None = None) -> 
         AlexNetError: As `base_config` does.
     """
     base = base or base_config(name)
-    names = {"out": False, "epochs": False, **fields_of(base)}
+    names = {"out": False, "epochs": False, "minutes": False, **fields_of(base)}
     words = understood(arguments, names, f"train {name}", values=True)
     with in_one_sentence(f"train {name}"):
         a = tyro.cli(

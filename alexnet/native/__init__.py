@@ -130,7 +130,9 @@ def winograd() -> ctypes.CDLL | None:
     """The functions of winograd.cpp; None as for `kernels`."""
     canvas = ctypes.POINTER(Canvas)
     functions: dict[str, ArgTypes] = {
+        "add_transposed_products": [*[Pointer] * 3, *[Size] * 4],
         "collect": [Pointer, Pointer, Pointer, canvas],
+        "products": [*[Pointer] * 3, *[Size] * 4],
         "spread_inputs": [Pointer, Pointer, canvas],
         "spread_gradients": [Pointer, Pointer, canvas],
     }

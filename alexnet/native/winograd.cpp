@@ -1,9 +1,11 @@
-// The transforms around the products of ops/winograd.py: pixels to tiles, and tiles to pixels.
+// Convolutions by tiles, ops/winograd.py: pixels to tiles, products of tiles, tiles to pixels.
 //
-// The formulas are explained there; the plain version is PyTorch's convolution. Tensors are
+// The formulas are explained there; the plain version is PyTorch's convolution, and that of the
+// products its `bmm`. Tensors are
 // channels last, so that a vector holds 16 maps of one pixel and every transform works on 16 maps
 // at once. `native/__init__.py` compiles the file on first use and declares its functions.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -103,7 +105,94 @@ void spread(const float *pixels, float *out, const Canvas &c) {
   }
 }
 
+// The sums of a block of a product stay in registers: ROWS x COLUMNS of them, and beside them the
+// vectors of a row of b. Here a vector is a register, of which AVX-512 has 32 of 16 floats and AVX2
+// 16 of 8: the compiler keeps wider ones in memory.
+#if defined(__AVX512F__)
+constexpr int64_t WIDTH = 16, ROWS = 12, COLUMNS = 2;
+#else
+constexpr int64_t WIDTH = 8, ROWS = 6, COLUMNS = 2;
+#endif
+typedef float Register __attribute__((vector_size(4 * WIDTH)));
+// Rows of a that one thread multiplies, and terms of a sum that are added at once: the rows of b
+// that a block needs stay in the first cache, those of a in the second.
+constexpr int64_t MOST_ROWS = 96, MOST_TERMS = 256;
+
+// A matrix whose rows lie `row` apart, and the values of a row `term`.
+struct Matrix {
+  const float *values;
+  int64_t row, term;
+};
+
+// R rows of a, times C vectors of the rows of b.
+template <int64_t R, int64_t C>
+void block(Matrix a, const float *b, int64_t columns, int64_t terms, float *sums, bool add) {
+  Register s[R][C] = {}, x;
+  for (int64_t k = 0; k < terms; k++)
+    for (int64_t c = 0; c < C; c++) {
+      std::memcpy(&x, b + k * columns + c * WIDTH, sizeof x);
+      for (int64_t r = 0; r < R; r++) s[r][c] += a.values[r * a.row + k * a.term] * x;
+    }
+  for (int64_t r = 0; r < R; r++)
+    for (int64_t c = 0; c < C; c++) {
+      float *to = sums + r * columns + c * WIDTH;
+      if (add) {
+        std::memcpy(&x, to, sizeof x);
+        s[r][c] += x;
+      }
+      std::memcpy(to, &s[r][c], sizeof x);
+    }
+}
+
+// All rows of a, times C vectors of the rows of b.
+template <int64_t C>
+void strip(Matrix a, int64_t rows, const float *b, int64_t columns, int64_t terms, float *sums,
+           bool add) {
+  int64_t r = 0;
+  const auto next = [&](auto block, int64_t count) {
+    for (; r + count <= rows; r += count)
+      block({a.values + r * a.row, a.row, a.term}, b, columns, terms, sums + r * columns, add);
+  };
+  next(block<ROWS, C>, ROWS);
+  next(block<3, C>, 3);
+  next(block<1, C>, 1);
+}
+
+// sums = a b, or sums += a b, for each of `count` matrices. `columns` is a multiple of LANES.
+void multiply(Matrix a, const float *b, float *sums, int64_t count, int64_t rows, int64_t terms,
+              int64_t columns, bool add) {
+  const int64_t parts = (rows + MOST_ROWS - 1) / MOST_ROWS;
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count * parts; i++) {
+    const int64_t matrix = i / parts, first = i % parts * MOST_ROWS;
+    for (int64_t term = 0; term < terms; term += MOST_TERMS) {
+      const Matrix part = {
+          a.values + matrix * rows * terms + first * a.row + term * a.term, a.row, a.term};
+      const float *from = b + (matrix * terms + term) * columns;
+      float *to = sums + (matrix * rows + first) * columns;
+      const int64_t some_rows = std::min(MOST_ROWS, rows - first),
+                    some_terms = std::min(MOST_TERMS, terms - term);
+      int64_t c = 0;
+      for (; c + COLUMNS * WIDTH <= columns; c += COLUMNS * WIDTH)
+        strip<COLUMNS>(part, some_rows, from + c, columns, some_terms, to + c, add || term);
+      for (; c < columns; c += WIDTH)
+        strip<1>(part, some_rows, from + c, columns, some_terms, to + c, add || term);
+    }
+  }
+}
+
 }  // namespace
+
+// sums = a b: a is (count, rows, terms), b (count, terms, columns).
+extern "C" void products(const float *a, const float *b, float *sums, int64_t count, int64_t rows,
+                         int64_t terms, int64_t columns) {
+  multiply({a, terms, 1}, b, sums, count, rows, terms, columns, false);
+}
+// sums += a^T b: a is (count, terms, rows), b (count, terms, columns).
+extern "C" void add_transposed_products(const float *a, const float *b, float *sums, int64_t count,
+                                        int64_t rows, int64_t terms, int64_t columns) {
+  multiply({a, 1, rows}, b, sums, count, rows, terms, columns, true);
+}
 
 extern "C" void spread_inputs(const float *x, float *out, const Canvas *c) {
   spread<6>(x, out, *c);

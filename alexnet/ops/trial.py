@@ -1,8 +1,8 @@
 """How a CPU multiplies fastest, layer by layer, by a short timed trial.
 
 Some processors multiply bfloat16 twice as fast as float32, others slower, and some many times
-slower, because they have no instructions for it; Winograd's tiles save multiplications, which a
-processor with wide vectors may not need; and PyTorch has two libraries for a product of matrices.
+slower, because they have no instructions for it; Winograd's tiles save multiplications, but not
+every processor is faster by them; and there are several libraries for a product of matrices.
 What a processor says of itself does not tell. So the first time that a layer gets values on a CPU,
 its product is timed in each way that can compute it: forward and backward in training, forward
 alone otherwise. In evaluation mode float32 values have a single way.
@@ -39,20 +39,23 @@ class Way(NamedTuple):
     Attributes:
         dtype: Of the factors.
         tiles: Whether a convolution may be computed by Winograd's tiles.
+        own: Whether the tiles are multiplied by our own code, and not by PyTorch's library.
         onednn: Whether a fully connected layer is computed by oneDNN.
     """
 
     dtype: torch.dtype
     tiles: bool = False
+    own: bool = False
     onednn: bool = False
 
 
-BFLOAT16, DIRECT = "bfloat16", "float32"
-TILES, ONEDNN = "float32 by tiles", "float32 by oneDNN"
+BFLOAT16, DIRECT, ONEDNN = "bfloat16", "float32", "float32 by oneDNN"
+TILES, OWN_TILES = "float32 by tiles", "float32 by tiles, own products"
 WAYS = {
     BFLOAT16: Way(torch.bfloat16),
     DIRECT: Way(torch.float32),
     TILES: Way(torch.float32, tiles=True),
+    OWN_TILES: Way(torch.float32, tiles=True, own=True),
     ONEDNN: Way(torch.float32, onednn=True),
 }
 """The ways by the names that files have for them. Sums are float32 in all of them."""
@@ -217,7 +220,7 @@ def _possible(product: Product) -> tuple[str, ...]:
         weight, columns = product.weight, product.columns
         if product.kind == "convolution":
             tiles = winograd.suits(weight, product.stride, product.pad, columns)
-            ways += [TILES] * tiles
+            ways += [TILES, OWN_TILES] * tiles
         if product.kind == "fully connected":
             ways += [ONEDNN] * onednn.suits(weight, columns)
     return tuple(ways)

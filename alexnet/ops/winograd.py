@@ -63,7 +63,7 @@ def suits(weight_shape: tuple[int, ...], stride: int, pad: tuple[int, int], colu
 
 
 def conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int = 1
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int = 1, own: bool = False
 ) -> torch.Tensor:
     """Convolve x with a border of one pixel of zeros.
 
@@ -71,22 +71,23 @@ def conv2d(
         x: (N, C, H, W), float32, on a CPU.
         weight: (K, C / columns, 3, 3).
         bias: (K,).
+        own: Multiply the tiles with `products`, and not with PyTorch's `bmm`.
 
     Returns:
         (N, K, H, W), channels last.
     """
-    y: torch.Tensor = _Convolution.apply(x, weight, bias, columns)  # type: ignore[no-untyped-call]
+    y: torch.Tensor = _Convolution.apply(x, weight, bias, columns, own)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, own: bool
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, bias)
-        ctx.columns = columns
-        return _convolve(x, weight, bias, columns)
+        ctx.columns, ctx.own = columns, own
+        return _convolve(x, weight, bias, columns, own)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -98,7 +99,7 @@ class _Convolution(torch.autograd.Function):
                 return F.conv2d(x, weight, bias, padding=1, groups=columns)
 
             needed = ctx.needs_input_grad[:3]
-            return *fast.plain_gradients(direct, (x, weight, bias), needed, dy), None
+            return *fast.plain_gradients(direct, (x, weight, bias), needed, dy), None, None
         dx = dweight = dbias = None
         filters, channels = weight.shape[:2]
         if ctx.needs_input_grad[0]:
@@ -107,13 +108,16 @@ class _Convolution(torch.autograd.Function):
             grouped = weight.reshape(columns, filters // columns, channels, 3, 3)
             rotated = grouped.transpose(1, 2).flip(3, 4).flatten(0, 1)
             # There is no bias in a gradient; the kernel adds zeros.
-            dx = _convolve(dy, rotated, dy.new_zeros(channels * columns), columns)
+            dx = _convolve(dy, rotated, dy.new_zeros(channels * columns), columns, ctx.own)
         if ctx.needs_input_grad[1]:
             sums = dy.new_zeros((columns, 36, filters // columns, channels))
             for x_part, dy_part in zip(
                 torch.split(x, IMAGES_AT_ONCE), torch.split(dy, IMAGES_AT_ONCE), strict=True
             ):
                 x_tiles, dy_tiles = spread(x_part, columns, False), spread(dy_part, columns, True)
+                if ctx.own:
+                    add_transposed_products(dy_tiles, x_tiles, sums)
+                    continue
                 for column in range(columns):
                     sums[column].baddbmm_(dy_tiles[column].transpose(1, 2), x_tiles[column])
             # Back from 36 products to the nine weights of each filter.
@@ -121,15 +125,18 @@ class _Convolution(torch.autograd.Function):
             dweight = nine.view(filters, 3, 3, channels).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[2]:
             dbias = dy.sum((0, 2, 3))
-        return dx, dweight, dbias, None
+        return dx, dweight, dbias, None, None
 
 
 def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, own: bool
 ) -> torch.Tensor:
     """The forward pass; see `conv2d`."""
     flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C / columns)
-    filters = torch.matmul(G_BOTH, flat).permute(1, 2, 0)  # (36, C / columns, K)
+    # (columns, K / columns, 36, C / columns)
+    filters = torch.matmul(G_BOTH, flat).view(columns, -1, 36, weight.shape[1])
+    filters = filters.permute(0, 2, 3, 1)  # (columns, 36, C / columns, K / columns)
+    filters = filters.contiguous() if own else filters
     images, _, height, width = x.shape
     y = x.new_empty((images, len(weight), height, width))
     y = y.contiguous(memory_format=torch.channels_last)
@@ -139,8 +146,11 @@ def _convolve(
         tiles = spread(x_part, columns, False)
         # Written into by each column, so that nothing is concatenated afterwards.
         sums = tiles.new_empty((*tiles.shape[:3], len(weight) // columns))
-        for column, column_filters in enumerate(filters.chunk(columns, 2)):
-            torch.bmm(tiles[column], column_filters, out=sums[column])
+        if own:
+            products(tiles, filters, sums)
+        else:
+            for column in range(columns):
+                torch.bmm(tiles[column], filters[column], out=sums[column])
         collect(sums, bias, y_part)
     return y
 
@@ -160,16 +170,17 @@ def _canvas(images: torch.Tensor, groups: int) -> native.Canvas:
     )
 
 
-def _call(name: str, *arguments: Any) -> None:
-    """Call a function of `winograd.cpp` with pointers to its arguments."""
+def _call(name: str, *arguments: torch.Tensor | native.Canvas | int) -> None:
+    """Call a function of `winograd.cpp` with its sizes, and pointers to its other arguments."""
     library = native.winograd()
     assert library is not None
-    getattr(library, name)(
-        *(
-            value.data_ptr() if isinstance(value, torch.Tensor) else byref(value)
-            for value in arguments
-        )
-    )
+
+    def passed(value: torch.Tensor | native.Canvas | int) -> object:
+        if isinstance(value, torch.Tensor):
+            return value.data_ptr()
+        return value if isinstance(value, int) else byref(value)
+
+    getattr(library, name)(*map(passed, arguments))
 
 
 @custom_op("alexnet::winograd_spread", mutates_args=(), device_types="cpu")
@@ -194,6 +205,43 @@ def _empty_tiles(x: torch.Tensor, groups: int) -> torch.Tensor:
 @spread.register_fake
 def _fake_spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
     return _empty_tiles(x, groups)
+
+
+@custom_op("alexnet::winograd_products", mutates_args=("sums",), device_types="cpu")
+def products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
+    """Write the product of each of the matrices into `sums`.
+
+    Args:
+        a: (groups, 36, M, N), contiguous.
+        b: (groups, 36, N, L), contiguous; L is a multiple of `native.LANES`.
+        sums: (groups, 36, M, L), contiguous.
+    """
+    groups, count, rows, terms = a.shape
+    _call("products", a, b, sums, groups * count, rows, terms, b.shape[-1])
+
+
+@products.register_fake
+def _fake_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
+    return None
+
+
+@custom_op("alexnet::winograd_add_transposed_products", mutates_args=("sums",), device_types="cpu")
+def add_transposed_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
+    """Add a^T b of each of the matrices to `sums`.
+
+    Args:
+        a: (groups, 36, N, M), contiguous.
+        b: (groups, 36, N, L), contiguous; L is a multiple of `native.LANES`.
+        sums: (groups, 36, M, L), contiguous.
+    """
+    groups, count, terms, rows = a.shape
+    name = "add_transposed_products"
+    _call(name, a, b, sums, groups * count, rows, terms, b.shape[-1])
+
+
+@add_transposed_products.register_fake
+def _fake_add_transposed_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
+    return None
 
 
 @custom_op("alexnet::winograd_collect", mutates_args=("out",), device_types="cpu")
