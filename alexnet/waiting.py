@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,10 @@ PERIOD_S = 0.25  # between two looks at the load
 # Share of the time in which the training thread was ready to run and got no core. An idle machine
 # shows less than 0.01; one busy program for each core, 0.3 to 0.5.
 CONTENDED, FREE = 0.08, 0.02
+# Share of the time of its cores that other programs used. Without them the thread has waited for
+# threads of its own process that decode images: they need little, and get it.
+OTHERS = 0.1
+STAT = Path("/proc/stat")
 QUIET_PERIODS = 8  # without contention, before the threads spin again
 MOST_GROUPS = 4  # as many as two threads for a core each (hyperthreading) need, and a few more
 PARALLEL_ELEMENTS = 1 << 20  # so many that PyTorch computes an elementwise operation on all threads
@@ -43,13 +47,13 @@ def yielding(device: torch.device) -> Iterator[None]:
     if (
         device.type != "cpu"
         or any(name in os.environ for name in USER_SETTINGS)
-        or not statistics.exists()  # and so on every system but Linux
+        or not (statistics.exists() and STAT.exists())  # and so on every system but Linux
         or not 1 <= _groups() <= MOST_GROUPS
     ):
         yield
         return
     stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(statistics, stop), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(statistics, _others_s, stop), daemon=True)
     watcher.start()
     try:
         yield
@@ -58,18 +62,20 @@ def yielding(device: torch.device) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(statistics: Path, stop: threading.Event) -> None:
+def _watch(statistics: Path, others_s: Callable[[], float], stop: threading.Event) -> None:
     """Switch between spinning and yielding by the load, until `stop` is set."""
-    surplus, quiet = _SleepingThreads(), 0
+    surplus, quiet, cores = _SleepingThreads(), 0, len(os.sched_getaffinity(0))
     try:
-        now_ns, waited_ns = time.monotonic_ns(), _waited_ns(statistics)
+        now_ns, waited_ns, used_s = time.monotonic_ns(), _waited_ns(statistics), others_s()
         while not stop.wait(PERIOD_S):
             # This thread waits for a core as well, so the period may be longer.
-            before_ns, waited_before_ns = now_ns, waited_ns
-            now_ns, waited_ns = time.monotonic_ns(), _waited_ns(statistics)
-            share = (waited_ns - waited_before_ns) / (now_ns - before_ns)
-            quiet = quiet + 1 if share < FREE else 0
-            if share > CONTENDED:
+            before_ns, waited_before_ns, used_before_s = now_ns, waited_ns, used_s
+            now_ns, waited_ns, used_s = time.monotonic_ns(), _waited_ns(statistics), others_s()
+            period_ns = now_ns - before_ns
+            share = (waited_ns - waited_before_ns) / period_ns
+            others = (used_s - used_before_s) * 1e9 / period_ns / cores > OTHERS
+            quiet = 0 if others and share >= FREE else quiet + 1
+            if others and share > CONTENDED:
                 surplus.start()
             elif quiet >= QUIET_PERIODS:
                 surplus.end()
@@ -83,6 +89,17 @@ def _waited_ns(statistics: Path) -> int:
     """The time for which a thread was ready to run and had no core, in nanoseconds."""
     # Three numbers: time on a core, time of waiting for one, number of time slices.
     return int(statistics.read_text().split()[1])
+
+
+def _others_s() -> float:
+    """CPU time that other programs have used on the cores of this process, in seconds.
+
+    Source: proc(5). The columns are user, nice, system, idle, iowait, irq and softirq, in ticks.
+    """
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    rows = [line.split() for line in STAT.read_text().splitlines()]
+    ticks = sum(int(row[i]) for row in rows if row[0] in cores for i in (1, 2, 3, 6, 7))
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _groups() -> int:

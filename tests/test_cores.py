@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,17 +78,24 @@ def test_a_limit_lowers_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -
         torch.set_num_threads(threads)
 
 
-def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the watcher has done, with short periods."""
     monkeypatch.setattr(waiting, "PERIOD_S", 0.02)
-    groups: list[str] = []
-    monkeypatch.setattr(waiting._SleepingThreads, "start", lambda self: groups.append("yield"))
-    monkeypatch.setattr(waiting._SleepingThreads, "end", lambda self: groups.append("spin"))
+    done: list[str] = []
+    monkeypatch.setattr(waiting._SleepingThreads, "start", lambda self: done.append("yield"))
+    monkeypatch.setattr(waiting._SleepingThreads, "end", lambda self: done.append("spin"))
+    return done
+
+
+def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
+    tmp_path: Path, groups: list[str]
+) -> None:
     statistics, stop = tmp_path / "schedstat", threading.Event()
     statistics.write_text("0 0 0")
     waited_ns = iter(range(0, 10**12, 10**7))  # half of each period
-    watcher = threading.Thread(target=waiting._watch, args=(statistics, stop))
+    busy = partial(next, iter(range(0, 10**9, 10**3)))
+    watcher = threading.Thread(target=waiting._watch, args=(statistics, busy, stop))
     watcher.start()
     while "yield" not in groups:
         temporary = tmp_path / "next"
@@ -99,6 +107,45 @@ def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
     stop.set()
     watcher.join()
     assert groups[0] == "yield"
+
+
+def test_threads_do_not_yield_to_those_that_decode_for_them(
+    tmp_path: Path, groups: list[str]
+) -> None:
+    statistics, stop = tmp_path / "schedstat", threading.Event()
+    statistics.write_text("0 0 0")
+    asked: list[float] = []
+
+    def nothing_else_runs() -> float:
+        # Always waiting, for three periods out of four: the last one may be written in the middle.
+        temporary = tmp_path / "next"
+        temporary.write_text(f"0 {int(len(asked) * 15e6)} 0")
+        temporary.replace(statistics)
+        asked.append(0.0)
+        return 0.0
+
+    watcher = threading.Thread(target=waiting._watch, args=(statistics, nothing_else_runs, stop))
+    watcher.start()
+    while len(asked) < 10:
+        time.sleep(0.01)
+    stop.set()
+    watcher.join()
+    assert "yield" not in groups
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/stat")
+def test_time_of_other_programs_is_that_of_the_cores_without_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
+    monkeypatch.setattr(time, "process_time", lambda: 1.5)
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    row = "100 20 3 5000 600 7 8 9 0 0"
+    (tmp_path / "stat").write_text(
+        f"cpu  {row}\ncpu0 {row}\ncpu1 9 9 9 9 9 9 9 9\ncpu2 {row}\nintr 5\n"
+    )
+    assert waiting._others_s() == pytest.approx(2 * 138 * tick_s - 1.5)
 
 
 SPIN = """

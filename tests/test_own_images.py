@@ -167,6 +167,16 @@ def backwards(config: Config) -> Config:
     return replace(tiny(config), sgd=replace(tiny(config).sgd, lr=-1.0))
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_small_set_is_decoded_once(
+    images: Path, tmp_path: Path, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 18 * 37 * 37 * 3  # two of the twenty images are held out
+    monkeypatch.setattr(own_images, "RESIDENT_BYTES", size if fits else size - 1)
+    train_on(str(images), tmp_path / "mine", tiny)
+    assert read_config(tmp_path / "mine").resident == fits
+
+
 def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
     train_on(str(store), tmp_path / "mine", tiny)
     assert read_config(tmp_path / "mine").data == str(store)
