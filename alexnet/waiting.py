@@ -26,9 +26,9 @@ PERIOD_S = 0.25  # between two looks at the load
 # Share of the time in which the training thread was ready to run and got no core. An idle machine
 # shows less than 0.01; one busy program for each core, 0.3 to 0.5.
 CONTENDED, FREE = 0.08, 0.02
-# Share of the time of its cores that other programs used. Without them the thread has waited for
-# threads of its own process that decode images: they need little, and get it.
-OTHERS = 0.1
+# Cores that other programs used. Without them the thread has waited for threads of its own process
+# that decode images: they need little, and get it.
+OTHERS = 0.2
 STAT = Path("/proc/stat")
 QUIET_PERIODS = 8  # without contention, before the threads spin again
 MOST_GROUPS = 4  # as many as two threads for a core each (hyperthreading) need, and a few more
@@ -64,7 +64,7 @@ def yielding(device: torch.device) -> Iterator[None]:
 
 def _watch(statistics: Path, others_s: Callable[[], float], stop: threading.Event) -> None:
     """Switch between spinning and yielding by the load, until `stop` is set."""
-    surplus, quiet, cores = _SleepingThreads(), 0, len(os.sched_getaffinity(0))
+    surplus, quiet = _SleepingThreads(), 0
     try:
         now_ns, waited_ns, used_s = time.monotonic_ns(), _waited_ns(statistics), others_s()
         while not stop.wait(PERIOD_S):
@@ -73,7 +73,7 @@ def _watch(statistics: Path, others_s: Callable[[], float], stop: threading.Even
             now_ns, waited_ns, used_s = time.monotonic_ns(), _waited_ns(statistics), others_s()
             period_ns = now_ns - before_ns
             share = (waited_ns - waited_before_ns) / period_ns
-            others = (used_s - used_before_s) * 1e9 / period_ns / cores > OTHERS
+            others = (used_s - used_before_s) * 1e9 / period_ns > OTHERS
             quiet = 0 if others and share >= FREE else quiet + 1
             if others and share > CONTENDED:
                 surplus.start()
@@ -94,11 +94,15 @@ def _waited_ns(statistics: Path) -> int:
 def _others_s() -> float:
     """CPU time that other programs have used on the cores of this process, in seconds.
 
+    Where the system numbers the cores otherwise (some containers), all the time that has passed.
     Source: proc(5). The columns are user, nice, system, idle, iowait, irq and softirq, in ticks.
     """
     cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     rows = [line.split() for line in STAT.read_text().splitlines()]
-    ticks = sum(int(row[i]) for row in rows if row[0] in cores for i in (1, 2, 3, 6, 7))
+    rows = [row for row in rows if row[0] in cores]
+    if len(rows) < len(cores):
+        return time.monotonic()
+    ticks = sum(int(row[i]) for row in rows for i in (1, 2, 3, 6, 7))
     return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 

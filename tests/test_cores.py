@@ -146,6 +146,10 @@ def test_time_of_other_programs_is_that_of_the_cores_without_ones_own(
         f"cpu  {row}\ncpu0 {row}\ncpu1 9 9 9 9 9 9 9 9\ncpu2 {row}\nintr 5\n"
     )
     assert waiting._others_s() == pytest.approx(2 * 138 * tick_s - 1.5)
+    # Cores that the system does not list.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 64})
+    monkeypatch.setattr(time, "monotonic", lambda: 77.0)
+    assert waiting._others_s() == 77.0
 
 
 SPIN = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from alexnet.ops import convolution, fully_connected, locally_connected, onednn,
 from alexnet.ops.trial import WAYS, Product, Way
 from alexnet.train import loop
 from alexnet.train.loop import Interrupted, fit, resume
-from tests.conftest import tiny
+from tests.conftest import tiny, tiny_architecture
 from tests.ranks import on_ranks
 from tests.test_resume import stop_at
 
+HAS_ONEDNN = onednn.suits((256, 256), 1)
 Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -206,7 +208,7 @@ def test_compiler_that_came_later_adds_its_way(clock: Clock) -> None:
 
 
 def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
-    if not onednn.suits((256, 256), 1):
+    if not HAS_ONEDNN:
         pytest.skip("this PyTorch has no oneDNN")
     clock.seconds = {trial.DIRECT: 2.0, trial.ONEDNN: 1.0}
     inputs = onednn.MIN_WEIGHTS // 4
@@ -332,7 +334,7 @@ LAYERS: dict[Layer, tuple[tuple[int, ...], ...]] = {
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", [way for way in WAYS if way != trial.ONEDNN or HAS_ONEDNN])
 def test_all_ways_compute_the_same(
     name: str, layer: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,7 +470,66 @@ def test_checkpoint_without_choices_that_mean_something_here_is_resumed(
     assert len(checkpoint.read(tmp_path / "run").about["products"]) == 14
 
 
-def test_float32_run_has_no_choices(store: Path, tmp_path: Path) -> None:
+def large(store: Path, **changes: object) -> Any:
+    """A float32 run with a fully connected layer that oneDNN may compute."""
+    first, *_, last = tiny_architecture().layers
+    layers = (first, FullyConnected("fc6", 2**10, then=("activation",)), last)
+    architecture = replace(tiny_architecture(), layers=layers, columns=1)
+    return tiny(store, architecture=architecture, schedule=StepSchedule(1), **changes)
+
+
+def test_resumed_float32_run_computes_with_the_saved_choices(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not HAS_ONEDNN:
+        pytest.skip("this PyTorch has no oneDNN")
+    faster = [trial.ONEDNN]
+
+    def fake(product: Product, ways: Any, *_: Any) -> dict[str, float]:
+        return {each: 1.0 if each == faster[0] else 2.0 for each in ways}
+
+    monkeypatch.setattr(trial, "_try", fake)
+    calls = []
+    real = onednn.linear
+    monkeypatch.setattr(onednn, "linear", lambda *a: calls.append(1) or real(*a))
+    fit(large(store), tmp_path / "unbroken")
+    assert calls
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 2)
+        fit(large(store), tmp_path / "run")
+    faster[0] = trial.DIRECT
+    trial._file().unlink()
+    resume(tmp_path / "run")
+    one, other = (checkpoint.read(tmp_path / name) for name in ("run", "unbroken"))
+    assert list(one.about["products"].values()) == [trial.ONEDNN]
+    assert one.about["sha256"] == other.about["sha256"]
+    calls.clear()
+    fit(large(store), tmp_path / "new")
+    assert not calls
+
+
+def test_choice_that_is_missing_on_this_machine_is_float32(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = torch.ones(2, 2**14, dtype=torch.bfloat16), torch.ones(4, 2**14)
+    question = "fully connected", clock.layer, x, weight, None, True
+    clock.seconds = {trial.BFLOAT16: 2.0, trial.DIRECT: 2.0, trial.ONEDNN: 1.0}
+    monkeypatch.setattr(onednn, "_available", lambda: True)
+    assert trial.way(*question) == WAYS[trial.ONEDNN]
+    monkeypatch.setattr(onednn, "_available", lambda: False)
+    assert trial.way(*question) == WAYS[trial.DIRECT]
+
+
+def test_rank_without_an_image_of_the_batch_gets_gradients_of_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trial, "way", lambda *_, **__: WAYS[trial.ONEDNN])
+    weight = torch.ones(4, 3, requires_grad=True)
+    fully_connected(torch.ones(0, 3), weight, None, training=True).sum().backward()
+    assert torch.equal(weight.grad, torch.zeros(4, 3))  # type: ignore[arg-type]
+
+
+def test_small_float32_run_has_no_choices(store: Path, tmp_path: Path) -> None:
     trial.install({"a": "float32"})
     fit(tiny(store, schedule=StepSchedule(1)), tmp_path / "run")
     assert checkpoint.read(tmp_path / "run").about["products"] == {}

@@ -169,12 +169,13 @@ def test_the_whole_net_gives_the_same_with_and_without(
     assert error(ours, plain, plain) < TOLERANCE
 
 
-def test_a_prediction_never_goes_through_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [trial.TILES, trial.OWN_TILES])
+def test_a_prediction_never_goes_through_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their rounding depends on the other images of the batch."""
     calls = []
     monkeypatch.setattr(winograd, "conv2d", lambda *arguments: calls.append(1) or arguments[0])
     # As if the trial of every layer had been won by tiles.
-    monkeypatch.setattr(trial, "_times", lambda _, ways: {n: float(n != trial.TILES) for n in ways})
+    monkeypatch.setattr(trial, "_times", lambda _, ways: {n: float(n != name) for n in ways})
     monkeypatch.setattr(trial, "_CHOICES", {})
     architecture = Architecture(
         (

@@ -109,7 +109,7 @@ SUMMARY_GROUPS: dict[str, tuple[Setting, ...]] = {
 
 def default_of(config: Config, flag: str) -> Any:
     """The value of a recipe's field, by its flag. Raises AttributeError for an unknown field."""
-    # These two options belong to the verb and not to the recipe.
+    # These options belong to the verb and not to the recipe.
     if flag == "out":
         return f"runs/{Path(config.recipe).name}"
     if flag == "epochs":

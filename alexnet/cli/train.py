@@ -125,18 +125,25 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
     a = parse_train("modern_small", arguments)
     if a.config.data:
         raise AlexNetError(f"the images are those of {folder}; leave --data out")
-    if a.epochs is not None and a.minutes is not None:
+    counted = a.config.schedule != recipes.modern_small().schedule
+    if counted and a.minutes is not None:
         raise AlexNetError("give either --epochs or --minutes")
     if a.minutes is not None and not 0 < a.minutes < math.inf:
         raise AlexNetError(f"--minutes is {a.minutes:g}; it must be a positive number")
     run = on_disk(a.out or Path("runs") / Path(folder).resolve().name)
     from alexnet import own_images
+    from alexnet.distributed.mesh import is_distributed
+
+    if is_distributed():
+        raise AlexNetError(
+            "a folder is trained on in one process; for several, prepare it and train a recipe"
+        )
 
     def change(config: Config) -> Config:
         return parse_train(config.recipe, arguments, config).config
 
     with stoppable():
-        minutes = None if a.epochs is not None else a.minutes or MINUTES
+        minutes = None if counted else a.minutes or MINUTES
         results = own_images.train_on(folder, run, change, minutes)
     print(own_images.report(results, run))
 

@@ -65,7 +65,8 @@ class ResidentSplit:
             wanted = torch.from_numpy(index)
             if self.images.is_cuda:
                 # From other memory the copy would wait for the step before it.
-                wanted = wanted.pin_memory().to(self.images.device, non_blocking=True)
+                wanted = wanted.pin_memory()
+            wanted = wanted.to(self.images.device, non_blocking=True)
             images = self.images.index_select(0, wanted)
             labels = self.labels.index_select(0, wanted)
             waited_s = time.perf_counter() - began_s

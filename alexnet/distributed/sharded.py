@@ -37,7 +37,7 @@ from alexnet.errors import MeshError
 from alexnet.layers import DropoutKey
 from alexnet.model import Network
 from alexnet.ops import Mask
-from alexnet.ops.linear import way_of_fully_connected
+from alexnet.ops.linear import fully_connected_by, way_of_fully_connected
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class _Linear(layers.Linear):
         if self.name == layout.last and not layout.by_classes:
             # The parts of the sum are added in the dtype of the products, and only then rounded.
             way = way_of_fully_connected(x, self.weight, self.bias, training=self.training)
-            x, weight, bias = (t.to(way.dtype) for t in (x, self.weight, self.bias))
-            return (sum_parts(F.linear(x, weight), mesh.units) + bias).to(dtype)
+            part = fully_connected_by(way, x.to(way.dtype), self.weight, None)
+            return (sum_parts(part, mesh.units) + self.bias.to(way.dtype)).to(dtype)
         if after_maps and self.meets:
             x = gather_maps(x, mesh.columns)
             if mesh.hybrid:

@@ -1,7 +1,8 @@
 """When an operator may take a fast path, and how a fast path keeps second derivatives.
 
-A fast path (compiled code, Triton, CUDA C++, Winograd tiles, a convolution over blocks) computes
-what the plain path computes, up to rounding, but it hides the PyTorch operations behind its result.
+A fast path (compiled code, Triton, CUDA C++, oneDNN, Winograd tiles, a convolution over blocks)
+computes what the plain path computes, up to rounding, but it hides the PyTorch operations behind
+its result.
 Where something observes those operations, the plain path is taken: the transforms of `torch.func`,
 `torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast, tensor
 subclasses, and dispatch modes, which count or record operations.

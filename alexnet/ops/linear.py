@@ -147,7 +147,7 @@ def fully_connected(
     """
     x = x.flatten(1)
     way = way_of_fully_connected(x, weight, bias, columns, training)
-    return _fully_connected(x, weight, bias, way, columns)
+    return fully_connected_by(way, x, weight, bias, columns)
 
 
 def way_of_fully_connected(
@@ -158,18 +158,32 @@ def way_of_fully_connected(
     training: bool = False,
 ) -> Way:
     """The way in which `fully_connected` multiplies; x is flattened."""
-    compute = partial(_fully_connected, columns=columns)
+
+    def compute(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, way: Way
+    ) -> torch.Tensor:
+        return fully_connected_by(way, x, weight, bias, columns)
+
     return trial.way("fully connected", compute, x, weight, bias, training, columns=columns)
 
 
-def _fully_connected(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, way: Way, columns: int
+def fully_connected_by(
+    way: Way,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    columns: int = 1,
 ) -> torch.Tensor:
     """Compute `fully_connected` in this way."""
     dtype = x.dtype
     x, weight, bias = _cast(way, x, weight, bias)
     if columns == 1:
-        by_onednn = way.onednn and fast.unobserved(x, weight, *([] if bias is None else [bias]))
+        # A rank may have no image of the last batch.
+        by_onednn = (
+            way.onednn
+            and len(x) > 0
+            and fast.unobserved(x, weight, *([] if bias is None else [bias]))
+        )
         return (onednn.linear if by_onednn else F.linear)(x, weight, bias).to(dtype)
     # Block-diagonal weights: each column of units sees the units of its own column.
     biases = [None] * columns if bias is None else bias.chunk(columns)

@@ -66,15 +66,16 @@ VERSION = 2
 # batch repays; so it is timed with the paper's batch, but with a part of its units.
 IMAGES, CONNECTED_IMAGES, CONNECTED_UNITS = 8, 128, 512
 FEW, CONNECTED_FEW = 1, 16
-"""Images of a first look at bfloat16 and float32."""
+"""Images of a first look, where bfloat16 is one of the ways."""
 HOPELESS = 3.0
 """If bfloat16 takes so many times as long as float32, it is not timed any further: without
 instructions for it, a layer of the paper can take seconds."""
 TURNS = 5
 """Number of times that each way is timed; the shortest time counts."""
 MARGIN = 0.9
-"""Another way than that of a float32 run must take less than this share of its time: on a busy
-machine the times of one way differ by more than what a tenth is worth."""
+"""Another way than the usual one must take less than this share of its time: on a busy machine the
+times of one way differ by more than what a tenth is worth. The usual one is float32 by PyTorch's
+library, with tiles where they are possible."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ def way(
                 times = _try(product, ways, compute, weight, bias)
                 _keep(name, times)
             _CHOICES[name] = _fastest(times, ways)
-    return WAYS[_CHOICES[name]]
+    choice = _CHOICES[name]
+    # A run may be resumed where its way is missing.
+    return WAYS[choice if choice in ways else DIRECT]
 
 
 def chosen() -> dict[str, str]:
@@ -206,7 +209,7 @@ def kept() -> dict[str, str]:
 
 
 def _fastest(times: Milliseconds, ways: Collection[str]) -> str:
-    """Return the fastest of these ways; of nearly equal ones that of a float32 run."""
+    """Return the fastest of these ways; of nearly equal ones the usual one."""
     best = min(ways, key=times.__getitem__)
     usual = TILES if TILES in ways else DIRECT
     return best if times[best] < MARGIN * times[usual] else usual
@@ -252,8 +255,9 @@ def _try(
     # Gradients are needed even where the caller has turned them off.
     with torch.inference_mode(False), torch.set_grad_enabled(product.training):
         # Twice, because the first time includes the generation of code.
-        looks = [{name: timed(name, few) for name in ways} for _ in range(2)]
-        times = {name: min(look[name] for look in looks) for name in ways}
+        looked = (BFLOAT16, DIRECT) if BFLOAT16 in ways else ()
+        looks = [{name: timed(name, few) for name in looked} for _ in range(2)]
+        times = {name: min(look[name] for look in looks) for name in looked}
         left = list(ways)
         # In turns: another program may take the cores for a while.
         for turn in range(TURNS):

@@ -138,7 +138,7 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
         "stored_px": store.size_px,
         "covariance": store.statistics.covariance.tolist(),
         "evaluation": None,
-        # They decide the last bits. Empty unless the run is one in bfloat16 on a CPU.
+        # They decide the last bits. Only a run on a CPU has any.
         "products": trial.chosen(),
     }
 

@@ -19,6 +19,7 @@ from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.model import evaluation_mode
 from alexnet.ops import trial
+from alexnet.ops.arena import kept_memory
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import TrainState
 
@@ -142,14 +143,16 @@ def choose_products(setup: Setup) -> list[str]:
     of a sum must have them in the same dtype, and one checkpoint holds for all.
 
     Returns:
-        Lines for the user; none for a run in float32, which chooses among ways to compute the same.
+        Lines for the user; none for a run in float32, whose ways differ by rounding alone.
     """
     config, mesh = setup.config, setup.net.mesh
     dtype = dtype_of(config.precision)
     if dtype == torch.float64 or torch.device(config.device).type != "cpu":
         return []
     if mesh.first:
-        _try_products(setup.net, dtype)
+        # Timed as the steps will run.
+        with kept_memory(torch.device(config.device)):
+            _try_products(setup.net, dtype)
     choices = [trial.chosen()]
     if mesh.world.size > 1:
         dist.broadcast_object_list(choices)
