@@ -86,10 +86,13 @@ def test_maps_of_2_2_pooling_at_full_scale_are_those_of_net_147() -> None:
 def test_net_without_dropout_computes_what_the_base_computes_at_test() -> None:
     (claim,) = chosen(["dropout"])
     base, without = (
-        Network(replace(claim.config(arm, "smoke", "photographs").architecture, classes=10))
+        Network(
+            replace(claim.config(arm, "smoke", "photographs").architecture, classes=10)
+        ).double()
         for arm in claim.arms
     )
-    x = torch.randn(2, 3, 96, 96)
+    # In float64, which is computed in one way in training and at test.
+    x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     with torch.no_grad():
         trained, dropped = without(x, dropout_key=(0, 0)), base(x, dropout_key=(0, 0))
         tested, without_tested = base.eval()(x), without.eval()(x)

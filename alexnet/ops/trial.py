@@ -161,7 +161,7 @@ def way(
     )
     ways = _possible(product)
     if len(ways) == 1:
-        return WAYS[ways[0]]
+        return Way(x.dtype, tiles=training)
     if (name := str(product)) not in _CHOICES:
         # Threads that use one network would otherwise disturb each other's timing.
         with _TRIAL:
