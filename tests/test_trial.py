@@ -137,6 +137,20 @@ def test_choice_is_read_by_the_next_process(clock: Clock) -> None:
     assert len(clock.computed) == count
 
 
+def test_process_that_ends_its_trial_first_decides_for_all(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trial._try
+
+    def meanwhile(product: Product, *arguments: Any) -> dict[str, float]:
+        trial._keep(str(product), {"bfloat16": 2.0, "float32": 1.0})
+        return real(product, *arguments)
+
+    monkeypatch.setattr(trial, "_try", meanwhile)
+    assert way_of(clock) == "float32"
+    assert list(trial._read().values()) == [{"bfloat16": 2.0, "float32": 1.0}]
+
+
 @pytest.mark.parametrize("other", ["threads", "processor", "PyTorch", "version"])
 def test_another_machine_makes_its_own_choice(
     other: str, clock: Clock, monkeypatch: pytest.MonkeyPatch

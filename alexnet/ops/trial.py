@@ -171,8 +171,12 @@ def way(
                 # on any processor, and the question remains open.
                 if not fast.unobserved(*(t for t in (x, weight, bias) if t is not None)):
                     return WAYS[DIRECT]
-                times = _try(product, ways, compute, weight, bias)
-                _keep(name, times)
+                mine = _try(product, ways, compute, weight, bias)
+                # Another process may have been first, and then all take its times.
+                times = _times(name, ways)
+                if times is None:
+                    times = mine
+                    _keep(name, mine)
             _CHOICES[name] = _fastest(times, ways)
     choice = _CHOICES[name]
     # A run may be resumed where its way is missing.
