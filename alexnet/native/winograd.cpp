@@ -1,9 +1,9 @@
 // Convolutions by tiles, ops/winograd.py: pixels to tiles, products of tiles, tiles to pixels.
 //
 // The formulas are explained there; the plain version is PyTorch's convolution, and that of the
-// products its `bmm`. Tensors are
-// channels last, so that a vector holds 16 maps of one pixel and every transform works on 16 maps
-// at once. `native/__init__.py` compiles the file on first use and declares its functions.
+// products its `bmm`. Tensors are channels last, so that a vector holds 16 maps of one pixel and
+// every transform works on 16 maps at once. `native/__init__.py` compiles the file on first use and
+// declares its functions.
 
 #include <algorithm>
 #include <cstdint>
