@@ -442,7 +442,7 @@ def test_effects_by_number_of_images_are_three_curves() -> None:
         "without color noise minus with it",
     ]
     ticks = [label.get_text() for label in axes.get_xticklabels()]
-    assert ticks == ["12,400", "25,000", "50,000", "100,000"]
+    assert ticks == ["3,100", "6,250", "12,500", "25,000"]
     # Twelve intervals, three curves and the line of no effect.
     assert len(axes.lines) == 16
 
@@ -454,7 +454,7 @@ def test_arms_of_all_numbers_of_images_see_as_many_presentations() -> None:
         schedule = claim.config(arm, "desk", "tiny-imagenet").schedule
         assert isinstance(schedule, StepSchedule)
         epochs = schedule.epochs
-        assert 200 * of_each * epochs == pytest.approx(1_200_000, rel=0.01)
+        assert 50 * of_each * epochs == pytest.approx(1_200_000, rel=0.01)
 
 
 @pytest.mark.slow

@@ -405,7 +405,7 @@ def test_every_claim_runs_at_smoke_scale(
 ) -> None:
     store = small if kind == "cifar10" else photographs
     if kind == "tiny-imagenet":
-        classes = tuple(f"n{number:08d}" for number in range(10))
+        classes = tuple(f"n{number:08d}" for number in range(50))
         store = with_classes(64, classes, tmp_path / "tiny")
         digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
         monkeypatch.setattr(runner, "TINY_IMAGENET_SHA256", digest)

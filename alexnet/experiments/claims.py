@@ -26,7 +26,7 @@ from alexnet.experiments.bases import (
     pooling_2_2,
     thirteen,
 )
-from alexnet.experiments.claim import Arm, Claim, Effect, Kind, Part
+from alexnet.experiments.claim import DESK_PART, Arm, Claim, Effect, Kind, Part
 from alexnet.experiments.effects import ENSEMBLE
 from alexnet.ladder import RUNGS, climb, kept
 
@@ -38,8 +38,8 @@ The photographs at hand are often too few for a conclusion.
 WITHOUT_CIFAR: tuple[Kind, ...] = ("photographs", "tiny-imagenet", "imagenet")
 OF_EACH = 62, 125, 250, 500
 """Training images of each class in the claim on their number; tiny-imagenet has 500."""
-CLASSES = 200
-"""Classes of tiny-imagenet."""
+CLASSES = DESK_PART["tiny-imagenet"].classes
+"""Classes of tiny-imagenet at desk scale."""
 NO_DROPOUT = Arm("no dropout", net(dropout=Dropout(masks=False)))
 NO_CROPS = Arm("no crops", augment(crops=False, flips=False))
 NO_COLOUR = Arm("no colour noise", augment(colour="none"))
@@ -79,8 +79,8 @@ def _arms_by_images() -> tuple[Arm, ...]:
         Arm(
             _with_images(arm.name, of_each),
             as_many_presentations(of_each / OF_EACH[-1], arm.change),
-            # All images are the store itself, whose runs other claims have too.
-            part=None if of_each == OF_EACH[-1] else Part(train_of_each=of_each),
+            # All images are those of the other claims, which have these runs too.
+            part=None if of_each == OF_EACH[-1] else Part(0, CLASSES, of_each),
         )
         for of_each in OF_EACH
         for arm in (Arm("base"), *(arm for arm, _ in REGULARISERS))

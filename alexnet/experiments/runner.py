@@ -134,9 +134,10 @@ def check(claim: Claim, settings: Settings) -> None:
         )
     for part in {arm.part for arm in claim.arms} - {None}:
         assert part is not None
-        if part.first_class + part.classes > len(store.classes):
+        needed = part.first_class + part.classes
+        if needed > len(store.classes):
             raise AlexNetError(
-                f"{claim.id} needs ten classes or more; {store.name} has {len(store.classes)}"
+                f"{claim.id} needs {needed} classes or more; {store.name} has {len(store.classes)}"
             )
 
 

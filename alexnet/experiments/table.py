@@ -390,9 +390,8 @@ def cost_h(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[s
             config = claim.config(arm, "desk", kind)
             ops = plan(replace(config.architecture, classes=classes))
             part = claim.part(arm, "desk", kind)
-            num_images = config.schedule.epochs * (
-                (part.classes or classes) * part.train_of_each or images
-            )
+            of_each = part.train_of_each or images / classes
+            num_images = config.schedule.epochs * (part.classes or classes) * of_each
             seconds += (
                 seeds
                 * num_images
