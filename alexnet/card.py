@@ -110,7 +110,7 @@ def check_card(run: Path) -> str:
     evaluations(run)
     if read(run).about["sha256"] not in text:
         return "of other weights; `alexnet evaluate` writes it anew"
-    return "of these weights (it has no checksum)"
+    return "of these weights (its text has no checksum)"
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:

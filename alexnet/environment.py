@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet import native
+from alexnet import native, requirements
 from alexnet.cores import cpu_limit
 from alexnet.device import resolve_device
 from alexnet.files import user_cache
@@ -55,6 +55,7 @@ def parts() -> list[Part]:
         _gpu(),
         _kernels(),
         _decoder(),
+        _packages(),
         _option("pillow_heif", "pillow-heif", "HEIC images are left out"),
         _option("s3fs", "s3fs", "stores at s3:// cannot be read"),
         _option("onnx", "onnx onnxruntime", "`export` writes no ONNX"),
@@ -152,6 +153,14 @@ def _decoder() -> Part:
     """Return the versions of the decoders of images."""
     names = " and ".join(f"{name} {_version(name)}" for name in ("simplejpeg", "pillow"))
     return Part("decoders", True, names)
+
+
+def _packages() -> Part:
+    """Name the packages that are too old for the program, or missing."""
+    wrong = requirements.unmet()
+    if wrong:
+        return Part("packages", False, f"too old or missing: {requirements.mend(wrong)}")
+    return Part("packages", True, "all in the versions that are needed")
 
 
 def _option(module: str, packages: str, cost: str) -> Part:

@@ -178,6 +178,8 @@ def description(trained: Trained, preprocessing: bool, crops: Crops) -> dict[str
     px, stored_px = trained.preprocess.test_px, preprocess.stored_px
     before = {
         "color": "RGB, upright as the EXIF orientation says",
+        # `data.image.decode` asks for twice what is needed.
+        "jpeg_draft_px": 2 * stored_px,
         "shorter_side_px": stored_px,
         "filter": "bicubic with antialiasing (PIL.Image.Resampling.BICUBIC)",
         "center_crop_px": stored_px if preprocessing else px,

@@ -214,7 +214,7 @@ def _train_and_test(config: Config, run: Path, minutes: float | None) -> list[Re
         if minutes is not None:
             epochs = epochs_within(60 * minutes, epoch_s)
             config = replace(config, schedule=scaled(config.schedule, epochs))
-        _announce(config, run, epoch_s)
+        _announce(config, run, epoch_s, minutes is not None)
         fit(config, run)
     return finish(run)
 
@@ -240,15 +240,24 @@ def finish(run: Path) -> list[Result]:
     return list(test.results)
 
 
-def _announce(config: Config, run: Path, epoch_s: float) -> None:
-    """Print what will be trained, and how long it will take here."""
+def _announce(config: Config, run: Path, epoch_s: float, chosen: bool) -> None:
+    """Print what will be trained, and how long it will take here.
+
+    Args:
+        chosen: Whether the number of epochs was made from the time to train.
+    """
     store = Store(config.data)
     images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
     plural = "" if config.schedule.epochs == 1 else "s"
     minutes = config.schedule.epochs * epoch_s / 60
+    least = (
+        " (the least; --epochs gives fewer)"
+        if chosen and config.schedule.epochs == EPOCHS[0]
+        else ""
+    )
     print(
         f"{len(store.classes)} classes, {images:,} images to train on and {tests:,} to test on\n"
-        f"recipe {config.recipe}, {config.schedule.epochs} epoch{plural} into {run}: "
+        f"recipe {config.recipe}, {config.schedule.epochs} epoch{plural}{least} into {run}: "
         f"about {max(1, minutes):,.0f} min on this machine as busy as it is now",
         flush=True,
     )
@@ -264,7 +273,7 @@ def report(results: list[Result], run: Path) -> str:
     names = load(run, device="cpu").names
     warning = f"  {sentence}\n" if (sentence := same_answer(results[-1], names)) else ""
     return (
-        f"\n{tests}   (always the largest class: {1 - largest:.1%})\n"
+        f"\n{tests}   (who always says the largest class: {1 - largest:.1%})\n"
         f"{warning}"
         f"  curves, confusions and the worst mistakes: {run / 'report.html'}\n\n"
         "Next:\n"

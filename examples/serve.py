@@ -16,7 +16,7 @@ import numpy as np
 
 import alexnet
 from alexnet.data.image import decode
-from alexnet.errors import DataError, not_installed
+from alexnet.errors import AlexNetError, DataError, not_installed
 
 try:
     import uvicorn
@@ -49,12 +49,16 @@ def application(run: Path) -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request) -> dict[str, float]:
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(400, "send the image itself as the body, not a form")
         data = bytearray()
         # Counted while it arrives: the length in the header is only what the client says.
         async for part in request.stream():
             data += part
             if len(data) > MAX_BYTES:
                 raise HTTPException(413, f"the image has more than {MAX_BYTES} bytes")
+        if not data:
+            raise HTTPException(400, "the body is empty; send an image in it")
         try:
             return await run_in_threadpool(probabilities, bytes(data))
         except DataError as error:
@@ -73,4 +77,8 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for other machines")
     parser.add_argument("--port", type=int, default=8000)
     a = parser.parse_args()
-    uvicorn.run(application(a.run), host=a.host, port=a.port, limit_concurrency=MAX_REQUESTS)
+    try:
+        app = application(a.run)
+    except AlexNetError as error:
+        parser.exit(2, f"serve.py: {error}\n")
+    uvicorn.run(app, host=a.host, port=a.port, limit_concurrency=MAX_REQUESTS)

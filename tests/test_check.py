@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
-from alexnet import environment, native
+from alexnet import cli, environment, native
 from alexnet.cli import main
 from alexnet.environment import Part, parts
 
@@ -42,6 +44,35 @@ def test_what_is_missing_is_named_with_its_cost(
     assert part("pillow-heif").text == "HEIC images are left out; pip install pillow-heif"
     monkeypatch.setenv("ALEXNET_NATIVE", "0")
     assert part("compiled code").text.startswith("turned off by ALEXNET_NATIVE=0")
+
+
+def test_package_that_is_too_old_is_named_with_the_command_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another package may have replaced NumPy, and an import of a third one then fails."""
+    assert part("packages").ok
+    versions = metadata.version
+
+    def version(package: str) -> str:
+        return "1.26.4" if package == "numpy" else versions(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    mended = f"numpy 1.26.4: {sys.executable} -m pip install 'numpy>=2.0'"
+    assert part("packages") == Part("packages", False, f"too old or missing: {mended}")
+
+    def fails(arguments: list[str]) -> None:
+        raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.4")
+
+    monkeypatch.setattr(cli, "function_of", lambda verb: fails)
+    with pytest.raises(SystemExit) as stopped:
+        main(["check"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"alexnet: packages are too old or missing: {mended}\n"
+    # With all packages in place such an error is a fault of the program.
+    monkeypatch.undo()
+    monkeypatch.setattr(cli, "function_of", lambda verb: fails)
+    with pytest.raises(ImportError, match="pyarrow requires"):
+        main(["check"])
 
 
 def test_missing_and_full_folders_are_no_error(

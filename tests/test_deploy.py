@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import load, recipes
+from alexnet import load, predict, recipes
 from alexnet.cli import VERBS, main
 from alexnet.cli.settings import TRAIN_GROUPS, default_of
 from alexnet.data import shapes
@@ -145,11 +146,16 @@ def test_the_python_of_deploy_md_runs_and_gives_what_the_trained_network_gives(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main(["export", str(run), "mine.onnx", "--with-preprocessing", "--crops", "ten"])
-    rgb = np.asarray(Image.fromarray(shapes.image(0, 1)).resize((90, 70)))
+    # So large that a JPEG is decoded at half of its size.
+    rgb = np.asarray(Image.fromarray(shapes.image(0, 1)).resize((900, 700)))
     Image.fromarray(rgb).save("IMAGE.jpg")
-    with Image.open("IMAGE.jpg") as image:
-        want = load(run)([np.asarray(image)]).numpy()
+    trained = load(run)
+    (prediction,) = predict(trained, [Path("IMAGE.jpg")], most=len(trained.classes))
+    shares = dict(prediction.classes)
+    want = np.array([[shares[name] for name in trained.names]])
     used, _ = python_blocks("docs/deploy.md")
     np.testing.assert_allclose(used["probabilities"], want, atol=1e-5)
+    draft_px = json.loads(used["about"]["input"])["before"]["jpeg_draft_px"]
+    assert draft_px == 2 * trained.preprocess.stored_px
     assert used["best"][0][1] == shapes.CLASSES[int(want.argmax())]
     assert Path("mine-int8.onnx").stat().st_size < Path("mine.onnx").stat().st_size

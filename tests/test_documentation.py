@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tyro
+from PIL import Image
 
+from alexnet import load
 from alexnet.cli import function_of
 from alexnet.config import StoreSettings
+from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.sources.source import Options
+from alexnet.inference import activations
 from benchmarks.__main__ import main as benchmarks_main
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +114,14 @@ def test_walkthroughs_in_contributing_run(tmp_path: Path) -> None:
     assert {n: s["images"] for n, s in manifest["splits"].items()} == {"train": 16, "val": 4}
 
 
-def test_the_python_of_the_page_about_looking_inside_runs() -> None:
-    (names,) = python_blocks("docs/inside.md")
-    assert (names["box"].top, names["box"].bottom) < (names["x"].shape[1],) * 2
+def test_the_python_of_the_page_about_looking_inside_runs(run: Path, tmp_path: Path) -> None:
+    seen, prepared = python_blocks("docs/inside.md")
+    assert (seen["box"].top, seen["box"].bottom) < (seen["x"].shape[1],) * 2
+    trained, file = load(run), tmp_path / "photo.png"
+    Image.fromarray(shapes.image(0, 1)).save(file)
+    x = prepared["network_input"](trained, file)
+    hooked: list[torch.Tensor] = []
+    with trained.net.relu3.register_forward_hook(lambda module, inputs, y: hooked.append(y)):
+        trained.net(x)
+    want = activations(trained, ["conv3"], x)["conv3"]
+    torch.testing.assert_close(hooked[0], want, rtol=0, atol=1e-6)

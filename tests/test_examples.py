@@ -251,7 +251,7 @@ def test_serve_answers_images_and_survives_bad_uploads(
 
     (prediction,) = alexnet.predict(alexnet.load(run), [path], most=10)
     for bad, status, message in (
-        (b"", 400, "not an image of a known format"),
+        (b"", 400, "the body is empty"),
         (b"no image", 400, "not an image of a known format"),
         (path.read_bytes()[:-200], 400, "truncated"),
         (bytes(50_001), 413, "more than 50000 bytes"),
@@ -263,8 +263,21 @@ def test_serve_answers_images_and_survives_bad_uploads(
         assert got == 200
         assert list(answer) == [name for name, _ in prediction.classes]
         assert list(answer.values()) == pytest.approx([p for _, p in prediction.classes])
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    server.request("POST", "/predict", path.read_bytes(), form)
+    response = server.getresponse()
+    assert response.status == 400
+    assert "not a form" in json.loads(response.read())["detail"]
     server.request("GET", "/health")
     assert json.loads(server.getresponse().read())["recipe"] == "tiny"
+
+
+def test_serve_without_a_run_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "serve.py"), str(tmp_path / "none")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("serve.py: ") and ended.stderr.count("\n") == 1
+    assert "none does not exist" in ended.stderr
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,36 @@ def test_explain_draws_each_image_and_prints_its_class(
     assert lines[0].split("  ")[0] == capsys.readouterr().out.strip()
     assert (tmp_path / "photo-explain.png").exists()
     assert (tmp_path / "photo-2-explain.png").exists()
+
+
+@pytest.mark.usefixtures("blank")
+def test_figures_lie_in_the_run_where_no_folder_is_named(
+    run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of `alexnet figure`; an exported file is no folder, and they lie in the current."""
+    own = shutil.copytree(run, tmp_path / "own")
+    main(["explain", str(own), str(photo), "--methods", "gradient"])
+    assert (own / "photo-explain.png").exists()
+    exported = shutil.copy(run / "last.safetensors", tmp_path / "net.safetensors")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    main(["explain", str(exported), str(photo), "--methods", "gradient"])
+    assert [path.name for path in Path().iterdir()] == ["photo-explain.png"]
+
+
+@pytest.mark.usefixtures("blank")
+def test_a_figure_is_replaced_by_that_of_the_same_file_only(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other" / "photo.png"
+    other.parent.mkdir()
+    shutil.copy(photo, other)
+    out = tmp_path / "figures"
+    for image in (photo, other, photo):
+        main(["explain", str(run), str(image), "--out", str(out), "--methods", "gradient"])
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.rpartition("/")[2] for line in lines]
+    assert names == ["photo-explain.png", "photo-2-explain.png", "photo-explain.png"]
 
 
 @pytest.mark.slow

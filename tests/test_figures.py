@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from PIL import Image
 
-from alexnet import checkpoint, figures, recipes
+from alexnet import checkpoint, figures, load, recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.data import shapes
+from alexnet.config import StoreSettings
+from alexnet.data import shapes, sources
+from alexnet.data.prepare import prepare
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import Result, common_store, own_test, score, worst_mistakes
 from alexnet.figures.answers import ABSENT, Answer, _draw_answers, stored_image
@@ -138,6 +140,27 @@ def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
     file.write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"mine\.png cannot be read"):
         figures.neighbours(run, [file])
+
+
+def test_neighbours_in_another_store_have_its_classes(run: Path, tmp_path: Path) -> None:
+    """A store of other classes is searched in the split that is named, and names its images."""
+    trained = load(run)
+    side_px = trained.preprocess.stored_px
+    rng = np.random.default_rng(0)
+    for name in ("oaks", "elms"):
+        (tmp_path / "trees" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (side_px, side_px, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "trees" / name / f"{number}.png")
+    settings = StoreSettings(size_px=side_px, encoding="png")
+    prepare(sources.find(str(tmp_path / "trees")), tmp_path / "store", settings)
+    file = tmp_path / "trees" / "oaks" / "0.png"
+    figure = figures.neighbours(run, [file], tmp_path / "store", "train")
+    titles = [ax.get_title() for ax in figure.axes if ax.images]
+    assert titles[0] == "0.png" and set(titles[1:]) == {"oaks", "elms"}
+    assert "the stored images nearest" in figure.get_supxlabel()
+    with pytest.raises(DataError, match="has no split 'tset'"):
+        figures.neighbours(run, [file], split="tset")
 
 
 def test_confusion_shows_counts_and_shares() -> None:

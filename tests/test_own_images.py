@@ -213,6 +213,8 @@ def test_begun_run_keeps_its_epochs_on_a_machine_of_another_speed(
     first = train_on(str(images), run, tiny, minutes=4)
     assert read_config(run).schedule.epochs == 12
     assert f"12 epochs into {run}: about 4 min" in capsys.readouterr().out
+    train_on(str(images), tmp_path / "short", tiny, minutes=0.1)
+    assert "10 epochs (the least; --epochs gives fewer) into" in capsys.readouterr().out
     monkeypatch.setattr(own_images, "image_s", lambda *_: 1e-3)
     assert train_on(str(images), run, tiny, minutes=4) == first
     assert len(read_metrics(run, "epoch")) == 12

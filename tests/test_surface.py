@@ -25,6 +25,7 @@ RANKS = {
         "progress",
         "program",
         "provenance",
+        "requirements",
         "saved_config",
         "terminal",
     ],

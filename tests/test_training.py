@@ -312,6 +312,14 @@ def test_last_layer_is_copied_only_if_the_classes_are_the_same(
     )
 
 
+def test_a_start_that_gives_no_layer_is_refused(store: Path, run: Path, tmp_path: Path) -> None:
+    """Training from scratch would look like fine-tuning."""
+    wider = replace(tiny_architecture(), width=2 * tiny_architecture().width)
+    with pytest.raises(RunError, match=r"no layer of .* has the shape .* leave --init out"):
+        fit(tiny(store, init=str(run), architecture=wider), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_init_layers_limits_the_copied_layers(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -411,7 +419,10 @@ def test_invalid_runs_are_refused_and_nothing_is_overwritten(
     assert (run / "config.json").read_bytes() == before
     for config, message in (
         (tiny(tmp_path / "none"), "is not a prepared store"),
-        (tiny(store, val_split="test"), "has no split 'test'"),
+        (
+            tiny(store, val_split="test"),
+            "no split 'test'; name one .* with --val-split: train, val",
+        ),
         (
             tiny(store, architecture=replace(tiny_architecture(), classes=12)),
             "classes is 12 and .* has 10 classes",

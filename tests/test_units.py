@@ -193,6 +193,11 @@ def test_smoothing_keeps_the_sum_and_a_narrow_one_every_pixel() -> None:
         (["units", "RUN", "--split", "test"], "has no split 'test'; it has train, val"),
         (["units", "RUN", "OTHER"], "draws one run and has no use for OTHER"),
         (["filters", "RUN", "--layer", "conv1"], "--layer is an option of alexnet figure units"),
+        (
+            ["answers", "RUN", "--data", "store"],
+            "--data is an option of alexnet figure units and alexnet figure neighbours alone",
+        ),
+        (["neighbours", "RUN", "--data", "nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -760,6 +760,7 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
     words.write_text("one\ntwo\n")
     for options, says in (
         (("--net", "caffenet", "--classes", str(words)), "has 2 classes, and .* has 10 outputs"),
+        (("--net", "caffenet", "--classes", "none.txt"), "none.txt does not exist; name a text"),
         (("--net", "paper"), "cannot be paper; it can be caffe_alexnet or caffenet"),
         ((), "can be caffe_alexnet or caffenet, which the weights do not tell apart"),
         (("--net", "caffenet", "--mean", str(words)), "is no mean; name a .binaryproto or"),

@@ -15,6 +15,9 @@ from alexnet.model import Network, evaluation_mode
 def grad_cam(net: Network, x: torch.Tensor, label: int) -> NDArray[np.float32]:
     """Add the maps of the last convolution, weighted by their mean gradient; keep what is positive.
 
+    Where a pool stands between the convolution and its ReLU, the maps are rectified before they are
+    added, as the paper's are.
+
     Source: Selvaraju and others, 2017 (arXiv:1610.02391), equations 1 and 2.
 
     Args:

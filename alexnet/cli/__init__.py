@@ -164,6 +164,11 @@ def _run(verb: str, arguments: list[str]) -> None:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             path = f"{error.filename}: " if error.filename is not None else ""
             _fail(f"{path}{error.strerror}; {DISK_ERRORS[error.errno]}")
+        if isinstance(error, ImportError):
+            from alexnet import requirements
+
+            if wrong := requirements.unmet():
+                _fail(f"packages are too old or missing: {requirements.mend(wrong)}")
         # Any other error is a fault of this program: its traceback must reach the bug report.
         print("alexnet: this is a bug of the program; please report it:", file=sys.stderr)
         raise

@@ -33,8 +33,8 @@ class ExplainArguments:
     """Names of methods, separated by commas, or all."""
     target: str = ""
     """Class to explain; the one that is predicted when not given."""
-    out: Path = Path(".")
-    """Folder of the figures, which is made if it does not exist."""
+    out: Path | None = None
+    """Folder of the figures, which is made if it does not exist; that of the run when not given."""
     json: bool = False
     """Print one JSON object for each image, with all values."""
     device: str = "auto"
@@ -50,7 +50,8 @@ def explain(arguments: list[str]) -> None:
     a = parse(ExplainArguments, "explain", arguments)
     if not a.images:
         raise AlexNetError(f"name the images to explain, {example}")
-    out = on_disk(a.out)
+    # As `figure` does. An exported file is no folder, and may lie anywhere.
+    out = on_disk(a.out or (Path() if a.run.is_file() else a.run))
     if out.exists() and not out.is_dir():
         raise AlexNetError(f"{out} is not a folder; name another one with --out")
     from alexnet import explain as explaining
@@ -74,7 +75,8 @@ def explain(arguments: list[str]) -> None:
             continue
         explained = explaining.explain(trained, image, methods, label)
         name = readable(str(file))
-        figures.save(figures.explanation(explained, trained.names, Path(name).name), path)
+        figure = figures.explanation(explained, trained.names, Path(name).name)
+        figures.save(figure, path, _source(file))
         if a.json:
             facts = {"picture": name, "figure": readable(str(path))}
             print(json.dumps(facts | explaining.to_dict(explained, trained.classes)), flush=True)
@@ -88,10 +90,24 @@ def explain(arguments: list[str]) -> None:
 
 
 def _outputs(files: list[Path], out: Path) -> list[Path]:
-    """Return the figure of each file; files of the same name in two folders get a number."""
-    names: list[str] = []
+    """Return the figure of each file; files of the same name in two folders get a number.
+
+    A figure of an earlier call is replaced by that of the same file only.
+    """
+    from alexnet.figures import drawn_from
+
+    paths: list[Path] = []
     for file in files:
         numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
-        candidates = itertools.chain([file.stem], numbered)
-        names.append(next(name for name in candidates if name not in names))
-    return [out / f"{name}-explain.png" for name in names]
+        candidates = (
+            out / f"{name}-explain.png" for name in itertools.chain([file.stem], numbered)
+        )
+        mine = ("", _source(file))
+        paths.append(next(p for p in candidates if p not in paths and drawn_from(p) in mine))
+    return paths
+
+
+def _source(file: Path) -> str:
+    from alexnet.data.sources.source import readable
+
+    return readable(str(file.resolve()))

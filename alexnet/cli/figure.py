@@ -32,8 +32,13 @@ Kind = Literal[
 SEVERAL_RUNS = "curves", "training-error", "signal"
 """The figures that compare runs; `neighbours` takes images after its run, the others nothing."""
 
-OF_UNITS = "layer", "unit", "data", "split"
-"""The options that one figure alone has."""
+OPTIONS_OF: dict[str, tuple[Kind, ...]] = {
+    "layer": ("units",),
+    "unit": ("units",),
+    "data": ("units", "neighbours"),
+    "split": ("units", "neighbours"),
+}
+"""The figures that have an option; all have `--out`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class FigureArguments:
     network: the layers of a run or a recipe (Fig. 2).
     filters: the filters of the first layer (Fig. 3).
     answers: predictions for eight images of the run's store (Fig. 4, left).
-    neighbours: the nearest training images in the last hidden layer, of validation images or of
+    neighbours: the nearest images of a store in the last hidden layer, of validation images or of
     the image files after the run (Fig. 4, right).
     units: the image that maximizes each unit of a layer, and its strongest patches of a store.
     confusion: which classes are predicted for which.
@@ -65,9 +70,10 @@ class FigureArguments:
     unit: Names = ()
     """Of units: their numbers in the layer; eight of them when not given."""
     data: str = ""
-    """Of units: store of the patches; the run's own when not given."""
+    """Of units and neighbours: store to search; the run's own when not given."""
     split: str = ""
-    """Of units: split of the store; the run's validation split when not given."""
+    """Of units and neighbours: split to search; the run's validation split for units and its
+    training split for neighbours when not given."""
 
 
 def figure(arguments: list[str]) -> None:
@@ -87,28 +93,29 @@ def figure(arguments: list[str]) -> None:
         raise AlexNetError(
             f"`alexnet figure {a.figure}` draws one run and has no use for {others[0]}"
         )
-    for name in OF_UNITS:
-        if getattr(a, name) and a.figure != "units":
-            raise AlexNetError(f"--{name} is an option of {command('figure', 'units')} alone")
+    for name, having in OPTIONS_OF.items():
+        if getattr(a, name) and a.figure not in having:
+            figures_of = " and ".join(command("figure", kind) for kind in having)
+            raise AlexNetError(f"--{name} is an option of {figures_of} alone")
     # By default beside the other files of the run; a recipe has no folder.
     named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
     default_out = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
     out = a.out or default_out
     from alexnet import figures
 
-    figure = _draw_units(a) if a.figure == "units" else _draw(a.figure, a.runs, named_recipe)
+    figure = _draw_units(a) if a.figure == "units" else _draw(a, named_recipe)
     figures.save(figure, out)
     print(out)
 
 
-def _draw(kind: str, runs: tuple[Path, ...], named_recipe: bool) -> Figure:
-    """Draw a figure. `named_recipe`: the only entry of `runs` is the name of a recipe."""
+def _draw(a: FigureArguments, named_recipe: bool) -> Figure:
+    """Draw a figure. `named_recipe`: the only entry of `a.runs` is the name of a recipe."""
     from alexnet import evaluation, figures, load
     from alexnet.checkpoint import read_config
     from alexnet.cli.arguments import recipe
 
-    run = runs[0]
-    match kind:
+    run = a.runs[0]
+    match a.figure:
         case "network":
             config = recipe(str(run))() if named_recipe else read_config(run)
             return figures.network(config.architecture)
@@ -117,18 +124,18 @@ def _draw(kind: str, runs: tuple[Path, ...], named_recipe: bool) -> Figure:
         case "answers":
             return figures.answers(run)
         case "neighbours":
-            return figures.neighbours(run, runs[1:])
+            return figures.neighbours(run, a.runs[1:], a.data, a.split)
         case "confusion":
             test = evaluation.own_test(run)
             return figures.confusion(test.results[-1], test.trained.names)
         case "mistakes":
             return figures.mistakes(evaluation.own_test(run))
         case "curves":
-            return figures.curves(runs)
+            return figures.curves(a.runs)
         case "training-error":
-            return figures.training_error(runs)
+            return figures.training_error(a.runs)
         case _:
-            return figures.signals(runs)
+            return figures.signals(a.runs)
 
 
 def _draw_units(a: FigureArguments) -> Figure:

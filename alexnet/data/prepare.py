@@ -41,6 +41,7 @@ from alexnet.data.store_folder import StoreFolder
 from alexnet.data.unfinished import Job, begin
 from alexnet.errors import DataError
 from alexnet.files import free_space, size, write_whole
+from alexnet.program import command
 from alexnet.progress import Progress
 
 STORED_PX = 256  # section 2
@@ -152,9 +153,11 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     existing, free = free_space(folder.parent)
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
+        # The whole command, since `alexnet train FOLDER` has no such option.
+        anyway = command("prepare", "SOURCE", folder, "--ignore-disk")
         raise DataError(
             f"the store may need {needed} and {existing} has {size(free)} free; "
-            "make room, choose another disk, or begin anyway with --ignore-disk"
+            f"make room, choose another disk, or begin anyway with: {anyway}"
         )
 
 

@@ -112,9 +112,9 @@ def check_layout(config: Config, world: int) -> None:
         )
     columns, columns_of_net = config.parallel.columns, config.architecture.columns
     if columns not in (1, columns_of_net):
+        give = "1" if columns_of_net == 1 else f"1 or {columns_of_net}"
         raise MeshError(
-            f"parallel.columns is {columns} and the network has {columns_of_net}; "
-            f"give 1 or {columns_of_net}"
+            f"parallel.columns is {columns} and the network has {columns_of_net}; give {give}"
         )
     layout(world, columns)
     parts = world // columns

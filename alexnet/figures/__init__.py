@@ -20,7 +20,7 @@ from alexnet.figures.explanation import explanation
 from alexnet.figures.filters import filters
 from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
 from alexnet.figures.network import network
-from alexnet.figures.save import save
+from alexnet.figures.save import drawn_from, save
 from alexnet.figures.style import INK, TRAIN, VAL
 from alexnet.figures.units import units
 
@@ -33,6 +33,7 @@ __all__ = [
     "centre_patches",
     "confusion",
     "curves",
+    "drawn_from",
     "error_curve",
     "explanation",
     "filters",

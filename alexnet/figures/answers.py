@@ -11,10 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from alexnet.data.classes import short_names
 from alexnet.data.loader import batches, epoch_order
-from alexnet.data.store import Split
+from alexnet.data.store import Split, Store
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
-from alexnet.inference import activation, image_files, read_image
+from alexnet.inference import activation, image_files, read_image, split_for
 from alexnet.progress import Progress
 from alexnet.trained import Trained, load, probabilities
 
@@ -156,52 +157,66 @@ def _draw_answers(shown: Sequence[Answer], columns: int = 4) -> Figure:
 
 
 @torch.no_grad()
-def neighbours(run: str | Path, images: Sequence[str | Path] = ()) -> Figure:
-    """Draw images and the six training images most similar to each.
+def neighbours(
+    run: str | Path,
+    images: Sequence[str | Path] = (),
+    data: str | Path = "",
+    split: str = "",
+) -> Figure:
+    """Draw images and the six images of a split most similar to each.
 
     Similarity is the L2 distance between the activations of the last hidden layer.
 
     Args:
-        images: Image files and folders. If empty, five validation images are drawn, of different
-            classes where the split has as many.
+        images: Image files and folders. If empty, five validation images of the store are drawn, of
+            different classes where the split has as many.
+        data: Folder or URL of the store that is searched; if empty, that of the run.
+        split: Name of the split that is searched; if empty, the training split of the run.
 
     Raises:
-        RunError: A path of `images` does not exist.
-        DataError: A file is not an image; the message names it.
+        RunError: A path of `images` does not exist, or the store has images of another size.
+        DataError: A file is not an image, or the store cannot be read; the message names it.
     """
-    trained, train, val = of_run(run)
+    trained = load(run)
+    store = Store(data) if data else trained.open_store()
+    names = short_names(store.classes, store.words)
+    searched = split_for(trained, data, split or trained.config.train_split)
     if images:
         files = image_files(images)
         asked = [read_image(file, trained.preprocess.stored_px) for file in files]
         labels = [file.name for file in files]
     else:
+        val = split_for(trained, data)
         order = epoch_order(len(val), 0, 0)
         _, first = np.unique(val.labels[order], return_index=True)
         # Of each class the first image, and of these the last ones in the order, because the first
         # ones are likely to be among those of `answers`.
         indices = order[np.sort(first)[-ASKED:]]
         asked = [stored_image(val, i) for i in indices]
-        labels = [trained.names[val.labels[i]] for i in indices]
+        labels = [names[val.labels[i]] for i in indices]
     inputs = trained.preprocess.centre(torch.from_numpy(np.stack(asked)))
-    # All training images, because the nearest ones are wanted and not some near ones.
-    every = np.arange(len(train))
+    # All images of the split, because the nearest ones are wanted and not some near ones.
+    every = np.arange(len(searched))
     features = torch.cat(
-        [last_hidden(trained, x) for x, _ in centre_patches(trained, train, every)]
+        [last_hidden(trained, x) for x, _ in centre_patches(trained, searched, every)]
     )
     rows = [
-        [(image, label), *((stored_image(train, j), trained.names[train.labels[j]]) for j in near)]
+        [(image, label), *((stored_image(searched, j), names[searched.labels[j]]) for j in near)]
         for image, label, near in zip(
             asked, labels, nearest(last_hidden(trained, inputs), features), strict=True
         )
     ]
-    return _draw_neighbours(rows)
+    return _draw_neighbours(rows, "stored" if data or split else "training")
 
 
-def _draw_neighbours(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]]) -> Figure:
-    """Draw in each row a test image and the training images nearest to it (Fig. 4, right).
+def _draw_neighbours(
+    rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], which: str = "training"
+) -> Figure:
+    """Draw in each row a test image and the images nearest to it (Fig. 4, right).
 
     Args:
         rows: Images and the text above each; the first image of a row is the one asked for.
+        which: The images that were searched, in a word.
     """
     num_neighbours = len(rows[0]) - 1
     size = (9, 9 / (num_neighbours + 1.3) * 1.14 * len(rows) + 0.4)
@@ -216,7 +231,7 @@ def _draw_neighbours(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]]) ->
             ax.imshow(image)
             ax.set_title(shortened(label, 20), fontsize=7, color=INK, pad=2, parse_math=False)
     figure.supxlabel(
-        "left: the image; right: the training images nearest to it in the last hidden layer, "
+        f"left: the image; right: the {which} images nearest to it in the last hidden layer, "
         "nearest first",
         fontsize=8,
         color=SOFT,

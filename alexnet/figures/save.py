@@ -6,13 +6,17 @@ import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from alexnet.errors import RunError
 from alexnet.files import write_whole
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, source: str = "") -> None:
     """Write a figure into an image file, atomically; its suffix selects the format.
+
+    Args:
+        source: What was drawn, which a PNG file keeps for `drawn_from`.
 
     Raises:
         RunError: If there is no such format.
@@ -23,5 +27,15 @@ def save(figure: Figure, path: Path) -> None:
     if suffix not in formats:
         raise RunError(f"{path} has none of the suffixes .{', .'.join(sorted(formats))}")
     content = io.BytesIO()
-    figure.savefig(content, format=suffix, bbox_inches="tight")
+    about = {"Source": source} if source and suffix == "png" else None
+    figure.savefig(content, format=suffix, bbox_inches="tight", metadata=about)
     write_whole(path, content.getvalue())
+
+
+def drawn_from(path: Path) -> str:
+    """What a PNG file of `save` was drawn from; empty if it is not there, or does not say so."""
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get("Source", ""))
+    except OSError:
+        return ""

@@ -62,7 +62,8 @@ def units(trained: Trained, split: Split, layer: str = "", numbers: Sequence[int
             patches.append(cut(architecture, layer, crop, int(row), int(column)))
         rows.append((unit, patches, best.values[unit]))
     last = op == trained.net.plan[-1]
-    return _draw_units(op, _sees(architecture, layer), rows, trained.names if last else ())
+    sees = _sees(architecture, layer)
+    return _draw_units(op, sees, rows, trained.names if last else (), len(split))
 
 
 def _last_convolution(ops: Sequence[Op]) -> str:
@@ -85,6 +86,7 @@ def _draw_units(
     sees: str,
     rows: Sequence[tuple[int, Sequence[Patch], NDArray[np.float32]]],
     names: Sequence[str],
+    num_images: int,
 ) -> Figure:
     """Draw a row for each unit: its number, the maximizing patch, and the strongest patches.
 
@@ -92,6 +94,7 @@ def _draw_units(
         sees: What a unit sees, in words.
         rows: Number, patches with the maximizing one first, and the values of the others.
         names: The names of the units if they are classes; else empty.
+        num_images: Number of the images that were searched; of few, many units share some.
     """
     num_patches = max(len(patches) for _, patches, _ in rows)
     size = (TILE_IN * (num_patches + 0.9), TILE_IN * 1.16 * len(rows) + 0.75)
@@ -110,8 +113,8 @@ def _draw_units(
             _show(ax, patch, f"{value:.1f}")
     figure.suptitle(f"{op.name}: {sees}", fontsize=10, color=INK)
     figure.supxlabel(
-        "left: made to maximize the unit; right: its strongest patches in the store, and its "
-        "value; gray: beyond the crop",
+        f"left: made to maximize the unit; right: its strongest patches in {num_images:,} images, "
+        "and its value; gray: beyond the crop",
         fontsize=8,
         color=SOFT,
     )

@@ -529,13 +529,14 @@ def _log_signal(
 
 def _print_epoch(m: dict[str, Any], epochs: int) -> None:
     # For a `Plateau` this is an upper bound: it may end before the maximum number of epochs.
-    left_min = math.ceil(m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"]) / 60)
+    left_s = m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"])
+    left = f"{math.ceil(left_s / 60):,d} min" if left_s > 60 else f"{math.ceil(left_s)} s"
     print(
         f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  "
         f"train error {m['train_error']:.1%}  "
         f"val error {m['val_error']:.1%}  lr {m['lr']:g}  {m['images_per_s']:,.0f} images/s  "
         f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB"
-        + (f"  {left_min:,d} min left" if m["epoch"] < epochs else ""),
+        + (f"  {left} left" if m["epoch"] < epochs else ""),
         flush=True,
     )
 

@@ -53,6 +53,12 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
     trial.install({})
     net = _network(config, mesh)
     average = _network(config, mesh).requires_grad_(False) if config.sgd.ema_decay else None
+    for option, name in (("--train-split", config.train_split), ("--val-split", config.val_split)):
+        if name not in store.manifest["splits"]:
+            raise RunError(
+                f"{config.data} has no split {name!r}; name one that it has with {option}: "
+                + ", ".join(store.manifest["splits"])
+            )
     # Half of the timeout, so that a rank whose store does not answer reports it before the other
     # ranks give up waiting for that rank.
     answer_s = config.parallel.timeout_s / 2
@@ -85,6 +91,11 @@ def start_from(setup: Setup) -> str:
     if not same_classes:
         layers.discard(config.architecture.layers[-1].name)
     taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
+    if not taken:
+        raise RunError(
+            f"no layer of {config.init} has the shape of the one of the same name here, so nothing "
+            "can be taken from it; choose the recipe of that run, or leave --init out"
+        )
     if setup.average is not None:
         setup.average.load_state_dict(net.state_dict())
     why = "" if same_classes else " (the classes differ, so the last layer is not taken)"

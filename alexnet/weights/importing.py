@@ -192,6 +192,8 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     else:
         try:
             lines = Path(source).read_text("utf-8-sig").splitlines()  # Windows marks its files
+        except FileNotFoundError:
+            raise DataError(f"{source} does not exist; name a text file or a store") from None
         except UnicodeDecodeError:
             raise DataError(f"{source} is no text in UTF-8; write one class on a line") from None
         # Caffe's synset_words.txt: `n01440764 tench, Tinca tinca`.
