@@ -58,7 +58,7 @@ def direct(
     height=st.integers(1, 14),
     width=st.integers(1, 14),
     frozen=st.booleans(),
-    own=st.booleans(),
+    native_products=st.booleans(),
 )
 def test_it_is_the_direct_convolution_with_its_gradients(
     images: int,
@@ -68,13 +68,13 @@ def test_it_is_the_direct_convolution_with_its_gradients(
     height: int,
     width: int,
     frozen: bool,
-    own: bool,
+    native_products: bool,
 ) -> None:
     x, weight, bias = given_of(images, columns * maps, columns * kernels, columns, height, width)
     wanted = (x, weight, bias) if not frozen else (x,)
     for t in wanted:
         t.requires_grad_()
-    ours = winograd.conv2d(x, weight, bias, columns, own)
+    ours = winograd.conv2d(x, weight, bias, columns, native_products)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     dy = given_of(images, columns * kernels, 1, 1, height, width)[0]
     exact, sizes = (

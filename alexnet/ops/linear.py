@@ -61,7 +61,7 @@ def _convolution(
         if blocks.takes(x, weight, stride, pad, columns):
             return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
         if way.tiles and winograd.takes(x, weight, stride, pad, columns):
-            return winograd.conv2d(x, weight, bias, columns, way.own).to(dtype)
+            return winograd.conv2d(x, weight, bias, columns, way.native_products).to(dtype)
     on_cuda: cuda_trial.Way = _grouped
     # Tiles are allowed in training, and only there a trial is worth its time.
     if way.tiles and cuda_trial.possible(x) and fast.unobserved(x, weight):

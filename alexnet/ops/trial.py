@@ -39,13 +39,13 @@ class Way(NamedTuple):
     Attributes:
         dtype: Of the factors.
         tiles: Whether a convolution may be computed by Winograd's tiles.
-        own: Whether the tiles are multiplied by our own code, and not by PyTorch's library.
+        native_products: Whether the tiles are multiplied by `winograd.cpp`, and not by PyTorch.
         onednn: Whether a fully connected layer is computed by oneDNN.
     """
 
     dtype: torch.dtype
     tiles: bool = False
-    own: bool = False
+    native_products: bool = False
     onednn: bool = False
 
 
@@ -55,7 +55,7 @@ WAYS = {
     BFLOAT16: Way(torch.bfloat16),
     DIRECT: Way(torch.float32),
     TILES: Way(torch.float32, tiles=True),
-    OWN_TILES: Way(torch.float32, tiles=True, own=True),
+    OWN_TILES: Way(torch.float32, tiles=True, native_products=True),
     ONEDNN: Way(torch.float32, onednn=True),
 }
 """The ways by the names that files have for them. Sums are float32 in all of them."""

@@ -63,7 +63,11 @@ def suits(weight_shape: tuple[int, ...], stride: int, pad: tuple[int, int], colu
 
 
 def conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int = 1, own: bool = False
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    columns: int = 1,
+    native_products: bool = False,
 ) -> torch.Tensor:
     """Convolve x with a border of one pixel of zeros.
 
@@ -71,23 +75,29 @@ def conv2d(
         x: (N, C, H, W), float32, on a CPU.
         weight: (K, C / columns, 3, 3).
         bias: (K,).
-        own: Multiply the tiles with `products`, and not with PyTorch's `bmm`.
+        native_products: Multiply the tiles with `products`, and not with PyTorch's `bmm`.
 
     Returns:
         (N, K, H, W), channels last.
     """
-    y: torch.Tensor = _Convolution.apply(x, weight, bias, columns, own)  # type: ignore[no-untyped-call]
+    apply = _Convolution.apply
+    y: torch.Tensor = apply(x, weight, bias, columns, native_products)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, own: bool
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        columns: int,
+        native_products: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight, bias)
-        ctx.columns, ctx.own = columns, own
-        return _convolve(x, weight, bias, columns, own)
+        ctx.columns, ctx.native_products = columns, native_products
+        return _convolve(x, weight, bias, columns, native_products)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -108,14 +118,16 @@ class _Convolution(torch.autograd.Function):
             grouped = weight.reshape(columns, filters // columns, channels, 3, 3)
             rotated = grouped.transpose(1, 2).flip(3, 4).flatten(0, 1)
             # There is no bias in a gradient; the kernel adds zeros.
-            dx = _convolve(dy, rotated, dy.new_zeros(channels * columns), columns, ctx.own)
+            dx = _convolve(
+                dy, rotated, dy.new_zeros(channels * columns), columns, ctx.native_products
+            )
         if ctx.needs_input_grad[1]:
             sums = dy.new_zeros((columns, 36, filters // columns, channels))
             for x_part, dy_part in zip(
                 torch.split(x, IMAGES_AT_ONCE), torch.split(dy, IMAGES_AT_ONCE), strict=True
             ):
                 x_tiles, dy_tiles = spread(x_part, columns, False), spread(dy_part, columns, True)
-                if ctx.own:
+                if ctx.native_products:
                     add_transposed_products(dy_tiles, x_tiles, sums)
                     continue
                 for column in range(columns):
@@ -129,14 +141,14 @@ class _Convolution(torch.autograd.Function):
 
 
 def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, own: bool
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, native_products: bool
 ) -> torch.Tensor:
     """The forward pass; see `conv2d`."""
     flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C / columns)
     # (columns, K / columns, 36, C / columns)
     filters = torch.matmul(G_BOTH, flat).view(columns, -1, 36, weight.shape[1])
     filters = filters.permute(0, 2, 3, 1)  # (columns, 36, C / columns, K / columns)
-    filters = filters.contiguous() if own else filters
+    filters = filters.contiguous() if native_products else filters
     images, _, height, width = x.shape
     y = x.new_empty((images, len(weight), height, width))
     y = y.contiguous(memory_format=torch.channels_last)
@@ -146,7 +158,7 @@ def _convolve(
         tiles = spread(x_part, columns, False)
         # Written into by each column, so that nothing is concatenated afterwards.
         sums = tiles.new_empty((*tiles.shape[:3], len(weight) // columns))
-        if own:
+        if native_products:
             products(tiles, filters, sums)
         else:
             for column in range(columns):
