@@ -63,6 +63,8 @@ class Result:
 TOP5_CLASSES = 20
 """From this number of classes on a top-5 error is shown: five guesses of six are nearly always
 right."""
+FEW_IMAGES = 10
+"""Of fewer test images, one answer for all of them does not say that nothing was learned."""
 
 
 def says_top5(result: Result) -> bool:
@@ -84,6 +86,11 @@ def same_answer(result: Result, names: Sequence[str]) -> str | None:
     answers, true = np.flatnonzero(counts.sum(0)), np.flatnonzero(counts.sum(1))
     if len(answers) > 1 or len(true) < 2:
         return None
+    if result.images < FEW_IMAGES:
+        return (
+            f"every one of {result.images} test images was called {names[answers[0]]}, and so few "
+            "say next to nothing about the network; add images"
+        )
     return (
         f"every test image was called {names[answers[0]]}: the network has learned nothing yet; "
         "train longer, or at another learning rate"

@@ -292,6 +292,7 @@ def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split
     if stored.size_px != trained.preprocess.stored_px:
         raise RunError(
             f"{store.name} has images of {stored.size_px} pixels, and the run needs "
+            f"{trained.preprocess.stored_px}; prepare them with --size-px "
             f"{trained.preprocess.stored_px}"
         )
     return stored

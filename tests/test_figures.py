@@ -54,13 +54,13 @@ def test_runs_of_the_same_name_are_told_apart_by_their_parents() -> None:
     assert run_names([Path("a/run"), Path("b/run")]) == ["a/run", "b/run"]
 
 
-def write_epochs(run: Path, errors: list[float]) -> Path:
-    """A run that has only its metrics and the config of `demo`."""
+def write_epochs(run: Path, errors: list[float], drops: tuple[int, ...] = ()) -> Path:
+    """A run that has only its metrics and the config of `demo`. `drops`: epochs of lower rates."""
     run.mkdir()
     checkpoint.write_config(run, recipes.demo())
     lines = [
-        {"kind": "epoch", "step": i, "epoch": i, "lr": 0.1 / i, "train_loss": 1.0, "val_loss": 1.0}
-        | {"train_error": error, "val_error": error}
+        {"kind": "epoch", "step": i, "epoch": i, "lr": 0.1 / 10 ** sum(d <= i for d in drops)}
+        | {"train_loss": 1.0, "val_loss": 1.0, "train_error": error, "val_error": error}
         for i, error in enumerate(errors, 1)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -74,10 +74,14 @@ def test_curve_of_one_epoch_is_seen(tmp_path: Path) -> None:
         for line in ax.lines:
             assert line.get_marker() == "o"
             assert ax.viewLim.contains(*line.get_xydata()[0])
-    (many, _) = figures.curves([write_epochs(tmp_path / "many", [0.9] * 9)]).axes
+    (many, _) = figures.curves([write_epochs(tmp_path / "many", [0.9] * 9, (4, 8))]).axes
     assert {line.get_marker() for line in many.lines[:2]} == {""}
     entries = [text.get_text() for text in many.get_legend().get_texts()]
     assert entries == ["training", "validation", "learning rate falls"]
+    # A smooth schedule falls in every epoch.
+    smooth = write_epochs(tmp_path / "smooth", [0.9] * 9, tuple(range(2, 10)))
+    legend = figures.curves([smooth]).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
 
 
 def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_names_of_other_tools_are_accepted_for_the_fields_of_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("train demo --epoch 3", "there is no option --epoch; the nearest is --epochs"),
         ("train demo --bach 3", "there is no option --bach; the nearest is --sgd.batch"),
         ("train demo --lerning-rate 3", "no option --lerning-rate; the nearest is --sgd.lr"),
         ("train demo --sgd.momentun 3", "the nearest is --sgd.momentum"),

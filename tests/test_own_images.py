@@ -73,6 +73,14 @@ def slower(config: Config) -> Config:
     return replace(tiny(config), sgd=replace(tiny(config).sgd, lr=1e-5))
 
 
+def longer(config: Config) -> Config:
+    return replace(tiny(config), schedule=scaled(tiny(config).schedule, 4))
+
+
+def other(config: Config) -> Config:
+    return replace(longer(config), seed=3)
+
+
 def larger(config: Config) -> Config:
     return replace(tiny(config), architecture=replace(tiny_architecture(), input_px=40))
 
@@ -80,7 +88,13 @@ def larger(config: Config) -> Config:
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        (slower, RunError, r"was begun with other settings \(sgd.lr \S+ -> 1e-05\); go on"),
+        (
+            slower,
+            RunError,
+            r"other settings \(sgd.lr \S+ -> 1e-05\); go on with them by `.* --lr 1e-05`, or",
+        ),
+        (longer, RunError, "go on with them by `.* --resume .* --epochs 4`, or choose"),
+        (other, RunError, "go on as it is by `.* --resume .*mine`, or choose"),
         (larger, DataError, "was prepared for 37 pixels a side, and this recipe needs 46"),
     ],
 )
@@ -233,6 +247,11 @@ def test_a_network_of_one_answer_is_said_to_have_learned_nothing(
 ) -> None:
     run = tmp_path / "mine"
     results = train_on(str(images), run, tiny)
-    always_first = [[sum(row), 0] for row in results[-1].confusion]
-    text = report([*results[:-1], replace(results[-1], confusion=always_first)], run)
+    always_first = replace(results[-1], confusion=[[5, 0], [5, 0]], images=10)
+    text = report([*results[:-1], always_first], run)
     assert f"every test image was called {shapes.CLASSES[0]}: the network has learned" in text
+    # Two images say nothing, and more training would not help.
+    too_few = replace(results[-1], confusion=[[1, 0], [1, 0]], images=2)
+    text = report([*results[:-1], too_few], run)
+    assert f"every one of 2 test images was called {shapes.CLASSES[0]}" in text
+    assert "add images" in text and "learned nothing" not in text

@@ -175,7 +175,14 @@ def _run(verb: str, arguments: list[str]) -> None:
 
 
 def _continues(verb: str, arguments: list[str]) -> bool:
-    """Whether a verb that was stopped goes on when it is called again; `train` says so itself."""
+    """Whether a verb that was stopped goes on when it is called again.
+
+    `train` says so itself, but not before its first step.
+    """
+    if verb == "train":
+        from alexnet.cli.train import is_folder
+
+        return bool(arguments) and is_folder(arguments[0])
     if verb == "reproduce":
         # Without a store it only prints.
         return any(word.split("=")[0] == "--data" for word in arguments)

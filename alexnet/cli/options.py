@@ -293,7 +293,9 @@ def _meant(typed: str, names: Mapping[str, bool]) -> str | None:
         return last_word
     candidates = {name: name for name in names}
     for name in names:
-        candidates.setdefault(name.rpartition(".")[2], name)
+        # The fields of one layer or one change have numbers, and are seldom meant.
+        if not any(part.isdecimal() for part in name.split(".")):
+            candidates.setdefault(name.rpartition(".")[2], name)
     candidates |= {short: name for short, name in ACCEPTED.items() if name in names}
     meant = nearest(typed, candidates)
     return candidates[meant] if meant else None

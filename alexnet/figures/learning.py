@@ -98,8 +98,9 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
                 marker="o" if len(epochs) <= FEW_EPOCHS else "",
             )
         falls = [a["epoch"] for a, b in itertools.pairwise(epochs) if b["lr"] < a["lr"]]
-        # A smooth schedule falls in every epoch, which needs no marks.
-        for epoch in falls if len(falls) <= MOST_FALLS else []:
+        # A smooth schedule falls in nearly every epoch, which needs no marks.
+        few = len(falls) <= min(MOST_FALLS, len(epochs) / 2)
+        for epoch in falls if few else []:
             # Between the epochs: the new rate applies from the beginning of the next one.
             line = ax.axvline(epoch + 0.5, color="#bbbbbb", linewidth=0.8, zorder=0)
             # One entry in the legend for all of them.
