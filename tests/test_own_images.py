@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from alexnet import own_images
@@ -14,6 +17,7 @@ from alexnet.checkpoint import read_config
 from alexnet.cli import main
 from alexnet.config import Config, Sgd, scaled
 from alexnet.data import shapes, sources
+from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.own_images import (
@@ -25,6 +29,7 @@ from alexnet.own_images import (
     typical_side_px,
 )
 from alexnet.train.metrics import read_metrics
+from tests import conftest
 from tests.conftest import tiny_architecture
 
 
@@ -213,6 +218,29 @@ def test_time_becomes_a_number_of_epochs_within_limits() -> None:
         77,
         least,
     ]
+
+
+def test_speed_is_measured_with_threads_that_wait_as_in_training(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside another program, threads that spin made a step fifteen times as slow."""
+    inside: list[bool] = []
+
+    @contextmanager
+    def yielding(device: torch.device) -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.append(False)
+
+    def sampled(*arguments: Any) -> Augmentation:
+        assert inside == [True]
+        return sample_augmentation(*arguments)
+
+    monkeypatch.setattr(own_images, "yielding", yielding)
+    monkeypatch.setattr(own_images, "sample_augmentation", sampled)
+    config = replace(conftest.tiny(store), precision="float32")
+    assert own_images.image_s(config, Store(store), least_s=0.01) > 0
+    assert inside == [True, False]
 
 
 def test_begun_run_keeps_its_epochs_on_a_machine_of_another_speed(
