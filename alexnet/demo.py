@@ -56,12 +56,13 @@ def demo(
         The results with the center crop and with ten crops.
 
     Raises:
-        RunError: `force` is set, and the folder holds another store or run; or a demo with other
-            numbers was begun there.
+        RunError: The folder holds other files than those of a demo; or `force` is set, and it holds
+            another store or run; or a demo with other numbers was begun there.
         BusyError: Another process is making this demo.
     """
     out = Path(out)
     store, run, marker = out / "store", out / "run", out / "done"
+    _check_begun_or_empty(out)
     if force:
         _remove(out)
     if marker.is_file() and all((out / name).is_file() for name in _products()):
@@ -133,6 +134,13 @@ def _saved_results(out: Path) -> list[Result]:
         results = evaluate([out / "run"], out / "store")
         _write_results(out, results)
         return results
+
+
+def _check_begun_or_empty(out: Path) -> None:
+    """Raise RunError if a folder has files, and no demo was begun in it."""
+    begun = any((out / name).exists() for name in ("store", "store.partial", "run", "done"))
+    if not begun and out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise RunError(f"{out} holds files that are not of a demo; choose another --out")
 
 
 def _check_numbers(out: Path, config: Config, images: dict[str, int]) -> None:

@@ -103,8 +103,9 @@ def own_store(config: Config) -> Store:
         )
     if not (is_url(data) or (Path(data) / "manifest.json").is_file()):
         raise DataError(
-            f"the store that the run was trained on is not there any more: {data}; "
-            "put it there again, or name another one where the verb has --data"
+            f"the store that the run was trained on is not there any more: {data}"
+            + ("" if Path(data).is_absolute() else f", as seen from {Path().absolute()}")
+            + "; put it there again, or name another one where the verb has --data"
         )
     return Store(data)
 

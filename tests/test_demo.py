@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from alexnet import checkpoint
+from alexnet.cli import main
 from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.store import Store
 from alexnet.demo import demo, report
 from alexnet.errors import AlexNetError, RunError
 from alexnet.explorer import runtime
+from alexnet.train.loop import Interrupted
 from alexnet.trained import load
 
 
@@ -126,6 +128,29 @@ def test_finished_demo_is_shown_again_and_force_remakes_it(
     )  # what is missing is made again, and the network is not trained again
     assert "epoch" not in capsys.readouterr().out.split("4. what it learned")[-1]
     assert (out / "curves.png").exists()
+
+
+def test_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "curves.png").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(AlexNetError, match="holds files that are not of a demo; choose"):
+            demo(tmp_path, train=40, val=20, epochs=1, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    assert (tmp_path / "curves.png").read_text() == "mine"
+
+
+def test_stopped_demo_names_the_command_that_goes_on_with_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise Interrupted(2, tmp_path / "run", 3)
+
+    monkeypatch.setattr("alexnet.demo.demo", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--out", str(tmp_path), "--force"])
+    assert ended.value.code == 130
+    error = capsys.readouterr().err
+    assert error.endswith(f"or go on with everything by: alexnet demo --out {tmp_path}\n")
 
 
 def test_force_removes_only_what_a_demo_made(run: Path, tmp_path: Path) -> None:

@@ -267,6 +267,7 @@ def test_evaluate_tests_on_the_store_of_the_runs(
     printed = capsys.readouterr()
     assert [r["images"] for r in json.loads(printed.out)] == [30, 30]
     assert f"tested on {store}, the store of the training" in printed.err
+    assert "the ensemble of 2 runs: their probabilities are averaged" in printed.err
     saved = checkpoint.read(run)
     for name, changes, message in (
         ("other", {"store": "0" * 64}, "were trained on different stores"),

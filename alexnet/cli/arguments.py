@@ -86,7 +86,13 @@ class stoppable:
 
     The code is 128 + the signal's number for a run that was stopped, and 1 for a loss that is not
     finite or a rank that was lost.
+
+    Args:
+        whole: The command that goes on with all that was stopped, where that is more than the run.
     """
+
+    def __init__(self, whole: str = "") -> None:
+        self.whole = whole
 
     def __enter__(self) -> None:
         pass
@@ -105,5 +111,6 @@ class stoppable:
             # Not sys.exit: threads inside a collective operation wait for the lost rank for ever.
             os._exit(1)
         if isinstance(error, Interrupted | NotFinite):
-            print(f"alexnet: {error}", file=sys.stderr)
+            whole = f", or go on with everything by: {self.whole}" if self.whole else ""
+            print(f"alexnet: {error}{whole}", file=sys.stderr)
             sys.exit(128 + error.number if isinstance(error, Interrupted) else 1)

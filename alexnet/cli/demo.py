@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet.cli.arguments import on_disk, parse, stoppable
+from alexnet.program import command
 
 
 @dataclass(frozen=True)
@@ -29,5 +30,5 @@ def demo(arguments: list[str]) -> None:
     a = parse(DemoArguments, "demo", arguments)
     from alexnet import demo as steps
 
-    with stoppable():
+    with stoppable(command("demo", *(word for word in arguments if word != "--force"))):
         print(steps.report(steps.demo(on_disk(a.out), a.train, a.val, a.epochs, a.force), a.out))

@@ -51,6 +51,9 @@ def evaluate(arguments: list[str]) -> None:
     if not a.data:
         # On stderr, so that --json can be piped.
         print(f"tested on {data}, the store of the training", file=sys.stderr)
+    if len(a.runs) > 1:
+        text = f"the ensemble of {len(a.runs)} runs: their probabilities are averaged"
+        print(f"{text}; for the errors of one, evaluate it alone", file=sys.stderr)
     # Opened before the test, which may take an hour: what is measured is kept under its checksum.
     store = Store(data)
     results = evaluation.evaluate(a.runs, data, a.split, a.device)

@@ -69,8 +69,9 @@ OTHER_NAMES = {
 """Names that other tools have for our options; the first one that the verb has is meant."""
 
 SENTENCES = {
-    "dropout": "--architecture.dropout.rate sets the probability, and "
-    "--architecture.dropout.masks False turns dropout off",
+    "dropout": "--architecture.dropout.masks False turns it off, where outputs stay halved as in "
+    "the authors' code; --architecture.dropout.rate sets the probability",
+    "lrn": "--architecture.normalise False turns the normalizations off",
     "optimizer": "every recipe trains with SGD and momentum (--sgd.lr, --sgd.momentum)",
     "scheduler": "the schedule belongs to the recipe; --epochs stretches it",
 }
@@ -273,15 +274,18 @@ def _known(typed: str, names: Mapping[str, bool], verb: str) -> str:
     if ACCEPTED.get(typed) in names:
         return ACCEPTED[typed]
     # A recipe's fields; other verbs have no dropout to speak of.
-    if typed in SENTENCES and "sgd.lr" in names:
-        raise AlexNetError(f"there is no option --{typed}: {SENTENCES[typed]}")
+    meaning = typed.removeprefix("no-").removeprefix("architecture.")
+    if meaning in SENTENCES and "sgd.lr" in names:
+        raise AlexNetError(f"there is no option --{typed}: {SENTENCES[meaning]}")
     for ours in OTHER_NAMES.get(typed, ()):
         if ours.split()[0] in names:
             raise AlexNetError(f"there is no option --{typed}; here it is --{ours}")
     meant = _meant(typed, names)
     hint = f"the nearest is --{meant}; " if meant else ""
+    # The short help of a recipe has the usual options only.
+    page = "--help-all" if "sgd.lr" in names and verb.startswith("train ") else "--help"
     raise AlexNetError(
-        f"there is no option --{typed}; {hint}all are listed by: {command(*verb.split())} --help"
+        f"there is no option --{typed}; {hint}all are listed by: {command(*verb.split())} {page}"
     )
 
 
