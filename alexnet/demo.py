@@ -93,16 +93,16 @@ def demo(
     print("4. what it learned")
     figures.save(figures.filters(load(run).net), out / "filters.png")
     figures.save(figures.curves([run]), out / "curves.png")
+    _write_results(out, results)
     # It is not a product: without the files from npm, or the package onnx, the demo is complete.
     if runtime.is_cached() and util.find_spec("onnx"):
         _write_page(run, store, out)
-    _write_results(out, results)
     return results
 
 
 def _write_page(run: Path, store: Path, out: Path) -> None:
     """Write the page that runs the network."""
-    print(f"5. a page that runs it in a browser: {out / PAGE}")
+    print(f"5. a page that runs it in a browser, in some minutes: {out / PAGE}", flush=True)
     trained = load(run, device="cpu")
     split = Store(store).split(trained.config.val_split)
     ort = runtime.read(None, _page_command(out))

@@ -110,7 +110,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
             10,
             {f"{arm}, {images:,} images": LESS},
         )
-        for images in (12_400, 25_000, 50_000, 100_000)
+        for images in (3_100, 6_250, 12_500, 25_000)
         for arm, pair in (
             ("no dropout", "without dropout minus with it"),
             ("no crops", "without random crops and reflections minus with them"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,9 @@ def test_no_row_of_filters_is_mostly_empty() -> None:
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_parents() -> None:
-    assert run_names([Path("a/run")]) == ["run"]
+    assert run_names([Path("a/mine")]) == ["mine"]
+    # The folder of a demo's run, which alone says nothing.
+    assert run_names([Path("a/run")]) == ["a/run"]
     assert run_names([Path("a/run"), Path("b/run")]) == ["a/run", "b/run"]
 
 
@@ -222,6 +225,16 @@ def test_figure_2_gives_window_and_result_of_a_pooling() -> None:
         if text.startswith("96 filters")
     ]
     assert lines.endswith("max pooling 3x3\nstride 2, to 27x27")
+
+
+def test_figure_2_shows_what_is_left_of_dropout_without_masks() -> None:
+    architecture = recipes.paper().architecture
+    without = replace(architecture, dropout=replace(architecture.dropout, masks=False))
+    for net, word in ((architecture, "dropout"), (without, "values x 0.5")):
+        (fc6,) = [text for text in texts(figures.network(net)) if "fc6" in text or "4096" in text][
+            :1
+        ]
+        assert fc6.endswith(word)
 
 
 def test_figure_2_of_the_paper_has_two_columns_linked_where_the_paper_links_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -278,6 +279,15 @@ def test_a_network_of_one_answer_is_said_to_have_learned_nothing(
     always_first = replace(results[-1], confusion=[[5, 0], [5, 0]], images=10)
     text = report([*results[:-1], always_first], run)
     assert f"every test image was called {shapes.CLASSES[0]}: the network has learned" in text
+    # The last epoch of a run is what it is for, unless an earlier one was much better.
+    assert "erred" not in text
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "epoch":
+            line["val_error"] = 0.5 * line["epoch"] / 2
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    better = f"epoch 1 erred 25.0% with the center crop; its weights: {run / 'best.safetensors'}"
+    assert better in report([*results[:-1], always_first], run)
     # Two images say nothing, and more training would not help.
     too_few = replace(results[-1], confusion=[[1, 0], [1, 0]], images=2)
     text = report([*results[:-1], too_few], run)

@@ -151,7 +151,7 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
         "The distance of two images in each layer of the untrained networks. A network that is "
         "below the line cannot tell images apart."
     )
-    names = ", ".join(run.name for run in runs)
+    names = ", ".join(figures.run_names(runs))
     return [
         ("Figure 3: the filters of the two columns", [(figures.filters(net), kernels)]),
         (

@@ -21,7 +21,7 @@ from alexnet.figures.filters import filters
 from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
 from alexnet.figures.network import network
 from alexnet.figures.save import drawn_from, save
-from alexnet.figures.style import INK, TRAIN, VAL
+from alexnet.figures.style import INK, TRAIN, VAL, run_names
 from alexnet.figures.units import units
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "neighbours",
     "network",
     "of_run",
+    "run_names",
     "save",
     "signals",
     "training_error",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from alexnet.architecture import Op, Shape, plan
-from alexnet.config import Architecture, Conv, FullyConnected, Local, Pool
+from alexnet.config import Architecture, Conv, FullyConnected, Local
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL
 
 Point = tuple[float, float]
@@ -65,7 +65,7 @@ def network(architecture: Architecture) -> Figure:
     boxes = _boxes(layers, architecture)
     top = max(box.y + box.height + box.slant for row in boxes for box in row)
     right = boxes[-1][0].x + TEXT_WIDTH
-    texts = [["image"], *(_lines(op, ops, architecture.pool) for op in layers)]
+    texts = [["image"], *(_lines(op, ops, architecture) for op in layers)]
     bottom = -LINE * (max(map(len, texts)) + 2.2)
     figure = Figure(figsize=(right + 0.3, top - bottom + 0.4), dpi=150)
     ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -207,7 +207,7 @@ def _draw_connection(ax: Axes, op: Op, source: Box, target: Box, color: str) -> 
         )
 
 
-def _lines(op: Op, ops: tuple[Op, ...], pool: Pool) -> list[str]:
+def _lines(op: Op, ops: tuple[Op, ...], architecture: Architecture) -> list[str]:
     """Return the lines of text below a layer; the first is its name."""
     layer = op.layer
     lines = [layer.name]
@@ -221,12 +221,13 @@ def _lines(op: Op, ops: tuple[Op, ...], pool: Pool) -> list[str]:
         lines += [f"{op.shape[0]} units", "all connected" if op.columns == 1 else "by column"]
     for after in ops:
         if after.layer is layer and after.op not in ("linear", "activation"):
-            lines += _words(after, pool)
+            lines += _words(after, architecture)
     return lines
 
 
-def _words(op: Op, pool: Pool) -> list[str]:
+def _words(op: Op, architecture: Architecture) -> list[str]:
     """Name an operation that follows a layer; of a pooling also its window and result."""
+    pool, dropout = architecture.pool, architecture.dropout
     match op.op:
         case "max_pool" | "avg_pool":
             side = op.shape[1]
@@ -240,5 +241,8 @@ def _words(op: Op, pool: Pool) -> list[str]:
             return ["spatial norm."]
         case "batch_norm":
             return ["batch norm."]
+        case "dropout" if not dropout.masks:
+            # What is left of it: the factor of testing, in training too.
+            return [f"values x {1 - dropout.rate:g}"]
         case _:
             return [op.op]

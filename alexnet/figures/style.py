@@ -32,10 +32,13 @@ def shortened(name: str, limit: int) -> str:
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """Return the name of each run's folder, with as many parents as it takes to tell them apart."""
+    """Return the name of each run's folder, with as many parents as it takes to tell them apart.
+
+    `run` alone says nothing: that of the demo is `demo/run`.
+    """
     parts = [run.absolute().parts for run in runs]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(part[-count:]) for part in parts]
-        if len(set(names)) == len(set(parts)):
+        if len(set(names)) == len(set(parts)) and "run" not in names:
             return names
     return [str(run) for run in runs]
