@@ -231,10 +231,8 @@ def test_figure_2_shows_what_is_left_of_dropout_without_masks() -> None:
     architecture = recipes.paper().architecture
     without = replace(architecture, dropout=replace(architecture.dropout, masks=False))
     for net, word in ((architecture, "dropout"), (without, "values x 0.5")):
-        (fc6,) = [text for text in texts(figures.network(net)) if "fc6" in text or "4096" in text][
-            :1
-        ]
-        assert fc6.endswith(word)
+        fully_connected = [text for text in texts(figures.network(net)) if "4096 units" in text]
+        assert [text.splitlines()[-1] for text in fully_connected] == [word] * 2
 
 
 def test_figure_2_of_the_paper_has_two_columns_linked_where_the_paper_links_them() -> None:
