@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from alexnet.architecture import op_of
 from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
-from alexnet.data.image import Rgb, centre_square, decode
+from alexnet.data.image import Rgb, centre_square, decode, defect_of_head
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
 from alexnet.data.sources.source import readable
@@ -314,6 +314,12 @@ def _named_batches(
         )
         return len(stored), stored_batches
     files = image_files([Path(source)])
+    # Before the first image is computed, since one that is found later costs all before it.
+    defects = {file: why for file in files if (why := defect_of_head(file.read_bytes()))}
+    if defects:
+        file, why = next(iter(defects.items()))
+        others = f", and {len(defects) - 1} more of {len(files)} files" if len(defects) > 1 else ""
+        raise DataError(f"{file} cannot be read: {why}; remove it{others}")
 
     def read() -> Iterator[_NamedBatch]:
         for a in range(0, len(files), BATCH):

@@ -196,6 +196,7 @@ def test_user_errors_are_one_sentence(
             ["train", "demo", "--data", tmp_path / "none"],
             "none is not a prepared store (no manifest.json); make one",
         ),
+        (["look", tmp_path], f"make one with: alexnet prepare {tmp_path} STORE"),
         (["train", "demo", "--data", store, "--out", run], "is not empty; choose another --out"),
         (
             ["train", "demo", "--data", store, "--out", tmp_path / "r"],

@@ -89,7 +89,16 @@ def test_features_of_a_folder_and_invalid_requests(run: Path, folder: Path, tmp_
     with pytest.raises(ValueError, match=r"no layer 'fc9'; it has conv1\.linear, conv1\.lrn"):
         features(trained, "fc9", folder, tmp_path / "x")
     (folder / "bad.png").write_text("no")
-    with pytest.raises(ValueError, match=r"bad\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"bad\.png cannot be read: .* known format; remove it$"):
+        features(trained, "fc6", folder, tmp_path / "x")
+    # All are named at once, and before the first image is computed.
+    (folder / "z.png").write_text("no")
+    with pytest.raises(ValueError, match=r"bad\.png .* remove it, and 1 more of 5 files"):
+        features(trained, "fc6", folder, tmp_path / "x")
+    Image.fromarray(shapes.image(0, 1)).save(folder / "z.png")
+    (folder / "z.png").write_bytes((folder / "z.png").read_bytes()[:-500])
+    (folder / "bad.png").unlink()
+    with pytest.raises(ValueError, match=r"z\.png cannot be read"):
         features(trained, "fc6", folder, tmp_path / "x")
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "fc6"}
 

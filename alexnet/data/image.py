@@ -126,6 +126,18 @@ def _formats() -> tuple[str, ...]:
     return tuple(format for format in FORMATS if format in Image.OPEN)
 
 
+def defect_of_head(data: bytes) -> str:
+    """Say why a file cannot be an image of one of FORMATS, by its head; empty if it can.
+
+    No pixels are decoded, so damage behind the head is not found.
+    """
+    try:
+        with _refusing(), _open(data):
+            return ""
+    except DataError as error:
+        return str(error)
+
+
 @cache
 def suffixes() -> frozenset[str]:
     """Return the suffixes of files that can be decoded here, in lower case."""

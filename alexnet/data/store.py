@@ -151,9 +151,11 @@ class Store:
         try:
             text = self.storage.read_file("manifest.json")
         except (FileNotFoundError, NotADirectoryError):
+            # A folder of images, more likely than not.
+            source = name if Path(name).is_dir() else "SOURCE"
             raise DataError(
                 f"{name} is not a prepared store (no manifest.json); make one with: "
-                f"{command('prepare', 'SOURCE', 'STORE')}"
+                f"{command('prepare', source, 'STORE')}"
             ) from None
         self.manifest: dict[str, Any] = parse_manifest(text, self.name)
         # The manifest contains the checksums of the files, so its own identifies the store.
