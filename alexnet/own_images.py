@@ -291,7 +291,7 @@ def report(results: list[Result], run: Path) -> str:
     names = load(run, device="cpu").names
     warning = f"  {sentence}\n" if (sentence := same_answer(results[-1], names)) else ""
     return (
-        f"\n{tests}   (who always says the largest class: {1 - largest:.1%})\n"
+        f"\n{tests}   (answering the largest class every time: {1 - largest:.1%})\n"
         f"{warning}{_better_epoch(run)}"
         f"  curves, confusions and the worst mistakes: {run / 'report.html'}\n\n"
         "Next:\n"

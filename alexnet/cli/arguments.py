@@ -111,6 +111,8 @@ class stoppable:
             # Not sys.exit: threads inside a collective operation wait for the lost rank for ever.
             os._exit(1)
         if isinstance(error, Interrupted | NotFinite):
-            whole = f", or go on with everything by: {self.whole}" if self.whole else ""
+            # A loss that is not finite would come again.
+            goes_on = self.whole and isinstance(error, Interrupted)
+            whole = f", or go on with everything by: {self.whole}" if goes_on else ""
             print(f"alexnet: {error}{whole}", file=sys.stderr)
             sys.exit(128 + error.number if isinstance(error, Interrupted) else 1)
