@@ -86,7 +86,7 @@ def test_messages_use_the_command(
     assert command("predict", "my run", "IMAGE...") == ".venv/bin/alexnet predict 'my run' IMAGE..."
     stopped = str(Interrupted(15, tmp_path, 3))
     assert f"continue with: .venv/bin/alexnet train --resume {tmp_path}" in stopped
-    with pytest.raises(DataError, match=r"make one with: .venv/bin/alexnet prepare SOURCE STORE"):
+    with pytest.raises(DataError, match=r"make one with: .venv/bin/alexnet prepare \S+ STORE"):
         Store(tmp_path)
     for arguments in (["train"], ["train", "--help"], ["train", "demo", "--help"]):
         main(arguments)
