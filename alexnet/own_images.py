@@ -26,7 +26,8 @@ from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.image import decode
-from alexnet.data.prepare import in_words, prepare
+from alexnet.data.notes import in_words
+from alexnet.data.prepare import prepare
 from alexnet.data.processing import Unreadable, read
 from alexnet.data.sources import Source
 from alexnet.data.store import Store

@@ -58,6 +58,7 @@ def prepare(arguments: list[str]) -> None:
     a = parse(PrepareArguments, "prepare", arguments)
     from alexnet.data import prepare as preparation
     from alexnet.data import sources
+    from alexnet.data.notes import in_words
     from alexnet.data.store_folder import StoreFolder
 
     # Checked before the source is read, which may take minutes.
@@ -71,7 +72,7 @@ def prepare(arguments: list[str]) -> None:
         source, folder, a.settings, a.workers, a.force, a.ignore_disk, a.memory_gib
     )
     print(f"{a.store}: {len(manifest['classes'])} classes")
-    print("\n".join(preparation.in_words(manifest, source.notes)))
+    print("\n".join(in_words(manifest, source.notes)))
     print(f"look at it:  {command('look', a.store)}")
     if recipe := _recipe_for(manifest["settings"]["size_px"]):
         train = command("train", recipe, "--data", a.store, "--out", f"runs/{folder.name}")

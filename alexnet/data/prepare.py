@@ -11,7 +11,6 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,18 +21,12 @@ import numpy as np
 from alexnet.config import LOSSLESS_PX, MEMORY_GIB, StoreSettings
 from alexnet.cores import available_cores
 from alexnet.data.arrow import MAX_BYTES, ArrowFile, build_index, features, write_arrow_file
+from alexnet.data.copies import write_digests
 from alexnet.data.image import decode
 from alexnet.data.manifest import FORMAT, sealed
+from alexnet.data.notes import FIRST, first_of, notes_on_copies, notes_on_splits
 from alexnet.data.pixel_sums import Sums
-from alexnet.data.processing import (
-    LEAST_PX,
-    MOST_ELONGATED,
-    Memory,
-    Processed,
-    Unreadable,
-    process_in_order,
-    read,
-)
+from alexnet.data.processing import Memory, Processed, Unreadable, process_in_order, read
 from alexnet.data.sources import Source, SourceSplit
 from alexnet.data.storage import LocalStorage
 from alexnet.data.store import file_sha256
@@ -47,8 +40,6 @@ from alexnet.progress import Progress
 STORED_PX = 256  # section 2
 INDEX_FILE = "index.npz"
 MOST_NAMES = 100  # of images with an extreme shape, in the manifest
-SHOWN_SKIPPED = 20  # skipped images that are named on the screen
-FIRST = 3  # names in a message, which shows what is wrong without filling the screen
 
 
 def prepare(
@@ -222,6 +213,7 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
         path = job.folder.new / split.name / name
         about = write_arrow_file(path, rows, job.source.classes)
         record["shards"].append({"file": name} | about | {"sha256": file_sha256(path)})
+        write_digests(job.digests(split.name, name), rows)
     for _, _, label in rows:
         record["per_class"][label] += 1
     record["kept"] += sum(result.kept for result in finished)
@@ -255,7 +247,7 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     tolerated = max(job.spare, job.settings.most_skipped * max(1, total))
     if (final or split.count) and skipped > tolerated:
         names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
-        first = _first(names, skipped)
+        first = first_of(names, skipped)
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
             f"repair them and remove {job.folder.partial}, or allow more with "
@@ -293,7 +285,11 @@ def _finish(job: Job) -> dict[str, Any]:
     manifest = {
         "format": FORMAT,
         **_identity(source, job.settings),
-        "notes": [*source.notes, *_notes(splits, source.classes, job.settings.size_px)],
+        "notes": [
+            *source.notes,
+            *notes_on_splits(splits, source.classes, job.settings.size_px),
+            *notes_on_copies(job),
+        ],
         "splits": splits,
         "mean_rgb": sums.mean().mean((0, 1)).tolist(),
         "covariance": sums.covariance().tolist(),
@@ -303,53 +299,6 @@ def _finish(job: Job) -> dict[str, Any]:
     write_whole(folder / "manifest.json", content.encode())
     as_read: dict[str, Any] = json.loads(content)
     return as_read
-
-
-def in_words(manifest: dict[str, Any], said: Sequence[str] = ()) -> list[str]:
-    """Return lines about what a store contains and what was left out of it.
-
-    Args:
-        said: The notes of the source, where they were printed before the preparation.
-    """
-    lines = []
-    for name, split in manifest["splits"].items():
-        kept = f", {split['kept']} kept byte for byte" if split["kept"] else ""
-        lines.append(f"  {name}: {split['images']} images, {len(split['skipped'])} skipped{kept}")
-        # A few names show what is wrong with a source; the manifest lists all of them.
-        lines += [f"    skipped {image}: {why}" for image, why in split["skipped"][:SHOWN_SKIPPED]]
-    return lines + [f"  {note}" for note in manifest["notes"][len(said) :]]
-
-
-def _notes(splits: dict[str, Any], classes: tuple[str, ...], size_px: int) -> list[str]:
-    """Return notes about images of extreme shapes, and about classes that a split lacks."""
-    notes = []
-    for split, about in splits.items():
-        count, names = about["extreme"]["images"], about["extreme"]["names"]
-        if count:
-            noun, verb = ("image", "is") if count == 1 else ("images", "are")
-            notes.append(
-                f"{count} {noun} of {split!r} {verb} smaller than {min(LEAST_PX, size_px)} pixels, "
-                f"or more than {MOST_ELONGATED} times as long as wide: {_first(names, count)}"
-            )
-    total = [sum(counts) for counts in zip(*(s["per_class"] for s in splits.values()), strict=True)]
-    for split, about in splits.items():
-        missing = [
-            f"{name} ({in_all} in all)"
-            for name, here, in_all in zip(classes, about["per_class"], total, strict=True)
-            if here == 0
-        ]
-        if missing:
-            noun = "class has" if len(missing) == 1 else "classes have"
-            notes.append(
-                f"{len(missing)} {noun} no image in {split!r}: {_first(missing, len(missing))}"
-            )
-    return notes
-
-
-def _first(names: list[str], count: int) -> str:
-    """Return the first of `count` names, and how many more there are."""
-    rest = count - len(names[:FIRST])
-    return ", ".join(names[:FIRST]) + (f" and {rest} more" if rest else "")
 
 
 def _write_index(folder: Path, split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:

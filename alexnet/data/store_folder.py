@@ -106,7 +106,7 @@ class StoreFolder:
 
     def _holds_only_state(self) -> bool:
         """Tell whether the partial folder has no files but those of a preparation's state."""
-        names = r"state\.json|sums-\d+\.npz|\..*\.writing"
+        names = r"state\.json|sums-\d+\.npz|digests-.*\.npz|\..*\.writing"
         return all(re.fullmatch(names, path.name) for path in self.partial.iterdir())
 
     def _discard(self, folder: Path) -> None:

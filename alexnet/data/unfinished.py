@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from alexnet.errors import DataError
 from alexnet.files import write_whole
 
 # Version of the state and of the choice of images held out. No other version is resumed.
-STATE = 4
+STATE = 5
 STATE_FILE = "state.json"
 
 
@@ -47,6 +48,10 @@ class Job:
         """Write the state."""
         content = {"sha256": _digest(self.state), "content": self.state}
         write_whole(self.folder.partial / STATE_FILE, json.dumps(content).encode())
+
+    def digests(self, split: str, file: str) -> Path:
+        """Path of the digests of the images of a file of the store."""
+        return self.folder.partial / f"digests-{split}-{file}.npz"
 
     def sums(self) -> Sums:
         """Return the sums of the training images in finished files.
