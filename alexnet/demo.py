@@ -56,6 +56,7 @@ def demo(
         The results with the center crop and with ten crops.
 
     Raises:
+        ConfigError: There cannot be so many epochs.
         RunError: The folder holds other files than those of a demo; or `force` is set, and it holds
             another store or run; or a demo with other numbers was begun there.
         BusyError: Another process is making this demo.
@@ -63,6 +64,11 @@ def demo(
     out = Path(out)
     store, run, marker = out / "store", out / "run", out / "done"
     _check_begun_or_empty(out)
+    config = recipes.demo()
+    # A wrong number of epochs is found before anything is removed or made.
+    config = replace(
+        config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
+    )
     if force:
         _remove(out)
     if marker.is_file() and all((out / name).is_file() for name in _products()):
@@ -76,11 +82,7 @@ def demo(
         prepare(
             shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000)
         )
-    config = recipes.demo()
     time = "" if epochs or train != 3000 else f" ({IDLE_TIME})"
-    config = replace(
-        config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
-    )
     _check_numbers(out, config, {"train": train, "val": val})
     print(f"2. a small AlexNet, trained on {train} of them: {run}{time}", flush=True)
     # A run that was killed before its first checkpoint has a config, and begins again.

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,9 @@ def test_from_a_folder_of_images_to_predictions(
         capsys, "train", "demo", "--data", store, "--out", run, *narrow, "--device", "cpu"
     )
     assert "epoch   2/2" in output
+    *_, evaluation, report, prediction = (line.rpartition(": ")[2] for line in output.splitlines())
+    for line in evaluation, report, prediction.replace("IMAGE...", str(tmp_path / "pictures")):
+        main(shlex.split(line.strip())[1:])
     config = read_config(run)
     assert (config.recipe, config.architecture.width, config.sgd.batch) == ("demo", 0.125, 4)
     assert "10 crops: top-1 error" in runs(capsys, "evaluate", run, "--data", store)

@@ -15,7 +15,7 @@ from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.store import Store
 from alexnet.demo import demo, report
-from alexnet.errors import AlexNetError, RunError
+from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.explorer import runtime
 from alexnet.train.loop import Interrupted
 from alexnet.trained import load
@@ -36,6 +36,12 @@ def test_training_and_validation_images_differ() -> None:
     train, val = shapes.source(20, 20).splits
     assert not {i.read() for i in train.items(0)} & {i.read() for i in val.items(0)}
     assert [i.label for i in val.items(5)] == [n % 10 for n in range(5, 20)]
+
+
+def test_a_wrong_number_of_epochs_is_found_before_images_are_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epochs is -1"):
+        demo(tmp_path / "demo", epochs=-1)
+    assert not (tmp_path / "demo").exists()
 
 
 def pixels(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,13 +23,14 @@ from alexnet.look import look, printable
 def store_of(folder: Path, counts: dict[str, list[int]]) -> Path:
     """Make a store with so many images of each class in each split; each class has its color."""
 
+    def image(name: str, label: int, number: int) -> bytes:
+        rgb = np.full((16, 16, 3), 9 * label % 256, np.uint8)
+        rgb[0, 0] = number % 256, number // 256, len(name)  # no two images are equal
+        return encode(rgb, "png")
+
     def split(name: str, per_class: list[int]) -> SourceSplit:
         items = [
-            Item(
-                f"{label}-{n}.png",
-                label,
-                InHand(encode(np.full((16, 16, 3), 9 * label % 256, np.uint8), "png")),
-            )
+            Item(f"{label}-{n}.png", label, InHand(image(name, label, n)))
             for label, count in enumerate(per_class)
             for n in range(count)
         ]

@@ -74,14 +74,16 @@ def prepare(arguments: list[str]) -> None:
     print(f"{a.store}: {len(manifest['classes'])} classes")
     print("\n".join(in_words(manifest, source.notes)))
     print(f"look at it:  {command('look', a.store)}")
-    if recipe := _recipe_for(manifest["settings"]["size_px"]):
-        train = command("train", recipe, "--data", a.store, "--out", f"runs/{folder.name}")
-        print(f"train on it: {train}")
-    # A full-size network takes hours for so few, and the small one does not see 256 pixels.
     images = sum(split["images"] for split in manifest["splits"].values())
     few = images < FEW_IMAGES and Path(a.source).is_dir()
+    recipe = _recipe_for(manifest["settings"]["size_px"])
+    # A full-size network takes hours for so few, and the small one does not see 256 pixels.
     if few and recipe == "original":
-        print(f"or in minutes, with the small network: {command('train', a.source)}")
+        print(f"train a small network in minutes: {command('train', a.source)}")
+    if recipe:
+        train = command("train", recipe, "--data", a.store, "--out", f"runs/{folder.name}")
+        what = "or the paper's, in hours" if few and recipe == "original" else "train on it"
+        print(f"{what}: {train}")
 
 
 def _recipe_for(size_px: int) -> str | None:

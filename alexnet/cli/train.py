@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -111,8 +112,21 @@ def train(arguments: list[str]) -> None:
         )
     from alexnet.train import loop
 
+    run = on_disk(a.out or Path("runs") / a.config.recipe)
     with stoppable():
-        loop.fit(a.config, on_disk(a.out or Path("runs") / a.config.recipe))
+        loop.fit(a.config, run)
+    _print_next(run)
+
+
+def _print_next(run: Path) -> None:
+    """Say what can be done with a trained run; of several processes the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        lines = [
+            f"test it with its recipe's crops: {command('evaluate', run)}",
+            f"make a page about it:            {command('report', run)}",
+            f"classify images:                 {command('predict', run, 'IMAGE...')}",
+        ]
+        print("\n".join(lines))
 
 
 def is_folder(name: str) -> bool:
@@ -211,11 +225,11 @@ def _resume(arguments: list[str]) -> None:
         # was saved by several ranks.
         parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
         loop.resume(r.resume, parallel, r.epochs, r.lr, r.device)
-    _finish_own_images(r.resume)
+    _finish(r.resume)
 
 
-def _finish_own_images(run: Path) -> None:
-    """End as `alexnet train FOLDER` does, if that began the run."""
+def _finish(run: Path) -> None:
+    """End as `alexnet train FOLDER` does if that began the run, else as a recipe's run does."""
     from alexnet import own_images
     from alexnet.checkpoint import read_config
     from alexnet.distributed.mesh import is_distributed
@@ -224,6 +238,8 @@ def _finish_own_images(run: Path) -> None:
     # With several processes each would write the page.
     if not is_distributed() and Path(read_config(run).data).resolve() == store:
         print(own_images.report(own_images.finish(run), run))
+    else:
+        _print_next(run)
 
 
 def base_config(name: str) -> Config:

@@ -24,7 +24,7 @@ export function unitView({ op, number }, values, crop) {
     { class: "unit" },
     make("p", { class: "back" }, make("a", { href: "#layers" }, "All layers")),
     make("h2", {}, step(-1, "previous"), ` ${titleOf(op, number)} `, step(1, "next")),
-    make("p", { class: "soft" }, `${column}unit ${number} of ${count}; ${seenBy(op)}`),
+    make("p", { class: "soft" }, `${column}unit ${number} of 0 to ${count - 1}; ${seenBy(op)}`),
     make("div", { class: "facts" }, here(op, number, values, crop), ...learned(op, number)),
   );
 }
