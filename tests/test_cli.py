@@ -642,4 +642,6 @@ def test_prepare_of_few_images_names_the_quick_way(
         for i in range(4):
             Image.fromarray(shapes.image(0, i)).save(tmp_path / "images" / name / f"{i}.png")
     output = runs(capsys, "prepare", tmp_path / "images", tmp_path / "store")
-    assert f"with the small network: alexnet train {tmp_path / 'images'}\n" in output
+    quick, slow = output.splitlines()[-2:]
+    assert quick == f"train a small network in minutes: alexnet train {tmp_path / 'images'}"
+    assert slow.startswith("or the paper's, in hours: alexnet train original --data ")
