@@ -228,8 +228,8 @@ def overview(records: Sequence[Record], cost_h: dict[str, float], folder: Path) 
     lines = paragraphs(
         "Each claim, how long it takes on this machine with five seeds at desk scale, and what was "
         "measured so far. Same sign: the whole 95 % interval lies on the side that the paper "
-        f"claims. A result with {REPEATED} is to be repeated: the settings of the claim have changed "
-        f"since the run. All results of a claim, and what the words mean: {one_claim}"
+        f"claims. A result with {REPEATED} is to be repeated: the settings of the claim have "
+        f"changed since the run. All results of a claim, and what the words mean: {one_claim}"
     )
     lines += ["", *wrapped(rule(records) if records else no_records(folder))]
     for claim in CLAIMS:
