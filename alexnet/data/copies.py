@@ -66,8 +66,8 @@ def find_copies(digest: NDArray[np.uint64], kind: NDArray[np.integer]) -> NDArra
         kind: Its label, or the number of its split, (N,).
 
     Returns:
-        (M, 2): for each image that occurs more than once, the positions of its first copy and of
-        the first copy of another kind, in the order of the first copies.
+        (M, 2): for each of these images, the positions of its first copy and of the first copy of
+        another kind, in the order of the first copies.
     """
     # Stable, so that the copies of an image stay in the order of the data set.
     order = np.argsort(digest, kind="stable")
