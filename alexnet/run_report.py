@@ -26,7 +26,7 @@ from alexnet.evaluation import (
     worst_mistakes,
 )
 from alexnet.figures.answers import stored_image
-from alexnet.files import write_whole
+from alexnet.files import check_folder_of, write_whole
 from alexnet.look import left_out
 from alexnet.program import command
 from alexnet.provenance import describe
@@ -43,22 +43,27 @@ LONGEST_VALUE = 60
 """Characters of a setting in the table of those that differ from the recipe."""
 
 
-def write(run: Path, test: OwnTest | None = None) -> Path:
-    """Test a run on its own store, and write RUN/report.html and RUN/predictions.csv.
+def write(run: Path, test: OwnTest | None = None, out: Path | None = None) -> Path:
+    """Test a run on its own store, and write `report.html` and `predictions.csv`.
 
     Args:
         run: Folder of the run.
         test: What `own_test` returned for the run, where it was called before.
+        out: Folder of the two files; None: the run.
 
     Returns:
         The path of the page.
 
     Raises:
         RunError, DataError: The run has no checkpoint, or its store is not there any more.
+        AlexNetError: There is no folder `out`.
     """
+    path = (out or run) / "report.html"
+    if out is not None:
+        # Before the test, which may take minutes.
+        check_folder_of(path)
     test = test or own_test(run)
-    write_whole(run / "predictions.csv", _predictions_csv(test))
-    path = run / "report.html"
+    write_whole(path.with_name("predictions.csv"), _predictions_csv(test))
     write_whole(path, page(run, test).encode())
     return path
 

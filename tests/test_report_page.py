@@ -72,6 +72,21 @@ def test_predictions_csv_has_every_validation_image(copy: Path, test: OwnTest) -
     assert wrong == pytest.approx(test.results[-1].top1_error)
 
 
+def test_page_of_a_run_that_cannot_be_written_goes_elsewhere(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = copy.parent / "page"
+    before = {path.name for path in copy.iterdir()}
+    with pytest.raises(SystemExit):
+        main(["report", str(copy), "--out", str(out)])
+    assert f"there is no folder {out}; make it first" in capsys.readouterr().err
+    out.mkdir()
+    main(["report", str(copy), "--out", str(out)])
+    assert capsys.readouterr().out.strip() == str(out / "report.html")
+    assert {path.name for path in out.iterdir()} == {"report.html", "predictions.csv"}
+    assert {path.name for path in copy.iterdir()} == before
+
+
 def test_wilson_interval() -> None:
     """The values of Wilson's formula, and its limits where no image or every image is wrong."""
     assert run_report.wilson(5, 50) == pytest.approx((0.0435, 0.2136), abs=1e-4)

@@ -14,13 +14,15 @@ from alexnet.cli.arguments import parse
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Test a run on its own store, and write RUN/report.html, a page about it.
+    """Test a run on its own store, and write report.html, a page about it.
 
-    RUN/predictions.csv lists every validation image with its true and its predicted class.
+    Beside it, predictions.csv lists every validation image with its true and its predicted class.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run."""
+    out: Path | None = None
+    """Folder of the two files; the run's own when not given."""
 
 
 def report(arguments: list[str]) -> None:
@@ -28,4 +30,4 @@ def report(arguments: list[str]) -> None:
     a = parse(ReportArguments, "report", arguments)
     from alexnet import run_report
 
-    print(run_report.write(a.run))
+    print(run_report.write(a.run, out=a.out))
