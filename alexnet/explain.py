@@ -25,7 +25,7 @@ METHODS = (*GRADIENT_METHODS, "occlusion", "grad-cam", "deconvnet")
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for one class in one image. A method that was not asked for has no result.
+    """The evidence for one class in one image. A method that was not asked for has no result.
 
     Attributes:
         image: (stored_px, stored_px, 3) uint8, the image as a store has it.

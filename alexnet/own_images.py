@@ -66,16 +66,18 @@ def train_on(
     run: Path,
     change: Callable[[Config], Config] = lambda config: config,
     minutes: float | None = None,
+    base: Config | None = None,
 ) -> list[Result]:
     """Prepare a folder of labeled images, train on it, test, and write `report.html` into the run.
 
     Args:
         folder: A source that `alexnet prepare` reads, or a store.
         run: Folder of the run. The store lies beside it, as `RUN-store`.
-        change: Changes the recommended settings.
+        change: Changes the settings of the recipe.
         minutes: Time to train, which a new run makes its number of epochs from, by the speed that
             it measures here; None: the number of epochs of the settings. A run that was begun keeps
             its number.
+        base: The recipe; None: the one that is recommended for images of this size.
 
     Returns:
         The results with the center crop and with the recipe's other test crops.
@@ -87,12 +89,12 @@ def train_on(
     """
     if (Path(folder) / "manifest.json").is_file():
         data = folder
-        config = recommended(Store(data).size_px)
+        config = base or recommended(Store(data).size_px)
     else:
         check_outside(run, Path(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
         data = store_beside(run)
-        config = recommended(typical_side_px(source))
+        config = base or recommended(typical_side_px(source))
         # Before the images are prepared, which may take minutes.
         check(change(config))
         _prepare(source, Path(data), change(config))

@@ -512,7 +512,7 @@ def cifar_11() -> Config:
 
 
 def demo() -> Config:
-    """`original` made small, for the built-in dataset.
+    """`original` made small, for the built-in data set.
 
     It has a quarter of the width and half the side of the input. The stored images have 128 pixels
     a side; training takes minutes on 2 cores. It also differs from `original` in batch size,

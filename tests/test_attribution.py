@@ -1,4 +1,4 @@
-"""What speaks for a class: each method against finite differences, a slow twin or captum."""
+"""Evidence for a class: each method against finite differences, a slow twin or captum."""
 
 from __future__ import annotations
 

@@ -194,6 +194,12 @@ def test_user_errors_are_one_sentence(
         (["train", "demo"], "name the prepared store: --data STORE"),
         (["train", "demo", "--data", store, "--minutes", "3"], "--minutes is for a folder of im"),
         (["train", tmp_path, "--minutes", "3", "--epochs", "2"], "either --epochs or --minutes"),
+        (["train", tmp_path, "--recipe", "papr"], "'papr' is neither a recipe nor"),
+        (["train", tmp_path, "--recipe"], "--recipe needs a value"),
+        (
+            ["train", "demo", "--recipe", "modern", "--data", store],
+            "--recipe is for a folder of im",
+        ),
         (["train", tmp_path, "--minutes", "-1"], "--minutes is -1; it must be a positive number"),
         (["train", tmp_path, "--minutes", "inf"], "--minutes is inf; it must be a positive num"),
         (

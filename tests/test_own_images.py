@@ -66,6 +66,16 @@ def test_folder_becomes_a_tested_run_with_its_page(images: Path, tmp_path: Path)
     assert "<svg" in (run / "report.html").read_text()
 
 
+def test_another_recipe_is_trained_on_a_folder(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ["--width", "0.125", "--batch", "4", "--epochs", "1", "--device", "cpu"]
+    main(["train", str(images), "--recipe", "demo", "--out", str(run), *small])
+    config = read_config(run)
+    assert (config.recipe, config.architecture.columns, config.schedule.epochs) == ("demo", 2, 1)
+    assert Store(config.data).size_px == 128
+    assert (run / "report.html").is_file()
+
+
 def test_same_command_goes_on_and_then_trains_no_more(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What in an image speaks for a class, by several methods.
+"""What in an image is evidence for a class, by several methods.
 
 Every function takes the network and one preprocessed image, (3, input_px, input_px), and returns
 plain float32 arrays; the drawing is in `figures`. The score of a class is its logit, and a method

@@ -16,7 +16,7 @@ from alexnet.trained import Trained
 
 @dataclass(frozen=True)
 class CropAnswers:
-    """What the network answers to each test crop of an image.
+    """The predictions for each test crop of an image.
 
     Attributes:
         crops: (top, left, reflected) of each crop in the stored image, in pixels.
@@ -44,7 +44,7 @@ class CropAnswers:
 
 @torch.no_grad()
 def crop_answers(trained: Trained, image: Rgb) -> CropAnswers:
-    """Compute the answer to each of the recipe's test crops: ten, for instance.
+    """Compute the prediction for each of the recipe's test crops: ten, for instance.
 
     Args:
         image: (stored_px, stored_px, 3) uint8, as a store has it.

@@ -1,4 +1,4 @@
-"""Grad-CAM: where the maps of the last convolution speak for a class."""
+"""Grad-CAM: where the maps of the last convolution are evidence for a class."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ HELP = (
         "errors of their ensemble",
     ),
     ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
-    ("explain RUN IMAGE...", "what in an image speaks for its class"),
+    ("explain RUN IMAGE...", "what in an image is evidence for its class"),
     ("explore RUN --out PAGE", "a page that runs it in the browser"),
     ("features RUN --data STORE --out FOLDER", "the activations of a layer, as files"),
     (

@@ -19,7 +19,7 @@ from alexnet.program import command
 
 @dataclass(frozen=True)
 class ExplainArguments:
-    """Draw what in an image speaks for its class, and the answers to its test crops.
+    """Draw what in an image is evidence for its class, and the predictions for its test crops.
 
     One figure for each image, NAME-explain.png. The methods are gradient, integrated-gradients,
     smoothgrad, occlusion, grad-cam and deconvnet.

@@ -33,7 +33,7 @@ class ExploreArguments:
     images: int = 400
     """Number of images, the same of each class."""
     units: int = 32
-    """Images that maximize a unit, for each layer."""
+    """Units of each layer that get an image which maximizes them."""
     beside: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Another run, whose snapshots stand beside those of RUN."""
     which: Literal["last", "best"] = "last"

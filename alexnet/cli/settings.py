@@ -77,6 +77,7 @@ FOLDER_GROUPS = {
     for title, settings in TRAIN_GROUPS.items()
 }
 FOLDER_GROUPS["Run"] += (
+    Setting("recipe", "NAME", "Recipe to train; by the size of the images when not given."),
     Setting(
         "minutes",
         "FLOAT",

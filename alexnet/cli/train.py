@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -136,10 +137,12 @@ def is_folder(name: str) -> bool:
 
 def _train_on_folder(folder: str, arguments: list[str]) -> None:
     # Parsed before the folder is read, so that a mistake is answered at once.
-    a = parse_train("modern_small", arguments)
+    chosen = _chosen_recipe(arguments)
+    base = base_config(chosen or "modern_small")
+    a = parse_train(base.recipe, arguments, base)
     if a.config.data:
         raise AlexNetError(f"the images are those of {folder}; leave --data out")
-    counted = a.config.schedule != recipes.modern_small().schedule
+    counted = a.config.schedule != base.schedule
     if counted and a.minutes is not None:
         raise AlexNetError("give either --epochs or --minutes")
     if a.minutes is not None and not 0 < a.minutes < math.inf:
@@ -158,8 +161,17 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
 
     with stoppable():
         minutes = None if counted else a.minutes or MINUTES
-        results = own_images.train_on(folder, run, change, minutes)
+        results = own_images.train_on(folder, run, change, minutes, base if chosen else None)
     print(own_images.report(results, run))
+
+
+def _chosen_recipe(arguments: list[str]) -> str | None:
+    """The value of --recipe; None if it is not given."""
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == "--recipe":
+            return value if equals else following
+    return None
 
 
 def _usage(name: str) -> list[str]:
@@ -172,13 +184,17 @@ def _usage(name: str) -> list[str]:
 
 
 def _usage_of_folder(folder: str, before: str) -> list[str]:
-    options = ("[--out RUN]", "[--minutes FLOAT]", "[--FIELD VALUE ...]")
+    options = ("[--recipe RECIPE]", "[--out RUN]", "[--minutes FLOAT]", "[--FIELD VALUE ...]")
     return wrapped(together(options), f"{before}{command('train', folder)} ", " " * 11)
 
 
 def _help() -> str:
     """The help without a recipe: the options of all recipes, and a line for each recipe."""
-    resuming = [option for option in options_of(ResumeArguments) if option.name != "resume"]
+    resuming = [
+        replace(option, value=option.value or "BOOL")
+        for option in options_of(ResumeArguments)
+        if option.name != "resume"
+    ]
     return "\n".join(
         [
             *_usage("RECIPE"),
@@ -194,10 +210,7 @@ def _help() -> str:
             "With --resume, which continues a run; what is not given stays as it was:",
             *option_lines(resuming),
             "",
-            *wrapped(
-                f"Recipes; the usual options of one: {command('train', 'RECIPE')} --help, all: "
-                "--help-all"
-            ),
+            *wrapped(f"Recipes; their options: {command('train', 'RECIPE')} --help or --help-all"),
             *recipe_lines(),
         ]
     )
@@ -274,7 +287,7 @@ def parse_train(name: str, arguments: list[str], base: Config | None = None) -> 
         base: What the options change; that of `name` if None.
 
     Raises:
-        AlexNetError: As `base_config` does.
+        AlexNetError: As `base_config` does; or `--recipe` names another recipe.
     """
     base = base or base_config(name)
     names = {"out": False, "epochs": False, "minutes": False, **fields_of(base)}
@@ -290,9 +303,13 @@ def parse_train(name: str, arguments: list[str], base: Config | None = None) -> 
             # does.
             config=(AvoidSubcommands, FlagConversionOff),
         )
-    # Every field is an option: with --recipe a run would bear a false name.
-    config = replace(a.config, recipe=base.recipe)
+    # Every field is an option, and the run would bear a false name.
+    if a.config.recipe != base.recipe:
+        raise AlexNetError(
+            f"--recipe is for a folder of images; train this recipe by: "
+            f"{command('train', a.config.recipe)}"
+        )
     # After parsing, so that --epochs also scales a schedule whose fields were set by hand.
     if a.epochs is not None:
-        config = replace(config, schedule=scaled(config.schedule, a.epochs))
-    return replace(a, config=config)
+        a = replace(a, config=replace(a.config, schedule=scaled(a.config.schedule, a.epochs)))
+    return a

@@ -55,7 +55,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Responses:
-    """What the units of one layer answer to each of N images, through the center crop.
+    """How the units of one layer respond to each of N images, through the center crop.
 
     Attributes:
         values: (N, units) float32, the largest value in the unit's map.
@@ -209,7 +209,7 @@ def respond(
 def _facts_of_units(
     layer: str, responses: Responses, labels: NDArray[np.int64], classes: int
 ) -> dict[str, NDArray[Any]]:
-    """Where the units of a layer are strongest, and the classes they speak for.
+    """Where the units of a layer are strongest, and the classes that they are evidence for.
 
     Args:
         labels: (N,), of the images that the responses are to.

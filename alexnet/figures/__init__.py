@@ -1,8 +1,8 @@
 """Figures of a run, each a matplotlib Figure for `save`.
 
 They show the network itself (Fig. 2), its first layer (Fig. 3), answers and neighbors (Fig. 4), how
-it learned (Fig. 1 and curves), what it confuses, what in an image speaks for a class, and what an
-untrained network sees.
+it learned (Fig. 1 and curves), what it confuses, the evidence for a class, and what an untrained
+network sees.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What speaks for a class in one image: the test crops with their answers, and every method."""
+"""Evidence for a class in one image: the test crops with their predictions, and every method."""
 
 from __future__ import annotations
 

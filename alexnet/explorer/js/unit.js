@@ -184,7 +184,7 @@ function classes(op, number) {
   return make(
     "section",
     {},
-    make("h3", {}, "Classes it speaks for"),
+    make("h3", {}, "Classes it is evidence for"),
     rows.length ? bars(rows) : make("p", {}, "For none."),
     make("p", { class: "soft" }, "What it adds to the logit of the class, above the mean logit, on average over the class’s images (value times gradient)."),
   );
