@@ -57,6 +57,7 @@ def demo(
 
     Raises:
         ConfigError: There cannot be so many epochs.
+        ValueError: There cannot be so many images.
         RunError: The folder holds other files than those of a demo; or `force` is set, and it holds
             another store or run; or a demo with other numbers was begun there.
         BusyError: Another process is making this demo.
@@ -65,7 +66,8 @@ def demo(
     store, run, marker = out / "store", out / "run", out / "done"
     _check_begun_or_empty(out)
     config = recipes.demo()
-    # A wrong number of epochs is found before anything is removed or made.
+    # Wrong numbers are found before anything is removed or made.
+    source = shapes.source(train, val)
     config = replace(
         config, data=str(store), schedule=scaled(config.schedule, epochs or config.schedule.epochs)
     )
@@ -79,9 +81,7 @@ def demo(
     # `prepare` gives a store its name when it is complete, so a store that exists is complete.
     if not store.exists():
         print(f"1. generating and preparing {train + val} images of shapes: {store}", flush=True)
-        prepare(
-            shapes.source(train, val), store, StoreSettings(size_px=STORED_PX, shard_images=1000)
-        )
+        prepare(source, store, StoreSettings(size_px=STORED_PX, shard_images=1000))
     time = "" if epochs or train != 3000 else f" ({IDLE_TIME})"
     _check_numbers(out, config, {"train": train, "val": val})
     print(f"2. a small AlexNet, trained on {train} of them: {run}{time}", flush=True)
@@ -160,7 +160,7 @@ def _check_numbers(out: Path, config: Config, images: dict[str, int]) -> None:
 
 
 def _remove(out: Path) -> None:
-    """Remove the store and the run of a demo, and nothing that is not of a demo.
+    """Remove the results, the store and the run of a demo, and nothing that is not of a demo.
 
     Raises:
         RunError: The folder holds another store or run.
@@ -174,8 +174,10 @@ def _remove(out: Path) -> None:
         raise RunError(f"{run} is not a run of the demo and is not removed; choose another --out")
     if store.exists() and Store(store).manifest["source"] != shapes.source(1, 1).description:
         raise RunError(f"{store} is not the demo's store and is not removed; choose another --out")
-    # `done` first, so that a demo killed between these lines is not taken for finished.
-    (out / "done").unlink(missing_ok=True)
+    # `done` first, so that a demo killed between these lines is not taken for finished; the store,
+    # by which the folder is known for that of a demo, last.
+    for name in ("done", *FIGURES, PAGE):
+        (out / name).unlink(missing_ok=True)
     if run.exists():
         with run_lock(run):
             shutil.rmtree(run)

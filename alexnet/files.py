@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -122,15 +122,16 @@ def check_folder_of(path: Path) -> None:
         )
 
 
-def check_outside(path: Path, images: Path, mend: str) -> None:
+def check_outside(path: Path, folders: Iterable[Path], mend: str) -> None:
     """Raise DataError for a new folder among the images of a source, which later takes it for one.
 
     Args:
-        images: Folder of the source, if it is one.
+        folders: The folders in which the source looks for images.
         mend: What the user can do, as the end of the sentence.
     """
-    if images.is_dir() and path.resolve().is_relative_to(images.resolve()):
-        raise DataError(f"{path} would lie among the images of {images.resolve()}; {mend}")
+    for images in folders:
+        if path.resolve().is_relative_to(images.resolve()):
+            raise DataError(f"{path} would lie among the images of {images.resolve()}; {mend}")
 
 
 def free_space(folder: Path) -> tuple[Path, int | None]:

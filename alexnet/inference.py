@@ -134,7 +134,7 @@ def read_image(file: Path, size_px: int) -> Rgb:
     except DataError as error:
         raise DataError(f"{file} cannot be read: {error}") from None
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from None
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
 def _decoded(file: Path, size_px: int) -> Rgb:
@@ -315,7 +315,7 @@ def _named_batches(
         return len(stored), stored_batches
     files = image_files([Path(source)])
     # Before the first image is computed, since one that is found later costs all before it.
-    defects = {file: why for file in files if (why := defect_of_head(file.read_bytes()))}
+    defects = {file: why for file in files if (why := defect_of_head(file))}
     if defects:
         file, why = next(iter(defects.items()))
         others = f", and {len(defects) - 1} more of {len(files)} files" if len(defects) > 1 else ""

@@ -7,6 +7,7 @@ page of the run. A run that was interrupted continues where it stopped.
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
 import statistics
 import sys
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 
 from alexnet import recipes, run_report
 from alexnet.checkpoint import read_config
-from alexnet.config import Config, StoreSettings, scaled
+from alexnet.config import Config, Schedule, SmoothSchedule, StoreSettings, scaled
 from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
@@ -91,7 +92,7 @@ def train_on(
         data = folder
         config = base or recommended(Store(data).size_px)
     else:
-        check_outside(run, Path(folder), "name a folder elsewhere with --out")
+        check_outside(run, sources.image_folders(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
         data = store_beside(run)
         config = base or recommended(typical_side_px(source))
@@ -208,6 +209,7 @@ def _train_and_test(config: Config, run: Path, minutes: float | None) -> list[Re
             # Another version may have decided otherwise; the result is the same.
             resident=begun.resident,
             architecture=replace(config.architecture, classes=begun.architecture.classes),
+            schedule=_as_saved(config.schedule, begun.schedule),
         )
         if to_dict(begun) != to_dict(asked):
             changes = ", ".join(differences(to_dict(begun), to_dict(asked)))
@@ -232,12 +234,24 @@ def _train_and_test(config: Config, run: Path, minutes: float | None) -> list[Re
 def _resumed_with(begun: Config, asked: Config) -> list[str]:
     """Return the options with which a resumed run gets these settings; none if it cannot."""
     lr, epochs = asked.sgd.lr, asked.schedule.epochs
-    schedule = scaled(begun.schedule, epochs)
+    schedule = _as_saved(scaled(begun.schedule, epochs), asked.schedule)
     retuned = replace(begun, sgd=replace(begun.sgd, lr=lr), schedule=schedule)
     if to_dict(retuned) != to_dict(asked):
         return []
     longer = ["--epochs", str(epochs)] if epochs != begun.schedule.epochs else []
-    return longer + (["--lr", f"{lr:g}"] if lr != begun.sgd.lr else [])
+    return longer + (["--lr", repr(lr)] if lr != begun.sgd.lr else [])
+
+
+def _as_saved(schedule: Schedule, saved: Schedule) -> Schedule:
+    """Return `saved` where both differ in nothing but the last bits of the warm-up.
+
+    A run that was lengthened has a warm-up that was scaled twice.
+    """
+    if isinstance(schedule, SmoothSchedule) and isinstance(saved, SmoothSchedule):
+        same = replace(schedule, warmup_epochs=saved.warmup_epochs) == saved
+        if same and math.isclose(schedule.warmup_epochs, saved.warmup_epochs):
+            return saved
+    return schedule
 
 
 def epochs_within(time_s: float, epoch_s: float) -> int:
@@ -306,6 +320,8 @@ def report(results: list[Result], run: Path) -> str:
 def _better_epoch(run: Path) -> str:
     """A line where the network of an earlier epoch erred much less than the last one."""
     epochs = read_metrics(run, "epoch")
+    if not epochs:
+        return ""
     best, last = min(epochs, key=lambda m: m["val_error"]), epochs[-1]
     if last["val_error"] - best["val_error"] < MUCH_BETTER:
         return ""

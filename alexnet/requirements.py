@@ -20,7 +20,12 @@ def unmet() -> list[Requirement]:
         return []
     # Those with a marker belong to an optional part.
     required = [line for line in map(Requirement, lines) if line.marker is None]
-    return [line for line in required if not line.specifier.contains(_version(line.name))]
+    # A build before a release, as NVIDIA's containers have, is recent enough.
+    return [
+        line
+        for line in required
+        if not line.specifier.contains(_version(line.name), prereleases=True)
+    ]
 
 
 def mend(requirements: list[Requirement]) -> str:

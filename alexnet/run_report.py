@@ -79,8 +79,7 @@ def page(run: Path, test: OwnTest) -> str:
     counts = np.bincount(test.split.labels, minlength=len(names))
     return environment.get_template("run_report.html.jinja").render(
         run=run,
-        # A run can be named as ".", which is not a name to show.
-        name=run.resolve().name,
+        name=figures.run_names([run])[0],
         last_hidden=test.trained.net.plan[-2].layer.name,
         command=command,
         config=config,

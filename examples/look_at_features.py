@@ -28,7 +28,9 @@ def main() -> None:
     a = parser.parse_args()
 
     trained = alexnet.load(a.run)
-    (a.layer,) = layer_names(trained, a.layer)  # norm1 is our conv1.lrn
+    a.layer, *others = layer_names(trained, a.layer)  # norm1 is our conv1.lrn
+    if others:
+        parser.error("--layer takes one layer")
     count = alexnet.features(trained, a.layer, a.images, a.out)
     values = np.load(a.out / f"{a.layer}.npy")  # (N, C, H, W), or (N, units) where fully connected
     print(f"{a.layer}: {count} images, {values[0].shape} each, {np.mean(values == 0):.0%} zeros")

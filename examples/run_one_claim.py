@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from alexnet.cli import main as alexnet
+from alexnet.data.store import Store
 from alexnet.experiments import records
 from alexnet.experiments.claims import chosen
 
@@ -35,7 +36,12 @@ def main() -> None:
 
     # The record holds the runs; the effects are computed when it is read.
     read = records.read(a.out / "records")
-    record = next(r for r in read if r.claim is claim and r.raw["scale"] == a.scale)
+    checksum = Store(a.store).checksum
+    (record,) = (
+        r
+        for r in read
+        if (r.claim, r.raw["scale"], r.raw["store_checksum"]) == (claim, a.scale, checksum)
+    )
     for row in record.rows:
         print(f"{row.effect.name}: mean {row.estimate.mean:.2f}, n = {row.estimate.n}")
 

@@ -303,9 +303,36 @@ def test_record_of_other_images_is_kept(
     path = records.write(raw, tmp_path)
     records.write(raw, tmp_path)
     assert list(tmp_path.iterdir()) == [path]
-    records.write(raw | {"store_checksum": "another"}, tmp_path)
-    assert json.loads(path.with_suffix(".json.bak").read_text()) == raw
+    other = raw | {"store_checksum": "another"}
+    records.write(other, tmp_path)
+    assert json.loads(path.with_suffix(".json.1.bak").read_text()) == raw
     assert "the record before, of other images or more seeds, is" in capsys.readouterr().err
+    fewer = other | {"arms": {name: runs[:1] for name, runs in raw["arms"].items()}}
+    records.write(fewer, tmp_path)
+    assert json.loads(path.with_suffix(".json.2.bak").read_text()) == other
+    assert json.loads(path.read_text()) == fewer
+
+
+def test_setting_counts_the_images_of_a_part(recorded: list[Record]) -> None:
+    record = next(one for one in recorded if one.raw["on"] == "cifar10")
+    first = record.claim.arms[0].name
+    for of_each, images in ((0, 25_000), (1_000, 5_000)):
+        part = record.raw["parts"][first] | {"classes": 5, "train_of_each": of_each}
+        parts = record.raw["parts"] | {first: part}
+        setting = replace(record, raw=record.raw | {"parts": parts}).setting()
+        assert f" {images:,} images, " in setting
+
+
+def test_damaged_record_of_ones_own_does_not_hide_that_of_the_project(
+    recorded: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    path = records.write(recorded[0].raw, shipped)
+    monkeypatch.setattr(records, "shipped", lambda: shipped)
+    monkeypatch.setattr(records, "OWN", tmp_path / "own")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / path.name).write_text("{")
+    assert [one.raw for one in records.read(None)] == [recorded[0].raw]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"scale": "desk", "claim": "none"}'])

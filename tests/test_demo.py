@@ -11,8 +11,9 @@ import torch
 
 from alexnet import checkpoint
 from alexnet.cli import main
-from alexnet.config import Config
+from alexnet.config import Config, StoreSettings
 from alexnet.data import shapes
+from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.demo import demo, report
 from alexnet.errors import AlexNetError, ConfigError, RunError
@@ -42,6 +43,13 @@ def test_a_wrong_number_of_epochs_is_found_before_images_are_made(tmp_path: Path
     with pytest.raises(ConfigError, match="epochs is -1"):
         demo(tmp_path / "demo", epochs=-1)
     assert not (tmp_path / "demo").exists()
+
+
+def test_wrong_number_of_images_removes_nothing(tmp_path: Path) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=16))
+    with pytest.raises(ValueError, match="at least 1 of each"):
+        demo(tmp_path, train=0, force=True)
+    assert (tmp_path / "store" / "manifest.json").is_file()
 
 
 def pixels(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

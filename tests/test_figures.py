@@ -149,6 +149,14 @@ def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
         figures.neighbours(run, [file])
 
 
+def test_image_is_no_neighbour_of_itself(run: Path) -> None:
+    figure = figures.neighbours(run, split=load(run).config.val_split)
+    images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    for row in range(0, len(images), 7):
+        for neighbour in images[row + 1 : row + 7]:
+            assert not np.array_equal(images[row], neighbour)
+
+
 def test_neighbours_in_another_store_have_its_classes(run: Path, tmp_path: Path) -> None:
     """A store of other classes is searched in the split that is named, and names its images."""
     trained = load(run)
@@ -230,7 +238,13 @@ def test_figure_2_gives_window_and_result_of_a_pooling() -> None:
 def test_figure_2_shows_what_is_left_of_dropout_without_masks() -> None:
     architecture = recipes.paper().architecture
     without = replace(architecture, dropout=replace(architecture.dropout, masks=False))
-    for net, word in ((architecture, "dropout"), (without, "values x 0.5")):
+    # The later form leaves nothing.
+    later = replace(without, dropout=replace(without.dropout, form="inverted"))
+    for net, word in (
+        (architecture, "dropout"),
+        (without, "values x 0.5"),
+        (later, "all connected"),
+    ):
         fully_connected = [text for text in texts(figures.network(net)) if "4096 units" in text]
         assert [text.splitlines()[-1] for text in fully_connected] == [word] * 2
 

@@ -269,6 +269,11 @@ def test_capital_letters_make_no_classes_of_the_splits(
     assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
 
 
+def test_class_of_trains_is_no_split(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "vehicles", {"Bus": 3, "Car": 3, "Train": 3})
+    assert find(str(folder)).classes == ("Bus", "Car", "Train")
+
+
 def test_first_image_of_a_table_is_not_taken_for_a_heading(tmp_path: Path) -> None:
     """Its label is one of the words that columns of labels have."""
     folder_of(tmp_path / "photos", {"a": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from PIL import Image
 from alexnet import own_images
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
+from alexnet.cli.settings import MINUTES
 from alexnet.config import Config, Sgd, scaled
 from alexnet.data import shapes, sources
 from alexnet.data.augment import Augmentation, sample_augmentation
@@ -23,6 +25,7 @@ from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.own_images import (
     EPOCHS,
+    _as_saved,
     epochs_within,
     recommended,
     report,
@@ -64,6 +67,38 @@ def test_folder_becomes_a_tested_run_with_its_page(images: Path, tmp_path: Path)
     assert Store(f"{run}-store").size_px == 37  # 32 * 256 / 224
     assert read_config(run).recipe == "modern_small"
     assert "<svg" in (run / "report.html").read_text()
+
+
+def test_store_lies_beside_the_splits_of_its_images_if_at_all(images: Path) -> None:
+    for name in ("train", "val"):
+        shutil.copytree(images, images.parent / "set" / name)
+    main(["prepare", str(images.parent / "set"), str(images.parent / "set" / "store")])
+    with pytest.raises(SystemExit):
+        main(["prepare", str(images.parent / "set"), str(images.parent / "set/train/store")])
+
+
+def test_number_of_epochs_that_is_the_recipes_own_is_kept(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("alexnet.own_images.train_on", lambda *a: asked.append(a[3]) or [])
+    monkeypatch.setattr("alexnet.own_images.report", lambda *_: "")
+    epochs = str(recommended(224).schedule.epochs)
+    for options in (["--epochs", epochs], ["--schedule.warmup-epochs", "5"]):
+        main(["train", str(images), "--out", str(tmp_path / "run"), *options])
+    assert asked == [None, MINUTES]
+
+
+def test_lengthened_run_is_continued_by_the_same_command() -> None:
+    """A warm-up that was scaled twice differs in its last bits."""
+    schedule = recommended(224).schedule
+    differing = 0
+    for first in range(10, 60):
+        twice, once = scaled(scaled(schedule, first), 77), scaled(schedule, 77)
+        differing += twice != once
+        assert _as_saved(once, twice) == twice
+    assert differing > 0
+    assert _as_saved(once, scaled(schedule, 78)) == once
 
 
 def test_another_recipe_is_trained_on_a_folder(images: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_process_that_ends_its_trial_first_decides_for_all(
     real = trial._try
 
     def meanwhile(product: Product, *arguments: Any) -> dict[str, float]:
-        trial._keep(str(product), {"bfloat16": 2.0, "float32": 1.0})
+        trial._kept(str(product), trial.WAYS, {"bfloat16": 2.0, "float32": 1.0})
         return real(product, *arguments)
 
     monkeypatch.setattr(trial, "_try", meanwhile)
@@ -216,7 +216,7 @@ def test_folder_that_others_can_write_or_nobody_can_make_is_no_error(
 
 def test_compiler_that_came_later_adds_its_way(clock: Clock) -> None:
     product = Product("convolution", (64, 64, 3, 3), (64, 8, 8), True, True, 1, (1, 1), 1)
-    trial._keep(str(product), {"bfloat16": 2.0, "float32": 1.0})
+    trial._kept(str(product), trial.WAYS, {"bfloat16": 2.0, "float32": 1.0})
     assert trial._times(str(product), ("bfloat16", "float32")) is not None
     assert trial._times(str(product), tuple(WAYS)) is None
 

@@ -186,7 +186,8 @@ def _continues(verb: str, arguments: list[str]) -> bool:
     if verb == "reproduce":
         # Without a store it only prints.
         return any(word.split("=")[0] == "--data" for word in arguments)
-    return verb in ("demo", "prepare") and "--force" not in arguments
+    forced = any(word.split("=")[0] == "--force" for word in arguments)
+    return verb in ("demo", "prepare") and not forced
 
 
 def function_of(verb: str) -> Callable[[list[str]], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,5 +31,11 @@ def demo(arguments: list[str]) -> None:
     a = parse(DemoArguments, "demo", arguments)
     from alexnet import demo as steps
 
-    with stoppable(command("demo", *(word for word in arguments if word != "--force"))):
+    wanted = {"out": a.out, "train": a.train, "val": a.val, "epochs": a.epochs}
+    defaults = DemoArguments()
+    # Without --force, which would begin again.
+    options = [
+        (f"--{name}", value) for name, value in wanted.items() if value != getattr(defaults, name)
+    ]
+    with stoppable(command("demo", *itertools.chain(*options))):
         print(steps.report(steps.demo(on_disk(a.out), a.train, a.val, a.epochs, a.force), a.out))

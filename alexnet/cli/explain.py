@@ -102,7 +102,7 @@ def _outputs(files: list[Path], out: Path) -> list[Path]:
         candidates = (
             out / f"{name}-explain.png" for name in itertools.chain([file.stem], numbered)
         )
-        mine = ("", _source(file))
+        mine = (None, _source(file))
         paths.append(next(p for p in candidates if p not in paths and drawn_from(p) in mine))
     return paths
 

@@ -69,8 +69,9 @@ OTHER_NAMES = {
 """Names that other tools have for our options; the first one that the verb has is meant."""
 
 SENTENCES = {
-    "dropout": "--architecture.dropout.masks False turns it off, where outputs stay halved as in "
-    "the authors' code; --architecture.dropout.rate sets the probability",
+    "dropout": "--architecture.dropout.masks False turns it off; in the form of 2012 the "
+    "outputs stay halved, as in the authors' code. --architecture.dropout.rate sets the "
+    "probability",
     "lrn": "--architecture.normalise False turns the normalizations off",
     "optimizer": "every recipe trains with SGD and momentum (--sgd.lr, --sgd.momentum)",
     "scheduler": "the schedule belongs to the recipe; --epochs stretches it",

@@ -64,7 +64,7 @@ def prepare(arguments: list[str]) -> None:
     # Checked before the source is read, which may take minutes.
     folder = on_disk(a.store)
     StoreFolder(folder).check_early(a.force)
-    check_outside(folder, Path(a.source), "choose a place elsewhere for the store")
+    check_outside(folder, sources.image_folders(a.source), "choose a place elsewhere for the store")
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:
         print(note, flush=True)

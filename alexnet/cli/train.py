@@ -142,7 +142,7 @@ def _train_on_folder(folder: str, arguments: list[str]) -> None:
     a = parse_train(base.recipe, arguments, base)
     if a.config.data:
         raise AlexNetError(f"the images are those of {folder}; leave --data out")
-    counted = a.config.schedule != base.schedule
+    counted = a.epochs is not None or a.config.schedule.epochs != base.schedule.epochs
     if counted and a.minutes is not None:
         raise AlexNetError("give either --epochs or --minutes")
     if a.minutes is not None and not 0 < a.minutes < math.inf:
@@ -201,8 +201,8 @@ def _help() -> str:
             *_usage_of_folder("FOLDER", " " * 7),
             "",
             *wrapped(
-                "FOLDER has a folder of images for each class; they are prepared, trained on and "
-                "tested in one go. RECIPE is one of those below, or the config.json of another run."
+                "FOLDER has a folder of images for each class, which are prepared, trained on and "
+                "tested. RECIPE is one of those below, or the config.json of another run."
             ),
             "",
             *common_lines(),

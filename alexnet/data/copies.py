@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from alexnet.errors import DataError
 from alexnet.files import write_whole
 
 DIGEST = np.dtype("<u8")
@@ -39,23 +38,22 @@ def write_digests(path: Path, rows: Sequence[tuple[bytes, str, int]]) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def read_digests(path: Path, images: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def read_digests(path: Path, images: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]] | None:
     """Return the digest and the label of each image of a file of the store, (N,) each.
+
+    None if the file of digests is missing or damaged.
 
     Args:
         images: Number of images of the file.
-
-    Raises:
-        DataError: The file of digests is missing or damaged.
     """
     # Zip files and arrays each have an error of their own for damaged bytes.
-    with suppress(OSError, ValueError, KeyError, BadZipFile):
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
         # NumPy leaves a file open that is no zip file.
         with np.load(io.BytesIO(path.read_bytes())) as saved:
             digest, label = saved["digest"], saved["label"]
         if digest.shape == label.shape == (images,):
             return digest, label
-    raise DataError(f"{path} is missing or damaged; remove {path.parent} to begin again")
+    return None
 
 
 def find_copies(digest: NDArray[np.uint64], kind: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -82,6 +80,6 @@ def name_in(path: Path, image: int) -> str:
     """Return the name of an image in a file of a store, by its position in the file."""
     # Mapped, so that the images of the file are not read for the sake of a name.
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        table = stream.read_all()
-        name: str = table["image"].combine_chunks().field("path")[image].as_py()
+        # A file of a store is one batch.
+        name: str = stream.read_next_batch()["image"].field("path")[image].as_py()
         return name

@@ -7,7 +7,8 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,13 +127,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(format for format in FORMATS if format in Image.OPEN)
 
 
-def defect_of_head(data: bytes) -> str:
+def defect_of_head(file: Path) -> str:
     """Say why a file cannot be an image of one of FORMATS, by its head; empty if it can.
 
-    No pixels are decoded, so damage behind the head is not found.
+    No more than the head is read, so damage behind it is not found.
     """
     try:
-        with _refusing(), _open(data):
+        with _refusing(), file.open("rb") as stream, _open(stream):
             return ""
     except DataError as error:
         return str(error)
@@ -144,7 +145,7 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for format in _formats() for suffix in FORMATS[format])
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(stream: BinaryIO) -> Image.Image:
     """Open an image without decoding its pixels.
 
     Raises:
@@ -152,10 +153,11 @@ def _open(data: bytes) -> Image.Image:
         UnidentifiedImageError: If it is of no known format.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(stream, formats=_formats())
     except UnidentifiedImageError:
         # Only now: an AVIF image may begin with one of these brands, too.
-        if data[4:].startswith(HEIF_BRANDS):
+        stream.seek(4)
+        if stream.read(max(map(len, HEIF_BRANDS))).startswith(HEIF_BRANDS):
             raise DataError(f"a HEIC image; {HEIF_MEND}") from None
         raise
     # Pillow looks at the size before we can, and speaks of an attack.
@@ -184,7 +186,7 @@ def decoding_bytes(data: bytes, enough_px: int = 0) -> int:
                 # A decoder keeps the coefficients of a progressive JPEG at the full size.
                 bytes_per_pixel = COEFFICIENT_BYTES + SQUARE_BYTES / reduced**2
                 return int(height * width * bytes_per_pixel)
-        with _open(data) as image:
+        with _open(io.BytesIO(data)) as image:
             return image.width * image.height * PILLOW_BYTES
     except Exception:  # `decode` meets the same error, and names it
         return 0
@@ -192,7 +194,7 @@ def decoding_bytes(data: bytes, enough_px: int = 0) -> int:
 
 def _decode_by_pillow(data: bytes) -> tuple[Rgb, int]:
     """Decode an image. Return its pixels as they lie in the file, and the EXIF orientation."""
-    with _open(data) as image:
+    with _open(io.BytesIO(data)) as image:
         image.load()
         # After `load`, which rotates a TIFF by itself and removes its orientation.
         return _to_rgb(image), _orientation_of(image)
@@ -271,7 +273,7 @@ def as_stored(data: bytes, size_px: int) -> Rgb | None:
 
 def _orientation(data: bytes) -> int:
     """Return the EXIF orientation of an image file; 1 is upright."""
-    with _open(data) as image:
+    with _open(io.BytesIO(data)) as image:
         return _orientation_of(image)
 
 

@@ -57,18 +57,20 @@ def notes_on_splits(splits: dict[str, Any], classes: tuple[str, ...], size_px: i
 
 
 def notes_on_copies(job: Job) -> list[str]:
-    """Return notes about images that occur in more than one split, or in more than one class.
-
-    Raises:
-        DataError: A file of digests is missing or damaged.
-    """
+    """Return notes about images that occur in more than one split, or in more than one class."""
     splits = list(job.state["splits"])
     files = [
         (split, shard["file"], shard["images"])
         for split in splits
         for shard in job.state["splits"][split]["shards"]
     ]
-    read = [read_digests(job.digests(split, file), images) for split, file, images in files]
+    read = []
+    for split, file, images in files:
+        path = job.digests(split, file)
+        if (arrays := read_digests(path, images)) is None:
+            # It serves the notes alone, and does not cost a finished preparation.
+            return [f"copies of images were not looked for: {path.name} is missing or damaged"]
+        read.append(arrays)
     digest, label = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
     ends = np.cumsum([images for _, _, images in files])
     split_of = np.repeat(

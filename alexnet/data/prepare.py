@@ -8,11 +8,12 @@ resumes at the beginning of a file.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,13 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
         # The whole command, since `alexnet train FOLDER` has no such option.
-        anyway = command("prepare", "SOURCE", folder, "--ignore-disk")
+        asked = [
+            (f"--{field.name.replace('_', '-')}", getattr(settings, field.name))
+            for field in fields(settings)
+            if getattr(settings, field.name) != field.default
+        ]
+        options = itertools.chain(*asked)
+        anyway = command("prepare", "SOURCE", folder, *options, "--ignore-disk")
         raise DataError(
             f"the store may need {needed} and {existing} has {size(free)} free; "
             f"make room, choose another disk, or begin anyway with: {anyway}"
@@ -250,8 +257,8 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
         first = first_of(names, skipped)
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.folder.partial}, or allow more with "
-            "`alexnet prepare --most-skipped`"
+            f"repair them and remove {job.folder.partial}, or allow more with the option "
+            f"--most-skipped of `{command('prepare', 'SOURCE', job.folder.path)}`"
         )
 
 

@@ -182,7 +182,7 @@ class _Linear(layers.Linear):
         if self.name == layout.last and not layout.by_classes:
             # The parts of the sum are added in the dtype of the products, and only then rounded.
             way = way_of_fully_connected(x, self.weight, self.bias, training=self.training)
-            part = fully_connected_by(way, x.to(way.dtype), self.weight, None)
+            part = fully_connected_by(x.to(way.dtype), self.weight, None, way)
             return (sum_parts(part, mesh.units) + self.bias.to(way.dtype)).to(dtype)
         if after_maps and self.meets:
             x = gather_maps(x, mesh.columns)

@@ -6,6 +6,7 @@ no stored value can disagree with the runs or with the current measure.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -96,7 +97,9 @@ def write(raw: dict[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{raw['claim']}-{raw['on']}-{raw['scale']}.json"
     if path.exists() and _is_more(path, raw):
-        before = path.with_suffix(".json.bak")
+        # Of several such records each keeps a file.
+        numbers = itertools.count(1)
+        before = next(p for n in numbers if not (p := path.with_suffix(f".json.{n}.bak")).exists())
         os.replace(path, before)
         print(f"the record before, of other images or more seeds, is {before}", file=sys.stderr)
     write_whole(path, (json.dumps(raw, indent=1) + "\n").encode())
@@ -165,10 +168,10 @@ class Record:
         runs, part = self.results[first], Part(**self.raw["parts"][first])
         width = self.config(first).architecture.width
         store = self.raw["store"]
-        images = store["images"][self.config(first).train_split]
         # The record has the size of the store from which the part was taken.
-        if part.train_of_each:
-            images = part.train_of_each * (part.classes or store["classes"])
+        all_images = store["images"][self.config(first).train_split]
+        of_each = part.train_of_each or all_images / store["classes"]
+        images = round(of_each * (part.classes or store["classes"]))
         train_error = mean(run.train_error for run in runs)
         underfitted = train_error > UNDERFITTED and not self.in_papers_setting
         return (
@@ -253,20 +256,18 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
         are adjusted over the rows of all records.
     """
     folders = (shipped(), OWN) if folder is None else (folder,)
-    paths = {path.name: path for parent in folders for path in parent.glob("*.json")}
-    records: list[tuple[tuple[int, ...], Record]] = []
-    for _, path in sorted(paths.items()):
+    records: dict[str, Record] = {}
+    for path in (path for parent in folders for path in sorted(parent.glob("*.json"))):
         try:
             raw = json.loads(path.read_text())
             if raw["scale"] in scales:
-                record = opened(raw)
-                records.append((_place(record), record))
+                records[path.name] = opened(raw)
         # A user's own file may be of another version, or of something else.
         except (KeyError, TypeError, ValueError) as error:
             if path.parent == shipped():
                 raise
             print(f"warning: {path} is no record of this version: {error!r}", file=sys.stderr)
-    return adjusted([record for _, record in sorted(records, key=lambda placed: placed[0])])
+    return adjusted(sorted(records.values(), key=_place))
 
 
 def _place(record: Record) -> tuple[int, ...]:

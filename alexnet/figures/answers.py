@@ -60,19 +60,28 @@ def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
     return activation(trained, trained.net.plan[-2].layer.name, x).flatten(1)
 
 
-def nearest(asked: torch.Tensor, there: torch.Tensor, top_k: int = NEAREST) -> torch.Tensor:
+def nearest(
+    asked: torch.Tensor,
+    there: torch.Tensor,
+    top_k: int = NEAREST,
+    own: NDArray[np.int64] | None = None,
+) -> torch.Tensor:
     """Return the rows of `there` nearest to each of `asked` in L2 distance, nearest first.
 
     Args:
         asked: (N, values).
         there: (M, values).
+        own: The row of `there` that each of `asked` is, which is left out, (N,).
 
     Returns:
         Indices of rows of `there`, (N, top_k).
     """
+    distance = torch.cdist(asked, there)
+    if own is not None:
+        distance[torch.arange(len(asked)), torch.from_numpy(own)] = torch.inf
     # A small training set may have fewer images than the figure has places.
-    top_k = min(top_k, len(there))
-    return torch.cdist(asked, there).topk(top_k, largest=False).indices
+    top_k = min(top_k, len(there) - (own is not None))
+    return distance.topk(top_k, largest=False).indices
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,7 @@ def neighbours(
     store = Store(data) if data else trained.open_store()
     names = short_names(store.classes, store.words)
     searched = split_for(trained, data, split or trained.config.train_split)
+    own = None
     if images:
         files = image_files(images)
         asked = [read_image(file, trained.preprocess.stored_px) for file in files]
@@ -192,6 +202,8 @@ def neighbours(
         # Of each class the first image, and of these the last ones in the order, because the first
         # ones are likely to be among those of `answers`.
         indices = order[np.sort(first)[-ASKED:]]
+        # An image is no neighbor of itself.
+        own = indices if split == trained.config.val_split else None
         asked = [stored_image(val, i) for i in indices]
         labels = [names[val.labels[i]] for i in indices]
     inputs = trained.preprocess.centre(torch.from_numpy(np.stack(asked)))
@@ -203,7 +215,7 @@ def neighbours(
     rows = [
         [(image, label), *((stored_image(searched, j), names[searched.labels[j]]) for j in near)]
         for image, label, near in zip(
-            asked, labels, nearest(last_hidden(trained, inputs), features), strict=True
+            asked, labels, nearest(last_hidden(trained, inputs), features, own=own), strict=True
         )
     ]
     return _draw_neighbours(rows, "stored" if data or split else "training")

@@ -221,9 +221,9 @@ def _method_panels(explained: Explanation) -> list[Panel]:
         drop = explained.occlusion.drop(len(explained.crop))
         largest = float(np.abs(drop).max())
         lost, gained = max(0.0, float(drop.max())), max(0.0, -float(drop.min()))
-        note = f"red: at most {100 * lost:.2g} points lost"
+        note = f"red: at most {_points(lost)} points lost"
         # A class that is improbable gains by most squares.
-        note += f"\nblue: {100 * gained:.2g} gained" if gained > lost else ""
+        note += f"\nblue: {_points(gained)} gained" if gained > lost else ""
         panels.append(Panel(gray, "occlusion", note, _over(drop, "RdBu_r", -largest, largest)))
     if explained.grad_cam is not None:
         values, unit_field = explained.grad_cam
@@ -289,6 +289,11 @@ def _color_signed(projection: Projection) -> NDArray[np.float64]:
 def _largest(values: NDArray[Any]) -> float:
     """Return what counts as the largest size of a value: single pixels far above do not."""
     return max(1e-12, float(np.quantile(np.abs(values), 0.99)))
+
+
+def _points(share: float) -> str:
+    """A probability in points: whole ones from 10 on, two digits below."""
+    return f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.2g}"
 
 
 def _gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

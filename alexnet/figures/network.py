@@ -242,7 +242,7 @@ def _words(op: Op, architecture: Architecture) -> list[str]:
         case "batch_norm":
             return ["batch norm."]
         case "dropout" if not dropout.masks:
-            # What is left of it: the factor of testing, in training too.
-            return [f"values x {1 - dropout.rate:g}"]
+            # What is left of it: the factor of testing, in training too. The later form has none.
+            return [f"values x {1 - dropout.rate:g}"] if dropout.form == "2012" else []
         case _:
             return [op.op]

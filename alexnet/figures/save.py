@@ -32,10 +32,12 @@ def save(figure: Figure, path: Path, source: str = "") -> None:
     write_whole(path, content.getvalue())
 
 
-def drawn_from(path: Path) -> str:
-    """What a PNG file of `save` was drawn from; empty if it is not there, or does not say so."""
+def drawn_from(path: Path) -> str | None:
+    """What a PNG file of `save` was drawn from; "" if it does not say so, None without a file."""
     try:
         with Image.open(path) as image:
             return str(image.info.get("Source", ""))
+    except FileNotFoundError:
+        return None
     except OSError:
         return ""

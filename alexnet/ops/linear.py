@@ -147,7 +147,7 @@ def fully_connected(
     """
     x = x.flatten(1)
     way = way_of_fully_connected(x, weight, bias, columns, training)
-    return fully_connected_by(way, x, weight, bias, columns)
+    return fully_connected_by(x, weight, bias, way, columns)
 
 
 def way_of_fully_connected(
@@ -158,20 +158,15 @@ def way_of_fully_connected(
     training: bool = False,
 ) -> Way:
     """The way in which `fully_connected` multiplies; x is flattened."""
-
-    def compute(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, way: Way
-    ) -> torch.Tensor:
-        return fully_connected_by(way, x, weight, bias, columns)
-
+    compute = partial(fully_connected_by, columns=columns)
     return trial.way("fully connected", compute, x, weight, bias, training, columns=columns)
 
 
 def fully_connected_by(
-    way: Way,
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
+    way: Way,
     columns: int = 1,
 ) -> torch.Tensor:
     """Compute `fully_connected` in this way."""

@@ -15,6 +15,7 @@ saves them, because they decide the last bits.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,11 +174,7 @@ def way(
                 if not fast.unobserved(*(t for t in (x, weight, bias) if t is not None)):
                     return WAYS[DIRECT]
                 mine = _try(product, ways, compute, weight, bias)
-                # Another process may have been first, and then all take its times.
-                times = _times(name, ways)
-                if times is None:
-                    times = mine
-                    _keep(name, mine)
+                times = _kept(name, ways, mine)
             _CHOICES[name] = _fastest(times, ways)
     choice = _CHOICES[name]
     # A run may be resumed where its way is missing.
@@ -337,10 +335,23 @@ def _read() -> dict[str, Milliseconds]:
     return times if right else {}
 
 
-def _keep(name: str, times: Milliseconds) -> None:
-    """Add the times of a product to the file; without a file they hold for this process alone."""
+def _kept(name: str, ways: Sequence[str], mine: Milliseconds) -> Milliseconds:
+    """Add the times of a product to the file, and return those that hold.
+
+    Where another process was first, all take its times. Without a file they hold only for this
+    process.
+    """
     try:
-        write_whole(_file(make=True), json.dumps(_read() | {name: times}, indent=1).encode())
+        path = _file(make=True)
+        # One process after the other, so that none removes what another has added.
+        with path.with_suffix(".lock").open("ab") as lock:
+            # Some network file systems have no locks.
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (times := _times(name, ways)) is not None:
+                return times
+            write_whole(path, json.dumps(_read() | {name: mine}, indent=1).encode())
     # A cache that cannot be written is no error; `native` says so where it matters.
     except OSError:
-        return
+        pass
+    return mine

@@ -213,7 +213,8 @@ def resume(
         if mesh.first and changed != saved:
             write_config(run, changed)
         if cut_short:
-            messages = [f"{run} ends here, after {state.epoch} epochs"]
+            part = f" and {state.batch} batches of the next" if state.batch else ""
+            messages = [f"{run} ends here, after {state.epoch} epochs{part}"]
         elif ended:
             messages = [_already_finished(run, saved, state, lr)]
         else:

@@ -6,7 +6,7 @@ in, its classes are the wnids in alphabetical order, with words beside them: a r
 form can be evaluated on every other.
 """
 
-from alexnet.data.sources.recognise import find
+from alexnet.data.sources.recognise import find, image_folders
 from alexnet.data.sources.source import (
     InHand,
     Item,
@@ -25,6 +25,7 @@ __all__ = [
     "SourceSplit",
     "files_below",
     "find",
+    "image_folders",
     "is_image",
     "may_be_image",
     "notes_on_left_out",

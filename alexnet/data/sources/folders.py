@@ -48,12 +48,18 @@ def kaggle_root(folder: Path) -> Path | None:
 def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders train/, val/ and test/ in a folder, whatever their names, in this order.
 
+    Capital letters do not count, unless a folder of another name lies beside them: among Bus/ and
+    Car/, Train/ is a class.
+
     Raises:
         DataError: If only held-out folders lie in it, which would be taken for classes.
     """
     folders = {}
+    children = {child.name: child for child in _children(folder)}
     # Some sets of Kaggle have Training/ and Testing/.
-    children = {child.name.lower(): child for child in _children(folder)}
+    lower = {name.lower(): child for name, child in children.items()}
+    if lower.keys() <= set(itertools.chain(*SPLIT_NAMES.values())):
+        children = lower
     for split, names in SPLIT_NAMES.items():
         existing = [children[name] for name in names if name in children]
         if existing:

@@ -70,6 +70,15 @@ def _read(source: str, options: Options) -> Source:
     return replace(source_read, archives=_archives(folder))
 
 
+def image_folders(source: str) -> list[Path]:
+    """The folders of a source that a store must not lie in: every image below them is read."""
+    folder = Path(source)
+    if not folder.is_dir() or _format(folder) not in (class_folders, table_folder):
+        return []
+    parts = split_folders(kaggle_root(folder) or folder)
+    return list(parts.values()) if "train" in parts else [folder]
+
+
 def _archives(folder: Path) -> str:
     """Return a digest of the names, sizes and dates of a folder's archives and lists of labels."""
     digest = hashlib.sha256()

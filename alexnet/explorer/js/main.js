@@ -21,6 +21,8 @@ let network = null;
 let isOpen = false;
 // The number of the latest image: others that wait for the network are not looked at.
 let latest = 0;
+// The number of the latest file, whether it can be decoded or not.
+let chosen = 0;
 
 /** Look at a stored image, which was decoded in `decodingMs`. */
 async function look(stored, name, own, decodingMs) {
@@ -157,17 +159,17 @@ async function tryLook(file, name, own = null) {
   if (isOpen) say(`${name} …`);
   const start = performance.now();
   // Another image may be chosen while this one is decoded.
-  const number = ++latest;
+  const number = ++chosen;
   let stored;
   try {
     stored = await storedImage(file);
   } catch (error) {
     // The browser's decoder says no more than that it failed.
     if (!(error instanceof DOMException)) throw error;
-    say(`${name} is not an image that this browser can decode.`, true);
+    if (number === chosen) say(`${name} is not an image that this browser can decode.`, true);
     return;
   }
-  if (number !== latest) return;
+  if (number !== chosen) return;
   await look(stored, name, own, performance.now() - start);
 }
 
