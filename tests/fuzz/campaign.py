@@ -22,6 +22,7 @@ import random
 import resource
 import shutil
 import signal
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ FAULTS = "silent", "traceback", "hang", "crash"
 LIMIT_S = 20  # for one input; reading an undamaged one takes milliseconds
 # Memory for one process beyond what it has at its start, so that a bomb is an error and not a swap.
 LIMIT_BYTES = 3 << 30
+FORKING = threading.Lock()
 SENTENCE = 700  # characters; a longer message is not one sentence
 # The errors that the command line turns into a sentence (`cli.main`).
 REFUSALS = AlexNetError, StoreLost, FileNotFoundError, PermissionError
@@ -137,11 +139,14 @@ def outcomes(
     """Yield the outcome of each input. A process that dies is replaced by another."""
     context = multiprocessing.get_context("fork")
     while numbers:
-        receiver, sender = context.Pipe(duplex=False)
-        arguments = reader, seed, numbers, truth, pristine, sender
-        process = context.Process(target=_work, args=arguments)
-        process.start()
-        sender.close()
+        # One thread after the other: a process that is forked between these lines of another thread
+        # would keep its pipe open, and filelock, which `datasets` imports, refuses two at a time.
+        with FORKING:
+            receiver, sender = context.Pipe(duplex=False)
+            arguments = reader, seed, numbers, truth, pristine, sender
+            process = context.Process(target=_work, args=arguments)
+            process.start()
+            sender.close()
         done = 0
         try:
             while done < len(numbers):
