@@ -50,8 +50,12 @@ EPOCHS = 10, 200
 RESIDENT_BYTES = 2**30
 """Largest training set that is decoded once and kept in memory, where a CPU trains. Decoding the
 images anew in every epoch takes a fifth of the time of a small network."""
-TINY_PX = 48
-"""Images whose shorter side is smaller are trained on as CIFAR-10 is, with 32 pixels."""
+TINY_PX, CIFAR_PX = 48, 32
+"""Images whose shorter side has fewer pixels than the first number are trained on as CIFAR-10 is,
+with the second number of pixels."""
+MANY = 20_000
+"""So many tiny images are trained on without augmentation, with which an epoch takes twice as long.
+Both were measured far from this number, at 2,500 and at 50,000 images (docs/log.md)."""
 MOST_SKIPPED = 0.1
 """Largest share of the images of a split that may be unreadable. One image of a split may be in any
 case: one bad file must not stop a small folder."""
@@ -90,12 +94,13 @@ def train_on(
     """
     if (Path(folder) / "manifest.json").is_file():
         data = folder
-        config = base or recommended(Store(data).size_px)
+        train = next(iter(Store(data).manifest["splits"].values()))
+        config = base or recommended(Store(data).size_px, train["images"])
     else:
         check_outside(run, sources.image_folders(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
         data = store_beside(run)
-        config = base or recommended(typical_side_px(source))
+        config = base or recommended(typical_side_px(source), source.splits[0].count)
         # Before the images are prepared, which may take minutes.
         check(change(config))
         _prepare(source, Path(data), change(config))
@@ -114,20 +119,25 @@ def store_beside(run: Path) -> str:
     return f"{run}-store"
 
 
-def recommended(side_px: int) -> Config:
-    """Return the recipe for images of this size.
+def recommended(side_px: int, images: int | None = None) -> Config:
+    """Return the recipe for images of this size and number.
 
     Args:
         side_px: Shorter side of a typical image, in pixels.
+        images: Number of training images; None: not known, as of a stream, which has many.
     """
-    return recipes.cifar_26() if side_px < TINY_PX else recipes.modern_small()
+    if side_px >= TINY_PX:
+        return recipes.modern_small()
+    return recipes.cifar_26() if images is None or images >= MANY else recipes.cifar_11()
 
 
 def stored_px(config: Config) -> int:
     """Return the side of the stored images: the input's, or in the paper's proportion of 256 to 224
-    where crops are random.
+    where crops are random. The networks for CIFAR-10 see 24 of its 32 pixels.
     """
     px = config.architecture.input_px
+    if px < CIFAR_PX:
+        return CIFAR_PX
     return round(px * 256 / 224) if config.augment.crops else px
 
 

@@ -29,6 +29,7 @@ from alexnet.own_images import (
     epochs_within,
     recommended,
     report,
+    stored_px,
     train_on,
     typical_side_px,
 )
@@ -248,11 +249,11 @@ def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "mine-store").exists()
 
 
-def test_recommended_recipe_follows_the_size() -> None:
-    assert [recommended(px).recipe for px in (32, 47, 48, 300)] == [
-        *["cifar_26"] * 2,
-        *["modern_small"] * 2,
-    ]
+def test_recommended_recipe_follows_the_size_and_the_number() -> None:
+    assert {recommended(px, 100).recipe for px in (32, 47)} == {"cifar_11"}
+    assert {recommended(32, images).recipe for images in (50_000, None)} == {"cifar_26"}
+    assert {recommended(px, 100).recipe for px in (48, 300)} == {"modern_small"}
+    assert [stored_px(recommended(px, 100)) for px in (32, 48)] == [32, 128]
 
 
 def test_time_becomes_a_number_of_epochs_within_limits() -> None:
