@@ -179,7 +179,7 @@ def test_user_errors_are_one_sentence(
     png, text = tmp_path / "a.png", tmp_path / "letter.txt"
     Image.fromarray(shapes.image(0, 0)).save(png)
     text.write_text("dear")
-    wide = ["--architecture.columns", "5"]
+    wide = ["--architecture.columns", "5", "--architecture.input-px", "32"]
     for arguments, message in (
         (["dance"], "there is no verb 'dance'; the verbs are demo, prepare"),
         (["trian"], "there is no verb 'trian'; the nearest is train"),

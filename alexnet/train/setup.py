@@ -47,12 +47,8 @@ class Setup:
 
 
 def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
-    """Build the network of this rank and open the splits; raise an error if they do not fit."""
+    """Open the splits and build the network of this rank; raise an error if they do not fit."""
     check_layout(config, mesh.world.size)
-    # Another run of this process may have had others.
-    trial.install({})
-    net = _network(config, mesh)
-    average = _network(config, mesh).requires_grad_(False) if config.sgd.ema_decay else None
     for option, name in (("--train-split", config.train_split), ("--val-split", config.val_split)):
         if name not in store.manifest["splits"]:
             raise RunError(
@@ -67,6 +63,10 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
         for name in (config.train_split, config.val_split)
     )
     check_sizes(store.size_px, config.architecture.input_px, config.augment.test_px)
+    # Another run of this process may have had others.
+    trial.install({})
+    net = _network(config, mesh)
+    average = _network(config, mesh).requires_grad_(False) if config.sgd.ema_decay else None
     return Setup(config, store, (train, val), net, average)
 
 
