@@ -106,17 +106,17 @@ void spread(const float *pixels, float *out, const Canvas &c) {
 }
 
 // The sums of a block of a product stay in registers: ROWS x COLUMNS of them, and beside them the
-// vectors of a row of b. Here a vector is a register, of which AVX-512 has 32 of 16 floats and AVX2
-// 16 of 8: the compiler keeps wider ones in memory.
+// vectors of a row of b, and a value of a in all places of one more. Here a vector is a register,
+// of which AVX-512 has 32 of 16 floats and AVX2 16 of 8: the compiler keeps wider ones in memory.
 #if defined(__AVX512F__)
-constexpr int64_t WIDTH = 16, ROWS = 12, COLUMNS = 2;
+constexpr int64_t WIDTH = 16, ROWS = 8, COLUMNS = 3;
 #else
 constexpr int64_t WIDTH = 8, ROWS = 6, COLUMNS = 2;
 #endif
 typedef float Register __attribute__((vector_size(4 * WIDTH)));
 // Rows of a that one thread multiplies, and terms of a sum that are added at once: the rows of b
 // that a block needs stay in the first cache, those of a in the second.
-constexpr int64_t MOST_ROWS = 96, MOST_TERMS = 256;
+constexpr int64_t MOST_ROWS = 200, MOST_TERMS = 192;
 
 // A matrix whose rows lie `row` apart, and the values of a row `term`.
 struct Matrix {
@@ -124,23 +124,25 @@ struct Matrix {
   int64_t row, term;
 };
 
-// R rows of a, times C vectors of the rows of b.
+// R rows of a, times a panel: C vectors of each row of b.
 template <int64_t R, int64_t C>
-void block(Matrix a, const float *b, int64_t columns, int64_t terms, float *sums, bool add) {
-  Register s[R][C] = {}, x;
-  for (int64_t k = 0; k < terms; k++)
-    for (int64_t c = 0; c < C; c++) {
-      std::memcpy(&x, b + k * columns + c * WIDTH, sizeof x);
-      for (int64_t r = 0; r < R; r++) s[r][c] += a.values[r * a.row + k * a.term] * x;
+void block(Matrix a, const float *panel, int64_t columns, int64_t terms, float *sums, bool add) {
+  Register s[R][C] = {}, x[C], old;
+  for (int64_t k = 0; k < terms; k++) {
+    for (int64_t c = 0; c < C; c++) std::memcpy(&x[c], panel + (k * C + c) * WIDTH, sizeof old);
+    for (int64_t r = 0; r < R; r++) {
+      const float value = a.values[r * a.row + k * a.term];
+      for (int64_t c = 0; c < C; c++) s[r][c] += value * x[c];
     }
+  }
   for (int64_t r = 0; r < R; r++)
     for (int64_t c = 0; c < C; c++) {
       float *to = sums + r * columns + c * WIDTH;
       if (add) {
-        std::memcpy(&x, to, sizeof x);
-        s[r][c] += x;
+        std::memcpy(&old, to, sizeof old);
+        s[r][c] += old;
       }
-      std::memcpy(to, &s[r][c], sizeof x);
+      std::memcpy(to, &s[r][c], sizeof old);
     }
 }
 
@@ -148,13 +150,17 @@ void block(Matrix a, const float *b, int64_t columns, int64_t terms, float *sums
 template <int64_t C>
 void strip(Matrix a, int64_t rows, const float *b, int64_t columns, int64_t terms, float *sums,
            bool add) {
+  // Rows of b lie far apart, where many of them share a place in the first cache. A panel does not.
+  alignas(64) float panel[MOST_TERMS * C * WIDTH];
+  for (int64_t k = 0; k < terms; k++)
+    std::memcpy(panel + k * C * WIDTH, b + k * columns, C * WIDTH * sizeof(float));
   int64_t r = 0;
   const auto next = [&](auto block, int64_t count) {
     for (; r + count <= rows; r += count)
-      block({a.values + r * a.row, a.row, a.term}, b, columns, terms, sums + r * columns, add);
+      block({a.values + r * a.row, a.row, a.term}, panel, columns, terms, sums + r * columns, add);
   };
   next(block<ROWS, C>, ROWS);
-  next(block<3, C>, 3);
+  next(block<4, C>, 4);
   next(block<1, C>, 1);
 }
 

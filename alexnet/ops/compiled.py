@@ -101,7 +101,8 @@ def _empty_results(
     if size_px == 0:
         return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
     sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
-    y = x.new_empty(*x.shape[:2], *sides).contiguous(memory_format=torch.channels_last)
+    shape, last = (*x.shape[:2], *sides), torch.channels_last
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 

@@ -61,7 +61,7 @@ WAYS = {
     ONEDNN: Way(torch.float32, onednn=True),
 }
 """The ways by the names that files have for them. Sums are float32 in all of them."""
-VERSION = 2
+VERSION = 3
 """A part of the file's name; raised when a way or the trial changes, so that all is timed anew."""
 
 # Images of a trial. The weights of a fully connected layer are cast at each step, which only a

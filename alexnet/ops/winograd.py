@@ -133,8 +133,9 @@ class _Convolution(torch.autograd.Function):
                 for column in range(columns):
                     sums[column].baddbmm_(dy_tiles[column].transpose(1, 2), x_tiles[column])
             # Back from 36 products to the nine weights of each filter.
-            nine = torch.matmul(G_BOTH.T, sums.transpose(1, 2).reshape(filters, 36, channels))
-            dweight = nine.view(filters, 3, 3, channels).permute(0, 3, 1, 2)
+            nine = torch.matmul(G_BOTH.T, sums.flatten(2))
+            dweight = nine.view(columns, 3, 3, filters // columns, channels)
+            dweight = dweight.permute(0, 3, 4, 1, 2).reshape(weight.shape)
         if ctx.needs_input_grad[2]:
             dbias = dy.sum((0, 2, 3))
         return dx, dweight, dbias, None, None
@@ -144,14 +145,11 @@ def _convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, native_products: bool
 ) -> torch.Tensor:
     """The forward pass; see `conv2d`."""
-    flat = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (K, 9, C / columns)
-    # (columns, K / columns, 36, C / columns)
-    filters = torch.matmul(G_BOTH, flat).view(columns, -1, 36, weight.shape[1])
-    filters = filters.permute(0, 2, 3, 1)  # (columns, 36, C / columns, K / columns)
-    filters = filters.contiguous() if native_products else filters
+    nine = weight.view(columns, len(weight) // columns, -1, 9).permute(0, 3, 2, 1)
+    filters = torch.matmul(G_BOTH, nine.flatten(2)).view(columns, 36, *nine.shape[2:])
     images, _, height, width = x.shape
-    y = x.new_empty((images, len(weight), height, width))
-    y = y.contiguous(memory_format=torch.channels_last)
+    shape = images, len(weight), height, width
+    y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
     for x_part, y_part in zip(
         torch.split(x, IMAGES_AT_ONCE), torch.split(y, IMAGES_AT_ONCE), strict=True
     ):
