@@ -377,6 +377,9 @@ class Config:
     resident: bool = False
     """Decode all training images once, into the memory of the device. They must fit into it: 197 KB
     for an image of 256 pixels."""
+    gpu_decoding: bool = False
+    """Decode the JPEGs of the training split on the CUDA GPU, by torchcodec (the extra `gpu`).
+    Their pixels differ from those that a CPU decodes in the last bits."""
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints, in minutes; one more is written after each epoch."""
     snapshots: int = 0

@@ -85,13 +85,13 @@ def test_batches_are_decoded_while_the_caller_computes(
     """Section 4.1: the next batch is made while the GPU trains on this one."""
     split = Store(store).split("train")
     decoded: list[int] = []
-    real = loader._fill
+    real = loader.fill
 
     def watched(split: Split, index: np.ndarray, out: np.ndarray) -> None:
         real(split, index, out)
         decoded.extend(index.tolist())
 
-    monkeypatch.setattr(loader, "_fill", watched)
+    monkeypatch.setattr(loader, "fill", watched)
     feed = batches(split, np.arange(60), 8, workers=1)
     first = next(feed)
     # The caller computes now and asks for nothing; a loaded machine may take seconds to decode.

@@ -37,9 +37,13 @@ class Copies:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
+    def stream(self) -> torch.cuda.StreamContext:
+        """Return a context whose operations are queued on the stream of the copies."""
+        return torch.cuda.stream(self._stream)
+
     def start(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         """Start copying a batch. Return it, not yet to be read, and the event of its arrival."""
-        with torch.cuda.stream(self._stream):
+        with self.stream():
             images, labels = (
                 tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images, batch.labels)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from alexnet.data.store import Split
 from alexnet.errors import DataError
 
 Indices = NDArray[np.int64]
+Result = TypeVar("Result")
 
 IMAGES_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 
@@ -158,7 +160,7 @@ def batches(
         for positions in local_batches:
             began_s = time.perf_counter()
             images = empty_images(positions)
-            _fill(split, order[positions], images.numpy())
+            fill(split, order[positions], images.numpy())
             yield _batch(split, order, positions, next(sizes), images, began_s)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -169,7 +171,7 @@ def batches(
         images = empty_images(positions)
         index, rows = order[positions], images.numpy()
         parts = [slice(a, a + IMAGES_PER_TASK) for a in range(0, len(positions), IMAGES_PER_TASK)]
-        tasks = [pool.submit(_fill, split, index[part], rows[part]) for part in parts]
+        tasks = [pool.submit(fill, split, index[part], rows[part]) for part in parts]
         waiting.append((positions, images, tasks))
 
     todo = iter(local_batches)
@@ -180,7 +182,7 @@ def batches(
             began_s = time.perf_counter()
             positions, images, tasks = waiting.popleft()
             for task in tasks:
-                _wait_for(task, split)
+                finished(task, split)
             ready = _batch(split, order, positions, next(sizes), images, began_s)
             # The next batch is submitted before this one is handed over, because the caller may
             # not return here until its step is finished.
@@ -188,13 +190,19 @@ def batches(
                 submit(following)
             yield ready
     finally:
-        # Threads that wait for a lost store may never return; to join them would hang the program.
-        hang = isinstance(sys.exception(), StoreLost)
+        shut_down(pool)
+
+
+def shut_down(*pools: ThreadPoolExecutor) -> None:
+    """End threads that read or decode; called in the `finally` of what uses them."""
+    # Threads that wait for a lost store may never return; to join them would hang the program.
+    hang = isinstance(sys.exception(), StoreLost)
+    for pool in pools:
         pool.shutdown(wait=not hang, cancel_futures=True)
 
 
-def _wait_for(task: Future[None], split: Split) -> None:
-    """Wait until a task is finished, at most `split.answer_s` seconds.
+def finished(task: Future[Result], split: Split) -> Result:
+    """Wait for the result of a task, at most `split.answer_s` seconds.
 
     The time is counted in waits of one second: a process that was stopped (SIGSTOP) in between
     must not conclude, from the clock, that the store was silent all the while.
@@ -208,7 +216,7 @@ def _wait_for(task: Future[None], split: Split) -> None:
     raise StoreLost(f"{split.storage.name} has not delivered an image for {split.answer_s:g} s")
 
 
-def _fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
+def fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:
     """Read and decode the images at `index` into `out`, (N, size_px, size_px, 3) uint8.
 
     Raises:

@@ -73,22 +73,6 @@ class ResidentSplit:
             yield Batch(images, labels, index, positions, global_size, waited_s)
 
 
-def epoch_batches(
-    source: Split | ResidentSplit,
-    order: Indices,
-    batch: int,
-    workers: int,
-    start: int,
-    device: torch.device,
-    share: Share,
-) -> Iterator[Batch]:
-    """Return the batches of an epoch, on the device if it is a GPU; arguments as of `batches`."""
-    if isinstance(source, ResidentSplit):
-        return source.batches(order, batch, start, share)
-    pin = device.type == "cuda"
-    return on_device(batches(source, order, batch, workers, start, pin=pin, share=share), device)
-
-
 def check_fits(wanted: int, free: int) -> None:
     """Raise ConfigError if images of `wanted` bytes do not fit into `free` bytes of a GPU."""
     if wanted > LARGEST_SHARE * free:

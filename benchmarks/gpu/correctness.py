@@ -16,7 +16,7 @@ TESTS = [
     f"tests/test_{name}.py"
     for name in (
         *("triton", "triton_crop", "triton_dropout", "triton_update"),
-        *("cuda_between", "cuda_trial", "graph_step", "device_feed"),
+        *("cuda_between", "cuda_trial", "graph_step", "device_feed", "gpu_decoding"),
     )
 ]
 STEPS, BATCH, LR = 30, 128, 0.01

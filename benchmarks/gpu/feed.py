@@ -17,11 +17,14 @@ import torch
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.augment import sample_augmentation
+from alexnet.data.gpu_decoding import GpuDecodedSplit
 from alexnet.data.image import simplejpeg
 from alexnet.data.loader import FULL_BATCH, Batch, epoch_order
 from alexnet.data.prepare import prepare
-from alexnet.data.resident import ResidentSplit, epoch_batches
+from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split, Store
+from alexnet.data.training_feed import Source, epoch_batches
+from alexnet.errors import ConfigError
 from benchmarks import same_training
 from benchmarks.gpu.lab import (
     STORED_PX,
@@ -67,6 +70,12 @@ def run(lab: Lab) -> None:
             for encoding, split in splits.items():
                 name = f"{encoding}, {threads} threads"
                 _both(lab, name, split, batch, threads, train)
+        try:
+            decoded = GpuDecodedSplit(splits["jpeg"], lab.device, 8)
+        except ConfigError as error:
+            lab.row("jpeg, decoded by the GPU", found=str(error))
+        else:
+            _both(lab, "jpeg, decoded by the GPU", decoded, batch, 8, train)
         _both(lab, "resident", ResidentSplit(splits["ppm"], lab.device, 8), batch, 8, train)
 
 
@@ -88,7 +97,7 @@ def _split(lab: Lab, folder: Path, encoding: str) -> Split:
 def _both(
     lab: Lab,
     name: str,
-    source: Split | ResidentSplit,
+    source: Source,
     batch: int,
     threads: int,
     train: Callable[[Batch], None],
@@ -99,7 +108,7 @@ def _both(
 
 def _measured(
     lab: Lab,
-    source: Split | ResidentSplit,
+    source: Source,
     batch: int,
     threads: int,
     use: Callable[[Batch], None],

@@ -1,0 +1,49 @@
+"""The three ways in which training images reach the device, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from alexnet.config import Config
+from alexnet.data.device_feed import on_device
+from alexnet.data.gpu_decoding import GpuDecodedSplit
+from alexnet.data.loader import Batch, Indices, Share, batches
+from alexnet.data.resident import ResidentSplit
+from alexnet.data.store import Split
+
+Source = Split | ResidentSplit | GpuDecodedSplit
+
+
+def open_source(config: Config, split: Split, device: torch.device, workers: int) -> Source:
+    """Return the images of a split as the config wants them: decoded once, by a GPU, or by threads.
+
+    Args:
+        workers: Number of threads that read or decode.
+
+    Raises:
+        ConfigError: As `ResidentSplit` and `GpuDecodedSplit` do.
+        DataError, StoreLost: As `loader.batches` does.
+    """
+    if config.resident:
+        return ResidentSplit(split, device, workers)
+    if config.gpu_decoding:
+        return GpuDecodedSplit(split, device, workers)
+    return split
+
+
+def epoch_batches(
+    source: Source,
+    order: Indices,
+    batch: int,
+    workers: int,
+    start: int,
+    device: torch.device,
+    share: Share,
+) -> Iterator[Batch]:
+    """Return the batches of an epoch, on the device if it is a GPU; arguments as of `batches`."""
+    if not isinstance(source, Split):
+        return source.batches(order, batch, start, share)
+    pin = device.type == "cuda"
+    return on_device(batches(source, order, batch, workers, start, pin=pin, share=share), device)
