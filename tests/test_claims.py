@@ -242,6 +242,27 @@ def test_overview_names_each_claim_once_and_counts_the_effects_that_stand(
     assert sum(map(int, counts)) + alone == standing
 
 
+def test_the_error_without_dropout_is_that_of_the_same_net(recorded: list[Record]) -> None:
+    tested = {
+        (record.raw["scale"], record.raw["on"]): record
+        for record in recorded
+        if record.claim.id == "dropout"
+    }
+    for record in recorded:
+        dropout = tested.get((record.raw["scale"], record.raw["on"]))
+        first = record.claim.arms[0].name
+        if (
+            dropout is None
+            or record.config(first) != dropout.config("base")
+            or record.raw["parts"][first] != dropout.raw["parts"]["base"]
+        ):
+            assert record.without_dropout is None
+        else:
+            errors = [run.train_error for run in dropout.results["no dropout"]]
+            assert record.without_dropout == pytest.approx(sum(errors) / len(errors))
+    assert {r.claim.id for r in recorded if r.without_dropout is not None} > {"lrn", "crops"}
+
+
 def test_arms_are_named_in_american_english(recorded: list[Record]) -> None:
     assert "normalisation" not in table.document(recorded)
 
@@ -253,6 +274,9 @@ def test_rows_describe_their_scale_from_the_record() -> None:
     for run in lrn["arms"]["base"]:
         run["train_error"] = 0.1
     assert records.opened(lrn).setting() == f"{small}10 %"
+    assert replace(records.opened(lrn), without_dropout=0.3).setting() == (
+        f"{small}10 %, 30 % without dropout: underfitted"
+    )
     assert "10,000 images" in records.opened(raw("lrn-cifar10-desk")).setting()
     assert "1,000 images" in records.opened(raw("pretrain-photographs-desk")).setting()
     assert records.opened(raw("relu-cifar10-full")).setting() == (

@@ -55,8 +55,8 @@ only: every seed is judged on the same one test sample.
 training images and mean training error. *full* is the paper's setting where the data are the
 paper's too; *desk* is a small stand-in. A desk record can confirm a mechanism. It cannot refute a
 claim about ImageNet, and its numbers are of another network and other images. *Underfitted* means a
-training error above {underfitted:.0f} %: such a net has little use \
-for what prevents overfitting, so the effect of
+training error above {underfitted:.0f} %, without dropout where that was measured: such a net has \
+little use for what prevents overfitting, so the effect of
 a regularizer has to look small or opposite there."""
 REPEAT = """
 
@@ -198,7 +198,8 @@ Inconclusive: it contains no difference, or there is no interval.
 
 A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent. Full is the paper's scale. \
 Desk is a small stand-in, which can confirm a mechanism and cannot refute a claim about ImageNet. \
-Underfitted: the training error is above {underfitted:.0f} %. A row with {repeat} is to be \
+Underfitted: the training error, without dropout where that was measured, is above \
+{underfitted:.0f} %. A row with {repeat} is to be \
 repeated: the settings of the claim have changed since the run."""
 REPEATED = "(*)"
 KINDS: dict[Kind, str] = {
