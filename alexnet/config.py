@@ -379,7 +379,7 @@ class Config:
     for an image of 256 pixels."""
     gpu_decoding: bool = False
     """Decode the JPEGs of the training split on the CUDA GPU, by torchcodec (the extra `gpu`).
-    Their pixels differ from those that a CPU decodes in the last bits."""
+    Their pixels differ from those that a CPU decodes: in rounding, and more at colored edges."""
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints, in minutes; one more is written after each epoch."""
     snapshots: int = 0

@@ -141,6 +141,8 @@ def without_effect(config: Config) -> list[str]:
     """Describe each setting that has no effect because of another setting, one sentence each."""
     sgd, augment, architecture = config.sgd, config.augment, config.architecture
     sentences = _too_late(config.schedule)
+    if config.gpu_decoding and config.device in ("cpu", "mps"):
+        sentences.append(f"gpu_decoding is on, but {config.device} decodes no JPEGs")
     if config.resident and config.gpu_decoding:
         sentences.append("gpu_decoding is on, but resident images are decoded once, by the CPU")
     if augment.chunk > 1 and not (augment.crops or augment.flips):

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import simplejpeg
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from alexnet import fit
 from alexnet.config import StoreSettings
+from alexnet.config_checks import without_effect
 from alexnet.data import gpu_decoding, shapes
-from alexnet.data.gpu_decoding import GpuDecodedSplit, decoder
+from alexnet.data.gpu_decoding import GpuDecodedSplit, decoder, decodes_on_gpu
 from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.errors import ConfigError, DataError, RunError
 from tests.conftest import tiny
+
+# A bare machine, on which only the network is measured, has none.
+simplejpeg = pytest.importorskip("simplejpeg")
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 SIDE = 32
@@ -41,16 +47,25 @@ def decode(files: list[bytes]) -> list[torch.Tensor]:
 
 
 class NoCopies:
-    """The copies to a device that is the CPU."""
+    """The copies to a device that is the CPU; it records what is done on their stream."""
 
-    def __init__(self, device: torch.device) -> None: ...
-    def stream(self) -> Any:
-        return nullcontext()
+    calls: list[str]
+
+    def __init__(self, device: torch.device) -> None:
+        NoCopies.calls = []
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        self.calls.append("begin")
+        yield
+        self.calls.append("end")
 
     def start(self, batch: Any) -> tuple[Any, None]:
+        self.calls.append("start")
         return batch, None
 
-    def hand_over(self, batch: Any, arrived: None) -> None: ...
+    def hand_over(self, batch: Any, arrived: None) -> None:
+        self.calls.append("hand over")
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +123,20 @@ def test_the_cpu_decodes_what_is_no_jpeg(split: Split, monkeypatch: pytest.Monke
     check_same(split)
 
 
-def test_the_cpu_decodes_a_batch_that_the_gpu_refuses(
+def test_the_cpu_decodes_an_image_that_the_gpu_refuses(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sizes, refused = [], split.read([5])[0]
+
     def refusing(files: list[bytes]) -> list[torch.Tensor]:
-        raise RuntimeError("unknown chroma subsampling")
+        sizes.append(len(files))
+        if refused in files:
+            raise RuntimeError("unknown chroma subsampling")
+        return decode(files)
 
     monkeypatch.setattr(gpu_decoding, "decoder", lambda device: refusing)
     check_same(split)
+    assert sizes == [16, 4, 1, 1, 1, 1], "the images of its batch one by one, and of no other"
 
 
 @pytest.mark.parametrize("side", [SIDE, SIDE // 2])
@@ -128,6 +149,39 @@ def test_a_damaged_image_or_one_of_another_size_is_named(
     with pytest.raises(DataError) as caught:
         list(GpuDecodedSplit(split, CPU, 1).batches(order, 16))
     assert str(caught.value).startswith(f"{split.name(7)} is damaged in the store (")
+
+
+def test_a_gpu_without_memory_is_no_reason_to_decode_elsewhere(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(files: list[bytes]) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu_decoding, "decoder", lambda device: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(GpuDecodedSplit(split, CPU, 1).batches(np.arange(4), 2))
+
+
+def test_a_batch_is_decoded_on_the_stream_of_the_copies_and_handed_over(split: Split) -> None:
+    threads = threading.active_count()
+    feed = GpuDecodedSplit(split, CPU, 2).batches(np.arange(len(split)), 8)
+    first = next(feed)
+    assert NoCopies.calls[:3] == ["begin", "end", "start"]
+    assert NoCopies.calls.count("hand over") == 1
+    assert first.waited_s > 0
+    feed.close()
+    assert threading.active_count() == threads, "the threads have ended"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_decodes_nearly_the_same_pixels(jpegs: Path) -> None:
+    split = Store(jpegs).split("train")
+    order = np.tile(np.arange(len(split)), 20)
+    theirs = batches(split, order, 16)
+    for a, b in zip(theirs, GpuDecodedSplit(split, CUDA, 2).batches(order, 16), strict=True):
+        assert b.images.is_cuda
+        assert torch.equal(a.labels, b.labels.cpu())
+        assert float((a.images.float() - b.images.cpu().float()).abs().mean()) < 3
 
 
 def test_a_store_that_does_not_answer_is_lost(
@@ -146,9 +200,9 @@ def test_a_store_that_does_not_answer_is_lost(
 def test_training_on_such_batches_is_the_same(
     split: Split, jpegs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alexnet.train import setup
+    from alexnet.data import training_feed
 
-    monkeypatch.setattr(setup, "decoder", lambda device: decode)
+    monkeypatch.setattr(training_feed, "decodes_on_gpu", lambda config: config.gpu_decoding)
     for on in (False, True):
         fit(tiny(jpegs, gpu_decoding=on), tmp_path / str(on))
     want, got = (load_file(tmp_path / str(on) / "last.safetensors") for on in (False, True))
@@ -176,11 +230,9 @@ def test_torchcodec_is_asked_for_rgb_on_the_gpu(monkeypatch: pytest.MonkeyPatch)
     assert asked == [{"mode": "RGB", "device": CUDA}] * 2, "a trial, and the image"
 
 
-def test_without_a_gpu_or_torchcodec_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="cpu decodes no JPEGs; train on CUDA or without"):
-        decoder(CPU)
+def test_without_torchcodec_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec", None)
-    with pytest.raises(ConfigError, match=r"cannot decode JPEGs here .*install alexnet\[gpu\]"):
+    with pytest.raises(ConfigError, match=r"decode JPEGs here .*pip install torchcodec"):
         decoder(CUDA)
 
     def unable(source: list[bytes], **options: Any) -> None:
@@ -191,15 +243,35 @@ def test_without_a_gpu_or_torchcodec_it_is_refused(monkeypatch: pytest.MonkeyPat
         decoder(CUDA)
 
 
-def test_it_is_refused_before_anything_is_written(jpegs: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(ConfigError, match="cpu decodes no JPEGs"):
+def test_it_is_refused_before_anything_is_written(
+    jpegs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet.train import setup
+
+    monkeypatch.setattr(setup, "decodes_on_gpu", lambda config: config.gpu_decoding)
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    run, lossless = tmp_path / "run", tmp_path / "lossless"
+    with pytest.raises(ConfigError, match="torchcodec cannot decode JPEGs here"):
         fit(tiny(jpegs, gpu_decoding=True), run)
-    lossless = tmp_path / "lossless"
     prepare(shapes.source(20, 10), lossless, StoreSettings(size_px=SIDE, encoding="png"), workers=1)
-    with pytest.raises(RunError, match="are png; a GPU decodes JPEGs alone"):
+    with pytest.raises(RunError, match="are png; a GPU decodes only JPEGs"):
         fit(tiny(lossless, gpu_decoding=True), run)
     assert not run.exists()
+
+
+def test_it_has_an_effect_on_cuda_alone(jpegs: Path) -> None:
+    """So that a run of a GPU can be resumed on a CPU."""
+    config = tiny(jpegs, gpu_decoding=True)
+    there = replace(config, device="cuda")
+    assert decodes_on_gpu(there)
+    assert not decodes_on_gpu(replace(there, resident=True))
+    assert not decodes_on_gpu(replace(there, gpu_decoding=False))
+    assert not decodes_on_gpu(replace(config, device="cpu"))
+    assert "gpu_decoding is on, but cpu decodes no JPEGs" in without_effect(
+        replace(config, device="cpu")
+    )
+    assert [s for s in without_effect(replace(there, resident=True)) if "decoded once" in s]
+    assert not [s for s in without_effect(there) if "gpu_decoding" in s]
 
 
 def test_the_real_decoder_has_this_interface() -> None:

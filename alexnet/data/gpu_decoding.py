@@ -3,7 +3,7 @@
 NVIDIA's larger cards have decoders for JPEGs, so that a machine with few cores can feed one from a
 store of JPEGs; the cores only read the files. torchcodec calls the decoders. What they cannot
 decode, the CPU decodes. The decoders round and interpolate colors in their own way, so that the
-pixels differ from the CPU's in their last bits.
+network trains on slightly other pixels than it is tested on, most of all at colored edges.
 """
 
 from __future__ import annotations
@@ -18,9 +18,20 @@ from functools import partial
 import numpy as np
 import torch
 
+from alexnet.config import Config
 from alexnet.data.device_feed import Copies
 from alexnet.data.image import encode
-from alexnet.data.loader import FULL_BATCH, Batch, Indices, Share, cut, fill, finished, shut_down
+from alexnet.data.loader import (
+    FULL_BATCH,
+    IMAGES_PER_TASK,
+    Batch,
+    Indices,
+    Share,
+    cut,
+    fill,
+    result_of,
+    shut_down,
+)
 from alexnet.data.store import Split
 from alexnet.errors import ConfigError
 
@@ -28,29 +39,33 @@ AHEAD = 3  # batches that are read or decoded ahead of the caller
 
 Decode = Callable[[list[bytes]], list[torch.Tensor]]
 """Decodes JPEGs on a GPU: (3, height, width) uint8 for each. RuntimeError if it cannot."""
+Arriving = tuple[Batch, torch.cuda.Event]
+"""A batch that is not yet to be read, and the event after which it may be."""
+
+
+def decodes_on_gpu(config: Config) -> bool:
+    """Whether a GPU decodes the training images: a run may be resumed where there is none."""
+    on_cuda = torch.device(config.device).type == "cuda"
+    return config.gpu_decoding and not config.resident and on_cuda
 
 
 def decoder(device: torch.device) -> Decode:
-    """Return the decoder of a GPU, after it has decoded an image.
+    """Return the decoder of a CUDA GPU, after it has decoded an image.
 
     Raises:
-        ConfigError: torchcodec is not installed, or the device has no such decoder.
+        ConfigError: torchcodec is not installed, or the GPU has no such decoder.
     """
-    if device.type != "cuda":
-        raise ConfigError(
-            f"gpu_decoding: {device.type} decodes no JPEGs; train on CUDA or without --gpu-decoding"
-        )
     try:
         from torchcodec.decoders import decode_jpeg
 
         decode = partial(decode_jpeg, mode="RGB", device=device)
         decode([encode(np.zeros((16, 16, 3), np.uint8), "jpeg")])
-    # OSError and RuntimeError: libraries of CUDA that torchcodec does not find or cannot use.
+    # OSError and RuntimeError: CUDA libraries that torchcodec does not find or cannot use.
     except (ImportError, OSError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(
-            f"gpu_decoding: torchcodec cannot decode JPEGs here ({why}); install alexnet[gpu], or "
-            "train without --gpu-decoding"
+            f"gpu_decoding: torchcodec cannot decode JPEGs here ({why}); install it for this "
+            "PyTorch (python -m pip install torchcodec), or train without --gpu-decoding"
         ) from None
     return decode
 
@@ -78,7 +93,7 @@ class GpuDecodedSplit:
     def batches(
         self, order: Indices, batch: int, start: int = 0, share: Share = FULL_BATCH
     ) -> Iterator[Batch]:
-        """Yield the same batches as `loader.batches`, but for the last bits of their pixels.
+        """Yield the same batches as `loader.batches`, but for the decoder's pixels.
 
         Raises:
             DataError, StoreLost: As `loader.batches` does.
@@ -86,64 +101,86 @@ class GpuDecodedSplit:
         copies = Copies(self._device)
         readers = ThreadPoolExecutor(self._readers, thread_name_prefix="read")
         # One thread: a call decodes a whole batch, and returns when the GPU has finished it.
-        decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        decoding = ThreadPoolExecutor(1, "decode", initializer=self._take_gpu())
 
         def decoded(
-            positions: Indices, global_size: int, files: Future[list[bytes]]
-        ) -> tuple[Batch, torch.cuda.Event]:
+            positions: Indices, global_size: int, reads: list[Future[list[bytes]]]
+        ) -> Arriving:
             index = order[positions]
             labels = torch.from_numpy(self.labels[index])
             labels = labels.pin_memory() if self._device.type == "cuda" else labels
+            files = [file for read in reads for file in read.result()]
             # On the stream of the copies, so that no decoding waits for a step, and no step for it.
             with copies.stream():
-                images = self._images(index, files.result())
+                images = self._images(index, files)
             return copies.start(Batch(images, labels, index, positions, global_size, 0.0))
 
-        waiting: deque[Future[tuple[Batch, torch.cuda.Event]]] = deque()
+        waiting: deque[tuple[list[Future[list[bytes]]], Future[Arriving]]] = deque()
+
+        def next_batch() -> Batch:
+            began_s = time.perf_counter()
+            reads, task = waiting.popleft()
+            for read in reads:
+                result_of(read, self._split)
+            ready, arrived = task.result()
+            copies.hand_over(ready, arrived)
+            return replace(ready, waited_s=time.perf_counter() - began_s)
+
         try:
             for positions, global_size in cut(len(order), batch, start, share):
-                files = readers.submit(self._split.read, order[positions])
-                waiting.append(decoding.submit(decoded, positions, global_size, files))
+                reads = [
+                    readers.submit(self._split.read, order[positions[a : a + IMAGES_PER_TASK]])
+                    for a in range(0, len(positions), IMAGES_PER_TASK)
+                ]
+                task = decoding.submit(decoded, positions, global_size, reads)
+                waiting.append((reads, task))
                 if len(waiting) > AHEAD:
-                    yield self._next(waiting.popleft(), copies)
+                    yield next_batch()
             while waiting:
-                yield self._next(waiting.popleft(), copies)
+                yield next_batch()
         finally:
             shut_down(readers, decoding)
 
-    def _next(self, task: Future[tuple[Batch, torch.cuda.Event]], copies: Copies) -> Batch:
-        """Wait for a batch and hand it to the stream that computes."""
-        began_s = time.perf_counter()
-        batch, arrived = finished(task, self._split)
-        copies.hand_over(batch, arrived)
-        return replace(batch, waited_s=time.perf_counter() - began_s)
+    def _take_gpu(self) -> Callable[[], None] | None:
+        """Return what gives a thread the GPU of this process: each thread begins with the first."""
+        if self._device.type != "cuda":
+            return None
+        return partial(torch.cuda.set_device, torch.cuda.current_device())
 
     def _images(self, index: Indices, files: list[bytes]) -> torch.Tensor:
         """Decode images: (N, size_px, size_px, 3) uint8, on the GPU."""
-        shape = len(files), self._split.size_px, self._split.size_px, 3
-        jpegs = [n for n, file in enumerate(files) if file.startswith(b"\xff\xd8")]
-        pixels = self._by_gpu([files[n] for n in jpegs])
-        if pixels is None:
-            jpegs = []
-        elif len(jpegs) == len(files):
-            return pixels
-        images = torch.empty(shape, dtype=torch.uint8, device=self._device)
-        if pixels is not None:
-            images[jpegs] = pixels
-        others = np.setdiff1d(np.arange(len(files)), jpegs)
-        here = torch.empty((len(others), *shape[1:]), dtype=torch.uint8)
+        side = self._split.size_px
+        # Nothing says that a GPU refuses a file that ends early.
+        jpegs = [
+            n
+            for n, file in enumerate(files)
+            if file.startswith(b"\xff\xd8") and file.endswith(b"\xff\xd9")
+        ]
+        decoded = {
+            n: rgb
+            for n, rgb in zip(jpegs, self._by_gpu([files[n] for n in jpegs]), strict=True)
+            if rgb is not None and rgb.shape == (3, side, side)
+        }
+        images = torch.empty((len(files), side, side, 3), dtype=torch.uint8, device=self._device)
+        if decoded:
+            pixels = torch.stack(list(decoded.values())).permute(0, 2, 3, 1)
+            if len(decoded) == len(files):
+                return pixels.contiguous()
+            images[list(decoded)] = pixels
+        others = np.setdiff1d(np.arange(len(files)), list(decoded)).astype(np.int64)
+        here = torch.empty((len(others), side, side, 3), dtype=torch.uint8)
         # A damaged image is named here: the GPU's decoder does not say which one it was.
         fill(self._split, index[others], here.numpy())
         images[others] = here.to(self._device)
         return images
 
-    def _by_gpu(self, files: list[bytes]) -> torch.Tensor | None:
-        """Decode JPEGs of the stored size; None if there is none, or one that the GPU cannot."""
+    def _by_gpu(self, files: list[bytes]) -> list[torch.Tensor | None]:
+        """Decode JPEGs; None for each that the GPU refuses, whatever else is in the batch."""
         try:
-            pixels = torch.stack(self._decode(files)) if files else None
+            return [*self._decode(files)] if files else []
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:
-            return None
-        side = self._split.size_px
-        if pixels is None or pixels.shape[2:] != (side, side):
-            return None
-        return pixels.permute(0, 2, 3, 1).contiguous()
+            if len(files) == 1:
+                return [None]
+            return [rgb for file in files for rgb in self._by_gpu([file])]

@@ -182,7 +182,7 @@ def batches(
             began_s = time.perf_counter()
             positions, images, tasks = waiting.popleft()
             for task in tasks:
-                finished(task, split)
+                result_of(task, split)
             ready = _batch(split, order, positions, next(sizes), images, began_s)
             # The next batch is submitted before this one is handed over, because the caller may
             # not return here until its step is finished.
@@ -201,7 +201,7 @@ def shut_down(*pools: ThreadPoolExecutor) -> None:
         pool.shutdown(wait=not hang, cancel_futures=True)
 
 
-def finished(task: Future[Result], split: Split) -> Result:
+def result_of(task: Future[Result], split: Split) -> Result:
     """Wait for the result of a task, at most `split.answer_s` seconds.
 
     The time is counted in waits of one second: a process that was stopped (SIGSTOP) in between

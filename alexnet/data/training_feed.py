@@ -8,7 +8,7 @@ import torch
 
 from alexnet.config import Config
 from alexnet.data.device_feed import on_device
-from alexnet.data.gpu_decoding import GpuDecodedSplit
+from alexnet.data.gpu_decoding import GpuDecodedSplit, decodes_on_gpu
 from alexnet.data.loader import Batch, Indices, Share, batches
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split
@@ -16,7 +16,7 @@ from alexnet.data.store import Split
 Source = Split | ResidentSplit | GpuDecodedSplit
 
 
-def open_source(config: Config, split: Split, device: torch.device, workers: int) -> Source:
+def training_source(config: Config, split: Split, device: torch.device, workers: int) -> Source:
     """Return the images of a split as the config wants them: decoded once, by a GPU, or by threads.
 
     Args:
@@ -28,7 +28,7 @@ def open_source(config: Config, split: Split, device: torch.device, workers: int
     """
     if config.resident:
         return ResidentSplit(split, device, workers)
-    if config.gpu_decoding:
+    if decodes_on_gpu(config):
         return GpuDecodedSplit(split, device, workers)
     return split
 

@@ -50,8 +50,8 @@ inline float power(float d) {
 
 // out[i] = in[i - half] + ... + in[i + half], where `in` is preceded and followed by `half` zeros.
 // A sum of shifted copies is a vector loop; a running sum would be cheaper in additions, but each
-// value would wait for the one before it, and rounding errors would accumulate. Of a neighborhood
-// that the compiler knows, the sum stays in a register.
+// value would wait for the one before it, and rounding errors would accumulate. Where the
+// compiler knows the size of the neighborhood, the sum stays in a register.
 template <int64_t HALF>
 inline void known_band(const float *__restrict in, float *__restrict out, int64_t maps) {
   for (int64_t i = 0; i < maps; i++) {

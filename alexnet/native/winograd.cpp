@@ -106,7 +106,7 @@ void spread(const float *pixels, float *out, const Canvas &c) {
 }
 
 // The sums of a block of a product stay in registers: ROWS x COLUMNS of them, and beside them the
-// vectors of a row of b, and a value of a in all places of one more. Here a vector is a register,
+// vectors of a row of b, and one more that holds a value of a in every place. A vector is a register,
 // of which AVX-512 has 32 of 16 floats and AVX2 16 of 8: the compiler keeps wider ones in memory.
 #if defined(__AVX512F__)
 constexpr int64_t WIDTH = 16, ROWS = 8, COLUMNS = 3;
@@ -114,9 +114,10 @@ constexpr int64_t WIDTH = 16, ROWS = 8, COLUMNS = 3;
 constexpr int64_t WIDTH = 8, ROWS = 6, COLUMNS = 2;
 #endif
 typedef float Register __attribute__((vector_size(4 * WIDTH)));
-// Rows of a that one thread multiplies, and terms of a sum that are added at once: the rows of b
-// that a block needs stay in the first cache, those of a in the second.
-constexpr int64_t MOST_ROWS = 200, MOST_TERMS = 192;
+// Rows of a that one thread multiplies, a multiple of both ROWS, and terms of a sum that are added
+// at once: a panel of b stays in the first cache (in the second one where the first has 32 KiB), the
+// rows of a in the second.
+constexpr int64_t MOST_ROWS = 216, MOST_TERMS = 192;
 
 // A matrix whose rows lie `row` apart, and the values of a row `term`.
 struct Matrix {
@@ -150,7 +151,8 @@ void block(Matrix a, const float *panel, int64_t columns, int64_t terms, float *
 template <int64_t C>
 void strip(Matrix a, int64_t rows, const float *b, int64_t columns, int64_t terms, float *sums,
            bool add) {
-  // Rows of b lie far apart, where many of them share a place in the first cache. A panel does not.
+  // Rows of b lie so far apart that many fall into the same set of the first cache; those of a
+  // panel lie one behind the other.
   alignas(64) float panel[MOST_TERMS * C * WIDTH];
   for (int64_t k = 0; k < terms; k++)
     std::memcpy(panel + k * C * WIDTH, b + k * columns, C * WIDTH * sizeof(float));

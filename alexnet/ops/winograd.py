@@ -149,7 +149,7 @@ def _convolve(
     filters = torch.matmul(G_BOTH, nine.flatten(2)).view(columns, 36, *nine.shape[2:])
     images, _, height, width = x.shape
     shape = images, len(weight), height, width
-    y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for x_part, y_part in zip(
         torch.split(x, IMAGES_AT_ONCE), torch.split(y, IMAGES_AT_ONCE), strict=True
     ):

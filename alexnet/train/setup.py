@@ -12,7 +12,7 @@ import torch.distributed as dist
 from alexnet import checkpoint, layers
 from alexnet.config import Config
 from alexnet.data.augment import check_sizes
-from alexnet.data.gpu_decoding import decoder
+from alexnet.data.gpu_decoding import decoder, decodes_on_gpu
 from alexnet.data.store import Split, Store
 from alexnet.device import dtype_of
 from alexnet.distributed.mesh import Mesh, check_layout
@@ -64,12 +64,12 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
         for name in (config.train_split, config.val_split)
     )
     check_sizes(store.size_px, config.architecture.input_px, config.augment.test_px)
-    if config.gpu_decoding:
+    if decodes_on_gpu(config):
         encoding = store.manifest["settings"].get("encoding", "jpeg")
         if encoding != "jpeg":
             raise RunError(
-                f"gpu_decoding: the images of {config.data} are {encoding}; a GPU decodes JPEGs "
-                "alone, so train without --gpu-decoding"
+                f"gpu_decoding: the images of {config.data} are {encoding}; a GPU decodes only "
+                "JPEGs, so train without --gpu-decoding"
             )
         decoder(torch.device(config.device))
     # Another run of this process may have had others.
