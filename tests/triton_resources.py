@@ -30,7 +30,7 @@ from alexnet import model, recipes
 from alexnet.ops import normalise, triton_between, triton_spatial
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.uint8: "*u8"}
+TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.uint8: "*u8", torch.int64: "*i64"}
 Launch = tuple[Any, tuple[int, int], tuple[Any, ...], int, dict[str, Any]]
 """Kernel, grid, positional arguments, number of warps, and constants."""
 
@@ -117,7 +117,9 @@ def resources(launch: Launch, capability: int) -> dict[str, int]:
 def _type(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return TYPES[value.dtype]
-    return "i32" if isinstance(value, int) else "fp32"
+    if isinstance(value, int):
+        return "i32" if value < 1 << 31 else "i64"
+    return "fp32"
 
 
 def _divisible(value: Any) -> bool:
