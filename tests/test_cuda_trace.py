@@ -75,7 +75,6 @@ def check(name: str, step: dict[str, Any]) -> None:
     assert step["launches"]["_update"] == step["launches"]["crop_triton"] == 1
 
 
-@pytest.mark.slow
 def test_step_of_the_paper_launches_and_moves_what_it_must(library: Path) -> None:
     found, shared = traces(library, "paper", "paper:8").values()
     check("paper", found["step"])
@@ -95,7 +94,6 @@ def test_step_of_the_paper_launches_and_moves_what_it_must(library: Path) -> Non
     assert not step["waits"]
 
 
-@pytest.mark.slow
 def test_step_of_every_recipe_launches_what_it_must(library: Path) -> None:
     found = traces(library, *recipes.__all__)
     assert set(found) == set(LAUNCHES) == set(recipes.__all__)

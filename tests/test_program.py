@@ -18,6 +18,14 @@ from alexnet.train.loop import Interrupted
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def not_activated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this environment's programs from the PATH, where an activated one has put them."""
+    own = str(Path(sys.executable).parent)
+    rest = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != own]
+    monkeypatch.setenv("PATH", os.pathsep.join(rest))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with `python` and the script `alexnet`, as in a virtual environment."""

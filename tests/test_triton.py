@@ -312,7 +312,6 @@ def _compile(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in program.stdout.splitlines()]
 
 
-@pytest.mark.slow
 def test_the_largest_kernel_fits_the_registers_of_an_h100() -> None:
     (used,) = _compile("-c", LARGEST_KERNEL)
     assert used["reg"] <= REGISTERS and used["stack"] == used["local"] == 0
@@ -329,7 +328,6 @@ def test_every_kernel_of_the_recipes_compiles_and_fits_the_registers(capability:
         assert used["shared"] <= 99 << 10, used
 
 
-@pytest.mark.slow
 def test_the_update_and_the_masks_of_dropout_compile_and_fit_the_registers() -> None:
     lines = _compile("-c", OTHER_KERNELS)
     assert [line["kernel"] for line in lines] == ["_update"] * 3 + ["_masked"] * 6
