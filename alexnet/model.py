@@ -21,7 +21,7 @@ from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, Lrn, Pool
 from alexnet.errors import DataError
 from alexnet.layers import DropoutKey
-from alexnet.ops import adds_bias, fast, norm_pool
+from alexnet.ops import adds_bias, blocks, fast, norm_pool
 
 
 class Network(nn.Module):
@@ -63,6 +63,7 @@ class Network(nn.Module):
         self.plan = plan(architecture)
         self._passes = passes(self.plan)
         self._passes_with_bias = passes(self.plan, with_bias=True)
+        self._input_shapes = _input_shapes(self.plan[0])
         # A generator of its own: weights depend on the seed alone, not on earlier random calls.
         generator = torch.Generator().manual_seed(seed)
         for op in self.plan:
@@ -75,7 +76,8 @@ class Network(nn.Module):
         where float32 is faster, the products are float32 (`ops.trial`).
 
         Args:
-            images: Preprocessed images, shape (N, 3, input_px, input_px).
+            images: Preprocessed images, shape (N, 3, input_px, input_px); or in the blocks of a
+                strided first convolution (`Preprocess.on_device`).
             dropout_key: Determines the dropout masks, in training mode. None: they come from
                 PyTorch's own generator, as in `nn.Dropout`.
 
@@ -85,7 +87,7 @@ class Network(nn.Module):
         Raises:
             DataError: The images are not preprocessed, or a dropout key is given in eval mode.
         """
-        x = _checked(images, self.architecture.input_px, dropout_key, self.training)
+        x = _checked(images, self._input_shapes, dropout_key, self.training)
         # Under `torch.fx.symbolic_trace`, x is a placeholder and not a tensor.
         is_tensor = isinstance(x, torch.Tensor)
         with_bias = is_tensor and fast.unobserved(x) and adds_bias(x)
@@ -109,7 +111,7 @@ class Network(nn.Module):
         The modules run one by one. Arguments and errors as in `forward`. The last value is that of
         the output layer, in the dtype of the images.
         """
-        x = _checked(images, self.architecture.input_px, dropout_key, self.training)
+        x = _checked(images, self._input_shapes, dropout_key, self.training)
         result: dict[str, torch.Tensor] = {}
         # Not by hooks: they would switch off the fast path for everyone else who uses the network.
         for op in self.plan:
@@ -228,8 +230,20 @@ def _run(module: nn.Module, x: torch.Tensor, dropout_key: DropoutKey | None) -> 
     return y
 
 
+def _input_shapes(first: Op) -> tuple[tuple[int, int, int], ...]:
+    """The shapes of an image that a network takes: as pixels, and in blocks where it can be."""
+    channels, side_px, _ = first.in_shape
+    layer, ordinary = first.layer, (channels, side_px, side_px)
+    if not isinstance(layer, Conv) or layer.stride == 1:
+        return (ordinary,)
+    return ordinary, blocks.shape(channels, side_px, layer.size_px, layer.stride, layer.pad)
+
+
 def _checked(
-    images: torch.Tensor, input_px: int, dropout_key: DropoutKey | None, training: bool
+    images: torch.Tensor,
+    shapes: tuple[tuple[int, int, int], ...],
+    dropout_key: DropoutKey | None,
+    training: bool,
 ) -> torch.Tensor:
     """Return the images, or raise DataError if the network cannot take them."""
     # NumPy arrays and lists of images are what people try first.
@@ -237,8 +251,8 @@ def _checked(
         raise DataError(
             f"the network takes a tensor of images; it was given {type(images).__name__}"
         )
-    wanted = (3, input_px, input_px)
-    if not images.is_floating_point() or images.dim() != 4 or images.shape[1:] != wanted:
+    if not images.is_floating_point() or images.shape[1:] not in shapes:
+        _, input_px, _ = shapes[0]
         raise DataError(
             f"the network takes preprocessed images, floating point, of shape (N, 3, {input_px}, "
             f"{input_px}); it was given {images.dtype} of shape {tuple(images.shape)}. "

@@ -4,9 +4,9 @@ PyTorch's CPU build traces CUDA code with fake tensors once `fake_cuda.cpp`, a d
 hooks that do nothing, is loaded before it. This is a program of its own, because nothing else may
 use such a PyTorch:
 
-    python -m tests.cuda_trace LIBRARY RECIPE...
+    python -m tests.cuda_trace LIBRARY RECIPE[:RANKS[:blocks]]...
 
-It prints one JSON object for each recipe: the `Trace` of a training step and of a prediction.
+It prints one JSON object for each recipe: the `Trace` of each of the `PARTS`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 BATCH = 128
+
+PARTS = "step", "metrics", "loop", "evaluation"
+"""What is traced: the step that is launched as a graph, the reading of its loss, the step of the
+loop, and the recipe's own test, of as many crops as it has."""
 
 # Operations that look at memory in another way, or take some without writing to it.
 WITHOUT_LAUNCH = frozenset(
@@ -79,17 +84,18 @@ def main(library: str, *recipes_: str) -> None:
     # Before PyTorch, which looks for a CUDA when it is loaded.
     ctypes.CDLL(library)
     for recipe in recipes_:
-        name, _, ranks = recipe.partition(":")
-        step, prediction = trace(name, int(ranks or 1))
-        found = {"recipe": recipe, "step": asdict(step), "prediction": asdict(prediction)}
-        print(json.dumps(found), flush=True)
+        name, ranks, blocks = (*recipe.split(":"), "1", "")[:3]
+        traces = trace(name, int(ranks), blocks == "blocks")
+        found = {part: asdict(of_part) for part, of_part in zip(PARTS, traces, strict=True)}
+        print(json.dumps({"recipe": recipe} | found), flush=True)
 
 
-def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
-    """Trace a training step of a recipe and the prediction of a batch, in bfloat16.
+def trace(recipe: str, ranks: int = 1, in_blocks: bool = False) -> list[Trace]:
+    """Trace the `PARTS` for a batch in bfloat16.
 
     Args:
         ranks: Each of them has a batch of 128. The others are not there.
+        in_blocks: The crops of the first part are in the blocks of the first convolution.
     """
     import numpy as np
     import torch
@@ -101,8 +107,11 @@ def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
     from alexnet.data.store import Statistics
     from alexnet.distributed.mesh import Group, Mesh
     from alexnet.distributed.sharded import ShardedNetwork
+    from alexnet.inference import probabilities
     from alexnet.train.graph_step import GraphStep
-    from alexnet.train.sgd import zero_velocity
+    from alexnet.train.loop import _forward
+    from alexnet.train.metrics import StepMetrics, TrainState
+    from alexnet.train.sgd import PlateauState, param_hyper, sgd_step, zero_velocity
 
     config = getattr(recipes, recipe)()
     architecture = config.architecture
@@ -118,7 +127,7 @@ def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
     stored = px if not config.augment.crops else round(px * 256 / 224)
     statistics = Statistics(np.full((stored, stored, 3), 120, np.float32), 1000 * np.eye(3))
     index = np.arange(BATCH)
-    with FakeTensorMode(allow_non_fake_inputs=True), _pretended():
+    with FakeTensorMode(allow_non_fake_inputs=True), _pretended(in_blocks):
         net = ShardedNetwork(architecture, 0, mesh)
         # `net.to` cannot exchange fake tensors.
         for module in net.modules():
@@ -129,7 +138,8 @@ def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
         preprocess = Preprocess(
             config.augment, statistics, px, torch.device("cuda"), torch.bfloat16
         )
-        step = GraphStep(net, preprocess, zero_velocity(net), config)
+        velocity = zero_velocity(net)
+        step = GraphStep(net, preprocess, velocity, config)
         batch = Batch(
             # As the feed hands them over (`loader.batches` with `pin`).
             torch.empty((BATCH, stored, stored, 3), dtype=torch.uint8).pin_memory(),
@@ -143,12 +153,22 @@ def trace(recipe: str, ranks: int = 1) -> tuple[Trace, Trace]:
         # The first step also tells the update where the gradients are.
         with _recording():
             step(batch, drawn, 0)
-        with _recording() as training:
-            step(batch, drawn, 1)
+        with _recording() as graph:
+            loss, wrong = step(batch, drawn, 1)
+        with _recording() as metrics:
+            StepMetrics(net, TrainState(), late=1).add(
+                step.x, loss, wrong, batch.global_size, stop=False, save=False
+            )
+        with _recording() as loop:
+            _, loss, _ = _forward(net, preprocess, config, batch, drawn, TrainState())
+            parameters = dict(net.named_parameters())
+            hyper = {name: param_hyper(config, name, 0, PlateauState()) for name in parameters}
+            sgd_step(loss, parameters, velocity, hyper, 0.9, net.reduce_gradients)
         net.eval()
-        with _recording() as prediction, torch.no_grad():
-            net(preprocess.centre(batch.images)).softmax(1)
-    return training, prediction
+        there = batch.images.to("cuda")
+        with _recording() as evaluation:
+            probabilities(net, preprocess, there, config.augment)
+    return [graph, metrics, loop, evaluation]
 
 
 def _join_absent_ranks(ranks: int) -> None:
@@ -165,11 +185,12 @@ def _page_locked(tensor: Any) -> Any:
 
 
 @contextmanager
-def _pretended() -> Iterator[None]:
+def _pretended(in_blocks: bool) -> Iterator[None]:
     """Let the fast paths take fake tensors, and kernels be launched without a card."""
     import torch
 
     from alexnet.ops import cuda_trial, fast
+    from alexnet.train.graph_step import GraphStep
 
     patched: list[tuple[Any, str, Any]] = [
         (fast, "unobserved", lambda *tensors: True),
@@ -178,7 +199,10 @@ def _pretended() -> Iterator[None]:
         (torch.Tensor, "data_ptr", lambda self: 0),
         (torch.Tensor, "pin_memory", _page_locked),
         (torch.cuda, "device_of", lambda tensor: nullcontext()),
+        (torch.cuda, "Event", Mock),
     ]
+    if in_blocks:
+        patched.append((GraphStep, "_conv_in_blocks", lambda self, first: first.layer))
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
     for owner, name, value in patched:
         setattr(owner, name, value)

@@ -40,7 +40,7 @@ from tests.ranks import on_ranks
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
-from alexnet.ops import triton_crop, triton_update  # noqa: E402
+from alexnet.ops import cuda_trial, triton_crop, triton_update  # noqa: E402
 from alexnet.train.graph_step import GraphStep, takes  # noqa: E402
 
 BATCH, STORED = 6, 40
@@ -176,6 +176,62 @@ def test_steps_of_the_graph_are_those_of_the_loop(settings: Config) -> None:
     counts = (BATCH, BATCH, BATCH - 2, BATCH)
     by_loop, by_graph = by_loop_and_by_graph(settings, ALONE, counts)
     assert_same_within_rounding(by_graph, by_loop)
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.5], ids=["crops", "zoomed"])
+def test_steps_over_crops_in_blocks_are_those_of_the_loop(
+    zoom: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GraphStep, "_conv_in_blocks", lambda self, first: first.layer)
+    by_loop, by_graph = by_loop_and_by_graph(config(SMALL, zoom=zoom), ALONE, (BATCH, BATCH - 2))
+    assert_same_within_rounding(by_graph, by_loop)
+
+
+@pytest.mark.parametrize("faster", ["crops in blocks", "crops as pixels"])
+def test_crops_are_in_blocks_where_a_trial_finds_that_faster(
+    faster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[object, ...]] = []
+
+    def fastest(
+        ways: dict[str, cuda_trial.Way], x: torch.Tensor, weight: torch.Tensor, *rest: object
+    ) -> cuda_trial.Way:
+        if faster not in ways:  # the trial of the convolution itself
+            return next(iter(ways.values()))
+        given.append(rest)
+        results = []
+        for way in ways.values():
+            y = way(x, weight, *rest)
+            results.append((y, *torch.autograd.grad(y.square().sum(), [weight])))
+        # Sums in float32 of 75 products of up to 250, in another order.
+        torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+        return ways[faster]
+
+    monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
+    monkeypatch.setattr(cuda_trial, "fastest", fastest)
+    settings = config(SMALL)
+    preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
+    net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
+    step = GraphStep(net, preprocess, zero_velocity(net), settings)
+    conv1 = SMALL.layers[0]
+    assert isinstance(conv1, Conv)
+    # Both are parts of the key under which the choice is kept.
+    assert given == [(conv1.stride, conv1.pad)]
+    assert step._in_blocks_of == (conv1 if faster == "crops in blocks" else None)
+
+
+def test_a_layer_without_strides_or_with_columns_needs_no_trial_of_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda_trial, "fastest", None)
+    monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
+    layers = (replace(SMALL.layers[0], stride=1), *SMALL.layers[1:])
+    for architecture in (replace(SMALL, layers=layers), replace(SMALL, layers=SMALL.layers[1:])):
+        settings = config(architecture)
+        preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE)
+        net = ShardedNetwork(architecture, 0, ALONE).to(DEVICE)
+        step = GraphStep(net, preprocess, zero_velocity(net), settings)
+        assert step._in_blocks_of is None
 
 
 def on_this_rank(settings: Config) -> tuple[Steps, Steps, list[str]]:

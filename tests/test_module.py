@@ -31,7 +31,7 @@ from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import DataError
 from alexnet.evaluation import probabilities
 from alexnet.model import Network, evaluation_mode
-from alexnet.ops import compiled, winograd
+from alexnet.ops import blocks, compiled, winograd
 from tests.conftest import tiny_architecture
 
 SAME = {"rtol": 1e-4, "atol": 1e-5}
@@ -246,6 +246,7 @@ def test_a_users_own_loop_trains(images: torch.Tensor) -> None:
         ),
         (torch.zeros(2, 3, 40, 40), r"\(N, 3, 32, 32\); it was given torch.float32 .*40, 40"),
         (torch.zeros(3, 32, 32), r"\(N, 3, 32, 32\)"),
+        (torch.zeros(2, 12, 16, 16), r"\(N, 3, 32, 32\); it was given torch.float32 .*12, 16, 16"),
         (np.zeros((2, 3, 32, 32)), "takes a tensor of images; it was given ndarray"),
     ],
 )
@@ -256,6 +257,18 @@ def test_images_that_are_not_preprocessed_are_refused(
         net(given)
     with pytest.raises(DataError, match=says):
         net.activations(given)
+
+
+def test_images_in_the_blocks_of_conv1_give_the_logits_of_their_pixels(
+    net: Network, images: torch.Tensor
+) -> None:
+    """As training on CUDA crops them; conv1 has 5x5 pixels, stride 2, and zeros on one side."""
+    channels, height, width = blocks.shape(3, 32, 5, 2, (0, 3))
+    assert (channels, height, width) == (12, 18, 18)
+    padded = F.pad(images, (0, 4, 0, 4))
+    cut = F.pixel_unshuffle(padded, 2).unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+    torch.testing.assert_close(net(cut), net(images))
+    torch.testing.assert_close(net.activations(cut)["fc8"], net.activations(images)["fc8"])
 
 
 def test_a_trained_network_preprocesses_images(run: object) -> None:

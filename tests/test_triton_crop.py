@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 from alexnet import recipes
-from alexnet.config import Augment
+from alexnet.config import Augment, Conv
 from alexnet.data.augment import Augmentation, Preprocess, fixed_crop, sample_augmentation
 from alexnet.data.store import Statistics
 from alexnet.errors import DataError
-from alexnet.ops import blocks
+from alexnet.ops import blocks, convolution
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
-from alexnet.ops.triton_crop import blocks_of, crop_triton  # noqa: E402
+from alexnet.ops.triton_crop import crop_triton  # noqa: E402
 
 # Small, because the interpreter takes 30 ms for each program of 1,024 values.
 STORED, INPUT, COUNT = 20, 14, 3
@@ -86,35 +86,30 @@ def test_crop_of_the_inputs_size_is_one_of_the_rescaled_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conv", "zoom"),
-    [((11, 4, (0, 3)), 1.0), ((11, 4, (2, 2)), 0.3), ((5, 2, (0, 3)), 1.0), ((7, 3, (1, 0)), 1.0)],
+    ("size", "stride", "pad", "zoom"),
+    [(11, 4, (0, 3), 1.0), (11, 4, (2, 2), 0.3), (5, 2, (0, 3), 1.0), (7, 3, (1, 0), 1.0)],
 )
-def test_blocks_are_those_of_the_first_convolution(
-    conv: tuple[int, int, tuple[int, int]], zoom: float
+def test_crops_in_blocks_are_those_that_the_first_convolution_would_cut(
+    size: int, stride: int, pad: tuple[int, int], zoom: float
 ) -> None:
-    size, stride, pad = conv
     augment = Augment(zoom=zoom, chunk=1)
     drawn = sample(augment)
     preprocess = Preprocess(augment, statistics(), INPUT, DEVICE)
     packed = preprocess.packed(drawn).to(DEVICE)
     x = preprocess.on_device(images(), packed, zoom < 1)
-    got = preprocess.on_device(images(), packed, zoom < 1, conv)
+    given = preprocess.on_device(images(), packed, zoom < 1, Conv("conv1", 6, size, stride, pad))
+    assert given.is_contiguous(memory_format=torch.channels_last)
+    assert given.shape[1:] == blocks.shape(3, INPUT, size, stride, pad)
     weight, bias = torch.randn(6, 3, size, size, device=DEVICE), torch.randn(6, device=DEVICE)
-    wide = F.pad(weight, (0, -size % stride, 0, -size % stride))
-    assert got.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        F.conv2d(got, blocks._blocks(wide, stride), bias),
-        blocks.conv2d(x, weight, bias, stride, pad),
-    )
+    got = convolution(given, weight, bias, stride, pad)
+    torch.testing.assert_close(got, blocks.conv2d(x, weight, bias, stride, pad))
     before, after = pad
     direct = F.conv2d(F.pad(x, (before, after, before, after)), weight, bias, stride)
-    torch.testing.assert_close(
-        F.conv2d(got, blocks._blocks(wide, stride), bias), direct, rtol=1e-3, atol=1e-2
-    )
+    torch.testing.assert_close(got, direct, rtol=1e-3, atol=1e-2)
 
 
 def test_blocks_of_conv1_of_the_paper_are_57_a_side_with_48_maps() -> None:
-    assert blocks_of(224, 11, 4, (0, 3)) == (4, 228, 0)
+    assert blocks.shape(3, 224, 11, 4, (0, 3)) == (48, 57, 57)
 
 
 @pytest.mark.parametrize("mean", ["pixel", "centre", "channel"])

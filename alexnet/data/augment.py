@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from alexnet import native
-from alexnet.config import Augment
+from alexnet.config import Augment, Conv
 from alexnet.data.image import Rgb
 from alexnet.data.store import Statistics
 from alexnet.errors import DataError
+from alexnet.ops import blocks
 
 # The authors' own analysis of the ILSVRC-2012 training set, for RGB values in 0..255. The numbers
 # come from make-data/input_meta of cuda-convnet2 (2014), because the release of the 2012 code does
@@ -388,7 +389,7 @@ class Preprocess:
         images: torch.Tensor,
         packed: torch.Tensor,
         zoomed: bool,
-        conv: tuple[int, int, tuple[int, int]] | None = None,
+        in_blocks_of: Conv | None = None,
     ) -> torch.Tensor:
         """Compute the network's input from tensors that lie on the device, by one Triton kernel.
 
@@ -398,21 +399,24 @@ class Preprocess:
             images: (N, stored_px, stored_px, 3) uint8, contiguous.
             packed: What `packed` returned for these images.
             zoomed: Whether the crops have other sides than the input.
-            conv: Size, stride and padding of the first convolution, for an input in blocks of
-                stride x stride pixels (`ops/blocks.py`).
+            in_blocks_of: The first convolution, for an input in blocks of stride x stride pixels
+                that has its padding (`ops/blocks.py`). None: an ordinary input.
 
         Returns:
-            (N, 3, input_px, input_px) in the channels-last memory format; or, in blocks, what
-            `blocks.conv2d` makes of it.
+            (N, 3, input_px, input_px) in the channels-last memory format; or what
+            `blocks.conv2d` makes of it, (N, *blocks.shape(3, input_px, ...)).
         """
         # Imported here: Triton is present only beside a CUDA build of PyTorch.
-        from alexnet.ops.triton_crop import blocks_of, crop_triton
+        from alexnet.ops.triton_crop import crop_triton
 
         moves = self.augment.mean == "pixel"
         mean = self.whole_mean if moves else self.centre_patch_mean()
-        blocks = blocks_of(self.input_px, *conv) if conv else ()
+        cut: tuple[int, ...] = ()
+        if (conv := in_blocks_of) is not None:
+            covered = blocks.covered_px(self.input_px, conv.size_px, conv.stride, conv.pad)
+            cut = conv.stride, covered, conv.pad[0]
         x: torch.Tensor = crop_triton(
-            images, mean, packed, self.deviation, self.input_px, zoomed, moves, self.dtype, *blocks
+            images, mean, packed, self.deviation, self.input_px, zoomed, moves, self.dtype, *cut
         )
         return x
 

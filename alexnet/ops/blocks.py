@@ -31,6 +31,30 @@ def fits(x: torch.Tensor, stride: int) -> bool:
     return stride > 1 and x.shape[1] <= MAX_CHANNELS
 
 
+def covered_px(side_px: int, size: int, stride: int, pad: tuple[int, int]) -> int:
+    """Side of all blocks together that the windows of a convolution cover, padding included.
+
+    Args:
+        side_px: Side of the input, in pixels.
+        size, stride, pad: Of the convolution.
+    """
+    last = (side_px + sum(pad) - size) // stride * stride  # where the last window begins
+    return last + _whole_blocks(size, stride)
+
+
+def shape(
+    channels: int, side_px: int, size: int, stride: int, pad: tuple[int, int]
+) -> tuple[int, int, int]:
+    """The shape of an image in blocks: (stride**2 * channels, blocks, blocks)."""
+    across = covered_px(side_px, size, stride, pad) // stride
+    return stride**2 * channels, across, across
+
+
+def given(x: torch.Tensor, weight: torch.Tensor, stride: int, columns: int) -> bool:
+    """Whether x is in blocks already: training on CUDA crops images so (`data.augment`)."""
+    return columns == 1 and stride > 1 and x.shape[1] == stride**2 * weight.shape[1]
+
+
 def conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -38,15 +62,25 @@ def conv2d(
     stride: int,
     pad: tuple[int, int],
 ) -> torch.Tensor:
-    """Convolve x: (N, C, H, W), padded before and after each side, with weight: (K, C, S, S)."""
-    before, after = pad
+    """Convolve x: (N, C, H, W), padded before and after each side, with weight: (K, C, S, S).
+
+    An x that is `given` in blocks has its padding.
+    """
     size = weight.shape[2]
-    wide = -(-size // stride) * stride  # the side of a filter, rounded up to whole blocks
-    covered = [(side + before + after - size) // stride * stride + wide for side in x.shape[2:]]
-    # A negative padding crops: the last window may end before the image does.
-    ends = [end - before - side for end, side in zip(covered, x.shape[2:], strict=True)]
-    x = _blocks(F.pad(x, (before, ends[1], before, ends[0])), stride)
-    return F.conv2d(x, _blocks(F.pad(weight, (0, wide - size, 0, wide - size)), stride), bias)
+    if not given(x, weight, stride, columns=1):
+        (before, _), (height, width) = pad, x.shape[2:]
+        # A negative padding crops: the last window may end before the image does.
+        below, right = (
+            covered_px(side, size, stride, pad) - before - side for side in (height, width)
+        )
+        x = _blocks(F.pad(x, (before, right, before, below)), stride)
+    widened = _whole_blocks(size, stride) - size
+    return F.conv2d(x, _blocks(F.pad(weight, (0, widened, 0, widened)), stride), bias)
+
+
+def _whole_blocks(size: int, stride: int) -> int:
+    """The side of a filter, rounded up to whole blocks."""
+    return -(-size // stride) * stride
 
 
 def _blocks(x: torch.Tensor, side: int) -> torch.Tensor:

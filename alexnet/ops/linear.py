@@ -28,7 +28,7 @@ def convolution(
     """Convolve the maps of each column with the filters of that column.
 
     Args:
-        x: (N, C, H, W).
+        x: (N, C, H, W); or in blocks with its padding, as `blocks.given` says.
         weight: (K, C / columns, S, S).
         bias: (K,), or None for the products alone.
         pad: Pixels of zeros at (left and top, right and bottom). The original's conv1 is padded on
@@ -39,6 +39,9 @@ def convolution(
     Returns:
         (N, K, H', W'), in the dtype of x.
     """
+    if blocks.given(x, weight, stride, columns):
+        bias = None if bias is None else bias.to(x.dtype)
+        return blocks.conv2d(x, weight.to(x.dtype), bias, stride, pad)
     compute = partial(_convolution, stride=stride, pad=pad, columns=columns)
     way = trial.way("convolution", compute, x, weight, bias, training, stride, pad, columns)
     return _convolution(x, weight, bias, way, stride, pad, columns)

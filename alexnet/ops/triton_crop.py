@@ -139,17 +139,3 @@ def _fake(
 def _empty(images: torch.Tensor, covered: int, side: int, dtype: torch.dtype) -> torch.Tensor:
     shape = len(images), 3 * side * side, covered // side, covered // side
     return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
-
-
-def blocks_of(px: int, size: int, stride: int, pad: tuple[int, int]) -> tuple[int, int, int]:
-    """Return (side, covered, before) of `crop_triton` for the input of a strided convolution.
-
-    `ops.blocks.conv2d` would cut its input into the same blocks. The convolution over them has
-    stride 1 and ceil(size / stride) blocks a side.
-
-    Args:
-        px: Side of the input, in pixels.
-        size, stride, pad: Of the convolution.
-    """
-    last = (px + sum(pad) - size) // stride * stride  # where the last window begins
-    return stride, last + -(-size // stride) * stride, pad[0]

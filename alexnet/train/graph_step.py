@@ -21,7 +21,8 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from alexnet.config import Config
+from alexnet.architecture import Op
+from alexnet.config import Config, Conv
 from alexnet.data.augment import Augmentation, Preprocess, zooms
 from alexnet.data.loader import Batch
 from alexnet.data.mixing import mixes
@@ -29,7 +30,7 @@ from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.layers import BatchNorm
-from alexnet.ops import dropout_keys
+from alexnet.ops import blocks, convolution, cuda_trial, dropout_keys
 from alexnet.train.sgd import ParamHyper
 
 WARM_UP_STEPS = 3
@@ -103,7 +104,7 @@ class GraphStep:
     make the same calls.
 
     Attributes:
-        x: Input of the network in the last step.
+        x: Input of the network in the last step, which may be in blocks (`ops/blocks.py`).
     """
 
     def __init__(
@@ -146,8 +147,11 @@ class GraphStep:
         self._images = torch.zeros((batch, px, px, 3), dtype=torch.uint8, device=device)
         self._labels = torch.zeros(batch, dtype=torch.int64, device=device)
         self._packed = torch.zeros((batch, 8), device=device)
+        self._in_blocks_of = self._conv_in_blocks(net.plan[0])
         self._dropped = [op.layer.name for op in net.plan if op.op == "dropout"]
         self._keys = torch.zeros(len(self._dropped), dtype=torch.int64, device=device)
+        # The gradient of the loss by itself, which PyTorch would make in each step.
+        self._one = torch.ones((), device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured: tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]] | None = None
         self.x = self._packed
@@ -200,6 +204,40 @@ class GraphStep:
         """Free the graph. Ranks do so before they part: NCCL waits for graphs that may use it."""
         self._graph = self._captured = None
 
+    def _cropped(self, count: int, in_blocks_of: Conv | None) -> torch.Tensor:
+        """Compute the input of the first `count` images, see `Preprocess.on_device`."""
+        zoomed = zooms(self._config.augment)
+        images, packed = self._images[:count], self._packed[:count]
+        return self._preprocess.on_device(images, packed, zoomed, in_blocks_of)
+
+    def _conv_in_blocks(self, first: Op) -> Conv | None:
+        """The first convolution, where a trial finds it faster over blocks of pixels.
+
+        The crops are then written in blocks at once. A convolution that cuts them itself
+        (`linear.cuda_ways`) moves the input twice more.
+        """
+        conv = first.layer
+        if not isinstance(conv, Conv) or first.columns > 1 or conv.stride == 1:
+            return None
+        if not cuda_trial.possible(self._images):
+            return None
+        given = self._cropped(len(self._labels), conv)
+
+        def over_blocks(
+            x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int]
+        ) -> torch.Tensor:
+            return blocks.conv2d(given, weight, None, stride, pad)
+
+        def over_pixels(
+            x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int]
+        ) -> torch.Tensor:
+            return convolution(x, weight, None, stride, pad, training=True)
+
+        ways = {"crops as pixels": over_pixels, "crops in blocks": over_blocks}
+        x, weight = self._cropped(len(self._labels), None), self._used[f"net.{first.module}.weight"]
+        way = cuda_trial.fastest(ways, x, weight, conv.stride, conv.pad)
+        return conv if way is over_blocks else None
+
     def _forward_and_gradients(
         self, count: int, global_size: int
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
@@ -207,15 +245,13 @@ class GraphStep:
 
         The gradients are those of all ranks.
         """
-        x = self._preprocess.on_device(
-            self._images[:count], self._packed[:count], zooms(self._config.augment)
-        )
+        x = self._cropped(count, self._in_blocks_of)
         keys = {name: self._keys[i : i + 1] for i, name in enumerate(self._dropped)}
         loss, wrong = torch.func.functional_call(
             self._loss, self._used, (x, self._labels[:count], global_size, keys)
         )
-        gradients = torch.autograd.grad(loss, list(self._used.values()))
-        readings = torch.stack([loss.detach(), wrong.to(loss.dtype)])
+        gradients = torch.autograd.grad(loss, list(self._used.values()), self._one)
+        readings = torch.stack([loss.detach(), wrong])  # in the dtype of the loss
         if not self._summed:
             return x, readings, self._update.in_layout(gradients)
         # One sum in place of one for each gradient, in float32 as those of the loop.

@@ -111,7 +111,7 @@ class StepMetrics:
             NotFinite: A loss that was read now is not finite.
         """
         mesh = self._net.mesh
-        values = torch.stack([loss.detach(), num_wrong.to(loss.dtype)])
+        values = torch.stack([loss.detach(), num_wrong])  # in the dtype of the loss
         if mesh.world.size > 1:
             # Ranks that share the units computed the same loss; it must enter the sum once.
             counted = values if mesh.units.index == 0 else torch.zeros_like(values)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from alexnet.architecture import Op, plan
 from alexnet.config import Conv
-from alexnet.ops import cuda_trial, linear
+from alexnet.ops import blocks, cuda_trial, linear
 from benchmarks.gpu.lab import Lab, Value, as_trained, graphed, seconds_of, training_config
 
 BATCHES, TINY_BATCHES = (128, 512, 1024), (2,)
@@ -39,6 +39,15 @@ def _layer(lab: Lab, op: Op, batch: int, first: bool) -> None:
         lab.attempt(
             f"{op.layer.name} {name}, batch {batch}",
             lambda way=way: _measured(way, x, weight, settings, flops),
+        )
+    if "in blocks" in ways:
+        # Without the cutting, as where the crops are written in blocks.
+        conv = op.layer
+        shape = blocks.shape(op.in_shape[0], op.in_shape[1], conv.size_px, conv.stride, conv.pad)
+        given = _random(lab, (batch, *shape))
+        lab.attempt(
+            f"{conv.name} on crops in blocks, batch {batch}",
+            lambda: _measured(ways["in blocks"], given, weight, settings, flops),
         )
     if op.columns > 1:
         # Twice the products, but all of them in one dense convolution.

@@ -60,7 +60,7 @@ def _measured(lab: Lab, case: Case) -> dict[str, Value]:
 def cases(lab: Lab, batch: int) -> Iterator[Case]:
     """Every kernel at the sizes of the network, in bfloat16."""
     config = training_config(lab, batch)
-    yield _crop(lab, batch)
+    yield from _crop(lab, batch)
     for ops in passes(plan(config.architecture), with_bias=True):
         if ops[0].op == "linear" and isinstance(ops[0].layer, Conv):
             yield from _between(lab, ops, config.architecture, batch)
@@ -69,17 +69,22 @@ def cases(lab: Lab, batch: int) -> Iterator[Case]:
     yield _update(lab, batch)
 
 
-def _crop(lab: Lab, batch: int) -> Case:
+def _crop(lab: Lab, batch: int) -> Iterator[Case]:
     config = training_config(lab, batch)
     images = images_for(lab, config)
     packed = images.preprocess.packed(images.augmentation).to(lab.device)
     pixels = batch * 3 * config.architecture.input_px**2
     # A byte of a stored pixel is read, and two of the input are written; the mean stays in a cache.
-    return Case(
-        "crop",
-        lambda: images.preprocess.on_device(images.batch.images, packed, False),
-        pixels * (1 + 2),
-    )
+    conv1 = config.architecture.layers[0]
+    assert isinstance(conv1, Conv)
+    for name, in_blocks_of in (("crop", None), ("crop in blocks", conv1)):
+        yield Case(
+            name,
+            lambda conv=in_blocks_of: images.preprocess.on_device(  # type: ignore[misc]
+                images.batch.images, packed, False, conv
+            ),
+            pixels * (1 + 2),
+        )
 
 
 def _between(
