@@ -123,7 +123,9 @@ def _started(candidate: Candidate) -> Iterator[_Running | str]:
 def environment() -> dict[str, str]:
     """The environment of a process that can import this checkout, and whatever this one can."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # JAX and TensorFlow would take nearly all memory of a GPU, on which ours is at the same time.
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    return os.environ | shared | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def _send(process: subprocess.Popen[str], text: str) -> None:

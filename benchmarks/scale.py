@@ -32,8 +32,14 @@ DEVICES = tuple(2**k for k in range(11))
 def scale(settings: Settings, rounds: int, as_json: bool) -> Iterator[str]:
     """Yield the lines of the table, or JSON objects.
 
-    `settings.batch` is the number of images on each device.
+    `settings.batch` is the number of images on each device. Raises ValueError where the link cannot
+    be measured.
     """
+    if torch.cuda.device_count() == 1:
+        raise ValueError(
+            "one GPU has no link to another that could be measured; take a machine with several, "
+            "or set CUDA_VISIBLE_DEVICES= for this machine's CPU"
+        )
     paper = recipes.paper().architecture
     (ours,) = interleave(
         our_candidate("ours", "step", precision=settings.precision, batch=settings.batch),

@@ -112,6 +112,13 @@ def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_a_machine_with_one_gpu_has_no_link_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes would be joined by the CPU's memory, while the step is the GPU's."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="one GPU has no link to another"):
+        main(["scale"])
+
+
 def test_results_name_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = suites.Comparison("nothing", program(FAST), ())
     monkeypatch.setitem(suites.SUITES, "nothing", lambda settings, folder: [comparison])

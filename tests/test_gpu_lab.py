@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import correctness, steps
 from benchmarks.gpu.__main__ import STAGES, Stage, main
+from benchmarks.gpu.lab import Lab
 from benchmarks.interleave import ROOT, environment
 
 CALL_LIMIT_S = 600
@@ -44,6 +46,30 @@ def test_every_stage_runs_in_tiny_sizes(stage: str, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
     assert main([str(tmp_path), stage, "--tiny"]) == 0
     assert rows(tmp_path, stage)
+
+
+def test_other_programs_are_measured_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, broken = tmp_path / "other_net.py", tmp_path / "broken_net.py"
+    script.write_text(
+        "import sys; from benchmarks.worker import serve\n"
+        "assert sys.argv[1:] == ['step', 'precision=bfloat16', 'batch=2']\n"
+        "serve(lambda: None, 2, 'images')"
+    )
+    broken.write_text("raise SystemExit('no kernel for this card')")
+    programs = {
+        "absent": ("a_module_that_is_not_there", str(script)),
+        "there": ("json", str(script)),
+        "broken": ("json", str(broken)),
+    }
+    monkeypatch.setattr(steps, "OTHER_PROGRAMS", programs)
+    lab = Lab(tmp_path, "steps", tiny=True)
+    steps.other_programs(lab)
+    absent, there, failed = lab.rows
+    assert absent == {"name": "absent", "said": "not installed"}
+    assert there["name"] == "there, batch 2" and float(there["images_per_s"]) > 0
+    assert "no kernel for this card" in str(failed["error"])
 
 
 @pytest.mark.slow
@@ -85,16 +111,23 @@ def test_each_documented_call_ends_within_ten_minutes() -> None:
 def test_stages_and_their_tests_import_on_a_bare_machine() -> None:
     pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
     modules = [f"benchmarks.gpu.{stage.module}" for stage in STAGES.values()]
+    # Those that need more are skipped, as `facts` says.
+    modules += [file.removesuffix(".py").replace("/", ".") for file in correctness.TESTS]
     # An import of a module that stands as None fails as if it were not installed.
     program = f"""
 import importlib, sys
 for name in {MISSING}: sys.modules[name] = None
-for name in {[*modules, "alexnet.train.loop", "tests.conftest"]}: importlib.import_module(name)
+for name in {["alexnet.train.loop", "tests.conftest", *modules]}:
+    try: importlib.import_module(name)
+    except BaseException as error:
+        if type(error).__name__ != "Skipped": raise
+        print(name)
 """
     command = [sys.executable, "-c", program]
     variables = environment() | {"TRITON_INTERPRET": "1"}
     result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["tests.test_gpu_decoding"], "the tests that are skipped"
 
 
 def test_processes_find_what_their_parent_finds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ network trains on slightly other pixels than it is tested on, most of all at col
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from alexnet.data.device_feed import Copies
 from alexnet.data.image import encode
 from alexnet.data.loader import (
     FULL_BATCH,
-    IMAGES_PER_TASK,
     Batch,
     Indices,
     Share,
@@ -31,6 +31,7 @@ from alexnet.data.loader import (
     fill,
     result_of,
     shut_down,
+    tasks_of,
 )
 from alexnet.data.store import Split
 from alexnet.errors import ConfigError
@@ -89,6 +90,7 @@ class GpuDecodedSplit:
         self.labels = split.labels
         self._split, self._device, self._readers = split, device, max(1, readers)
         self._decode = decoder(device)
+        self._refused = False
 
     def batches(
         self, order: Indices, batch: int, start: int = 0, share: Share = FULL_BATCH
@@ -129,8 +131,8 @@ class GpuDecodedSplit:
         try:
             for positions, global_size in cut(len(order), batch, start, share):
                 reads = [
-                    readers.submit(self._split.read, order[positions[a : a + IMAGES_PER_TASK]])
-                    for a in range(0, len(positions), IMAGES_PER_TASK)
+                    readers.submit(self._split.read, order[positions[part]])
+                    for part in tasks_of(positions)
                 ]
                 task = decoding.submit(decoded, positions, global_size, reads)
                 waiting.append((reads, task))
@@ -156,17 +158,17 @@ class GpuDecodedSplit:
             for n, file in enumerate(files)
             if file.startswith(b"\xff\xd8") and file.endswith(b"\xff\xd9")
         ]
+        # Seen as (side, side, 3), so that the batch is made of them in one copy.
         decoded = {
-            n: rgb
+            n: rgb.permute(1, 2, 0)
             for n, rgb in zip(jpegs, self._by_gpu([files[n] for n in jpegs]), strict=True)
             if rgb is not None and rgb.shape == (3, side, side)
         }
         images = torch.empty((len(files), side, side, 3), dtype=torch.uint8, device=self._device)
+        if files and len(decoded) == len(files):
+            return torch.stack(list(decoded.values()), out=images)
         if decoded:
-            pixels = torch.stack(list(decoded.values())).permute(0, 2, 3, 1)
-            if len(decoded) == len(files):
-                return pixels.contiguous()
-            images[list(decoded)] = pixels
+            images[list(decoded)] = torch.stack(list(decoded.values()))
         others = np.setdiff1d(np.arange(len(files)), list(decoded)).astype(np.int64)
         here = torch.empty((len(others), side, side, 3), dtype=torch.uint8)
         # A damaged image is named here: the GPU's decoder does not say which one it was.
@@ -182,5 +184,16 @@ class GpuDecodedSplit:
             raise
         except RuntimeError:
             if len(files) == 1:
+                self._warn()
                 return [None]
             return [rgb for file in files for rgb in self._by_gpu([file])]
+
+    def _warn(self) -> None:
+        """Say once that the GPU refuses an image: of many, training is slow."""
+        if not self._refused:
+            self._refused = True
+            print(
+                "warning: the GPU refuses JPEGs of this store, which a thread of the CPU decodes "
+                "one by one; of many of them, training without --gpu-decoding is faster",
+                file=sys.stderr,
+            )

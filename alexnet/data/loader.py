@@ -170,8 +170,7 @@ def batches(
         # The threads write into slices of one tensor, so that no batch is assembled by copying.
         images = empty_images(positions)
         index, rows = order[positions], images.numpy()
-        parts = [slice(a, a + IMAGES_PER_TASK) for a in range(0, len(positions), IMAGES_PER_TASK)]
-        tasks = [pool.submit(fill, split, index[part], rows[part]) for part in parts]
+        tasks = [pool.submit(fill, split, index[part], rows[part]) for part in tasks_of(positions)]
         waiting.append((positions, images, tasks))
 
     todo = iter(local_batches)
@@ -191,6 +190,11 @@ def batches(
             yield ready
     finally:
         shut_down(pool)
+
+
+def tasks_of(positions: Indices) -> list[slice]:
+    """Cut a batch into the parts that a thread reads, or reads and decodes, at a time."""
+    return [slice(a, a + IMAGES_PER_TASK) for a in range(0, len(positions), IMAGES_PER_TASK)]
 
 
 def shut_down(*pools: ThreadPoolExecutor) -> None:

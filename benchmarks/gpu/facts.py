@@ -32,6 +32,9 @@ WITHOUT = {
     "hypothesis": "some tests do not run; none of those of `correctness`",
     "boto3": "the tests on S3 do not run; none of those of `correctness`",
     "matplotlib": "no figures",
+    "torchcodec": "no JPEGs decoded on the card; `feed` says so",
+    "jax": "`steps` has no row of JAX",
+    "tensorflow": "`steps` has no row of TensorFlow",
 }
 """What follows if a module is missing."""
 TOOLS = "c++", "nvcc", "ncu", "compute-sanitizer"

@@ -1,6 +1,6 @@
-"""Whole training steps on images that are already on the card, ours and plain PyTorch's.
+"""Whole training steps on images that are already on the card, ours and those of other programs.
 
-Ours include the crops and all that varies from step to step; plain PyTorch is given its inputs.
+Ours include the crops and all that varies from step to step; the others are given their inputs.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import util
 
 import torch
 from torch import nn
@@ -16,15 +17,21 @@ from benchmarks import same_training
 from benchmarks.gpu.lab import (
     CLASSES,
     Lab,
+    Value,
     as_trained,
     describe_seconds,
     images_for,
     seconds_of,
     training_config,
 )
+from benchmarks.interleave import interleave
 from benchmarks.plain import PlainAlexNet
+from benchmarks.suites import peer
 
 BATCHES, TINY_BATCHES = (512, 128, 256, 1024), (2,)
+OTHER_PROGRAMS = {"JAX": ("jax", "jax_net.py"), "TensorFlow": ("tensorflow", "tensorflow_net.py")}
+"""Module and script of the programs that are measured where they are installed."""
+THEIR_BATCHES, THEIR_TURNS = (512, 128), 5
 
 
 def run(lab: Lab) -> None:
@@ -46,6 +53,29 @@ def run(lab: Lab) -> None:
                     seconds_of(make(lab, batch), 0.2, 5), batch
                 ),
             )
+
+    other_programs(lab)
+
+
+def other_programs(lab: Lab) -> None:
+    """Measure JAX and TensorFlow, each in a process of its own, where they are installed."""
+    for name, (module, script) in OTHER_PROGRAMS.items():
+        if util.find_spec(module) is None:
+            lab.row(name, said="not installed")
+            continue
+        for batch in TINY_BATCHES if lab.tiny else THEIR_BATCHES:
+            lab.attempt(
+                f"{name}, batch {batch}",
+                lambda name=name, script=script, batch=batch: _of_program(name, script, batch),
+            )
+
+
+def _of_program(name: str, script: str, batch: int) -> dict[str, Value]:
+    """Measure a script of `benchmarks`. Raises ValueError if it cannot run here."""
+    program = peer(name, script, "step", "precision=bfloat16", f"batch={batch}")
+    (result,) = interleave(program, (), THEIR_TURNS)
+    assert not isinstance(result, str)
+    return describe_seconds(batch / result.per_second, batch)
 
 
 def our_step(
