@@ -130,8 +130,12 @@ def raw(name: str) -> dict[str, Any]:
 AUDITED = [
     ("bias", "photographs", "validation loss", 0.11, 0.10, 0.13),
     ("bias", "cifar10", "validation loss", 0.09, 0.06, 0.12),
-    ("crops", "photographs", "gap", 15.4, 14.0, 16.8),
-    ("crops", "cifar10", "gap", 20.7, 19.4, 22.1),
+    ("crops", "tiny-imagenet", "gap", 32.6, 31.1, 34.2),
+    ("crops", "tiny-imagenet", "test error", 1.96, 0.58, 3.34),
+    ("dropout", "tiny-imagenet", "gap", 47.3, 44.5, 50.1),
+    ("lrn", "tiny-imagenet", "test error", 3.13, 0.15, 6.12),
+    ("lrn", "tiny-imagenet", "top-5", 2.43, 0.66, 4.19),
+    ("features", "tiny-imagenet", "six nearest", 22.8, 20.8, 24.8),
     ("relu", "cifar10", "epochs", 4.41, 3.58, 5.24),
 ]
 
@@ -207,6 +211,25 @@ def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record])
         assert record.setting() in listing
 
 
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (None, ""),
+        (0.0004, "<0.001"),
+        (0.0123, "0.012"),
+        (0.05, "0.050"),
+        (0.050001, "0.0501"),
+        (0.05021, "0.0503"),
+        (0.0506, "0.051"),
+        (1.0, "1.000"),
+    ],
+)
+def test_p_value_never_looks_smaller_than_the_limit_that_it_is_above(
+    p: float | None, words: str
+) -> None:
+    assert table.p_in_words(p) == words
+
+
 def test_only_an_effect_that_stands_has_a_colored_verdict(recorded: list[Record]) -> None:
     """An interval beside no effect is not enough where many rows are read together."""
     rows = list(table.table_rows(recorded))
@@ -268,16 +291,16 @@ def test_arms_are_named_in_american_english(recorded: list[Record]) -> None:
 
 
 def test_rows_describe_their_scale_from_the_record() -> None:
-    lrn = raw("lrn-photographs-desk")
-    small = "desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training error "
-    assert records.opened(lrn).setting() == f"{small}29 %: underfitted"
+    lrn = raw("lrn-tiny-imagenet-desk")
+    small = "desk, tiny-imagenet, 3 seeds: a quarter of the width, 25,000 images, training error "
+    assert records.opened(lrn).setting() == f"{small}48 %: underfitted"
     for run in lrn["arms"]["base"]:
         run["train_error"] = 0.1
     assert records.opened(lrn).setting() == f"{small}10 %"
     assert replace(records.opened(lrn), without_dropout=0.3).setting() == (
         f"{small}10 %, 30 % without dropout: underfitted"
     )
-    assert "10,000 images" in records.opened(raw("lrn-cifar10-desk")).setting()
+    assert "10,000 images" in records.opened(raw("bias-cifar10-desk")).setting()
     assert "1,000 images" in records.opened(raw("pretrain-photographs-desk")).setting()
     assert records.opened(raw("relu-cifar10-full")).setting() == (
         "full, CIFAR-10, 3 seeds: full width, 50,000 images, training error 25 %"
@@ -292,7 +315,7 @@ def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
     assert all(line.startswith("training error, ") for line in relu.errors())
     (section,) = re.findall(r"\*\*relu\*\*.*?\n\*\*columns", table.document([relu]), re.DOTALL)
     assert "test error" not in section
-    lrn = records.opened(raw("lrn-photographs-desk"))
+    lrn = records.opened(raw("lrn-tiny-imagenet-desk"))
     assert all(line.startswith("test error, ") for line in lrn.errors())
 
 
@@ -446,13 +469,13 @@ def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Reco
 
 
 def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
-    lrn = raw("lrn-photographs-desk") | {"scale": "full"}
+    lrn = raw("lrn-tiny-imagenet-desk") | {"scale": "full"}
     for run in lrn["arms"]["no normalisation"]:
         run["test_error"] = 0.1
-    on_photographs = records.opened(lrn)
-    assert on_photographs.verdict(on_photographs.rows[0]).startswith("opposite sign on other")
-    assert table.not_run(on_photographs.claim, [on_photographs])
-    assert table.NOT_RUN in table.document(records.adjusted([on_photographs])).split("**lrn**")[1]
+    on_others = records.opened(lrn)
+    assert on_others.verdict(on_others.rows[0]).startswith("opposite sign on other images")
+    assert table.not_run(on_others.claim, [on_others])
+    assert table.NOT_RUN in table.document(records.adjusted([on_others])).split("**lrn**")[1]
     on_imagenet = records.opened(lrn | {"on": "imagenet"})
     assert on_imagenet.verdict(on_imagenet.rows[0]).startswith("opposite sign, ")
     assert table.not_run(on_imagenet.claim, [on_imagenet]) == ()

@@ -113,7 +113,7 @@ class TableRow:
     detectable: str
     """Minimum detectable effect (80 % power); empty without an interval."""
     p: str
-    """Adjusted p value, such as `0.012` or `<0.001`; empty without an interval."""
+    """Adjusted p value, see `p_in_words`; empty without an interval."""
     setting: str
     outcome: Verdict
     stands: bool
@@ -146,7 +146,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
                 paper=row.effect.paper,
                 ours=f"{e.mean:.2f}{interval}",
                 detectable="" if detectable is None else f"{detectable:.2f}",
-                p="" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+                p=p_in_words(p),
                 setting=record.setting(),
                 outcome=e.verdict,
                 stands=_stands(row),
@@ -154,6 +154,19 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
                 detail=detail,
                 repeat=", ".join(row.repeat),
             )
+
+
+def p_in_words(p: float | None) -> str:
+    """An adjusted p value such as `0.012` or `<0.001`; empty where there is none.
+
+    One that lies just above 0.05 has a digit more: `0.050` would look as if the effect stood.
+    """
+    if p is None:
+        return ""
+    rounded = f"{p:.3f}"
+    if float(rounded) <= SIGNIFICANT < p:
+        rounded = f"{math.ceil(1e4 * p) / 1e4:.4f}"
+    return "<0.001" if p < 0.001 else rounded
 
 
 def _stands(row: Row) -> bool:
