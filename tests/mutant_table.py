@@ -747,7 +747,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (STATISTICS, "p = 2 * float(t.sf(", "p = float(t.sf("),
     ],
     "A record whose arms": [
-        ("experiments/records.py", 'yield raw["to_be_repeated"]', "pass"),
+        (
+            "experiments/records.py",
+            'yield from differences(asdict(parts[0]), asdict(parts[1]), "part")',
+            "pass",
+        ),
         ("experiments/bases.py", "colour_until=18", "colour_until=17"),
     ],
     "3.4 original: 2/2 pooling": [

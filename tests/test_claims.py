@@ -22,6 +22,7 @@ from alexnet.config import Architecture, StepSchedule, scaled
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
 from alexnet.experiments import records, report, runner, table
+from alexnet.experiments.bases import fine_tuned
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
@@ -114,6 +115,38 @@ def test_desk_schedule_scales_the_end_game_of_original() -> None:
     slow, frozen = desk.schedule.layer_lrs
     assert slow.lr == pytest.approx(desk.sgd.lr / 10)
     assert frozen.lr == 0
+
+
+def test_fine_tuning_of_the_original_is_the_authors() -> None:
+    there, ours = recipes.fine_tuned(), fine_tuned(recipes.original_six_conv())
+    assert replace(ours, recipe="fine_tuned") == there
+
+
+def test_desk_scale_fine_tunes_at_a_tenth_of_the_rate_and_its_end_game_is_in_proportion() -> None:
+    (claim,) = chosen(["pretrain"])
+    scratch, first, tuned = (claim.config(arm, "desk", "mini-imagenet") for arm in claim.arms)
+    assert tuned.sgd.lr == pytest.approx(scratch.sgd.lr / 10)
+    assert tuned.sgd.bias_lr == scratch.sgd.bias_lr
+    assert tuned.init_layers == recipes.fine_tuned().init_layers
+    lengths = [config.schedule.epochs for config in (scratch, first, tuned)]
+    # 1.2 million presentations of 37,500 images and of 100,000; 54 of 91 epochs.
+    assert lengths == [32, 12, 19]
+    assert isinstance(tuned.schedule, StepSchedule)
+    assert tuned.schedule.drops == (8, 15)
+    rates = [(r.layer, r.epoch, r.lr / tuned.sgd.lr) for r in tuned.schedule.layer_lrs]
+    assert rates == [
+        *[("conv1", 0, pytest.approx(0.1)), ("conv1", 2, pytest.approx(0.01)), ("conv1", 2, 0)],
+        *[("fc8", 0, pytest.approx(10)), ("fc8", 3, pytest.approx(1))],
+        *[("fc8", 8, pytest.approx(0.1)), ("fc8", 15, pytest.approx(0.01))],
+    ]
+    layers = [layer.name for layer in scratch.architecture.layers]
+    assert layers == [layer.name for layer in recipes.six_conv().architecture.layers]
+
+
+def test_full_scale_of_pretrain_has_the_net_of_the_authors() -> None:
+    (claim,) = chosen(["pretrain"])
+    scratch = claim.config(claim.arms[0], "full", "imagenet")
+    assert replace(scratch, recipe="original_six_conv") == recipes.original_six_conv()
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +334,6 @@ def test_rows_describe_their_scale_from_the_record() -> None:
         f"{small}10 %, 30 % without dropout: underfitted"
     )
     assert "10,000 images" in records.opened(raw("bias-cifar10-desk")).setting()
-    assert "1,000 images" in records.opened(raw("pretrain-photographs-desk")).setting()
     assert records.opened(raw("relu-cifar10-full")).setting() == (
         "full, CIFAR-10, 3 seeds: full width, 50,000 images, training error 25 %"
     )
@@ -368,6 +400,9 @@ def test_setting_counts_the_images_of_a_part(recorded: list[Record]) -> None:
         parts = record.raw["parts"] | {first: part}
         setting = replace(record, raw=record.raw | {"parts": parts}).setting()
         assert f" {images:,} images, " in setting
+    parts = record.raw["parts"] | {first: {"of": "new"}}
+    new = record.raw | {"parts": parts, "new_classes": 7}
+    assert " 35,000 images, " in replace(record, raw=new).setting()
 
 
 def test_damaged_record_of_ones_own_does_not_hide_that_of_the_project(
@@ -453,12 +488,6 @@ def test_differing_settings_are_named_unless_they_act_after_the_measurement() ->
     assert records.opened(relu).rows[0].repeat == ()
     relu["parts"]["tanh"]["train_of_each"] = 100
     assert records.opened(relu).rows[0].repeat == ("part.train_of_each 100 -> 0",)
-
-
-def test_other_reasons_for_repetition_are_read_from_the_record(recorded: list[Record]) -> None:
-    (record,) = (record for record in recorded if record.claim.id == "pretrain")
-    assert record.raw["to_be_repeated"] in record.rows[0].repeat
-    assert record.raw["to_be_repeated"] in table.document(recorded)
 
 
 def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:

@@ -30,7 +30,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments import records, runner, table
-from alexnet.experiments.claim import Claim, Kind
+from alexnet.experiments.claim import Claim, Kind, Part
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
@@ -150,6 +150,9 @@ def test_tiny_imagenet_is_recognised_by_its_classes_and_size(
     assert runner.kind_of(with_classes(64, wnids, tmp_path / "tiny")) == "tiny-imagenet"
     assert runner.kind_of(with_classes(112, wnids, tmp_path / "large")) == "photographs"
     assert runner.kind_of(with_classes(64, wnids[1:], tmp_path / "part")) == "photographs"
+    digest = hashlib.sha256("\n".join(wnids[1:]).encode()).hexdigest()
+    monkeypatch.setattr(runner, "MINI_IMAGENET_SHA256", digest)
+    assert runner.kind_of(Store(tmp_path / "part")) == "mini-imagenet"
 
 
 def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
@@ -197,8 +200,7 @@ def test_claims_share_runs_and_reuse_finished_ones(photographs: Store, tmp_path:
 def test_reduced_store_holds_the_requested_classes_and_images(
     photographs: Store, tmp_path: Path
 ) -> None:
-    (claim,) = chosen(["pretrain"])
-    part = replace(claim.arms[0].part, train_of_each=3)  # type: ignore[type-var]
+    part = Part(5, 5, train_of_each=3)
     folder = runner._part(settings_for(photographs, tmp_path), part)
     reduced = Store(folder)
     assert reduced.classes == photographs.classes[5:]
@@ -207,13 +209,68 @@ def test_reduced_store_holds_the_requested_classes_and_images(
     assert runner._part(settings_for(photographs, tmp_path), part) == folder
 
 
+NAMES = tuple(f"n{number:08d}" for number in range(55))
+
+
+@pytest.fixture
+def two_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Store]:
+    """What stands for mini-ImageNet, and the store whose classes are learned first.
+
+    The images are of the first ten classes of each, and the first store lacks five of the other's.
+    """
+    digest = hashlib.sha256("\n".join(NAMES[:50]).encode()).hexdigest()
+    monkeypatch.setattr(runner, "MINI_IMAGENET_SHA256", digest)
+    return with_classes(64, NAMES[:50], tmp_path / "mini"), with_classes(
+        64, NAMES[5:], tmp_path / "first"
+    )
+
+
+def test_new_classes_are_those_that_the_first_store_lacks(
+    two_stores: tuple[Store, Store], tmp_path: Path
+) -> None:
+    mini, first = two_stores
+    settings = replace(settings_for(mini, tmp_path), first=first)
+    new = Store(runner._part(settings, Part(of="new")))
+    assert tuple(new.classes) == NAMES[:5]
+    old = mini.split("train").labels
+    assert len(new.split("train")) == sum(old < 5)
+    assert np.bincount(new.split("train").labels).tolist() == np.bincount(old)[:5].tolist()
+    assert runner._part(settings, Part(of="first")) == first.name
+    (claim,) = chosen(["pretrain"])
+    record = records.new_record(claim, {}, settings)
+    assert f"--data {mini.name} --first {first.name} --scale smoke" in record["command"]
+    assert record["new_classes"] == 5
+    assert record["first_store"] == {"checksum": first.checksum} | record["store"]
+
+
+def test_classes_that_cannot_be_learned_first_are_refused(
+    two_stores: tuple[Store, Store], photographs: Store, tmp_path: Path
+) -> None:
+    mini, first = two_stores
+    (claim,) = chosen(["pretrain"])
+    settings = settings_for(mini, tmp_path)
+    runner.check(claim, replace(settings, first=first))
+    for other, message in (
+        (None, "name their store, such as tiny-imagenet-200 at 64 pixels: --first STORE"),
+        (photographs, "has images of 112 pixels and .* of 64; prepare both alike"),
+        (mini, "has fewer than two classes that .* has not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.check(claim, replace(settings, first=other))
+
+
 def test_wrong_stores_and_claims_are_refused_with_one_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (
         (["relu", "--data", photographs.name], "relu needs CIFAR-10 prepared at 32 pixels"),
         (["lrn", "--data", small.name, "--scale", "full"], "lrn needs photographs"),
-        (["pretrain", "--data", small.name], "pretrain needs photographs"),
+        (["pretrain", "--data", small.name], "pretrain needs mini-ImageNet prepared at 64 pixels"),
+        (
+            ["lrn", "--data", photographs.name, "--first", small.name],
+            "--first names what claim pretrain learns first",
+        ),
+        (["lrn", "--data", photographs.name, "--first", "none"], "is not a prepared store"),
         (["ilsvrc2012", "--data", photographs.name], "ilsvrc2012 needs ImageNet"),
         (["nonsense", "--data", photographs.name], "there is no claim 'nonsense'"),
         (["nonsense"], "there is no claim 'nonsense'"),
@@ -402,6 +459,7 @@ def test_every_claim_runs_at_smoke_scale(
     small: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     store = small if kind == "cifar10" else photographs
     if kind == "tiny-imagenet":
@@ -409,8 +467,11 @@ def test_every_claim_runs_at_smoke_scale(
         store = with_classes(64, classes, tmp_path / "tiny")
         digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
         monkeypatch.setattr(runner, "TINY_IMAGENET_SHA256", digest)
+    first = None
+    if kind == "mini-imagenet":
+        store, first = request.getfixturevalue("two_stores")
     seeds = 5 if claim.together else 2
-    settings = settings_for(store, tmp_path / "out", seeds)
+    settings = replace(settings_for(store, tmp_path / "out", seeds), first=first)
     (text,) = table.reproduce([claim], settings, tmp_path / "records", strict=True)
     (record,) = records.read(tmp_path / "records")
     assert (record.claim.id, record.raw["on"]) == (claim.id, kind)

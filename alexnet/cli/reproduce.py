@@ -24,7 +24,10 @@ class ReproduceArguments:
     claims: Positional[Annotated[Names, tyro.conf.arg(metavar="[CLAIM...]")]] = ()
     """Ids of the claims; all that the store is fit for when none is given."""
     data: str | None = None
-    """Prepared store: photographs of 112 pixels or more, tiny-imagenet or CIFAR-10."""
+    """Prepared store: photographs of 112 pixels or more, tiny-imagenet, mini-ImageNet or
+    CIFAR-10."""
+    first: str | None = None
+    """pretrain: store of the classes that are learned first, such as tiny-imagenet."""
     scale: Literal["smoke", "desk", "full"] = "desk"
     """smoke: seconds for each run, as a test of the program only. desk: minutes for each run. full:
     the paper's own setting."""
@@ -78,7 +81,8 @@ def reproduce(arguments: list[str]) -> None:
         return
     from alexnet.data.store import Store
 
-    settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, a.jobs, a.precision)
+    first = None if a.first is None else Store(a.first)
+    settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
     for text in table.reproduce(claims, settings, a.records or records.OWN, strict=bool(a.claims)):
         print(text, flush=True)

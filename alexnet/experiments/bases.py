@@ -8,7 +8,7 @@ from typing import Any
 
 from alexnet import recipes
 from alexnet.config import Config, Conv, LayerLr, Pool, StepSchedule, scaled
-from alexnet.experiments.claim import Kind, Scale
+from alexnet.experiments.claim import OF_64_PX, Kind, Scale
 from alexnet.experiments.effects import QUARTER
 
 # CIFAR-10 has no validation split.
@@ -16,11 +16,28 @@ VAL_SPLIT: dict[Kind, str] = {
     "photographs": "val",
     "cifar10": "test",
     "tiny-imagenet": "val",
+    "mini-imagenet": "val",
     "imagenet": "val",
 }
 
-INPUT_PX: dict[Kind, int] = {"photographs": 96, "cifar10": 23, "tiny-imagenet": 56, "imagenet": 96}
+INPUT_PX: dict[Kind, int] = {
+    "photographs": 96,
+    "cifar10": 23,
+    "tiny-imagenet": 56,
+    "mini-imagenet": 56,
+    "imagenet": 96,
+}
 """Side of the input of five convolutions below full scale."""
+
+DESK_EPOCHS: dict[Kind, int] = {
+    "photographs": 24,
+    "cifar10": 24,
+    "tiny-imagenet": 48,
+    "mini-imagenet": 32,
+    "imagenet": 24,
+}
+"""Epochs of five convolutions at desk scale: of the 25,000 images of tiny-imagenet's part and the
+37,500 of mini-ImageNet's, 1.2 million presentations of an image."""
 
 # The bases.
 
@@ -39,10 +56,11 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     - the PCA of the store's own training images (there of ImageNet 2012's);
     - 24 epochs with falls of the rate at 19 and 22 (there 91, with falls at 25, 51 and 79).
 
-    On tiny-imagenet it sees 56 of 64 pixels through a first kernel of 7x7 at every second pixel,
-    and trains on the first 50 classes (`DESK_PART`) for twice as many epochs, 1.2 million
-    presentations of an image. With all 200 classes as many presentations leave it underfitted, with
-    a training error above its validation error (docs/log.md, 2026-11-29).
+    On tiny-imagenet and mini-ImageNet it sees 56 of 64 pixels through a first kernel of 7x7 at
+    every second pixel, for 1.2 million presentations of an image (`DESK_EPOCHS`), twice as many as
+    elsewhere. Of tiny-imagenet it trains on the first 50 classes (`DESK_PART`): with all 200 as
+    many presentations leave it underfitted, with a training error above its validation error
+    (docs/log.md, 2026-11-29).
 
     The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the color
     noise ends and conv1's weights learn at a tenth of the rate, at 19 conv1 is frozen. Smoke scale
@@ -56,7 +74,7 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     assert isinstance(conv1, Conv)
     if kind == "cifar10":
         layers = (replace(conv1, size_px=5, stride=1, pad=(2, 2), std=0.02), *layers[1:])
-    if kind == "tiny-imagenet":
+    if kind in OF_64_PX:
         # Padded on one side, as in `original`: 27 = (56 + 3 - 7) / 2 + 1.
         layers = (replace(conv1, size_px=7, stride=2, std=0.015), *layers[1:])
     architecture = replace(
@@ -68,19 +86,23 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     slow = LayerLr("conv1", 18, config.sgd.lr / 10, weights_only=True)
     frozen = LayerLr("conv1", 19, 0.0)
     desk = StepSchedule(24, (19, 22), layer_lrs=(slow, frozen), colour_until=18)
-    schedule = (
-        StepSchedule(1)
-        if scale == "smoke"
-        else scaled(desk, 48)
-        if kind == "tiny-imagenet"
-        else desk
-    )
+    schedule = StepSchedule(1) if scale == "smoke" else scaled(desk, DESK_EPOCHS[kind])
     return replace(config, architecture=architecture, schedule=schedule, val_split=VAL_SPLIT[kind])
 
 
 def one_column_below(scale: Scale, kind: Kind) -> Config:
     """Where the ladder stands: `five_convolutions` in one column."""
     return one_column(five_convolutions(scale, kind))
+
+
+def six_convolutions(scale: Scale, kind: Kind) -> Config:
+    """`five_convolutions` with the sixth of section 7; the net of `recipes.original_six_conv`."""
+    config = five_convolutions(scale, kind)
+    # Its deviation is that of the other convolutions of 3x3, here as there.
+    std = next(layer.std for layer in config.architecture.layers if layer.name == "conv5")
+    at = [layer.name for layer in config.architecture.layers].index("fc6")
+    before, after = config.architecture.layers[:at], config.architecture.layers[at:]
+    return net(layers=(*before, replace(recipes.CONV6, std=std), *after))(config)
 
 
 def four_layers(scale: Scale, kind: Kind) -> Config:
@@ -141,7 +163,8 @@ def as_many_presentations(
     """
 
     def changed(config: Config) -> Config:
-        schedule = scaled(config.schedule, round(config.schedule.epochs / share))
+        # Smoke scale has one epoch.
+        schedule = scaled(config.schedule, max(1, round(config.schedule.epochs / share)))
         return change(replace(config, schedule=schedule))
 
     return changed
@@ -173,3 +196,26 @@ def thirteen(config: Config) -> Config:
     other = recipes.cifar_13()
     architecture = replace(other.architecture, width=config.architecture.width)
     return replace(config, architecture=architecture, sgd=other.sgd)
+
+
+def fine_tuned(config: Config) -> Config:
+    """The rates and layers of `recipes.fine_tuned`, in proportion to the base's rate and length."""
+    there, trained = recipes.fine_tuned(), recipes.original()
+    assert isinstance(config.schedule, StepSchedule) and isinstance(there.schedule, StepSchedule)
+    share = config.sgd.lr / trained.sgd.lr
+    length = there.schedule.epochs / trained.schedule.epochs
+    schedule = scaled(there.schedule, max(1, round(length * config.schedule.epochs)))
+    assert isinstance(schedule, StepSchedule)
+    assert config.sgd.bias_lr is not None and trained.sgd.bias_lr is not None
+    of_biases = config.sgd.bias_lr / trained.sgd.bias_lr
+    rates = tuple(replace(each, lr=share * each.lr) for each in schedule.layer_lrs)
+    return replace(
+        config,
+        sgd=replace(
+            config.sgd,
+            lr=share * there.sgd.lr,
+            bias_lr_of=tuple((layer, of_biases * lr) for layer, lr in there.sgd.bias_lr_of),
+        ),
+        schedule=replace(schedule, layer_lrs=rates),
+        init_layers=there.init_layers,
+    )

@@ -15,7 +15,7 @@ from alexnet.config import Config
 from alexnet.experiments.effects import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
-Kind = Literal["photographs", "cifar10", "tiny-imagenet", "imagenet"]
+Kind = Literal["photographs", "cifar10", "tiny-imagenet", "mini-imagenet", "imagenet"]
 Base = Callable[[Scale, Kind], Config]
 
 
@@ -27,9 +27,18 @@ class Part:
     classes: int = 0
     train_of_each: int = 0
     """Training images of each class."""
+    of: Literal["store", "first", "new"] = "store"
+    """first: of the store whose classes are learned first (`--first`). new: of the store, without
+    the classes that the first one has."""
 
     def __str__(self) -> str:
         """`, 200 images of each of classes 6 to 10`; empty for the whole store."""
+        if self.of != "store":
+            words = {
+                "first": "classes of the first store",
+                "new": "classes that the first one lacks",
+            }
+            return f", {words[self.of]}"
         of = (
             f" of classes {self.first_class + 1} to {self.first_class + self.classes}"
             if self.classes
@@ -40,7 +49,9 @@ class Part:
         return f", images{of}" if self.classes else ""
 
 
-SMALL_IMAGES: frozenset[Kind] = frozenset({"cifar10", "tiny-imagenet"})
+OF_64_PX: frozenset[Kind] = frozenset({"tiny-imagenet", "mini-imagenet"})
+"""Kinds of data with classes of ImageNet in images of 64 pixels."""
+SMALL_IMAGES: frozenset[Kind] = OF_64_PX | {"cifar10"}
 """Kinds of data whose images are used at the size that they have."""
 STORED_PX: dict[Scale, int] = {"smoke": 112, "desk": 112, "full": 0}
 """Side of the stored photographs at each scale, in pixels; 0: as they are.
@@ -53,6 +64,7 @@ DESK_PART: dict[Kind, Part] = {
     "cifar10": Part(train_of_each=1000),
     # With all 200 classes the base is underfitted after the same time.
     "tiny-imagenet": Part(0, 50),
+    "mini-imagenet": Part(of="new"),
     "imagenet": Part(),
 }
 """The part of a store that the smaller scales train on."""
@@ -147,6 +159,11 @@ class Claim:
     """Measures each run of the first arm, from its folder; kept in `RunResult.extra_metrics`."""
     together: Callable[[Sequence[RunResult]], dict[str, float]] | None = None
     """Measures each ensemble of runs of the first arm; kept in `extra_metrics` of its members."""
+
+    @property
+    def learns_first(self) -> bool:
+        """Whether an arm learns the classes of another store first."""
+        return any(arm.part is not None and arm.part.of == "first" for arm in self.arms)
 
     def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
         """The configuration of an arm."""

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
+from alexnet.data.store import Store
 from alexnet.experiments.claim import Arm, Claim, Effect, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.job import result_of
-from alexnet.experiments.runner import Settings, kind_of, threads_of_a_run
+from alexnet.experiments.runner import Settings, classes_of, kind_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
@@ -47,18 +48,25 @@ def new_record(
     claim: Claim, results: dict[str, list[RunResult]], settings: Settings
 ) -> dict[str, Any]:
     """The record of a claim that was run, as JSON values."""
-    store, kind = settings.store, kind_of(settings.store)
-    images = {name: split["images"] for name, split in store.manifest["splits"].items()}
+    store, first, kind = settings.store, settings.first, kind_of(settings.store)
+    # What is said of the store that claim pretrain learns first.
+    of_first: dict[str, Any] = {}
+    if claim.learns_first and first is not None:
+        new = classes_of(Part(of="new"), store, first)
+        described = _described(first) | {"checksum": first.checksum}
+        of_first = {"first_store": described, "new_classes": len(new)}
     # The command names the precision only if it is not the default.
+    named = f" --first {shlex.quote(first.name)}" if first is not None and of_first else ""
     precision = "" if settings.precision == "auto" else f" --precision {settings.precision}"
     return {
         "claim": claim.id,
         "on": kind,
         "scale": settings.scale,
-        "command": f"alexnet reproduce {claim.id} --data {shlex.quote(store.name)} "
+        "command": f"alexnet reproduce {claim.id} --data {shlex.quote(store.name)}{named} "
         f"--scale {settings.scale} --seeds {settings.seeds}{precision}",
-        "store": {"images": images, "classes": len(store.classes), "size_px": store.size_px},
+        "store": _described(store),
         "store_checksum": store.checksum,
+        **of_first,
         "code": code_version(),
         "environment": environment(settings.jobs),
         "parts": {arm.name: asdict(claim.part(arm, settings.scale, kind)) for arm in claim.arms},
@@ -70,6 +78,11 @@ def new_record(
         },
         "arms": {name: [_run(run) for run in runs] for name, runs in results.items()},
     }
+
+
+def _described(store: Store) -> dict[str, Any]:
+    images = {name: split["images"] for name, split in store.manifest["splits"].items()}
+    return {"images": images, "classes": len(store.classes), "size_px": store.size_px}
 
 
 def environment(jobs: int) -> dict[str, Any]:
@@ -177,7 +190,8 @@ class Record:
         # The record has the size of the store from which the part was taken.
         all_images = store["images"][self.config(first).train_split]
         of_each = part.train_of_each or all_images / store["classes"]
-        images = round(of_each * (part.classes or store["classes"]))
+        classes = self.raw["new_classes"] if part.of == "new" else part.classes or store["classes"]
+        images = round(of_each * classes)
         train_error = mean(run.train_error for run in runs)
         least = train_error if self.without_dropout is None else self.without_dropout
         underfitted = least > UNDERFITTED and not self.in_papers_setting
@@ -209,7 +223,11 @@ class Record:
 
 def where(raw: dict[str, Any]) -> str:
     """The scale and the data of a record, such as `desk, photographs`."""
-    names = {"cifar10": "CIFAR-10", "imagenet": "ImageNet 2012"}
+    names = {
+        "cifar10": "CIFAR-10",
+        "mini-imagenet": "mini-ImageNet",
+        "imagenet": "ImageNet 2012",
+    }
     return f"{raw['scale']}, {names.get(raw['on'], raw['on'])}"
 
 
@@ -332,13 +350,7 @@ def adjusted(records: Sequence[Record]) -> list[Record]:
 
 
 def _repeat(claim: Claim, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:
-    """The reasons to measure a row again.
-
-    These are the reason that the record names, if any, and every setting of the compared arms that
-    has changed since.
-    """
-    if "to_be_repeated" in raw:
-        yield raw["to_be_repeated"]
+    """The reasons to measure a row again: the settings of the compared arms that have changed."""
     # Arms share most settings; each change is named once.
     named: set[str] = set()
     for arm in claim.arms:
@@ -363,8 +375,9 @@ def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Ite
     if effect.first_epochs is not None:
         before, today = (until(config, effect.first_epochs) for config in (before, today))
     yield from differences(to_dict(before), to_dict(today))
-    part = asdict(claim.part(arm, scale, kind))
-    yield from differences(raw["parts"][arm.name], part, "part")
+    # Read as a Part for the same reason.
+    parts = Part(**raw["parts"][arm.name]), claim.part(arm, scale, kind)
+    yield from differences(asdict(parts[0]), asdict(parts[1]), "part")
 
 
 def until(config: Config, epochs: int) -> Config:

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import job
 from alexnet.experiments.claim import (
+    OF_64_PX,
     SMALL_IMAGES,
     STORED_PX,
     Arm,
@@ -59,6 +60,8 @@ class Settings:
     seeds: int
     """Runs of each arm; run i has seed i."""
     out: Path
+    first: Store | None = None
+    """The store of the classes that claim pretrain learns first."""
     jobs: int = 1
     """Runs at the same time, which share the cores."""
     precision: Literal["auto", "float32"] = "auto"
@@ -79,6 +82,18 @@ class RunSpec:
 IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 # The same of the 200 classes of tiny-imagenet-200.
 TINY_IMAGENET_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
+# The same of the 100 classes of mini-ImageNet.
+MINI_IMAGENET_SHA256 = "1b4824645ca6499eae20325be027c6a1b408e7adf003ea4a544cf3b84b10a170"
+
+
+NEEDS: dict[Kind, str] = {
+    "photographs": "photographs of 112 pixels or more",
+    "cifar10": "CIFAR-10 prepared at 32 pixels",
+    "tiny-imagenet": "tiny-imagenet-200 at 64 pixels",
+    "mini-imagenet": "mini-ImageNet prepared at 64 pixels",
+    "imagenet": "ImageNet 2012",
+}
+"""What a claim needs, by the first of its kinds of data."""
 
 
 def kind_of(store: Store) -> Kind:
@@ -93,6 +108,8 @@ def kind_of(store: Store) -> Kind:
     wnids = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
     if store.size_px == 64 and wnids == TINY_IMAGENET_SHA256:
         return "tiny-imagenet"
+    if store.size_px == 64 and wnids == MINI_IMAGENET_SHA256:
+        return "mini-imagenet"
     return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"
 
 
@@ -115,18 +132,14 @@ def check(claim: Claim, settings: Settings) -> None:
             f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
         )
     # Small images can show a mechanism at a small scale, but are not the data of these claims.
-    small_stand_in = kind == "tiny-imagenet" or (kind == "cifar10" and claim.kinds[-1] != kind)
+    small_stand_in = kind in OF_64_PX or (kind == "cifar10" and claim.kinds[-1] != kind)
     if kind not in claim.kinds or (scale == "full" and small_stand_in):
-        needs = (
-            "CIFAR-10 prepared at 32 pixels"
-            if claim.kinds[0] == "cifar10"
-            else "tiny-imagenet-200 at 64 pixels"
-            if claim.kinds[0] == "tiny-imagenet"
-            else "photographs of 112 pixels or more"
-        )
+        needs = NEEDS[claim.kinds[0]]
         raise AlexNetError(
             f"{claim.id} needs {needs}; {store.name} holds images of {store.size_px} pixels"
         )
+    if claim.learns_first:
+        _check_first(claim, settings)
     if kind not in SMALL_IMAGES and store.size_px < STORED_PX[scale]:
         raise AlexNetError(
             f"{claim.id} at this scale needs images of {STORED_PX[scale]} pixels; "
@@ -139,6 +152,26 @@ def check(claim: Claim, settings: Settings) -> None:
             raise AlexNetError(
                 f"{claim.id} needs {needed} classes or more; {store.name} has {len(store.classes)}"
             )
+
+
+def _check_first(claim: Claim, settings: Settings) -> None:
+    """Raise AlexNetError if the classes that are learned first are of no use."""
+    store, first = settings.store, settings.first
+    if first is None:
+        raise AlexNetError(
+            f"{claim.id} learns other classes first; name their store, such as tiny-imagenet-200 "
+            f"at {store.size_px} pixels: --first STORE"
+        )
+    if first.size_px != store.size_px:
+        raise AlexNetError(
+            f"{first.name} has images of {first.size_px} pixels and {store.name} of "
+            f"{store.size_px}; prepare both alike"
+        )
+    if len(classes_of(Part(of="new"), store, first)) < 2:
+        raise AlexNetError(
+            f"{store.name} has fewer than two classes that {first.name} has not; name another "
+            "store for --first"
+        )
 
 
 def run_ahead(claims: Sequence[Claim], settings: Settings) -> None:
@@ -310,31 +343,44 @@ def _spec_of(name: str, config: Config, settings: Settings) -> RunSpec:
     return RunSpec(name, config, settings.out / "runs" / key)
 
 
+def classes_of(part: Part, store: Store, first: Store | None) -> list[int]:
+    """The positions of a part's classes in its store, which is `first` for a part of that one."""
+    if part.of == "new":
+        assert first is not None
+        return [n for n, name in enumerate(store.classes) if name not in first.classes]
+    return list(range(part.first_class, part.first_class + (part.classes or len(store.classes))))
+
+
 def _part(settings: Settings, part: Part) -> str:
     """The name of the store that a run reads: the store itself, or a reduced part of it.
 
     A part is stored without loss, so that images are compressed once at most.
     """
     store = settings.store
+    if part.of == "first":
+        assert settings.first is not None
+        store = settings.first
     size_px = (
         store.size_px
         if store.size_px <= LOSSLESS_PX
         else STORED_PX[settings.scale] or store.size_px
     )
-    if part == Part() and size_px == store.size_px:
+    classes = classes_of(part, store, settings.first)
+    whole = len(classes) == len(store.classes) and not part.train_of_each
+    if whole and size_px == store.size_px:
         return store.name
-    text = json.dumps([asdict(part), size_px, store.checksum])
+    text = json.dumps([classes, part.train_of_each, size_px, store.checksum])
     folder = settings.out / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
     # A store that was interrupted is not a folder yet: `prepare` renames it when it is complete.
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        first, last = part.first_class, part.first_class + (part.classes or len(store.classes))
         splits = tuple(
             # Only training images are left out: an error on fewer test images is less exact.
-            _items(store, name, first, last, part.train_of_each if name == "train" else 0)
+            _items(store, name, classes, part.train_of_each if name == "train" else 0)
             for name in store.manifest["splits"]
         )
-        source = Source(f"a part of {store.name}: {text}", tuple(store.classes[first:last]), splits)
+        names = tuple(store.classes[n] for n in classes)
+        source = Source(f"a part of {store.name}: {text}", names, splits)
         lossless = StoreSettings(
             size_px=size_px, encoding="png" if size_px <= LOSSLESS_PX else "ppm"
         )
@@ -342,22 +388,24 @@ def _part(settings: Settings, part: Part) -> str:
     return str(folder)
 
 
-def _items(store: Store, name: str, first: int, last: int, of_each: int) -> SourceSplit:
-    """A split with the images of classes `first` to `last - 1`, in one shuffled order.
+def _items(store: Store, name: str, classes: Sequence[int], of_each: int) -> SourceSplit:
+    """A split with the images of some classes, in one shuffled order.
 
     Args:
+        classes: Positions of the classes in the store, in the order of their new labels.
         of_each: The number of images of each class; 0: all of them.
     """
     split = store.split(name)
-    num_left = dict.fromkeys(range(first, last), of_each or len(split))
+    num_left = dict.fromkeys(classes, of_each or len(split))
+    labels = {n: label for label, n in enumerate(classes)}
     items = []
     # The order is that of epoch 0 with seed 0, so that every run sees the same part.
     for index in epoch_order(len(split), 0, 0).tolist():
-        label = int(split.labels[index])
-        if num_left.get(label, 0):
-            num_left[label] -= 1
+        n = int(split.labels[index])
+        if num_left.get(n, 0):
+            num_left[n] -= 1
             # The bytes are read when the item is, so that a part need not fit into memory.
-            items.append(Item(split.name(index), label - first, partial(split.encoded, index)))
+            items.append(Item(split.name(index), labels[n], partial(split.encoded, index)))
     return SourceSplit(name, len(items), lambda start: iter(items[start:]))
 
 

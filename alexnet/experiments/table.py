@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from alexnet.architecture import plan
+from alexnet.errors import AlexNetError
 from alexnet.experiments.claim import Claim, Kind
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.estimates import Verdict
@@ -92,6 +93,8 @@ def reproduce(
         except ValueError:
             if strict:
                 raise
+    if settings.first is not None and not any(claim.learns_first for claim in fit):
+        raise AlexNetError("--first names what claim pretrain learns first; no other claim does")
     # Records are written claim by claim, so that an interruption costs one claim at most.
     run_ahead(fit, settings)
     for claim in fit:
@@ -219,6 +222,7 @@ KINDS: dict[Kind, str] = {
     "photographs": "photographs",
     "cifar10": "CIFAR-10",
     "tiny-imagenet": "tiny-imagenet",
+    "mini-imagenet": "mini-ImageNet",
     "imagenet": "ImageNet 2012",
 }
 
@@ -299,7 +303,8 @@ def listing(
             needs += f"; at desk scale {_duration(cost_h[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
         if claim.id in cost_h:
-            lines.append(f"  Run it: {command('reproduce', claim.id, '--data', 'STORE')}")
+            stores = ["--data", "STORE", *(["--first", "OTHER"] if claim.learns_first else [])]
+            lines.append(f"  Run it: {command('reproduce', claim.id, *stores)}")
         for record in records:
             if record.claim is claim:
                 lines += record_lines(record)
@@ -382,6 +387,7 @@ SIZES: dict[Kind, tuple[int, int]] = {
     "photographs": (10, 4_000),
     "cifar10": (10, 50_000),
     "tiny-imagenet": (200, 100_000),
+    "mini-imagenet": (100, 50_000),
     "imagenet": (1000, 1_281_167),
 }
 """Classes and training images of a store that is not known yet, for the estimate of its cost."""
@@ -401,10 +407,11 @@ def cost_h(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[s
         seconds = 0.0
         for arm in claim.arms:
             kind = claim.kinds[0]
-            classes, images = SIZES[kind]
+            part = claim.part(arm, "desk", kind)
+            # The claim that learns other classes first has them from tiny-imagenet.
+            classes, images = SIZES["tiny-imagenet" if part.of == "first" else kind]
             config = claim.config(arm, "desk", kind)
             ops = plan(replace(config.architecture, classes=classes))
-            part = claim.part(arm, "desk", kind)
             of_each = part.train_of_each or images / classes
             num_images = config.schedule.epochs * (part.classes or classes) * of_each
             seconds += (
