@@ -222,7 +222,7 @@ KINDS: dict[Kind, str] = {
     "photographs": "photographs",
     "cifar10": "CIFAR-10",
     "tiny-imagenet": "tiny-imagenet",
-    "mini-imagenet": "mini-ImageNet",
+    "mini-imagenet": "mini-ImageNet (prepare --size-px 64)",
     "imagenet": "ImageNet 2012",
 }
 
