@@ -153,6 +153,10 @@ class Claim:
     epochs of seed 0. Empty: the base's own rate."""
     manual_commands: tuple[str, ...] = ()
     """The commands for full scale, if one `alexnet reproduce` is not enough."""
+    elsewhere: str = ""
+    """What the one systematic study of this shape found: Mishkin, Sergievskiy and Matas 2016 and
+    their repository ducha-aiki/caffenet-benchmark, errors of single runs of CaffeNet on ImageNet
+    2012 at 128 pixels, with fc6 and fc7 of 2,048 units."""
     note: str = ""
     """What a reader has to know about the paper's setting, its log or the smaller scales."""
     extra_metrics: Callable[[Path], dict[str, float]] | None = None

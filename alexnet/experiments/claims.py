@@ -165,6 +165,7 @@ CLAIMS: tuple[Claim, ...] = (
         # "The learning rates for each network were chosen independently to make training as fast as
         # possible" (caption of Figure 1).
         rates=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        elsewhere="52.9 % with ReLU, 59.9 % with tanh",
     ),
     Claim(
         "columns",
@@ -203,6 +204,7 @@ CLAIMS: tuple[Claim, ...] = (
             _top5("no normalisation", "without normalization minus with it", "1.2", 1.2),
         ),
         note="The arm leaves out both normalizations of the original, as the log's net does.",
+        elsewhere="53.0 % with normalization, 52.9 % without",
     ),
     Claim(
         "lrn-cifar",
@@ -247,6 +249,7 @@ CLAIMS: tuple[Claim, ...] = (
         note="As in the authors' net 147 the 2/2 windows reach over the border, and conv2 has a "
         "padding of 1 and conv5 of 0 to fit the maps. The log's pair differs in more than that: "
         "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no color end game.",
+        elsewhere="51.6 % with 2/2 pooling, whose maps are larger, 53.0 % with overlapping",
     ),
     Claim(
         "crops",
@@ -322,6 +325,7 @@ CLAIMS: tuple[Claim, ...] = (
         "so that fc7 and fc8 see values of the same size. The loss that both nets have to reach is "
         "the larger of their lowest validation losses.",
         extra_metrics=_over_masks,
+        elsewhere="53.0 % with a rate of 0.5, 50.3 % with 0.3",
     ),
     Claim(
         "images",
@@ -346,6 +350,8 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         note="Every arm sees the same number of presentations: with an eighth of the images it has "
         "eight times as many epochs.",
+        elsewhere="52.9 % of 1.2 million images, 56.2 % of 800,000, 60.7 % of 400,000, 69.5 % of "
+        "200,000",
     ),
     Claim(
         "ladder",
@@ -374,6 +380,8 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         note="Each setting is added to those above it that are kept. Random resized crops, for "
         "example, are added to what is above, and the rows below are without them.",
+        elsewhere="52.9 %, with batch normalization after the ReLU 50.1 %, with a linear fall of "
+        "the learning rate 50.7 %",
     ),
     Claim(
         "depth",
@@ -434,6 +442,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "1.2 in the log, of another width",
             ),
         ),
+        elsewhere="52.9 % in two groups, 51.3 % without groups",
     ),
     Claim(
         "ensemble",
