@@ -397,12 +397,14 @@ RANGES = [
 def test_broken_server_ends_the_reading_of_images(
     way: servers.Way, message: str, store: Path
 ) -> None:
+    # A server that answers wrongly has time to answer at all, on a machine with other work too.
+    answer_s = ANSWER_S if way is servers.hangs else 20
     with servers.served(store, servers.for_ranges(way)) as server:
-        split = Store(server.url, answer_s=ANSWER_S).split("val")
+        split = Store(server.url, answer_s=answer_s).split("val")
         began_s = time.monotonic()
         with pytest.raises(StoreLost, match=rf"cannot be read any more \({message}"):
             split.read(range(5))
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < max(2, answer_s)
 
 
 def test_honest_server_serves_the_store(store: Path) -> None:
