@@ -29,7 +29,7 @@ gpu-lab:  ## half an hour on a CUDA GPU: make gpu-lab OUT=FOLDER STAGES="facts c
 	$(PYTHON) -m benchmarks.gpu $(OUT) $(STAGES)
 
 # Four runs at once: a net for 32 pixels leaves most of a card idle.
-cifar-gpu:  ## the 11 % net in full, 520 epochs, with and without normalization: make cifar-gpu DATA=STORE
+cifar-gpu:  ## the 11 % net in full, 520 epochs, with and without normalization, and the 13 % net: make cifar-gpu DATA=STORE
 	$(PYTHON) -m alexnet reproduce lrn-cifar --data $(DATA) --scale full --jobs 4
 
 # One claim after the other, so that each writes its record before the next begins; they share runs.

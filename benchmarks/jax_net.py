@@ -89,7 +89,8 @@ def main():
         if not on_gpu:
             jax.block_until_ready(state)
 
-    note = f"jax {jax.__version__}, {options['precision']}, batch {batch}"
+    device = "gpu" if on_gpu else "cpu"
+    note = f"{device}, jax {jax.__version__}, {options['precision']}, batch {batch}"
     wait = (lambda: jax.block_until_ready(state)) if on_gpu else None
     serve(run, batch, "images", note, wait=wait)
 

@@ -101,7 +101,8 @@ def main():
         if not on_gpu:
             result.numpy()
 
-    note = f"tensorflow {tf.__version__}, {options['precision']}, batch {batch}"
+    device = "gpu" if on_gpu else "cpu"
+    note = f"{device}, tensorflow {tf.__version__}, {options['precision']}, batch {batch}"
     serve(run, batch, "images", note, wait=(lambda: result.numpy()) if on_gpu else None)
 
 

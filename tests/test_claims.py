@@ -18,7 +18,7 @@ import torch
 from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.config import Architecture, StepSchedule, scaled
+from alexnet.config import Architecture, Conv, StepSchedule, scaled
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
 from alexnet.experiments import records, report, runner, table
@@ -139,8 +139,31 @@ def test_desk_scale_fine_tunes_at_a_tenth_of_the_rate_and_its_end_game_is_in_pro
         *[("fc8", 0, pytest.approx(10)), ("fc8", 3, pytest.approx(1))],
         *[("fc8", 8, pytest.approx(0.1)), ("fc8", 15, pytest.approx(0.01))],
     ]
-    layers = [layer.name for layer in scratch.architecture.layers]
-    assert layers == [layer.name for layer in recipes.six_conv().architecture.layers]
+    layers = scratch.architecture.layers
+    assert [layer.name for layer in layers] == [
+        layer.name for layer in recipes.six_conv().architecture.layers
+    ]
+    assert scratch.architecture.input_px == 56
+    conv1 = layers[0]
+    assert isinstance(conv1, Conv)
+    assert (conv1.size_px, conv1.stride, conv1.std) == (7, 2, 0.015)
+    # That of the other convolutions of 3x3, at this width too.
+    assert [layer.std for layer in layers if layer.name in ("conv5", "conv6")] == [0.06, 0.06]
+
+
+def test_cost_of_pretrain_counts_the_images_of_its_parts() -> None:
+    """Of 37,500 images 32 and 19 epochs, and of 100,000 twelve."""
+    (claim,) = chosen(["pretrain"])
+    macs = sum(
+        op.multiply_adds
+        for op in plan(
+            replace(claim.config(claim.arms[0], "desk", "mini-imagenet").architecture, classes=75)
+        )
+    )
+    images = 37_500 * (32 + 19) + 100_000 * 12
+    hours = table.cost_h([claim], 1e11, seeds=1)["pretrain"]
+    # The head of the first net has 200 classes, which is next to nothing.
+    assert hours == pytest.approx(images * 3 * macs / 0.5e11 / 3600, rel=0.01)
 
 
 def test_full_scale_of_pretrain_has_the_net_of_the_authors() -> None:
@@ -425,6 +448,34 @@ def test_file_that_is_no_record_costs_no_other(
     (tmp_path / "another.json").write_text(content)
     assert [one.raw for one in records.read(tmp_path)] == [recorded[0].raw]
     assert "another.json is no record of this version" in capsys.readouterr().err
+
+
+def test_record_of_data_that_the_claim_left_costs_no_other(
+    recorded: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = raw("lrn-tiny-imagenet-desk")
+    for content in (kept, kept | {"claim": "pretrain", "on": "photographs"}):
+        (tmp_path / f"{content['claim']}.json").write_text(json.dumps(content))
+    assert [one.claim.id for one in records.read(tmp_path)] == ["lrn"]
+    assert "pretrain.json is no record of this version" in capsys.readouterr().err
+
+
+def test_record_of_another_first_store_is_kept(tmp_path: Path) -> None:
+    first = raw("lrn-tiny-imagenet-desk") | {"first_store": {"checksum": "a"}}
+    path = records.write(first, tmp_path)
+    records.write(first, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    records.write(first | {"first_store": {"checksum": "b"}}, tmp_path)
+    assert json.loads(path.with_suffix(".json.1.bak").read_text()) == first
+
+
+def test_error_without_dropout_is_found_beside_a_record_with_newer_fields(tmp_path: Path) -> None:
+    lrn, dropout = raw("lrn-tiny-imagenet-desk"), raw("dropout-tiny-imagenet-desk")
+    assert "of" not in dropout["parts"]["base"]
+    lrn["parts"]["base"]["of"] = "store"
+    for record in (lrn, dropout):
+        records.write(record, tmp_path)
+    assert all(", 4 % without dropout" in one.setting() for one in records.read(tmp_path))
 
 
 def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:

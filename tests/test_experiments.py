@@ -209,6 +209,28 @@ def test_reduced_store_holds_the_requested_classes_and_images(
     assert runner._part(settings_for(photographs, tmp_path), part) == folder
 
 
+# Offsets in WordNet of the 100 classes of mini-ImageNet, in order.
+MINI_IMAGENET = """
+01532829 01558993 01704323 01749939 01770081 01843383 01855672 01910747 01930112 01981276
+02074367 02089867 02091244 02091831 02099601 02101006 02105505 02108089 02108551 02108915
+02110063 02110341 02111277 02113712 02114548 02116738 02120079 02129165 02138441 02165456
+02174001 02219486 02443484 02457408 02606052 02687172 02747177 02795169 02823428 02871525
+02950826 02966193 02971356 02981792 03017168 03047690 03062245 03075370 03127925 03146219
+03207743 03220513 03272010 03337140 03347037 03400231 03417042 03476684 03527444 03535780
+03544143 03584254 03676483 03770439 03773504 03775546 03838899 03854065 03888605 03908618
+03924679 03980874 03998194 04067472 04146614 04149813 04243546 04251144 04258138 04275548
+04296562 04389033 04418357 04435653 04443257 04509417 04515003 04522168 04596742 04604644
+04612504 06794110 07584110 07613480 07697537 07747607 09246464 09256479 13054560 13133613
+"""
+
+
+def test_mini_imagenet_is_recognised_by_its_list_of_classes() -> None:
+    wnids = [f"n{offset}" for offset in MINI_IMAGENET.split()]
+    assert len(wnids) == 100
+    digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
+    assert digest == runner.MINI_IMAGENET_SHA256
+
+
 NAMES = tuple(f"n{number:08d}" for number in range(55))
 
 
@@ -250,22 +272,50 @@ def test_classes_that_cannot_be_learned_first_are_refused(
     (claim,) = chosen(["pretrain"])
     settings = settings_for(mini, tmp_path)
     runner.check(claim, replace(settings, first=first))
+    without = tmp_path / "without"
+    prepare(
+        replace(shapes.source(10, 10), splits=shapes.source(10, 10).splits[:1]),
+        without,
+        StoreSettings(size_px=64),
+    )
     for other, message in (
+        (Store(without), "without has no split 'val', which its training needs"),
         (None, "name their store, such as tiny-imagenet-200 at 64 pixels: --first STORE"),
         (photographs, "has images of 112 pixels and .* of 64; prepare both alike"),
         (mini, "has fewer than two classes that .* has not"),
     ):
         with pytest.raises(ValueError, match=message):
             runner.check(claim, replace(settings, first=other))
+    # Without the name of the claim, too.
+    large = replace(settings, first=photographs)
+    with pytest.raises(ValueError, match="prepare both alike"):
+        list(table.reproduce(CLAIMS, large, tmp_path / "records", strict=False))
+    with pytest.raises(ValueError, match=r"no claim can be tested on .*mini with these options"):
+        list(table.reproduce(CLAIMS, settings, tmp_path / "records", strict=False))
+
+
+def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path: Path) -> None:
+    """Else the finished runs of an earlier version would not be found."""
+    text = json.dumps(
+        [{"first_class": 5, "classes": 5, "train_of_each": 3}, 112, photographs.checksum]
+    )
+    folder = runner._part(settings_for(photographs, tmp_path), Part(5, 5, 3))
+    assert Path(folder).name == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert Store(folder).manifest["source"] == f"a part of {photographs.name}: {text}"
 
 
 def test_wrong_stores_and_claims_are_refused_with_one_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (
-        (["relu", "--data", photographs.name], "relu needs CIFAR-10 prepared at 32 pixels"),
+        (["relu", "--data", photographs.name], "relu needs CIFAR-10 at 32 pixels"),
         (["lrn", "--data", small.name, "--scale", "full"], "lrn needs photographs"),
-        (["pretrain", "--data", small.name], "pretrain needs mini-ImageNet prepared at 64 pixels"),
+        (
+            ["pretrain", "--data", small.name],
+            "pretrain needs mini-ImageNet at 64 pixels; "
+            f"{small.name} holds 10 classes of other images, of 32 pixels",
+        ),
+        (["lrn", "--first", photographs.name], "--first has an effect beside --data alone"),
         (
             ["lrn", "--data", photographs.name, "--first", small.name],
             "--first names what claim pretrain learns first",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.gpu import correctness, steps
 from benchmarks.gpu.__main__ import STAGES, Stage, main
@@ -70,6 +71,26 @@ def test_other_programs_are_measured_where_they_are(
     assert absent == {"name": "absent", "said": "not installed"}
     assert there["name"] == "there, batch 2" and float(there["images_per_s"]) > 0
     assert "no kernel for this card" in str(failed["error"])
+
+
+def test_another_program_on_the_cpu_is_no_row_of_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "other_net.py"
+    script.write_text(
+        "from benchmarks.worker import serve; serve(lambda: None, 2, 'images', 'cpu, other 1.0')"
+    )
+    monkeypatch.setattr(Lab, "device", torch.device("cuda"))
+    with pytest.raises(ValueError, match="other is installed without CUDA"):
+        steps._of_program(Lab(tmp_path, "steps", tiny=True), "other", str(script), 2)
+    for name in ("jax_net", "tensorflow_net"):
+        assert 'note = f"{device}, ' in (ROOT / "benchmarks" / f"{name}.py").read_text()
+
+
+def test_other_programs_share_the_memory_of_a_card() -> None:
+    variables = environment()
+    assert variables["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert variables["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
 @pytest.mark.slow

@@ -202,6 +202,7 @@ def test_crops_are_in_blocks_where_a_trial_finds_that_faster(
         results = []
         for way in ways.values():
             y = way(x, weight, *rest)
+            assert y.std() > 1, "the pixels differ"
             results.append((y, *torch.autograd.grad(y.square().sum(), [weight])))
         # Sums in float32 of 75 products of up to 250, in another order.
         torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
@@ -220,7 +221,7 @@ def test_crops_are_in_blocks_where_a_trial_finds_that_faster(
     assert step._in_blocks_of == (conv1 if faster == "crops in blocks" else None)
 
 
-def test_a_layer_without_strides_or_with_columns_needs_no_trial_of_blocks(
+def test_a_first_layer_without_strides_needs_no_trial_of_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_trial, "fastest", None)

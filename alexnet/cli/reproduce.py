@@ -70,6 +70,8 @@ def reproduce(arguments: list[str]) -> None:
         print(a.report)
         return
     claims = chosen(a.claims)
+    if a.first is not None and a.data is None:
+        raise AlexNetError("--first has an effect beside --data alone, the store of the claim")
     if a.data is None:
         # The speed is measured now, so that the estimates hold for this machine.
         costs = table.cost_h(claims, table.peak_macs_per_s())

@@ -57,10 +57,9 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     - 24 epochs with falls of the rate at 19 and 22 (there 91, with falls at 25, 51 and 79).
 
     On tiny-imagenet and mini-ImageNet it sees 56 of 64 pixels through a first kernel of 7x7 at
-    every second pixel, for 1.2 million presentations of an image (`DESK_EPOCHS`), twice as many as
-    elsewhere. Of tiny-imagenet it trains on the first 50 classes (`DESK_PART`): with all 200 as
-    many presentations leave it underfitted, with a training error above its validation error
-    (docs/log.md, 2026-11-29).
+    every second pixel, for 1.2 million presentations of an image (`DESK_EPOCHS`). Of tiny-imagenet
+    it trains on the first 50 classes (`DESK_PART`): with all 200 as many presentations leave it
+    underfitted, with a training error above its validation error (docs/log.md, 2026-11-29).
 
     The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the color
     noise ends and conv1's weights learn at a tenth of the rate, at 19 conv1 is frozen. Smoke scale
@@ -154,12 +153,12 @@ def augment(**changes: Any) -> Callable[[Config], Config]:
 
 
 def as_many_presentations(
-    share: float, change: Callable[[Config], Config]
-) -> Callable[..., Config]:
-    """A change, and as many presentations of an image as with all images.
+    share: float, change: Callable[[Config], Config] = lambda config: config
+) -> Callable[[Config], Config]:
+    """A change, and as many presentations of an image as in the base.
 
     Args:
-        share: Share of the training images that the arm trains on.
+        share: Training images of the arm, divided by those of the base.
     """
 
     def changed(config: Config) -> Config:

@@ -16,6 +16,21 @@ from alexnet.experiments.effects import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
 Kind = Literal["photographs", "cifar10", "tiny-imagenet", "mini-imagenet", "imagenet"]
+NAMES: dict[Kind, str] = {
+    "photographs": "photographs",
+    "cifar10": "CIFAR-10",
+    "tiny-imagenet": "tiny-imagenet",
+    "mini-imagenet": "mini-ImageNet",
+    "imagenet": "ImageNet 2012",
+}
+NEEDS: dict[Kind, str] = {
+    "photographs": "photographs of 112 pixels or more",
+    "cifar10": "CIFAR-10 at 32 pixels",
+    "tiny-imagenet": "tiny-imagenet-200 at 64 pixels",
+    "mini-imagenet": "mini-ImageNet at 64 pixels",
+    "imagenet": "ImageNet 2012",
+}
+"""What a store of each kind of data holds, for those who prepare one."""
 Base = Callable[[Scale, Kind], Config]
 
 
@@ -64,10 +79,16 @@ DESK_PART: dict[Kind, Part] = {
     "cifar10": Part(train_of_each=1000),
     # With all 200 classes the base is underfitted after the same time.
     "tiny-imagenet": Part(0, 50),
-    "mini-imagenet": Part(of="new"),
+    "mini-imagenet": Part(),
     "imagenet": Part(),
 }
 """The part of a store that the smaller scales train on."""
+
+
+FIRST_CLASSES, FIRST_IMAGES = 200, 100_000
+"""Classes and training images of tiny-imagenet, which claim pretrain learns first."""
+NEW_CLASSES, NEW_IMAGES = 75, 37_500
+"""The same of mini-ImageNet's classes that tiny-imagenet lacks."""
 
 
 def error_name(config: Config) -> str:

@@ -22,7 +22,7 @@ import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.data.store import Store
-from alexnet.experiments.claim import Arm, Claim, Effect, Part, Scale, error_name
+from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
@@ -128,7 +128,8 @@ def _is_more(path: Path, raw: dict[str, Any]) -> bool:
     try:
         old = json.loads(path.read_text())
         most = [max(map(len, record["arms"].values())) for record in (old, raw)]
-        return bool(old["store_checksum"] != raw["store_checksum"] or most[0] > most[1])
+        others = any(old.get(of) != raw.get(of) for of in ("store_checksum", "first_store"))
+        return others or most[0] > most[1]
     except (KeyError, TypeError, ValueError, AttributeError):
         return True
 
@@ -223,18 +224,17 @@ class Record:
 
 def where(raw: dict[str, Any]) -> str:
     """The scale and the data of a record, such as `desk, photographs`."""
-    names = {
-        "cifar10": "CIFAR-10",
-        "mini-imagenet": "mini-ImageNet",
-        "imagenet": "ImageNet 2012",
-    }
-    return f"{raw['scale']}, {names.get(raw['on'], raw['on'])}"
+    kind: Kind = raw["on"]
+    return f"{raw['scale']}, {NAMES[kind]}"
 
 
 def opened(raw: dict[str, Any]) -> Record:
     """Compute the effects of a record from its runs."""
     # Exactly one: a record of an unknown claim is an error.
     (claim,) = (claim for claim in CLAIMS if claim.id == raw["claim"])
+    # So is one of data that the claim is no longer tested on.
+    if raw["on"] not in claim.kinds:
+        raise ValueError(f"claim {claim.id} is not tested on {raw['on']}")
     configs = {name: from_dict(Config, config) for name, config in raw["configs"].items()}
     results = {
         name: [result_of(run, configs[name], **NO_IMAGES) for run in runs]
@@ -302,7 +302,9 @@ def _without_dropout(records: Sequence[Record]) -> list[Record]:
 
     def first(record: Record) -> tuple[Any, ...]:
         name, raw = record.claim.arms[0].name, record.raw
-        return raw["scale"], raw["store_checksum"], raw["configs"][name], raw["parts"][name]
+        # Read, because the file may lack fields that are new.
+        part = Part(**raw["parts"][name])
+        return raw["scale"], raw["store_checksum"], record.config(name), part
 
     measured = [
         (first(record), mean(run.train_error for run in record.results["no dropout"]))

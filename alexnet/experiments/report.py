@@ -13,11 +13,11 @@ from matplotlib.transforms import blended_transform_factory
 
 from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
+from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import QUARTER, apart
 from alexnet.experiments.records import Record, Row
 from alexnet.experiments.table import (
-    KINDS,
     NOT_RUN,
     REPEATED,
     no_records,
@@ -121,7 +121,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         if any(row.effect.images for row in record.rows):
             sections += [("Overfitting: the number of images", [(_by_images(record), BY_IMAGES)])]
         if record.claim.id == "ladder":
-            where = f"What later settings are worth ({KINDS[record.raw['on']]})"
+            where = f"What later settings are worth ({NAMES[record.raw['on']]})"
             sections += [(where, [(_ladder(record), LADDER)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 

@@ -31,6 +31,7 @@ from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import job
 from alexnet.experiments.claim import (
+    NEEDS,
     OF_64_PX,
     SMALL_IMAGES,
     STORED_PX,
@@ -86,16 +87,6 @@ TINY_IMAGENET_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71
 MINI_IMAGENET_SHA256 = "1b4824645ca6499eae20325be027c6a1b408e7adf003ea4a544cf3b84b10a170"
 
 
-NEEDS: dict[Kind, str] = {
-    "photographs": "photographs of 112 pixels or more",
-    "cifar10": "CIFAR-10 prepared at 32 pixels",
-    "tiny-imagenet": "tiny-imagenet-200 at 64 pixels",
-    "mini-imagenet": "mini-ImageNet prepared at 64 pixels",
-    "imagenet": "ImageNet 2012",
-}
-"""What a claim needs, by the first of its kinds of data."""
-
-
 def kind_of(store: Store) -> Kind:
     """The kind of data in a store.
 
@@ -134,9 +125,9 @@ def check(claim: Claim, settings: Settings) -> None:
     # Small images can show a mechanism at a small scale, but are not the data of these claims.
     small_stand_in = kind in OF_64_PX or (kind == "cifar10" and claim.kinds[-1] != kind)
     if kind not in claim.kinds or (scale == "full" and small_stand_in):
-        needs = NEEDS[claim.kinds[0]]
         raise AlexNetError(
-            f"{claim.id} needs {needs}; {store.name} holds images of {store.size_px} pixels"
+            f"{claim.id} needs {NEEDS[claim.kinds[0]]}; {store.name} holds "
+            f"{len(store.classes)} classes of other images, of {store.size_px} pixels"
         )
     if claim.learns_first:
         _check_first(claim, settings)
@@ -167,6 +158,10 @@ def _check_first(claim: Claim, settings: Settings) -> None:
             f"{first.name} has images of {first.size_px} pixels and {store.name} of "
             f"{store.size_px}; prepare both alike"
         )
+    config = claim.config(claim.arms[0], settings.scale, kind_of(store))
+    missing = {config.train_split, config.val_split} - first.manifest["splits"].keys()
+    if missing:
+        raise AlexNetError(f"{first.name} has no split {min(missing)!r}, which its training needs")
     if len(classes_of(Part(of="new"), store, first)) < 2:
         raise AlexNetError(
             f"{store.name} has fewer than two classes that {first.name} has not; name another "
@@ -369,7 +364,10 @@ def _part(settings: Settings, part: Part) -> str:
     whole = len(classes) == len(store.classes) and not part.train_of_each
     if whole and size_px == store.size_px:
         return store.name
-    text = json.dumps([classes, part.train_of_each, size_px, store.checksum])
+    # The name of a folder decides which runs are used again: it may not change with new fields.
+    named = {"first_class": part.first_class, "classes": part.classes}
+    of = named | {"train_of_each": part.train_of_each} if part.of == "store" else classes
+    text = json.dumps([of, size_px, store.checksum])
     folder = settings.out / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
     # A store that was interrupted is not a folder yet: `prepare` renames it when it is complete.
     if not folder.exists():

@@ -13,7 +13,15 @@ import torch
 
 from alexnet.architecture import plan
 from alexnet.errors import AlexNetError
-from alexnet.experiments.claim import Claim, Kind
+from alexnet.experiments.claim import (
+    FIRST_CLASSES,
+    FIRST_IMAGES,
+    NEEDS,
+    NEW_CLASSES,
+    NEW_IMAGES,
+    Claim,
+    Kind,
+)
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, Row, new_record, opened, where, write
@@ -65,8 +73,8 @@ a regularizer has to look small or opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
-would run today, or where the record names a reason; the settings that differ are named. A measure
-of the first epoch alone is not touched by settings that act later."""
+would run today; the settings that differ are named. A measure of the first epoch alone is not
+touched by settings that act later."""
 END_GAME = """ One change concerns the
 five-convolution claims at desk scale: the recorded runs had no end game. Today the color noise
 ends and conv1's weights learn at a tenth of the rate from epoch 18 of 24, and conv1 is frozen at
@@ -93,11 +101,16 @@ def reproduce(
             check(claim, settings)
             fit.append(claim)
         # Without names on the command line all claims are tried, and a store fits only some.
-        except ValueError:
-            if strict:
+        except AlexNetError:
+            if strict or (claim.learns_first and settings.first is not None):
                 raise
     if settings.first is not None and not any(claim.learns_first for claim in fit):
         raise AlexNetError("--first names what claim pretrain learns first; no other claim does")
+    if not fit:
+        raise AlexNetError(
+            f"no claim can be tested on {settings.store.name} with these options; name one, such "
+            f"as {command('reproduce', 'lrn', '--data', settings.store.name)}, to see what it needs"
+        )
     # Records are written claim by claim, so that an interruption costs one claim at most.
     run_ahead(fit, settings)
     for claim in fit:
@@ -223,13 +236,6 @@ Underfitted: the training error, without dropout where that was measured, is abo
 {underfitted:.0f} %. A row with {repeat} is to be \
 repeated: the settings of the claim have changed since the run."""
 REPEATED = "(*)"
-KINDS: dict[Kind, str] = {
-    "photographs": "photographs",
-    "cifar10": "CIFAR-10",
-    "tiny-imagenet": "tiny-imagenet",
-    "mini-imagenet": "mini-ImageNet (prepare --size-px 64)",
-    "imagenet": "ImageNet 2012",
-}
 
 
 def no_records(folder: Path) -> str:
@@ -302,13 +308,15 @@ def listing(
     for claim in claims:
         lines += ["", *wrapped(f"{claim.id}: {claim.statement}", rest="    ")]
         lines += wrapped(f"{source(claim)}.", "  ", "      ")
-        needs = f"Data: {' or '.join(KINDS[kind] for kind in claim.kinds)}"
+        needs = f"Data: {', or '.join(NEEDS[kind] for kind in claim.kinds)}"
+        if claim.learns_first:
+            needs += f", and TINY, which is {NEEDS['tiny-imagenet']}"
         # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_h:
             needs += f"; at desk scale {_duration(cost_h[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
         if claim.id in cost_h:
-            stores = ["--data", "STORE", *(["--first", "OTHER"] if claim.learns_first else [])]
+            stores = ["--data", "STORE", *(["--first", "TINY"] if claim.learns_first else [])]
             lines.append(f"  Run it: {command('reproduce', claim.id, *stores)}")
         for record in records:
             if record.claim is claim:
@@ -391,11 +399,13 @@ def not_run(claim: Claim, records: Sequence[Record]) -> tuple[str, ...]:
 SIZES: dict[Kind, tuple[int, int]] = {
     "photographs": (10, 4_000),
     "cifar10": (10, 50_000),
-    "tiny-imagenet": (200, 100_000),
+    "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES),
     "mini-imagenet": (100, 50_000),
     "imagenet": (1000, 1_281_167),
 }
 """Classes and training images of a store that is not known yet, for the estimate of its cost."""
+SIZES_OF_PARTS = {"first": (FIRST_CLASSES, FIRST_IMAGES), "new": (NEW_CLASSES, NEW_IMAGES)}
+"""The same where claim pretrain learns tiny-imagenet first."""
 
 
 def cost_h(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[str, float]:
@@ -413,8 +423,7 @@ def cost_h(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[s
         for arm in claim.arms:
             kind = claim.kinds[0]
             part = claim.part(arm, "desk", kind)
-            # The claim that learns other classes first has them from tiny-imagenet.
-            classes, images = SIZES["tiny-imagenet" if part.of == "first" else kind]
+            classes, images = SIZES_OF_PARTS.get(part.of) or SIZES[kind]
             config = claim.config(arm, "desk", kind)
             ops = plan(replace(config.architecture, classes=classes))
             of_each = part.train_of_each or images / classes

@@ -33,8 +33,8 @@ WITHOUT = {
     "boto3": "the tests on S3 do not run; none of those of `correctness`",
     "matplotlib": "no figures",
     "torchcodec": "no JPEGs decoded on the card; `feed` says so",
-    "jax": "`steps` has no row of JAX",
-    "tensorflow": "`steps` has no row of TensorFlow",
+    "jax": "`steps` does not measure JAX",
+    "tensorflow": "`steps` does not measure TensorFlow",
 }
 """What follows if a module is missing."""
 TOOLS = "c++", "nvcc", "ncu", "compute-sanitizer"

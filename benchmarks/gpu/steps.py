@@ -66,15 +66,17 @@ def other_programs(lab: Lab) -> None:
         for batch in TINY_BATCHES if lab.tiny else THEIR_BATCHES:
             lab.attempt(
                 f"{name}, batch {batch}",
-                lambda name=name, script=script, batch=batch: _of_program(name, script, batch),
+                lambda name=name, script=script, batch=batch: _of_program(lab, name, script, batch),
             )
 
 
-def _of_program(name: str, script: str, batch: int) -> dict[str, Value]:
-    """Measure a script of `benchmarks`. Raises ValueError if it cannot run here."""
+def _of_program(lab: Lab, name: str, script: str, batch: int) -> dict[str, Value]:
+    """Measure a script of `benchmarks`. Raises ValueError if it cannot run on this device."""
     program = peer(name, script, "step", "precision=bfloat16", f"batch={batch}")
     (result,) = interleave(program, (), THEIR_TURNS)
     assert not isinstance(result, str)
+    if lab.device.type == "cuda" and result.note.startswith("cpu"):
+        raise ValueError(f"{name} is installed without CUDA")
     return describe_seconds(batch / result.per_second, batch)
 
 
