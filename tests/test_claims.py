@@ -601,6 +601,18 @@ def test_effects_by_number_of_images_are_three_curves() -> None:
     assert len(axes.lines) == 16
 
 
+def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> None:
+    points = [
+        (record, row)
+        for record in recorded
+        for row in record.rows
+        if record.claim.id in ("lrn", "lrn-cifar") and not row.effect.top5
+    ]
+    (axes,) = report._bars(points).axes
+    names = [text.get_text().split(":")[0] for text in reversed(axes.texts)]
+    assert names == ["lrn (tiny-imagenet)", "lrn-cifar (CIFAR-10)", "lrn-cifar (CIFAR-10)"]
+
+
 def test_arms_of_all_numbers_of_images_see_as_many_presentations() -> None:
     (claim,) = chosen(["images"])
     for arm in claim.arms:

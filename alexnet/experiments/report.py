@@ -282,7 +282,7 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
         if row.effect.number is not None:
             axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
         name = row.effect.compared.removeprefix("test error, ").removesuffix(", percentage points")
-        on = " (CIFAR-10)" if record.raw["on"] == "cifar10" else ""
+        on = f" ({NAMES[record.raw['on']]})"
         mark = f" {REPEATED}" if row.repeat else ""
         label = f"{record.claim.id}{on}: {name}{mark}"
         axes.text(0, height + 0.3, label, transform=left, fontsize=8.5)
