@@ -576,6 +576,7 @@ def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path
         # In each row, and above the list of the claim.
         assert text.count(record.setting()) > len(record.rows)
     assert "**" not in text
+    assert "](" not in text
     assert "opposite sign<" not in text
     assert text.count("<figure>") >= 5
     links = re.findall(r"""(?:src|href)=["']([^"']*)""", text)

@@ -54,8 +54,7 @@ the smallest distance from no effect that so many seeds of this standard deviati
 probability of 80 %. A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent, and
 -1.4 / -1.2 points are changes of the two. "CaffeNet at 128 pixels" is what the one systematic study
 of this shape found: top-1 errors of single runs on ImageNet 2012, with fc6 and fc7 of 2,048 units
-([Mishkin et al. 2016](https://arxiv.org/abs/1606.02228),
-[tables](https://github.com/ducha-aiki/caffenet-benchmark)).
+(Mishkin, Sergievskiy and Matas 2016, arXiv 1606.02228, and their repository caffenet-benchmark).
 
 **Many rows.** "p, Holm" is the p value of the two-sided t test against no effect, adjusted for the
 {tested} rows of the table that have one (Holm 1979). An effect with a value of at most 0.05 stands,
