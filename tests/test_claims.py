@@ -189,6 +189,7 @@ AUDITED = [
     ("crops", "tiny-imagenet", "gap", 32.6, 31.1, 34.2),
     ("crops", "tiny-imagenet", "test error", 1.96, 0.58, 3.34),
     ("dropout", "tiny-imagenet", "gap", 47.3, 44.5, 50.1),
+    ("columns", "tiny-imagenet", "test error", 3.55, 1.95, 5.14),
     ("lrn", "tiny-imagenet", "test error", 3.13, 0.15, 6.12),
     ("lrn", "tiny-imagenet", "top-5", 2.43, 0.66, 4.19),
     ("features", "tiny-imagenet", "six nearest", 22.8, 20.8, 24.8),
