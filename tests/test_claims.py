@@ -532,9 +532,16 @@ def test_differing_settings_are_named_unless_they_act_after_the_measurement() ->
     bias["configs"]["base"]["sgd"]["lr"] = 0.01
     first, _ = records.opened(bias).rows
     assert first.repeat == ("sgd.lr 0.01 -> 0.003",)
-    overlap = records.opened(raw("overlap-photographs-desk")).rows[0].repeat
-    assert "architecture.layers.conv2.pad" in overlap
-    assert "architecture.pool.partial false -> true" in overlap
+    overlap = raw("overlap-tiny-imagenet-desk")
+    assert records.opened(overlap).rows[0].repeat == ()
+    pooled = overlap["configs"]["pooling 2/2"]["architecture"]
+    pooled["pool"]["partial"] = False
+    (conv2,) = (layer for layer in pooled["layers"] if layer["name"] == "conv2")
+    conv2["pad"] = [2, 2]
+    assert records.opened(overlap).rows[0].repeat == (
+        "architecture.layers.conv2.pad",
+        "architecture.pool.partial false -> true",
+    )
     relu = raw("relu-cifar10-full")
     relu["configs"]["tanh"]["precision"] = "float32"  # a choice of the user, not part of the claim
     assert records.opened(relu).rows[0].repeat == ()
