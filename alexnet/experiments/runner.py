@@ -361,8 +361,8 @@ def _part(settings: Settings, part: Part) -> str:
         else STORED_PX[settings.scale] or store.size_px
     )
     classes = classes_of(part, store, settings.first)
-    whole = len(classes) == len(store.classes) and not part.train_of_each
-    if whole and size_px == store.size_px:
+    has_all = len(classes) == len(store.classes) and not part.train_of_each
+    if has_all and size_px == store.size_px:
         return store.name
     # The name of a folder decides which runs are used again: it may not change with new fields.
     named = {"first_class": part.first_class, "classes": part.classes}

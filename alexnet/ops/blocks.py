@@ -50,8 +50,9 @@ def shape(
     return stride**2 * channels, across, across
 
 
-def given(x: torch.Tensor, weight: torch.Tensor, stride: int, columns: int) -> bool:
+def is_cut(x: torch.Tensor, weight: torch.Tensor, stride: int, columns: int) -> bool:
     """Whether x is in blocks already: training on CUDA crops images so (`data.augment`)."""
+    # An x of pixels has as many channels as a filter, so that its shape tells the two apart.
     return columns == 1 and stride > 1 and x.shape[1] == stride**2 * weight.shape[1]
 
 
@@ -64,10 +65,10 @@ def conv2d(
 ) -> torch.Tensor:
     """Convolve x: (N, C, H, W), padded before and after each side, with weight: (K, C, S, S).
 
-    An x that is `given` in blocks has its padding.
+    An x that is in blocks already has its padding.
     """
     size = weight.shape[2]
-    if not given(x, weight, stride, columns=1):
+    if not is_cut(x, weight, stride, columns=1):
         (before, _), (height, width) = pad, x.shape[2:]
         # A negative padding crops: the last window may end before the image does.
         below, right = (

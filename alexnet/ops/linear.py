@@ -28,7 +28,7 @@ def convolution(
     """Convolve the maps of each column with the filters of that column.
 
     Args:
-        x: (N, C, H, W); or in blocks with its padding, as `blocks.given` says.
+        x: (N, C, H, W); or in blocks with its padding, see `blocks.is_cut`.
         weight: (K, C / columns, S, S).
         bias: (K,), or None for the products alone.
         pad: Pixels of zeros at (left and top, right and bottom). The original's conv1 is padded on
@@ -39,7 +39,8 @@ def convolution(
     Returns:
         (N, K, H', W'), in the dtype of x.
     """
-    if blocks.given(x, weight, stride, columns):
+    # Before the trials, which are for an x of pixels.
+    if blocks.is_cut(x, weight, stride, columns):
         bias = None if bias is None else bias.to(x.dtype)
         return blocks.conv2d(x, weight.to(x.dtype), bias, stride, pad)
     compute = partial(_convolution, stride=stride, pad=pad, columns=columns)

@@ -224,12 +224,12 @@ class GraphStep:
         # Pixels that are not all equal, in whole crops at the upper left corner.
         self._images.copy_(torch.arange(self._images[0].numel()).view_as(self._images[0]) % 251)
         self._packed.copy_(torch.tensor([0.0, 1, 0, 1, 0, 0, 0, 1]))
-        given = self._cropped(len(self._labels), conv)
+        in_blocks = self._cropped(len(self._labels), conv)
 
         def over_blocks(
             x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int]
         ) -> torch.Tensor:
-            return blocks.conv2d(given, weight, None, stride, pad)
+            return blocks.conv2d(in_blocks, weight, None, stride, pad)
 
         def over_pixels(
             x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int]

@@ -44,10 +44,10 @@ def _layer(lab: Lab, op: Op, batch: int, first: bool) -> None:
         # Without the cutting, as where the crops are written in blocks.
         conv = op.layer
         shape = blocks.shape(op.in_shape[0], op.in_shape[1], conv.size_px, conv.stride, conv.pad)
-        given = _random(lab, (batch, *shape))
+        in_blocks = _random(lab, (batch, *shape))
         lab.attempt(
             f"{conv.name} on crops in blocks, batch {batch}",
-            lambda: _measured(ways["in blocks"], given, weight, settings, flops),
+            lambda: _measured(ways["in blocks"], in_blocks, weight, settings, flops),
         )
     if op.columns > 1:
         # Twice the products, but all of them in one dense convolution.
