@@ -48,23 +48,34 @@ inline float power(float d) {
   return 1.0f / (root * std::sqrt(root));
 }
 
-// out[i] = in[i - half] + ... + in[i + half], where `in` is preceded and followed by `half` zeros.
-// A sum of shifted copies is a vector loop; a running sum would be cheaper in additions, but each
-// value would wait for the one before it, and rounding errors would accumulate. Where the
-// compiler knows the size of the neighborhood, the sum stays in a register.
-template <int64_t HALF>
-inline void known_band(const float *__restrict in, float *__restrict out, int64_t maps) {
-  for (int64_t i = 0; i < maps; i++) {
-    float sum = in[i - HALF];
-    for (int64_t j = 1 - HALF; j <= HALF; j++) sum += in[i + j];
+// out[i] = in[i - half] + ... + in[i + half], without the neighbors that lie in another column: the
+// maps of a column are numbered in `place` from 0 to column_maps - 1, pixel after pixel. `in` can be
+// read up to `half` values before and after its own. A sum of shifted copies is a vector loop; a
+// running sum would be cheaper in additions, but each value would wait for the one before it, and
+// rounding errors would accumulate. Where the compiler knows the size of the neighborhood, the sum
+// stays in a register.
+inline float neighbor(const float *in, int32_t place, int32_t j, int32_t column_maps) {
+  const float value = *in;
+  return uint32_t(place + j) < uint32_t(column_maps) ? value : 0.0f;
+}
+template <int32_t HALF>
+inline void known_band(const float *__restrict in, const int32_t *__restrict place,
+                       float *__restrict out, int64_t count, int32_t column_maps) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) {
+    float sum = neighbor(in + i - HALF, place[i], -HALF, column_maps);
+    for (int32_t j = 1 - HALF; j <= HALF; j++)
+      sum += neighbor(in + i + j, place[i], j, column_maps);
     out[i] = sum;
   }
 }
-inline void band(const float *in, float *out, int64_t maps, int64_t half) {
-  if (half == 2) return known_band<2>(in, out, maps);  // the paper's five maps
-  for (int64_t i = 0; i < maps; i++) out[i] = in[i - half];
-  for (int64_t j = 1 - half; j <= half; j++)
-    for (int64_t i = 0; i < maps; i++) out[i] += in[i + j];
+inline void band(const float *in, const int32_t *place, float *out, int64_t count,
+                 int32_t column_maps, int32_t half) {
+  if (half == 2) return known_band<2>(in, place, out, count, column_maps);  // the paper's five maps
+  std::fill(out, out + count, 0.0f);
+  for (int32_t j = -half; j <= half; j++)
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) out[i] += neighbor(in + i + j, place[i], j, column_maps);
 }
 
 // The operations between two convolutions, in this order, each of them optional: ReLU,
@@ -85,32 +96,41 @@ struct Pass {
 // Stands for the offset of a maximum that the ReLU after it set to 0: no gradient passes.
 constexpr int32_t NO_GRADIENT = 255;
 
-// Normalizes the maps of one pixel after another. It owns the buffers of one thread, so that
-// nothing is allocated in a loop.
+// Normalizes the maps of pixels that are contiguous in memory. It takes as many pixels at once as
+// have about `AT_ONCE` values: a loop over the 12 maps of a narrow network's column would not fill
+// one vector, and what is computed in between stays in the first cache. It owns the buffers of one
+// thread, so that nothing is allocated in a loop.
 class Normalizer {
  public:
   explicit Normalizer(const Pass &p)
       : p(p),
-        column_maps(p.maps / p.columns),
+        column_maps(int32_t(p.maps / p.columns)),
+        half(int32_t(p.half)),
+        most(std::max<int64_t>(1, AT_ONCE / p.maps) * p.maps),
         pad(std::max<int64_t>(0, p.half)),
-        squares(column_maps + 2 * pad, 0.0f),
-        indirect(column_maps + 2 * pad, 0.0f),
-        sums(column_maps),
-        direct(column_maps),
-        values(p.maps) {}
+        squares(most + 2 * pad, 0.0f),
+        indirect(most + 2 * pad, 0.0f),
+        sums(most),
+        direct(most),
+        values(most),
+        place(most) {
+    for (int64_t i = 0; i < most; i++) place[i] = int32_t(i % column_maps);
+  }
 
-  // x and y: the maps of one pixel. The sum never crosses from one column to the other.
+  // x and y: (pixels, maps). The sum never crosses from one column to the other.
   template <class T>
-  void forward(const T *x, float *y) {
-    load_values(x);
-    if (p.half < 0) {
-      std::copy(values.begin(), values.end(), y);
-      return;
-    }
-    for (int64_t first = 0; first < p.maps; first += column_maps) {
-      const float *a = values.data() + first, *s = sums_of_squares(a);
-      float *b = y + first;
-      for (int64_t i = 0; i < column_maps; i++) b[i] = a[i] * power(p.k + p.alpha * s[i]);
+  void forward(const T *x, float *y, int64_t pixels) {
+    for (int64_t all = pixels * p.maps, first = 0; first < all; first += most) {
+      const int64_t count = std::min(most, all - first);
+      const float *a = load_values(x + first, count);
+      float *__restrict b = y + first;
+      if (half < 0) {
+        std::copy(a, a + count, b);
+        continue;
+      }
+      const float *s = sums_of_squares(a, count);
+#pragma omp simd
+      for (int64_t i = 0; i < count; i++) b[i] = a[i] * power(p.k + p.alpha * s[i]);
     }
   }
 
@@ -118,53 +138,63 @@ class Normalizer {
   //   dL/da_i = g_i s_i^-3/4 - 2 alpha 3/4 a_i * (sum over neighbors j of g_j a_j s_j^-3/4 / s_j).
   // `direct` is g s^-3/4, and `indirect` the summand. g: dL/db, the gradient of `forward`'s y.
   template <class T>
-  void backward(const T *x, const float *g, T *dx) {
-    load_values(x);
+  void backward(const T *x, const float *g, T *dx, int64_t pixels) {
     const float twice = 2 * p.alpha * 0.75f;
     float *t = indirect.data() + pad, *d = direct.data();
-    for (int64_t first = 0; first < p.maps; first += column_maps) {
-      const float *a = values.data() + first, *in = g + first;
+    for (int64_t all = pixels * p.maps, first = 0; first < all; first += most) {
+      const int64_t count = std::min(most, all - first);
+      const float *a = load_values(x + first, count), *in = g + first;
       T *out = dx + first;
-      if (p.half < 0) {
-        for (int64_t i = 0; i < column_maps; i++)
-          store(out[i], p.relu && !(a[i] > 0) ? 0.0f : in[i]);
+      if (half < 0) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) store(out[i], p.relu && !(a[i] > 0) ? 0.0f : in[i]);
         continue;
       }
-      const float *s = sums_of_squares(a);
-      for (int64_t i = 0; i < column_maps; i++) {
+      const float *s = sums_of_squares(a, count);
+#pragma omp simd
+      for (int64_t i = 0; i < count; i++) {
         float base = p.k + p.alpha * s[i];
         d[i] = in[i] * power(base);
         t[i] = d[i] * a[i] / base;
       }
-      band(t, sums.data(), column_maps, p.half);
+      band(t, place.data(), sums.data(), count, column_maps, half);
       if (p.relu)
-        for (int64_t i = 0; i < column_maps; i++)
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
           store(out[i], a[i] > 0 ? d[i] - twice * a[i] * s[i] : 0.0f);
       else
-        for (int64_t i = 0; i < column_maps; i++) store(out[i], d[i] - twice * a[i] * s[i]);
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) store(out[i], d[i] - twice * a[i] * s[i]);
     }
   }
 
  private:
+  static constexpr int64_t AT_ONCE = 512;
   const Pass &p;
-  const int64_t column_maps, pad;
-  // The first two have `pad` zeros on both sides for the neighbors that do not exist.
+  const int32_t column_maps, half;
+  const int64_t most, pad;  // most: values at once
+  // The first two have `pad` values on both sides, which are read but belong to no column.
   std::vector<float> squares, indirect, sums, direct, values;
+  std::vector<int32_t> place;
 
   template <class T>
-  void load_values(const T *x) {
+  const float *load_values(const T *x, int64_t count) {
     float *a = values.data();
     if (p.relu)
-      for (int64_t i = 0; i < p.maps; i++)
+#pragma omp simd
+      for (int64_t i = 0; i < count; i++)
         a[i] = load(x[i]) < 0 ? 0.0f : load(x[i]);  // `> 0 ? x : 0` would turn a NaN into 0
     else
-      for (int64_t i = 0; i < p.maps; i++) a[i] = load(x[i]);
+#pragma omp simd
+      for (int64_t i = 0; i < count; i++) a[i] = load(x[i]);
+    return a;
   }
 
-  const float *sums_of_squares(const float *a) {
+  const float *sums_of_squares(const float *a, int64_t count) {
     float *square = squares.data() + pad;
-    for (int64_t i = 0; i < column_maps; i++) square[i] = a[i] * a[i];
-    band(square, sums.data(), column_maps, p.half);
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) square[i] = a[i] * a[i];
+    band(square, place.data(), sums.data(), count, column_maps, half);
     return sums.data();
   }
 };
@@ -211,27 +241,31 @@ void maximum(const Pass &p, const float *in, int64_t first_row, int64_t row, T *
 // Computes g, (last - first, width, maps): the gradient of the pooling's input in rows first ..
 // last - 1 of an image. A window may begin above `first`: another thread adds its other rows. No
 // two threads write to the same row, so nothing has to be atomic and the order of the sums is
-// fixed.
+// fixed. gradients and best_at are buffers for a row of windows.
 template <class T>
 void maximum_backward(const Pass &p, const T *dy, const uint8_t *which, int64_t first, int64_t last,
-                      float *g) {
+                      float *__restrict g, float *__restrict gradients,
+                      int32_t *__restrict best_at) {
   std::fill(g, g + (last - first) * p.width * p.maps, 0.0f);
-  const int64_t above = first - p.size + 1,
+  const int64_t above = first - p.size + 1, line = p.cols * p.maps,
                 from = above <= 0 ? 0 : (above + p.stride - 1) / p.stride;
-  for (int64_t row = from; row < p.rows && row * p.stride < last; row++)
-    for (int64_t col = 0; col < p.cols; col++) {
-      const T *d = dy + (row * p.cols + col) * p.maps;
-      const uint8_t *best_at = which + (row * p.cols + col) * p.maps;
-      for (int64_t i = 0; i < p.size; i++) {
-        const int64_t y = row * p.stride + i;
-        if (y < first || y >= last) continue;
+  for (int64_t row = from; row < p.rows && row * p.stride < last; row++) {
+    // As wide as each other, so that the loop over the maps is a vector loop; see `maximum`.
+    for (int64_t i = 0; i < line; i++) gradients[i] = load(dy[row * line + i]);
+    for (int64_t i = 0; i < line; i++) best_at[i] = which[row * line + i];
+    for (int64_t i = 0; i < p.size; i++) {
+      const int64_t y = row * p.stride + i;
+      if (y < first || y >= last) continue;
+      for (int64_t col = 0; col < p.cols; col++)
         for (int64_t j = 0; j < p.size && col * p.stride + j < p.width; j++) {
           float *out = g + ((y - first) * p.width + col * p.stride + j) * p.maps;
-          const uint8_t offset = uint8_t(i * p.size + j);
-          for (int64_t c = 0; c < p.maps; c++) out[c] += best_at[c] == offset ? load(d[c]) : 0.0f;
+          const float *d = gradients + col * p.maps;
+          const int32_t *at = best_at + col * p.maps, offset = int32_t(i * p.size + j);
+#pragma omp simd
+          for (int64_t c = 0; c < p.maps; c++) out[c] += at[c] == offset ? d[c] : 0.0f;
         }
-      }
     }
+  }
 }
 
 // Rows that a thread computes together, so that what is between the operations stays in its cache.
@@ -253,8 +287,7 @@ void pass_forward(const T *x, T *y, uint8_t *which, const Pass &p) {
         const int64_t first = block * BLOCK, last = std::min(p.rows, first + BLOCK);
         if (!p.size) {
           for (int64_t row = first; row < last; row++) {
-            for (int64_t col = 0; col < p.width; col++)
-              normalizer.forward(image + row * line + col * p.maps, buffer.data() + col * p.maps);
+            normalizer.forward(image + row * line, buffer.data(), p.width);
             T *out = y + (n * p.height + row) * line;
             for (int64_t i = 0; i < line; i++) store(out[i], buffer[i]);
           }
@@ -264,8 +297,7 @@ void pass_forward(const T *x, T *y, uint8_t *which, const Pass &p) {
         // twice, so that threads share nothing.
         const int64_t top = first * p.stride,
                       bottom = std::min(p.height, (last - 1) * p.stride + p.size);
-        for (int64_t pixel = 0; pixel < (bottom - top) * p.width; pixel++)
-          normalizer.forward(image + top * line + pixel * p.maps, buffer.data() + pixel * p.maps);
+        normalizer.forward(image + top * line, buffer.data(), (bottom - top) * p.width);
         for (int64_t row = first; row < last; row++) {
           const int64_t out = (n * p.rows + row) * p.cols * p.maps;
           maximum(p, buffer.data(), top, row, y + out, which + out, best.data(), best_at.data());
@@ -281,7 +313,8 @@ void pass_backward(const T *x, const T *dy, const uint8_t *which, T *dx, const P
 #pragma omp parallel
   {
     Normalizer normalizer(p);
-    std::vector<float> buffer(BLOCK * line);
+    std::vector<float> buffer(BLOCK * line), gradients(p.cols * p.maps);
+    std::vector<int32_t> best_at(p.cols * p.maps);
 #pragma omp for schedule(static) collapse(2)
     for (int64_t n = 0; n < p.images; n++)
       for (int64_t block = 0; block < blocks; block++) {
@@ -289,12 +322,11 @@ void pass_backward(const T *x, const T *dy, const uint8_t *which, T *dx, const P
         const int64_t start = (n * p.height + first) * line;
         float *g = buffer.data();
         if (p.size)
-          maximum_backward(p, dy + n * out, which + n * out, first, last, g);
+          maximum_backward(p, dy + n * out, which + n * out, first, last, g, gradients.data(),
+                           best_at.data());
         else
           for (int64_t i = 0; i < (last - first) * line; i++) g[i] = load(dy[start + i]);
-        for (int64_t pixel = 0; pixel < (last - first) * p.width; pixel++)
-          normalizer.backward(x + start + pixel * p.maps, g + pixel * p.maps,
-                              dx + start + pixel * p.maps);
+        normalizer.backward(x + start, g, dx + start, (last - first) * p.width);
       }
   }
 }
