@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alexnet.environment import _kernels as timed_kernels
-from alexnet.ops import convolution, cuda_trial, linear
+from alexnet.ops import convolution, cuda_trial, linear, trial
 from alexnet.ops.cuda_trial import Way
 
 CONV2, CONV1 = (1, (2, 2), 2), (4, (0, 3), 1)
@@ -36,6 +36,8 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[fl
         return measured.pop(0)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # On a card the CPU's ways are not timed.
+    monkeypatch.setattr(trial, "_possible", lambda product: (trial.DIRECT,))
     monkeypatch.setattr(cuda_trial, "_CHOSEN", {})
     monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
     monkeypatch.setattr(cuda_trial, "seconds_of", seconds_of)

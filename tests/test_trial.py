@@ -19,7 +19,15 @@ from alexnet import checkpoint, native
 from alexnet.config import Architecture, Conv, FullyConnected, Parallel, StepSchedule
 from alexnet.environment import parts
 from alexnet.model import Network
-from alexnet.ops import convolution, fully_connected, locally_connected, onednn, trial, winograd
+from alexnet.ops import (
+    blocks,
+    convolution,
+    fully_connected,
+    locally_connected,
+    onednn,
+    trial,
+    winograd,
+)
 from alexnet.ops.trial import WAYS, Product, Way
 from alexnet.train import loop
 from alexnet.train.loop import Interrupted, fit, resume
@@ -233,12 +241,12 @@ def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
     ]:
         x, weight = torch.ones(2, weights[1]), torch.ones(weights)
         way = trial.way("fully connected", clock.layer, x, weight, None, training)
-        single = Way(torch.float32, tiles=training)
+        single = Way(torch.float32, tiles=training, blocks=training)
         assert way == (WAYS[expected] if expected == trial.ONEDNN else single)
         # A product with a single way is not a choice.
         assert list(trial.chosen().values()) == [trial.ONEDNN]
     in_columns = trial.way("fully connected", clock.layer, x, weight, None, True, columns=2)
-    assert in_columns == Way(torch.float32, tiles=True)
+    assert in_columns == Way(torch.float32, tiles=True, blocks=True)
 
 
 def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
@@ -262,15 +270,36 @@ def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
         )
 
 
+@pytest.mark.parametrize("name", [trial.DIRECT, trial.BLOCKS])
+def test_strided_convolution_of_an_image_goes_the_faster_way(clock: Clock, name: str) -> None:
+    clock.seconds = {trial.DIRECT: 2.0, trial.BLOCKS: 2.0, name: 1.0}
+
+    def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
+        clock.layer(x.flatten(1)[:, :1], weight.flatten(1)[:, :1], None, way)
+        return weight.sum()
+
+    def way_of_conv1(training: bool, channels: int = 3, stride: int = 2) -> Way:
+        x, weight = torch.ones(1, channels, 16, 16), torch.ones(8, channels, 7, 7)
+        return trial.way("convolution", computed, x, weight, None, training, stride, (0, 3), 1)
+
+    assert way_of_conv1(training=True) == WAYS[name]
+    # A single way is left in evaluation mode, for many channels, and where blocks have one pixel.
+    assert way_of_conv1(training=False) == WAYS[trial.DIRECT]
+    count = len(clock.computed)
+    way_of_conv1(training=True, channels=blocks.MAX_CHANNELS + 1)
+    way_of_conv1(training=True, stride=1)
+    assert len(clock.computed) == count
+
+
 def test_other_values_and_devices_are_left_as_they_are(clock: Clock) -> None:
     for dtype in (torch.float32, torch.float64):
         for training in (False, True):
             x = torch.ones(2, 4, dtype=dtype)
             way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, training)
-            assert way == Way(dtype, tiles=training)
+            assert way == Way(dtype, tiles=training, blocks=training)
     x = torch.ones(2, 4, dtype=torch.bfloat16, device="meta")
     way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, True)
-    assert way == Way(torch.bfloat16, tiles=True)
+    assert way == Way(torch.bfloat16, tiles=True, blocks=True)
     assert clock.computed == []
     assert trial.chosen() == {}
 
@@ -359,6 +388,8 @@ def test_all_ways_compute_the_same(
     monkeypatch.setattr(winograd, "conv2d", lambda *a: by_tiles.append(name) or real(*a))
     real_linear, by_onednn = onednn.linear, list[str]()
     monkeypatch.setattr(onednn, "linear", lambda *a: by_onednn.append(name) or real_linear(*a))
+    real_blocks, in_blocks = blocks.conv2d, list[str]()
+    monkeypatch.setattr(blocks, "conv2d", lambda *a: in_blocks.append(name) or real_blocks(*a))
     shapes = LAYERS[layer]
     leaves = [torch.randn(shape).bfloat16() for shape in shapes]
     # Weights keep their float32.
@@ -375,6 +406,7 @@ def test_all_ways_compute_the_same(
     if native.winograd() is not None:
         assert bool(by_tiles) == (name in (trial.TILES, trial.OWN_TILES) and layer is convolved)
     assert bool(by_onednn) == (name == trial.ONEDNN and layer is connected)
+    assert bool(in_blocks) == (name == trial.BLOCKS and layer is strided)
     assert results[0][0].dtype == torch.bfloat16
     assert [each.dtype for each in results[0][2:]] == [torch.float32] * 2
     for got, wanted in zip(*results, strict=True):
@@ -487,10 +519,16 @@ def test_checkpoint_without_choices_that_mean_something_here_is_resumed(
 
 def large(store: Path, **changes: object) -> Any:
     """A float32 run with a fully connected layer that oneDNN may compute."""
-    first, *_, last = tiny_architecture().layers
-    layers = (first, FullyConnected("fc6", 2**10, then=("activation",)), last)
-    architecture = replace(tiny_architecture(), layers=layers, columns=1)
-    return tiny(store, architecture=architecture, schedule=StepSchedule(1), **changes)
+    *_, last = tiny_architecture().layers
+    layers = (FullyConnected("fc6", 2**10, then=("activation",)), last)
+    return tiny(store, architecture=one_column(*layers), schedule=StepSchedule(1), **changes)
+
+
+def one_column(*layers: Conv | FullyConnected) -> Architecture:
+    """These layers after a convolution without a stride, which has a single way."""
+    first = tiny_architecture().layers[0]
+    assert isinstance(first, Conv)
+    return replace(tiny_architecture(), layers=(replace(first, stride=1), *layers), columns=1)
 
 
 def test_resumed_float32_run_computes_with_the_saved_choices(
@@ -546,7 +584,8 @@ def test_rank_without_an_image_of_the_batch_gets_gradients_of_zero(
 
 def test_small_float32_run_has_no_choices(store: Path, tmp_path: Path) -> None:
     trial.install({"a": "float32"})
-    fit(tiny(store, schedule=StepSchedule(1)), tmp_path / "run")
+    net = one_column(*tiny_architecture().layers[-2:])
+    fit(tiny(store, architecture=net, schedule=StepSchedule(1)), tmp_path / "run")
     assert checkpoint.read(tmp_path / "run").about["products"] == {}
 
 

@@ -15,20 +15,19 @@ MAX_CHANNELS = 4
 """With more input channels the direct convolution fills its vectors well enough."""
 
 
-def takes(
-    x: torch.Tensor, weight: torch.Tensor, stride: int, pad: tuple[int, int], columns: int
-) -> bool:
-    """Whether this path was measured to be faster: float32 on CPUs, with a gradient.
+def takes(x: torch.Tensor, weight: torch.Tensor, stride: int, columns: int) -> bool:
+    """Whether a CPU can gain by this path: float32, with a gradient of the filters.
 
     Arguments as in `linear.convolution`.
     """
-    measured = columns == 1 and x.device.type == "cpu" and x.dtype == torch.float32
-    return measured and fits(x, stride) and weight.requires_grad and torch.is_grad_enabled()
+    is_trained = weight.requires_grad and torch.is_grad_enabled()
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    return on_cpu and is_trained and suits(x.shape[1], stride, columns)
 
 
-def fits(x: torch.Tensor, stride: int) -> bool:
-    """Whether blocks can gain anything, on any device: strides, and few channels."""
-    return stride > 1 and x.shape[1] <= MAX_CHANNELS
+def suits(channels: int, stride: int, columns: int = 1) -> bool:
+    """Whether blocks can gain anything, on any device: strides, few channels, and one column."""
+    return stride > 1 and channels <= MAX_CHANNELS and columns == 1
 
 
 def covered_px(side_px: int, size: int, stride: int, pad: tuple[int, int]) -> int:

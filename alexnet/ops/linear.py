@@ -62,7 +62,7 @@ def _convolution(
     x, weight, bias = _cast(way, x, weight, bias)
     # The fast paths are those of a CPU, where a convolution always adds its bias.
     if bias is not None and fast.unobserved(x, weight, bias):
-        if blocks.takes(x, weight, stride, pad, columns):
+        if way.blocks and blocks.takes(x, weight, stride, columns):
             return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
         if way.tiles and winograd.takes(x, weight, stride, pad, columns):
             return winograd.conv2d(x, weight, bias, columns, way.native_products).to(dtype)
@@ -82,7 +82,7 @@ def cuda_ways(x: torch.Tensor, stride: int, columns: int) -> dict[str, cuda_tria
     ways: dict[str, cuda_trial.Way] = {"grouped": _grouped}
     if columns > 1:
         ways["column by column"] = _column_by_column
-    elif blocks.fits(x, stride):
+    elif blocks.suits(x.shape[1], stride):
         ways["in blocks"] = _in_blocks
     return ways
 

@@ -1,8 +1,9 @@
 """How a CPU multiplies fastest, layer by layer, by a short timed trial.
 
 Some processors multiply bfloat16 twice as fast as float32, others slower, and some many times
-slower, because they have no instructions for it; Winograd's tiles save multiplications, but not
-every processor is faster by them; and there are several libraries for a product of matrices.
+slower, because they have no instructions for it; Winograd's tiles save multiplications, and blocks
+of pixels fill the vectors of conv1, but not every processor is faster by them, nor every shape; and
+there are several libraries for a product of matrices.
 What a processor says of itself does not tell. So the first time that a layer gets values on a CPU,
 its product is timed in each way that can compute it: forward and backward in training, forward
 alone otherwise. In evaluation mode float32 values have a single way.
@@ -32,7 +33,7 @@ import torch
 
 from alexnet import native
 from alexnet.files import parse_json, write_whole
-from alexnet.ops import fast, onednn, winograd
+from alexnet.ops import blocks, fast, onednn, winograd
 
 
 class Way(NamedTuple):
@@ -43,25 +44,29 @@ class Way(NamedTuple):
         tiles: Whether a convolution may be computed by Winograd's tiles.
         native_products: Whether the tiles are multiplied by `winograd.cpp`, and not by PyTorch.
         onednn: Whether a fully connected layer is computed by oneDNN.
+        blocks: Whether a strided convolution may be computed over blocks of pixels.
     """
 
     dtype: torch.dtype
     tiles: bool = False
     native_products: bool = False
     onednn: bool = False
+    blocks: bool = False
 
 
 BFLOAT16, DIRECT, ONEDNN = "bfloat16", "float32", "float32 by oneDNN"
 TILES, OWN_TILES = "float32 by tiles", "float32 by tiles, own products"
+BLOCKS = "float32 in blocks"
 WAYS = {
     BFLOAT16: Way(torch.bfloat16),
     DIRECT: Way(torch.float32),
     TILES: Way(torch.float32, tiles=True),
     OWN_TILES: Way(torch.float32, tiles=True, native_products=True),
     ONEDNN: Way(torch.float32, onednn=True),
+    BLOCKS: Way(torch.float32, blocks=True),
 }
 """The ways by the names that files have for them. Sums are float32 in all of them."""
-VERSION = 3
+VERSION = 4
 """A part of the file's name; raised when a way or the trial changes, so that all is timed anew."""
 
 # Images of a trial. The weights of a fully connected layer are cast at each step, which only a
@@ -77,7 +82,7 @@ TURNS = 5
 MARGIN = 0.9
 """Another way than the usual one must take less than this share of its time: on a busy machine the
 times of one way differ by more than what a tenth is worth. The usual one is float32 by PyTorch's
-library, with tiles where they are possible."""
+library, with tiles or in blocks where they are possible."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,8 @@ def way(
 ) -> Way:
     """Return the way to compute a product: on a CPU the fastest.
 
-    On other devices and of float64 values a product has the dtype of x, and may be computed by
-    tiles in training.
+    On other devices and of float64 values a product has the dtype of x, and in training it may be
+    computed by tiles or in blocks.
 
     Args:
         kind: As `Product` has it; the arguments after `compute` are those of the layer.
@@ -149,7 +154,7 @@ def way(
     timed = (torch.bfloat16, torch.float32) if training else (torch.bfloat16,)
     # The compiler can trace neither clocks nor files, and chooses for itself.
     if x.dtype not in timed or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return Way(x.dtype, tiles=training)
+        return _untimed(x.dtype, training)
     product = Product(
         kind,
         tuple(weight.shape),
@@ -163,7 +168,7 @@ def way(
     )
     ways = _possible(product)
     if len(ways) == 1:
-        return Way(x.dtype, tiles=training)
+        return _untimed(x.dtype, training)
     if (name := str(product)) not in _CHOICES:
         # Threads that use one network would otherwise disturb each other's timing.
         with _TRIAL:
@@ -179,6 +184,11 @@ def way(
     choice = _CHOICES[name]
     # A run may be resumed where its way is missing.
     return WAYS[choice if choice in ways else DIRECT]
+
+
+def _untimed(dtype: torch.dtype, training: bool) -> Way:
+    """The way without a trial: in training by tiles or in blocks, wherever they suit the layer."""
+    return Way(dtype, tiles=training, blocks=training)
 
 
 def chosen() -> dict[str, str]:
@@ -213,7 +223,7 @@ def kept() -> dict[str, str]:
 def _fastest(times: Milliseconds, ways: Collection[str]) -> str:
     """Return the fastest of these ways; of nearly equal ones the usual one."""
     best = min(ways, key=times.__getitem__)
-    usual = TILES if TILES in ways else DIRECT
+    usual = next(name for name in (TILES, BLOCKS, DIRECT) if name in ways)
     return best if times[best] < MARGIN * times[usual] else usual
 
 
@@ -226,6 +236,7 @@ def _possible(product: Product) -> tuple[str, ...]:
         if product.kind == "convolution":
             tiles = winograd.suits(weight, product.stride, product.pad, columns)
             ways += [TILES, OWN_TILES] * tiles
+            ways += [BLOCKS] * blocks.suits(product.inputs[0], product.stride, columns)
         if product.kind == "fully connected":
             ways += [ONEDNN] * onednn.suits(weight, columns)
     return tuple(ways)
