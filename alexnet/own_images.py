@@ -30,6 +30,7 @@ from alexnet.data.image import decode
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare
 from alexnet.data.processing import Unreadable, read
+from alexnet.data.resident import pays
 from alexnet.data.sources import Source
 from alexnet.data.store import Store
 from alexnet.device import dtype_of, resolve
@@ -47,9 +48,6 @@ from alexnet.waiting import yielding
 
 EPOCHS = 10, 200
 """Least and most epochs that are chosen. On flowers 200 err as 150 do (`records/`)."""
-RESIDENT_BYTES = 2**30
-"""Largest training set that is decoded once and kept in memory, where a CPU trains. Decoding the
-images anew in every epoch takes a fifth of the time of a small network."""
 TINY_PX, CIFAR_PX = 48, 32
 """Images whose shorter side has fewer pixels than the first number are trained on as CIFAR-10 is,
 with the second number of pixels."""
@@ -108,8 +106,7 @@ def train_on(
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in store.manifest["splits"]]
     val = held_out[0] if held_out else config.val_split
-    pixels = len(store.split(config.train_split)) * store.size_px**2
-    resident = resolve(config).device == "cpu" and 3 * pixels <= RESIDENT_BYTES
+    resident = pays(store.split(config.train_split), resolve(config).device)
     config = replace(config, data=data, val_split=val, resident=resident)
     return _train_and_test(change(config), run, minutes)
 

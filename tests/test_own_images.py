@@ -19,7 +19,7 @@ from alexnet.checkpoint import read_config
 from alexnet.cli import main
 from alexnet.cli.settings import MINUTES
 from alexnet.config import Config, Sgd, scaled
-from alexnet.data import shapes, sources
+from alexnet.data import resident, shapes, sources
 from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
@@ -238,7 +238,7 @@ def test_small_set_is_decoded_once(
     images: Path, tmp_path: Path, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 18 * 37 * 37 * 3  # two of the twenty images are held out
-    monkeypatch.setattr(own_images, "RESIDENT_BYTES", size if fits else size - 1)
+    monkeypatch.setattr(resident, "CPU_BYTES", size if fits else size - 1)
     train_on(str(images), tmp_path / "mine", tiny)
     assert read_config(tmp_path / "mine").resident == fits
 

@@ -26,8 +26,10 @@ from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.cores import available_cores
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
+from alexnet.data.resident import pays
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
+from alexnet.device import resolve
 from alexnet.errors import AlexNetError
 from alexnet.experiments import job
 from alexnet.experiments.claim import (
@@ -315,6 +317,7 @@ def plan_run(
         data=str(store),
         sgd=sgd,
         init=init,
+        resident=pays(Store(str(store)).split(config.train_split), resolve(config).device),
         # A run takes minutes: at the default of ten an interruption would cost most of it.
         checkpoint_minutes=1,
         precision=settings.precision,
@@ -325,12 +328,10 @@ def plan_run(
 def _spec_of(name: str, config: Config, settings: Settings) -> RunSpec:
     """The run of a configuration, in the folder whose name is the digest of its settings."""
     # Paths do not decide a result: the store counts by its checksum, the run to start from by its
-    # own key, which is the name of its folder. The recipe's name is only a label.
-    decisive = to_dict(
-        replace(
-            config, recipe="", data="", init=Path(config.init).parent.name if config.init else ""
-        )
-    )
+    # own key, which is the name of its folder. The recipe's name is only a label, and when the
+    # images are decoded does not matter.
+    init = Path(config.init).parent.name if config.init else ""
+    decisive = to_dict(replace(config, recipe="", data="", init=init, resident=False))
     # The layout of ranks changes who computes a result, not the result.
     del decisive["parallel"]
     text = json.dumps([decisive, Store(config.data).checksum], sort_keys=True)
