@@ -21,7 +21,7 @@ from alexnet.cli import main
 from alexnet.config import Architecture, Conv, StepSchedule, scaled
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
-from alexnet.experiments import records, report, runner, table
+from alexnet.experiments import cost, records, report, runner, table
 from alexnet.experiments.bases import fine_tuned
 from alexnet.experiments.claim import Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
@@ -161,9 +161,9 @@ def test_cost_of_pretrain_counts_the_images_of_its_parts() -> None:
         )
     )
     images = 37_500 * (32 + 19) + 100_000 * 12
-    hours = table.cost_h([claim], 1e11, seeds=1)["pretrain"]
+    seconds = cost.claims_s([claim], 1e11, seeds=1)["pretrain"]
     # The head of the first net has 200 classes, which is next to nothing.
-    assert hours == pytest.approx(images * 3 * macs / 0.5e11 / 3600, rel=0.01)
+    assert seconds == pytest.approx(images * 3 * macs / 0.5e11, rel=0.01)
 
 
 def test_full_scale_of_pretrain_has_the_net_of_the_authors() -> None:

@@ -13,11 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
 import torch
 
+from alexnet.architecture import plan
+from alexnet.checkpoint import read_config
 from alexnet.cli import main
 from alexnet.cli.arguments import parse
 from alexnet.cli.evaluate import EvaluateArguments
@@ -29,7 +32,7 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.experiments import records, runner, table
+from alexnet.experiments import cost, records, runner, table
 from alexnet.experiments.claim import Claim, Kind, Part
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
@@ -66,6 +69,41 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
     return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
+
+
+def test_number_and_time_of_the_runs_are_said_before_they_begin(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    settings = replace(settings_for(photographs, tmp_path), scale="desk", say=said.append)
+    (claim,) = chosen(["bias"])
+    specs = [runner.plan_run(claim, arm, 0, settings, {}) for arm in claim.arms]
+    # The classes of the store are known only beside it.
+    config = specs[0].config
+    ops = plan(replace(config.architecture, classes=len(photographs.classes)))
+    macs = sum(op.multiply_adds for op in ops if op.op == "linear")
+    # At this peak the two runs take ten minutes: three passes over 60 images, at half of it.
+    presentations = 2 * config.schedule.epochs * 60
+    monkeypatch.setattr(cost, "peak_macs_per_s", lambda: 3 * macs * presentations / 600 / 0.5)
+    runner._say_cost(specs, settings)
+    runner._say_cost(specs[:1], replace(settings, scale="smoke"))
+    runner._say_cost([], settings)
+    stop = ". Ctrl-C stops them, and the same command continues."
+    assert said == [
+        f"2 runs, 2 at a time: about 10 min on this machine{stop}",
+        f"1 run, 2 at a time{stop}",
+    ]
+
+
+def test_images_of_finished_epochs_are_shown_while_runs_last(copied_run: Path) -> None:
+    process, bar = Mock(), Mock()
+    process.poll.side_effect = [None, None, None, 0]
+    seen = Mock(side_effect=[40, 40, 60, 100])
+    assert runner._wait_for_any([process], seen, bar) == [process]
+    assert bar.advance.call_args_list == [call(20), call(40)]
+    spec = runner.RunSpec("a run", read_config(copied_run), copied_run.parent)
+    assert runner._epochs_done(spec) == spec.config.schedule.epochs
+    assert runner._epochs_done(replace(spec, folder=copied_run)) == 0
 
 
 def test_nearest_matches_sorting_by_distance() -> None:

@@ -29,14 +29,15 @@ class ReproduceArguments:
     first: str | None = None
     """pretrain: store of the classes that are learned first, such as tiny-imagenet."""
     scale: Literal["smoke", "desk", "full"] = "desk"
-    """smoke: seconds for each run, as a test of the program only. desk: minutes for each run. full:
-    the paper's own setting."""
+    """smoke: seconds for each run, as a test of the program only. desk: some minutes to an hour for
+    each run. full: the paper's own setting."""
     precision: Literal["auto", "float32"] = "auto"
     """auto is bfloat16 on CUDA and float32 elsewhere; the paper used float32."""
     seeds: int = 5
     """Runs of each arm, with different seeds."""
     jobs: int = 1
-    """Number of runs at the same time; they share the cores."""
+    """Number of runs at the same time; they share the cores. The nets of desk scale are so small
+    that one run a core is fastest."""
     out: Path = Path("runs/reproduce")
     """Folder of the runs, which are kept and used again, and of reduced stores."""
     records: Path | None = None
@@ -55,7 +56,7 @@ def reproduce(arguments: list[str]) -> None:
     a = parse(ReproduceArguments, "reproduce", arguments)
     if min(a.seeds, a.jobs) < 1:
         raise AlexNetError("--seeds and --jobs must be at least 1")
-    from alexnet.experiments import records, runner, table
+    from alexnet.experiments import cost, records, runner, table
     from alexnet.experiments.claims import chosen
 
     if a.document is not None:
@@ -74,7 +75,7 @@ def reproduce(arguments: list[str]) -> None:
         raise AlexNetError("--first has an effect beside --data alone, the store of the claim")
     if a.data is None:
         # The speed is measured now, so that the estimates hold for this machine.
-        costs = table.cost_h(claims, table.peak_macs_per_s())
+        costs = cost.claims_s(claims, cost.peak_macs_per_s())
         recorded = records.read(a.records)
         if a.claims:
             print(table.listing(claims, recorded, costs, a.records))

@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from alexnet.data.resident import pays
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.device import resolve
-from alexnet.errors import AlexNetError
-from alexnet.experiments import job
+from alexnet.errors import AlexNetError, RunError
+from alexnet.experiments import cost, job
 from alexnet.experiments.claim import (
     NEEDS,
     OF_64_PX,
@@ -46,7 +46,9 @@ from alexnet.experiments.claim import (
 )
 from alexnet.experiments.effects import ENSEMBLE, RunResult
 from alexnet.files import write_whole
+from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
+from alexnet.train.metrics import read_metrics
 
 SEARCH_EPOCHS = 5
 """Length of a run of the search for a learning rate."""
@@ -423,6 +425,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
     # By folder, since two specs with the same key are the same run.
     pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
     began_s, total = time.perf_counter(), len(pending)
+    _say_cost(pending.values(), settings)
     for number, spec in enumerate(_run_processes(pending.values(), settings), 1):
         result = job.read(spec.folder)
         summary = result if isinstance(result, str) else "ended"
@@ -443,12 +446,29 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
     return results
 
 
+def _say_cost(specs: Collection[RunSpec], settings: Settings) -> None:
+    """Say how many runs there are, and about how long they take on a CPU."""
+    if not specs:
+        return
+    text = f"{len(specs)} run{'s' * (len(specs) > 1)}, {settings.jobs} at a time"
+    # Multiply-adds say little about a net that is small for its device, or tiny.
+    on_cpu = all(resolve(spec.config).device == "cpu" for spec in specs)
+    if on_cpu and settings.scale != "smoke":
+        macs_per_s = cost.peak_macs_per_s()
+        seconds = 0.0
+        for spec in specs:
+            classes = len(Store(spec.config.data).classes)
+            seconds += cost.run_s(spec.config, classes, _images_of(spec), macs_per_s)
+        text += f": about {duration(seconds)} on this machine"
+    settings.say(f"{text}. Ctrl-C stops them, and the same command continues.")
+
+
 def threads_of_a_run(jobs: int) -> int:
     """The number of threads of each of `jobs` runs that share the cores."""
     return max(1, available_cores() // jobs)
 
 
-def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[RunSpec]:
+def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[RunSpec]:
     """Start a process for each run, `settings.jobs` at a time, and yield each run as it ends."""
     # Each run would otherwise start a thread for every core.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads_of_a_run(settings.jobs))}
@@ -456,6 +476,14 @@ def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[Run
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
     waiting, running = list(specs), dict[subprocess.Popen[bytes], RunSpec]()
+    images = {spec.folder: _images_of(spec) for spec in waiting}
+    total = sum(images[spec.folder] * spec.config.schedule.epochs for spec in waiting)
+    ended, in_all = 0, total
+
+    def seen() -> int:
+        current = (_epochs_done(spec) * images[spec.folder] for spec in running.values())
+        return ended + sum(current)
+
     with _ended_together(running):
         while waiting or running:
             while waiting and len(running) < settings.jobs:
@@ -467,10 +495,44 @@ def _run_processes(specs: Iterable[RunSpec], settings: Settings) -> Iterator[Run
                     command = [sys.executable, "-m", "alexnet.experiments.job", str(spec.folder)]
                     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 running[process] = spec
-            # Polling: there is no portable call that waits for the first of several processes.
-            time.sleep(0.1)
-            for process in [process for process in running if process.poll() is not None]:
-                yield running.pop(process)
+            # The bar is not there while the caller says how a run ended.
+            with Progress("runs", total, "images", seen(), in_all or None) as progress:
+                processes = _wait_for_any(running, seen, progress)
+            in_all = 0
+            for process in processes:
+                spec = running.pop(process)
+                ended += images[spec.folder] * spec.config.schedule.epochs
+                yield spec
+
+
+def _wait_for_any(
+    processes: Collection[subprocess.Popen[bytes]], seen: Callable[[], int], progress: Progress
+) -> list[subprocess.Popen[bytes]]:
+    """Wait until a process has ended, and return all that have.
+
+    Args:
+        seen: Counts the images that the runs have been trained on, by their finished epochs.
+    """
+    before = seen()
+    # Polling: there is no portable call that waits for the first of several processes.
+    while not (ended := [process for process in processes if process.poll() is not None]):
+        time.sleep(0.1)
+        if (now := seen()) > before:
+            progress.advance(now - before)
+            before = now
+    return ended
+
+
+def _images_of(spec: RunSpec) -> int:
+    """The number of images of an epoch."""
+    return len(Store(spec.config.data).split(spec.config.train_split))
+
+
+def _epochs_done(spec: RunSpec) -> int:
+    """The number of epochs that a run has finished so far."""
+    with suppress(RunError):
+        return len(read_metrics(spec.folder / "run", "epoch"))
+    return 0  # its process has only begun
 
 
 @contextmanager

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from alexnet.architecture import plan
 from alexnet.errors import AlexNetError
-from alexnet.experiments.claim import (
-    FIRST_CLASSES,
-    FIRST_IMAGES,
-    NEEDS,
-    NEW_CLASSES,
-    NEW_IMAGES,
-    Claim,
-    Kind,
-)
+from alexnet.experiments.claim import NEEDS, Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, Row, new_record, opened, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
 from alexnet.program import command
+from alexnet.progress import duration
 from alexnet.terminal import paragraphs, together, wrapped
 
 SIGNIFICANT = 0.05
@@ -245,23 +234,24 @@ def no_records(folder: Path) -> str:
     )
 
 
-def overview(records: Sequence[Record], cost_h: dict[str, float], folder: Path) -> str:
+def overview(records: Sequence[Record], cost_s: dict[str, float], folder: Path) -> str:
     """All claims in a few lines each: `alexnet reproduce` without arguments.
 
     Args:
-        cost_h: Hours of five seeds at desk scale on this machine, by claim.
+        cost_s: Seconds of five seeds at desk scale on this machine, by claim (`cost.claims_s`).
         folder: Where the records were read.
     """
     one_claim = command("reproduce", "CLAIM")
     lines = paragraphs(
-        "Each claim, how long it takes on this machine with five seeds at desk scale, and what was "
-        "measured so far. Same sign: the whole 95 % interval lies on the side that the paper "
-        f"claims. A result with {REPEATED} is to be repeated: the settings of the claim have "
+        "Each claim, how long it takes on this machine with five seeds at desk scale (on "
+        "tiny-imagenet where it can be tested on it), and what was measured so far. Same sign: "
+        "the whole 95 % interval lies on the side that the paper claims. A "
+        f"result with {REPEATED} is to be repeated: the settings of the claim have "
         f"changed since the run. All results of a claim, and what the words mean: {one_claim}"
     )
     lines += ["", *wrapped(rule(records) if records else no_records(folder))]
     for claim in CLAIMS:
-        cost = f" [{_duration(cost_h[claim.id])}]" if claim.id in cost_h else ""
+        cost = f" [{duration(cost_s[claim.id])}]" if claim.id in cost_s else ""
         lines += ["", *wrapped(f"{claim.id}: {claim.statement}{cost}", rest="    ")]
         for record in records:
             if record.claim is claim:
@@ -287,17 +277,13 @@ def _in_short(record: Record) -> str:
     return together([row.ours, *paper, verdict])
 
 
-def _duration(hours: float) -> str:
-    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.0f} hours"
-
-
 def listing(
-    claims: Sequence[Claim], records: Sequence[Record], cost_h: dict[str, float], folder: Path
+    claims: Sequence[Claim], records: Sequence[Record], cost_s: dict[str, float], folder: Path
 ) -> str:
     """All results of some claims, no wider than the terminal.
 
     Args:
-        cost_h: As for `overview`.
+        cost_s: As for `overview`.
         folder: Where the records were read.
     """
     lines = [*wrapped(rule(records)), ""] if records else []
@@ -311,10 +297,10 @@ def listing(
         if claim.learns_first:
             needs += f", and TINY, which is {NEEDS['tiny-imagenet']}"
         # Claims without arms of their own need no runs, and have no cost.
-        if claim.id in cost_h:
-            needs += f"; at desk scale {_duration(cost_h[claim.id])} on this machine"
+        if claim.id in cost_s:
+            needs += f"; at desk scale {duration(cost_s[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
-        if claim.id in cost_h:
+        if claim.id in cost_s:
             stores = ["--data", "STORE", *(["--first", "TINY"] if claim.learns_first else [])]
             lines.append(f"  Run it: {command('reproduce', claim.id, *stores)}")
         for record in records:
@@ -393,60 +379,3 @@ def not_run(claim: Claim, records: Sequence[Record]) -> tuple[str, ...]:
         return ()
     scale = "desk" if claim.kinds == ("tiny-imagenet",) else "full"
     return claim.manual_commands or (f"alexnet reproduce {claim.id} --data STORE --scale {scale}",)
-
-
-SIZES: dict[Kind, tuple[int, int]] = {
-    "photographs": (10, 4_000),
-    "cifar10": (10, 50_000),
-    "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES),
-    "mini-imagenet": (100, 50_000),
-    "imagenet": (1000, 1_281_167),
-}
-"""Classes and training images of a store that is not known yet, for the estimate of its cost."""
-SIZES_OF_PARTS = {"first": (FIRST_CLASSES, FIRST_IMAGES), "new": (NEW_CLASSES, NEW_IMAGES)}
-"""The same where claim pretrain learns tiny-imagenet first."""
-
-
-def cost_h(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[str, float]:
-    """Estimate the hours that the runs of each claim take at desk scale.
-
-    The estimate counts the multiply-adds of a forward pass three times, since a backward pass costs
-    two, and assumes half of the peak speed.
-
-    Args:
-        macs_per_s: Peak speed, as `peak_macs_per_s` measures it.
-    """
-    hours = {}
-    for claim in claims:
-        seconds = 0.0
-        for arm in claim.arms:
-            kind = claim.kinds[0]
-            part = claim.part(arm, "desk", kind)
-            classes, images = SIZES_OF_PARTS.get(part.of) or SIZES[kind]
-            config = claim.config(arm, "desk", kind)
-            ops = plan(replace(config.architecture, classes=classes))
-            of_each = part.train_of_each or images / classes
-            num_images = config.schedule.epochs * (part.classes or classes) * of_each
-            seconds += (
-                seeds
-                * num_images
-                * 3
-                # All other operations have few multiply-adds by comparison.
-                * sum(op.multiply_adds for op in ops if op.op == "linear")
-                / (0.5 * macs_per_s)
-            )
-        if claim.arms:
-            hours[claim.id] = seconds / 3600
-    return hours
-
-
-def peak_macs_per_s(side: int = 1024) -> float:
-    """Multiply-adds per second of a large matrix product on PyTorch's default device."""
-    a = torch.ones(side, side)
-    # The fastest of five: other programs can only make a run slower.
-    best_s = math.inf
-    for _ in range(5):
-        began_s = time.perf_counter()
-        a @ a
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return float(side**3 / best_s)

@@ -1,0 +1,91 @@
+"""How long the runs of a claim take on this machine, estimated before they begin."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from alexnet.architecture import plan
+from alexnet.config import Config
+from alexnet.experiments.claim import (
+    FIRST_CLASSES,
+    FIRST_IMAGES,
+    NEW_CLASSES,
+    NEW_IMAGES,
+    Claim,
+    Kind,
+)
+
+SIZES: dict[Kind, tuple[int, int]] = {
+    "photographs": (10, 4_000),
+    "cifar10": (10, 50_000),
+    "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES),
+    "mini-imagenet": (100, 50_000),
+    "imagenet": (1000, 1_281_167),
+}
+"""Classes and training images of a store that is not known yet."""
+SIZES_OF_PARTS = {"first": (FIRST_CLASSES, FIRST_IMAGES), "new": (NEW_CLASSES, NEW_IMAGES)}
+"""The same where claim pretrain learns tiny-imagenet first."""
+SHARE_OF_PEAK = 0.5
+"""What the layers of a network reach of the speed of a large matrix product."""
+
+
+def usual_kind(claim: Claim) -> Kind:
+    """The images on which a claim is tested at desk scale: tiny-imagenet, where it can be."""
+    return "tiny-imagenet" if "tiny-imagenet" in claim.kinds else claim.kinds[0]
+
+
+def claims_s(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[str, float]:
+    """Estimate the seconds that the runs of each claim take at desk scale on the usual images.
+
+    A claim without arms has none. Runs that several claims share count for each of them.
+
+    Args:
+        macs_per_s: Peak speed, as `peak_macs_per_s` measures it.
+    """
+    seconds = {}
+    for claim in claims:
+        kind = usual_kind(claim)
+        times = []
+        for arm in claim.arms:
+            part = claim.part(arm, "desk", kind)
+            classes, images = SIZES_OF_PARTS.get(part.of) or SIZES[kind]
+            of_each = part.train_of_each or images / classes
+            classes = part.classes or classes
+            config = claim.config(arm, "desk", kind)
+            times.append(run_s(config, classes, classes * of_each, macs_per_s))
+        if times:
+            seconds[claim.id] = seeds * sum(times)
+    return seconds
+
+
+def run_s(config: Config, classes: int, images: float, macs_per_s: float) -> float:
+    """Estimate the seconds of a run.
+
+    The multiply-adds of a forward pass count three times, since a backward pass costs two. All
+    other operations have few by comparison.
+
+    Args:
+        images: Number of training images.
+        macs_per_s: As for `claims_s`.
+    """
+    ops = plan(replace(config.architecture, classes=classes))
+    forward_macs = sum(op.multiply_adds for op in ops if op.op == "linear")
+    presentations = config.schedule.epochs * images
+    return presentations * 3 * forward_macs / (SHARE_OF_PEAK * macs_per_s)
+
+
+def peak_macs_per_s(side: int = 1024) -> float:
+    """Multiply-adds per second of a large matrix product on PyTorch's default device."""
+    a = torch.ones(side, side)
+    # The fastest of five: other programs can only make a run slower.
+    best_s = math.inf
+    for _ in range(5):
+        began_s = time.perf_counter()
+        a @ a
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return float(side**3 / best_s)
