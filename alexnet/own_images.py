@@ -30,10 +30,10 @@ from alexnet.data.image import decode
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare
 from alexnet.data.processing import Unreadable, read
-from alexnet.data.resident import pays
+from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Source
 from alexnet.data.store import Store
-from alexnet.device import dtype_of, resolve
+from alexnet.device import device_type, dtype_of, resolve
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import Result, crops_name, own_test, same_answer
 from alexnet.files import check_outside
@@ -106,7 +106,7 @@ def train_on(
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in store.manifest["splits"]]
     val = held_out[0] if held_out else config.val_split
-    resident = pays(store.split(config.train_split), resolve(config).device)
+    resident = should_decode_once(store, config.train_split, device_type(config.device))
     config = replace(config, data=data, val_split=val, resident=resident)
     return _train_and_test(change(config), run, minutes)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock, call
 
 import numpy as np
@@ -27,18 +29,20 @@ from alexnet.cli.evaluate import EvaluateArguments
 from alexnet.cli.prepare import PrepareArguments
 from alexnet.cli.reproduce import ReproduceArguments
 from alexnet.cli.train import parse_train
-from alexnet.config import StoreSettings
-from alexnet.data import shapes
+from alexnet.config import StepSchedule, StoreSettings
+from alexnet.data import resident, shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments import cost, records, runner, table
+from alexnet.experiments.bases import five_convolutions
 from alexnet.experiments.claim import Claim, Kind, Part
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
 from alexnet.figures import nearest
 from alexnet.model import Network
+from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from tests import layouts
 from tests.conftest import tiny_architecture
@@ -72,7 +76,7 @@ def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
 
 
 def test_number_and_time_of_the_runs_are_said_before_they_begin(
-    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     settings = replace(settings_for(photographs, tmp_path), scale="desk", say=said.append)
@@ -82,28 +86,90 @@ def test_number_and_time_of_the_runs_are_said_before_they_begin(
     config = specs[0].config
     ops = plan(replace(config.architecture, classes=len(photographs.classes)))
     macs = sum(op.multiply_adds for op in ops if op.op == "linear")
-    # At this peak the two runs take ten minutes: three passes over 60 images, at half of it.
-    presentations = 2 * config.schedule.epochs * 60
-    monkeypatch.setattr(cost, "peak_macs_per_s", lambda: 3 * macs * presentations / 600 / 0.5)
-    runner._say_cost(specs, settings)
-    runner._say_cost(specs[:1], replace(settings, scale="smoke"))
-    runner._say_cost([], settings)
-    stop = ". Ctrl-C stops them, and the same command continues."
+    # At this peak of a run the two take ten minutes, side by side: three passes over 60 images, at
+    # half of the peak.
+    peak = 3 * macs * config.schedule.epochs * 60 / 600 / 0.5
+    measured = Mock(return_value=peak)
+    monkeypatch.setattr(cost, "peak_macs_per_s", measured)
+    runner._announce(specs, settings)
+    epochs = config.schedule.epochs
+    stopping = StepSchedule(epochs, until_error=0.25)
+    early = replace(specs[0], config=replace(config, schedule=stopping))
+    runner._announce([early], settings)
+    # A run that was interrupted after three of its epochs, a fifth.
+    schedule = StepSchedule(15)
+    (tmp_path / "begun").mkdir()
+    shutil.copytree(run, tmp_path / "begun" / "run")
+    begun = replace(specs[0], config=replace(config, schedule=schedule), folder=tmp_path / "begun")
+    runner._announce([begun], settings)
+    runner._announce(specs[:1], replace(settings, scale="smoke"))
+    runner._announce([], settings)
+    stop = " on this machine. Ctrl-C stops them, and the same command continues."
     assert said == [
-        f"2 runs, 2 at a time: about 10 min on this machine{stop}",
-        f"1 run, 2 at a time{stop}",
+        f"2 runs, 2 at a time: about 10 min{stop}",
+        f"1 run: at most about 10 min{stop}",
+        f"1 run: about {0.8 * 10 * 15 / epochs:.0f} min{stop}",
+        "1 run. Ctrl-C stops them, and the same command continues.",
     ]
+    assert measured.call_args_list == 3 * [call(runner.threads_of_a_run(settings.jobs))]
 
 
-def test_images_of_finished_epochs_are_shown_while_runs_last(copied_run: Path) -> None:
+def test_presentations_of_finished_epochs_are_shown_while_runs_last(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LOOK_EVERY_S", 0.0)
     process, bar = Mock(), Mock()
     process.poll.side_effect = [None, None, None, 0]
-    seen = Mock(side_effect=[40, 40, 60, 100])
-    assert runner._wait_for_any([process], seen, bar) == [process]
+    presented = Mock(side_effect=[40, 40, 60, 100])
+    assert runner._wait_for_any([process], presented, bar) == [process]
     assert bar.advance.call_args_list == [call(20), call(40)]
     spec = runner.RunSpec("a run", read_config(copied_run), copied_run.parent)
     assert runner._epochs_done(spec) == spec.config.schedule.epochs
     assert runner._epochs_done(replace(spec, folder=copied_run)) == 0
+
+
+def test_bar_counts_ended_and_interrupted_runs(
+    photographs: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three runs with 60 images and 2 epochs, the first was interrupted after one of them."""
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    config = replace(config, schedule=StepSchedule(2))
+    specs = [runner.RunSpec(str(n), config, tmp_path / str(n)) for n in range(3)]
+    monkeypatch.setattr(runner, "_epochs_done", lambda spec: int(spec is specs[0]))
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    bars = []
+
+    class Bar(Progress):
+        def __init__(self, *arguments: Any) -> None:
+            bars.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(runner, "Progress", Bar)
+    settings = replace(settings_for(photographs, tmp_path), jobs=1)
+    assert list(runner._run_processes(specs, settings)) == specs
+    assert bars == [("training", 360, "presentations", done) for done in (60, 120, 240)]
+
+
+def test_images_are_decoded_once_where_all_runs_fit_into_memory(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 3 * 112**2 * 60
+    (claim,) = chosen(["bias"])
+    for jobs, most, device, expected in (
+        (2, 2 * size, "cpu", True),
+        (2, 2 * size - 1, "cpu", False),
+        (1, size, "cpu", True),
+        (1, size, "cuda", False),
+        (1, size, "mps", False),
+    ):
+        monkeypatch.setattr(resident, "MAX_CPU_BYTES", most)
+        monkeypatch.setattr(runner, "device_type", lambda name, device=device: device)
+        settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+        spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
+        assert spec.config.resident == expected
+        # The result is the same, so a run that was finished either way is used again.
+        other = runner._spec_of("other", replace(spec.config, resident=not expected), settings)
+        assert other.folder == spec.folder
 
 
 def test_nearest_matches_sorting_by_distance() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -159,6 +159,16 @@ def test_the_compiled_normalisations_are_the_plain_ones(
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
 
 
+# More maps than the kernel takes at once.
+@example(
+    maps=300,
+    columns=2,
+    sides=(4, 3),
+    relu=True,
+    n=5,
+    window=Pool(3, 2),
+    relu_after=True,
+)
 @given(
     maps=st.integers(1, 20),
     columns=st.sampled_from([1, 2]),
@@ -197,6 +207,25 @@ def test_one_pass_is_its_parts_one_by_one(
         *results, strict=True
     ):  # a few roundings of float32, of the largest where terms cancel
         torch.testing.assert_close(low, exact, rtol=2e-6, atol=2**-21 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("window", [None, Pool(3, 2)])
+@pytest.mark.parametrize("n", [None, 3, 5])
+def test_bfloat16_pass_is_the_float32_pass_rounded_once(n: int | None, window: Pool | None) -> None:
+    rounded = random(2, 24, 9, 7, dtype=torch.float32).bfloat16()
+    rounded = rounded.contiguous(memory_format=torch.channels_last)
+    if not compiled.takes(rounded):
+        pytest.skip("no C++ compiler on this machine")
+    norm = None if n is None else Lrn(n, alpha=0.1)
+    dy = None
+    results = []
+    for x in (rounded, rounded.float()):
+        x.requires_grad_()
+        y = ops.norm_pool(x, True, norm, window, False, columns=2)
+        dy = torch.randn_like(y) if dy is None else dy.to(y.dtype)
+        results.append([y.detach(), *torch.autograd.grad(y, x, dy)])
+    for low, exact in zip(*results, strict=True):
+        assert torch.equal(low, exact.bfloat16())
 
 
 def test_one_pass_keeps_nans_and_takes_the_first_of_equals() -> None:

@@ -238,7 +238,7 @@ def test_small_set_is_decoded_once(
     images: Path, tmp_path: Path, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 18 * 37 * 37 * 3  # two of the twenty images are held out
-    monkeypatch.setattr(resident, "CPU_BYTES", size if fits else size - 1)
+    monkeypatch.setattr(resident, "MAX_CPU_BYTES", size if fits else size - 1)
     train_on(str(images), tmp_path / "mine", tiny)
     assert read_config(tmp_path / "mine").resident == fits
 

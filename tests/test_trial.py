@@ -241,12 +241,12 @@ def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
     ]:
         x, weight = torch.ones(2, weights[1]), torch.ones(weights)
         way = trial.way("fully connected", clock.layer, x, weight, None, training)
-        single = Way(torch.float32, tiles=training, blocks=training)
+        single = Way(torch.float32, tiles=training)
         assert way == (WAYS[expected] if expected == trial.ONEDNN else single)
         # A product with a single way is not a choice.
         assert list(trial.chosen().values()) == [trial.ONEDNN]
     in_columns = trial.way("fully connected", clock.layer, x, weight, None, True, columns=2)
-    assert in_columns == Way(torch.float32, tiles=True, blocks=True)
+    assert in_columns == Way(torch.float32, tiles=True)
 
 
 def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
@@ -296,10 +296,10 @@ def test_other_values_and_devices_are_left_as_they_are(clock: Clock) -> None:
         for training in (False, True):
             x = torch.ones(2, 4, dtype=dtype)
             way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, training)
-            assert way == Way(dtype, tiles=training, blocks=training)
+            assert way == Way(dtype, tiles=training)
     x = torch.ones(2, 4, dtype=torch.bfloat16, device="meta")
     way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, True)
-    assert way == Way(torch.bfloat16, tiles=True, blocks=True)
+    assert way == Way(torch.bfloat16, tiles=True)
     assert clock.computed == []
     assert trial.chosen() == {}
 

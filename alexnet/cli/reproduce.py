@@ -37,7 +37,7 @@ class ReproduceArguments:
     """Runs of each arm, with different seeds."""
     jobs: int = 1
     """Number of runs at the same time; they share the cores. The nets of desk scale are so small
-    that one run a core is fastest."""
+    that one run per core is fastest."""
     out: Path = Path("runs/reproduce")
     """Folder of the runs, which are kept and used again, and of reduced stores."""
     records: Path | None = None

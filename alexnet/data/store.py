@@ -197,10 +197,7 @@ class Store:
             DataError: If the store has no such split, or one of its files is missing or has not
                 the size that the manifest states.
         """
-        splits = self.manifest["splits"]
-        if name not in splits:
-            raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
-        entry, files = splits[name], self._files(name)
+        entry, files = self._entry(name), self._files(name)
         sizes = {file.name: file.size for file in files}
         self.storage.check_sizes(sizes)
         index = self._index(name, entry.get("index"), files)
@@ -208,6 +205,17 @@ class Store:
             sha256 = {f"{name}/{s['file']}": s["sha256"] for s in entry["shards"]}
             self.storage.copy_to_cache(sha256, sizes, self.checksum)
         return Split(self.storage, files, index, self.size_px, answer_s)
+
+    def num_images(self, split: str) -> int:
+        """The number of images of a split, by the manifest. Raises DataError if there is none."""
+        return int(self._entry(split)["images"])
+
+    def _entry(self, split: str) -> dict[str, Any]:
+        """What the manifest says of a split. Raises DataError if the store has no such split."""
+        splits: dict[str, dict[str, Any]] = self.manifest["splits"]
+        if split not in splits:
+            raise DataError(f"{self.name} has no split {split!r}; it has {', '.join(splits)}")
+        return splits[split]
 
     def _files(self, split: str) -> list[ArrowFile]:
         """Return the files of a split, which the manifest calls shards."""

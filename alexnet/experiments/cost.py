@@ -20,18 +20,18 @@ from alexnet.experiments.claim import (
     Kind,
 )
 
-SIZES: dict[Kind, tuple[int, int]] = {
+ASSUMED_SIZES: dict[Kind, tuple[int, int]] = {
     "photographs": (10, 4_000),
     "cifar10": (10, 50_000),
     "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES),
     "mini-imagenet": (100, 50_000),
     "imagenet": (1000, 1_281_167),
 }
-"""Classes and training images of a store that is not known yet."""
+"""Classes and training images where no store is given."""
 SIZES_OF_PARTS = {"first": (FIRST_CLASSES, FIRST_IMAGES), "new": (NEW_CLASSES, NEW_IMAGES)}
 """The same where claim pretrain learns tiny-imagenet first."""
 SHARE_OF_PEAK = 0.5
-"""What the layers of a network reach of the speed of a large matrix product."""
+"""Multiply-adds per second of a network's layers, relative to a large matrix product."""
 
 
 def usual_kind(claim: Claim) -> Kind:
@@ -42,7 +42,8 @@ def usual_kind(claim: Claim) -> Kind:
 def claims_s(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[str, float]:
     """Estimate the seconds that the runs of each claim take at desk scale on the usual images.
 
-    A claim without arms has none. Runs that several claims share count for each of them.
+    A claim without arms has none. Runs that several claims share count for each of them, and runs
+    that may end early count in full.
 
     Args:
         macs_per_s: Peak speed, as `peak_macs_per_s` measures it.
@@ -53,7 +54,7 @@ def claims_s(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict
         times = []
         for arm in claim.arms:
             part = claim.part(arm, "desk", kind)
-            classes, images = SIZES_OF_PARTS.get(part.of) or SIZES[kind]
+            classes, images = SIZES_OF_PARTS.get(part.of) or ASSUMED_SIZES[kind]
             of_each = part.train_of_each or images / classes
             classes = part.classes or classes
             config = claim.config(arm, "desk", kind)
@@ -79,8 +80,14 @@ def run_s(config: Config, classes: int, images: float, macs_per_s: float) -> flo
     return presentations * 3 * forward_macs / (SHARE_OF_PEAK * macs_per_s)
 
 
-def peak_macs_per_s(side: int = 1024) -> float:
-    """Multiply-adds per second of a large matrix product on PyTorch's default device."""
+def peak_macs_per_s(threads: int | None = None, side: int = 1024) -> float:
+    """Multiply-adds per second of a large matrix product on the CPU.
+
+    Args:
+        threads: Number of threads; None: as many as PyTorch uses now.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     a = torch.ones(side, side)
     # The fastest of five: other programs can only make a run slower.
     best_s = math.inf
@@ -88,4 +95,5 @@ def peak_macs_per_s(side: int = 1024) -> float:
         began_s = time.perf_counter()
         a @ a
         best_s = min(best_s, time.perf_counter() - began_s)
+    torch.set_num_threads(before)
     return float(side**3 / best_s)

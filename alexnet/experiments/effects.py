@@ -56,6 +56,8 @@ class RunResult:
     top5_error: float | None = None
     """Top-5 error of the recipe's own test on `val_split`; None with too few classes to mean
     anything (`evaluation.TOP5_CLASSES`)."""
+    products: Mapping[str, str] = field(default_factory=dict)
+    """The way of each product that a trial decided (`ops/trial.py`); it decides the last digits."""
 
     @property
     def gap(self) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet import checkpoint
 from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
@@ -91,6 +92,7 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
         "images_per_s": median(epoch["images_per_s"] for epoch in epochs),
         "rate": config.sgd.lr,
         "colour": colourfulness(trained.net),
+        "products": checkpoint.read(run).about["products"],
         "epochs": [{name: epoch[name] for name in names} for epoch in epochs],
     }
 

@@ -102,7 +102,7 @@ def environment(jobs: int) -> dict[str, Any]:
 def _run(result: RunResult) -> dict[str, Any]:
     names = (
         *("test_error", "top5_error", "centre_error", "train_error"),
-        *("images_per_s", "rate", "colour"),
+        *("images_per_s", "rate", "colour", "products"),
     )
     # "also" is the key of the extra metrics in every record that exists.
     extra = {"also": result.extra_metrics}

@@ -26,10 +26,10 @@ from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.cores import available_cores
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
-from alexnet.data.resident import pays
+from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
-from alexnet.device import resolve
+from alexnet.device import device_type
 from alexnet.errors import AlexNetError, RunError
 from alexnet.experiments import cost, job
 from alexnet.experiments.claim import (
@@ -50,6 +50,8 @@ from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
 from alexnet.train.metrics import read_metrics
 
+LOOK_EVERY_S = 3.0
+"""Time between two looks at how far the runs are."""
 SEARCH_EPOCHS = 5
 """Length of a run of the search for a learning rate."""
 
@@ -319,7 +321,9 @@ def plan_run(
         data=str(store),
         sgd=sgd,
         init=init,
-        resident=pays(Store(str(store)).split(config.train_split), resolve(config).device),
+        resident=should_decode_once(
+            Store(str(store)), config.train_split, device_type(config.device), settings.jobs
+        ),
         # A run takes minutes: at the default of ten an interruption would cost most of it.
         checkpoint_minutes=1,
         precision=settings.precision,
@@ -425,15 +429,15 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
     # By folder, since two specs with the same key are the same run.
     pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
     began_s, total = time.perf_counter(), len(pending)
-    _say_cost(pending.values(), settings)
+    _announce(pending.values(), settings)
     for number, spec in enumerate(_run_processes(pending.values(), settings), 1):
         result = job.read(spec.folder)
         summary = result if isinstance(result, str) else "ended"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
         # An estimate: as if the runs that are left took as long as those before them.
-        left_min = (time.perf_counter() - began_s) / number * (total - number) / 60
-        settings.say(f"{number}/{total} {spec.name}: {summary}; {left_min:.0f} min left")
+        left_s = (time.perf_counter() - began_s) / number * (total - number)
+        settings.say(f"{number}/{total} {spec.name}: {summary}; {duration(left_s)} left")
     results: list[Any] = []
     for spec in specs:
         result = job.read(spec.folder)
@@ -446,20 +450,26 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
     return results
 
 
-def _say_cost(specs: Collection[RunSpec], settings: Settings) -> None:
-    """Say how many runs there are, and about how long they take on a CPU."""
+def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
+    """Say how many runs there are, and on a CPU about how long they take."""
     if not specs:
         return
-    text = f"{len(specs)} run{'s' * (len(specs) > 1)}, {settings.jobs} at a time"
-    # Multiply-adds say little about a net that is small for its device, or tiny.
-    on_cpu = all(resolve(spec.config).device == "cpu" for spec in specs)
+    at_once = min(settings.jobs, len(specs))
+    text = "1 run" if len(specs) == 1 else f"{len(specs)} runs, {at_once} at a time"
+    # The estimate does not hold on a GPU, which small networks do not fill, nor at smoke scale,
+    # where the start of each process takes most of the time.
+    on_cpu = all(device_type(spec.config.device) == "cpu" for spec in specs)
     if on_cpu and settings.scale != "smoke":
-        macs_per_s = cost.peak_macs_per_s()
-        seconds = 0.0
+        macs_per_s = at_once * cost.peak_macs_per_s(threads_of_a_run(settings.jobs))
+        seconds, ends_early, stores = 0.0, False, _stores(specs)
         for spec in specs:
-            classes = len(Store(spec.config.data).classes)
-            seconds += cost.run_s(spec.config, classes, _images_of(spec), macs_per_s)
-        text += f": about {duration(seconds)} on this machine"
+            store, epochs = stores[spec.config.data], spec.config.schedule.epochs
+            images = store.num_images(spec.config.train_split)
+            whole_s = cost.run_s(spec.config, len(store.classes), images, macs_per_s)
+            seconds += whole_s * (1 - _epochs_done(spec) / epochs)
+            ends_early |= getattr(spec.config.schedule, "until_error", None) is not None
+        about = "at most about" if ends_early else "about"
+        text += f": {about} {duration(seconds)} on this machine"
     settings.say(f"{text}. Ctrl-C stops them, and the same command continues.")
 
 
@@ -476,11 +486,14 @@ def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[R
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
     waiting, running = list(specs), dict[subprocess.Popen[bytes], RunSpec]()
-    images = {spec.folder: _images_of(spec) for spec in waiting}
-    total = sum(images[spec.folder] * spec.config.schedule.epochs for spec in waiting)
-    ended, in_all = 0, total
+    stores = _stores(specs)
+    images = {
+        spec.folder: stores[spec.config.data].num_images(spec.config.train_split) for spec in specs
+    }
+    total = sum(spec.config.schedule.epochs * images[spec.folder] for spec in specs)
+    ended = 0
 
-    def seen() -> int:
+    def presented() -> int:
         current = (_epochs_done(spec) * images[spec.folder] for spec in running.values())
         return ended + sum(current)
 
@@ -495,44 +508,48 @@ def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[R
                     command = [sys.executable, "-m", "alexnet.experiments.job", str(spec.folder)]
                     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 running[process] = spec
-            # The bar is not there while the caller says how a run ended.
-            with Progress("runs", total, "images", seen(), in_all or None) as progress:
-                processes = _wait_for_any(running, seen, progress)
-            in_all = 0
+            # Closed before a run is yielded, because the caller then says how the run ended.
+            with Progress("training", total, "presentations", presented()) as bar:
+                processes = _wait_for_any(running, presented, bar)
             for process in processes:
                 spec = running.pop(process)
-                ended += images[spec.folder] * spec.config.schedule.epochs
+                # All of them, also where a run has reached its error early.
+                ended += spec.config.schedule.epochs * images[spec.folder]
                 yield spec
 
 
 def _wait_for_any(
-    processes: Collection[subprocess.Popen[bytes]], seen: Callable[[], int], progress: Progress
+    processes: Collection[subprocess.Popen[bytes]], presented: Callable[[], int], bar: Progress
 ) -> list[subprocess.Popen[bytes]]:
     """Wait until a process has ended, and return all that have.
 
     Args:
-        seen: Counts the images that the runs have been trained on, by their finished epochs.
+        presented: Counts the images that the runs have been trained on, by their finished epochs.
     """
-    before = seen()
+    before, looked_s = presented(), time.perf_counter()
     # Polling: there is no portable call that waits for the first of several processes.
     while not (ended := [process for process in processes if process.poll() is not None]):
         time.sleep(0.1)
-        if (now := seen()) > before:
-            progress.advance(now - before)
-            before = now
+        # Less often, because the files of metrics grow with the runs.
+        if time.perf_counter() - looked_s >= LOOK_EVERY_S:
+            now, looked_s = presented(), time.perf_counter()
+            if now > before:
+                bar.advance(now - before)
+                before = now
     return ended
 
 
-def _images_of(spec: RunSpec) -> int:
-    """The number of images of an epoch."""
-    return len(Store(spec.config.data).split(spec.config.train_split))
+def _stores(specs: Collection[RunSpec]) -> dict[str, Store]:
+    """The stores that some runs read, by their names."""
+    return {name: Store(name) for name in {spec.config.data for spec in specs}}
 
 
 def _epochs_done(spec: RunSpec) -> int:
     """The number of epochs that a run has finished so far."""
-    with suppress(RunError):
+    # A run that has only begun has no metrics; and runs must not end because a disk is slow.
+    with suppress(RunError, OSError):
         return len(read_metrics(spec.folder / "run", "epoch"))
-    return 0  # its process has only begun
+    return 0
 
 
 @contextmanager

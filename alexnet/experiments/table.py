@@ -11,6 +11,7 @@ from pathlib import Path
 from alexnet.errors import AlexNetError
 from alexnet.experiments.claim import NEEDS, Claim
 from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.cost import usual_kind
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, Row, new_record, opened, where, write
 from alexnet.experiments.runner import Settings, check, run, run_ahead
@@ -298,7 +299,9 @@ def listing(
             needs += f", and TINY, which is {NEEDS['tiny-imagenet']}"
         # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_s:
-            needs += f"; at desk scale {duration(cost_s[claim.id])} on this machine"
+            usual = NEEDS[usual_kind(claim)]
+            time = f"about {duration(cost_s[claim.id])} on this machine"
+            needs += f". Five seeds at desk scale, on {usual}: {time}"
         lines += wrapped(f"{needs}.", "  ", "      ")
         if claim.id in cost_s:
             stores = ["--data", "STORE", *(["--first", "TINY"] if claim.learns_first else [])]

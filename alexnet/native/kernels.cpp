@@ -48,34 +48,38 @@ inline float power(float d) {
   return 1.0f / (root * std::sqrt(root));
 }
 
-// out[i] = in[i - half] + ... + in[i + half], without the neighbors that lie in another column: the
-// maps of a column are numbered in `place` from 0 to column_maps - 1, pixel after pixel. `in` can be
-// read up to `half` values before and after its own. A sum of shifted copies is a vector loop; a
-// running sum would be cheaper in additions, but each value would wait for the one before it, and
-// rounding errors would accumulate. Where the compiler knows the size of the neighborhood, the sum
-// stays in a register.
-inline float neighbor(const float *in, int32_t place, int32_t j, int32_t column_maps) {
+// The value of a map's neighbor at a distance of j maps, 0 where that lies in another column.
+inline float neighbor(const float *in, int32_t map_in_column, int32_t j, int32_t column_maps) {
   const float value = *in;
-  return uint32_t(place + j) < uint32_t(column_maps) ? value : 0.0f;
+  return uint32_t(map_in_column + j) < uint32_t(column_maps) ? value : 0.0f;
 }
+
+// out[i] = in[i - half] + ... + in[i + half], without the neighbors in another column. The maps of
+// a column are numbered in `map_in_column` from 0 to column_maps - 1, pixel after pixel. `in` must
+// be readable up to `half` values before and after its own. A sum of shifted copies is a vector
+// loop; a running sum would be cheaper in additions, but each value would wait for the one before
+// it, and rounding errors would accumulate. Where the compiler knows the size of the neighborhood,
+// the sum stays in a register.
 template <int32_t HALF>
-inline void known_band(const float *__restrict in, const int32_t *__restrict place,
+inline void known_band(const float *__restrict in, const int32_t *__restrict map_in_column,
                        float *__restrict out, int64_t count, int32_t column_maps) {
 #pragma omp simd
   for (int64_t i = 0; i < count; i++) {
-    float sum = neighbor(in + i - HALF, place[i], -HALF, column_maps);
+    float sum = neighbor(in + i - HALF, map_in_column[i], -HALF, column_maps);
     for (int32_t j = 1 - HALF; j <= HALF; j++)
-      sum += neighbor(in + i + j, place[i], j, column_maps);
+      sum += neighbor(in + i + j, map_in_column[i], j, column_maps);
     out[i] = sum;
   }
 }
-inline void band(const float *in, const int32_t *place, float *out, int64_t count,
+inline void band(const float *in, const int32_t *map_in_column, float *out, int64_t count,
                  int32_t column_maps, int32_t half) {
-  if (half == 2) return known_band<2>(in, place, out, count, column_maps);  // the paper's five maps
+  if (half == 2)  // the paper's five maps
+    return known_band<2>(in, map_in_column, out, count, column_maps);
   std::fill(out, out + count, 0.0f);
   for (int32_t j = -half; j <= half; j++)
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) out[i] += neighbor(in + i + j, place[i], j, column_maps);
+    for (int64_t i = 0; i < count; i++)
+      out[i] += neighbor(in + i + j, map_in_column[i], j, column_maps);
 }
 
 // The operations between two convolutions, in this order, each of them optional: ReLU,
@@ -96,32 +100,32 @@ struct Pass {
 // Stands for the offset of a maximum that the ReLU after it set to 0: no gradient passes.
 constexpr int32_t NO_GRADIENT = 255;
 
-// Normalizes the maps of pixels that are contiguous in memory. It takes as many pixels at once as
-// have about `AT_ONCE` values: a loop over the 12 maps of a narrow network's column would not fill
-// one vector, and what is computed in between stays in the first cache. It owns the buffers of one
-// thread, so that nothing is allocated in a loop.
+// Normalizes the maps of pixels that are contiguous in memory, in chunks of about CHUNK_VALUES
+// values: a loop over the 12 maps of a narrow network's column would not fill one vector, and what
+// is computed in between stays in the L1 cache. It owns the buffers of one thread, so that nothing
+// is allocated in a loop.
 class Normalizer {
  public:
   explicit Normalizer(const Pass &p)
       : p(p),
         column_maps(int32_t(p.maps / p.columns)),
         half(int32_t(p.half)),
-        most(std::max<int64_t>(1, AT_ONCE / p.maps) * p.maps),
+        chunk(std::max<int64_t>(1, CHUNK_VALUES / p.maps) * p.maps),
         pad(std::max<int64_t>(0, p.half)),
-        squares(most + 2 * pad, 0.0f),
-        indirect(most + 2 * pad, 0.0f),
-        sums(most),
-        direct(most),
-        values(most),
-        place(most) {
-    for (int64_t i = 0; i < most; i++) place[i] = int32_t(i % column_maps);
+        squares(chunk + 2 * pad, 0.0f),
+        indirect(chunk + 2 * pad, 0.0f),
+        sums(chunk),
+        direct(chunk),
+        values(chunk),
+        map_in_column(chunk) {
+    for (int64_t i = 0; i < chunk; i++) map_in_column[i] = int32_t(i % column_maps);
   }
 
   // x and y: (pixels, maps). The sum never crosses from one column to the other.
   template <class T>
   void forward(const T *x, float *y, int64_t pixels) {
-    for (int64_t all = pixels * p.maps, first = 0; first < all; first += most) {
-      const int64_t count = std::min(most, all - first);
+    for (int64_t all = pixels * p.maps, first = 0; first < all; first += chunk) {
+      const int64_t count = std::min(chunk, all - first);
       const float *a = load_values(x + first, count);
       float *__restrict b = y + first;
       if (half < 0) {
@@ -141,8 +145,8 @@ class Normalizer {
   void backward(const T *x, const float *g, T *dx, int64_t pixels) {
     const float twice = 2 * p.alpha * 0.75f;
     float *t = indirect.data() + pad, *d = direct.data();
-    for (int64_t all = pixels * p.maps, first = 0; first < all; first += most) {
-      const int64_t count = std::min(most, all - first);
+    for (int64_t all = pixels * p.maps, first = 0; first < all; first += chunk) {
+      const int64_t count = std::min(chunk, all - first);
       const float *a = load_values(x + first, count), *in = g + first;
       T *out = dx + first;
       if (half < 0) {
@@ -157,7 +161,7 @@ class Normalizer {
         d[i] = in[i] * power(base);
         t[i] = d[i] * a[i] / base;
       }
-      band(t, place.data(), sums.data(), count, column_maps, half);
+      band(t, map_in_column.data(), sums.data(), count, column_maps, half);
       if (p.relu)
 #pragma omp simd
         for (int64_t i = 0; i < count; i++)
@@ -169,13 +173,13 @@ class Normalizer {
   }
 
  private:
-  static constexpr int64_t AT_ONCE = 512;
+  static constexpr int64_t CHUNK_VALUES = 512;
   const Pass &p;
   const int32_t column_maps, half;
-  const int64_t most, pad;  // most: values at once
+  const int64_t chunk, pad;
   // The first two have `pad` values on both sides, which are read but belong to no column.
   std::vector<float> squares, indirect, sums, direct, values;
-  std::vector<int32_t> place;
+  std::vector<int32_t> map_in_column;
 
   template <class T>
   const float *load_values(const T *x, int64_t count) {
@@ -194,7 +198,7 @@ class Normalizer {
     float *square = squares.data() + pad;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) square[i] = a[i] * a[i];
-    band(square, place.data(), sums.data(), count, column_maps, half);
+    band(square, map_in_column.data(), sums.data(), count, column_maps, half);
     return sums.data();
   }
 };

@@ -33,8 +33,9 @@ def convolution(
         bias: (K,), or None for the products alone.
         pad: Pixels of zeros at (left and top, right and bottom). The original's conv1 is padded on
             the right and at the bottom alone.
-        training: Allow Winograd's tiles, whose rounding depends on the other images of the batch.
-            In evaluation mode the result for an image must not depend on its batch.
+        training: Allow the ways that only training takes, such as Winograd's tiles, whose rounding
+            depends on the other images of the batch. In evaluation mode the result for an image
+            must not depend on its batch.
 
     Returns:
         (N, K, H', W'), in the dtype of x.

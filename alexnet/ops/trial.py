@@ -2,8 +2,8 @@
 
 Some processors multiply bfloat16 twice as fast as float32, others slower, and some many times
 slower, because they have no instructions for it; Winograd's tiles save multiplications, and blocks
-of pixels fill the vectors of conv1, but not every processor is faster by them, nor every shape; and
-there are several libraries for a product of matrices.
+of pixels fill the vectors of conv1, but neither is faster on every processor and for every shape;
+and there are several libraries for a product of matrices.
 What a processor says of itself does not tell. So the first time that a layer gets values on a CPU,
 its product is timed in each way that can compute it: forward and backward in training, forward
 alone otherwise. In evaluation mode float32 values have a single way.
@@ -144,8 +144,8 @@ def way(
 ) -> Way:
     """Return the way to compute a product: on a CPU the fastest.
 
-    On other devices and of float64 values a product has the dtype of x, and in training it may be
-    computed by tiles or in blocks.
+    On other devices and of float64 values a product has the dtype of x, and may be computed by
+    tiles in training.
 
     Args:
         kind: As `Product` has it; the arguments after `compute` are those of the layer.
@@ -154,7 +154,7 @@ def way(
     timed = (torch.bfloat16, torch.float32) if training else (torch.bfloat16,)
     # The compiler can trace neither clocks nor files, and chooses for itself.
     if x.dtype not in timed or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return _untimed(x.dtype, training)
+        return Way(x.dtype, tiles=training)
     product = Product(
         kind,
         tuple(weight.shape),
@@ -168,7 +168,7 @@ def way(
     )
     ways = _possible(product)
     if len(ways) == 1:
-        return _untimed(x.dtype, training)
+        return Way(x.dtype, tiles=training)
     if (name := str(product)) not in _CHOICES:
         # Threads that use one network would otherwise disturb each other's timing.
         with _TRIAL:
@@ -184,11 +184,6 @@ def way(
     choice = _CHOICES[name]
     # A run may be resumed where its way is missing.
     return WAYS[choice if choice in ways else DIRECT]
-
-
-def _untimed(dtype: torch.dtype, training: bool) -> Way:
-    """The way without a trial: in training by tiles or in blocks, wherever they suit the layer."""
-    return Way(dtype, tiles=training, blocks=training)
 
 
 def chosen() -> dict[str, str]:
@@ -231,7 +226,8 @@ def _possible(product: Product) -> tuple[str, ...]:
     """The ways in which a product can be computed."""
     ways = [DIRECT] if product.values == torch.float32 else [BFLOAT16, DIRECT]
     if product.training:
-        # The rounding of both depends on the other images of the batch.
+        # In evaluation mode there is no choice: by tiles and by oneDNN the rounding depends on the
+        # other images of the batch, and blocks gain by their gradient.
         weight, columns = product.weight, product.columns
         if product.kind == "convolution":
             tiles = winograd.suits(weight, product.stride, product.pad, columns)
