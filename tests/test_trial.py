@@ -122,14 +122,14 @@ def test_3x3_convolutions_in_training_may_go_by_tiles(clock: Clock) -> None:
     def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
         clock.layer(x.flatten(1)[:, :1], weight.flatten(1)[:, :1], None, way)
         # Whatever is timed has as many pixels as a step would need to go by tiles.
-        if way.tiles and len(x) > trial.FEW:
+        if way.method == "tiles" and len(x) > trial.FEW:
             assert x[0, 0].numel() * len(x) >= winograd.MIN_PIXELS
         return x.float().sum() + weight.sum()
 
     x = torch.ones(1, 64, 6, 5, dtype=torch.bfloat16)
     weight = torch.ones(64, 64, 3, 3)
     same = (1, (1, 1), 1)
-    assert trial.way("convolution", computed, x, weight, None, True, *same).tiles
+    assert trial.way("convolution", computed, x, weight, None, True, *same) == WAYS[trial.TILES]
     assert trial.way("convolution", computed, x, weight, None, False, *same) == WAYS["float32"]
     # Tiles have no stride.
     other = (2, (1, 1), 1)
@@ -241,12 +241,12 @@ def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
     ]:
         x, weight = torch.ones(2, weights[1]), torch.ones(weights)
         way = trial.way("fully connected", clock.layer, x, weight, None, training)
-        single = Way(torch.float32, tiles=training)
+        single = Way(torch.float32, "tiles" if training else "direct")
         assert way == (WAYS[expected] if expected == trial.ONEDNN else single)
         # A product with a single way is not a choice.
         assert list(trial.chosen().values()) == [trial.ONEDNN]
     in_columns = trial.way("fully connected", clock.layer, x, weight, None, True, columns=2)
-    assert in_columns == Way(torch.float32, tiles=True)
+    assert in_columns == Way(torch.float32, "tiles")
 
 
 def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
@@ -296,10 +296,10 @@ def test_other_values_and_devices_are_left_as_they_are(clock: Clock) -> None:
         for training in (False, True):
             x = torch.ones(2, 4, dtype=dtype)
             way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, training)
-            assert way == Way(dtype, tiles=training)
+            assert way == Way(dtype, "tiles" if training else "direct")
     x = torch.ones(2, 4, dtype=torch.bfloat16, device="meta")
     way = trial.way("fully connected", clock.layer, x, torch.ones(3, 4), None, True)
-    assert way == Way(torch.bfloat16, tiles=True)
+    assert way == Way(torch.bfloat16, "tiles")
     assert clock.computed == []
     assert trial.chosen() == {}
 
@@ -398,7 +398,7 @@ def test_all_ways_compute_the_same(
     results = []
     for inputs in (ours, exact):
         if inputs is exact:
-            monkeypatch.setattr(trial, "way", lambda *_, **__: Way(torch.float64, False))
+            monkeypatch.setattr(trial, "way", lambda *_, **__: Way(torch.float64))
         inputs = [each.clone().requires_grad_() for each in inputs]
         y = layer(*inputs)
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()

@@ -63,13 +63,14 @@ def _convolution(
     x, weight, bias = _cast(way, x, weight, bias)
     # The fast paths are those of a CPU, where a convolution always adds its bias.
     if bias is not None and fast.unobserved(x, weight, bias):
-        if way.blocks and blocks.takes(x, weight, stride, columns):
+        if way.method == "blocks" and blocks.takes(x, weight, stride, columns):
             return blocks.conv2d(x, weight, bias, stride, pad).to(dtype)
-        if way.tiles and winograd.takes(x, weight, stride, pad, columns):
-            return winograd.conv2d(x, weight, bias, columns, way.native_products).to(dtype)
+        by_tiles = way.method in ("tiles", "own tiles")
+        if by_tiles and winograd.takes(x, weight, stride, pad, columns):
+            return winograd.conv2d(x, weight, bias, columns, way.method == "own tiles").to(dtype)
     on_cuda: cuda_trial.Way = _grouped
     # Tiles are allowed in training, and only there a trial is worth its time.
-    if way.tiles and cuda_trial.possible(x) and fast.unobserved(x, weight):
+    if way.method == "tiles" and cuda_trial.possible(x) and fast.unobserved(x, weight):
         ways = cuda_ways(x, stride, columns)
         on_cuda = cuda_trial.fastest(ways, x, weight, None, stride, pad, columns)
     return on_cuda(x, weight, bias, stride, pad, columns).to(dtype)
@@ -180,7 +181,7 @@ def fully_connected_by(
     if columns == 1:
         # A rank may have no image of the last batch.
         by_onednn = (
-            way.onednn
+            way.method == "oneDNN"
             and len(x) > 0
             and fast.unobserved(x, weight, *([] if bias is None else [bias]))
         )

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -35,23 +35,22 @@ from alexnet import native
 from alexnet.files import parse_json, write_whole
 from alexnet.ops import blocks, fast, onednn, winograd
 
+Method = Literal["direct", "tiles", "own tiles", "oneDNN", "blocks"]
+"""How a layer computes a product.
+
+- direct: by the library that PyTorch uses.
+- tiles, own tiles: a convolution by Winograd's tiles, where they suit it. PyTorch multiplies the
+  tiles, or `winograd.cpp`.
+- oneDNN: a fully connected layer by oneDNN.
+- blocks: a strided convolution over blocks of pixels.
+"""
+
 
 class Way(NamedTuple):
-    """A way to compute a product.
-
-    Attributes:
-        dtype: Of the factors.
-        tiles: Whether a convolution may be computed by Winograd's tiles.
-        native_products: Whether the tiles are multiplied by `winograd.cpp`, and not by PyTorch.
-        onednn: Whether a fully connected layer is computed by oneDNN.
-        blocks: Whether a strided convolution may be computed over blocks of pixels.
-    """
+    """A way to compute a product: the dtype of the factors, and the method."""
 
     dtype: torch.dtype
-    tiles: bool = False
-    native_products: bool = False
-    onednn: bool = False
-    blocks: bool = False
+    method: Method = "direct"
 
 
 BFLOAT16, DIRECT, ONEDNN = "bfloat16", "float32", "float32 by oneDNN"
@@ -60,10 +59,10 @@ BLOCKS = "float32 in blocks"
 WAYS = {
     BFLOAT16: Way(torch.bfloat16),
     DIRECT: Way(torch.float32),
-    TILES: Way(torch.float32, tiles=True),
-    OWN_TILES: Way(torch.float32, tiles=True, native_products=True),
-    ONEDNN: Way(torch.float32, onednn=True),
-    BLOCKS: Way(torch.float32, blocks=True),
+    TILES: Way(torch.float32, "tiles"),
+    OWN_TILES: Way(torch.float32, "own tiles"),
+    ONEDNN: Way(torch.float32, "oneDNN"),
+    BLOCKS: Way(torch.float32, "blocks"),
 }
 """The ways by the names that files have for them. Sums are float32 in all of them."""
 VERSION = 4
@@ -151,10 +150,11 @@ def way(
         kind: As `Product` has it; the arguments after `compute` are those of the layer.
         compute: Computes the product of any number of images.
     """
+    untimed = Way(x.dtype, "tiles" if training else "direct")
     timed = (torch.bfloat16, torch.float32) if training else (torch.bfloat16,)
     # The compiler can trace neither clocks nor files, and chooses for itself.
     if x.dtype not in timed or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return Way(x.dtype, tiles=training)
+        return untimed
     product = Product(
         kind,
         tuple(weight.shape),
@@ -168,7 +168,7 @@ def way(
     )
     ways = _possible(product)
     if len(ways) == 1:
-        return Way(x.dtype, tiles=training)
+        return untimed
     if (name := str(product)) not in _CHOICES:
         # Threads that use one network would otherwise disturb each other's timing.
         with _TRIAL:
