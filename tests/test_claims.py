@@ -193,6 +193,8 @@ AUDITED = [
     ("lrn", "tiny-imagenet", "test error", 3.13, 0.15, 6.12),
     ("lrn", "tiny-imagenet", "top-5", 2.43, 0.66, 4.19),
     ("features", "tiny-imagenet", "six nearest", 22.8, 20.8, 24.8),
+    ("pretrain", "mini-imagenet", "test error", -7.09, -9.37, -4.82),
+    ("pretrain", "mini-imagenet", "top-5", -5.39, -6.53, -4.25),
     ("relu", "cifar10", "epochs", 4.41, 3.58, 5.24),
 ]
 
@@ -210,7 +212,7 @@ def test_recorded_runs_give_the_audited_effects(
     assert e.low is not None
     assert e.high is not None
     assert [round(v, digits) for v in (e.mean, e.low, e.high)] == [mean, low, high]
-    assert e.verdict == "same sign"
+    assert e.verdict == ("same sign" if low > 0 else "opposite sign")
 
 
 def test_records_travel_with_a_wheel_and_own_ones_take_their_place(
