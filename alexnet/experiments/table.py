@@ -300,8 +300,8 @@ def listing(
         # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_s:
             usual = NEEDS[usual_kind(claim)]
-            time = f"about {duration(cost_s[claim.id])} on this machine"
-            needs += f". Five seeds at desk scale, on {usual}: {time}"
+            needs += f". Five seeds at desk scale, on {usual}: "
+            needs += f"about {duration(cost_s[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
         if claim.id in cost_s:
             stores = ["--data", "STORE", *(["--first", "TINY"] if claim.learns_first else [])]
