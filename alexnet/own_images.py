@@ -62,6 +62,8 @@ MUCH_BETTER = 0.05
 of one network differ by two or three points from epoch to epoch."""
 SAMPLE = 15
 """Number of images whose size is looked at."""
+TIMED_S = 2.0
+"""Least time of the training steps that are timed before a training."""
 
 
 def train_on(
@@ -272,7 +274,7 @@ def _epoch_s(config: Config) -> float:
     store = Store(config.data)
     images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
     # The forward pass, which is all that a validation needs, takes a third of a training step.
-    return (images + tests / 3) * image_s(config, store)
+    return (images + tests / 3) * image_s(config, store, TIMED_S)
 
 
 def finish(run: Path) -> list[Result]:
@@ -338,7 +340,7 @@ def _better_epoch(run: Path) -> str:
     )
 
 
-def image_s(config: Config, store: Store, least_s: float = 2.0) -> float:
+def image_s(config: Config, store: Store, least_s: float) -> float:
     """Measure the seconds that a training image takes: augmentation, forward and backward.
 
     The decoding and the update are not in it, nor what a CUDA graph saves.

@@ -50,6 +50,12 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture(autouse=True)
+def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps before a training are timed for a moment: these tests do not look at the time."""
+    monkeypatch.setattr(own_images, "TIMED_S", 0.01)
+
+
 def tiny(config: Config) -> Config:
     """A change of the recommended settings that trains in a second."""
     return replace(
