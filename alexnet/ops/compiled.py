@@ -10,12 +10,13 @@ from ctypes import byref
 from typing import Any
 
 import torch
-from torch.library import custom_op
+from torch.library import register_autograd
 
 from alexnet import native
 from alexnet.architecture import pooled_px
 from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.ops import fast, plain
+from alexnet.ops.registration import operator
 
 MAX_WINDOW_PX = 15
 """The position of a maximum in its window is kept in one byte."""
@@ -48,7 +49,31 @@ def _sizes(x: torch.Tensor) -> tuple[int, int, int, int]:
     return x.shape[0], x.shape[2], x.shape[3], x.shape[1]
 
 
-@custom_op("alexnet::norm_pool", mutates_args=(), device_types="cpu")
+def _empty_results(
+    x: torch.Tensor,
+    relu: bool,
+    columns: int,
+    half: int,
+    size_px: int,
+    stride: int,
+    partial: bool,
+    *others: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uninitialized results of `norm_pool`; without a pool there are no positions."""
+    # An operator must return two tensors in every case, so the second one may be empty.
+    if size_px == 0:
+        return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
+    sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
+    shape, last = (*x.shape[:2], *sides), torch.channels_last
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
+    return y, torch.empty_like(y, dtype=torch.uint8)
+
+
+def _like_first(x: torch.Tensor, *others: Any) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@operator("norm_pool", _empty_results)
 def norm_pool(
     x: torch.Tensor,
     relu: bool,
@@ -71,7 +96,7 @@ def norm_pool(
     Returns:
         The result, and for the gradient the position of each maximum in its window, uint8.
     """
-    y, position = _empty_results(x, size_px, stride, partial)
+    y, position = _empty_results(x, relu, columns, half, size_px, stride, partial)
     settings = native.Pass(
         *_sizes(x), relu, columns, half, size_px, stride, *y.shape[2:], relu_after, k, alpha
     )
@@ -79,34 +104,7 @@ def norm_pool(
     return y, position
 
 
-@norm_pool.register_fake
-def _fake_norm_pool(
-    x: torch.Tensor,
-    relu: bool,
-    columns: int,
-    half: int,
-    size_px: int,
-    stride: int,
-    partial: bool,
-    *others: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _empty_results(x, size_px, stride, partial)
-
-
-def _empty_results(
-    x: torch.Tensor, size_px: int, stride: int, partial: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uninitialized results of `norm_pool`; without a pool there are no positions."""
-    # An operator must return two tensors in every case, so the second one may be empty.
-    if size_px == 0:
-        return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
-    sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
-    shape, last = (*x.shape[:2], *sides), torch.channels_last
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
-    return y, torch.empty_like(y, dtype=torch.uint8)
-
-
-@custom_op("alexnet::norm_pool_backward", mutates_args=(), device_types="cpu")
+@operator("norm_pool_backward", _like_first)
 def norm_pool_backward(
     x: torch.Tensor,
     dy: torch.Tensor,
@@ -130,7 +128,7 @@ def norm_pool_backward(
     return dx
 
 
-@custom_op("alexnet::spatial_norm", mutates_args=(), device_types="cpu")
+@operator("spatial_norm", _like_first)
 def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Tensor:
     """Normalize over a square of `half` pixels on either side. x: (N, C, H, W), channels last."""
     y = torch.empty_like(x)
@@ -138,7 +136,7 @@ def spatial_norm(x: torch.Tensor, half: int, k: float, alpha: float) -> torch.Te
     return y
 
 
-@custom_op("alexnet::spatial_norm_backward", mutates_args=(), device_types="cpu")
+@operator("spatial_norm_backward", _like_first)
 def spatial_norm_backward(
     x: torch.Tensor, dy: torch.Tensor, half: int, k: float, alpha: float
 ) -> torch.Tensor:
@@ -146,14 +144,6 @@ def spatial_norm_backward(
     dx = torch.empty_like(x)
     _call("spatial_backward", (x, _channels_last(dy), dx), *_sizes(x), half, k, alpha)
     return dx
-
-
-def _like_first(x: torch.Tensor, *others: Any) -> torch.Tensor:
-    return torch.empty_like(x)
-
-
-for _operator in (norm_pool_backward, spatial_norm, spatial_norm_backward):
-    _operator.register_fake(_like_first)
 
 
 def _save_pass(
@@ -196,5 +186,5 @@ def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, 
     return spatial_norm_backward(x, dy, half, k, alpha), None, None, None
 
 
-norm_pool.register_autograd(_pass_gradient, setup_context=_save_pass)
-spatial_norm.register_autograd(_spatial_gradient, setup_context=_save_spatial)
+register_autograd("alexnet::norm_pool", _pass_gradient, setup_context=_save_pass)
+register_autograd("alexnet::spatial_norm", _spatial_gradient, setup_context=_save_spatial)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.library import custom_op
+
+from alexnet.ops.registration import operator
 
 VALUES = 1024
 """Values of the input that one program computes."""
@@ -77,7 +78,25 @@ def _crop(
     tl.store(to, value.to(out.dtype.element_ty), mask=exists)
 
 
-@custom_op("alexnet::crop_triton", mutates_args=())
+def _empty_result(
+    images: torch.Tensor,
+    mean: torch.Tensor,
+    packed: torch.Tensor,
+    deviation: torch.Tensor | None,
+    px: int,
+    zoomed: bool,
+    mean_moves: bool,
+    dtype: torch.dtype,
+    side: int = 1,
+    covered: int = 0,
+    before: int = 0,
+) -> torch.Tensor:
+    covered = covered or px
+    shape = len(images), 3 * side * side, covered // side, covered // side
+    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+
+
+@operator("crop_triton", _empty_result, "default")
 def crop_triton(
     images: torch.Tensor,
     mean: torch.Tensor,
@@ -110,32 +129,12 @@ def crop_triton(
         px).
     """
     covered = covered or px
-    out = _empty(images, covered, side, dtype)
+    out = _empty_result(
+        images, mean, packed, deviation, px, zoomed, mean_moves, dtype, side, covered
+    )
     grid = len(images), triton.cdiv(3 * covered * covered, VALUES)
     _crop[grid](
         images, mean, packed, deviation, out, images.shape[1], px, covered, side, before, zoomed,
         mean_moves, deviation is not None, VALUES,
     )  # fmt: skip
     return out
-
-
-@crop_triton.register_fake
-def _fake(
-    images: torch.Tensor,
-    mean: torch.Tensor,
-    packed: torch.Tensor,
-    deviation: torch.Tensor | None,
-    px: int,
-    zoomed: bool,
-    mean_moves: bool,
-    dtype: torch.dtype,
-    side: int = 1,
-    covered: int = 0,
-    before: int = 0,
-) -> torch.Tensor:
-    return _empty(images, covered or px, side, dtype)
-
-
-def _empty(images: torch.Tensor, covered: int, side: int, dtype: torch.dtype) -> torch.Tensor:
-    shape = len(images), 3 * side * side, covered // side, covered // side
-    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch.library import custom_op
+from torch.library import register_autograd
 
 from alexnet.ops.dropout import Mask
+from alexnet.ops.registration import operator
 
 COUNTERS = 256
 """Calls of Philox of one program; each is for four units."""
@@ -43,7 +44,11 @@ def _masked(x, key, y, length, first, distance, threshold, counters: tl.constexp
     tl.store(y + at, value * kept.to(value.dtype), mask=inside)
 
 
-@custom_op("alexnet::dropout_triton", mutates_args=())
+def _like_contiguous(x: torch.Tensor, *others: Any) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@operator("dropout_triton", _like_contiguous, "default")
 def dropout_triton(
     x: torch.Tensor,
     key: torch.Tensor,
@@ -70,11 +75,6 @@ def dropout_triton(
     return y
 
 
-@dropout_triton.register_fake
-def _like_contiguous(x: torch.Tensor, *others: Any) -> torch.Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     ctx.save_for_backward(inputs[1])
     ctx.settings = inputs[2:]
@@ -86,7 +86,7 @@ def _gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     return dropout_triton(dy, key, *ctx.settings), *(None,) * 6
 
 
-dropout_triton.register_autograd(_gradient, setup_context=_save)
+register_autograd("alexnet::dropout_triton", _gradient, setup_context=_save)
 
 
 def masked(x: torch.Tensor, mask: Mask) -> torch.Tensor:

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.library import custom_op
 
 from alexnet import native
 from alexnet.ops import fast
+from alexnet.ops.registration import operator
 
 MIN_MAPS = 64
 """Maps of a column, in and out. With fewer, the transformations cost more than they save."""
@@ -193,31 +193,26 @@ def _call(name: str, *arguments: torch.Tensor | native.Canvas | int) -> None:
     getattr(library, name)(*map(passed, arguments))
 
 
-@custom_op("alexnet::winograd_spread", mutates_args=(), device_types="cpu")
+def _empty_tiles(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
+    """An uninitialized result of `spread`."""
+    canvas = _canvas(x, groups)
+    return x.new_empty((groups, 36, canvas.tile_rows * canvas.tile_columns, x.shape[1] // groups))
+
+
+@operator("winograd_spread", _empty_tiles)
 def spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
     """Transform every tile: B^T d B of an input, or A d A^T of a gradient.
 
     Returns:
         (groups, 36, tiles, C / groups) for x: (N, C, H, W).
     """
-    out = _empty_tiles(x, groups)
+    out = _empty_tiles(x, groups, gradient)
     x = x.contiguous(memory_format=torch.channels_last)
     _call("spread_gradients" if gradient else "spread_inputs", x, out, _canvas(x, groups))
     return out
 
 
-def _empty_tiles(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """An uninitialized result of `spread`."""
-    canvas = _canvas(x, groups)
-    return x.new_empty((groups, 36, canvas.tile_rows * canvas.tile_columns, x.shape[1] // groups))
-
-
-@spread.register_fake
-def _fake_spread(x: torch.Tensor, groups: int, gradient: bool) -> torch.Tensor:
-    return _empty_tiles(x, groups)
-
-
-@custom_op("alexnet::winograd_products", mutates_args=("sums",), device_types="cpu")
+@operator("winograd_products", mutates_args=("sums",))
 def products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
     """Write the product of each of the matrices into `sums`.
 
@@ -230,12 +225,7 @@ def products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
     _call("products", a, b, sums, groups * count, rows, terms, b.shape[-1])
 
 
-@products.register_fake
-def _fake_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
-    return None
-
-
-@custom_op("alexnet::winograd_add_transposed_products", mutates_args=("sums",), device_types="cpu")
+@operator("winograd_add_transposed_products", mutates_args=("sums",))
 def add_transposed_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
     """Add a^T b of each of the matrices to `sums`.
 
@@ -249,12 +239,7 @@ def add_transposed_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor
     _call(name, a, b, sums, groups * count, rows, terms, b.shape[-1])
 
 
-@add_transposed_products.register_fake
-def _fake_add_transposed_products(a: torch.Tensor, b: torch.Tensor, sums: torch.Tensor) -> None:
-    return None
-
-
-@custom_op("alexnet::winograd_collect", mutates_args=("out",), device_types="cpu")
+@operator("winograd_collect", mutates_args=("out",))
 def collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
     """Write A^T m A of every tile, plus the bias, into `out`.
 
@@ -263,8 +248,3 @@ def collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
         out: (N, K, H, W), channels last.
     """
     _call("collect", sums.contiguous(), bias.contiguous(), out, _canvas(out, len(sums)))
-
-
-@collect.register_fake
-def _fake_collect(sums: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
-    return None
