@@ -245,9 +245,9 @@ def _layer_ops(
         suffix: Ends the names of the modules that follow the layer: the 1 of `pool1`.
     """
     name = layer.name
-    pool = architecture.pool
-    if "max_pool" in layer.then and min(pool.size_px, pool.stride) < 1:
-        raise ConfigError(f"pool: size {pool.size_px} and stride {pool.stride} must be at least 1")
+    # Written with `not` so that a NaN is rejected too.
+    if layer.std is not None and not layer.std >= 0:
+        raise ConfigError(f"{name}: std is {layer.std}; it must be at least 0")
     if isinstance(layer, FullyConnected):
         shape: Shape = (layer.units, 1, 1)
     else:
@@ -272,14 +272,13 @@ def _layer_ops(
     used_names: set[str] = set()
     for op in layer.then:
         before = shape
+        _check_constants(architecture, op)
         if op in ("max_pool", "avg_pool"):
             pool = architecture.pool
             side = pooled_px(shape[1], pool.size_px, pool.stride, pool.partial)
             shape = (shape[0], side, side)
             _check_side(f"{name}.{op}", before, shape)
-        elif op == "batch_norm":
-            _check_batch_norm(architecture.batch_norm)
-        elif op not in ("activation", "lrn", "spatial_norm", "dropout"):
+        elif op not in ("activation", "lrn", "spatial_norm", "dropout", "batch_norm"):
             raise ConfigError(f"{name}: there is no operation {op!r}; see the field `then`")
         key = name if op == "activation" else f"{name}.{op}"
         module = _module_prefix(op, architecture) + suffix
@@ -292,8 +291,31 @@ def _layer_ops(
         yield Op(key, module, op, layer, before, shape, architecture.columns)
 
 
+def _check_constants(architecture: Architecture, op: str) -> None:
+    """Check the constants of an operation that stands behind a layer."""
+    match op:
+        case "max_pool" | "avg_pool":
+            size, stride = architecture.pool.size_px, architecture.pool.stride
+            if min(size, stride) < 1:
+                raise ConfigError(f"pool: size {size} and stride {stride} must be at least 1")
+        case "lrn":
+            if architecture.lrn.n < 1:
+                raise ConfigError(f"lrn.n is {architecture.lrn.n}; it must be at least 1")
+        case "spatial_norm":
+            side = architecture.spatial_norm.size_px
+            if side < 1 or side % 2 == 0:
+                raise ConfigError(f"spatial_norm.size_px is {side}; it must be odd")
+        case "dropout":
+            rate, form = architecture.dropout.rate, architecture.dropout.form
+            if not 0 <= rate <= 1:
+                raise ConfigError(f"dropout.rate is {rate}; it must be between 0 and 1")
+            if rate == 1 and form == "inverted":
+                raise ConfigError("dropout.rate is 1; the inverted form divides by 1 - rate")
+        case "batch_norm":
+            _check_batch_norm(architecture.batch_norm)
+
+
 def _check_batch_norm(norm: BatchNorm) -> None:
-    # Written with `not` so that a NaN is rejected too.
     if not norm.epsilon > 0:
         raise ConfigError(f"batch_norm.epsilon is {norm.epsilon}; it must be greater than 0")
     if not 0 < norm.momentum <= 1:

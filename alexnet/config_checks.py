@@ -25,6 +25,7 @@ def check(config: Config) -> None:
         ConfigError: A number is out of range, or a setting names a layer that does not exist.
     """
     _check_lower_bounds(config)
+    _check_saved(config)
     _check_augment(config)
     _check_learning(config)
     _check_layers(config)
@@ -32,13 +33,26 @@ def check(config: Config) -> None:
 
 def _check_lower_bounds(config: Config) -> None:
     """Check the numbers that have a lower bound alone."""
-    sgd, augment = config.sgd, config.augment
+    sgd, augment, schedule = config.sgd, config.augment, config.schedule
+    bounds: list[tuple[str, float, int]] = [
+        (f"sgd.{field}: that of {layer}", value, 0)
+        for field in ("weight_decay_of", "bias_lr_of")
+        for layer, value in getattr(sgd, field)
+    ]
+    if isinstance(schedule, Plateau):
+        bounds += [("schedule.drops", schedule.drops, 0)]
+    if isinstance(schedule, StepSchedule):
+        bounds += [("schedule.drops: an epoch", epoch, 0) for epoch in schedule.drops]
+        for each in schedule.layer_lrs:
+            bounds += [(f"schedule.layer_lrs: that of {each.layer}", each.lr, 0)]
     for name, value, least in (
+        *bounds,
         ("sgd.batch", sgd.batch, 1),
         ("schedule.epochs", config.schedule.epochs, 1),
         ("augment.chunk", augment.chunk, 1),
         ("workers", config.workers or 0, 0),
         ("sgd.lr", sgd.lr, 0),
+        ("sgd.bias_lr", sgd.bias_lr or 0, 0),
         ("sgd.weight_decay", sgd.weight_decay, 0),
         ("augment.colour_std", augment.colour_std, 0),
         ("checkpoint_minutes", config.checkpoint_minutes, 0),
@@ -49,7 +63,6 @@ def _check_lower_bounds(config: Config) -> None:
         # Written with `not` so that a NaN is rejected too.
         if not value >= least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
-    _check_saved(config)
 
 
 def _check_saved(config: Config) -> None:
@@ -61,7 +74,7 @@ def _check_saved(config: Config) -> None:
             path.encode()
         except UnicodeEncodeError:
             raise ConfigError(
-                f"{name} is {path!r}, whose bytes are no text in UTF-8; rename the folder"
+                f"{name} is {path!r}, which is not valid UTF-8; rename the folder"
             ) from None
     if not math.isfinite(config.parallel.timeout_s):
         raise ConfigError(f"parallel.timeout_s is {config.parallel.timeout_s}; it must be finite")
@@ -176,7 +189,7 @@ def without_effect(config: Config) -> list[str]:
 def _too_late(schedule: Schedule) -> list[str]:
     """Describe the changes of the learning rate that lie behind the end of the schedule.
 
-    They are no error, because a shortened schedule may leave changes behind its end on purpose.
+    This is not an error, because a shortened schedule may leave changes behind its end on purpose.
     """
     if not isinstance(schedule, StepSchedule):
         return []

@@ -108,7 +108,7 @@ def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Pre
     for path in paths:
         try:
             images[path] = _decoded(path, preprocess.stored_px)
-        except (ValueError, OSError) as error:
+        except (DataError, OSError) as error:
             errors[path] = str(error)
     classes: dict[Path, tuple[tuple[str, float], ...]] = {}
     if images:

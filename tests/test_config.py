@@ -19,11 +19,15 @@ from alexnet.config import (
     Architecture,
     BatchNorm,
     Config,
+    Conv,
+    Dropout,
     FullyConnected,
     LayerLr,
+    Lrn,
     Parallel,
     Plateau,
     Pool,
+    SpatialNorm,
     StepSchedule,
     from_dict,
     scaled,
@@ -170,6 +174,17 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
         ),
         ({"init_layers": ("conv9",)}, "init_layers names 'conv9'; the layers are conv1"),
         ({"schedule": Plateau(patience=0)}, "patience is 0"),
+        ({"schedule": Plateau(drops=-1)}, "schedule.drops is -1"),
+        ({"schedule": StepSchedule(9, drops=(-1, 5))}, "schedule.drops: an epoch is -1"),
+        (
+            {"schedule": StepSchedule(9, layer_lrs=(LayerLr("conv1", 1, -0.1),))},
+            "schedule.layer_lrs: that of conv1 is -0.1",
+        ),
+        ({"sgd": replace(recipes.paper().sgd, bias_lr=-1.0)}, "sgd.bias_lr is -1.0"),
+        (
+            {"sgd": replace(recipes.paper().sgd, bias_lr_of=(("conv1", float("nan")),))},
+            "sgd.bias_lr_of: that of conv1 is nan",
+        ),
         (
             {"architecture": Architecture((FullyConnected("fc.8", 10),))},
             "a layer is called 'fc.8'",
@@ -177,8 +192,8 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
         # What a run could not read again.
         ({"seed": 2**63}, "seed is 9223372036854775808; it must be at most"),
-        ({"data": "caf\udce9"}, "whose bytes are no text in UTF-8; rename the folder"),
-        ({"init": "caf\udce9"}, "init is .* whose bytes are no text"),
+        ({"data": "caf\udce9"}, "which is not valid UTF-8; rename the folder"),
+        ({"init": "caf\udce9"}, "init is .* which is not valid UTF-8"),
         ({"parallel": Parallel(timeout_s=float("inf"))}, "timeout_s is inf; it must be finite"),
         (
             {"architecture": replace(recipes.paper().architecture, width=float("inf"))},
@@ -258,10 +273,37 @@ def test_every_learning_rate_of_a_shortened_schedule_lasts_an_epoch(
     assert all(before < after for before, after in pairwise((0, *ends)))
 
 
-@pytest.mark.parametrize("pool", [Pool(3, 0), Pool(0, 2)])
-def test_pool_of_no_size_or_stride_is_refused(pool: Pool) -> None:
-    with pytest.raises(ConfigError, match=r"pool: size \d and stride \d must be at least 1"):
-        plan(replace(recipes.paper().architecture, pool=pool))
+def averaging() -> Config:
+    """A network without max-pooling."""
+    layers = Conv("conv1", 8, 3, then=("avg_pool",)), FullyConnected("fc2", 2)
+    return replace(recipes.paper(), architecture=Architecture(layers, input_px=9))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "constant", "message"),
+    [
+        (recipes.paper, {"pool": Pool(3, 0)}, "pool: size 3 and stride 0 must be at least 1"),
+        (recipes.paper, {"pool": Pool(0, 2)}, "pool: size 0 and stride 2 must be at least 1"),
+        (averaging, {"pool": Pool(3, 0)}, "pool: size 3 and stride 0 must be at least 1"),
+        (recipes.paper, {"lrn": Lrn(n=0)}, "lrn.n is 0; it must be at least 1"),
+        (recipes.original, {"spatial_norm": SpatialNorm(4)}, "size_px is 4; it must be odd"),
+        (recipes.paper, {"dropout": Dropout(1.5)}, "dropout.rate is 1.5; it must be between 0 and"),
+        (recipes.paper, {"dropout": Dropout(float("nan"))}, "dropout.rate is nan"),
+        (recipes.modern, {"dropout": Dropout(1.0, "inverted")}, "divides by 1 - rate"),
+    ],
+)
+def test_impossible_constant_of_an_operation_is_refused(
+    recipe: Callable[[], Config], constant: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(replace(recipe().architecture, **constant))  # type: ignore[arg-type]
+
+
+def test_negative_standard_deviation_is_refused() -> None:
+    first, *others = recipes.paper().architecture.layers
+    layers = (replace(first, std=-1.0), *others)
+    with pytest.raises(ConfigError, match=r"conv1: std is -1\.0; it must be at least 0"):
+        plan(replace(recipes.paper().architecture, layers=layers))
 
 
 def test_drops_behind_the_end_stay_behind_it() -> None:

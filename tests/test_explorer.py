@@ -33,7 +33,7 @@ from alexnet.explorer.contents import Contents, choose, respond, speaks_for, thu
 from alexnet.export import _step, layers_onnx
 from alexnet.inference import split_for
 from alexnet.model import Network
-from alexnet.train.loop import fit
+from alexnet.train.loop import fit, resume
 from alexnet.trained import Trained
 from alexnet.units import maximise
 from tests.conftest import tiny, tiny_architecture
@@ -330,6 +330,25 @@ def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
     (run / "snapshots" / "epoch-0003.npy").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"epoch-0003\.npy is damaged .*remove it"):
         snapshots.read(run)
+
+
+def test_snapshot_that_a_kill_prevented_is_written_by_the_resumed_run(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, write = tmp_path / "run", snapshots.write
+
+    def killed(run: Path, epoch: int, filters: Any) -> None:
+        if epoch:
+            raise KeyboardInterrupt
+        write(run, epoch, filters)
+
+    monkeypatch.setattr(snapshots, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(store, snapshots=1), run)
+    monkeypatch.setattr(snapshots, "write", write)
+    resume(run)
+    kept = snapshots.read(run)
+    assert kept is not None and kept[0] == [0, 3]
 
 
 def test_snapshots_need_filters(store: Path) -> None:

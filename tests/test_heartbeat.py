@@ -9,6 +9,7 @@ import pytest
 from alexnet.distributed import heartbeat
 from alexnet.distributed.heartbeat import RankLost, watch_ranks
 from alexnet.distributed.mesh import Group, Mesh
+from alexnet.errors import DataError
 
 
 class Store:
@@ -69,3 +70,12 @@ def test_a_rank_that_has_not_begun_is_not_silent(monkeypatch: pytest.MonkeyPatch
     store = Store(0, living=(0, 2))
     del store.values["beat/1"]
     assert errors_of(monkeypatch, store) == []
+
+
+def test_only_a_users_mistake_takes_the_place_of_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat, "rendezvous_store", lambda timeout_s: Store(0, living=(0, 1, 2)))
+    for error, raised in ((DataError("damaged"), RankLost), (ValueError("a bug"), ValueError)):
+        with pytest.raises(raised), watch_ranks(Mesh(Group((0, 1, 2), 0)), "continue with: it"):
+            raise error

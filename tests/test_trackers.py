@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from alexnet.errors import ConfigError, RunError
-from alexnet.train.metrics import RunLog
+from alexnet.train.metrics import RunLog, read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +130,40 @@ def test_no_tracker_is_asked_without_the_variable(
             write(tmp_path)
     monkeypatch.setenv("ALEXNET_TRACKERS", "mlflow,comet")
     with pytest.raises(ConfigError, match="names 'comet'; the trackers are mlflow and wandb"):
+        write(tmp_path)
+
+
+class BrokenTracker:
+    """Its server has vanished."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        raise OSError("connection refused")
+
+    def close(self) -> None:
+        raise OSError("connection refused")
+
+
+def test_tracker_that_fails_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: BrokenTracker())
+    write(tmp_path)
+    assert len(read_metrics(tmp_path)) == 2
+    message = "warning: BrokenTracker failed and gets no more numbers: connection refused\n"
+    assert capsys.readouterr().err == message
+
+
+def test_tracker_that_cannot_be_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**settings: Any) -> None:
+        raise OSError("no API key")
+
+    fake = ModuleType("wandb")
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("ALEXNET_TRACKERS", "wandb")
+    with pytest.raises(RunError, match=r"wandb cannot be opened \(no API key\); leave it out of"):
         write(tmp_path)
 
 

@@ -254,6 +254,48 @@ def test_metrics_of_several_ranks_copy_nothing_from_the_host(
     assert [name for name in names.seen if "lift_fresh" in name]
 
 
+def test_ranks_write_one_checkpoint_for_a_request_that_is_read_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU the other ranks read a request to save after the next step."""
+    net, state = ShardedNetwork(tiny_architecture(), 0, ALONE), TrainState()
+    net.mesh = Mesh(world=Group((0, 1)))
+    monkeypatch.setattr(train_metrics, "all_sum", lambda values, group: values)
+    metrics, loss = StepMetrics(net, state, late=1), torch.tensor(1.0)
+    saved_at: list[int] = []
+    for state.step in range(8):
+        due = state.step >= 3 and not saved_at
+        metrics.add(loss, loss, loss, 4, False, due)
+        if metrics.agreed(False, due)[1]:
+            metrics.settle()
+            saved_at.append(state.step)
+    assert saved_at == [4]
+
+
+def test_all_ranks_name_a_weight_that_is_not_finite_on_one_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rank that looked at its activations instead would wait for the others."""
+    net, state = ShardedNetwork(tiny_architecture(), 0, ALONE), TrainState()
+    assert train_metrics.weight_fault(net) is None
+    monkeypatch.setattr(train_metrics, "all_sum", lambda values, group: values + 1)
+    metrics = StepMetrics(net, state, late=0)
+    x, loss = torch.zeros(1, 3, 32, 32), torch.tensor(float("nan"))
+    with pytest.raises(NotFinite, match="step 0: a weight of another rank is not finite"):
+        metrics.add(x, loss, loss, 4, False, False)
+
+
+def test_too_little_memory_of_a_gpu_is_one_sentence(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "_forward", forward)
+    with pytest.raises(RunError, match=r"too little memory for batches of \d+ images; begin a new"):
+        fit(tiny(store), tmp_path / "run")
+
+
 class RecordedNames(TorchDispatchMode):
     """Records the names of the operators that PyTorch runs."""
 

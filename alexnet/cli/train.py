@@ -65,9 +65,9 @@ class ResumeArguments:
     resume: Path
     """Folder of the run."""
     columns: int | None = None
-    """New value of parallel.columns."""
+    """parallel.columns in this call; not saved."""
     hybrid: bool | None = None
-    """New value of parallel.hybrid."""
+    """parallel.hybrid in this call; not saved."""
     epochs: int | None = None
     """New number of epochs in all, to which the schedule is scaled."""
     lr: Annotated[float | None, tyro.conf.arg(aliases=("--sgd.lr",))] = None

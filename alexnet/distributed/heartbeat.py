@@ -25,6 +25,7 @@ import torch.distributed as dist
 
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.mesh import Mesh, rendezvous_store
+from alexnet.errors import AlexNetError
 
 BEAT_S = 1.0
 """Time between two heartbeats of a rank, in seconds."""
@@ -73,7 +74,7 @@ def watch_ranks(mesh: Mesh, advice: str, raises: bool = True) -> Iterator[None]:
     heartbeat = _Heartbeat(mesh, None if raises else advice)
     try:
         yield
-    except (StoreLost, ValueError) as error:
+    except (StoreLost, AlexNetError) as error:
         # This rank's own error. The others will only see that it is gone, and not why.
         message = f"rank {mesh.world.index}: {error}; {advice}"
         raise RankLost(message, heartbeat.reports_first()) from error

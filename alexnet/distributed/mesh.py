@@ -86,8 +86,10 @@ def layout(world: int, columns: int) -> tuple[list[tuple[int, ...]], list[tuple[
     Raises:
         MeshError: `world` is not a multiple of `columns`.
     """
-    if columns < 1 or world % columns:
-        suggested = max(1, world // max(1, columns)) * columns
+    if columns < 1:
+        raise MeshError(f"parallel.columns is {columns}; it must be at least 1")
+    if world % columns:
+        suggested = max(1, world // columns) * columns
         raise MeshError(
             f"{world} ranks cannot hold nets of {columns} columns each; "
             f"start a multiple of {columns}: torchrun --nproc-per-node {suggested}"

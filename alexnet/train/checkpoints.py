@@ -16,13 +16,12 @@ from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
-from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.mesh import Mesh
 from alexnet.errors import DataError
 from alexnet.ops import trial
 from alexnet.provenance import code_version, machine
 from alexnet.saved_config import to_dict
-from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, not_finite_weight
+from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, weight_fault
 from alexnet.train.setup import Setup
 
 
@@ -80,8 +79,9 @@ class Checkpoints:
             # Before `last`, whose header has the error of `best`. After a kill in between, the
             # epoch is trained again.
             self.save("best")
-        self.save("last")
+        # Before `last`, too: after a kill in between, the snapshot is written again.
         self.save_snapshot()
+        self.save("last")
 
     def save(self, which: Literal["last", "best"]) -> None:
         """Write a checkpoint.
@@ -112,15 +112,9 @@ class Checkpoints:
         The loss of a step is computed before its update, so the last update has shown no loss yet.
         """
         step = self._state.step
-        name = not_finite_weight(self._net)
-        # All ranks must raise it, since the others would wait for this one in the next collective.
-        values = next(self._net.parameters()).new_tensor([float(name is not None)])
-        if float(all_sum(values, self._net.mesh.world)):
-            raise NotFinite(
-                f"step {step}: {name or 'a weight of another rank'} is not finite since the last "
-                "update",
-                step=step,
-            )
+        if (name := weight_fault(self._net)) is not None:
+            what = f"step {step}: {name} is not finite since the last update"
+            raise NotFinite(what, step=step)
 
 
 def describe(config: Config, store: Store) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         StoreLost: The store became unreadable; a single process has saved the run.
         Interrupted: On Ctrl-C and SIGTERM, after saving.
         NotFinite: On a NaN or an infinity; the message names step and tensor.
+        RankLost: With several ranks, one died, hangs, or had an error of its own.
     """
     run = Path(run_dir)
     # After a rank has died torchrun starts all of them again with the same arguments.
@@ -159,8 +160,8 @@ def resume(
     On CUDA this holds for runs with `deterministic`, on the same kind of GPU.
 
     Args:
-        parallel: How the processes share the network from here on. None: as it was saved, or,
-            in a single process, without sharing.
+        parallel: How the processes share the network in this call; not saved. None: as it was
+            saved, or, in a single process, without sharing.
         epochs: New number of epochs in all; the schedule is scaled in proportion, and training goes
             on from the epoch of the checkpoint. A run that ended before its last epoch goes on too.
         lr: New value of `sgd.lr`, which the schedule divides. The velocity is kept.
@@ -175,7 +176,7 @@ def resume(
             network.
         ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
         BusyError: Another process is training the run.
-        DataError, MeshError, StoreLost, Interrupted, NotFinite: As `fit` does.
+        DataError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
     """
     run = Path(run_dir)
     saved = _read_trained_config(run)
@@ -269,7 +270,14 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
         # NCCL raises nothing where a rank is lost.
         raises = setup.config.device != "cuda"
         with watch_ranks(mesh, f"continue with: {advice}", raises):
-            yield
+            try:
+                yield
+            except torch.OutOfMemoryError as error:
+                batch = setup.config.sgd.batch
+                raise RunError(
+                    f"the GPU has too little memory for batches of {batch} images; begin a new run "
+                    "with a smaller --sgd.batch"
+                ) from error
     except NotFinite as error:
         raise NotFinite(error.what, _mend(setup.config, run, error.step)) from error
     except OSError as error:
@@ -365,6 +373,7 @@ def _train(
         kept_memory(device),
         yielding(device),
         _stop_signals() as stop,
+        closing(log),
         saved_without_store(checkpoints.save, mesh),
         nullcontext() if graph is None else closing(graph),
     ):
@@ -402,6 +411,7 @@ def _train(
                         batch.position,
                         colour,
                     )
+                    # Asked before `add`, which sends it to the other ranks.
                     due = checkpoints.due()
                     if isinstance(schedule, SmoothSchedule):
                         hyper = hyper_at(middle_of_step(state.epoch, state.batch, num_batches))
@@ -477,7 +487,6 @@ def _train(
             state.plateau = after_epoch(schedule, state.plateau, result.top1_error)
             state.next_epoch()
             checkpoints.save_epoch(metrics)
-    log.close()
     if mesh.first:
         _write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.

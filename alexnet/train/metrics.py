@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,8 @@ class StepMetrics:
     def settle(self) -> None:
         """Read all pending values. Raises NotFinite as `add` does."""
         self._read(0)
+        # Whoever settles saves next, which answers the requests to save. One to stop remains.
+        self._agreed = self._agreed[0], False
 
     def _read(self, remaining: int) -> None:
         """Read pending values until `remaining` steps are left."""
@@ -170,10 +174,24 @@ def not_finite_weight(net: Network) -> str | None:
     return None
 
 
+def weight_fault(net: ShardedNetwork) -> str | None:
+    """Return what `not_finite_weight` does, but something on every rank if one rank has such a
+    weight.
+
+    All ranks have to decide alike: those that went on would wait for this one in the next
+    collective operation.
+    """
+    name = not_finite_weight(net)
+    count = next(net.parameters()).new_tensor([float(name is not None)])
+    if float(all_sum(count, net.mesh.world)) == 0:
+        return None
+    return name or "a weight of another rank"
+
+
 @torch.no_grad()
-def _which_tensor(net: Network, x: torch.Tensor, step: int) -> str:
+def _which_tensor(net: ShardedNetwork, x: torch.Tensor, step: int) -> str:
     """Name the first tensor that is not finite: a weight, else an activation, else the loss."""
-    if (name := not_finite_weight(net)) is not None:
+    if (name := weight_fault(net)) is not None:
         return f"step {step}: {name} is not finite since the last update"
     with evaluation_mode(net):
         activations = net.activations(x)
@@ -216,14 +234,28 @@ class RunLog:
         # Opened for each line, so that a killed run keeps every line that it has written.
         with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                for tracker in self._trackers:
-                    tracker.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {
+            f"{kind}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        }
+        self._tell(
+            lambda tracker: [tracker.add_scalar(name, x, step) for name, x in numbers.items()]
+        )
 
     def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
+        """Close the trackers."""
+        self._tell(lambda tracker: tracker.close())
+
+    def _tell(self, call: Callable[[Tracker], Any]) -> None:
+        """Call each tracker. One that fails gets no more numbers: training goes on without it."""
+        for tracker in tuple(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:  # Each library has its own, and servers vanish.
+                self._trackers.remove(tracker)
+                name = type(tracker).__name__
+                print(f"warning: {name} failed and gets no more numbers: {error}", file=sys.stderr)
 
 
 def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Trackers of experiments, which get the numbers of metrics.jsonl too.
+"""Experiment trackers, which also receive the numbers of metrics.jsonl.
 
-TensorBoard is used wherever it is installed. The environment variable ALEXNET_TRACKERS names those
-that would send something away or need a server: `mlflow`, `wandb`, or both with a comma.
+TensorBoard is used wherever it is installed. The environment variable ALEXNET_TRACKERS names the
+trackers that send data elsewhere or need a server: `mlflow`, `wandb`, or both with a comma.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from alexnet.errors import ConfigError, RunError, not_installed
+from alexnet.errors import AlexNetError, ConfigError, RunError, not_installed
 from alexnet.files import write_whole
 
 
@@ -31,7 +31,7 @@ def trackers(run: Path) -> list[Tracker]:
 
     Raises:
         ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
-        RunError: It names one that is not installed.
+        RunError: It names one that is not installed, or cannot be opened.
     """
     named = os.environ.get("ALEXNET_TRACKERS", "").replace(",", " ").split()
     known: dict[str, Callable[[Path], Tracker]] = {"mlflow": MlFlow, "wandb": WeightsAndBiases}
@@ -40,9 +40,20 @@ def trackers(run: Path) -> list[Tracker]:
             raise ConfigError(
                 f"ALEXNET_TRACKERS names {name!r}; the trackers are {' and '.join(known)}"
             )
-    opened = [known[name](run) for name in named]
+    opened = [_opened(name, known[name], run) for name in named]
     board = _tensorboard(run)
     return opened if board is None else [board, *opened]
+
+
+def _opened(name: str, open_tracker: Callable[[Path], Tracker], run: Path) -> Tracker:
+    try:
+        return open_tracker(run)
+    except AlexNetError:
+        raise
+    except Exception as error:  # Each library has its own.
+        raise RunError(
+            f"{name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to train without"
+        ) from error
 
 
 def _tensorboard(run: Path) -> Tracker | None:
