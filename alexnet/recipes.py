@@ -259,7 +259,7 @@ def pre_trained() -> Config:
             base.architecture,
             layers=(*base.architecture.layers[:-1], linear, FullyConnected("fc8", 21843)),
         ),
-        sgd=replace(base.sgd, bias_lr_of=(("conv6", 0.002),)),
+        sgd=replace(base.sgd, bias_lr_of=(("conv6", 0.022),)),
         schedule=StepSchedule(
             8,
             drops=(6,),

@@ -799,7 +799,16 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'linear = FullyConnected("linear", 2048)',
             'linear = FullyConnected("linear", 2048, then=("activation",))',
         ),
-        (RECIPES, 'bias_lr_of=(("conv6", 0.022),)', 'bias_lr_of=(("conv6", 0.02),)'),
+        (
+            RECIPES,
+            'lr=1e-3, bias_lr_of=(("conv6", 0.022),)',
+            'lr=1e-3, bias_lr_of=(("conv6", 0.02),)',
+        ),
+        (
+            RECIPES,
+            '(base.sgd, bias_lr_of=(("conv6", 0.022),)',
+            '(base.sgd, bias_lr_of=(("conv6", 0.002),)',
+        ),
         (
             RECIPES,
             "LayerLr(name, 0, 1e-3, weights_only=True) for name in first_five",
