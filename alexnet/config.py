@@ -46,7 +46,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Local:
-    """A locally connected layer: other kernels at every position (the CIFAR-10 nets)."""
+    """A locally connected layer: different kernels at every position (the CIFAR-10 nets)."""
 
     name: str
     kernels: int
@@ -383,8 +383,8 @@ class Config:
     checkpoint_minutes: float = 10.0
     """Time between two checkpoints, in minutes; one more is written after each epoch."""
     snapshots: int = 0
-    """How often in a training the filters of the first layer are kept, in RUN/snapshots, beside
-    those at its start; `alexnet explore` shows them as they grow. 0: never."""
+    """Number of times during training that the filters of the first layer are saved to
+    RUN/snapshots, in addition to the initial ones; `alexnet explore` shows them as they grow."""
     init: str = ""
     """A run from which to take the initial weights, where names and shapes agree. The last layer is
     taken only if that run was trained on the same classes."""

@@ -79,7 +79,7 @@ def _limit(group: Path) -> float:
         try:
             text = " ".join((group / name).read_text() for name in names)
             quota, period = (float(word) for word in text.split())
-        # There is no such file, or it says "max", which is no limit.
+        # There is no such file, or it says "max", which means no limit.
         except (OSError, ValueError):
             continue
         # Version 1 says -1 for no limit.

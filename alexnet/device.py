@@ -68,10 +68,10 @@ def resolve(config: Config) -> Config:
     """
     device = resolve_device(config.device).type
     precision = config.precision
-    if precision == "float64" and device.startswith("mps"):
+    if precision == "float64" and device == "mps":
         raise ConfigError("precision float64 needs a CPU or CUDA; Apple's MPS has no float64")
     if precision == "auto":
-        precision = "bfloat16" if device.startswith("cuda") else "float32"
+        precision = "bfloat16" if device == "cuda" else "float32"
     return replace(config, device=device, precision=precision)
 
 

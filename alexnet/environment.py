@@ -112,7 +112,7 @@ def _products() -> Part:
     """Tell how the layers that were ever timed here multiply on this CPU."""
     # The times are those of a number of threads, and a run uses no more than the limit of the CPU.
     resolve_device("cpu")
-    kept = trial.kept()
+    kept = trial.choices_on_file()
     text = f"{len(kept)} timed on this CPU: {trial.in_words(kept)}"
     return Part("products", True, text if kept else "none timed yet: training on this CPU does it")
 
@@ -141,7 +141,7 @@ def _kernels() -> Part:
     if not torch.cuda.is_available():
         return Part("kernels", True, "none timed: training on a CUDA card does it")
     try:
-        kept = cuda_trial.kept()
+        kept = cuda_trial.choices_on_file()
     except RuntimeError:  # as in `_gpu`, which says why
         return Part("kernels", False, "the GPU cannot be asked for its name")
     text = f"{len(kept)} timed on this card: {cuda_trial.in_words(kept)}"

@@ -320,9 +320,9 @@ class Mistake:
 
     Attributes:
         index: Position in the split.
-        name: Of the image in its source.
+        name: Name of the image in its source.
         true, predicted: Names of the classes to display.
-        probability: Of the predicted class.
+        probability: Probability of the predicted class.
     """
 
     index: int

@@ -1,8 +1,8 @@
-"""What a recipe of today changes in this network, one rung after the other.
+"""Training settings that are later than the paper, one rung of a ladder each.
 
-Each rung is a function from a configuration to a configuration. Claim `ladder` measures what each
-is worth on top of those before it. Nothing here is of the paper, whose recipes stay as they are.
-Weight decay on weights only is no rung: the authors' code has it already.
+A rung is a change of a configuration. Claim `ladder` measures what each is worth on top of those
+before it. Nothing here is of the paper, whose recipes stay as they are. Weight decay on weights
+only is not a rung: the authors' code has it already.
 """
 
 from __future__ import annotations

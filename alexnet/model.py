@@ -46,7 +46,7 @@ class Network(nn.Module):
 
         Args:
             architecture: The table of layers and its settings.
-            seed: Of the initial weights.
+            seed: Seed of the initial weights.
             make: Makes the module of an operation. A rank of a multi-process run has its own.
 
         Raises:
@@ -94,7 +94,8 @@ class Network(nn.Module):
         for ops in self._passes_with_bias if with_bias else self._passes:
             # Looked up at every call, because a user may have exchanged a module.
             modules = [self.get_submodule(op.module) for op in ops]
-            # On CUDA a pool alone is worth it too: its places take a byte in place of eight.
+            # On CUDA a pool alone is worth it too: the position of each maximum takes one byte
+            # instead of eight.
             several = len(ops) > 1 or (with_bias and ops[0].op == "max_pool")
             if several and is_tensor and _can_fuse(ops, modules, x):
                 x = _fused(modules, x)

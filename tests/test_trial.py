@@ -151,7 +151,7 @@ def test_process_that_ends_its_trial_first_decides_for_all(
     real = trial._try
 
     def meanwhile(product: Product, *arguments: Any) -> dict[str, float]:
-        trial._kept(str(product), trial.WAYS, {"bfloat16": 2.0, "float32": 1.0})
+        trial._store_times(str(product), trial.WAYS, {"bfloat16": 2.0, "float32": 1.0})
         return real(product, *arguments)
 
     monkeypatch.setattr(trial, "_try", meanwhile)
@@ -203,7 +203,7 @@ def test_damaged_file_is_made_anew(damage: bytes, clock: Clock) -> None:
     sound = trial._file().read_bytes()
     trial._file().write_bytes(damage)
     trial.install({})
-    assert trial.kept() == {}
+    assert trial.choices_on_file() == {}
     clock.seconds["bfloat16"] = 3.0
     assert way_of(clock) == "float32"
     assert json.loads(trial._file().read_bytes()).keys() == json.loads(sound).keys()
@@ -219,12 +219,12 @@ def test_folder_that_others_can_write_or_nobody_can_make_is_no_error(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert way_of(clock, training=False) == "bfloat16"
-    assert trial.kept() == {}
+    assert trial.choices_on_file() == {}
 
 
 def test_compiler_that_came_later_adds_its_way(clock: Clock) -> None:
     product = Product("convolution", (64, 64, 3, 3), (64, 8, 8), True, True, 1, (1, 1), 1)
-    trial._kept(str(product), trial.WAYS, {"bfloat16": 2.0, "float32": 1.0})
+    trial._store_times(str(product), trial.WAYS, {"bfloat16": 2.0, "float32": 1.0})
     assert trial._times(str(product), ("bfloat16", "float32")) is not None
     assert trial._times(str(product), tuple(WAYS)) is None
 

@@ -59,7 +59,7 @@ def _empty_results(
     partial: bool,
     *others: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uninitialized results of `norm_pool`; without a pool there are no positions."""
+    """Uninitialized results of `norm_pool`; without a pool the positions are empty."""
     # An operator must return two tensors in every case, so the second one may be empty.
     if size_px == 0:
         return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)

@@ -22,7 +22,7 @@ import torch
 from alexnet.files import parse_json, user_cache, write_whole
 
 Way = Callable[..., torch.Tensor]
-"""Computes a result from x, a weight, and further arguments that are no tensors."""
+"""Computes a result from x, a weight, and further arguments that are not tensors."""
 
 WARM_UP_RUNS = 3
 """Runs before a capture, in which libraries choose their kernels and take their memory."""
@@ -166,7 +166,7 @@ def captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def kept() -> dict[str, str]:
+def choices_on_file() -> dict[str, str]:
     """The choices of every trial that was ever made on this card with this PyTorch and cuDNN."""
     files = (_parsed(file) for file in sorted(_folder().glob("*.json")))
     here = f"{_where(torch.device('cuda'))}; "

@@ -35,7 +35,7 @@ def convolution(
             the right and at the bottom alone.
         training: Allow the ways that only training takes, such as Winograd's tiles, whose rounding
             depends on the other images of the batch. In evaluation mode the result for an image
-            must not depend on its batch.
+            must not depend on them; its last bits may depend on their number.
 
     Returns:
         (N, K, H', W'), in the dtype of x.

@@ -1,4 +1,4 @@
-"""The locally connected layer of the CIFAR-10 nets: other weights at every position."""
+"""The locally connected layer of the CIFAR-10 nets: different weights at every position."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def way(
                 if not fast.unobserved(*(t for t in (x, weight, bias) if t is not None)):
                     return WAYS[DIRECT]
                 mine = _try(product, ways, compute, weight, bias)
-                times = _kept(name, ways, mine)
+                times = _store_times(name, ways, mine)
             _CHOICES[name] = _fastest(times, ways)
     choice = _CHOICES[name]
     # A run may be resumed where its way is missing.
@@ -210,7 +210,7 @@ def in_words(choices: Mapping[str, str]) -> str:
     return ", ".join(f"{counts[name]} in {name}" for name in WAYS if counts[name])
 
 
-def kept() -> dict[str, str]:
+def choices_on_file() -> dict[str, str]:
     """The fastest way of every product that was ever timed here with this number of threads."""
     return {name: _fastest(times, times) for name, times in _read().items()}
 
@@ -342,7 +342,7 @@ def _read() -> dict[str, Milliseconds]:
     return times if right else {}
 
 
-def _kept(name: str, ways: Sequence[str], mine: Milliseconds) -> Milliseconds:
+def _store_times(name: str, ways: Sequence[str], mine: Milliseconds) -> Milliseconds:
     """Add the times of a product to the file, and return those that hold.
 
     Where another process was first, all take its times. Without a file they hold only for this
@@ -358,7 +358,7 @@ def _kept(name: str, ways: Sequence[str], mine: Milliseconds) -> Milliseconds:
             if (times := _times(name, ways)) is not None:
                 return times
             write_whole(path, json.dumps(_read() | {name: mine}, indent=1).encode())
-    # A cache that cannot be written is no error; `native` says so where it matters.
+    # A cache that cannot be written is not an error; `native` says so where it matters.
     except OSError:
         pass
     return mine

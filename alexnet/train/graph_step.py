@@ -100,7 +100,7 @@ def _in_one_tensor(like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[tor
 class GraphStep:
     """The training step of a network, or of a rank's copy of it.
 
-    Where the device is no CUDA card, the same operations run one by one, for tests. All ranks must
+    On a device other than CUDA, the same operations run one by one, for tests. All ranks must
     make the same calls.
 
     Attributes:

@@ -383,6 +383,7 @@ def _train(
             order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)
             colour = colour_on(schedule, state.epoch)
             hyper = hyper_at(state.epoch)
+            # The first call also records the graph.
             if graph is not None:
                 graph.set_hyper(hyper)
             epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images

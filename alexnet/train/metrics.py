@@ -220,7 +220,8 @@ class RunLog:
         if not writes:
             return
         if self._path.exists():
-            # Lines after the checkpoint belong to steps that are repeated.
+            # Lines after the checkpoint belong to steps that are repeated. Without a checkpoint the
+            # run begins again, and writes its first line again too.
             kept = [
                 line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs
             ]

@@ -134,6 +134,7 @@ def update(
     The learning rate is inside the velocity, so the velocity keeps its size when the learning rate
     drops; PyTorch's SGD keeps it outside. A learning rate of 0 freezes the parameter: w and v stay.
     """
+    # The rule itself would let the weights coast on the old velocity for some ten steps.
     if hyper.lr == 0:
         return
     if _update_compiled(weight, velocity, gradient, hyper, momentum):
