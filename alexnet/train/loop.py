@@ -47,7 +47,7 @@ from alexnet.distributed.mesh import init_mesh, is_distributed
 from alexnet.distributed.restart import restarted
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, RunError
-from alexnet.evaluation import centre, measure
+from alexnet.evaluation import Result, centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -206,21 +206,9 @@ def resume(
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
             setup = replace(setup, config=replace(config, schedule=schedule))
-        ended = finished(changed.schedule, state.epoch, state.plateau)
-        cut_short = ended and not finished(saved.schedule, state.epoch, state.plateau)
-        if ended and not cut_short:
-            # Without a step to train, new settings would only wait to act on a later resume.
-            changed = saved
+        changed, messages = _accepted(run, saved, changed, config.device, state, lr)
         if mesh.first and changed != saved:
             write_config(run, changed)
-        if cut_short:
-            part = f" and {state.batch} batches of the next" if state.batch else ""
-            messages = [f"{run} ends here, after {state.epoch} epochs{part}"]
-        elif ended:
-            messages = [_already_finished(run, saved, state, lr)]
-        else:
-            messages = [f"resumed at epoch {state.epoch + 1}, step {state.step}"]
-            messages += changes_in_words(saved, replace(changed, device=config.device))
         # On another device the learning rate and the schedule are what they were.
         retuned = replace(changed, device=saved.device) != saved
         with _explained(setup, run):
@@ -252,6 +240,26 @@ def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor])
     if setup.config.init:
         start_from(setup)
     return TrainState()
+
+
+def _accepted(
+    run: Path, saved: Config, changed: Config, device: str, state: TrainState, lr: float | None
+) -> tuple[Config, list[str]]:
+    """Return the settings that a resumed run has from now on, and lines about them.
+
+    Args:
+        changed: `saved` with the settings that were asked for, of which `lr` is one.
+        device: Where this process computes.
+    """
+    position = state.epoch, state.plateau
+    if not finished(changed.schedule, *position):
+        resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
+        return changed, [resumed, *changes_in_words(saved, replace(changed, device=device))]
+    if finished(saved.schedule, *position):
+        # Without a step to train, new settings would only wait to act on a later resume.
+        return saved, [_already_finished(run, saved, state, lr)]
+    part = f" and {state.batch} batches of the next" if state.batch else ""
+    return changed, [f"{run} ends here, after {state.epoch} epochs{part}"]
 
 
 def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
@@ -402,16 +410,7 @@ def _train(
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
                     # shifted in color on the device.
-                    augmentation = sample_augmentation(
-                        preprocess.augment,
-                        store.statistics,
-                        preprocess.input_px,
-                        config.seed,
-                        state.epoch,
-                        batch.index,
-                        batch.position,
-                        colour,
-                    )
+                    augmentation = _augmentation_of(batch, setup, preprocess, state.epoch, colour)
                     # Asked before `add`, which sends it to the other ranks.
                     due = checkpoints.due()
                     if isinstance(schedule, SmoothSchedule):
@@ -456,12 +455,12 @@ def _train(
             # average is validated.
             step_metrics.settle()
             spent_s, in_all = time.perf_counter() - epoch_began_s, None
-            test = centre(config.augment)
-            result = measure([(setup.tested, preprocess)], val, test, sgd.batch, workers, mesh)
-            # Not saved: a run could not go on from such weights.
-            if not math.isfinite(result.loss):
-                what = f"step {state.step}: the validation loss is not finite"
-                raise NotFinite(what, step=state.step)
+            images_per_s = (state.images - images_before) / spent_s
+            result = _validate(setup, preprocess, workers, state.step)
+            if state.images == images_before:
+                # Stopped after the last batch of the epoch: the speed is the run's so far.
+                images_so_far = state.epoch * len(train) + state.images
+                images_per_s = images_so_far / checkpoints.elapsed_s()
             last_step = middle_of_step(state.epoch, num_batches - 1, num_batches)
             metrics = {
                 "epoch": state.epoch + 1,
@@ -471,15 +470,11 @@ def _train(
                 "val_loss": result.loss,
                 "val_error": result.top1_error,
                 "val_top5_error": result.top5_error,
-                "images_per_s": (state.images - images_before) / spent_s,
+                "images_per_s": images_per_s,
                 "waited_share": waited_s / spent_s,
                 "peak_memory_bytes": peak_memory_bytes(device),
                 "elapsed_s": checkpoints.elapsed_s(),
             }
-            if state.images == images_before:
-                # Stopped after the last batch of the epoch: the speed is the run's so far.
-                images_so_far = state.epoch * len(train) + state.images
-                metrics["images_per_s"] = images_so_far / metrics["elapsed_s"]
             log.write("epoch", state.step, **metrics)
             _print_epoch(metrics, schedule.epochs)
 
@@ -493,6 +488,22 @@ def _train(
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics
+
+
+def _augmentation_of(
+    batch: Batch, setup: Setup, preprocess: Preprocess, epoch: int, colour: bool
+) -> Augmentation:
+    """Draw the crop, reflection and color shift of each image of a batch."""
+    return sample_augmentation(
+        preprocess.augment,
+        setup.store.statistics,
+        preprocess.input_px,
+        setup.config.seed,
+        epoch,
+        batch.index,
+        batch.position,
+        colour,
+    )
 
 
 def _forward(
@@ -522,6 +533,21 @@ def _forward(
         mixed=mixed,
     )
     return images, loss, num_wrong
+
+
+def _validate(setup: Setup, preprocess: Preprocess, workers: int, step: int) -> Result:
+    """Measure the validation error with the center crop.
+
+    Raises:
+        NotFinite: The loss is not finite. Nothing is saved then, because a run could not go on from
+            such weights.
+    """
+    config, (_, val) = setup.config, setup.splits
+    nets, crop = [(setup.tested, preprocess)], centre(config.augment)
+    result = measure(nets, val, crop, config.sgd.batch, workers, setup.net.mesh)
+    if not math.isfinite(result.loss):
+        raise NotFinite(f"step {step}: the validation loss is not finite", step=step)
+    return result
 
 
 def _log_signal(
