@@ -41,7 +41,7 @@ def errors_of(
     errors: list[RankLost] = []
     patch.setattr(heartbeat, "BEAT_S", 0.01)
     patch.setattr(heartbeat, "SILENT_S", 0.1)
-    patch.setattr(heartbeat, "rendezvous_store", lambda timeout_s: store)
+    patch.setattr(heartbeat, "start_store", lambda start, timeout_s: store)
     patch.setattr(heartbeat, "_end", errors.append)
     with watch_ranks(Mesh(Group((0, 1, 2), store.own)), "continue with: it", raises):
         ends_s = time.monotonic() + lasts_s
@@ -75,7 +75,8 @@ def test_a_rank_that_has_not_begun_is_not_silent(monkeypatch: pytest.MonkeyPatch
 def test_only_a_users_mistake_takes_the_place_of_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heartbeat, "rendezvous_store", lambda timeout_s: Store(0, living=(0, 1, 2)))
+    store = Store(0, living=(0, 1, 2))
+    monkeypatch.setattr(heartbeat, "start_store", lambda start, timeout_s: store)
     for error, raised in ((DataError("damaged"), RankLost), (ValueError("a bug"), ValueError)):
         with pytest.raises(raised), watch_ranks(Mesh(Group((0, 1, 2), 0)), "continue with: it"):
             raise error

@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from alexnet.cli.train import parse_train
 from alexnet.config import Parallel
 from alexnet.config_checks import check
 from alexnet.distributed import heartbeat, mesh
+from alexnet.train.metrics import read_metrics
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server
 
@@ -42,8 +44,11 @@ def slow_step(*arguments):
     real(*arguments)
 
 loop.sgd_step = slow_step
-main(["train", "--resume", sys.argv[1]])
 """
+RESUMES = 'main(["train", "--resume", sys.argv[1]])\n'
+BEGINS = (
+    "loop.fit(tiny(sys.argv[2], parallel=Parallel(columns=2), checkpoint_minutes=0), sys.argv[1])"
+)
 
 
 def start(
@@ -59,7 +64,7 @@ def start(
     run.mkdir()
     config = tiny(store, parallel=Parallel(columns=2, timeout_s=TIMEOUT_S), checkpoint_minutes=0)
     write_config(run, config)
-    (run.parent / "program.py").write_text(PROGRAM)
+    (run.parent / "program.py").write_text(PROGRAM + RESUMES)
     command = [
         sys.executable,
         "-m",
@@ -82,7 +87,7 @@ def rank_of(run: Path, rank: int) -> int | None:
             environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if str(run).encode() in arguments and f"LOCAL_RANK={rank}".encode() in environment:
+        if str(run).encode() in arguments and f"RANK={rank}".encode() in environment:
             return int(process.name)
     return None
 
@@ -123,6 +128,34 @@ def test_documented_launch_commands_are_valid() -> None:
             config = parse_train(recipe, arguments).config
             check(config)
             mesh.check_layout(config, 8 if config.parallel.columns == 1 else 2)
+
+
+@pytest.mark.slow
+def test_two_machines_go_on_though_torchrun_counts_a_restart_on_one_of_them(
+    store: Path, tmp_path: Path
+) -> None:
+    """Two torchruns stand for the machines. The first restarts its rank because the second left."""
+    run, program = tmp_path / "run", tmp_path / "program.py"
+    program.write_text(
+        f"{PROGRAM}from alexnet.config import Parallel\nfrom tests.conftest import tiny\n{BEGINS}\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = "--nnodes 2 --nproc-per-node 1 --max-restarts 2 --rdzv-id 1 --rdzv-backend c10d"
+    command = [sys.executable, "-m", "torch.distributed.run", *options.split()]
+    command += ["--rdzv-endpoint", f"127.0.0.1:{port}", str(program), str(run), str(store)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "run.log").open("wb") as log:
+        machines = [
+            subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
+            for _ in range(2)
+        ]
+    assert send_signal(run, 1, signal.SIGKILL, 0.5)
+    for machine in machines:
+        assert machine.wait(timeout=120) == 0, log_of(run)
+    assert "resumed at epoch" in log_of(run)
+    assert len(read_metrics(run, "epoch")) == 3
 
 
 @pytest.mark.slow
@@ -231,7 +264,7 @@ def test_single_process_saves_its_progress_when_the_store_vanishes(
     for folder in (run, undisturbed):
         folder.mkdir()
         write_config(folder, config)
-    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "program.py").write_text(PROGRAM + RESUMES)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | server.environment
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT

@@ -24,7 +24,8 @@ from typing import Any
 import torch.distributed as dist
 
 from alexnet.data.storage import StoreLost
-from alexnet.distributed.mesh import Mesh, rendezvous_store
+from alexnet.distributed.mesh import Mesh
+from alexnet.distributed.rendezvous import start_store
 from alexnet.errors import AlexNetError
 
 BEAT_S = 1.0
@@ -106,9 +107,10 @@ class _Heartbeat:
     """
 
     def __init__(self, mesh: Mesh, advice: str | None = None) -> None:
-        self._world, self._stopped, self._advice = mesh.world, threading.Event(), advice
+        self._world, self._start = mesh.world, mesh.start
+        self._stopped, self._advice = threading.Event(), advice
         # A connection of its own: a collective operation may hold the other one while it waits.
-        self._store = rendezvous_store(ANSWER_S)
+        self._store = start_store(self._start, ANSWER_S)
         self._store.set(_key(self._world.index), "0")
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -121,7 +123,7 @@ class _Heartbeat:
     def silent_ranks(self) -> list[int]:
         """The ranks whose count does not change for `OBSERVE_S`; none if the store is gone."""
         try:
-            store = rendezvous_store(ANSWER_S)
+            store = start_store(self._start, ANSWER_S)
             before = self._counts(store)
             time.sleep(OBSERVE_S)
             after = self._counts(store)
@@ -146,7 +148,7 @@ class _Heartbeat:
     def reports_first(self) -> bool:
         """Whether no other rank has asked this before: one message is enough."""
         try:
-            return bool(rendezvous_store(ANSWER_S).add("reported", 1) == 1)
+            return bool(start_store(self._start, ANSWER_S).add("reported", 1) == 1)
         except (dist.DistError, RuntimeError):
             # Without a store two messages are better than none.
             return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,12 +18,16 @@ from numpy.typing import NDArray
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.collectives import gather_stack
 from alexnet.distributed.mesh import Mesh
+from alexnet.distributed.rendezvous import launch_store
+from alexnet.distributed.restart import restarted
 from alexnet.errors import AlexNetError, BusyError, MeshError
 
 T = TypeVar("T")
 
 PASSING = (BusyError, StoreLost)
 """Errors that may be gone when the ranks are started again."""
+STORE_S = 10.0
+"""Longest wait for an answer of the store of the launch, in seconds."""
 Report = tuple[str | None, type[Exception], str]
 """The problem of a rank, if any, the class of its error, and the digest of what it made."""
 
@@ -74,6 +79,30 @@ def _error_of_all(reports: list[Report]) -> Exception | None:
             "start all ranks with the same"
         )
     return None
+
+
+def begun_before(mesh: Mesh, run: Path) -> bool:
+    """Whether an earlier start of these ranks, which torchrun has started again, began a run.
+
+    The first rank decides, because only the counts of restarts of one machine agree.
+    """
+    if mesh.world.size == 1:
+        return restarted()
+    answers = [False]
+    if mesh.first:
+        answers = [restarted() or launch_store(STORE_S).check([_begun(run)])]
+    dist.broadcast_object_list(answers, 0)
+    return answers[0]
+
+
+def note_begun(mesh: Mesh, run: Path) -> None:
+    """Let `begun_before` know after a restart that these ranks began a run."""
+    if mesh.first and mesh.world.size > 1:
+        launch_store(STORE_S).set(_begun(run), "")
+
+
+def _begun(run: Path) -> str:
+    return f"begun/{run.resolve()}"
 
 
 def barrier(mesh: Mesh) -> None:

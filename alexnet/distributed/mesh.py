@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from alexnet.config import Config, Parallel
 from alexnet.data.loader import Share
 from alexnet.device import device_type
+from alexnet.distributed.rendezvous import launch_store, meet
 from alexnet.errors import MeshError
 
 
@@ -51,6 +52,8 @@ class Mesh:
     """Ranks that hold different columns and compute on the same part of the batch."""
     hybrid: bool = False
     """Each rank holds a shard of the fully connected layers and computes it for the full batch."""
+    start: str = ""
+    """Name of this start of the ranks, under which they write to the store of the launch."""
 
     @property
     def units(self) -> Group:
@@ -159,10 +162,14 @@ def init_mesh(parallel: Parallel, device: str = "cpu") -> Mesh:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     data, columns = layout(world, parallel.columns)
     timeout = timedelta(seconds=parallel.timeout_s)
-    if not dist.is_initialized():
-        # torchrun usually serves the store itself; otherwise rank 0 does.
-        serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        store = rendezvous_store(parallel.timeout_s, serves)
+    begins = not dist.is_initialized()
+    # torchrun usually serves the store itself; otherwise rank 0 does.
+    serves = begins and rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = launch_store(parallel.timeout_s, serves)
+    start = meet(store, rank, world, parallel.timeout_s)
+    if begins:
+        # The process group keeps the server, if this process has it, alive.
+        store = PrefixStore(start, store)
         dist.init_process_group(
             _backend(device), store=store, rank=rank, world_size=world, timeout=timeout
         )
@@ -171,6 +178,7 @@ def init_mesh(parallel: Parallel, device: str = "cpu") -> Mesh:
         _group_of(rank, data, timeout),
         _group_of(rank, columns, timeout),
         parallel.hybrid,
+        start,
     )
 
 
@@ -196,20 +204,6 @@ def _backend(device: str) -> str:
     # that all have arrived. It needs no GPU and fails at once where a rank has died. No `device_id`
     # is given, because it would send the barrier over NCCL.
     return "cpu:gloo,cuda:nccl"
-
-
-def rendezvous_store(timeout_s: float, serves: bool = False) -> Any:
-    """A new connection to the key-value store through which the ranks find each other.
-
-    Args:
-        timeout_s: Longest wait for an answer, in seconds.
-        serves: Whether this process is the server.
-    """
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    timeout = timedelta(seconds=timeout_s)
-    store = TCPStore(*address, is_master=serves, wait_for_workers=False, timeout=timeout)
-    # The server outlives a restart of the ranks. The prefix hides what an earlier start wrote.
-    return PrefixStore(f"alexnet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def destroy_mesh() -> None:

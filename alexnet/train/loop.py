@@ -42,9 +42,13 @@ from alexnet.device import (
 )
 from alexnet.diagnostics import signal, warning
 from alexnet.distributed.heartbeat import watch_ranks
-from alexnet.distributed.launch import barrier, check_same_on_all_ranks
+from alexnet.distributed.launch import (
+    barrier,
+    begun_before,
+    check_same_on_all_ranks,
+    note_begun,
+)
 from alexnet.distributed.mesh import init_mesh, is_distributed
-from alexnet.distributed.restart import restarted
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import Result, centre, measure
@@ -112,11 +116,11 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         RankLost: With several ranks, one died, hangs, or had an error of its own.
     """
     run = Path(run_dir)
-    # After a rank has died torchrun starts all of them again with the same arguments.
-    if restarted() and (run / "config.json").exists():
-        return resume(run, config.parallel)
     check(config)
     mesh = init_mesh(config.parallel, config.device)
+    # After a rank has died torchrun starts all of them again with the same arguments.
+    if begun_before(mesh, run) and (run / "config.json").exists():
+        return resume(run, config.parallel)
 
     with ExitStack() as held:
 
@@ -141,6 +145,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         messages = [f"warning: {sentence}" for sentence in without_effect(config)]
         if config.init:
             messages.append(start_from(setup))
+        note_begun(mesh, run)
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
