@@ -635,6 +635,28 @@ def test_parquet_file_that_crashes_arrow_is_named(
         parquet._probe([Path("a.parquet"), Path("b.parquet"), Path("c.parquet")])
 
 
+def test_probe_that_crashes_after_the_last_parquet_file_accuses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet.data.sources import parquet
+
+    program = "import os\nprint(flush=True)\nos.kill(os.getpid(), 6)\n"
+    (tmp_path / "parquet_probe.py").write_text(program)
+    monkeypatch.setattr(parquet, "__file__", str(tmp_path / "parquet.py"))
+    parquet._probe([Path("a.parquet")])
+
+
+def test_parquet_files_after_a_name_that_is_not_utf8_are_probed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    probe = Path(find.__code__.co_filename).with_name("parquet_probe.py")
+    run = subprocess.run(
+        [sys.executable, "-P", str(probe)], input=b"caf\xe9.parquet\0b.parquet", capture_output=True
+    )
+    assert (run.returncode, run.stdout) == (0, b"\n\n")
+
+
 @pytest.mark.parametrize("cut", [0, 3, 100, 3000, -1])
 def test_cut_parquet_files_are_refused(cut: int, tmp_path: Path) -> None:
     (path, _) = sorted(layouts.clone(tmp_path).glob("data/train*"))
@@ -707,6 +729,15 @@ def test_parquet_columns_of_other_types_are_refused(
     pq.write_table(pa.table(columns), tmp_path / "train-0.parquet")
     with pytest.raises(DataError, match=message):
         find(str(tmp_path))
+
+
+@pytest.mark.parametrize("labels", [["1", "0"], [True, False], [1.0, 0.0]])
+def test_parquet_labels_may_be_numbers_of_any_type(labels: list[Any], tmp_path: Path) -> None:
+    names = [f"{WNIDS[label]}_0.JPEG" for label in (1, 0)]
+    cells = [{"bytes": image(i, 0), "path": name} for i, name in zip((1, 0), names, strict=True)]
+    source = find(str(parquet(tmp_path / "set", cells, labels)))
+    assert source.classes == tuple(WNIDS[:2])
+    assert check_labels(source.splits[0]) == 2
 
 
 def test_failing_stream_of_the_hub_is_one_sentence(

@@ -108,8 +108,11 @@ def _probe(files: list[Path]) -> None:
     program = [sys.executable, "-P", str(Path(__file__).with_name("parquet_probe.py"))]
     paths = "\0".join(map(os.fspath, files)).encode("utf-8", "surrogateescape")
     run = subprocess.run(program, input=paths, capture_output=True, check=False)
-    if run.returncode < 0:  # ended by a signal at the first file without a line
-        path = files[run.stdout.count(b"\n")]
+    # Ended by a signal at the first file without a line. With a line for each file it has looked at
+    # all of them, and it ended for another reason.
+    without_line = files[run.stdout.count(b"\n") :]
+    if run.returncode < 0 and without_line:
+        path = without_line[0]
         raise DataError(f"{path} is damaged (its metadata crashes Arrow); fetch it again")
 
 
@@ -278,7 +281,7 @@ def _names(files: list[Path], image: str, label: str) -> Iterator[tuple[str | No
                         break
                     # As bytes, because the names in a file need not be UTF-8.
                     paths = batch.column(image).field("path").cast(pa.binary()).to_pylist()
-                    labels = batch.column(label).to_pylist()
+                    labels = batch.column(label).cast(pa.int64()).to_pylist()
                 for name, number in zip(paths, labels, strict=True):
                     yield None if name is None else _text(name), number
 
@@ -292,6 +295,7 @@ def _items(
     files: list[Path], image: str, label: str, catalogue: ClassList
 ) -> Callable[[int], Iterator[Item]]:
     """Return a function that yields the items of a split from a given one on."""
+    import pyarrow as pa
 
     def items(start: int) -> Iterator[Item]:
         number = 0
@@ -315,7 +319,9 @@ def _items(
                             if (batch := next(batches, None)) is None:
                                 break
                             name, read, size = _cell(batch.column(image)[0])
-                            position = catalogue.label(batch.column(label)[0].as_py())
+                            # A column of text, as long as it has numbers, is accepted as well.
+                            source_label = batch.column(label).cast(pa.int64())[0].as_py()
+                            position = catalogue.label(source_label)
                         unpacked += size
                         if unpacked > MAX_IMAGE_BYTES + MAX_EXPANSION * packed:
                             raise DataError(

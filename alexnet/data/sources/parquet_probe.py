@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import pyarrow.parquet as pq
 
-for path in sys.stdin.read().split("\0"):
+# Bytes, because names of files need not be UTF-8.
+for path in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\0"):
     # Errors are left to the reader of the files, which has sentences for them.
     with suppress(Exception):
         metadata = pq.read_metadata(path)
