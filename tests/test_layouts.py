@@ -492,6 +492,43 @@ def test_invalid_tables_are_refused(text: str, message: str, tmp_path: Path) -> 
         pets(tmp_path, text)
 
 
+def test_empty_line_of_classes_txt_is_refused(tmp_path: Path) -> None:
+    """It would give each later class the name of the next one."""
+    write(tmp_path / "classes.txt", "cat\n\ndog\n")
+    with pytest.raises(DataError, match=r"classes\.txt, line 2, is empty"):
+        pets(tmp_path, "a b.jpg,0\nc.png,1\nd.JPG,1\n")
+    write(tmp_path / "classes.txt", "cat\ndog\n\n")
+    assert find(str(tmp_path)).classes == ("cat", "dog")
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """Beside each file, macOS writes one with a dot and an underscore before its name."""
+    out: dict[str, bytes] = {}
+    for name, label, number in TRAIN:
+        write(tmp_path / "folders" / f"class{label}" / name, image(label, number))
+        write(tmp_path / "folders" / f"class{label}" / f"._{name}", b"Mac OS X")
+        parts = {f"{name[:-5]}.jpg": image(label, number), f"{name[:-5]}.cls": b"%d" % label}
+        out |= {f"{dots}{part}": data for part, data in parts.items() for dots in ("._", "")}
+    tar(tmp_path / "shards" / "train-0.tar", out)
+    for kind in ("folders", "shards"):
+        source = find(str(tmp_path / kind), val_fraction=0)
+        assert check_labels(source.splits[0]) == len(TRAIN)
+        assert source.notes == ()
+
+
+def test_single_tar_does_not_hide_the_class_folders_beside_it(tmp_path: Path) -> None:
+    layouts.class_folders(tmp_path)
+    tar(tmp_path / "everything.tar", {"a.jpg": image(0, 0)})
+    assert [check_labels(split) for split in find(str(tmp_path)).splits] == [24, 12]
+
+
+def test_only_folders_and_tars_are_taken_for_devkits(tmp_path: Path) -> None:
+    folder = layouts.archives(tmp_path)
+    for name in ("A_devkit_t12_readme.pdf", "._ILSVRC2012_devkit_t12.tar.gz"):
+        write(folder / name, b"not a tar")
+    assert find(str(folder)).classes == tuple(WNIDS)
+
+
 def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
     pets(tmp_path, VALID_TABLE)
     write(tmp_path / "more.csv", VALID_TABLE)

@@ -117,14 +117,22 @@ def read_class_names(path: Path) -> list[str]:
     """Return the names in a classes.txt, one on a line, for the labels from 0.
 
     Raises:
-        DataError: If the file is not UTF-8.
+        DataError: If the file is not UTF-8, or has an empty line before its last name.
     """
     try:
-        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
+        names = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text (byte {error.start}); save it in that encoding"
         ) from None
+    for number, name in enumerate(names, 1):
+        # To skip it would give each later class the name of the one after it.
+        if not name.strip():
+            raise DataError(
+                f"{path}, line {number}, is empty; write the name of the class with the label "
+                f"{number - 1} there, or remove the line"
+            )
+    return names
 
 
 def wnid_in(name: str) -> str | None:

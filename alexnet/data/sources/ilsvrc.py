@@ -30,6 +30,7 @@ from alexnet.errors import DataError
 
 # ILSVRC2012_img_train.tar and ILSVRC2010_images_train.tar, in upper or lower case.
 TRAIN_TAR = r"(?i)ilsvrc20\d\d_(img|images)_train\.tar"
+DEVKIT_TAR = re.compile(r"(?i)[^.].*\.(tar|tar\.\w+|tgz)")
 MAX_DEVKIT_BYTES = 64 << 20
 """Most bytes in a file of a devkit; the real ones have at most a few."""
 READING_S = 120
@@ -154,7 +155,12 @@ def find_devkit(folder: Path, year: str = "") -> Devkit | None:
     That is the devkit of tasks 1 and 2 of 2012, or version 1.0 of 2010. The devkit of task 3
     contains a meta.mat of the same name for 120 breeds of dogs, so it is never looked at.
     """
-    named = [path for path in sorted(folder.iterdir()) if "devkit" in path.name.lower()]
+    named = [
+        path
+        for path in sorted(folder.iterdir())
+        # Not its manual, and no hidden file.
+        if "devkit" in path.name.lower() and (path.is_dir() or DEVKIT_TAR.fullmatch(path.name))
+    ]
     fit = [path for path in named if not re.search(r"(?i)_t3\b|_t3\.", path.name)]
     # A devkit whose name has no year, such as a renamed folder, fits every year.
     fit = [path for path in fit if year in (re.findall(r"20\d\d", path.name) or [year])[0]]

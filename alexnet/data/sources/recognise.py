@@ -37,7 +37,7 @@ def find(source: str, val_fraction: float = 0.1, splits: Sequence[str] = ()) -> 
         splits: Names of the wanted splits; empty for all that have labels.
 
     Raises:
-        DataError: If this is not a source, or it has not got a wanted split.
+        DataError: If this is not a source, or it lacks a wanted split.
     """
     # A split may be named as the source names it: `validation` is val.
     options = Options(val_fraction, tuple(split_name(split) for split in splits))
@@ -104,9 +104,12 @@ def _format(folder: Path) -> Callable[[Path, Options], Source]:
     if "data_batch_1.bin" in names:
         # No options: CIFAR-10 has a test split, so nothing is held out.
         return lambda folder, options: cifar_binary(folder)
-    if any(name.endswith(".tar") for name in names):
+    base = kaggle_root(folder) or folder
+    tars = sum(name.endswith(".tar") for name in names)
+    # A single tar beside class folders is more likely the archive that they were unpacked from.
+    if tars > 1 or (tars == 1 and not has_class_folders(base)):
         return webdataset if is_webdataset(folder) else class_tars
-    train = split_folders(kaggle_root(folder) or folder).get("train", folder)
+    train = split_folders(base).get("train", folder)
     if has_class_folders(train):
         return class_folders
     if any(is_image(path) for path in folder.rglob("*")):

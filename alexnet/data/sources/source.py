@@ -191,7 +191,7 @@ def notes_on_left_out(files: Iterable[Path], where: object) -> list[str]:
 
 def _accompanies(path: Path) -> bool:
     """Tell whether a file is a text about images, or one that a system leaves in any folder."""
-    return path.name.startswith(".") or path.suffix.lower() in TEXT_SUFFIXES | SYSTEM_SUFFIXES
+    return is_hidden(path) or path.suffix.lower() in TEXT_SUFFIXES | SYSTEM_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -282,16 +282,29 @@ def split_name(word: str) -> str:
 
 
 def is_image(name: str | Path) -> bool:
-    """Tell by its suffix whether a file is an image that can be decoded here.
+    """Tell by its name whether a file is an image that can be decoded here.
 
     The contents are looked at only when an image is decoded.
     """
-    return Path(name).suffix.lower() in suffixes()
+    return _suffix(name) in suffixes()
 
 
 def may_be_image(name: str | Path) -> bool:
-    """Tell by its suffix whether a file is an image, decodable or not."""
-    return is_image(name) or Path(name).suffix.lower() in OTHER_IMAGE_SUFFIXES
+    """Tell by its name whether a file is an image, decodable or not."""
+    return is_image(name) or _suffix(name) in OTHER_IMAGE_SUFFIXES
+
+
+def is_hidden(name: str | Path) -> bool:
+    """Tell whether a file is hidden.
+
+    Beside IMG_1.jpg, macOS writes ._IMG_1.jpg with what its own file systems know of the file.
+    """
+    return Path(name).name.startswith(".")
+
+
+def _suffix(name: str | Path) -> str:
+    """Return the suffix of a file in lower case; "" for a hidden file."""
+    return "" if is_hidden(name) else Path(name).suffix.lower()
 
 
 def without_labels(split: str, where: object) -> str:

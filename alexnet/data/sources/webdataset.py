@@ -26,6 +26,7 @@ from alexnet.data.sources.source import (
     Row,
     Source,
     UnreadableImage,
+    is_hidden,
     is_image,
     split_name,
     streamed,
@@ -68,7 +69,7 @@ def _peek(path: Path) -> tuple[list[str], bool]:
     """Return the names of a tar's first members, and whether there is a label among them."""
     names, label = [], False
     with open_tar(path) as members:
-        for member in itertools.islice(members, SAMPLE_MEMBERS):
+        for member in itertools.islice(_visible(members), SAMPLE_MEMBERS):
             names.append(Path(member.name).name)
             ext = Path(member.name).suffix.lower()
             label |= ext == ".cls" or (
@@ -261,6 +262,11 @@ class Sample:
     read: Callable[[], bytes]
 
 
+def _visible(members: Iterator[Member]) -> Iterator[Member]:
+    """Yield the members that are not hidden files, which belong to no sample."""
+    return (member for member in members if not is_hidden(member.name))
+
+
 def _samples(path: Path) -> Iterator[Sample]:
     """Yield the samples of a tar.
 
@@ -271,7 +277,7 @@ def _samples(path: Path) -> Iterator[Sample]:
     """
     key, parts = "", dict[str, Member]()
     with open_tar(path) as members:
-        for member in members:
+        for member in _visible(members):
             folder, _, file = member.name.rpartition("/")
             # At the first dot, as the format demands: `a.seg.png` belongs to the key `a`.
             stem, _, ext = file.partition(".")
