@@ -129,6 +129,12 @@ def fails(request: Request) -> None:
     request.head(500, Content_Length=0)
 
 
+def fails_with_a_page(request: Request) -> None:
+    page = b"<p>Come again later.</p>" * 10_000
+    request.head(503, Content_Length=len(page))
+    request.body(page)
+
+
 def redirects_in_a_circle(request: Request) -> None:
     request.head(302, Location=request.path, Content_Length=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -158,7 +160,10 @@ def test_damaged_copy_is_fetched_again_and_never_read(
         shard["sha256"] for shard in Store(store).manifest["splits"]["train"]["shards"]
     ]
     lines = capsys.readouterr().err.splitlines()
-    message = f"alexnet: the copy of {url}/train/data-00001.arrow in the cache is damaged"
+    message = (
+        f"alexnet: the copy of {url}/train/data-00001.arrow in the cache is damaged or was "
+        "changed; it is not used, and the file is read from the URL"
+    )
     assert len(lines) == (1 if restarted else 2)  # of the run, and of the next start
     assert all(line.startswith(message) for line in lines)
 
@@ -267,6 +272,49 @@ def test_file_is_copied_by_one_process_and_again_if_that_was_killed(tmp_path: Pa
     with pytest.raises(OSError, match="gone"), one.new_file(path, 100):
         raise OSError("gone")
     assert sorted(p.name for p in path.parent.iterdir()) == [".used", "b.arrow"]
+
+
+def test_finished_copy_leaves_alone_what_another_process_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path, 1000)
+    path = cache.lock_store("store") / "a.arrow"
+    partial = path.with_name(".a.arrow.partial")
+    replace_file = os.replace
+
+    def replaced(source: Path, target: Path) -> None:
+        replace_file(source, target)
+        partial.write_bytes(b"of another process")
+
+    monkeypatch.setattr(os, "replace", replaced)
+    assert filled(cache, path, 100)
+    assert partial.read_bytes() == b"of another process"
+
+
+def test_files_of_any_name_count_and_are_evicted(tmp_path: Path) -> None:
+    """The manifest of a store names its files."""
+    left = Cache(tmp_path, 300)
+    odd = left.lock_store("odd") / "train-data.bin"
+    assert filled(left, odd, 200)
+    assert not filled(left, odd.with_name("train-more.bin"), 200)
+    os.close(left._used["odd"])
+    assert filled(Cache(tmp_path, 300), left.lock_store("new") / "a.arrow", 200)
+    assert not odd.exists()
+
+
+def test_store_whose_lock_was_refused_is_locked_at_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    cache = Cache(tmp_path, 300)
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No locks"):
+        full.setattr(fcntl, "flock", refused)
+        cache.lock_store("store")
+    used = cache.lock_store("store") / ".used"
+    with used.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_damaged_file_ends_the_run(url: str, cache: Path) -> None:
@@ -390,6 +438,7 @@ RANGES = [
     (servers.long, r"it sends more than the \d+ bytes it was asked for"),
     (servers.another_range, "it sends another part of the file than it was asked for"),
     (servers.fails, "it answers 500 Internal Server Error"),
+    (servers.fails_with_a_page, "it answers 503 Service Unavailable"),
 ]
 
 

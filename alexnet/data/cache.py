@@ -54,8 +54,14 @@ class Cache:
         folder = self._folder / store
         folder.mkdir(parents=True, exist_ok=True)
         if store not in self._used:
-            self._used[store] = os.open(folder / ".used", os.O_RDWR | os.O_CREAT)
-            fcntl.flock(self._used[store], fcntl.LOCK_SH)
+            descriptor = os.open(folder / ".used", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            except OSError:
+                os.close(descriptor)
+                raise
+            # Only now: a store whose lock was refused is not in use.
+            self._used[store] = descriptor
         os.utime(folder / ".used")
         return folder
 
@@ -73,8 +79,9 @@ class Cache:
             BlockingIOError: While another process is copying the same file.
         """
         partial = path.with_name(f".{path.name}.partial")
+        placed = False
         with ExitStack() as opened:
-            # Room is counted and taken under the lock: two processes could else take the same.
+            # Room is counted and taken under the lock: two processes could otherwise take the same.
             with self._locked():
                 file = opened.enter_context(open(os.open(partial, os.O_RDWR | os.O_CREAT), "r+b"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,9 +97,12 @@ class Cache:
                     with self._locked():
                         # Under the lock, so that `_make_room` never sees a file half moved.
                         os.replace(partial, path)
+                        placed = True
             finally:
-                with self._locked():
-                    partial.unlink(missing_ok=True)
+                # A partial file that appears after the rename belongs to another process.
+                if not placed:
+                    with self._locked():
+                        partial.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
         """Evict what is no longer used; return whether `size` bytes fit now."""
@@ -100,13 +110,14 @@ class Cache:
         for path in self._folder.glob("*/.*.partial"):
             if _abandoned(path):
                 path.unlink()
-        files = [*self._folder.glob("*/.*.partial"), *self._folder.glob("*/*.arrow")]
-        held = {path: path.stat().st_size for path in files}
+        # Files of every name: a store of somebody else's chooses the names of its files.
+        files = [*self._folder.glob("*/.*.partial"), *self._folder.glob("*/[!.]*")]
+        held = {path: path.stat().st_size for path in files if path.is_file()}
         total = sum(held.values())
         # Least recently used first, and none that a process holds a lock on.
         for used in sorted(self._folder.glob("*/.used"), key=lambda used: used.stat().st_mtime):
             if total + size > self._most_bytes and _abandoned(used):
-                for path in used.parent.glob("*.arrow"):
+                for path in [path for path in held if path.parent == used.parent]:
                     path.unlink()
                     _record_of_check(path).unlink(missing_ok=True)
                     total -= held[path]

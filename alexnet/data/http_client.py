@@ -27,6 +27,11 @@ class BoundedResponse(aiohttp.ClientResponse):
             aiohttp.ClientPayloadError: If the server sends more than was asked for, or another
                 part of the file.
         """
+        if self.status >= 400:
+            # fsspec looks at the status afterwards. The page about the error may be longer than the
+            # range, and nobody reads it.
+            self.close()
+            return b""
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
         if asked is None:
             return await super().read()
