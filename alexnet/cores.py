@@ -1,9 +1,10 @@
-"""The cores that this process may use."""
+"""The cores and the memory that this process may use."""
 
 from __future__ import annotations
 
 import math
 import os
+import resource
 from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -86,3 +87,26 @@ def _limit(group: Path) -> float:
         if quota > 0 and period > 0:
             return quota / period
     return math.inf
+
+
+def physical_memory() -> int:
+    """The memory of the machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_limit() -> int:
+    """The memory that this process may use in bytes: the lowest limit, or that of the machine."""
+    total = physical_memory()
+    limits = [_memory_of_control_group(), resource.getrlimit(resource.RLIMIT_AS)[0]]
+    return min((limit for limit in limits if 0 < limit < total), default=total)
+
+
+def _memory_of_control_group() -> int:
+    """Return the limit of this process's control group in bytes, 0 without one."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return int((CGROUPS / file).read_text())
+        # No such file, or "max".
+        except (OSError, ValueError):
+            continue
+    return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shutil
 import sys
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 
 from alexnet import native, requirements
-from alexnet.cores import cpu_limit
+from alexnet.cores import cpu_limit, memory_limit, physical_memory
 from alexnet.device import resolve_device
 from alexnet.files import user_cache
 from alexnet.ops import cuda_trial, trial
@@ -76,22 +75,9 @@ def _cores() -> Part:
 
 def _memory() -> Part:
     """Return the memory of the machine, or the lowest limit on it."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [_memory_limit(), resource.getrlimit(resource.RLIMIT_AS)[0]]
-    limit = min((value for value in limits if 0 < value < total), default=total)
+    total, limit = physical_memory(), memory_limit()
     limited = f", limited to {limit / 2**30:.1f} GiB" if limit < total else ""
     return Part("memory", True, f"{total / 2**30:.1f} GiB{limited}")
-
-
-def _memory_limit() -> int:
-    """Return the limit of this process's control group in bytes, 0 without one."""
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int((Path("/sys/fs/cgroup") / file).read_text())
-        # No such file, or "max".
-        except (OSError, ValueError):
-            continue
-    return 0
 
 
 def _compiled() -> Part:

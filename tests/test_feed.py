@@ -38,7 +38,7 @@ from alexnet.data.image import decode, encode
 from alexnet.data.loader import Share, batches, epoch_order
 from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
-from alexnet.data.resident import ResidentSplit, check_fits
+from alexnet.data.resident import ResidentSplit, check_fits, should_decode_once
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Statistics, Store, file_sha256
 from alexnet.device import dtype_of
@@ -143,6 +143,16 @@ def test_resident_images_that_do_not_fit_are_refused() -> None:
         match=r"take 252\.0 GB, and of the 80\.0 GB .* may take 70%; train without --resident",
     ):
         check_fits(252 * 10**9, 80 * 10**9)
+
+
+def test_resident_images_beyond_the_memory_of_the_machine_are_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Store(store).split("train")
+    monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: len(split) * 40 * 40 * 3)
+    with pytest.raises(ConfigError, match=r"that this process may use they may take 70%; train"):
+        ResidentSplit(split, CPU, workers=1)
+    assert not should_decode_once(Store(store), "train", "cpu")
 
 
 def test_training_on_resident_images_changes_nothing(

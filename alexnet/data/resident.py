@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from alexnet.cores import memory_limit
 from alexnet.data.device_feed import on_device
 from alexnet.data.loader import FULL_BATCH, Batch, Indices, Share, batches, cut
 from alexnet.data.store import Split, Store
@@ -19,7 +20,8 @@ from alexnet.errors import ConfigError
 from alexnet.progress import Progress
 
 LARGEST_SHARE = 0.7
-"""Share of a GPU's free memory that images may take; the network needs the rest."""
+"""Share of the memory that images may take: of what is free on a GPU, and elsewhere of what the
+process may use. The network needs the rest."""
 AT_ONCE = 128  # images
 MAX_CPU_BYTES = 2**30
 """Largest training set that is decoded once and kept in memory, where a CPU trains. Decoding the
@@ -37,7 +39,7 @@ def should_decode_once(store: Store, split: str, device: str, trainings: int = 1
         DataError: If the store has no such split.
     """
     kept_bytes = trainings * 3 * store.num_images(split) * store.size_px**2
-    return device == "cpu" and kept_bytes <= MAX_CPU_BYTES
+    return device == "cpu" and kept_bytes <= min(MAX_CPU_BYTES, LARGEST_SHARE * memory_limit())
 
 
 class ResidentSplit:
@@ -55,13 +57,17 @@ class ResidentSplit:
             workers: Number of decoding threads.
 
         Raises:
-            ConfigError: If they do not fit into the memory of the GPU.
+            ConfigError: If they do not fit into the memory of the device.
             DataError, StoreLost: As `batches` does.
         """
         shape = len(split), split.size_px, split.size_px, 3
         pin = device.type == "cuda"
+        wanted = int(np.prod(shape, dtype=np.int64))
         if pin:
-            check_fits(int(np.prod(shape, dtype=np.int64)), torch.cuda.mem_get_info(device)[0])
+            check_fits(wanted, torch.cuda.mem_get_info(device)[0], "the GPU has free")
+        else:
+            # What the system says is free may be too little: it gives up its caches on demand.
+            check_fits(wanted, memory_limit(), "this process may use")
         self.images = torch.empty(shape, dtype=torch.uint8, device=device)
         self.labels = torch.from_numpy(split.labels).to(device)
         order = np.arange(len(split))
@@ -90,11 +96,15 @@ class ResidentSplit:
             yield Batch(images, labels, index, positions, global_size, waited_s)
 
 
-def check_fits(wanted: int, free: int) -> None:
-    """Raise ConfigError if images of `wanted` bytes do not fit into `free` bytes of a GPU."""
+def check_fits(wanted: int, free: int, whose: str = "the GPU has free") -> None:
+    """Raise ConfigError if images of `wanted` bytes do not fit into `free` bytes of memory.
+
+    Args:
+        whose: What the memory is, after "that".
+    """
     if wanted > LARGEST_SHARE * free:
         raise ConfigError(
             f"resident: the training images take {wanted / 1e9:.1f} GB, and of the "
-            f"{free / 1e9:.1f} GB that the GPU has free they may take {LARGEST_SHARE:.0%}; train "
+            f"{free / 1e9:.1f} GB that {whose} they may take {LARGEST_SHARE:.0%}; train "
             "without --resident"
         )
