@@ -110,6 +110,9 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             temporary.rename(path)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
+            # Between the two renames, the folder that was to be replaced has no name.
+            if old.exists() and not path.exists():
+                old.rename(path)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alexnet.errors import BusyError
-from alexnet.files import locked, parse_json, write_whole
+from alexnet.files import locked, new_folder, parse_json, write_whole
 
 HOLD = """
 import sys, time
@@ -90,3 +90,22 @@ def test_json_of_any_text_is_read() -> None:
     value = {"a": ["\U0001f40e", 1, None, 0.5]}
     assert parse_json(json.dumps(value).encode()) == value
     assert parse_json(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+def test_interrupted_replacement_of_a_folder_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name.endswith(".writing"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(path, replace=True):
+        pass
+    assert list(tmp_path.rglob("*")) == [path, path / "old"]
