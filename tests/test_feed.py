@@ -264,6 +264,16 @@ def test_truncated_jpeg_is_never_fed(store: Path, given: st.DataObject) -> None:
         list(batches(split, np.array([3]), 1, workers=0))
 
 
+def test_image_of_one_pixel_is_not_spread_over_a_stored_one(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Store(store).split("train")
+    pixel = encode(np.zeros((1, 1, 3), np.uint8), "png")
+    monkeypatch.setattr(split, "read", lambda index: [pixel])
+    with pytest.raises(DataError, match="1x1 pixels in place of 40x40"):
+        list(batches(split, np.array([3]), 1, workers=0))
+
+
 def test_damaged_image_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = Store(store).split("train")
     complete, name = split.encoded(3), split.name(3)
@@ -316,11 +326,13 @@ def change_manifest(copy: Path, path: str, value: object) -> None:
         ("covariance/1/2", float("nan")),
         ("mean_sha256", 3),
         ("splits", []),
+        ("splits", {}),
         ("splits", {"../train": {"shards": [], "images": 0}}),
         ("splits/train", 3),
         ("splits/train/shards", {}),
         ("splits/train/shards/0/file", "../../secret"),
         ("splits/train/shards/0/file", ".."),
+        ("splits/train/shards/0/file", ".hidden"),
         ("splits/train/shards/0/bytes", -1),
         ("splits/train/shards/0/images", -1),
         ("splits/train/shards/0/images", 10**9),

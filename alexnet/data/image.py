@@ -365,9 +365,7 @@ def pixels_of_jpeg(data: bytes, out: Rgb) -> None:
         ValueError: If the file is damaged; DataError, which is one, if it has another size.
     """
     if simplejpeg is None:
-        rgb: Rgb = decode(data)
-        _check_same_size(rgb, out)
-        out[:] = rgb
+        pixels_of_other(data, out)
         return
     # Straight into the batch, which saves a copy of each image. simplejpeg refuses an image larger
     # than the buffer, and accepts a smaller one.
@@ -378,6 +376,21 @@ def _check_same_size(rgb: Rgb, out: Rgb) -> None:
     (height, width, _), (wanted_height, wanted_width, _) = rgb.shape, out.shape
     if (height, width) != (wanted_height, wanted_width):
         raise DataError(f"{width}x{height} pixels in place of {wanted_width}x{wanted_height}")
+
+
+def pixels_of_other(data: bytes, out: Rgb) -> None:
+    """Decode an image of any format into `out`.
+
+    Args:
+        out: (H, W, 3) uint8.
+
+    Raises:
+        DataError: If the file is damaged or has another size. NumPy would spread an image of one
+            pixel over all of `out`.
+    """
+    rgb = decode(data)
+    _check_same_size(rgb, out)
+    out[:] = rgb
 
 
 def pixels_of_ppm(data: bytes, out: Rgb) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.data.image import decode, pixels_of_jpeg, pixels_of_ppm, ppm_header
+from alexnet.data.image import pixels_of_jpeg, pixels_of_other, pixels_of_ppm, ppm_header
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split
 from alexnet.errors import DataError
@@ -99,7 +99,7 @@ def _decode(data: bytes, out: NDArray[np.uint8]) -> None:
     elif data.startswith(b"P6"):
         pixels_of_ppm(data, out)
     else:
-        out[:] = decode(data)
+        pixels_of_other(data, out)
 
 
 def cut(images: int, batch: int, start: int, share: Share) -> list[tuple[Indices, int]]:
@@ -116,7 +116,8 @@ def cut(images: int, batch: int, start: int, share: Share) -> list[tuple[Indices
         np.arange(a, min(a + batch, images)) for a in range(start * batch, images, batch)
     ]
     return [
-        (np.array_split(every, share.count)[share.index], len(every)) for every in global_batches
+        (np.array_split(positions, share.count)[share.index], len(positions))
+        for positions in global_batches
     ]
 
 

@@ -88,7 +88,7 @@ def _first_wrong(manifest: dict[str, Any]) -> str | None:
         return "covariance"
     if not _is_sha256(manifest.get("mean_sha256")):
         return "mean_sha256"
-    if not isinstance(splits, dict) or not all(map(_is_file_name, splits)):
+    if not isinstance(splits, dict) or not splits or not all(map(_is_file_name, splits)):
         return "splits"
     for name, split in splits.items():
         if (wrong := _wrong_in_split(split)) is not None:
@@ -152,12 +152,12 @@ def _is_file(entry: Any) -> bool:
 
 
 def _is_file_name(value: Any) -> bool:
-    """Tell whether a value is a name without folders, so that it cannot lead out of the store."""
-    return (
-        isinstance(value, str)
-        and re.search(r"[/\\\0]", value) is None
-        and value not in ("", ".", "..")
-    )
+    """Tell whether a value is a name without folders, so that it cannot lead out of the store.
+
+    A hidden name is refused, too, because the cache of remote files keeps its own files under such
+    names and does not count them.
+    """
+    return isinstance(value, str) and re.fullmatch(r"[^./\\\0][^/\\\0]*", value) is not None
 
 
 def _is_sha256(value: Any) -> bool:
