@@ -957,3 +957,17 @@ def test_compiled_products_equal_the_plain_ones(height: int, width: int, value: 
         rgb[:] = value
     assert np.array_equal(pixel_sums.products(rgb), pixel_sums.plain_products(rgb))
     assert np.array_equal(pixel_sums.products(rgb[:, ::-1]), pixel_sums.plain_products(rgb))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_sums_of_products_are_exact_beyond_two_to_the_53(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("alexnet.native.kernels", lambda: None)
+    sums = pixel_sums.Sums.zero(8)
+    sums.products[:] = 2**53
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[0, 0] = 1
+    sums.add([image])
+    assert sums.products.tolist() == [[2**53 + 1] * 3] * 3
