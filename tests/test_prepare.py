@@ -795,10 +795,25 @@ def test_full_disk_is_noticed_before_the_first_image(
     assert Store(tmp_path / "store").split("train").labels.size == 20
 
 
+def test_interrupted_preparation_needs_room_for_the_rest_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shapes.source(80, 10)
+    with pytest.raises(Stop):
+        prepare(stopping(source, 61), tmp_path / "store", SMALL, workers=2)
+    # Of 90 images 24 are written, and the store may need 346 bytes for each.
+    usage = type("usage", (), {"free": 70 * 346, "total": 10**6})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match="make room"):
+        prepare(source, tmp_path / "other", SMALL)
+    prepare(source, tmp_path / "store", SMALL)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"size_px": 2}, "--size-px is 2"),
+        ({"size_px": 16_385}, "--size-px is 16385; give from 8 to 16,384 pixels per side"),
         ({"quality": 0}, "--quality is 0"),
         ({"shard_images": 0}, "--shard-images is 0"),
         ({"encoding": "ppm", "size_px": 600, "shard_images": 2048}, "1924 is the maximum"),

@@ -81,7 +81,7 @@ def notes_on_copies(job: Job) -> list[str]:
         """The name of an image, by its position in all splits together."""
         number = int(np.searchsorted(ends, image, side="right"))
         split, file, images = files[number]
-        return name_in(job.folder.new / split / file, image - int(ends[number]) + images)
+        return name_in(job.target.new / split / file, image - int(ends[number]) + images)
 
     notes = []
     for what, kind, names in (("split", split_of, splits), ("class", label, job.source.classes)):

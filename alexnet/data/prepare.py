@@ -24,7 +24,7 @@ from alexnet.cores import available_cores
 from alexnet.data.arrow import MAX_BYTES, ArrowFile, build_index, features, write_arrow_file
 from alexnet.data.copies import write_digests
 from alexnet.data.image import decode
-from alexnet.data.manifest import FORMAT, sealed
+from alexnet.data.manifest import FORMAT, MOST_PX, sealed
 from alexnet.data.notes import FIRST, first_of, notes_on_copies, notes_on_splits
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.processing import Memory, Processed, Unreadable, process_in_order, read
@@ -32,7 +32,7 @@ from alexnet.data.sources import Source, SourceSplit
 from alexnet.data.storage import LocalStorage
 from alexnet.data.store import file_sha256
 from alexnet.data.store_folder import StoreFolder
-from alexnet.data.unfinished import Job, begin
+from alexnet.data.unfinished import Job, begin, consumed
 from alexnet.errors import DataError
 from alexnet.files import free_space, size, write_whole
 from alexnet.program import command
@@ -78,21 +78,21 @@ def prepare(
     if not 0 < memory_gib < math.inf:
         raise DataError(f"--memory-gib is {memory_gib}; it must be greater than 0")
     memory = Memory(int(memory_gib * 2**30))
-    place = StoreFolder(folder)
+    target = StoreFolder(folder)
     # Pillow warns of large images and of odd ones, without their names, and a warning that the
     # user has turned into an error must not change the content of a store. The filter is set here
     # and not by the threads, because Python has one list of filters for all of them.
-    with place.held(), warnings.catch_warnings():
+    with target.held(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        place.check(force)
+        target.check(force)
         settings = _settled(settings, source)
         if not ignore_disk:
-            _check_disk(source, place.path, settings)
-        job = replace(begin(place, source, settings), spare=spare)
+            _check_disk(source, target, settings)
+        job = replace(begin(target, source, settings), spare=spare)
         for split in source.splits:
             _prepare_split(job, split, workers or available_cores(), memory)
         manifest = _finish(job)
-        place.publish()
+        target.publish()
     return manifest
 
 
@@ -103,8 +103,10 @@ def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
         # Small square images (CIFAR-10) keep their size; all others get the paper's 256 pixels.
         small = 0 < height == width <= LOSSLESS_PX
         settings = replace(settings, size_px=width if small else STORED_PX)
-    if settings.size_px < 8:
-        raise DataError(f"--size-px is {settings.size_px}; at least 8 pixels per side are needed")
+    if not 8 <= settings.size_px <= MOST_PX:
+        raise DataError(
+            f"--size-px is {settings.size_px}; give from 8 to {MOST_PX:,} pixels per side"
+        )
     if not 1 <= settings.quality <= 100:
         raise DataError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
     if settings.shard_images < 1:
@@ -136,13 +138,18 @@ def _first_size(source: Source) -> tuple[int, int]:
     return height, width
 
 
-def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
-    """Raise DataError if the disk has less room than the store may need."""
-    counts = [split.count for split in source.splits]
-    known = sum(count for count in counts if count is not None)
+def _check_disk(source: Source, target: StoreFolder, settings: StoreSettings) -> None:
+    """Raise DataError if the disk has less room than the rest of the store may need."""
+    # What an interrupted preparation has written is no longer free.
+    written = consumed(target)
+    known = sum(
+        split.count - written.get(split.name, 0)
+        for split in source.splits
+        if split.count is not None
+    )
     # Photographs take 0.4 bytes per pixel at quality 95 with 4:2:0 chroma; 0.6 leaves a margin.
     image_bytes = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
-    existing, free = free_space(folder.parent)
+    existing, free = free_space(target.path.parent)
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
         # The whole command, since `alexnet train FOLDER` has no such option.
@@ -152,7 +159,7 @@ def _check_disk(source: Source, folder: Path, settings: StoreSettings) -> None:
             if getattr(settings, field.name) != field.default
         ]
         options = itertools.chain(*asked)
-        anyway = command("prepare", "SOURCE", folder, *options, "--ignore-disk")
+        anyway = command("prepare", "SOURCE", target.path, *options, "--ignore-disk")
         raise DataError(
             f"the store may need {needed} and {existing} has {size(free)} free; "
             f"make room, choose another disk, or begin anyway with: {anyway}"
@@ -186,7 +193,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
     if record["finished"]:
         return
     sums = job.sums()
-    (job.folder.new / split.name).mkdir(exist_ok=True)
+    (job.target.new / split.name).mkdir(exist_ok=True)
     items = split.items(record["consumed"])
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
@@ -217,7 +224,7 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
     skipped = [[name, reason] for result in finished for name, reason in result.skipped]
     if rows:
         name = f"data-{len(record['shards']):05d}.arrow"
-        path = job.folder.new / split.name / name
+        path = job.target.new / split.name / name
         about = write_arrow_file(path, rows, job.source.classes)
         record["shards"].append({"file": name} | about | {"sha256": file_sha256(path)})
         write_digests(job.digests(split.name, name), rows)
@@ -237,7 +244,7 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
         job.set_sums(sums, record["consumed"])
     job.save()
     if old_sums not in (None, job.state["sums"]):
-        (job.folder.partial / old_sums["file"]).unlink()
+        (job.target.partial / old_sums["file"]).unlink()
     _check_skipped(job, split, final=False)
 
 
@@ -249,7 +256,7 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     if final and record["consumed"] == skipped:
         raise DataError(
             f"the split {split.name!r} has no readable image; repair the images and remove "
-            f"{job.folder.partial}"
+            f"{job.target.partial}"
         )
     tolerated = max(job.spare, job.settings.most_skipped * max(1, total))
     if (final or split.count) and skipped > tolerated:
@@ -257,8 +264,8 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
         first = first_of(names, skipped)
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.folder.partial}, or allow more with the option "
-            f"--most-skipped of `{command('prepare', 'SOURCE', job.folder.path)}`"
+            f"repair them and remove {job.target.partial}, or allow more with the option "
+            f"--most-skipped of `{command('prepare', 'SOURCE', job.target.path)}`"
         )
 
 
@@ -268,7 +275,7 @@ def _finish(job: Job) -> dict[str, Any]:
     Returns:
         The manifest, as it is read from the store.
     """
-    source, folder = job.source, job.folder.new
+    source, folder = job.source, job.target.new
     sums = job.sums()
     splits = {}
     for split in source.splits:

@@ -33,25 +33,25 @@ class Job:
     """A preparation in progress.
 
     Attributes:
-        folder: Where the store is written.
+        target: Where the store is written.
         state: How far the preparation has come.
         spare: Number of unreadable images that a split may have, whatever the share of them.
     """
 
     source: Source
     settings: StoreSettings
-    folder: StoreFolder
+    target: StoreFolder
     state: dict[str, Any]
     spare: int = 0
 
     def save(self) -> None:
         """Write the state."""
         content = {"sha256": _digest(self.state), "content": self.state}
-        write_whole(self.folder.partial / STATE_FILE, json.dumps(content).encode())
+        write_whole(self.target.partial / STATE_FILE, json.dumps(content).encode())
 
     def digests(self, split: str, file: str) -> Path:
         """Path of the digests of the images of a file of the store."""
-        return self.folder.partial / f"digests-{split}-{file}.npz"
+        return self.target.partial / f"digests-{split}-{file}.npz"
 
     def sums(self) -> Sums:
         """Return the sums of the training images in finished files.
@@ -62,10 +62,10 @@ class Job:
         saved = self.state["sums"]
         if saved is None:
             return Sums.zero(self.settings.size_px)
-        path = self.folder.partial / saved["file"]
+        path = self.target.partial / saved["file"]
         data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() != saved["sha256"]:
-            raise DataError(f"{path} is missing or damaged; {_begin_again(self.folder)}")
+            raise DataError(f"{path} is missing or damaged; {_begin_again(self.target)}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return Sums(arrays["pixels"], arrays["products"], int(arrays["images"]))
 
@@ -78,11 +78,11 @@ class Job:
         buffer = io.BytesIO()
         np.savez(buffer, pixels=sums.pixels, products=sums.products, images=sums.images)
         data, name = buffer.getvalue(), f"sums-{images}.npz"
-        write_whole(self.folder.partial / name, data)
+        write_whole(self.target.partial / name, data)
         self.state["sums"] = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def begin(folder: StoreFolder, source: Source, settings: StoreSettings) -> Job:
+def begin(target: StoreFolder, source: Source, settings: StoreSettings) -> Job:
     """Resume an interrupted preparation, or begin a new one.
 
     Raises:
@@ -91,20 +91,31 @@ def begin(folder: StoreFolder, source: Source, settings: StoreSettings) -> Job:
     """
     # As JSON gives it back, for the comparison below.
     expected = json.loads(json.dumps(_expected(source, settings)))
-    state = _read_state(folder)
+    state = _read_state(target)
     if state is None:
-        folder.partial.mkdir(parents=True, exist_ok=True)
-        job = Job(source, settings, folder, expected | {"splits": {}, "sums": None})
+        target.partial.mkdir(parents=True, exist_ok=True)
+        job = Job(source, settings, target, expected | {"splits": {}, "sums": None})
         job.save()
     elif difference := _difference(state, expected):
         raise DataError(
-            f"{folder.partial} cannot be continued: {difference}; restore that, or "
-            f"{_begin_again(folder)}"
+            f"{target.partial} cannot be continued: {difference}; restore that, or "
+            f"{_begin_again(target)}"
         )
     else:
-        job = Job(source, settings, folder, state)
-    folder.new.mkdir(exist_ok=True)
+        job = Job(source, settings, target, state)
+    target.new.mkdir(exist_ok=True)
     return job
+
+
+def consumed(target: StoreFolder) -> dict[str, int]:
+    """Return how many images of each split an interrupted preparation has read, by split.
+
+    Raises:
+        DataError: If its state is damaged.
+    """
+    state = _read_state(target)
+    splits = state["splits"] if state else {}
+    return {name: record["consumed"] for name, record in splits.items()}
 
 
 def _expected(source: Source, settings: StoreSettings) -> dict[str, Any]:
@@ -144,20 +155,20 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def _read_state(folder: StoreFolder) -> dict[str, Any] | None:
+def _read_state(target: StoreFolder) -> dict[str, Any] | None:
     """Return the state of an interrupted preparation; None if there is none.
 
     Raises:
         DataError: If it is damaged, or if the folder belongs to something else.
     """
-    path = folder.partial / STATE_FILE
+    path = target.partial / STATE_FILE
     if not path.exists():
         # A process killed before its first state was complete leaves at most a hidden file.
-        if folder.partial.exists() and (
-            not folder.partial.is_dir() or any(folder.partial.glob("[!.]*"))
+        if target.partial.exists() and (
+            not target.partial.is_dir() or any(target.partial.glob("[!.]*"))
         ):
             raise DataError(
-                f"{folder.partial} is not an unfinished store; move it away, or choose another name"
+                f"{target.partial} is not an unfinished store; move it away, or choose another name"
             )
         return None
     try:
@@ -171,12 +182,12 @@ def _read_state(folder: StoreFolder) -> dict[str, Any] | None:
         pass
     raise DataError(
         f"{path} is damaged or was written by another version of this program; "
-        f"{_begin_again(folder)}"
+        f"{_begin_again(target)}"
     )
 
 
-def _begin_again(folder: StoreFolder) -> str:
-    return f"remove {folder.partial} to begin again"
+def _begin_again(target: StoreFolder) -> str:
+    return f"remove {target.partial} to begin again"
 
 
 def _digest(state: dict[str, Any]) -> str:
