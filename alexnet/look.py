@@ -21,6 +21,7 @@ from alexnet.data.image import centre_square
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
 from alexnet.figures import INK, TRAIN, VAL
+from alexnet.terminal import printable
 
 CLASSES, PER_CLASS = 10, 8  # rows and columns of the mosaic
 TILE_PX, GAP_PX = 96, 4
@@ -84,7 +85,6 @@ def facts(store: Store, counts: Counts) -> list[tuple[str, str]]:
     red, green, blue = store.statistics.mean.mean((0, 1))
     lines.append(("mean color", f"red {red:.0f}, green {green:.0f}, blue {blue:.0f} of 255"))
     lines.append(("made from", manifest.get("source", "unknown")))
-    # Names may come from someone else, and a terminal obeys what they may contain.
     return [(name, printable(text)) for name, text in lines] + left_out(manifest)
 
 
@@ -102,11 +102,6 @@ def left_out(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
             lines.append(("skipped", f"{len(skipped):,} of {split}: {shown}{rest}"))
     lines += [("note", note) for note in manifest.get("notes", [])]
     return [(name, printable(text)) for name, text in lines]
-
-
-def printable(text: str) -> str:
-    """Return a text with a question mark for each character that moves a cursor or is invisible."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _draw(

@@ -41,6 +41,7 @@ from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.saved_config import differences, to_dict
+from alexnet.terminal import printable
 from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import read_metrics
 from alexnet.trained import load
@@ -177,11 +178,11 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
         DataError: The store holds other images.
     """
     for note in source.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     settings = StoreSettings(size_px=stored_px(config), most_skipped=MOST_SKIPPED)
     if not (folder / "manifest.json").is_file():
         manifest = prepare(source, folder, settings, spare=1)
-        print("\n".join(in_words(manifest, source.notes)), file=sys.stderr)
+        print("\n".join(map(printable, in_words(manifest, source.notes))), file=sys.stderr)
         return
     manifest = Store(folder).manifest
     held = {name: split.get("fingerprint") for name, split in manifest["splits"].items()}

@@ -49,13 +49,14 @@ class Progress:
         self._console = Console(stderr=True)
         self._rich: RichProgress | None = None
         if self._console.is_terminal:
+            # Without markup: a name in brackets would be taken for a style, and vanish.
             self._rich = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[rate]}", markup=False),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
                 # The bar vanishes at the end, because its caller prints the result.
                 transient=True,

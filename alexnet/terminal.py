@@ -1,4 +1,4 @@
-"""Text in columns that fits the terminal; words are never broken."""
+"""Text for a terminal: in columns that fit it, and without what it would obey."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def terminal_width() -> int:
 
 
 def wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
-    """The lines of a paragraph, after `first` on the first line and `rest` on the others."""
+    """The lines of a paragraph, after `first` on the first line and `rest` on the others.
+
+    Words are never broken.
+    """
     lines = textwrap.wrap(
         # A default stays on one line: (default: 0.1).
         text.replace("(default: ", f"(default:{NO_BREAK}"),
@@ -54,3 +57,11 @@ def entry(term: str, text: str, indent: int) -> list[str]:
     if len(left) > indent - 2:
         return [left, *wrapped(text, " " * indent, " " * indent)]
     return wrapped(text, f"{left:<{indent}}", " " * indent)
+
+
+def printable(text: str) -> str:
+    """A line of text with a question mark for each character that moves a cursor or is invisible.
+
+    Names of files and classes may come from someone else, and a terminal obeys what they contain.
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -640,6 +640,22 @@ def test_help_is_fast() -> None:
         assert min(times_s) < 0.5, (arguments, times_s)
 
 
+def test_hostile_name_of_an_image_does_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(shapes.image(0, i)).save(tmp_path / "images" / name / f"{i}.png")
+    (tmp_path / "images" / "one" / "a\x1b[2J.png").touch()
+    (tmp_path / "images" / "b\x1b[2J.png").touch()
+    settings = "--most-skipped", "0.5", "--size-px", "16"
+    output = runs(capsys, "prepare", tmp_path / "images", tmp_path / "store", *settings)
+    assert "a?[2J.png" in output
+    assert "b?[2J.png" in output
+    assert "\x1b" not in output
+
+
 def test_prepare_of_few_images_names_the_quick_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

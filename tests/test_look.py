@@ -17,7 +17,8 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import InHand, Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.errors import DataError
-from alexnet.look import look, printable
+from alexnet.look import look
+from alexnet.terminal import printable
 
 
 def store_of(folder: Path, counts: dict[str, list[int]]) -> Path:

@@ -235,6 +235,18 @@ def test_what_was_left_out_is_said_and_a_wrong_setting_comes_before_it(
     assert f"skipped {shapes.CLASSES[0]}/empty.jpg: not an image" in capsys.readouterr().err
 
 
+def test_hostile_name_of_an_image_does_not_reach_the_terminal(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (images, images / shapes.CLASSES[0]):
+        (folder / "a\x1b[2J.png").touch()
+    source = sources.find(str(images))
+    own_images._prepare(source, tmp_path / "store", tiny(recommended(50)))
+    printed = capsys.readouterr().err
+    assert printed.count("a?[2J.png") == 2
+    assert "\x1b" not in printed
+
+
 def backwards(config: Config) -> Config:
     return replace(tiny(config), sgd=replace(tiny(config).sgd, lr=-1.0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from alexnet import checkpoint, progress
 from alexnet.checkpoint import read_config, write_config
@@ -262,3 +264,13 @@ def test_training_says_once_how_long_it_will_take(
         "2.5 h",
         "3.0 days",
     ]
+
+
+def test_brackets_in_names_are_shown_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes them for styles where it is not told otherwise."""
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "Console", lambda stderr: terminal)
+    with Progress("[old]", 2, "images [a]") as bar:
+        bar.advance(1, "[/y]")
+    assert all(name in screen.getvalue() for name in ("[old]", "images [a]", "[/y]"))

@@ -14,6 +14,7 @@ from alexnet.config import MEMORY_GIB, StoreSettings
 from alexnet.errors import DataError
 from alexnet.files import check_outside
 from alexnet.program import command
+from alexnet.terminal import printable
 
 FEW_IMAGES = 20_000
 """With fewer, a small network is advised as well."""
@@ -67,12 +68,12 @@ def prepare(arguments: list[str]) -> None:
     check_outside(folder, sources.image_folders(a.source), "choose a place elsewhere for the store")
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:
-        print(note, flush=True)
+        print(printable(note), flush=True)
     manifest = preparation.prepare(
         source, folder, a.settings, a.workers, a.force, a.ignore_disk, a.memory_gib
     )
     print(f"{a.store}: {len(manifest['classes'])} classes")
-    print("\n".join(in_words(manifest, source.notes)))
+    print("\n".join(map(printable, in_words(manifest, source.notes))))
     print(f"look at it:  {command('look', a.store)}")
     images = sum(split["images"] for split in manifest["splits"].values())
     few = images < FEW_IMAGES and Path(a.source).is_dir()
