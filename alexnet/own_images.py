@@ -148,9 +148,9 @@ def typical_side_px(source: Source) -> int:
         DataError: None of these images can be read.
     """
     train = source.splits[0]
-    # At even distances, since the images of a class may be alike. A source that is read from front
-    # to back does not know its number of images, and shows its first ones.
-    step = (train.count or 0) // SAMPLE
+    # At even distances, since the images of a class may be alike. Only listed files, which have a
+    # fingerprint, can be reached at once; other sources show their first images.
+    step = train.count // SAMPLE if train.count and train.fingerprint else 0
     items = (
         [next(train.items(i * step)) for i in range(SAMPLE)]
         if step

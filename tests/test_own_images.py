@@ -21,6 +21,7 @@ from alexnet.cli.settings import MINUTES
 from alexnet.config import Config, Sgd, scaled
 from alexnet.data import resident, shapes, sources
 from alexnet.data.augment import Augmentation, sample_augmentation
+from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.own_images import (
@@ -333,6 +334,20 @@ def test_typical_side_is_the_median_of_readable_images(images: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of 15 images"):
         typical_side_px(sources.find(str(images)))
+
+
+def test_typical_side_of_an_archive_is_that_of_its_first_images(images: Path) -> None:
+    """An archive knows its number of images, and is read from front to back."""
+    listed = sources.find(str(images)).splits[0]
+    starts: list[int] = []
+
+    def items(start: int) -> Iterator[Item]:
+        starts.append(start)
+        return listed.items(start)
+
+    train = SourceSplit("train", 10**6, items)
+    assert 50 <= typical_side_px(Source("archive", ("a", "b"), (train,))) <= 59
+    assert starts == [0]
 
 
 def test_a_network_of_one_answer_is_said_to_have_learned_nothing(
