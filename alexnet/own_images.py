@@ -53,8 +53,9 @@ TINY_PX, CIFAR_PX = 48, 32
 """Images whose shorter side has fewer pixels than the first number are trained on as CIFAR-10 is,
 with the second number of pixels."""
 MANY = 20_000
-"""So many tiny images are trained on without augmentation, with which an epoch takes twice as long.
-Both were measured far from this number, at 2,500 and at 50,000 images (docs/log.md)."""
+"""From this many tiny training images on, the recipe is cifar_26, which does not augment; with
+augmentation an epoch takes twice as long. Both were measured far from this number, at 2,500 and at
+50,000 images (docs/log.md)."""
 MOST_SKIPPED = 0.1
 """Largest share of the images of a split that may be unreadable. One image of a split may be in any
 case: one bad file must not stop a small folder."""
@@ -94,23 +95,22 @@ def train_on(
         Interrupted, NotFinite, BusyError: As `fit` does.
     """
     if (Path(folder) / "manifest.json").is_file():
-        data = folder
-        train = next(iter(Store(data).manifest["splits"].values()))
-        config = base or recommended(Store(data).size_px, train["images"])
+        store = Store(folder)
+        train = next(iter(store.manifest["splits"].values()))
+        config = base or recommended(store.size_px, train["images"])
     else:
         check_outside(run, sources.image_folders(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
-        data = store_beside(run)
         config = base or recommended(typical_side_px(source), source.splits[0].count)
         # Before the images are prepared, which may take minutes.
         check(change(config))
-        _prepare(source, Path(data), change(config))
-    store = Store(data)
+        _prepare(source, Path(store_beside(run)), change(config))
+        store = Store(store_beside(run))
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in store.manifest["splits"]]
     val = held_out[0] if held_out else config.val_split
     resident = should_decode_once(store, config.train_split, device_type(config.device))
-    config = replace(config, data=data, val_split=val, resident=resident)
+    config = replace(config, data=store.name, val_split=val, resident=resident)
     return _train_and_test(change(config), run, minutes)
 
 
@@ -273,7 +273,7 @@ def epochs_within(time_s: float, epoch_s: float) -> int:
 def _epoch_s(config: Config) -> float:
     """Measure the seconds that an epoch and its validation take here."""
     store = Store(config.data)
-    images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
+    images, tests = map(store.num_images, (config.train_split, config.val_split))
     # The forward pass, which is all that a validation needs, takes a third of a training step.
     return (images + tests / 3) * image_s(config, store, TIMED_S)
 
@@ -292,7 +292,7 @@ def _announce(config: Config, run: Path, epoch_s: float, chosen: bool) -> None:
         chosen: Whether the number of epochs was made from the time to train.
     """
     store = Store(config.data)
-    images, tests = (len(store.split(name)) for name in (config.train_split, config.val_split))
+    images, tests = map(store.num_images, (config.train_split, config.val_split))
     plural = "" if config.schedule.epochs == 1 else "s"
     minutes = config.schedule.epochs * epoch_s / 60
     least = (

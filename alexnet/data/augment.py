@@ -282,10 +282,12 @@ def fixed_crop(top: int, left: int, flip: bool, count: int, side_px: int = 0) ->
         side_px: Side of a crop that is rescaled to the input; 0: that of the input.
     """
     # Every image of a test batch gets the same crop.
-    full = np.full(count, 1)
-    shift, sides = np.zeros((count, 3), np.float32), np.full((2, count), float(side_px))
     return Augmentation(
-        full * top, full * left, full * flip > 0, shift, sides=sides if side_px else None
+        np.full(count, top),
+        np.full(count, left),
+        np.full(count, flip),
+        np.zeros((count, 3), np.float32),
+        sides=np.full((2, count), float(side_px)) if side_px else None,
     )
 
 
@@ -339,9 +341,8 @@ class Preprocess:
         self.deviation = (
             255 * mean.new_tensor(TORCHVISION_STD) if augment.mean == "channel" else None
         )
-        self.centre_mean = mean[half : half + input_px, half : half + input_px]
         # Made once: a constant that is made in a step reaches a GPU by a copy that waits.
-        fixed = self.centre_mean
+        fixed = mean[half : half + input_px, half : half + input_px]
         if augment.mean == "channel":
             fixed = (255 * mean.new_tensor(TORCHVISION_MEAN)).expand_as(fixed)
         self._centre_patch_mean = fixed.contiguous()

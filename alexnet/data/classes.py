@@ -47,7 +47,7 @@ def short_names(classes: Sequence[str], words: Sequence[str]) -> tuple[str, ...]
     if not words:
         return tuple(classes)
     first = [text.split(",")[0].strip() for text in words]
-    # Names must differ, because a figure or a list would else show two classes as one.
+    # Names must differ, because a figure or a list would otherwise show two classes as one.
     shared, shared_words = Counter(first), Counter(words)
 
     def name(number: int) -> str:

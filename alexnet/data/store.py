@@ -194,8 +194,8 @@ class Store:
             answer_s: Timeout for reading an image, in seconds.
 
         Raises:
-            DataError: If the store has no such split, or one of its files is missing or has not
-                the size that the manifest states.
+            DataError: If the store has no such split, or one of its files is missing or does not
+                have the size that the manifest states.
         """
         entry, files = self._entry(name), self._files(name)
         sizes = {file.name: file.size for file in files}

@@ -22,7 +22,7 @@ def finish(ax: Axes, x: str, y: str) -> None:
 def legend(ax: Axes) -> None:
     """Draw the legend of an axis where it hides the least."""
     for text in ax.legend(frameon=False, fontsize=8).get_texts():
-        # A `$` in the name of a run would else begin a formula.
+        # A `$` in the name of a run would otherwise begin a formula.
         text.set_parse_math(False)
 
 
