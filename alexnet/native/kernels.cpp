@@ -3,7 +3,7 @@
 // `native/__init__.py` compiles the file on first use and declares its functions. It includes no
 // header of PyTorch, so that it compiles in seconds and does not depend on PyTorch's version. The
 // plain versions with the same formulas are in ops/normalise.py, ops/dropout.py, train/sgd.py,
-// data/augment.py and data/prepare.py; tests compare the two.
+// data/augment.py and data/pixel_sums.py; tests compare the two.
 //
 // - ReLU, response normalization and max pooling in one pass (sections 3.1, 3.3 and 3.4), and the
 //   original's normalization over a square inside each map: b = a (k + alpha S)^-3/4, where S is
@@ -433,7 +433,11 @@ inline void reflect(const uint8_t *from, uint8_t *to, int64_t pixels) {
   for (; i + 6 <= pixels; i += 5) {
     Vector v;
     std::memcpy(&v, from + 3 * (pixels - i) - 16, 16);
+#if defined(__clang__) || __GNUC__ >= 12
     v = __builtin_shufflevector(v, v, 13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+#else  // GCC 11, that of Ubuntu 22.04, has only its own form
+    v = __builtin_shuffle(v, (Vector){13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0});
+#endif
     std::memcpy(to + 3 * i, &v, 16);  // what follows overwrites the sixteenth byte
   }
   for (; i < pixels; i++) std::memcpy(to + 3 * i, from + 3 * (pixels - 1 - i), 3);
