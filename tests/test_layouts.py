@@ -788,7 +788,7 @@ def test_failing_stream_of_the_hub_is_one_sentence(
         raise pa.ArrowInvalid("no Parquet\nor so")
 
     monkeypatch.setattr(datasets.IterableDataset, "__iter__", fail)
-    with pytest.raises(DataError, match=f"hub does not go on with {HUB}: no Parquet; run"):
+    with pytest.raises(DataError, match=f"hub stopped sending {HUB}: no Parquet; run"):
         list(train.items(0))
 
 

@@ -10,7 +10,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alexnet.errors import DataError
@@ -202,6 +202,16 @@ def wnids_of_classes_py(path: Path, names: Sequence[str]) -> list[str] | None:
             if [word for _, word in pairs] == list(names) and are_wnids(str(w) for w, _ in pairs):
                 return [str(wnid) for wnid, _ in pairs]
     return None
+
+
+def with_words(catalogue: ClassList, folder: Path) -> ClassList:
+    """Return classes with the words for their wnids, from a file in `folder` or the one above it.
+
+    Classes that have words already, or are not wnids, are returned unchanged.
+    """
+    if catalogue.words or not are_wnids(catalogue.classes):
+        return catalogue
+    return replace(catalogue, words=words_beside(catalogue.classes, (folder, folder.parent)))
 
 
 def words_beside(wnids: Sequence[str], folders: Iterable[Path]) -> tuple[str, ...]:

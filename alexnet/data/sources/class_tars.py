@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet.data.classes import are_wnids, words_beside
+from alexnet.data.classes import ClassList, with_words
 from alexnet.data.sources.source import Options, Row, Source, is_image, streamed_with_val
 from alexnet.data.sources.tars import open_tar
 from alexnet.errors import DataError
@@ -40,10 +40,10 @@ def class_tars(folder: Path, options: Options | None = None) -> Source:
             if not count:
                 raise DataError(f"{path} has no images; remove it or fill it")
 
-    classes = tuple(path.stem for path in tars)
+    catalogue = with_words(ClassList(tuple(path.stem for path in tars)), folder)
     return Source(
         f"class tars {folder}, {options.val_fraction} of them val",
-        classes,
+        catalogue.classes,
         streamed_with_val(rows, options),
-        words=words_beside(classes, (folder, folder.parent)) if are_wnids(classes) else (),
+        words=catalogue.words,
     )

@@ -17,6 +17,7 @@ from alexnet.data.sources.source import (
     listed_splits,
     may_be_image,
     notes_on_left_out,
+    split_in_name,
     without_labels,
 )
 from alexnet.data.sources.tables import (
@@ -27,7 +28,6 @@ from alexnet.data.sources.tables import (
     match_images,
     note_unlisted,
     read_table,
-    split_in_name,
 )
 from alexnet.errors import DataError
 

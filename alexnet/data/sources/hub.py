@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from alexnet.data.classes import ClassList, are_wnids, class_list, wnids_of_labels
 from alexnet.data.sources.source import (
-    MAX_IMAGE_BYTES,
-    InHand,
     Item,
     Options,
     Source,
     SourceSplit,
+    in_hand,
     split_name,
     unreadable,
     without_labels,
@@ -86,8 +85,8 @@ def _rows(stream: Any, name: str) -> Iterator[dict[str, Any]]:
     # The library raises many kinds of errors: no network, damaged files.
     except Exception as error:
         raise DataError(
-            f"the Hugging Face hub does not go on with {name}: {_reason(error)}; run the "
-            "command again, which continues after the last finished file"
+            f"the Hugging Face hub stopped sending {name}: {_reason(error)}; run the command "
+            "again, which continues after the last finished file"
         ) from None
 
 
@@ -113,19 +112,11 @@ def _split(
             if row[label] in (None, -1):
                 raise DataError(f"row {number} of the split {key!r} has no label")
             cell = row[image] or {}
+            data: bytes | None = cell.get("bytes")
             yield Item(
                 cell.get("path") or f"{key}:{number}",
                 catalogue.label(int(row[label])),
-                _reader(cell.get("bytes")),
+                unreadable("the row has no image") if data is None else in_hand(data),
             )
 
     return SourceSplit(key, None, items)
-
-
-def _reader(data: bytes | None) -> Callable[[], bytes]:
-    """Return a reader for the bytes in a row."""
-    if data is None:
-        return unreadable("the row has no image")
-    if len(data) > MAX_IMAGE_BYTES:
-        return unreadable(f"{len(data):,} bytes are more than {MAX_IMAGE_BYTES:,}")
-    return InHand(data)

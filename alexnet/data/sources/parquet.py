@@ -18,9 +18,9 @@ from alexnet.data.classes import (
     are_wnids,
     check_count,
     class_list,
+    with_words,
     wnids_of_classes_py,
     wnids_of_labels,
-    words_beside,
 )
 from alexnet.data.sources.source import (
     MAX_IMAGE_BYTES,
@@ -255,10 +255,7 @@ def _classes(
             or wnids_of_classes_py(folder / "classes.py", names)
             or wnids_of_classes_py(folder.parent / "classes.py", names),
         )
-    if are_wnids(catalogue.classes) and not catalogue.words:
-        words = words_beside(catalogue.classes, (folder, folder.parent))
-        return ClassList(catalogue.classes, words, catalogue.order)
-    return catalogue
+    return with_words(catalogue, folder)
 
 
 def _names(files: list[Path], image: str, label: str) -> Iterator[tuple[str | None, int]]:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,6 +104,15 @@ class InHand:
 
     def __call__(self) -> bytes:
         return self.data
+
+
+def in_hand(data: bytes) -> Callable[[], bytes]:
+    """Return a reader for bytes already read, or for the error that there are too many of them."""
+    try:
+        check_size(len(data))
+    except UnreadableImage as error:
+        return unreadable(str(error))
+    return InHand(data)
 
 
 def unreadable(reason: str) -> Callable[[], bytes]:
@@ -279,6 +289,15 @@ def split_name(word: str) -> str:
     """Return our name for a split that a source calls `word`; an unknown word is unchanged."""
     # Unknown words are kept, so that a message can name the split as the source does.
     return next((name for name, words in SPLIT_NAMES.items() if word.lower() in words), word)
+
+
+def split_in_name(path: Path) -> str | None:
+    """Return the split that a word in a file's name means; None if there is none.
+
+    Tables are called LOC_val_solution.csv, for example, and shards imagenet1k-train-0000.tar.
+    """
+    words = [split_name(word) for word in re.findall(r"[A-Za-z]+", path.stem)]
+    return next((word for word in words if word in SPLIT_NAMES), None)
 
 
 def is_image(name: str | Path) -> bool:

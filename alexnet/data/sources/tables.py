@@ -15,7 +15,7 @@ from alexnet.data.classes import (
     class_list,
     is_number,
     read_class_names,
-    words_beside,
+    with_words,
 )
 from alexnet.data.sources.source import (
     SPLIT_NAMES,
@@ -26,6 +26,7 @@ from alexnet.data.sources.source import (
     is_image,
     listed_splits,
     readable,
+    split_in_name,
     split_name,
     without_labels,
 )
@@ -109,12 +110,6 @@ def candidates(folders: Iterable[Path]) -> list[Path]:
         and path.is_file()
         and "submission" not in path.stem.lower()  # Kaggle's sample submissions: invented labels
     ]
-
-
-def split_in_name(path: Path) -> str | None:
-    """Return the split that a word in a table's name means, as in LOC_val_solution.csv."""
-    words = [split_name(word) for word in re.findall(r"[A-Za-z]+", path.stem)]
-    return next((word for word in words if word in SPLIT_NAMES), None)
 
 
 def read_table(path: Path, images: Images) -> Table | None:
@@ -417,5 +412,5 @@ def _classes(folder: Path, labels: set[str]) -> tuple[ClassList, dict[str, int]]
         catalogue = class_list(names)
         return catalogue, {label: catalogue.label(int(label)) for label in ordered}
     ordered = sorted(labels)
-    words = words_beside(ordered, (folder, folder.parent)) if are_wnids(ordered) else ()
-    return ClassList(tuple(ordered), words), {label: i for i, label in enumerate(ordered)}
+    catalogue = with_words(ClassList(tuple(ordered)), folder)
+    return catalogue, {label: i for i, label in enumerate(ordered)}

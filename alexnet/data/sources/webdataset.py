@@ -17,8 +17,8 @@ from alexnet.data.classes import (
     in_label_order,
     is_number,
     read_class_names,
+    with_words,
     wnid_in,
-    words_beside,
 )
 from alexnet.data.sources.source import (
     SPLIT_NAMES,
@@ -28,7 +28,7 @@ from alexnet.data.sources.source import (
     UnreadableImage,
     is_hidden,
     is_image,
-    split_name,
+    split_in_name,
     streamed,
     streamed_with_val,
     without_labels,
@@ -62,7 +62,7 @@ def is_webdataset(folder: Path) -> bool:
     ends = zip(tars[:1] + tars[-1:], samples, strict=True)
     if all(name.startswith(path.stem) for path, (names, _) in ends for name in names):
         return False
-    return all(re.search(r"\d$", path.stem) or _split_of(path) for path in tars)
+    return all(re.search(r"\d$", path.stem) or split_in_name(path) for path in tars)
 
 
 def _peek(path: Path) -> tuple[list[str], bool]:
@@ -76,12 +76,6 @@ def _peek(path: Path) -> tuple[list[str], bool]:
                 ext == ".json" and _json_label(_read_label(member)) is not None
             )
     return names, label
-
-
-def _split_of(path: Path) -> str | None:
-    """Return the split that a word in a shard's name means, as in imagenet1k-train-0000.tar."""
-    words = [split_name(word) for word in re.findall(r"[A-Za-z]+", path.stem)]
-    return next((word for word in words if word in SPLIT_NAMES), None)
 
 
 def webdataset(folder: Path, options: Options | None = None) -> Source:
@@ -141,7 +135,7 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     """Return the tars of each split, training first. Raises DataError for unclear names."""
     shards: dict[str | None, list[Path]] = {}
     for path in sorted(folder.glob("*.tar")):
-        shards.setdefault(_split_of(path), []).append(path)
+        shards.setdefault(split_in_name(path), []).append(path)
     if None in shards and len(shards) > 1:
         raise DataError(
             f"the name of {shards[None][0]} contains no split, and those of other tars do; "
@@ -212,10 +206,7 @@ def _classes(folder: Path, train: Scan) -> tuple[ClassList, Positions]:
     if are_wnids(catalogue.classes):
         # Other splits may have the wnids themselves for labels.
         positions |= {wnid: position for position, wnid in enumerate(catalogue.classes)}
-        if not catalogue.words:
-            words = words_beside(catalogue.classes, (folder, folder.parent))
-            catalogue = ClassList(catalogue.classes, words, catalogue.order)
-    return catalogue, positions
+    return with_words(catalogue, folder), positions
 
 
 def _names_of_numbers(folder: Path, largest: int) -> list[str]:
