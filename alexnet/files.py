@@ -1,9 +1,10 @@
-"""Atomic file writes, free disk space, locks, JSON that may be damaged, and the user's cache."""
+"""Atomic file writes, disk space, locks, checksums, JSON that may be damaged, the user's cache."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -257,6 +258,12 @@ def _acquire(path: Path, what: str, mend: str) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
     return descriptor
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def user_cache() -> Path:

@@ -40,9 +40,10 @@ from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
 from alexnet.data.resident import ResidentSplit, check_fits, should_decode_once
 from alexnet.data.storage import StoreLost
-from alexnet.data.store import Split, Statistics, Store, file_sha256
+from alexnet.data.store import Split, Statistics, Store
 from alexnet.device import dtype_of
 from alexnet.errors import ConfigError, DataError
+from alexnet.files import file_sha256
 from alexnet.train.loop import fit
 from tests.conftest import tiny
 

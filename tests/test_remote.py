@@ -23,8 +23,9 @@ from alexnet.data.cache import Cache, Stamp, record_check, stamp_of
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.remote import RemoteStorage
 from alexnet.data.storage import StoreLost
-from alexnet.data.store import Split, Store, file_sha256
+from alexnet.data.store import Split, Store
 from alexnet.errors import DataError
+from alexnet.files import file_sha256
 from alexnet.train.loop import fit
 from tests import servers
 from tests.conftest import tiny

@@ -16,7 +16,6 @@ one whose writers are trusted is therefore the right choice for ALEXNET_CACHE.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,7 +23,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from alexnet.errors import DataError
-from alexnet.files import user_cache
+from alexnet.files import file_sha256, user_cache
 
 Stamp = tuple[int, int, int]
 """Size in bytes, time of the last change in nanoseconds, and inode of a file."""
@@ -168,9 +167,7 @@ def compare_checksum(path: Path, size: int, sha256: str) -> Stamp | None:
     stamp = stamp_of(path)
     if stamp[0] != size:
         return None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return record_check(path, stamp, sha256) if digest == sha256 else None
+    return record_check(path, stamp, sha256) if file_sha256(path) == sha256 else None
 
 
 def record_check(path: Path, stamp: Stamp, sha256: str) -> Stamp:

@@ -30,11 +30,10 @@ from alexnet.data.pixel_sums import Sums
 from alexnet.data.processing import Memory, Processed, Unreadable, process_in_order, read
 from alexnet.data.sources import Source, SourceSplit
 from alexnet.data.storage import LocalStorage
-from alexnet.data.store import file_sha256
 from alexnet.data.store_folder import StoreFolder
 from alexnet.data.unfinished import Job, begin, consumed
 from alexnet.errors import DataError
-from alexnet.files import free_space, size, write_whole
+from alexnet.files import file_sha256, free_space, size, write_whole
 from alexnet.program import command
 from alexnet.progress import Progress
 

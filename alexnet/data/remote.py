@@ -182,7 +182,7 @@ class RemoteStorage:
 
         return _retry(fetch, self.name)
 
-    def copy_to_cache(
+    def expect_repeated_reads(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
     ) -> None:
         """Copy files to the local cache in the background, as long as it has room."""

@@ -60,10 +60,12 @@ class Storage(Protocol):
             StoreLost, DataError: As `read_ranges` does.
         """
 
-    def copy_to_cache(
+    def expect_repeated_reads(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
     ) -> None:
-        """Start copying files to the local cache, where that makes repeated reading faster.
+        """Begin in the background what is worth while for files that are read again and again.
+
+        Remote files are copied to the local cache, and local ones compared with their checksums.
 
         Args:
             sha256: Checksum of each file.
@@ -206,7 +208,7 @@ class LocalStorage:
             path = error.filename or self.name
             raise StoreLost(f"{path} cannot be read any more ({error.strerror})") from error
 
-    def copy_to_cache(
+    def expect_repeated_reads(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
     ) -> None:
         """Copy nothing, since the files are local; compare them with their checksums instead."""

@@ -203,7 +203,7 @@ class Store:
         index = self._index(name, entry.get("index"), files)
         if keep:
             sha256 = {f"{name}/{s['file']}": s["sha256"] for s in entry["shards"]}
-            self.storage.copy_to_cache(sha256, sizes, self.checksum)
+            self.storage.expect_repeated_reads(sha256, sizes, self.checksum)
         return Split(self.storage, files, index, self.size_px, answer_s)
 
     def num_images(self, split: str) -> int:
@@ -256,10 +256,9 @@ class Store:
         _ = self.statistics
         advance("mean.npy", 0)
         for name, split in self.manifest["splits"].items():
-            self.split(name)  # checks the index, and that it fits the files
+            self.split(name)  # checks the sizes and the index, and that it fits the files
             for entry in (*split["shards"], *([split["index"]] if "index" in split else ())):
                 file = f"{name}/{entry['file']}"
-                self.storage.check_sizes({file: entry["bytes"]})
                 digest = hashlib.sha256()
                 for piece in pieces(self.storage, file, entry["bytes"]):
                     digest.update(piece)
@@ -272,12 +271,6 @@ def pieces(storage: Storage, file: str, size: int) -> Iterator[bytes]:
     """Yield the bytes of a large file piece by piece, so that it never lies in memory whole."""
     for begin in range(0, size, PIECE_BYTES):
         yield from storage.read_ranges([(file, begin, min(begin + PIECE_BYTES, size))])
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_storage(name: str | Path, answer_s: float) -> Storage:

@@ -4,19 +4,18 @@ Training reads an image here and one there, so nothing would notice a damaged by
 decodes. A thread therefore reads every file once at the beginning of a run. It takes a core for
 about a second per gigabyte, and training need not wait for it. Files that are intact are remembered
 by size and time, so that later runs do not read a large store again.
-`alexnet check` verifies a store at once and does not believe what is remembered.
+`alexnet check` verifies a store at once and ignores these records.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from alexnet.files import parse_json, user_cache, write_whole
+from alexnet.files import file_sha256, parse_json, user_cache, write_whole
 
 # Intact files are remembered whenever so many bytes of them have been read. Smaller splits are read
 # again in each run, which takes less than a second: most stores are small, and each would otherwise
@@ -47,10 +46,9 @@ def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], Non
             key, state = str(path.absolute()), [status.st_size, status.st_mtime_ns, digest]
             if known.get(key) == state:
                 continue
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    report(path)
-                    return
+            if file_sha256(path) != digest:
+                report(path)
+                return
             intact[key] = state
             new_bytes += status.st_size
             # Now and then, so that a run that is stopped early does not begin at the first file.
