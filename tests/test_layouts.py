@@ -356,6 +356,7 @@ def test_shards_without_split_names_have_images_held_out(tmp_path: Path) -> None
         ({"x.cls": b"0"}, "x needs an image"),
         ({"x.jpg": b"", "x.cls": b"cat"}, "labels that are numbers and labels that are names"),
         ({"x.jpg": b"", "x.cls": b"7"}, "names 2 classes, and a label is 7"),
+        ({"x.jpg": b"", "x.cls": b"-5"}, "has the label -5, and labels are numbers from 0"),
         ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
     ],
 )
@@ -365,6 +366,13 @@ def test_shards_with_an_invalid_sample_are_refused(
     write(tmp_path / "classes.txt", "one\ntwo\n")
     tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"} | sample)
     with pytest.raises(ValueError, match=message):
+        find(str(tmp_path))
+
+
+def test_labels_of_test_shards_that_training_lacks_are_named(tmp_path: Path) -> None:
+    for split, name in (("train", b"cat"), ("test", b"cow")):
+        tar(tmp_path / f"{split}-0.tar", {"0.jpg": image(0, 0), "0.cls": name})
+    with pytest.raises(DataError, match=r"'test' .* has the label 'cow', .* with --splits"):
         find(str(tmp_path))
 
 
@@ -465,9 +473,9 @@ VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ),
         (
             "x.jpg,dog\ny.jpg,cat\n",
-            r"3 images in no class folders.* or a table .*labels\.csv names none of them",
+            r"3 images of .* lie in no class folder; .* or add a table .*names none of them$",
         ),
-        ("", "3 images in no class folders"),
+        ("", r"3 images of .* lie in no class folder; put them into folders"),
         (
             VALID_TABLE + "c.png,dog\n",
             r"line 4, calls c\.png 'dog', and a line before calls it 'cat'",
@@ -520,6 +528,20 @@ def test_single_tar_does_not_hide_the_class_folders_beside_it(tmp_path: Path) ->
     layouts.class_folders(tmp_path)
     tar(tmp_path / "everything.tar", {"a.jpg": image(0, 0)})
     assert [check_labels(split) for split in find(str(tmp_path)).splits] == [24, 12]
+
+
+def test_messages_name_the_files_and_folders_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "folders" / "Validation").mkdir(parents=True)
+    with pytest.raises(DataError, match="has no train/ beside Validation/; put it there"):
+        find(str(tmp_path / "folders"))
+    folder = layouts.archives(tmp_path / "archives")
+    shutil.copy(folder / "ILSVRC2012_img_val.tar", folder / "ILSVRC2012_images_val.tar")
+    with pytest.raises(DataError, match=r"ILSVRC2012_images_val\.tar and ILSVRC2012_img_val\.tar"):
+        find(str(folder))
+    folder = layouts.table(tmp_path / "tables", column=False)
+    write(folder / "images" / "other.jpg", image(0, 0))
+    (note,) = find(str(folder)).notes
+    assert note.startswith(f"1 images are in no row of the tables of {folder} and are left out")
 
 
 def test_only_folders_and_tars_are_taken_for_devkits(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def split_folders(folder: Path) -> dict[str, Path]:
         if existing:
             folders[split] = existing[0]
     if folders and "train" not in folders and set(_children(folder)) <= set(folders.values()):
-        raise DataError(f"{folder} has no train/ beside {', '.join(folders)}/; put it there")
+        beside = ", ".join(f"{child.name}/" for child in folders.values())
+        raise DataError(f"{folder} has no train/ beside {beside}; put it there")
     return folders
 
 
@@ -218,7 +219,7 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
         )
     if tables:
         labels = {path: row.label for row, path in match_images(tables[0], images)}
-        notes += note_unlisted(images.files, labels, tables[0].path)
+        notes += note_unlisted(images.files, labels, str(tables[0].path))
         return labels if any(labels.values()) else None
     for folder in around:
         devkit = find_devkit(folder)

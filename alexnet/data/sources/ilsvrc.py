@@ -49,7 +49,7 @@ def ilsvrc(folder: Path, options: Options | None = None) -> Source:
             of a class are counted as they are read, because their headers lie all over the tar.
     """
     options = options or Options()
-    train = _one(folder, TRAIN_TAR)
+    train = _one(folder, TRAIN_TAR, "ILSVRC2012_img_train.tar")
     year = "2010" if "2010" in train.name else "2012"
     devkit = find_devkit(folder, year)
     if devkit is None:
@@ -67,7 +67,8 @@ def ilsvrc(folder: Path, options: Options | None = None) -> Source:
         if split == "test" and year == "2012":
             notes.append(f"{archives[0].name} is left out: its labels were never published")
             continue
-        archive, truth = _one(folder, pattern), devkit.truth(split)
+        usual = f"ILSVRC{year}_{'img' if year == '2012' else 'images'}_{split}.tar"
+        archive, truth = _one(folder, pattern, usual), devkit.truth(split)
         splits.append(_flat_split(split, archive, [wnids.index(wnid) for wnid in truth]))
     return Source(
         f"ILSVRC-{year} {folder}",
@@ -78,13 +79,23 @@ def ilsvrc(folder: Path, options: Options | None = None) -> Source:
     )
 
 
-def _one(folder: Path, pattern: str) -> Path:
-    """Return the only file whose name matches. Raises DataError for none, and for several."""
+def _one(folder: Path, pattern: str, usual: str) -> Path:
+    """Return the only archive of a split, whose name matches a pattern.
+
+    Args:
+        usual: The usual name of the archive, for messages.
+
+    Raises:
+        DataError: If there is none, or several.
+    """
     matching = [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
-    if len(matching) != 1:
+    if not matching:
         raise DataError(
-            f"{folder} has {len(matching)} files named like {pattern}; exactly one is needed"
+            f"{folder} has no {usual}; put it there, or leave the split out with --splits"
         )
+    if len(matching) > 1:
+        names = " and ".join(path.name for path in matching)
+        raise DataError(f"{folder} has {names}, which are of the same split; keep one of them")
     return matching[0]
 
 

@@ -287,8 +287,12 @@ def labelled_files(
     ]
 
 
-def note_unlisted(images: Sequence[Path], listed_images: Iterable[Path], table: Path) -> list[str]:
-    """Return a note about images that are in no row of the tables, or nothing if all are."""
+def note_unlisted(images: Sequence[Path], listed_images: Iterable[Path], table: str) -> list[str]:
+    """Return a note about images that are in no row of a table, or nothing if all are.
+
+    Args:
+        table: The table or tables, for the note.
+    """
     rest = sorted(set(images) - set(listed_images))
     if not rest:
         return []
@@ -324,7 +328,8 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
     for path, count in counts.most_common(1):
         if count > 1:
             raise DataError(f"{path} is in {count} splits by the tables; leave it in one")
-    notes = note_unlisted(images.files, counts, tables[0].path)
+    named = str(tables[0].path) if len(tables) == 1 else f"the tables of {folder}"
+    notes = note_unlisted(images.files, counts, named)
     for split, labels in list(by_split.items()):
         if not any(labels.values()):
             if options.wants(split):
@@ -336,7 +341,7 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
     if "val" not in by_split and "test" in by_split:
         by_split["val"] = by_split.pop("test")
     if "train" not in by_split:
-        raise DataError(f"no row of {tables[0].path} is in the training split; name it train")
+        raise DataError(f"no row of {named} is in the training split; name it train")
     catalogue, positions = _classes(folder, set(by_split["train"].values()))
     # The authors took ImageNet's images as they are, and so do its other forms.
     upright = not are_wnids(catalogue.classes)
@@ -363,10 +368,11 @@ def _tables(folder: Path, images: Images) -> list[Table]:
     files = candidates(sorted(folders))
     tables = [table for path in files if (table := read_table(path, images)) is not None]
     if not tables:
-        tried = f", and {files[0]} names none of them" if files else ""
+        tried = f"; {files[0]} names none of them" if files else ""
         raise DataError(
-            f"{folder} has {len(images.files)} images in no class folders; at least 2 are needed, "
-            f"or a table that says what is on them (labels.csv with rows NAME,LABEL){tried}"
+            f"{len(images.files)} images of {folder} lie in no class folder; put them into "
+            "folders, one for each class (at least 2), or add a table of labels (labels.csv with "
+            f"rows NAME,LABEL){tried}"
         )
     # Tables without a split.
     loose = [

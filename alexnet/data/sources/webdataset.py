@@ -102,7 +102,7 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
     notes = []
     for name, scan in list(scans.items()):
         source_name = "test" if no_val and name == "val" else name
-        if source_name == "test" and not scan.labels & positions.keys():
+        if source_name == "test" and not scan.labels:
             notes.append(without_labels(source_name, folder))
             del scans[name], by_split[name]
             continue
@@ -111,7 +111,7 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
         if odd := scan.labels - positions.keys():
             raise DataError(
                 f"the split {source_name!r} of {folder} has the label {min(odd, key=str)!r}, "
-                "which the training split lacks"
+                "which the training split lacks; correct it, or leave the split out with --splits"
             )
     if len(by_split) == 1:
         fraction = f", {options.val_fraction} of them val"
@@ -183,7 +183,8 @@ def _classes(folder: Path, train: Scan) -> tuple[ClassList, Positions]:
     """Return the classes, and the position of each label among them.
 
     Raises:
-        DataError: If a training sample has no label, or numbers and names are mixed.
+        DataError: If a training sample has no label or a negative one, or if numbers and names are
+            mixed.
     """
     if train.unlabelled:
         raise DataError(train.unlabelled)
@@ -193,6 +194,10 @@ def _classes(folder: Path, train: Scan) -> tuple[ClassList, Positions]:
         raise DataError(
             f"{folder} has labels that are numbers and labels that are names, {numbers[0]} and "
             f"{names[0]}; use one kind"
+        )
+    if numbers and min(numbers) < 0:
+        raise DataError(
+            f"{folder} has the label {min(numbers)}, and labels are numbers from 0; correct it"
         )
     if numbers:
         names = _names_of_numbers(folder, max(numbers))
