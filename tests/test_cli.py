@@ -227,7 +227,10 @@ def test_user_errors_are_one_sentence(
             ["train", "demo", "--data", store, "--out", "s3://bucket/run"],
             "s3://bucket/run is a URL; write to a folder",
         ),
-        (["prepare", tmp_path, tmp_path.parent / "s"], "class folders; at least 2 are needed"),
+        (
+            ["prepare", tmp_path, tmp_path.parent / "s"],
+            "lie in no class folder; put them into folders, one for each class (at least 2)",
+        ),
         (["evaluate", run, "--data", store, "--split", "moon"], "has no split 'moon'"),
         (["evaluate"], "at least one run"),
         (
