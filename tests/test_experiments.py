@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet import cli
 from alexnet.architecture import plan
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
@@ -32,9 +33,11 @@ from alexnet.cli.train import parse_train
 from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data import resident, shapes
 from alexnet.data.prepare import prepare
+from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.experiments import cost, records, runner, table
+from alexnet.errors import AlexNetError
+from alexnet.experiments import cost, job, records, runner, table
 from alexnet.experiments.bases import five_convolutions
 from alexnet.experiments.claim import Claim, Kind, Part
 from alexnet.experiments.claims import CLAIMS, chosen
@@ -232,13 +235,16 @@ def test_a_thousand_other_classes_are_not_imagenet(tmp_path: Path) -> None:
 def test_imagenet_is_recognised_by_its_ordered_class_list(pictures: Path, tmp_path: Path) -> None:
     lines = (pictures / "ilsvrc2012" / "synset_words.txt").read_text().splitlines()
     wnids = tuple(line.split()[0] for line in lines)
-    store = with_classes(112, wnids, tmp_path / "imagenet")
+    store = with_classes(256, wnids, tmp_path / "imagenet")
     assert runner.kind_of(store) == "imagenet"
+    small = with_classes(112, wnids, tmp_path / "small")
     mixed = (wnids[1], wnids[0], *wnids[2:])
     assert runner.kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
     (lrn, relu, pretrain) = chosen(["lrn", "relu", "pretrain"])
     full = replace(settings_for(store, tmp_path), scale="full")
     runner.check(lrn, full)
+    with pytest.raises(ValueError, match=r"the network sees 224 pixels per side, .* has 112"):
+        runner.check(lrn, replace(full, store=small))
     with pytest.raises(ValueError, match="relu needs CIFAR-10"):
         runner.check(relu, full)
     with pytest.raises(ValueError, match=r"chain of commands: .*train pre_trained"):
@@ -280,6 +286,68 @@ def test_every_five_seeds_form_an_ensemble_and_the_rest_none() -> None:
     (effect, _) = chosen(["ensemble"])[0].effects
     assert effect.values({"base": measured}) == pytest.approx([0, 0])
     assert effect.values({"base": measured[:4]}) == []
+
+
+def test_run_that_crashes_gives_no_result_and_names_its_log(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (claim,) = chosen(["bias"])
+    said: list[str] = []
+    settings = replace(settings_for(photographs, tmp_path), say=said.append)
+    spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
+    monkeypatch.setattr(runner, "_run_processes", lambda specs, settings: iter(specs))
+    assert runner.run_all([spec], settings, may_fail=True) == [None]
+    assert f"failed, see {spec.folder}/log; " in said[-1]
+    with pytest.raises(ValueError, match=f"gave no numbers: see {spec.folder}/log"):
+        runner.run_all([spec], settings)
+
+
+def test_claim_without_numbers_costs_no_other_claim_its_record(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+    result = RunResult(0.4, 0.4, 0.3, 1, 0.01, (), (), 1, *nothing)
+
+    def run(claim: Claim, settings: runner.Settings) -> dict[str, list[RunResult]]:
+        if claim.id == "bias":
+            raise AlexNetError("bias, base, seed 0 gave no numbers: the loss is nan")
+        return {arm.name: [result, result] for arm in claim.arms}
+
+    monkeypatch.setattr(table, "run_ahead", lambda claims, settings: None)
+    monkeypatch.setattr(table, "run", run)
+    settings = settings_for(photographs, tmp_path)
+    texts = table.reproduce(chosen(["bias", "colour"]), settings, tmp_path / "records", strict=True)
+    lines = [next(texts), next(texts)]
+    assert any("bias: bias, base, seed 0 gave no numbers: the loss is nan" in s for s in lines)
+    with pytest.raises(ValueError, match="1 of the claims have no record; see above"):
+        next(texts)
+    (record,) = records.read(tmp_path / "records")
+    assert record.claim.id == "colour"
+
+
+def test_run_whose_store_is_lost_ends_though_its_threads_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(job, "work", Mock(side_effect=StoreLost("the store is gone")))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    job.main(tmp_path)
+    assert ended == [2]
+
+
+def test_claims_that_are_stopped_end_with_the_number_of_the_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(arguments: list[str]) -> None:
+        with runner._ended_together({}):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    monkeypatch.setattr(cli, "function_of", lambda verb: stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "--data", "store"])
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "stopped; the same command continues\n"
 
 
 @pytest.mark.slow

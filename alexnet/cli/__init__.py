@@ -10,6 +10,7 @@ import errno
 import importlib
 import keyword
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, get_args
@@ -150,12 +151,13 @@ def _run(verb: str, arguments: list[str]) -> None:
         print(f"alexnet: {error}", file=sys.stderr, flush=True)
         # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
         os._exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(
             "stopped" + ("; the same command continues" if _continues(verb, arguments) else ""),
             file=sys.stderr,
         )
-        sys.exit(130)
+        # Ctrl-C has no number, and is SIGINT; a verb that ends itself on another signal names it.
+        sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
     except BrokenPipeError:
         # A reader such as `head` has closed the pipe, which is not an error. Python flushes stdout
         # once more when it exits, and would report the same error there.

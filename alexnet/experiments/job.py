@@ -7,6 +7,7 @@ FOLDER/result.json and FOLDER/predictions.npz.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from alexnet import checkpoint
 from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
+from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
 from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
@@ -126,8 +128,17 @@ def result_of(data: dict[str, Any], config: Config, **arrays: Any) -> RunResult:
     return RunResult(**fields, **arrays, steady_epochs=steady, extra_metrics=extra_metrics)
 
 
-if __name__ == "__main__":
+def main(folder: Path) -> None:
+    """Run the process of a run: its exit code is not 0 for one that was stopped or has failed."""
     try:
-        work(Path(sys.argv[1]))
+        work(folder)
     except Interrupted as stopped:
         sys.exit(128 + stopped.number)
+    except StoreLost as error:
+        print(error, file=sys.stderr, flush=True)
+        # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
+        os._exit(2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.cores import available_cores
+from alexnet.data.augment import check_sizes
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.resident import should_decode_once
@@ -142,6 +143,12 @@ def check(claim: Claim, settings: Settings) -> None:
             f"{claim.id} at this scale needs images of {STORED_PX[scale]} pixels; "
             "prepare them larger"
         )
+    if scale == "full":
+        # Below full scale the networks fit the stored sizes.
+        for arm in claim.arms:
+            config = claim.config(arm, scale, kind)
+            input_px, test_px = config.architecture.input_px, config.augment.test_px
+            check_sizes(store.size_px, input_px, test_px)
     for part in {arm.part for arm in claim.arms} - {None}:
         assert part is not None
         needed = part.first_class + part.classes
@@ -432,7 +439,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
     _announce(pending.values(), settings)
     for number, spec in enumerate(_run_processes(pending.values(), settings), 1):
         result = job.read(spec.folder)
-        summary = result if isinstance(result, str) else "ended"
+        summary = result if isinstance(result, str) else f"failed, see {spec.folder}/log"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
         # An estimate: as if the runs that are left took as long as those before them.
@@ -443,7 +450,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
         result = job.read(spec.folder)
         if isinstance(result, RunResult):
             results.append(result)
-        elif isinstance(result, str) and may_fail:
+        elif may_fail:
             results.append(None)
         else:
             raise AlexNetError(f"{spec.name} gave no numbers: {result or f'see {spec.folder}/log'}")
@@ -560,8 +567,9 @@ def _ended_together(running: dict[subprocess.Popen[bytes], RunSpec]) -> Iterator
     """
 
     def stop(number: int, frame: Any) -> None:
-        # SIGTERM takes the same way out as Ctrl-C: through `finally` below.
-        raise KeyboardInterrupt
+        # SIGTERM takes the same way out as Ctrl-C: through `finally` below. The exit code of the
+        # program is made from the number.
+        raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

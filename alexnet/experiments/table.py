@@ -82,7 +82,10 @@ def reproduce(
         strict: A claim that cannot be run on this store is an error; otherwise it is left out.
 
     Yields:
-        The results of each claim as lines of text.
+        The results of each claim as lines of text, or the reason why it has none.
+
+    Raises:
+        AlexNetError: No claim can be run, or a claim has no record, after those of the others.
     """
     fit = []
     for claim in claims:
@@ -102,10 +105,19 @@ def reproduce(
         )
     # Records are written claim by claim, so that an interruption costs one claim at most.
     run_ahead(fit, settings)
+    failed = 0
     for claim in fit:
-        raw = new_record(claim, run(claim, settings), settings)
+        try:
+            raw = new_record(claim, run(claim, settings), settings)
+        # One bad run must not cost the records of the other claims.
+        except AlexNetError as error:
+            failed += 1
+            yield f"{claim.id}: {error}"
+            continue
         path = write(raw, records)
         yield "\n".join([claim.id, *record_lines(opened(raw)), f"  {path}"])
+    if failed:
+        raise AlexNetError(f"{failed} of the claims have no record; see above")
 
 
 @dataclass(frozen=True)
