@@ -58,8 +58,8 @@ def demo(
     Raises:
         ConfigError: There cannot be so many epochs.
         ValueError: There cannot be so many images.
-        RunError: The folder holds other files than those of a demo; or `force` is set, and it holds
-            another store or run; or a demo with other numbers was begun there.
+        RunError: The folder holds other files than those of a demo, or another store; or `force` is
+            set, and it holds another run; or a demo with other numbers was begun there.
         BusyError: Another process is making this demo.
     """
     out = Path(out)
@@ -82,6 +82,7 @@ def demo(
     if not store.exists():
         print(f"1. generating and preparing {train + val} images of shapes: {store}", flush=True)
         prepare(source, store, StoreSettings(size_px=STORED_PX, shard_images=1000))
+    _check_store(store)
     time = "" if epochs or train != 3000 else f" ({IDLE_TIME})"
     _check_numbers(out, config, {"train": train, "val": val})
     print(f"2. a small AlexNet, trained on {train} of them: {run}{time}", flush=True)
@@ -145,6 +146,12 @@ def _check_begun_or_empty(out: Path) -> None:
         raise RunError(f"{out} holds files that are not of a demo; choose another --out")
 
 
+def _check_store(store: Path) -> None:
+    """Raise RunError if a store is not made from the built-in data set."""
+    if Store(store).manifest["source"] != shapes.source(1, 1).description:
+        raise RunError(f"{store} is not the demo's store; choose another --out")
+
+
 def _check_numbers(out: Path, config: Config, images: dict[str, int]) -> None:
     """Raise RunError if the demo in `out` was begun with other numbers of images or epochs."""
     splits = Store(out / "store").manifest["splits"]
@@ -172,8 +179,8 @@ def _remove(out: Path) -> None:
         check_empty(run)
     elif read_config(run).recipe != "demo":
         raise RunError(f"{run} is not a run of the demo and is not removed; choose another --out")
-    if store.exists() and Store(store).manifest["source"] != shapes.source(1, 1).description:
-        raise RunError(f"{store} is not the demo's store and is not removed; choose another --out")
+    if store.exists():
+        _check_store(store)
     # `done` first, so that a demo killed between these lines is not taken for finished; the store,
     # by which the folder is known for that of a demo, last.
     for name in ("done", *FIGURES, PAGE):

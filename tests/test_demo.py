@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,14 @@ def test_demo_that_was_begun_with_other_numbers_is_not_continued(
         demo(tmp_path / "demo", train=60, val=20, epochs=1)
     with pytest.raises(RunError, match="was begun with --train 60 --val 20 --epochs 1; go on"):
         demo(tmp_path / "demo", **options)
+
+
+def test_store_of_other_images_is_not_taken_for_that_of_the_demo(tmp_path: Path) -> None:
+    other = replace(shapes.source(20, 10), description="my photographs")
+    prepare(other, tmp_path / "store", StoreSettings(size_px=16))
+    with pytest.raises(RunError, match=r"store is not the demo's store; choose another --out"):
+        demo(tmp_path, train=20, val=10)
+    assert not (tmp_path / "run").exists()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
