@@ -26,6 +26,7 @@ from alexnet.evaluation import Result, common_store, own_test, score, worst_mist
 from alexnet.figures.answers import ABSENT, Answer, _draw_answers, stored_image
 from alexnet.figures.filters import _per_row
 from alexnet.figures.style import run_names
+from alexnet.saved_config import to_dict
 from tests.conftest import RECIPES
 
 
@@ -85,6 +86,15 @@ def test_curve_of_one_epoch_is_seen(tmp_path: Path) -> None:
     smooth = write_epochs(tmp_path / "smooth", [0.9] * 9, tuple(range(2, 10)))
     legend = figures.curves([smooth]).axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
+
+
+def test_falls_of_the_learning_rate_are_named_where_the_first_run_has_none(tmp_path: Path) -> None:
+    runs = [
+        write_epochs(tmp_path / "a", [0.9] * 9),
+        write_epochs(tmp_path / "b", [0.9] * 9, (4, 8)),
+    ]
+    entries = [text.get_text() for text in figures.curves(runs).axes[0].get_legend().get_texts()]
+    assert entries.count("learning rate falls") == 1
 
 
 def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:
@@ -155,6 +165,28 @@ def test_image_is_no_neighbour_of_itself(run: Path) -> None:
     for row in range(0, len(images), 7):
         for neighbour in images[row + 1 : row + 7]:
             assert not np.array_equal(images[row], neighbour)
+
+
+def test_image_is_no_neighbour_of_itself_where_a_run_is_tested_on_its_training_images(
+    copied_run: Path,
+) -> None:
+    saved = checkpoint.read(copied_run)
+    config = replace(saved.config, val_split=saved.config.train_split)
+    about = saved.about | {"config": to_dict(config)}
+    file = copied_run / "last.safetensors"
+    checkpoint.write(file, saved.weights, {}, saved.mean, about)
+    figure = figures.neighbours(file)
+    images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    for row in range(0, len(images), 7):
+        for neighbour in images[row + 1 : row + 7]:
+            assert not np.array_equal(images[row], neighbour)
+
+
+def test_neighbours_of_too_many_images_are_refused(run: Path, tmp_path: Path) -> None:
+    for number in range(41):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(RunError, match="41 images are too many for a figure; name at most 40"):
+        figures.neighbours(run, [tmp_path])
 
 
 def test_neighbours_in_another_store_have_its_classes(run: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from alexnet.data.classes import short_names
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
+from alexnet.errors import RunError
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
 from alexnet.inference import activation, image_files, read_image, split_for
 from alexnet.progress import Progress
@@ -21,6 +22,8 @@ from alexnet.trained import Trained, load, probabilities
 
 # Fig. 4 shows eight images on the left, five on the right, and six neighbors of each of these.
 ANSWERS, ASKED, NEAREST = 8, 5, 6
+MOST_ROWS = 40
+"""More rows than this make an image that viewers do not open in full."""
 BEST = 5  # classes for each answer
 ABSENT = "its class is not among these five"
 
@@ -183,16 +186,22 @@ def neighbours(
         split: Name of the split that is searched; if empty, the training split of the run.
 
     Raises:
-        RunError: A path of `images` does not exist, or the store has images of another size.
+        RunError: A path of `images` does not exist, there are too many of them, or the store has
+            images of another size.
         DataError: A file is not an image, or the store cannot be read; the message names it.
     """
     trained = load(run)
     store = Store(data) if data else trained.open_store()
     names = short_names(store.classes, store.words)
-    searched = split_for(trained, data, split or trained.config.train_split)
+    searched_name = split or trained.config.train_split
+    searched = split_for(trained, data, searched_name)
     own = None
     if images:
         files = image_files(images)
+        if len(files) > MOST_ROWS:
+            raise RunError(
+                f"{len(files):,} images are too many for a figure; name at most {MOST_ROWS}"
+            )
         asked = [read_image(file, trained.preprocess.stored_px) for file in files]
         labels = [file.name for file in files]
     else:
@@ -203,7 +212,7 @@ def neighbours(
         # ones are likely to be among those of `answers`.
         indices = order[np.sort(first)[-ASKED:]]
         # An image is no neighbor of itself.
-        own = indices if split == trained.config.val_split else None
+        own = indices if searched_name == trained.config.val_split else None
         asked = [stored_image(val, i) for i in indices]
         labels = [names[val.labels[i]] for i in indices]
     inputs = trained.preprocess.centre(torch.from_numpy(np.stack(asked)))

@@ -84,6 +84,7 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
         what: "error" or "loss".
         factor: Of the values; 100 makes percent.
     """
+    marked = False
     for number, (name, epochs) in enumerate(runs):
         mark = f"{name}, " if len(runs) > 1 else ""
         for split, text, color in (("train", "training", TRAIN), ("val", "validation", VAL)):
@@ -103,9 +104,10 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
         for epoch in falls if few else []:
             # Between the epochs: the new rate applies from the beginning of the next one.
             line = ax.axvline(epoch + 0.5, color="#bbbbbb", linewidth=0.8, zorder=0)
-            # One entry in the legend for all of them.
-            if epoch == falls[0] and number == 0:
+            # One entry in the legend for all lines of all runs.
+            if not marked:
                 line.set_label("learning rate falls")
+                marked = True
     _set_limits(ax, max(len(epochs) for _, epochs in runs))
     legend(ax)
 
