@@ -23,7 +23,7 @@ from alexnet.data import shapes
 from alexnet.data.image import centre_square
 from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
 from alexnet.errors import RunError
-from alexnet.evaluation import Result, crops_name, says_top5
+from alexnet.evaluation import TOP5_CLASSES, Result, crops_name, says_top5
 from alexnet.files import parse_json, write_whole
 from alexnet.model import Network
 from alexnet.provenance import describe
@@ -182,7 +182,8 @@ def _measured(saved: Checkpoint) -> str:
     if not isinstance(evaluation, dict) or "val_error" not in evaluation:
         return "no error was measured in training"
     top5 = evaluation.get("val_top5_error")
-    more = f", top-5 {top5:.2%}" if top5 is not None and len(saved.about["classes"]) >= 20 else ""
+    has_top5 = top5 is not None and len(saved.about["classes"]) >= TOP5_CLASSES
+    more = f", top-5 {top5:.2%}" if has_top5 else ""
     return (
         f"epoch {evaluation.get('epoch', '?')}: top-1 error {evaluation['val_error']:.2%}{more} "
         f"(center crop, `{evaluation.get('split', 'val')}`)"
@@ -201,7 +202,11 @@ def verdict(saved: Checkpoint) -> list[str]:
         first = "No: the weights are the start that the seed draws."
     elif is_new:
         first = "Yes: they differ from their start"
-        first += "." if is_smooth else ", but the first filters still look like random numbers."
+        random = ", but the first filters still look like random numbers."
+        # None: there are no filters to look at.
+        first += random if is_smooth is False else "."
+    elif is_smooth is None:
+        first = "Not known: nothing could be tested."
     elif is_smooth:
         first = "Probably: the first filters are not independent random numbers."
     else:

@@ -107,3 +107,16 @@ def test_smooth_filters_are_said_not_to_be_random(run: Path, tmp_path: Path) -> 
     first_sentence = card.verdict(checkpoint.read(tmp_path / "a.safetensors"))[0]
     wanted = "Probably: the first filters are not independent random numbers."
     assert first_sentence == wanted
+
+
+def test_card_says_that_nothing_could_be_tested_where_there_are_no_filters(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = checkpoint.read(run)
+    monkeypatch.setattr(card, "_smooth", lambda net: (None, "The first layer has no filters."))
+    for is_new, sentence in (
+        (True, "Yes: they differ from their start."),
+        (None, "Not known: nothing could be tested."),
+    ):
+        monkeypatch.setattr(card, "_against_start", lambda *_, new=is_new: (new, ""))
+        assert card.verdict(saved)[0] == sentence
