@@ -268,6 +268,19 @@ def test_operations_that_no_alexnet_has_are_refused(
         assert identify(read(inserted(harmless))).chosen().net.name == "one_column"
 
 
+def test_spatial_norm_without_a_window_or_an_output_is_refused(
+    exported: Callable[[str], Any], tmp_path: Path
+) -> None:
+    model = exported("original")
+    pool = next(node for node in model.graph.node if node.op_type == "AveragePool")
+    set_of(pool, kernel_shape=[0, 0], pads=[0, 0, 0, 0])
+    assert "it has Mul of several values" in reason_of(saved_as(model, tmp_path / "window.onnx"))
+    model = exported("original")
+    quotient = next(node for node in model.graph.node if node.op_type == "Div")
+    del quotient.output[:]
+    assert "it has Mul of several values" in reason_of(saved_as(model, tmp_path / "output.onnx"))
+
+
 def test_a_layer_of_caffe_that_no_alexnet_has_is_refused(tmp_path: Path) -> None:
     blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     layers = operations(caffe_architecture(False))
@@ -334,6 +347,8 @@ def test_caffes_scale_goes_into_conv1(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     data = field(100, field(1, "data") + field(2, "Data") + field(100, transform))
     path.write_bytes(data + path.read_bytes())
+    (fact,) = (fact for fact in facts(identify(read(path))) if fact.what == "scale of the input")
+    assert (fact.value, fact.source) == ("0 to 255, less a mean, times 0.25", "in the file")
     main(["import", str(path), str(tmp_path / "run")])
     assert "multiplies images by 0.25, 0.25, 0.25; the filters of conv1" in capsys.readouterr().out
     bgr = 0.25 * frameworks.caffe_input(IMAGES, np.array([104.0, 117.0, 123.0]))

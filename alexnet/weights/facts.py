@@ -11,6 +11,7 @@ from alexnet.architecture import Op, plan
 from alexnet.config import Config, Conv
 from alexnet.diagnostics import colour_shares
 from alexnet.weights.identify import Candidate, Identity, order_of_file, order_of_plan, says_rgb
+from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
 
 IN_FILE, FROM_SHAPES, KNOWN = "in the file", "from the shapes", "known of this network"
 NOT_KNOWN = "the weights do not say"
@@ -73,7 +74,7 @@ def facts(identity: Identity) -> list[Fact]:
         ),
         _shared("padding of conv1", [_padding(config) for config in configs], KNOWN),
         _channels(identity),
-        _shared("scale of the input", [_scale(config) for config in configs], KNOWN),
+        _scale(identity),
     ]
 
 
@@ -154,7 +155,15 @@ def _padding(config: Config) -> str:
     return f"{before} left and top, {after} right and bottom"
 
 
-def _scale(config: Config) -> str:
-    if config.augment.mean == "channel":
-        return "0 to 1, less a mean and divided by a deviation of each channel"
-    return "0 to 255, less a mean"
+def _scale(identity: Identity) -> Fact:
+    what = "scale of the input"
+    means = [candidate.config.augment.mean for candidate in identity.candidates]
+    preprocessing = preprocessing_of(identity.file)
+    assert isinstance(preprocessing, Preprocessing)  # otherwise there is no candidate
+    factors = [f"{factor:g}" for factor in preprocessing.scale]
+    if "channel" not in means and set(factors) != {"1"}:
+        times = factors[0] if len(set(factors)) == 1 else ", ".join(factors)
+        return Fact(what, f"0 to 255, less a mean, times {times}", IN_FILE)
+    by_channel = "0 to 1, less a mean and divided by a deviation of each channel"
+    values = [by_channel if mean == "channel" else "0 to 255, less a mean" for mean in means]
+    return _shared(what, values, KNOWN)

@@ -169,6 +169,8 @@ def _spatial_norm(
         or any(number is None or number.size != 1 for number in numbers)
         or not (around and mean.integer("count_include_pad", 0))
         or mean.integers("strides", [1])[0] != 1
+        or size[0] < 1
+        or not quotient.outputs
     ):
         return None
     factor, k, beta = (float(number.item()) for number in numbers if number is not None)
