@@ -15,6 +15,7 @@ import numpy as np
 from alexnet import figures, recipes
 from alexnet.config import Config, Plateau
 from alexnet.data.image import encode
+from alexnet.errors import RunError
 from alexnet.evaluation import (
     Mistake,
     OwnTest,
@@ -55,9 +56,12 @@ def write(run: Path, test: OwnTest | None = None, out: Path | None = None) -> Pa
         The path of the page.
 
     Raises:
-        RunError, DataError: The run has no checkpoint, or its store is not there any more.
+        RunError, DataError: The run is a file or has no checkpoint, or its store is not there any
+            more.
         AlexNetError: There is no folder `out`.
     """
+    if run.is_file():
+        raise RunError(f"{run} is a file; a page has the curves of a run, so give its folder")
     path = (out or run) / "report.html"
     if out is not None:
         # Before the test, which may take minutes.

@@ -270,6 +270,19 @@ def test_user_errors_are_one_sentence(
         (["which", tmp_path / "none"], "none does not exist"),
         (["summary", "paper", "--architecture.input-px", "30"], "shrinks to nothing"),
         (["export", run, png], "exists; choose another name"),
+        (["figure", "filters", run, "--out", tmp_path / "a.txt"], "a.txt has none of the suffixes"),
+        (
+            ["figure", "answers", run, "--out", tmp_path / "no" / "a.png"],
+            f"there is no folder {tmp_path / 'no'}; make it first",
+        ),
+        (["figure", "filters", run, "--out", "s3://b/a.png"], "s3://b/a.png is a URL; write to a"),
+        (["report", run, "--out", "s3://b/page"], "s3://b/page is a URL; write to a folder"),
+        (["report", run / "last.safetensors"], "last.safetensors is a file; a page has the curves"),
+        (["export", run, "s3://b/net.onnx"], "s3://b/net.onnx is a URL; write to a folder"),
+        *(
+            (["reproduce", option, "s3://b/x"], "s3://b/x is a URL; write to a folder")
+            for option in ("--out", "--records", "--document", "--report")
+        ),
         (["export", run, tmp_path / "net.h5"], "ends in neither .onnx nor .safetensors"),
         (
             ["export", run, tmp_path / "a.onnx", "--groups", "split"],

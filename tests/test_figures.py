@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -141,6 +142,17 @@ def test_signal_explains_its_line(run: Path) -> None:
     assert any("nearly blind" in text for text in texts(ax.figure))
     assert ax.get_legend() is None
     assert ax.get_ylim()[0] < 2
+
+
+def test_file_that_cannot_be_written_is_refused_before_anything_is_drawn(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Mock()
+    monkeypatch.setattr(figures, "answers", drawn)
+    for name in ("none/answers.png", "answers.txt"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["figure", "answers", str(run), "--out", str(tmp_path / name)])
+    drawn.assert_not_called()
 
 
 def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
@@ -305,6 +317,8 @@ def test_the_verb_draws_every_figure_and_refuses_what_it_does_not_use(
     monkeypatch.chdir(tmp_path)
     main(["figure", "network", "cifar_11"])
     assert (tmp_path / "cifar_11-network.png").is_file()
+    main(["figure", "filters", str(run / "last.safetensors")])
+    assert (tmp_path / "filters.png").is_file()
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
         main(["figure", "network"])

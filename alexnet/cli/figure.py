@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet import recipes
-from alexnet.cli.arguments import Names, Paths, parse
+from alexnet.cli.arguments import Names, Paths, on_disk, parse
 from alexnet.errors import AlexNetError
 from alexnet.program import command
 
@@ -64,7 +64,7 @@ class FigureArguments:
     """Folder of the run; of several runs for curves, training-error and signal; or, for network,
     the name of a recipe."""
     out: Path | None = None
-    """Image file; FIGURE.png in the folder of the first run when not given."""
+    """Image file; FIGURE.png in the folder of the first run when not given, or here of a file."""
     layer: str = ""
     """Of units: name of the layer; the last convolution when not given."""
     unit: Names = ()
@@ -97,12 +97,17 @@ def figure(arguments: list[str]) -> None:
         if getattr(a, name) and a.figure not in having:
             figures_of = " and ".join(command("figure", kind) for kind in having)
             raise AlexNetError(f"--{name} is an option of {figures_of} alone")
-    # By default beside the other files of the run; a recipe has no folder.
+    # By default beside the other files of the run; a recipe has no folder, and an exported file may
+    # lie anywhere.
     named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
-    default_out = Path(f"{run}-network.png") if named_recipe else run / f"{a.figure}.png"
-    out = a.out or default_out
+    beside = Path() if run.is_file() else run
+    default_out = Path(f"{run}-network.png") if named_recipe else beside / f"{a.figure}.png"
+    out = on_disk(a.out or default_out)
     from alexnet import figures
 
+    # Of a run that does not exist, the error of reading it says more.
+    if a.out is not None:
+        figures.check_out(out)
     figure = _draw_units(a) if a.figure == "units" else _draw(a, named_recipe)
     figures.save(figure, out)
     print(out)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import parse
+from alexnet.cli.arguments import on_disk, parse
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,5 @@ def report(arguments: list[str]) -> None:
     a = parse(ReportArguments, "report", arguments)
     from alexnet import run_report
 
-    print(run_report.write(a.run, out=a.out))
+    out = None if a.out is None else on_disk(a.out)
+    print(run_report.write(a.run, out=out))

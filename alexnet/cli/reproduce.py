@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import Names, Paths, parse
+from alexnet.cli.arguments import Names, Paths, on_disk, parse
 from alexnet.errors import AlexNetError
+from alexnet.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,26 @@ def reproduce(arguments: list[str]) -> None:
     a = parse(ReproduceArguments, "reproduce", arguments)
     if min(a.seeds, a.jobs) < 1:
         raise AlexNetError("--seeds and --jobs must be at least 1")
+    for path in (a.out, a.records, a.document, a.report):
+        if path is not None:
+            on_disk(path)
     from alexnet.experiments import cost, records, runner, table
     from alexnet.experiments.claims import chosen
 
     if a.document is not None:
-        a.document.write_text(table.document(records.read(a.records, records.RESULTS)))
+        text = table.document(records.read(a.records, records.RESULTS))
+        write_whole(a.document, text.encode())
         print(a.document)
         return
     if a.report is not None:
         # Only the report needs matplotlib.
         from alexnet.experiments import report
 
-        report.write(records.read(a.records, records.RESULTS), a.report, a.runs, a.records)
+        recorded = records.read(a.records, records.RESULTS)
+        report.write(recorded, a.report, a.runs, a.records or records.OWN)
         print(a.report)
         return
+    folder = a.records or records.OWN
     claims = chosen(a.claims)
     if a.first is not None and a.data is None:
         raise AlexNetError("--first has an effect beside --data alone, the store of the claim")
@@ -78,14 +85,14 @@ def reproduce(arguments: list[str]) -> None:
         costs = cost.claims_s(claims, cost.peak_macs_per_s())
         recorded = records.read(a.records)
         if a.claims:
-            print(table.listing(claims, recorded, costs, a.records))
+            print(table.listing(claims, recorded, costs, folder))
         else:
-            print(table.overview(recorded, costs, a.records))
+            print(table.overview(recorded, costs, folder))
         return
     from alexnet.data.store import Store
 
     first = None if a.first is None else Store(a.first)
     settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
-    for text in table.reproduce(claims, settings, a.records or records.OWN, strict=bool(a.claims)):
+    for text in table.reproduce(claims, settings, folder, strict=bool(a.claims)):
         print(text, flush=True)

@@ -20,7 +20,7 @@ from alexnet.figures.explanation import explanation
 from alexnet.figures.filters import filters
 from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
 from alexnet.figures.network import network
-from alexnet.figures.save import drawn_from, save
+from alexnet.figures.save import check_out, drawn_from, save
 from alexnet.figures.style import INK, TRAIN, VAL, run_names
 from alexnet.figures.units import units
 
@@ -31,6 +31,7 @@ __all__ = [
     "VAL",
     "answers",
     "centre_patches",
+    "check_out",
     "confusion",
     "curves",
     "drawn_from",

@@ -5,11 +5,25 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet.errors import RunError
-from alexnet.files import write_whole
+from alexnet.files import check_folder_of, write_whole
+
+
+def check_out(path: Path) -> None:
+    """Raise an error if `save` cannot write this file: called before what takes minutes to draw.
+
+    Raises:
+        RunError: There is no such format.
+        AlexNetError: The folder of the file does not exist.
+    """
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise RunError(f"{path} has none of the suffixes .{', .'.join(sorted(formats))}")
+    check_folder_of(path)
 
 
 def save(figure: Figure, path: Path, source: str = "") -> None:
@@ -19,13 +33,10 @@ def save(figure: Figure, path: Path, source: str = "") -> None:
         source: What was drawn, which a PNG file keeps for `drawn_from`.
 
     Raises:
-        RunError: If there is no such format.
-        AlexNetError: If the folder of the file does not exist.
+        RunError, AlexNetError: As `check_out` does.
     """
-    formats = figure.canvas.get_supported_filetypes()
+    check_out(path)
     suffix = path.suffix[1:].lower()
-    if suffix not in formats:
-        raise RunError(f"{path} has none of the suffixes .{', .'.join(sorted(formats))}")
     content = io.BytesIO()
     about = {"Source": source} if source and suffix == "png" else None
     figure.savefig(content, format=suffix, bbox_inches="tight", metadata=about)
