@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ import torch
 from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.config import Architecture, Conv, StepSchedule, scaled
+from alexnet.config import Architecture, Conv, FullyConnected, StepSchedule, scaled
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
+from alexnet.errors import RunError
 from alexnet.experiments import cost, records, report, runner, table
 from alexnet.experiments.bases import fine_tuned
 from alexnet.experiments.claim import Kind, Scale
@@ -573,6 +575,17 @@ def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
     assert table.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()
 
 
+def test_claim_that_has_no_full_scale_is_done_with_its_desk_record() -> None:
+    (claim,) = chosen(["images"])
+    of_scale = {
+        scale: records.Record(claim, {"scale": scale, "on": "tiny-imagenet"}, {}, ())
+        for scale in ("smoke", "desk")
+    }
+    (command,) = table.not_run(claim, [of_scale["smoke"]])
+    assert command.endswith("--scale desk")
+    assert table.not_run(claim, list(of_scale.values())) == ()
+
+
 def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path: Path) -> None:
     page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
     options = ["--records", str(RECORDS)]
@@ -592,6 +605,16 @@ def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path
     links = re.findall(r"""(?:src|href)=["']([^"']*)""", text)
     assert all(link.startswith(("#", "data:")) for link in links)
     assert "<link" not in text
+
+
+def test_report_of_a_run_without_filters_is_refused_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers = FullyConnected("fc1", 6, then=("activation",)), FullyConnected("fc2", 10, then=())
+    flat = Mock(net=Network(Architecture(layers, input_px=32, columns=1)))
+    monkeypatch.setattr(report, "load", lambda run: flat)
+    with pytest.raises(RunError, match="fc1 has no filters to draw"):
+        report.page([], [Path("flat")])
 
 
 def test_effects_by_number_of_images_are_three_curves() -> None:

@@ -129,13 +129,15 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
 def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """Figures 3 and 4 of the first run, and the signals and curves of all runs."""
     first, net = runs[0], load(runs[0]).net
+    # Before the colors are measured: it refuses a first layer that has no filters.
+    filters = figures.filters(net)
     indices = [
         f"column {number}: color {mean(colour):.2f}, orientation {mean(oriented):.2f}"
         for number, (colour, oriented) in enumerate(
             zip(colourfulness(net), orientedness(net), strict=True), 1
         )
     ]
-    kernels = (
+    caption = (
         f"The filters of the first layer of {first.name}. Color is the share of a filter's energy "
         "that is not gray; orientation is the coherence of its gradients. Both lie between 0 and "
         f"1. Means: {'; '.join(indices)}. {_specialising(records)}"
@@ -153,7 +155,7 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
     )
     names = ", ".join(figures.run_names(runs))
     return [
-        ("Figure 3: the filters of the two columns", [(figures.filters(net), kernels)]),
+        ("Figure 3: the filters of the first layer", [(filters, caption)]),
         (
             "Figure 4: answers and neighbors",
             [(figures.answers(first), answers), (figures.neighbours(first), near)],
