@@ -101,6 +101,18 @@ def test_images_are_chosen_of_all_classes_alike() -> None:
     assert sorted(choose(labels, 100)) == list(range(8))
 
 
+def test_more_than_a_page_can_number_is_refused(
+    trained: Trained, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most, message in (
+        (19, "20 images are too many for a page; give --images 19 or fewer"),
+        (20, r"the maps of conv1 have \d+ x \d+ positions, which are too many for a page"),
+    ):
+        monkeypatch.setattr(data, "MOST_NUMBERED", most)
+        with pytest.raises(RunError, match=message):
+            data.contents(trained, split_for(trained), run, IMAGES, units=1)
+
+
 def test_a_unit_speaks_for_the_classes_whose_logit_it_raises() -> None:
     adds = np.array([[1, 0], [3, 0], [-5, 2], [7, 1]], np.float32)
     classes, means = speaks_for(adds, np.array([0, 0, 4, 9]), 10)

@@ -35,6 +35,9 @@ THUMBNAIL_PX = 16
 """Side of the images whose pixels are compared. Nearest neighbors hardly need more."""
 JPEG_QUALITY = 85
 
+MOST_NUMBERED = 1 << 16
+"""Most images, and most positions of a map: the page numbers them with uint16."""
+
 Float32 = NDArray[np.float32]
 
 
@@ -87,15 +90,16 @@ def contents(
         other_growth: The snapshots of another run, which the page shows beside those of this one.
 
     Raises:
-        RunError: The split has no image.
+        RunError: The split has no image, or there are more images or positions than a page numbers.
         DataError: An image of the split is damaged.
     """
     chosen = choose(split.labels, images)
     if not len(chosen):
         raise RunError("the split has no images; name another store or --split")
+    layers = [op for op in trained.net.plan if op.name == op.layer.name]
+    _check_numbers(len(chosen), layers)
     responses, pixels = respond(trained, split, chosen)
     labels = split.labels[chosen]
-    layers = [op for op in trained.net.plan if op.name == op.layer.name]
     hidden = layers[max(0, len(layers) - 2)].name
     arrays: dict[str, NDArray[Any]] = {
         "mean": _mean(trained),
@@ -136,6 +140,21 @@ def contents(
         "made": made,
     }
     return Contents(about | _network(trained) | _preprocessing(trained), arrays, files)
+
+
+def _check_numbers(images: int, layers: Sequence[Op]) -> None:
+    """Raise RunError if there are more images, or positions in a map, than a page numbers."""
+    if images > MOST_NUMBERED:
+        raise RunError(
+            f"{images:,} images are too many for a page; give --images {MOST_NUMBERED} or fewer"
+        )
+    for op in layers:
+        _, height, width = op.shape
+        if height * width > MOST_NUMBERED:
+            raise RunError(
+                f"the maps of {op.name} have {height} x {width} positions, which are too many for "
+                "a page; train with a smaller architecture.input_px"
+            )
 
 
 def choose(labels: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
