@@ -166,9 +166,10 @@ def _version(package: str) -> str:
 
 def _disk(name: str, folder: Path) -> Part:
     """Return the free space on the disk of a folder, which need not exist yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
+        # Up to Python 3.11 `exists` raises the error of a folder that may not be entered.
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
         free = shutil.disk_usage(folder).free / 2**30
     except OSError as error:
         return Part(name, False, f"{folder} cannot be read ({error.strerror})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +72,9 @@ def explain(
     answers = attribution.crop_answers(trained, image)
     label = int(answers.average.argmax()) if label is None else label
     # In float32 whatever the run's precision is: gradients are looked at in their details.
-    x = preprocess.centre(torch.from_numpy(np.ascontiguousarray(image))[None])[0].float()
+    exact = copy(preprocess)
+    exact.dtype = torch.float32
+    x = exact.centre(torch.from_numpy(np.ascontiguousarray(image))[None])[0]
     maps = {}
     if "gradient" in methods:
         maps["gradient"] = attribution.saliency(net, x, label)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from alexnet import files
 from alexnet.data.classes import short_names
 from alexnet.data.image import centre_square
 from alexnet.data.loader import batches
@@ -74,12 +75,12 @@ def facts(store: Store, counts: Counts) -> list[tuple[str, str]]:
     size_px = store.size_px
     encoding = manifest["settings"].get("encoding", "unknown encoding")
     size = sum(s["bytes"] for split in manifest["splits"].values() for s in split["shards"])
-    per_image = size / 1024 / max(1, sum(int(c.sum()) for c in counts.values()))
+    per_image = round(size / max(1, sum(int(c.sum()) for c in counts.values())))
     lines.append(
         (
             "stored as",
-            f"{encoding}, {size_px}x{size_px} pixels, {per_image:.3g} KiB an image, "
-            f"{size / 2**20:,.1f} MiB in all",
+            f"{encoding}, {size_px}x{size_px} pixels, {files.size(per_image)} an image, "
+            f"{files.size(size)} in all",
         )
     )
     red, green, blue = store.statistics.mean.mean((0, 1))

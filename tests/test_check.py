@@ -7,6 +7,7 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -85,6 +86,9 @@ def test_missing_and_full_folders_are_no_error(
     assert part("disk here") == Part("disk here", False, "0.0 GiB free in .")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert part("disk here").text == ". cannot be written"
+    monkeypatch.setattr(Path, "exists", Mock(side_effect=PermissionError(13, "Permission denied")))
+    unread = Part("disk", False, f"{tmp_path} cannot be read (Permission denied)")
+    assert environment._disk("disk", tmp_path) == unread
 
 
 def test_packages_without_metadata_and_failing_drivers_are_no_error(

@@ -194,7 +194,8 @@ def test_user_errors_are_one_sentence(
         (["train", "demo"], "name the prepared store: --data STORE"),
         (["train", "demo", "--data", store, "--minutes", "3"], "--minutes is for a folder of im"),
         (["train", tmp_path, "--minutes", "3", "--epochs", "2"], "either --epochs or --minutes"),
-        (["train", tmp_path, "--recipe", "papr"], "'papr' is neither a recipe nor"),
+        (["train", tmp_path, "--recipe", "papr"], "no recipe 'papr'; the nearest is paper"),
+        (["train", tmp_path, "--recipe", "x.json"], "no recipe 'x.json'; the recipes are caffe_"),
         (["train", tmp_path, "--recipe"], "--recipe needs a value"),
         (
             ["train", "demo", "--recipe", "modern", "--data", store],

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -171,6 +174,20 @@ def test_the_figure_has_a_panel_of_each_method_and_says_what_is_explained(
         "photo",
     )
     assert len(only_crops.axes) == 1 + 10 + 1
+
+
+def test_image_is_not_rounded_to_the_precision_of_the_run(
+    trained: Trained, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = read_image(photo, trained.preprocess.stored_px)
+    exact = trained.preprocess.centre(torch.from_numpy(image)[None])[0]
+    coarse = copy(trained.preprocess)
+    coarse.dtype = torch.bfloat16
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(explaining.attribution, "crop_answers", Mock())
+    monkeypatch.setattr(explaining.attribution, "saliency", lambda net, x, label: seen.append(x))
+    explaining.explain(replace(trained, preprocess=coarse), image, ["gradient"], label=0)
+    torch.testing.assert_close(seen[0], exact, rtol=0, atol=0)
 
 
 def test_all_methods_are_those_that_suit_the_network(trained: Trained) -> None:

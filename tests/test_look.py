@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def test_look_prints_the_facts_and_draws_them(
         "train       12 images; smallest class class 001 (3), largest class 000 (9)",
         "val         4 images, 2 in each class",
     ]
-    assert output[3].startswith("stored as   png, 16x16 pixels, ")
+    assert re.fullmatch(
+        r"stored as   png, 16x16 pixels, \d+ bytes an image, \d+\.\d KiB in all", output[3]
+    )
     assert output[4:] == [
         "mean color  red 2, green 2, blue 2 of 255",
         "made from   a test",

@@ -291,6 +291,20 @@ def test_grouped_kernels_equal_two_layers_and_one_with_zeros() -> None:
     assert grouped(full, 2) is None
 
 
+def test_columns_are_named_by_letters_as_long_as_there_are_some() -> None:
+    def of_columns(count: int) -> dict[str, Any]:
+        return {
+            "conv1.weight": np.zeros((2 * count, 3, 1, 1), np.float32),
+            "conv1.bias": np.zeros(2 * count, np.float32),
+            "conv2.weight": np.zeros((count, 2, 1, 1), np.float32),
+            "conv2.bias": np.zeros(count, np.float32),
+        }
+
+    assert {"conv2a/0", "conv2i/1"} <= set(to_caffe(of_columns(9), "split", 9))
+    with pytest.raises(RunError, match="conv2 has 27 columns, and there are letters for 26"):
+        to_caffe(of_columns(27), "split", 27)
+
+
 def test_a_dense_file_with_zeros_is_the_grouped_net(tmp_path: Path) -> None:
     blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     ours = {

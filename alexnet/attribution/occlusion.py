@@ -51,17 +51,18 @@ class Occlusion:
 
 
 @torch.no_grad()
-def occlusion(net: Network, x: torch.Tensor, label: int, side_px: int | None = None) -> Occlusion:
+def occlusion(net: Network, x: torch.Tensor, label: int) -> Occlusion:
     """Cover a square of the image with the mean image, at all of a grid of positions.
+
+    The side of the square is a fifth of that of the image.
 
     Source: Zeiler and Fergus, 2014 (arXiv:1311.2901), section 4.2, with a gray square.
 
     Args:
         x: (3, input_px, input_px), preprocessed.
-        side_px: Side of the square; a fifth of the image when not given.
     """
     input_px = x.shape[-1]
-    side_px = side_px or max(1, round(input_px / 5))
+    side_px = max(1, round(input_px / 5))
     # At equal distances from border to border; a small image has fewer positions. They are never
     # farther apart than the square is wide, so that every pixel is covered at some time.
     starts = np.unique(np.linspace(0, input_px - side_px, POSITIONS).round().astype(np.int64))

@@ -34,7 +34,7 @@ from alexnet.cli.settings import (
     with_full_help,
 )
 from alexnet.config import Config, scaled
-from alexnet.errors import AlexNetError, nearest
+from alexnet.errors import AlexNetError, nearest, unknown
 from alexnet.program import command
 from alexnet.saved_config import read_file
 from alexnet.terminal import together, wrapped
@@ -138,6 +138,8 @@ def is_folder(name: str) -> bool:
 def _train_on_folder(folder: str, arguments: list[str]) -> None:
     # Parsed before the folder is read, so that a mistake is answered at once.
     chosen = _chosen_recipe(arguments)
+    if chosen and chosen not in recipes.__all__:
+        raise AlexNetError(unknown("recipe", chosen, recipes.__all__))
     base = base_config(chosen or "modern_small")
     a = parse_train(base.recipe, arguments, base)
     if a.config.data:

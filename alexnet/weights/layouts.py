@@ -8,6 +8,7 @@ as in Caffe and PyTorch.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,6 +95,9 @@ def to_caffe(weights: Mapping[str, Array], groups: str = "keep", columns: int = 
             has it. split: one layer for each column, `conv2a`, `conv2b`. dense: one array with
             zeros where columns do not see each other.
         columns: Number of columns of the layers whose weights are grouped; see `grouped_layers`.
+
+    Raises:
+        RunError: To split, there are more columns than letters.
     """
     result: Arrays = {}
     grouped = grouped_layers(weights) if columns > 1 else ()
@@ -106,7 +110,14 @@ def to_caffe(weights: Mapping[str, Array], groups: str = "keep", columns: int = 
             parts = {name: (dense(weight, columns), bias)}
         elif name in grouped and groups == "split":
             pairs = split(weight, bias, columns)
-            parts = {f"{name}{'abcdefgh'[i]}": pair for i, pair in enumerate(pairs)}
+            letters = string.ascii_lowercase
+            if len(pairs) > len(letters):
+                raise RunError(
+                    f"{name} has {len(pairs)} columns, and there are letters for {len(letters)}; "
+                    "choose --groups keep or dense"
+                )
+            # Not strict: there are more letters than columns.
+            parts = {f"{name}{a}": pair for a, pair in zip(letters, pairs, strict=False)}
         for part, arrays in parts.items():
             result |= {f"{part}/{i}": array for i, array in enumerate(arrays)}
     return result
