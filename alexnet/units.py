@@ -186,9 +186,7 @@ def maximise(
             shift = torch.randint(-jitter_px, jitter_px + 1, (2,), generator=generator).tolist()
             shifted = v.roll(shift, (2, 3))
             gradient = _gradient(net, ops, shifted / deviation, units, row, column)
-            gradient = _smoothed(gradient, smooth_px)
-            length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-            shifted = shifted + gradient * (step_size * num_seen**0.5 / length)
+            shifted = shifted + _ascent(gradient, smooth_px, step_size * num_seen**0.5)
             # What an image file can hold.
             shifted = (mean + (1 - decay) * shifted).clamp(0, 255) - mean
             v = shifted.roll([-s for s in shift], (2, 3))
@@ -198,6 +196,18 @@ def maximise(
     # away from the mean that they were clamped with.
     result = (mean + v).clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return result
+
+
+def _ascent(gradient: torch.Tensor, smooth_px: float, length: float) -> torch.Tensor:
+    """The step up the gradient of each image: smoothed, and scaled to a Euclidean length.
+
+    Args:
+        gradient: (N, C, H, W).
+        smooth_px: As for `maximise`.
+    """
+    smoothed = _smoothed(gradient, smooth_px)
+    norm = smoothed.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+    return smoothed * (length / norm)
 
 
 def _gradient(

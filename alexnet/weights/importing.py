@@ -81,38 +81,59 @@ def import_weights(
     preprocessing = preprocessing_of(file)
     assert isinstance(preprocessing, Preprocessing)  # otherwise there is no candidate
     bgr = chosen.net.bgr and not says_rgb(file) if channels == "auto" else channels == "bgr"
-    config, dropout_source = _with_dropout(file, chosen, dropout)
+    config, dropout_in_words = _with_dropout(file, chosen, dropout)
     # With a mean for each channel, the run divides by the deviations itself.
     scale = np.ones(3, np.float32) if config.augment.mean == "channel" else preprocessing.scale
     weights = _weights(chosen, bgr, scale, path)
     names, words = _classes(classes, plan(config.architecture)[-1].shape[0], path)
-    mean_image, mean_source = _mean(file, preprocessing, chosen, mean, bgr)
+    mean_image, mean_in_words = _mean(file, preprocessing, chosen, mean, bgr)
     check(config)
     check_sizes(mean_image.shape[0], config.architecture.input_px)
     about = _header(config, names, words, stored_px=mean_image.shape[0])
     about["imported"] = {
+        **_origin(file, path, chosen, bgr, scale),
+        "mean": mean_in_words,
+        "dropout": dropout_in_words,
+    }
+    _write_run(run, config, weights, mean_image, about)
+    return about
+
+
+def _origin(
+    file: WeightFile, path: Path, chosen: Candidate, bgr: bool, scale: Array
+) -> dict[str, Any]:
+    """What the header of the checkpoint says of the file, as JSON values.
+
+    Args:
+        bgr: Whether the network of the file takes images as B, G, R.
+        scale: As for `_weights`.
+    """
+    return {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": file.form,
         "network": chosen.title,
         "channels": "BGR" if bgr else "RGB",
-        "mean": mean_source,
         "zeros_taken_out": chosen.grouped,
-        "dropout": dropout_source,
         "scale_in_conv1": scale.tolist() if (scale != 1).any() else None,
     }
+
+
+def _write_run(
+    run: Path, config: Config, weights: dict[str, Array], mean: Array, about: dict[str, Any]
+) -> None:
+    """Write the folder of the run: its configuration, its checkpoint and its card."""
     with new_folder(run) as folder:
         checkpoint.write_config(folder, config)
         checkpoint.write(
             folder / "last.safetensors",
             {name: torch.from_numpy(array) for name, array in weights.items()},
             {},
-            torch.from_numpy(mean_image),
+            torch.from_numpy(mean),
             about,
         )
         # The checkpoint as it is read back: what cannot be used leaves no run behind.
         write_card(folder, run.resolve().name)
-    return about
 
 
 def _with_input(file: WeightFile, input_px: int | None) -> WeightFile:
