@@ -27,6 +27,7 @@ from alexnet.evaluation import (
     worst_mistakes,
 )
 from alexnet.figures.answers import stored_image
+from alexnet.figures.errors import MISTAKES
 from alexnet.files import check_folder_of, write_whole
 from alexnet.look import left_out
 from alexnet.program import command
@@ -35,7 +36,6 @@ from alexnet.saved_config import to_dict
 from alexnet.train.metrics import read_metrics
 from alexnet.web_page import templates
 
-MISTAKES = 12
 PAIRS, PAIRS_WITHOUT_MATRIX = 10, 40
 """Most confused pairs in the table, below a confusion matrix and in place of one."""
 BESIDE = 12
@@ -177,11 +177,11 @@ def changed_settings(config: Config) -> list[tuple[str, str, str]]:
         return []
     ours = _flat(to_dict(config))
     theirs = _flat(to_dict(getattr(recipes, config.recipe)()))
-    left_out = "recipe", "data", "architecture.classes", "device", "precision"
+    ignored = "recipe", "data", "architecture.classes", "device", "precision"
     return [
         (name, _shown(ours.get(name)), _shown(theirs.get(name)))
         for name in sorted(ours.keys() | theirs.keys())
-        if name not in left_out and ours.get(name) != theirs.get(name)
+        if name not in ignored and ours.get(name) != theirs.get(name)
     ]
 
 

@@ -86,10 +86,10 @@ def _print(results: Sequence[Result], store: Store) -> None:
 def _keep(run: Path, store: Store, split: str, results: Sequence[Result]) -> None:
     """Write the errors to the card of the run, where that can be written."""
     from alexnet.card import add_evaluation
-    from alexnet.checkpoint import read
+    from alexnet.checkpoint import read_config
 
     try:
-        split = split or read(run).config.val_split
+        split = split or read_config(run).val_split
         add_evaluation(run, store.name, store.checksum, split, results)
     except (OSError, AlexNetError) as error:
         # A run of someone else, on a full disk, or with a damaged file can be tested as well.

@@ -338,13 +338,12 @@ def _preprocessing(trained: Trained) -> dict[str, Any]:
     preprocess = trained.preprocess
     crops = evaluation_crops(preprocess.augment, preprocess.stored_px, preprocess.input_px)
     deviation = preprocess.deviation
-    side = preprocess.augment.test_px or preprocess.input_px
     return {
         "stored_px": preprocess.stored_px,
         "input_px": preprocess.input_px,
-        "crop_px": side,
+        "crop_px": preprocess.test_px,
         "crops": crops,
-        "centre": [(preprocess.stored_px - side) // 2] * 2 + [False],
+        "centre": [(preprocess.stored_px - preprocess.test_px) // 2] * 2 + [False],
         # Whether the mean is cropped and reflected with the image.
         "mean_moves": preprocess.augment.mean == "pixel",
         "deviation": None if deviation is None else deviation.tolist(),

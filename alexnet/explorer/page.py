@@ -49,8 +49,6 @@ SCRIPTS = (
     "main",
 )
 GZIP_LEVEL = 9
-IMAGES, UNITS = 400, 32
-"""How much of a store a page has when nothing else is said: images, and units of each layer."""
 PIECE_BYTES = 12 << 20
 """Bytes in each script of a folder, where they are 16 MiB of base64. A multiple of 3: so the texts
 of several pieces, one behind the other, are the base64 of all of them."""
@@ -108,8 +106,8 @@ def write(
     run: Path,
     out: Path,
     ort: dict[str, bytes],
-    images: int = IMAGES,
-    units: int = UNITS,
+    images: int,
+    units: int,
     other_growth: Growth | None = None,
 ) -> int:
     """Write the page of a network, and replace an earlier one.

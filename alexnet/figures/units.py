@@ -77,8 +77,8 @@ def _sees(architecture: Architecture, layer: str) -> str:
     side, input_px = field(architecture, layer).size_px, architecture.input_px
     if any(isinstance(op.layer, FullyConnected) for op in operations_until(architecture, layer)):
         return f"a unit sees the whole crop of {side}x{side} pixels"
-    cut = f", cut at the border of the crop of {input_px}x{input_px}" if side > input_px else ""
-    return f"a unit sees {side}x{side} pixels{cut}"
+    clipped = f", cut at the border of the crop of {input_px}x{input_px}" if side > input_px else ""
+    return f"a unit sees {side}x{side} pixels{clipped}"
 
 
 def _draw_units(
