@@ -63,6 +63,9 @@ class Result:
 TOP5_CLASSES = 20
 """From this number of classes on a top-5 error is shown: five guesses of six are nearly always
 right."""
+QUARTER = 0.25
+"""The training error to which Figure 1 of the paper draws its line, and by which it compares ReLU
+with tanh."""
 FEW_IMAGES = 10
 """Of fewer test images, one answer for all of them does not say that nothing was learned."""
 

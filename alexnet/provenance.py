@@ -74,4 +74,5 @@ def machine() -> str:
             if line.startswith("model na")
         ]
         name = lines[0] if lines else name
-    return f"{name}, {available_cores()} cores"
+    cores = available_cores()
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"

@@ -714,7 +714,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "epochs_to(QUARTER, tanh) / epochs_to(QUARTER, relu)",
             "epochs_to(QUARTER, relu) / epochs_to(QUARTER, tanh)",
         ),
-        (EFFECTS, "QUARTER = 0.25", "QUARTER = 0.5"),
+        ("evaluation.py", "QUARTER = 0.25", "QUARTER = 0.5"),
         (EFFECTS, "return with_dropout / none", "return none / with_dropout"),
         (
             EFFECTS,

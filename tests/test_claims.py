@@ -348,6 +348,9 @@ def test_the_error_without_dropout_is_that_of_the_same_net(recorded: list[Record
 
 
 def test_arms_are_named_in_american_english(recorded: list[Record]) -> None:
+    errors = "\n".join(line for record in recorded for line in record.errors())
+    for name in ("normalisation", "colour"):
+        assert name not in errors
     assert "normalisation" not in table.document(recorded)
 
 
@@ -359,7 +362,7 @@ def test_rows_describe_their_scale_from_the_record() -> None:
         run["train_error"] = 0.1
     assert records.opened(lrn).setting() == f"{small}10 %"
     assert replace(records.opened(lrn), without_dropout=0.3).setting() == (
-        f"{small}10 %, 30 % without dropout: underfitted"
+        f"{small}10 %; 30 % for the net trained without dropout: underfitted"
     )
     assert "10,000 images" in records.opened(raw("bias-cifar10-desk")).setting()
     assert records.opened(raw("relu-cifar10-full")).setting() == (
@@ -480,7 +483,10 @@ def test_error_without_dropout_is_found_beside_a_record_with_newer_fields(tmp_pa
     lrn["parts"]["base"]["of"] = "store"
     for record in (lrn, dropout):
         records.write(record, tmp_path)
-    assert all(", 4 % without dropout" in one.setting() for one in records.read(tmp_path))
+    assert all(
+        "; 4 % for the net trained without dropout" in one.setting()
+        for one in records.read(tmp_path)
+    )
 
 
 def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,8 @@ def made_up(
             strict=True,
         )
     ]
-    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     return RunResult(
-        *(test, centre, train, 1, 0.01, colour, tuple(epochs), steady, *nothing),
+        *(test, centre, train, 1, 0.01, colour, tuple(epochs), steady),
         extra_metrics,
         top5,
     )
@@ -315,30 +315,33 @@ def test_column_distance_is_large_only_for_different_columns() -> None:
     assert 0.3 < np.mean([share for _, share in alike]) < 0.7  # uniform
 
 
-def member(right: np.ndarray, sure: float) -> RunResult:
+def member(right: np.ndarray, sure: float, path: Path) -> RunResult:
     """A net that gives the probability `sure` to the right class of the images in `right`."""
     labels = np.arange(len(right)) % 2
     p = np.where((labels == 1) == right, sure, 1 - sure)
-    return replace(
-        made_up(), test_error=1 - right.mean(), probabilities=np.stack([1 - p, p], 1), labels=labels
-    )
+    np.savez(path, probabilities=np.stack([1 - p, p], 1), labels=labels)
+    return replace(made_up(), test_error=1 - right.mean(), predictions=path)
 
 
-def test_ensemble_is_better_where_its_members_err_on_different_images() -> None:
+def test_ensemble_is_better_where_its_members_err_on_different_images(tmp_path: Path) -> None:
     right = np.ones((3, 90), bool)
     for net in range(3):
         right[net, 30 * net : 30 * net + 30] = False
-    assert ensemble([member(r, 0.8) for r in right])["ensemble_error"] == 0
-    alike = [member(right[0], 0.8)] * 3
+    members = [member(r, 0.8, tmp_path / f"{net}.npz") for net, r in enumerate(right)]
+    assert ensemble(members)["ensemble_error"] == 0
+    alike = [members[0]] * 3
     assert ensemble(alike)["ensemble_error"] == pytest.approx(1 / 3)
     assert ensemble(alike)["weighted_gain"] == 0
 
 
-def test_weighted_average_leaves_out_a_poor_member() -> None:
+def test_weighted_average_leaves_out_a_poor_member(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    good, poor = member(rng.random(400) < 0.9, 0.7), member(rng.random(400) < 0.1, 0.95)
-    nets = good, poor
-    weights = mixture(np.stack([net.probabilities[np.arange(400), net.labels] for net in nets]))
+    nets = [
+        member(rng.random(400) < share, sure, tmp_path / f"{share}.npz")
+        for share, sure in ((0.9, 0.7), (0.1, 0.95))
+    ]
+    files = [np.load(net.predictions) for net in nets if net.predictions]
+    weights = mixture(np.stack([f["probabilities"][np.arange(400), f["labels"]] for f in files]))
     assert weights.sum() == pytest.approx(1)
     assert weights[0] > 0.95
     # The plain average follows the member that is sure.

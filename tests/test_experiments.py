@@ -271,10 +271,7 @@ def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
 
 
 def test_every_five_seeds_form_an_ensemble_and_the_rest_none() -> None:
-    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    runs = [
-        RunResult(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, *nothing, {"other": n}) for n in range(12)
-    ]
+    runs = [RunResult(n / 100, 0.5, 0.5, 1, 0.01, (), (), 1, {"other": n}) for n in range(12)]
 
     def mean_error(members: Sequence[RunResult]) -> dict[str, float]:
         return {"ensemble_error": float(np.mean([run.test_error for run in members]))}
@@ -305,8 +302,7 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
 def test_claim_without_numbers_costs_no_other_claim_its_record(
     photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    result = RunResult(0.4, 0.4, 0.3, 1, 0.01, (), (), 1, *nothing)
+    result = RunResult(0.4, 0.4, 0.3, 1, 0.01, (), (), 1)
 
     def run(claim: Claim, settings: runner.Settings) -> dict[str, list[RunResult]]:
         if claim.id == "bias":
@@ -602,10 +598,11 @@ def test_ensemble_metrics_are_assigned_to_each_member_run(
     labels = np.arange(4) % 2
     right, wrong = np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[1 - labels]
     # Each of the five nets errs on one of the four images.
-    nets = [
-        RunResult(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, np.where(rows, right, wrong), labels)
-        for rows in np.arange(4)[:, None] != np.arange(5)[:, None, None] % 4
-    ]
+    nets = []
+    for net, rows in enumerate(np.arange(4)[:, None] != np.arange(5)[:, None, None] % 4):
+        path = tmp_path / f"{net}.npz"
+        np.savez(path, probabilities=np.where(rows, right, wrong), labels=labels)
+        nets.append(RunResult(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, predictions=path))
     monkeypatch.setattr(runner, "run_all", lambda specs, settings: list(nets))
     results = runner.run(claim, settings_for(photographs, tmp_path, seeds=5))
     assert {run.extra_metrics["ensemble_error"] for run in results["base"]} == {0.0}
@@ -658,7 +655,10 @@ def test_interrupted_claim_continues_with_the_same_results(
     for arm, expected in undisturbed.items():
         for first, second in zip(expected, continued[arm], strict=True):
             assert first.test_error == second.test_error
-            assert np.array_equal(first.probabilities, second.probabilities)
+            assert first.predictions is not None
+            assert second.predictions is not None
+            with np.load(first.predictions) as a, np.load(second.predictions) as b:
+                assert np.array_equal(a["probabilities"], b["probabilities"])
 
 
 def _command_contains(path: Path, text: str) -> bool:

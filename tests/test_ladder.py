@@ -14,7 +14,7 @@ from alexnet.config_checks import check, without_effect
 from alexnet.experiments import report
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.effects import RunResult
-from alexnet.experiments.records import NO_IMAGES, Record
+from alexnet.experiments.records import Record
 from alexnet.ladder import LEFT_OUT, RUNGS, climb, kept
 from alexnet.saved_config import differences, to_dict
 
@@ -87,7 +87,7 @@ def test_a_rung_stands_on_those_below_it_that_are_kept() -> None:
 
 
 def result(error: float) -> RunResult:
-    return RunResult(error, error, error, 100.0, 0.01, (), (), 0, **NO_IMAGES)
+    return RunResult(error, error, error, 100.0, 0.01, (), (), 0)
 
 
 def test_figure_has_each_rung_and_those_left_out_are_hollow() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from alexnet import recipes
 from alexnet.config import Config, Conv, LayerLr, Pool, StepSchedule, scaled
+from alexnet.evaluation import QUARTER
 from alexnet.experiments.claim import OF_64_PX, Kind, Scale
-from alexnet.experiments.effects import QUARTER
 
 # CIFAR-10 has no validation split.
 VAL_SPLIT: dict[Kind, str] = {

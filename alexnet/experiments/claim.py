@@ -1,7 +1,4 @@
-"""The parts of a claim: arms, effects, and the scales it can be run at.
-
-This module imports only the standard library and NumPy, so that the table of claims prints at once.
-"""
+"""The parts of a claim: arms, effects, and the scales it can be run at."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The claims of the paper: what is compared, on which data, and by which effects.
 
 A claim holds arms, each a change of one base configuration, and effects, each a number for each
-seed that is above `none` where the paper is right. This module imports only the standard library
-and NumPy, so that the table of claims prints at once.
+seed that is above `none` where the paper is right.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ REGULARISERS = (
 """What works against overfitting: the arm without it, and what its effect compares."""
 
 
-# Extra metrics. PyTorch is imported when they are computed, so that the table needs none.
+# Extra metrics. Their module imports matplotlib, which the table of claims does not need.
 
 
 def _over_masks(run: Path) -> dict[str, float]:

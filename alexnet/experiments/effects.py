@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from numpy.typing import NDArray
 
 from alexnet.config import Plateau, Schedule, SmoothSchedule
 from alexnet.errors import AlexNetError
+from alexnet.evaluation import QUARTER
 
-# The training error at which Figure 1 compares ReLU with tanh.
-QUARTER = 0.25
 ENSEMBLE = 5
 """Networks in an ensemble (section 6)."""
 HALVES = 5
@@ -47,10 +47,6 @@ class RunResult:
     """The metrics of each epoch."""
     steady_epochs: int
     """Number of epochs before the schedule changes anything (`steady_epochs`)."""
-    probabilities: NDArray[np.float32]
-    """Predictions of the recipe's own test for `val_split`, shape (N, classes)."""
-    labels: NDArray[np.int64]
-    """Classes of the same images, shape (N,)."""
     extra_metrics: Mapping[str, float] = field(default_factory=dict)
     """Further measurements of a claim, by name."""
     top5_error: float | None = None
@@ -58,6 +54,10 @@ class RunResult:
     anything (`evaluation.TOP5_CLASSES`)."""
     products: Mapping[str, str] = field(default_factory=dict)
     """The way of each product that a trial decided (`ops/trial.py`); it decides the last digits."""
+    predictions: Path | None = None
+    """File with the predictions of the recipe's own test for `val_split`: `probabilities`,
+    (N, classes) float32, and `labels`, (N,) int64. They are read where they are needed, because
+    those of all runs would not fit into memory. None for a run that was read from a record."""
 
     @property
     def gap(self) -> float:
@@ -105,11 +105,6 @@ def top5_error(first: RunResult, second: RunResult) -> float:
     return 100 * (first.top5_error - second.top5_error)
 
 
-def own_gap(run: RunResult) -> float:
-    """The gap of one run, in percentage points."""
-    return 100 * run.gap
-
-
 def centre_minus_ten(run: RunResult) -> float:
     """Error with the center crop minus error with ten crops, in percentage points."""
     return 100 * (run.centre_error - run.test_error)
@@ -129,7 +124,7 @@ def epochs_to(error: float, run: RunResult) -> float:
 
     It is the length of the run if the error is never reached, which is then a lower bound.
     """
-    # The curve begins at an error of 1 before the first epoch, its upper bound.
+    # Before the first epoch the error counts as 1, the largest possible.
     before = 1.0
     for number, epoch in enumerate(run.epochs):
         if epoch["val_error"] <= error:
@@ -186,8 +181,13 @@ def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
             found on a random half of the images and both are tested on the other half; the mean
             over `HALVES` such halves.
     """
-    labels = members[0].labels
-    p = np.stack([net.probabilities for net in members]).astype(np.float64)  # (nets, N, classes)
+    probabilities = []
+    for net in members:
+        assert net.predictions is not None
+        with np.load(net.predictions) as file:
+            probabilities.append(file["probabilities"])
+            labels: NDArray[np.int64] = file["labels"]
+    p = np.stack(probabilities).astype(np.float64)  # (nets, N, classes)
     gains = []
     for seed in range(HALVES):
         order = np.random.default_rng(seed).permutation(len(labels))
@@ -196,7 +196,7 @@ def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
         weights = mixture(p[:, known, labels[known]])
         weighted = np.tensordot(weights, p[:, new], 1)
         gains.append(_error(p[:, new].mean(0), labels[new]) - _error(weighted, labels[new]))
-    average = np.mean([net.probabilities for net in members], axis=0)
+    average = np.mean(probabilities, axis=0)
     return {"ensemble_error": _error(average, labels), "weighted_gain": float(np.mean(gains))}
 
 

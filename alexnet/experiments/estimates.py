@@ -34,9 +34,10 @@ class Estimate:
     p: float | None
     """p value of the two-sided t test against no effect."""
     verdict: Verdict
-    """same sign: the interval lies wholly on the claimed side of no effect. opposite sign: wholly
-    on the other side. differs: wholly on either side, where no side is claimed. inconclusive: no
-    effect is inside, or there is no interval."""
+    """same sign: the interval lies wholly on the claimed side of the value that stands for no
+    effect (0 for a difference, 1 for a ratio). opposite sign: wholly on the other side. differs:
+    wholly on either side, where no side is claimed. inconclusive: the interval contains that value,
+    or there is no interval."""
 
     def contains(self, value: float) -> bool | None:
         """Whether the interval contains a value; None without an interval."""

@@ -25,7 +25,7 @@ from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
 from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
 from alexnet.experiments.effects import RunResult, steady_epochs
-from alexnet.files import write_whole
+from alexnet.files import replacing, write_whole
 from alexnet.saved_config import from_dict
 from alexnet.train.loop import Interrupted, fit, resume
 from alexnet.train.metrics import NotFinite, read_metrics
@@ -33,6 +33,7 @@ from alexnet.trained import load
 
 CONFIG_FILE = "wanted.json"
 """Its name may not change: folders of earlier runs are read again."""
+PREDICTIONS = "predictions.npz"
 TRAIN_IMAGES = 2000
 """Training images on which the training error is measured."""
 
@@ -79,10 +80,9 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
         ),
         1,
     )
-    # Renamed when complete, and before result.json is written: a folder with result.json is whole.
-    with (folder / "predictions.npz.partial").open("wb") as file:
+    # Before result.json is written: a folder with result.json is whole.
+    with replacing(folder / PREDICTIONS) as file:
         np.savez(file, probabilities=p, labels=labels)
-    (folder / "predictions.npz.partial").replace(folder / "predictions.npz")
     epochs = read_metrics(run, "epoch")
     names = "epoch", "train_loss", "train_error", "val_loss", "val_error"
     on_test = score(p, labels, 1)
@@ -107,25 +107,25 @@ def read(folder: Path) -> RunResult | str | None:
     data = json.loads(path.read_text())
     if "failed" in data:
         return str(data["failed"])
-    with np.load(folder / "predictions.npz") as file:
-        arrays = {name: file[name] for name in ("probabilities", "labels")}
     config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
-    return result_of(data, config, **arrays)
+    return result_of(data, config, folder / PREDICTIONS)
 
 
-def result_of(data: dict[str, Any], config: Config, **arrays: Any) -> RunResult:
+def result_of(data: dict[str, Any], config: Config, predictions: Path | None = None) -> RunResult:
     """The result of a run from its JSON form.
 
     Args:
         data: What result.json holds, or a run of a record.
-        arrays: `probabilities` and `labels`, as in `RunResult`.
+        predictions: As in `RunResult`.
     """
     tuples = {"epochs": tuple(data["epochs"]), "colour": tuple(map(tuple, data["colour"]))}
     fields = {**data, **tuples}
     # Records that were written under the old name of the field stay readable.
     extra_metrics = fields.pop("also", {})
     steady = steady_epochs(config.schedule)
-    return RunResult(**fields, **arrays, steady_epochs=steady, extra_metrics=extra_metrics)
+    return RunResult(
+        **fields, steady_epochs=steady, extra_metrics=extra_metrics, predictions=predictions
+    )
 
 
 def main(folder: Path) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
@@ -40,8 +39,6 @@ counts where it was measured.
 """
 # The words for the usual widths; any other is written as 1/n.
 WIDTHS = {1.0: "full width", 0.5: "half of the width", 0.25: "a quarter of the width"}
-# Predictions are not recorded. The measures that need them keep their results in `extra_metrics`.
-NO_IMAGES = {"probabilities": np.zeros((0, 0), np.float32), "labels": np.zeros(0, np.int64)}
 
 
 def new_record(
@@ -174,7 +171,7 @@ class Record:
             percent = ", ".join(f"{100 * run.test_error:.1f}" for run in runs)
             part = Part(**self.raw["parts"][name])
             # Records name arms as code does, and readers read American English.
-            arm = name.replace("normalisation", "normalization")
+            arm = name.replace("normalisation", "normalization").replace("colour", "color")
             lines.append(f"{error_name(self.config(name))}, {arm}{part}: {percent} %")
         return lines
 
@@ -182,7 +179,7 @@ class Record:
         """The setting of the first arm in words.
 
         For example: `desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training
-        error 29 %, 24 % without dropout: underfitted`.
+        error 29 %; 24 % for the net trained without dropout: underfitted`.
         """
         first = self.claim.arms[0].name
         runs, part = self.results[first], Part(**self.raw["parts"][first])
@@ -194,9 +191,11 @@ class Record:
         classes = self.raw["new_classes"] if part.of == "new" else part.classes or store["classes"]
         images = round(of_each * classes)
         train_error = mean(run.train_error for run in runs)
-        least = train_error if self.without_dropout is None else self.without_dropout
+        least, without = train_error, ""
+        if self.without_dropout is not None:
+            least = self.without_dropout
+            without = f"; {100 * least:.0f} % for the net trained without dropout"
         underfitted = least > UNDERFITTED and not self.in_papers_setting
-        without = "" if least is train_error else f", {100 * least:.0f} % without dropout"
         return (
             f"{where(self.raw)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}: "
             f"{WIDTHS.get(width, f'1/{1 / width:.0f} of the width')}, {images:,} images, "
@@ -236,15 +235,15 @@ def opened(raw: dict[str, Any]) -> Record:
     if raw["on"] not in claim.kinds:
         raise ValueError(f"claim {claim.id} is not tested on {raw['on']}")
     configs = {name: from_dict(Config, config) for name, config in raw["configs"].items()}
+    # Predictions are not recorded. The measures that need them keep theirs in `extra_metrics`.
     results = {
-        name: [result_of(run, configs[name], **NO_IMAGES) for run in runs]
-        for name, runs in raw["arms"].items()
+        name: [result_of(run, configs[name]) for run in runs] for name, runs in raw["arms"].items()
     }
     rows = tuple(
         Row(
             effect,
             estimate(effect.values(results), effect.none, effect.one_sided),
-            tuple(_repeat(claim, effect, raw)),
+            _repeat(claim, effect, raw),
         )
         for effect in claim.effects
         if not effect.top5 or _have_top5(effect, results)
@@ -351,16 +350,12 @@ def adjusted(records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def _repeat(claim: Claim, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:
+def _repeat(claim: Claim, effect: Effect, raw: dict[str, Any]) -> tuple[str, ...]:
     """The reasons to measure a row again: the settings of the compared arms that have changed."""
+    compared = [arm for arm in claim.arms if arm.name in effect.arms]
+    changes = [setting for arm in compared for setting in _changes(claim, arm, effect, raw)]
     # Arms share most settings; each change is named once.
-    named: set[str] = set()
-    for arm in claim.arms:
-        if arm.name in effect.arms:
-            for setting in _changes(claim, arm, effect, raw):
-                if setting not in named:
-                    named.add(setting)
-                    yield setting
+    return tuple(dict.fromkeys(changes))
 
 
 def _changes(claim: Claim, arm: Arm, effect: Effect, raw: dict[str, Any]) -> Iterator[str]:

@@ -13,10 +13,11 @@ from matplotlib.transforms import blended_transform_factory
 
 from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
+from alexnet.evaluation import QUARTER
 from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import QUARTER, apart
-from alexnet.experiments.records import Record, Row
+from alexnet.experiments.effects import apart
+from alexnet.experiments.records import OWN, Record, Row
 from alexnet.experiments.table import (
     NOT_RUN,
     REPEATED,
@@ -38,9 +39,7 @@ Section = tuple[str, list[tuple[Figure, str]]]
 """A heading, and figures with their captions."""
 
 
-def page(
-    records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = Path("records/claims")
-) -> str:
+def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OWN) -> str:
     """The whole page: first the figures, then the table, then each claim.
 
     Args:
@@ -73,7 +72,7 @@ def write(
     records: Sequence[Record],
     path: Path,
     runs: Sequence[Path] = (),
-    folder: Path = Path("records/claims"),
+    folder: Path = OWN,
 ) -> None:
     """Write the page to a file; the arguments are those of `page`."""
     write_whole(path, page(records, runs, folder).encode())

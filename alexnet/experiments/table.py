@@ -36,15 +36,16 @@ computed from them, and a test fails when this file and the records disagree.
 READING = """\
 **A row.** An effect is computed for each seed, from runs that share seed, data and order. The row
 gives its mean and the 95 % interval of the mean (Student's t over seeds). *Same sign*: the interval
-lies wholly on the claimed side of no effect (0 of a difference, 1 of a ratio). *Opposite sign*:
-wholly on the other side. *Differs*: wholly on one side, where the paper claims none.
-*Inconclusive*: no effect is inside the interval, or there is no interval. Where the paper gives a
-number, the row says whether the interval contains it. The minimum detectable effect (80 % power) is
-the smallest distance from no effect that so many seeds of this standard deviation find with a
-probability of 80 %. A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent, and
--1.4 / -1.2 points are changes of the two. "CaffeNet at 128 pixels" is what the one systematic study
-of this shape found: top-1 errors of single runs on ImageNet 2012, with fc6 and fc7 of 2,048 units
-(Mishkin, Sergievskiy and Matas 2016, arXiv 1606.02228, and their repository caffenet-benchmark).
+lies wholly on the claimed side of the value that stands for no effect (0 for a difference, 1 for a
+ratio). *Opposite sign*: wholly on the other side. *Differs*: wholly on one side, where the paper
+claims none. *Inconclusive*: the interval contains the value that stands for no effect, or there is
+no interval. Where the paper gives a number, the row says whether the interval contains it. The
+minimum detectable effect (80 % power) is the smallest distance from no effect that so many seeds of
+this standard deviation find with a probability of 80 %. A pair such as 40.7 / 18.2 is a top-1 and a
+top-5 error in percent, and -1.4 / -1.2 points are changes of the two. "CaffeNet at 128 pixels" is
+what the one systematic study of this shape found: top-1 errors of single runs on ImageNet 2012,
+with fc6 and fc7 of 2,048 units (Mishkin, Sergievskiy and Matas 2016, arXiv 1606.02228, and their
+repository caffenet-benchmark).
 
 **Many rows.** "p, Holm" is the p value of the two-sided t test against no effect, adjusted for the
 {tested} rows of the table that have one (Holm 1979). An effect with a value of at most 0.05 stands,
@@ -56,9 +57,10 @@ only: every seed is judged on the same one test sample.
 training images and mean training error. *full* is the paper's setting where the data are the
 paper's too; *desk* is a small stand-in. A desk record can confirm a mechanism. It cannot refute a
 claim about ImageNet, and its numbers are of another network and other images. *Underfitted* means a
-training error above {underfitted:.0f} %, without dropout where that was measured: such a net has \
-little use for what prevents overfitting, so the effect of
-a regularizer has to look small or opposite there."""
+training error above {underfitted:.0f} %; where claim `dropout` was run on the same base, the \
+error of the net
+trained without dropout decides. Such a net has little use for what prevents overfitting, so the
+effect of a regularizer has to look small or opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
@@ -225,16 +227,17 @@ def source(claim: Claim) -> str:
 
 LEGEND = """\
 Each row says what was compared, the paper's number, and the measured mean over seeds with its \
-95 % interval. p is the probability of a difference this large by chance, corrected for the \
-number of rows (Holm). Same sign: the interval lies wholly on the side that the paper claims. \
-Opposite sign: wholly on the other side. Differs: wholly on one side, where the paper claims none. \
-Inconclusive: it contains no difference, or there is no interval.
+95 % interval. p is the probability of a difference at least this large if there were no effect, \
+corrected for the number of rows (Holm). Same sign: the interval lies wholly on the side that the \
+paper claims. Opposite sign: wholly on the other side. Differs: wholly on one side, where the \
+paper claims none. Inconclusive: the interval contains the value that stands for no effect (0 for \
+a difference, 1 for a ratio), or there is no interval.
 
 A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent. CaffeNet at 128 pixels: single \
 runs of a study on ImageNet (Mishkin et al. 2016). Full is the paper's scale. \
 Desk is a small stand-in, which can confirm a mechanism and cannot refute a claim about ImageNet. \
-Underfitted: the training error, without dropout where that was measured, is above \
-{underfitted:.0f} %. A row with {repeat} is to be \
+Underfitted means a training error above {underfitted:.0f} %; where claim dropout was run on the \
+same base, the error of the net trained without dropout decides. A row with {repeat} is to be \
 repeated: the settings of the claim have changed since the run."""
 REPEATED = "(*)"
 
@@ -341,8 +344,9 @@ def document(records: Sequence[Record]) -> str:
         lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.{note}", ""]
         for record in of_claim:
             images = ", ".join(f"{name} {n:,}" for name, n in record.raw["store"]["images"].items())
-            machine = record.raw["environment"]["machine"]
-            lines += [f"`{record.raw['command']}` ({where(record.raw)}; {images}; {machine})", ""]
+            machine = record.raw["environment"]["machine"].replace(", 1 cores", ", 1 core")
+            about = f"{where(record.raw)}; store: {images}; {machine}"
+            lines += [f"`{record.raw['command']}` ({about})", ""]
             lines += [*(f"- {error}" for error in record.errors()), ""]
         if commands := not_run(claim, of_claim):
             lines += [f"{NOT_RUN}{', '.join(f'`{command}`' for command in commands)}", ""]

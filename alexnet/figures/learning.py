@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from alexnet.checkpoint import read_config
 from alexnet.diagnostics import BLIND
 from alexnet.errors import RunError
+from alexnet.evaluation import QUARTER
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, finish, legend, run_names
 from alexnet.train.metrics import read_metrics
 
@@ -25,9 +26,6 @@ FEW_EPOCHS = 3
 
 MOST_FALLS = 10
 """Up to this number, the epochs at which the learning rate fell are marked."""
-
-QUARTER = 0.25
-"""The training error to which Figure 1 of the paper draws its line."""
 
 STYLES = "-", "--", ":", "-."
 
