@@ -204,8 +204,11 @@ def _named(p: NDArray[np.float32], classes: Sequence[str], top_k: int = 5) -> di
 
 
 def _rounded(values: NDArray[np.float32]) -> Any:
-    """Return an array as nested lists, with three digits of the largest number."""
-    # The same number of decimals for all: a file of digits that nobody looks at would be huge.
+    """Return an array as nested lists, rounded so that its largest number has four digits or more.
+
+    All numbers have as many decimals as that one, so that small ones have fewer digits.
+    """
+    # A file of digits that nobody looks at would be huge.
     scale = float(np.abs(values).max()) or 1.0
     digits = max(0, 3 - int(np.floor(np.log10(scale))))
     return np.round(values.astype(np.float64), digits).tolist()

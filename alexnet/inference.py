@@ -43,12 +43,12 @@ class Prediction:
     """The most probable classes of one image, or the reason why it could not be read.
 
     Attributes:
-        picture: Path of the file.
+        file: Path of the file.
         classes: Classes and their probabilities, most probable first.
         error: Why the file could not be read; None for a readable one.
     """
 
-    picture: str
+    file: str
     classes: tuple[tuple[str, float], ...]
     error: str | None = None
 

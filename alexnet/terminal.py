@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable
@@ -42,10 +43,16 @@ def together(phrases: Iterable[str]) -> str:
 
 
 def paragraphs(text: str) -> list[str]:
-    """The lines of a docstring: its paragraphs with empty lines between them."""
+    """The lines of a docstring: its paragraphs with empty lines between them.
+
+    An item of a list, which begins with `- `, begins on a line of its own.
+    """
     lines: list[str] = []
     for paragraph in text.split("\n\n"):
-        lines += ["", *wrapped(" ".join(paragraph.split()))]
+        lines.append("")
+        for part in re.split(r"\n(?=- )", paragraph):
+            rest = "  " if part.startswith("- ") else ""
+            lines += wrapped(" ".join(part.split()), rest=rest)
     return lines[1:]
 
 

@@ -3,8 +3,9 @@
     python examples/prune.py RUN STORE OUT.safetensors --share 0.6 --layer fc6,fc7
 
 Prints for each layer the share of weights that are zero before and after, and of activations that
-are zero without pruning; then the errors of both networks on the validation images of STORE. Every
-verb reads OUT.safetensors in place of a run.
+are zero without pruning; then the errors of both networks on the validation images of STORE.
+`evaluate`, `predict`, `explain`, `explore`, `features`, `export`, `golden`, `which` and `check`
+read OUT.safetensors in place of a run, and so does `figure filters`.
 """
 
 import argparse

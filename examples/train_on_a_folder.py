@@ -2,8 +2,9 @@
 
     python examples/train_on_a_folder.py IMAGES OUT --epochs 28
 
-The images are prepared once (OUT/store), then the recipe `demo` is trained on them (OUT/run). For
-the full-size network use `--recipe original`, which needs images of 256 pixels: `--size-px 256`.
+The images are prepared once (OUT/store), then the recipe `modern_small` is trained on them
+(OUT/run). For the full-size network use `--recipe original`, which needs images of 256 pixels:
+`--size-px 256`.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import alexnet
 from alexnet.config import StoreSettings, scaled
 from alexnet.data import sources
 from alexnet.data.prepare import prepare
+from alexnet.evaluation import crops_name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--recipe", default="demo", choices=alexnet.recipes.__all__)
+    parser.add_argument("--recipe", default="modern_small", choices=alexnet.recipes.__all__)
     parser.add_argument("--size-px", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=28)
     a = parser.parse_args()
@@ -39,7 +41,7 @@ def main() -> None:
         alexnet.fit(config, run)
 
     for result in alexnet.evaluate([run], store):
-        print(f"patches {result.patches}: top-1 error {result.top1_error:.1%}")
+        print(f"{crops_name(result)}: top-1 error {result.top1_error:.1%}")
 
 
 if __name__ == "__main__":

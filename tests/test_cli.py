@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alexnet import errors, recipes
+from alexnet import errors, own_images, recipes
 from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import VERBS, main
+from alexnet.cli.prepare import _recipe_for
 from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
 from alexnet.cli.train import TrainArguments, parse_train
 from alexnet.config import Config, to_dict
@@ -671,6 +672,35 @@ def test_hostile_name_of_an_image_does_not_reach_the_terminal(
     assert "a?[2J.png" in output
     assert "b?[2J.png" in output
     assert "\x1b" not in output
+
+
+def test_help_of_a_folder_says_whose_defaults_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(runs(capsys, "train", tmp_path, "--help").split())
+    assert f"images under {own_images.TINY_PX} pixels get a CIFAR-10 recipe" in text
+    assert own_images.recommended(own_images.TINY_PX).recipe == "modern_small"
+    assert "--recipe NAME Recipe to train; by the size of the images when not given. --" in text
+    assert "--epochs INT Passes over the images, in place of --minutes. Opt" in text
+    assert "Time to train on this machine. (default: 9)" in text
+
+
+@pytest.mark.parametrize(
+    ("size_px", "images", "recipe"),
+    [
+        (256, 100, "original"),
+        (128, 50_000, "modern_small"),
+        (32, 50_000, "cifar_26"),
+        (32, 5_000, "cifar_11"),
+        (28, 60_000, "cifar_11"),
+        (64, 100_000, "cifar_26"),
+        (16, 100, None),
+    ],
+)
+def test_prepare_advises_the_recipe_that_a_folder_would_get(
+    size_px: int, images: int, recipe: str | None
+) -> None:
+    assert _recipe_for(size_px, images) == recipe
 
 
 def test_prepare_of_few_images_names_the_quick_way(

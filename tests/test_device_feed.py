@@ -247,7 +247,7 @@ def test_a_gpu_predicts_in_batches_what_a_cpu_predicts_one_by_one(
     assert sizes == [2, 2]
     assert [p.error for p in together] == [p.error for p in single]
     for a, b in zip(single, together, strict=True):
-        assert a.picture == b.picture
+        assert a.file == b.file
         assert [c for c, _ in a.classes] == [c for c, _ in b.classes]
         assert [v for _, v in a.classes] == pytest.approx([v for _, v in b.classes], abs=1e-5)
 

@@ -106,8 +106,8 @@ def test_plain_alexnet_prints_its_parameters() -> None:
 def test_train_on_a_folder_then_look_at_features(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     output = run_example("train_on_a_folder.py", images, out, "--epochs", 1)
-    assert "patches 1: top-1 error" in output
-    assert "patches 10: top-1 error" in output
+    assert "center crop: top-1 error" in output
+    assert "10 crops: top-1 error" in output
     for layer, shape in (("conv1", (24, 24, 13, 13)), ("fc7", (24, 1024))):
         folder = tmp_path / layer
         output = run_example("look_at_features.py", out / "run", images, folder, "--layer", layer)

@@ -16,7 +16,7 @@ from alexnet.cli.mistakes import sentence
 from alexnet.cli.options import ACCEPTED, OTHER_NAMES, fields_of, help_page, understood
 from alexnet.cli.prepare import PrepareArguments
 from alexnet.cli.train import parse_train
-from alexnet.terminal import entry, wrapped
+from alexnet.terminal import entry, paragraphs, wrapped
 
 WIDTHS = {"80": 45, "100": 40}
 """The number of lines that a page of help may have, by the width of the terminal."""
@@ -92,6 +92,18 @@ def test_help_of_train_names_the_recipes_and_how_to_resume(
     assert "train --resume RUN" in text
     assert "--columns INT" in text
     assert "Each field of the recipe is an option" in printed(capsys, "summary", "--help")
+
+
+def test_item_of_a_list_begins_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    text = "Some figures.\n\n- one: short.\n- two: long enough for a second\n  line."
+    assert paragraphs(text) == [
+        "Some figures.",
+        "",
+        "- one: short.",
+        "- two: long enough for a",
+        "  second line.",
+    ]
 
 
 def test_help_comes_from_the_dataclass() -> None:

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_predictions_are_probabilities_best_first(run: Path, folder: Path) -> None:
     predictions = list(predict(load(run), [folder], most=10))
-    assert [Path(p.picture).name for p in predictions] == ["0.png", "1.png", "2.png"]
+    assert [Path(p.file).name for p in predictions] == ["0.png", "1.png", "2.png"]
     for p in predictions:
         probabilities = [probability for _, probability in p.classes]
         assert probabilities == sorted(probabilities, reverse=True)

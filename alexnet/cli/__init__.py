@@ -79,7 +79,7 @@ HELP = (
     ),
     ("predict RUN IMAGE...", "classes and probabilities of image files and folders"),
     ("explain RUN IMAGE...", "what in an image is evidence for its class"),
-    ("explore RUN --out PAGE", "a page that runs it in the browser"),
+    ("explore RUN --out PAGE", "write a page that runs the network in the browser"),
     ("features RUN --data STORE --out FOLDER", "the activations of a layer, as files"),
     (
         "figure KIND RUN...",
@@ -91,11 +91,12 @@ HELP = (
     ("golden RUN IMAGE OUT", "every value of the network, as files"),
     ("which FILE", "which AlexNet a file of weights is"),
     ("import FILE RUN", "a run from another program's weights"),
-    ("check", "this machine: what is missing"),
+    ("check", "what this machine has and lacks"),
     ("check STORE|RUN...", "compare files with their checksums"),
     (
         "reproduce [CLAIM...] [--data STORE]",
-        "run the paper's claims as experiments; without arguments, print their table",
+        "run the paper's claims as experiments; without arguments, list the claims, their cost and "
+        "what was measured",
     ),
 )
 """What `alexnet --help` lists: a command and what it does."""

@@ -31,7 +31,7 @@ class CheckArguments:
     costs to lack it. The exit code is 0 then. Put these lines into a bug report.
     """
 
-    paths: Positional[Annotated[Names, tyro.conf.arg(metavar="STORE|RUN...")]] = ()
+    paths: Positional[Annotated[Names, tyro.conf.arg(metavar="[STORE|RUN...]")]] = ()
     """Folders or URLs of stores, folders of runs, and checkpoint files."""
 
 

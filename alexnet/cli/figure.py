@@ -45,17 +45,17 @@ OPTIONS_OF: dict[str, tuple[Kind, ...]] = {
 class FigureArguments:
     """Draw a figure of a run.
 
-    network: the layers of a run or a recipe (Fig. 2).
-    filters: the filters of the first layer (Fig. 3).
-    answers: predictions for eight images of the run's store (Fig. 4, left).
-    neighbours: the nearest images of a store in the last hidden layer, of validation images or of
-    the image files after the run (Fig. 4, right).
-    units: the image that maximizes each unit of a layer, and its strongest patches of a store.
-    confusion: which classes are predicted for which.
-    mistakes: the validation images on which the run was surest of a wrong class.
-    curves: error and loss by epoch.
-    training-error: the training error by epoch, and when it reaches 25 % (Fig. 1).
-    signal: the distance of two images in each layer of the untrained network.
+    - network: the layers of a run or a recipe (Fig. 2).
+    - filters: the filters of the first layer (Fig. 3).
+    - answers: predictions for eight images of the run's store (Fig. 4, left).
+    - neighbours: the nearest images of a store in the last hidden layer, of validation images or
+      of the image files after the run (Fig. 4, right).
+    - units: the image that maximizes each unit of a layer, and its strongest patches of a store.
+    - confusion: which classes are predicted for which.
+    - mistakes: the validation images on which the run was surest of a wrong class.
+    - curves: error and loss by epoch.
+    - training-error: the training error by epoch, and when it reaches 25 % (Fig. 1).
+    - signal: the distance of two images in each layer of the untrained network.
     """
 
     figure: Positional[Kind]
@@ -64,16 +64,17 @@ class FigureArguments:
     """Folder of the run; of several runs for curves, training-error and signal; or, for network,
     the name of a recipe."""
     out: Path | None = None
-    """Image file; FIGURE.png in the folder of the first run when not given, or here of a file."""
+    """Image file; when not given, FIGURE.png in the folder of the first run, or in the current
+    folder for a file of weights."""
     layer: str = ""
-    """Of units: name of the layer; the last convolution when not given."""
-    unit: Names = ()
-    """Of units: their numbers in the layer; eight of them when not given."""
-    data: str = ""
-    """Of units and neighbours: store to search; the run's own when not given."""
+    """For `units`: the layer; the last convolution when not given."""
+    unit: Annotated[Names, tyro.conf.arg(metavar="NUMBER...")] = ()
+    """For `units`: the numbers of the units in the layer; eight units when not given."""
+    data: Annotated[str, tyro.conf.arg(metavar="STORE")] = ""
+    """For `units` and `neighbours`: store to search; the run's own when not given."""
     split: str = ""
-    """Of units and neighbours: split to search; the run's validation split for units and its
-    training split for neighbours when not given."""
+    """For `units` and `neighbours`: split to search; when not given, the run's validation split
+    for `units` and its training split for `neighbours`."""
 
 
 def figure(arguments: list[str]) -> None:

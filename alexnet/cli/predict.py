@@ -19,7 +19,8 @@ from alexnet.program import command
 class PredictArguments:
     """Print the most probable classes of image files, or of all images in a folder.
 
-    A class whose name is a WordNet id is shown by its first word; --json has both.
+    A class whose name is a WordNet id is shown by its words up to the first comma; --json has
+    both.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
@@ -61,12 +62,12 @@ def predict(arguments: list[str]) -> None:
         num_unreadable += p.error is not None
         if a.json:
             words_of = {name: words[name] for name, _ in p.classes if words}
-            line = {"picture": p.picture, "classes": dict(p.classes), "words": words_of}
+            line = {"picture": p.file, "classes": dict(p.classes), "words": words_of}
             # Flushed line by line, so that a reader of the pipe sees each image as it is done.
             print(json.dumps(line | {"error": p.error}), flush=True)
         else:
             best = p.error or "  ".join(f"{names[name]} {share:.1%}" for name, share in p.classes)
-            print(f"{p.picture}: {best}", flush=True)
+            print(f"{p.file}: {best}", flush=True)
     # Raised last: one unreadable file must not cost the predictions for the others.
     if num_unreadable:
         raise AlexNetError(f"{num_unreadable} of the files could not be read as images")

@@ -77,7 +77,8 @@ def prepare(arguments: list[str]) -> None:
     print(f"look at it:  {command('look', a.store)}")
     images = sum(split["images"] for split in manifest["splits"].values())
     few = images < FEW_IMAGES and Path(a.source).is_dir()
-    recipe = _recipe_for(manifest["settings"]["size_px"])
+    train_images = manifest["splits"]["train"]["images"]
+    recipe = _recipe_for(manifest["settings"]["size_px"], train_images)
     # A full-size network takes hours for so few, and the small one does not see 256 pixels.
     if few and recipe == "original":
         print(f"train a small network in minutes: {command('train', a.source)}")
@@ -87,15 +88,22 @@ def prepare(arguments: list[str]) -> None:
         print(f"{what}: {train}")
 
 
-def _recipe_for(size_px: int) -> str | None:
-    """Return a recipe whose network sees most of images with `size_px` pixels a side, or None."""
-    from alexnet import recipes
+def _recipe_for(size_px: int, images: int) -> str | None:
+    """Return a recipe for a store, or None: `original`, or what `alexnet train FOLDER` would take.
+
+    Args:
+        size_px: Side of the stored images.
+        images: Number of training images.
+    """
+    from alexnet import own_images, recipes
     from alexnet.data.augment import check_sizes
 
-    for recipe in (recipes.original, recipes.modern_small, recipes.cifar_18, recipes.cifar_11):
+    recommended = own_images.recommended(size_px, images)
+    # The last two see most of what the recommended one is too large or too small for.
+    for config in (recipes.original(), recommended, recipes.cifar_26(), recipes.cifar_11()):
         try:
-            check_sizes(size_px, recipe().architecture.input_px)
+            check_sizes(size_px, config.architecture.input_px)
         except DataError:
             continue
-        return recipe.__name__
+        return config.recipe
     return None

@@ -24,10 +24,10 @@ class ReproduceArguments:
 
     claims: Positional[Annotated[Names, tyro.conf.arg(metavar="[CLAIM...]")]] = ()
     """Ids of the claims; all that the store is fit for when none is given."""
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="STORE")] = None
     """Prepared store: photographs of 112 pixels or more, tiny-imagenet, mini-ImageNet or
     CIFAR-10."""
-    first: str | None = None
+    first: Annotated[str | None, tyro.conf.arg(metavar="STORE")] = None
     """pretrain: store of the classes that are learned first, such as tiny-imagenet."""
     scale: Literal["smoke", "desk", "full"] = "desk"
     """smoke: seconds for each run, as a test of the program only. desk: some minutes to an hour for

@@ -29,6 +29,8 @@ class Setting:
     value: str
     """The kind of value, as the help shows it."""
     text: str
+    has_default: bool = True
+    """False: the help does not say the value of the recipe."""
 
 
 ARCHITECTURE = (
@@ -36,7 +38,7 @@ ARCHITECTURE = (
     Setting("architecture.width", "FLOAT", "Factor on the width of layers."),
     Setting("architecture.columns", "INT", "Groups of filters (section 3.2)."),
     Setting("architecture.activation", "NAME", "relu, tanh or logistic."),
-    Setting("architecture.normalise", "BOOL", "False: no normalization layers."),
+    Setting("architecture.normalise", "BOOL", "False: without normalization."),
 )
 
 TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
@@ -66,7 +68,11 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
             "NAME",
             "auto, float64, float32, tf32 or bfloat16; auto is bfloat16 on CUDA.",
         ),
-        Setting("workers", "INT", "Decoding threads. (default: by the cores)"),
+        Setting(
+            "workers",
+            "INT",
+            "Decoding threads. (default: 2; on CUDA, one less than the cores, at most 16)",
+        ),
     ),
 }
 
@@ -77,15 +83,17 @@ FOLDER_GROUPS = {
     for title, settings in TRAIN_GROUPS.items()
 }
 FOLDER_GROUPS["Run"] += (
-    Setting("recipe", "NAME", "Recipe to train; by the size of the images when not given."),
-    Setting(
-        "minutes",
-        "FLOAT",
-        f"Time to train on this machine, or give --epochs. (default: {MINUTES:g})",
-    ),
+    Setting("recipe", "NAME", "Recipe to train; by the size of the images when not given.", False),
+    Setting("minutes", "FLOAT", f"Time to train on this machine. (default: {MINUTES:g})"),
+    Setting("epochs", "INT", "Passes over the images, in place of --minutes.", False),
 )
 """For a folder of images in place of a recipe: its store is made beside the run, and the number of
 epochs follows from the time."""
+FOLDER_DEFAULTS = (
+    "The defaults below are those of `modern_small`; images under 48 pixels get a CIFAR-10 recipe "
+    "with others."
+)
+"""Of a folder, `train_on` chooses the recipe by `own_images.TINY_PX`."""
 
 COMMON = (
     Setting("data", "STORE", "Prepared store, a folder or a URL; a recipe needs one."),
@@ -137,7 +145,8 @@ def short_help(verb: str, config: Config, groups: dict[str, tuple[Setting, ...]]
         for setting in settings:
             value = default_of(config, setting.flag)
             # An empty string or tuple and None stand for "not given", which the text explains.
-            default = "" if value in ("", (), None) else f" (default: {value})"
+            is_said = setting.has_default and value not in ("", (), None)
+            default = f" (default: {value})" if is_said else ""
             lines += entry(f"--{setting.flag} {setting.value}", setting.text + default, INDENT)
     shown = [setting.flag for settings in groups.values() for setting in settings]
     short = [f"--{name}" for name, field in ACCEPTED.items() if field in shown]

@@ -25,6 +25,7 @@ from alexnet.cli.options import (
     wants_help,
 )
 from alexnet.cli.settings import (
+    FOLDER_DEFAULTS,
     FOLDER_GROUPS,
     MINUTES,
     TRAIN_GROUPS,
@@ -92,7 +93,7 @@ def train(arguments: list[str]) -> None:
         if is_folder(name):
             # It is trained on with the options of a recipe; store and run are named after it.
             config = replace(recipes.modern_small(), recipe=name)
-            usage = _usage_of_folder(name, "usage: ")
+            usage = [*_usage_of_folder(name, "usage: "), "", *wrapped(FOLDER_DEFAULTS)]
             groups = FOLDER_GROUPS
         else:
             config = base_config(name)

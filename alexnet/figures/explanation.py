@@ -174,8 +174,8 @@ class Panel:
 
     Attributes:
         over: A map that is drawn over the image, each value with its color and opacity.
-        extent: Where the middle of its outer pixels' edges lie, in pixels of the image: left,
-            right, bottom, top. None: it has the pixels of the image.
+        extent: The outer edges of the map, in pixels of the image: left, right, bottom, top. None:
+            the map has the pixels of the image.
         box: What a unit sees; framed.
     """
 
@@ -263,7 +263,7 @@ def _over(values: NDArray[np.float32], colors: str, low: float, high: float) -> 
 
 
 def _strength(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Color values from 0 up, (H, W): the hundredth largest is white."""
+    """Color values from 0 up, (H, W): the largest 1 % of them have the brightest color."""
     colors: NDArray[np.float64]
     colors = ScalarMappable(Normalize(0, _largest(values)), "inferno").to_rgba(values)
     return colors

@@ -115,6 +115,8 @@ def _operations(
     that compute a shape or another constant are left out.
     """
     known, value, seen_layer = set(constants), "", False
+    # The parts of a value that was split, by name, each with its LRN. None marks a part that no LRN
+    # has taken yet; below, `node` is returned for a value that is no part.
     columns: dict[str, Operation | None] = {}
     steps = iter(enumerate(nodes))
     for number, node in steps:
