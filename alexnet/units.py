@@ -206,7 +206,7 @@ def _ascent(gradient: torch.Tensor, smooth_px: float, length: float) -> torch.Te
         smooth_px: As for `maximise`.
     """
     smoothed = _smoothed(gradient, smooth_px)
-    norm = smoothed.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+    norm: torch.Tensor = smoothed.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
     return smoothed * (length / norm)
 
 
