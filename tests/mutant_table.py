@@ -35,7 +35,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("data/pixel_sums.py", "/ count - np.outer(mean, mean)", "/ count"),
     ],
-    "original: the centre crop of the mean": [
+    "original: the center crop of the mean": [
         (RECIPES, 'Augment(chunk=32, mean="centre", colour=', "Augment(chunk=32, colour="),
         (AUGMENT, "half = (stored_px - input_px) // 2\n        self.w", "half = 0\n        self.w"),
         (
@@ -347,7 +347,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "F.pad(x, (after, before, after, before))",
         ),
     ],
-    "3.5 Response normalisation and pooling": [
+    "3.5 Response normalization and pooling": [
         (
             RECIPES,
             'pad=(2, 2), bias=1, then=("activation", "lrn", "max_pool")',
@@ -762,7 +762,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("experiments/claims.py", "Dropout(masks=False)", "Dropout(rate=0.0)"),
         ("experiments/claims.py", "Dropout(masks=False)", "Dropout()"),
     ],
-    "ImageNet 2012 is recognised": [
+    "ImageNet 2012 is recognized": [
         (
             "experiments/runner.py",
             'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
@@ -774,7 +774,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'if any(record.raw["scale"] == "full" for record in records):',
         ),
     ],
-    "Fig. 3: one column specialises in colour": [
+    "Fig. 3: one column specializes in color": [
         ("diagnostics.py", "grey = 3 * weight.mean(1)", "grey = weight.mean(1)"),
         ("diagnostics.py", "share = 1 - grey /", "share = grey /"),
         (

@@ -28,7 +28,7 @@ from alexnet.cli import VERBS, main
 from alexnet.cli.prepare import _recipe_for
 from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
 from alexnet.cli.train import TrainArguments, parse_train
-from alexnet.config import Config, to_dict
+from alexnet.config import Config, scaled, to_dict
 from alexnet.data import shapes
 from tests.conftest import RECIPES, tiny
 
@@ -468,7 +468,9 @@ def test_stopped_training_prints_the_command_to_continue(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    write_config(run, tiny(store, checkpoint_minutes=0.0, architecture=settled_architecture(store)))
+    config = tiny(store, checkpoint_minutes=0.0, architecture=settled_architecture(store))
+    # Many epochs: on a busy machine three may be over when the signal is sent.
+    write_config(run, replace(config, schedule=scaled(config.schedule, 1000)))
     command = [sys.executable, "-m", "alexnet", "train", "--resume", str(run)]
     # In an activated environment the hint would be shorter.
     environment = os.environ | {"PATH": "/usr/bin:/bin"}
