@@ -11,7 +11,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from alexnet.config import Architecture, BatchNorm, Conv, FullyConnected, Layer, Local
+from alexnet.config import (
+    Architecture,
+    BatchNorm,
+    Conv,
+    FullyConnected,
+    Layer,
+    Local,
+    Lrn,
+    SpatialNorm,
+)
 from alexnet.errors import ConfigError
 
 # (channels, height, width); a fully connected layer has height and width 1.
@@ -301,10 +310,12 @@ def _check_constants(architecture: Architecture, op: str) -> None:
         case "lrn":
             if architecture.lrn.n < 1:
                 raise ConfigError(f"lrn.n is {architecture.lrn.n}; it must be at least 1")
+            _check_divisor(op, architecture.lrn)
         case "spatial_norm":
             side = architecture.spatial_norm.size_px
             if side < 1 or side % 2 == 0:
                 raise ConfigError(f"spatial_norm.size_px is {side}; it must be odd")
+            _check_divisor(op, architecture.spatial_norm)
         case "dropout":
             rate, form = architecture.dropout.rate, architecture.dropout.form
             if not 0 <= rate <= 1:
@@ -313,6 +324,17 @@ def _check_constants(architecture: Architecture, op: str) -> None:
                 raise ConfigError("dropout.rate is 1; the inverted form divides by 1 - rate")
         case "batch_norm":
             _check_batch_norm(architecture.batch_norm)
+
+
+def _check_divisor(op: str, norm: Lrn | SpatialNorm) -> None:
+    """Check (k + alpha * sum of squares) ** beta, by which a normalization divides."""
+    # Written with `not` so that a NaN is rejected too.
+    if not norm.k > 0:
+        raise ConfigError(f"{op}.k is {norm.k}; it must be greater than 0")
+    if not norm.alpha >= 0:
+        raise ConfigError(f"{op}.alpha is {norm.alpha}; it must be at least 0")
+    if not math.isfinite(norm.beta):
+        raise ConfigError(f"{op}.beta is {norm.beta}; it must be finite")
 
 
 def _check_batch_norm(norm: BatchNorm) -> None:

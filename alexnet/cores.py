@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -54,24 +55,29 @@ def cpu_limit(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst.
     """
+    return min(map(_limit, _groups("cpu", cgroups, membership)), default=math.inf)
+
+
+def _groups(controller: str, cgroups: Path, membership: Path) -> list[Path]:
+    """The control groups that may limit this process, from its own to the root."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # another system than Linux
-        return math.inf
-    limits = [math.inf]
+        return []
+    groups: list[Path] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2: one hierarchy for all controllers
             root = cgroups
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             root = cgroups / controllers
         else:
             continue
         # A limit may stand at any level above. Inside a container the path may be that of the host,
         # of which only the root is visible.
         group = PurePosixPath(path).relative_to("/")
-        limits += [_limit(root / folder) for folder in (group, *group.parents)]
-    return min(limits)
+        groups += [root / folder for folder in (group, *group.parents)]
+    return groups
 
 
 def _limit(group: Path) -> float:
@@ -94,19 +100,16 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def memory_limit() -> int:
-    """The memory that this process may use in bytes: the lowest limit, or that of the machine."""
+def memory_limit(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """The memory in bytes that this process may use: the lowest limit, or that of the machine.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (memory.max) and cgroup-v1/memory.rst.
+    """
     total = physical_memory()
-    limits = [_memory_of_control_group(), resource.getrlimit(resource.RLIMIT_AS)[0]]
+    limits = [resource.getrlimit(resource.RLIMIT_AS)[0]]
+    for group in _groups("memory", cgroups, membership):
+        for file in ("memory.max", "memory.limit_in_bytes"):
+            # There is no such file, or it says "max", which means no limit.
+            with suppress(OSError, ValueError):
+                limits.append(int((group / file).read_text()))
     return min((limit for limit in limits if 0 < limit < total), default=total)
-
-
-def _memory_of_control_group() -> int:
-    """Return the limit of this process's control group in bytes, 0 without one."""
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int((CGROUPS / file).read_text())
-        # No such file, or "max".
-        except (OSError, ValueError):
-            continue
-    return 0

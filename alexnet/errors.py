@@ -35,7 +35,7 @@ class MeshError(AlexNetError):
 
 
 class BusyError(AlexNetError):
-    """A store or a run that another process is writing."""
+    """What may pass: another process writes the store or the run, or other ranks have not come."""
 
 
 def nearest(typed: str, names: Iterable[str]) -> str | None:

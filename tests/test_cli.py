@@ -699,7 +699,7 @@ def test_help_of_a_folder_says_whose_defaults_it_has(
         (16, 100, None),
     ],
 )
-def test_prepare_advises_the_recipe_that_a_folder_would_get(
+def test_prepare_advises_a_recipe_that_fits_the_store(
     size_px: int, images: int, recipe: str | None
 ) -> None:
     assert _recipe_for(size_px, images) == recipe

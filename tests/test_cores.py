@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from alexnet import cores, waiting
-from alexnet.cores import available_cores, cpu_limit, decoding_threads
+from alexnet.cores import available_cores, cpu_limit, decoding_threads, memory_limit
 from alexnet.waiting import yielding
 
 CPU = torch.device("cpu")
@@ -49,6 +49,18 @@ def test_version_1_says_minus_one_for_no_limit(tmp_path: Path) -> None:
     # In a container the path is that of the host, and the limit stands at the visible root.
     group(cpu, cpu_cfs_quota_us="200000\n", cpu_cfs_period_us="100000\n")
     assert cpu_limit(tmp_path, member(tmp_path, *lines)) == 2
+
+
+def test_memory_is_limited_by_the_smallest_limit_of_all_levels(tmp_path: Path) -> None:
+    group(tmp_path / "a", memory_max="3000000\n")
+    group(tmp_path / "a/b", memory_max="max\n")
+    assert memory_limit(tmp_path, member(tmp_path, "0::/a/b")) == 3_000_000
+    group(tmp_path / "memory/x", memory_limit_in_bytes="2000000\n")
+    lines = "7:memory:/x", "0::/a"
+    assert memory_limit(tmp_path, member(tmp_path, *lines)) == 2_000_000
+    # Version 1 states a number larger than any memory for no limit.
+    group(tmp_path / "memory/x", memory_limit_in_bytes=f"{2**63 - 4096}\n")
+    assert memory_limit(tmp_path, member(tmp_path, "7:memory:/x")) > 3_000_000
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:

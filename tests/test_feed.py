@@ -138,21 +138,29 @@ def test_resident_split_gives_the_same_batches(store: Path) -> None:
 
 
 def test_resident_images_that_do_not_fit_are_refused() -> None:
-    check_fits(252 * 10**9, 400 * 10**9)
+    check_fits(252 * 10**9, 400 * 10**9, "memory")
     with pytest.raises(
         ConfigError,
-        match=r"take 252\.0 GB, and of the 80\.0 GB .* may take 70%; train without --resident",
+        match=r"take 252\.0 GB, more than 70% of the 80\.0 GB of memory; train without --resident",
     ):
-        check_fits(252 * 10**9, 80 * 10**9)
+        check_fits(252 * 10**9, 80 * 10**9, "memory")
 
 
 def test_resident_images_beyond_the_memory_of_the_machine_are_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Store(store).split("train")
-    monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: len(split) * 40 * 40 * 3)
-    with pytest.raises(ConfigError, match=r"that this process may use they may take 70%; train"):
+    size = len(split) * 40 * 40 * 3
+    monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: size)
+    with pytest.raises(ConfigError, match="memory for this process; train without --resident"):
         ResidentSplit(split, CPU, workers=1)
+    # Two ranks of one machine decode it twice.
+    monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: 2 * size)
+    ResidentSplit(split, CPU, workers=1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="memory for this process; train without --resident"):
+        ResidentSplit(split, CPU, workers=1)
+    monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: size)
     assert not should_decode_once(Store(store), "train", "cpu")
 
 

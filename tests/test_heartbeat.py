@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
+from alexnet.data.storage import StoreLost
 from alexnet.distributed import heartbeat
 from alexnet.distributed.heartbeat import RankLost, watch_ranks
 from alexnet.distributed.mesh import Group, Mesh
@@ -77,6 +79,13 @@ def test_only_a_users_mistake_takes_the_place_of_a_traceback(
 ) -> None:
     store = Store(0, living=(0, 1, 2))
     monkeypatch.setattr(heartbeat, "start_store", lambda start, timeout_s: store)
-    for error, raised in ((DataError("damaged"), RankLost), (ValueError("a bug"), ValueError)):
-        with pytest.raises(raised), watch_ranks(Mesh(Group((0, 1, 2), 0)), "continue with: it"):
+    for error, raised, message in (
+        (StoreLost("the store is gone"), RankLost, "rank 0: the store is gone; continue with: it"),
+        (DataError("a.jpg is damaged; mend it"), RankLost, "rank 0: a.jpg is damaged; mend it"),
+        (ValueError("a bug"), ValueError, "a bug"),
+    ):
+        with (
+            pytest.raises(raised, match=f"^{re.escape(message)}$"),
+            watch_ranks(Mesh(Group((0, 1, 2), 0)), "continue with: it"),
+        ):
             raise error

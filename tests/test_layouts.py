@@ -518,6 +518,7 @@ def test_hidden_files_are_no_images(tmp_path: Path) -> None:
         parts = {f"{name[:-5]}.jpg": image(label, number), f"{name[:-5]}.cls": b"%d" % label}
         out |= {f"{dots}{part}": data for part, data in parts.items() for dots in ("._", "")}
     tar(tmp_path / "shards" / "train-0.tar", out)
+    write(tmp_path / "shards" / "._train-0.tar", b"Mac OS X")
     for kind in ("folders", "shards"):
         source = find(str(tmp_path / kind), val_fraction=0)
         assert check_labels(source.splits[0]) == len(TRAIN)
@@ -527,7 +528,11 @@ def test_hidden_files_are_no_images(tmp_path: Path) -> None:
 def test_single_tar_does_not_hide_the_class_folders_beside_it(tmp_path: Path) -> None:
     layouts.class_folders(tmp_path)
     tar(tmp_path / "everything.tar", {"a.jpg": image(0, 0)})
+    write(tmp_path / "._everything.tar", b"Mac OS X")
     assert [check_labels(split) for split in find(str(tmp_path)).splits] == [24, 12]
+    # Without another split the classes lie in a single folder.
+    shutil.rmtree(tmp_path / "val")
+    assert check_labels(find(str(tmp_path), val_fraction=0).splits[0]) == 24
 
 
 def test_messages_name_the_files_and_folders_of_the_user(tmp_path: Path) -> None:

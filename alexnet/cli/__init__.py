@@ -19,7 +19,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError, nearest, unknown
 from alexnet.program import command
-from alexnet.terminal import entry, wrapped
+from alexnet.terminal import entry, printable, wrapped
 
 VERBS = (
     "demo",
@@ -217,5 +217,7 @@ def _help() -> str:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"alexnet: {sentence}", file=sys.stderr)
+    # It may name files of a source, and a terminal obeys what their names may contain.
+    lines = map(printable, sentence.split("\n"))
+    print("alexnet: " + "\n".join(lines), file=sys.stderr)
     sys.exit(2)

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
 from alexnet.program import command
+from alexnet.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def predict(arguments: list[str]) -> None:
             print(json.dumps(line | {"error": p.error}), flush=True)
         else:
             best = p.error or "  ".join(f"{names[name]} {share:.1%}" for name, share in p.classes)
-            print(f"{p.file}: {best}", flush=True)
+            print(printable(f"{p.file}: {best}"), flush=True)
     # Raised last: one unreadable file must not cost the predictions for the others.
     if num_unreadable:
         raise AlexNetError(f"{num_unreadable} of the files could not be read as images")

@@ -89,7 +89,8 @@ def prepare(arguments: list[str]) -> None:
 
 
 def _recipe_for(size_px: int, images: int) -> str | None:
-    """Return a recipe for a store, or None: `original`, or what `alexnet train FOLDER` would take.
+    """Return a recipe for a store: `original` where it fits, else what `alexnet train FOLDER` would
+    take, else a CIFAR-10 recipe that fits; None if none does.
 
     Args:
         size_px: Side of the stored images.
@@ -99,7 +100,6 @@ def _recipe_for(size_px: int, images: int) -> str | None:
     from alexnet.data.augment import check_sizes
 
     recommended = own_images.recommended(size_px, images)
-    # The last two see most of what the recommended one is too large or too small for.
     for config in (recipes.original(), recommended, recipes.cifar_26(), recipes.cifar_11()):
         try:
             check_sizes(size_px, config.architecture.input_px)

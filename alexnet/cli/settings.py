@@ -93,7 +93,7 @@ FOLDER_DEFAULTS = (
     "The defaults below are those of `modern_small`; images under 48 pixels get a CIFAR-10 recipe "
     "with others."
 )
-"""Of a folder, `train_on` chooses the recipe by `own_images.TINY_PX`."""
+"""Said for a folder, whose recipe is chosen by `own_images.TINY_PX`."""
 
 COMMON = (
     Setting("data", "STORE", "Prepared store, a folder or a URL; a recipe needs one."),

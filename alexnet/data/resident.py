@@ -6,6 +6,7 @@ pixels takes 197 KB, so that 280,000 fit beside the network on a card of 80 GB.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -64,10 +65,12 @@ class ResidentSplit:
         pin = device.type == "cuda"
         wanted = int(np.prod(shape, dtype=np.int64))
         if pin:
-            check_fits(wanted, torch.cuda.mem_get_info(device)[0], "the GPU has free")
+            check_fits(wanted, torch.cuda.mem_get_info(device)[0], "free memory of the GPU")
         else:
-            # What the system says is free may be too little: it gives up its caches on demand.
-            check_fits(wanted, memory_limit(), "this process may use")
+            # What the system says is free may be too little: it gives up its caches on demand. Each
+            # rank of this machine has its own copy.
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            check_fits(wanted, memory_limit() // ranks, "memory for this process")
         self.images = torch.empty(shape, dtype=torch.uint8, device=device)
         self.labels = torch.from_numpy(split.labels).to(device)
         order = np.arange(len(split))
@@ -96,15 +99,15 @@ class ResidentSplit:
             yield Batch(images, labels, index, positions, global_size, waited_s)
 
 
-def check_fits(wanted: int, free: int, whose: str = "the GPU has free") -> None:
-    """Raise ConfigError if images of `wanted` bytes do not fit into `free` bytes of memory.
+def check_fits(wanted: int, available: int, memory: str) -> None:
+    """Raise ConfigError if images of `wanted` bytes do not fit into `available` bytes.
 
     Args:
-        whose: What the memory is, after "that".
+        memory: What is available, such as "free memory of the GPU".
     """
-    if wanted > LARGEST_SHARE * free:
+    if wanted > LARGEST_SHARE * available:
         raise ConfigError(
-            f"resident: the training images take {wanted / 1e9:.1f} GB, and of the "
-            f"{free / 1e9:.1f} GB that {whose} they may take {LARGEST_SHARE:.0%}; train "
-            "without --resident"
+            f"resident: the training images take {wanted / 1e9:.1f} GB, more than "
+            f"{LARGEST_SHARE:.0%} of the {available / 1e9:.1f} GB of {memory}; train without "
+            "--resident"
         )

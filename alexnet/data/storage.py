@@ -63,7 +63,7 @@ class Storage(Protocol):
     def expect_repeated_reads(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str
     ) -> None:
-        """Begin in the background what is worth while for files that are read again and again.
+        """Begin in the background work that pays off for files that are read repeatedly.
 
         Remote files are copied to the local cache, and local ones compared with their checksums.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.collectives import gather_stack
 from alexnet.distributed.mesh import Mesh
-from alexnet.distributed.rendezvous import launch_store
+from alexnet.distributed.rendezvous import agent_serves, launch_store
 from alexnet.distributed.restart import restarted
 from alexnet.errors import AlexNetError, BusyError, MeshError
 
@@ -84,14 +84,19 @@ def _error_of_all(reports: list[Report]) -> Exception | None:
 def begun_before(mesh: Mesh, run: Path) -> bool:
     """Whether an earlier start of these ranks, which torchrun has started again, began a run.
 
-    The first rank decides, because only the counts of restarts of one machine agree.
+    The first rank decides: the counts of restarts differ between machines, and a shared disk may
+    not yet show the run to all of them.
     """
-    if mesh.world.size == 1:
-        return restarted()
-    answers = [False]
-    if mesh.first:
-        answers = [restarted() or launch_store(STORE_S).check([_begun(run)])]
-    dist.broadcast_object_list(answers, 0)
+    if not mesh.first:
+        answers = [False]
+    elif mesh.world.size > 1 and agent_serves():
+        answers = [launch_store(STORE_S).check([_begun(run)])]
+    else:
+        # The store of an earlier start has ended with its first rank.
+        answers = [restarted()]
+    answers = [answers[0] and (run / "config.json").exists()]
+    if mesh.world.size > 1:
+        dist.broadcast_object_list(answers, 0)
     return answers[0]
 
 

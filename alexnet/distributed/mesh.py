@@ -18,7 +18,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from alexnet.config import Config, Parallel
 from alexnet.data.loader import Share
 from alexnet.device import device_type
-from alexnet.distributed.rendezvous import launch_store, meet
+from alexnet.distributed.rendezvous import agent_serves, launch_store, meet
 from alexnet.errors import MeshError
 
 
@@ -149,6 +149,7 @@ def init_mesh(parallel: Parallel, device: str = "cpu") -> Mesh:
 
     Raises:
         MeshError: The number of ranks is not a multiple of the number of columns.
+        BusyError: Not all ranks came in time.
     """
     # Before any collective operation: NCCL refuses two ranks on one GPU.
     _take_gpu(device)
@@ -163,8 +164,7 @@ def init_mesh(parallel: Parallel, device: str = "cpu") -> Mesh:
     data, columns = layout(world, parallel.columns)
     timeout = timedelta(seconds=parallel.timeout_s)
     begins = not dist.is_initialized()
-    # torchrun usually serves the store itself; otherwise rank 0 does.
-    serves = begins and rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    serves = begins and rank == 0 and not agent_serves()
     store = launch_store(parallel.timeout_s, serves)
     start = meet(store, rank, world, parallel.timeout_s)
     if begins:

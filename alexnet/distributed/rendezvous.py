@@ -15,10 +15,17 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import DistStoreError, PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from alexnet.errors import BusyError
 
 LOOK_EVERY_S = 0.05
 """Time between two looks at what the other ranks have written."""
+
+
+def agent_serves() -> bool:
+    """Whether torchrun serves the store, as it usually does; otherwise the first rank does."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def launch_store(timeout_s: float, serves: bool = False) -> Any:
@@ -50,7 +57,7 @@ def meet(store: Any, rank: int, world: int, timeout_s: float) -> str:
         store: The store of the launch.
 
     Raises:
-        DistStoreError: The ranks did not meet in time.
+        BusyError: The ranks did not meet in time. They may at the next start.
     """
     own, numbers = secrets.token_hex(8), [f"number/{i}" for i in range(world)]
     store.set(numbers[rank], own)
@@ -67,4 +74,7 @@ def meet(store: Any, rank: int, world: int, timeout_s: float) -> str:
                 if store.check([f"{start}/confirmed/{i}" for i in range(world)]):
                     return start
         time.sleep(LOOK_EVERY_S)
-    raise DistStoreError(f"the {world} ranks did not meet within {timeout_s:g} s")
+    raise BusyError(
+        f"the {world} ranks did not meet within {timeout_s:g} s; start all of them, or set a "
+        "larger --parallel.timeout-s"
+    )

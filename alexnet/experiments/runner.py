@@ -196,7 +196,7 @@ def run_ahead(claims: Sequence[Claim], settings: Settings) -> None:
         for claim, arm in arms
         for seed in range(settings.seeds)
     ]
-    run_all(specs, settings, may_fail=True)
+    run_all(specs, settings, may_fail=True, may_crash=True)
 
 
 def run(claim: Claim, settings: Settings) -> dict[str, list[RunResult]]:
@@ -421,17 +421,20 @@ def _items(store: Store, name: str, classes: Sequence[int], of_each: int) -> Sou
     return SourceSplit(name, len(items), lambda start: iter(items[start:]))
 
 
-def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False) -> list[Any]:
+def run_all(
+    specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False, may_crash: bool = False
+) -> list[Any]:
     """Run all that has not been run before.
 
     Args:
-        may_fail: A run without numbers gives None instead of an error.
+        may_fail: A run whose loss was not finite gives None instead of an error.
+        may_crash: So does a run whose process has failed for another reason.
 
     Returns:
         The result of each run, in the order given.
 
     Raises:
-        AlexNetError: A run gave no numbers, and `may_fail` is false.
+        AlexNetError: A run gave no numbers, and is not one that may.
     """
     # By folder, since two specs with the same key are the same run.
     pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
@@ -450,7 +453,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False
         result = job.read(spec.folder)
         if isinstance(result, RunResult):
             results.append(result)
-        elif may_fail:
+        elif may_crash or (may_fail and isinstance(result, str)):
             results.append(None)
         else:
             raise AlexNetError(f"{spec.name} gave no numbers: {result or f'see {spec.folder}/log'}")

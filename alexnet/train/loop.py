@@ -119,7 +119,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     check(config)
     mesh = init_mesh(config.parallel, config.device)
     # After a rank has died torchrun starts all of them again with the same arguments.
-    if begun_before(mesh, run) and (run / "config.json").exists():
+    if begun_before(mesh, run):
         return resume(run, config.parallel)
 
     with ExitStack() as held:
@@ -460,12 +460,10 @@ def _train(
             # average is validated.
             step_metrics.settle()
             spent_s, in_all = time.perf_counter() - epoch_began_s, None
-            images_per_s = (state.images - images_before) / spent_s
             result = _validate(setup, preprocess, workers, state.step)
-            if state.images == images_before:
-                # Stopped after the last batch of the epoch: the speed is the run's so far.
-                images_so_far = state.epoch * len(train) + state.images
-                images_per_s = images_so_far / checkpoints.elapsed_s()
+            elapsed_s, trained_on = checkpoints.elapsed_s(), state.images - images_before
+            # Resumed after the last batch of the epoch: the speed is the run's so far.
+            speed_so_far = (state.epoch * len(train) + state.images) / elapsed_s
             last_step = middle_of_step(state.epoch, num_batches - 1, num_batches)
             metrics = {
                 "epoch": state.epoch + 1,
@@ -475,10 +473,10 @@ def _train(
                 "val_loss": result.loss,
                 "val_error": result.top1_error,
                 "val_top5_error": result.top5_error,
-                "images_per_s": images_per_s,
+                "images_per_s": trained_on / spent_s if trained_on else speed_so_far,
                 "waited_share": waited_s / spent_s,
                 "peak_memory_bytes": peak_memory_bytes(device),
-                "elapsed_s": checkpoints.elapsed_s(),
+                "elapsed_s": elapsed_s,
             }
             log.write("epoch", state.step, **metrics)
             _print_epoch(metrics, schedule.epochs)

@@ -175,11 +175,10 @@ def not_finite_weight(net: Network) -> str | None:
 
 
 def weight_fault(net: ShardedNetwork) -> str | None:
-    """Return what `not_finite_weight` does, but something on every rank if one rank has such a
-    weight.
+    """Return the name of a weight that is not finite on any rank; None if there is none.
 
-    All ranks have to decide alike: those that went on would wait for this one in the next
-    collective operation.
+    Ranks whose own weights are finite get "a weight of another rank". All have to decide alike:
+    those that went on would wait for this one in the next collective operation.
     """
     name = not_finite_weight(net)
     count = next(net.parameters()).new_tensor([float(name is not None)])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,20 +42,22 @@ def trackers(run: Path) -> list[Tracker]:
             raise ConfigError(
                 f"ALEXNET_TRACKERS names {name!r}; the trackers are {' and '.join(known)}"
             )
-    opened = [_opened(name, known[name], run) for name in named]
     board = _tensorboard(run)
-    return opened if board is None else [board, *opened]
-
-
-def _opened(name: str, open_tracker: Callable[[Path], Tracker], run: Path) -> Tracker:
-    try:
-        return open_tracker(run)
-    except AlexNetError:
-        raise
-    except Exception as error:  # Each library has its own.
-        raise RunError(
-            f"{name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to train without"
-        ) from error
+    opened = [] if board is None else [board]
+    for name in named:
+        try:
+            opened.append(known[name](run))
+        except Exception as error:  # Each library has its own.
+            for tracker in opened:
+                with suppress(Exception):
+                    tracker.close()
+            if isinstance(error, AlexNetError):
+                raise
+            raise RunError(
+                f"{name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to train "
+                "without it"
+            ) from error
+    return opened
 
 
 def _tensorboard(run: Path) -> Tracker | None:
@@ -62,7 +66,11 @@ def _tensorboard(run: Path) -> Tracker | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    board: Tracker = SummaryWriter(str(run / "tensorboard"))
+    try:
+        board: Tracker = SummaryWriter(str(run / "tensorboard"))
+    except Exception as error:  # Nobody asked for it, so training goes on.
+        print(f"warning: TensorBoard gets no numbers: {error}", file=sys.stderr)
+        return None
     return board
 
 

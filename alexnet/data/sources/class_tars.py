@@ -22,7 +22,7 @@ def class_tars(folder: Path, options: Options | None = None) -> Source:
     """
     options = options or Options()
     # By the name without its suffix, because that is the class.
-    tars = sorted(folder.glob("*.tar"), key=lambda path: path.stem)
+    tars = sorted(folder.glob("[!.]*.tar"), key=lambda path: path.stem)
     if len(tars) < 2:
         raise DataError(
             f"{folder} has {len(tars)} tar files; at least 2 are needed, one for each class"

@@ -48,7 +48,9 @@ group: 1.3 GB of memory for a row group of 1 GB, and 0.4 GB with it, at the same
 
 def parquet_in(folder: Path) -> list[Path]:
     """Return the Parquet files of a folder, or of `data/` in it, as in a cloned repository."""
-    return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+    # The files of macOS that begin with a dot are no Parquet files.
+    pattern = "[!.]*.parquet"
+    return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))
 
 
 def parquet_files(folder: Path, options: Options | None = None) -> Source:

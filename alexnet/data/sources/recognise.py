@@ -19,7 +19,7 @@ from alexnet.data.sources.folders import (
 from alexnet.data.sources.hub import hub
 from alexnet.data.sources.ilsvrc import TRAIN_TAR, ilsvrc
 from alexnet.data.sources.parquet import parquet_files, parquet_in
-from alexnet.data.sources.source import Options, Source, is_image, split_name
+from alexnet.data.sources.source import Options, Source, is_hidden, is_image, split_name
 from alexnet.data.sources.tables import table_folder
 from alexnet.data.sources.webdataset import is_webdataset, webdataset
 from alexnet.errors import DataError
@@ -105,11 +105,11 @@ def _format(folder: Path) -> Callable[[Path, Options], Source]:
         # No options: CIFAR-10 has a test split, so nothing is held out.
         return lambda folder, options: cifar_binary(folder)
     base = kaggle_root(folder) or folder
-    tars = sum(name.endswith(".tar") for name in names)
-    # A single tar beside class folders is more likely the archive that they were unpacked from.
-    if tars > 1 or (tars == 1 and not has_class_folders(base)):
-        return webdataset if is_webdataset(folder) else class_tars
     train = split_folders(base).get("train", folder)
+    tars = sum(name.endswith(".tar") and not is_hidden(name) for name in names)
+    # A single tar beside class folders is more likely the archive that they were unpacked from.
+    if tars > 1 or (tars == 1 and not has_class_folders(train)):
+        return webdataset if is_webdataset(folder) else class_tars
     if has_class_folders(train):
         return class_folders
     if any(is_image(path) for path in folder.rglob("*")):

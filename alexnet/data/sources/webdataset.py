@@ -52,7 +52,7 @@ def is_webdataset(folder: Path) -> bool:
     Shards have labels beside their images, or numbered names. The tar of a class is named by a
     wnid, or the names of all its members begin with its own.
     """
-    tars = sorted(folder.glob("*.tar"))
+    tars = sorted(folder.glob("[!.]*.tar"))
     # Only the first and the last tar are opened, because there may be thousands.
     samples = [_peek(path) for path in tars[:1] + tars[-1:]]
     if any(label for _, label in samples):
@@ -102,7 +102,8 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
     notes = []
     for name, scan in list(scans.items()):
         source_name = "test" if no_val and name == "val" else name
-        if source_name == "test" and not scan.labels:
+        # -1 stands for no label, as in ImageNet's test split.
+        if source_name == "test" and not scan.labels - {-1}:
             notes.append(without_labels(source_name, folder))
             del scans[name], by_split[name]
             continue
@@ -134,7 +135,7 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
 def _shards(folder: Path) -> dict[str, list[Path]]:
     """Return the tars of each split, training first. Raises DataError for unclear names."""
     shards: dict[str | None, list[Path]] = {}
-    for path in sorted(folder.glob("*.tar")):
+    for path in sorted(folder.glob("[!.]*.tar")):
         shards.setdefault(split_in_name(path), []).append(path)
     if None in shards and len(shards) > 1:
         raise DataError(
