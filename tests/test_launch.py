@@ -45,9 +45,13 @@ def slow_step(*arguments):
 loop.sgd_step = slow_step
 """
 RESUMES = 'main(["train", "--resume", sys.argv[1]])\n'
-BEGINS = (
-    "loop.fit(tiny(sys.argv[2], parallel=Parallel(columns=2), checkpoint_minutes=0), sys.argv[1])"
-)
+BEGINS = """
+from alexnet.config import Parallel, StepSchedule
+from tests.conftest import tiny
+
+parallel, schedule = Parallel(columns=2), StepSchedule(1000)
+loop.fit(tiny(sys.argv[2], parallel=parallel, schedule=schedule, checkpoint_minutes=0), sys.argv[1])
+"""
 
 
 def start(
