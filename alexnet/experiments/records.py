@@ -303,7 +303,10 @@ def _without_dropout(records: Sequence[Record]) -> list[Record]:
         name, raw = record.claim.arms[0].name, record.raw
         # Read, because the file may lack fields that are new.
         part = Part(**raw["parts"][name])
-        return raw["scale"], raw["store_checksum"], record.config(name), part
+        # Other kinds of data are one set of images each. The checksum of a store tells more than
+        # its images apart: its source is named in it, for example.
+        images = raw["store_checksum"] if raw["on"] == "photographs" else raw["on"]
+        return raw["scale"], images, record.config(name), part
 
     measured = [
         (first(record), mean(run.train_error for run in record.results["no dropout"]))
