@@ -482,9 +482,9 @@ def test_stopped_training_prints_the_command_to_continue(
         cwd=ROOT,
         env=environment,
     )
-    for _ in range(600):
-        if (run / "last.safetensors").exists():
-            break
+    ends_s = time.monotonic() + 120
+    while not (run / "last.safetensors").exists():
+        assert time.monotonic() < ends_s, "the run never began"
         time.sleep(0.05)
     process.send_signal(signal_number)
     _, output = process.communicate(timeout=60)
