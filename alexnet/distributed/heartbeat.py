@@ -78,9 +78,9 @@ def watch_ranks(mesh: Mesh, advice: str, raises: bool = True) -> Iterator[None]:
     except (StoreLost, AlexNetError) as error:
         # This rank's own error. The others will only see that it is gone, and not why.
         message = f"rank {mesh.world.index}: {error}"
+        # The message of an AlexNetError says itself how to go on.
         if isinstance(error, StoreLost):
             message += f"; {advice}"
-        # The others say themselves how to go on.
         raise RankLost(message, heartbeat.reports_first()) from error
     except RuntimeError as error:
         # PyTorch raises it for a closed connection and after a timeout, but also for bugs: those
