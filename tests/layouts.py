@@ -17,7 +17,8 @@ import datasets
 import numpy as np
 from scipy.io import savemat
 
-from alexnet.data.image import encode
+from alexnet.data.image import decode, encode
+from alexnet.data.sources import Source, SourceSplit, find
 
 WORDS = {
     "n01440764": "tench, Tinca tinca",
@@ -272,3 +273,31 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "tables": lambda folder: table(folder, column=False),
 }
 """Writers of the forms with all 24 and 12 images; the form of the hub is `streams`."""
+
+
+def check_labels(split: SourceSplit) -> int:
+    """Check that grey levels and labels of all images agree; returns the number of images."""
+    items = list(split.items(0))
+    for item in items:
+        assert int(decode(item.read()).mean() + 0.5) // 40 == item.label, item.name
+    for start in (1, len(items) - 1, len(items)):
+        assert [item.name for item in split.items(start)] == [i.name for i in items[start:]]
+    return len(items)
+
+
+def names_of_images(folder: Path) -> list[str]:
+    """The names in a source of one split, in its order."""
+    (split,) = find(str(folder), val_fraction=0).splits
+    return [item.name for item in split.items(0)]
+
+
+PETS = [("a b.jpg", "golden retriever", 0), ("c.png", "cat", 1), ("d.JPG", "cat", 1)]
+
+
+def pets(folder: Path, text: str, file: str = "labels.csv", inside: str = "") -> Source:
+    """A flat folder of three images beside a table of labels with this text."""
+    for number, (name, _, label) in enumerate(PETS):
+        # The labels of a source follow the alphabetical order of its classes, so cat is 0.
+        write(folder / inside / name, image(1 - label, number))
+    write(folder / file, text)
+    return find(str(folder), val_fraction=0)

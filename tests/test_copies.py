@@ -15,7 +15,7 @@ from alexnet.config import StoreSettings
 from alexnet.data.copies import find_copies
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import find
-from tests.test_prepare import Stop, class_folder, stopping
+from tests.small_stores import Stop, class_folder, stopping
 
 SETTINGS = StoreSettings(size_px=24, encoding="jpeg", shard_images=3)
 

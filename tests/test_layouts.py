@@ -15,18 +15,17 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from alexnet import evaluate
 from alexnet.cli import main
 from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data.classes import class_list, short_names, wnids_of_labels
-from alexnet.data.image import decode, encode
+from alexnet.data.image import encode
 from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import InHand, Item, Source, SourceSplit, find
-from alexnet.data.sources.source import MAX_IMAGE_BYTES, UnreadableImage
+from alexnet.data.sources.source import MAX_IMAGE_BYTES
 from alexnet.data.storage import OpenFiles
 from alexnet.data.store import Store
 from alexnet.errors import DataError
@@ -34,7 +33,20 @@ from alexnet.train.loop import fit
 from alexnet.trained import load
 from tests import layouts
 from tests.conftest import tiny
-from tests.layouts import LAYOUTS, TRAIN, VAL, WNIDS, WORDS, flat, image, tar, write
+from tests.layouts import (
+    LAYOUTS,
+    TRAIN,
+    VAL,
+    WNIDS,
+    WORDS,
+    check_labels,
+    flat,
+    image,
+    names_of_images,
+    pets,
+    tar,
+    write,
+)
 
 HUB = "people/imagenet"
 
@@ -45,16 +57,6 @@ def write_layout(layout: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return str(LAYOUTS[layout](folder))
     monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: layouts.streams())
     return HUB
-
-
-def check_labels(split: SourceSplit) -> int:
-    """Check that grey levels and labels of all images agree; returns the number of images."""
-    items = list(split.items(0))
-    for item in items:
-        assert int(decode(item.read()).mean() + 0.5) // 40 == item.label, item.name
-    for start in (1, len(items) - 1, len(items)):
-        assert [item.name for item in split.items(start)] == [i.name for i in items[start:]]
-    return len(items)
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "hub"])
@@ -275,20 +277,6 @@ def test_source_with_only_test_images_is_refused(tmp_path: Path) -> None:
         find(str(tmp_path / "shards"))
 
 
-def test_parquet_rows_without_labels_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    labels = [0, 1, -1, *[2] * 21]
-    layouts.rows(TRAIN, False, labels).to_parquet(tmp_path / "data" / "train-0.parquet")
-    with pytest.raises(ValueError, match=r"row 2 of the split 'train' .* has the label -1"):
-        find(str(tmp_path))
-    layouts.rows(TRAIN, False, [-1] * 24).to_parquet(tmp_path / "data" / "train-0.parquet")
-    with pytest.raises(ValueError, match=r"the split 'train' of .* has no labels"):
-        find(str(tmp_path))
-    write(tmp_path / "data" / "train-1.parquet", "version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="git lfs pull"):
-        find(str(tmp_path))
-
-
 def test_class_names_are_kept_where_wnids_are_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,119 +375,6 @@ def test_class_tars_are_recognised_by_their_members(tmp_path: Path) -> None:
         assert find(str(tmp_path / folder)).classes == stems
 
 
-PETS = [("a b.jpg", "golden retriever", 0), ("c.png", "cat", 1), ("d.JPG", "cat", 1)]
-
-
-def pets(folder: Path, text: str, file: str = "labels.csv", inside: str = "") -> Source:
-    for number, (name, _, label) in enumerate(PETS):
-        # The labels of a source follow the alphabetical order of its classes, so cat is 0.
-        write(folder / inside / name, image(1 - label, number))
-    write(folder / file, text)
-    return find(str(folder), val_fraction=0)
-
-
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [
-        ("labels.csv", "name,label\na b.jpg,golden retriever\nc.png,cat\nd.JPG,cat\n"),
-        ("labels.csv", "\ufeffa b.jpg,golden retriever\nc.png,cat\nd.JPG,cat"),
-        ("labels.csv", "breed;x;id\ngolden retriever;3;a b\ncat;4;c\ncat;5;d\n"),
-        ("any.tsv", "a b.jpg\tgolden retriever\nc.png\tcat\n\nd.JPG\tcat\n"),
-        ("y.csv", 'Label,file_name\n"golden retriever",pets/set/a b.jpg\ncat,./c.png\ncat,d.JPG'),
-    ],
-)
-@pytest.mark.parametrize("inside", ["", "images"])
-def test_flat_folder_with_a_table_of_labels(
-    file: str, text: str, inside: str, tmp_path: Path
-) -> None:
-    source = pets(tmp_path, text, file, inside)
-    assert source.classes == ("cat", "golden retriever")
-    assert check_labels(source.splits[0]) == 3
-    assert source.notes == ()
-
-
-def test_table_labels_may_be_numbers(tmp_path: Path) -> None:
-    for name, number in (("7.jpg", 10), ("9.jpg", 9), ("10.jpg", 10)):
-        write(tmp_path / name, image(number - 9, 0))
-    write(tmp_path / "val.txt", "9.jpg 9\n10.jpg 10\n")
-    write(tmp_path / "train.txt", "7.jpg 10\n9.jpg 9\n")
-    with pytest.raises(ValueError, match=r"9\.jpg is in 2 splits"):
-        find(str(tmp_path))
-    write(tmp_path / "8.jpg", image(0, 0))
-    write(tmp_path / "train.txt", "7.jpg 10\n8.jpg 9\n")
-    source = find(str(tmp_path))
-    assert source.classes == ("9", "10")
-    assert [check_labels(split) for split in source.splits] == [2, 2]
-    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(10)))
-    with pytest.raises(ValueError, match="names 10 classes, counted from 0, and a label is 10"):
-        find(str(tmp_path))
-    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(11)))
-    assert find(str(tmp_path)).classes[9:] == ("class9", "class10")
-
-
-def test_images_without_a_row_are_reported_and_images_are_held_out(tmp_path: Path) -> None:
-    flat(tmp_path / "train", TRAIN)
-    flat(tmp_path / "test", VAL)
-    lines = "".join(
-        f"{name[:-5]},{WORDS[WNIDS[label]].split(',')[0]}x{label}\n" for name, label, _ in TRAIN
-    )
-    write(tmp_path / "labels.csv", "id,breed\n" + lines)
-    write(tmp_path / "sample_submission.csv", "id,cat,dog\nILSVRC2012_val_00000001,0.5,0.5\n")
-    source = find(str(tmp_path), val_fraction=0.25)
-    assert [split.count for split in source.splits] == [18, 6]
-    (note,) = source.notes
-    assert note.startswith(f"12 images are in no row of {tmp_path / 'labels.csv'} and are left out")
-    write(tmp_path / "test.csv", "".join(f"{name}\n" for name, *_ in VAL))
-    write(tmp_path / "train.csv", (tmp_path / "labels.csv").read_text())
-    (tmp_path / "labels.csv").unlink()
-    source = find(str(tmp_path), val_fraction=0.25)
-    assert source.notes == (f"the split 'test' of {tmp_path} has no labels and is left out",)
-    assert [split.count for split in source.splits] == [18, 6]
-
-
-VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            VALID_TABLE + "e.png,cat\n",
-            r"1 rows of .*labels\.csv name no image .*'e\.png' in line 4",
-        ),
-        (
-            "Photo,Kind\n" + VALID_TABLE,
-            "'Photo' in line 1.*if it is a heading, call its columns name",
-        ),
-        (
-            "x.jpg,dog\ny.jpg,cat\n",
-            r"3 images of .* lie in no class folder; .* or add a table .*names none of them$",
-        ),
-        ("", r"3 images of .* lie in no class folder; put them into folders"),
-        (
-            VALID_TABLE + "c.png,dog\n",
-            r"line 4, calls c\.png 'dog', and a line before calls it 'cat'",
-        ),
-        (VALID_TABLE + "d.JPG\n", "calls d.JPG '', and"),
-        ("a b.jpg,dog\nc.png,cat\nd.JPG,\n", r"the row of .*d\.JPG has no label"),
-        ("a b.jpg,0\nc.png,1\nd.JPG,-1\n", r"the row of .*d\.JPG has no label"),
-        ("a b.jpg,\nc.png,\nd.JPG,\n", "the split 'train' of .* has no labels"),
-        ("a b.jpg,1,2,3,dog\nc.png,1,2,3,cat\n", "5 columns and it is not clear"),
-        ("name,kind,sort\na b.jpg,1,dog\nc.png,1,cat\n", "3 columns and it is not clear"),
-        ("a b.jpg,cat\nc.png,cat\n", "1 labels; at least 2"),
-        ("name,label,split\na b.jpg,dog,fold1\nc.png,cat,train", "line 2, has the split 'fold1'"),
-        ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is in the training"),
-        (
-            "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val",
-            r"d\.JPG of the split 'val' has the label 'cow', which no training image has",
-        ),
-    ],
-)
-def test_invalid_tables_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        pets(tmp_path, text)
-
-
 def test_empty_line_of_classes_txt_is_refused(tmp_path: Path) -> None:
     """It would give each later class the name of the next one."""
     write(tmp_path / "classes.txt", "cat\n\ndog\n")
@@ -554,44 +429,6 @@ def test_only_folders_and_tars_are_taken_for_devkits(tmp_path: Path) -> None:
     for name in ("A_devkit_t12_readme.pdf", "._ILSVRC2012_devkit_t12.tar.gz"):
         write(folder / name, b"not a tar")
     assert find(str(folder)).classes == tuple(WNIDS)
-
-
-def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
-    pets(tmp_path, VALID_TABLE)
-    write(tmp_path / "more.csv", VALID_TABLE)
-    with pytest.raises(ValueError, match="both name images; keep one"):
-        find(str(tmp_path))
-
-
-def test_invalid_table_of_a_flat_validation_folder_is_refused(tmp_path: Path) -> None:
-    folder = layouts.tiny_imagenet(tmp_path)
-    file = folder / "val" / "val_annotations.txt"
-    valid = file.read_text()
-    file.write_text(valid + "val_99.JPEG\tn01440764\t0\t32\t44\t62\n")
-    with pytest.raises(
-        ValueError, match=r"1 rows of .*val_annotations.* 'val_99\.JPEG' in line 13"
-    ):
-        find(str(folder))
-    file.write_text(valid.replace("n02099601", "n09999999"))
-    with pytest.raises(ValueError, match="label 'n09999999', which no training image has"):
-        find(str(folder))
-    file.write_text(valid[: valid.index("\n") + 1])
-    assert find(str(folder)).notes[0].startswith("11 images are in no row of")
-    assert find(str(folder)).splits[1].count == 1
-    truth = layouts.flat_val_with_devkit(tmp_path / "devkit")
-    (truth / "val" / VAL[0][0]).unlink()
-    with pytest.raises(ValueError, match="has 11 images, and the devkit has 12 labels"):
-        find(str(truth))
-
-
-def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> None:
-    for label, name in enumerate(("cat", "dog")):
-        write(tmp_path / name / "0.jpg", image(label, 0))
-    write(tmp_path / "labels.csv", "0.jpg,cow\n")
-    write(tmp_path / "logo.png", image(0, 0))
-    source = find(str(tmp_path), val_fraction=0)
-    assert check_labels(source.splits[0]) == 2
-    assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
 
 
 def pet_folders(folder: Path, name: str = "cat") -> Path:
@@ -664,135 +501,13 @@ def test_names_that_are_not_utf8_are_written_in_letters(tmp_path: Path) -> None:
     for name in (odd, "a"):
         write(tmp_path / "table" / f"{name}.jpg", image(0, 0))
     write(tmp_path / "table" / "labels.csv", b"caf\xe9.jpg,cat\na.jpg,dog\n")
-    assert check_names(tmp_path / "table") == [f"{escaped}.jpg", "a.jpg"]
+    assert names_of_images(tmp_path / "table") == [f"{escaped}.jpg", "a.jpg"]
     write(tmp_path / "table" / "labels.csv", b"a.jpg,cat\na.jpg,d" + bytes(512))
     with pytest.raises(DataError, match=r"labels\.csv, line 2, has a zero byte and is damaged"):
         find(str(tmp_path / "table"))
     write(tmp_path / "table" / "labels.csv", b"caf\xe9.jpg,cat\na.jpg,dog\xe9\n")
     with pytest.raises(DataError, match=r"labels\.csv, line 2, has a label that is not UTF-8"):
         find(str(tmp_path / "table"))
-
-
-def check_names(folder: Path) -> list[str]:
-    (split,) = find(str(folder), val_fraction=0).splits
-    return [item.name for item in split.items(0)]
-
-
-def parquet(folder: Path, cells: Any, labels: Any = (0, 1), **options: Any) -> Path:
-    """A file with bare bytes in its image column; returns its folder."""
-    folder.mkdir(exist_ok=True)
-    table = pa.table({"image": cells, "label": labels})
-    pq.write_table(table, folder / "train-0.parquet", **options)
-    return folder
-
-
-def test_parquet_file_that_crashes_arrow_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For some damaged metadata, such as size statistics, pyarrow ends its process."""
-    from alexnet.data.sources import parquet
-
-    program = "import os\nprint(flush=True)\nos.kill(os.getpid(), 6)\n"
-    (tmp_path / "parquet_probe.py").write_text(program)
-    monkeypatch.setattr(parquet, "__file__", str(tmp_path / "parquet.py"))
-    with pytest.raises(DataError, match=r"^b\.parquet is damaged \(its metadata crashes Arrow\)"):
-        parquet._probe([Path("a.parquet"), Path("b.parquet"), Path("c.parquet")])
-    # A process that crashes after the last file accuses none.
-    parquet._probe([Path("a.parquet")])
-
-
-def test_parquet_files_after_a_name_that_is_not_utf8_are_probed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
-    probe = Path(find.__code__.co_filename).with_name("parquet_probe.py")
-    run = subprocess.run(
-        [sys.executable, "-P", str(probe)], input=b"caf\xe9.parquet\0b.parquet", capture_output=True
-    )
-    assert (run.returncode, run.stdout) == (0, b"\n\n")
-
-
-@pytest.mark.parametrize("cut", [0, 3, 100, 3000, -1])
-def test_cut_parquet_files_are_refused(cut: int, tmp_path: Path) -> None:
-    (path, _) = sorted(layouts.clone(tmp_path).glob("data/train*"))
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataError, match=r"train-0.*parquet is damaged \(.*\); fetch it again$"):
-        find(str(tmp_path))
-
-
-def test_damaged_pages_of_a_parquet_file_are_refused(tmp_path: Path) -> None:
-    """The images are read later than the labels; a checksum, where there is one, is compared."""
-    cells = [image(0, 0), image(1, 0)]
-    parquet(tmp_path, cells, compression="none", write_page_checksum=True)
-    path = tmp_path / "train-0.parquet"
-    data = bytearray(path.read_bytes())
-    (split,) = find(str(tmp_path)).splits
-    assert len(list(split.items(0))) == 2
-    data[data.index(image(1, 0)) + 50] ^= 1
-    path.write_bytes(data)
-    (split,) = find(str(tmp_path)).splits
-    with pytest.raises(DataError, match=r"train-0\.parquet is damaged \(.*CRC"):
-        list(split.items(0))
-
-
-def test_small_parquet_file_cannot_take_much_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alexnet.data.sources.parquet.MAX_IMAGE_BYTES", 1 << 20)
-    zeros = bytes(8 << 20)
-    with pytest.raises(DataError, match=r"its row group 0 would become 16,.* bytes of "):
-        find(str(parquet(tmp_path / "page", [zeros, zeros[1:]], compression="zstd")))
-    # One value in the dictionary of the column, and many rows that refer to it.
-    many = [bytes(1000)] * 3000
-    folder = parquet(tmp_path / "many", many, [0, 1] * 1500, compression="zstd")
-    (split,) = find(str(folder)).splits
-    with pytest.raises(DataError, match="bytes of images or more, 100 times its size"):
-        list(split.items(0))
-    with pytest.raises(DataError, match=r"it has 100,000 rows"):
-        find(str(parquet(tmp_path / "rows", [None] * 100_000, pa.nulls(100_000, pa.int64()))))
-
-
-def test_single_bad_rows_of_a_parquet_file_are_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def check(size: int) -> None:
-        if size > 5000:
-            raise UnreadableImage("too large")
-
-    monkeypatch.setattr("alexnet.data.sources.parquet.check_size", check)
-    folder = parquet(tmp_path / "set", [image(0, 0), None, bytes(6000)], [0, 1, 1])
-    (split,) = find(str(folder)).splits
-    good, missing, large = split.items(0)
-    assert good.read() == image(0, 0)
-    for item, reason in ((missing, "has no image"), (large, "too large")):
-        with pytest.raises(UnreadableImage, match=reason):
-            item.read()
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"image": [b"x"], "label": ["cat"]}, "has string in place of the numbers of classes"),
-        ({"image": [b"x"], "label": [0.5]}, "has double in place of the numbers of classes"),
-        ({"image": [b"x"], "label": [2 * 10**9]}, "has the label 2000000000, and at most"),
-        ({"image": [{"x": 1}], "label": [0]}, "needs the columns 'image', with the bytes"),
-    ],
-)
-def test_parquet_columns_of_other_types_are_refused(
-    columns: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "train-0.parquet")
-    with pytest.raises(DataError, match=message):
-        find(str(tmp_path))
-
-
-@pytest.mark.parametrize("labels", [["1", "0"], [True, False], [1.0, 0.0]])
-def test_parquet_labels_may_be_numbers_of_any_type(labels: list[Any], tmp_path: Path) -> None:
-    names = [f"{WNIDS[label]}_0.JPEG" for label in (1, 0)]
-    cells = [{"bytes": image(i, 0), "path": name} for i, name in zip((1, 0), names, strict=True)]
-    source = find(str(parquet(tmp_path / "set", cells, labels)))
-    assert source.classes == tuple(WNIDS[:2])
-    assert check_labels(source.splits[0]) == 2
 
 
 def test_failing_stream_of_the_hub_is_one_sentence(

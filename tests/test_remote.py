@@ -30,7 +30,7 @@ from alexnet.train.loop import fit
 from tests import servers
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server, until
-from tests.test_prepare import without_index
+from tests.small_stores import without_index
 
 URL = "memory://bucket/shapes"
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alexnet import checkpoint, load, recipes
+from alexnet import checkpoint, recipes
 from alexnet.checkpoint import read_config
 from alexnet.config import (
-    Architecture,
-    FullyConnected,
     Plateau,
     Sgd,
     StepSchedule,
@@ -35,16 +27,12 @@ from alexnet.config import (
     from_dict,
     to_dict,
 )
-from alexnet.data import shapes, verification
+from alexnet.data import shapes
 from alexnet.data.prepare import prepare
-from alexnet.data.storage import StoreLost
-from alexnet.data.store import Store
 from alexnet.device import allow_tf32, resolve
 from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, DataError, RunError
-from alexnet.files import file_sha256, locked
-from alexnet.provenance import code_version
+from alexnet.errors import RunError
 from alexnet.train import loop, sgd
 from alexnet.train import metrics as train_metrics
 from alexnet.train.loop import Interrupted, fit, resume
@@ -165,20 +153,6 @@ def test_saved_config_reproduces_the_run(run: Path, tmp_path: Path) -> None:
     fit(config, tmp_path / "again")
     assert same_weights(tmp_path / "again", run)
     assert from_dict(type(config), to_dict(config)) == config
-
-
-def test_checkpoint_describes_its_origin(run: Path, store: Path) -> None:
-    for which in ("last", "best"):
-        saved = checkpoint.read(run, which)  # type: ignore[arg-type]
-        about = saved.about
-        assert about["recipe"] == "tiny"
-        assert about["code"] == code_version()
-        assert about["store"] == Store(store).checksum
-        assert about["classes"] == Store(store).classes
-        assert about["sha256"] == checkpoint.tensors_sha256(saved.weights)
-        epochs = read_metrics(run, "epoch")
-        assert about["evaluation"]["val_error"] in [m["val_error"] for m in epochs]
-    assert about["evaluation"]["val_error"] == min(m["val_error"] for m in epochs)
 
 
 def test_conv1_is_frozen_and_colour_noise_off_in_the_end_game(
@@ -310,72 +284,6 @@ class RecordedNames(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
-def test_init_copies_matching_layers_and_reports_them(
-    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny(store, init=str(run), schedule=StepSchedule(1))
-    layers = [
-        replace(layer, units=16)
-        if isinstance(layer, FullyConnected) and layer.name == "fc7"
-        else layer
-        for layer in config.architecture.layers
-    ]
-    config = replace(
-        config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, lr=0)
-    )
-    fit(config, tmp_path / "run")
-    output = capsys.readouterr().err
-    assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in output
-    mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
-    assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
-
-
-def test_last_layer_is_copied_only_if_the_classes_are_the_same(
-    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A last layer of the same shape but for other classes is not copied."""
-    frozen = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
-    theirs = checkpoint.read(run)
-    fit(tiny(store, init=str(run), **frozen), tmp_path / "same")
-    assert torch.equal(
-        checkpoint.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
-    )
-    about = theirs.about | {"classes": [f"other {i}" for i in range(10)]}
-    other = tmp_path / "other.safetensors"
-    checkpoint.write(other, theirs.weights, {}, theirs.mean, about)
-    capsys.readouterr()
-    fit(tiny(store, init=str(other), **frozen), tmp_path / "new")
-    assert "started anew: fc8 (the classes differ" in capsys.readouterr().err
-    mine = checkpoint.read(tmp_path / "new").weights
-    assert torch.equal(mine["fc7.weight"], theirs.weights["fc7.weight"])
-    assert torch.equal(
-        mine["fc8.weight"],
-        ShardedNetwork(tiny_architecture(), 0, ALONE).get_parameter("fc8.weight"),
-    )
-
-
-def test_a_start_that_gives_no_layer_is_refused(store: Path, run: Path, tmp_path: Path) -> None:
-    """Training from scratch would look like fine-tuning."""
-    wider = replace(tiny_architecture(), width=2 * tiny_architecture().width)
-    with pytest.raises(RunError, match=r"no layer of .* has the shape .* leave --init out"):
-        fit(tiny(store, init=str(run), architecture=wider), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_init_layers_limits_the_copied_layers(
-    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, lr=0))
-    fit(replace(config, schedule=StepSchedule(1)), tmp_path / "run")
-    output = capsys.readouterr().err
-    assert f"from {run}: conv1, fc6; started anew: conv2, conv3, conv4, fc7, fc8" in output
-    mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
-    assert torch.equal(mine["fc6.weight"], theirs["fc6.weight"])
-    assert not torch.equal(mine["conv2.weight"], theirs["conv2.weight"])
-    with pytest.raises(ValueError, match="init_layers names 'conv9'; the layers are conv1"):
-        fit(replace(config, init_layers=("conv9",)), tmp_path / "none")
-
-
 def test_fixed_order_keeps_the_batches_of_every_epoch(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,298 +387,6 @@ def test_invalid_runs_are_refused_and_nothing_is_overwritten(
         assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="is not a run"):
         resume(tmp_path / "new")
-
-
-def test_damaged_or_foreign_checkpoints_are_refused(store: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    fit(tiny(store, schedule=StepSchedule(1)), run)
-    last, data = run / "last.safetensors", (run / "last.safetensors").read_bytes()
-    for damaged in (data[: len(data) // 2], b"", b"x" * 100):
-        last.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"last\.safetensors is damaged"):
-            resume(run)
-        assert last.read_bytes() == damaged
-    flipped = bytearray(data)
-    flipped[len(data) // 2] ^= 64
-    last.write_bytes(flipped)
-    with pytest.raises(RunError, match=r"last\.safetensors is damaged .*checksum"):
-        checkpoint.read(run)
-    last.write_bytes(data)
-    config = json.loads((run / "config.json").read_text())
-    config["architecture"]["layers"][2]["kernels"] = 24
-    (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        ValueError, match=r"another architecture: conv3\.bias has shape \(16,\) there, \(24,\) here"
-    ):
-        resume(run)
-    (run / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
-        resume(run)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of one layer, small enough to damage each of its bytes."""
-    architecture = Architecture((FullyConnected("fc", 2),), input_px=8)
-    config = tiny(Path("store"), architecture=architecture, schedule=StepSchedule(1))
-    about = {
-        "recipe": "tiny",
-        "config": to_dict(config),
-        "classes": ["a", "b"],
-        "store": "none",
-        "covariance": np.eye(3).tolist(),
-        "position": asdict(TrainState()),
-    }
-    file = tmp_path_factory.mktemp("small") / "a.safetensors"
-    weights = {"fc.weight": torch.randn(2, 192), "fc.bias": torch.randn(2)}
-    velocity = {name: torch.randn_like(weight) for name, weight in weights.items()}
-    checkpoint.write(file, weights, velocity, torch.full((8, 8, 3), 9.0), about)
-    return file
-
-
-def test_no_changed_byte_of_a_checkpoint_is_accepted(small: Path, tmp_path: Path) -> None:
-    """Weights, velocities, mean image and header: a bit in each of 300 places."""
-    data, damaged = small.read_bytes(), tmp_path / "damaged.safetensors"
-    checkpoint.read(small)
-    for place in np.linspace(0, len(data) - 1, 300, dtype=int).tolist():
-        changed = bytearray(data)
-        changed[place] ^= 1 << place % 8
-        damaged.write_bytes(changed)
-        with pytest.raises(RunError, match=r"damaged\.safetensors (is damaged|is not a run)"):
-            checkpoint.read(damaged)
-
-
-def without_checksum(file: Path, old: Path, **changes: object) -> None:
-    """Write a checkpoint as version 0.2 did, with changes of its header."""
-    with safe_open(file, "pt") as opened:
-        about = json.loads(opened.metadata()["about"]) | changes
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    save_file(tensors, old, {"about": json.dumps(about)})
-
-
-def test_checkpoint_of_version_0_2_is_read_and_reported_once(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    old = tmp_path / "old.safetensors"
-    without_checksum(small, old)
-    for _ in range(2):
-        saved = checkpoint.read(old)
-    assert not saved.covered
-    assert torch.equal(saved.mean, checkpoint.read(small).mean)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "its mean image and header are not protected by a checksum" in line
-    assert load(old).classes == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"classes": 3},
-        {"classes": ["a"]},
-        {"classes": ["a", "\ud800"]},
-        {"words": [1]},
-        {"covariance": [[1, 2, 3]]},
-        {"covariance": [[math.nan] * 3] * 3},
-        {"sha256": None},
-        {"store": 10**400},
-        {"config": []},
-        {"config": {"is": []}},
-        {"config": {"recipe": "a", "architecture": {"layers": [{"is": [1]}]}}},
-    ],
-)
-def test_header_of_another_form_is_refused_by_the_files_name(
-    small: Path, tmp_path: Path, changes: dict[str, object]
-) -> None:
-    old = tmp_path / "old.safetensors"
-    without_checksum(small, old, **changes)
-    with pytest.raises(AlexNetError, match=r"old\.safetensors"):
-        load(old)
-
-
-@pytest.mark.parametrize(
-    "about", ["3", "[]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\u00ff{"]
-)
-def test_header_that_is_no_object_is_refused(small: Path, tmp_path: Path, about: str) -> None:
-    save_file(
-        {"preprocess.mean": torch.zeros(8, 8, 3)}, tmp_path / "a.safetensors", {"about": about}
-    )
-    with pytest.raises(RunError, match="is damaged"):
-        checkpoint.read(tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize(
-    "mean",
-    [torch.zeros(8, 8), torch.zeros(8, 8, 3, dtype=torch.int8), torch.full((8, 8, 3), math.inf)],
-)
-def test_mean_image_of_another_form_is_refused(
-    small: Path, tmp_path: Path, mean: torch.Tensor
-) -> None:
-    saved = checkpoint.read(small)
-    save_file(
-        saved.weights | {"preprocess.mean": mean},
-        tmp_path / "a.safetensors",
-        {"about": json.dumps(saved.about)},
-    )
-    with pytest.raises(RunError, match="is damaged"):
-        checkpoint.read(tmp_path / "a.safetensors")
-
-
-def test_position_of_another_form_is_refused() -> None:
-    good = asdict(TrainState())
-    assert TrainState.from_dict(good, Path("a")) == TrainState()
-    for wrong in (None, 3, {"epoch": "1"}, good | {"step": -1}, good | {"plateau": [1]}):
-        with pytest.raises(AlexNetError, match=r"^a"):
-            TrainState.from_dict(wrong, Path("a"))
-
-
-def test_files_of_a_run_have_the_modes_of_the_umask(small: Path, tmp_path: Path) -> None:
-    saved = checkpoint.read(small)
-    for umask, mode in ((0o022, 0o644), (0o002, 0o664)):
-        before = os.umask(umask)
-        try:
-            checkpoint.write(tmp_path / "a", saved.weights, {}, saved.mean, saved.about)
-        finally:
-            os.umask(before)
-        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
-
-
-def test_full_disk_leaves_the_old_checkpoint_and_no_other_file(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved, file = checkpoint.read(small), tmp_path / "a"
-    shutil.copy(small, file)
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def interrupted(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
-    for sync, kind in ((full, OSError), (interrupted, KeyboardInterrupt)):
-        monkeypatch.setattr("alexnet.files.os.fsync", sync)
-        with pytest.raises(kind) as error:
-            checkpoint.write(file, saved.weights, {}, saved.mean, saved.about)
-        assert kind is KeyboardInterrupt or error.value.filename == str(file)
-        assert [path.name for path in tmp_path.iterdir()] == ["a"]
-        assert file.read_bytes() == small.read_bytes()
-
-
-def test_damaged_lines_of_the_metrics_are_named_and_a_cut_last_line_is_dropped(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "metrics.jsonl"
-    good = '{"kind": "epoch", "step": 1, "epoch": 1}\n'
-    path.write_bytes(good.encode() + b'{"kind": "epo')
-    assert len(read_metrics(tmp_path)) == 1
-    for wrong in (b"\xff", b"3", b"{}", b'{"kind": 1}', b'{"kind": "epoch", "epoch": "x"}'):
-        path.write_bytes(good.encode() + wrong + b"\n" + good.encode())
-        with pytest.raises(RunError, match=r"metrics\.jsonl, line 2 is damaged \(.*; remove this"):
-            read_metrics(tmp_path)
-    path.write_text(good)
-    with pytest.raises(RunError, match=r"line 1 is damaged .it lacks a field"):
-        read_metrics(tmp_path, "epoch")
-
-
-def test_second_process_of_a_run_is_refused_and_named(store: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Interrupted), pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 1, signal.SIGTERM)
-        fit(tiny(store), run)
-    assert not (run / ".lock").exists()
-    before = {path.name for path in run.iterdir()}
-    message = rf"run is already being trained by process {os.getpid()} on .*; wait for it to finish"
-    # A lock of this process keeps out its own second training, too.
-    with locked(run / ".lock", f"{run} is already being trained", "wait for it to finish"):
-        with pytest.raises(AlexNetError, match=message):
-            resume(run)
-        with pytest.raises(AlexNetError, match=message):
-            fit(tiny(store), run)
-    assert {path.name for path in run.iterdir()} == before
-
-
-def test_rests_of_a_killed_process_do_not_make_a_folder_a_run(store: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / ".lock").write_text("process 1 on a machine that was switched off")
-    (run / ".config.json.writing").write_text("{")  # killed before it was complete
-    fit(tiny(store, schedule=StepSchedule(1)), run)
-    assert not (run / ".lock").exists()
-    (tmp_path / "file").touch()
-    with pytest.raises(AlexNetError, match="file is not a folder"):
-        fit(tiny(store), tmp_path / "file")
-
-
-def change_store_after(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
-    """Call `change` in the first step of a training."""
-    real, calls = loop.sgd_step, list[int]()
-
-    def step(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == 1:
-            change()
-
-    monkeypatch.setattr(loop, "sgd_step", step)
-
-
-def test_shard_cut_or_overwritten_while_training_ends_with_its_name_after_saving(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alexnet.data.verification.verify_in_background", lambda *arguments: None)
-    for name, content in (("cut", b""), ("overwritten", b"\xff" * 10**6)):
-        copy, run = tmp_path / f"store-{name}", tmp_path / f"run-{name}"
-        shutil.copytree(store, copy)
-
-        def change(copy: Path = copy, content: bytes = content) -> None:
-            for shard in (copy / "train").glob("*.arrow"):
-                shard.write_bytes(content[: shard.stat().st_size])
-
-        with monkeypatch.context() as patch:
-            change_store_after(patch, change)
-            with pytest.raises((StoreLost, DataError), match=r"train/data-0000\d\.arrow"):
-                fit(tiny(copy, workers=0), run)
-        assert checkpoint.read(run).about["position"]["step"] == 1
-
-
-def test_shard_with_another_checksum_ends_the_training(store: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "store"
-    shutil.copytree(store, copy)
-    shard = copy / "train" / "data-00001.arrow"
-    data = bytearray(shard.read_bytes())
-    data[-9] ^= 1  # in the labels, which training takes from the index
-    shard.write_bytes(data)
-    with pytest.raises(DataError, match=r"data-00001\.arrow is missing or damaged"):
-        fit(tiny(copy, schedule=StepSchedule(50)), tmp_path / "run")
-    # On a busy machine the thread that compares the files may end before the run begins.
-    if (tmp_path / "run").exists():
-        assert read_config(tmp_path / "run").data == str(copy)
-
-
-def test_intact_files_of_a_large_store_are_remembered_until_they_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(verification, "REMEMBERED_BYTES", 1)
-    shard, found = tmp_path / "a", list[Path]()
-    shard.write_bytes(b"content")
-    right = {shard: file_sha256(shard)}
-    verification._verify(right, "store", found.append)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verification, "file_sha256", lambda path: 1 / 0)
-        verification._verify(right, "store", found.append)  # not read again
-    assert found == []
-    shard.write_bytes(b"c0ntent")
-    verification._verify(right, "store", found.append)
-    assert found == [shard]
-
-
-def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None:
-    shutil.copytree(store, tmp_path / "store")
-    fit(tiny(tmp_path / "store", schedule=StepSchedule(1)), tmp_path / "run")
-    manifest = tmp_path / "store" / "manifest.json"
-    manifest.write_text(manifest.read_text() + "\n")
-    with pytest.raises(ValueError, match="is not the store this run began with"):
-        resume(tmp_path / "run")
 
 
 def test_auto_device_and_precision_are_resolved(store: Path) -> None:

@@ -35,15 +35,8 @@ from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks
-from tests.test_weights import (
-    CLASSES,
-    IMAGES,
-    MEAN_IMAGE,
-    WIDTH,
-    caffe_architecture,
-    caffe_file,
-    trained_of,
-)
+from tests.test_weights import IMAGES, MEAN_IMAGE
+from tests.weight_files import CLASSES, WIDTH, caffe_architecture, caffe_file, trained_of
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,7 @@ at every layer and from the bytes of an image on.
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
-import struct
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,29 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from alexnet import load, recipes
-from alexnet.architecture import names_of, op_of, plan
+from alexnet.architecture import plan
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.checkpoint import write
 from alexnet.cli import main
 from alexnet.cli.train import parse_train
-from alexnet.config import Config
 from alexnet.data.image import encode
 from alexnet.data.store import Store
 from alexnet.diagnostics import new_shares, smoothness
 from alexnet.distributed.mesh import Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, ConfigError, MeshError, RunError
-from alexnet.inference import activations, layer_names
+from alexnet.errors import AlexNetError, MeshError, RunError
+from alexnet.inference import activations
 from alexnet.model import Network
 from alexnet.train.loop import fit, resume
 from alexnet.trained import Trained
 from alexnet.weights import caffemodel
 from alexnet.weights.exporting import operations, write_layout
-from alexnet.weights.facts import facts
-from alexnet.weights.files import MOST_BYTES, read, read_mean
+from alexnet.weights.files import read, read_mean
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.layouts import (
@@ -51,29 +44,21 @@ from alexnet.weights.layouts import (
     to_caffe,
     with_channels_reversed,
 )
-from alexnet.weights.protobuf import Budget, Malformed, Message, field
+from alexnet.weights.protobuf import Budget, Message, field
 from tests import frameworks, reference
 from tests.conftest import tiny
 from tests.test_documentation import ROOT, documented_commands
+from tests.weight_files import (
+    CLASSES,
+    WIDTH,
+    caffe_architecture,
+    caffe_file,
+    torchvision_file,
+    trained_of,
+)
 
-WIDTH, CLASSES = 1 / 16, 10
 IMAGES = np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8)
 MEAN_IMAGE = np.random.default_rng(4).uniform(90, 130, (3, 256, 256)).astype(np.float32)
-
-
-def caffe_architecture(pool_first: bool, width: float = WIDTH, classes: int = CLASSES) -> Any:
-    recipe = recipes.caffenet if pool_first else recipes.caffe_alexnet
-    return replace(recipe().architecture, width=width, classes=classes)
-
-
-def caffe_file(path: Path, blobs: dict[str, Any], pool_first: bool, **size: Any) -> Path:
-    """A .caffemodel with its layers, or an .npz with the blobs alone."""
-    if path.suffix == ".npz":
-        np.savez(path, **blobs)
-    else:
-        layers = operations(caffe_architecture(pool_first, **size))
-        path.write_bytes(caffemodel.write("net", blobs, layers))
-    return path
 
 
 def assert_same(trained: Trained, want: dict[str, Any], images: Any = IMAGES) -> None:
@@ -121,18 +106,6 @@ def test_caffes_nets_of_full_size_give_caffes_values(pool_first: bool, tmp_path:
     mean = np.array([104.00698793, 116.66876762, 122.67891434])
     want = frameworks.caffe_forward(blobs, frameworks.caffe_input(IMAGES[:1], mean), pool_first)
     assert_same(load(tmp_path / "run", device="cpu"), want, IMAGES[:1])
-
-
-def torchvision_file(path: Path, wrap: Callable[[Any], Any] = dict) -> dict[str, torch.Tensor]:
-    torch.manual_seed(5)
-    state = frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict()
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    elif path.suffix == ".npz":
-        np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()})
-    else:
-        torch.save(wrap(state), path)
-    return dict(state)
 
 
 def data_parallel(state: dict[str, Any]) -> dict[str, Any]:
@@ -342,100 +315,6 @@ def test_response_normalization_can_cross_columns() -> None:
         ShardedNetwork(architecture, 0, mesh)
 
 
-# --- Which network it is
-
-
-def which(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    capsys.readouterr()
-    main(["which", str(path), *options])
-    return capsys.readouterr().out
-
-
-def test_which_names_each_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
-    for pool_first, name in ((False, "caffe_alexnet"), (True, "caffenet")):
-        path = caffe_file(tmp_path / f"{name}.caffemodel", blobs, pool_first)
-        answer = json.loads(which(path, capsys, "--json"))
-        assert answer["networks"] == [name]
-        order = answer["facts"]["after conv1"]
-        want = "ReLU, pool, LRN" if pool_first else "ReLU, LRN, pool"
-        assert order == {"value": want, "source": "in the file"}
-        assert answer["facts"]["channels"]["value"] == "B, G, R"
-        assert "alpha 2e-05 of the sum (0.0001 of the mean)" in answer["facts"]["LRN"]["value"]
-    text = which(caffe_file(tmp_path / "a.npz", blobs, False), capsys)
-    assert "one of 2 networks, which the weights do not tell apart" in text
-    assert "[the weights do not say: ReLU, LRN, pool or else" in " ".join(text.split())
-    torchvision_file(tmp_path / "a.pth")
-    text = which(tmp_path / "a.pth", capsys)
-    assert text.startswith(f"{tmp_path / 'a.pth'}: torchvision's alexnet\n")
-    assert "divided by a deviation of each channel" in " ".join(text.split())
-    np.savez(tmp_path / "slim.npz", **frameworks.slim_variables(2, WIDTH, CLASSES))
-    assert "TF-slim's alexnet_v2" in which(tmp_path / "slim.npz", capsys)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "others"),
-    [
-        ("paper", {"original", "caffe_alexnet", "caffenet"}),
-        ("one_column", {"original_one_column"}),
-        ("six_conv", {"original_six_conv"}),
-        ("torchvision", set()),
-    ],
-)
-def test_plain_weights_of_ours_can_be_the_nets_of_their_shapes(
-    recipe: str, others: set[str], tmp_path: Path
-) -> None:
-    architecture = replace(getattr(recipes, recipe)().architecture, width=1 / 8, classes=CLASSES)
-    torch.save(Network(architecture).state_dict(), tmp_path / "a.pth")
-    found = identify(read(tmp_path / "a.pth"))
-    assert {one.net.name for one in found.candidates} == {recipe, *others}
-    columns = next(fact for fact in facts(found) if fact.what == "columns")
-    assert ("column 2" in columns.value) == (architecture.columns == 2)
-
-
-def test_which_describes_runs_of_ours_and_their_exports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torchvision_file(tmp_path / "a.pth")
-    main(["import", str(tmp_path / "a.pth"), str(tmp_path / "run")])
-    about = json.loads(which(tmp_path / "run", capsys, "--json"))
-    assert (about["recipe"], about["classes"]) == ("torchvision", CLASSES)
-    assert about["imported_from"] == "a.pth, torchvision's alexnet"
-    assert "recipe                torchvision" in which(tmp_path / "run", capsys)
-    with pytest.raises(RunError, match="was written by this program: use it as it is"):
-        import_weights(tmp_path / "run" / "last.safetensors", tmp_path / "again")
-
-
-@pytest.mark.parametrize("recipe", ["paper", "original", "caffe_alexnet", "torchvision"])
-def test_our_own_onnx_files_are_told_apart(
-    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("onnx")
-    from alexnet.export import write_onnx
-
-    write_onnx(trained_of(recipe), tmp_path / "a.onnx")
-    answer = json.loads(which(tmp_path / "a.onnx", capsys, "--json"))
-    assert answer["networks"] == [recipe]
-    assert "alexnet export, recipe" in which(tmp_path / "a.onnx", capsys)
-
-
-@pytest.mark.parametrize(("constant", "value"), [("alpha", 0.001), ("size_px", 3), ("beta", 0.5)])
-def test_another_normalization_inside_maps_is_another_network(
-    constant: str, value: float, tmp_path: Path
-) -> None:
-    pytest.importorskip("onnx")
-    from alexnet.export import write_onnx
-
-    def changed(config: Config) -> Config:
-        norm = replace(config.architecture.spatial_norm, **{constant: value})
-        return replace(config, architecture=replace(config.architecture, spatial_norm=norm))
-
-    write_onnx(trained_of("original", changed), tmp_path / "a.onnx")
-    found = identify(read(tmp_path / "a.onnx"))
-    assert not found.candidates
-    assert "its normalization inside maps has other constants" in found.reason
-
-
 def test_a_network_imported_from_our_own_onnx_file_answers_alike(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     from alexnet.export import write_onnx
@@ -448,188 +327,6 @@ def test_a_network_imported_from_our_own_onnx_file_answers_alike(tmp_path: Path)
         wanted, found = trained.net(x), load(tmp_path / "run").net(x)
     # The file keeps alpha times 25 in 32 bits; everything else is the same.
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-
-
-def trained_of(recipe: str, change: Callable[[Config], Config] = lambda config: config) -> Trained:
-    """An untrained network as one that can be used."""
-    from alexnet.data.augment import Preprocess
-    from alexnet.data.store import Statistics
-    from alexnet.saved_config import to_dict
-
-    config = change(getattr(recipes, recipe)())
-    architecture = replace(config.architecture, width=1 / 8, classes=CLASSES)
-    config = replace(config, architecture=architecture)
-    net = Network(architecture).eval()
-    statistics = Statistics(np.full((256, 256, 3), 120.0), np.eye(3))
-    preprocess = Preprocess(config.augment, statistics, architecture.input_px, torch.device("cpu"))
-    classes = tuple(f"class {i}" for i in range(CLASSES))
-    about = {"config": to_dict(config), "recipe": recipe, "store": "", "sha256": "0"}
-    return Trained(net, preprocess, classes, about)
-
-
-# --- Names of layers
-
-
-def test_layers_have_the_names_of_caffe_and_torchvision() -> None:
-    ops = plan(recipes.torchvision().architecture)
-    for name, ours in (
-        ("features.0", "conv1.linear"),
-        ("features.1", "conv1"),
-        ("features.12", "conv5.max_pool"),
-        ("classifier.0", "conv5.dropout"),
-        ("classifier.6", "fc8"),
-        ("pool5", "conv5.max_pool"),
-        ("relu3", "conv3"),
-        ("conv3", "conv3"),
-        ("conv3.linear", "conv3.linear"),
-    ):
-        assert op_of(ops, name).name == ours
-    assert "features.N" in names_of(ops)
-    ops = plan(recipes.paper().architecture)
-    assert op_of(ops, "norm1").name == "conv1.lrn"
-    # The same position is another operation there.
-    with pytest.raises(
-        ConfigError, match=r"no layer 'features\.2'; it has .* conv1\.lrn \(norm1\)"
-    ):
-        op_of(ops, "features.2")
-    assert "conv1.lrn (norm1)" in names_of(ops)
-    trained = trained_of("paper")
-    assert layer_names(trained, "norm1,conv1.lrn,pool5") == ["conv1.lrn", "conv5.max_pool"]
-    with pytest.raises(ConfigError, match=r"no layer 'features\.2'; it has "):
-        layer_names(trained, "norm1,features.2")
-
-
-# --- Bad input
-
-
-class Evil:
-    """A pickle that runs a command when it is loaded."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> Any:
-        import os
-
-        return os.system, (self.command,)
-
-
-def half(path: Path) -> None:
-    state = frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict()
-    torch.save({name: t for name, t in state.items() if name.startswith("features")}, path)
-
-
-def wrong_shape(path: Path) -> None:
-    state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
-    state["features.3.weight"] = state["features.3.weight"][:, :, :3, :3].clone()
-    torch.save(state, path)
-
-
-def another_net(path: Path) -> None:
-    torch.save(torch.nn.LSTM(4, 4).state_dict(), path)
-
-
-def not_finite(path: Path) -> None:
-    state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
-    state["classifier.1.bias"][3] = float("nan")
-    torch.save(state, path)
-
-
-def view_of_one_number(path: Path) -> None:
-    torch.save({"features.0.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
-
-
-def zip_bomb(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("archive/data.pkl", bytes(1 << 20))
-        out.writestr("archive/data/0", bytes(1 << 20))
-
-
-def huge_npz(path: Path) -> None:
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824, 1024), }"
-    header += b" " * (117 - len(header)) + b"\n"
-    with zipfile.ZipFile(path, "w") as out:
-        out.writestr("conv1.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header)
-
-
-def objects(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, np.array({"conv1": [np.zeros(3)]}, object), allow_pickle=True)
-
-
-def damaged_caffemodel(path: Path) -> None:
-    caffe_file(path, frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-@pytest.mark.parametrize(
-    ("name", "write", "says"),
-    [
-        ("a.txt", lambda p: p.write_text("hello"), "is no file of weights that can be read"),
-        ("a.pth", lambda p: p.write_bytes(b""), "is no file of weights that can be read"),
-        ("a.pth", lambda p: p.write_bytes(b"PK\x03\x04" + bytes(50)), "is damaged"),
-        ("a.pth", half, r"of the 16 arrays of torchvision's alexnet it lacks 6: fc6\.weight"),
-        ("a.pth", wrong_shape, r"conv2\.weight has the shape \(12, 4, 3, 3\), and"),
-        ("a.pth", another_net, "is no AlexNet that is known: it has 4 arrays, the first of them"),
-        ("a.pth", not_finite, r"has numbers in fc6\.bias that are not finite"),
-        ("a.pth", view_of_one_number, "is larger than the file"),
-        ("a.pth", zip_bomb, "its members are compressed"),
-        ("a.pth", lambda p: torch.save([1, 2], p), "has no weights in it"),
-        ("a.npz", huge_npz, "an array is larger than 2 GiB"),
-        ("a.npy", objects, "holds Python objects, which may run code"),
-        ("a.npy", lambda p: np.save(p, np.zeros(3, int)), "has no weights in it"),
-        ("a.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file"),
-        ("a.caffemodel", damaged_caffemodel, "a field reaches beyond its end"),
-        ("a.caffemodel", lambda p: p.write_bytes(b"\x0a\x00"), "it has no layers"),
-        ("a.caffemodel", lambda p: p.write_bytes(b"\x0b" * 9), "a field of the unknown type 3"),
-        ("a.onnx", lambda p: p.write_bytes(b"\x08\x0a"), "it has no graph"),
-        ("a.safetensors", lambda p: p.write_bytes(b"\x08" + bytes(7) + b"{nonsense"), "is damaged"),
-    ],
-)
-def test_bad_files_end_in_one_sentence(
-    name: str,
-    write: Callable[[Path], Any],
-    says: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = tmp_path / name
-    write(path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["import", str(path), str(tmp_path / "run")])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert name in error
-    with pytest.raises(AlexNetError, match=says):
-        import_weights(path, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("form", ["torch", "pickle"])
-def test_a_pickle_that_wants_to_run_code_is_refused(form: str, tmp_path: Path) -> None:
-    path, trace = tmp_path / "evil.pth", tmp_path / "was-here"
-    content = {"features.0.weight": Evil(f"touch {trace}")}
-    if form == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    says = r"wants to run code when it is loaded \(\w+\.system\)|since a pickle may run code"
-    with pytest.raises(RunError, match=says):
-        read(path)
-    assert not trace.exists()
-
-
-def test_a_message_is_read_in_bounded_time() -> None:
-    with pytest.raises(Malformed, match="more than a million fields"):
-        Message(memoryview(field(1, 1) * 1001), Budget(1000))
-    with pytest.raises(Malformed, match="more than a million fields"):
-        Message(memoryview(field(1, bytes(1001))), Budget(1000)).integers(1)
-    nested = b""
-    for _ in range(3000):
-        nested = field(100, nested)
-    # Levels are read one at a time, and only where they are known.
-    assert caffemodel.parse(nested).arrays == {}
 
 
 def test_numbers_of_a_message_come_back() -> None:
@@ -816,14 +513,6 @@ def test_a_structured_npy_is_read_by_its_fields(tmp_path: Path) -> None:
     arrays = read(tmp_path / "a.npy").arrays
     assert arrays["conv1.weight"].shape == (6, 3, 11, 11)
     np.testing.assert_array_equal(arrays["conv1.bias"], np.arange(6))
-
-
-def test_a_too_large_file_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.caffemodel"
-    with path.open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
-    with pytest.raises(RunError, match="is larger than 2 GiB"):
-        read(path)
 
 
 def test_export_has_the_names_of_other_programs(

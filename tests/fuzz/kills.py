@@ -124,7 +124,7 @@ def campaign(kills: int, seed: int, folder: Path) -> list[str]:
             ("train", partial(training, minutes=0), nothing),
         )
     ]
-    # The same of `prepare`, with more than 400 operations, is in tests/test_prepare.py.
+    # The same of `prepare`, with more than 400 operations, is in tests/test_unfinished_store.py.
     return [*lines, each_operation("train", partial(training, minutes=60), nothing, folder)]
 
 

@@ -1,0 +1,165 @@
+"""Files of weights that are damaged, too large or malicious end in one sentence."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.cli import main
+from alexnet.errors import AlexNetError, RunError
+from alexnet.weights import caffemodel
+from alexnet.weights.files import MOST_BYTES, read
+from alexnet.weights.importing import import_weights
+from alexnet.weights.protobuf import Budget, Malformed, Message, field
+from tests import frameworks
+from tests.weight_files import (
+    CLASSES,
+    WIDTH,
+    caffe_file,
+)
+
+
+class Evil:
+    """A pickle that runs a command when it is loaded."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, (self.command,)
+
+
+def half(path: Path) -> None:
+    state = frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict()
+    torch.save({name: t for name, t in state.items() if name.startswith("features")}, path)
+
+
+def wrong_shape(path: Path) -> None:
+    state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
+    state["features.3.weight"] = state["features.3.weight"][:, :, :3, :3].clone()
+    torch.save(state, path)
+
+
+def another_net(path: Path) -> None:
+    torch.save(torch.nn.LSTM(4, 4).state_dict(), path)
+
+
+def not_finite(path: Path) -> None:
+    state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
+    state["classifier.1.bias"][3] = float("nan")
+    torch.save(state, path)
+
+
+def view_of_one_number(path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
+
+
+def zip_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("archive/data.pkl", bytes(1 << 20))
+        out.writestr("archive/data/0", bytes(1 << 20))
+
+
+def huge_npz(path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824, 1024), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("conv1.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header)
+
+
+def objects(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.array({"conv1": [np.zeros(3)]}, object), allow_pickle=True)
+
+
+def damaged_caffemodel(path: Path) -> None:
+    caffe_file(path, frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "says"),
+    [
+        ("a.txt", lambda p: p.write_text("hello"), "is no file of weights that can be read"),
+        ("a.pth", lambda p: p.write_bytes(b""), "is no file of weights that can be read"),
+        ("a.pth", lambda p: p.write_bytes(b"PK\x03\x04" + bytes(50)), "is damaged"),
+        ("a.pth", half, r"of the 16 arrays of torchvision's alexnet it lacks 6: fc6\.weight"),
+        ("a.pth", wrong_shape, r"conv2\.weight has the shape \(12, 4, 3, 3\), and"),
+        ("a.pth", another_net, "is no AlexNet that is known: it has 4 arrays, the first of them"),
+        ("a.pth", not_finite, r"has numbers in fc6\.bias that are not finite"),
+        ("a.pth", view_of_one_number, "is larger than the file"),
+        ("a.pth", zip_bomb, "its members are compressed"),
+        ("a.pth", lambda p: torch.save([1, 2], p), "has no weights in it"),
+        ("a.npz", huge_npz, "an array is larger than 2 GiB"),
+        ("a.npy", objects, "holds Python objects, which may run code"),
+        ("a.npy", lambda p: np.save(p, np.zeros(3, int)), "has no weights in it"),
+        ("a.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file"),
+        ("a.caffemodel", damaged_caffemodel, "a field reaches beyond its end"),
+        ("a.caffemodel", lambda p: p.write_bytes(b"\x0a\x00"), "it has no layers"),
+        ("a.caffemodel", lambda p: p.write_bytes(b"\x0b" * 9), "a field of the unknown type 3"),
+        ("a.onnx", lambda p: p.write_bytes(b"\x08\x0a"), "it has no graph"),
+        ("a.safetensors", lambda p: p.write_bytes(b"\x08" + bytes(7) + b"{nonsense"), "is damaged"),
+    ],
+)
+def test_bad_files_end_in_one_sentence(
+    name: str,
+    write: Callable[[Path], Any],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["import", str(path), str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert name in error
+    with pytest.raises(AlexNetError, match=says):
+        import_weights(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_pickle_that_wants_to_run_code_is_refused(form: str, tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "was-here"
+    content = {"features.0.weight": Evil(f"touch {trace}")}
+    if form == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    says = r"wants to run code when it is loaded \(\w+\.system\)|since a pickle may run code"
+    with pytest.raises(RunError, match=says):
+        read(path)
+    assert not trace.exists()
+
+
+def test_a_message_is_read_in_bounded_time() -> None:
+    with pytest.raises(Malformed, match="more than a million fields"):
+        Message(memoryview(field(1, 1) * 1001), Budget(1000))
+    with pytest.raises(Malformed, match="more than a million fields"):
+        Message(memoryview(field(1, bytes(1001))), Budget(1000)).integers(1)
+    nested = b""
+    for _ in range(3000):
+        nested = field(100, nested)
+    # Levels are read one at a time, and only where they are known.
+    assert caffemodel.parse(nested).arrays == {}
+
+
+def test_a_too_large_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.caffemodel"
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(RunError, match="is larger than 2 GiB"):
+        read(path)

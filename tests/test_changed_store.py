@@ -1,0 +1,95 @@
+"""A store that changes while a run trains on it, or between two parts of a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alexnet import checkpoint
+from alexnet.checkpoint import read_config
+from alexnet.config import (
+    StepSchedule,
+)
+from alexnet.data import verification
+from alexnet.data.storage import StoreLost
+from alexnet.errors import DataError
+from alexnet.files import file_sha256
+from alexnet.train import loop
+from alexnet.train.loop import fit, resume
+from tests.conftest import tiny
+
+
+def change_store_after(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
+    """Call `change` in the first step of a training."""
+    real, calls = loop.sgd_step, list[int]()
+
+    def step(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 1:
+            change()
+
+    monkeypatch.setattr(loop, "sgd_step", step)
+
+
+def test_shard_cut_or_overwritten_while_training_ends_with_its_name_after_saving(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.data.verification.verify_in_background", lambda *arguments: None)
+    for name, content in (("cut", b""), ("overwritten", b"\xff" * 10**6)):
+        copy, run = tmp_path / f"store-{name}", tmp_path / f"run-{name}"
+        shutil.copytree(store, copy)
+
+        def change(copy: Path = copy, content: bytes = content) -> None:
+            for shard in (copy / "train").glob("*.arrow"):
+                shard.write_bytes(content[: shard.stat().st_size])
+
+        with monkeypatch.context() as patch:
+            change_store_after(patch, change)
+            with pytest.raises((StoreLost, DataError), match=r"train/data-0000\d\.arrow"):
+                fit(tiny(copy, workers=0), run)
+        assert checkpoint.read(run).about["position"]["step"] == 1
+
+
+def test_shard_with_another_checksum_ends_the_training(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    shard = copy / "train" / "data-00001.arrow"
+    data = bytearray(shard.read_bytes())
+    data[-9] ^= 1  # in the labels, which training takes from the index
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"data-00001\.arrow is missing or damaged"):
+        fit(tiny(copy, schedule=StepSchedule(50)), tmp_path / "run")
+    # On a busy machine the thread that compares the files may end before the run begins.
+    if (tmp_path / "run").exists():
+        assert read_config(tmp_path / "run").data == str(copy)
+
+
+def test_intact_files_of_a_large_store_are_remembered_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(verification, "REMEMBERED_BYTES", 1)
+    shard, found = tmp_path / "a", list[Path]()
+    shard.write_bytes(b"content")
+    right = {shard: file_sha256(shard)}
+    verification._verify(right, "store", found.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "file_sha256", lambda path: 1 / 0)
+        verification._verify(right, "store", found.append)  # not read again
+    assert found == []
+    shard.write_bytes(b"c0ntent")
+    verification._verify(right, "store", found.append)
+    assert found == [shard]
+
+
+def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    fit(tiny(tmp_path / "store", schedule=StepSchedule(1)), tmp_path / "run")
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match="is not the store this run began with"):
+        resume(tmp_path / "run")

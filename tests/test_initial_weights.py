@@ -1,0 +1,87 @@
+"""Training from the weights of another run: which layers are copied, and what is reported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet import checkpoint
+from alexnet.config import (
+    FullyConnected,
+    Sgd,
+    StepSchedule,
+)
+from alexnet.distributed.mesh import ALONE
+from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.errors import RunError
+from alexnet.train.loop import fit
+from tests.conftest import tiny, tiny_architecture
+
+
+def test_init_copies_matching_layers_and_reports_them(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(store, init=str(run), schedule=StepSchedule(1))
+    layers = [
+        replace(layer, units=16)
+        if isinstance(layer, FullyConnected) and layer.name == "fc7"
+        else layer
+        for layer in config.architecture.layers
+    ]
+    config = replace(
+        config, architecture=replace(config.architecture, layers=tuple(layers)), sgd=Sgd(16, lr=0)
+    )
+    fit(config, tmp_path / "run")
+    output = capsys.readouterr().err
+    assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in output
+    mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
+    assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
+
+
+def test_last_layer_is_copied_only_if_the_classes_are_the_same(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A last layer of the same shape but for other classes is not copied."""
+    frozen = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
+    theirs = checkpoint.read(run)
+    fit(tiny(store, init=str(run), **frozen), tmp_path / "same")
+    assert torch.equal(
+        checkpoint.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
+    )
+    about = theirs.about | {"classes": [f"other {i}" for i in range(10)]}
+    other = tmp_path / "other.safetensors"
+    checkpoint.write(other, theirs.weights, {}, theirs.mean, about)
+    capsys.readouterr()
+    fit(tiny(store, init=str(other), **frozen), tmp_path / "new")
+    assert "started anew: fc8 (the classes differ" in capsys.readouterr().err
+    mine = checkpoint.read(tmp_path / "new").weights
+    assert torch.equal(mine["fc7.weight"], theirs.weights["fc7.weight"])
+    assert torch.equal(
+        mine["fc8.weight"],
+        ShardedNetwork(tiny_architecture(), 0, ALONE).get_parameter("fc8.weight"),
+    )
+
+
+def test_a_start_that_gives_no_layer_is_refused(store: Path, run: Path, tmp_path: Path) -> None:
+    """Training from scratch would look like fine-tuning."""
+    wider = replace(tiny_architecture(), width=2 * tiny_architecture().width)
+    with pytest.raises(RunError, match=r"no layer of .* has the shape .* leave --init out"):
+        fit(tiny(store, init=str(run), architecture=wider), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_layers_limits_the_copied_layers(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(store, init=str(run), init_layers=("conv1", "fc6"), sgd=Sgd(16, lr=0))
+    fit(replace(config, schedule=StepSchedule(1)), tmp_path / "run")
+    output = capsys.readouterr().err
+    assert f"from {run}: conv1, fc6; started anew: conv2, conv3, conv4, fc7, fc8" in output
+    mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
+    assert torch.equal(mine["fc6.weight"], theirs["fc6.weight"])
+    assert not torch.equal(mine["conv2.weight"], theirs["conv2.weight"])
+    with pytest.raises(ValueError, match="init_layers names 'conv9'; the layers are conv1"):
+        fit(replace(config, init_layers=("conv9",)), tmp_path / "none")

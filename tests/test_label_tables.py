@@ -1,0 +1,161 @@
+"""Tables of labels beside flat folders: what they give, and which are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet.data.sources import find
+from tests import layouts
+from tests.layouts import (
+    TRAIN,
+    VAL,
+    WNIDS,
+    WORDS,
+    check_labels,
+    flat,
+    image,
+    pets,
+    write,
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "name,label\na b.jpg,golden retriever\nc.png,cat\nd.JPG,cat\n"),
+        ("labels.csv", "\ufeffa b.jpg,golden retriever\nc.png,cat\nd.JPG,cat"),
+        ("labels.csv", "breed;x;id\ngolden retriever;3;a b\ncat;4;c\ncat;5;d\n"),
+        ("any.tsv", "a b.jpg\tgolden retriever\nc.png\tcat\n\nd.JPG\tcat\n"),
+        ("y.csv", 'Label,file_name\n"golden retriever",pets/set/a b.jpg\ncat,./c.png\ncat,d.JPG'),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_flat_folder_with_a_table_of_labels(
+    file: str, text: str, inside: str, tmp_path: Path
+) -> None:
+    source = pets(tmp_path, text, file, inside)
+    assert source.classes == ("cat", "golden retriever")
+    assert check_labels(source.splits[0]) == 3
+    assert source.notes == ()
+
+
+def test_table_labels_may_be_numbers(tmp_path: Path) -> None:
+    for name, number in (("7.jpg", 10), ("9.jpg", 9), ("10.jpg", 10)):
+        write(tmp_path / name, image(number - 9, 0))
+    write(tmp_path / "val.txt", "9.jpg 9\n10.jpg 10\n")
+    write(tmp_path / "train.txt", "7.jpg 10\n9.jpg 9\n")
+    with pytest.raises(ValueError, match=r"9\.jpg is in 2 splits"):
+        find(str(tmp_path))
+    write(tmp_path / "8.jpg", image(0, 0))
+    write(tmp_path / "train.txt", "7.jpg 10\n8.jpg 9\n")
+    source = find(str(tmp_path))
+    assert source.classes == ("9", "10")
+    assert [check_labels(split) for split in source.splits] == [2, 2]
+    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(10)))
+    with pytest.raises(ValueError, match="names 10 classes, counted from 0, and a label is 10"):
+        find(str(tmp_path))
+    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(11)))
+    assert find(str(tmp_path)).classes[9:] == ("class9", "class10")
+
+
+def test_images_without_a_row_are_reported_and_images_are_held_out(tmp_path: Path) -> None:
+    flat(tmp_path / "train", TRAIN)
+    flat(tmp_path / "test", VAL)
+    lines = "".join(
+        f"{name[:-5]},{WORDS[WNIDS[label]].split(',')[0]}x{label}\n" for name, label, _ in TRAIN
+    )
+    write(tmp_path / "labels.csv", "id,breed\n" + lines)
+    write(tmp_path / "sample_submission.csv", "id,cat,dog\nILSVRC2012_val_00000001,0.5,0.5\n")
+    source = find(str(tmp_path), val_fraction=0.25)
+    assert [split.count for split in source.splits] == [18, 6]
+    (note,) = source.notes
+    assert note.startswith(f"12 images are in no row of {tmp_path / 'labels.csv'} and are left out")
+    write(tmp_path / "test.csv", "".join(f"{name}\n" for name, *_ in VAL))
+    write(tmp_path / "train.csv", (tmp_path / "labels.csv").read_text())
+    (tmp_path / "labels.csv").unlink()
+    source = find(str(tmp_path), val_fraction=0.25)
+    assert source.notes == (f"the split 'test' of {tmp_path} has no labels and is left out",)
+    assert [split.count for split in source.splits] == [18, 6]
+
+
+VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            VALID_TABLE + "e.png,cat\n",
+            r"1 rows of .*labels\.csv name no image .*'e\.png' in line 4",
+        ),
+        (
+            "Photo,Kind\n" + VALID_TABLE,
+            "'Photo' in line 1.*if it is a heading, call its columns name",
+        ),
+        (
+            "x.jpg,dog\ny.jpg,cat\n",
+            r"3 images of .* lie in no class folder; .* or add a table .*names none of them$",
+        ),
+        ("", r"3 images of .* lie in no class folder; put them into folders"),
+        (
+            VALID_TABLE + "c.png,dog\n",
+            r"line 4, calls c\.png 'dog', and a line before calls it 'cat'",
+        ),
+        (VALID_TABLE + "d.JPG\n", "calls d.JPG '', and"),
+        ("a b.jpg,dog\nc.png,cat\nd.JPG,\n", r"the row of .*d\.JPG has no label"),
+        ("a b.jpg,0\nc.png,1\nd.JPG,-1\n", r"the row of .*d\.JPG has no label"),
+        ("a b.jpg,\nc.png,\nd.JPG,\n", "the split 'train' of .* has no labels"),
+        ("a b.jpg,1,2,3,dog\nc.png,1,2,3,cat\n", "5 columns and it is not clear"),
+        ("name,kind,sort\na b.jpg,1,dog\nc.png,1,cat\n", "3 columns and it is not clear"),
+        ("a b.jpg,cat\nc.png,cat\n", "1 labels; at least 2"),
+        ("name,label,split\na b.jpg,dog,fold1\nc.png,cat,train", "line 2, has the split 'fold1'"),
+        ("name,label,split\na b.jpg,dog,val\nc.png,cat,val", "no row of .* is in the training"),
+        (
+            "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val",
+            r"d\.JPG of the split 'val' has the label 'cow', which no training image has",
+        ),
+    ],
+)
+def test_invalid_tables_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        pets(tmp_path, text)
+
+
+def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
+    pets(tmp_path, VALID_TABLE)
+    write(tmp_path / "more.csv", VALID_TABLE)
+    with pytest.raises(ValueError, match="both name images; keep one"):
+        find(str(tmp_path))
+
+
+def test_invalid_table_of_a_flat_validation_folder_is_refused(tmp_path: Path) -> None:
+    folder = layouts.tiny_imagenet(tmp_path)
+    file = folder / "val" / "val_annotations.txt"
+    valid = file.read_text()
+    file.write_text(valid + "val_99.JPEG\tn01440764\t0\t32\t44\t62\n")
+    with pytest.raises(
+        ValueError, match=r"1 rows of .*val_annotations.* 'val_99\.JPEG' in line 13"
+    ):
+        find(str(folder))
+    file.write_text(valid.replace("n02099601", "n09999999"))
+    with pytest.raises(ValueError, match="label 'n09999999', which no training image has"):
+        find(str(folder))
+    file.write_text(valid[: valid.index("\n") + 1])
+    assert find(str(folder)).notes[0].startswith("11 images are in no row of")
+    assert find(str(folder)).splits[1].count == 1
+    truth = layouts.flat_val_with_devkit(tmp_path / "devkit")
+    (truth / "val" / VAL[0][0]).unlink()
+    with pytest.raises(ValueError, match="has 11 images, and the devkit has 12 labels"):
+        find(str(truth))
+
+
+def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> None:
+    for label, name in enumerate(("cat", "dog")):
+        write(tmp_path / name / "0.jpg", image(label, 0))
+    write(tmp_path / "labels.csv", "0.jpg,cow\n")
+    write(tmp_path / "logo.png", image(0, 0))
+    source = find(str(tmp_path), val_fraction=0)
+    assert check_labels(source.splits[0]) == 2
+    assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
