@@ -22,7 +22,7 @@ from alexnet import layers, native, ops
 from alexnet.architecture import Op, pooled_px
 from alexnet.config import Architecture, Conv, Lrn, Pool
 from alexnet.model import Network
-from alexnet.ops import blocks, compiled
+from alexnet.ops import blocks, compiled, dropout_mask
 from alexnet.ops.arena import kept_memory
 from tests import reference
 from tests.conftest import tiny_architecture
@@ -380,13 +380,9 @@ def mask(step: int = 0, layer: str = "fc6", seed: int = 1, rate: float = 0.5) ->
     return drawn.draw((64, 500), torch.device("cpu"))
 
 
-# Its module has the name of a function.
-dropout_module = sys.modules["alexnet.ops.dropout"]
-
-
 @pytest.fixture
 def plain_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout_module, "_compiled_takes", lambda keep: False)
+    monkeypatch.setattr(dropout_mask, "_compiled_takes", lambda keep: False)
 
 
 # The known answers of Random123, the authors' library (tests/kat_vectors, "philox4x32 10").
@@ -408,7 +404,7 @@ def test_philox_gives_the_published_answers(key: str, counter: str, answer: str)
     assert reference.philox(low, high, words) == [int(word, 16) for word in answer.split()]
     signed = (low | high << 32) - (2**64 if high >= 2**31 else 0)
     for form in (signed, torch.tensor(signed)):
-        got = dropout_module.philox(form, tuple(torch.tensor([word]) for word in words))
+        got = dropout_mask.philox(form, tuple(torch.tensor([word]) for word in words))
         assert [f"{int(word):08x}" for word in got] == answer.split()
 
 
@@ -441,7 +437,7 @@ def test_a_rank_draws_its_part_of_the_full_mask(
     place = ops.Mask(key, 0.5, first_row, part * count, parts * count)
     with pytest.MonkeyPatch.context() as patch:
         if not compiled_masks:
-            patch.setattr(dropout_module, "_compiled_takes", lambda keep: False)
+            patch.setattr(dropout_mask, "_compiled_takes", lambda keep: False)
         got = place.draw((rows - first_row, count), cpu)
         assert ops.Mask(key, 0.5).draw((0, count), cpu).shape == (0, count)
     assert torch.equal(got, full[first_row:, part * count :][:, :count])
@@ -454,7 +450,7 @@ def test_the_compiled_mask_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> 
     # Counters of more than 32 bits, too.
     numbered = [ops.Mask(key, 0.3), ops.Mask(torch.tensor(key), 0.3), ops.Mask(key, 0.5, 2**33)]
     for takes in (lambda keep: False, lambda keep: True):
-        monkeypatch.setattr(dropout_module, "_compiled_takes", takes)
+        monkeypatch.setattr(dropout_mask, "_compiled_takes", takes)
         masks += [[mask.draw((7, 4, 5, 5), cpu) for mask in numbered]]
     for plain, made in zip(*masks, strict=True):
         assert torch.equal(plain, made)

@@ -151,13 +151,20 @@ def seconds_of(run: Callable[[], object]) -> float:
     return median(turn() for _ in range(TURNS))
 
 
-def captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    """Record a function as a CUDA graph, after runs in which libraries choose their kernels."""
+def captured(
+    run: Callable[[], object], warm_up: Callable[[], object] | None = None
+) -> torch.cuda.CUDAGraph:
+    """Record a function as a CUDA graph.
+
+    Args:
+        run: The function.
+        warm_up: What runs before the capture instead, where `run` would change something.
+    """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP_RUNS):
-            run()
+            (warm_up or run)()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     # Other threads, such as NCCL's, may call CUDA in the meantime.

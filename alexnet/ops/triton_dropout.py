@@ -1,6 +1,6 @@
 """Dropout on CUDA in Triton, `alexnet::dropout_triton`: x where its mask keeps a unit, else 0.
 
-The mask is that of `dropout.Mask.draw`, bit for bit. It is drawn in registers, once forward and
+The mask is that of `Mask.draw`, bit for bit. It is drawn in registers, once forward and
 once backward, and is never in memory; neither is x kept for the gradient. The key is read from
 device memory, so that a CUDA graph draws a new mask at each replay.
 """
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch.library import register_autograd
 
-from alexnet.ops.dropout import Mask
+from alexnet.ops.dropout_mask import Mask
 from alexnet.ops.registration import operator
 
 COUNTERS = 256

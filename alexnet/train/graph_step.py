@@ -33,9 +33,6 @@ from alexnet.layers import BatchNorm
 from alexnet.ops import blocks, convolution, cuda_trial, dropout_keys
 from alexnet.train.sgd import ParamHyper
 
-WARM_UP_STEPS = 3
-"""Steps before the capture, in which libraries choose their kernels and take their memory."""
-
 
 class _Loss(nn.Module):
     """`ShardedNetwork.loss` as a `forward`, which `functional_call` needs."""
@@ -263,32 +260,26 @@ class GraphStep:
         return x, readings, self._summed
 
     def _warm_up(self) -> None:
-        """Take the steps before the capture, in which libraries choose their kernels.
+        """Take a step before the capture, in which libraries choose their kernels.
 
         The learning rates are 0 until `set_hyper` has set them, which freezes weights and
         velocities; the running statistics of batch normalization are restored.
         """
         count, buffers = len(self._labels), list(self._loss.buffers())
         before = [buffer.clone() for buffer in buffers]
-        for _ in range(WARM_UP_STEPS):
-            *_, gradients = self._forward_and_gradients(count, self._config.sgd.batch)
-            self._update.read_from(gradients)
-            self._update.launch(self._config.sgd.momentum)
+        *_, gradients = self._forward_and_gradients(count, self._config.sgd.batch)
+        self._update.read_from(gradients)
+        self._update.launch(self._config.sgd.momentum)
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
 
     def _capture(self) -> None:
         """Record the step as a CUDA graph; the network stays as it is."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._warm_up()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, such as NCCL's, may call CUDA in the meantime.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+
+        def step() -> None:
             batch = self._config.sgd.batch
             self._captured = self._forward_and_gradients(len(self._labels), batch)
             # It reads the addresses of the gradients from device memory when it is replayed.
             self._update.launch(self._config.sgd.momentum)
-        self._graph = graph
+
+        self._graph = cuda_trial.captured(step, self._warm_up)
