@@ -498,13 +498,47 @@ def settled_architecture(store: Path) -> object:
     return replace(tiny(store).architecture, classes=10)
 
 
-def test_broken_pipe_is_not_an_error() -> None:
-    environment = {**os.environ, "COLUMNS": "80"}
-    piped = f"{sys.executable} -m alexnet summary paper | head -1"
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "train --help", "summary paper", "summary paper --format json"]
+)
+def test_a_reader_that_has_left_is_not_an_error(arguments: str, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
     completed = subprocess.run(
-        piped, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+        [sys.executable, "-m", "alexnet", *arguments.split()],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
-    assert "Traceback" not in completed.stderr
+    os.close(writer)
+    assert (completed.returncode, completed.stderr) == (0, "")
+
+
+def test_an_error_keeps_its_exit_code_where_the_reader_has_left() -> None:
+    """The text before it is still in the buffer of stdout."""
+    program = """
+from alexnet import cli
+from alexnet.errors import AlexNetError
+
+def fails(arguments):
+    print("before")
+    raise AlexNetError("no")
+
+cli.function_of = lambda verb: fails
+cli.main(["demo"])
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    arguments = [sys.executable, "-c", program]
+    completed = subprocess.run(
+        arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment
+    )
+    os.close(writer)
+    assert (completed.returncode, completed.stderr) == (2, "alexnet: no\n")
 
 
 def test_internal_error_keeps_its_traceback_and_is_reported_as_a_bug(

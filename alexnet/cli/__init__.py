@@ -12,7 +12,8 @@ import keyword
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, get_args
 
 from alexnet.data.storage import StoreLost
@@ -118,7 +119,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The exit code is 2, with one sentence on stderr, for a mistake in the arguments or the data, and
     128 + the signal's number for a run that was stopped.
     """
-    verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with _reader_may_leave():
+        _main(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End without an error where the reader of stdout, such as `head`, has closed the pipe."""
+    try:
+        try:
+            yield
+        finally:
+            # Python flushes it once more when it exits, and would report the error there.
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # What had already failed keeps its exit code.
+        if isinstance(error.__context__, SystemExit):
+            raise error.__context__ from None
+
+
+def _main(arguments: list[str]) -> None:
+    verb, *rest = arguments
     if verb in ("-h", "--help", "help"):
         print(_help())
         return
@@ -160,9 +182,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         # Ctrl-C has no number, and is SIGINT; a verb that ends itself on another signal names it.
         sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
     except BrokenPipeError:
-        # A reader such as `head` has closed the pipe, which is not an error. Python flushes stdout
-        # once more when it exits, and would report the same error there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             path = f"{error.filename}: " if error.filename is not None else ""

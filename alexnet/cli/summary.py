@@ -142,4 +142,8 @@ def _print_table(ops: Sequence[Op]) -> None:
         for count in ("parameters", "neurons", "multiply_adds")
     ]
     table.add_row("all", "", "", *totals, style="bold")
-    Console().print(table)
+    console = Console()
+    # Not to stdout directly: where the reader has closed the pipe, rich would exit with code 1.
+    with console.capture() as printed:
+        console.print(table)
+    print(printed.get(), end="")
