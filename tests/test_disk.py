@@ -8,23 +8,30 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet import checkpoint, files, load
+from alexnet.cli import VERBS
 from alexnet.config import StepSchedule
 from alexnet.data import shapes
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
+from alexnet.explorer import contents, runtime
 from alexnet.files import check_space, naming, new_folder, write_whole
 from alexnet.train.folder import check_room
 from alexnet.train.loop import fit, resume
 from alexnet.train.setup import with_classes
+from alexnet.units import maximise
 from tests.conftest import tiny
+from tests.small_stores import class_folder
 from tests.test_cli import fails
+from tests.weight_files import torchvision_file
 
 
 @contextmanager
@@ -78,9 +85,17 @@ def test_every_verb_that_writes_says_that_a_disk_is_read_only(
     shutil.copytree(run, disk / "run")
     image = tmp_path / "disc.png"
     Image.fromarray(shapes.image(0, 1)).save(image)
+    weights = tmp_path / "x.pth"
+    torchvision_file(weights)
+    class_folder(tmp_path / "folder", each=3)
+    monkeypatch.setattr(contents, "maximise", partial(maximise, steps=2))
+    ort = dict.fromkeys(runtime.SHA256, b"")
+    monkeypatch.setattr(runtime, "read", lambda folder, fetching: ort)
+    capsys.readouterr()
     read_only(monkeypatch, disk)
     before = sorted(disk.rglob("*"))
-    for named, *command in (
+    few = "--images", 10, "--units", 1
+    commands: tuple[tuple[Any, ...], ...] = (
         ("run", "train", "--resume", disk / "run", "--epochs", 4),
         ("", "features", run, "--data", store, "--out", disk / "features"),
         ("", "golden", run, image, disk / "golden"),
@@ -90,14 +105,34 @@ def test_every_verb_that_writes_says_that_a_disk_is_read_only(
         ("run/curves.png", "figure", "curves", disk / "run"),
         ("demo", "demo", "--out", disk / "demo"),
         ("x.html", "reproduce", "--report", disk / "x.html"),
-    ):
-        lines = fails(capsys, *command).splitlines()
+        ("", "prepare", tmp_path / "folder", disk / "store"),
+        ("x.png", "look", store, "--out", disk / "x.png"),
+        ("x", "explain", run, image, "--out", disk / "x"),
+        ("x.html", "explore", run, "--data", store, "--out", disk / "x.html", *few),
+        ("run/predictions.csv", "report", disk / "run"),
+        ("", "import", weights, disk / "x"),
+    )
+    reading = {"evaluate", "predict", "summary", "which", "check"}
+    assert {command[1] for command in commands} | reading == set(VERBS)
+    for named, *command in commands:
+        lines = [line for line in fails(capsys, *command).splitlines() if "alexnet: " in line]
         sentence = "Read-only file system; this disk cannot be written; choose another folder"
-        assert lines[-1] == f"alexnet: {disk / named}: {sentence}", command
+        assert lines == [f"alexnet: {disk / named}: {sentence}"], command
     with pytest.raises(OSError, match="Read-only") as error:
         fit(tiny(store), disk / "new")
     assert str(error.value.filename) == str(disk / "new")
     assert sorted(disk.rglob("*")) == before
+
+
+def test_a_page_is_not_computed_for_a_folder_that_cannot_be_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode == os.W_OK))
+    line = fails(capsys, "explore", run, "--out", tmp_path / "x.html", "--ort", tmp_path / "none")
+    assert line == (
+        f"alexnet: {tmp_path / 'x.html'} cannot be written: you may not write to {tmp_path}; "
+        "choose another folder\n"
+    )
 
 
 def test_disk_that_fills_up_leaves_no_features_and_no_hidden_folder(

@@ -471,7 +471,9 @@ def test_numbers_of_the_next_epoch_are_drawn_before_it_begins(
     real = augmenting._drawn
     monkeypatch.setattr(augmenting, "_drawn", draw)
     table = augmenting._table(987, 0, 1, 8)
+    begun_before = augmenting._begun.cache_info().hits
     following = augmenting._begun(987, 1, 1, 8).result(timeout=10)
+    assert augmenting._begun.cache_info().hits == begun_before + 1
     assert sorted(epoch for epoch, _ in drawn) == [0, 1]
     assert threading.get_ident() not in [thread for _, thread in drawn]
     np.testing.assert_array_equal(table, real(987, 0, 1, 8))
