@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call
@@ -49,6 +50,7 @@ from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from tests import layouts
 from tests.conftest import tiny_architecture
+from tests.until import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -642,11 +644,17 @@ def test_interrupted_claim_continues_with_the_same_results(
     (claim,) = chosen(["colour"])
     undisturbed = runner.run(claim, settings_for(photographs, tmp_path / "whole"))
     command = [sys.executable, "-c", RUN_CLAIM, photographs.name, str(tmp_path / "stopped")]
-    for after_s in (4, 8):
+
+    def begun(runs: int) -> bool:
+        return len(list((tmp_path / "stopped").glob("runs/*/run/metrics.jsonl"))) >= runs
+
+    for runs_begun in (1, 3):
         process = subprocess.Popen(command, cwd=ROOT)
-        time.sleep(after_s)
+        until(partial(begun, runs_begun), f"run {runs_begun} has begun")
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+        results = list((tmp_path / "stopped").glob("runs/*/result.json"))
+        assert len(results) < 4, "nothing was interrupted"
         running = [
             path
             for path in Path("/proc").glob("[0-9]*/cmdline")

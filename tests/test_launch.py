@@ -26,6 +26,7 @@ from alexnet.config_checks import check
 from alexnet.distributed import heartbeat, mesh
 from tests.conftest import tiny
 from tests.s3 import BUCKET, Server
+from tests.until import until
 
 ROOT = Path(__file__).parents[1]
 STEP_S, STEPS = 0.2, 12
@@ -276,8 +277,8 @@ def test_single_process_saves_its_progress_when_the_store_vanishes(
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
-    while not (run / "last.safetensors").exists():  # after the first epoch
-        time.sleep(0.05)
+    first_epoch = run / "last.safetensors"
+    until(lambda: first_epoch.exists() or process.poll() is not None, "a checkpoint")
     time.sleep(5 * STEP_S)
     server.end()
     _, errors = process.communicate(timeout=120)
