@@ -22,7 +22,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from alexnet import recipes
+from alexnet import native, recipes
 from alexnet.config import (
     Architecture,
     Augment,
@@ -51,6 +51,13 @@ def fixed_threads() -> None:
     The order of a sum, and with it the last bit, depends on it.
     """
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture
+def compiled_code() -> None:
+    """Skip a test of the compiled operators where there is no compiler."""
+    if native.kernels() is None:
+        pytest.skip("needs a C++ compiler")
 
 
 @pytest.fixture(autouse=True)

@@ -185,6 +185,9 @@ def examine(chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
 
 def main(words: Sequence[str]) -> int:
     chosen = [m for m in mutants() if not words or any(w.lower() in str(m).lower() for w in words)]
+    if not chosen:
+        print(f"no mutant has {' or '.join(words)} in its name", file=sys.stderr)
+        return 2
     if not words:
         print("the tests without a change:", end=" ", flush=True)
         _, outcome, seconds = verdict(None)

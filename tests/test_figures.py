@@ -171,12 +171,17 @@ def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
         figures.neighbours(run, [file])
 
 
-def test_image_is_no_neighbour_of_itself(run: Path) -> None:
-    figure = figures.neighbours(run, split=load(run).config.val_split)
+def assert_not_among_neighbours(figure: Figure) -> None:
+    """Each row has an image and its six neighbors."""
     images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    assert len(images) == 5 * 7
     for row in range(0, len(images), 7):
         for neighbour in images[row + 1 : row + 7]:
             assert not np.array_equal(images[row], neighbour)
+
+
+def test_image_is_no_neighbour_of_itself(run: Path) -> None:
+    assert_not_among_neighbours(figures.neighbours(run, split=load(run).config.val_split))
 
 
 def test_image_is_no_neighbour_of_itself_where_a_run_is_tested_on_its_training_images(
@@ -187,11 +192,7 @@ def test_image_is_no_neighbour_of_itself_where_a_run_is_tested_on_its_training_i
     about = saved.about | {"config": to_dict(config)}
     file = copied_run / "last.safetensors"
     checkpoint.write(file, saved.weights, {}, saved.mean, about)
-    figure = figures.neighbours(file)
-    images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
-    for row in range(0, len(images), 7):
-        for neighbour in images[row + 1 : row + 7]:
-            assert not np.array_equal(images[row], neighbour)
+    assert_not_among_neighbours(figures.neighbours(file))
 
 
 def test_neighbours_of_too_many_images_are_refused(run: Path, tmp_path: Path) -> None:

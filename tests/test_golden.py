@@ -55,7 +55,7 @@ GOLDEN = Path(__file__).parent / "golden"
 STEPS = "# steps of the narrow version, plain path in float64\n"
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[-+]?\d+)?"
 FAST = "paper", "original", "torchvision", "cifar_18", "cifar_11"
-"""Recipes whose fast path is compared; each operator and fused pass is in at least one of them."""
+"""Recipes whose fast path is compared; at least one has each operator and pass that has one."""
 
 KIN = (
     *("caffe_alexnet", "caffenet", "original_2010", "original_one_column", "original_six_conv"),

@@ -107,8 +107,11 @@ def test_normalisations_in_lower_precision(
     form: torch.memory_format,
     in_cpp: bool,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    if not in_cpp:
+    if in_cpp:
+        request.getfixturevalue("compiled_code")
+    else:
         monkeypatch.setattr(compiled, "takes", lambda x, beta=0.75: False)
     x = random(4, 32, 9, 9, dtype=dtype, scale=20).contiguous(memory_format=form)
     dy = random(4, 32, 9, 9, dtype=dtype).contiguous(memory_format=form).flip(0)
@@ -443,9 +446,8 @@ def test_a_rank_draws_its_part_of_the_full_mask(
     assert torch.equal(got, full[first_row:, part * count :][:, :count])
 
 
+@pytest.mark.usefixtures("compiled_code")
 def test_the_compiled_mask_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    if native.kernels() is None:
-        pytest.skip("needs a C++ compiler")
     key, cpu, masks = ops.dropout_key(0, 0, "fc6"), torch.device("cpu"), []
     # Counters of more than 32 bits, too.
     numbered = [ops.Mask(key, 0.3), ops.Mask(torch.tensor(key), 0.3), ops.Mask(key, 0.5, 2**33)]

@@ -9,6 +9,7 @@ import torch
 
 from alexnet import recipes
 from alexnet.config import Plateau, StepSchedule, scaled
+from alexnet.train import sgd
 from alexnet.train.sgd import (
     ParamHyper,
     PlateauState,
@@ -38,6 +39,7 @@ def test_ten_steps_follow_the_formula() -> None:
     torch.testing.assert_close(v, v_want, rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.usefixtures("compiled_code")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("decay", [0.0, 0.0005])
 def test_compiled_update_matches_the_plain_one(
@@ -48,7 +50,7 @@ def test_compiled_update_matches_the_plain_one(
     w, v, g = (t.contiguous(memory_format=memory_format) for t in tensors)
     exact_w, exact_v, exact_g = (t.double() for t in tensors)
     for _ in range(3):
-        update(w, v, g, ParamHyper(0.01, decay), 0.9)
+        assert sgd._update_compiled(w, v, g, ParamHyper(0.01, decay), 0.9)
         update(exact_w, exact_v, exact_g, ParamHyper(0.01, decay), 0.9)
     torch.testing.assert_close(w.double(), exact_w, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(v.double(), exact_v, rtol=1e-6, atol=1e-6)

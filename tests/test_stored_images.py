@@ -159,6 +159,7 @@ def test_lossless_encodings_feed_the_same_pixels(tmp_path: Path) -> None:
     assert torch.equal(*fed)
 
 
+@pytest.mark.usefixtures("compiled_code")
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([0, 255, None]))
 def test_compiled_products_equal_the_plain_ones(height: int, width: int, value: int | None) -> None:
@@ -171,9 +172,11 @@ def test_compiled_products_equal_the_plain_ones(height: int, width: int, value: 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_sums_of_products_are_exact_beyond_two_to_the_53(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    compiled: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    if not compiled:
+    if compiled:
+        request.getfixturevalue("compiled_code")
+    else:
         monkeypatch.setattr("alexnet.native.kernels", lambda: None)
     sums = pixel_sums.Sums.zero(8)
     sums.products[:] = 2**53

@@ -64,10 +64,14 @@ def imports(path: Path) -> set[str]:
         ):
             parts = node.module.split(".")[1:]
             names |= (
-                {parts[0]}
-                if parts
-                else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+                {parts[0]} if parts else {alias.name for alias in node.names if alias.name in RANK}
             )
+        if isinstance(node, ast.Import):
+            names |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("alexnet.")
+            }
     return names
 
 
