@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from alexnet import native
+from alexnet.ops import compiled
 from conformance import adapters, cases
 from conformance.__main__ import (
     RESULTS,
@@ -110,6 +113,31 @@ def test_frameworks_that_are_installed_pass(framework: str) -> None:
                 allowed = {"pass"} if framework.startswith("alexnet") else {"pass", "error", "none"}
                 assert result["verdict"] in allowed, (name, dtype, what, result)
     assert results["cases"]["paper-columns"]["float32"]["forward"]["verdict"] == "pass"
+
+
+def test_our_compiled_pass_computes_the_cases_of_its_exponent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if native.kernels() is None:
+        pytest.skip("needs a C++ compiler")
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return function(*arguments)
+
+        return call
+
+    for name in ("norm_pool", "norm_pool_backward"):
+        monkeypatch.setattr(compiled, name, counted(name, getattr(compiled, name)))
+    adapter = adapters.FRAMEWORKS["alexnet"][0]()
+    for case in CASES:
+        for dtype in ROUNDOFF:
+            calls.clear()
+            outcome(adapter, case, "gradient", dtype)
+            expected = ["norm_pool", "norm_pool_backward"] if case.beta == 0.75 else []
+            assert calls == expected, (case.name, dtype)
 
 
 def test_an_exact_result_is_the_best_one() -> None:
