@@ -72,9 +72,25 @@ def over_the_batch(x: Array, case: Case) -> Array:
     return forward(x.swapaxes(0, 1), replace(case, columns=1))[0].swapaxes(0, 1)
 
 
+def other_window(more: int, reading: str) -> Callable[[Array, Case], Array]:
+    """The formula with `more` added to n, whose reading may take one map off a side again."""
+
+    def wrong(x: Array, case: Case) -> Array:
+        n = max(1, case.n + more)
+        # The factor of the sum stays, so that only the window is another one.
+        alpha = case.factor * n if case.convention == "mean" else case.alpha
+        return forward(x, replace(case, n=n, alpha=alpha), reading)[0]
+
+    return wrong
+
+
 WRONG: dict[str, Callable[[Array, Case], Array]] = {
-    "one map less": lambda x, case: forward(x, replace(case, n=max(1, case.n - 2)))[0],
-    "one map more": lambda x, case: forward(x, replace(case, n=case.n + 2))[0],
+    "one map less below": other_window(0, "above"),
+    "one map less above": other_window(0, "below"),
+    "one map less on each side": other_window(-2, "both"),
+    "one map more below": other_window(2, "below"),
+    "one map more above": other_window(2, "above"),
+    "one map more on each side": other_window(2, "both"),
     "the other convention": lambda x, case: forward(
         x, replace(case, alpha=case.alpha / case.n if case.convention == "sum" else 5 * case.alpha)
     )[0],
