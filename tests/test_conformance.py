@@ -121,14 +121,19 @@ def test_a_wrong_definition_fails_several_cases_by_far() -> None:
 
 
 @pytest.mark.parametrize("framework", ["alexnet", "alexnet-plain", "torch", "onnxruntime"])
-def test_frameworks_that_are_installed_pass(framework: str) -> None:
-    results = results_of(framework)
-    for name, by_dtype in results["cases"].items():
-        for dtype, by_what in by_dtype.items():
-            for what, result in by_what.items():
-                allowed = {"pass"} if framework.startswith("alexnet") else {"pass", "error", "none"}
-                assert result["verdict"] in allowed, (name, dtype, what, result)
-    assert results["cases"]["paper-columns"]["float32"]["forward"]["verdict"] == "pass"
+def test_frameworks_that_are_installed_do_as_their_kept_results_say(framework: str) -> None:
+    def verdicts(results: dict[str, Any]) -> dict[tuple[str, str, str], tuple[str, str]]:
+        return {
+            (name, dtype, what): (result["verdict"], result.get("reading", ""))
+            for name, by_dtype in results["cases"].items()
+            for dtype, by_what in by_dtype.items()
+            for what, result in by_what.items()
+        }
+
+    got = verdicts(results_of(framework))
+    assert got == verdicts(json.loads((RESULTS / f"{framework}.json").read_text()))
+    if framework.startswith("alexnet"):
+        assert {verdict for verdict, _ in got.values()} == {"pass"}
 
 
 def test_our_compiled_pass_computes_the_cases_of_its_exponent(
@@ -184,6 +189,29 @@ def test_a_wrong_framework_gets_exit_code_1(
     assert "error: paper: RuntimeError: no kernel in lrn.cc" in output
     # With as many images as maps the wrong sum has the right number of terms, and is wrong.
     assert "mean-square    FAIL" in output
+
+
+def test_a_framework_that_passes_nothing_gets_exit_code_1_and_replaces_no_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An adapter that a new version of its framework has broken raises an error in every case."""
+
+    def run(x: Array, case: Case, dtype: str) -> Array:
+        raise TypeError("lrn() got an unexpected keyword argument 'size'")
+
+    broken = adapters.Adapter("9.0", run)
+    monkeypatch.setitem(adapters.FRAMEWORKS, "torch", (lambda: broken, "torch"))
+    monkeypatch.setattr("conformance.__main__.RESULTS", tmp_path)
+    (tmp_path / "torch.json").write_text("kept")
+    assert main(["torch"]) == 1
+    assert capsys.readouterr().err == "torch: not one case passes\n"
+    assert main(["torch", "--write"]) == 1
+    assert capsys.readouterr().err.endswith("; the kept result stays as it is\n")
+    assert (tmp_path / "torch.json").read_text() == "kept"
+    exact = adapters.Adapter("9.1", lambda x, case, dtype: forward(x.astype(np.float64), case)[0])
+    monkeypatch.setitem(adapters.FRAMEWORKS, "torch", (lambda: exact, "torch"))
+    main(["torch", "--write"])
+    assert json.loads((tmp_path / "torch.json").read_text())["version"] == "9.1"
 
 
 def test_unknown_and_missing_frameworks_and_damaged_vectors_are_one_sentence(
