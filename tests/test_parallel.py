@@ -61,6 +61,8 @@ def all_compared(cases: list[Case]) -> int:
     """Compare steps of this rank's part with steps of the full network; return their number."""
     steps = sum(compared(case, init_mesh(case.parallel)) for case in cases)
     smoothed(init_mesh(Parallel()))
+    for parallel in (Parallel(), Parallel(columns=2)):
+        in_bfloat16(init_mesh(parallel))
     destroy_mesh()
     return steps
 
@@ -88,6 +90,36 @@ def kept(gradients: Iterable[Gradient], into: dict[str, torch.Tensor]) -> Iterat
     for name, gradient in gradients:
         into[name] = gradient.clone()
         yield name, gradient
+
+
+def assert_as_predicted(
+    sent: traffic.Traffic, architecture: Architecture, mesh: Mesh, batch: int, value_bytes: int
+) -> None:
+    """A rank has passed to its collective operations what the cost model says."""
+    layout = Layout(mesh.data.size, mesh.columns.size, mesh.hybrid)
+    told = [
+        one
+        for one in collectives(architecture, layout, batch, mesh.data.index, value_bytes)
+        if one.purpose != "readings"
+    ]
+    assert traffic.summary(sent) == traffic.summary(traffic.predicted(told))
+
+
+def in_bfloat16(mesh: Mesh) -> None:
+    """Activations travel in two bytes; gradients of the float32 parameters, and the loss, in four.
+
+    (Logits are added in the dtype that a trial chooses for their product; here there are none.)
+    """
+    part, batch = ShardedNetwork(MANY_CLASSES, 0, mesh), 2 * mesh.world.size
+    x = torch.randn(batch // mesh.data.size, 3, 32, 32, dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    parameters = dict(part.named_parameters())
+    hyper = {name: ParamHyper(0.001, 0.0) for name in parameters}
+    with traffic.recorded() as sent:
+        loss, _ = part.loss(x, labels, batch, (0, 0))
+        sgd_step(loss, parameters, zero_velocity(part), hyper, 0.9, part.reduce_gradients)
+    assert_as_predicted(sent, MANY_CLASSES, mesh, batch, x.element_size())
 
 
 def compared(case: Case, mesh: Mesh) -> int:
@@ -135,16 +167,8 @@ def compared(case: Case, mesh: Mesh) -> int:
         )
         with traffic.recorded() as of_gradients:
             sgd_step(loss, own, velocities[0], of, 0.9, summed)
-        layout = Layout(mesh.data.size, mesh.columns.size, mesh.hybrid)
-        told = [
-            one
-            for one in collectives(
-                case.architecture, layout, case.batch, mesh.data.index, x.element_size()
-            )
-            if one.purpose != "readings"
-        ]
         sent = {kind: of_loss[kind] + of_gradients[kind] for kind in of_loss}
-        assert traffic.summary(sent) == traffic.summary(traffic.predicted(told))
+        assert_as_predicted(sent, case.architecture, mesh, case.batch, x.element_size())
         sgd_step(expected, parameters, velocities[1], of, 0.9, partial(kept, into=expected_of))
         if step in (
             0,
