@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from benchmarks.interleave import interleave
 from benchmarks.suites import Settings, our_candidate
 
 LARGE_BYTES, SMALL_BYTES = 64 * 2**20, 8
-ROUNDS = 7
+ROUNDS, LINK_LIMIT_S = 7, 300
 DEVICES = tuple(2**k for k in range(11))
 
 
@@ -102,14 +103,37 @@ def link() -> tuple[float, float]:
     ]
     command += ["-m", "benchmarks.scale"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    completed = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300
-    )
-    if completed.returncode:
-        reason = (completed.stderr.splitlines() or ["no reason given"])[-1]
-        raise ValueError(f"two ranks could not be started here: {reason}")
-    bytes_per_s, message_s = map(float, completed.stdout.split()[-2:])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment
+    ) as torchrun:
+        try:
+            output, errors = torchrun.communicate(timeout=LINK_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            # Not killed, because torchrun has to end its ranks.
+            torchrun.terminate()
+            raise ValueError(
+                f"two ranks did not finish measuring their link within {LINK_LIMIT_S} s"
+            ) from None
+    if torchrun.returncode:
+        raise ValueError(f"two ranks could not be started here: {_reason(errors)}")
+    bytes_per_s, message_s = map(float, output.split()[-2:])
     return bytes_per_s, message_s
+
+
+def _reason(errors: str) -> str:
+    """The line of torchrun's stderr that says what went wrong.
+
+    It is the first exception: after those of the ranks comes torchrun's own summary in a frame. A
+    rank that was killed raises none; then it is the last line within the frame.
+    """
+    lines = [line.strip() for line in errors.splitlines()]
+    # A rank's lines may begin with its number.
+    exception = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception): .+)")
+    found = [match[1] for line in lines if (match := exception.match(line))]
+    return (found[:1] or [line for line in lines if line.strip("=-")][-1:] or ["no reason given"])[
+        0
+    ]
 
 
 def _rank() -> None:

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from alexnet.provenance import code_version, describe
-from benchmarks import same_training, suites
+from benchmarks import same_training, scale, suites
 from benchmarks.__main__ import main
 from benchmarks.gpu.lab import Lab, images_for, training_config
 from benchmarks.interleave import Candidate, Result, environment, interleave
@@ -117,6 +118,59 @@ def test_a_machine_with_one_gpu_has_no_link_to_measure(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="one GPU has no link to another"):
         main(["scale"])
+
+
+FRAME = """\
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+benchmarks.scale FAILED
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  exitcode  : -9 (pid: 7)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 7
+============================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        (FRAME, "traceback : Signal 9 (SIGKILL) received by PID 7"),
+        (f"Traceback (most recent call last):\nRuntimeError: no address\n{FRAME}", "no address"),
+        (f"[rank1]: torch.distributed.DistBackendError: lost\n{FRAME}", "DistBackendError: lost"),
+        ("", "no reason given"),
+    ],
+)
+def test_ranks_that_cannot_start_are_reported_with_the_reason(
+    errors: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun's last line is the border of its frame."""
+
+    program = f"import sys; sys.stderr.write({errors!r}); sys.exit(1)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **rest: popen([command[0], "-c", program], **rest)
+    )
+    with pytest.raises(ValueError, match="two ranks could not be started here: ") as refused:
+        scale.link()
+    assert str(refused.value).endswith(reason)
+
+
+def test_ranks_that_hang_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+    started: list[subprocess.Popen[str]] = []
+
+    def hang(command: list[str], **rest: Any) -> subprocess.Popen[str]:
+        started.append(popen([command[0], "-c", "import time; time.sleep(60)"], **rest))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", hang)
+    monkeypatch.setattr(scale, "LINK_LIMIT_S", 0.1)
+    with pytest.raises(ValueError, match=r"did not finish measuring their link within 0\.1 s"):
+        scale.link()
+    assert started[0].returncode is not None
 
 
 def test_results_name_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:
