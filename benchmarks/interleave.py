@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -56,8 +56,15 @@ def interleave(ours: Candidate, others: Sequence[Candidate], rounds: int) -> Ite
     with _started(ours) as our_program:
         if isinstance(our_program, str):
             raise ValueError(f"{ours.name}: {our_program}")
+
+        def run_ours() -> float:
+            try:
+                return our_program.run()
+            except _Ended as error:
+                raise ValueError(f"{ours.name}: {error}") from None
+
         if not others:
-            seconds = [our_program.run() for _ in range(rounds)]
+            seconds = [run_ours() for _ in range(rounds)]
             yield _result(ours.name, our_program, seconds, our_program.count / median(seconds))
         for other in others:
             with _started(other) as other_program:
@@ -65,29 +72,38 @@ def interleave(ours: Candidate, others: Sequence[Candidate], rounds: int) -> Ite
                     yield f"{other.name}: {other_program}"
                     continue
                 try:
-                    pairs = [(our_program.run(), other_program.run()) for _ in range(rounds)]
-                except ValueError as error:
+                    pairs = [(run_ours(), other_program.run()) for _ in range(rounds)]
+                except _Ended as error:
                     yield f"{other.name}: {error}"
                     continue
                 our_speed = our_program.count / median(pair[0] for pair in pairs)
                 yield _result(other.name, other_program, [pair[1] for pair in pairs], our_speed)
 
 
+class _Ended(Exception):
+    """A program has ended in a run. Not a ValueError, which says that ours has."""
+
+
 @dataclass
 class _Running:
     process: subprocess.Popen[str]
+    errors: IO[str]
+    """The file of its stderr."""
     count: float
     unit: str
     note: str
 
     def run(self) -> float:
-        """Time one run, in seconds. Raises ValueError if the process has died."""
-        _send(self.process, "\n")
-        line = _receive(self.process)
-        try:
-            return float(line)
-        except ValueError:
-            raise ValueError(f"ended in a run: {line.strip() or 'no reason given'}") from None
+        """Time one run, in seconds. Raises _Ended if the process has died."""
+        with suppress(BrokenPipeError):  # it has ended, and so have the lines that are read below
+            pipe = _pipe(self.process.stdin)
+            pipe.write("\n")
+            pipe.flush()
+        # A library may have printed lines of its own.
+        for line in _pipe(self.process.stdout):
+            with suppress(ValueError):
+                return float(line)
+        raise _Ended(f"ended in a run: {_last_words(self.process, self.errors)}")
 
 
 def _result(name: str, running: _Running, seconds: list[float], our_speed: float) -> Result:
@@ -103,21 +119,39 @@ def _started(candidate: Candidate) -> Iterator[_Running | str]:
     with tempfile.TemporaryFile("w+") as errors:
         command = [candidate.python, *candidate.arguments]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment()
-        )
         try:
-            header = _receive(process)
-            try:
-                yield _Running(process, **json.loads(header))
-            except (json.JSONDecodeError, TypeError):
-                process.wait()
-                errors.seek(0)
-                last = (errors.read().strip().splitlines() or ["no reason given"])[-1]
-                yield f"cannot run here: {last}"
+            process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment()
+            )
+        except OSError as error:
+            yield f"cannot run here: {candidate.python}: {error.strerror}"
+            return
+        try:
+            # As in `run`, other lines may come before the one that tells the work of a run.
+            headers = filter(None, map(_header, _pipe(process.stdout)))
+            if header := next(headers, None):
+                yield _Running(process, errors, **header)
+            else:
+                yield f"cannot run here: {_last_words(process, errors)}"
         finally:
             process.kill()
             process.communicate()
+
+
+def _header(line: str) -> dict[str, Any] | None:
+    """What `worker.serve` prints before the first run; None for another line."""
+    with suppress(json.JSONDecodeError):
+        values = json.loads(line)
+        if isinstance(values, dict) and values.keys() == {"count", "unit", "note"}:
+            return values
+    return None
+
+
+def _last_words(process: subprocess.Popen[str], errors: IO[str]) -> str:
+    """The last line that a process has written to stderr, when it has ended."""
+    process.wait()
+    errors.seek(0)
+    return (errors.read().strip().splitlines() or ["no reason given"])[-1]
 
 
 def environment() -> dict[str, str]:
@@ -126,19 +160,6 @@ def environment() -> dict[str, str]:
     # JAX and TensorFlow would take nearly all memory of a GPU, on which ours is at the same time.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     return os.environ | shared | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _send(process: subprocess.Popen[str], text: str) -> None:
-    pipe = _pipe(process.stdin)
-    try:
-        pipe.write(text)
-        pipe.flush()
-    except BrokenPipeError:
-        pass  # The process has ended; `_receive` then reads its last line.
-
-
-def _receive(process: subprocess.Popen[str]) -> str:
-    return _pipe(process.stdout).readline()
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:

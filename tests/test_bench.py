@@ -27,6 +27,12 @@ SLOW = (
 )
 
 
+TALKS = (
+    "print('loading'); print(3); from benchmarks.worker import serve; "
+    "serve(lambda: print('step', flush=True), 1, 'images')"
+)
+
+
 def program(text: str) -> Candidate:
     return Candidate("program", ("-c", text))
 
@@ -61,7 +67,7 @@ def test_run_on_a_gpu_is_several_in_a_row_and_one_wait() -> None:
     [
         ("raise SystemExit('it needs a framework')", "cannot run here: it needs a framework"),
         ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
-        (DIES, "ended in a run"),
+        (DIES, "program: ended in a run: KeyError: 'popitem(): dictionary is empty'"),
     ],
 )
 def test_candidate_that_cannot_run_is_reported_and_the_next_is_measured(
@@ -73,9 +79,23 @@ def test_candidate_that_cannot_run_is_reported_and_the_next_is_measured(
     assert isinstance(result, Result)
 
 
-def test_error_if_our_program_cannot_run() -> None:
-    with pytest.raises(ValueError, match="cannot run here"):
-        next(interleave(program("raise SystemExit('no')"), [program(FAST)], 1))
+def test_interpreter_that_does_not_exist_is_reported() -> None:
+    other = Candidate("other", ("-c", FAST), python="/no/such/python")
+    (sentence,) = interleave(program(FAST), [other], 1)
+    assert sentence == "other: cannot run here: /no/such/python: No such file or directory"
+
+
+def test_other_lines_of_a_candidate_are_passed_over() -> None:
+    (result,) = interleave(program(FAST), [program(TALKS)], 2)
+    assert isinstance(result, Result)
+
+
+@pytest.mark.parametrize("others", [[], [program(FAST)]])
+def test_error_if_our_program_cannot_run(others: list[Candidate]) -> None:
+    with pytest.raises(ValueError, match="ours: cannot run here: no"):
+        next(interleave(Candidate("ours", ("-c", "raise SystemExit('no')")), others, 1))
+    with pytest.raises(ValueError, match=r"ours: ended in a run: KeyError: 'popitem\(\)"):
+        next(interleave(Candidate("ours", ("-c", DIES)), others, 1))
 
 
 @pytest.mark.parametrize(
