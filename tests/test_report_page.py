@@ -19,6 +19,7 @@ from alexnet.config import StepSchedule
 from alexnet.data import shapes
 from alexnet.evaluation import OwnTest, evaluate, own_test, same_answer, score
 from alexnet.provenance import machine
+from tests.test_disk import read_only
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,14 @@ def test_predictions_csv_has_every_validation_image(copy: Path, test: OwnTest) -
 
 
 def test_page_of_a_run_that_cannot_be_written_goes_elsewhere(
-    copy: Path, capsys: pytest.CaptureFixture[str]
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = copy.parent / "page"
     before = {path.name for path in copy.iterdir()}
+    read_only(monkeypatch, copy)
+    with pytest.raises(SystemExit):
+        main(["report", str(copy)])
+    assert "Read-only file system" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["report", str(copy), "--out", str(out)])
     assert f"there is no folder {out}; make it first" in capsys.readouterr().err
