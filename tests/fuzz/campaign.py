@@ -4,8 +4,9 @@ An input has one of these outcomes:
 
 - same: read, and the content is that of the undamaged file;
 - accepted: read as another content, where the format has no checksum and nothing is missing;
-- clear: refused with one sentence that names the file;
-- unclear: refused with a sentence that does not name the file, or that has several lines;
+- clear: refused with one sentence that names the file, or the store or source that it is a part of
+  (what is wrong with a table may show at an image: "IMAGE has the label ..., which ...");
+- unclear: refused with a sentence that names neither, or that has several lines;
 - silent: read as another content although a checksum covers the file, or with images missing;
 - traceback: an exception that the command line does not turn into a sentence;
 - hang: no end within the time limit;
@@ -90,6 +91,7 @@ def judge(
         content = reader.read(folder)
     except REFUSALS as error:
         message = str(error)
+        # The folder is the beginning of the path of a store or a source, and of any file in it.
         named = not reader.names_file or name in message or folder.name in message
         is_sentence = "\n" not in message and len(message) <= SENTENCE
         return ("clear" if named and is_sentence else "unclear"), message[:SENTENCE]
