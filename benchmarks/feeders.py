@@ -42,7 +42,8 @@ def webdataset(files, folder, workers, batch):
     loader = webdataset.WebLoader(
         data.batched(batch), batch_size=None, num_workers=workers, persistent_workers=True
     )
-    return lambda: sum(len(images) for (images,) in loader), f"webdataset {webdataset.__version__}"
+    name = f"webdataset {webdataset.__version__}"
+    return lambda: sum(len(images) for (images,) in loader), len(files), name
 
 
 def litdata(files, folder, workers, batch):
@@ -56,7 +57,8 @@ def litdata(files, folder, workers, batch):
     loader = litdata.StreamingDataLoader(
         data, batch_size=batch, num_workers=workers, persistent_workers=True
     )
-    return lambda: sum(len(images) for images in loader), f"litdata {litdata.__version__}"
+    name = f"litdata {litdata.__version__}"
+    return lambda: sum(len(images) for images in loader), len(files), name
 
 
 def dali(files, folder, workers, batch):
@@ -83,9 +85,9 @@ def dali(files, folder, workers, batch):
     built = pipeline()
     built.build()
     turns = -(-len(files) // batch)
-    return lambda: [
-        built.run() for _ in range(turns)
-    ], f"DALI {nvidia.dali.__version__}, CPU operators"
+    # All its batches are full: the reader goes on with the first files.
+    name = f"DALI {nvidia.dali.__version__}, CPU operators"
+    return lambda: [built.run() for _ in range(turns)], turns * batch, name
 
 
 def main():
@@ -95,12 +97,12 @@ def main():
     }
     files = sorted(Path(folder).glob("*.jpg"))
     with tempfile.TemporaryDirectory() as folder:
-        run, name = {"webdataset": webdataset, "litdata": litdata, "dali": dali}[which](
+        run, images, name = {"webdataset": webdataset, "litdata": litdata, "dali": dali}[which](
             files, folder, **options
         )
         serve(
             run,
-            len(files),
+            images,
             "images",
             f"{name}, {options['workers']} workers, torch {torch.__version__}",
         )

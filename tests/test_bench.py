@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -131,6 +133,22 @@ def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
     )
     assert len(set(theirs.tolist())) == 3
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_dali_is_credited_with_the_whole_batches_that_it_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(suites.ROOT / "benchmarks"))
+    feeders = importlib.import_module("benchmarks.feeders")
+    built = MagicMock()
+    dali = MagicMock(pipeline_def=lambda **settings: lambda define: lambda: built)
+    dali.__version__ = "2.4"
+    monkeypatch.setitem(sys.modules, "nvidia", MagicMock(dali=dali))
+    monkeypatch.setitem(sys.modules, "nvidia.dali", dali)
+    files = [Path(f"{number}.jpg") for number in range(5)]
+    run, images, _ = feeders.dali(files, "", workers=1, batch=2)
+    run()
+    assert images == 2 * built.run.call_count == 6
 
 
 def test_a_machine_with_one_gpu_has_no_link_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
