@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.gpu import correctness, steps
 from benchmarks.gpu.__main__ import STAGES, Stage, main
-from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.lab import Lab, Value
 from benchmarks.interleave import ROOT, environment
 
 CALL_LIMIT_S = 600
@@ -105,6 +106,59 @@ def test_a_stage_that_fails_or_hangs_costs_only_itself(
     assert "facts: stopped at its limit of 0 s" in printed
     assert "convs: failed (1)" in printed
     assert printed.endswith("failed: facts, convs\n")
+
+
+@pytest.mark.parametrize(("measured", "code"), [(0, "facts: nothing could be measured"), (1, 0)])
+def test_a_stage_that_measures_nothing_has_failed(
+    measured: int, code: int | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> dict[str, Value]:
+        raise RuntimeError("no kernel image is available")
+
+    def run(lab: Lab) -> None:
+        lab.row("made", images=2)
+        lab.attempt("first", broken)
+        for _ in range(measured):
+            lab.attempt("second", lambda: {"ms": 1.0})
+
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.facts", SimpleNamespace(run=run))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    try:
+        ended: object = main([str(tmp_path), "facts", "--tiny", "--here"])
+    except SystemExit as stopped:
+        ended = stopped.code
+    assert ended == code
+    table = json.loads((tmp_path / "facts.json").read_text())
+    assert len(table["rows"]) == 2 + measured
+
+
+def test_a_row_is_kept_where_an_error_leaves_cuda_unusable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> dict[str, Value]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    lab = Lab(tmp_path, "steps", tiny=True)
+    monkeypatch.setattr(Lab, "device", torch.device("cuda"))
+    for name in ("empty_cache", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, broken)
+    lab.attempt("a kernel", broken)
+    lab.attempt("another program", lambda: {"ms": 1.0})
+    kernel, program = json.loads((tmp_path / "steps.json").read_text())["rows"]
+    assert "illegal memory access" in kernel["error"]
+    assert program == {"name": "another program", "ms": 1.0}
+
+
+def test_a_file_in_place_of_the_folder_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(out), "facts"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error == f"benchmarks.gpu: {out} cannot be made a folder: File exists\n"
 
 
 def test_stages_need_a_gpu_unless_they_are_tiny(

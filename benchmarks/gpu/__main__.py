@@ -66,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if a.here:
         _run_here(a.out, stages[0], a.tiny)
         return 0
-    a.out.mkdir(parents=True, exist_ok=True)
+    try:
+        a.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.exit(2, f"benchmarks.gpu: {a.out} cannot be made a folder: {error.strerror}\n")
     failed = [stage for stage in stages if not _succeeds(a.out, stage, a.tiny)]
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
@@ -109,7 +112,10 @@ def _run_here(out: Path, stage: str, tiny: bool) -> None:
         # The sizes are too small for more, whose threads would wait for each other.
         torch.set_num_threads(1)
     module = importlib.import_module(f"benchmarks.gpu.{STAGES[stage].module}")
-    module.run(Lab(out, stage, tiny))
+    lab = Lab(out, stage, tiny)
+    module.run(lab)
+    if lab.failures == lab.attempts > 0:
+        sys.exit(f"{stage}: nothing could be measured")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -33,12 +34,21 @@ class Lab:
 
     Attributes:
         tiny: Small sizes, to see that the stage runs; its numbers mean nothing.
+        attempts, failures: Number of calls of `attempt`, and of those that measured nothing.
+        device_name: Asked at once, because after an error of a kernel CUDA may answer nothing.
     """
 
     out: Path
     stage: str
     tiny: bool
     rows: list[dict[str, Value]] = field(default_factory=list)
+    attempts: int = 0
+    failures: int = 0
+    device_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        on_cuda = torch.cuda.is_available()
+        self.device_name = torch.cuda.get_device_name() if on_cuda else machine()
 
     @property
     def device(self) -> torch.device:
@@ -49,11 +59,10 @@ class Lab:
         self.rows.append({"name": name, **values})
         words = (f"{key.replace('_', ' ')} {_in_words(value)}" for key, value in values.items())
         print(f"  {name:<44} {'   '.join(words)}", flush=True)
-        on_cuda = self.device.type == "cuda"
         table = {
             "stage": self.stage,
             "tiny": self.tiny,
-            "device": torch.cuda.get_device_name() if on_cuda else machine(),
+            "device": self.device_name,
             "torch": torch.__version__,
             "code": code_version(),
             "rows": self.rows,
@@ -62,15 +71,20 @@ class Lab:
 
     def attempt(self, name: str, measure: Callable[[], dict[str, Value]]) -> None:
         """Add a row of what is measured, or of why it cannot be."""
+        self.attempts += 1
         try:
             values = measure()
         # Anything: of the kernels of several libraries, new to this card, one that fails must not
         # take the others with it. The row is the report.
         except Exception as error:
             values = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            self.failures += 1
         self.row(name, **values)
+        if self.device.type == "cuda":
+            # After an illegal access every call of CUDA fails. The other attempts say so, too, and
+            # programs in processes of their own can still be measured.
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
 
 def _in_words(value: Value) -> str:
