@@ -7,12 +7,14 @@ LAYER.png, the channels of the first image. `alexnet summary RECIPE` lists the l
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
 import alexnet
+from alexnet.errors import AlexNetError
 from alexnet.inference import layer_names
 
 matplotlib.use("Agg")
@@ -51,4 +53,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlexNetError as error:
+        print(f"look_at_features.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -76,4 +76,5 @@ if __name__ == "__main__":
     try:
         main()
     except AlexNetError as error:
-        sys.exit(f"prune.py: {error}")
+        print(f"prune.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -45,7 +45,7 @@ def main() -> None:
     try:
         from onnxruntime import quantization
     except ImportError:
-        sys.exit(f"quantise.py: {not_installed('8 bits', 'onnx', 'onnxruntime')}")
+        parser.exit(2, f"quantise.py: {not_installed('8 bits', 'onnx', 'onnxruntime')}\n")
 
     trained = alexnet.load(a.run, device="cpu")
     store = alexnet.Store(a.store)
@@ -90,4 +90,5 @@ if __name__ == "__main__":
     try:
         main()
     except AlexNetError as error:
-        sys.exit(f"quantise.py: {error}")
+        print(f"quantise.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -9,10 +9,12 @@ lists the other claims.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from alexnet.cli import main as alexnet
 from alexnet.data.store import Store
+from alexnet.errors import AlexNetError
 from alexnet.experiments import records
 from alexnet.experiments.claims import chosen
 
@@ -48,4 +50,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlexNetError as error:
+        print(f"run_one_claim.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -23,7 +23,8 @@ try:
     from fastapi import FastAPI, HTTPException, Request
     from fastapi.concurrency import run_in_threadpool
 except ImportError:
-    sys.exit(f"serve.py: {not_installed('the server', 'fastapi', 'uvicorn')}")
+    print(f"serve.py: {not_installed('the server', 'fastapi', 'uvicorn')}", file=sys.stderr)
+    sys.exit(2)
 
 MAX_BYTES = 20 * 2**20  # of an upload
 MAX_REQUESTS = 50  # at the same time; more get the answer 503, so that the memory is bounded

@@ -8,6 +8,7 @@ The images are prepared once (OUT/store), then the recipe `modern_small` is trai
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import alexnet
 from alexnet.config import StoreSettings, scaled
 from alexnet.data import sources
 from alexnet.data.prepare import prepare
+from alexnet.errors import AlexNetError
 from alexnet.evaluation import crops_name
 
 
@@ -45,4 +47,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlexNetError as error:
+        print(f"train_on_a_folder.py: {error}", file=sys.stderr)
+        sys.exit(2)
