@@ -1,16 +1,17 @@
 """Compare the losses of `paper` on the fast path with plain PyTorch, over 100 steps.
 
-python benchmarks/same_training.py STORE OUT.png [steps=100] [batch=32]
+python benchmarks/same_training.py STORE OUT.png [--steps 100] [--batch 32]
 
 Both use the same weights, images, crops and dropout masks. The plain path calls PyTorch's own
 operators one by one (local_response_norm for each column) in NCHW layout, takes gradients from
 autograd, and updates with the learning rate inside the velocity.
 """
 
-import sys
+import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from alexnet.data.store import Store
 from alexnet.device import resolve_device
 from alexnet.distributed.mesh import ALONE
 from alexnet.distributed.sharded import ShardedNetwork
+from alexnet.errors import AlexNetError, ConfigError
+from alexnet.files import check_folder_of
 from alexnet.model import Network
 from alexnet.provenance import code_version, describe
 from alexnet.train.graph_step import GraphStep
@@ -33,7 +36,7 @@ Step = Callable[[Batch, Augmentation, int], torch.Tensor]
 
 
 def plain_forward(net: Network, x: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
-    """The plan's operations by PyTorch's own functions."""
+    """The operations of `paper`, with its constants, by PyTorch's own functions."""
     for op in net.plan:
         layer = op.layer
         if op.op == "linear":
@@ -128,31 +131,50 @@ def _read(config: Config, store: Store, steps: int) -> Iterator[tuple[Batch, Aug
         )
 
 
-def main() -> None:
-    data, out, *rest = sys.argv[1:]
-    options = {"steps": 100, "batch": 32, "recipe": "paper"} | dict(a.split("=") for a in rest)
-    config, store = getattr(recipes, str(options["recipe"]))(), Store(data)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both programs, print how far their losses are apart, and draw them."""
+    parser = argparse.ArgumentParser(prog="same_training.py", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("store", metavar="STORE", type=Path)
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new .png file")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=32)
+    a = parser.parse_args(arguments)
+    try:
+        _compare(a.store, a.out, a.steps, a.batch)
+    except AlexNetError as error:
+        parser.exit(2, f"same_training.py: {error}\n")
+
+
+def _compare(data: Path, out: Path, steps: int, batch: int) -> None:
+    """Raises AlexNetError for a mistake in the arguments."""
+    if min(steps, batch) < 1:
+        raise ConfigError("--steps and --batch must be at least 1")
+    if out.suffix != ".png" or out.exists():
+        raise ConfigError(f"{out} must be a new .png file")
+    check_folder_of(out)
+    # Not at the top: the machines of `benchmarks.gpu`, which imports this, need not have it.
+    from matplotlib.figure import Figure
+
+    config, store = recipes.paper(), Store(data)
     config = replace(
         config,
         architecture=replace(config.architecture, classes=len(store.classes)),
-        sgd=replace(config.sgd, batch=int(options["batch"])),
+        sgd=replace(config.sgd, batch=batch),
         seed=0,
     )
     device = resolve_device("auto")
     preprocess = Preprocess(config.augment, store.statistics, config.architecture.input_px, device)
     both = []
-    for name, steps in (("ours", loop), ("plain PyTorch", plain)):
+    for name, kind in (("ours", loop), ("plain PyTorch", plain)):
         began_s = time.perf_counter()
-        read = _read(config, store, int(options["steps"]))
-        both.append(losses(steps(config, preprocess), read))
+        both.append(losses(kind(config, preprocess), _read(config, store, steps)))
         took_s = time.perf_counter() - began_s
         print(f"{name}: {len(both[-1])} steps in {took_s:.0f} s", flush=True)
     ours, theirs = both
     print(describe(code_version()))
     largest = float((ours - theirs).abs().max())
     print(f"largest difference of the loss: {largest:.2g}; last: {ours[-1]:.4f} {theirs[-1]:.4f}")
-
-    from matplotlib.figure import Figure
 
     figure = Figure((8, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -161,7 +183,7 @@ def main() -> None:
     axes.set(
         xlabel="step",
         ylabel="training loss",
-        title=f"{options['recipe']}, batch {options['batch']}, the same images",
+        title=f"paper, batch {batch}, the same images",
     )
     axes.legend(frameon=False)
     figure.savefig(out, dpi=120)

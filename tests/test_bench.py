@@ -13,6 +13,9 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from alexnet.config import StoreSettings
+from alexnet.data import shapes
+from alexnet.data.prepare import prepare
 from alexnet.provenance import code_version, describe
 from benchmarks import same_training, scale, suites
 from benchmarks.__main__ import main
@@ -232,6 +235,48 @@ def test_every_suite_names_candidates_that_exist(store: Path, tmp_path: Path) ->
                 assert (
                     candidate.arguments[2] in CANDIDATES if first == "-m" else Path(first).is_file()
                 )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{tmp}/none {tmp}/out.png", "{tmp}/none is not a prepared store"),
+        ("{store} {tmp}/out.png", "sees 224 pixels per side, and the store has 40"),
+        ("{store} {tmp}/out.png --batch 0", "--steps and --batch must be at least 1"),
+        ("{store} {tmp}/kept.png", "{tmp}/kept.png must be a new .png file"),
+        ("{store} {tmp}/out.svg", "{tmp}/out.svg must be a new .png file"),
+        ("{store} {tmp}/none/out.png", "there is no folder {tmp}/none; make it first"),
+    ],
+)
+def test_same_training_answers_bad_input_in_one_sentence(
+    arguments: str,
+    message: str,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "kept.png").write_text("kept")
+    with pytest.raises(SystemExit) as stopped:
+        same_training.main(arguments.format(store=store, tmp=tmp_path).split())
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("same_training.py: ") and error.count("\n") == 1
+    assert message.format(tmp=tmp_path) in error
+    assert (tmp_path / "kept.png").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_same_training_draws_both_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = training_config(Lab(tmp_path, "correctness", tiny=True), 2, "float32")
+    monkeypatch.setattr("alexnet.recipes.paper", lambda: tiny)
+    prepare(shapes.source(12, 10), tmp_path / "store", StoreSettings(size_px=80))
+    out = tmp_path / "out.png"
+    same_training.main([str(tmp_path / "store"), str(out), "--steps", "3", "--batch", "4"])
+    printed = capsys.readouterr().out
+    assert "ours: 3 steps in" in printed and "plain PyTorch: 3 steps in" in printed
+    assert out.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
