@@ -6,7 +6,6 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from alexnet.cores import available_cores
 from alexnet.data import prepare as preparation
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, sample_augmentation
-from alexnet.data.image import centre_square, encode
-from alexnet.data.image import decode as decode_image
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
@@ -30,6 +27,7 @@ from alexnet.device import dtype_of, resolve_device
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
+from benchmarks.image_work import work_on
 from benchmarks.worker import serve
 
 LRN_SHAPE = 128, 96, 55, 55  # the output of conv1 for a batch
@@ -183,7 +181,8 @@ def decode(data: str, images: int = 1024) -> None:
 def prepare(data: str, images: int = 512, complete: bool = True) -> None:
     """Prepare a store from the last split of a source.
 
-    With complete=False, measure the limit: only decode, resize and encode the same images.
+    With complete=False, measure the limit: only decode, resize and encode the same images, with
+    the same settings.
     """
     source = sources.find(data)
     split = source.splits[-1]
@@ -193,18 +192,14 @@ def prepare(data: str, images: int = 512, complete: bool = True) -> None:
         source, splits=(SourceSplit("train", len(items), lambda start: iter(items[start:])),)
     )
 
+    settings = preparation.settled(StoreSettings(), first_images)
+
     def decode_resize_encode() -> None:
-        with ThreadPoolExecutor(workers) as pool:
-            list(
-                pool.map(
-                    lambda item: encode(centre_square(decode_image(item.read()), 256), "jpeg"),
-                    items,
-                )
-            )
+        work_on(items, source.upright, settings, workers)
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            preparation.prepare(first_images, Path(folder) / "store", StoreSettings(), workers)
+            preparation.prepare(first_images, Path(folder) / "store", settings, workers)
 
     serve(
         run if complete else decode_resize_encode,

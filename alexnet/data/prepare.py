@@ -84,7 +84,7 @@ def prepare(
     with target.held(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         target.check(force)
-        settings = _settled(settings, source)
+        settings = settled(settings, source)
         if not ignore_disk:
             _check_disk(source, target, settings)
         job = replace(begin(target, source, settings), spare=spare)
@@ -95,7 +95,7 @@ def prepare(
     return manifest
 
 
-def _settled(settings: StoreSettings, source: Source) -> StoreSettings:
+def settled(settings: StoreSettings, source: Source) -> StoreSettings:
     """Return the settings with the size filled in. Raises DataError for one that cannot work."""
     if settings.size_px == 0:
         height, width = _first_size(source)
