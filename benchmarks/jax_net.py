@@ -3,7 +3,9 @@
 python benchmarks/jax_net.py step precision=float32|bfloat16
 """
 
+import itertools
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -56,36 +58,43 @@ def forward(weights, x, key):
     return (x @ weight + bias).astype(jnp.float32)
 
 
+def initial_weights(key):
+    shapes = {n: (s[0], s[0], s[1], s[2]) for n, s in SHAPES.items()} | FULLY_CONNECTED
+    return {n: (0.01 * jax.random.normal(key, s), jnp.zeros(s[-1])) for n, s in shapes.items()}
+
+
+def loss(weights, x, labels, key, precision):
+    weights = jax.tree.map(lambda w: w.astype(precision), weights)
+    logits = forward(weights, x.astype(precision), key)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+
+def step(weights, velocity, x, labels, key, number, precision):
+    """A training step; its number decides the masks of dropout."""
+    key = jax.random.fold_in(key, number)
+    gradients = jax.grad(loss)(weights, x, labels, key, precision)
+    velocity = jax.tree.map(
+        lambda v, g, w: 0.9 * v - 1e-5 * g - 5e-9 * w, velocity, gradients, weights
+    )
+    return jax.tree.map(jnp.add, weights, velocity), velocity
+
+
 def main():
     options = {"precision": "float32", "batch": 128} | dict(a.split("=") for a in sys.argv[2:])
     batch, precision = int(options["batch"]), jnp.dtype(options["precision"])
     key = jax.random.key(0)
-    weights = {n: (s[0], s[0], s[1], s[2]) for n, s in SHAPES.items()} | FULLY_CONNECTED
-    weights = {n: (0.01 * jax.random.normal(key, s), jnp.zeros(s[-1])) for n, s in weights.items()}
-    velocity = jax.tree.map(jnp.zeros_like, weights)
-    x, labels = jax.random.normal(key, (batch, 224, 224, 3)), jnp.arange(batch)
-
-    def loss(weights):
-        logits = forward(
-            jax.tree.map(lambda w: w.astype(precision), weights), x.astype(precision), key
-        )
-        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
-
-    @jax.jit
-    def step(weights, velocity):
-        gradients = jax.grad(loss)(weights)
-        velocity = jax.tree.map(
-            lambda v, g, w: 0.9 * v - 1e-5 * g - 5e-9 * w, velocity, gradients, weights
-        )
-        return jax.tree.map(jnp.add, weights, velocity), velocity
-
-    state = weights, velocity
+    weights = initial_weights(key)
+    state = weights, jax.tree.map(jnp.zeros_like, weights)
+    x, labels = jax.random.normal(key, (batch, 224, 224, 3)), jnp.arange(batch) % 1000
+    # Images are arguments: of constants, XLA could compute what follows when it compiles.
+    compiled = jax.jit(partial(step, precision=precision))
+    numbers = itertools.count()
 
     on_gpu = jax.default_backend() == "gpu"
 
     def run():
         nonlocal state
-        state = step(*state)
+        state = compiled(*state, x, labels, key, next(numbers))
         if not on_gpu:
             jax.block_until_ready(state)
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -136,6 +137,22 @@ def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
     )
     assert len(set(theirs.tolist())) == 3
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_jax_draws_new_masks_in_each_step() -> None:
+    pytest.importorskip("jax", reason="needs the extra bench")
+    jax, jax_net = (importlib.import_module(name) for name in ("jax", "benchmarks.jax_net"))
+    key = jax.random.key(0)
+    weights = jax_net.initial_weights(key)
+    velocity = jax.tree.map(jax.numpy.zeros_like, weights)
+    x, labels = jax.random.normal(key, (1, 224, 224, 3)), jax.numpy.arange(1)
+    step = jax.jit(partial(jax_net.step, precision=jax.numpy.dtype("float32")))
+    first, second, again = (
+        step(weights, velocity, x, labels, key, number)[0]["fc7"][0] for number in (0, 1, 0)
+    )
+    assert (first == again).all()
+    assert (first != second).any()
 
 
 def test_dali_is_credited_with_the_whole_batches_that_it_serves(
