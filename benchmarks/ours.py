@@ -30,7 +30,7 @@ from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
 from benchmarks.image_work import work_on
 from benchmarks.worker import serve
 
-LRN_SHAPE = 128, 96, 55, 55  # the output of conv1 for a batch
+LRN_SHAPE = 96, 55, 55  # the output of conv1 for an image
 
 
 def _wait() -> Callable[[], object] | None:
@@ -73,7 +73,8 @@ def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -
     """Probabilities of a batch of crops, by default the ten crops of ten images."""
     device = resolve_device("auto")
     net = network(recipe)[1].to(device).eval()
-    x = torch.randn(batch, 3, 224, 224, device=device).to(dtype_of(precision))
+    px = net.architecture.input_px
+    x = torch.randn(batch, 3, px, px, device=device).to(dtype_of(precision))
     x = x.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -84,9 +85,9 @@ def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -
         serve(run, batch, "images", f"{device}, {precision}, batch {batch}", wait=_wait())
 
 
-def lrn(kind: str = "ours", precision: str = "float32") -> None:
+def lrn(kind: str = "ours", precision: str = "float32", batch: int = 128) -> None:
     """LRN forward and backward: `ours` (channels last) or `pytorch` (NCHW, its faster layout)."""
-    x = torch.randn(LRN_SHAPE, device=resolve_device("auto")).to(dtype_of(precision))
+    x = torch.randn(batch, *LRN_SHAPE, device=resolve_device("auto")).to(dtype_of(precision))
     if kind == "ours":
         x = x.contiguous(memory_format=torch.channels_last)
     dy, x = torch.randn_like(x), x.requires_grad_()
@@ -118,13 +119,14 @@ def matmul(precision: str = "float32", macs_per_image: int = 1, side: int = 2048
     )
 
 
-def copy(precision: str = "float32", times: int = 5) -> None:
+def copy(precision: str = "float32", times: int = 5, batch: int = 128) -> None:
     """The limit of memory for LRN: copying as many values as LRN must read and write.
 
     The forward pass reads one tensor and writes one; the backward pass reads two and writes one.
     These are five tensors, and one copy moves two.
     """
-    source = torch.zeros(LRN_SHAPE, dtype=dtype_of(precision), device=resolve_device("auto"))
+    shape, dtype = (batch, *LRN_SHAPE), dtype_of(precision)
+    source = torch.zeros(shape, dtype=dtype, device=resolve_device("auto"))
     target = torch.empty_like(source)
     serve(
         lambda: target.copy_(source),

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.provenance import code_version, describe
-from benchmarks import same_training, scale, suites
+from benchmarks import ours, same_training, scale, suites
 from benchmarks.__main__ import main
 from benchmarks.gpu.lab import Lab, images_for, training_config
 from benchmarks.interleave import Candidate, Result, environment, interleave
 from benchmarks.worker import RUNS_ON_GPU
+from tests.small_stores import class_folder
 
 # popitem() succeeds once, for the warm-up, and raises KeyError in the first measured run.
 DIES = "from benchmarks.worker import serve; serve(dict(a=3).popitem, 1, 'images', warm_up=1)"
@@ -124,6 +126,41 @@ def test_our_program_and_the_limits_run(arguments: str, store: Path) -> None:
     header, *seconds = completed.stdout.splitlines()
     assert json.loads(header)["count"] > 0
     assert len([float(s) for s in seconds]) == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments"),
+    [
+        ("infer", {"recipe": "cifar_11", "batch": 2}),
+        pytest.param(
+            "infer",
+            {"recipe": "cifar_11", "batch": 2, "precision": "bfloat16"},
+            marks=pytest.mark.slow,  # times each product first
+        ),
+        ("lrn", {"batch": 1}),
+        ("lrn", {"batch": 1, "kind": "pytorch"}),
+        ("copy", {"batch": 1}),
+        ("prepare", {"images": 3}),
+        ("prepare", {"images": 3, "complete": False}),
+    ],
+)
+def test_our_other_candidates_run(
+    what: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, and once: a process of its own takes seconds."""
+    if what == "prepare":
+        arguments = {**arguments, "data": str(class_folder(tmp_path / "images"))}
+    served: list[tuple[float, str]] = []
+
+    def serve(run: Callable[[], object], count: float, unit: str, *rest: Any, **more: Any) -> None:
+        run()
+        served.append((count, unit))
+
+    monkeypatch.setattr(ours, "serve", serve)
+    ours.CANDIDATES[what](**arguments)
+    ((count, unit),) = served
+    assert count > 0
+    assert unit == ("values" if what in ("lrn", "copy") else "images")
 
 
 def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
@@ -239,18 +276,20 @@ def test_results_name_the_code_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(code_version()) in list(suites.bench("nothing", suites.Settings(), 1, False))
 
 
-def test_every_suite_names_candidates_that_exist(store: Path, tmp_path: Path) -> None:
-    from benchmarks.ours import CANDIDATES
-
+def test_every_suite_names_candidates_that_exist(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would write the full-size network.
+    monkeypatch.setattr(suites, "_export", lambda folder: folder / "paper.onnx")
     for what, make in suites.SUITES.items():
-        if what == "infer":
-            continue  # writes the full-size network as ONNX first
         (tmp_path / what).mkdir()
         for comparison in make(suites.Settings(data=str(store)), tmp_path / what):
             for candidate in (comparison.ours, *comparison.others):
                 first, *_ = candidate.arguments
                 assert (
-                    candidate.arguments[2] in CANDIDATES if first == "-m" else Path(first).is_file()
+                    candidate.arguments[2] in ours.CANDIDATES
+                    if first == "-m"
+                    else Path(first).is_file()
                 )
 
 
