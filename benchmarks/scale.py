@@ -131,9 +131,8 @@ def _reason(errors: str) -> str:
     # A rank's lines may begin with its number.
     exception = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception): .+)")
     found = [match[1] for line in lines if (match := exception.match(line))]
-    return (found[:1] or [line for line in lines if line.strip("=-")][-1:] or ["no reason given"])[
-        0
-    ]
+    in_frame = [line for line in lines if line.strip("=-")]
+    return (found[:1] or in_frame[-1:] or ["no reason given"])[0]
 
 
 def _rank() -> None:
