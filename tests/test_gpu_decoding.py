@@ -177,6 +177,7 @@ def test_a_batch_is_decoded_on_the_stream_of_the_copies_and_handed_over(split: S
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_decodes_nearly_the_same_pixels(jpegs: Path) -> None:
+    pytest.importorskip("torchcodec", reason="torchcodec is not installed: pip install torchcodec")
     split = Store(jpegs).split("train")
     order = np.tile(np.arange(len(split)), 20)
     theirs = batches(split, order, 16)
