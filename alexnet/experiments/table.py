@@ -158,7 +158,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
     for record in records:
         for row in record.rows:
             e, p = row.estimate, row.adjusted_p
-            interval = "" if e.low is None else f" [{e.low:.2f}, {e.high:.2f}]"
+            interval = "" if e.low is None else f" [{e.low:z.2f}, {e.high:z.2f}]"
             detectable = e.minimum_detectable
             # The verdict comes first, and then what it says of the paper's number.
             verdict, _, detail = record.verdict(row).partition(", ")
@@ -166,7 +166,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
                 claim=record.claim.id,
                 measure=row.effect.compared,
                 paper=row.effect.paper,
-                ours=f"{e.mean:.2f}{interval}",
+                ours=f"{e.mean:z.2f}{interval}",
                 detectable="" if detectable is None else f"{detectable:.2f}",
                 p=p_in_words(p),
                 setting=record.setting(),
