@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.cli import main
 from alexnet.errors import AlexNetError, RunError
 from alexnet.weights import caffemodel
 from alexnet.weights.files import MOST_BYTES, read
 from alexnet.weights.importing import import_weights
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks
+from tests.commands import refused
 from tests.weight_files import (
     CLASSES,
     WIDTH,
@@ -120,12 +120,7 @@ def test_bad_files_end_in_one_sentence(
 ) -> None:
     path = tmp_path / name
     write(path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["import", str(path), str(tmp_path / "run")])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert name in error
+    assert name in refused(capsys, "import", path, tmp_path / "run")
     with pytest.raises(AlexNetError, match=says):
         import_weights(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -20,6 +20,7 @@ from alexnet import load, predict, recipes
 from alexnet.cli import VERBS, main
 from alexnet.cli.settings import TRAIN_GROUPS, default_of
 from alexnet.data import shapes
+from tests.commands import refused
 from tests.test_documentation import python_blocks
 
 ROOT = Path(__file__).parents[1]
@@ -134,11 +135,8 @@ def test_every_option_of_the_script_is_one_of_its_verb(bash: Path) -> None:
 
 def test_completion_without_a_shell_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["fish"], ["bash", "zsh"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(["--completion", *arguments])
-        assert stopped.value.code == 2
-        expected = "alexnet: name the shell: alexnet --completion bash|zsh\n"
-        assert capsys.readouterr().err == expected
+        expected = "alexnet: name the shell: alexnet --completion bash|zsh"
+        assert refused(capsys, "--completion", *arguments) == expected
 
 
 def test_the_python_of_deploy_md_runs_and_gives_what_the_trained_network_gives(

@@ -49,6 +49,7 @@ from alexnet.model import Network
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from tests import layouts
+from tests.commands import refused
 from tests.conftest import tiny_architecture
 from tests.until import until
 
@@ -504,19 +505,8 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
             "alexnet train fine_tuned --data STORE --seed 1 --init runs/all-1 --out runs/tuned-1",
         ),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(
-                [
-                    "reproduce",
-                    *arguments,
-                    "--out",
-                    str(tmp_path / "out"),
-                    "--records",
-                    str(tmp_path / "records"),
-                ]
-            )
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        folders = "--out", tmp_path / "out", "--records", tmp_path / "records"
+        assert message in refused(capsys, "reproduce", *arguments, *folders)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "records").exists()
 

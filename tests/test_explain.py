@@ -25,6 +25,7 @@ from alexnet.explain import METHODS, Explanation, explain, methods_of
 from alexnet.inference import read_image
 from alexnet.model import Network
 from alexnet.trained import Trained
+from tests.commands import refused
 from tests.conftest import tiny_architecture
 
 
@@ -261,8 +262,5 @@ def test_mistakes_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     named = {"RUN": str(run), "PHOTO": str(photo)}
-    with pytest.raises(SystemExit) as stopped:
-        main(["explain", *(named.get(argument, argument) for argument in arguments)])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert says in error and error.startswith("alexnet: ") and error.count("\n") == 1
+    arguments = [named.get(argument, argument) for argument in arguments]
+    assert says in refused(capsys, "explain", *arguments)

@@ -36,6 +36,7 @@ from alexnet.model import Network
 from alexnet.train.loop import fit, resume
 from alexnet.trained import Trained
 from alexnet.units import maximise
+from tests.commands import refused
 from tests.conftest import tiny, tiny_architecture
 
 IMAGES = 20
@@ -372,37 +373,31 @@ def test_snapshots_need_filters(store: Path) -> None:
         check(tiny(store, snapshots=-1))
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main(["explore", *map(str, arguments)])
-    assert stopped.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
 def test_mistakes_are_answered_by_one_sentence(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "page.html"
-    assert "name a run and the page" in refused(capsys)
-    assert "there is no folder" in refused(capsys, run, "--out", tmp_path / "no" / "page.html")
-    assert "it must be at least 1" in refused(capsys, run, "--out", out, "--images", "0")
-    line = refused(capsys, run, "--out", out)
+    assert "name a run and the page" in refused(capsys, "explore")
+    assert "there is no folder" in refused(
+        capsys, "explore", run, "--out", tmp_path / "no" / "page.html"
+    )
+    assert "it must be at least 1" in refused(capsys, "explore", run, "--out", out, "--images", "0")
+    line = refused(capsys, "explore", run, "--out", out)
     assert f"not in {tmp_path}/cache/alexnet/onnxruntime-web-" in line
     assert line.endswith(f"fetch it once with npm: alexnet explore {run} --out {out} --fetch")
     for name in runtime.SHA256:
         (tmp_path / name).write_text("another version")
     assert "is not the file of onnxruntime-web" in refused(
-        capsys, run, "--out", out, "--ort", tmp_path
+        capsys, "explore", run, "--out", out, "--ort", tmp_path
     )
     out.write_text("mine")
-    assert "exists; choose another name" in refused(capsys, run, "--out", out)
+    assert "exists; choose another name" in refused(capsys, "explore", run, "--out", out)
     assert out.read_text() == "mine"
     folder = tmp_path / "photos"
     folder.mkdir()
-    assert "exists; choose another name" in refused(capsys, run, "--out", folder)
-    line = refused(capsys, run, "--out", folder, "--force")
+    assert "exists; choose another name" in refused(capsys, "explore", run, "--out", folder)
+    line = refused(capsys, "explore", run, "--out", folder, "--force")
     assert line.endswith("is a folder without index.html, and is not removed; choose another name")
     assert folder.is_dir()
 
@@ -417,12 +412,14 @@ def test_another_run_that_cannot_be_put_beside_is_answered_by_one_sentence(
         checkpoint.write_config(folder, load(run).config)
     snapshots.write(other, 0, np.zeros((6, 3, 7, 7)))
     options = "--out", tmp_path / "page.html", "--beside"
-    line = refused(capsys, run, *options, other)
+    line = refused(capsys, "explore", run, *options, other)
     assert f"{run} has kept no snapshots, so that nothing can be put beside them" in line
-    line = refused(capsys, other, *options, empty)
+    line = refused(capsys, "explore", other, *options, empty)
     assert f"{empty} has kept no snapshots to put beside those of {other}; train it with" in line
-    assert "is not a run: it has no config.json" in refused(capsys, other, *options, tmp_path)
-    line = refused(capsys, other, *options, tmp_path / "empty" / ".." / "other")
+    assert "is not a run: it has no config.json" in refused(
+        capsys, "explore", other, *options, tmp_path
+    )
+    line = refused(capsys, "explore", other, *options, tmp_path / "empty" / ".." / "other")
     assert "is the run itself; name another run" in line
 
 
@@ -447,7 +444,7 @@ def test_run_without_its_store_is_answered_by_one_sentence(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "read", lambda folder, fetching: ORT)
-    line = refused(capsys, run, "--out", tmp_path / "x.html", "--data", tmp_path / "no")
+    line = refused(capsys, "explore", run, "--out", tmp_path / "x.html", "--data", tmp_path / "no")
     assert str(tmp_path / "no") in line
 
 

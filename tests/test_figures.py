@@ -28,6 +28,7 @@ from alexnet.figures.answers import ABSENT, Answer, _draw_answers, stored_image
 from alexnet.figures.filters import _per_row
 from alexnet.figures.style import run_names
 from alexnet.saved_config import to_dict
+from tests.commands import refused
 from tests.conftest import RECIPES
 
 
@@ -320,15 +321,11 @@ def test_the_verb_draws_every_figure_and_refuses_what_it_does_not_use(
     assert (tmp_path / "cifar_11-network.png").is_file()
     main(["figure", "filters", str(run / "last.safetensors")])
     assert (tmp_path / "filters.png").is_file()
-    capsys.readouterr()
-    with pytest.raises(SystemExit, match="2"):
-        main(["figure", "network"])
-    assert "name the run or recipe to draw: " in (error := capsys.readouterr().err)
-    assert error.endswith("figure network RUN|RECIPE\n")
+    sentence = refused(capsys, "figure", "network")
+    assert "name the run or recipe to draw: " in sentence
+    assert sentence.endswith("figure network RUN|RECIPE")
     for kind in ("filters", "answers", "confusion", "mistakes", "network"):
-        with pytest.raises(SystemExit, match="2"):
-            main(["figure", kind, str(run), "cat.jpeg"])
-        sentence = capsys.readouterr().err
+        sentence = refused(capsys, "figure", kind, run, "cat.jpeg")
         assert f"`alexnet figure {kind}` draws one run and has no use for cat.jpeg" in sentence
 
 
@@ -381,9 +378,6 @@ def test_foreign_files_are_named_and_not_called_damaged(run: Path, tmp_path: Pat
 
 def test_predict_without_images_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in ((["runs/mine"], "name the images"), ([], "name a run and its")):
-        with pytest.raises(SystemExit, match="2"):
-            main(["predict", *arguments])
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert message in error
-        assert "alexnet predict runs/mine photo.jpg" in error
+        sentence = refused(capsys, "predict", *arguments)
+        assert message in sentence
+        assert "alexnet predict runs/mine photo.jpg" in sentence

@@ -24,6 +24,7 @@ from alexnet.inference import activations, read_image
 from alexnet.model import Network
 from alexnet.trained import Trained
 from tests import reference
+from tests.commands import refused
 
 TOLERANCE = 1e-5
 """Relative to the largest value: the inputs in the files are float32, each off by up to 6e-8, and a
@@ -245,10 +246,7 @@ def test_bad_requests_are_one_sentence_and_leave_nothing(
         ([damaged, out], "damaged.png cannot be read"),
         ([tmp_path / "none.png", out], "none.png is not a file; name one image"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(["golden", str(run), *map(str, arguments)])
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        assert message in refused(capsys, "golden", run, *arguments)
     monkeypatch.setattr("alexnet.files.free_space", lambda folder: (folder, 1000))
     with pytest.raises(AlexNetError, match="the vectors need"):
         golden.write(load(run), image, out)

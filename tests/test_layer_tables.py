@@ -16,6 +16,7 @@ from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
 from alexnet.layer_tables import dense
+from tests.commands import printed, refused
 
 CONVOLUTIONS = {
     "conv1": 105_415_200,
@@ -35,12 +36,6 @@ CONVOLUTIONS_DENSE = {
 FULLY_CONNECTED = {"fc6": 37_748_736, "fc7": 16_777_216, "fc8": 4_096_000}
 
 Counts = dict[str, int]
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    main(["summary", *arguments])
-    return capsys.readouterr().out
 
 
 def added(names_and_counts: list[tuple[str, int]]) -> Counts:
@@ -145,9 +140,10 @@ def test_every_format_has_the_papers_multiply_adds(
     format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read = READERS[format]
-    assert read(printed(capsys, "paper", "--format", format)) == CONVOLUTIONS | FULLY_CONNECTED
+    text = printed(capsys, "summary", "paper", "--format", format)
+    assert read(text) == CONVOLUTIONS | FULLY_CONNECTED
     # A field of the recipe may stand before or behind the options of the verb.
-    wide = printed(capsys, "paper", "--input-px=224", f"--format={format}", "--dense")
+    wide = printed(capsys, "summary", "paper", "--input-px=224", f"--format={format}", "--dense")
     assert read(wide) == CONVOLUTIONS_DENSE | FULLY_CONNECTED
     assert sum(CONVOLUTIONS.values()) == 665_784_864
     assert sum(CONVOLUTIONS_DENSE.values()) == 1_076_634_144
@@ -213,8 +209,8 @@ def test_table_without_columns_is_the_count_of_the_web(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    assert "62,378,344" in printed(capsys, "paper", "--dense")
-    assert "60,965,224" in printed(capsys, "paper", "--no-dense")
+    assert "62,378,344" in printed(capsys, "summary", "paper", "--dense")
+    assert "60,965,224" in printed(capsys, "summary", "paper", "--no-dense")
 
 
 def test_locally_connected_layer_and_unknown_format_are_refused(
@@ -224,11 +220,8 @@ def test_locally_connected_layer_and_unknown_format_are_refused(
         (["cifar_11", "--format", "maestro"], "local3 is locally connected, which maestro has no"),
         (["paper", "--format", "vhdl"], "--format cannot be vhdl; it is one of table, json,"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(["summary", *arguments])
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
-    assert "local3" in printed(capsys, "cifar_11", "--format", "json")
+        assert message in refused(capsys, "summary", *arguments)
+    assert "local3" in printed(capsys, "summary", "cifar_11", "--format", "json")
 
 
 def test_page_about_60_million_has_the_numbers_of_the_plan() -> None:

@@ -19,6 +19,7 @@ from alexnet.config import StepSchedule
 from alexnet.data import shapes
 from alexnet.evaluation import OwnTest, evaluate, own_test, same_answer, score
 from alexnet.provenance import machine
+from tests.commands import printed, refused
 from tests.test_disk import read_only
 
 
@@ -79,15 +80,11 @@ def test_page_of_a_run_that_cannot_be_written_goes_elsewhere(
     out = copy.parent / "page"
     before = {path.name for path in copy.iterdir()}
     read_only(monkeypatch, copy)
-    with pytest.raises(SystemExit):
-        main(["report", str(copy)])
-    assert "Read-only file system" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["report", str(copy), "--out", str(out)])
-    assert f"there is no folder {out}; make it first" in capsys.readouterr().err
+    assert "Read-only file system" in refused(capsys, "report", copy)
+    expected = f"there is no folder {out}; make it first"
+    assert expected in refused(capsys, "report", copy, "--out", out)
     out.mkdir()
-    main(["report", str(copy), "--out", str(out)])
-    assert capsys.readouterr().out.strip() == str(out / "report.html")
+    assert printed(capsys, "report", copy, "--out", out).strip() == str(out / "report.html")
     assert {path.name for path in out.iterdir()} == {"report.html", "predictions.csv"}
     assert {path.name for path in copy.iterdir()} == before
 

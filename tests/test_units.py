@@ -25,6 +25,7 @@ from alexnet.model import Network
 from alexnet.receptive_field import Box, field, seen
 from alexnet.trained import Trained
 from alexnet.units import _smoothed, cut, maximise, middle, spread, strongest
+from tests.commands import refused
 
 
 @pytest.fixture
@@ -203,11 +204,8 @@ def test_smoothing_keeps_the_sum_and_a_narrow_one_every_pixel() -> None:
 def test_mistakes_are_one_sentence(
     arguments: list[str], says: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["figure", *(str(run) if argument == "RUN" else argument for argument in arguments)])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert says in error and error.startswith("alexnet: ") and error.count("\n") == 1
+    arguments = [str(run) if argument == "RUN" else argument for argument in arguments]
+    assert says in refused(capsys, "figure", *arguments)
 
 
 def test_too_many_units_and_images_of_another_size_are_refused(trained: Trained) -> None:

@@ -46,6 +46,7 @@ from alexnet.weights.layouts import (
 )
 from alexnet.weights.protobuf import Budget, Message, field
 from tests import frameworks, reference
+from tests.commands import refused
 from tests.conftest import tiny
 from tests.test_documentation import ROOT, documented_commands
 from tests.weight_files import (
@@ -476,11 +477,8 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         ((), "can be caffe_alexnet or caffenet, which the weights do not tell apart"),
         (("--net", "caffenet", "--mean", str(words)), "is no mean; name a .binaryproto or"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            main(["import", str(path), str(tmp_path / "other"), *options])
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert re.search(says, error), error
+        sentence = refused(capsys, "import", path, tmp_path / "other", *options)
+        assert re.search(says, sentence), sentence
     torch.save(
         Network(replace(recipes.one_column().architecture, width=1 / 8, classes=3)).state_dict(),
         tmp_path / "a.pth",
@@ -536,9 +534,7 @@ def test_export_has_the_names_of_other_programs(
         ((tmp_path / "b.txt", "--layout", "torchvision"), "ends in none of .pth"),
         ((tmp_path / "b.npz", "--layout", "caffe"), "is another network"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            main(["export", str(tmp_path / "run"), *map(str, arguments)])
-        assert says in capsys.readouterr().err
+        assert says in refused(capsys, "export", tmp_path / "run", *arguments)
 
 
 # --- The card

@@ -22,6 +22,7 @@ from alexnet.weights.files import read
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from tests import frameworks
+from tests.commands import printed
 from tests.weight_files import (
     CLASSES,
     WIDTH,
@@ -31,32 +32,26 @@ from tests.weight_files import (
 )
 
 
-def which(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    capsys.readouterr()
-    main(["which", str(path), *options])
-    return capsys.readouterr().out
-
-
 def test_which_names_each_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     for pool_first, name in ((False, "caffe_alexnet"), (True, "caffenet")):
         path = caffe_file(tmp_path / f"{name}.caffemodel", blobs, pool_first)
-        answer = json.loads(which(path, capsys, "--json"))
+        answer = json.loads(printed(capsys, "which", path, "--json"))
         assert answer["networks"] == [name]
         order = answer["facts"]["after conv1"]
         want = "ReLU, pool, LRN" if pool_first else "ReLU, LRN, pool"
         assert order == {"value": want, "source": "in the file"}
         assert answer["facts"]["channels"]["value"] == "B, G, R"
         assert "alpha 2e-05 of the sum (0.0001 of the mean)" in answer["facts"]["LRN"]["value"]
-    text = which(caffe_file(tmp_path / "a.npz", blobs, False), capsys)
+    text = printed(capsys, "which", caffe_file(tmp_path / "a.npz", blobs, False))
     assert "one of 2 networks, which the weights do not tell apart" in text
     assert "[the weights do not say: ReLU, LRN, pool or else" in " ".join(text.split())
     torchvision_file(tmp_path / "a.pth")
-    text = which(tmp_path / "a.pth", capsys)
+    text = printed(capsys, "which", tmp_path / "a.pth")
     assert text.startswith(f"{tmp_path / 'a.pth'}: torchvision's alexnet\n")
     assert "divided by a deviation of each channel" in " ".join(text.split())
     np.savez(tmp_path / "slim.npz", **frameworks.slim_variables(2, WIDTH, CLASSES))
-    assert "TF-slim's alexnet_v2" in which(tmp_path / "slim.npz", capsys)
+    assert "TF-slim's alexnet_v2" in printed(capsys, "which", tmp_path / "slim.npz")
 
 
 @pytest.mark.parametrize(
@@ -84,10 +79,10 @@ def test_which_describes_runs_of_ours_and_their_exports(
 ) -> None:
     torchvision_file(tmp_path / "a.pth")
     main(["import", str(tmp_path / "a.pth"), str(tmp_path / "run")])
-    about = json.loads(which(tmp_path / "run", capsys, "--json"))
+    about = json.loads(printed(capsys, "which", tmp_path / "run", "--json"))
     assert (about["recipe"], about["classes"]) == ("torchvision", CLASSES)
     assert about["imported_from"] == "a.pth, torchvision's alexnet"
-    assert "recipe                torchvision" in which(tmp_path / "run", capsys)
+    assert "recipe                torchvision" in printed(capsys, "which", tmp_path / "run")
     with pytest.raises(RunError, match="was written by this program: use it as it is"):
         import_weights(tmp_path / "run" / "last.safetensors", tmp_path / "again")
 
@@ -100,9 +95,9 @@ def test_our_own_onnx_files_are_told_apart(
     from alexnet.export import write_onnx
 
     write_onnx(trained_of(recipe), tmp_path / "a.onnx")
-    answer = json.loads(which(tmp_path / "a.onnx", capsys, "--json"))
+    answer = json.loads(printed(capsys, "which", tmp_path / "a.onnx", "--json"))
     assert answer["networks"] == [recipe]
-    assert "alexnet export, recipe" in which(tmp_path / "a.onnx", capsys)
+    assert "alexnet export, recipe" in printed(capsys, "which", tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(("constant", "value"), [("alpha", 0.001), ("size_px", 3), ("beta", 0.5)])
