@@ -29,7 +29,8 @@ WORDS = {
     "n07753592": "banana",
 }
 WNIDS = sorted(WORDS)
-ID_OF = {wnid: number for number, wnid in enumerate(reversed(WNIDS), 1)}  # not in wnid order
+# As in the real devkit, the order of the ids is not that of the wnids.
+ID_OF = dict(zip(WNIDS, (4, 1, 6, 2, 3, 5), strict=True))
 TRAIN = [
     (f"{wnid}_{number}.JPEG", label, number)
     for label, wnid in enumerate(WNIDS)
@@ -58,26 +59,35 @@ def write(path: Path, data: bytes | str) -> None:
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
 
 
-def meta(year: str, id_of: dict[str, int]) -> bytes:
-    """meta.mat: the classes, and a synset above them that is not a class."""
+def meta(year: str = "2012", id_of: dict[str, int] = ID_OF, images: int = 4) -> bytes:
+    """meta.mat: the classes, each with so many images, and a synset above them."""
     fields = [(f"ILSVRC{year}_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
     fields.append(("num_train_images", "i4"))
-    rows = [
-        (number, wnid, WORDS.get(wnid, "a dog"), 0, sum(wnid in name for name, _, _ in TRAIN))
-        for wnid, number in id_of.items()
-    ]
+    rows = [(number, wnid, WORDS.get(wnid, "a dog"), 0, images) for wnid, number in id_of.items()]
     buffer = io.BytesIO()
     table = np.array([*rows, (1001, "n00001740", "entity", 3, 0)], dtype=fields)
     savemat(buffer, {"synsets": table.reshape(-1, 1)})
     return buffer.getvalue()
 
 
-def devkit(year: str = "2012", id_of: dict[str, int] = ID_OF) -> dict[str, bytes]:
-    truth = "\n".join(str(ID_OF[WNIDS[label]]) for _, label, _ in VAL)
+TRUTH = "\n".join(str(ID_OF[WNIDS[label]]) for _, label, _ in VAL).encode()
+
+
+def devkit(
+    year: str = "2012", classes: bytes | None = None, truth: bytes = TRUTH
+) -> dict[str, bytes]:
+    """The files of a devkit; `classes` is its meta.mat."""
     return {
-        "devkit/data/meta.mat": meta(year, id_of),
-        f"devkit/data/ILSVRC{year}_validation_ground_truth.txt": truth.encode(),
+        "devkit/data/meta.mat": meta(year) if classes is None else classes,
+        f"devkit/data/ILSVRC{year}_validation_ground_truth.txt": truth,
     }
+
+
+def class_tar(wnid: str, label: int) -> bytes:
+    """The four training images of a class, as they lie in the archive of the training images."""
+    buffer = io.BytesIO()
+    tar(buffer, {f"{wnid}_{number}.JPEG": image(label, number) for number in range(4)})
+    return buffer.getvalue()
 
 
 DOGS = {"n02085620": 1, "n02085782": 2}
@@ -85,16 +95,12 @@ DOGS = {"n02085620": 1, "n02085782": 2}
 
 def archives(folder: Path, dogs_first: bool = False) -> Path:
     """The 2012 folder, with the devkit of task 3 beside that of tasks 1 and 2."""
-    classes = {}
-    for wnid in reversed(WNIDS):
-        buffer = io.BytesIO()
-        tar(buffer, {name: image(*args) for name, *args in TRAIN if name.startswith(wnid)})
-        classes[f"{wnid}.tar"] = buffer.getvalue()
-    tar(folder / "ILSVRC2012_img_train.tar", classes)
+    classes = [(f"{wnid}.tar", class_tar(wnid, label)) for label, wnid in enumerate(WNIDS)]
+    tar(folder / "ILSVRC2012_img_train.tar", dict(reversed(classes)))
     tar(folder / "ILSVRC2012_img_val.tar", {name: image(*args) for name, *args in reversed(VAL)})
     tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit(), "w:gz")
     name = "A_ILSVRC2012_devkit_t3.tar.gz" if dogs_first else "ILSVRC2012_devkit_t3.tar.gz"
-    tar(folder / name, devkit(id_of=DOGS), "w:gz")
+    tar(folder / name, devkit(classes=meta(id_of=DOGS)), "w:gz")
     return folder
 
 
@@ -249,8 +255,8 @@ def table(folder: Path, column: bool = True) -> Path:
 
 
 def class_tars(folder: Path) -> Path:
-    for wnid in WNIDS:
-        tar(folder / f"{wnid}.tar", {n: image(*args) for n, *args in TRAIN if n.startswith(wnid)})
+    for label, wnid in enumerate(WNIDS):
+        write(folder / f"{wnid}.tar", class_tar(wnid, label))
     write(folder / "words.txt", "".join(f"{wnid}\t{words}\n" for wnid, words in WORDS.items()))
     return folder
 
@@ -280,7 +286,7 @@ def check_labels(split: SourceSplit) -> int:
     items = list(split.items(0))
     for item in items:
         assert int(decode(item.read()).mean() + 0.5) // 40 == item.label, item.name
-    for start in (1, len(items) - 1, len(items)):
+    for start in range(len(items) + 1):
         assert [item.name for item in split.items(start)] == [i.name for i in items[start:]]
     return len(items)
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import savemat
 
 from alexnet.config import StoreSettings
-from alexnet.data.image import decode, encode
+from alexnet.data.image import decode
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, find
 from alexnet.data.sources.class_tars import class_tars
@@ -26,105 +25,28 @@ from alexnet.data.sources.tars import MAX_PADDING_BYTES, open_tar
 from alexnet.data.sources.webdataset import webdataset
 from alexnet.errors import DataError
 from tests import layouts
-
-# As in the real devkit, the order of the ids is not that of the wnids.
-WNID_OF_ID = {1: "n03000000", 2: "n01000000", 3: "n02000000"}
-VAL_IDS = [3, 1, 1, 2, 3, 2]
-
-
-def level_of(label: int, number: int) -> int:
-    return 60 * label + 5 * number
-
-
-def grey_jpeg(level: int) -> bytes:
-    return encode(np.full((20, 30, 3), level, np.uint8), "jpeg")
-
-
-def tar(path: Path | io.BytesIO, files: dict[str, bytes], mode: str = "w") -> None:
-    target = {"name": path} if isinstance(path, Path) else {"fileobj": path}
-    with tarfile.open(mode=mode, **target) as out:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-
-
-def class_tar(wnid: str, label: int) -> bytes:
-    buffer = io.BytesIO()
-    tar(
-        buffer, {f"{wnid}_{number}.JPEG": grey_jpeg(level_of(label, number)) for number in range(4)}
-    )
-    return buffer.getvalue()
-
-
-def meta(year: str, images: int = 4) -> bytes:
-    """meta.mat: the classes, each with as many images, and a synset above them."""
-    number = f"ILSVRC{year}_ID"
-    fields = [
-        (number, "i4"),
-        ("WNID", "O"),
-        ("words", "O"),
-        ("num_children", "i4"),
-        ("num_train_images", "i4"),
-    ]
-    rows = [(i, wnid, "words", 0, images) for i, wnid in WNID_OF_ID.items()] + [
-        (1001, "n00001740", "entity", 3, 0)
-    ]
-    buffer = io.BytesIO()
-    savemat(buffer, {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
-    return buffer.getvalue()
+from tests.layouts import WNIDS, check_labels, class_tar, devkit, image, meta, tar
 
 
 @pytest.fixture
 def ilsvrc2012(tmp_path: Path) -> Path:
-    folder = tmp_path / "ilsvrc2012"
-    folder.mkdir()
-    labels = {wnid: label for label, wnid in enumerate(sorted(WNID_OF_ID.values()))}
-    tar(
-        folder / "ILSVRC2012_img_train.tar",
-        {f"{wnid}.tar": class_tar(wnid, labels[wnid]) for wnid in labels},
-    )
-    val = {
-        f"ILSVRC2012_val_{i + 1:08d}.JPEG": grey_jpeg(level_of(labels[WNID_OF_ID[n]], i))
-        for i, n in enumerate(VAL_IDS)
-    }
-    # The members of the real archive are not in order either.
-    tar(folder / "ILSVRC2012_img_val.tar", dict(reversed(val.items())))
-    truth = "\n".join(map(str, VAL_IDS)).encode()
-    devkit = {
-        "devkit/data/meta.mat": meta("2012"),
-        "devkit/data/ILSVRC2012_validation_ground_truth.txt": truth,
-    }
-    tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit, "w:gz")
-    return folder
-
-
-def check_labels(source: Source, split: int) -> None:
-    """Check that each image has the label that its grey level gives, from any start."""
-    items = list(source.splits[split].items(0))
-    for item in items:
-        assert int(decode(item.read()).mean()) // 60 == item.label
-    for start in range(len(items) + 1):
-        assert [item.name for item in source.splits[split].items(start)] == [
-            item.name for item in items[start:]
-        ]
+    return layouts.archives(tmp_path / "ilsvrc2012")
 
 
 def test_ilsvrc_2012_labels_are_wnids_in_order(ilsvrc2012: Path) -> None:
     source = ilsvrc(ilsvrc2012)
-    assert source.classes == ("n01000000", "n02000000", "n03000000")
+    assert source.classes == tuple(WNIDS)
     assert not source.upright
-    assert [split.count for split in source.splits] == [12, 6]
-    check_labels(source, 0)
-    check_labels(source, 1)
+    assert [split.count for split in source.splits] == [24, 12]
+    assert [check_labels(split) for split in source.splits] == [24, 12]
 
 
 def test_ilsvrc_2012_becomes_a_store(ilsvrc2012: Path, tmp_path: Path) -> None:
     manifest = prepare(
         find(str(ilsvrc2012)), tmp_path / "store", StoreSettings(size_px=16, encoding="jpeg")
     )
-    assert manifest["splits"]["train"]["per_class"] == [4, 4, 4]
-    assert manifest["splits"]["val"]["per_class"] == [2, 2, 2]
+    assert manifest["splits"]["train"]["per_class"] == [4] * 6
+    assert manifest["splits"]["val"]["per_class"] == [2] * 6
 
 
 def test_ilsvrc_2010_has_a_test_split(ilsvrc2012: Path) -> None:
@@ -133,24 +55,19 @@ def test_ilsvrc_2010_has_a_test_split(ilsvrc2012: Path) -> None:
     (folder / "ILSVRC2012_img_val.tar").rename(folder / "ILSVRC2010_images_val.tar")
     shutil.copy(folder / "ILSVRC2010_images_val.tar", folder / "ILSVRC2010_images_test.tar")
     (folder / "ILSVRC2012_devkit_t12.tar.gz").unlink()
-    truth = "\n".join(map(str, VAL_IDS)).encode()
-    files = {
-        "devkit/data/meta.mat": meta("2010"),
-        "devkit/data/ILSVRC2010_validation_ground_truth.txt": truth,
-    }
-    tar(folder / "ILSVRC2010_devkit-1.0.tar.gz", files, "w:gz")
+    tar(folder / "ILSVRC2010_devkit-1.0.tar.gz", devkit("2010"), "w:gz")
     with pytest.raises(ValueError, match="no test ground truth"):
         ilsvrc(folder)
-    (folder / "ILSVRC2010_test_ground_truth.txt").write_bytes(truth)
+    (folder / "ILSVRC2010_test_ground_truth.txt").write_bytes(layouts.TRUTH)
     source = ilsvrc(folder)
     assert [split.name for split in source.splits] == ["train", "val", "test"]
-    check_labels(source, 2)
+    assert check_labels(source.splits[2]) == 12
 
 
 def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> None:
     val = ilsvrc2012 / "ILSVRC2012_img_val.tar"
-    tar(val, {"ILSVRC2012_val_00000001.JPEG": grey_jpeg(0)})
-    with pytest.raises(ValueError, match="has 1 images, and the devkit has 6 labels"):
+    tar(val, {"ILSVRC2012_val_00000001.JPEG": image(0, 0)})
+    with pytest.raises(ValueError, match="has 1 images, and the devkit has 12 labels"):
         ilsvrc(ilsvrc2012)
     val.write_bytes(b"no tar")
     with pytest.raises(ValueError, match="is not a tar file or is damaged"):
@@ -158,8 +75,9 @@ def test_incomplete_or_contradictory_archives_are_refused(ilsvrc2012: Path) -> N
     val.unlink()
     with pytest.raises(ValueError, match=r"has no ILSVRC2012_img_val\.tar; put it there, or leave"):
         ilsvrc(ilsvrc2012)
-    tar(ilsvrc2012 / "ILSVRC2012_img_train.tar", {"n01000000.tar": class_tar("n01000000", 0)})
-    with pytest.raises(ValueError, match="different classes: n02000000, n03000000"):
+    four = {f"{wnid}.tar": class_tar(wnid, label) for label, wnid in enumerate(WNIDS[:4])}
+    tar(ilsvrc2012 / "ILSVRC2012_img_train.tar", four)
+    with pytest.raises(ValueError, match="different classes: n03995372, n07753592"):
         ilsvrc(ilsvrc2012)
     (ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(ValueError, match=r"no devkit with a meta\.mat"):
@@ -189,7 +107,7 @@ def test_one_tar_file_for_each_class(tmp_path: Path) -> None:
         (tmp_path / f"{wnid}.tar").write_bytes(class_tar(wnid, label))
     source = find(str(tmp_path))
     assert source.classes == ("n00000001", "n00000002")
-    check_labels(source, 0)
+    check_labels(source.splits[0])
     (tmp_path / "n00000002.tar").unlink()
     with pytest.raises(ValueError, match="has 1 tar files"):
         class_tars(tmp_path)
@@ -198,7 +116,7 @@ def test_one_tar_file_for_each_class(tmp_path: Path) -> None:
 def test_webdataset_tars(tmp_path: Path) -> None:
     samples: dict[str, bytes] = {}
     for number in range(6):
-        samples[f"shard/{number:04d}.jpg"] = grey_jpeg(level_of(number % 3, number // 3))
+        samples[f"shard/{number:04d}.jpg"] = image(number % 3, number // 3)
         samples[f"shard/{number:04d}.cls"] = str(number % 3).encode()
         samples[f"shard/{number:04d}.json"] = b"{}"
     tar(tmp_path / "train-000.tar", samples)
@@ -207,8 +125,8 @@ def test_webdataset_tars(tmp_path: Path) -> None:
     source = find(str(tmp_path))
     assert source.classes == ("one", "two", "three")
     assert [(split.name, split.count) for split in source.splits] == [("train", 6), ("val", 2)]
-    check_labels(source, 0)
-    tar(tmp_path / "train-001.tar", {"x.jpg": grey_jpeg(0)})
+    assert check_labels(source.splits[0]) == 6
+    tar(tmp_path / "train-001.tar", {"x.jpg": image(0, 0)})
     with pytest.raises(ValueError, match=r"x needs an image and a \.cls, a \.json"):
         webdataset(tmp_path)
 
@@ -276,7 +194,7 @@ def damage(data: bytes, how: str, member: int) -> bytes:
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_class_tar_is_not_a_shorter_one(how: str, tmp_path: Path) -> None:
     wnids = ("n00000001", "n00000002")
-    files = {wnid: {f"{wnid}_{n}.JPEG": grey_jpeg(n) for n in range(20)} for wnid in wnids}
+    files = {wnid: {f"{wnid}_{n}.JPEG": image(0, n) for n in range(20)} for wnid in wnids}
     for wnid in wnids:
         tar(tmp_path / f"{wnid}.tar", files[wnid])
     assert read_all(find(str(tmp_path))) == 40
@@ -290,7 +208,7 @@ def test_damaged_class_tar_is_not_a_shorter_one(how: str, tmp_path: Path) -> Non
 def test_damaged_shard_is_not_a_shorter_one(how: str, tmp_path: Path) -> None:
     samples: dict[str, bytes] = {}
     for number in range(9):
-        samples |= {f"{number}.jpg": grey_jpeg(number), f"{number}.cls": b"%d" % (number % 2)}
+        samples |= {f"{number}.jpg": image(0, number), f"{number}.cls": b"%d" % (number % 2)}
     for split in ("train", "val"):
         tar(tmp_path / f"{split}-0.tar", samples)
     assert read_all(find(str(tmp_path))) == 18
@@ -304,13 +222,13 @@ def test_damaged_shard_is_not_a_shorter_one(how: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["inner", "train", "val"])
 def test_damaged_archive_of_ilsvrc_is_refused(how: str, which: str, ilsvrc2012: Path) -> None:
     """Also without the number of training images, which older files lack."""
-    assert read_all(find(str(ilsvrc2012))) == 18
+    assert read_all(find(str(ilsvrc2012))) == 36
     train = ilsvrc2012 / "ILSVRC2012_img_train.tar"
     if which == "inner":
-        inner = {f"{wnid}.tar": class_tar(wnid, 0) for wnid in sorted(WNID_OF_ID.values())}
-        inner["n02000000.tar"] = damage(inner["n02000000.tar"], how, 2)
+        inner = {f"{wnid}.tar": class_tar(wnid, 0) for wnid in WNIDS}
+        inner["n02012849.tar"] = damage(inner["n02012849.tar"], how, 2)
         tar(train, inner)
-        where = r"n02000000\.tar in .*img_train\.tar"
+        where = r"n02012849\.tar in .*img_train\.tar"
     else:
         path = ilsvrc2012 / f"ILSVRC2012_img_{which}.tar"
         path.write_bytes(damage(path.read_bytes(), how, 2))
@@ -399,39 +317,30 @@ def test_headers_that_lead_backward_or_are_huge_are_refused(tmp_path: Path) -> N
 
 
 def test_missing_training_images_of_ilsvrc_are_an_error(ilsvrc2012: Path) -> None:
-    files = {
-        "devkit/data/meta.mat": meta("2012", images=5),
-        "devkit/data/ILSVRC2012_validation_ground_truth.txt": b" ".join(
-            b"%d" % number for number in VAL_IDS
-        ),
-    }
-    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", files, "w:gz")
+    five = devkit(classes=meta(images=5))
+    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", five, "w:gz")
     with pytest.raises(
-        DataError, match=r"n01000000 has 4 of 5 images in .*train\.tar; fetch it again, or unpack"
+        DataError, match=r"n07753592 has 4 of 5 images in .*train\.tar; fetch it again, or unpack"
     ):
         read_all(find(str(ilsvrc2012)))
     folder = ilsvrc2012 / "unpacked"  # the way to a subset
     with tarfile.open(ilsvrc2012 / "ILSVRC2012_img_train.tar") as outer:
         outer.extractall(folder, filter="data")
-    assert read_all(find(str(folder))) == 12
+    assert read_all(find(str(folder))) == 24
 
 
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        (b"1 2 3 1 2 9", "the validation ground truth of the devkit has the id 9"),
-        (b"1 2 3 1 2 x", r"ground_truth\.txt in .* has b'x' in place of an id"),
-        (b"1 2 3 1 2 \xff", r"ground_truth\.txt in .* has b'\\xff' in place of an id"),
+        (b"1 2 3 4 5 6 1 2 3 4 5 9", "the validation ground truth of the devkit has the id 9"),
+        (b"1 2 3 4 5 6 1 2 3 4 5 x", r"ground_truth\.txt in .* has b'x' in place of an id"),
+        (b"1 2 3 4 5 6 1 2 3 4 5 \xff", r"ground_truth\.txt in .* has b'\\xff' in place of an id"),
         (b"1" * 5000, r"ground_truth\.txt in .* in place of an id"),
-        (b"1 2 3 1 2", r"val\.tar has 6 images, and the devkit has 5 labels"),
+        (b"1 2 3 4 5", r"val\.tar has 12 images, and the devkit has 5 labels"),
     ],
 )
 def test_damaged_ground_truth_is_refused(truth: bytes, message: str, ilsvrc2012: Path) -> None:
-    files = {
-        "devkit/data/meta.mat": meta("2012"),
-        "devkit/data/ILSVRC2012_validation_ground_truth.txt": truth,
-    }
-    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", files, "w:gz")
+    tar(ilsvrc2012 / "ILSVRC2012_devkit_t12.tar.gz", devkit(truth=truth), "w:gz")
     with pytest.raises(DataError, match=message):
         find(str(ilsvrc2012))
 
@@ -441,11 +350,11 @@ def test_damaged_ground_truth_is_refused(truth: bytes, message: str, ilsvrc2012:
     [
         b"",
         b"no file of MATLAB",
-        meta("2012")[:700],
-        meta("2012")[:128] + bytes(400),
-        meta("2012").replace(b"synsets", b"synsetz"),
-        meta("2012").replace(b"ILSVRC2012_ID", b"ILSVRC2012_IX"),
-        meta("2012")[:516] + meta("2012")[512:],  # a segmentation fault in SciPy 1.17
+        meta()[:700],
+        meta()[:128] + bytes(400),
+        meta().replace(b"synsets", b"synsetz"),
+        meta().replace(b"ILSVRC2012_ID", b"ILSVRC2012_IX"),
+        meta()[:524] + meta()[520:],  # a segmentation fault in SciPy 1.17
     ],
 )
 def test_damaged_meta_mat_is_refused(damaged: bytes, ilsvrc2012: Path) -> None:
@@ -457,10 +366,10 @@ def test_damaged_meta_mat_is_refused(damaged: bytes, ilsvrc2012: Path) -> None:
 
 
 def test_two_validation_images_of_one_number_are_refused(ilsvrc2012: Path) -> None:
-    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3, 4, 5)]
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 12)]
     for name in ("copy/ILSVRC2012_val_00000005.JPEG", "x.JPEG"):
-        tar(ilsvrc2012 / "ILSVRC2012_img_val.tar", {n: grey_jpeg(0) for n in [*names, name]})
-        with pytest.raises(DataError, match="6 images, and none of them has the number 6"):
+        tar(ilsvrc2012 / "ILSVRC2012_img_val.tar", {n: image(0, 0) for n in [*names, name]})
+        with pytest.raises(DataError, match="12 images, and none of them has the number 12"):
             find(str(ilsvrc2012))
 
 
@@ -482,13 +391,13 @@ def test_two_validation_images_of_one_number_are_refused(ilsvrc2012: Path) -> No
 def test_hostile_labels_of_shards_are_refused(
     sample: dict[str, bytes], message: str, tmp_path: Path
 ) -> None:
-    tar(tmp_path / "train-0.tar", {"a.jpg": grey_jpeg(0), "a.cls": b"0"} | sample)
+    tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"} | sample)
     with pytest.raises(DataError, match=message):
         find(str(tmp_path))
 
 
 def test_classes_txt_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    tar(tmp_path / "train-0.tar", {"a.jpg": grey_jpeg(0), "a.cls": b"0"})
+    tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"})
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(DataError, match=r"classes\.txt is not UTF-8 text \(byte 3\)"):
         find(str(tmp_path))
