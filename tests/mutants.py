@@ -34,9 +34,10 @@ COPIED += "pyproject.toml", "Makefile"
 
 @dataclass(frozen=True)
 class Row:
-    """A sentence of the ledger with the names of the tests that cover it."""
+    """A sentence of the ledger with the code that implements it and the tests that cover it."""
 
     sentence: str
+    code: tuple[str, ...]
     tests: tuple[str, ...]
 
 
@@ -66,8 +67,9 @@ def rows() -> list[Row]:
     rows_of_ledger = []
     for line in LEDGER.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| ") and len(cells) == 3 and "`" in cells[2]:
-            rows_of_ledger.append(Row(cells[0], tuple(re.findall(r"`([^`]+)`", cells[2]))))
+        if line.startswith("| ") and cells[1:] != ["code", "test"]:
+            code, tests = (tuple(re.findall(r"`([^`]+)`", cell)) for cell in cells[1:])
+            rows_of_ledger.append(Row(cells[0], code, tests))
     return rows_of_ledger
 
 

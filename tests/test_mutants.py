@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests import mutants
-from tests.mutants import Mutant, Row
+from tests.mutants import Mutant
 
 
 def test_every_row_of_the_ledger_has_a_mutant_and_every_mutant_a_row() -> None:
@@ -19,6 +22,28 @@ def test_every_row_of_the_ledger_has_a_mutant_and_every_mutant_a_row() -> None:
 def test_every_row_names_tests_that_exist() -> None:
     for row in mutants.rows():
         assert mutants.node_ids(row.tests)
+
+
+def defined_names(paths: Iterable[Path]) -> set[str]:
+    """The functions, classes, fields and constants that the files define."""
+    names = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return names
+
+
+def test_every_row_names_code_that_exists() -> None:
+    modules = list((mutants.ROOT / "alexnet").rglob("*.py"))
+    names = defined_names(modules) | {path.stem for path in modules}
+    for row in mutants.rows():
+        assert row.code, row
+        for word in row.code:
+            assert re.split(r"[(=\[]", word.split(".")[-1])[0] in names, (word, row)
 
 
 def test_every_mutant_changes_one_place_of_the_code() -> None:
@@ -38,4 +63,4 @@ def test_mutant_that_does_not_match_exactly_once_is_refused(tmp_path: Path) -> N
 
 def test_row_with_an_unknown_test_is_refused() -> None:
     with pytest.raises(ValueError, match="no test is named test_nothing_of_this_kind"):
-        mutants.node_ids(Row("a sentence", ("test_nothing_of_this_kind[paper]",)).tests)
+        mutants.node_ids(["test_nothing_of_this_kind[paper]"])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import alexnet
@@ -135,36 +133,3 @@ def test_version_matches_the_changelog() -> None:
     root = PACKAGE.parent
     assert f'version = "{alexnet.__version__}"' in (root / "pyproject.toml").read_text()
     assert f"## [{alexnet.__version__}] - 20" in (root / "CHANGELOG.md").read_text()
-
-
-def defined_names(paths: Iterable[Path]) -> set[str]:
-    """The functions, classes, fields and constants that the files define."""
-    names = set()
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                names.add(node.name)
-            elif isinstance(node, ast.Assign | ast.AnnAssign):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-    return names
-
-
-def test_every_ledger_row_names_symbols_and_tests_that_exist() -> None:
-    """The symbols of each row of docs/paper.md are in the package, and its tests in tests/."""
-    root = PACKAGE.parent
-    code = defined_names(PACKAGE.rglob("*.py")) | {path.stem for path in PACKAGE.rglob("*.py")}
-    tests = defined_names((root / "tests").glob("*.py"))
-    rows = [
-        line.split("|")
-        for line in (root / "docs" / "paper.md").read_text().splitlines()
-        if line.startswith("| ")
-    ]
-    checked = 0
-    for row in rows:
-        for cell, names in ((row[2], code), (row[3], tests)) if len(row) > 4 else ():
-            for word in cell.split("`")[1::2]:
-                name = re.split(r"[(=\[]", word.split(".")[-1])[0]
-                assert name in names, f"{word} of {row[1].strip()!r}"
-                checked += 1
-    assert checked > 50
