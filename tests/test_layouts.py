@@ -66,6 +66,7 @@ def test_every_form_of_imagenet_has_the_same_classes_words_and_labels(
     source = find(write_layout(layout, tmp_path / "set", monkeypatch))
     assert source.classes == tuple(WNIDS)
     assert source.words == tuple(WORDS.values())
+    # The authors used the images as they are, so all forms must give the same pixels.
     assert not source.upright
     assert [split.name for split in source.splits] == ["train", "val"]
     assert [check_labels(split) for split in source.splits] == [24, 12]
@@ -205,16 +206,6 @@ def test_train_val_and_test_folders_are_three_splits(tmp_path: Path) -> None:
     shutil.move(tmp_path / "train", tmp_path / "val")
     with pytest.raises(ValueError, match="has no train/ beside val/"):
         find(str(tmp_path))
-
-
-@pytest.mark.slow
-def test_exif_orientation_is_not_applied_to_imagenet(tmp_path: Path) -> None:
-    """The authors used the images as they are, so all forms must give the same pixels."""
-    for layout, make in LAYOUTS.items():
-        assert not find(str(make(tmp_path / layout.replace("/", " ")))).upright, layout
-    for label, name in enumerate(("cat", "dog")):
-        write(tmp_path / "pets" / name / "0.jpg", image(label, 0))
-    assert find(str(tmp_path / "pets")).upright
 
 
 def test_a_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -436,6 +427,10 @@ def pet_folders(folder: Path, name: str = "cat") -> Path:
         for number in range(3):
             write(folder / pet / f"{number}.jpg", image(label, number))
     return folder
+
+
+def test_images_in_folders_of_ones_own_are_turned_upright(tmp_path: Path) -> None:
+    assert find(str(pet_folders(tmp_path))).upright
 
 
 def test_files_that_are_not_images_but_pipes_or_links_are_skipped(tmp_path: Path) -> None:
