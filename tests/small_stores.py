@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet.config import StoreSettings
+from alexnet.data.image import Rgb
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, Source
 
@@ -29,14 +30,25 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
-def class_folder(folder: Path, classes: int = 2, each: int = 5) -> Path:
-    """Write a folder of grey images for each class, of another level each."""
-    for label in range(classes):
-        (folder / f"class{label}").mkdir(parents=True)
-        for number in range(each):
-            level = np.full((30, 40, 3), 40 * label + number, np.uint8)
-            Image.fromarray(level).save(folder / f"class{label}" / f"{number}.png")
+def grey(label: int, number: int) -> Rgb:
+    """An image of 40 x 30 pixels of one level."""
+    return np.full((30, 40, 3), 40 * label + number, np.uint8)
+
+
+def folder_of(
+    folder: Path, images: Mapping[str, int], image: Callable[[int, int], Rgb] = grey
+) -> Path:
+    """Write a class folder for each name, with so many images, named by their numbers."""
+    for label, (name, count) in enumerate(images.items()):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(image(label, number)).save(folder / name / f"{number}.png")
     return folder
+
+
+def class_folder(folder: Path, classes: int = 2, each: int = 5) -> Path:
+    """Write the folders class0, class1, ..., with as many grey images each."""
+    return folder_of(folder, {f"class{label}": each for label in range(classes)})
 
 
 class Stop(Exception):

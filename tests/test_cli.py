@@ -32,17 +32,9 @@ from alexnet.config import Config, scaled, to_dict
 from alexnet.data import shapes
 from tests.commands import printed, refused
 from tests.conftest import RECIPES, tiny
+from tests.small_stores import folder_of
 
 ROOT = Path(__file__).parents[1]
-
-
-def class_folders(folder: Path, images_per_class: int = 4) -> Path:
-    for label in range(3):
-        (folder / shapes.CLASSES[label]).mkdir(parents=True)
-        for number in range(images_per_class):
-            path = folder / shapes.CLASSES[label] / f"{number}.png"
-            Image.fromarray(shapes.image(label, number)).resize((64, 48)).save(path)
-    return folder
 
 
 def test_from_a_folder_of_images_to_predictions(
@@ -50,10 +42,11 @@ def test_from_a_folder_of_images_to_predictions(
 ) -> None:
     """prepare, train, evaluate, predict, features, figure and export, as in the README."""
     store, run = tmp_path / "store", tmp_path / "run"
+    names = dict.fromkeys(shapes.CLASSES[:3], 4)
     output = printed(
         capsys,
         "prepare",
-        class_folders(tmp_path / "pictures"),
+        folder_of(tmp_path / "pictures", names, lambda *of: shapes.image(*of)[:192:4, ::4]),
         store,
         "--size-px",
         128,
@@ -661,10 +654,7 @@ def test_help_is_fast() -> None:
 def test_hostile_name_of_an_image_does_not_reach_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("one", "two"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(shapes.image(0, i)).save(tmp_path / "images" / name / f"{i}.png")
+    folder_of(tmp_path / "images", {"one": 4, "two": 4})
     (tmp_path / "images" / "one" / "a\x1b[2J.png").touch()
     (tmp_path / "images" / "b\x1b[2J.png").touch()
     settings = "--most-skipped", "0.5", "--size-px", "16"
@@ -706,10 +696,7 @@ def test_prepare_advises_a_recipe_that_fits_the_store(
 def test_prepare_of_few_images_names_the_quick_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("one", "two"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(shapes.image(0, i)).save(tmp_path / "images" / name / f"{i}.png")
+    folder_of(tmp_path / "images", {"one": 4, "two": 4})
     output = printed(capsys, "prepare", tmp_path / "images", tmp_path / "store")
     quick, slow = output.splitlines()[-2:]
     assert quick == f"train a small network in minutes: alexnet train {tmp_path / 'images'}"

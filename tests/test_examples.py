@@ -27,6 +27,7 @@ from alexnet import checkpoint
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from tests.small_stores import folder_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -46,12 +47,7 @@ def run_example(name: str, *arguments: object) -> str:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of eight images, one folder for each class."""
     folder = tmp_path_factory.mktemp("images")
-    for label in range(3):
-        (folder / shapes.CLASSES[label]).mkdir()
-        for seed in range(8):
-            image = Image.fromarray(shapes.image(label, seed))
-            image.save(folder / shapes.CLASSES[label] / f"{seed}.png")
-    return folder
+    return folder_of(folder, dict.fromkeys(shapes.CLASSES[:3], 8), shapes.image)
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.cli import main
-from alexnet.config import StoreSettings
 from alexnet.data import image
 from alexnet.data.classes import read_class_names
 from alexnet.data.image import FORMATS, decode, encode, suffixes
@@ -32,19 +31,9 @@ from alexnet.data.sources.source import (
 )
 from alexnet.errors import DataError, RunError
 from alexnet.inference import image_files
+from tests.small_stores import SMALL, folder_of
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-SMALL = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
-
-
-def folder_of(folder: Path, images: dict[str, int]) -> Path:
-    """Write a class folder for each name, with so many images."""
-    for label, (name, count) in enumerate(images.items()):
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            level = np.full((30, 40, 3), 40 * label + number, np.uint8)
-            Image.fromarray(level).save(folder / name / f"{number:02d}.png")
-    return folder
 
 
 def labels_of(split: SourceSplit) -> Counter[int]:
@@ -166,9 +155,9 @@ def test_predict_leaves_out_what_prepare_leaves_out(
 ) -> None:
     folder = folder_of(tmp_path, {"cat": 1})
     (folder / "cat" / "a.heic").write_bytes(HEIC)
-    assert [path.name for path in image_files([folder])] == ["00.png"]
+    assert [path.name for path in image_files([folder])] == ["0.png"]
     assert "1 file of" in capsys.readouterr().err
-    (folder / "cat" / "00.png").unlink()
+    (folder / "cat" / "0.png").unlink()
     with pytest.raises(RunError, match=r"no images in .*; 1 file .* suffix \.heic is left out"):
         image_files([folder])
 
@@ -321,10 +310,9 @@ def test_preparation_of_another_choice_of_validation_images_is_refused(tmp_path:
     folder = folder_of(tmp_path / "pets", {"cat": 20, "dog": 20})
     for number in range(3):
         (folder / "dog" / f"x{number}.jpg").write_bytes(b"no image")
-    settings = StoreSettings(size_px=24, encoding="jpeg", shard_images=8)
     begun = find(str(folder))
     with pytest.raises(DataError, match="cannot be read"):
-        prepare(begun, tmp_path / "store", settings)
+        prepare(begun, tmp_path / "store", SMALL)
     other = find(str(folder))
     files = [item for split in other.splits for item in split.items(0)]
     changed = listed_with_val(
@@ -332,4 +320,4 @@ def test_preparation_of_another_choice_of_validation_images_is_refused(tmp_path:
     )
     again = Source(begun.description, begun.classes, changed, upright=True)
     with pytest.raises(DataError, match="names or labels of the images of the split 'train'"):
-        prepare(again, tmp_path / "store", settings)
+        prepare(again, tmp_path / "store", SMALL)

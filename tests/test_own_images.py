@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from alexnet.cli.settings import MINUTES
 from alexnet.config import Config, Sgd, scaled
 from alexnet.data import resident, shapes, sources
 from alexnet.data.augment import Augmentation, sample_augmentation
+from alexnet.data.image import Rgb
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
@@ -38,18 +40,18 @@ from alexnet.train.metrics import read_metrics
 from tests import conftest
 from tests.commands import refused
 from tests.conftest import tiny_architecture
+from tests.small_stores import folder_of
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Two classes of ten images each, 50 pixels and more a side."""
-    for label in range(2):
-        folder = tmp_path / "images" / shapes.CLASSES[label]
-        folder.mkdir(parents=True)
-        for i in range(10):
-            image = Image.fromarray(shapes.image(label, 10 * label + i))
-            image.resize((60 + i, 50 + i)).save(folder / f"{i}.png")
-    return tmp_path / "images"
+
+    def image(label: int, number: int) -> Rgb:
+        whole = Image.fromarray(shapes.image(label, 10 * label + number))
+        return np.asarray(whole.resize((60 + number, 50 + number)))
+
+    return folder_of(tmp_path / "images", dict.fromkeys(shapes.CLASSES[:2], 10), image)
 
 
 @pytest.fixture(autouse=True)
