@@ -29,7 +29,7 @@ from alexnet.model import Network
 from alexnet.train.loop import fit
 from alexnet.train.sgd import PlateauState, param_hyper, update_average
 from tests.conftest import tiny
-from tests.test_modern import interrupted, same_bits
+from tests.runs import interrupted, same_bits
 
 
 def architecture(**changes: object) -> Architecture:
@@ -110,12 +110,12 @@ def test_units_of_a_single_image_are_normalised_by_the_running_statistics() -> N
 
 
 def test_run_with_batch_norm_is_resumed_bit_for_bit_with_its_statistics(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path
 ) -> None:
     averaged = config(store)
     averaged = replace(averaged, sgd=replace(averaged.sgd, ema_decay=0.75))
     metrics = fit(averaged, tmp_path / "whole")
-    interrupted(averaged, tmp_path / "parts", monkeypatch, 6)
+    interrupted(averaged, tmp_path / "parts", 6)
     assert same_bits(tmp_path / "whole", tmp_path / "parts")
     saved = checkpoint.read(tmp_path / "whole")
     assert saved.weights["conv1_bn.running_mean"].abs().min() > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,22 +16,9 @@ from alexnet.data import verification
 from alexnet.data.storage import StoreLost
 from alexnet.errors import DataError
 from alexnet.files import file_sha256
-from alexnet.train import loop
 from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
-
-
-def change_store_after(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
-    """Call `change` in the first step of a training."""
-    real, calls = loop.sgd_step, list[int]()
-
-    def step(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == 1:
-            change()
-
-    monkeypatch.setattr(loop, "sgd_step", step)
+from tests.runs import after_step
 
 
 def test_shard_cut_or_overwritten_while_training_ends_with_its_name_after_saving(
@@ -48,7 +34,7 @@ def test_shard_cut_or_overwritten_while_training_ends_with_its_name_after_saving
                 shard.write_bytes(content[: shard.stat().st_size])
 
         with monkeypatch.context() as patch:
-            change_store_after(patch, change)
+            after_step(patch, 1, change)
             with pytest.raises((StoreLost, DataError), match=r"train/data-0000\d\.arrow"):
                 fit(tiny(copy, workers=0), run)
         assert checkpoint.read(run).about["position"]["step"] == 1

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,10 +27,10 @@ from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
 from alexnet.files import locked
 from alexnet.provenance import code_version
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import TrainState, read_metrics
 from tests.conftest import tiny
-from tests.test_training import stop_after
+from tests.runs import stopped_after
 
 
 def test_checkpoint_describes_its_origin(run: Path, store: Path) -> None:
@@ -240,8 +239,7 @@ def test_damaged_lines_of_the_metrics_are_named_and_a_cut_last_line_is_dropped(
 
 def test_second_process_of_a_run_is_refused_and_named(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(Interrupted), pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 1, signal.SIGTERM)
+    with stopped_after(1):
         fit(tiny(store), run)
     assert not (run / ".lock").exists()
     before = {path.name for path in run.iterdir()}

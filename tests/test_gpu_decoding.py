@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from alexnet import fit
 from alexnet.config import StoreSettings
@@ -29,6 +28,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.errors import ConfigError, DataError, RunError
 from tests.conftest import tiny
+from tests.runs import same_bits
 
 # A bare machine, on which only the network is measured, has none.
 simplejpeg = pytest.importorskip("simplejpeg")
@@ -208,8 +208,7 @@ def test_training_on_such_batches_is_the_same(
     monkeypatch.setattr(training_feed, "decodes_on_gpu", lambda config: config.gpu_decoding)
     for on in (False, True):
         fit(tiny(jpegs, gpu_decoding=on), tmp_path / str(on))
-    want, got = (load_file(tmp_path / str(on) / "last.safetensors") for on in (False, True))
-    assert all(torch.equal(want[name], got[name]) for name in want)
+    assert same_bits(tmp_path / "False", tmp_path / "True")
 
 
 def torchcodec(monkeypatch: pytest.MonkeyPatch, decode_jpeg: Any) -> None:

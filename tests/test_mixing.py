@@ -21,7 +21,7 @@ from alexnet.errors import ConfigError, MeshError
 from alexnet.train.graph_step import takes
 from alexnet.train.loop import fit
 from tests.conftest import tiny, tiny_architecture
-from tests.test_modern import interrupted, same_bits
+from tests.runs import interrupted, same_bits
 
 PX = 12
 
@@ -101,9 +101,7 @@ def test_loss_is_that_of_the_soft_targets(smoothing: float) -> None:
         assert wrong == (net(images).argmax(1) != labels).sum()
 
 
-def test_mixed_run_is_resumed_bit_for_bit(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_run_is_resumed_bit_for_bit(store: Path, tmp_path: Path) -> None:
     """With everything else that is later than the paper."""
     config = tiny(
         store,
@@ -113,7 +111,7 @@ def test_mixed_run_is_resumed_bit_for_bit(
         label_smoothing=0.1,
     )
     fit(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", monkeypatch, 6)
+    interrupted(config, tmp_path / "parts", 6)
     assert same_bits(tmp_path / "whole", tmp_path / "parts")
     fit(replace(config, augment=replace(config.augment, cutmix=0.0)), tmp_path / "other")
     assert not same_bits(tmp_path / "whole", tmp_path / "other")

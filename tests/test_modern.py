@@ -26,31 +26,13 @@ from alexnet.experiments.records import until
 from alexnet.saved_config import from_dict, to_dict
 from alexnet.train import loop
 from alexnet.train.changes import changes_in_words
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import read_metrics
 from alexnet.train.sgd import PlateauState, lr_factor, middle_of_step, param_hyper, update_average
 from tests.conftest import tiny, tiny_architecture
-from tests.test_resume import stop_at
+from tests.runs import interrupted, same_bits
 
 START = PlateauState()
-
-
-def interrupted(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Train a run whose process was stopped after a step, and resume it to its end."""
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, step)
-        fit(config, run)
-    resume(run)
-
-
-def same_bits(run: Path, other: Path) -> bool:
-    """Whether the checkpoints of two runs have the same tensors."""
-    one, two = checkpoint.read(run), checkpoint.read(other)
-    parts = [(c.weights, c.velocity, c.training) for c in (one, two)]
-    return all(
-        a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-        for a, b in zip(*parts, strict=True)
-    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +104,7 @@ def test_run_with_a_smooth_schedule_learns_at_a_new_rate_in_each_step(
     ]
     assert seen == want
     assert [line["lr"] for line in read_metrics(tmp_path / "whole", "epoch")] == want[3::4]
-    interrupted(config, tmp_path / "parts", monkeypatch, 6)
+    interrupted(config, tmp_path / "parts", 6)
     assert same_bits(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -226,11 +208,9 @@ def test_average_is_validated_saved_and_used(
     assert checkpoint.read(tmp_path / "net.safetensors").about["sha256"] == saved.about["sha256"]
 
 
-def test_averaged_run_is_resumed_bit_for_bit(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_averaged_run_is_resumed_bit_for_bit(store: Path, tmp_path: Path) -> None:
     fit(averaged(store), tmp_path / "whole")
-    interrupted(averaged(store), tmp_path / "parts", monkeypatch, 6)
+    interrupted(averaged(store), tmp_path / "parts", 6)
     assert same_bits(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -16,7 +16,6 @@ import fsspec
 import numpy as np
 import pytest
 
-from alexnet import checkpoint
 from alexnet.checkpoint import write_config
 from alexnet.data import remote
 from alexnet.data.cache import Cache, Stamp, record_check, stamp_of
@@ -29,6 +28,7 @@ from alexnet.files import file_sha256
 from alexnet.train.loop import fit
 from tests import servers
 from tests.conftest import tiny
+from tests.runs import same_bits
 from tests.s3 import BUCKET, Server, until
 from tests.small_stores import without_index
 
@@ -102,8 +102,7 @@ def test_training_from_a_url_is_training_from_the_folder(
 ) -> None:
     for name, data in (("here", str(store)), ("there", url)):
         fit(tiny(store, data=data), tmp_path / name)
-    here, there = (checkpoint.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
-    assert here == there
+    assert same_bits(tmp_path / "here", tmp_path / "there")
 
 
 def test_files_read_repeatedly_are_copied_and_then_read_locally(
@@ -522,8 +521,7 @@ def test_runs_are_trained_and_tested_from_s3(store: Path, server: Server, tmp_pa
         write_config(tmp_path / name, replace(config, data=data))
         result = alexnet(server, "train", "--resume", tmp_path / name)
         assert result.returncode == 0, result.stderr
-    here, there = (checkpoint.read(tmp_path / name).about["sha256"] for name in ("here", "there"))
-    assert here == there
+    assert same_bits(tmp_path / "here", tmp_path / "there")
     tests = [
         alexnet(server, "evaluate", tmp_path / "here", "--data", data)
         for data in (str(store), BUCKET)

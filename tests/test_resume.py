@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import re
 import shlex
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +20,10 @@ from alexnet.config import Config, Plateau, Sgd, StepSchedule, scaled
 from alexnet.errors import ConfigError
 from alexnet.progress import Progress, duration
 from alexnet.train import loop
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import NotFinite, read_metrics
 from tests.conftest import tiny
+from tests.runs import same_bits, stopped_after
 
 
 def rates(run: Path) -> list[float]:
@@ -105,11 +104,10 @@ def test_lengthened_run_goes_on_with_the_schedule_of_a_new_run_of_that_length(
 
 
 def test_new_learning_rate_holds_from_the_checkpoint_and_is_saved(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 4)
+    with stopped_after(4):
         fit(tiny(store), run)
     main(["train", "--resume", str(run), "--sgd.lr", "0.0005"])
     assert rates(run) == pytest.approx([5e-4, 5e-4, 5e-5])
@@ -119,32 +117,14 @@ def test_new_learning_rate_holds_from_the_checkpoint_and_is_saved(
     assert all(line["images_per_s"] > 0 for line in read_metrics(run, "epoch"))
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Stop the training after a number of steps, as Ctrl-C does."""
-    real, steps = loop.sgd_step, list[int]()
-
-    def counted(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
-        steps.append(1)
-        if len(steps) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "sgd_step", counted)
-
-
-def test_same_settings_change_nothing(
-    store: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 5)
+def test_same_settings_change_nothing(store: Path, run: Path, tmp_path: Path) -> None:
+    with stopped_after(5):
         fit(tiny(store), tmp_path / "run")
     config = (tmp_path / "run" / "config.json").read_bytes()
     resume(tmp_path / "run", epochs=3, lr=0.001)
     assert (tmp_path / "run" / "config.json").read_bytes() == config
     assert read_metrics(tmp_path / "run", "change") == []
-    a, b = checkpoint.read(tmp_path / "run"), checkpoint.read(run)
-    assert a.about["sha256"] == b.about["sha256"]
-    assert all(torch.equal(a.velocity[name], b.velocity[name]) for name in b.velocity)
+    assert same_bits(tmp_path / "run", run)
 
 
 @pytest.mark.parametrize(
@@ -183,15 +163,14 @@ def test_run_that_ended_before_its_last_epoch_goes_on_when_asked(
 
 
 def test_checkpoint_within_an_epoch_has_no_error_of_the_last_one(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path
 ) -> None:
     """Its weights were not those that were validated."""
     run = tmp_path / "run"
     fit(tiny(store, schedule=StepSchedule(1)), run)
     assert checkpoint.read(run).about["evaluation"]["val_error"] >= 0
     write_config(run, replace(read_config(run), schedule=StepSchedule(2)))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 1)
+    with stopped_after(1):
         resume(run)
     about = checkpoint.read(run).about
     assert about["position"]["batch"] > 0 and about["evaluation"] is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -33,17 +32,12 @@ from alexnet.device import allow_tf32, resolve
 from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
-from alexnet.train import loop, sgd
+from alexnet.train import loop
 from alexnet.train import metrics as train_metrics
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metrics
 from tests.conftest import tiny, tiny_architecture
-
-
-def same_weights(first: Path, second: Path) -> bool:
-    a, b = checkpoint.read(first), checkpoint.read(second)
-    pairs = [(a.weights, b.weights), (a.velocity, b.velocity)]
-    return all(x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x) for x, y in pairs)
+from tests.runs import interrupted, same_bits, stopped_after
 
 
 def numbers(run: Path) -> list[dict[str, float]]:
@@ -57,55 +51,28 @@ def test_the_number_of_workers_changes_nothing(
     store: Path, run: Path, workers: int, tmp_path: Path
 ) -> None:
     fit(tiny(store, workers=workers), tmp_path / "run")
-    assert same_weights(tmp_path / "run", run)
+    assert same_bits(tmp_path / "run", run)
     assert numbers(tmp_path / "run") == numbers(run)
 
 
 def test_another_seed_gives_another_run(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "run")
-    assert not same_weights(tmp_path / "run", run)
-
-
-def stop_after(
-    monkeypatch: pytest.MonkeyPatch, steps: int, signal_number: int, layers: int = 7
-) -> None:
-    """Send this process a signal during its `steps`-th step.
-
-    Steps are counted by updates: every layer has two parameters.
-    """
-    real, count = sgd.update, {"calls": 0}
-    parameters = 2 * layers
-
-    def counted(*arguments: object) -> None:
-        count["calls"] += 1
-        if count["calls"] == steps * parameters:
-            os.kill(os.getpid(), signal_number)
-        real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(sgd, "update", counted)
+    assert not same_bits(tmp_path / "run", run)
 
 
 @pytest.mark.parametrize(
     ("steps", "signal_number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (6, signal.SIGTERM)]
 )
 def test_stopped_run_resumes_bit_for_bit(
-    store: Path,
-    run: Path,
-    steps: int,
-    signal_number: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    store: Path, run: Path, steps: int, signal_number: int, tmp_path: Path
 ) -> None:
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(Interrupted, match=f"saved at step {steps}") as stopped,
-    ):
-        stop_after(patch, steps, signal_number)
+    with stopped_after(steps, signal_number) as stopped:
         fit(tiny(store), tmp_path / "run")
+    assert stopped.match(f"saved at step {steps}")
     assert stopped.value.number == signal_number
     assert checkpoint.read(tmp_path / "run").about["position"]["step"] == steps
     resume(tmp_path / "run")
-    assert same_weights(tmp_path / "run", run)
+    assert same_bits(tmp_path / "run", run)
     assert numbers(tmp_path / "run") == numbers(run)
 
 
@@ -119,7 +86,7 @@ def test_training_in_a_thread_gives_the_same_run(store: Path, run: Path, tmp_pat
     thread = threading.Thread(target=fit, args=(tiny(store), tmp_path / "run"))
     thread.start()
     thread.join()
-    assert same_weights(tmp_path / "run", run)
+    assert same_bits(tmp_path / "run", run)
 
 
 def test_resuming_a_finished_run_changes_nothing(store: Path, tmp_path: Path) -> None:
@@ -151,7 +118,7 @@ def test_saved_config_reproduces_the_run(run: Path, tmp_path: Path) -> None:
     assert config.architecture.classes == 10
     assert config.precision == "float32"
     fit(config, tmp_path / "again")
-    assert same_weights(tmp_path / "again", run)
+    assert same_bits(tmp_path / "again", run)
     assert from_dict(type(config), to_dict(config)) == config
 
 
@@ -345,16 +312,11 @@ def test_metrics_contain_waiting_time_memory_and_speed(run: Path) -> None:
         assert m["images_per_s"] > 0
 
 
-def test_plateau_run_resumes_bit_for_bit(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plateau_run_resumes_bit_for_bit(store: Path, tmp_path: Path) -> None:
     config = tiny(store, schedule=Plateau(epochs=9, patience=1, min_delta=0.5, drops=2))
     fit(config, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_after(patch, 10, signal.SIGTERM)
-        fit(config, tmp_path / "run")
-    resume(tmp_path / "run")
-    assert same_weights(tmp_path / "whole", tmp_path / "run")
+    interrupted(config, tmp_path / "run", 10)
+    assert same_bits(tmp_path / "whole", tmp_path / "run")
     assert len({m["lr"] for m in read_metrics(tmp_path / "run", "epoch")}) == 3
 
 
@@ -435,15 +397,13 @@ def test_run_killed_at_any_moment_resumes_bit_for_bit(
             kills += 1
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     assert kills > 0
-    assert same_weights(killed, run)
+    assert same_bits(killed, run)
     assert numbers(killed) == numbers(run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["original", "paper"])
-def test_the_full_size_net_resumes_bit_for_bit(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_full_size_net_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     """Three steps of the full-size network, stopped after the second."""
     prepare(shapes.source(24, 10), tmp_path / "store", StoreSettings())
     config = getattr(recipes, name)()
@@ -455,11 +415,8 @@ def test_the_full_size_net_resumes_bit_for_bit(
         device="cpu",
     )
     fit(config, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_after(patch, 2, signal.SIGTERM, layers=8)
-        fit(config, tmp_path / "run")
-    resume(tmp_path / "run")
-    assert same_weights(tmp_path / "whole", tmp_path / "run")
+    interrupted(config, tmp_path / "run", 2)
+    assert same_bits(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.slow

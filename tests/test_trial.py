@@ -30,10 +30,10 @@ from alexnet.ops import (
 )
 from alexnet.ops.trial import WAYS, Product, Way
 from alexnet.train import loop
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.loop import fit, resume
 from tests.conftest import tiny, tiny_architecture
 from tests.ranks import on_ranks
-from tests.test_resume import stop_at
+from tests.runs import stopped_after
 
 HAS_ONEDNN = onednn.suits((256, 256), 1)
 Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -462,8 +462,7 @@ def test_resumed_run_computes_with_the_saved_choices(
 
     monkeypatch.setattr(trial, "_try", fake)
     fit(bfloat16(store), tmp_path / "unbroken")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 2)
+    with stopped_after(2):
         fit(bfloat16(store), tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run").about["products"]
     # Seven layers, in training and at test.
@@ -503,10 +502,9 @@ def test_run_decides_before_its_first_step(
 
 @pytest.mark.parametrize("products", [None, 3, [], {"a": []}, {"a": "float16"}])
 def test_checkpoint_without_choices_that_mean_something_here_is_resumed(
-    products: object, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    products: object, store: Path, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 1)
+    with stopped_after(1):
         fit(bfloat16(store), tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run")
     about = {key: value for key, value in saved.about.items() if key != "products"}
@@ -547,8 +545,7 @@ def test_resumed_float32_run_computes_with_the_saved_choices(
     monkeypatch.setattr(onednn, "linear", lambda *a: calls.append(1) or real(*a))
     fit(large(store), tmp_path / "unbroken")
     assert calls
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(patch, 2)
+    with stopped_after(2):
         fit(large(store), tmp_path / "run")
     faster[0] = trial.DIRECT
     trial._file().unlink()

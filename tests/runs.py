@@ -1,0 +1,58 @@
+"""Runs that are stopped at a step, and runs that are compared."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from alexnet import checkpoint
+from alexnet.config import Config
+from alexnet.train import loop
+from alexnet.train.loop import Interrupted, fit, resume
+
+
+def after_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> None:
+    """Do something after a step of the training, which is counted from 1."""
+    real, steps = loop.sgd_step, list[int]()
+
+    def counted(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        steps.append(1)
+        if len(steps) == number:
+            action()
+
+    patch.setattr(loop, "sgd_step", counted)
+
+
+@contextmanager
+def stopped_after(
+    step: int, signal_number: int = signal.SIGTERM
+) -> Iterator[pytest.ExceptionInfo[Interrupted]]:
+    """The training in this block is stopped by a signal after so many steps."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as stopped:
+        after_step(patch, step, lambda: os.kill(os.getpid(), signal_number))
+        yield stopped
+
+
+def interrupted(config: Config, run: Path, step: int) -> None:
+    """Train a run that is stopped after so many steps, and resume it to its end."""
+    with stopped_after(step):
+        fit(config, run)
+    resume(run)
+
+
+def same_bits(run: Path, other: Path) -> bool:
+    """Whether the checkpoints of two runs have the same tensors."""
+    one, two = (
+        (saved.weights, saved.velocity, saved.training, {"mean": saved.mean})
+        for saved in (checkpoint.read(run), checkpoint.read(other))
+    )
+    return all(
+        a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+        for a, b in zip(one, two, strict=True)
+    )
