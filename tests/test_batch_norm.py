@@ -155,44 +155,28 @@ def test_a_run_starts_from_layers_with_their_batch_norm(store: Path, tmp_path: P
     assert "conv2_bn.bias" not in same
 
 
-def folded_names(path: Path) -> list[str]:
-    import onnx
-
-    return [node.op_type for node in onnx.load(path).graph.node]
+def before_the_last_dropout() -> Architecture:
+    """Directly behind a layer, and before the dropout, whose factor comes after it."""
+    *layers, hidden, last = architecture().layers
+    return architecture(layers=(*layers, replace(hidden, then=("batch_norm", "dropout")), last))
 
 
 @pytest.mark.parametrize("dropout", [Dropout(form="2012"), Dropout(form="inverted")])
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [architecture(), architecture(links=False), before_the_last_dropout()],
+    ids=["links", "no links", "before a dropout"],
+)
 def test_exported_network_has_it_folded_where_that_is_exact(
-    store: Path, tmp_path: Path, dropout: Dropout, links: bool
+    run: Path, tmp_path: Path, settings: Architecture, dropout: Dropout
 ) -> None:
     """`write_onnx` compares the probabilities of both. Before the padded conv2 it stays."""
+    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    settings = replace(architecture(), dropout=dropout, links=links)
-    fit(replace(config(store), architecture=settings), tmp_path / "run")
-    member = load(tmp_path / "run", device="cpu")
-    for name, tensor in checkpoint.state_of(trained(member.net.architecture)).items():
-        dict(checkpoint.state_of(member.net))[name].copy_(tensor)
+    member = replace(load(run), net=trained(replace(settings, dropout=dropout)).eval())
     write_onnx(member, tmp_path / "net.onnx")
-    assert folded_names(tmp_path / "net.onnx").count("BatchNormalization") == 1
-
-
-@pytest.mark.parametrize("dropout", [Dropout(form="2012"), Dropout(form="inverted")])
-def test_it_is_folded_into_the_layer_before_a_dropout_too(
-    store: Path, tmp_path: Path, dropout: Dropout
-) -> None:
-    """Directly behind a layer, and before the dropout, whose factor comes after it."""
-    pytest.importorskip("onnxruntime")
-    *layers, hidden, last = architecture().layers
-    hidden = replace(hidden, then=("batch_norm", "dropout"))
-    settings = replace(architecture(), layers=(*layers, hidden, last), dropout=dropout)
-    fit(replace(config(store), architecture=settings), tmp_path / "run")
-    member = load(tmp_path / "run", device="cpu")
-    for name, tensor in checkpoint.state_of(trained(member.net.architecture)).items():
-        dict(checkpoint.state_of(member.net))[name].copy_(tensor)
-    write_onnx(member, tmp_path / "net.onnx")  # which compares the probabilities
-    # Before the padded conv2 alone it stays.
-    assert folded_names(tmp_path / "net.onnx").count("BatchNormalization") == 1
+    names = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert names.count("BatchNormalization") == 1
 
 
 def test_several_ranks_refuse_it() -> None:
