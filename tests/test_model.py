@@ -7,15 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from alexnet import recipes
 from alexnet.architecture import plan
-from alexnet.checkpoint import copy_into
 from alexnet.config import Architecture, Config, Conv, Dropout, FullyConnected, Local, Pool
 from alexnet.model import Network, passes
 from alexnet.ops import trial
-from alexnet.weights.layouts import from_torchvision
 from tests.conftest import tiny_architecture
 
 PAPER, ORIGINAL = recipes.paper().architecture, recipes.original().architecture
@@ -228,49 +225,6 @@ def test_bfloat16_stays_near_float32_however_it_is_multiplied(
     # Rounding also moves a few maxima and signs, each to another gradient, so the gradients are
     # compared as a whole and not one by one.
     assert float((got - wanted).norm() / wanted.norm()) < 0.1
-
-
-def torchvisions_own() -> nn.Module:
-    """The network as torchvision builds it, from its published description."""
-    conv, relu, pool = nn.Conv2d, nn.ReLU, nn.MaxPool2d
-    features = [
-        conv(3, 64, 11, 4, 2),
-        relu(),
-        pool(3, 2),
-        conv(64, 192, 5, padding=2),
-        relu(),
-        pool(3, 2),
-    ]
-    features += [conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu()]
-    features += [conv(256, 256, 3, padding=1), relu(), pool(3, 2)]
-    hidden = [
-        nn.Dropout(),
-        nn.Linear(9216, 4096),
-        relu(),
-        nn.Dropout(),
-        nn.Linear(4096, 4096),
-        relu(),
-    ]
-    net = nn.Module()
-    net.features, net.classifier = (
-        nn.Sequential(*features),
-        nn.Sequential(*hidden, nn.Linear(4096, 1000)),
-    )
-    return net.eval()
-
-
-def test_torchvisions_weights_give_torchvisions_outputs() -> None:
-    theirs = torchvisions_own()
-    ours = Network(recipes.torchvision().architecture).eval()
-    copy_into(ours, from_torchvision(theirs.state_dict()), "torchvision")
-    images = torch.randn(2, 3, 224, 224)
-    with torch.no_grad():
-        want = theirs.classifier(theirs.features(images).flatten(1))  # type: ignore[operator,union-attr]
-        torch.testing.assert_close(
-            ours(images), want, rtol=1e-4, atol=1e-5
-        )  # float32 sums in another order
-    with pytest.raises(ValueError, match="not a parameter of torchvision"):
-        from_torchvision({"features.1.weight": torch.zeros(1)})
 
 
 def changed(**changes: object) -> Architecture:

@@ -39,6 +39,7 @@ from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.layouts import (
     dense,
+    from_torchvision,
     grouped,
     split,
     to_caffe,
@@ -135,6 +136,11 @@ def test_torchvisions_net_gives_its_values_in_every_layer(
                 x = module(x)
                 want[f"{part}.{i}"] = x
     assert_same(load(tmp_path / "run", device="cpu"), want)
+
+
+def test_name_that_torchvision_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a parameter of torchvision"):
+        from_torchvision({"features.1.weight": torch.zeros(1)})
 
 
 def test_slims_net_gives_its_values_in_every_layer(tmp_path: Path) -> None:
