@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.processes import free_port, until
 
 BUCKET = "s3://pictures/shapes"
 KEYS = {
@@ -17,20 +17,11 @@ KEYS = {
 }
 
 
-def until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    ends_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)
-
-
 class Server:
     """An S3 server, and the environment variables by which programs find it."""
 
     def __init__(self, store: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._store = store
         self.environment = KEYS | {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
@@ -39,14 +30,22 @@ class Server:
         self.begin()
 
     def begin(self) -> None:
-        # Imported here: tests that need no S3 run on machines without it.
-        import boto3
-
         command = [sys.executable, "-m", "moto.server", "-p", str(self._port)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until(self._answers)
+        try:
+            until(self._answers, "the S3 server answered", self.process)
+            self._fill()
+        except BaseException:
+            self.end()
+            raise
+
+    def _fill(self) -> None:
+        """Put the store into a bucket."""
+        # Imported here: tests that need no S3 run on machines without it.
+        import boto3
+
         endpoint = self.environment["AWS_ENDPOINT_URL"]
         user, secret, region = KEYS.values()
         client = boto3.client(

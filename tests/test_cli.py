@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +31,7 @@ from alexnet.config import Config, scaled, to_dict
 from alexnet.data import shapes
 from tests.commands import printed, refused
 from tests.conftest import RECIPES, tiny
+from tests.processes import until
 from tests.small_stores import folder_of
 
 ROOT = Path(__file__).parents[1]
@@ -449,10 +449,7 @@ def test_stopped_training_prints_the_command_to_continue(
         cwd=ROOT,
         env=environment,
     )
-    ends_s = time.monotonic() + 120
-    while not (run / "last.safetensors").exists():
-        assert time.monotonic() < ends_s, "the run never began"
-        time.sleep(0.05)
+    until((run / "last.safetensors").exists, "the run wrote a checkpoint", process)
     process.send_signal(signal_number)
     _, output = process.communicate(timeout=60)
     assert process.returncode == code

@@ -15,7 +15,7 @@ import torch
 from alexnet import cores, waiting
 from alexnet.cores import available_cores, cpu_limit, decoding_threads, memory_limit
 from alexnet.waiting import yielding
-from tests.until import until
+from tests.processes import until
 
 CPU = torch.device("cpu")
 
@@ -119,7 +119,7 @@ def test_threads_yield_while_a_core_is_missing_and_spin_again_later(
     watcher = threading.Thread(target=waiting._watch, args=(statistics, others_use_the_cores, stop))
     watcher.start()
     try:
-        until(lambda: "spin" in groups, "the threads spin again")
+        until(lambda: "spin" in groups, "the threads spun again")
     finally:
         stop.set()
         watcher.join()
@@ -144,7 +144,7 @@ def test_threads_do_not_yield_to_those_that_decode_for_them(
     watcher = threading.Thread(target=waiting._watch, args=(statistics, nothing_else_runs, stop))
     watcher.start()
     try:
-        until(lambda: len(asked) >= 10, "ten periods")
+        until(lambda: len(asked) >= 10, "the end of ten periods")
     finally:
         stop.set()
         watcher.join()

@@ -51,7 +51,7 @@ from alexnet.provenance import code_version
 from tests import layouts
 from tests.commands import refused
 from tests.conftest import tiny_architecture
-from tests.until import until
+from tests.processes import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -640,7 +640,7 @@ def test_interrupted_claim_continues_with_the_same_results(
 
     for runs_begun in (1, 3):
         process = subprocess.Popen(command, cwd=ROOT)
-        until(partial(begun, runs_begun), f"run {runs_begun} has begun")
+        until(partial(begun, runs_begun), f"run {runs_begun} began", process)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
         results = list((tmp_path / "stopped").glob("runs/*/result.json"))

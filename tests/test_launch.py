@@ -7,7 +7,6 @@ import random
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,8 +24,8 @@ from alexnet.config import Parallel
 from alexnet.config_checks import check
 from alexnet.distributed import heartbeat, mesh
 from tests.conftest import tiny
+from tests.processes import free_port, until
 from tests.s3 import BUCKET, Server
-from tests.until import until
 
 ROOT = Path(__file__).parents[1]
 STEP_S, STEPS = 0.2, 12
@@ -101,10 +100,7 @@ def send_signal(run: Path, rank: int, signal_number: int, after_s: float) -> boo
 
     Returns False if the run had already ended.
     """
-    ends_s = time.monotonic() + 120
-    while not (run / "last.safetensors").exists():
-        assert time.monotonic() < ends_s, "the run never began"
-        time.sleep(0.05)
+    until((run / "last.safetensors").exists, "the run wrote a checkpoint")
     time.sleep(after_s)
     process = rank_of(run, rank)
     if process is None:
@@ -141,12 +137,9 @@ def test_two_machines_go_on_though_torchrun_counts_a_restart_on_one_of_them(
     """Two torchruns stand for the machines. The first restarts its rank because the second left."""
     run, program = tmp_path / "run", tmp_path / "program.py"
     program.write_text(PROGRAM + BEGINS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     options = "--nnodes 2 --nproc-per-node 1 --max-restarts 2 --rdzv-id 1 --rdzv-backend c10d"
     command = [sys.executable, "-m", "torch.distributed.run", *options.split()]
-    command += ["--rdzv-endpoint", f"127.0.0.1:{port}", str(program), str(run), str(store)]
+    command += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", str(program), str(run), str(store)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with (tmp_path / "run.log").open("wb") as log:
         machines = [
@@ -155,10 +148,7 @@ def test_two_machines_go_on_though_torchrun_counts_a_restart_on_one_of_them(
         ]
     try:
         assert send_signal(run, 1, signal.SIGKILL, 0)
-        ends_s = time.monotonic() + 120
-        while "resumed at epoch" not in log_of(run):
-            assert time.monotonic() < ends_s, log_of(run)
-            time.sleep(0.2)
+        until(lambda: "resumed at epoch" in log_of(run), f"a line in {run}.log")
     finally:
         for machine in machines:
             machine.terminate()
@@ -277,8 +267,7 @@ def test_single_process_saves_its_progress_when_the_store_vanishes(
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
-    first_epoch = run / "last.safetensors"
-    until(lambda: first_epoch.exists() or process.poll() is not None, "a checkpoint")
+    until((run / "last.safetensors").exists, "the end of the first epoch", process)
     time.sleep(5 * STEP_S)
     server.end()
     _, errors = process.communicate(timeout=120)

@@ -28,8 +28,9 @@ from alexnet.files import file_sha256
 from alexnet.train.loop import fit
 from tests import servers
 from tests.conftest import tiny
+from tests.processes import until
 from tests.runs import same_bits
-from tests.s3 import BUCKET, Server, until
+from tests.s3 import BUCKET, Server
 from tests.small_stores import without_index
 
 URL = "memory://bucket/shapes"
@@ -109,9 +110,9 @@ def test_files_read_repeatedly_are_copied_and_then_read_locally(
     url: str, store: Path, cache: Path
 ) -> None:
     split = Store(url).split("train", keep=True)
-    until(lambda: len(copies(cache)) == 3)
+    until(lambda: len(copies(cache)) == 3, "three files were copied")
     fsspec.filesystem("memory").rm("/bucket/shapes/train", recursive=True)
-    until(lambda: len(split.storage._local_copies) == 3)  # type: ignore[attr-defined]
+    until(lambda: all_copied(split), "three copies were compared")
     assert same(split, Store(store).split("train"))
     fsspec.filesystem("memory").put(str(store / "train"), "/bucket/shapes/train", recursive=True)
     again = Store(url).split("train", keep=True)
@@ -145,7 +146,7 @@ def test_damaged_copy_is_fetched_again_and_never_read(
 ) -> None:
     expected, opened = Store(store).split("train"), Store(url)
     split = opened.split("train", keep=True)
-    until(lambda: all_copied(split))
+    until(lambda: all_copied(split), "all files were copied")
     assert same(split, expected)  # the files are open now
     damage(copies(cache)[1])
     if restarted:
@@ -154,7 +155,7 @@ def test_damaged_copy_is_fetched_again_and_never_read(
         assert same(split, expected)
     split = opened.split("train", keep=True)
     assert same(split, expected)
-    until(lambda: all_copied(split))
+    until(lambda: all_copied(split), "all files were copied")
     assert same(split, expected)
     assert [file_sha256(path) for path in copies(cache)] == [
         shard["sha256"] for shard in Store(store).manifest["splits"]["train"]["shards"]
@@ -181,7 +182,7 @@ def test_whole_copies_are_compared_once(
 
     def start() -> None:
         split = Store(url).split("train", keep=True)
-        until(lambda: all_copied(split))
+        until(lambda: all_copied(split), "all files were copied")
 
     start()
     # Copies that version 0.2 made have no record, and a backup changes the time of a file.
@@ -209,7 +210,7 @@ def test_copies_never_exceed_the_bound(
     most = max(path.stat().st_size for path in (store / "train").glob("*.arrow"))
     monkeypatch.setenv("ALEXNET_CACHE_GB", str(most / 1e9))
     split = Store(url).split("train", keep=True)
-    until(lambda: len(copies(cache)) == 1)
+    until(lambda: len(copies(cache)) == 1, "a file was copied")
     # The other files are read from the URL.
     assert same(split, Store(store).split("train"))
     files = [*cache.glob("*/*.arrow"), *cache.glob("*/.*.partial")]
@@ -328,7 +329,7 @@ def test_damaged_file_ends_the_run(url: str, cache: Path) -> None:
     ):
         split = Store(url).split("train", keep=True)
         # The copying thread finds the damage, and the next read reports it.
-        until(lambda: split.read([0]) == [])
+        until(lambda: split.read([0]) == [], "the damage was found")
     assert "data-00001" not in {path.stem for path in copies(cache)}
 
 
@@ -565,7 +566,7 @@ def test_killed_process_leaves_complete_copies_only(store: Path, cache: Path) ->
         before = parts()
         process = subprocess.Popen(command)
         # Not while Python still imports its modules.
-        until(lambda before=before: bool(parts() - before))  # type: ignore[misc]
+        until(lambda before=before: bool(parts() - before), "a copy began", process)  # type: ignore[misc]
         time.sleep(after_s)
         process.kill()
         process.wait()
