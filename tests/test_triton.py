@@ -55,6 +55,25 @@ for launch in launches:
 """
 
 
+CROPS = """
+import json, torch
+from alexnet.ops.triton_crop import VALUES, _crop
+from tests.triton_resources import resources
+images, values = torch.empty(1, dtype=torch.uint8), torch.empty(1)
+paper = {"stored": 256, "px": 224, "before": 0, "VALUES": VALUES}
+crop = {"covered": 224, "side": 1, "zoomed": False, "mean_moves": True, "divides": False}
+for kind, dtype, deviation, changes in (
+    ("crop", torch.float32, None, {}),
+    ("in blocks", torch.bfloat16, None, {"covered": 228, "side": 4, "mean_moves": False}),
+    ("rescaled", torch.bfloat16, values, {"zoomed": True, "divides": True}),
+):
+    arguments = images, values, values, deviation, torch.empty(1, dtype=dtype)
+    for capability in (80, 90, 100):
+        used = resources((_crop, (1, 1), arguments, 4, paper | crop | changes), capability)
+        print(json.dumps(used | {"kind": kind}))
+"""
+
+
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the operators and the network take the kernels, also where they are interpreted."""
@@ -334,3 +353,13 @@ def test_the_update_and_the_masks_of_dropout_compile_and_fit_the_registers() -> 
     for used in lines:
         # With 64 registers a multiprocessor holds 1,024 threads; 54 and 30 were seen.
         assert used["reg"] <= 64 and used["stack"] == used["local"] == 0, used
+
+
+@pytest.mark.slow
+def test_crops_compile_and_keep_their_values_in_registers() -> None:
+    lines = _compile("-c", CROPS)
+    # 96 registers leave room for 640 threads on a multiprocessor, 40 for 1,536.
+    limits = {"crop": 40, "in blocks": 40, "rescaled": 96}
+    assert [line["kind"] for line in lines] == [kind for kind in limits for _ in range(3)]
+    for used in lines:
+        assert used["reg"] <= limits[used["kind"]] and used["stack"] == used["local"] == 0, used

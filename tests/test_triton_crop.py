@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,22 +151,6 @@ def test_triton_crop_passes_opcheck() -> None:
     given = images(), preprocess.whole_mean, packed, None, INPUT, False, True, torch.float32
     opcheck(crop_triton, given, test_utils=("test_schema", "test_faketensor"))
     opcheck(crop_triton, (*given, 4, 16, 0), test_utils=("test_schema", "test_faketensor"))
-
-
-@pytest.mark.slow
-def test_kernel_compiles_for_the_gpus_and_keeps_its_values_in_registers() -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.triton_crop_resources"],
-        env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [capability for capability, _, _ in lines] == [80, 90, 100]
-    # Ordinary, in blocks, rescaled. 96 registers leave room for 640 threads on a multiprocessor, 40
-    # for 1,536.
-    for (_, registers, stack), most in zip(lines, (40, 40, 96), strict=True):
-        assert registers <= most
-        assert stack == 0, "values that do not fit into registers go to memory"
 
 
 @pytest.mark.parametrize("zoom", [1.0, 0.5])
