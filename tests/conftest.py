@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,14 @@ from alexnet.train.loop import fit
 
 if TYPE_CHECKING:
     from tests.s3 import Server
+
+# Of an example Hypothesis allows 200 ms, which a busy machine does not keep. A GPU machine may lack
+# Hypothesis.
+with suppress(ImportError):
+    from hypothesis import settings
+
+    settings.register_profile("busy machine", deadline=None)
+    settings.load_profile("busy machine")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -38,7 +38,7 @@ def kept() -> Iterator[None]:
 
 
 # Sizes below and above the smallest size that is kept, and which tensor is then freed.
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0.5, 4), st.integers(0, 5), st.booleans()), max_size=25))
 def test_live_tensors_never_overlap(steps: list[tuple[float, int, bool]]) -> None:
     with kept_memory(CPU):

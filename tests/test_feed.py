@@ -260,7 +260,7 @@ def test_jpeg_that_is_as_long_as_a_ppm_is_decoded(
     assert np.array_equal(batch.images[2].numpy(), decode(stored))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_truncated_jpeg_is_never_fed(store: Path, given: st.DataObject) -> None:
     split = Store(store).split("train")
@@ -585,7 +585,7 @@ def test_preprocessing_equals_its_slow_reference(recipe: object) -> None:
         np.testing.assert_allclose(got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([recipes.paper, recipes.original, recipes.torchvision]),
     st.sampled_from(["float32", "bfloat16"]),

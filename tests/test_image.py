@@ -317,7 +317,7 @@ def test_images_of_one_pixel_or_one_line_are_enlarged(shape: tuple[int, int]) ->
     enough_px=st.sampled_from([0, 32, 100, 128]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_jpeg_decoded_at_reduced_size_gives_nearly_the_same_square(
     height: int, width: int, enough_px: int, seed: int
 ) -> None:

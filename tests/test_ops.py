@@ -46,7 +46,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float64, scale: float = 1.0) 
     beta=st.sampled_from([0.5, 0.75, 1.0]),
     last=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lrn_is_the_formula_for_any_constants(
     maps: int, n: int, columns: int, alpha: float, beta: float, last: bool
 ) -> None:
@@ -141,7 +141,7 @@ def test_normalisations_in_lower_precision(
     size=st.sampled_from([1, 3, 5, 7]),
     sides=st.tuples(st.integers(1, 6), st.integers(1, 6)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_compiled_normalisations_are_the_plain_ones(
     maps: int, n: int, columns: int, size: int, sides: tuple[int, int]
 ) -> None:
@@ -183,7 +183,7 @@ def test_the_compiled_normalisations_are_the_plain_ones(
     ),
     relu_after=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_one_pass_is_its_parts_one_by_one(
     maps: int,
     columns: int,
@@ -316,7 +316,7 @@ def test_bad_normalisations_are_refused(call: object, says: str) -> None:
     partial=st.booleans(),
     kind=st.sampled_from(["max", "avg"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_pools_are_their_slow_twin_and_as_large_as_planned(
     side: int, size: int, stride: int, partial: bool, kind: str
 ) -> None:
@@ -342,7 +342,7 @@ def test_cifar_pools_give_16_8_4() -> None:
     pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     sides=st.tuples(st.integers(12, 30), st.integers(12, 30)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_convolution_over_blocks_is_the_convolution(
     size: int, stride: int, pad: tuple[int, int], sides: tuple[int, int]
 ) -> None:
@@ -429,7 +429,7 @@ def test_a_mask_keeps_a_unit_by_the_bits_of_its_number(rate: float, plain_masks:
     step=st.integers(0, 2**63),
     data=st.data(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_rank_draws_its_part_of_the_full_mask(
     compiled_masks: bool, rows: int, parts: int, count: int, step: int, data: st.DataObject
 ) -> None:

@@ -42,7 +42,7 @@ def test_store_of_version_0_1_without_an_index_opens(store: Path, tmp_path: Path
         assert [ours.name(i) for i in images] == [theirs.name(i) for i in images]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.binary(max_size=20), st.text(max_size=5)), min_size=1, max_size=9))
 def test_index_has_the_positions_that_arrow_reads(rows: list[tuple[bytes, str]]) -> None:
     """For images and names of any length: the columns of a file are padded."""

@@ -160,7 +160,7 @@ def test_lossless_encodings_feed_the_same_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("compiled_code")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([0, 255, None]))
 def test_compiled_products_equal_the_plain_ones(height: int, width: int, value: int | None) -> None:
     rgb = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)

@@ -49,7 +49,7 @@ def direct(
     return [y, *torch.autograd.grad(y, exact, dy.double())]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     images=st.sampled_from([1, 2, 3, 8, 33, 36]),
     maps=st.sampled_from([16, 32, 48]),
@@ -128,7 +128,7 @@ def test_its_operators_are_ones_that_pytorch_can_compile() -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 450),
     terms=st.sampled_from([1, 7, 191, 192, 193, 384, 600]),
