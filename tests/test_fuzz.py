@@ -131,7 +131,7 @@ def test_short_campaign_finds_no_fault(reader: Reader, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_short_campaign_of_kills_changes_nothing(tmp_path: Path) -> None:
-    lines = kills.campaign(12, 1, tmp_path)
+    lines = kills.campaign(30, 1, tmp_path)
     assert len(lines) == 4
     for line in lines:
         assert line.endswith("identical"), line

@@ -363,44 +363,6 @@ def test_bfloat16_trains_with_float32_weights(store: Path, tmp_path: Path) -> No
     assert {t.dtype for t in (*saved.weights.values(), *saved.velocity.values())} == {torch.float32}
 
 
-TRAIN_OR_RESUME = """
-import sys
-from pathlib import Path
-from tests.conftest import tiny
-from alexnet.train.loop import fit, resume
-import torch
-torch.set_num_threads(2)
-store, run = map(Path, sys.argv[1:])
-resume(run) if (run / "config.json").exists() else fit(tiny(store, checkpoint_minutes=0.0), run)
-"""
-
-
-@pytest.mark.slow
-def test_run_killed_at_any_moment_resumes_bit_for_bit(
-    store: Path, run: Path, tmp_path: Path
-) -> None:
-    """SIGKILL at many moments, with a checkpoint after every step."""
-    killed = tmp_path / "run"
-    command = [sys.executable, "-c", TRAIN_OR_RESUME, str(store), str(killed)]
-    root = Path(__file__).parents[1]
-    kills = 0
-    for attempt in range(12):
-        process = subprocess.Popen(
-            command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        try:
-            process.wait(timeout=2.2 + 0.15 * attempt)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    subprocess.run(command, cwd=root, check=True, capture_output=True)
-    assert kills > 0
-    assert same_bits(killed, run)
-    assert numbers(killed) == numbers(run)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["original", "paper"])
 def test_the_full_size_net_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:

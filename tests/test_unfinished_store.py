@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, find
@@ -20,6 +19,8 @@ from alexnet.data.store_folder import StoreFolder
 from alexnet.errors import BusyError, DataError
 from tests import layouts
 from tests.small_stores import SMALL, Stop, class_folder, digest, stop_in, stopping
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_interrupted_preparation_resumes_without_repeating(tmp_path: Path) -> None:
@@ -45,27 +46,20 @@ def test_interrupted_preparation_resumes_without_repeating(tmp_path: Path) -> No
 
 
 KILL_POINTS = """
-import hashlib, os, shutil, sys, traceback
+import os, shutil, sys, traceback
 from pathlib import Path
 import pandas  # pyarrow imports it when it is first used, which would be in each process
 from alexnet.config import StoreSettings
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import find
 from alexnet.errors import DataError
+from tests.fuzz.operations import kill_before
+from tests.small_stores import digest
 
-FILES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
 folder, every = Path(sys.argv[1]), int(sys.argv[2])
 settings = StoreSettings(size_px=8, shard_images=2)
 # It only matters where the machine itself stops, and takes nearly all the time.
 os.fsync = lambda descriptor: None
-
-
-def digest(path):
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in path.rglob("*")
-        if file.is_file()
-    }
 
 
 def run(store, source="source", force=False, kill_at=0, torn=False):
@@ -75,22 +69,7 @@ def run(store, source="source", force=False, kill_at=0, torn=False):
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    operations = 0
-
-    def hook(event, arguments):
-        nonlocal operations
-        # Paths are relative where a folder is removed. Others are of the modules of Python.
-        path = str(arguments[0]) if event in FILES else "/"
-        if path.startswith("/") and not path.startswith(str(store.parent)):
-            return
-        operations += 1
-        if operations != kill_at:
-            return
-        if torn and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            os.write(os.open(path, os.O_WRONLY | os.O_CREAT), b"{torn")
-        os._exit(9)
-
-    sys.addaudithook(hook)
+    kill_before(kill_at, store.parent, torn)
     try:
         prepare(find(str(folder / source)), store, settings, workers=1, force=force)
     except DataError:
@@ -152,6 +131,7 @@ def test_preparation_killed_at_any_file_operation_needs_no_repair(
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
         # One thread, since a process with several cannot be forked safely.
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "ALEXNET_NATIVE": "0"},
     )
@@ -284,38 +264,3 @@ def test_interrupted_preparation_needs_room_for_the_rest_alone(
     with pytest.raises(DataError, match="make room"):
         prepare(source, tmp_path / "other", SMALL)
     prepare(source, tmp_path / "store", SMALL)
-
-
-KILLED = """
-import sys
-from alexnet.config import StoreSettings
-from alexnet.data import shapes
-from alexnet.data.prepare import prepare
-settings = StoreSettings(size_px=24, encoding="jpeg", shard_images=20)
-prepare(shapes.source(400, 60), sys.argv[1], settings, workers=2)
-"""
-
-
-@pytest.mark.slow
-def test_preparation_killed_at_any_moment_resumes(tmp_path: Path) -> None:
-    """After SIGKILL at many moments, the store equals an undisturbed one byte for byte."""
-    prepare(
-        shapes.source(400, 60),
-        tmp_path / "undisturbed",
-        StoreSettings(size_px=24, encoding="jpeg", shard_images=20),
-        workers=2,
-    )
-    kills = 0
-    while not (tmp_path / "store").exists():
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path / "store")], stderr=subprocess.DEVNULL
-        )
-        try:
-            # Longer each time, so that it ends on a machine of any speed.
-            process.wait(timeout=1.5 * 1.04**kills)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    assert kills > 0
-    assert digest(tmp_path / "store") == digest(tmp_path / "undisturbed")

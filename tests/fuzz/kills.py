@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,16 +29,20 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
+from tests.fuzz.operations import KILLED, kill_before
 
-KILLED = 9  # exit code of a process that ends itself as if it were killed
 # Measures of time and memory, which differ from run to run.
 MEASURED = "_s", "_share", "_bytes", "per_second", "_mib", "commit"
 
 
 def preparation(folder: Path, force: bool) -> None:
-    """Prepare a store of some files; with `force`, in place of another store."""
+    """Prepare a store of some files; with `force`, in place of another store.
+
+    Without it, a process that was killed after its work and before its end leaves nothing to do.
+    """
     settings = StoreSettings(size_px=24, shard_images=8)
-    prepare(shapes.source(60, 20), folder / "store", settings, workers=2, force=force)
+    if force or not (folder / "store").exists():
+        prepare(shapes.source(60, 20), folder / "store", settings, workers=2, force=force)
 
 
 def training(folder: Path, minutes: float) -> None:
@@ -186,22 +189,9 @@ def each_operation(
     return f"{name}: killed before each of {operation - 1} file operations, {_verdict(different)}"
 
 
-# What Python reports to audit hooks of operations that change files.
-OPERATIONS = "open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"
-
-
 def _until(work: Callable[[Path], None], folder: Path, operation: int) -> None:
     """Do the work, and end without any cleaning up before a file operation below `folder`."""
-    operations = 0
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal operations
-        if event in OPERATIONS and str(arguments[0]).startswith(str(folder)):
-            operations += 1
-            if operations == operation:
-                os._exit(KILLED)
-
-    sys.addaudithook(hook)
+    kill_before(operation, folder)
     _quietly(work, folder)
 
 
