@@ -189,7 +189,7 @@ def raw(name: str) -> dict[str, Any]:
 
 # Computed from the recorded runs by code that is not part of this package.
 AUDITED = [
-    ("bias", "photographs", "validation loss", 0.11, 0.10, 0.13),
+    ("bias", "photographs", "validation loss", 0.12, 0.07, 0.16),
     ("bias", "cifar10", "validation loss", 0.09, 0.06, 0.12),
     ("crops", "tiny-imagenet", "gap", 32.6, 31.1, 34.2),
     ("crops", "tiny-imagenet", "test error", 1.96, 0.58, 3.34),
@@ -198,7 +198,7 @@ AUDITED = [
     ("links", "tiny-imagenet", "test error", 2.20, 1.16, 3.24),
     ("lrn", "tiny-imagenet", "test error", 3.13, 0.15, 6.12),
     ("lrn", "tiny-imagenet", "top-5", 2.43, 0.66, 4.19),
-    ("features", "tiny-imagenet", "six nearest", 22.8, 20.8, 24.8),
+    ("features", "tiny-imagenet", "six nearest", 22.7, 22.0, 23.5),
     ("pretrain", "mini-imagenet", "test error", -7.09, -9.37, -4.82),
     ("pretrain", "mini-imagenet", "top-5", -5.39, -6.53, -4.25),
     ("relu", "cifar10", "epochs", 4.41, 3.58, 5.24),
@@ -513,14 +513,16 @@ def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
 
 def test_claims_on_the_same_data_share_their_base_runs(recorded: list[Record]) -> None:
     """The document says that the rows are not independent for this reason."""
-    for kind in ("photographs", "cifar10"):
-        bases = {
-            tuple(run.test_error for run in record.results["base"])
-            for record in recorded
-            if record.raw["on"] == kind and record.raw["scale"] == "desk"
-            if record.claim.base.__name__ == "five_convolutions" and "base" in record.results
-        }
-        assert len(bases) == 1
+    bases: dict[str, list[list[float]]] = {}
+    for record in recorded:
+        if record.claim.base.__name__ == "five_convolutions" and "base" in record.results:
+            made = f"{record.raw['on']}, {record.raw['scale']}, {record.raw['environment']}"
+            errors = [run.test_error for run in record.results["base"]]
+            bases.setdefault(made, []).append(errors)
+    for made, runs in bases.items():
+        # Some claims have more seeds than others.
+        assert all(run == max(runs, key=len)[: len(run)] for run in runs), made
+    assert sum(len(runs) - 1 for runs in bases.values()) >= 10
 
 
 def test_rows_are_marked_for_repetition_exactly_if_their_configs_differ_today(
@@ -544,7 +546,7 @@ def scale_and_kind(record: Record) -> tuple[Any, Any]:
 
 
 def test_differing_settings_are_named_unless_they_act_after_the_measurement() -> None:
-    bias = raw("bias-photographs-desk")
+    bias = raw("bias-cifar10-desk")
     first, last = records.opened(bias).rows
     assert first.repeat == ()  # measured after one epoch; the end game begins at 18
     assert last.repeat == ("schedule.layer_lrs", "schedule.colour_until none -> 18")
