@@ -409,21 +409,23 @@ def test_train_from_a_config_file(
     assert "none.json" in refused(capsys, "train", "none.json")
 
 
-def test_help_and_recipes_do_not_import_torch() -> None:
-    for arguments in (
-        ["--help"],
-        ["train", "original", "--help"],
-        ["train", "original", "--help-all"],
-        ["summary", "paper", "--help"],
-        ["train"],
-        ["prepare", "--help"],
-    ):
-        program = (
-            "import sys; from alexnet.cli import main\n"
-            f"try: main({arguments!r})\nexcept SystemExit: pass\n"
-            "assert 'torch' not in sys.modules and 'datasets' not in sys.modules"
-        )
-        assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+# Each takes a tenth of a second or more; PyTorch more than one.
+HEAVY = {"torch", "numpy", "datasets", "pyarrow", "pandas", "matplotlib", "scipy", "onnx", "rich"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "train original --help", "summary paper --help", "train", "prepare --help"],
+)
+def test_help_and_recipes_import_no_heavy_module(arguments: str) -> None:
+    program = (
+        "import sys; from alexnet.cli import main\n"
+        f"try: main({arguments.split()!r})\nexcept SystemExit: pass\n"
+        f"print({HEAVY!r} & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert completed.stderr == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -623,29 +625,6 @@ def test_help_all_lists_every_field(
     assert not missing
     assert {"out", "epochs"} <= listed or verb == "summary"
     assert len(listed) > 100
-
-
-def test_help_is_fast() -> None:
-    """Processor time of the fastest of three runs, since other programs share the machine."""
-    for arguments in (["--help"], ["train", "original", "--help"], ["summary", "paper", "--help"]):
-        times_s = []
-        for _ in range(3):
-            before = os.times()
-            subprocess.run(
-                [sys.executable, "-m", "alexnet", *arguments],
-                cwd=ROOT,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            after = os.times()
-            times_s.append(
-                after.children_user
-                + after.children_system
-                - before.children_user
-                - before.children_system
-            )
-        # PyTorch alone takes more than a second.
-        assert min(times_s) < 0.5, (arguments, times_s)
 
 
 def test_hostile_name_of_an_image_does_not_reach_the_terminal(
