@@ -272,5 +272,6 @@ def test_file_that_is_not_an_image_is_answered_by_a_sentence(
     file.write_text("no image")
     browser.drop(file, 200, 300)
     text = "notes.txt is not an image that this browser can decode."
-    browser.wait("document.getElementById('status').textContent.includes('notes.txt')")
+    # Before the answer stands "notes.txt …".
+    browser.wait("document.getElementById('status').textContent.startsWith('notes.txt is')")
     assert browser.run("document.getElementById('status').textContent") == text
