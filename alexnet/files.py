@@ -119,11 +119,16 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def check_folder_of(path: Path) -> None:
-    """Raise AlexNetError unless the folder of a new file exists and can be written."""
+    """Raise AlexNetError unless the folder of a new file exists."""
     if not path.parent.is_dir():
         raise AlexNetError(
             f"{path} cannot be written: there is no folder {path.parent}; make it first"
         )
+
+
+def check_may_write(path: Path) -> None:
+    """Raise AlexNetError unless a new file can be written; for verbs that compute for minutes."""
+    check_folder_of(path)
     if not os.access(path.parent, os.W_OK):
         raise AlexNetError(
             f"{path} cannot be written: you may not write to {path.parent}; choose another folder"

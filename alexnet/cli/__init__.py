@@ -182,7 +182,7 @@ def _run(verb: str, arguments: list[str]) -> None:
         # Ctrl-C has no number, and is SIGINT; a verb that ends itself on another signal names it.
         sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
     except BrokenPipeError:
-        raise
+        raise  # `main` knows what it means
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             path = f"{error.filename}: " if error.filename is not None else ""

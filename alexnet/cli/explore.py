@@ -59,13 +59,13 @@ def explore(arguments: list[str]) -> None:
             raise AlexNetError(f"--{name} is {getattr(a, name)}; it must be at least 1")
     from alexnet import load
     from alexnet.explorer import page, runtime
-    from alexnet.files import check_folder_of, size
+    from alexnet.files import check_may_write, size
     from alexnet.inference import split_for
     from alexnet.snapshots import growth_beside
 
     out = on_disk(a.out)
     page.check_out(out, a.force)
-    check_folder_of(out)
+    check_may_write(out)
     if a.fetch:
         runtime.fetch()
     ort = runtime.read(a.ort, command("explore", a.run, "--out", out, "--fetch"))

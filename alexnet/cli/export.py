@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import on_disk, parse
 from alexnet.errors import AlexNetError
-from alexnet.files import check_folder_of
+from alexnet.files import check_may_write
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def export(arguments: list[str]) -> None:
     if a.file.suffix != ".onnx" and (a.with_preprocessing or crops != "centre"):
         raise AlexNetError(f"--with-preprocessing and --crops are for .onnx files, not {a.file}")
     # Before the network is loaded and checked, which takes seconds.
-    check_folder_of(on_disk(a.file))
+    check_may_write(on_disk(a.file))
     if a.layout == "ours" and a.groups != "keep":
         raise AlexNetError("--groups is for --layout caffe")
     if a.layout == "ours" and a.file.suffix not in (".onnx", ".safetensors"):
