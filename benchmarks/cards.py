@@ -2,7 +2,7 @@
 
     python -m benchmarks.cards
 
-Nothing of it was measured. The step of one card is the estimate of docs/performance.md, "One GPU".
+Nothing of it was measured. The step of one card is the estimate of docs/gpu.md.
 The ranks share the batch and take the step of `train/graph_step.py`: each copies its gradients into
 one tensor in float32, and a ring adds these tensors over NVLink (`cost.py`) after the backward pass
 and before the update, so that the sum overlaps with nothing. The images are on the cards already.

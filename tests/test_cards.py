@@ -1,4 +1,4 @@
-"""The estimates for several cards in docs/performance.md are those of the model."""
+"""The estimates for several cards in docs/gpu.md are those of the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alexnet import recipes
 from benchmarks.cards import ONE_H100, row, several
 from benchmarks.cost import Layout, payload_bytes
 
-PAGE = (Path(__file__).parent.parent / "docs" / "performance.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
 
 
 @pytest.mark.parametrize("cards", [2, 4, 8])
