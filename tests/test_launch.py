@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch.distributed as dist
 
 from alexnet import checkpoint
 from alexnet.checkpoint import write_config
@@ -23,6 +24,8 @@ from alexnet.cli.train import parse_train
 from alexnet.config import Parallel
 from alexnet.config_checks import check
 from alexnet.distributed import heartbeat, mesh
+from alexnet.train import loop
+from tests.commands import printed
 from tests.conftest import tiny
 from tests.processes import free_port, until
 from tests.s3 import BUCKET, Server
@@ -111,6 +114,22 @@ def send_signal(run: Path, rank: int, signal_number: int, after_s: float) -> boo
 
 def log_of(run: Path) -> str:
     return (run.parent / f"{run.name}.log").read_text()
+
+
+@pytest.mark.parametrize("command", ["train demo --data store --out", "train --resume"])
+def test_a_training_that_ended_leaves_the_other_ranks(
+    command: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def joins(*arguments: object) -> None:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    for name in ("fit", "resume"):
+        monkeypatch.setattr(loop, name, joins)
+    assert "evaluate" in printed(capsys, *command.split(), run)
+    assert not dist.is_initialized()
 
 
 def test_documented_launch_commands_are_valid() -> None:

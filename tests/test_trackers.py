@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from alexnet.errors import ConfigError, RunError
+from alexnet.train.loop import fit
 from alexnet.train.metrics import RunLog, read_metrics
+from tests.conftest import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +153,21 @@ def test_tracker_that_fails_does_not_end_the_training(
     assert len(read_metrics(tmp_path)) == 2
     message = "warning: BrokenTracker failed and gets no more numbers: connection refused\n"
     assert capsys.readouterr().err == message
+
+
+def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise RunError("no memory is left")
+
+    closed: list[bool] = []
+    tracker = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
+    monkeypatch.setattr("alexnet.train.loop.signal", fail)
+    with pytest.raises(RunError, match="no memory is left"):
+        fit(tiny(store), tmp_path / "run")
+    assert closed == [True]
 
 
 def test_tracker_that_cannot_be_opened_is_named(

@@ -112,11 +112,13 @@ def train(arguments: list[str]) -> None:
             "name the prepared store: --data STORE "
             f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
         )
+    from alexnet.distributed.mesh import destroy_mesh
     from alexnet.train import loop
 
     run = on_disk(a.out or Path("runs") / a.config.recipe)
     with stoppable():
         loop.fit(a.config, run)
+    destroy_mesh()
     _print_next(run)
 
 
@@ -231,6 +233,7 @@ def _resume(arguments: list[str]) -> None:
             ResumeArguments, prog=command("train"), args=words, config=(FlagConversionOff,)
         )
     from alexnet.checkpoint import read_config
+    from alexnet.distributed.mesh import destroy_mesh
     from alexnet.train import loop
 
     changes = {
@@ -241,6 +244,7 @@ def _resume(arguments: list[str]) -> None:
         # was saved by several ranks.
         parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
         loop.resume(r.resume, parallel, r.epochs, r.lr, r.device)
+    destroy_mesh()
     _finish(r.resume)
 
 

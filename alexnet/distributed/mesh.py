@@ -207,7 +207,11 @@ def _backend(device: str) -> str:
 
 
 def destroy_mesh() -> None:
-    """Leave the process group that `init_mesh` joined."""
+    """Leave the process group that `init_mesh` joined.
+
+    Only after a training that ended well, which all ranks do together: NCCL waits for all of them,
+    and warns of a process that ends without leaving.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 

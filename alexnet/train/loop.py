@@ -369,10 +369,6 @@ def _train(
         print(line, file=sys.stderr)
     if changed:
         log.write("change", state.step, epoch=state.epoch, lr=sgd.lr, epochs=schedule.epochs)
-    # A run that is resumed has logged it at its start, and is not untrained any more.
-    if state.step == 0:
-        _log_signal(config, log, net.gather_network(), preprocess, train)
-        checkpoints.save_snapshot()
     metrics: dict[str, Any] = {}
     # Validating an image takes a third of a training step: forward, without the two products of
     # the backward pass. Without a first step the end of the training needs no forecast.
@@ -390,6 +386,10 @@ def _train(
         saved_without_store(checkpoints.save, mesh),
         nullcontext() if graph is None else closing(graph),
     ):
+        # A run that is resumed has logged it at its start, and is not untrained any more.
+        if state.step == 0:
+            _log_signal(config, log, net.gather_network(), preprocess, train)
+            checkpoints.save_snapshot()
         while not finished(schedule, state.epoch, state.plateau):
             # The epoch: its order, and the hyperparameters that hold in it. Those of a smooth
             # schedule are set again in each step.
