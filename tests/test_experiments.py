@@ -34,6 +34,7 @@ from alexnet.cli.train import parse_train
 from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data import resident, shapes
 from alexnet.data.prepare import prepare
+from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
@@ -63,18 +64,19 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(folder)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store like that of CIFAR-10: 32 pixels, and a split named test."""
-    folder = tmp_path_factory.mktemp("stores") / "small"
+def of_32_pixels(classes: tuple[str, ...], folder: Path) -> Store:
+    """Images of 32 pixels in a training split and one named test, as CIFAR-10 has them."""
     source = shapes.source(60, 30)
     train, val = source.splits
-    prepare(
-        replace(source, splits=(train, replace(val, name="test"))),
-        folder,
-        StoreSettings(size_px=32),
-    )
+    source = replace(source, splits=(train, replace(val, name="test")), classes=classes)
+    prepare(source, folder, StoreSettings(size_px=32))
     return Store(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that counts as CIFAR-10."""
+    return of_32_pixels(CIFAR_CLASSES, tmp_path_factory.mktemp("stores") / "small")
 
 
 def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
@@ -271,6 +273,10 @@ def test_tiny_imagenet_is_recognised_by_its_classes_and_size(
 def test_kinds_of_small_stores(photographs: Store, small: Store) -> None:
     assert runner.kind_of(photographs) == "photographs"
     assert runner.kind_of(small) == "cifar10"
+
+
+def test_ten_other_classes_of_32_pixels_are_not_cifar10(tmp_path: Path) -> None:
+    assert runner.kind_of(of_32_pixels(shapes.CLASSES, tmp_path / "shapes")) == "photographs"
 
 
 def test_every_five_seeds_form_an_ensemble_and_the_rest_none() -> None:
@@ -481,7 +487,10 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (
-        (["relu", "--data", photographs.name], "relu needs CIFAR-10 at 32 pixels"),
+        (
+            ["relu", "--data", photographs.name],
+            "relu needs CIFAR-10 at 32 pixels, with its names of the classes",
+        ),
         (["lrn", "--data", small.name, "--scale", "full"], "lrn needs photographs"),
         (
             ["pretrain", "--data", small.name],

@@ -22,7 +22,7 @@ NAMES: dict[Kind, str] = {
 }
 NEEDS: dict[Kind, str] = {
     "photographs": "photographs of 112 pixels or more",
-    "cifar10": "CIFAR-10 at 32 pixels",
+    "cifar10": "CIFAR-10 at 32 pixels, with its names of the classes",
     "tiny-imagenet": "tiny-imagenet-200 at 64 pixels",
     "mini-imagenet": "mini-ImageNet at 64 pixels",
     "imagenet": "ImageNet 2012",

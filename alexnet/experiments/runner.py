@@ -29,6 +29,7 @@ from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Item, Source, SourceSplit
+from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
 from alexnet.device import device_type
 from alexnet.errors import AlexNetError, RunError
@@ -97,11 +98,11 @@ MINI_IMAGENET_SHA256 = "1b4824645ca6499eae20325be027c6a1b408e7adf003ea4a544cf3b8
 def kind_of(store: Store) -> Kind:
     """The kind of data in a store.
 
-    ImageNet is recognized by its list of classes alone, so that no other set of photographs, of
-    1000 classes or fewer, counts as the paper's own setting.
+    Each set is recognized by the names of its classes, so that no other images count as the paper's
+    own setting.
     """
-    # CIFAR-100 has as many images of the same size.
-    if store.size_px == 32 and len(store.classes) == 10 and "test" in store.manifest["splits"]:
+    cifar10 = set(CIFAR_CLASSES) == {name.lower() for name in store.classes}
+    if store.size_px == 32 and cifar10 and "test" in store.manifest["splits"]:
         return "cifar10"
     wnids = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
     if store.size_px == 64 and wnids == TINY_IMAGENET_SHA256:
