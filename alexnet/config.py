@@ -433,8 +433,9 @@ class StoreSettings:
 def scaled(schedule: Schedule, epochs: int) -> Schedule:
     """Stretch or shorten a schedule in proportion to `epochs`.
 
-    Each learning rate keeps at least one epoch as long as there are enough epochs. Other changes
-    that would come after the last epoch are removed.
+    Between two drops at least one epoch is left, as long as there are enough epochs. Other changes,
+    those of single layers among them, may fall into one epoch; those that would come after the last
+    epoch are removed.
 
     Raises:
         ConfigError: `epochs` is less than 1.

@@ -154,6 +154,8 @@ def without_effect(config: Config) -> list[str]:
     """Describe each setting that has no effect because of another setting, one sentence each."""
     sgd, augment, architecture = config.sgd, config.augment, config.architecture
     sentences = _too_late(config.schedule)
+    if config.init_layers and not config.init:
+        sentences.append("init_layers is set, but without init all layers begin at random weights")
     if config.gpu_decoding and config.device in ("cpu", "mps"):
         sentences.append(f"gpu_decoding is on, but {config.device} decodes no JPEGs")
     if config.resident and config.gpu_decoding:
@@ -170,7 +172,7 @@ def without_effect(config: Config) -> list[str]:
         sentences.append("augment.zoom_to is set, but crops are not random")
     if not augment.crops and not augment.last_offset:
         sentences.append("augment.last_offset is off, but crops are not random")
-    if sgd.bias_lr is None and not sgd.bias_lr_follows:
+    if sgd.bias_lr is None and not sgd.bias_lr_of and not sgd.bias_lr_follows:
         sentences.append(
             "sgd.bias_lr_follows is off, but biases have the learning rate of the weights"
         )

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tomllib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -271,7 +271,7 @@ def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record])
     for text in (document, listing):
         assert not re.search(r"opposite sign\*?(?! at desk scale)(,|;| \|)", text)
     for record in recorded:
-        assert document.count(record.setting()) >= len(record.rows)
+        assert all(record.setting(row) in document for row in record.rows)
         # On the terminal the setting stands once, above the rows of the record.
         assert record.setting() in listing
 
@@ -469,6 +469,74 @@ def test_file_that_is_no_record_costs_no_other(
     assert "another.json is no record of this version" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("missing", ["arms", "parts", "store", "configs", "on"])
+def test_record_that_lacks_something_costs_no_other(
+    recorded: list[Record], tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.write(recorded[0].raw, tmp_path)
+    for value in ([], {}, None):
+        content = raw("lrn-tiny-imagenet-desk") | {missing: value}
+        (tmp_path / "another.json").write_text(json.dumps(content))
+        assert [one.raw for one in records.read(tmp_path)] == [recorded[0].raw]
+        assert "another.json is no record of this version" in capsys.readouterr().err
+
+
+def test_run_without_epochs_costs_no_other_record(
+    recorded: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.write(recorded[0].raw, tmp_path)
+    content = raw("bias-cifar10-desk")
+    content["arms"]["base"][0]["epochs"] = []
+    (tmp_path / "another.json").write_text(json.dumps(content))
+    assert len(records.read(tmp_path)) == 1
+    assert "another.json is no record of this version" in capsys.readouterr().err
+
+
+def test_a_change_of_the_network_that_an_arm_begins_with_is_a_reason_to_repeat() -> None:
+    content = raw("pretrain-mini-imagenet-desk")
+    before = records.opened(content).rows[0].repeat
+    content["configs"]["on the first classes"]["seed"] += 1
+    assert records.opened(content).rows[0].repeat == (*before, "seed 1 -> 0")
+
+
+def test_machines_are_those_of_the_runs() -> None:
+    content = raw("relu-cifar10-full")
+    assert records.opened(content).machines() == content["environment"]["machine"]
+    for runs in content["arms"].values():
+        for run in runs:
+            run["origin"] = {"machine": "one, 1 cores"}
+    runs[0]["origin"] = {"machine": "another, 2 cores"}
+    assert records.opened(content).machines() == "another, 2 cores; one, 1 core"
+
+
+def test_rows_by_number_of_images_name_the_images_of_their_own_arms() -> None:
+    run = raw("dropout-tiny-imagenet-desk")["arms"]["base"][0]
+    (claim,) = chosen(["images"])
+    arms = {
+        arm.name: [run | {"train_error": 0.3 if "dropout" in arm.name else 0.4}]
+        for arm in claim.arms
+    }
+    parts = {arm.name: asdict(claim.part(arm, "desk", "tiny-imagenet")) for arm in claim.arms}
+    configs = {arm.name: to_dict(claim.config(arm, "desk", "tiny-imagenet")) for arm in claim.arms}
+    content = raw("dropout-tiny-imagenet-desk") | {
+        "claim": "images",
+        "arms": arms,
+        "parts": parts,
+        "configs": configs,
+    }
+    record = records.opened(content)
+    start = "desk, tiny-imagenet, 1 seed: a quarter of the width, "
+    assert record.setting() == f"{start}3,100 to 25,000 images"
+    for row in record.rows:
+        if row.effect.images:
+            assert record.setting(row) == (
+                f"{start}{row.effect.images:,} images, training error 40 %; 30 % for the net "
+                "trained without dropout: underfitted"
+            )
+        else:
+            assert record.setting(row) == record.setting()
+
+
 def test_record_of_data_that_the_claim_left_costs_no_other(
     recorded: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -575,7 +643,7 @@ def test_differing_settings_are_named_unless_they_act_after_the_measurement() ->
 
 
 def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:
-    assert "the recorded runs had no end game" in " ".join(table.document(recorded).split())
+    assert "is named, the runs had no end game" in " ".join(table.document(recorded).split())
     relu = records.adjusted([records.opened(raw("relu-cifar10-full"))])
     assert "To be repeated" not in table.document(relu)
     assert "end game" not in table.reading(relu)
@@ -618,7 +686,8 @@ def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path
         assert f"**{claim.id}**" in document.read_text()
     for record in records.read(RECORDS):
         # In each row, and above the list of the claim.
-        assert text.count(record.setting()) > len(record.rows)
+        assert record.setting() in text
+        assert all(record.setting(row) in text for row in record.rows)
     assert "**" not in text
     assert "](" not in text
     assert "opposite sign<" not in text
@@ -654,6 +723,15 @@ def test_effects_by_number_of_images_are_three_curves() -> None:
     assert ticks == ["3,100", "6,250", "12,500", "25,000"]
     # Twelve intervals, three curves and the line of no effect.
     assert len(axes.lines) == 16
+
+
+def test_claim_that_is_a_chain_of_commands_lists_them_whole_and_names_no_data() -> None:
+    (claim,) = chosen(["seven"])
+    lines = table.listing([claim], [], {}, RECORDS).splitlines()
+    assert [line.strip() for line in lines[lines.index("  Run it:") + 1 :]] == list(
+        claim.manual_commands
+    )
+    assert not any(line.strip().startswith("Data:") for line in lines)
 
 
 def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> None:

@@ -27,6 +27,7 @@ from alexnet.config import (
     Parallel,
     Plateau,
     Pool,
+    Sgd,
     SpatialNorm,
     StepSchedule,
     from_dict,
@@ -209,7 +210,13 @@ def test_invalid_values_are_refused(changes: dict[str, object], message: str) ->
 def test_settings_without_effect_are_reported() -> None:
     original = recipes.original()
     for recipe in RECIPES:
-        assert without_effect(recipe()) == []
+        config = recipe()
+        assert without_effect(replace(config, init="run" if config.init_layers else "")) == []
+    assert without_effect(recipes.fine_tuned()) == [
+        "init_layers is set, but without init all layers begin at random weights"
+    ]
+    follows_not = Sgd(bias_lr=None, bias_lr_of=(("conv1", 0.002),), bias_lr_follows=False)
+    assert without_effect(replace(original, sgd=follows_not)) == []
     short = replace(original, schedule=replace(original.schedule, epochs=60))
     assert [s.split(";")[0] for s in without_effect(short)] == [
         "a drop of the learning rate at epoch 79 lies after the last epoch, 60",

@@ -105,6 +105,21 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         )
     },
     **{
+        (
+            "images",
+            f"test error, {pair}, with 3,100 images minus the same with 25,000, percentage points",
+        ): (
+            {f"{arm}, 3,100 images": MORE, f"{arm}, 25,000 images": LESS},
+            20,
+            {f"{arm}, 3,100 images": LESS, f"{arm}, 25,000 images": MORE},
+        )
+        for arm, pair in (
+            ("no dropout", "without dropout minus with it"),
+            ("no crops", "without random crops and reflections minus with them"),
+            ("no colour noise", "without color noise minus with it"),
+        )
+    },
+    **{
         ("images", f"test error with {images:,} images, {pair}, percentage points"): (
             {f"{arm}, {images:,} images": MORE},
             10,

@@ -49,10 +49,12 @@ from alexnet.figures import nearest
 from alexnet.model import Network
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
+from alexnet.saved_config import to_dict
 from tests import layouts
 from tests.commands import refused
-from tests.conftest import tiny_architecture
+from tests.conftest import tiny, tiny_architecture
 from tests.processes import until
+from tests.runs import interrupted
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +83,56 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
     return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
+
+
+def test_a_run_on_a_gpu_is_not_that_on_a_cpu(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(photographs, tmp_path)
+    (claim,) = chosen(["lrn"])
+    folders = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(runner, "device_type", lambda name, device=device: device)
+        folders.append(runner.plan_run(claim, claim.arms[0], 0, settings, {}).folder)
+    assert folders[0] != folders[1]
+
+
+def test_the_rate_that_reaches_the_error_first_is_taken(
+    small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both end in the second of two epochs, one of them sooner; a third one never gets there."""
+    # By the factor of the rate, the training error after each epoch.
+    errors = {2.0: (0.9, 0.25), 4.0: (0.5, 0.1), 8.0: (0.9, 0.9, 0.9)}
+
+    def run_all(specs: list[runner.RunSpec], *options: object, **named: object) -> list[Any]:
+        return [
+            replace(result, epochs=tuple({"val_error": error} for error in errors[factor]))
+            for _ in ("relu", "tanh")
+            for factor in errors
+        ]
+
+    result = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1)
+    monkeypatch.setattr(runner, "run_all", run_all)
+    monkeypatch.setattr(runner, "SEARCH_EPOCHS", 3)
+    claim = replace(chosen(["relu"])[0], rates=tuple(errors))
+    settings = replace(settings_for(small, tmp_path), scale="desk")
+    assert runner._search_rates(claim, settings) == {"relu": 4.0, "tanh": 4.0}
+
+
+def test_interrupted_run_goes_on_though_its_store_was_moved(store: Path, tmp_path: Path) -> None:
+    config = tiny(tmp_path / "store")
+    (tmp_path / "store").symlink_to(store)
+    interrupted(config, tmp_path / "run", 2)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    wanted = replace(config, data=str(tmp_path / "moved"))
+    (tmp_path / job.CONFIG_FILE).write_text(json.dumps(to_dict(wanted)))
+    job.work(tmp_path)
+    result = job.read(tmp_path)
+    assert isinstance(result, RunResult)
+    assert len(result.epochs) == config.schedule.epochs
+    assert result.origin["device"] == "cpu"
+    assert result.origin["precision"] == "float32"
+    assert result.origin["code"] == code_version()
 
 
 def test_number_and_time_of_the_runs_are_said_before_they_begin(
@@ -483,6 +535,24 @@ def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path
     assert Store(folder).manifest["source"] == f"a part of {photographs.name}: {text}"
 
 
+def of_one_split(folder: Path) -> Path:
+    """A store whose images are all for training."""
+    source = shapes.source(10, 10)
+    source = replace(source, splits=source.splits[:1])
+    prepare(source, folder / "one", StoreSettings(size_px=112))
+    return folder / "one"
+
+
+def test_claim_of_tiny_images_alone_has_no_full_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "kind_of", lambda store: "tiny-imagenet")
+    store = with_classes(64, shapes.CLASSES, tmp_path / "tiny")
+    (claim,) = chosen(["images"])
+    with pytest.raises(AlexNetError, match=r"images has no full scale; on .*, give --scale desk"):
+        runner.check(claim, replace(settings_for(store, tmp_path), scale="full"))
+
+
 def test_wrong_stores_and_claims_are_refused_with_one_sentence(
     photographs: Store, small: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -491,7 +561,14 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
             ["relu", "--data", photographs.name],
             "relu needs CIFAR-10 at 32 pixels, with its names of the classes",
         ),
-        (["lrn", "--data", small.name, "--scale", "full"], "lrn needs photographs"),
+        (
+            ["lrn", "--data", small.name, "--scale", "full"],
+            "lrn at full scale needs larger images, such as ImageNet 2012; on",
+        ),
+        (
+            ["lrn", "--data", str(of_one_split(tmp_path))],
+            "has no split 'val', which its training needs",
+        ),
         (
             ["pretrain", "--data", small.name],
             "pretrain needs mini-ImageNet at 64 pixels; "

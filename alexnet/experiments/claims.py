@@ -50,6 +50,7 @@ OF_EACH = 62, 125, 250, 500
 """Training images of each class in the claim on their number; tiny-imagenet has 500."""
 CLASSES = DESK_PART["tiny-imagenet"].classes
 """Classes of tiny-imagenet at desk scale."""
+FEWEST, MOST = (f"{CLASSES * of_each:,}" for of_each in (OF_EACH[0], OF_EACH[-1]))
 NO_DROPOUT = Arm("no dropout", net(dropout=Dropout(masks=False)))
 NO_CROPS = Arm("no crops", augment(crops=False, flips=False))
 NO_COLOUR = Arm("no colour noise", augment(colour="none"))
@@ -333,7 +334,8 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         note="The arm turns the masks off and keeps the factor of 0.5, as the authors' code does, "
         "so that fc7 and fc8 see values of the same size. The loss that both nets have to reach is "
-        "the larger of their lowest validation losses.",
+        "the larger of their lowest validation losses. The row on halved outputs can only refute "
+        "that halving approximates the average, since no tolerance was fixed beforehand.",
         extra_metrics=_over_masks,
         elsewhere="53.0 % with a rate of 0.5, 50.3 % with 0.3",
     ),
@@ -346,17 +348,33 @@ CLAIMS: tuple[Claim, ...] = (
         kinds=("tiny-imagenet",),
         base=five_convolutions,
         arms=_arms_by_images(),
-        effects=tuple(
-            Effect(
-                f"test error with {CLASSES * of_each:,} images, {pair}, percentage points",
-                "-",
-                (_with_images(arm.name, of_each), _with_images("base", of_each)),
-                effects.test_error,
-                pair=pair,
-                images=CLASSES * of_each,
-            )
-            for arm, pair in REGULARISERS
-            for of_each in OF_EACH
+        effects=(
+            *(
+                Effect(
+                    f"test error, {pair}, with {FEWEST} images minus the same with {MOST}, "
+                    "percentage points",
+                    "-",
+                    tuple(
+                        _with_images(name, of_each)
+                        for of_each in (OF_EACH[0], OF_EACH[-1])
+                        for name in (arm.name, "base")
+                    ),
+                    effects.more_with_few,
+                )
+                for arm, pair in REGULARISERS
+            ),
+            *(
+                Effect(
+                    f"test error with {CLASSES * of_each:,} images, {pair}, percentage points",
+                    "-",
+                    (_with_images(arm.name, of_each), _with_images("base", of_each)),
+                    effects.test_error,
+                    pair=pair,
+                    images=CLASSES * of_each,
+                )
+                for arm, pair in REGULARISERS
+                for of_each in OF_EACH
+            ),
         ),
         note="Every arm sees the same number of presentations: with an eighth of the images it has "
         "eight times as many epochs.",
@@ -389,7 +407,9 @@ CLAIMS: tuple[Claim, ...] = (
             ),
         ),
         note="Each setting is added to those above it that are kept. Random resized crops, for "
-        "example, are added to what is above, and the rows below are without them.",
+        "example, are added to what is above, and the rows below are without them. Which settings "
+        "are kept was decided by seed 0 on the photographs, which is in that record too, so its "
+        "last row is somewhat too favorable.",
         elsewhere="52.9 %, with batch normalization after the ReLU 50.1 %, with a linear fall of "
         "the learning rate 50.7 %",
     ),

@@ -54,6 +54,9 @@ class RunResult:
     anything (`evaluation.TOP5_CLASSES`)."""
     products: Mapping[str, str] = field(default_factory=dict)
     """The way of each product that a trial decided (`ops/trial.py`); it decides the last digits."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What made the run: `code`, `torch`, `machine`, `device` and `precision`. Empty for runs that
+    were made before this was kept."""
     predictions: Path | None = None
     """File with the predictions of the recipe's own test for `val_split`: `probabilities`,
     (N, classes) float32, and `labels`, (N,) int64. They are read where they are needed, because
@@ -93,6 +96,13 @@ def difference(of: Callable[[RunResult], float]) -> Measure:
 test_error = difference(lambda run: run.test_error)
 centre_error = difference(lambda run: run.centre_error)
 gap = difference(lambda run: run.gap)
+
+
+def more_with_few(
+    few: RunResult, base_of_few: RunResult, many: RunResult, base_of_many: RunResult
+) -> float:
+    """What a change does to the error with few training images minus what it does with many."""
+    return test_error(few, base_of_few) - test_error(many, base_of_many)
 
 
 def top5_error(first: RunResult, second: RunResult) -> float:
@@ -196,8 +206,7 @@ def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
         weights = mixture(p[:, known, labels[known]])
         weighted = np.tensordot(weights, p[:, new], 1)
         gains.append(_error(p[:, new].mean(0), labels[new]) - _error(weighted, labels[new]))
-    average = np.mean(probabilities, axis=0)
-    return {"ensemble_error": _error(average, labels), "weighted_gain": float(np.mean(gains))}
+    return {"ensemble_error": _error(p.mean(0), labels), "weighted_gain": float(np.mean(gains))}
 
 
 def mixture(likelihood: NDArray[np.float64], rounds: int = 500) -> NDArray[np.float64]:

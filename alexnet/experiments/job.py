@@ -48,6 +48,10 @@ def work(folder: Path) -> None:
     try:
         # An earlier process may have been stopped or killed in the middle of the run.
         if (run / "config.json").exists():
+            # The same store may have another name than when the run began.
+            saved = checkpoint.read_config(run)
+            if saved.data != config.data:
+                checkpoint.write_config(run, replace(saved, data=config.data))
             resume(run)
         else:
             fit(config, run)
@@ -65,7 +69,7 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     split = store.split(config.val_split)
     indices = np.arange(len(split))
     p, labels = predictions(nets, split, config.augment, indices)
-    single_crop = replace(trained.preprocess.augment, test_patches="centre")
+    single_crop = centre(config.augment)
     # If the recipe's own test is the center crop, `p` is this already.
     centre_p = (
         p
@@ -75,10 +79,7 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     train = store.split(config.train_split)
     # A sample in the order of an epoch: the store may have its images sorted by class.
     on_train = score(
-        *predictions(
-            nets, train, centre(config.augment), epoch_order(len(train), 0, 0)[:TRAIN_IMAGES]
-        ),
-        1,
+        *predictions(nets, train, single_crop, epoch_order(len(train), 0, 0)[:TRAIN_IMAGES]), 1
     )
     # Before result.json is written: a folder with result.json is whole.
     with replacing(folder / PREDICTIONS) as file:
@@ -86,6 +87,8 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     epochs = read_metrics(run, "epoch")
     names = "epoch", "train_loss", "train_error", "val_loss", "val_error"
     on_test = score(p, labels, 1)
+    about = checkpoint.read(run).about
+    computed = {name: about["config"][name] for name in ("device", "precision")}
     return {
         "test_error": on_test.top1_error,
         "top5_error": on_test.top5_error if says_top5(on_test) else None,
@@ -94,7 +97,8 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
         "images_per_s": median(epoch["images_per_s"] for epoch in epochs),
         "rate": config.sgd.lr,
         "colour": colourfulness(trained.net),
-        "products": checkpoint.read(run).about["products"],
+        "products": about["products"],
+        "origin": {name: about[name] for name in ("code", "torch", "machine")} | computed,
         "epochs": [{name: epoch[name] for name in names} for epoch in epochs],
     }
 

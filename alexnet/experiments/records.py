@@ -21,8 +21,9 @@ import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.data.store import Store
+from alexnet.experiments import effects
 from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
-from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.claims import CLAIMS, WITHOUT_DROPOUT
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.job import result_of
@@ -99,7 +100,7 @@ def environment(jobs: int) -> dict[str, Any]:
 def _run(result: RunResult) -> dict[str, Any]:
     names = (
         *("test_error", "top5_error", "centre_error", "train_error"),
-        *("images_per_s", "rate", "colour", "products"),
+        *("images_per_s", "rate", "colour", "products", "origin"),
     )
     # "also" is the key of the extra metrics in every record that exists.
     extra = {"also": result.extra_metrics}
@@ -164,44 +165,75 @@ class Record:
         """The recorded configuration of an arm."""
         return from_dict(Config, self.raw["configs"][arm])
 
+    def machines(self) -> str:
+        """The machines that made the runs, in words."""
+        of_runs = {
+            run.origin.get("machine", self.raw["environment"]["machine"])
+            for runs in self.results.values()
+            for run in runs
+        }
+        return "; ".join(sorted(of_runs)).replace(", 1 cores", ", 1 core")
+
     def errors(self) -> list[str]:
-        """The errors of each arm by seed, such as `test error, base: 36.3, 37.6 %`."""
+        """The errors of each arm by seed, such as `test error, base: 36.3, 37.6 %`.
+
+        With the center crop, where all effects of the claim are of that error.
+        """
+        of_centre = {effect.measure for effect in self.claim.effects} == {effects.centre_error}
         lines = []
         for name, runs in self.results.items():
-            percent = ", ".join(f"{100 * run.test_error:.1f}" for run in runs)
+            errors = [run.centre_error if of_centre else run.test_error for run in runs]
+            percent = ", ".join(f"{100 * error:.1f}" for error in errors)
             part = Part(**self.raw["parts"][name])
             # Records name arms as code does, and readers read American English.
             arm = name.replace("normalisation", "normalization").replace("colour", "color")
-            lines.append(f"{error_name(self.config(name))}, {arm}{part}: {percent} %")
+            of = "error with the center crop" if of_centre else error_name(self.config(name))
+            lines.append(f"{of}, {arm}{part}: {percent} %")
         return lines
 
-    def setting(self) -> str:
+    def setting(self, row: Row | None = None) -> str:
         """The setting of the first arm in words.
 
         For example: `desk, photographs, 5 seeds: a quarter of the width, 4,000 images, training
-        error 29 %; 24 % for the net trained without dropout: underfitted`.
+        error 29 %; 24 % for the net trained without dropout: underfitted`. In a claim on the number
+        of images it is that of the base of the row; without a row, or for one that compares two
+        numbers, only what all arms share.
         """
-        first = self.claim.arms[0].name
-        runs, part = self.results[first], Part(**self.raw["parts"][first])
-        width = self.config(first).architecture.width
-        store = self.raw["store"]
+        first, without_dropout = self.claim.arms[0].name, self.without_dropout
+        numbers = sorted({effect.images for effect in self.claim.effects} - {0})
+        if row is not None and row.effect.images:
+            first = row.effect.arms[-1]
+            (without,) = (
+                effect.arms[0]
+                for effect in self.claim.effects
+                if effect.images == row.effect.images and effect.pair == WITHOUT_DROPOUT
+            )
+            without_dropout = mean(run.train_error for run in self.results[without])
+        runs, width = self.results[first], self.config(first).architecture.width
+        start = (
+            f"{where(self.raw)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}: "
+            f"{WIDTHS.get(width, f'1/{1 / width:.0f} of the width')}, "
+        )
+        if numbers and not (row is not None and row.effect.images):
+            return f"{start}{numbers[0]:,} to {numbers[-1]:,} images"
+        train_error = mean(run.train_error for run in runs)
+        least, text = train_error, ""
+        if without_dropout is not None:
+            least = without_dropout
+            text = f"; {100 * least:.0f} % for the net trained without dropout"
+        if least > UNDERFITTED and not self.in_papers_setting:
+            text += ": underfitted"
+        images = self._images(first)
+        return f"{start}{images:,} images, training error {100 * train_error:.0f} %{text}"
+
+    def _images(self, arm: str) -> int:
+        """The number of training images of an arm."""
+        part, store = Part(**self.raw["parts"][arm]), self.raw["store"]
         # The record has the size of the store from which the part was taken.
-        all_images = store["images"][self.config(first).train_split]
+        all_images = store["images"][self.config(arm).train_split]
         of_each = part.train_of_each or all_images / store["classes"]
         classes = self.raw["new_classes"] if part.of == "new" else part.classes or store["classes"]
-        images = round(of_each * classes)
-        train_error = mean(run.train_error for run in runs)
-        least, without = train_error, ""
-        if self.without_dropout is not None:
-            least = self.without_dropout
-            without = f"; {100 * least:.0f} % for the net trained without dropout"
-        underfitted = least > UNDERFITTED and not self.in_papers_setting
-        return (
-            f"{where(self.raw)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}: "
-            f"{WIDTHS.get(width, f'1/{1 / width:.0f} of the width')}, {images:,} images, "
-            f"training error {100 * train_error:.0f} %{without}"
-            f"{': underfitted' if underfitted else ''}"
-        )
+        return round(of_each * classes)
 
     def verdict(self, row: Row) -> str:
         """The verdict in words, such as `same sign, 1.4 inside the interval`.
@@ -281,16 +313,24 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
         The records in the order of the claims; of one claim, the largest scale first. The p values
         are adjusted over the rows of all records.
     """
-    folders = (shipped(), OWN) if folder is None else (folder,)
+    folders = [shipped(), OWN] if folder is None else [folder]
+    # In a checkout the two are the same.
+    if folders[-1].resolve() == folders[0].resolve():
+        del folders[1:]
     records: dict[str, Record] = {}
     for path in (path for parent in folders for path in sorted(parent.glob("*.json"))):
         try:
             raw = json.loads(path.read_text())
             if raw["scale"] in scales:
-                records[path.name] = opened(raw)
+                record = opened(raw)
+                # What is said of a record is computed here too, so that a file without it is found.
+                for row in record.rows:
+                    record.setting(row)
+                record.errors()
+                records[path.name] = record
         # A user's own file may be of another version, or of something else.
-        except (KeyError, TypeError, ValueError) as error:
-            if path.parent == shipped():
+        except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
+            if path.parent.resolve() == shipped().resolve():
                 raise
             print(f"warning: {path} is no record of this version: {error!r}", file=sys.stderr)
     return adjusted(_without_dropout(sorted(records.values(), key=_place)))
@@ -356,6 +396,8 @@ def adjusted(records: Sequence[Record]) -> list[Record]:
 def _repeat(claim: Claim, effect: Effect, raw: dict[str, Any]) -> tuple[str, ...]:
     """The reasons to measure a row again: the settings of the compared arms that have changed."""
     compared = [arm for arm in claim.arms if arm.name in effect.arms]
+    # Also the arms with whose networks these begin.
+    compared += [arm for arm in claim.arms if arm.name in {after.init for after in compared}]
     changes = [setting for arm in compared for setting in _changes(claim, arm, effect, raw)]
     # Arms share most settings; each change is named once.
     return tuple(dict.fromkeys(changes))

@@ -230,16 +230,17 @@ def _by_images(record: Record) -> Figure:
     figure = Figure((5.8, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
-    compared = dict.fromkeys(row.effect.pair for row in record.rows)
+    at_one_number = [row for row in record.rows if row.effect.images]
+    compared = dict.fromkeys(row.effect.pair for row in at_one_number)
     for number, (pair, color) in enumerate(zip(compared, (TRAIN, VAL, SOFT), strict=True)):
-        rows = [row for row in record.rows if row.effect.pair == pair]
+        rows = [row for row in at_one_number if row.effect.pair == pair]
         # A little apart, so that the intervals of one number of images can be told from each other.
         x = [row.effect.images * 1.03 ** (number - 1) for row in rows]
         axes.plot(x, [row.estimate.mean for row in rows], "o-", color=color, label=pair)
         for at, row in zip(x, rows, strict=True):
             if row.estimate.low is not None and row.estimate.high is not None:
                 axes.plot((at, at), (row.estimate.low, row.estimate.high), color=color, linewidth=2)
-    images = sorted({row.effect.images for row in record.rows})
+    images = sorted({row.effect.images for row in at_one_number})
     axes.set(xscale="log", xlabel="training images", ylabel="test error, percentage points")
     axes.set_xticks(images, [f"{number:,}" for number in images])
     axes.minorticks_off()

@@ -1,9 +1,10 @@
 """Runs what the claims compare.
 
 Each configuration runs once, in a process of its own, no matter how many claims need it.
-OUT/runs/KEY is a run; its key is a digest of everything that decides its result, so claims share
-runs, finished runs are used again, and an interrupted run continues. OUT/data/KEY is a reduced part
-of the store.
+OUT/runs/KEY is a run; its key is a digest of its settings, its images and the kind of device, so
+claims share runs, finished runs are used again, and an interrupted run continues. The key does not
+depend on the code: after a change of what the code computes, runs need another OUT. OUT/data/KEY is
+a reduced part of the store.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
 from alexnet.device import device_type
 from alexnet.errors import AlexNetError, RunError
+from alexnet.evaluation import QUARTER
 from alexnet.experiments import cost, job
 from alexnet.experiments.claim import (
     NEEDS,
@@ -46,7 +48,7 @@ from alexnet.experiments.claim import (
     Scale,
     error_name,
 )
-from alexnet.experiments.effects import ENSEMBLE, RunResult
+from alexnet.experiments.effects import ENSEMBLE, RunResult, epochs_to
 from alexnet.files import write_whole
 from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
@@ -132,11 +134,19 @@ def check(claim: Claim, settings: Settings) -> None:
         )
     # Small images can show a mechanism at a small scale, but are not the data of these claims.
     small_stand_in = kind in OF_64_PX or (kind == "cifar10" and claim.kinds[-1] != kind)
-    if kind not in claim.kinds or (scale == "full" and small_stand_in):
+    if kind not in claim.kinds:
         raise AlexNetError(
             f"{claim.id} needs {NEEDS[claim.kinds[0]]}; {store.name} holds "
             f"{len(store.classes)} classes of other images, of {store.size_px} pixels"
         )
+    if scale == "full" and small_stand_in:
+        largest = claim.kinds[-1]
+        none = f"{claim.id} has no full scale"
+        needs = f"{claim.id} at full scale needs larger images, such as {NEEDS[largest]}"
+        raise AlexNetError(
+            f"{none if largest in OF_64_PX else needs}; on {store.name}, give --scale desk"
+        )
+    _check_splits(claim, store, settings)
     if claim.learns_first:
         _check_first(claim, settings)
     if kind not in SMALL_IMAGES and store.size_px < STORED_PX[scale]:
@@ -150,13 +160,14 @@ def check(claim: Claim, settings: Settings) -> None:
             config = claim.config(arm, scale, kind)
             input_px, test_px = config.architecture.input_px, config.augment.test_px
             check_sizes(store.size_px, input_px, test_px)
-    for part in {arm.part for arm in claim.arms} - {None}:
-        assert part is not None
-        needed = part.first_class + part.classes
-        if needed > len(store.classes):
-            raise AlexNetError(
-                f"{claim.id} needs {needed} classes or more; {store.name} has {len(store.classes)}"
-            )
+
+
+def _check_splits(claim: Claim, store: Store, settings: Settings) -> None:
+    """Raise AlexNetError if a store, which may be the first one, lacks a split."""
+    config = claim.config(claim.arms[0], settings.scale, kind_of(settings.store))
+    missing = {config.train_split, config.val_split} - store.manifest["splits"].keys()
+    if missing:
+        raise AlexNetError(f"{store.name} has no split {min(missing)!r}, which its training needs")
 
 
 def _check_first(claim: Claim, settings: Settings) -> None:
@@ -172,10 +183,7 @@ def _check_first(claim: Claim, settings: Settings) -> None:
             f"{first.name} has images of {first.size_px} pixels and {store.name} of "
             f"{store.size_px}; prepare both alike"
         )
-    config = claim.config(claim.arms[0], settings.scale, kind_of(store))
-    missing = {config.train_split, config.val_split} - first.manifest["splits"].keys()
-    if missing:
-        raise AlexNetError(f"{first.name} has no split {min(missing)!r}, which its training needs")
+    _check_splits(claim, first, settings)
     if len(classes_of(Part(of="new"), store, first)) < 2:
         raise AlexNetError(
             f"{store.name} has fewer than two classes that {first.name} has not; name another "
@@ -284,7 +292,7 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
                 # dividing by 1000 ranks it before every run that has not.
                 result.epochs[-1]["val_error"]
                 if len(result.epochs) == planned
-                else len(result.epochs) / 1e3,
+                else epochs_to(QUARTER, result) / 1e3,
                 factor,
             )
             for (trial_arm, factor), planned, result in zip(
@@ -348,6 +356,9 @@ def _spec_of(name: str, config: Config, settings: Settings) -> RunSpec:
     decisive = to_dict(replace(config, recipe="", data="", init=init, resident=False))
     # The layout of ranks changes who computes a result, not the result.
     del decisive["parallel"]
+    # A GPU computes in another precision if none is named, and in another order.
+    if (device := device_type(config.device)) != "cpu":
+        decisive["device"] = device
     text = json.dumps([decisive, Store(config.data).checksum], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     return RunSpec(name, config, settings.out / "runs" / key)

@@ -66,10 +66,10 @@ REPEAT = """
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
 would run today; the settings that differ are named. A measure of the first epoch alone is not
 touched by settings that act later."""
-END_GAME = """ One change concerns the
-five-convolution claims at desk scale: the recorded runs had no end game. Today the color noise
-ends and conv1's weights learn at a tenth of the rate from epoch 18 of 24, and conv1 is frozen at
-19, as in the original's configuration in proportion."""
+END_GAME = """ Where `schedule.colour_until`
+is named, the runs had no end game. Today the color noise ends and conv1's weights learn at a tenth
+of the rate from epoch 18 of 24, and conv1 is frozen at 19, as in the original's configuration in
+proportion."""
 
 
 def reproduce(
@@ -169,7 +169,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
                 ours=f"{e.mean:z.2f}{interval}",
                 detectable="" if detectable is None else f"{detectable:.2f}",
                 p=p_in_words(p),
-                setting=record.setting(),
+                setting=record.setting(row),
                 outcome=e.verdict,
                 stands=_stands(row),
                 verdict=verdict,
@@ -309,10 +309,14 @@ def listing(
     for claim in claims:
         lines += ["", *wrapped(f"{claim.id}: {claim.statement}", rest="    ")]
         lines += wrapped(f"{source(claim)}.", "  ", "      ")
+        # A claim without arms is no experiment of this command. Commands are copied, so they are
+        # not wrapped.
+        if not claim.arms:
+            lines += ["  Run it:", *(f"      {command}" for command in claim.manual_commands)]
+            continue
         needs = f"Data: {', or '.join(NEEDS[kind] for kind in claim.kinds)}"
         if claim.learns_first:
             needs += f", and TINY, which is {NEEDS['tiny-imagenet']}"
-        # Claims without arms of their own need no runs, and have no cost.
         if claim.id in cost_s:
             usual = NEEDS[usual_kind(claim)]
             needs += f". Five seeds at desk scale, on {usual}: "
@@ -344,8 +348,7 @@ def document(records: Sequence[Record]) -> str:
         lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.{note}", ""]
         for record in of_claim:
             images = ", ".join(f"{name} {n:,}" for name, n in record.raw["store"]["images"].items())
-            machine = record.raw["environment"]["machine"].replace(", 1 cores", ", 1 core")
-            about = f"{where(record.raw)}; store: {images}; {machine}"
+            about = f"{where(record.raw)}; store: {images}; {record.machines()}"
             lines += [f"`{record.raw['command']}` ({about})", ""]
             lines += [*(f"- {error}" for error in record.errors()), ""]
         if commands := not_run(claim, of_claim):

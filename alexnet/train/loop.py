@@ -142,7 +142,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             return setup
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
-        messages = [f"warning: {sentence}" for sentence in without_effect(config)]
+        messages = [f"warning: {sentence}" for sentence in without_effect(setup.config)]
         if config.init:
             messages.append(start_from(setup))
         note_begun(mesh, run)
