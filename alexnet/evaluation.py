@@ -156,7 +156,7 @@ def measure(
         mesh: The ranks among which the images are divided; every rank gets the whole result.
     """
     preprocess = nets[0][1]
-    count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
+    count = num_crops(preprocess, test)
     p, _ = predictions(nets, split, test, scatter(np.arange(len(split)), mesh), batch, workers)
     # The parts of the ranks are put together in the order of the split.
     return score(all_gather(p, len(split), mesh, preprocess.device), split.labels, count)
@@ -179,7 +179,7 @@ def predictions(
     preprocess = nets[0][1]
     device, pin = preprocess.device, preprocess.device.type == "cuda"
     threads = decoding_threads(workers, device.type)
-    count = len(evaluation_crops(test, preprocess.stored_px, preprocess.input_px))
+    count = num_crops(preprocess, test)
     what = f"test, {count} crop{'s' if count > 1 else ''}"
     # `kept_memory` reuses the memory of the activations from batch to batch.
     with kept_memory(device), Progress(what, len(order), "images") as progress:
@@ -250,10 +250,10 @@ def evaluate(
     return _of_weights(results, members)
 
 
-def num_crops(preprocess: Preprocess) -> int:
-    """The number of the recipe's own test crops; 1 is the center crop."""
-    augment = preprocess.augment
-    return len(evaluation_crops(augment, preprocess.stored_px, preprocess.input_px))
+def num_crops(preprocess: Preprocess, test: Augment | None = None) -> int:
+    """The number of test crops, those of the recipe if `test` is None; 1 is the center crop."""
+    of = preprocess.augment if test is None else test
+    return len(evaluation_crops(of, preprocess.stored_px, preprocess.input_px))
 
 
 def _of_weights(results: Sequence[Result], members: Sequence[Trained]) -> list[Result]:
