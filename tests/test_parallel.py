@@ -55,6 +55,8 @@ class Case:
     gradients: float = (
         1e-12  # how far they may be apart from the same weights, in parts of the largest
     )
+    again: int = 1  # steps from the same weights, after the others
+    maxima_move: bool = False  # by rounding in some of these steps, and gradients with them
 
 
 def all_compared(cases: list[Case]) -> int:
@@ -145,11 +147,12 @@ def compared(case: Case, mesh: Mesh) -> int:
 
     seen: dict[str, torch.Tensor] = {}
     expected_of: dict[str, torch.Tensor] = {}
-    for step in range(case.steps + 1):
-        if step == case.steps:  # once more where the whole net has come to
+    differences: list[dict[str, float]] = []
+    for step in range(case.steps + case.again):
+        if step >= case.steps:  # once more where the whole net has come to
             for name, weight in own.items():
                 weight.detach().copy_(part.shards[name].local(parameters[name]))
-        exact = {"rtol": 0, "atol": case.tolerance * case.growth**step}
+        exact = {"rtol": 0, "atol": case.tolerance * case.growth ** min(step, case.steps)}
         x = torch.randn(case.batch, 3, px, px, dtype=case.dtype, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, part.plan[-1].shape[0], (case.batch,), generator=generator)
@@ -170,17 +173,19 @@ def compared(case: Case, mesh: Mesh) -> int:
         sent = {kind: of_loss[kind] + of_gradients[kind] for kind in of_loss}
         assert_as_predicted(sent, case.architecture, mesh, case.batch, x.element_size())
         sgd_step(expected, parameters, velocities[1], of, 0.9, partial(kept, into=expected_of))
-        if step in (
-            0,
-            case.steps,
-        ):  # between them a unit or a maximum may tip by rounding, and its gradient with it
-            differ = {
-                name: apart(gradient, part.shards[name].local(expected_of[name]))
-                for name, gradient in seen.items()
-            }
-            assert max(differ.values()) < case.gradients, differ
+        if step == 0 or step >= case.steps:
+            differences.append(
+                {
+                    name: apart(gradient, part.shards[name].local(expected_of[name]))
+                    for name, gradient in seen.items()
+                }
+            )
         for name, weight in own.items():
             torch.testing.assert_close(weight, part.shards[name].local(parameters[name]), **exact)
+    # A wrong gradient is wrong in every step; a maximum moves in some of them.
+    worst = min if case.maxima_move else max
+    for name in seen:
+        assert worst(differ[name] for differ in differences) < case.gradients, (name, differences)
     if case.batch % mesh.data.size == 0:
         part.eval()
         whole.eval()
@@ -239,9 +244,11 @@ def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(
     # float32 rounds a loss of 7 to 5e-7, and the difference grows from step to step as rounding
     # does in training. At ten times this learning rate it grew to 2e-4 of the loss after 13 steps,
     # beyond this bound. Gradients differed by 2e-6 to 5e-6 of the largest where no maximum had
-    # moved to another position, and by up to 0.05 where one had.
+    # moved to another position, and by up to 0.05 where one had: with eight images in seven of ten
+    # steps on one processor, with two in two of ten. Four images in six steps leave some without.
     whole = replace(recipes.original().architecture, classes=1000)
-    case = Case(parallel, whole, 8, torch.float32, 20, 0.0001, 1e-6, 1.5, 2e-5)
+    numbers = torch.float32, 20, 0.0001, 1e-6, 1.5, 2e-5
+    case = Case(parallel, whole, 4, *numbers, again=5, maxima_move=True)
     assert on_ranks(ranks, all_compared, [case]) == ranks * [case.steps]
 
 
