@@ -22,13 +22,14 @@ from alexnet.data.device_feed import on_device
 from alexnet.data.image import Rgb, centre_square, decode, defect_of_head
 from alexnet.data.loader import batches
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
-from alexnet.data.sources.source import readable
+from alexnet.data.sources.source import UnreadableImage, read_file, readable
 from alexnet.data.storage import as_url, is_url
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
+from alexnet.terminal import printable
 from alexnet.trained import Trained, probabilities
 
 BATCH = 64  # images
@@ -72,6 +73,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         # The suffix does not matter: the user means this file.
         elif path.is_file():
             files.append(path)
+        elif path.exists():
+            raise RunError(f"{path} is not a regular file; save the image and give the file")
         elif is_url(path):
             raise RunError(f"{as_url(path)} is a URL; download the image and give the file")
         else:
@@ -140,7 +143,11 @@ def read_image(file: Path, size_px: int) -> Rgb:
 def _decoded(file: Path, size_px: int) -> Rgb:
     """Do what `read_image` does; the message of its DataError is the reason alone."""
     # Photographs of users carry EXIF orientations, which ImageNet's preparation ignores.
-    rgb = decode(file.read_bytes(), upright=True, enough_px=size_px)
+    try:
+        data = read_file(file)
+    except UnreadableImage as error:
+        raise DataError(str(error)) from None
+    rgb = decode(data, upright=True, enough_px=size_px)
     return np.ascontiguousarray(centre_square(rgb, size_px))
 
 
@@ -237,7 +244,7 @@ def _write_features(
         content = io.BytesIO()
         np.save(content, np.concatenate(labels))
         write_whole(folder / LABELS_FILE, content.getvalue())
-    write_whole(folder / NAMES_FILE, "".join(f"{name}\n" for name in names).encode())
+    write_whole(folder / NAMES_FILE, "".join(f"{printable(name)}\n" for name in names).encode())
 
 
 def _write_npy_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

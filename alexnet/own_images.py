@@ -12,7 +12,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from alexnet.checkpoint import read_config
 from alexnet.config import Config, Schedule, SmoothSchedule, StoreSettings, scaled
 from alexnet.config_checks import check
 from alexnet.data import sources
-from alexnet.data.augment import Preprocess, sample_augmentation
+from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
 from alexnet.data.image import decode
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare
@@ -95,12 +95,25 @@ def train_on(
         Interrupted, NotFinite, BusyError: As `fit` does.
     """
     if (Path(folder) / "manifest.json").is_file():
-        store = Store(folder)
+        # As a path, so that a slash at the end does not make another name of it.
+        store = Store(Path(folder))
         train = next(iter(store.manifest["splits"].values()))
-        config = base or recommended(store.size_px, train["images"])
+        small = recommended(store.size_px, train["images"])
+        others = recipes.modern(), recipes.cifar_26(), recipes.cifar_11()
+        config = base or fitting(store.size_px, (small, *others))
+        if config is None:
+            raise DataError(
+                f"no recipe fits the {store.size_px} pixels of {folder}; prepare it with "
+                f"--size-px {stored_px(small)}, or {CIFAR_PX} for tiny images"
+            )
     else:
         check_outside(run, sources.image_folders(folder), "name a folder elsewhere with --out")
         source = sources.find(folder)
+        if not {"val", "test"} & {split.name for split in source.splits}:
+            raise DataError(
+                f"{folder} has no images to test on beside those to train on; add a split named "
+                "val or test"
+            )
         config = base or recommended(typical_side_px(source), source.splits[0].count)
         # Before the images are prepared, which may take minutes.
         check(change(config))
@@ -129,6 +142,21 @@ def recommended(side_px: int, images: int | None = None) -> Config:
     if side_px >= TINY_PX:
         return recipes.modern_small()
     return recipes.cifar_26() if images is None or images >= MANY else recipes.cifar_11()
+
+
+def fitting(size_px: int, recipes_to_try: Iterable[Config]) -> Config | None:
+    """Return the first recipe whose input fits a store, or None.
+
+    Args:
+        size_px: Side of the stored images.
+    """
+    for config in recipes_to_try:
+        try:
+            check_sizes(size_px, config.architecture.input_px)
+        except DataError:
+            continue
+        return config
+    return None
 
 
 def stored_px(config: Config) -> int:
@@ -194,7 +222,11 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
             f"{folder} was prepared from {manifest['source']}, and this is {source.description}; "
             "name the images as you did then, or choose another --out"
         )
-    if held != there:
+    # The manifests of earlier versions do not say.
+    archives = manifest.get("archives", source.archives)
+    if archives != source.archives:
+        was = "archives of other names, sizes or dates"
+    elif held != there:
         was = f"other images than {source.description} has now"
     elif before_px != settings.size_px:
         was = f"{before_px} pixels a side, and this recipe needs {settings.size_px}"

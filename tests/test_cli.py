@@ -32,7 +32,7 @@ from alexnet.data import shapes
 from tests.commands import printed, refused
 from tests.conftest import RECIPES, tiny
 from tests.processes import until
-from tests.small_stores import folder_of
+from tests.small_stores import class_folder, folder_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,6 +149,18 @@ def test_ctrl_c_says_whether_the_same_command_continues(
     with pytest.raises(SystemExit, match="130"):
         main(arguments)
     assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_path_through_a_file_or_a_dangling_link_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = class_folder(tmp_path / "images")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    for parent in ("file", "link"):
+        out = tmp_path / parent / "store"
+        assert "leads nowhere" in refused(capsys, "prepare", images, out)
+        assert not out.exists()
 
 
 def test_user_errors_are_one_sentence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -258,9 +259,45 @@ def test_capital_letters_make_no_classes_of_the_splits(
     assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
 
 
-def test_class_of_trains_is_no_split(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "vehicles", {"Bus": 3, "Car": 3, "Train": 3})
-    assert find(str(folder)).classes == ("Bus", "Car", "Train")
+@pytest.mark.parametrize("train", ["Train", "train"])
+def test_class_of_trains_is_no_split(tmp_path: Path, train: str) -> None:
+    folder = folder_of(tmp_path / "vehicles", {"Bus": 3, "Car": 3, train: 3})
+    (folder / "README.txt").write_text("photographs of vehicles")
+    assert find(str(folder)).classes == ("Bus", "Car", train)
+
+
+def test_split_with_folders_is_no_class_whatever_lies_beside_it(tmp_path: Path) -> None:
+    folder_of(tmp_path / "pets" / "train", {"cat": 3, "dog": 3})
+    folder_of(tmp_path / "pets", {"extra": 3})
+    assert find(str(tmp_path / "pets")).classes == ("cat", "dog")
+
+
+def test_link_to_a_folder_is_not_followed_and_is_named(tmp_path: Path) -> None:
+    """It may lead to a folder above, whose images are of other classes."""
+    folder = folder_of(tmp_path / "pets", {"cat": 10, "dog": 10})
+    (folder / "cat" / "all").symlink_to(folder)
+    source = find(str(folder))
+    assert sum(split.count or 0 for split in source.splits) == 20
+    assert source.notes == (
+        f"1 link to folders is not followed, {folder / 'cat' / 'all'} among them; "
+        "put the images themselves there",
+    )
+
+
+def test_names_compare_however_their_accents_are_written(tmp_path: Path) -> None:
+    """macOS writes a letter and its accent as two characters."""
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        names = (unicodedata.normalize(form, name) for name in ("Bär", "Bison"))
+        folder_of(tmp_path / "zoo" / split, dict.fromkeys(names, 2))
+    source = find(str(tmp_path / "zoo"))
+    assert source.classes == ("Bison", "Bär")
+    assert [split.count for split in source.splits] == [4, 4]
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    """A prediction would hold one of them only, and `load_from_disk` refuses such a store."""
+    with pytest.raises(DataError, match="has 2 classes named 'crane'"):
+        Source("cranes", ("crane", "heron", "crane"), ())
 
 
 def test_first_image_of_a_table_is_not_taken_for_a_heading(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -57,6 +58,18 @@ def test_undecodable_file_is_reported_and_the_others_are_predicted(run: Path, fo
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match="no images in"):
         list(predict(load(run), [folder / "empty"]))
+
+
+def test_enormous_file_and_pipe_are_reported_without_being_read(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    with (folder / "huge.png").open("wb") as file:
+        file.truncate(300 << 20)
+    (huge,) = (p for p in predict(load(run), [folder]) if p.error and p.file.endswith("huge.png"))
+    assert huge.error == "314,572,800 bytes are more than 268,435,456"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="pipe is not a regular file"):
+        list(predict(load(run), [tmp_path / "pipe"]))
 
 
 def test_features_of_a_store_are_the_networks_activations(

@@ -60,6 +60,57 @@ def test_table_labels_may_be_numbers(tmp_path: Path) -> None:
     assert find(str(tmp_path)).classes[9:] == ("class9", "class10")
 
 
+@pytest.mark.parametrize("names", [("train", "val"), ("training", "valid")])
+@pytest.mark.parametrize("beside", [False, True])
+def test_tables_of_splits_name_images_of_their_own_folders(
+    names: tuple[str, str], beside: bool, tmp_path: Path
+) -> None:
+    """Both folders have images of the same names; a table lies in its folder or beside it."""
+    for name in names:
+        for number in range(4):
+            write(tmp_path / name / f"{number}.jpg", image(number % 2, number))
+        rows = "name,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+        write(tmp_path / f"{name}.csv" if beside else tmp_path / name / "labels.csv", rows)
+    source = find(str(tmp_path))
+    assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
+    assert [check_labels(split) for split in source.splits] == [4, 4]
+
+
+@pytest.mark.parametrize("order", ["utf-16", "utf-16-le"])
+def test_table_of_windows_may_be_utf_16(order: str, tmp_path: Path) -> None:
+    text = "name,label\na b.jpg,golden retriever\nc.png,Bär\nd.JPG,Bär\n"
+    pets(tmp_path, text)
+    marked = text if order == "utf-16" else "\ufeff" + text
+    write(tmp_path / "labels.csv", marked.encode(order))
+    assert find(str(tmp_path)).classes == ("Bär", "golden retriever")
+
+
+def test_table_names_images_however_their_accents_are_written(tmp_path: Path) -> None:
+    for number, name in enumerate(("Ba\u0308r.jpg", "cat.jpg")):
+        write(tmp_path / name, image(number, 0))
+    write(tmp_path / "labels.csv", "name,label\nB\u00e4r.jpg,bear\ncat.jpg,cat\n")
+    assert find(str(tmp_path), val_fraction=0).splits[0].count == 2
+
+
+def test_label_whose_quotation_mark_is_not_closed_is_refused(tmp_path: Path) -> None:
+    """It would take the rows after it."""
+    with pytest.raises(ValueError, match=r"labels.csv, line 4, ends a label of several lines"):
+        pets(tmp_path, 'name,label\na b.jpg,dog\nc.png,"cat\nd.JPG,cat\n')
+
+
+def test_folder_in_a_folder_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write(tmp_path / "flowers" / name / "1.jpg", image(0, 0))
+    with pytest.raises(ValueError, match=f"if the classes are the folders of {tmp_path}/flowers"):
+        find(str(tmp_path))
+
+
+def test_archive_of_the_images_beside_a_table_is_not_read(tmp_path: Path) -> None:
+    source = pets(tmp_path, "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n", "labels.csv")
+    write(tmp_path / "images.tar", b"whatever")
+    assert find(str(tmp_path)).classes == source.classes
+
+
 def test_images_without_a_row_are_reported_and_images_are_held_out(tmp_path: Path) -> None:
     flat(tmp_path / "train", TRAIN)
     flat(tmp_path / "test", VAL)

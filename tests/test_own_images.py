@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import own_images
+from alexnet import own_images, recipes
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
 from alexnet.cli.settings import MINUTES
@@ -25,7 +27,7 @@ from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.image import Rgb
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.store import Store
-from alexnet.errors import ConfigError, DataError, RunError
+from alexnet.errors import AlexNetError, ConfigError, DataError, RunError
 from alexnet.own_images import (
     EPOCHS,
     _as_saved,
@@ -178,6 +180,67 @@ def test_images_that_were_exchanged_are_not_overlooked(images: Path, tmp_path: P
     (folder / "0.png").rename(folder / "new.png")
     with pytest.raises(DataError, match=r"was prepared for other images than .* has now"):
         train_on(str(images), tmp_path / "mine", tiny)
+
+
+def tars_of(images: Path, folder: Path) -> None:
+    """Write an archive of each class."""
+    folder.mkdir()
+    for of_class in images.iterdir():
+        with tarfile.open(folder / f"{of_class.name}.tar", "w") as archive:
+            archive.add(of_class, ".")
+
+
+def test_archives_that_were_exchanged_are_not_overlooked(images: Path, tmp_path: Path) -> None:
+    tars_of(images, tmp_path / "tars")
+    train_on(str(tmp_path / "tars"), tmp_path / "mine", tiny)
+    train_on(str(tmp_path / "tars"), tmp_path / "mine", tiny)
+    os.utime(next((tmp_path / "tars").iterdir()), (1, 1))
+    with pytest.raises(DataError, match="was prepared for archives of other names, sizes or dates"):
+        train_on(str(tmp_path / "tars"), tmp_path / "mine", tiny)
+
+
+def test_log_that_grows_beside_archives_is_none_of_them(images: Path, tmp_path: Path) -> None:
+    tars_of(images, tmp_path / "tars")
+    before = sources.find(str(tmp_path / "tars"))
+    (tmp_path / "tars" / "log.txt").write_text("prepare train: 1 of 20 images")
+    assert sources.find(str(tmp_path / "tars")).archives == before.archives != ""
+    (tmp_path / "tars" / "classes.txt").write_text("a\nb\n")
+    assert sources.find(str(tmp_path / "tars")).archives != before.archives
+
+
+def test_source_without_images_to_test_on_is_refused_before_the_preparation(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources.find(str(images))
+    alone = replace(source, splits=source.splits[:1])
+    monkeypatch.setattr(sources, "find", lambda folder: alone)
+    with pytest.raises(DataError, match="has no images to test on"):
+        train_on(str(images), tmp_path / "mine", tiny)
+    assert not (tmp_path / "mine-store").exists()
+
+
+def test_preparation_may_not_lie_beside_splits_in_capital_letters(images: Path) -> None:
+    """Beside another folder they would be classes, and the same command could not go on."""
+    for name in ("Training", "Testing"):
+        shutil.copytree(images, images.parent / "set" / name)
+    with pytest.raises(AlexNetError, match="name a folder elsewhere with --out"):
+        train_on(str(images.parent / "set"), images.parent / "set" / "runs" / "mine", tiny)
+
+
+def test_store_of_another_size_gets_a_recipe_that_fits(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = recipes.modern_small(), recipes.modern(), recipes.cifar_11()
+    fitting = [own_images.fitting(px, tried) for px in (256, 128, 32, 20)]
+    assert fitting == [tried[1], tried[0], tried[2], None]
+    monkeypatch.setattr(own_images, "fitting", lambda px, tried: None)
+    with pytest.raises(DataError, match=r"no recipe fits the 40 pixels .*--size-px \d+, or 32 for"):
+        train_on(str(store), tmp_path / "mine")
+
+
+def test_slash_behind_a_store_makes_no_other_name_of_it(store: Path, tmp_path: Path) -> None:
+    train_on(str(store), tmp_path / "mine", tiny)
+    train_on(f"{store}/", tmp_path / "mine", tiny)
 
 
 def test_other_name_of_the_same_images_is_no_reason_to_remove_a_run(

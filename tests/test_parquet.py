@@ -66,6 +66,18 @@ def test_parquet_files_after_a_name_that_is_not_utf8_are_probed(
     assert (run.returncode, run.stdout) == (0, b"\n\n")
 
 
+def test_number_of_a_parquet_file_may_follow_its_split_in_any_way(tmp_path: Path) -> None:
+    folder = layouts.clone(tmp_path) / "data"
+    (folder / "train-00000-of-00002.parquet").rename(folder / "train_0.parquet")
+    (folder / "train-00001-of-00002.parquet").rename(folder / "train_1.parquet")
+    (folder / "validation-00000-of-00001.parquet").rename(folder / "val_0.parquet")
+    source = find(str(tmp_path))
+    assert [(split.name, split.count) for split in source.splits] == [
+        ("train", len(layouts.TRAIN)),
+        ("val", len(layouts.VAL)),
+    ]
+
+
 @pytest.mark.parametrize("cut", [0, 3, 100, 3000, -1])
 def test_cut_parquet_files_are_refused(cut: int, tmp_path: Path) -> None:
     (path, _) = sorted(layouts.clone(tmp_path).glob("data/train*"))

@@ -219,7 +219,8 @@ def test_unreadable_images_are_skipped_and_named_up_to_a_limit(tmp_path: Path) -
     assert manifest["splits"]["train"]["images"] == 100
     with pytest.raises(
         ValueError,
-        match=r"1 of 101 images of 'train' cannot be read, .*broken\.jpg \(not an image",
+        match=r"1 of 101 images of 'train' cannot be read, .*broken\.jpg \(not an image.*"
+        r".*allow more: alexnet prepare SOURCE .*strict --size-px 24 --encoding jpeg --shard",
     ):
         prepare(source, tmp_path / "strict", replace(SMALL, most_skipped=0.005))
     assert not (tmp_path / "strict").exists()
@@ -236,6 +237,12 @@ def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:
             tmp_path / "store",
             replace(SMALL, most_skipped=1.0),
         )
+
+
+def test_split_without_an_image_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    splits = (shapes.source(5, 1).splits[0], SourceSplit("val", 0, lambda start: iter(())))
+    with pytest.raises(ValueError, match="the split 'val' of shapes has no images"):
+        prepare(Source("shapes", shapes.CLASSES, splits), tmp_path / "store", SMALL)
 
 
 def test_full_disk_is_noticed_before_the_first_image(

@@ -54,6 +54,7 @@ DISK_ERRORS = {
     errno.EMFILE: "allow more open files with `ulimit -n`",
     errno.ENFILE: "the system has too many open files; close other programs",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "a part of this path is a file, or a link that leads nowhere",
     errno.ENOTDIR: "a part of this path is a file and not a folder",
     errno.EISDIR: "this is a folder and not a file",
     errno.ELOOP: "this path has a loop of symbolic links",

@@ -11,7 +11,6 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, on_disk, parse
 from alexnet.config import MEMORY_GIB, StoreSettings
-from alexnet.errors import DataError
 from alexnet.files import check_outside
 from alexnet.program import command
 from alexnet.terminal import printable
@@ -37,7 +36,7 @@ class PrepareArguments:
     store: Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
     """New folder for the store."""
     val_fraction: float = 0.1
-    """Share of the images that is held out where the source has no validation split."""
+    """Share of the images held out where a source of image files has no validation split."""
     splits: Names = ()
     """Splits to prepare, train among them; all splits with labels when not given."""
     settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(
@@ -97,13 +96,8 @@ def _recipe_for(size_px: int, images: int) -> str | None:
         images: Number of training images.
     """
     from alexnet import own_images, recipes
-    from alexnet.data.augment import check_sizes
 
-    recommended = own_images.recommended(size_px, images)
-    for config in (recipes.original(), recommended, recipes.cifar_26(), recipes.cifar_11()):
-        try:
-            check_sizes(size_px, config.architecture.input_px)
-        except DataError:
-            continue
-        return config.recipe
-    return None
+    small = own_images.recommended(size_px, images)
+    tried = recipes.original(), small, recipes.cifar_26(), recipes.cifar_11()
+    config = own_images.fitting(size_px, tried)
+    return config.recipe if config else None

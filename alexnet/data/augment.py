@@ -200,8 +200,8 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
     return this.result()
 
 
-# Three streams of two epochs, and as many shorter tables, which a batch of few images may need.
-@lru_cache(maxsize=12)
+# Four streams of two epochs, and as many shorter tables, which a batch of few images may need.
+@lru_cache(maxsize=16)
 def _begun(seed: int, epoch: int, stream: int, rows: int) -> Future[NDArray[np.float64]]:
     """Begin to draw a table in a thread."""
     table: Future[NDArray[np.float64]] = Future()

@@ -151,18 +151,21 @@ def _check_disk(source: Source, target: StoreFolder, settings: StoreSettings) ->
     existing, free = free_space(target.path.parent)
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
-        # The whole command, since `alexnet train FOLDER` has no such option.
-        asked = [
-            (f"--{field.name.replace('_', '-')}", getattr(settings, field.name))
-            for field in fields(settings)
-            if getattr(settings, field.name) != field.default
-        ]
-        options = itertools.chain(*asked)
-        anyway = command("prepare", "SOURCE", target.path, *options, "--ignore-disk")
+        anyway = _command(target, settings, "--ignore-disk")
         raise DataError(
             f"the store may need {needed} and {existing} has {size(free)} free; "
             f"make room, choose another disk, or begin anyway with: {anyway}"
         )
+
+
+def _command(target: StoreFolder, settings: StoreSettings, *more: str) -> str:
+    """The whole command that makes this store, since `alexnet train FOLDER` lacks its options."""
+    asked = [
+        (f"--{field.name.replace('_', '-')}", getattr(settings, field.name))
+        for field in fields(settings)
+        if getattr(settings, field.name) != field.default
+    ]
+    return command("prepare", "SOURCE", target.path, *itertools.chain(*asked), *more)
 
 
 def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
@@ -252,6 +255,11 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     record = job.state["splits"][split.name]
     # Where the size of the split is unknown, the share is taken of what was read so far.
     skipped, total = len(record["skipped"]), split.count or record["consumed"]
+    if final and not record["consumed"]:
+        raise DataError(
+            f"the split {split.name!r} of {job.source.description} has no images; add some, or "
+            "change --val-fraction"
+        )
     if final and record["consumed"] == skipped:
         raise DataError(
             f"the split {split.name!r} has no readable image; repair the images and remove "
@@ -261,10 +269,12 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     if (final or split.count) and skipped > tolerated:
         names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
         first = first_of(names, skipped)
+        enough = math.ceil(100 * skipped / max(1, total)) / 100
+        allowing = _command(job.target, replace(job.settings, most_skipped=enough))
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.target.partial}, or allow more with the option "
-            f"--most-skipped of `{command('prepare', 'SOURCE', job.target.path)}`"
+            f"repair them and remove {job.target.partial}, or allow more: "
+            f"{allowing}"
         )
 
 
@@ -298,6 +308,8 @@ def _finish(job: Job) -> dict[str, Any]:
     manifest = {
         "format": FORMAT,
         **_identity(source, job.settings),
+        # Tells later whether the archives, whose images have no fingerprint, are still the same.
+        "archives": source.archives,
         "notes": [
             *source.notes,
             *notes_on_splits(splits, source.classes, job.settings.size_px),

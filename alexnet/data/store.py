@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.arrow import ArrowFile, Index, build_index, check_index, parse_names
 from alexnet.data.manifest import parse_manifest
-from alexnet.data.storage import LocalStorage, Range, Storage, is_url, missing
+from alexnet.data.storage import LocalStorage, Range, Storage, as_url, is_url, missing
 from alexnet.errors import DataError
 from alexnet.program import command
 
@@ -284,4 +284,4 @@ def _open_storage(name: str | Path, answer_s: float) -> Storage:
     # Imported here, so that a local store does not pay for the import of fsspec.
     from alexnet.data.remote import RemoteStorage
 
-    return RemoteStorage(str(name), answer_s)
+    return RemoteStorage(as_url(name), answer_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 
 from alexnet.data.classes import are_wnids, words_beside
@@ -12,6 +13,7 @@ from alexnet.data.sources.source import (
     Listed,
     Options,
     Source,
+    composed,
     files_below,
     is_image,
     listed_splits,
@@ -64,17 +66,33 @@ def split_folders(folder: Path) -> dict[str, Path]:
         existing = [children[name] for name in names if name in children]
         if existing:
             folders[split] = existing[0]
+    if "train" in folders and _is_class(folders["train"], folders.values()):
+        return {}
     if folders and "train" not in folders and set(_children(folder)) <= set(folders.values()):
         beside = ", ".join(f"{child.name}/" for child in folders.values())
         raise DataError(f"{folder} has no train/ beside {beside}; put it there")
     return folders
 
 
+def _is_class(train: Path, splits: Collection[Path]) -> bool:
+    """Tell whether a folder that is called as the training split is is a class: trains.
+
+    It is if it has no folders, no table of labels is there, and images lie in folders beside it
+    that are no splits.
+    """
+    tables = [path for path in candidates([train, train.parent]) if path.suffix.lower() != ".txt"]
+    if tables or _children(train):
+        return False
+    beside = (child for child in _children(train.parent) if child not in splits)
+    return any(any(map(may_be_image, child.rglob("*"))) for child in beside)
+
+
 def _children(folder: Path) -> list[Path]:
     """Return the folders in a folder, without hidden ones, in alphabetical order."""
-    return sorted(
+    children = (
         child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
     )
+    return sorted(children, key=lambda child: composed(child.name))
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -176,7 +194,7 @@ def _same_classes(
 ) -> list[Listed]:
     """Return the files of another split. Raises DataError if it has other classes."""
     part_classes, files = _class_files(part, notes)
-    if part_classes != classes:
+    if list(map(composed, part_classes)) != list(map(composed, classes)):
         odd = sorted(set(classes) ^ set(part_classes))
         raise DataError(f"{train} and {part} have different classes: {', '.join(odd[:3])}")
     return files

@@ -32,7 +32,7 @@ from alexnet.data.sources.source import (
     UnreadableImage,
     check_size,
     is_refusal,
-    split_name,
+    split_in_name,
     unreadable,
     without_labels,
 )
@@ -72,7 +72,9 @@ def parquet_files(folder: Path, options: Options | None = None) -> Source:
         # A clone without Git LFS has small text files in place of the data.
         if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise DataError(f"{path} is a pointer of Git LFS; fetch the file with: git lfs pull")
-        by_split.setdefault(split_name(path.stem.split("-")[0]), []).append(path)
+        # train-00000-of-00003.parquet, train_0.parquet; a name of another word is a split, too.
+        split = split_in_name(path) or path.stem.split("-")[0]
+        by_split.setdefault(split, []).append(path)
     if "train" not in by_split:
         raise DataError(f"{folder} has no training files; their names begin with 'train'")
     _probe(parquet_in(folder))

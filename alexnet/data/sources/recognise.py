@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from alexnet.data.classes import WORD_FILES
 from alexnet.data.sources.cifar import cifar_binary
 from alexnet.data.sources.class_tars import class_tars
 from alexnet.data.sources.folders import (
@@ -19,13 +21,21 @@ from alexnet.data.sources.folders import (
 from alexnet.data.sources.hub import hub
 from alexnet.data.sources.ilsvrc import TRAIN_TAR, ilsvrc
 from alexnet.data.sources.parquet import parquet_files, parquet_in
-from alexnet.data.sources.source import Options, Source, is_hidden, is_image, split_name
-from alexnet.data.sources.tables import table_folder
+from alexnet.data.sources.source import (
+    SPLIT_NAMES,
+    Options,
+    Source,
+    is_hidden,
+    is_image,
+    split_name,
+)
+from alexnet.data.sources.tables import candidates, table_folder
 from alexnet.data.sources.webdataset import is_webdataset, webdataset
 from alexnet.errors import DataError
 
-# Archives of images, and the lists of their labels or classes.
-ARCHIVE_SUFFIXES = {".tar", ".gz", ".tgz", ".parquet", ".bin", ".txt"}
+ARCHIVE_SUFFIXES = {".tar", ".gz", ".tgz", ".parquet", ".bin"}
+# The lists of their labels, classes or words; any other text may be a log that still grows.
+LISTS = re.compile("|".join(map(re.escape, ("classes.txt", *WORD_FILES))) + r"|.*truth\.txt")
 
 
 def find(source: str, val_fraction: float = 0.1, splits: Sequence[str] = ()) -> Source:
@@ -76,14 +86,19 @@ def image_folders(source: str) -> list[Path]:
     if not folder.is_dir() or _format(folder) not in (class_folders, table_folder):
         return []
     parts = split_folders(kaggle_root(folder) or folder)
-    return list(parts.values()) if "train" in parts else [folder]
+    as_written = set(itertools.chain(*SPLIT_NAMES.values()))
+    # Beside any other folder, those with capital letters would be classes.
+    if "train" not in parts or any(path.name not in as_written for path in parts.values()):
+        return [folder]
+    return list(parts.values())
 
 
 def _archives(folder: Path) -> str:
     """Return a digest of the names, sizes and dates of a folder's archives and lists of labels."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("[!.]*.*"), *folder.glob("data/[!.]*.*")]):
-        if path.suffix.lower() in ARCHIVE_SUFFIXES and path.is_file():
+        counts = path.suffix.lower() in ARCHIVE_SUFFIXES or LISTS.fullmatch(path.name)
+        if counts and path.is_file():
             about = path.stat()
             text = f"{path.relative_to(folder)}\0{about.st_size}\0{about.st_mtime_ns}\0"
             digest.update(text.encode("utf-8", "surrogatepass"))
@@ -107,8 +122,12 @@ def _format(folder: Path) -> Callable[[Path, Options], Source]:
     base = kaggle_root(folder) or folder
     train = split_folders(base).get("train", folder)
     tars = sum(name.endswith(".tar") and not is_hidden(name) for name in names)
-    # A single tar beside class folders is more likely the archive that they were unpacked from.
-    if tars > 1 or (tars == 1 and not has_class_folders(train)):
+    # A single tar beside class folders, or beside images with a table, is more likely the archive
+    # that they were unpacked from.
+    unpacked = has_class_folders(train) or (
+        tars == 1 and candidates([folder]) and any(is_image(path) for path in folder.rglob("*"))
+    )
+    if tars > 1 or (tars == 1 and not unpacked):
         return webdataset if is_webdataset(folder) else class_tars
     if has_class_folders(train):
         return class_folders

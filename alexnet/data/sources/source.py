@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,14 @@ def check_size(size: int, limit_bytes: int = MAX_IMAGE_BYTES) -> None:
     """Raise UnreadableImage for a file of too many bytes, before memory is allocated for them."""
     if size > limit_bytes:
         raise UnreadableImage(f"{size:,} bytes are more than {limit_bytes:,}")
+
+
+def composed(name: str) -> str:
+    """Return a name with each letter and its accents as one character, by which names compare.
+
+    macOS writes the names of files with the accents apart, other systems and tables as one.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def readable(name: str) -> str:
@@ -152,7 +161,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all paths below a folder that are not folders, in order.
+    """Return all paths below a folder that are not folders, in order, and all links to folders.
+
+    No folder is entered through a link, which may lead above this one.
 
     Raises:
         DataError: If a folder cannot be read; its images would be missing without a word.
@@ -164,9 +175,11 @@ def files_below(folder: Path) -> list[Path]:
             "change its permissions or take it out of the source"
         )
 
-    # As `rglob` does, `walk` enters no folder through a link, so it ends.
-    walk = os.walk(folder, onerror=refuse)
-    return sorted(Path(above, name) for above, _, names in walk for name in names)
+    paths = []
+    for above, folders, names in os.walk(folder, onerror=refuse):
+        links = (name for name in folders if os.path.islink(os.path.join(above, name)))
+        paths += [Path(above, name) for name in itertools.chain(names, links)]
+    return sorted(paths)
 
 
 def notes_on_left_out(files: Iterable[Path], where: object) -> list[str]:
@@ -176,12 +189,18 @@ def notes_on_left_out(files: Iterable[Path], where: object) -> list[str]:
     for each suffix. Other files, such as videos, share one, apart from those that often accompany
     images: they are neither mentioned nor counted.
     """
+    left_out = [path for path in files if not (is_image(path) or _accompanies(path))]
+    links = [path for path in left_out if path.is_dir()]
     kinds = Counter(
-        path.suffix.lower() or "without a suffix"
-        for path in files
-        if not (is_image(path) or _accompanies(path))
+        path.suffix.lower() or "without a suffix" for path in left_out if path not in links
     )
     notes = []
+    if links:
+        noun, verb = ("link", "is") if len(links) == 1 else ("links", "are")
+        notes.append(
+            f"{len(links)} {noun} to folders {verb} not followed, {links[0]} among them; put the "
+            "images themselves there"
+        )
     for suffix in sorted(kinds.keys() & OTHER_IMAGE_SUFFIXES):
         count = kinds.pop(suffix)
         noun, verb, them = ("file", "is", "it") if count == 1 else ("files", "are", "them")
@@ -247,11 +266,12 @@ class Source:
 
     def __post_init__(self) -> None:
         classes = tuple(map(readable, self.classes))
-        if len(set(classes)) < len(set(self.classes)):
-            raise DataError(
-                f"{self.description} has two classes with the same name once bytes that are not "
-                "UTF-8 are written in letters; rename one of them"
-            )
+        for name, count in Counter(classes).most_common(1):
+            if count > 1:
+                raise DataError(
+                    f"{self.description} has {count} classes named {name!r} (bytes that are not "
+                    "UTF-8 are written in letters); rename all but one"
+                )
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "description", readable(self.description))
         object.__setattr__(self, "words", tuple(map(readable, self.words)))

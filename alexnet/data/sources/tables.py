@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections import Counter
@@ -22,7 +23,9 @@ from alexnet.data.sources.source import (
     Listed,
     Options,
     Source,
+    composed,
     image_files,
+    is_hidden,
     is_image,
     listed_splits,
     readable,
@@ -62,6 +65,7 @@ class Images:
                 # Tables name images as "a.jpg", "a", or with some of the folders above. A name that
                 # two files share is of no use, so it stands for None.
                 for key in (name, name.removesuffix(path.suffix)):
+                    key = composed(key)
                     self._by_name[key] = None if key in self._by_name else path
 
     def find(self, name: str) -> Path | None:
@@ -69,7 +73,7 @@ class Images:
         parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
         # The table may also name folders above this one: the longest ending that fits counts.
         for first in range(len(parts)):
-            if (path := self._by_name.get("/".join(parts[first:]))) is not None:
+            if (path := self._by_name.get(composed("/".join(parts[first:])))) is not None:
                 return path
         return None
 
@@ -124,7 +128,14 @@ def read_table(path: Path, images: Images) -> Table | None:
     """
     # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes. Bytes that
     # are not UTF-8 become what they are in Python's names of files, so that they name images.
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    content = path.read_bytes()
+    # Windows also writes UTF-16, which begins with a mark of its own.
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = (
+        content.decode("utf-16", "replace")
+        if is_utf16
+        else content.decode("utf-8-sig", "surrogateescape")
+    )
     # Every separator is tried, and the one by which most lines name an image is taken.
     best, parsed = (0, 0), None
     for separator in ("\t", ",", ";", None):
@@ -151,7 +162,8 @@ def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(text.splitlines(), 1):
             yield number, line.split(None, 1)
         return
-    reader = csv.reader(text.splitlines(), delimiter=separator)
+    # With their ends, so that a field of several lines can be told.
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator)
     try:
         rows = [(reader.line_num, fields) for fields in reader]
     except csv.Error:  # a text file that is not a table
@@ -211,6 +223,10 @@ def _table_rows(
         text = "" if label is None or fields[label] == "-1" else fields[label]
         # Of a wnid with boxes only the wnid is the label.
         boxes = BOXES.fullmatch(text)
+        if "\n" in text:
+            raise DataError(
+                f"{path}, line {line}, ends a label of several lines; close its quotation mark"
+            )
         if text != readable(text):
             raise DataError(
                 f"{path}, line {line}, has a label that is not UTF-8; save the table as UTF-8"
@@ -316,9 +332,7 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
     by_split: dict[str, Labels] = {}
     for table in tables:
         table_split = _split_of(table.path, folder)
-        # The table of a split may name images relative to the split's folder.
-        split_folder = folder / table_split if table_split else None
-        inside = Images(split_folder) if split_folder and split_folder.is_dir() else images
+        inside = _images_of(table.path, folder, images)
         if all(inside.find(row.name) is None for row in table.rows[:SAMPLE_ROWS]):
             inside = images
         for row, path in match_images(table, inside):
@@ -366,9 +380,16 @@ def _tables(folder: Path, images: Images) -> list[Table]:
     folders = {folder} | {folder / name for names in SPLIT_NAMES.values() for name in names}
     folders |= {path.parent for path in images.files} if len(images.files) else set()
     files = candidates(sorted(folders))
-    tables = [table for path in files if (table := read_table(path, images)) is not None]
+    tables = []
+    for path in files:
+        table = read_table(path, _images_of(path, folder, images)) or read_table(path, images)
+        tables += [table] if table is not None else []
     if not tables:
         tried = f"; {files[0]} names none of them" if files else ""
+        # Archives often unpack to a folder in a folder.
+        inner = [child for child in folder.iterdir() if child.is_dir() and not is_hidden(child)]
+        if len(inner) == 1 and any(child.is_dir() for child in inner[0].iterdir()):
+            tried += f"; if the classes are the folders of {inner[0]}, give that one"
         raise DataError(
             f"{len(images.files)} images of {folder} lie in no class folder; put them into "
             "folders, one for each class (at least 2), or add a table of labels (labels.csv with "
@@ -386,6 +407,20 @@ def _tables(folder: Path, images: Images) -> list[Table]:
             "or have one for each split: train.csv, val.csv, test.csv"
         )
     return tables
+
+
+def _images_of(table: Path, folder: Path, images: Images) -> Images:
+    """Return the images of a table's split, or all where it has no folder.
+
+    The table of a split may name images relative to the split's folder, in which or beside which it
+    lies.
+    """
+    if table.parent != folder:
+        return Images(table.parent)
+    split = _split_of(table, folder)
+    existing = [folder / name for name in SPLIT_NAMES.get(split or "", ())]
+    inside = [child for child in existing if child.is_dir()]
+    return Images(inside[0]) if inside else images
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
