@@ -6,8 +6,10 @@ estimates need neither weights nor PyTorch. `model.Network` runs it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -25,6 +27,8 @@ from alexnet.errors import ConfigError
 
 # (channels, height, width); a fully connected layer has height and width 1.
 Shape = tuple[int, int, int]
+OF_MAPS = {"max_pool", "avg_pool", "lrn", "spatial_norm"}
+"""Operations that a fully connected layer, whose outputs have no positions, cannot have."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,10 @@ def plan(architecture: Architecture) -> tuple[Op, ...]:
         for op in _layer_ops(architecture, layer, shape, columns, suffix):
             result.append(op)
             shape = op.shape
+    # A convolution called norm1 would be replaced by the normalization after it.
+    for name, count in Counter(op.module for op in result).most_common(1):
+        if count > 1:
+            raise ConfigError(f"{name} names a layer and an operation of another; rename the layer")
     return tuple(result)
 
 
@@ -176,6 +184,11 @@ def _layers(architecture: Architecture) -> list[Layer]:
         )
     if len(set(names)) < len(names):
         raise ConfigError(f"two layers have the same name: {', '.join(names)}")
+    for before, layer in itertools.pairwise(layers):
+        if isinstance(before, FullyConnected) and not isinstance(layer, FullyConnected):
+            raise ConfigError(
+                f"{layer.name} needs maps, and {before.name} before it is fully connected"
+            )
     for name in architecture.without:
         if name not in names[1:] or not isinstance(layers[names.index(name)], Conv):
             raise ConfigError(
@@ -282,6 +295,8 @@ def _layer_ops(
     for op in layer.then:
         before = shape
         _check_constants(architecture, op)
+        if isinstance(layer, FullyConnected) and op in OF_MAPS:
+            raise ConfigError(f"{name}: {op} needs maps, and a fully connected layer has units")
         if op in ("max_pool", "avg_pool"):
             pool = architecture.pool
             side = pooled_px(shape[1], pool.size_px, pool.stride, pool.partial)

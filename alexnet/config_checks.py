@@ -136,6 +136,9 @@ def _check_layers(config: Config) -> None:
         # PyTorch separates the names of modules and parameters by dots.
         if not name or "." in name:
             raise ConfigError(f"a layer is called {name!r}; a name has letters and no dot")
+        # The parameters of conv1's batch normalization are those of a module conv1_bn.
+        if name.endswith("_bn"):
+            raise ConfigError(f"a layer is called {name!r}; a name may not end in _bn")
     for name in config.init_layers:
         if name not in layers:
             raise ConfigError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")

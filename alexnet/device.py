@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +116,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     # this one.
     status = Path("/proc/self/status")
     if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    # In bytes on macOS, the other system that runs this.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    # Sandboxes such as gVisor do not say it there. In bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -78,6 +78,15 @@ def naming(path: Path, *hidden: Path) -> Iterator[None]:
 
 
 @contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """Run a block in one process after the other; those on a file system without locks at once."""
+    with lock.open("ab") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder that gets the name `path` when the block ends.
 

@@ -69,16 +69,16 @@ def read(run: Path) -> tuple[list[int], NDArray[np.float16]] | None:
     """
     epochs: list[int] = []
     filters: list[NDArray[np.float16]] = []
-    for path in sorted((run / FOLDER).glob("epoch-*.npy")):
-        if not (match := re.fullmatch(r"epoch-(\d+)", path.stem)):
-            continue
+    matches = (re.fullmatch(r"epoch-(\d+)", p.stem) for p in (run / FOLDER).glob("epoch-*.npy"))
+    for epoch, stem in sorted((int(match[1]), match[0]) for match in matches if match):
+        path = run / FOLDER / f"{stem}.npy"
         try:
             array = np.load(path)
         except (ValueError, EOFError) as error:
             raise RunError(f"{path} is damaged ({error}); remove it") from None
         if array.ndim != 4 or (filters and array.shape != filters[0].shape):
             raise RunError(f"{path} has no filters like those of the others; remove it")
-        epochs.append(int(match[1]))
+        epochs.append(epoch)
         filters.append(array.astype(np.float16))
     return (epochs, np.stack(filters)) if filters else None
 

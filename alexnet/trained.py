@@ -17,6 +17,7 @@ from alexnet.checkpoint import copy_into, read
 from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.classes import short_names
+from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb, centre_square
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
@@ -193,7 +194,7 @@ def probabilities(
     """
     positions = evaluation_crops(test, preprocess.stored_px, preprocess.input_px)
     # One copy for all crops.
-    images = images.to(preprocess.device, non_blocking=True)
+    images = moved(images, preprocess.device)
     # The crops of a few images share one forward pass, which reads the large weights of the fully
     # connected layers once and not ten times.
     at_once = max(1, CROPS_AT_ONCE // len(images))

@@ -199,6 +199,7 @@ def _pretended(in_blocks: bool) -> Iterator[None]:
         (torch.Tensor, "data_ptr", lambda self: 0),
         (torch.Tensor, "pin_memory", _page_locked),
         (torch.cuda, "device_of", lambda tensor: nullcontext()),
+        (torch.cuda, "get_device_capability", lambda device: (9, 0)),
         (torch.cuda, "Event", Mock),
     ]
     if in_blocks:

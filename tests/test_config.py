@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -22,6 +23,7 @@ from alexnet.config import (
     Conv,
     Dropout,
     FullyConnected,
+    Layer,
     LayerLr,
     Lrn,
     Parallel,
@@ -205,6 +207,38 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
 def test_invalid_values_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (
+            (
+                FullyConnected("fc1", 8, then=("activation", "spatial_norm")),
+                FullyConnected("fc2", 2),
+            ),
+            "fc1: spatial_norm needs maps, and a fully connected layer has units",
+        ),
+        (
+            (FullyConnected("fc1", 8), Conv("conv2", 8, 1), FullyConnected("fc3", 2)),
+            "conv2 needs maps, and fc1 before it is fully connected",
+        ),
+        (
+            (Conv("norm1", 8, 3, then=("activation", "lrn")), FullyConnected("fc2", 2)),
+            "norm1 names a layer and an operation of another",
+        ),
+        (
+            (Conv("conv1", 8, 3), FullyConnected("fc_bn", 2)),
+            "a layer is called 'fc_bn'; a name may not end in _bn",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_built_are_refused_with_the_config(
+    layers: tuple[Layer, ...], message: str
+) -> None:
+    architecture = Architecture(layers, input_px=16, columns=1)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check(replace(recipes.paper(), architecture=architecture, schedule=StepSchedule(1)))
 
 
 def test_settings_without_effect_are_reported() -> None:

@@ -48,6 +48,15 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[fl
     assert not measured
 
 
+def test_trials_with_and_without_tf32_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN has other kernels for them."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    without = cuda_trial._where(cuda)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert cuda_trial._where(cuda) != without
+
+
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_trial, "_CHOSEN", {})
 

@@ -72,6 +72,14 @@ def test_more_ranks_than_gpus_are_refused(
         check_layout(config, 4)
 
 
+def test_peak_memory_is_known_where_the_system_does_not_say_it_in_its_own_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sandboxes such as gVisor have a /proc/self/status without VmHWM."""
+    monkeypatch.setattr(Path, "read_text", lambda path: "VmSize: 10 kB\n")
+    assert 2**24 < device.peak_memory_bytes(torch.device("cpu")) < 2**40
+
+
 def test_saved_device_has_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "resolve_device", torch.device)
     config = device.resolve(tiny(Path(), device="cuda:1", precision="auto"))

@@ -169,16 +169,22 @@ def test_batches_arrive_on_the_gpu_unchanged(store: Path) -> None:
 
 def test_late_results_come_one_batch_late_and_all(monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
-        def record(self) -> None: ...
+        def record(self, stream: object) -> None:
+            recorded.append(stream)
+
         def synchronize(self) -> None: ...
 
+    recorded: list[object] = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    # The stream of the device of the result, which need not be PyTorch's current one.
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     values = [torch.full((2, 3), float(i)) for i in range(3)]
     late = LateResults(CUDA)
     assert [len(late.add(value)) for value in values] == [0, 1, 1]
     (last,) = late.rest()
     assert (last == 2).all()
     assert late.rest() == []
+    assert recorded == ["stream of cpu"] * 3
     at_once = LateResults(CPU)
     assert [float(at_once.add(value)[0][0, 0]) for value in values] == [0, 1, 2]
     assert at_once.rest() == []

@@ -364,6 +364,15 @@ def test_snapshot_that_a_kill_prevented_is_written_by_the_resumed_run(
     assert kept is not None and kept[0] == [0, 3]
 
 
+def test_snapshots_are_in_the_order_of_their_epochs(tmp_path: Path) -> None:
+    """Also where the numbers have unequal lengths: names have four digits or more."""
+    for epoch in (9999, 10000, 0):
+        snapshots.write(tmp_path, epoch, np.full((2, 3, 5, 5), epoch % 7, np.float32))
+    kept = snapshots.read(tmp_path)
+    assert kept is not None
+    assert kept[0] == [0, 9999, 10000]
+
+
 def test_snapshots_need_filters(store: Path) -> None:
     layers = (FullyConnected("fc1", 10, std=0.1, then=()),)
     flat = Architecture(layers, input_px=32, columns=1)

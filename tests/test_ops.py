@@ -199,7 +199,6 @@ def test_one_pass_is_its_parts_one_by_one(
     if not compiled.takes(x):
         pytest.skip("no C++ compiler on this machine")
     norm = None if n is None else Lrn(n, alpha=0.1)
-    relu_after = relu_after and window is not None
     results = []
     for value in (x, x.double()):  # float64 is never compiled
         value = value.requires_grad_()

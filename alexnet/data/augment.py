@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from alexnet import native
 from alexnet.config import Augment, Conv
+from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb
 from alexnet.data.store import Statistics
 from alexnet.errors import DataError
@@ -367,9 +368,9 @@ class Preprocess:
         Raises:
             DataError: If a crop reaches beyond its image.
         """
-        images = images.to(self.device, non_blocking=True).contiguous()
+        images = moved(images, self.device).contiguous()
         if self._takes_triton():
-            packed = self.packed(augmentation).to(self.device, non_blocking=True)
+            packed = moved(self.packed(augmentation), self.device)
             return self.on_device(images, packed, augmentation.sides is not None)
         self._check(augmentation)
         plain = self.plain if augmentation.sides is None else self.zoomed
@@ -446,7 +447,7 @@ class Preprocess:
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def _to_device(self, values: NDArray[Any]) -> torch.Tensor:
-        return self._on_host(values).to(self.device, non_blocking=True)
+        return moved(self._on_host(values), self.device)
 
     def centre(self, images: torch.Tensor) -> torch.Tensor:
         """Return the center crop of every image as at test time, without color noise."""

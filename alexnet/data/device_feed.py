@@ -30,6 +30,14 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     return _ahead(batches, Copies(device))
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device, on CUDA without waiting for the copy.
+
+    Apple's MPS is waited for: there a copy may still read memory that is in use again.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 class Copies:
     """Copies of tensors to a CUDA device on a stream of their own."""
 
@@ -94,7 +102,7 @@ class LateResults:
             return [result.cpu().numpy()]
         before, event = self.rest(), torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied = result.to("cpu", non_blocking=True)
-        event.record()
+        event.record(torch.cuda.current_stream(result.device))
         self._copied.append((copied, event))
         return before
 

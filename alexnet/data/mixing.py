@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from alexnet.config import Augment
 from alexnet.data.augment import table_rows, uniform_numbers
+from alexnet.data.device_feed import moved
 
 # Numbers of the random streams: the place of a square and the method, and the shares of each.
 PLACE, MIXUP, CUTMIX = 5, 6, 7
@@ -106,7 +107,7 @@ def mix(
     """
 
     def on_device(values: NDArray[np.float32] | NDArray[np.int64]) -> torch.Tensor:
-        return torch.from_numpy(values).to(images.device, non_blocking=True)
+        return moved(torch.from_numpy(values), images.device)
 
     share, side = on_device(mixing.share), on_device(mixing.side_px)[:, None]
     along = torch.arange(images.shape[2], device=images.device)

@@ -83,7 +83,7 @@ class _Layout:
                 "parallel.hybrid gathers all maps before fc6; a net without links has columns "
                 "apart there"
             )
-        if mesh.hybrid and not isinstance(linear[-2].layer, FullyConnected):
+        if mesh.hybrid and not any(isinstance(op.layer, FullyConnected) for op in linear[-2:-1]):
             raise MeshError("parallel.hybrid needs a fully connected layer before the last")
         self.mesh = mesh
         self.first, self.last = linear[0].layer.name, linear[-1].layer.name

@@ -2,7 +2,7 @@
 //
 // `native/__init__.py` compiles the file on first use and declares its functions. It includes no
 // header of PyTorch, so that it compiles in seconds and does not depend on PyTorch's version. The
-// plain versions with the same formulas are in ops/normalise.py, ops/dropout.py, train/sgd.py,
+// plain versions with the same formulas are in ops/plain.py, ops/dropout_mask.py, train/sgd.py,
 // data/augment.py and data/pixel_sums.py; tests compare the two.
 //
 // - ReLU, response normalization and max pooling in one pass (sections 3.1, 3.3 and 3.4), and the
@@ -620,7 +620,7 @@ inline void philox(uint64_t key, uint64_t counter, uint32_t *words) {
               words[4 * i + 3] = c3[i];
 }
 
-// The mask of `rows` rows of `count` units; see `Mask` in ops/dropout.py. The numbers of the units
+// The mask of `rows` rows of `count` units; see `Mask` in ops/dropout_mask.py. The numbers of the units
 // of a row are consecutive; those of the first row begin at `first`, and those of the next row
 // `units` later. A unit is kept (1) if its word is at least `threshold`.
 extern "C" void dropout_mask(int64_t key, int64_t threshold, int64_t rows, int64_t count,

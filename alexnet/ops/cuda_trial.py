@@ -19,7 +19,7 @@ from statistics import median
 
 import torch
 
-from alexnet.files import parse_json, user_cache, write_whole
+from alexnet.files import in_turn, parse_json, user_cache, write_whole
 
 Way = Callable[..., torch.Tensor]
 """Computes a result from x, a weight, and further arguments that are not tensors."""
@@ -75,7 +75,8 @@ def _key(
 
 def _where(device: torch.device) -> str:
     """The part of a key that is the same for all trials of this card."""
-    return f"{_card(device)}; torch {torch.__version__}; cuDNN {_cudnn()}"
+    tf32 = "TF32; " if torch.backends.cudnn.allow_tf32 else ""
+    return f"{_card(device)}; {tf32}torch {torch.__version__}; cuDNN {_cudnn()}"
 
 
 def _card(device: torch.device) -> str:
@@ -217,7 +218,9 @@ def _write(key: str, chosen: str, seconds: Mapping[str, float]) -> None:
     kept = {"key": key, "chosen": chosen, "seconds": dict(seconds)}
     try:
         _file(key).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_file(key), json.dumps(kept, indent=1).encode())
+        # All ranks of a machine make the same trial at the same time.
+        with in_turn(_folder().with_suffix(".lock")):
+            write_whole(_file(key), json.dumps(kept, indent=1).encode())
     except OSError as error:
         # The next process tries again, which takes some seconds.
         print(f"warning: the choice of a kernel is not kept: {error}", file=sys.stderr)

@@ -115,7 +115,9 @@ def norm_pool(
     x = x if bias is None else plain.add_bias(x, bias)
     # Without LRN any exponent will do; 3/4 is the one that the compiled pass has.
     beta = norm.beta if norm else 0.75
-    if compiled.takes(x, beta) and (window is None or window.size_px <= compiled.MAX_WINDOW_PX):
+    # The compiled pass applies the ReLU behind the window where it takes the maximum.
+    fits = window.size_px <= compiled.MAX_WINDOW_PX if window else not relu_after
+    if compiled.takes(x, beta) and fits:
         k, alpha = (norm.k, norm.alpha) if norm else (1.0, 0.0)
         size_px, stride, partial = (
             (window.size_px, window.stride, window.partial) if window else (0, 1, False)
@@ -187,7 +189,13 @@ def adds_bias(x: torch.Tensor) -> bool:
 
     It has a kernel that does so on CUDA. On a CPU the convolution adds its bias at no cost.
     """
-    return x.is_cuda and util.find_spec("triton") is not None
+    return x.is_cuda and util.find_spec("triton") is not None and _bfloat16_on(x.device)
+
+
+@lru_cache
+def _bfloat16_on(device: torch.device) -> bool:
+    """Whether a GPU multiplies bfloat16, as the Triton kernels do: since compute capability 8.0."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _triton_takes(x: torch.Tensor) -> bool:

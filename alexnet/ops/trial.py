@@ -8,15 +8,14 @@ What a processor says of itself does not tell. So the first time that a layer ge
 its product is timed in each way that can compute it: forward and backward in training, forward
 alone otherwise. In evaluation mode float32 values have a single way.
 
-The batch is not a part of the question: a result must not depend on the other images of its batch,
-nor the arithmetic of a rank on its part of it. The times are kept beside the compiled kernels, for
+The batch is not a part of the question: a result must not depend on the other images of its batch.
+The times are kept beside the compiled kernels, for
 this processor, this PyTorch and this number of threads. A process keeps its choices, and a run
 saves them, because they decide the last bits.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -24,7 +23,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from alexnet import native
-from alexnet.files import parse_json, write_whole
+from alexnet.files import in_turn, parse_json, write_whole
 from alexnet.ops import blocks, fast, onednn, winograd
 
 Method = Literal["direct", "tiles", "own tiles", "oneDNN", "blocks"]
@@ -322,7 +320,10 @@ def _file(make: bool = False) -> Path:
     Raises:
         OSError: Its folder is not there or cannot be made, or others can write to it.
     """
-    key = [VERSION, native.processor(), torch.__version__, torch.get_num_threads()]
+    # The name of the library of the tiles has the checksum of its text and of its compiler.
+    tiles = native.winograd()
+    name = None if tiles is None else Path(str(tiles._name)).name
+    key = [VERSION, native.processor(), torch.__version__, torch.get_num_threads(), name]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     return native.private_folder(make) / f"products-{digest}.json"
 
@@ -351,10 +352,7 @@ def _store_times(name: str, ways: Sequence[str], mine: Milliseconds) -> Millisec
     try:
         path = _file(make=True)
         # One process after the other, so that none removes what another has added.
-        with path.with_suffix(".lock").open("ab") as lock:
-            # Some network file systems have no locks.
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with in_turn(path.with_suffix(".lock")):
             if (times := _times(name, ways)) is not None:
                 return times
             write_whole(path, json.dumps(_read() | {name: mine}, indent=1).encode())

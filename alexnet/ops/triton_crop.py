@@ -133,8 +133,10 @@ def crop_triton(
         images, mean, packed, deviation, px, zoomed, mean_moves, dtype, side, covered
     )
     grid = len(images), triton.cdiv(3 * covered * covered, VALUES)
-    _crop[grid](
-        images, mean, packed, deviation, out, images.shape[1], px, covered, side, before, zoomed,
-        mean_moves, deviation is not None, VALUES,
-    )  # fmt: skip
+    # The GPU of the images need not be PyTorch's current one.
+    with torch.cuda.device_of(images):
+        _crop[grid](
+            images, mean, packed, deviation, out, images.shape[1], px, covered, side, before,
+            zoomed, mean_moves, deviation is not None, VALUES,
+        )  # fmt: skip
     return out

@@ -24,17 +24,21 @@ COUNTERS = 256
 
 @triton.jit
 def _masked(x, key, y, length, first, distance, threshold, counters: tl.constexpr):
-    """Program (i, j): the j-th piece of the i-th stretch of consecutive units."""
-    stretch = tl.program_id(0).to(tl.int64)
+    """Program (i, j): the i-th piece of the j-th stretch of consecutive units."""
+    stretch = tl.program_id(1).to(tl.int64)
     begin = first + stretch * distance
     # A stretch may begin and end between two calls of Philox.
-    call = begin // 4 + tl.program_id(1) * counters + tl.arange(0, counters)
+    call = begin // 4 + tl.program_id(0).to(tl.int64) * counters + tl.arange(0, counters)
     # The counter is wider than a word only where more than 16 thousand million units were numbered.
     low, high = call.to(tl.uint32), (call >> 32).to(tl.uint32)
     a, b, c, d = tl.philox(tl.load(key), low, high, high * 0, high * 0)
     # In the order of the units: the four words of the first call, those of the second, and so on.
     words = tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
-    unit = (begin // 4 + tl.program_id(1) * counters) * 4 + tl.arange(0, 4 * counters) - begin
+    unit = (
+        (begin // 4 + tl.program_id(0).to(tl.int64) * counters) * 4
+        + tl.arange(0, 4 * counters)
+        - begin
+    )
     inside = (unit >= 0) & (unit < length)
     at = stretch * length + unit
     value = tl.load(x + at, mask=inside, other=0.0)
@@ -70,8 +74,11 @@ def dropout_triton(
     x = x.contiguous()
     y = torch.empty_like(x)
     # Three units more than the stretch has, because it may begin within a call.
-    grid = stretches, triton.cdiv(length + 3, 4 * COUNTERS)
-    _masked[grid](x, key, y, length, first, distance, threshold, COUNTERS)
+    # CUDA allows 65,535 programs in the second dimension, and many more pieces in the first.
+    grid = triton.cdiv(length + 3, 4 * COUNTERS), stretches
+    # The GPU of x need not be PyTorch's current one.
+    with torch.cuda.device_of(x):
+        _masked[grid](x, key, y, length, first, distance, threshold, COUNTERS)
     return y
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from alexnet.config import Config, Parallel, SmoothSchedule
 from alexnet.config_checks import check, without_effect
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
+from alexnet.data.device_feed import moved
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.mixing import mix, mixes, sample_mixing
 from alexnet.data.store import Split, Store
@@ -144,7 +146,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         messages = [f"warning: {sentence}" for sentence in without_effect(setup.config)]
         if config.init:
-            messages.append(start_from(setup))
+            # Each rank reads the file.
+            messages.append(check_same_on_all_ranks(mesh, partial(start_from, setup), str))
         note_begun(mesh, run)
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
@@ -206,7 +209,8 @@ def resume(
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         velocity = zero_velocity(setup.net)
-        state = _restored_or_new(setup, run, velocity)
+        # A shared disk may not show the checkpoint to all ranks.
+        state = check_same_on_all_ranks(mesh, partial(_restored_or_new, setup, run, velocity), repr)
         if epochs is not None:
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
@@ -451,6 +455,9 @@ def _train(
                     stops, saves = step_metrics.agreed(bool(stop), due)
                     if stops:
                         checkpoints.save("last")
+                        # The first rank may still be writing: it would take a rank that has left
+                        # for a dead one.
+                        barrier(mesh)
                         raise Interrupted(stop[0] if stop else signals.SIGTERM, run, state.step)
                     if saves:
                         checkpoints.save("last")
@@ -519,7 +526,7 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the network's input and, as `ShardedNetwork.loss` does, loss and wrong answers."""
     images = preprocess(batch.images, augmentation)
-    labels = batch.labels.to(images.device, non_blocking=True)
+    labels = moved(batch.labels, images.device)
     mixed = None
     if mixes(config.augment):
         mixing = sample_mixing(

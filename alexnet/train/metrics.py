@@ -122,7 +122,7 @@ class StepMetrics:
             # Filled on the device, because a copy from the host would wait for the step.
             requests = [values.new_full((1,), wish) for wish in (stop, save and mesh.first)]
             values = all_sum(torch.cat([counted, *requests]), mesh.world)
-        copied, event = values.to("cpu", non_blocking=True), None
+        copied, event = values.to("cpu", non_blocking=values.is_cuda), None
         if values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
