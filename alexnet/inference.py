@@ -29,7 +29,7 @@ from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
-from alexnet.trained import Trained, probabilities
+from alexnet.trained import Trained, check_image_size, probabilities
 
 BATCH = 64  # images
 NAMES_FILE, LABELS_FILE = "names.txt", "labels.npy"
@@ -285,17 +285,13 @@ def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split
 
     Raises:
         DataError: The store cannot be read, or has no such split.
-        RunError: Its images have another size than those the run was trained on.
+        RunError: Its images have another size than those the run was trained on, or the run's own
+            store has been prepared anew with other classes.
     """
     store = Store(data) if data else trained.open_store()
-    stored = store.split(split or trained.config.val_split)
-    if stored.size_px != trained.preprocess.stored_px:
-        raise RunError(
-            f"{store.name} has images of {stored.size_px} pixels, and the run needs "
-            f"{trained.preprocess.stored_px}; prepare them with --size-px "
-            f"{trained.preprocess.stored_px}"
-        )
-    return stored
+    # Its classes may be others: features and patches need no labels.
+    check_image_size(trained, store)
+    return store.split(split or trained.config.val_split)
 
 
 def _named_batches(

@@ -32,7 +32,8 @@ def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
     """Return a trained run, and the training and validation split of its store.
 
     Raises:
-        RunError: If the run has no checkpoint.
+        RunError: If the run has no checkpoint, or its store has been prepared anew with other
+            classes or another image size.
         DataError: If its store no longer exists.
     """
     trained = load(run)
