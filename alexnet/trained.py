@@ -16,7 +16,7 @@ from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
 from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
-from alexnet.data.classes import short_names
+from alexnet.data.classes import numbered, short_names
 from alexnet.data.image import Rgb, centre_square
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
@@ -127,10 +127,21 @@ def check_store(trained: Trained, store: Store, run: str | Path = "the run") -> 
     check_image_size(trained, store, run)
 
 
-def check_classes(trained: Trained, store: Store, run: str | Path = "the run") -> None:
-    """Raise RunError if a store has other classes than a run was trained on."""
+def check_classes(
+    trained: Trained, store: Store, run: str | Path = "the run", or_numbered: bool = False
+) -> None:
+    """Raise RunError if a store has other classes than a run was trained on.
+
+    Args:
+        run: What the message calls the run.
+        or_numbered: A run that was imported without the names of its classes fits each store with
+            as many.
+    """
+    classes = list(trained.classes)
+    if or_numbered and classes == numbered(len(store.classes)):
+        return
     # Equal and in the same order, because labels are positions in the list.
-    if (other := _other_classes(list(trained.classes), store.classes)) is not None:
+    if (other := _other_classes(classes, store.classes)) is not None:
         raise RunError(f"{run} was trained on other classes than {store.name} has: {other}")
 
 

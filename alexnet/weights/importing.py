@@ -21,7 +21,7 @@ from alexnet.card import write_card
 from alexnet.config import Config
 from alexnet.config_checks import check
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
-from alexnet.data.classes import are_wnids
+from alexnet.data.classes import are_wnids, numbered
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
 from alexnet.files import new_folder
@@ -206,7 +206,7 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     """
     if not source:
         # From 0, as the published lists of classes of these programs are numbered.
-        return [f"class {number}" for number in range(count)], []
+        return numbered(count), []
     if (Path(source) / "manifest.json").is_file():
         store = Store(source)
         names, words = list(store.classes), list(store.words)
