@@ -498,6 +498,11 @@ def test_runtime_is_fetched_once_and_compared_with_its_checksums(
     monkeypatch.setattr(runtime, "SHA256", sums)
     runtime.fetch()
     assert runtime.read(None, "") == ORT
+    (runtime.cached() / runtime.WASM).write_bytes(b"cut")
+    with pytest.raises(RunError, match="is not the file of onnxruntime-web"):
+        runtime.read(None, "")
+    runtime.fetch()  # again, since a file is damaged
+    assert runtime.read(None, "") == ORT
     npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
     runtime.fetch()  # from the cache
     shutil.rmtree(runtime.cached())
