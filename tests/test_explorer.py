@@ -101,6 +101,10 @@ def test_images_are_chosen_of_all_classes_alike() -> None:
     labels = np.array([2, 0, 0, 0, 1, 2, 0, 1])
     assert choose(labels, 5).tolist() == [1, 4, 0, 2, 7]
     assert sorted(choose(labels, 100)) == list(range(8))
+    # Fewer images than classes: not the first classes alone.
+    assert choose(np.arange(10).repeat(3), 4).tolist() == [0, 9, 18, 27]
+    assert choose(np.arange(10), 10).tolist() == list(range(10))
+    assert choose(labels, 1).tolist() == [1]
 
 
 def test_more_than_a_page_can_number_is_refused(

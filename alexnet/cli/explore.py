@@ -31,7 +31,8 @@ class ExploreArguments:
     split: str = ""
     """Split of the store; the validation split when not given."""
     images: int = 400
-    """Number of images, the same of each class."""
+    """Number of images, the same of each class; if it is less than the number of classes, one image
+    of each of as many classes, at equal distances in their list."""
     units: int = 32
     """Units of each layer that get an image which maximizes them."""
     beside: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
