@@ -44,11 +44,20 @@ def save(figure: Figure, path: Path, source: str = "") -> None:
 
 
 def drawn_from(path: Path) -> str | None:
-    """What a PNG file of `save` was drawn from; "" if it does not say so, None without a file."""
+    """What a PNG file of `save` was drawn from; "" if it does not say so, None without a file.
+
+    Raises:
+        OSError: The path cannot be used, because its name is too long, for example.
+    """
     try:
         with Image.open(path) as image:
             return str(image.info.get("Source", ""))
     except FileNotFoundError:
         return None
-    except OSError:
+    except IsADirectoryError:
         return ""
+    except OSError as error:
+        # Pillow's own errors, of a file that is no image or is cut, have no number of the system.
+        if error.errno is None:
+            return ""
+        raise
