@@ -251,6 +251,18 @@ def test_layouts_come_back_as_they_were(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("name", ["x.npz", "x.caffemodel"])
+def test_run_that_divides_each_channel_has_no_form_in_caffes_layout(
+    name: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "net.npz", **frameworks.caffe_blobs(7, WIDTH, CLASSES))
+    about = import_weights(tmp_path / "net.npz", tmp_path / "run", "caffenet")
+    about["config"]["augment"]["mean"] = "channel"
+    saved = replace(read_checkpoint(tmp_path / "run"), about=about)
+    with pytest.raises(RunError, match=r"divides each channel by a deviation .* export it as ONNX"):
+        write_layout(saved, tmp_path / name, "caffe")
+
+
 def test_grouped_kernels_equal_two_layers_and_one_with_zeros() -> None:
     rng = np.random.default_rng(0)
     weight, bias = rng.standard_normal((12, 4, 3, 3)), rng.standard_normal(12)
