@@ -505,6 +505,21 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         import_weights(tmp_path / "a.pth", tmp_path / "other", "one_column")
 
 
+@pytest.mark.parametrize("where", ["in the file", "mean.npy"])
+def test_mean_of_the_crop_is_that_of_the_center_crop(where: str, tmp_path: Path) -> None:
+    crop = MEAN_IMAGE[:, :227, :227]
+    inside = {"data_mean": crop} if where == "in the file" else {}
+    np.savez(tmp_path / "a.npz", **frameworks.caffe_blobs(1, WIDTH, CLASSES), **inside)
+    np.save(tmp_path / "mean.npy", crop)
+    named = None if inside else tmp_path / "mean.npy"
+    about = import_weights(tmp_path / "a.npz", tmp_path / "run", "caffenet", mean=named)
+    assert about["imported"]["mean"] == f"{where}, of the center crop"
+    preprocess = load(tmp_path / "run", device="cpu").preprocess
+    assert preprocess.stored_px == 256
+    want = torch.from_numpy(crop[::-1].transpose(1, 2, 0).copy())
+    assert torch.equal(preprocess.centre_patch_mean(), want)
+
+
 def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None:
     torchvision_file(tmp_path / "a.pth")
     run = tmp_path / "run"

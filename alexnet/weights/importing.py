@@ -268,12 +268,6 @@ def _mean(
         mean, source = preprocessing.mean, "in the file"
         if mean.ndim == 1:
             source = "in the file, of each channel"
-        elif mean.shape[1] == architecture.input_px < stored_px:
-            # The center crop of each image, beyond which it goes on as at its border.
-            first = (stored_px - architecture.input_px) // 2
-            last = stored_px - architecture.input_px - first
-            mean = np.pad(mean, ((0, 0), (first, last), (first, last)), "edge")
-            source = "in the file, of the center crop"
     elif known:
         mean, source = np.array(known, np.float32), "of each channel, as its program publishes it"
         mean = mean[::-1] if bgr else mean
@@ -288,6 +282,12 @@ def _mean(
     mean = mean[::-1] if bgr and chosen.config.augment.mean != "channel" else mean
     if mean.ndim == 1:
         mean = np.broadcast_to(mean[:, None, None], (3, stored_px, stored_px))
+    elif mean.shape[1] == architecture.input_px < stored_px:
+        # The center crop of each image, beyond which it goes on as at its border.
+        first = (stored_px - architecture.input_px) // 2
+        last = stored_px - architecture.input_px - first
+        mean = np.pad(mean, ((0, 0), (first, last), (first, last)), "edge")
+        source += ", of the center crop"
     return np.array(mean.transpose(1, 2, 0), np.float32, order="C"), source
 
 
