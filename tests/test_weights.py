@@ -532,8 +532,10 @@ def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None
     with pytest.raises(RunError, match="exists; choose another name"):
         import_weights(tmp_path / "a.pth", run)
     # A store with the same number of classes gives them their names.
-    import_weights(tmp_path / "a.pth", tmp_path / "named", classes=str(store))
-    assert load(tmp_path / "named", device="cpu").classes == tuple(Store(store).classes)
+    for number, where in enumerate((store, f"file://{store}")):
+        named = tmp_path / f"named{number}"
+        import_weights(tmp_path / "a.pth", named, classes=str(where))
+        assert load(named, device="cpu").classes == tuple(Store(store).classes)
 
 
 def test_a_structured_npy_is_read_by_its_fields(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from alexnet.config import Config
 from alexnet.config_checks import check
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
 from alexnet.data.classes import are_wnids, numbered
+from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
 from alexnet.files import new_folder
@@ -207,7 +208,8 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     if not source:
         # From 0, as the published lists of classes of these programs are numbered.
         return numbered(count), []
-    if (Path(source) / "manifest.json").is_file():
+    # At a URL only a store can be.
+    if is_url(source) or (Path(source) / "manifest.json").is_file():
         store = Store(source)
         names, words = list(store.classes), list(store.words)
     else:
