@@ -683,7 +683,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("figures/answers.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
     "Fig. 4: the five most probable classes": [
-        ("figures/answers.py", "topk(top_k, largest=False)", "topk(top_k, largest=True)"),
+        (
+            "figures/answers.py",
+            "topk(min(top_k, distances.shape[1]), largest=False)",
+            "topk(min(top_k, distances.shape[1]), largest=True)",
+        ),
         ("figures/answers.py", "BEST = 5", "BEST = 4"),
         (
             "figures/answers.py",
