@@ -78,12 +78,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "A run trained on one form": [
         (
-            EVALUATION,
+            "trained.py",
             "    if run == store:\n        return None\n",
             "    if True:\n        return None\n",
         ),
         (
-            EVALUATION,
+            "trained.py",
             "    if run == store:\n        return None\n",
             "    if run is store:\n        return None\n",
         ),
