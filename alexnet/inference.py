@@ -168,7 +168,7 @@ def features(
 
     Raises:
         ConfigError: If the network has no such layer.
-        RunError: If the folder `out` exists.
+        RunError: If the folder `out` exists, or `split` is given for a folder of images.
         DataError: If a file is not an image.
         AlexNetError: If the disk has less room than the activations need.
     """
@@ -310,6 +310,8 @@ def _named_batches(
         )
         return len(stored), stored_batches
     files = image_files([Path(source)])
+    if split:
+        raise RunError(f"{source} is not a store and has no split {split!r}; leave out --split")
     # Before the first image is computed, since one that is found later costs all before it.
     defects = {file: why for file in files if (why := defect_of_head(file))}
     if defects:
