@@ -564,7 +564,21 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
             "pretrain needs mini-ImageNet at 64 pixels; "
             f"{small.name} holds 10 classes of other images, of 32 pixels",
         ),
-        (["lrn", "--first", photographs.name], "--first has an effect beside --data alone"),
+        *(
+            (["lrn", option, value], f"{option} has an effect beside --data alone")
+            for option, value in (
+                ("--first", photographs.name),
+                ("--scale", "full"),
+                ("--precision", "float32"),
+                ("--seeds", "3"),
+                ("--jobs", "2"),
+            )
+        ),
+        (["lrn"], "--out has an effect beside --data alone"),
+        (
+            ["lrn", "--data", photographs.name, "--runs", "mine"],
+            "--runs has an effect beside --report alone",
+        ),
         (
             ["lrn", "--data", photographs.name, "--first", small.name],
             "--first names what claim pretrain learns first",
