@@ -106,6 +106,19 @@ def test_falls_of_the_learning_rate_are_named_where_the_first_run_has_none(tmp_p
     assert entries.count("learning rate falls") == 1
 
 
+def test_run_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path: Path) -> None:
+    runs = [write_epochs(tmp_path / name, [0.9, 0.8]) for name in ("_a", "b")]
+    for run in runs:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(
+                json.dumps({"kind": "start", "step": 0, "signal": {"conv1": [0.5, 1.0]}}) + "\n"
+            )
+    for draw in (figures.curves, figures.training_error, figures.signals):
+        entries = [text.get_text() for text in draw(runs).axes[0].get_legend().get_texts()]
+        assert entries[0].startswith("_a")
+        assert any(entry.startswith("b") for entry in entries)
+
+
 def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:
     relu = write_epochs(tmp_path / "relu", [0.6, 0.3, 0.25, 0.2])
     tanh = write_epochs(tmp_path / "tanh", [0.7, 0.6, 0.5, 0.4])
