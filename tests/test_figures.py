@@ -170,7 +170,7 @@ def test_file_that_cannot_be_written_is_refused_before_anything_is_drawn(
 ) -> None:
     drawn = Mock()
     monkeypatch.setattr(figures, "answers", drawn)
-    for name in ("none/answers.png", "answers.txt"):
+    for name in ("none/answers.png", "answers.txt", "answers.pgf", "answers.raw", "answers.rgba"):
         with pytest.raises(SystemExit, match="2"):
             main(["figure", "answers", str(run), "--out", str(tmp_path / name)])
     drawn.assert_not_called()

@@ -12,6 +12,9 @@ from PIL import Image
 from alexnet.errors import RunError
 from alexnet.files import check_folder_of, write_whole
 
+NO_IMAGES = {"pgf", "raw", "rgba"}
+"""Formats of Matplotlib that no viewer opens; the first one needs TeX, too."""
+
 
 def check_out(path: Path) -> None:
     """Raise an error if `save` cannot write this file: called before what takes minutes to draw.
@@ -20,7 +23,7 @@ def check_out(path: Path) -> None:
         RunError: There is no such format.
         AlexNetError: The folder of the file does not exist.
     """
-    formats = FigureCanvasBase.get_supported_filetypes()
+    formats = FigureCanvasBase.get_supported_filetypes().keys() - NO_IMAGES
     if path.suffix[1:].lower() not in formats:
         raise RunError(f"{path} has none of the suffixes .{', .'.join(sorted(formats))}")
     check_folder_of(path)
