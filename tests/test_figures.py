@@ -119,6 +119,20 @@ def test_run_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path: Pat
         assert any(entry.startswith("b") for entry in entries)
 
 
+def test_letters_that_the_font_lacks_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    runs = [write_epochs(tmp_path / name, [0.9, 0.8]) for name in ("\U0001f680 \u65e5", "b")]
+    figures.save(figures.curves(runs), tmp_path / "a.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "a.png: boxes stand for letters that the font of figures lacks (\u65e5 \U0001f680);" in line
+    )
+    assert not recwarn.list
+    figures.save(figures.curves([runs[1]]), tmp_path / "b.png")
+    assert capsys.readouterr().err == ""
+
+
 def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:
     relu = write_epochs(tmp_path / "relu", [0.6, 0.3, 0.25, 0.2])
     tanh = write_epochs(tmp_path / "tanh", [0.7, 0.6, 0.5, 0.4])

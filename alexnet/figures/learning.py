@@ -32,12 +32,11 @@ STYLES = "-", "--", ":", "-."
 
 def curves(runs: Sequence[Path]) -> Figure:
     """Draw error and loss of runs by epoch. Raises RunError for a folder without metrics."""
-    figure = Figure(figsize=(9, 3.6), dpi=150)
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="tight")
     error, loss = figure.subplots(1, 2)
     named = _epochs_of(runs)
     _draw_error(error, named)
     _draw_loss(loss, named)
-    figure.tight_layout()
     return figure
 
 

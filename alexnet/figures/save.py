@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
+import warnings
 from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
@@ -11,7 +14,12 @@ from PIL import Image
 
 from alexnet.errors import RunError
 from alexnet.files import check_folder_of, write_whole
+from alexnet.terminal import printable
 
+MISSING_GLYPH = r"Glyph (\d+) .* missing from font"
+"""Matplotlib's warning of a letter that its font does not have."""
+MOST_NAMED = 10
+"""Most missing letters that the sentence about them has."""
 NO_IMAGES = {"pgf", "raw", "rgba"}
 """Formats of Matplotlib that no viewer opens; the first one needs TeX, too."""
 
@@ -42,8 +50,27 @@ def save(figure: Figure, path: Path, source: str = "") -> None:
     suffix = path.suffix[1:].lower()
     content = io.BytesIO()
     about = {"Source": source} if source and suffix == "png" else None
-    figure.savefig(content, format=suffix, bbox_inches="tight", metadata=about)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", MISSING_GLYPH)
+        figure.savefig(content, format=suffix, bbox_inches="tight", metadata=about)
     write_whole(path, content.getvalue())
+    missing = set[str]()
+    for warning in caught:
+        if glyph := re.match(MISSING_GLYPH, str(warning.message)):
+            missing.add(chr(int(glyph[1])))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    # One sentence in place of a warning for each letter.
+    if missing:
+        some = printable(" ".join(sorted(missing)[:MOST_NAMED]))
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        print(
+            f"{path}: boxes stand for letters that the font of figures lacks ({some}{more}); use "
+            "other letters in the names of classes, files and runs",
+            file=sys.stderr,
+        )
 
 
 def drawn_from(path: Path) -> str | None:
