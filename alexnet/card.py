@@ -51,12 +51,17 @@ def write_card(run: Path, name: str = "") -> Path:
     Raises:
         RunError: The run has no checkpoint, or it is damaged.
     """
-    saved = {name: read(run / name) for name in FILES if (run / name).is_file()}
+    saved = {file.name: read(file) for file in checkpoint_files(run)}
     if not saved:
         raise RunError(f"{run} has no checkpoint, and so no card")
     path = run / CARD
     write_whole(path, _text(run, name or run.resolve().name, saved).encode())
     return path
+
+
+def checkpoint_files(run: Path) -> list[Path]:
+    """Return the checkpoints that a run has, of which the card tests the first one."""
+    return [run / name for name in FILES if (run / name).is_file()]
 
 
 def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequence[Result]) -> None:
@@ -100,7 +105,7 @@ def check_card(run: Path) -> str:
     """Say whether the card of a run belongs to its weights.
 
     Raises:
-        RunError: The card is damaged.
+        RunError: The card is damaged, or the run has no checkpoint.
     """
     path = run / CARD
     try:
@@ -108,7 +113,9 @@ def check_card(run: Path) -> str:
     except UnicodeDecodeError:
         raise RunError(f"{path} is damaged; remove it, and evaluate the run") from None
     evaluations(run)
-    if read(run).about["sha256"] not in text:
+    # A run without any is an error of reading it.
+    first = next(iter(checkpoint_files(run)), run)
+    if read(first).about["sha256"] not in text:
         return "of other weights; `alexnet evaluate` writes it anew"
     return "of these weights (its text has no checksum)"
 

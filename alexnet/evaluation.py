@@ -27,7 +27,7 @@ from alexnet.errors import RunError
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
-from alexnet.trained import Trained, load, own_store, probabilities
+from alexnet.trained import Trained, check_store, load, own_store, probabilities
 
 
 @dataclass(frozen=True)
@@ -193,19 +193,6 @@ def predictions(
     return np.concatenate(chunks), split.labels[order]
 
 
-def _other_classes(run: list[str], store: list[str]) -> str | None:
-    """Describe how the classes of a run and a store differ; None if they are equal and in order.
-
-    Words for the classes are not compared.
-    """
-    if run == store:
-        return None
-    if len(run) != len(store):
-        return f"{len(run)}, and {len(store)} in the store"
-    i = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])
-    return f"class {i + 1} is {run[i]!r}, and {store[i]!r} in the store"
-
-
 def evaluate(
     runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
 ) -> list[Result]:
@@ -230,16 +217,7 @@ def evaluate(
     store = Store(data)
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
-        # Equal and in the same order, because labels are positions in the list.
-        if (other := _other_classes(list(member.classes), store.classes)) is not None:
-            raise RunError(f"{run} was trained on other classes than {data} has: {other}")
-        # Rescaling here would give other pixels than the training images had.
-        if member.preprocess.stored_px != store.size_px:
-            want = member.preprocess.stored_px
-            raise RunError(
-                f"{run} needs images of {want} pixels, and {data} has {store.size_px}; "
-                f"prepare it with --size-px {want}"
-            )
+        check_store(member, store, run)
     images = store.split(split or members[0].config.val_split)
     # Each member keeps its own mean image; the test crops are those of the first.
     nets = [(member.net, member.preprocess) for member in members]
@@ -303,7 +281,8 @@ def own_test(run: str | Path) -> OwnTest:
     """Test a run on the validation split of its own store, image by image.
 
     Raises:
-        RunError, DataError: The run has no checkpoint, or its store does not exist any more.
+        RunError, DataError: The run has no checkpoint, or its store does not exist any more or has
+            been prepared anew with other classes or another image size.
     """
     trained = load(run)
     store = trained.open_store()

@@ -69,10 +69,11 @@ Crops = Literal["centre", "nine", "ten"]
 
 def write_onnx(
     trained: Trained, path: str | Path, preprocessing: bool = False, crops: Crops = "centre"
-) -> None:
+) -> bool:
     """Write the network to an .onnx file, with its preprocessing and origin among its metadata.
 
-    The result is compared with the network by ONNX Runtime before it is written.
+    Before it is written, the result is compared with the network by ONNX Runtime, where that is
+    installed.
 
     Args:
         preprocessing: False: the input `rgb` is the center crop, (N, 3, crop_px, crop_px)
@@ -80,6 +81,9 @@ def write_onnx(
             (N, stored_px, stored_px, 3) uint8.
         crops: The crops whose probabilities are averaged. Any but the center crop needs
             `preprocessing`.
+
+    Returns:
+        Whether the two were compared.
 
     Raises:
         RunError: If the package onnx is not installed, if several crops are asked for without
@@ -134,8 +138,9 @@ def write_onnx(
     helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     onnx.checker.check_model(model)
     # Compared before it is written, so that a wrong file never exists.
-    _compare(model.SerializeToString(), trained, preprocessing, crops)
+    compared = _compare(model.SerializeToString(), trained, preprocessing, crops)
     write_whole(Path(path), model.SerializeToString())
+    return compared
 
 
 def layers_onnx(trained: Trained) -> bytes:
@@ -206,8 +211,11 @@ def _positions(trained: Trained, crops: Crops) -> list[tuple[int, int, bool]]:
     return evaluation_crops(augment, preprocess.stored_px, preprocess.input_px)
 
 
-def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) -> None:
+def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) -> bool:
     """Run the exported network beside ours on random images, if ONNX Runtime is installed.
+
+    Returns:
+        Whether it is installed.
 
     Raises:
         RunError: If the probabilities differ by more than rounding.
@@ -215,7 +223,7 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
     try:
         import onnxruntime
     except ImportError:
-        return
+        return False
     # The file computes in float32, whatever precision the run is used in on this device.
     preprocess = copy(trained.preprocess)
     preprocess.dtype = torch.float32
@@ -231,6 +239,7 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
             f"the exported network's probabilities differ by {np.abs(got - want).max():.2g}; "
             "nothing was written"
         )
+    return True
 
 
 def _centre(images: NDArray[np.uint8], px: int) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
 from alexnet.terminal import printable
-from alexnet.trained import Trained, probabilities
+from alexnet.trained import Trained, check_image_size, probabilities
 
 BATCH = 64  # images
 NAMES_FILE, LABELS_FILE = "names.txt", "labels.npy"
@@ -175,7 +175,7 @@ def features(
 
     Raises:
         ConfigError: If the network has no such layer.
-        RunError: If the folder `out` exists.
+        RunError: If the folder `out` exists, or `split` is given for a folder of images.
         DataError: If a file is not an image.
         AlexNetError: If the disk has less room than the activations need.
     """
@@ -292,17 +292,13 @@ def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split
 
     Raises:
         DataError: The store cannot be read, or has no such split.
-        RunError: Its images have another size than those the run was trained on.
+        RunError: Its images have another size than those the run was trained on, or the run's own
+            store has been prepared anew with other classes.
     """
     store = Store(data) if data else trained.open_store()
-    stored = store.split(split or trained.config.val_split)
-    if stored.size_px != trained.preprocess.stored_px:
-        raise RunError(
-            f"{store.name} has images of {stored.size_px} pixels, and the run needs "
-            f"{trained.preprocess.stored_px}; prepare them with --size-px "
-            f"{trained.preprocess.stored_px}"
-        )
-    return stored
+    # Its classes may be others: features and patches need no labels.
+    check_image_size(trained, store)
+    return store.split(split or trained.config.val_split)
 
 
 def _named_batches(
@@ -321,6 +317,8 @@ def _named_batches(
         )
         return len(stored), stored_batches
     files = image_files([Path(source)])
+    if split:
+        raise RunError(f"{source} is not a store and has no split {split!r}; leave out --split")
     # Before the first image is computed, since one that is found later costs all before it.
     defects = {file: why for file in files if (why := defect_of_head(file))}
     if defects:

@@ -16,7 +16,7 @@ from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
 from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
-from alexnet.data.classes import short_names
+from alexnet.data.classes import numbered, short_names
 from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb, centre_square
 from alexnet.data.storage import is_url
@@ -77,8 +77,15 @@ class Trained:
         return from_dict(Config, self.about["config"])
 
     def open_store(self) -> Store:
-        """Open the store that the run was trained on. Raises DataError if it is not there."""
-        return own_store(self.config)
+        """Open the store that the run was trained on.
+
+        Raises:
+            DataError: It is not there.
+            RunError: It has been prepared anew, with other classes or another image size.
+        """
+        store = own_store(self.config)
+        check_store(self, store)
+        return store
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -109,6 +116,58 @@ def own_store(config: Config) -> Store:
             + "; put it there again, or name another one where the verb has --data"
         )
     return Store(data)
+
+
+def check_store(trained: Trained, store: Store, run: str | Path = "the run") -> None:
+    """Raise RunError if a store has other classes or another image size than a run was trained on.
+
+    Args:
+        run: What the message calls the run.
+    """
+    check_classes(trained, store, run)
+    check_image_size(trained, store, run)
+
+
+def check_classes(
+    trained: Trained, store: Store, run: str | Path = "the run", or_numbered: bool = False
+) -> None:
+    """Raise RunError if a store has other classes than a run was trained on.
+
+    Args:
+        run: What the message calls the run.
+        or_numbered: A run that was imported without the names of its classes fits each store with
+            as many.
+    """
+    classes = list(trained.classes)
+    if or_numbered and classes == numbered(len(store.classes)):
+        return
+    # Equal and in the same order, because labels are positions in the list.
+    if (other := _other_classes(classes, store.classes)) is not None:
+        raise RunError(f"{run} was trained on other classes than {store.name} has: {other}")
+
+
+def check_image_size(trained: Trained, store: Store, run: str | Path = "the run") -> None:
+    """Raise RunError if the images of a store have another size than a run was trained on."""
+    # Rescaling here would give other pixels than the training images had.
+    want = trained.preprocess.stored_px
+    if want != store.size_px:
+        raise RunError(
+            f"{run} needs images of {want} pixels, and {store.name} has {store.size_px}; "
+            f"prepare it with --size-px {want}"
+        )
+
+
+def _other_classes(run: list[str], store: list[str]) -> str | None:
+    """Describe how the classes of a run and a store differ; None if they are equal and in order.
+
+    Words for the classes are not compared.
+    """
+    if run == store:
+        return None
+    if len(run) != len(store):
+        return f"{len(run)}, and {len(store)} in the store"
+    i = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])
+    return f"class {i + 1} is {run[i]!r}, and {store[i]!r} in the store"
 
 
 def load(run: str | Path, which: Literal["last", "best"] = "last", device: str = "auto") -> Trained:

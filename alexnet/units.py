@@ -267,5 +267,9 @@ def spread(values: NDArray[np.float32], limit: int) -> list[int]:
     """
     alive = np.flatnonzero(values > 0)
     candidates = alive if len(alive) else np.arange(len(values))
-    places = np.linspace(0, len(candidates) - 1, min(limit, len(candidates))).round().astype(int)
-    return [int(unit) for unit in candidates[places]]
+    return [int(unit) for unit in candidates[equally_spaced(len(candidates), limit)]]
+
+
+def equally_spaced(count: int, limit: int) -> NDArray[np.int64]:
+    """Return at most `limit` of the numbers 0..count - 1, at distances as equal as possible."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64)

@@ -11,6 +11,8 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from alexnet.figures.save import MISSING_GLYPH
+
 
 def templates(folder: Path) -> jinja2.Environment:
     """Return the templates of a folder, with the filter `svg` for figures."""
@@ -33,7 +35,7 @@ def svg(figure: Figure) -> Markup:
     same_bytes = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexnet"})
     with same_bytes, warnings.catch_warnings():
         # The browser draws the letters, and has fonts for those that matplotlib's font lacks.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        warnings.filterwarnings("ignore", MISSING_GLYPH)
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     # The XML declaration before <svg does not belong inside HTML.

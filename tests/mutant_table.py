@@ -78,12 +78,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "A run trained on one form": [
         (
-            EVALUATION,
+            "trained.py",
             "    if run == store:\n        return None\n",
             "    if True:\n        return None\n",
         ),
         (
-            EVALUATION,
+            "trained.py",
             "    if run == store:\n        return None\n",
             "    if run is store:\n        return None\n",
         ),
@@ -683,7 +683,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("figures/answers.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
     "Fig. 4: the five most probable classes": [
-        ("figures/answers.py", "topk(top_k, largest=False)", "topk(top_k, largest=True)"),
+        (
+            "figures/answers.py",
+            "topk(min(top_k, distances.shape[1]), largest=False)",
+            "topk(min(top_k, distances.shape[1]), largest=True)",
+        ),
         ("figures/answers.py", "BEST = 5", "BEST = 4"),
         (
             "figures/answers.py",

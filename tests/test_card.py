@@ -15,6 +15,7 @@ from alexnet.diagnostics import BLIND, signal, smoothness
 from alexnet.evaluation import Result, evaluate
 from alexnet.model import Network
 from alexnet.saved_config import to_dict
+from tests.commands import printed
 from tests.test_batch_norm import architecture
 
 
@@ -62,11 +63,21 @@ def test_errors_are_printed_though_they_cannot_be_kept(
 ) -> None:
     (copied_run / damaged).write_bytes(b"{")
     main(["evaluate", str(copied_run), "--data", str(store)])
-    printed = capsys.readouterr()
-    assert printed.out.startswith("center crop: top-1 error ")
-    (line,) = printed.err.splitlines()
+    streams = capsys.readouterr()
+    assert streams.out.startswith("center crop: top-1 error ")
+    (line,) = streams.err.splitlines()
     assert line.startswith(f"warning: {copied_run}/card.md was not written: ")
     assert damaged in line
+
+
+def test_run_with_its_best_checkpoint_alone_is_checked(
+    copied_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied_run / "last.safetensors").unlink()
+    card.write_card(copied_run)
+    lines = printed(capsys, "check", copied_run)
+    assert f"{copied_run}/best.safetensors: trained? " in lines
+    assert f"{copied_run}/card.md: of these weights" in lines
 
 
 def test_card_says_that_a_network_is_blind_at_test_time(

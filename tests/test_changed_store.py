@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from alexnet import checkpoint
+from alexnet import checkpoint, figures
 from alexnet.checkpoint import read_config
-from alexnet.config import (
-    StepSchedule,
-)
-from alexnet.data import verification
+from alexnet.config import StepSchedule, StoreSettings
+from alexnet.data import shapes, verification
+from alexnet.data.manifest import sealed
+from alexnet.data.prepare import prepare
 from alexnet.data.storage import StoreLost
-from alexnet.errors import DataError
+from alexnet.errors import DataError, RunError
+from alexnet.evaluation import own_test
 from alexnet.files import file_sha256
 from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
@@ -79,3 +82,22 @@ def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.raises(ValueError, match="is not the store this run began with"):
         resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("verb", [own_test, figures.of_run, figures.neighbours])
+def test_run_whose_store_was_prepared_anew_is_refused(
+    verb: Callable[[Path], object], store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    fit(tiny(tmp_path / "store", schedule=StepSchedule(1)), tmp_path / "run")
+    shutil.rmtree(tmp_path / "store")
+    prepare(shapes.source(20, 10), tmp_path / "store", StoreSettings(size_px=32))
+    with pytest.raises(RunError, match=r"needs images of 40 pixels, and .*store has 32; prepare"):
+        verb(tmp_path / "run")
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["classes"].reverse()
+    shutil.rmtree(tmp_path / "store")
+    shutil.copytree(store, tmp_path / "store")
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    with pytest.raises(RunError, match="the run was trained on other classes than"):
+        verb(tmp_path / "run")

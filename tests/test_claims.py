@@ -678,8 +678,8 @@ def test_claim_that_has_no_full_scale_is_done_with_its_desk_record() -> None:
 def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path: Path) -> None:
     page, document = tmp_path / "claims.html", tmp_path / "reproduction.md"
     options = ["--records", str(RECORDS)]
-    main(["reproduce", "--report", str(page), *options, "--runs", str(run)])
-    main(["reproduce", "--document", str(document), *options])
+    both = "--report", str(page), "--document", str(document)
+    main(["reproduce", *both, *options, "--runs", str(run)])
     text = page.read_text()
     for claim in CLAIMS:
         assert f'id="{claim.id}">' in text

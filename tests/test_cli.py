@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from alexnet import errors, own_images, recipes
+from alexnet import checkpoint, errors, figures, own_images, recipes
 from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import main
 from alexnet.cli.prepare import _recipe_for
@@ -29,6 +30,7 @@ from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_
 from alexnet.cli.train import TrainArguments, parse_train
 from alexnet.config import Config, scaled, to_dict
 from alexnet.data import shapes
+from alexnet.data.manifest import sealed
 from tests.commands import printed, refused
 from tests.conftest import RECIPES, tiny
 from tests.processes import until
@@ -650,6 +652,29 @@ def test_hostile_name_of_an_image_does_not_reach_the_terminal(
     assert "a?[2J.png" in output
     assert "b?[2J.png" in output
     assert "\x1b" not in output
+
+
+def test_hostile_names_of_classes_do_not_reach_the_terminal(
+    copied_run: Path,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved = checkpoint.read(copied_run)
+    classes = [f"\x1b[2J{name}" for name in saved.about["classes"]]
+    file = copied_run / "last.safetensors"
+    checkpoint.write(file, saved.weights, {}, saved.mean, saved.about | {"classes": classes})
+    hostile = Path(shutil.copytree(store, tmp_path / "hostile"))
+    manifest = json.loads((store / "manifest.json").read_text()) | {"classes": classes}
+    (hostile / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(figures, "explanation", lambda *_: Figure())
+    explain = "explain", copied_run, tmp_path / "a.png", "--methods", "gradient"
+    for arguments in (("evaluate", copied_run, "--data", hostile), explain):
+        output = printed(capsys, *arguments)
+        assert "?[2J" in output
+        assert "\x1b" not in output
 
 
 def test_help_of_a_folder_says_whose_defaults_it_has(

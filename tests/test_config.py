@@ -239,6 +239,7 @@ def test_layers_that_cannot_be_built_are_refused_with_the_config(
     architecture = Architecture(layers, input_px=16, columns=1)
     with pytest.raises(ConfigError, match=re.escape(message)):
         check(replace(recipes.paper(), architecture=architecture, schedule=StepSchedule(1)))
+        plan(architecture)
 
 
 def test_settings_without_effect_are_reported() -> None:

@@ -45,7 +45,6 @@ from alexnet.experiments.claim import Claim, Kind, Part
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
-from alexnet.figures import nearest
 from alexnet.model import Network
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
@@ -230,15 +229,6 @@ def test_images_are_decoded_once_where_all_runs_fit_into_memory(
         # The result is the same, so a run that was finished either way is used again.
         other = runner._spec_of("other", replace(spec.config, resident=not expected), settings)
         assert other.folder == spec.folder
-
-
-def test_nearest_matches_sorting_by_distance() -> None:
-    queries, vectors = torch.randn(5, 7), torch.randn(20, 7)
-    for query, indices in zip(queries, nearest(queries, vectors, 3), strict=True):
-        assert (
-            indices.tolist()
-            == sorted(range(20), key=lambda i: float(((vectors[i] - query) ** 2).sum()))[:3]
-        )
 
 
 def test_extra_metrics_are_fractions_and_reproducible(run: Path) -> None:
@@ -574,7 +564,21 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
             "pretrain needs mini-ImageNet at 64 pixels; "
             f"{small.name} holds 10 classes of other images, of 32 pixels",
         ),
-        (["lrn", "--first", photographs.name], "--first has an effect beside --data alone"),
+        *(
+            (["lrn", option, value], f"{option} has an effect beside --data alone")
+            for option, value in (
+                ("--first", photographs.name),
+                ("--scale", "full"),
+                ("--precision", "float32"),
+                ("--seeds", "3"),
+                ("--jobs", "2"),
+            )
+        ),
+        (["lrn"], "--out has an effect beside --data alone"),
+        (
+            ["lrn", "--data", photographs.name, "--runs", "mine"],
+            "--runs has an effect beside --report alone",
+        ),
         (
             ["lrn", "--data", photographs.name, "--first", small.name],
             "--first names what claim pretrain learns first",

@@ -228,6 +228,24 @@ def test_no_figure_takes_the_place_of_another(tmp_path: Path) -> None:
     ]
 
 
+def test_name_too_long_for_its_figure_is_refused(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = photo.rename(tmp_path / f"{'n' * 246}.png")
+    line = refused(capsys, "explain", run, long, "--out", tmp_path)
+    assert line.endswith("-explain.png: File name too long; choose a shorter name")
+
+
+def test_what_is_no_whole_figure_says_nothing_of_its_source(tmp_path: Path) -> None:
+    figures.save(Figure(), tmp_path / "whole.png", "photo.jpg")
+    assert figures.drawn_from(tmp_path / "whole.png") == "photo.jpg"
+    assert figures.drawn_from(tmp_path / "none.png") is None
+    for name, content in (("cut.png", (tmp_path / "whole.png").read_bytes()[:20]), ("t.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert figures.drawn_from(tmp_path / name) == ""
+    assert figures.drawn_from(tmp_path) == ""
+
+
 def test_points_that_a_class_gains_are_not_said_to_be_lost(trained: Trained, photo: Path) -> None:
     image = read_image(photo, trained.preprocess.stored_px)
     explained = explain(trained, image, ("occlusion",))

@@ -26,6 +26,7 @@ from alexnet.cli import main
 from alexnet.config import Architecture, BatchNorm, FullyConnected
 from alexnet.config_checks import check
 from alexnet.data.loader import batches
+from alexnet.data.manifest import sealed
 from alexnet.errors import ConfigError, RunError
 from alexnet.explorer import contents as data
 from alexnet.explorer import page, runtime
@@ -36,7 +37,7 @@ from alexnet.model import Network
 from alexnet.train.loop import fit, resume
 from alexnet.trained import Trained
 from alexnet.units import maximise
-from tests.commands import refused
+from tests.commands import printed, refused
 from tests.conftest import tiny, tiny_architecture
 
 IMAGES = 20
@@ -100,6 +101,10 @@ def test_images_are_chosen_of_all_classes_alike() -> None:
     labels = np.array([2, 0, 0, 0, 1, 2, 0, 1])
     assert choose(labels, 5).tolist() == [1, 4, 0, 2, 7]
     assert sorted(choose(labels, 100)) == list(range(8))
+    # Fewer images than classes: not the first classes alone.
+    assert choose(np.arange(10).repeat(3), 4).tolist() == [0, 9, 18, 27]
+    assert choose(np.arange(10), 10).tolist() == list(range(10))
+    assert choose(labels, 1).tolist() == [1]
 
 
 def test_more_than_a_page_can_number_is_refused(
@@ -457,6 +462,35 @@ def test_run_without_its_store_is_answered_by_one_sentence(
     assert str(tmp_path / "no") in line
 
 
+def test_store_of_other_classes_is_refused_except_by_a_run_that_has_no_names(
+    store: Path,
+    copied_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "read", lambda folder, fetching: ORT)
+    monkeypatch.setattr(page, "write", lambda *arguments: 5 << 20)
+    manifest = json.loads((store / "manifest.json").read_text())
+    letters = "abcdefghijk"
+    for name, classes in (("ten", letters[:10]), ("eleven", letters)):
+        shutil.copytree(store, tmp_path / name)
+        (tmp_path / name / "manifest.json").write_text(
+            json.dumps(sealed(manifest | {"classes": list(classes)}))
+        )
+    arguments = "explore", copied_run, "--out", tmp_path / "page.html", "--data"
+    line = refused(capsys, *arguments, tmp_path / "ten")
+    assert f"{copied_run} was trained on other classes than {tmp_path / 'ten'} has" in line
+    assert "page.html: 5.0 MiB" in printed(capsys, *arguments, store)
+    saved = checkpoint.read(copied_run)
+    about = saved.about | {"classes": [f"class {number}" for number in range(10)]}
+    file = copied_run / "last.safetensors"
+    checkpoint.write(file, saved.weights, saved.velocity, saved.mean, about)
+    assert "page.html: 5.0 MiB" in printed(capsys, *arguments, tmp_path / "ten")
+    line = refused(capsys, *arguments, tmp_path / "eleven")
+    assert line.endswith("eleven has: 10, and 11 in the store")
+
+
 def test_runtime_is_fetched_once_and_compared_with_its_checksums(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +510,11 @@ def test_runtime_is_fetched_once_and_compared_with_its_checksums(
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in ORT.items()}
     monkeypatch.setattr(runtime, "SHA256", sums)
     runtime.fetch()
+    assert runtime.read(None, "") == ORT
+    (runtime.cached() / runtime.WASM).write_bytes(b"cut")
+    with pytest.raises(RunError, match="is not the file of onnxruntime-web"):
+        runtime.read(None, "")
+    runtime.fetch()  # again, since a file is damaged
     assert runtime.read(None, "") == ORT
     npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
     runtime.fetch()  # from the cache

@@ -13,7 +13,7 @@ from alexnet.cli import main
 from alexnet.data import shapes
 from alexnet.data.loader import batches
 from alexnet.data.store import Store
-from alexnet.errors import ConfigError, DataError
+from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.model import Network
 from tests.conftest import tiny_architecture
 
@@ -66,6 +66,8 @@ def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
     features(load(run), "fc6,fc7,fc6", tmp_path / "images", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"fc6.npy", "fc7.npy", "names.txt"}
+    with pytest.raises(RunError, match=r"images is not a store and has no split 'val'; leave out"):
+        features(load(run), "fc6", tmp_path / "images", tmp_path / "other", "val")
 
 
 def test_store_at_a_url_is_named_by_both_of_its_slashes(run: Path, tmp_path: Path) -> None:

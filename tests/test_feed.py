@@ -614,6 +614,13 @@ def test_crop_beyond_its_image_is_refused() -> None:
             )
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 32, 3), (2, 40, 48, 3), (2, 48, 48, 3), (2, 40, 40, 1)])
+def test_images_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
+    preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
+    with pytest.raises(DataError, match=r"\(40, 40, 3\), and these have .*--size-px 40"):
+        preprocess.centre(torch.zeros(shape, dtype=torch.uint8))
+
+
 def test_torchvisions_preprocessing() -> None:
     images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
     got = Preprocess(recipes.torchvision().augment, statistics(), 32, CPU)(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
+from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet import checkpoint, figures, load, recipes
@@ -22,12 +27,14 @@ from alexnet.cli import main
 from alexnet.config import StoreSettings
 from alexnet.data import shapes, sources
 from alexnet.data.prepare import prepare
+from alexnet.data.store import Split
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import Result, common_store, own_test, score, worst_mistakes
 from alexnet.figures.answers import ABSENT, Answer, _draw_answers, stored_image
 from alexnet.figures.filters import _per_row
 from alexnet.figures.style import run_names
 from alexnet.saved_config import to_dict
+from alexnet.trained import Trained
 from tests.commands import refused
 from tests.conftest import RECIPES
 
@@ -99,6 +106,33 @@ def test_falls_of_the_learning_rate_are_named_where_the_first_run_has_none(tmp_p
     assert entries.count("learning rate falls") == 1
 
 
+def test_run_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path: Path) -> None:
+    runs = [write_epochs(tmp_path / name, [0.9, 0.8]) for name in ("_a", "b")]
+    for run in runs:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(
+                json.dumps({"kind": "start", "step": 0, "signal": {"conv1": [0.5, 1.0]}}) + "\n"
+            )
+    for draw in (figures.curves, figures.training_error, figures.signals):
+        entries = [text.get_text() for text in draw(runs).axes[0].get_legend().get_texts()]
+        assert entries[0].startswith("_a")
+        assert any(entry.startswith("b") for entry in entries)
+
+
+def test_letters_that_the_font_lacks_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    runs = [write_epochs(tmp_path / name, [0.9, 0.8]) for name in ("\U0001f680 \u65e5", "b")]
+    figures.save(figures.curves(runs), tmp_path / "a.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "a.png: boxes stand for letters that the font of figures lacks (\u65e5 \U0001f680);" in line
+    )
+    assert not recwarn.list
+    figures.save(figures.curves([runs[1]]), tmp_path / "b.png")
+    assert capsys.readouterr().err == ""
+
+
 def test_figure_1_says_when_each_run_reaches_25_percent(tmp_path: Path) -> None:
     relu = write_epochs(tmp_path / "relu", [0.6, 0.3, 0.25, 0.2])
     tanh = write_epochs(tmp_path / "tanh", [0.7, 0.6, 0.5, 0.4])
@@ -150,7 +184,7 @@ def test_file_that_cannot_be_written_is_refused_before_anything_is_drawn(
 ) -> None:
     drawn = Mock()
     monkeypatch.setattr(figures, "answers", drawn)
-    for name in ("none/answers.png", "answers.txt"):
+    for name in ("none/answers.png", "answers.txt", "answers.pgf", "answers.raw", "answers.rgba"):
         with pytest.raises(SystemExit, match="2"):
             main(["figure", "answers", str(run), "--out", str(tmp_path / name)])
     drawn.assert_not_called()
@@ -170,6 +204,44 @@ def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
     file.write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"mine\.png cannot be read"):
         figures.neighbours(run, [file])
+
+
+def test_nearest_matches_sorting_by_distance() -> None:
+    """For any division of the rows into blocks."""
+    there, own = torch.randn(30, 8, dtype=torch.float64), np.array([0, 4, 29, 12, 7])
+    asked = there[own]
+    order = (asked[:, None] - there).norm(dim=2).argsort(1)
+    for size in (1, 4, 7, 30):
+        blocks = there.split(size)
+        assert torch.equal(figures.nearest(asked, blocks), order[:, :6])
+        # Each of `asked` is the nearest one to itself.
+        assert torch.equal(figures.nearest(asked, blocks, own=own), order[:, 1:7])
+        assert torch.equal(figures.nearest(asked, blocks, 40, own), order[:, 1:])
+
+
+def test_neighbours_keep_the_features_of_one_batch(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, most = list[weakref.ref[torch.Tensor]](), 0
+    # The package has a function of the module's name.
+    answers = import_module("alexnet.figures.answers")
+    in_batches, hidden = answers.centre_patches, answers.last_hidden
+
+    def in_small_batches(trained: Trained, split: Split, order: NDArray[np.int64]) -> Iterator[Any]:
+        for part in np.array_split(order, 10):
+            yield from in_batches(trained, split, part)
+
+    def counted(trained: Trained, x: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        features.append(weakref.ref(rows := hidden(trained, x)))
+        most = max(most, sum(kept() is not None for kept in features))
+        return rows
+
+    monkeypatch.setattr(answers, "centre_patches", in_small_batches)
+    monkeypatch.setattr(answers, "last_hidden", counted)
+    figures.neighbours(run)
+    assert len(features) == 11
+    assert most <= 3  # of the images that are asked for, of a batch, and of the next one
 
 
 def assert_not_among_neighbours(figure: Figure) -> None:

@@ -27,6 +27,7 @@ from alexnet.errors import RunError
 from alexnet.export import write_onnx
 from alexnet.model import Network
 from alexnet.trained import Trained, probabilities
+from tests.commands import printed
 from tests.conftest import RECIPES, tiny_architecture
 
 
@@ -281,6 +282,19 @@ def test_missing_onnx_is_one_sentence_with_a_command(
         write_onnx(narrow(recipes.demo(), 128), tmp_path / "net.onnx")
     command = f"{sys.executable} -m pip install onnx onnxruntime"
     assert str(raised.value) == f"writing ONNX needs onnx and onnxruntime: {command}"
+
+
+def test_export_says_where_a_file_was_not_compared_with_the_run(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    says = "the file was not compared with the run: the comparison needs onnxruntime: "
+    assert says not in printed(capsys, "export", run, tmp_path / "a.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert says in printed(capsys, "export", run, tmp_path / "b.onnx")
+    assert (tmp_path / "b.onnx").is_file()
 
 
 def test_exported_safetensors_can_be_loaded(run: Path, tmp_path: Path) -> None:

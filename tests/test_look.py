@@ -20,6 +20,7 @@ from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.look import look
 from alexnet.terminal import printable
+from tests.commands import refused
 
 
 def store_of(folder: Path, counts: dict[str, list[int]]) -> Path:
@@ -78,6 +79,18 @@ def test_look_prints_the_facts_and_draws_them(
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     main(["look", f"file://{folder}", "--out", "other.png"])
     assert (tmp_path / "other.png").exists()
+
+
+def test_figure_that_cannot_be_written_is_refused_before_the_store_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store_of(tmp_path / "store", {"train": [2, 2], "val": [1, 1]})
+    monkeypatch.setattr("alexnet.look.look", None)
+    for out, says in (
+        ("a.txt", "a.txt has none of the suffixes"),
+        ("no/a.png", "there is no folder"),
+    ):
+        assert says in refused(capsys, "look", folder, "--out", tmp_path / out)
 
 
 def test_mosaic_has_a_row_of_images_of_each_class(tmp_path: Path) -> None:

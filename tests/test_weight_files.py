@@ -35,6 +35,7 @@ from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks
+from tests.commands import printed, refused
 from tests.test_weights import IMAGES, MEAN_IMAGE
 from tests.weight_files import CLASSES, WIDTH, caffe_architecture, caffe_file, trained_of
 
@@ -354,6 +355,20 @@ def test_caffes_scale_goes_into_conv1(tmp_path: Path, capsys: pytest.CaptureFixt
     transform = field(100, field(1, float("nan")))
     path.write_bytes(path.read_bytes() + field(100, field(1, "d") + field(2, "Data") + transform))
     assert "it multiplies its images by [nan, nan, nan]" in reason_of(path)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_caffes_means_are_one_or_one_of_each_channel(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    transform = b"".join(field(5, 104.0) for _ in range(count))
+    data = field(100, field(1, "data") + field(2, "Data") + field(100, transform))
+    path.write_bytes(data + path.read_bytes())
+    says = f"it subtracts {count} means, and an image has three channels"
+    assert reason_of(path) == says
+    assert says in " ".join(printed(capsys, "which", path).split())
+    assert says in refused(capsys, "import", path, tmp_path / "run")
 
 
 def test_our_own_onnx_of_a_net_for_bgr_is_for_rgb(

@@ -251,6 +251,18 @@ def test_layouts_come_back_as_they_were(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("name", ["x.npz", "x.caffemodel"])
+def test_run_that_divides_each_channel_has_no_form_in_caffes_layout(
+    name: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "net.npz", **frameworks.caffe_blobs(7, WIDTH, CLASSES))
+    about = import_weights(tmp_path / "net.npz", tmp_path / "run", "caffenet")
+    about["config"]["augment"]["mean"] = "channel"
+    saved = replace(read_checkpoint(tmp_path / "run"), about=about)
+    with pytest.raises(RunError, match=r"divides each channel by a deviation .* export it as ONNX"):
+        write_layout(saved, tmp_path / name, "caffe")
+
+
 def test_grouped_kernels_equal_two_layers_and_one_with_zeros() -> None:
     rng = np.random.default_rng(0)
     weight, bias = rng.standard_normal((12, 4, 3, 3)), rng.standard_normal(12)
@@ -493,6 +505,21 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         import_weights(tmp_path / "a.pth", tmp_path / "other", "one_column")
 
 
+@pytest.mark.parametrize("where", ["in the file", "mean.npy"])
+def test_mean_of_the_crop_is_that_of_the_center_crop(where: str, tmp_path: Path) -> None:
+    crop = MEAN_IMAGE[:, :227, :227]
+    inside = {"data_mean": crop} if where == "in the file" else {}
+    np.savez(tmp_path / "a.npz", **frameworks.caffe_blobs(1, WIDTH, CLASSES), **inside)
+    np.save(tmp_path / "mean.npy", crop)
+    named = None if inside else tmp_path / "mean.npy"
+    about = import_weights(tmp_path / "a.npz", tmp_path / "run", "caffenet", mean=named)
+    assert about["imported"]["mean"] == f"{where}, of the center crop"
+    preprocess = load(tmp_path / "run", device="cpu").preprocess
+    assert preprocess.stored_px == 256
+    want = torch.from_numpy(crop[::-1].transpose(1, 2, 0).copy())
+    assert torch.equal(preprocess.centre_patch_mean(), want)
+
+
 def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None:
     torchvision_file(tmp_path / "a.pth")
     run = tmp_path / "run"
@@ -505,8 +532,10 @@ def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None
     with pytest.raises(RunError, match="exists; choose another name"):
         import_weights(tmp_path / "a.pth", run)
     # A store with the same number of classes gives them their names.
-    import_weights(tmp_path / "a.pth", tmp_path / "named", classes=str(store))
-    assert load(tmp_path / "named", device="cpu").classes == tuple(Store(store).classes)
+    for number, where in enumerate((store, f"file://{store}")):
+        named = tmp_path / f"named{number}"
+        import_weights(tmp_path / "a.pth", named, classes=str(where))
+        assert load(named, device="cpu").classes == tuple(Store(store).classes)
 
 
 def test_a_structured_npy_is_read_by_its_fields(tmp_path: Path) -> None:

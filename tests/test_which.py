@@ -21,6 +21,7 @@ from alexnet.weights.facts import facts
 from alexnet.weights.files import read
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
+from alexnet.weights.protobuf import field
 from tests import frameworks
 from tests.commands import printed
 from tests.weight_files import (
@@ -85,6 +86,16 @@ def test_which_describes_runs_of_ours_and_their_exports(
     assert "recipe                torchvision" in printed(capsys, "which", tmp_path / "run")
     with pytest.raises(RunError, match="was written by this program: use it as it is"):
         import_weights(tmp_path / "run" / "last.safetensors", tmp_path / "again")
+
+
+def test_hostile_name_of_an_operation_does_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    file.write_bytes(file.read_bytes() + field(100, field(1, "a") + field(2, "Odd\x1b[2J")))
+    output = printed(capsys, "which", file)
+    assert "it has Odd?[2J (a)" in output
+    assert "\x1b" not in output
 
 
 @pytest.mark.parametrize("recipe", ["paper", "original", "caffe_alexnet", "torchvision"])

@@ -94,7 +94,7 @@ def _check_store(name: str) -> None:
 
 
 def _check_run(run: Path) -> None:
-    from alexnet import checkpoint
+    from alexnet import card, checkpoint
     from alexnet.train.metrics import read_metrics
 
     checkpoint.read_config(run)
@@ -102,16 +102,13 @@ def _check_run(run: Path) -> None:
     if (run / "metrics.jsonl").exists():
         lines = read_metrics(run)
         print(f"{run}/metrics.jsonl: readable ({len(lines)} lines, no checksum)")
-    for file in ("last.safetensors", "best.safetensors"):
-        if (run / file).exists():
-            saved = checkpoint.read(run / file)
-            print(f"{run}/{file}: intact{_remarks(saved)}")
-            if file == "last.safetensors":
-                _say_whether_trained(f"{run}/{file}", saved)
-    if (run / "card.md").exists():
-        from alexnet.card import check_card
-
-        print(f"{run}/card.md: {check_card(run)}")
+    for number, file in enumerate(card.checkpoint_files(run)):
+        saved = checkpoint.read(file)
+        print(f"{file}: intact{_remarks(saved)}")
+        if number == 0:
+            _say_whether_trained(str(file), saved)
+    if (run / card.CARD).exists():
+        print(f"{run / card.CARD}: {card.check_card(run)}")
 
 
 def _say_whether_trained(name: str, saved: Checkpoint) -> None:

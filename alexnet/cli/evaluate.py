@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
-from alexnet.terminal import wrapped
+from alexnet.terminal import printable, wrapped
 
 if TYPE_CHECKING:
     from alexnet.data.store import Store
@@ -50,7 +50,7 @@ def evaluate(arguments: list[str]) -> None:
     data = a.data or evaluation.common_store(a.runs)
     if not a.data:
         # On stderr, so that --json can be piped.
-        print(f"tested on {data}, the store of the training", file=sys.stderr)
+        print(printable(f"tested on {data}, the store of the training"), file=sys.stderr)
     if len(a.runs) > 1:
         text = f"the ensemble of {len(a.runs)} runs: their probabilities are averaged"
         print(f"{text}; for the errors of one, evaluate it alone", file=sys.stderr)
@@ -79,7 +79,7 @@ def _print(results: Sequence[Result], store: Store) -> None:
         )
     # A thousand lines of classes are no table; --json has all of them.
     if len(store.classes) <= 20:
-        names = short_names(store.classes, store.words)
+        names = list(map(printable, short_names(store.classes, store.words)))
         print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
 
 

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Paths, on_disk, parse
 from alexnet.errors import AlexNetError, DataError
 from alexnet.program import command
+from alexnet.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def explain(arguments: list[str]) -> None:
         try:
             image = read_image(file, trained.preprocess.stored_px)
         except DataError as error:
-            print(f"alexnet: {error}", file=sys.stderr)
+            print(printable(f"alexnet: {error}"), file=sys.stderr)
             num_unreadable += 1
             continue
         explained = explaining.explain(trained, image, methods, label)
@@ -83,7 +84,7 @@ def explain(arguments: list[str]) -> None:
         else:
             share = explained.answers.average[explained.label]
             answer = f"{trained.names[explained.label]} {share:.1%}"
-            print(f"{name}: {answer}  {readable(str(path))}", flush=True)
+            print(printable(f"{name}: {answer}  {readable(str(path))}"), flush=True)
     # Raised last: one unreadable file must not cost the explanations of the others.
     if num_unreadable:
         raise AlexNetError(f"{num_unreadable} of the files could not be read as images")

@@ -27,11 +27,12 @@ class ExploreArguments:
     out: Path
     """The page: a new .html file; or a new folder, which opens faster if the network is large."""
     data: str = ""
-    """Store of its images; the run's own when not given."""
+    """Store of its images, with the run's classes; the run's own when not given."""
     split: str = ""
     """Split of the store; the validation split when not given."""
     images: int = 400
-    """Number of images, the same of each class."""
+    """Number of images, the same of each class; if it is less than the number of classes, one image
+    of each of as many classes, at equal distances in their list."""
     units: int = 32
     """Units of each layer that get an image which maximizes them."""
     beside: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
@@ -58,10 +59,12 @@ def explore(arguments: list[str]) -> None:
         if getattr(a, name) < 1:
             raise AlexNetError(f"--{name} is {getattr(a, name)}; it must be at least 1")
     from alexnet import load
+    from alexnet.data.store import Store
     from alexnet.explorer import page, runtime
     from alexnet.files import check_may_write, size
     from alexnet.inference import split_for
     from alexnet.snapshots import growth_beside
+    from alexnet.trained import check_classes
 
     out = on_disk(a.out)
     page.check_out(out, a.force)
@@ -71,6 +74,9 @@ def explore(arguments: list[str]) -> None:
     ort = runtime.read(a.ort, command("explore", a.run, "--out", out, "--fetch"))
     other_growth = growth_beside(a.run, a.beside) if a.beside else None
     trained = load(a.run, a.which, device="cpu")
+    if a.data:
+        # The page shows the labels of the images under the names of the run's classes.
+        check_classes(trained, Store(a.data), a.run, or_numbered=True)
     split = split_for(trained, a.data, a.split)
     if page.is_file(out) and (of_weights := page.weight_bytes(trained)) > page.LARGE_BYTES:
         folder = out.with_suffix("")

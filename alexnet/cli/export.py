@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet.cli.arguments import on_disk, parse
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, not_installed
 from alexnet.files import check_may_write
 
 
@@ -69,9 +69,12 @@ def export(arguments: list[str]) -> None:
     if a.file.suffix == ".onnx":
         # On a GPU a run may be used in a precision that the file does not have.
         trained = load(a.run, a.which, device="cpu")
-        export.write_onnx(trained, a.file, a.with_preprocessing, crops)
+        compared = export.write_onnx(trained, a.file, a.with_preprocessing, crops)
         print(a.file)
         print(summary(export.description(trained, a.with_preprocessing, crops)))
+        if not compared:
+            needs = not_installed("the comparison", "onnxruntime")
+            print(f"  the file was not compared with the run: {needs}")
         return
     # The empty dict stands for the velocity, which only a run that continues needs.
     saved = checkpoint.read(a.run, a.which)

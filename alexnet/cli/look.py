@@ -41,9 +41,11 @@ def look(arguments: list[str]) -> None:
     from alexnet import look as looking
     from alexnet.data.store import Store
 
-    store = Store(a.store)
     # Not in the store or beside it: that may be a URL or a folder that cannot be written.
     out = on_disk(a.out or Path(f"{Path(a.store).resolve().name}-look.png"))
+    # Before the store is read, as `figure` does before it draws.
+    figures.check_out(out)
+    store = Store(a.store)
     known, figure = looking.look(store)
     width = max(len(name) for name, _ in known)
     for name, text in known:

@@ -13,6 +13,9 @@ from alexnet.cli.arguments import Names, Paths, on_disk, parse
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 
+OF_RUNS = "first", "scale", "precision", "seeds", "jobs", "out"
+"""The options of the runs that --data makes."""
+
 
 @dataclass(frozen=True)
 class ReproduceArguments:
@@ -63,23 +66,29 @@ def reproduce(arguments: list[str]) -> None:
     from alexnet.experiments import cost, records, runner, table
     from alexnet.experiments.claims import chosen
 
+    folder = a.records or records.OWN
+    claims = chosen(a.claims)
+    default = ReproduceArguments()
+    for name in OF_RUNS:
+        if a.data is None and getattr(a, name) != getattr(default, name):
+            raise AlexNetError(
+                f"--{name} has an effect beside --data alone, the store of the claim"
+            )
+    if a.runs and a.report is None:
+        raise AlexNetError("--runs has an effect beside --report alone, the page that shows them")
     if a.document is not None:
         text = table.document(records.read(a.records, records.RESULTS))
         write_whole(a.document, text.encode())
         print(a.document)
-        return
     if a.report is not None:
         # Only the report needs matplotlib.
         from alexnet.experiments import report
 
         recorded = records.read(a.records, records.RESULTS)
-        report.write(recorded, a.report, a.runs, a.records or records.OWN)
+        report.write(recorded, a.report, a.runs, folder)
         print(a.report)
+    if a.document is not None or a.report is not None:
         return
-    folder = a.records or records.OWN
-    claims = chosen(a.claims)
-    if a.first is not None and a.data is None:
-        raise AlexNetError("--first has an effect beside --data alone, the store of the claim")
     if a.data is None:
         # The speed is measured now, so that the estimates hold for this machine.
         costs = cost.claims_s(claims, cost.peak_macs_per_s())

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import parse
 from alexnet.errors import AlexNetError
 from alexnet.program import command
-from alexnet.terminal import entry
+from alexnet.terminal import entry, printable
 
 if TYPE_CHECKING:
     from alexnet.weights.identify import Identity
@@ -53,7 +53,7 @@ def which(arguments: list[str]) -> None:
     else:
         identity = identify(file)
         about, lines = of_identity(identity), in_words(identity)
-    print(json.dumps(about) if a.json else "\n".join(lines))
+    print(json.dumps(about) if a.json else "\n".join(map(printable, lines)))
 
 
 def of_checkpoint(path: Path) -> dict[str, Any]:

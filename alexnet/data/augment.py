@@ -366,8 +366,15 @@ class Preprocess:
             (N, 3, input_px, input_px) on the device, in the channels-last memory format.
 
         Raises:
-            DataError: If a crop reaches beyond its image.
+            DataError: If the images have another size, or a crop reaches beyond its image.
         """
+        # Without these checks the compiled code would read foreign memory.
+        stored = self.stored_px, self.stored_px, 3
+        if images.shape[1:] != stored:
+            raise DataError(
+                f"the network takes stored images of shape {stored}, and these have shape "
+                f"{tuple(images.shape[1:])}; prepare them with --size-px {self.stored_px}"
+            )
         images = moved(images, self.device).contiguous()
         if self._takes_triton():
             packed = moved(self.packed(augmentation), self.device)
@@ -431,7 +438,6 @@ class Preprocess:
 
     def _check(self, augmentation: Augmentation) -> None:
         """Raise DataError if a crop reaches beyond its image."""
-        # Without this check the compiled code would read foreign memory.
         border = self.stored_px - self.input_px
         if augmentation.sides is None and any(
             a.size and not 0 <= a.min() <= a.max() <= border

@@ -29,6 +29,11 @@ def are_wnids(names: Iterable[str]) -> bool:
     return all(WNID.fullmatch(name) for name in names)
 
 
+def numbered(count: int) -> list[str]:
+    """Return the names of classes that nobody has named, for the labels from 0."""
+    return [f"class {number}" for number in range(count)]
+
+
 def is_number(label: str) -> bool:
     """Tell whether a label is a number.
 

@@ -67,6 +67,6 @@ def alike(run: Path) -> dict[str, float]:
     *val_rows, val_labels = sample(val, QUERIES)
     shares = {}
     for space, queries, rows in zip(("hidden", "pixels"), val_rows, train_rows, strict=True):
-        same = train_labels[nearest(queries, rows)] == val_labels[:, None]
+        same = train_labels[nearest(queries, [rows])] == val_labels[:, None]
         shares[f"same_class_by_{space}"] = float(same.float().mean())
     return shares

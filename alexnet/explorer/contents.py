@@ -22,7 +22,7 @@ from alexnet.progress import Progress
 from alexnet.receptive_field import field
 from alexnet.snapshots import Growth, growth
 from alexnet.trained import Trained
-from alexnet.units import PATCHES, cut, maximise, middle
+from alexnet.units import PATCHES, cut, equally_spaced, maximise, middle
 
 BATCH = 16  # images; the values of all layers are kept for the gradients
 EXAMPLES = 12
@@ -85,7 +85,7 @@ def contents(
     Args:
         split: Where its images come from.
         run: Folder of the run; the page has its name, and its snapshots if it has kept any.
-        images: Number of images of the split, the same of each class; all if it has fewer.
+        images: Number of images of the split, as `choose` takes them; all if it has fewer.
         units: For how many units of a layer, at most, an image is made that maximizes them.
         other_growth: The snapshots of another run, which the page shows beside those of this one.
 
@@ -162,12 +162,16 @@ def choose(labels: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
 
     Returns:
         At most `limit` positions in the split: the first image of each class, then the second, ...
+        With fewer images than classes, the first one of classes at equal distances.
     """
     order = np.argsort(labels, kind="stable")
     sorted_labels = labels[order]
     # Number of each image among those of its class.
     number = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
-    return order[np.lexsort((sorted_labels, number))][:limit]
+    chosen = order[np.lexsort((sorted_labels, number))]
+    classes = len(np.unique(labels))
+    # Neighbors in a list of classes are alike: the first 400 of ImageNet are animals.
+    return chosen[equally_spaced(classes, limit)] if limit < classes else chosen[:limit]
 
 
 def _examples(chosen: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -31,8 +31,11 @@ def cached() -> Path:
 
 
 def is_cached() -> bool:
-    """Whether the user's cache has the files."""
-    return all((cached() / name).is_file() for name in SHA256)
+    """Whether the user's cache has the files, and they are those of the pinned version."""
+    paths = {name: cached() / name for name in SHA256}
+    return all(
+        path.is_file() and _is_pinned(name, path.read_bytes()) for name, path in paths.items()
+    )
 
 
 def read(folder: Path | None, fetching: str) -> dict[str, bytes]:
@@ -63,7 +66,7 @@ def read(folder: Path | None, fetching: str) -> dict[str, bytes]:
 
 
 def fetch() -> None:
-    """Fetch the pinned version by npm into the user's cache, if it is not there yet.
+    """Fetch the pinned version by npm into the user's cache, if it is not there and intact.
 
     Raises:
         RunError: npm is not installed or fails, or what it fetched is something else.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,8 @@ def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
     """Return a trained run, and the training and validation split of its store.
 
     Raises:
-        RunError: If the run has no checkpoint.
+        RunError: If the run has no checkpoint, or its store has been prepared anew with other
+            classes or another image size.
         DataError: If its store no longer exists.
     """
     trained = load(run)
@@ -65,7 +66,7 @@ def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
 
 def nearest(
     asked: torch.Tensor,
-    there: torch.Tensor,
+    there: Iterable[torch.Tensor],
     top_k: int = NEAREST,
     own: NDArray[np.int64] | None = None,
 ) -> torch.Tensor:
@@ -73,18 +74,29 @@ def nearest(
 
     Args:
         asked: (N, values).
-        there: (M, values).
+        there: (M, values) in blocks of rows, of which one is in memory at a time.
         own: The row of `there` that each of `asked` is, which is left out, (N,).
 
     Returns:
         Indices of rows of `there`, (N, top_k).
     """
-    distance = torch.cdist(asked, there)
-    if own is not None:
-        distance[torch.arange(len(asked)), torch.from_numpy(own)] = torch.inf
-    # A small training set may have fewer images than the figure has places.
-    top_k = min(top_k, len(there) - (own is not None))
-    return distance.topk(top_k, largest=False).indices
+    distances = torch.empty(len(asked), 0)
+    rows = torch.empty(len(asked), 0, dtype=torch.int64)
+    count = 0
+    for block in there:
+        # By a matrix product, whatever the sizes: distances of blocks are compared, and another
+        # way for a small one would round in another way.
+        distance = torch.cdist(asked, block, compute_mode="use_mm_for_euclid_dist")
+        index = torch.arange(count, count + len(block)).expand(len(asked), -1)
+        if own is not None:
+            distance[index == torch.from_numpy(own)[:, None]] = torch.inf
+        distances, rows = torch.cat([distances, distance], 1), torch.cat([rows, index], 1)
+        distances, kept = distances.topk(min(top_k, distances.shape[1]), largest=False)
+        rows = rows.gather(1, kept)
+        count += len(block)
+    # A small training set may have fewer images than the figure has places; the image itself, at an
+    # infinite distance, is then the last one.
+    return rows[:, : count - (own is not None)]
 
 
 @dataclass(frozen=True)
@@ -218,9 +230,7 @@ def neighbours(
     inputs = trained.preprocess.centre(torch.from_numpy(np.stack(asked)))
     # All images of the split, because the nearest ones are wanted and not some near ones.
     every = np.arange(len(searched))
-    features = torch.cat(
-        [last_hidden(trained, x) for x, _ in centre_patches(trained, searched, every)]
-    )
+    features = (last_hidden(trained, x) for x, _ in centre_patches(trained, searched, every))
     rows = [
         [(image, label), *((stored_image(searched, j), names[searched.labels[j]]) for j in near)]
         for image, label, near in zip(

@@ -15,7 +15,7 @@ from alexnet.checkpoint import read_config
 from alexnet.diagnostics import BLIND
 from alexnet.errors import RunError
 from alexnet.evaluation import QUARTER
-from alexnet.figures.style import INK, SOFT, TRAIN, VAL, finish, legend, run_names
+from alexnet.figures.style import INK, SOFT, TRAIN, VAL, finish, legend, legend_label, run_names
 from alexnet.train.metrics import read_metrics
 
 Epochs = list[dict[str, Any]]
@@ -32,12 +32,11 @@ STYLES = "-", "--", ":", "-."
 
 def curves(runs: Sequence[Path]) -> Figure:
     """Draw error and loss of runs by epoch. Raises RunError for a folder without metrics."""
-    figure = Figure(figsize=(9, 3.6), dpi=150)
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="tight")
     error, loss = figure.subplots(1, 2)
     named = _epochs_of(runs)
     _draw_error(error, named)
     _draw_loss(loss, named)
-    figure.tight_layout()
     return figure
 
 
@@ -91,7 +90,7 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
                 [m["epoch"] for m in epochs],
                 [factor * m[f"{split}_{what}"] for m in epochs],
                 color=color,
-                label=f"{mark}{text}",
+                label=legend_label(f"{mark}{text}"),
                 linestyle=STYLES[number % len(STYLES)],
                 linewidth=1.4,
                 marker="o" if len(epochs) <= FEW_EPOCHS else "",
@@ -154,7 +153,7 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
             linewidth=1.4,
             marker="o" if len(points) <= FEW_EPOCHS else "",
             # The name of a single run explains nothing.
-            label=f"{f'{name}: ' if len(named) > 1 else ''}{QUARTER:.0%} {when}",
+            label=legend_label(f"{f'{name}: ' if len(named) > 1 else ''}{QUARTER:.0%} {when}"),
         )
     # Its text is in the legend, which lies where no curve is: a curve crosses every place near the
     # line sooner or later.
@@ -179,7 +178,7 @@ def signals(runs: Sequence[Path]) -> Figure:
             raise RunError(f"{run} has no signal in its metrics.jsonl; it was not yet begun")
         layers = lines[0]["signal"]
         differences = [100 * difference for difference, _ in layers.values()]
-        ax.plot(list(layers), differences, marker="o", label=name)
+        ax.plot(list(layers), differences, marker="o", label=legend_label(name))
     ax.axhline(100 * BLIND, color="#bbbbbb", linewidth=0.8, zorder=0)
     ax.annotate(
         f"below {BLIND:.0%} in the last hidden layer the network is nearly blind",

@@ -19,9 +19,16 @@ def finish(ax: Axes, x: str, y: str) -> None:
         ax.spines[side].set_visible(False)
 
 
+def legend_label(text: str) -> str:
+    """Return a label that `legend` shows as `text`, which may be the name of a run."""
+    # Matplotlib leaves labels that begin with `_` out of a legend.
+    return f" {text}"
+
+
 def legend(ax: Axes) -> None:
     """Draw the legend of an axis where it hides the least."""
     for text in ax.legend(frameon=False, fontsize=8).get_texts():
+        text.set_text(text.get_text().removeprefix(" "))
         # A `$` in the name of a run would otherwise begin a formula.
         text.set_parse_math(False)
 

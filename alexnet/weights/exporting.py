@@ -39,7 +39,8 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
         groups: What becomes of grouped kernels; see `layouts.to_caffe`.
 
     Raises:
-        RunError: The program has no such network, or the suffix is none of the layout's.
+        RunError: The program has no such network or preprocessing, or the suffix is none of the
+            layout's.
     """
     if path.suffix not in SUFFIXES[layout]:
         raise RunError(f"{path} ends in none of {', '.join(SUFFIXES[layout])}")
@@ -59,6 +60,13 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
         return
     has_constants = path.suffix == ".caffemodel"
     net = _check_is(saved, "caffe_alexnet", "caffenet", has_constants=has_constants)
+    # Caffe subtracts a mean and multiplies by one number; the mean image is not what such a run
+    # subtracts.
+    if saved.config.augment.mean == "channel":
+        raise RunError(
+            f"{saved.file} divides each channel by a deviation of its own (augment.mean is "
+            "channel), which Caffe does not; export it as ONNX"
+        )
     weights = {name: tensor.float().numpy() for name, tensor in saved.weights.items()}
     if path.suffix == ".npz":
         arrays = to_caffe(weights, groups, architecture.columns)

@@ -21,7 +21,8 @@ from alexnet.card import write_card
 from alexnet.config import Config
 from alexnet.config_checks import check
 from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
-from alexnet.data.classes import are_wnids
+from alexnet.data.classes import are_wnids, numbered
+from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
 from alexnet.files import new_folder
@@ -206,8 +207,9 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     """
     if not source:
         # From 0, as the published lists of classes of these programs are numbered.
-        return [f"class {number}" for number in range(count)], []
-    if (Path(source) / "manifest.json").is_file():
+        return numbered(count), []
+    # At a URL only a store can be.
+    if is_url(source) or (Path(source) / "manifest.json").is_file():
         store = Store(source)
         names, words = list(store.classes), list(store.words)
     else:
@@ -268,12 +270,6 @@ def _mean(
         mean, source = preprocessing.mean, "in the file"
         if mean.ndim == 1:
             source = "in the file, of each channel"
-        elif mean.shape[1] == architecture.input_px < stored_px:
-            # The center crop of each image, beyond which it goes on as at its border.
-            first = (stored_px - architecture.input_px) // 2
-            last = stored_px - architecture.input_px - first
-            mean = np.pad(mean, ((0, 0), (first, last), (first, last)), "edge")
-            source = "in the file, of the center crop"
     elif known:
         mean, source = np.array(known, np.float32), "of each channel, as its program publishes it"
         mean = mean[::-1] if bgr else mean
@@ -288,6 +284,12 @@ def _mean(
     mean = mean[::-1] if bgr and chosen.config.augment.mean != "channel" else mean
     if mean.ndim == 1:
         mean = np.broadcast_to(mean[:, None, None], (3, stored_px, stored_px))
+    elif mean.shape[1] == architecture.input_px < stored_px:
+        # The center crop of each image, beyond which it goes on as at its border.
+        first = (stored_px - architecture.input_px) // 2
+        last = stored_px - architecture.input_px - first
+        mean = np.pad(mean, ((0, 0), (first, last), (first, last)), "edge")
+        source += ", of the center crop"
     return np.array(mean.transpose(1, 2, 0), np.float32, order="C"), source
 
 

@@ -43,6 +43,8 @@ def preprocessing_of(file: WeightFile) -> Preprocessing | str:
     mean: Numbers | None = None
     scale: Numbers = np.full(3, file.scale, np.float64)
     if file.mean:
+        if len(file.mean) not in (1, 3):
+            return f"it subtracts {len(file.mean)} means, and an image has three channels"
         mean = np.broadcast_to(np.array(file.mean, np.float64), 3)
     for operation in file.operations:
         if operation.weight:

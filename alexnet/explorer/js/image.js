@@ -6,7 +6,8 @@ import { about, array } from "./data.js";
 
 /** Decode an image file. Returns a stored image: stored_px * stored_px * 3 bytes, RGB. */
 export async function storedImage(file) {
-  // Upright as EXIF says, and without a conversion of colors, which the training had none of.
+  // Upright as EXIF says, and without a conversion of colors, which the training had none of. The
+  // colors of transparent pixels are lost all the same: a 2D canvas keeps them multiplied by alpha.
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const bitmap = await createImageBitmap(file, options);
   const { width, height } = bitmap;
