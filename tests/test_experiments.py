@@ -588,6 +588,7 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
         (["nonsense", "--data", photographs.name], "there is no claim 'nonsense'"),
         (["nonsense"], "there is no claim 'nonsense'"),
         (["lrn", "--data", str(tmp_path / "none")], "is not a prepared store"),
+        (["lrn", "--report", str(tmp_path / "page.html")], "run claims without them"),
         (["lrn", "--data", photographs.name, "--seeds", "0"], "at least 1"),
         (["ensemble", "--data", photographs.name, "--seeds", "4"], "use --seeds 5, or 10"),
         (
