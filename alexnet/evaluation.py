@@ -27,7 +27,14 @@ from alexnet.errors import RunError
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
-from alexnet.trained import Trained, check_store, load, own_store, probabilities
+from alexnet.trained import (
+    Trained,
+    check_store,
+    load,
+    own_store,
+    precision_of_use,
+    probabilities,
+)
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,8 @@ def evaluate(
         (ten crops, for instance).
 
     Raises:
-        RunError: If the store's classes or image size are not those the runs were trained on.
+        RunError: If the store's classes or image size are not those the runs were trained on, or
+            one of them is used with TF32 and another without.
     """
     if not runs:
         raise RunError("evaluate needs at least one run")
@@ -218,6 +226,13 @@ def evaluate(
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
         check_store(member, store, run)
+    # PyTorch has one switch for the whole process.
+    used = {precision_of_use(member.config, member.preprocess.device) for member in members}
+    if used >= {"tf32", "float32"}:
+        raise RunError(
+            "some of the runs are used in tf32 and others in float32, which one process cannot; "
+            "evaluate them apart"
+        )
     images = store.split(split or members[0].config.val_split)
     # Each member keeps its own mean image; the test crops are those of the first.
     nets = [(member.net, member.preprocess) for member in members]

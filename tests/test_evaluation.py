@@ -14,6 +14,7 @@ from alexnet.config import Augment, StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.errors import RunError
 from alexnet.evaluation import measure, score
 from alexnet.train.loop import fit
 from alexnet.trained import probabilities
@@ -80,6 +81,19 @@ def test_evaluate_reports_centre_and_ten_crops(store: Path, run: Path) -> None:
 
 def test_ensemble_of_identical_runs_equals_one_run(store: Path, run: Path) -> None:
     assert evaluate([run, run], store)[1].confusion == evaluate([run], store)[1].confusion
+
+
+def test_ensemble_that_no_process_computes_as_its_members_are_is_refused(
+    store: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA, where a run keeps the precision that it was trained with."""
+    precisions = iter(("tf32", "float32", "tf32", "bfloat16"))
+    monkeypatch.setattr(
+        "alexnet.evaluation.precision_of_use", lambda config, device: next(precisions)
+    )
+    with pytest.raises(RunError, match="some of the runs are used in tf32 and others in float32"):
+        evaluate([run, run], store)
+    assert len(evaluate([run, run], store)) == 2
 
 
 def test_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:
