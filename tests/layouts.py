@@ -63,7 +63,9 @@ def meta(year: str = "2012", id_of: dict[str, int] = ID_OF, images: int = 4) -> 
     """meta.mat: the classes, each with so many images, and a synset above them."""
     fields = [(f"ILSVRC{year}_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
     fields.append(("num_train_images", "i4"))
-    rows = [(number, wnid, WORDS.get(wnid, "a dog"), 0, images) for wnid, number in id_of.items()]
+    # In the order of the ids, as in the real one.
+    by_id = sorted((number, wnid) for wnid, number in id_of.items())
+    rows = [(number, wnid, WORDS.get(wnid, "a dog"), 0, images) for number, wnid in by_id]
     buffer = io.BytesIO()
     table = np.array([*rows, (1001, "n00001740", "entity", 3, 0)], dtype=fields)
     savemat(buffer, {"synsets": table.reshape(-1, 1)})
