@@ -240,7 +240,9 @@ def test_store_of_another_size_gets_a_recipe_that_fits(
 
 def test_slash_behind_a_store_makes_no_other_name_of_it(store: Path, tmp_path: Path) -> None:
     train_on(str(store), tmp_path / "mine", tiny)
+    # With another name the run would be refused as one with other settings.
     train_on(f"{store}/", tmp_path / "mine", tiny)
+    assert read_config(tmp_path / "mine").data == str(store)
 
 
 def test_other_name_of_the_same_images_is_no_reason_to_remove_a_run(

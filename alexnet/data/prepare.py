@@ -273,8 +273,7 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
         allowing = _command(job.target, replace(job.settings, most_skipped=enough))
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.target.partial}, or allow more: "
-            f"{allowing}"
+            f"repair them and remove {job.target.partial}, or allow more: {allowing}"
         )
 
 

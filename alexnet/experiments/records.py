@@ -323,7 +323,7 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
             raw = json.loads(path.read_text())
             if raw["scale"] in scales:
                 record = opened(raw)
-                # What is said of a record is computed here too, so that a file without it is found.
+                # These fail for a file that lacks something, which has to be found here.
                 for row in record.rows:
                     record.setting(row)
                 record.errors()

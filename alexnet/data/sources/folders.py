@@ -75,10 +75,10 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _is_class(train: Path, splits: Collection[Path]) -> bool:
-    """Tell whether a folder that is called as the training split is is a class: trains.
+    """Tell whether a folder with the name of the training split is a class, of trains for example.
 
-    It is if it has no folders, no table of labels is there, and images lie in folders beside it
-    that are no splits.
+    It is one if it has no folders, there is no table of labels in it or beside it, and images lie
+    in folders beside it that are no splits.
     """
     tables = [path for path in candidates([train, train.parent]) if path.suffix.lower() != ".txt"]
     if tables or _children(train):
