@@ -1,4 +1,5 @@
-"""Test errors: center crop and ten crops, top-1 and top-5, ensembles (section 4.1).
+"""Test errors, top-1 and top-5 (section 2): center crop, ten crops (section 4.1), ensembles
+(section 6).
 
 Every image of the split counts exactly once, whatever the batch size or the number of ranks.
 """

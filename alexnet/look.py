@@ -23,6 +23,7 @@ from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.terminal import printable
+from alexnet.units import equally_spaced
 
 CLASSES, PER_CLASS = 10, 8  # rows and columns of the mosaic
 TILE_PX, GAP_PX = 96, 4
@@ -114,8 +115,7 @@ def _draw(
     """Draw images of some classes, the number of images of all classes, and the facts."""
     names = [_short(name) for name in short_names(store.classes, store.words)]
     split = next(iter(splits))
-    # Classes at equal distances, with the first and the last one.
-    shown = np.unique(np.linspace(0, len(names) - 1, min(CLASSES, len(names))).round().astype(int))
+    shown = equally_spaced(len(names), CLASSES)
     lines = [
         line
         for name, text in known
@@ -157,8 +157,8 @@ def _draw_mosaic(ax: Axes, split: Split, shown: NDArray[np.int64], names: Sequen
         members = np.flatnonzero(split.labels == label)
         # At equal distances: the images of a class often follow each other in the order in which
         # they were taken.
-        some = np.unique(np.linspace(0, len(members) - 1, PER_CLASS).round().astype(int))
-        for column, image in enumerate(members[some] if len(members) else members):
+        some = members[equally_spaced(len(members), PER_CLASS)]
+        for column, image in enumerate(some):
             places.append((row, column))
             chosen.append(int(image))
     # A row at a time: images of the largest size would not fit into memory together.

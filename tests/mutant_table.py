@@ -364,7 +364,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (PLAN, "linked = linked or (isinstance(layer, Conv) and layer.linked)", "linked = linked"),
         (PLAN, 'stays = tuple(op for op in layer.then if op != "activation")', "stays = ()"),
     ],
-    "7 A sixth convolution": [
+    "A sixth convolution": [
         (
             RECIPES,
             'CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=1)',
@@ -405,7 +405,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "rows = position // augment.chunk if", "rows = index // augment.chunk if"),
         (AUGMENT, "border + 1 if augment.last_offset else max(1, border)", "max(1, border)"),
     ],
-    "4.1 The images are transformed": [
+    "4.1 The next batch is made": [
         (
             "data/loader.py",
             "for positions in itertools.islice(todo, ahead):",
@@ -666,6 +666,10 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "nets = [(member.net, member.preprocess) for member in members[:1]]",
         ),
     ],
+    "original: the weights of the average": [
+        (EFFECTS, "weights = (shares / shares.sum(0)).mean(1)", "weights = weights"),
+        (EFFECTS, "- _error(weighted, labels[new])", "- _error(p[:, new].mean(0), labels[new])"),
+    ],
     "Fig. 3: the filters of each column": [
         (
             "figures/filters.py",
@@ -902,7 +906,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "StepSchedule(epochs=90, drops=(30, 60))",
             "StepSchedule(epochs=9, drops=(30, 60))",
         ),
-        (RECIPES, 'Dropout(form="inverted")', "Dropout()"),
+        (RECIPES, 'layers, dropout=Dropout(form="inverted")', "layers, dropout=Dropout()"),
         (
             AUGMENT,
             "TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406)",

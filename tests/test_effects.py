@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from alexnet import recipes
 from alexnet.config import StepSchedule
+from alexnet.experiments import effects, job, measures, runner
 from alexnet.experiments.claim import Claim, Effect
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.effects import (
@@ -297,6 +299,65 @@ def test_effects_have_the_numbers_and_sides_of_the_paper() -> None:
         ("bias", " ablated minus base"),
         ("ensemble", " plain average minus weighted average"),
     ]
+
+
+def test_claims_quote_the_numbers_of_the_paper_and_of_the_log() -> None:
+    quoted = {claim.id: (claim.paper, claim.logged) for claim in CLAIMS}
+    assert quoted == {
+        "relu": ("6 times", "-"),
+        "columns": (
+            "-1.7 / -1.2 points",
+            "39.168 / 18.229 with one column, 37.473 / 16.999 with two (ImageNet 2010 test set)",
+        ),
+        "lrn": (
+            "-1.4 / -1.2 points",
+            "42.034 / 19.362 without (both normalizations), 40.664 / 18.210 with",
+        ),
+        "lrn-cifar": ("13 % without, 11 % with", "-"),
+        "overlap": (
+            "-0.4 / -0.3 points",
+            "41.058 / 18.510 with 2/2, 40.664 / 18.210 overlapping",
+        ),
+        "crops": (
+            "39.0 / 18.3 with the center crop, 37.5 / 17.0 with ten",
+            "39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten "
+            "(ImageNet 2010 test set)",
+        ),
+        "colour": ("more than 1 point less (top-1)", "-"),
+        "dropout": ("substantial overfitting; twice the iterations", "-"),
+        "images": ("-", "-"),
+        "ladder": ("-", "-"),
+        "depth": ("about 2 points more (top-1)", "-"),
+        "bias": ("-", "-"),
+        "links": ("-", "41.828 / 19.330 without, of another width"),
+        "ensemble": ("38.1 / 16.4 of five nets, 40.7 / 18.2 of one", "-"),
+        "pretrain": ("39.0 / 16.6 pre-trained, 40.7 / 18.2 from scratch", "38.990 / 16.622"),
+        "ilsvrc2010": ("37.5 / 17.0; the best before it: 45.7 / 25.7", "37.473 / 16.999"),
+        "ilsvrc2012": ("40.7 / 18.2", "40.664 / 18.210"),
+        "seven": (
+            "36.7 / 15.4; 15.3 (top-5) on the test set, where the runner-up of 2012 had 26.2",
+            "-",
+        ),
+        "filters": ("Fig. 3", "-"),
+        "features": ("Fig. 4", "-"),
+    }
+
+
+def test_numbers_of_an_effect_are_those_of_its_words() -> None:
+    """`1.7` in words is 1.7 as a number; `about 2` and `more than 1` have theirs as well."""
+    for claim, effect in EFFECTS:
+        words = re.findall(r"[\d.]+", effect.paper) if "log" not in effect.paper else []
+        numbers = [float(word) for word in words if float(word) != 0]
+        assert numbers == ([] if effect.number is None else [effect.number]), (claim.id, effect)
+
+
+def test_samples_and_searches_of_the_claims_have_their_sizes() -> None:
+    """Records hold configurations, so a change of one of these would go unnoticed."""
+    assert (measures.MASKS, measures.NEIGHBORS, measures.QUERIES) == (64, 4000, 1000)
+    assert (job.TRAIN_IMAGES, effects.HALVES, runner.SEARCH_EPOCHS) == (2000, 5, 5)
+    assert {claim.id: claim.rates for claim in CLAIMS if claim.rates} == {
+        "relu": (0.5, 1, 2, 4, 8, 16)
+    }
 
 
 def test_epochs_to_an_error_are_interpolated_or_a_lower_bound() -> None:

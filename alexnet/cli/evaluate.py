@@ -94,7 +94,7 @@ def _keep(run: Path, store: Store, split: str, results: Sequence[Result]) -> Non
     except (OSError, AlexNetError) as error:
         # A run of someone else, on a full disk, or with a damaged file can be tested as well.
         reason = error.strerror if isinstance(error, OSError) else error
-        print(f"warning: {run}/card.md was not written: {reason}", file=sys.stderr)
+        print(printable(f"warning: {run}/card.md was not written: {reason}"), file=sys.stderr)
 
 
 def confusion_table(

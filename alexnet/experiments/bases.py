@@ -57,9 +57,11 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     - 24 epochs with falls of the rate at 19 and 22 (there 91, with falls at 25, 51 and 79).
 
     On tiny-imagenet and mini-ImageNet it sees 56 of 64 pixels through a first kernel of 7x7 at
-    every second pixel, for 1.2 million presentations of an image (`DESK_EPOCHS`). Of tiny-imagenet
-    it trains on the first 50 classes (`DESK_PART`): with all 200 as many presentations leave it
-    underfitted, with a training error above its validation error (docs/log.md, 2026-11-29).
+    every second pixel: maps of 27, 13 and 6, of which the last pool's windows see five rows and
+    columns. It is trained for 1.2 million presentations of an image (`DESK_EPOCHS`). Of
+    tiny-imagenet it trains on the first 50 classes (`DESK_PART`): with all 200 as many
+    presentations leave it underfitted, with a training error above its validation error
+    (docs/log.md, 2026-11-29).
 
     The end game is the original's in proportion, 67 and 72 of 91 epochs: at epoch 18 the color
     noise ends and conv1's weights learn at a tenth of the rate, at 19 conv1 is frozen. Smoke scale
@@ -95,7 +97,7 @@ def one_column_below(scale: Scale, kind: Kind) -> Config:
 
 
 def six_convolutions(scale: Scale, kind: Kind) -> Config:
-    """`five_convolutions` with the sixth of section 7; the net of `recipes.original_six_conv`."""
+    """`five_convolutions` with the sixth of section 6; the net of `recipes.original_six_conv`."""
     config = five_convolutions(scale, kind)
     # Its deviation is that of the other convolutions of 3x3, here as there.
     std = next(layer.std for layer in config.architecture.layers if layer.name == "conv5")

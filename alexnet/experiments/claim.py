@@ -87,6 +87,9 @@ FIRST_CLASSES, FIRST_IMAGES = 200, 100_000
 NEW_CLASSES, NEW_IMAGES = 75, 37_500
 """The same of mini-ImageNet's classes that tiny-imagenet lacks."""
 
+MASKS = 64
+"""Dropout masks whose predictions claim dropout averages. Their number is ours."""
+
 
 def error_name(config: Config) -> str:
     """The name of the error on `val_split`; claim relu tests on the images it trains on."""

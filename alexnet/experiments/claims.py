@@ -29,7 +29,10 @@ from alexnet.experiments.bases import (
 )
 from alexnet.experiments.claim import (
     DESK_PART,
+    FIRST_CLASSES,
     FIRST_IMAGES,
+    MASKS,
+    NEW_CLASSES,
     NEW_IMAGES,
     Arm,
     Claim,
@@ -141,8 +144,8 @@ def _gap(arm: str, pair: str, paper: str) -> Effect:
     return Effect(name, paper, (arm, "base"), effects.gap, pair=pair)
 
 
-# The chain of section 7: train on ImageNet 2012, then on Fall 2011, then on 2012 again. $n is the
-# seed.
+# Section 6: train on ImageNet 2012, then on Fall 2011, then on 2012 again. The authors also trained
+# on 10,000 classes before Fall 2011, which is left out. $n is the seed.
 PREPARE_BOTH = (
     "alexnet prepare ARCHIVES STORE",
     "alexnet prepare FALL_2011 ALL --val-fraction 0.01",
@@ -174,6 +177,8 @@ CLAIMS: tuple[Claim, ...] = (
         # "The learning rates for each network were chosen independently to make training as fast as
         # possible" (caption of Figure 1).
         rates=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        note="The paper does not say which four layers; here it is the authors' 26 % net, which "
+        "has four hidden layers.",
         elsewhere="52.9 % with ReLU, 59.9 % with tanh",
     ),
     Claim(
@@ -259,7 +264,10 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         note="As in the authors' net 147 the 2/2 windows reach over the border, and conv2 has a "
         "padding of 1 and conv5 of 0 to fit the maps. The log's pair differs in more than that: "
-        "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no color end game.",
+        "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no color end game. "
+        "On 64-pixel images conv5's maps have an odd border: the base's 3/2 windows leave out the "
+        "last of its six rows and columns, the 2/2 windows do not, so these rows compare more than "
+        "the overlap.",
         elsewhere="51.6 % with 2/2 pooling, whose maps are larger, 53.0 % with overlapping",
     ),
     Claim(
@@ -268,7 +276,7 @@ CLAIMS: tuple[Claim, ...] = (
         "random crops and reflections prevent substantial overfitting, and ten crops at test "
         "lower the error",
         "39.0 / 18.3 with the center crop, 37.5 / 17.0 with ten",
-        "39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten",
+        "39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten (ImageNet 2010 test set)",
         WITH_CIFAR,
         five_convolutions,
         (Arm("base"), NO_CROPS),
@@ -289,6 +297,8 @@ CLAIMS: tuple[Claim, ...] = (
                 number=1.5,
             ),
         ),
+        note="The paper's and the log's pair is that of net 145-2010; its top-5 errors are not "
+        "compared. At full scale `original` is tested on the ImageNet 2012 validation set.",
     ),
     Claim(
         "colour",
@@ -324,7 +334,7 @@ CLAIMS: tuple[Claim, ...] = (
                 none=1.0,
             ),
             Effect(
-                "test error, halved outputs minus the average of 64 masks, percentage points",
+                f"test error, halved outputs minus the average of {MASKS} masks, percentage points",
                 "halving is a reasonable approximation",
                 ("base",),
                 # An approximation may err to either side, so the claim names none.
@@ -499,7 +509,8 @@ CLAIMS: tuple[Claim, ...] = (
                 nets=ENSEMBLE,
             ),
         ),
-        note="Five seeds are one ensemble, which has no interval; `--seeds 10` gives two.",
+        note="Five seeds are one ensemble, which has no interval; `--seeds 10` gives two. Only "
+        "top-1 errors are compared.",
         together=effects.ensemble,
     ),
     Claim(
@@ -541,16 +552,17 @@ CLAIMS: tuple[Claim, ...] = (
             *(line.replace("$n", "1") for line in (TRAIN_FIRST, TRAIN_ALL, FINE_TUNE)),
             "alexnet evaluate runs/tuned-1 --data STORE",
         ),
-        note="At desk scale the net with six convolutions learns the 200 classes of "
-        "tiny-imagenet and then the 75 classes of mini-ImageNet that are not among them, at the "
-        "authors' rates and schedule of fine-tuning in proportion (conv1 is frozen after two of 19 "
-        "epochs); the other arm learns those alone. The paper's net learns 22,000 classes first, "
-        "and is compared with a net of five convolutions.",
+        note=f"At desk scale the net with six convolutions learns the {FIRST_CLASSES} classes of "
+        f"tiny-imagenet and then the {NEW_CLASSES} classes of mini-ImageNet that are not among "
+        "them, at the authors' rates and schedule of fine-tuning in proportion (conv1 is frozen "
+        "after two of 19 epochs); the other arm learns those alone. The paper's net learns 22,000 "
+        "classes first, and is compared with a net of five convolutions. The commands leave out "
+        "the authors' stage with 10,000 classes.",
     ),
     Claim(
         "ilsvrc2010",
         "one net on the ILSVRC-2010 test set",
-        "37.5 / 17.0",
+        "37.5 / 17.0; the best before it: 45.7 / 25.7",
         "37.473 / 16.999",
         manual_commands=(
             "alexnet prepare ARCHIVES_OF_2010 STORE",
@@ -572,7 +584,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "seven",
         "two pre-trained nets and five others, averaged",
-        "36.7 / 15.4",
+        "36.7 / 15.4; 15.3 (top-5) on the test set, where the runner-up of 2012 had 26.2",
         manual_commands=(
             *PREPARE_BOTH,
             f"for n in 1 2 3 4 5; do {TRAIN_FIRST}; done",
@@ -597,6 +609,7 @@ CLAIMS: tuple[Claim, ...] = (
                 effects.specialised,
             ),
         ),
+        note="The row tests the mean over the seeds, not every run (docs/log.md, 2026-11-30).",
     ),
     Claim(
         "features",

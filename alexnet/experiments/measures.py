@@ -10,12 +10,11 @@ import torch.nn.functional as F
 
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Split
+from alexnet.experiments.claim import MASKS
 from alexnet.figures import centre_patches, last_hidden, nearest, of_run
 from alexnet.ops.arena import kept_memory
 
-MASKS = 64
-"""Number of dropout masks in the average."""
-TRAIN_IMAGES, QUERIES = 4000, 1000
+NEIGHBORS, QUERIES = 4000, 1000
 """Training images that can be neighbors, and validation images whose neighbors are searched."""
 
 
@@ -63,7 +62,7 @@ def alike(run: Path) -> dict[str, float]:
         rows = [(last_hidden(trained, x), x.flatten(1).cpu(), labels) for x, labels in centred]
         return tuple(map(torch.cat, zip(*rows, strict=True)))
 
-    *train_rows, train_labels = sample(train, TRAIN_IMAGES)
+    *train_rows, train_labels = sample(train, NEIGHBORS)
     *val_rows, val_labels = sample(val, QUERIES)
     shares = {}
     for space, queries, rows in zip(("hidden", "pixels"), val_rows, train_rows, strict=True):
