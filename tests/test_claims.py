@@ -198,6 +198,7 @@ AUDITED = [
     ("links", "tiny-imagenet", "test error", 2.20, 1.16, 3.24),
     ("lrn", "tiny-imagenet", "test error", 3.13, 0.15, 6.12),
     ("lrn", "tiny-imagenet", "top-5", 2.43, 0.66, 4.19),
+    ("lrn-cifar", "cifar10", "test error, ablated", -0.89, -1.68, -0.10),
     ("features", "tiny-imagenet", "six nearest", 22.7, 22.0, 23.5),
     ("pretrain", "mini-imagenet", "test error", -7.09, -9.37, -4.82),
     ("pretrain", "mini-imagenet", "top-5", -5.39, -6.53, -4.25),
