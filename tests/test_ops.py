@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
@@ -363,6 +363,7 @@ def test_locally_connected_is_its_slow_twin_with_gradients(pad: tuple[int, int])
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-11, atol=1e-12)
     inputs = tuple(t.requires_grad_() for t in (x, weight, bias))
     assert gradcheck(lambda *t: ops.locally_connected(*t, pad), inputs)
+    assert gradgradcheck(lambda *t: ops.locally_connected(*t, pad), inputs, fast_mode=True)
 
 
 def test_locally_connected_with_equal_kernels_is_a_convolution() -> None:

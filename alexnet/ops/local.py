@@ -13,7 +13,7 @@ from alexnet.ops.trial import Way
 
 
 class _BatchedProduct(torch.autograd.Function):
-    """`torch.bmm` on contiguous tensors.
+    """`torch.bmm` of contiguous tensors, whose gradient is made contiguous, too.
 
     Given the transposed views of this layer, `torch.bmm` would copy each matrix separately, forward
     and backward.
@@ -21,7 +21,7 @@ class _BatchedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        a, b = a.contiguous(), b.contiguous()
+        # The inputs themselves, not copies of them: to second derivatives a copy is a constant.
         ctx.save_for_backward(a, b)
         return torch.bmm(a, b)
 
@@ -78,5 +78,5 @@ def _valid(
     filters_by_position = weight.flatten(4).flatten(1, 3).permute(2, 1, 0)
     # (H'W', N, C S S) times (H'W', C S S, K)
     product = _BatchedProduct.apply if fast.unobserved(x, weight, bias) else torch.bmm
-    sums: torch.Tensor = product(windows, filters_by_position)
+    sums: torch.Tensor = product(windows.contiguous(), filters_by_position.contiguous())
     return (sums.permute(1, 2, 0).reshape(-1, filters, height, width) + bias).to(dtype)
