@@ -6,6 +6,7 @@ Without a GPU the ways run on the CPU, and the seconds of a trial are invented.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,48 @@ def test_training_takes_the_faster_way_of_one_trial(
     seconds += [2.0, 1.0]
     convolution(x[:2], weight, None, 1, (2, 2), 2, training=True)
     assert taken[5:] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("with_inference_mode", [False, True])
+def test_a_trial_is_apart_from_what_the_caller_records(
+    with_inference_mode: bool, seconds: list[float]
+) -> None:
+    """Hooks on saved tensors, as those of `torch.utils.checkpoint`, and inference mode."""
+    saved: list[torch.Tensor] = []
+    seconds += [2.0, 1.0]
+    with (
+        torch.inference_mode(with_inference_mode),
+        torch.autograd.graph.saved_tensors_hooks(saved.append, lambda none: none),
+    ):
+        x, weight = layer(6, 2)
+        ways = linear.cuda_ways(x, 1, 2)
+        assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["column by column"]
+    assert saved == []
+
+
+def test_a_trial_runs_on_the_gpu_of_its_tensors(
+    seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = ["another"]
+
+    @contextmanager
+    def device_of(x: torch.Tensor) -> Iterator[None]:
+        current[0] = "that of x"
+        yield
+        current[0] = "another"
+
+    measured = cuda_trial.seconds_of
+
+    def seconds_of(run: Callable[[], object]) -> float:
+        assert current == ["that of x"]
+        return measured(run)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(cuda_trial, "seconds_of", seconds_of)
+    x, weight = layer(6, 2)
+    seconds += [2.0, 1.0]
+    cuda_trial.fastest(linear.cuda_ways(x, 1, 2), x, weight, None, *CONV2)
+    assert current == ["another"]
 
 
 def test_a_prediction_does_not_depend_on_a_trial() -> None:

@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint as checkpoint_activations
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet import checkpoint, native
@@ -124,16 +126,18 @@ def test_3x3_convolutions_in_training_may_go_by_tiles(clock: Clock) -> None:
         # Whatever is timed has as many pixels as a step would need to go by tiles.
         if way.method == "tiles" and len(x) > trial.FEW:
             assert x[0, 0].numel() * len(x) >= winograd.MIN_PIXELS
-        return x.float().sum() + weight.sum()
+        return x.float().sum() + weight.sum() + (0 if bias is None else bias.sum())
 
     x = torch.ones(1, 64, 6, 5, dtype=torch.bfloat16)
-    weight = torch.ones(64, 64, 3, 3)
+    weight, bias = torch.ones(64, 64, 3, 3), torch.ones(64)
     same = (1, (1, 1), 1)
-    assert trial.way("convolution", computed, x, weight, None, True, *same) == WAYS[trial.TILES]
-    assert trial.way("convolution", computed, x, weight, None, False, *same) == WAYS["float32"]
+    # Tiles always add a bias.
+    assert trial.way("convolution", computed, x, weight, None, True, *same) == WAYS["float32"]
+    assert trial.way("convolution", computed, x, weight, bias, True, *same) == WAYS[trial.TILES]
+    assert trial.way("convolution", computed, x, weight, bias, False, *same) == WAYS["float32"]
     # Tiles have no stride.
     other = (2, (1, 1), 1)
-    assert trial.way("convolution", computed, x, weight, None, True, *other) == WAYS["float32"]
+    assert trial.way("convolution", computed, x, weight, bias, True, *other) == WAYS["float32"]
 
 
 def test_choice_is_read_by_the_next_process(clock: Clock) -> None:
@@ -252,7 +256,7 @@ def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
 def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
     if native.winograd() is None:
         pytest.skip("no C++ compiler on this machine")
-    x, weight = torch.ones(1, 64, 6, 5), torch.ones(64, 64, 3, 3)
+    x, weight, bias = torch.ones(1, 64, 6, 5), torch.ones(64, 64, 3, 3), torch.ones(64)
     for name in (trial.DIRECT, trial.TILES, trial.OWN_TILES):
         clock.seconds = dict.fromkeys((trial.DIRECT, trial.TILES, trial.OWN_TILES), 2.0)
         clock.seconds[name] = 1.0
@@ -261,11 +265,11 @@ def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
 
         def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
             clock.layer(x.flatten(1)[:, :1], weight.flatten(1)[:, :1], None, way)
-            return x.sum() + weight.sum()
+            return x.sum() + weight.sum() + bias.sum()
 
-        way = trial.way("convolution", computed, x, weight, None, True, 1, (1, 1), 1)
+        way = trial.way("convolution", computed, x, weight, bias, True, 1, (1, 1), 1)
         assert way == WAYS[name]
-        assert trial.way("convolution", computed, x, weight, None, False, 1, (1, 1), 1) == Way(
+        assert trial.way("convolution", computed, x, weight, bias, False, 1, (1, 1), 1) == Way(
             torch.float32
         )
 
@@ -276,18 +280,23 @@ def test_strided_convolution_of_an_image_goes_the_faster_way(clock: Clock, name:
 
     def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
         clock.layer(x.flatten(1)[:, :1], weight.flatten(1)[:, :1], None, way)
-        return weight.sum()
+        return weight.sum() + bias.sum()
 
-    def way_of_conv1(training: bool, channels: int = 3, stride: int = 2) -> Way:
+    def way_of_conv1(
+        training: bool, channels: int = 3, stride: int = 2, with_bias: bool = True
+    ) -> Way:
         x, weight = torch.ones(1, channels, 16, 16), torch.ones(8, channels, 7, 7)
-        return trial.way("convolution", computed, x, weight, None, training, stride, (0, 3), 1)
+        bias = torch.ones(8) if with_bias else None
+        return trial.way("convolution", computed, x, weight, bias, training, stride, (0, 3), 1)
 
     assert way_of_conv1(training=True) == WAYS[name]
-    # A single way is left in evaluation mode, for many channels, and where blocks have one pixel.
+    # A single way is left in evaluation mode, for many channels, where blocks have one pixel, and
+    # without a bias.
     assert way_of_conv1(training=False) == WAYS[trial.DIRECT]
     count = len(clock.computed)
     way_of_conv1(training=True, channels=blocks.MAX_CHANNELS + 1)
     way_of_conv1(training=True, stride=1)
+    way_of_conv1(training=True, with_bias=False)
     assert len(clock.computed) == count
 
 
@@ -434,6 +443,69 @@ def test_trial_of_every_kind_works_and_leaves_nothing_behind() -> None:
         trial._file().unlink()
         layer(x, *others)
     assert len(trial.chosen()) == 1
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_trial_below_hooks_on_saved_tensors_is_made_once_and_ends(layer: Layer) -> None:
+    """The hooks of `checkpoint` compute the layer again when a saved tensor is read."""
+    shapes = LAYERS[layer]
+    x = torch.ones(shapes[0], dtype=torch.bfloat16)
+    others = [torch.ones(shape).requires_grad_() for shape in shapes[1:]]
+    read: list[torch.Tensor] = []
+
+    def unpack(tensor: torch.Tensor) -> torch.Tensor:
+        # A call of `trial.way` here would wait for itself.
+        assert not trial._TRIAL.locked()
+        read.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        y = layer(x, *others)
+    assert read == []
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert len(read) > 0
+    assert len(trial.chosen()) == 1
+
+
+def test_checkpointed_layer_has_its_trial_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = torch.ones(LAYERS[convolved][0], dtype=torch.bfloat16)
+    others = [torch.ones(shape).requires_grad_() for shape in LAYERS[convolved][1:]]
+    # A trial that waits for itself never ends: it must not hold up the other tests.
+    monkeypatch.setattr(trial, "_TRIAL", Lock())
+    gradients: list[torch.Tensor] = []
+
+    def train() -> None:
+        y = checkpoint_activations(convolved, x, *others, use_reentrant=False)
+        gradients.extend(torch.autograd.grad(y.sum(), others))
+
+    thread = Thread(target=train, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    wanted = torch.autograd.grad(convolved(x, *others).sum(), others)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, wanted, strict=True))
+
+
+def test_network_of_inference_mode_has_its_trials_in_training_mode() -> None:
+    with torch.inference_mode():
+        net = small().train()
+        net(torch.randn(2, 3, 8, 8).bfloat16())
+    assert len(trial.chosen()) == 2
+
+
+def test_choices_that_another_thread_replaces_are_no_error(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Replaced(dict[str, str]):
+        """Choices that are replaced as soon as one is made."""
+
+        def __setitem__(self, name: str, choice: str) -> None:
+            self.clear()
+
+    monkeypatch.setattr(trial, "_CHOICES", Replaced())
+    assert way_of(clock) == "bfloat16"
 
 
 def test_check_says_what_was_timed(clock: Clock) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from alexnet.files import in_turn, parse_json, user_cache, write_whole
 
@@ -98,7 +99,9 @@ def _tried(
     seconds: dict[str, float] = {}
     for name, way in ways.items():
         try:
-            seconds[name] = seconds_of(with_gradients(way, x, weight, arguments))
+            # Streams and events are those of the current GPU, which need not be that of x.
+            with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+                seconds[name] = seconds_of(with_gradients(way, x, weight, arguments))
         # cuDNN may have no kernel for a way, or the memory may not suffice for it. The first way
         # is the ordinary one, whose error is the user's.
         except RuntimeError:
@@ -113,17 +116,27 @@ def with_gradients(
     way: Way, x: torch.Tensor, weight: torch.Tensor, arguments: tuple[object, ...]
 ) -> Callable[[], object]:
     """Return a function that computes a result and the gradients that a training step needs."""
-    leaves = [
-        tensor.detach().requires_grad_(tensor.requires_grad or tensor is weight)
-        for tensor in (x, weight)
-    ]
+    with torch.inference_mode(False):
+        # A tensor that was made in inference mode cannot get a gradient; its copy can.
+        leaves = [
+            (tensor.clone() if tensor.is_inference() else tensor)
+            .detach()
+            .requires_grad_(tensor.requires_grad or tensor is weight)
+            for tensor in (x, weight)
+        ]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
 
     def run() -> object:
-        with torch.enable_grad():
+        # Without the caller's hooks on saved tensors: those of `torch.utils.checkpoint` would
+        # compute the caller's function again, and with it the trial.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
+        ):
             y = way(*leaves, *arguments)
-        # Any gradient will do; the values themselves need no random numbers.
-        return torch.autograd.grad(y, wanted, y.detach())
+            # Any gradient will do; the values themselves need no random numbers.
+            return torch.autograd.grad(y, wanted, y.detach())
 
     return run
 
@@ -169,7 +182,8 @@ def captured(
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     # Other threads, such as NCCL's, may call CUDA in the meantime.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # Without a stream, PyTorch takes one of the GPU on which the first graph was captured.
+    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
         run()
     return graph
 

@@ -10,8 +10,8 @@ alone otherwise. In evaluation mode float32 values have a single way.
 
 The batch is not a part of the question: a result must not depend on the other images of its batch.
 The times are kept beside the compiled kernels, for
-this processor, this PyTorch and this number of threads. A process keeps its choices, and a run
-saves them, because they decide the last bits.
+processors with the features of this one, this PyTorch and this number of threads. A process keeps
+its choices, and a run saves them, because they decide the last bits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from alexnet import native
 from alexnet.files import in_turn, parse_json, write_whole
@@ -93,6 +94,7 @@ class Product:
         training: Whether the gradients are timed, too.
         input_gradient: Whether the gradient of the input is one of them; the images need none.
         values: Dtype of the values that the layer gets and returns.
+        bias: Whether the layer adds its bias; a convolution by tiles or in blocks always does.
     """
 
     kind: str
@@ -104,6 +106,7 @@ class Product:
     pad: tuple[int, int] = (0, 0)
     columns: int = 1
     values: torch.dtype = torch.bfloat16
+    bias: bool = True
 
     def __str__(self) -> str:
         """The name in files."""
@@ -113,6 +116,7 @@ class Product:
             text = f"float32 {text}"
         if self.kind == "convolution":
             text += f", stride {self.stride}, pad {self.pad[0]} and {self.pad[1]}"
+            text += "" if self.bias else ", without bias"
         if not self.training:
             return f"{text}, test"
         return f"{text}, training" + ("" if self.input_gradient else " without input gradient")
@@ -163,11 +167,15 @@ def way(
         pad,
         columns,
         x.dtype,
+        bias is not None,
     )
     ways = _possible(product)
     if len(ways) == 1:
         return untimed
-    if (name := str(product)) not in _CHOICES:
+    name = str(product)
+    # Looked up once: another thread may replace the choices at any moment (`install`).
+    choice = _CHOICES.get(name)
+    if choice is None:
         # Threads that use one network would otherwise disturb each other's timing.
         with _TRIAL:
             times = _times(name, ways)
@@ -178,8 +186,7 @@ def way(
                     return WAYS[DIRECT]
                 mine = _try(product, ways, compute, weight, bias)
                 times = _store_times(name, ways, mine)
-            _CHOICES[name] = _fastest(times, ways)
-    choice = _CHOICES[name]
+            choice = _CHOICES[name] = _fastest(times, ways)
     # A run may be resumed where its way is missing.
     return WAYS[choice if choice in ways else DIRECT]
 
@@ -227,7 +234,7 @@ def _possible(product: Product) -> tuple[str, ...]:
         # In evaluation mode there is no choice: by tiles and by oneDNN the rounding depends on the
         # other images of the batch, and blocks gain by their gradient.
         weight, columns = product.weight, product.columns
-        if product.kind == "convolution":
+        if product.kind == "convolution" and product.bias:
             tiles = winograd.suits(weight, product.stride, product.pad, columns)
             ways += [TILES, OWN_TILES] * tiles
             ways += [BLOCKS] * blocks.suits(product.inputs[0], product.stride, columns)
@@ -259,8 +266,17 @@ def _try(
     def timed(name: str, count: int) -> float:
         return _milliseconds(product, compute, weight, bias, WAYS[name], count) / count
 
-    # Gradients are needed even where the caller has turned them off.
-    with torch.inference_mode(False), torch.set_grad_enabled(product.training):
+    # Gradients are needed even where the caller has turned them off. The caller's hooks on saved
+    # tensors must not see those of the trial: the hooks of `torch.utils.checkpoint` would compute
+    # the caller's function again, and with it this trial.
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(product.training),
+        saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
+    ):
+        # The weights of a network that was made in inference mode cannot get gradients.
+        weight = weight.clone() if weight.is_inference() else weight
+        bias = bias.clone() if bias is not None and bias.is_inference() else bias
         # Twice, because the first time includes the generation of code.
         looked = (BFLOAT16, DIRECT) if BFLOAT16 in ways else ()
         looks = [{name: timed(name, few) for name in looked} for _ in range(2)]
@@ -312,7 +328,7 @@ def _times(name: str, ways: Sequence[str]) -> Milliseconds | None:
 
 
 def _file(make: bool = False) -> Path:
-    """Return the file of this processor, this PyTorch and this number of threads.
+    """Return the file of these features of a processor, this PyTorch and this number of threads.
 
     Args:
         make: Make its folder if it is not there.
