@@ -17,7 +17,11 @@
 namespace {
 
 // Tensors below a MiB are left to PyTorch's allocator: the C library reuses blocks of that size.
-constexpr size_t LARGE = size_t{1} << 20, PAGE = 4096;
+constexpr size_t LARGE = size_t{1} << 20;
+
+// Asked of the system, because Linux on ARM may have pages of 16 or 64 KiB. Pages are given back
+// whole: a block that ended inside one would take the beginning of its neighbor with it.
+const size_t PAGE = size_t(sysconf(_SC_PAGESIZE));
 
 // First fit, lowest address first, so that the pages in use stay together; adjacent free blocks are
 // merged.
@@ -80,7 +84,7 @@ class Arena final : public c10::Allocator {
   // Reserves as many addresses as the machine has memory. A page takes memory when it is first
   // written, so the reservation itself costs nothing.
   bool reserve() {
-    size = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / PAGE * PAGE;
+    size = size_t(sysconf(_SC_PHYS_PAGES)) * PAGE;
     void *range = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) return false;
