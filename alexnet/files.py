@@ -285,5 +285,15 @@ def file_sha256(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """The user's cache folder of this program; its content may be removed at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    """The user's cache folder of this program; its content may be removed at any time.
+
+    Raises:
+        FileNotFoundError: The user has no home folder, as in a container whose system does not
+            know the user.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    except RuntimeError:
+        raise FileNotFoundError(
+            "this user has no home folder for a cache; set HOME or XDG_CACHE_HOME to a folder"
+        ) from None

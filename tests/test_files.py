@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alexnet.errors import BusyError
-from alexnet.files import locked, new_folder, parse_json, write_whole
+from alexnet.files import locked, new_folder, parse_json, user_cache, write_whole
 
 HOLD = """
 import sys, time
@@ -84,6 +85,25 @@ def test_failed_write_leaves_the_old_file_and_no_other(
 def test_json_that_cannot_be_read_or_printed_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_json(data)
+
+
+def without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what tells the home folder: the variables, and the entry of the user."""
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_home(monkeypatch)
+    with pytest.raises(FileNotFoundError, match="set HOME or XDG_CACHE_HOME to a folder"):
+        user_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert user_cache() == Path("/cache/alexnet")
 
 
 def test_json_of_any_text_is_read() -> None:

@@ -38,8 +38,7 @@ def verify_in_background(
 
 
 def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], None]) -> None:
-    memory = user_cache() / "verified" / f"{store}.json"
-    known, intact, new_bytes = _remembered(memory), dict[str, object](), 0
+    known, intact, new_bytes = _remembered(store), dict[str, object](), 0
     for path, digest in sha256.items():
         with suppress(OSError):  # a file that cannot be read is found by the training itself
             status = path.stat()
@@ -53,7 +52,7 @@ def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], Non
             new_bytes += status.st_size
             # Now and then, so that a run that is stopped early does not begin at the first file.
             if new_bytes >= REMEMBERED_BYTES:
-                _remember(memory, intact)
+                _remember(store, intact)
                 new_bytes = 0
 
 
@@ -61,17 +60,22 @@ def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], Non
 _REMEMBERING = threading.Lock()
 
 
-def _remember(memory: Path, intact: dict[str, object]) -> None:
+def _memory(store: str) -> Path:
+    return user_cache() / "verified" / f"{store}.json"
+
+
+def _remember(store: str, intact: dict[str, object]) -> None:
     """Add files to those that are remembered. Raises OSError if the cache cannot be written."""
     with _REMEMBERING:
+        memory = _memory(store)
         memory.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(memory, json.dumps(_remembered(memory) | intact).encode())
+        write_whole(memory, json.dumps(_remembered(store) | intact).encode())
 
 
-def _remembered(memory: Path) -> dict[str, object]:
+def _remembered(store: str) -> dict[str, object]:
     """Return what is remembered: size, time and checksum of each intact file, by path."""
     try:
-        intact = parse_json(memory.read_bytes())
+        intact = parse_json(_memory(store).read_bytes())
     except (OSError, ValueError):
         return {}
     return dict(intact) if isinstance(intact, dict) else {}

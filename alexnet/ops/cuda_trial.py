@@ -222,7 +222,10 @@ def _parsed(file: Path) -> tuple[str, str]:
 
 def _read(key: str, ways: Mapping[str, Way]) -> str | None:
     """Return the choice of an earlier process; None without one, or if the file is damaged."""
-    key_there, chosen = _parsed(_file(key))
+    try:
+        key_there, chosen = _parsed(_file(key))
+    except OSError:  # there is no folder for a cache
+        return None
     # The whole key, because the name of the file is only a part of its hash.
     return chosen if key_there == key and chosen in ways else None
 
