@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from alexnet import native
+from alexnet.data import verification
 from alexnet.files import user_cache
+from alexnet.ops import cuda_trial, trial
+from tests.test_files import without_home
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compiled on Linux only")
 
@@ -47,7 +50,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def made() -> Path:
-    return native._shared_object("kernels.cpp", (), ())
+    return native._shared_object(sys.executable, "kernels.cpp", (), ())
 
 
 def test_library_is_compiled_once_and_only_its_owner_can_write_it(
@@ -159,6 +162,47 @@ def test_folder_that_a_killed_compilation_left_is_removed(folder: Path, builds: 
     assert sorted(entry.name for entry in folder.iterdir()) == [path.name, "running.compiling"]
 
 
+def test_where_the_library_of_a_compiler_cannot_be_loaded_the_next_one_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of clang beside a PyTorch with GCC's OpenMP."""
+    asked: list[str] = []
+
+    def shared_object(compiler: str, *arguments: object) -> Path:
+        asked.append(compiler)
+        return Path(f"{compiler}.so")
+
+    loadable = ["g++.so"]
+
+    def load(path: str) -> str:
+        if path not in loadable:
+            raise OSError(f"{path}: undefined symbol: __kmpc_fork_call")
+        return path
+
+    monkeypatch.setattr(native.shutil, "which", lambda name: name)
+    monkeypatch.setenv("CXX", "clang++")
+    monkeypatch.setattr(native, "_shared_object", shared_object)
+    monkeypatch.setattr(native.ctypes, "CDLL", load)
+    assert native._load("kernels.cpp", (), (), {}, "slower") == "g++.so"  # type: ignore[comparison-overlap]
+    assert asked == ["clang++", "g++"]
+    assert capsys.readouterr().err == ""
+    loadable.clear()
+    assert native._load("kernels.cpp", (), (), {}, "slower") is None
+    message = "slower: clang++.so: undefined symbol: __kmpc_fork_call; install g++, "
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_user_without_a_home_folder_has_no_compiled_code_and_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_home(monkeypatch)
+    assert native._load("kernels.cpp", (), (), {}, "slower") is None
+    assert "set HOME or XDG_CACHE_HOME" in capsys.readouterr().err
+    assert trial.choices_on_file() == {}
+    assert cuda_trial._read("key", {}) is None
+    assert verification._remembered("store") == {}
+
+
 def test_damaged_library_is_replaced_and_runs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +210,7 @@ def test_damaged_library_is_replaced_and_runs(
         pytest.skip("needs a C++ compiler")
     functions: dict[str, native.ArgTypes] = {"collect": []}
     arguments = "winograd.cpp", native.KERNEL_FLAGS, (), functions, "slower"
-    path = native._shared_object(*arguments[:3])
+    path = native._shared_object(native._compilers()[0], *arguments[:3])
     cut(path)  # loading it would kill the process
     library = native._load(*arguments)
     assert library is not None

@@ -5,6 +5,7 @@ name can be computed by anyone, and to load it is to run it, so only a library t
 have written is loaded, from a folder that nobody else can write. Nothing is therefore built when
 the package is installed, and a machine without a compiler runs the plain PyTorch versions; a
 message on stderr says so once. ALEXNET_NATIVE=0 turns the compiled code off, but not that for GPUs.
+Where the library of one compiler cannot be loaded, that of the next one is tried.
 The libraries use the OpenMP threads of PyTorch, because a second pool of threads would compete with
 the first for the cores.
 """
@@ -181,29 +182,47 @@ def _load(
     # The build below is only tested on Linux: the names of libraries and flags differ elsewhere.
     if os.environ.get("ALEXNET_NATIVE") == "0" or sys.platform != "linux":
         return None
+    reasons: list[object] = []
+    for compiler in _compilers():
+        try:
+            library = _loaded(_shared_object(compiler, source, flags, libraries))
+            for name, arg_types in functions.items():
+                getattr(library, name).argtypes = arg_types
+            return library
+        # The plain versions serve in any case, so no fault of a compiler or a cache is an error.
+        except (OSError, subprocess.SubprocessError, AttributeError) as error:
+            reasons.append(error)
+    # The first compiler is the system's, or the one that the user has chosen.
+    reason = reasons[0] if reasons else "no C++ compiler was found; install g++"
+    print(f"{consequence}: {reason}", file=sys.stderr)
+    return None
+
+
+def _compilers() -> list[str]:
+    """The C++ compilers of this machine, in the order in which they are tried."""
+    names = os.environ.get("CXX", "c++"), "g++", "clang++"
+    return list(dict.fromkeys(filter(None, map(shutil.which, names))))
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    """Load a library. Raises OSError with the reason."""
     try:
-        library = ctypes.CDLL(str(_shared_object(source, flags, libraries)))
-        for name, arg_types in functions.items():
-            getattr(library, name).argtypes = arg_types
-    # The plain versions serve in any case, so no fault of a compiler or a cache is an error.
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        print(f"{consequence}: {error}", file=sys.stderr)
-        return None
-    return library
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        # clang calls LLVM's OpenMP, and PyTorch's wheels have only GCC's.
+        mend = "; install g++, whose OpenMP this PyTorch has" if "__kmpc" in str(error) else ""
+        raise OSError(f"{error}{mend}") from error
 
 
-def _shared_object(source: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
+def _shared_object(
+    compiler: str, source: str, flags: Sequence[str], libraries: Sequence[str]
+) -> Path:
     """Return the path of the compiled library; compile it unless the cache has it undamaged.
 
     Raises:
-        OSError: If there is no compiler, or it fails, or the cache cannot be written, or somebody
-            else can write to it.
+        OSError: If the compiler fails, or the cache cannot be written, or somebody else can write
+            to it.
     """
-    compiler = next(
-        filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None
-    )
-    if compiler is None:
-        raise OSError("no C++ compiler was found")
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
@@ -295,7 +314,8 @@ def _build(
     """Compile a source to a shared library. Raises OSError with the compiler's first message."""
     compiled = out.with_suffix(".o")
     # Two commands: -fopenmp is given to the compiler but not to the linker, which would add an
-    # OpenMP library. The symbols are found in PyTorch's, which is in the process already.
+    # OpenMP library. The symbols are found in PyTorch's, which is in the process already: in its
+    # wheels GCC's, so that a library of clang, which needs LLVM's, cannot be loaded beside them.
     for command in (
         [compiler, *flags, "-c", str(source), "-o", str(compiled)],
         [compiler, "-shared", str(compiled), *libraries, "-o", str(out)],
