@@ -621,6 +621,33 @@ def test_images_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
         preprocess.centre(torch.zeros(shape, dtype=torch.uint8))
 
 
+def test_images_that_are_not_bytes_are_refused() -> None:
+    preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
+    with pytest.raises(DataError, match=r"in bytes \(torch.uint8\), and these are torch.float32"):
+        preprocess.centre(torch.zeros(2, 40, 40, 3))
+
+
+@pytest.mark.parametrize(("count", "images"), [(1, 8), (8, 1), (0, 2)])
+def test_augmentation_of_another_number_of_images_is_refused(count: int, images: int) -> None:
+    preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
+    one = fixed_crop(0, 0, False, count)
+    with pytest.raises(DataError, match=f"augmentation of {count} images was given for {images}"):
+        preprocess(torch.zeros(images, 40, 40, 3, dtype=torch.uint8), one)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_preprocessing_does_not_depend_on_the_default_device(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(Preprocess, "_compiled", lambda *_: None)
+    images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
+    preprocess = Preprocess(recipes.paper().augment, statistics(), 32, CPU)
+    wanted = preprocess.centre(images)
+    with torch.device("meta"):
+        assert torch.equal(preprocess.centre(images), wanted)
+
+
 def test_torchvisions_preprocessing() -> None:
     images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
     got = Preprocess(recipes.torchvision().augment, statistics(), 32, CPU)(

@@ -54,6 +54,13 @@ def test_one_launch_updates_every_parameter_as_the_rule_says(dtype: torch.dtype)
         assert ((copy.float() - weight).abs() <= weight.abs() * 2**-7).all()
 
 
+def test_rates_are_set_whatever_the_default_device() -> None:
+    one = Update([torch.ones(3, device=DEVICE)], [torch.zeros(3, device=DEVICE)], [None])
+    with torch.device("meta"):
+        one.set_hyper([0.5], [2.0])
+    assert one._hyper.tolist() == [[0.5, 1.0]]
+
+
 def test_gradients_in_another_layout_are_read_by_their_indices() -> None:
     weights, velocities, gradients = values(1.0), values(0.1), values(0.5)
     gradients[0], gradients[3] = gradients[0].contiguous(), gradients[3].T.contiguous().T

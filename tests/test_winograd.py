@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,6 +86,18 @@ def test_it_is_the_direct_convolution_with_its_gradients(
     got = ours, *torch.autograd.grad(ours, wanted, dy)
     for mine, theirs, size in zip(got, exact, sizes, strict=False):
         assert error(mine, theirs, size) < TOLERANCE
+
+
+def test_its_matrices_do_not_depend_on_the_defaults_of_pytorch() -> None:
+    program = (
+        "import torch; torch.set_default_dtype(torch.float64); torch.set_default_device('meta'); "
+        "from alexnet.ops import winograd; "
+        "print(winograd.G_BOTH.dtype, winograd.G_BOTH.device, float(winograd.G[0, 0]))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
+    )
+    assert process.stdout == "torch.float32 cpu 0.25\n", process.stderr
 
 
 def test_a_gradient_that_lies_otherwise_gives_the_same() -> None:

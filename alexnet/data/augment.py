@@ -366,9 +366,21 @@ class Preprocess:
             (N, 3, input_px, input_px) on the device, in the channels-last memory format.
 
         Raises:
-            DataError: If the images have another size, or a crop reaches beyond its image.
+            DataError: If the images have another size or dtype, or the augmentation is that of
+                another number of images, or a crop reaches beyond its image.
         """
         # Without these checks the compiled code would read foreign memory.
+        if images.dtype != torch.uint8:
+            raise DataError(
+                f"the network takes stored images in bytes (torch.uint8), and these are "
+                f"{images.dtype}; round them and convert them"
+            )
+        given = (augmentation.top, augmentation.left, augmentation.flip, augmentation.shift)
+        if counts := {len(each) for each in given} - {len(images)}:
+            raise DataError(
+                f"an augmentation of {min(counts)} images was given for {len(images)}; "
+                "it needs a row for each image"
+            )
         stored = self.stored_px, self.stored_px, 3
         if images.shape[1:] != stored:
             raise DataError(
@@ -574,7 +586,7 @@ class Preprocess:
         if (operators := native.kernels()) is None:
             return None
         px, moves = self.input_px, self.augment.mean == "pixel"
-        out = torch.empty((len(images), px, px, 3), dtype=self.dtype)
+        out = torch.empty((len(images), px, px, 3), dtype=self.dtype, device="cpu")
         mean = self.whole_mean if moves else self.centre_patch_mean()
         shift = (augmentation.shift, np.float32)
         if augmentation.sides is None:

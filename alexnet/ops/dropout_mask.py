@@ -102,7 +102,8 @@ def dropout_key(seed: int, step: int, layer: str) -> int:
 
 def dropout_keys(seed: int, step: int, layers: Iterable[str]) -> torch.Tensor:
     """The keys of the masks of these layers in a step, int64, on the CPU."""
-    return torch.tensor([dropout_key(seed, step, layer) for layer in layers], dtype=torch.int64)
+    keys = [dropout_key(seed, step, layer) for layer in layers]
+    return torch.tensor(keys, dtype=torch.int64, device="cpu")
 
 
 def philox(key: int | torch.Tensor, counter: Words) -> Words:

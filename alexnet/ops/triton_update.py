@@ -137,7 +137,7 @@ class Update:
     def set_hyper(self, lrs: Sequence[float], weight_decays: Sequence[float]) -> None:
         """Set the learning rate and the weight decay of each parameter for the next launches."""
         rows = [[lr, decay * lr] for lr, decay in zip(lrs, weight_decays, strict=True)]
-        hyper = torch.tensor(rows)
+        hyper = torch.tensor(rows, device="cpu")
         # A smooth schedule sets them in each step: the host must not wait for the step before.
         pinned = hyper.pin_memory() if self._hyper.is_cuda else hyper
         self._hyper.copy_(pinned, non_blocking=True)

@@ -30,7 +30,10 @@ IMAGES_AT_ONCE = 32
 """Number of images that are transformed and multiplied together: their tiles stay in the cache."""
 # Divided once, so that each entry is rounded once.
 _G_TIMES_24 = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
+    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
+    # Whatever the defaults are when the module is imported.
+    dtype=torch.float32,
+    device="cpu",
 )
 G = _G_TIMES_24 / 24
 G_BOTH = torch.kron(G, G)
