@@ -172,7 +172,10 @@ class ResponseNorm(nn.Module):
 
     def __init__(self, norm: config.Lrn, columns: int) -> None:
         super().__init__()
-        self.n, self.k, self.alpha, self.beta = norm.n, norm.k, norm.alpha, norm.beta
+        self.n = norm.n
+        self.k = norm.k
+        self.alpha = norm.alpha
+        self.beta = norm.beta
         self.columns = columns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -190,7 +193,10 @@ class SpatialNorm(nn.Module):
 
     def __init__(self, norm: config.SpatialNorm) -> None:
         super().__init__()
-        self.size_px, self.k, self.alpha, self.beta = norm.size_px, norm.k, norm.alpha, norm.beta
+        self.size_px = norm.size_px
+        self.k = norm.k
+        self.alpha = norm.alpha
+        self.beta = norm.beta
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return spatial_norm(x, self.size_px, self.k, self.alpha, self.beta)
@@ -256,7 +262,9 @@ class Dropout(nn.Dropout):
 
     def __init__(self, settings: config.Dropout, layer: str) -> None:
         super().__init__(settings.rate)
-        self.form, self.masks, self.layer = settings.form, settings.masks, layer
+        self.form = settings.form
+        self.masks = settings.masks
+        self.layer = layer
 
     # The key is an argument and not an attribute: what is random stays visible at the call.
     def forward(self, x: torch.Tensor, key: DropoutKey | None = None) -> torch.Tensor:
