@@ -22,12 +22,15 @@ MAX_WINDOW_PX = 15
 """The position of a maximum in its window is kept in one byte."""
 
 
-def takes(x: torch.Tensor, beta: float = 0.75) -> bool:
+def takes(x: torch.Tensor, beta: float = plain.FAST_BETA) -> bool:
     """Whether the compiled operators can take x: (N, C, H, W) with this exponent."""
-    # The kernels take d^-3/4 by two square roots and have no other power.
-    fits = x.device.type == "cpu" and x.dtype in native.SUFFIX and beta == 0.75 and x.numel() > 0
     return (
-        fits and x.is_contiguous(memory_format=torch.channels_last) and native.kernels() is not None
+        x.device.type == "cpu"
+        and x.dtype in native.SUFFIX
+        and beta == plain.FAST_BETA
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and native.kernels() is not None
     )
 
 

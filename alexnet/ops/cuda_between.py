@@ -63,7 +63,7 @@ def takes(x: torch.Tensor, bias: torch.Tensor | None, between: Pass) -> bool:
     if x.data_ptr() % ALIGNED_BYTES:
         return False
     norm, window = between.norm, between.window
-    if norm and (norm.beta != 0.75 or between.half > MAX_HALF):
+    if norm and (norm.beta != plain.FAST_BETA or between.half > MAX_HALF):
         return False
     # Values below 0 cannot be compared as bits; without a window the second ReLU is not there.
     if window is None and between.relu_after:

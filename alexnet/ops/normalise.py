@@ -36,7 +36,7 @@ from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.errors import ConfigError
 from alexnet.native import nvrtc
 from alexnet.ops import compiled, cuda_between, cuda_trial, fast, plain
-from alexnet.ops.plain import Pass
+from alexnet.ops.plain import FAST_BETA, Pass
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
@@ -113,8 +113,8 @@ def norm_pool(
                 return cuda_trial.fastest(ways, x, bias, between)(x, bias, between)
             return triton_between.norm_pool(x, bias, between)
     x = x if bias is None else plain.add_bias(x, bias)
-    # Without LRN any exponent will do; 3/4 is the one that the compiled pass has.
-    beta = norm.beta if norm else 0.75
+    # Without LRN any exponent will do.
+    beta = norm.beta if norm else FAST_BETA
     # The compiled pass applies the ReLU behind the window where it takes the maximum.
     fits = window.size_px <= compiled.MAX_WINDOW_PX if window else not relu_after
     if compiled.takes(x, beta) and fits:
@@ -274,7 +274,7 @@ class _Normalise(torch.autograd.Function):
 def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
     """Compute d ** -beta; for the paper's 0.75 by square roots, several times faster than `pow`."""
     # d^-3/4 = 1 / (d^1/2 d^1/4)
-    if beta == 0.75:
+    if beta == FAST_BETA:
         root = d.sqrt()
         return root.sqrt().mul_(root).reciprocal_()
     return d.pow(-beta)

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from alexnet.architecture import pooled_px
 from alexnet.config import Lrn, Pool, SpatialNorm
 
+FAST_BETA = 0.75
+"""The exponent that the fast paths have: that of section 3.3. They take d^-3/4 by square roots, and
+have no other power."""
+
 
 class Pass(NamedTuple):
     """What stands between two convolutions beside the bias, each part optional, in this order.

@@ -309,7 +309,7 @@ def _plain_gradients(
 def takes(between: Pass) -> bool:
     """Whether the kernels have this pass: beta, sizes, and no second ReLU without a window."""
     norm, window = between.norm, between.window
-    fits_norm = norm is None or (norm.beta == 0.75 and norm.n <= MAX_N)
+    fits_norm = norm is None or (norm.beta == plain.FAST_BETA and norm.n <= MAX_N)
     return fits_norm and (window.size_px <= MAX_WINDOW_PX if window else not between.relu_after)
 
 

@@ -160,7 +160,7 @@ class _Spatial(torch.autograd.Function):
 
 def takes(norm: SpatialNorm) -> bool:
     """Whether the kernels have this normalization."""
-    return norm.beta == 0.75 and norm.size_px <= MAX_PX
+    return norm.beta == plain.FAST_BETA and norm.size_px <= MAX_PX
 
 
 def spatial_norm(x: torch.Tensor, norm: SpatialNorm) -> torch.Tensor:
