@@ -141,6 +141,7 @@ class Normalizer {
   // With s = k + alpha S and b = a s^-3/4:
   //   dL/da_i = g_i s_i^-3/4 - 2 alpha 3/4 a_i * (sum over neighbors j of g_j a_j s_j^-3/4 / s_j).
   // `direct` is g s^-3/4, and `indirect` the summand. g: dL/db, the gradient of `forward`'s y.
+  // ReLU passes the gradient of a NaN, as in PyTorch, and so none where a <= 0, not where !(a > 0).
   template <class T>
   void backward(const T *x, const float *g, T *dx, int64_t pixels) {
     const float twice = 2 * p.alpha * 0.75f;
@@ -151,7 +152,7 @@ class Normalizer {
       T *out = dx + first;
       if (half < 0) {
 #pragma omp simd
-        for (int64_t i = 0; i < count; i++) store(out[i], p.relu && !(a[i] > 0) ? 0.0f : in[i]);
+        for (int64_t i = 0; i < count; i++) store(out[i], p.relu && a[i] <= 0 ? 0.0f : in[i]);
         continue;
       }
       const float *s = sums_of_squares(a, count);
@@ -165,7 +166,7 @@ class Normalizer {
       if (p.relu)
 #pragma omp simd
         for (int64_t i = 0; i < count; i++)
-          store(out[i], a[i] > 0 ? d[i] - twice * a[i] * s[i] : 0.0f);
+          store(out[i], a[i] <= 0 ? 0.0f : d[i] - twice * a[i] * s[i]);
       else
 #pragma omp simd
         for (int64_t i = 0; i < count; i++) store(out[i], d[i] - twice * a[i] * s[i]);
