@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
@@ -22,7 +22,7 @@ from alexnet import layers, native, ops
 from alexnet.architecture import Op, pooled_px
 from alexnet.config import Architecture, Conv, Lrn, Pool
 from alexnet.model import Network
-from alexnet.ops import blocks, compiled, dropout_mask, trial
+from alexnet.ops import blocks, compiled, dropout_mask, normalise, trial
 from alexnet.ops.arena import kept_memory
 from tests import reference
 from tests.conftest import tiny_architecture
@@ -243,6 +243,32 @@ def test_one_pass_keeps_nans_and_takes_the_first_of_equals() -> None:
     assert g.flatten().tolist() == [0, 1, 0, 0, 0, 0]
 
 
+@pytest.mark.usefixtures("compiled_code")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, Pool(1, 1)])
+def test_relu_lets_the_gradient_of_a_nan_through(dtype: torch.dtype, window: Pool | None) -> None:
+    """As PyTorch's."""
+    nan = float("nan")
+    x = torch.tensor([1.0, nan, -1.0, 0.0], dtype=dtype).view(1, 4, 1, 1)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    (g,) = torch.autograd.grad(ops.norm_pool(x, True, None, window).sum(), x)
+    assert g.flatten().tolist() == [1, 1, 0, 0]
+    (g,) = torch.autograd.grad(ops.norm_pool(x, True, Lrn(1, k=1.0), window).sum(), x)
+    assert g.isnan().flatten().tolist() == [False, True, False, False]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_tangent_of_a_bias_is_carried_on() -> None:
+    """In forward-mode differentiation, which no fast path has."""
+    x = random(2, 4, 5, 5, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    bias, tangent = torch.zeros(4), torch.arange(4.0)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(bias, tangent)
+        y = forward_ad.unpack_dual(ops.norm_pool(x, True, bias=dual))  # type: ignore[no-untyped-call]
+    assert y.tangent is not None
+    assert torch.equal(y.tangent, (x > 0) * tangent[:, None, None])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype) -> None:
     x = (
@@ -289,9 +315,18 @@ def test_without_a_compiler_one_line_for_each_says_so(
 
 
 def test_lrn_over_many_pieces_is_lrn_over_one() -> None:
-    """Of the plain path, which NCHW takes."""
-    x = random(40, 8, 64, 64, dtype=torch.float32)  # 1.3 million values: two pieces
-    assert torch.equal(ops.lrn(x)[:3], ops.lrn(x[:3]))
+    """Of the plain path, which NCHW takes; forward and gradient."""
+    x = random(40, 8, 64, 64, dtype=torch.float32).requires_grad_()
+    assert len(normalise._pieces(x)) == 2
+    y = ops.lrn(x)
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    for rows in (slice(0, 32), slice(32, 40)):
+        piece = x[rows].detach().requires_grad_()
+        alone = ops.lrn(piece)
+        (gradient,) = torch.autograd.grad(alone, piece, dy[rows])
+        assert torch.equal(y[rows], alone)
+        assert torch.equal(dx[rows], gradient)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +336,9 @@ def test_lrn_over_many_pieces_is_lrn_over_one() -> None:
         (lambda x: ops.lrn(x, n=0), "n must be at least 1"),
         (lambda x: ops.lrn(x[0]), "needs \\(N, C, H, W\\)"),
         (lambda x: ops.spatial_norm(x, 4), "must be odd"),
+        (lambda x: ops.norm_pool(x, True, columns=16), "16 columns do not divide 8 maps"),
+        (lambda x: ops.norm_pool(x, window=Pool(4, 2)), "4 pixels is larger than maps of 3x3"),
+        (lambda x: ops.norm_pool(x[..., :1], window=Pool(3, 2, True)), "than maps of 3x1"),
     ],
 )
 def test_bad_normalisations_are_refused(call: object, says: str) -> None:
@@ -409,6 +447,12 @@ def test_philox_gives_the_published_answers(key: str, counter: str, answer: str)
     for form in (signed, torch.tensor(signed)):
         got = dropout_mask.philox(form, tuple(torch.tensor([word]) for word in words))
         assert [f"{int(word):08x}" for word in got] == answer.split()
+
+
+def test_keys_of_dropout_are_on_the_cpu_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        keys = ops.dropout_keys(1, 2, ["fc6"])
+    assert keys.tolist() == [ops.dropout_key(1, 2, "fc6")]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0])

@@ -261,6 +261,19 @@ def test_operators_take_the_kernels_only_where_these_can_compute_the_result(
     assert len(taken) == 3
 
 
+@pytest.mark.usefixtures("as_on_cuda")
+def test_bias_that_is_a_view_is_read_by_its_indices() -> None:
+    x, biases = random(1, 4, 5, 5, dtype=torch.float32), random(8, dtype=torch.float32)
+    bias = biases[::2].requires_grad_()
+    assert not bias.is_contiguous()
+    results = []
+    for each in (bias, bias.detach().clone().requires_grad_()):
+        y = ops.norm_pool(x, True, window=Pool(), bias=each)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), each)))
+    for view, copy in zip(*results, strict=True):
+        assert torch.equal(view, copy)
+
+
 def test_a_bias_is_added_where_there_is_no_kernel_for_it() -> None:
     x, bias = random(1, 4, 5, 5, dtype=torch.bfloat16), random(4, dtype=torch.float32)
     biased = x + bias.bfloat16()[:, None, None]

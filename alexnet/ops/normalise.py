@@ -89,13 +89,14 @@ def norm_pool(
         bias: (C,), of the convolution that computed x, added before anything else.
 
     Raises:
-        ConfigError: As `lrn` does.
+        ConfigError: As `lrn` does, or if the window is larger than the maps.
     """
-    if norm:
-        _check(x, norm.n, columns)
     between = Pass(relu, norm, window, relu_after, columns)
-    if not fast.unobserved(x):
+    _check(x, between)
+    if not fast.unobserved(x, *([] if bias is None else [bias])):
         return plain.norm_pool(x, bias, between)
+    # The kernels read the bias as contiguous memory, which a view need not be.
+    bias = None if bias is None else bias.contiguous()
     if _triton_takes(x):
         # Imported here: Triton is present only beside a CUDA build of PyTorch.
         from alexnet.ops import triton_between
@@ -174,14 +175,22 @@ def spatial_norm(
     )
 
 
-def _check(x: torch.Tensor, n: int, columns: int) -> None:
-    """Raise ConfigError if LRN over n maps is not defined for x."""
+def _check(x: torch.Tensor, between: Pass) -> None:
+    """Raise ConfigError if a pass is not defined for x: the kernels would not notice."""
     if x.dim() != 4:
-        raise ConfigError(f"lrn needs (N, C, H, W); it was given shape {tuple(x.shape)}")
-    if n < 1:
-        raise ConfigError(f"lrn over n={n} maps; n must be at least 1")
-    if columns < 1 or x.shape[1] % columns:
-        raise ConfigError(f"{columns} columns do not divide {x.shape[1]} maps")
+        raise ConfigError(
+            f"lrn or norm_pool needs (N, C, H, W); it was given shape {tuple(x.shape)}"
+        )
+    if between.norm and between.norm.n < 1:
+        raise ConfigError(f"lrn over n={between.norm.n} maps; n must be at least 1")
+    if between.columns < 1 or x.shape[1] % between.columns:
+        raise ConfigError(f"{between.columns} columns do not divide {x.shape[1]} maps")
+    if between.window and min(map(between.pooled_px, x.shape[2:])) < 1:
+        height, width = x.shape[2:]
+        raise ConfigError(
+            f"a window of {between.window.size_px} pixels is larger than maps of "
+            f"{height}x{width}; choose a smaller one"
+        )
 
 
 def adds_bias(x: torch.Tensor) -> bool:
