@@ -13,7 +13,8 @@ export function cropsView(stored, image, answers, average) {
     const text = `${names[winner]} ${percent(answers[i][winner])}`;
     const [top, left, reflected] = crop;
     const caption = make("figcaption", {}, text, reflected ? make("small", {}, "reflected") : "");
-    const figure = make("figure", { tabindex: "0" }, canvasOf(cropPixels(stored, crop), 0), caption);
+    const canvas = canvasOf(cropPixels(stored, crop), 0);
+    const figure = make("figure", { tabindex: "0" }, canvas, caption);
     const show = (on) => () => drawFrames(whole, image, on ? [[top, left]] : about.crops, px);
     figure.addEventListener("pointerenter", show(true));
     figure.addEventListener("focus", show(true));
@@ -21,7 +22,8 @@ export function cropsView(stored, image, answers, average) {
     figure.addEventListener("blur", show(false));
     return figure;
   });
-  const whole = make("canvas", { width: about.stored_px * 3, height: about.stored_px * 3, class: "photo" });
+  const side = about.stored_px * 3;
+  const whole = make("canvas", { width: side, height: side, class: "photo" });
   drawFrames(whole, image, about.crops, px);
   const rows = best(average).map((c) => [names[c], average[c], percent(average[c])]);
   const count = about.crops.length;
@@ -29,8 +31,18 @@ export function cropsView(stored, image, answers, average) {
     "article",
     {},
     make("h2", {}, count === 1 ? "The test crop" : `The ${count} test crops`),
-    make("p", { class: "soft" }, "Section 4.1 of the paper: the probabilities of the crops are averaged, as alexnet predict does."),
-    make("div", { class: "two" }, whole, make("div", {}, make("h3", {}, "The average"), bars(rows))),
+    make(
+      "p",
+      { class: "soft" },
+      "Section 4.1 of the paper: the probabilities of the crops are averaged, as alexnet predict " +
+        "does.",
+    ),
+    make(
+      "div",
+      { class: "two" },
+      whole,
+      make("div", {}, make("h3", {}, "The average"), bars(rows)),
+    ),
     make("div", { class: "crops" }, ...cards),
   );
 }

@@ -3,7 +3,9 @@
 /** The plan of the network, its classes and so on: `about` of contents.py. */
 export const about = JSON.parse(document.getElementById("about").textContent);
 
-/** Decode one of the page's blobs; `progress` is called with the share of its pieces that is there. */
+/**
+ * Decode one of the page's blobs; `progress` is called with the share of its pieces that is there.
+ */
 export async function blob(name, progress = () => {}) {
   const { pieces, bytes: size, gzip } = about.blobs[name];
   const bytes = pieces.length ? await joined(pieces, size, progress) : await inside(name);

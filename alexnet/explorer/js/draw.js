@@ -90,7 +90,10 @@ export function short(value) {
   const size = Math.abs(value);
   if (size >= 0.001 && size < 1e6) return String(Number(value.toPrecision(3))).replace("-", "−");
   const [digits, exponent] = value.toExponential(1).split("e");
-  const power = exponent.replace("+", "").replace("-", "⁻").replace(/\d/g, (d) => SUPERSCRIPTS[d]);
+  const power = exponent
+    .replace("+", "")
+    .replace("-", "⁻")
+    .replace(/\d/g, (d) => SUPERSCRIPTS[d]);
   return `${Number(digits)}·10${power}`.replace("-", "−");
 }
 

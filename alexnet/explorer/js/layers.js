@@ -78,11 +78,14 @@ function joinOf(op) {
     for (let j = 0; j < after; j++)
       if (meet || i === j)
         lines.push(
-          `<line x1="${at(i, before)}" y1="1" x2="${at(j, after)}" y2="31" class="${i === j ? "own" : "cross"}"/>`,
+          `<line x1="${at(i, before)}" y1="1" x2="${at(j, after)}" y2="31" ` +
+            `class="${i === j ? "own" : "cross"}"/>`,
         );
   const text = meet ? "the columns meet: each unit sees both" : "each column sees its own";
   const join = make("div", { class: meet ? "join meet" : "join" });
-  join.innerHTML = `<svg viewBox="0 0 100 32" preserveAspectRatio="none" aria-hidden="true">${lines.join("")}</svg>`;
+  join.innerHTML =
+    '<svg viewBox="0 0 100 32" preserveAspectRatio="none" aria-hidden="true">' +
+    `${lines.join("")}</svg>`;
   join.prepend(make("span", {}, text));
   return join;
 }

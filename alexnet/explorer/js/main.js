@@ -125,9 +125,9 @@ const VIEWS = {
       : make("p", {}, "One moment …"),
   occlusion: () => occlusionView(current.input, cropCanvas(current), current.uncovered),
   nearest: () => {
-    const canvas = cropCanvas(current);
     const px = about.input_px;
-    return neighboursView(current.values, canvas.getContext("2d").getImageData(0, 0, px, px), current.own);
+    const crop = cropCanvas(current).getContext("2d").getImageData(0, 0, px, px);
+    return neighboursView(current.values, crop, current.own);
   },
 };
 

@@ -5,7 +5,9 @@ import { thumbnail } from "./image.js";
 
 const NEAREST = 6;
 
-/** The view. `crop`: the center crop as ImageData; `own`: the image's number in the page, or null. */
+/**
+ * The view. `crop`: the center crop as ImageData; `own`: the image's number in the page, or null.
+ */
 export function neighboursView(values, crop, own) {
   const layer = about.hidden;
   const { count, of } = about.images;
@@ -15,7 +17,12 @@ export function neighboursView(values, crop, own) {
     "article",
     {},
     make("h2", {}, "Nearest images"),
-    make("p", { class: "soft" }, `Figure 4 of the paper: the nearest of ${count} images${part}, by the values of ${layer} and by pixels (averages of 16 × 16 squares), Euclidean distance.`),
+    make(
+      "p",
+      { class: "soft" },
+      `Figure 4 of the paper: the nearest of ${count} images${part}, by the values of ${layer} ` +
+        "and by pixels (averages of 16 × 16 squares), Euclidean distance.",
+    ),
     make("h3", {}, `by ${layer}`),
     rowOf(nearest(hidden, array("hidden"), own)),
     make("h3", {}, "by pixels"),
@@ -47,8 +54,8 @@ function rowOf(found) {
   const labels = array("labels").values;
   const figures = found.map(([number, distance]) => {
     const name = about.classes[labels[number]];
-    const text = `${name}, ${short(distance)}`;
-    return make("figure", {}, make("img", { src: imageAddress("images", number), alt: name }), make("figcaption", {}, text));
+    const picture = make("img", { src: imageAddress("images", number), alt: name });
+    return make("figure", {}, picture, make("figcaption", {}, `${name}, ${short(distance)}`));
   });
   return make("div", { class: "nearest" }, ...figures);
 }

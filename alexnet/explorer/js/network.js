@@ -5,7 +5,8 @@ let ort = null;
 let session = null;
 
 // A network that returns its input, as ONNX.
-const IDENTITY = "CAo6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBI=";
+const IDENTITY =
+  "CAo6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBI=";
 
 /** Start the network; `say` is called with what is being done. */
 export async function openNetwork(say) {
@@ -19,7 +20,9 @@ export async function openNetwork(say) {
   // A first session of any network makes the browser compile the program, beside the page's own
   // thread, which decodes the model meanwhile.
   const compiled = ort.InferenceSession.create(fromBase64(IDENTITY), options);
-  const model = await blob("model", (share) => say(`Loading the network: ${Math.round(100 * share)} %`));
+  const model = await blob("model", (share) =>
+    say(`Loading the network: ${Math.round(100 * share)} %`),
+  );
   await compiled;
   say("Starting the network …");
   // The browser shows it before the page's thread is busy.

@@ -37,7 +37,12 @@ export function normalisationView(values) {
     "article",
     {},
     make("h2", {}, "Local response normalization"),
-    make("p", { class: "soft" }, "Section 3.3 of the paper: each value is divided by a power of the summed squares of the maps beside it, at the same place and in the same column."),
+    make(
+      "p",
+      { class: "soft" },
+      "Section 3.3 of the paper: each value is divided by a power of the summed squares of the " +
+        "maps beside it, at the same place and in the same column.",
+    ),
     controls,
     numbers,
     result,
@@ -47,18 +52,32 @@ export function normalisationView(values) {
 function inputs(ops, draw, build) {
   const where = make(
     "select",
-    { onchange: (event) => { state.op = ops[event.target.selectedIndex]; state.map = null; build(); } },
+    {},
     ...ops.map((op) => make("option", { selected: op === state.op }, op.layer)),
   );
-  const on = make("input", { type: "checkbox", role: "switch", checked: state.on, onchange: (event) => { state.on = event.target.checked; draw(); } });
-  const map = make("input", { type: "range", min: 0, max: state.op.shape[0] - 1, value: state.map });
+  where.addEventListener("change", () => {
+    state.op = ops[where.selectedIndex];
+    state.map = null;
+    build();
+  });
+  const on = make("input", { type: "checkbox", role: "switch", checked: state.on });
+  on.addEventListener("change", () => {
+    state.on = on.checked;
+    draw();
+  });
+  const last = state.op.shape[0] - 1;
+  const map = make("input", { type: "range", min: 0, max: last, value: state.map });
   const number = make("output", {}, String(state.map));
   map.addEventListener("input", () => {
     state.map = Number(map.value);
     number.textContent = map.value;
     draw();
   });
-  const reset = make("button", { onclick: () => { Object.assign(state, about.lrn); build(); } }, "This network’s values");
+  const reset = make("button", {}, "This network’s values");
+  reset.addEventListener("click", () => {
+    Object.assign(state, about.lrn);
+    build();
+  });
   return [
     ops.length > 1 ? make("label", {}, "layer", where, "") : "",
     make("label", {}, "map", map, number),
@@ -69,7 +88,8 @@ function inputs(ops, draw, build) {
 }
 
 function sliderOf([name, min, max, step, value = Number, position = Number], draw) {
-  const input = make("input", { type: "range", min, max, step, value: position(state[name]), name });
+  const start = position(state[name]);
+  const input = make("input", { type: "range", min, max, step, value: start, name });
   const output = make("output", {}, short(state[name]));
   input.addEventListener("input", () => {
     state[name] = value(Number(input.value));
@@ -84,32 +104,42 @@ function fill(result, numbers, values) {
   const [maps, height, width] = op.shape;
   const size = height * width;
   const before = values[about.ops[about.ops.indexOf(op) - 1].name];
-  const { result: after, divisors } = normalise(before, maps, { ...state, columns: about.lrn.columns });
+  const settings = { ...state, columns: about.lrn.columns };
+  const { result: after, divisors } = normalise(before, maps, settings);
   const shown = on ? after : before;
   const part = (array, i) => array.subarray(i * size, (i + 1) * size);
   // Five beside each other whatever n is, so that the view does not jump.
   const [first, last] = neighboursOf(map, maps, 5, about.lrn.columns);
   const [from, to] = neighboursOf(map, maps, state.n, about.lrn.columns);
   const columns = Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  const frameOf = (i) => (i === map ? "this" : i >= from && i <= to ? "sums" : "");
   const row = (name, array) => {
     const largest = Math.max(...columns.map((i) => largestOf(part(array, i))));
+    const links = columns.map((i) => {
+      const canvas = canvasOf(mapImage(part(array, i), height, width, largest), 0);
+      const number = make("span", {}, String(i));
+      return make("a", { href: `#${op.name}/${i}`, class: frameOf(i) }, canvas, number);
+    });
     return [
       make("h3", {}, name, make("small", {}, `full color: ${short(largest)}`)),
-      make("div", { class: "five" }, ...columns.map((i) => {
-        const canvas = canvasOf(mapImage(part(array, i), height, width, largest), 0);
-        const link = make("a", { href: `#${op.name}/${i}`, class: i === map ? "this" : i >= from && i <= to ? "sums" : "" }, canvas, make("span", {}, String(i)));
-        return link;
-      })),
+      make("div", { class: "five" }, ...links),
     ];
   };
-  result.replaceChildren(...row("before", before), ...row(on ? "after" : "after: switched off", shown));
+  const below = row(on ? "after" : "after: switched off", shown);
+  result.replaceChildren(...row("before", before), ...below);
   const used = part(divisors, map);
-  const [least, most] = [used.reduce((a, b) => Math.min(a, b)), used.reduce((a, b) => Math.max(a, b))];
+  const least = used.reduce((a, b) => Math.min(a, b));
+  const most = used.reduce((a, b) => Math.max(a, b));
   if (!on) return numbers.replaceChildren("b = a");
   return numbers.replaceChildren(
     `b = a / (${short(state.k)} + ${short(state.alpha)} · Σ a²)`,
     make("sup", {}, short(state.beta)),
-    make("small", {}, `Σ over maps ${from} to ${to}; map ${map} is divided by ${least.toFixed(2)} to ${most.toFixed(2)}.`),
+    make(
+      "small",
+      {},
+      `Σ over maps ${from} to ${to}; map ${map} is divided by ${least.toFixed(2)} to ` +
+        `${most.toFixed(2)}.`,
+    ),
   );
 }
 

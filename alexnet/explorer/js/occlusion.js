@@ -6,6 +6,8 @@ import { best, probabilitiesOf } from "./network.js";
 // As in attribution/occlusion.py.
 const POSITIONS = 17;
 const SIDE = Math.max(1, Math.round(about.input_px / 5));
+// How far down and to the right a key moves the square, in pixels of the input.
+const ARROWS = { ArrowUp: [-4, 0], ArrowDown: [4, 0], ArrowLeft: [0, -4], ArrowRight: [0, 4] };
 
 /** The view. `input`: of the center crop; `crop`: the same as a canvas. */
 export function occlusionView(input, crop, uncovered) {
@@ -41,7 +43,10 @@ export function occlusionView(input, crop, uncovered) {
     while (wanted) {
       wanted = false;
       const [p] = await probabilitiesOf([covered(input, top, left)]);
-      const rows = best(uncovered).map((c) => [about.classes[c], p[c], `${percent(uncovered[c])} → ${percent(p[c])}`]);
+      const rows = best(uncovered).map((c) => {
+        const change = `${percent(uncovered[c])} → ${percent(p[c])}`;
+        return [about.classes[c], p[c], change];
+      });
       answers.replaceChildren(bars(rows));
     }
     busy = false;
@@ -55,10 +60,11 @@ export function occlusionView(input, crop, uncovered) {
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
     const scale = px / box.width;
-    move((event.clientY - box.top) * scale - SIDE / 2, (event.clientX - box.left) * scale - SIDE / 2);
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    move(y * scale - SIDE / 2, x * scale - SIDE / 2);
   });
   canvas.addEventListener("keydown", (event) => {
-    const by = { ArrowUp: [-4, 0], ArrowDown: [4, 0], ArrowLeft: [0, -4], ArrowRight: [0, 4] }[event.key];
+    const by = ARROWS[event.key];
     if (!by) return;
     event.preventDefault();
     move(top + by[0], left + by[1]);
@@ -78,22 +84,32 @@ export function occlusionView(input, crop, uncovered) {
       await new Promise((resume) => setTimeout(resume));
     }
     const lowest = Math.min(...map.rows.flat());
-    status.textContent = `Red: ${about.classes[label]} falls, at most to ${percent(lowest)}. Blue: it rises.`;
+    status.textContent =
+      `Red: ${about.classes[label]} falls, at most to ${percent(lowest)}. Blue: it rises.`;
   });
   draw();
   answer();
+  const title = make("h3", {}, "Without and with the square");
+  const beside = make("div", {}, title, answers, make("p", {}, all), status);
   return make(
     "article",
     {},
     make("h2", {}, "Occlusion"),
-    make("p", { class: "soft" }, `Move the square over the image. Below it the network sees the mean image. It is ${SIDE} of ${px} pixels wide (Zeiler and Fergus, 2014).`),
-    make("div", { class: "two" }, canvas, make("div", {}, make("h3", {}, "Without and with the square"), answers, make("p", {}, all), status)),
+    make(
+      "p",
+      { class: "soft" },
+      "Move the square over the image. Below it the network sees the mean image. It is " +
+        `${SIDE} of ${px} pixels wide (Zeiler and Fergus, 2014).`,
+    ),
+    make("div", { class: "two" }, canvas, beside),
   );
 }
 
 /** Where the square begins, along both axes. */
 function startsOf(px) {
-  const all = Array.from({ length: POSITIONS }, (_, i) => Math.round(((px - SIDE) * i) / (POSITIONS - 1)));
+  const all = Array.from({ length: POSITIONS }, (_, i) =>
+    Math.round(((px - SIDE) * i) / (POSITIONS - 1)),
+  );
   return [...new Set(all)];
 }
 

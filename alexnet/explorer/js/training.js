@@ -10,36 +10,57 @@ const PLAY_MS = 12000;
 export function trainingView() {
   const runs = about.snapshots.map((run, i) => ({ ...run, snapshots: array(`snapshots/${i}`) }));
   if (!runs.length)
-    return make("p", {}, "This run has kept no snapshots; train with --snapshots N to see its filters grow.");
+    return make(
+      "p",
+      {},
+      "This run has kept no snapshots; train with --snapshots N to see its filters grow.",
+    );
   const moments = momentsOf(runs);
   const last = moments.length - 1;
   const output = make("output", {}, "");
-  const slider = make("input", { type: "range", min: 0, max: last, value: last, "aria-label": "training" });
+  const slider = make("input", {
+    type: "range",
+    min: 0,
+    max: last,
+    value: last,
+    "aria-label": "training",
+  });
   const shown = make("div", { class: runs.length > 1 ? "beside" : "" });
   const draw = () => {
     const moment = moments[slider.value];
-    output.textContent = runs.length > 1 ? `${Math.round(100 * moment)} % of training` : epochOf(runs[0], moment);
+    output.textContent =
+      runs.length > 1 ? `${Math.round(100 * moment)} % of training` : epochOf(runs[0], moment);
     slider.setAttribute("aria-valuetext", output.textContent);
     shown.replaceChildren(...runs.map((run) => sectionOf(run, moment, runs.length > 1)));
   };
   slider.addEventListener("input", draw);
   const play = make("button", {}, "Play");
+  const pauseMs = Math.min(STEP_MS, PLAY_MS / moments.length);
   play.addEventListener("click", async () => {
     play.disabled = true;
     for (let i = 0; i <= last && slider.isConnected; i++) {
       slider.value = i;
       draw();
-      await new Promise((resume) => setTimeout(resume, Math.min(STEP_MS, PLAY_MS / moments.length)));
+      await new Promise((resume) => setTimeout(resume, pauseMs));
     }
     play.disabled = false;
   });
   draw();
-  const scale = runs.length > 1 ? "Each run is drawn on the scale of its own last epoch, at the nearest epoch that it has kept" : "All are drawn on the scale of the last epoch";
+  const scale =
+    runs.length > 1
+      ? "Each run is drawn on the scale of its own last epoch, at the nearest epoch that it has " +
+        "kept"
+      : "All are drawn on the scale of the last epoch";
   return make(
     "article",
     { class: "training" },
     make("h2", {}, "Filters as they grow"),
-    make("p", { class: "soft" }, `The filters of the first layer (Figure 3 of the paper), from the noise of the start on. ${scale}; gray is 0.`),
+    make(
+      "p",
+      { class: "soft" },
+      "The filters of the first layer (Figure 3 of the paper), from the noise of the start on. " +
+        `${scale}; gray is 0.`,
+    ),
     make("div", { class: "time" }, play, slider, output),
     shown,
   );
@@ -68,7 +89,8 @@ function epochOf(run, moment) {
 
 /** The filters of a run at a moment, under its name if there are several runs. */
 function sectionOf(run, moment, isNamed) {
-  const title = make("h3", {}, run.recipe, make("small", {}, `${run.run}, ${epochOf(run, moment)}`));
+  const epoch = make("small", {}, `${run.run}, ${epochOf(run, moment)}`);
+  const title = make("h3", {}, run.recipe, epoch);
   const columns = make("div", { class: "columns" }, ...columnsAt(run, nearestTo(run, moment)));
   return make("section", {}, isNamed ? title : "", columns);
 }
@@ -82,12 +104,13 @@ function columnsAt({ snapshots, columns }, index) {
     canvasOf(filterImage(all.subarray(i * size, (i + 1) * size), height, width, largest), 0),
   );
   const perColumn = count / columns;
-  return Array.from({ length: columns }, (_, column) =>
-    make(
+  return Array.from({ length: columns }, (_, column) => {
+    const own = canvases.slice(column * perColumn, (column + 1) * perColumn);
+    return make(
       "div",
       { class: "column" },
       columns > 1 ? make("h4", {}, `column ${column + 1}`) : "",
-      make("div", { class: "filters" }, ...canvases.slice(column * perColumn, (column + 1) * perColumn)),
-    ),
-  );
+      make("div", { class: "filters" }, ...own),
+    );
+  });
 }

@@ -1,5 +1,15 @@
 // One unit at its own address: `page.html#conv3/217`.
-import { about, array, columnsOf, hasMaps, imageAddress, opOf, row, seenBy, titleOf } from "./data.js";
+import {
+  about,
+  array,
+  columnsOf,
+  hasMaps,
+  imageAddress,
+  opOf,
+  row,
+  seenBy,
+  titleOf,
+} from "./data.js";
 import { bars, canvasOf, filterImage, largestOf, make, mapImage, short } from "./draw.js";
 
 /** The unit that an address names: its operation and its number, or null. */
@@ -16,8 +26,9 @@ export function unitView({ op, number }, values, crop) {
   const count = op.shape[0];
   const column = columns > 1 ? `column ${Math.floor(number / (count / columns)) + 1}, ` : "";
   const step = (by, text) => {
-    const other = (number + by + count) % count;
-    return make("a", { href: `#${op.name}/${other}`, "aria-label": `${text} unit`, rel: text }, text === "previous" ? "←" : "→");
+    const href = `#${op.name}/${(number + by + count) % count}`;
+    const arrow = by < 0 ? "←" : "→";
+    return make("a", { href, "aria-label": `${text} unit`, rel: text }, arrow);
   };
   return make(
     "article",
@@ -56,11 +67,12 @@ function here(op, number, values, crop) {
       (op.field.size_px < about.input_px ? " The frame is what it sees at its strongest place." : "")
     : "It does not fire for this image.";
   const image = mapImage(map, height, width, largestOf(map));
+  const shown = hasMaps(op) ? canvasOf(image, 0, { class: "map" }) : "";
   return make(
     "section",
     { class: "here" },
     make("h3", {}, "In this image"),
-    make("div", { class: "pair" }, canvas, hasMaps(op) ? canvasOf(image, 0, { class: "map" }) : ""),
+    make("div", { class: "pair" }, canvas, shown),
     make("p", { class: "soft" }, text),
   );
 }
@@ -104,7 +116,8 @@ function frame(context, op, place) {
 function learned(op, number) {
   if (!about.layers.includes(op.name)) {
     const layer = make("a", { href: `#${op.layer}/${number}` }, `${op.layer}/${number}`);
-    return [make("section", {}, make("p", {}, "Patches, classes and made images are those of ", layer, "."))];
+    const text = make("p", {}, "Patches, classes and made images are those of ", layer, ".");
+    return [make("section", {}, text)];
   }
   return [
     make("div", {}, filter(op, number), made(op, number), classes(op, number)),
@@ -132,7 +145,12 @@ function made(op, number) {
   const content =
     index >= 0
       ? make("img", { src: imageAddress(`${op.name}/made`, index), alt: "", class: "made" })
-      : make("p", { class: "soft" }, `The page has such images for the units of this layer with the largest values (${about.made[op.name].length}), and not for this one.`);
+      : make(
+          "p",
+          { class: "soft" },
+          "The page has such images for the units of this layer with the largest values " +
+            `(${about.made[op.name].length}), and not for this one.`,
+        );
   return make("section", {}, make("h3", {}, "What maximizes it"), content);
 }
 
@@ -149,12 +167,15 @@ function patches(op, number) {
     tiles.push(make("figure", {}, patch(op, image, places[i], text), make("figcaption", {}, text)));
   });
   const { count, of } = about.images;
+  const part = count < of ? `, a part of the split’s ${of}` : "";
   return make(
     "section",
     { class: "wide" },
     make("h3", {}, "Strongest patches"),
-    tiles.length ? make("div", { class: "patches" }, ...tiles) : make("p", {}, "No image makes it fire."),
-    make("p", { class: "soft" }, `Of ${count} images${count < of ? `, a part of the split’s ${of}` : ""}; one patch of each.`),
+    tiles.length
+      ? make("div", { class: "patches" }, ...tiles)
+      : make("p", {}, "No image makes it fire."),
+    make("p", { class: "soft" }, `Of ${count} images${part}; one patch of each.`),
   );
 }
 
@@ -186,6 +207,11 @@ function classes(op, number) {
     {},
     make("h3", {}, "Classes it is evidence for"),
     rows.length ? bars(rows) : make("p", {}, "For none."),
-    make("p", { class: "soft" }, "What it adds to the logit of the class, above the mean logit, on average over the class’s images (value times gradient)."),
+    make(
+      "p",
+      { class: "soft" },
+      "What it adds to the logit of the class, above the mean logit, on average over the class’s " +
+        "images (value times gradient).",
+    ),
   );
 }
