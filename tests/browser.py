@@ -36,6 +36,8 @@ class Browser:
         shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         options += [f"--user-data-dir={self._profile.name}", "--no-first-run"]
+        # A camera that shows a test picture, and that every page may use.
+        options += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "bash", CHROMIUM, *options],
             pass_fds=(to_browser, from_browser),
@@ -132,6 +134,12 @@ class Browser:
         data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def touch(self, x: float, y: float) -> None:
+        """Touch the page with a finger and lift it again."""
+        point = {"x": x, "y": y}
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def press(self, key: str) -> None:
         """Press a key."""

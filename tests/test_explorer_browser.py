@@ -15,6 +15,7 @@ from PIL import Image
 
 from alexnet import checkpoint, load, snapshots
 from alexnet.attribution import crop_answers, occlusion
+from alexnet.attribution.occlusion import squares
 from alexnet.errors import RunError
 from alexnet.explorer import contents, page, runtime
 from alexnet.inference import predict, read_image, split_for
@@ -140,6 +141,9 @@ def test_normalization_and_occlusion_of_the_page_are_ours(
     covered = f"explorer.covered(explorer.current().input, {top}, {left})"
     p = browser.run(f"explorer.probabilitiesOf([{covered}]).then(([p]) => p[3])")
     assert p == pytest.approx(float(ours.probabilities[2, 9]), abs=TOLERANCE)
+    # 32 and 112 have positions that lie in the middle between two pixels.
+    for px in (32, 56, 112, 227):
+        assert browser.run(f"explorer.startsOf({px})") == squares(px)[1].tolist()
 
 
 def test_unit_has_an_address_and_is_reached_by_keys(browser: Browser, html: Path) -> None:
@@ -163,7 +167,10 @@ def test_unit_has_an_address_and_is_reached_by_keys(browser: Browser, html: Path
 @pytest.mark.parametrize("width", [1280, 400])
 def test_every_view_fits_the_width(browser: Browser, width: int, tmp_path: Path) -> None:
     browser.resize(width, 1500)
-    browser.wait("explorer.current().average")
+    # A name without a space, where a line could be broken.
+    file = tmp_path / f"{'long' * 40}.png"
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(file)
+    dropped(browser, file)
     views = (
         "layers",
         "normalization",
@@ -186,6 +193,67 @@ def test_every_view_fits_the_width(browser: Browser, width: int, tmp_path: Path)
             assert image.width == width
             # Not an empty page.
             assert len(np.unique(np.asarray(image.convert("L")))) > 50, view
+
+
+def test_controls_keep_the_focus_when_they_are_made_anew(browser: Browser) -> None:
+    active = "document.activeElement"
+    browser.run("location.hash = 'conv3/11'")
+    browser.wait("document.querySelector('.unit h2')?.textContent.includes('conv3/11')")
+    browser.run("document.querySelector('a[rel=next]').focus()")
+    for unit in (12, 13):
+        browser.press("Enter")
+        browser.wait(f"document.querySelector('.unit h2').textContent.includes('conv3/{unit}')")
+        assert browser.run(f"{active}.rel") == "next"
+    browser.run("location.hash = 'normalization'")
+    browser.wait("document.querySelector('.controls')")
+    for control, use in (("button", "click()"), ("select", "dispatchEvent(new Event('change'))")):
+        browser.run(f"document.querySelector('.controls {control}').focus()")
+        browser.run(f"{active}.{use}")
+        assert browser.run(f"{active}.tagName") == control.upper()
+
+
+def test_square_goes_where_a_finger_touches_the_image(browser: Browser) -> None:
+    canvas = "document.querySelector('.movable')"
+    browser.resize(400, 900)
+    browser.run("location.hash = 'occlusion'")
+    browser.wait(canvas)
+    browser.run(f"{canvas}.scrollIntoView({{block: 'center'}})")
+    box = f"{canvas}.getBoundingClientRect()"
+    x, y, width = (browser.run(f"{box}.{name}") for name in ("x", "y", "width"))
+    # By a canvas of its own: the browser warns of several readings of the same one.
+    pixel = (
+        "(() => { const pixel = new OffscreenCanvas(1, 1).getContext('2d');"
+        f"const canvas = {canvas}; pixel.drawImage(canvas, -canvas.width / 8, -canvas.width / 8);"
+        "return pixel.getImageData(0, 0, 1, 1).data.join(); })()"
+    )
+    gray = "154,149,138,255"
+    # The square begins in the middle.
+    assert browser.run(pixel) != gray
+    browser.touch(x + width / 8, y + width / 8)
+    browser.wait(f"{pixel} == '{gray}'")
+    # A finger that moves does not scroll the page instead.
+    assert browser.run(f"getComputedStyle({canvas}).touchAction") == "none"
+    browser.resize(1280, 900)
+
+
+def test_camera_is_gone_after_its_image(browser: Browser) -> None:
+    video, button = (f"document.getElementById('{name}')" for name in ("video", "camera"))
+    seen = f"getComputedStyle({video}).display"
+    assert browser.run(seen) == "none"
+    # Counts the cameras: the second press comes while the first is being opened.
+    browser.run(
+        "(() => { const devices = navigator.mediaDevices; window.cameras = 0;"
+        "const open = devices.getUserMedia.bind(devices);"
+        "devices.getUserMedia = (wanted) => { cameras += 1; return open(wanted); }; })()"
+    )
+    browser.run(f"{button}.click(); {button}.click()")
+    browser.wait(f"{button}.textContent == 'Take it'")
+    assert browser.run("cameras") == 1
+    assert browser.run(seen) == "block"
+    browser.run(f"{button}.click()")
+    browser.wait("explorer.current().name == 'camera' && explorer.current().average")
+    assert browser.run(seen) == "none"
+    assert browser.run(f"{video}.srcObject") is None
 
 
 def test_training_of_two_runs_is_on_one_slider(browser: Browser) -> None:

@@ -50,6 +50,17 @@ class Occlusion:
         return mean
 
 
+def squares(input_px: int) -> tuple[int, NDArray[np.int64]]:
+    """Return the side of the square and where it begins, the same along both axes; pixels.
+
+    The positions are at equal distances from border to border; a small image has fewer. They are
+    never farther apart than the square is wide, so that every pixel is covered at some time.
+    """
+    side_px = max(1, round(input_px / 5))
+    starts = np.linspace(0, input_px - side_px, POSITIONS).round().astype(np.int64)
+    return side_px, np.unique(starts)
+
+
 @torch.no_grad()
 def occlusion(net: Network, x: torch.Tensor, label: int) -> Occlusion:
     """Cover a square of the image with the mean image, at all of a grid of positions.
@@ -61,11 +72,7 @@ def occlusion(net: Network, x: torch.Tensor, label: int) -> Occlusion:
     Args:
         x: (3, input_px, input_px), preprocessed.
     """
-    input_px = x.shape[-1]
-    side_px = max(1, round(input_px / 5))
-    # At equal distances from border to border; a small image has fewer positions. They are never
-    # farther apart than the square is wide, so that every pixel is covered at some time.
-    starts = np.unique(np.linspace(0, input_px - side_px, POSITIONS).round().astype(np.int64))
+    side_px, starts = squares(x.shape[-1])
     corners = [(int(top), int(left)) for top in starts for left in starts]
     result = []
     with evaluation_mode(net):

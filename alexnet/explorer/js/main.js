@@ -7,7 +7,7 @@ import { layersView } from "./layers.js";
 import { unitOf, unitView } from "./unit.js";
 import { lrnDifference, normalisationView } from "./normalisation.js";
 import { cropsView } from "./crops.js";
-import { covered, occlusionView } from "./occlusion.js";
+import { covered, occlusionView, startsOf } from "./occlusion.js";
 import { neighboursView } from "./neighbours.js";
 import { trainingView } from "./training.js";
 
@@ -147,9 +147,12 @@ function show() {
     return;
   }
   const width = view.clientWidth;
+  // The arrow to the next unit keeps the keyboard's focus, although it is made anew.
+  const arrow = view.contains(document.activeElement) ? document.activeElement.rel : "";
   view.replaceChildren(
     unit ? unitView(unit, current.values, cropCanvas(current)) : VIEWS[name](width),
   );
+  if (unit && arrow) view.querySelector(`a[rel=${arrow}]`).focus({ preventScroll: true });
   if (!unit && !(address in VIEWS)) say(`There is no unit ${address}.`, true);
 }
 
@@ -223,34 +226,53 @@ function listen() {
 }
 
 let stream = null;
+// Set while the browser asks the reader and until the first picture is there: a second press would
+// start a stream that nothing stops. A disabled button would lose the keyboard's focus.
+let isStarting = false;
 
 /** Start the camera, or take the image that it shows. */
 async function toggleCamera() {
+  if (isStarting) return;
   const video = find("video");
   if (stream) {
     const still = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     still.getContext("2d").drawImage(video, 0, 0);
-    for (const track of stream.getTracks()) track.stop();
-    stream = null;
-    video.hidden = true;
-    find("camera").textContent = "Camera";
+    stopCamera();
     await tryLook(await still.convertToBlob(), "camera");
     return;
   }
+  isStarting = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    video.srcObject = stream;
+    video.hidden = false;
+    await video.play();
+    find("camera").textContent = "Take it";
   } catch {
+    stopCamera();
     say("The browser gives no camera to this page.", true);
-    return;
+  } finally {
+    isStarting = false;
   }
-  video.srcObject = stream;
-  video.hidden = false;
-  await video.play();
-  find("camera").textContent = "Take it";
+}
+
+function stopCamera() {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  stream = null;
+  find("video").srcObject = null;
+  find("video").hidden = true;
+  find("camera").textContent = "Camera";
 }
 
 // For tests, and for readers with a console.
-window.explorer = { about, current: () => current, covered, probabilitiesOf, lrnDifference };
+window.explorer = {
+  about,
+  current: () => current,
+  covered,
+  probabilitiesOf,
+  lrnDifference,
+  startsOf,
+};
 
 try {
   await openData();

@@ -26,13 +26,17 @@ export function normalisationView(values) {
   const numbers = make("p", { class: "formula", "aria-live": "polite" });
   const draw = () => fill(result, numbers, values);
   const controls = make("div", { class: "controls" });
-  const build = () => {
+  // `focused` selects the control that was used: it keeps the keyboard's focus.
+  const build = (focused) => {
     // One that has neighbors on both sides.
     state.map ??= Math.floor(state.op.shape[0] / about.lrn.columns / 2);
     controls.replaceChildren(...inputs(ops, draw, build));
+    if (focused) controls.querySelector(focused).focus();
     draw();
   };
   build();
+  // Caffe's networks have two columns and normalize across them.
+  const inColumn = about.lrn.columns > 1 ? " and in the same column" : "";
   return make(
     "article",
     {},
@@ -41,7 +45,7 @@ export function normalisationView(values) {
       "p",
       { class: "soft" },
       "Section 3.3 of the paper: each value is divided by a power of the summed squares of the " +
-        "maps beside it, at the same place and in the same column.",
+        `maps beside it, at the same place${inColumn}.`,
     ),
     controls,
     numbers,
@@ -58,7 +62,7 @@ function inputs(ops, draw, build) {
   where.addEventListener("change", () => {
     state.op = ops[where.selectedIndex];
     state.map = null;
-    build();
+    build("select");
   });
   const on = make("input", { type: "checkbox", role: "switch", checked: state.on });
   on.addEventListener("change", () => {
@@ -76,7 +80,7 @@ function inputs(ops, draw, build) {
   const reset = make("button", {}, "This network’s values");
   reset.addEventListener("click", () => {
     Object.assign(state, about.lrn);
-    build();
+    build("button");
   });
   return [
     ops.length > 1 ? make("label", {}, "layer", where, "") : "",

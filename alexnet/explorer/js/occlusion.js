@@ -5,7 +5,7 @@ import { best, probabilitiesOf } from "./network.js";
 
 // As in attribution/occlusion.py.
 const POSITIONS = 17;
-const SIDE = Math.max(1, Math.round(about.input_px / 5));
+const SIDE = sideOf(about.input_px);
 // How far down and to the right a key moves the square, in pixels of the input.
 const ARROWS = { ArrowUp: [-4, 0], ArrowDown: [4, 0], ArrowLeft: [0, -4], ArrowRight: [0, 4] };
 
@@ -16,7 +16,7 @@ export function occlusionView(input, crop, uncovered) {
   const canvas = make("canvas", {
     width: px * 3,
     height: px * 3,
-    class: "photo",
+    class: "photo movable",
     tabindex: "0",
     role: "application",
     "aria-label": "the image; arrow keys move the square",
@@ -57,12 +57,15 @@ export function occlusionView(input, crop, uncovered) {
     draw();
     answer();
   };
-  canvas.addEventListener("pointermove", (event) => {
+  const follow = (event) => {
     const box = canvas.getBoundingClientRect();
     const scale = px / box.width;
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     move(y * scale - SIDE / 2, x * scale - SIDE / 2);
-  });
+  };
+  // A finger that touches the image has not moved yet.
+  canvas.addEventListener("pointerdown", follow);
+  canvas.addEventListener("pointermove", follow);
   canvas.addEventListener("keydown", (event) => {
     const by = ARROWS[event.key];
     if (!by) return;
@@ -105,12 +108,23 @@ export function occlusionView(input, crop, uncovered) {
   );
 }
 
+/** The side of the square for an image of `px` pixels. */
+function sideOf(px) {
+  return Math.max(1, Math.round(px / 5));
+}
+
 /** Where the square begins, along both axes. */
-function startsOf(px) {
+export function startsOf(px) {
   const all = Array.from({ length: POSITIONS }, (_, i) =>
-    Math.round(((px - SIDE) * i) / (POSITIONS - 1)),
+    halfToEven(((px - sideOf(px)) * i) / (POSITIONS - 1)),
   );
   return [...new Set(all)];
+}
+
+/** Round as NumPy does; Math.round takes the upper of two equally near numbers. */
+function halfToEven(value) {
+  const up = Math.round(value);
+  return up - value === 0.5 && up % 2 ? up - 1 : up;
 }
 
 /** The input with a square of zeros, which is the mean image. */
