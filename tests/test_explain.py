@@ -22,11 +22,15 @@ from alexnet.cli import main
 from alexnet.cli.explain import _outputs
 from alexnet.config import Architecture, FullyConnected
 from alexnet.explain import METHODS, Explanation, explain, methods_of
+from alexnet.figures.explanation import FRAME_COLORS
 from alexnet.inference import read_image
 from alexnet.model import Network
 from alexnet.trained import Trained
 from tests.commands import refused
 from tests.conftest import tiny_architecture
+
+# The colors of Okabe and Ito (2002), made to be told apart by color-blind readers.
+OKABE_ITO = ["#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"]
 
 
 @pytest.fixture
@@ -175,6 +179,11 @@ def test_the_figure_has_a_panel_of_each_method_and_says_what_is_explained(
         "photo",
     )
     assert len(only_crops.axes) == 1 + 10 + 1
+
+
+def test_color_blind_readers_tell_the_frames_of_the_crops_apart() -> None:
+    assert set(FRAME_COLORS) <= set(OKABE_ITO)
+    assert len(set(FRAME_COLORS)) == len(FRAME_COLORS) == 5
 
 
 def test_image_is_not_rounded_to_the_precision_of_the_run(

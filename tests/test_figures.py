@@ -80,6 +80,14 @@ def write_epochs(run: Path, errors: list[float], drops: tuple[int, ...] = ()) ->
     return run
 
 
+def with_signal(run: Path, layers: tuple[str, ...]) -> Path:
+    """Add the signal of a network with these layers to the metrics of a run."""
+    line = {"kind": "start", "step": 0, "signal": {layer: [0.5, 1.0] for layer in layers}}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return run
+
+
 def test_curve_of_one_epoch_is_seen(tmp_path: Path) -> None:
     """It has a marker, inside of the axes."""
     error, loss = figures.curves([write_epochs(tmp_path / "one", [0.97])]).axes
@@ -109,14 +117,41 @@ def test_falls_of_the_learning_rate_are_named_where_the_first_run_has_none(tmp_p
 def test_run_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path: Path) -> None:
     runs = [write_epochs(tmp_path / name, [0.9, 0.8]) for name in ("_a", "b")]
     for run in runs:
-        with (run / "metrics.jsonl").open("a") as file:
-            file.write(
-                json.dumps({"kind": "start", "step": 0, "signal": {"conv1": [0.5, 1.0]}}) + "\n"
-            )
+        with_signal(run, ("conv1",))
     for draw in (figures.curves, figures.training_error, figures.signals):
         entries = [text.get_text() for text in draw(runs).axes[0].get_legend().get_texts()]
         assert entries[0].startswith("_a")
         assert any(entry.startswith("b") for entry in entries)
+
+
+def test_no_two_of_many_runs_are_drawn_alike(tmp_path: Path) -> None:
+    runs = [write_epochs(tmp_path / f"{i}", [0.9] * 9) for i in range(20)]
+    for run in runs:
+        with_signal(run, ("conv1", "fc8"))
+    for draw, lines in ((figures.curves, 40), (figures.training_error, 20), (figures.signals, 20)):
+        looks = [
+            (to_hex(line.get_color()), line.get_linestyle())
+            for line in draw(runs).axes[0].lines[:lines]
+        ]
+        assert len(set(looks)) == len(looks) == lines
+
+
+def test_signal_has_the_layers_in_the_order_of_the_networks(tmp_path: Path) -> None:
+    """A network with another layer may come second, as that of a longer pre-training does."""
+    runs = [
+        with_signal(write_epochs(tmp_path / name, [0.9]), layers)
+        for name, layers in (
+            ("without", ("conv1", "conv5", "fc8")),
+            ("with", ("conv1", "conv5", "conv6", "fc8")),
+            ("other", ("conv0", "conv1", "conv5", "fc8")),
+        )
+    ]
+    figure = figures.signals(runs)
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["conv0", "conv1", "conv5", "conv6", "fc8"]
+    # Each line still has the values of its own layers.
+    assert list(figure.axes[0].lines[0].get_xdata(orig=False)) == [1, 2, 4]
 
 
 def test_letters_that_the_font_lacks_are_one_sentence(

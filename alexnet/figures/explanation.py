@@ -23,8 +23,10 @@ PANELS_PER_ROW = 6
 WIDTH_IN, PANEL_IN, CROPS_IN = 12.0, 2.4, 3.1
 BEST = 5  # classes in the bars of the average
 OPACITY = 0.6  # of a map over an image
-FRAME_COLORS = ("#1f6f8b", "#d1495b", "#e09f3e", "#6a4c93", "#2a9d5c")
-"""One for each crop that is not reflected; the nine of the CIFAR-10 networks repeat them."""
+FRAME_COLORS = ("#0072b2", "#d55e00", "#56b4e9", "#cc79a7", "#e69f00")
+"""One for each crop that is not reflected; the nine of the CIFAR-10 networks repeat them. They are
+colors of Okabe and Ito (2002), which color-blind readers tell apart, too; their black and yellow
+would be lost on dark images and on white paper."""
 
 TITLES = {
     "gradient": "gradient",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -28,6 +29,10 @@ MOST_FALLS = 10
 """Up to this number, the epochs at which the learning rate fell are marked."""
 
 STYLES = "-", "--", ":", "-."
+COLORS = INK, TRAIN, VAL, "#b07d2b"
+PALER = 0.65
+"""Contrast of a line with the paper, where an earlier one has the same color and style; relative
+to that one's."""
 
 
 def curves(runs: Sequence[Path]) -> Figure:
@@ -85,15 +90,14 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
     for number, (name, epochs) in enumerate(runs):
         mark = f"{name}, " if len(runs) > 1 else ""
         for split, text, color in (("train", "training", TRAIN), ("val", "validation", VAL)):
-            # Color tells training from validation, so the line style must tell the runs apart.
+            # Color tells training from validation, so the rest must tell the runs apart.
             ax.plot(
                 [m["epoch"] for m in epochs],
                 [factor * m[f"{split}_{what}"] for m in epochs],
-                color=color,
                 label=legend_label(f"{mark}{text}"),
-                linestyle=STYLES[number % len(STYLES)],
                 linewidth=1.4,
                 marker="o" if len(epochs) <= FEW_EPOCHS else "",
+                **_look(number, [color]),
             )
         falls = [a["epoch"] for a, b in itertools.pairwise(epochs) if b["lr"] < a["lr"]]
         # A smooth schedule falls in nearly every epoch, which needs no marks.
@@ -107,6 +111,36 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
                 marked = True
     _set_limits(ax, max(len(epochs) for _, epochs in runs))
     legend(ax)
+
+
+def _look(number: int, colors: Sequence[str]) -> dict[str, Any]:
+    """Return how the line of a run is drawn: no two runs have the same color and style.
+
+    Args:
+        number: Number of the run in the figure, from 0.
+        colors: Taken in turn.
+    """
+    turn, color = divmod(number, len(colors))
+    # Mixed with white, since a transparent line takes the hue of those below it.
+    paler = PALER ** (turn // len(STYLES))
+    return {
+        "color": tuple(1 - paler * (1 - part) for part in to_rgb(colors[color])),
+        # The style differs from run to run, too, for those who print without color. In the next
+        # turn, each color has another one.
+        "linestyle": STYLES[(color + turn) % len(STYLES)],
+    }
+
+
+def _merged(orders: Iterable[Iterable[str]]) -> list[str]:
+    """Merge the layers of several networks into one list that has each network's order."""
+    merged: list[str] = []
+    for order in orders:
+        place = 0
+        for layer in order:
+            if layer not in merged:
+                merged.insert(place, layer)
+            place = merged.index(layer) + 1
+    return merged
 
 
 def _set_limits(ax: Axes, epochs: int) -> None:
@@ -140,20 +174,17 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
     """Draw errors, as fractions, by epoch. Args: Name, and (epoch, error) for each curve."""
     figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
     ax = figure.subplots()
-    colors = INK, TRAIN, VAL, "#b07d2b"
     for number, (name, points) in enumerate(named):
         reached = next((epoch for epoch, error in points if error <= QUARTER), None)
         when = "not reached" if reached is None else f"after epoch {reached}"
         ax.plot(
             [epoch for epoch, _ in points],
             [100 * error for _, error in points],
-            color=colors[number % len(colors)],
-            # The style differs too, for those who print without color.
-            linestyle=STYLES[number % len(STYLES)],
             linewidth=1.4,
             marker="o" if len(points) <= FEW_EPOCHS else "",
             # The name of a single run explains nothing.
             label=legend_label(f"{f'{name}: ' if len(named) > 1 else ''}{QUARTER:.0%} {when}"),
+            **_look(number, COLORS),
         )
     # Its text is in the legend, which lies where no curve is: a curve crosses every place near the
     # line sooner or later.
@@ -172,13 +203,19 @@ def signals(runs: Sequence[Path]) -> Figure:
     figure = Figure(figsize=(7, 3.8), dpi=150, layout="constrained")
     ax = figure.subplots()
     ax.set_yscale("log")
-    for name, run in zip(run_names(runs), runs, strict=True):
+    found: list[dict[str, Any]] = []
+    for run in runs:
         # A run that was killed before its first step has none.
         if not (lines := read_metrics(run, "start")):
             raise RunError(f"{run} has no signal in its metrics.jsonl; it was not yet begun")
-        layers = lines[0]["signal"]
+        found.append(lines[0]["signal"])
+    # Otherwise a layer that the first run lacks would stand behind its last one.
+    axis: Any = ax.xaxis
+    axis.update_units(_merged(found))
+    for number, (name, layers) in enumerate(zip(run_names(runs), found, strict=True)):
         differences = [100 * difference for difference, _ in layers.values()]
-        ax.plot(list(layers), differences, marker="o", label=legend_label(name))
+        look = _look(number, [f"C{color}" for color in range(10)])
+        ax.plot(list(layers), differences, marker="o", label=legend_label(name), **look)
     ax.axhline(100 * BLIND, color="#bbbbbb", linewidth=0.8, zorder=0)
     ax.annotate(
         f"below {BLIND:.0%} in the last hidden layer the network is nearly blind",
