@@ -234,10 +234,11 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
     fed = {"images": images} if preprocessing else {"rgb": _centre(images, preprocess.test_px)}
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, fed)
-    if np.abs(got - want).max() > LARGEST_DIFFERENCE:
+    difference = float(np.abs(got - want).max())
+    # Not `difference > ...`: one that is not a number is an error, too.
+    if not difference <= LARGEST_DIFFERENCE:
         raise RunError(
-            f"the exported network's probabilities differ by {np.abs(got - want).max():.2g}; "
-            "nothing was written"
+            f"the exported network's probabilities differ by {difference:.2g}; nothing was written"
         )
     return True
 

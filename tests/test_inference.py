@@ -274,6 +274,16 @@ def test_a_wrong_onnx_file_is_not_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_whose_answers_are_not_numbers_is_not_exported(tmp_path: Path) -> None:
+    """A difference that is not a number is no smaller than the limit."""
+    trained = narrow(recipes.demo(), 128)
+    *_, bias = trained.net.parameters()
+    torch.nn.init.constant_(bias, torch.nan)
+    with pytest.raises(RunError, match="probabilities differ by nan; nothing was written"):
+        write_onnx(trained, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_onnx_is_one_sentence_with_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
