@@ -27,7 +27,7 @@ except ImportError:
     sys.exit(2)
 
 MAX_BYTES = 20 * 2**20  # of an upload
-MAX_REQUESTS = 50  # at the same time; more get the answer 503, so that the memory is bounded
+MAX_CONNECTIONS = 50  # open at once; one more gets the answer 503, so that the memory is bounded
 
 
 def application(run: Path) -> FastAPI:
@@ -82,4 +82,5 @@ if __name__ == "__main__":
         app = application(a.run)
     except AlexNetError as error:
         parser.exit(2, f"serve.py: {error}\n")
-    uvicorn.run(app, host=a.host, port=a.port, limit_concurrency=MAX_REQUESTS)
+    # uvicorn counts the connection that it refuses.
+    uvicorn.run(app, host=a.host, port=a.port, limit_concurrency=MAX_CONNECTIONS + 1)

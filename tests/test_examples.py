@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -256,22 +258,31 @@ def test_serve_names_the_packages_that_it_needs(
     assert output.startswith("serve.py: the server needs fastapi and uvicorn: ")
 
 
+@contextlib.contextmanager
+def serving(app: Any, **settings: Any) -> Iterator[tuple[str, int]]:
+    """Serve an application in a thread, with these settings of uvicorn; yield its address."""
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, **settings))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 @pytest.fixture
 def server(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.client.HTTPConnection]:
     """A connection to `examples/serve.py` with the tiny run and a limit of 50 kB."""
-    import uvicorn
-
     serve = runpy.run_path(str(EXAMPLES / "serve.py"))["application"]
     monkeypatch.setitem(serve.__globals__, "MAX_BYTES", 50_000)
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(serve(run), log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    connection = http.client.HTTPConnection(*listening.getsockname(), timeout=30)
-    yield connection
-    connection.close()
-    server.should_exit = True
-    thread.join()
+    with serving(serve(run), log_level="error") as address:
+        connection = http.client.HTTPConnection(*address, timeout=30)
+        yield connection
+        connection.close()
 
 
 def test_serve_answers_images_and_survives_bad_uploads(
@@ -306,6 +317,30 @@ def test_serve_answers_images_and_survives_bad_uploads(
     assert "not a form" in json.loads(response.read())["detail"]
     server.request("GET", "/health")
     assert json.loads(server.getresponse().read())["recipe"] == "tiny"
+
+
+def test_serve_takes_as_many_connections_as_it_says(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = Mock()
+    monkeypatch.setattr("uvicorn.run", served)
+    code, output = in_process(monkeypatch, capsys, "serve.py", run)
+    assert code == 0, output
+    (app,), settings = served.call_args
+    limit = settings["limit_concurrency"]
+    answers = []
+    with (
+        serving(app, log_level="critical", limit_concurrency=limit) as address,
+        contextlib.ExitStack() as opened,
+    ):
+        for _ in range(51):
+            connection = http.client.HTTPConnection(*address, timeout=30)
+            opened.callback(connection.close)
+            connection.request("GET", "/health")
+            response = connection.getresponse()
+            response.read()
+            answers.append(response.status)
+    assert answers == [200] * 50 + [503]
 
 
 @pytest.mark.slow
