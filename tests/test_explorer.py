@@ -273,10 +273,10 @@ def test_only_a_page_is_replaced(content: Contents, tmp_path: Path) -> None:
         assert (sorted(out.rglob("*")) if out.is_dir() else out.read_bytes()) == kept
 
     (out / "notes.txt").write_text("mine")
-    refuse("has notes.txt, which is no part of the page")
+    refuse("has notes.txt, which is not a part of the page")
     (out / "notes.txt").unlink()
     (out / "model-99.js").mkdir()
-    refuse("has model-99.js, which is no part of the page")
+    refuse("has model-99.js, which is not a part of the page")
     (out / "model-99.js").rmdir()
     (out / "index.html").write_bytes(b"\xff<title>mine</title>")
     refuse("has an index.html that alexnet explore has not written")

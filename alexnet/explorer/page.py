@@ -96,7 +96,7 @@ def _why_not_a_page(folder: Path) -> str:
             return f"has an {INDEX} that alexnet explore has not written"
     for path in sorted(folder.iterdir()):
         if path != index and not (PIECE.fullmatch(path.name) and path.is_file()):
-            return f"has {path.name}, which is no part of the page"
+            return f"has {path.name}, which is not a part of the page"
     return ""
 
 
@@ -251,7 +251,7 @@ def _shell(
             # "</script>" in the name of a class must not end the element.
             json=Markup(json.dumps(about, separators=(",", ":")).replace("<", "\\u003c")),
             generator=GENERATOR,
-            style=Markup((HERE / "page.css").read_text()),
+            style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
             script=Markup(script()),
             blobs=texts,
             ort_version=runtime.VERSION,
@@ -267,7 +267,7 @@ def script() -> str:
     """
     parts = []
     for name in SCRIPTS:
-        text = (HERE / "js" / f"{name}.js").read_text()
+        text = (HERE / "js" / f"{name}.js").read_text(encoding="utf-8")
         text = re.sub(r"^import [^;]*;\n", "", text, flags=re.MULTILINE)
         parts.append(f"// {name}.js\n" + re.sub(r"^export ", "", text, flags=re.MULTILINE))
     return "\n".join(parts)

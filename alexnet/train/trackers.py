@@ -79,7 +79,7 @@ def _id(run: Path, tracker: str, new: Callable[[], str]) -> str:
     path = run / f"{tracker}.id"
     if not path.exists():
         write_whole(path, new().encode())
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 class MlFlow:
