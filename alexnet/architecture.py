@@ -67,7 +67,7 @@ class Op:
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """One bias for each kernel or unit; a locally connected layer has one for each position."""
+        """One bias for each filter or unit; a locally connected layer has one for each position."""
         return self.shape if isinstance(self.layer, Local) else self.shape[:1]
 
     @property
@@ -279,11 +279,11 @@ def _layer_ops(
         side = (in_shape[1] + sum(layer.pad) - layer.size_px) // stride + 1
         shape = (layer.kernels, side, side)
     if shape[0] < 1:
-        raise ConfigError(f"{name} has {shape[0]} kernels or units; it needs at least 1")
+        raise ConfigError(f"{name} has {shape[0]} filters or units; it needs at least 1")
     _check_side(name, in_shape, shape)
     if shape[0] % architecture.columns and (columns > 1 or not isinstance(layer, FullyConnected)):
         raise ConfigError(
-            f"{name}: {architecture.columns} columns do not divide its {shape[0]} kernels or units"
+            f"{name}: {architecture.columns} columns do not divide its {shape[0]} filters or units"
         )
     if in_shape[0] % columns:
         raise ConfigError(f"{name}: {columns} columns do not divide the {in_shape[0]} maps it sees")

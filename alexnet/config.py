@@ -29,7 +29,7 @@ class Conv:
 
     name: str
     kernels: int
-    """Number of kernels in all columns together."""
+    """Number of filters in all columns together."""
     size_px: int
     stride: int = 1
     # Two numbers, because the authors' code pads conv1 on one side only.
@@ -46,7 +46,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Local:
-    """A locally connected layer: different kernels at every position (the CIFAR-10 nets)."""
+    """A locally connected layer: different filters at every position (the CIFAR-10 nets)."""
 
     name: str
     kernels: int
@@ -146,7 +146,7 @@ class Architecture:
     classes: int | None = None
     """Number of units of the last layer. None: the number of classes in the store."""
     columns: int = 1
-    """Number of columns: groups of kernels that see only each other's maps, except in linked and
+    """Number of columns: groups of filters that see only each other's maps, except in linked and
     fully connected layers (section 3.2)."""
     links: bool = True
     """False: the columns are separate up to the last layer."""
@@ -162,7 +162,7 @@ class Architecture:
     pool: Pool = Pool()
     dropout: Dropout = Dropout()
     width: float = 1.0
-    """Factor of the number of kernels and hidden units of every layer."""
+    """Factor of the number of filters and hidden units of every layer."""
     scale_std: bool = False
     """Divide the standard deviation of the initial weights of all layers but the first by the
     square root of `width`, so that a narrower network passes the signal on as the full one does.

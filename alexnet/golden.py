@@ -36,7 +36,7 @@ INPUT = "input"
 """The name of the network's input among the values; the others are names of operations."""
 LAYOUTS = {1: "C", 2: "OI", 3: "CHW", 4: "OIHW", 6: "OIHWYX"}
 """The dimensions of a value, the first varying slowest. O and I: outputs and inputs of a layer;
-Y and X: the position of a kernel of a locally connected layer."""
+Y and X: the position of a filter of a locally connected layer."""
 BYTES = 9  # of a number: float32 twice, and int8
 LARGEST_INT8 = 127
 

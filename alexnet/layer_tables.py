@@ -5,7 +5,7 @@ of its layers alone. Their own files for AlexNet often leave out the two columns
 work of conv2, conv4 and conv5. These tables are computed from the plan.
 
 A simulator sees the layers with weights only. For one without groups, each column of a layer is an
-entry of its own. Padding counts as part of the input, since the kernels multiply its zeros too.
+entry of its own. Padding counts as part of the input, since the filters multiply its zeros too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COUNTS = ("parameters", "neurons", "multiply_adds")
 
 
 def dense(architecture: Architecture) -> Architecture:
-    """The architecture without columns: every kernel sees all maps of the layer before."""
+    """The architecture without columns: every filter sees all maps of the layer before."""
     return replace(architecture, columns=1)
 
 
@@ -123,7 +123,7 @@ class _Product:
 
     @property
     def padded_px(self) -> int:
-        """Side of the input that the kernels see, padding included, in pixels."""
+        """Side of the input that the filters see, padding included, in pixels."""
         return (self.out_px - 1) * self.stride + self.size_px
 
     @property
@@ -141,7 +141,7 @@ def _product(op: Op, format: Format) -> _Product:
             f"{layer.name} is locally connected, which {format} has no entry for; use --format "
             "table, json or csv"
         )
-    # A fully connected layer is a convolution whose kernels are as large as its input.
+    # A fully connected layer is a convolution whose filters are as large as its input.
     size_px, stride, pad = op.in_shape[1], 1, (0, 0)
     if isinstance(layer, Conv):
         size_px, stride, pad = layer.size_px, layer.stride, layer.pad
@@ -217,10 +217,10 @@ def _scalesim(products: list[_Product], name: str) -> str:
 
 
 def _maestro(products: list[_Product], name: str) -> str:
-    # MAESTRO's NGCONV has groups, but its own files give it all input maps beside the kernels of
+    # MAESTRO's NGCONV has groups, but its own files give it all input maps beside the filters of
     # one group, so that the number of multiply-adds is not clear. A column is clear.
     lines = [
-        "// A layer in two columns is two layers: each kernel sees the maps of its own column.",
+        "// A layer in two columns is two layers: each filter sees the maps of its own column.",
         "// Y and X include the padding. MAESTRO's modelfile_to_mapping.py adds the dataflow.",
         f"Network {name} {{",
     ]

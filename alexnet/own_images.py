@@ -90,7 +90,7 @@ def train_on(
         The results with the center crop and with the recipe's other test crops.
 
     Raises:
-        DataError: The folder is no source, or the store beside the run holds other images.
+        DataError: The folder is not a source, or the store beside the run holds other images.
         RunError: The run was begun with other settings.
         Interrupted, NotFinite, BusyError: As `fit` does.
     """

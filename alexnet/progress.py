@@ -43,7 +43,7 @@ class Progress:
         self._completed = self._completed_before = completed
         self._began_s = self._printed_s = time.perf_counter()
         self._in_all = in_all
-        # When the first units were finished, and how many: the start-up is no part of the speed.
+        # When the first units were finished, and how many: the speed leaves out the start-up.
         self._warm: tuple[float, int] | None = None
         # stderr, so that the output of a command can be piped.
         self._console = Console(stderr=True)

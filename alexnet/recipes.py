@@ -85,7 +85,7 @@ CONV6 = Conv("conv6", 256, 3, pad=(1, 1), linked=True, std=0.03, bias=1)
 
 
 def one_column_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Keep half of the kernels of conv1 to conv4, as one column has (section 3.2).
+    """Keep half of the filters of conv1 to conv4, as one column has (section 3.2).
 
     conv5 and the fully connected layers keep the width of both columns: most parameters lie behind
     conv5, and so the net has about as many as the one with two columns.

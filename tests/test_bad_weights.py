@@ -90,12 +90,16 @@ def damaged_caffemodel(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "says"),
     [
-        ("a.txt", lambda p: p.write_text("hello"), "is no file of weights that can be read"),
-        ("a.pth", lambda p: p.write_bytes(b""), "is no file of weights that can be read"),
+        ("a.txt", lambda p: p.write_text("hello"), "is not a file of weights that can be read"),
+        ("a.pth", lambda p: p.write_bytes(b""), "is not a file of weights that can be read"),
         ("a.pth", lambda p: p.write_bytes(b"PK\x03\x04" + bytes(50)), "is damaged"),
         ("a.pth", half, r"of the 16 arrays of torchvision's alexnet it lacks 6: fc6\.weight"),
         ("a.pth", wrong_shape, r"conv2\.weight has the shape \(12, 4, 3, 3\), and"),
-        ("a.pth", another_net, "is no AlexNet that is known: it has 4 arrays, the first of them"),
+        (
+            "a.pth",
+            another_net,
+            "is not an AlexNet that is known: it has 4 arrays, the first of them",
+        ),
         ("a.pth", not_finite, r"has numbers in fc6\.bias that are not finite"),
         ("a.pth", view_of_one_number, "is larger than the file"),
         ("a.pth", zip_bomb, "its members are compressed"),

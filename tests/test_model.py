@@ -103,7 +103,7 @@ def test_without_links_a_column_never_sees_the_other() -> None:
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before = net.activations(images)
     with torch.no_grad():
-        net.get_parameter("conv1.weight")[:4] += 1  # the first column's kernels
+        net.get_parameter("conv1.weight")[:4] += 1  # the first column's filters
     after = net.activations(images)
     for name in ("conv2", "conv3", "conv4", "fc6", "fc7"):
         half = before[name].shape[1] // 2
@@ -239,14 +239,14 @@ def changed(**changes: object) -> Architecture:
             Architecture((Conv("c", 4, 3, then=("maxpool",)), FullyConnected("fc", 2))),  # type: ignore[arg-type]
             "c: there is no operation 'maxpool'",
         ),
-        (changed(columns=5), "conv1: 5 columns do not divide its 96 kernels"),
+        (changed(columns=5), "conv1: 5 columns do not divide its 96 filters"),
         (changed(columns=0), "columns is 0"),
         (changed(input_px=40), r"conv5\.max_pool: its input of 1x1 pixels .* shrinks to nothing"),
         (changed(input_px=4), "conv1: its input of 4x4 pixels .* shrinks to nothing"),
         (changed(without=("conv1",)), "without='conv1'"),
         (changed(without=("fc6",)), "without='fc6'"),
         (changed(width=0.0), "width is 0.0"),
-        (changed(width=0.001), "conv1 has 0 kernels"),
+        (changed(width=0.001), "conv1 has 0 filters"),
         (changed(classes=1), "classes is 1"),
         (changed(layers=PAPER.layers[:5]), "ends in a fully connected layer"),
         (

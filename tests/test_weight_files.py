@@ -621,7 +621,7 @@ def test_means_of_other_shapes_are_refused(one_column: Path, tmp_path: Path) -> 
     path = tmp_path / "mean.npy"
     for shape in ((2, 3, 8, 8), (0, 3, 8, 8), (3, 8, 9), (3, 0, 0), (), (4,)):
         np.save(path, np.zeros(shape, np.float32))
-        with pytest.raises(RunError, match="is no mean of three channels"):
+        with pytest.raises(RunError, match="is not a mean of three channels"):
             read_mean(path)
     np.save(path, np.zeros((1, 3, 8, 8), np.float32))
     assert read_mean(path).shape == (3, 8, 8)

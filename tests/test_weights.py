@@ -493,7 +493,7 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--net", "caffenet", "--classes", "none.txt"), "none.txt does not exist; name a text"),
         (("--net", "paper"), "cannot be paper; it can be caffe_alexnet or caffenet"),
         ((), "can be caffe_alexnet or caffenet, which the weights do not tell apart"),
-        (("--net", "caffenet", "--mean", str(words)), "is no mean; name a .binaryproto or"),
+        (("--net", "caffenet", "--mean", str(words)), "is not a mean; name a .binaryproto or"),
     ):
         sentence = refused(capsys, "import", path, tmp_path / "other", *options)
         assert re.search(says, sentence), sentence

@@ -32,7 +32,7 @@ class Statistics:
     """Statistics of the pixels of the training split, for RGB values in 0..255."""
 
     mean: NDArray[np.float64]  # (size_px, size_px, 3): the mean activity of each pixel (section 2)
-    covariance: NDArray[np.float64]  # (3, 3), for the colour noise (section 4.1)
+    covariance: NDArray[np.float64]  # (3, 3), for the color noise (section 4.1)
 
 
 class Split:

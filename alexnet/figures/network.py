@@ -17,12 +17,16 @@ Point = tuple[float, float]
 
 # Lengths in inches. Sides, maps and units enter by powers below 1, as by eye in the paper's
 # drawing: true proportions would make the last maps too small to see.
-MOST_SIDE, LEAST_SIDE, SIDE_POWER = 1.7, 0.25, 0.6
-MOST_THICK, LEAST_THICK, THICK_POWER = 0.6, 0.12, 0.7
-MOST_BAR, LEAST_BAR, BAR_POWER = 1.5, 0.4, 0.4
+MOST_SIDE, LEAST_SIDE = 1.7, 0.25
+SIDE_POWER = 0.6
+MOST_THICK, LEAST_THICK = 0.6, 0.12
+THICK_POWER = 0.7
+MOST_BAR, LEAST_BAR = 1.5, 0.4
+BAR_POWER = 0.4
 SLANT = 0.42
 """A side that leads away from the reader is this long, along x and y, for a side of length 1."""
-GAP, ROW_GAP, LINE = 0.62, 0.55, 0.16
+GAP, ROW_GAP = 0.62, 0.55
+LINE = 0.16
 TEXT_WIDTH = 1.28
 """A layer is at least this far from the next, so that the lines of text below have room."""
 
@@ -152,7 +156,9 @@ def _boxes(layers: list[Op], architecture: Architecture) -> list[list[Box]]:
 
 
 def _draw_box(ax: Axes, box: Box) -> None:
-    x, y, t, h, s = box.x, box.y, box.thick, box.height, box.slant
+    x, y = box.x, box.y
+    t, h = box.thick, box.height
+    s = box.slant
     faces = (
         ("#f4f7f8", [(x, y), (x + t, y), (x + t, y + h), (x, y + h)]),
         ("#e6eef1", [(x, y + h), (x + t, y + h), (x + t + s, y + h + s), (x + s, y + h + s)]),

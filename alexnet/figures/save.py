@@ -87,7 +87,7 @@ def drawn_from(path: Path) -> str | None:
     except IsADirectoryError:
         return ""
     except OSError as error:
-        # Pillow's own errors, of a file that is no image or is cut, have no number of the system.
+        # Pillow's own errors, of a file that is cut or not an image, have no number of the system.
         if error.errno is None:
             return ""
         raise

@@ -58,7 +58,7 @@ def locally_connected(
     x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     if x.shape[1] != channels or x.shape[2] - size + 1 != height or x.shape[3] - size + 1 != width:
         raise ConfigError(
-            f"kernels of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}"
+            f"filters of shape {tuple(weight.shape)} do not fit a padded input {tuple(x.shape)}"
         )
     way = trial.way("locally connected", _valid, x, weight, bias, training)
     return _valid(x, weight, bias, way)

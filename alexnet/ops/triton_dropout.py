@@ -29,7 +29,7 @@ def _masked(x, key, y, length, first, distance, threshold, counters: tl.constexp
     begin = first + stretch * distance
     # A stretch may begin and end between two calls of Philox.
     call = begin // 4 + tl.program_id(0).to(tl.int64) * counters + tl.arange(0, counters)
-    # The counter is wider than a word only where more than 16 thousand million units were numbered.
+    # The counter is wider than a word only where more than 2**34 units were numbered.
     low, high = call.to(tl.uint32), (call >> 32).to(tl.uint32)
     a, b, c, d = tl.philox(tl.load(key), low, high, high * 0, high * 0)
     # In the order of the units: the four words of the first call, those of the second, and so on.

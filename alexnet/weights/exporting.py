@@ -36,7 +36,7 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
 
     Args:
         path: The file; its suffix selects the format.
-        groups: What becomes of grouped kernels; see `layouts.to_caffe`.
+        groups: What becomes of grouped filters; see `layouts.to_caffe`.
 
     Raises:
         RunError: The program has no such network or preprocessing, or the suffix is none of the

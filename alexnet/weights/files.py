@@ -127,7 +127,7 @@ def _reader(path: Path) -> Callable[[Path], WeightFile]:
         raise RunError(
             f"{path} is an HDF5 file, which is not read; save its arrays with numpy.savez"
         )
-    raise RunError(f"{path} is no file of weights that can be read: {KNOWN}")
+    raise RunError(f"{path} is not a file of weights that can be read: {KNOWN}")
 
 
 def _holds_arrays(path: Path) -> bool:
@@ -178,7 +178,7 @@ def _check_stored(path: Path) -> None:
 
 def _no_state_dict(path: Path) -> RunError:
     return RunError(
-        f"{path} is no plain state dict, or it is damaged, and is not loaded, since a pickle may "
+        f"{path} is not a plain state dict, or it is damaged; it is not loaded, since a pickle may "
         "run code; ask for torch.save(net.state_dict(), FILE)"
     )
 
@@ -390,7 +390,7 @@ def read_mean(path: Path) -> Array:
     else:
         with path.open("rb") as file:
             if not file.read(6).startswith(b"\x93NUMPY"):
-                raise RunError(f"{path} is no mean; name a .binaryproto or a .npy file")
+                raise RunError(f"{path} is not a mean; name a .binaryproto or a .npy file")
         mean = next(iter(_read_npy(path).arrays.values()), np.zeros(0, np.float32))
     sides = mean.shape
     while mean.ndim > 3 and len(mean) == 1:
@@ -399,7 +399,7 @@ def read_mean(path: Path) -> Array:
         mean = np.ascontiguousarray(np.moveaxis(mean, 2, 0))
     square = mean.ndim == 1 or (mean.ndim == 3 and len(set(mean.shape[1:])) == 1)
     if mean.shape[:1] != (3,) or not (square and mean.size) or not np.isfinite(mean).all():
-        raise RunError(f"{path} is no mean of three channels: its shape is {sides}")
+        raise RunError(f"{path} is not a mean of three channels: its shape is {sides}")
     return mean
 
 

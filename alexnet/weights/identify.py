@@ -32,7 +32,7 @@ class Candidate:
             weights alone the dropout is the inverted one, which is not seen in use.
         arrays: The parameters by our names, with the shapes of the config. The channels of conv1
             are in the order of the file.
-        grouped: The file had dense kernels with zeros where columns do not see each other.
+        grouped: The file had dense filters with zeros where columns do not see each other.
     """
 
     net: Net
@@ -74,7 +74,7 @@ class Identity:
         """
         path = self.file.path
         if not self.candidates:
-            raise RunError(f"{path} is no AlexNet that is known: {self.reason}")
+            raise RunError(f"{path} is not an AlexNet that is known: {self.reason}")
         names = [candidate.net.name for candidate in self.candidates]
         if name:
             for candidate in self.candidates:
@@ -219,7 +219,7 @@ def _with_size(config: Config, arrays: Arrays, input_px: int | None) -> Config |
 
 
 def _taken_apart(arrays: Arrays, ops: tuple[Op, ...]) -> tuple[Arrays, bool]:
-    """Take the zeros out of dense kernels where the plan has groups; tell if there were any."""
+    """Take the zeros out of dense filters where the plan has groups; tell if there were any."""
     result, was_dense = dict(arrays), False
     for op in ops:
         name = f"{op.module}.weight"
@@ -288,7 +288,7 @@ def _differences_of_settings(
         before, after = op.layer.pad
         ours = {"stride": op.layer.stride, "pad": before, "pad_after": after, "group": op.columns}
         for name, value in operation.settings.items():
-            # Dense kernels with zeros stand for groups.
+            # Dense filters with zeros stand for groups.
             if name in ours and ours[name] != value and not (name == "group" and value == 1):
                 yield f"{name} of {op.module} is {value}, and {ours[name]} in {net.title}"
     pools = [op for op in ops if op.op == "max_pool"]

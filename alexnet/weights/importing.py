@@ -68,7 +68,7 @@ def import_weights(
         The header of the checkpoint.
 
     Raises:
-        RunError: The file cannot be read, is no AlexNet that is known, or lacks its mean.
+        RunError: The file cannot be read, is not an AlexNet that is known, or lacks its mean.
         DataError: The file of classes does not fit.
     """
     path, run = Path(path), Path(run)
@@ -141,7 +141,7 @@ def _with_input(file: WeightFile, input_px: int | None) -> WeightFile:
     """The file with the side of its input that is given.
 
     Raises:
-        RunError: It is no side of an image, or the file has another.
+        RunError: It is not the side of an image, or the file has another.
     """
     if input_px is None:
         return file
@@ -218,7 +218,7 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
         except FileNotFoundError:
             raise DataError(f"{source} does not exist; name a text file or a store") from None
         except UnicodeDecodeError:
-            raise DataError(f"{source} is no text in UTF-8; write one class on a line") from None
+            raise DataError(f"{source} is not a text in UTF-8; write one class on a line") from None
         # Caffe's synset_words.txt: `n01440764 tench, Tinca tinca`.
         names, words = [line.strip() for line in lines if line.strip()], []
         heads = [name.partition(" ")[0] for name in names]

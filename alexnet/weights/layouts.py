@@ -55,7 +55,7 @@ class Named:
     Attributes:
         layout: Whose names or operations the file has.
         arrays: By our names, in our axes; the channels of conv1 are in the order of the file.
-        rest: Names in the file that are no parameters of an AlexNet.
+        rest: Names in the file that are not parameters of an AlexNet.
     """
 
     layout: Literal["ours", "torchvision", "caffe", "slim", "graph"]
@@ -147,7 +147,7 @@ def split(weight: Array, bias: Array, columns: int) -> list[tuple[Array, Array]]
 
 
 def dense(weight: Array, columns: int) -> Array:
-    """Fill a grouped kernel with zeros, for a layer that sees the maps of all columns.
+    """Fill grouped filters with zeros, for a layer that sees the maps of all columns.
 
     Args:
         weight: (outputs, inputs / columns, ...).
@@ -164,7 +164,7 @@ def dense(weight: Array, columns: int) -> Array:
 
 
 def grouped(weight: Array, columns: int) -> Array | None:
-    """Take the zeros out of a dense kernel; the inverse of `dense`.
+    """Take the zeros out of dense filters; the inverse of `dense`.
 
     Returns:
         (outputs, inputs / columns, ...); None if columns see each other in it.

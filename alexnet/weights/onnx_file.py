@@ -116,7 +116,7 @@ def _operations(
     """
     known, value, seen_layer = set(constants), "", False
     # The parts of a value that was split, by name, each with its LRN. None marks a part that no LRN
-    # has taken yet; below, `node` is returned for a value that is no part.
+    # has taken yet; below, `node` is returned for a value that is not a part.
     columns: dict[str, Operation | None] = {}
     steps = iter(enumerate(nodes))
     for number, node in steps:
@@ -126,7 +126,7 @@ def _operations(
             value = last.outputs[0]
             continue
         of_graph = [name for name in node.inputs if name and name not in known]
-        # The sides of a value are no part of it.
+        # The sides of a value do not belong to it.
         if node.kind in ("Constant", "Shape") or (node.inputs and not of_graph):
             known.update(node.outputs)
             continue
@@ -249,14 +249,14 @@ def _described(node: _Node, arrays: dict[str, NDArray[np.float32]]) -> Operation
         case "Sub" | "Add" | "Mul" | "Div" if not names or (
             node.kind in ("Sub", "Div") and names[0] == node.inputs[0]
         ):
-            return Operation(f"{node.kind} of values that are no weights", node.name)
+            return Operation(f"{node.kind} of values that are not weights", node.name)
     if kind != "linear":
         constant = names[0] if kind in ("add", "sub", "mul", "div") else ""
         return Operation(kind, node.name, settings, constant=constant)
     names = [name for name in node.inputs[1:3] if name in arrays]
     # A product of two computed values is none of a layer.
     if len(names) < len(node.inputs[1:3]) or not names:
-        return Operation(f"{node.kind} of values that are no weights", node.name)
+        return Operation(f"{node.kind} of values that are not weights", node.name)
     return Operation(
         kind,
         node.name,
