@@ -69,20 +69,34 @@ def step(
         serve(run, batch, "images", f"{device}, {precision}, batch {batch}", wait=_wait())
 
 
-def infer(recipe: str = "paper", precision: str = "float32", batch: int = 100) -> None:
-    """Probabilities of a batch of crops, by default the ten crops of ten images."""
+def infer(
+    recipe: str = "paper", precision: str = "float32", batch: int = 100, raw: bool = False
+) -> None:
+    """Probabilities of a batch of crops, by default the ten crops of ten images.
+
+    Args:
+        raw: The crops are RGB values from 0 to 255 in float32 and NCHW, as an exported file takes
+            them. Then subtracting the mean and changing the layout count, too. Otherwise the crops
+            are preprocessed.
+    """
     device = resolve_device("auto")
     net = network(recipe)[1].to(device).eval()
     px = net.architecture.input_px
-    x = torch.randn(batch, 3, px, px, device=device).to(dtype_of(precision))
-    x = x.contiguous(memory_format=torch.channels_last)
+    rgb = 255 * torch.rand(batch, 3, px, px, device=device)
+    mean = torch.full((3, px, px), 120.0, device=device)
+    x = rgb if raw else _preprocessed(rgb - mean, precision)
 
     @torch.no_grad()
     def run() -> None:
-        F.softmax(net(x), dim=1)
+        F.softmax(net(_preprocessed(x - mean, precision) if raw else x), dim=1)
 
     with kept_memory(device):
         serve(run, batch, "images", f"{device}, {precision}, batch {batch}", wait=_wait())
+
+
+def _preprocessed(x: torch.Tensor, precision: str) -> torch.Tensor:
+    """The input in the precision and the layout of the network."""
+    return x.to(dtype_of(precision)).contiguous(memory_format=torch.channels_last)
 
 
 def lrn(kind: str = "ours", precision: str = "float32", batch: int = 128) -> None:

@@ -132,6 +132,7 @@ def test_our_program_and_the_limits_run(arguments: str, store: Path) -> None:
     ("what", "arguments"),
     [
         ("infer", {"recipe": "cifar_11", "batch": 2}),
+        ("infer", {"recipe": "cifar_11", "batch": 2, "raw": True}),
         pytest.param(
             "infer",
             {"recipe": "cifar_11", "batch": 2, "precision": "bfloat16"},
@@ -161,6 +162,30 @@ def test_our_other_candidates_run(
     ((count, unit),) = served
     assert count > 0
     assert unit == ("values" if what in ("lrn", "copy") else "images")
+
+
+def test_our_network_does_the_work_of_an_exported_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It takes the same values, in the same layout, and subtracts the mean in each run."""
+    monkeypatch.setattr(suites, "_export", lambda folder: folder / "paper.onnx")
+    for comparison in suites.infer(suites.Settings(), tmp_path):
+        exported = [one for one in comparison.others if "onnx_net.py" in one.arguments[0]]
+        assert ("raw=True" in comparison.ours.arguments) == bool(exported)
+        assert len(exported) in (0, len(comparison.others))
+    fed: list[torch.Tensor] = []
+    real = ours._preprocessed
+
+    def preprocessed(x: torch.Tensor, precision: str) -> torch.Tensor:
+        fed.append(x)
+        return real(x, precision)
+
+    monkeypatch.setattr(ours, "_preprocessed", preprocessed)
+    monkeypatch.setattr(ours, "serve", lambda run, *rest, **more: (run(), run()))
+    ours.infer("cifar_11", batch=2, raw=True)
+    assert len(fed) == 2
+    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in fed)
+    assert all(-120 <= float(x.min()) < -60 and 60 < float(x.max()) <= 135 for x in fed)
 
 
 def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
