@@ -1,5 +1,5 @@
 // Local response normalization as a switch with sliders: a map before and after, and its neighbors.
-import { about, opOf } from "./data.js";
+import { about } from "./data.js";
 import { canvasOf, largestOf, make, mapImage, short } from "./draw.js";
 import { neighboursOf, normalise } from "./lrn.js";
 
