@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from alexnet import native, recipes
+from alexnet import recipes
 from alexnet.config import (
     Architecture,
     Augment,
@@ -37,6 +38,7 @@ from alexnet.config import (
 )
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.ops import trial
 from alexnet.train.loop import fit
 
 if TYPE_CHECKING:
@@ -51,6 +53,14 @@ with suppress(ImportError):
     settings.load_profile("busy machine")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+HAS_COMPILER = (
+    sys.platform == "linux"
+    and os.environ.get("ALEXNET_NATIVE") != "0"
+    and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+)
+"""Whether `alexnet.native` must compile its libraries here. Tests of compiled code skip by this and
+not by what `native` returns, so that they fail where a library cannot be compiled or loaded."""
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,11 +72,23 @@ def fixed_threads() -> None:
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
+def times_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the times of products in a folder of the session, and not beside the user's own.
+
+    The compiled libraries stay in the user's cache: in a new one they would all be compiled again.
+    """
+    folder, file = tmp_path_factory.mktemp("times"), trial._file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "_file", lambda make=False: folder / file(make).name)
+        yield
+
+
+@pytest.fixture(scope="session")
 def compiled_code() -> None:
     """Skip a test of the compiled operators where there is no compiler."""
-    if native.kernels() is None:
-        pytest.skip("needs a C++ compiler")
+    if not HAS_COMPILER:
+        pytest.skip("needs Linux and a C++ compiler")
 
 
 @pytest.fixture(autouse=True)

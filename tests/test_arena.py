@@ -17,9 +17,7 @@ from alexnet.ops.arena import kept_memory
 CPU = torch.device("cpu")
 MIB = 2**20
 
-pytestmark = pytest.mark.skipif(
-    native.arena() is None, reason="needs Linux, a C++ compiler and PyTorch's headers"
-)
+pytestmark = pytest.mark.usefixtures("compiled_code")
 
 
 def filled(mib: float, value: int) -> torch.Tensor:

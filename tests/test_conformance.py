@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet import native
 from alexnet.ops import compiled
 from conformance import adapters, cases
 from conformance.__main__ import (
@@ -136,11 +135,10 @@ def test_frameworks_that_are_installed_do_as_their_kept_results_say(framework: s
         assert {verdict for verdict, _ in got.values()} == {"pass"}
 
 
+@pytest.mark.usefixtures("compiled_code")
 def test_our_compiled_pass_computes_the_cases_of_its_exponent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if native.kernels() is None:
-        pytest.skip("needs a C++ compiler")
     calls: list[str] = []
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,10 +8,15 @@ import torch.nn.functional as F
 
 from alexnet.ops import fully_connected, onednn, trial
 from alexnet.ops.trial import WAYS
+from tests.conftest import HAS_ONEDNN
 
-pytestmark = pytest.mark.skipif(
-    not onednn.suits((256, 256), 1), reason="this PyTorch has no oneDNN"
-)
+pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
+
+
+def test_large_layers_of_one_column_are_suited() -> None:
+    assert onednn.suits((256, 256), 1)
+    assert not onednn.suits((256, 255), 1)
+    assert not onednn.suits((256, 256), 2)
 
 
 def leaves(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import datasets
@@ -327,36 +326,3 @@ def test_limit_of_the_benchmark_stores_the_same_bytes(tmp_path: Path) -> None:
     assert len(stored) == 3
     items = list(source.splits[0].items(0))
     assert work_on(items, source.upright, settled(made, source), 2) == stored
-
-
-MOST_LONGER = 1.5
-"""Measured: 1.06 to 1.27, and 1.32 beside many other programs. Only a regression reaches this."""
-
-
-@pytest.mark.slow
-def test_preparing_takes_little_longer_than_its_parts(pictures: Path, tmp_path: Path) -> None:
-    """Decoding, resizing, encoding and decoding again the same images on the same threads, in
-    turns."""
-    source = parquet_files(pictures / "imagenette").splits[1]
-    items = list(source.items(0))
-    train = SourceSplit("train", len(items), lambda start: iter(items[start:]))
-    in_memory = Source("memory", tuple(map(str, range(10))), (train,))
-    settings = settled(StoreSettings(), in_memory)
-
-    def parts() -> float:
-        began_s = time.perf_counter()
-        work_on(items, in_memory.upright, settings, 2)
-        return time.perf_counter() - began_s
-
-    def store(number: int) -> float:
-        began_s = time.perf_counter()
-        prepare(in_memory, tmp_path / str(number), settings, workers=2)
-        return time.perf_counter() - began_s
-
-    pairs = [(parts(), store(number)) for number in range(9)]
-    ratio = median([whole_s / parts_s for parts_s, whole_s in pairs])
-    print(
-        f"prepare / (decode + resize + encode + decode) = {ratio:.3f} over {len(items)} images; "
-        f"pairs, s: {pairs}"
-    )
-    assert ratio <= MOST_LONGER

@@ -33,12 +33,12 @@ from alexnet.ops import (
 from alexnet.ops.trial import WAYS, Product, Way
 from alexnet.train import loop
 from alexnet.train.loop import fit, resume
-from tests.conftest import tiny, tiny_architecture
+from tests.conftest import HAS_COMPILER, HAS_ONEDNN, tiny, tiny_architecture
 from tests.ranks import on_ranks
 from tests.runs import stopped_after
 
-HAS_ONEDNN = onednn.suits((256, 256), 1)
 Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+FILE = trial._file
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +46,12 @@ def no_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Begin without choices, in this process and in its cache; the kernels are loaded before."""
     native.kernels(), native.winograd(), native.arena()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # The file is tested where it really lies.
+    monkeypatch.setattr(trial, "_file", FILE)
+    before = trial.chosen()
     trial.install({})
     yield
-    trial.install({})
+    trial.install(before)
 
 
 class Clock:
@@ -116,9 +119,8 @@ def test_hopeless_way_is_computed_for_few_images_only(clock: Clock) -> None:
     assert clock.computed == 2 * look
 
 
+@pytest.mark.usefixtures("compiled_code")
 def test_3x3_convolutions_in_training_may_go_by_tiles(clock: Clock) -> None:
-    if native.winograd() is None:
-        pytest.skip("no C++ compiler on this machine")
     clock.seconds = {trial.BFLOAT16: 3.0, trial.DIRECT: 2.0, trial.TILES: 1.0, trial.OWN_TILES: 1.0}
 
     def computed(x: torch.Tensor, weight: torch.Tensor, bias: Any, way: Way) -> torch.Tensor:
@@ -253,9 +255,8 @@ def test_large_float32_layers_are_timed_in_training(clock: Clock) -> None:
     assert in_columns == Way(torch.float32, "tiles")
 
 
+@pytest.mark.usefixtures("compiled_code")
 def test_3x3_float32_convolutions_go_the_fastest_way(clock: Clock) -> None:
-    if native.winograd() is None:
-        pytest.skip("no C++ compiler on this machine")
     x, weight, bias = torch.ones(1, 64, 6, 5), torch.ones(64, 64, 3, 3), torch.ones(64)
     for name in (trial.DIRECT, trial.TILES, trial.OWN_TILES):
         clock.seconds = dict.fromkeys((trial.DIRECT, trial.TILES, trial.OWN_TILES), 2.0)
@@ -412,7 +413,7 @@ def test_all_ways_compute_the_same(
         y = layer(*inputs)
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
         results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
-    if native.winograd() is not None:
+    if HAS_COMPILER:
         assert bool(by_tiles) == (name in (trial.TILES, trial.OWN_TILES) and layer is convolved)
     assert bool(by_onednn) == (name == trial.ONEDNN and layer is connected)
     assert bool(in_blocks) == (name == trial.BLOCKS and layer is strided)

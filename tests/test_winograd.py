@@ -18,14 +18,10 @@ from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.model import Network
 from alexnet.ops import trial, winograd
 
+pytestmark = pytest.mark.usefixtures("compiled_code")
+
 TOLERANCE = 1e-5
 """Relative to the result with absolute values: float32 rounds to 6e-8, tiles to 100 times that."""
-
-
-@pytest.fixture(autouse=True)
-def compiled() -> None:
-    if native.winograd() is None:
-        pytest.skip("no C++ compiler on this machine")
 
 
 def given_of(
