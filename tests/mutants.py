@@ -82,11 +82,16 @@ def row_of(mutant: Mutant) -> Row:
 
 
 def node_ids(names: Sequence[str]) -> list[str]:
-    """`tests/FILE.py::NAME` for each test. Raises ValueError for a test that does not exist."""
+    """`tests/FILE.py::NAME` for each test.
+
+    Raises ValueError for a test that does not exist, and for a name that two files have.
+    """
     files: dict[str, str] = {}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
         for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE):
-            files[name] = f"tests/{path.name}"
+            file = f"tests/{path.name}"
+            if files.setdefault(name, file) != file:
+                raise ValueError(f"{files[name]} and {file} both have a test named {name}")
     ids = []
     for name in names:
         function = name.split("[")[0]
@@ -137,30 +142,28 @@ def run_tests(root: Path, ids: Sequence[str], report: Path) -> int:
         return int(pytest.main([*options, *ids]))
 
 
-def judge(mutant: Mutant | None, pipe: Connection) -> None:
-    """Send the outcome of a mutant: killed, survived, or an error. None stands for no change.
+def judge(mutant: Mutant | None, names: Sequence[str], pipe: Connection) -> None:
+    """Send the outcome of these tests on a mutant: killed, survived, or an error.
 
-    Runs in a separate process, so that the changed package is imported only there.
+    None stands for no change. Runs in a separate process, so that the changed package is imported
+    only there.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = copy_of_the_tree(Path(folder))
-        if mutant is None:
-            names = sorted({name for row in map(row_of, mutants()) for name in row.tests})
-        else:
+        if mutant is not None:
             apply(mutant, root)
-            names = list(row_of(mutant).tests)
         report = Path(folder) / "report"
         code = run_tests(root, node_ids(names), report)
         outcome = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
         pipe.send(outcome if mutant else f"{outcome}\n{report.read_text()}")
 
 
-def verdict(mutant: Mutant | None) -> tuple[Mutant | None, str, float]:
-    """The verdict on a mutant and the seconds it took."""
+def verdict(mutant: Mutant | None, names: Sequence[str]) -> tuple[Mutant | None, str, float]:
+    """The verdict of these tests on a mutant, and the seconds it took."""
     began_s = time.perf_counter()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=judge, args=(mutant, sender))
+    process = context.Process(target=judge, args=(mutant, names, sender))
     process.start()
     sender.close()
     try:
@@ -181,7 +184,8 @@ def examine(chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
 
     os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for future in as_completed([pool.submit(verdict, mutant) for mutant in chosen]):
+        verdicts = [pool.submit(verdict, mutant, row_of(mutant).tests) for mutant in chosen]
+        for future in as_completed(verdicts):
             yield future.result()  # type: ignore[misc]
 
 
@@ -190,13 +194,14 @@ def main(words: Sequence[str]) -> int:
     if not chosen:
         print(f"no mutant has {' or '.join(words)} in its name", file=sys.stderr)
         return 2
-    if not words:
-        print("the tests without a change:", end=" ", flush=True)
-        _, outcome, seconds = verdict(None)
-        passed = outcome.startswith("survived")
-        print(f"{'pass' if passed else outcome} ({seconds:.0f} s)", flush=True)
-        if not passed:
-            return 1
+    # A test that fails in any case kills every mutant of its row.
+    names = sorted({name for row in map(row_of, chosen) for name in row.tests})
+    print("the tests without a change:", end=" ", flush=True)
+    _, outcome, seconds = verdict(None, names)
+    passed = outcome.startswith("survived")
+    print(f"{'pass' if passed else outcome} ({seconds:.0f} s)", flush=True)
+    if not passed:
+        return 1
     began_s = time.perf_counter()
     surviving: list[Mutant] = []
     for number, (mutant, outcome, seconds) in enumerate(examine(chosen), 1):

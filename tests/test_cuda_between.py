@@ -184,7 +184,7 @@ def test_nans_are_kept_and_first_of_equal_values_has_the_gradient() -> None:
 
 
 @pytest.mark.usefixtures("runnable")
-def test_second_derivatives_are_those_of_the_formula() -> None:
+def test_second_derivatives_of_the_cuda_kernels_are_those_of_the_formula() -> None:
     x, bias = random(1, 8, 5, 5), torch.zeros(8, device=DEVICE)
     between = Pass(True, Lrn(alpha=0.1), Pool())
     results = []

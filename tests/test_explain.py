@@ -281,7 +281,7 @@ def test_points_that_a_class_gains_are_not_said_to_be_lost(trained: Trained, pho
         (["none", "PHOTO"], "none"),
     ],
 )
-def test_mistakes_are_one_sentence(
+def test_mistakes_of_explain_are_one_sentence(
     arguments: list[str],
     says: str,
     run: Path,

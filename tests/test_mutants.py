@@ -61,6 +61,37 @@ def test_mutant_that_does_not_match_exactly_once_is_refused(tmp_path: Path) -> N
             mutants.apply(Mutant("", "x.py", old, "a = 2"), tmp_path)
 
 
+def test_name_that_two_files_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests").mkdir()
+    for file in ("test_a.py", "test_b.py"):
+        (tmp_path / "tests" / file).write_text("def test_same() -> None: ...\n")
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    says = r"tests/test_a\.py and tests/test_b\.py both have a test named test_same"
+    with pytest.raises(ValueError, match=says):
+        mutants.node_ids([])
+
+
+@pytest.mark.parametrize("words", [(), ("LRN",)])
+def test_no_mutant_is_examined_where_the_tests_fail_without_a_change(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examined: list[tuple[Mutant | None, tuple[str, ...]]] = []
+
+    def verdict(mutant: Mutant | None, names: Iterable[str]) -> tuple[Mutant | None, str, float]:
+        examined.append((mutant, tuple(names)))
+        return mutant, "killed\n1 failed", 1.0
+
+    monkeypatch.setattr(mutants, "verdict", verdict)
+    assert mutants.main(words) == 1
+    ((mutant, names),) = examined
+    assert mutant is None
+    chosen = [each for each in mutants.mutants() if not words or "lrn" in str(each).lower()]
+    assert set(names) == {name for each in chosen for name in mutants.row_of(each).tests}
+    assert capsys.readouterr().out == "the tests without a change: killed\n1 failed (1 s)\n"
+
+
 def test_row_with_an_unknown_test_is_refused() -> None:
     with pytest.raises(ValueError, match="no test is named test_nothing_of_this_kind"):
         mutants.node_ids(["test_nothing_of_this_kind[paper]"])

@@ -197,7 +197,7 @@ def test_no_nan_is_lost_in_a_normalization() -> None:
         torch.testing.assert_close(fast[:, 10:], exact[:, 10:])
 
 
-def test_second_derivatives_are_those_of_the_formula() -> None:
+def test_second_derivatives_of_the_triton_kernels_are_those_of_the_formula() -> None:
     x, bias = random(1, 4, 5, 5, dtype=torch.float32), random(4, dtype=torch.float32)
     between = Pass(True, Lrn(alpha=0.1), Pool(), columns=2)
     norm = SpatialNorm(3, alpha=0.1)

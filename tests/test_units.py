@@ -201,7 +201,7 @@ def test_smoothing_keeps_the_sum_and_a_narrow_one_every_pixel() -> None:
         (["neighbours", "RUN", "--data", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_sentence(
+def test_mistakes_of_a_figure_of_units_are_one_sentence(
     arguments: list[str], says: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(run) if argument == "RUN" else argument for argument in arguments]
