@@ -776,6 +776,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
             'return "imagenet" if len(store.classes) == 1000 else "photographs"',
         ),
+        ("experiments/runner.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
         (
             "experiments/table.py",
             "if any(record.in_papers_setting for record in records):",
@@ -939,6 +940,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("diagnostics.py", "BLIND = 0.02", "BLIND = 0.5"),
         ("diagnostics.py", "if last.difference >= BLIND:", "if last.difference < BLIND:"),
         ("diagnostics.py", "apart / size", "size / apart"),
+    ],
+    "A network narrower than its recipe": [
+        (RECIPES, "PAPER_LAYERS, columns=2, scale_std=True", "PAPER_LAYERS, columns=2"),
+        (RECIPES, "lrn=Lrn(alpha=1e-4 / 5), scale_std=True", "lrn=Lrn(alpha=1e-4 / 5)"),
+        (PLAN, "layer.std / math.sqrt(architecture.width)", "layer.std / architecture.width"),
+        (PLAN, "layer.std is not None and not first", "layer.std is not None"),
     ],
     "A run that is interrupted anywhere": [
         ("train/setup.py", "velocity[name].copy_(tensor)", "velocity[name].zero_()"),
