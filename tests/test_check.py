@@ -7,7 +7,6 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -35,7 +34,7 @@ def part(name: str) -> Part:
 
 
 def test_what_is_missing_is_named_with_its_cost(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "kernels", lambda: None)
     monkeypatch.setattr(environment.util, "find_spec", lambda name: None)
@@ -85,9 +84,15 @@ def test_missing_and_full_folders_are_no_error(
     assert part("disk here") == Part("disk here", False, "0.0 GiB free in .")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert part("disk here").text == ". cannot be written"
-    monkeypatch.setattr(Path, "exists", Mock(side_effect=PermissionError(13, "Permission denied")))
-    unread = Part("disk", False, f"{tmp_path} cannot be read (Permission denied)")
-    assert environment._disk("disk", tmp_path) == unread
+    exists = Path.exists
+
+    def refused_here(path: Path, **options: bool) -> bool:
+        if path == Path():
+            raise PermissionError(13, "Permission denied")
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", refused_here)
+    assert part("disk here") == Part("disk here", False, ". cannot be read (Permission denied)")
 
 
 def test_packages_without_metadata_and_failing_drivers_are_no_error(

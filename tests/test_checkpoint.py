@@ -156,7 +156,7 @@ def test_header_of_another_form_is_refused_by_the_files_name(
 @pytest.mark.parametrize(
     "about", ["3", "[]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\u00ff{"]
 )
-def test_header_that_is_no_object_is_refused(small: Path, tmp_path: Path, about: str) -> None:
+def test_header_that_is_no_object_is_refused(tmp_path: Path, about: str) -> None:
     save_file(
         {"preprocess.mean": torch.zeros(8, 8, 3)}, tmp_path / "a.safetensors", {"about": about}
     )

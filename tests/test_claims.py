@@ -539,7 +539,7 @@ def test_rows_by_number_of_images_name_the_images_of_their_own_arms() -> None:
 
 
 def test_record_of_data_that_the_claim_left_costs_no_other(
-    recorded: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = raw("lrn-tiny-imagenet-desk")
     for content in (kept, kept | {"claim": "pretrain", "on": "photographs"}):

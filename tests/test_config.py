@@ -209,37 +209,43 @@ def test_invalid_values_are_refused(changes: dict[str, object], message: str) ->
         check(replace(recipes.paper(), **changes))  # type: ignore[arg-type]
 
 
+def check_network(architecture: Architecture) -> None:
+    check(replace(recipes.paper(), architecture=architecture, schedule=StepSchedule(1)))
+
+
 @pytest.mark.parametrize(
-    ("layers", "message"),
+    ("layers", "refuses", "message"),
     [
         (
             (
                 FullyConnected("fc1", 8, then=("activation", "spatial_norm")),
                 FullyConnected("fc2", 2),
             ),
+            plan,
             "fc1: spatial_norm needs maps, and a fully connected layer has units",
         ),
         (
             (FullyConnected("fc1", 8), Conv("conv2", 8, 1), FullyConnected("fc3", 2)),
+            plan,
             "conv2 needs maps, and fc1 before it is fully connected",
         ),
         (
             (Conv("norm1", 8, 3, then=("activation", "lrn")), FullyConnected("fc2", 2)),
+            plan,
             "norm1 names a layer and an operation of another",
         ),
         (
             (Conv("conv1", 8, 3), FullyConnected("fc_bn", 2)),
+            check_network,
             "a layer is called 'fc_bn'; a name may not end in _bn",
         ),
     ],
 )
-def test_layers_that_cannot_be_built_are_refused_with_the_config(
-    layers: tuple[Layer, ...], message: str
+def test_layers_that_cannot_be_built_are_refused(
+    layers: tuple[Layer, ...], refuses: Callable[[Architecture], object], message: str
 ) -> None:
-    architecture = Architecture(layers, input_px=16, columns=1)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        check(replace(recipes.paper(), architecture=architecture, schedule=StepSchedule(1)))
-        plan(architecture)
+        refuses(Architecture(layers, input_px=16, columns=1))
 
 
 def test_settings_without_effect_are_reported() -> None:

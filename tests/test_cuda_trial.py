@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from alexnet.environment import _kernels as timed_kernels
+from alexnet import native
+from alexnet.environment import parts
 from alexnet.ops import convolution, cuda_trial, linear, trial
 from alexnet.ops.cuda_trial import Way
 
@@ -27,6 +29,11 @@ def layer(channels: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randn(8, channels // columns, size, size)
 
 
+def timed_kernels() -> str:
+    """What `alexnet check` says of them."""
+    return next(part.text for part in parts() if part.name == "kernels")
+
+
 @pytest.fixture(autouse=True)
 def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[float]]:
     """The seconds that the next trials measure, in order; each needs as many as it has ways."""
@@ -36,6 +43,8 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[fl
         run()
         return measured.pop(0)
 
+    # They are loaded before, from the user's own cache.
+    native.kernels(), native.winograd(), native.arena()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     # On a card the CPU's ways are not timed.
     monkeypatch.setattr(trial, "_possible", lambda product: (trial.DIRECT,))
@@ -260,9 +269,10 @@ def test_check_shows_the_choices_of_this_card_alone(
     seconds: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert timed_kernels().text == "none timed: training on a CUDA card does it"
+    assert timed_kernels() == "none timed: training on a CUDA card does it"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert timed_kernels().text == "none timed on this card yet: training on it does so"
+    monkeypatch.setattr(torch.cuda, "get_device_name", Mock(side_effect=RuntimeError("no card")))
+    assert timed_kernels() == "none timed on this card yet: training on it does so"
     for channels, settings, times in ((6, CONV2, [2.0, 1.0]), (3, CONV1, [2.0, 1.0])):
         seconds += times
         x, weight = layer(channels, settings[2])
@@ -275,6 +285,6 @@ def test_check_shows_the_choices_of_this_card_alone(
     (tmp_path / "alexnet" / "cuda-trials" / "damaged.json").write_text("[")
     (tmp_path / "alexnet" / "cuda-trials" / "other.json").write_text("[1]")
     expected = "5 timed on this card: 2 column by column, 1 grouped, 2 in blocks"
-    assert timed_kernels().text == expected
+    assert timed_kernels() == expected
     monkeypatch.setattr(cuda_trial, "_card", lambda device: "a")
-    assert timed_kernels().text == "none timed on this card yet: training on it does so"
+    assert timed_kernels() == "none timed on this card yet: training on it does so"

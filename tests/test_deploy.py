@@ -140,7 +140,7 @@ def test_completion_without_a_shell_is_one_sentence(capsys: pytest.CaptureFixtur
 
 
 def test_the_python_of_deploy_md_runs_and_gives_what_the_trained_network_gives(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main(["export", str(run), "mine.onnx", "--with-preprocessing", "--crops", "ten"])

@@ -177,13 +177,6 @@ def test_full_disk_leaves_no_part_of_an_exported_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_figure_of_an_unknown_format_is_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = refused(capsys, "figure", "curves", run, "--out", tmp_path / "x.docx")
-    assert "x.docx has none of the suffixes ." in text
-
-
 def set_free(monkeypatch: pytest.MonkeyPatch, free: int, total: int = 10**12) -> None:
     usage = type("usage", (), {"free": free, "total": total})
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)

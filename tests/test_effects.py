@@ -467,7 +467,9 @@ def test_the_minimum_detectable_effect_is_found_four_times_in_five() -> None:
     effect = float(np.mean(distances))
     verdicts = [estimate(rng.normal(effect, 1, 5).tolist()).verdict for _ in range(2000)]
     share = np.mean([verdict == "same sign" for verdict in verdicts])
-    assert 0.75 < share < 0.92  # 0.8 if each sample had the true deviation
+    # 0.8 if each sample had the true deviation, and 0.755 with its own. The share of 2,000 samples
+    # has a deviation of 0.01 itself.
+    assert 0.75 < share < 0.8
 
 
 def test_holm_adjustment_matches_a_worked_example() -> None:

@@ -74,15 +74,6 @@ def test_ten_crop_probabilities_are_the_mean_of_ten_softmaxes(store: Path, run: 
     torch.testing.assert_close(got, total / 10, rtol=1e-4, atol=1e-6)
 
 
-def test_evaluate_reports_centre_and_ten_crops(store: Path, run: Path) -> None:
-    centre, ten = evaluate([run], store)
-    assert (centre.patches, ten.patches) == (1, 10)
-
-
-def test_ensemble_of_identical_runs_equals_one_run(store: Path, run: Path) -> None:
-    assert evaluate([run, run], store)[1].confusion == evaluate([run], store)[1].confusion
-
-
 def test_ensemble_that_no_process_computes_as_its_members_are_is_refused(
     store: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

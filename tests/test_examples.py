@@ -88,10 +88,12 @@ def test_plain_alexnet_starts_and_drops_as_the_paper_says() -> None:
         if ours.dim() == 1:
             assert torch.equal(ours, theirs), name
         else:
-            assert abs(float(theirs.detach().std()) - 0.01) < 5e-4, name
+            # The deviation of 35,000 draws of conv1 is known to 3.8e-5 of its own: five times that.
+            assert abs(float(theirs.detach().std()) - 0.01) < 2e-4, name
     dropped = plain.train().dropout(torch.ones(1000))
     assert set(dropped.tolist()) == {0.0, 1.0}
-    assert 400 < float(dropped.sum()) < 600
+    # Of 1,000 halves the sum has a deviation of 16: five times that.
+    assert 420 < float(dropped.sum()) < 580
     assert set(plain.eval().dropout(torch.ones(10)).tolist()) == {0.5}
 
 

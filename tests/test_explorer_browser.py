@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet import checkpoint, load, snapshots
 from alexnet.attribution import crop_answers, occlusion
 from alexnet.attribution.occlusion import squares
+from alexnet.data.loader import batches
 from alexnet.errors import RunError
 from alexnet.explorer import contents, page, runtime
 from alexnet.inference import predict, read_image, split_for
@@ -126,8 +127,8 @@ def test_example_has_the_numbers_of_its_stored_image(browser: Browser, trained: 
     browser.wait("explorer.current().name == 'example 2' && explorer.current().average")
     split = split_for(trained)
     number = contents.choose(split.labels, 24)[[1]]
-    (image,) = contents._stored(split, number)
-    check_values(browser, trained, torch.from_numpy(image)[None])
+    (batch,) = batches(split, number, 1)
+    check_values(browser, trained, batch.images)
 
 
 def test_normalization_and_occlusion_of_the_page_are_ours(

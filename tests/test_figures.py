@@ -460,7 +460,7 @@ def test_evaluate_tests_on_the_store_of_the_runs(
             common_store(runs)
 
 
-def test_foreign_files_are_named_and_not_called_damaged(run: Path, tmp_path: Path) -> None:
+def test_foreign_files_are_named_and_not_called_damaged(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("a.pth", "a.onnx", "a.npy", "a.safetensors", "b")}
     torch.save({"features.0.weight": torch.zeros(2)}, files["a.pth"])
     files["a.onnx"].write_bytes(b"\x08\x0a\x12\x07alexnet")

@@ -196,7 +196,7 @@ def test_fields_of_a_recipe_are_the_options_of_the_parser(
     """An option that the parser has and the check does not know would be refused."""
     monkeypatch.setenv("COLUMNS", "80")
     # One for each kind of layer and of schedule.
-    for name in ("original", "cifar_11", "fine_tuned", "paper"):
+    for name in ("original", "cifar_11", "fine_tuned", "paper", "modern"):
         text = printed(capsys, "summary", name, "--help-all")
         listed = set(re.findall(r"^[ │]+--([a-z][a-z0-9.-]*) ", text, re.MULTILINE)) - {"help"}
         assert listed

@@ -48,6 +48,23 @@ def slow_step(*arguments):
 loop.sgd_step = slow_step
 """
 RESUMES = 'main(["train", "--resume", sys.argv[1]])\n'
+WAITING_STEP = 20
+WAITS = f"""
+from pathlib import Path
+steps = []
+
+def waiting_step(*arguments):
+    # Its files tell the test that this step is reached, and the step that the test is ready.
+    steps.append(1)
+    here = Path(sys.argv[1]).parent
+    if len(steps) == {WAITING_STEP}:
+        (here / "reached").touch()
+        while not (here / "ready").exists():
+            time.sleep(0.01)
+    real(*arguments)
+
+loop.sgd_step = waiting_step
+"""
 BEGINS = """
 from alexnet.config import Parallel, StepSchedule
 from tests.conftest import tiny
@@ -281,19 +298,20 @@ def test_single_process_saves_its_progress_when_the_store_vanishes(
     for folder in (run, undisturbed):
         folder.mkdir()
         write_config(folder, config)
-    (tmp_path / "program.py").write_text(PROGRAM + RESUMES)
+    (tmp_path / "program.py").write_text(PROGRAM + WAITS + RESUMES)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | server.environment
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
-    until((run / "last.safetensors").exists, "the end of the first epoch", process)
-    time.sleep(5 * STEP_S)
+    until((tmp_path / "reached").exists, f"step {WAITING_STEP} of the training", process)
     server.end()
+    (tmp_path / "ready").touch()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert f"alexnet: {BUCKET} " in errors
     assert errors.endswith(f"; continue with: alexnet train --resume {run}\n")
-    assert 15 < checkpoint.read(run).about["position"]["step"] < 30
+    # The feed has read some batches ahead.
+    assert WAITING_STEP <= checkpoint.read(run).about["position"]["step"] < 30
     server.begin()
     for folder in (run, undisturbed):
         subprocess.run(

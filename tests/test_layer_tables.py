@@ -38,6 +38,11 @@ FULLY_CONNECTED = {"fc6": 37_748_736, "fc7": 16_777_216, "fc8": 4_096_000}
 Counts = dict[str, int]
 
 
+def page() -> str:
+    """The page that counts the parameters of the paper's network."""
+    return (Path(__file__).parents[1] / "docs" / "where-60-million.md").read_text()
+
+
 def added(names_and_counts: list[tuple[str, int]]) -> Counts:
     """Multiply-adds by layer; the columns of a layer are added."""
     counts: Counts = {}
@@ -149,8 +154,10 @@ def test_every_format_has_the_papers_multiply_adds(
     assert sum(CONVOLUTIONS_DENSE.values()) == 1_076_634_144
 
 
-def test_published_files_of_the_simulators_count_another_network() -> None:
+def test_page_has_the_counts_of_the_published_files_of_the_simulators() -> None:
     """The sizes are those of the files that the simulators' repositories carry, November 2026."""
+    rows = [[cell.strip() for cell in line.split("|")] for line in page().splitlines()]
+    counts = {row[1].split(",")[0]: row[2] for row in rows if len(row) == 5}
     # NVlabs/timeloop, scripts/cnn_layers.py: (W, H, C, N, K, S, R, Wpad, Hpad, Wstride, Hstride).
     # conv2, conv4 and conv5 see all maps: it is our table without columns.
     timeloop = (
@@ -160,18 +167,18 @@ def test_published_files_of_the_simulators_count_another_network() -> None:
         (13, 384, 384, 3, 1, 1),
         (13, 384, 256, 3, 1, 1),
     )
-    total = sum(
+    dense_sum = sum(
         ((side + 2 * pad - size) // stride + 1) ** 2 * size**2 * maps * kernels
         for side, maps, kernels, size, pad, stride in timeloop
     )
-    assert total == sum(CONVOLUTIONS_DENSE.values()) == 1_076_634_144
+    assert dense_sum == sum(CONVOLUTIONS_DENSE.values())
+    assert counts["Timeloop"] == f"{dense_sum:,}"
     # scalesim-project/scale-sim-v2, topologies/conv_nets/alexnet.csv: no groups and no padding, so
     # that conv2 gives 23x23 and conv3 to conv5 11x11.
-    rows = ["", "Conv1,224,224,11,11,3,96,4,", "Conv2,27,27,5,5,96,256,1,"]
-    rows += ["Conv3,13,13,3,3,256,384,1,", "Conv4,13,13,3,3,384,384,1,"]
-    assert sum(scalesim_counts("\n".join([*rows, "Conv5,13,13,3,3,384,256,1,"])).values()) == (
-        805_118_496
-    )
+    lines = ["", "Conv1,224,224,11,11,3,96,4,", "Conv2,27,27,5,5,96,256,1,"]
+    lines += ["Conv3,13,13,3,3,256,384,1,", "Conv4,13,13,3,3,384,384,1,"]
+    lines += ["Conv5,13,13,3,3,384,256,1,"]
+    assert counts["SCALE-Sim"] == f"{sum(scalesim_counts(chr(10).join(lines)).values()):,}"
     # maestro-project/maestro, validation/eyeriss/alexnet_rs_validation.m: (K, C, R, Y, stride) with
     # N = 4. All kernels at half the maps: the work of the groups, and our numbers.
     maestro = (
@@ -183,17 +190,20 @@ def test_published_files_of_the_simulators_count_another_network() -> None:
     )
     products = [k * c * r * r * ((y - r) // s + 1) ** 2 for k, c, r, y, s in maestro]
     assert products == list(CONVOLUTIONS.values())
+    assert counts["MAESTRO"] == f"{sum(products):,} for each of its 4 images"
     # KULeuven-MICAS/zigzag, zigzag/inputs/workload/alexnet.onnx: (kernels, maps of a group, size,
     # output). Its groups are the paper's; conv1 sees 224 pixels without padding.
     zigzag = ((96, 3, 11, 54), (256, 48, 5, 26), (384, 256, 3, 12), (384, 192, 3, 12))
     zigzag += ((256, 192, 3, 12),)
     assert (224 - 11) // 4 + 1 == 54
-    assert sum(k * c * s * s * o * o for k, c, s, o in zigzag) == 595_938_432
+    assert counts["ZigZag"] == f"{sum(k * c * s * s * o * o for k, c, s, o in zigzag):,}"
     # stanford-mast/nn_dataflow, nn_dataflow/nns/alex_net.py: (maps, kernels, output, size) of each
     # of two columns. Right, too.
     columns = ((3, 48, 55, 11), (48, 128, 27, 5), (256, 192, 13, 3), (192, 192, 13, 3))
     columns += ((192, 128, 13, 3),)
     assert [2 * c * k * o * o * s * s for c, k, o, s in columns] == list(CONVOLUTIONS.values())
+    ours = f"{sum(CONVOLUTIONS.values()):,}"
+    assert counts["nn_dataflow"] == counts["here"] == ours
 
 
 def test_scalesim_says_beside_the_file_what_the_file_cannot(
@@ -225,14 +235,13 @@ def test_locally_connected_layer_and_unknown_format_are_refused(
 
 
 def test_page_about_60_million_has_the_numbers_of_the_plan() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "where-60-million.md").read_text()
     architecture = recipes.paper().architecture
     with_columns, without = (
         [op for op in plan(each) if op.op == "linear"]
         for each in (architecture, dense(architecture))
     )
     rows = {}
-    for line in page.splitlines():
+    for line in page().splitlines():
         cells = [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
         if len(cells) == 7:
             rows[cells[0]] = cells[2:]
@@ -263,4 +272,4 @@ def test_page_about_60_million_has_the_numbers_of_the_plan() -> None:
     work = sum(op.multiply_adds for op in with_columns[:5])
     quoted = (f"{weights:,}", f"{of_connected:,}", share, f"{work:,}", f"{150_528 + 659_272:,}")
     for number in quoted:
-        assert number.replace("%", " %") in page, number
+        assert number.replace("%", " %") in page(), number

@@ -208,7 +208,7 @@ def test_train_val_and_test_folders_are_three_splits(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_a_split_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_split_can_be_left_out(tmp_path: Path) -> None:
     layouts.kaggle(tmp_path / "set")
     main(["prepare", str(tmp_path / "set"), str(tmp_path / "store"), "--splits", "train"])
     assert list(Store(tmp_path / "store").manifest["splits"]) == ["train"]
@@ -505,9 +505,7 @@ def test_names_that_are_not_utf8_are_written_in_letters(tmp_path: Path) -> None:
         find(str(tmp_path / "table"))
 
 
-def test_failing_stream_of_the_hub_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_stream_of_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     streams = layouts.streams()
     monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: streams)
     train = find(HUB).splits[0]

@@ -42,6 +42,7 @@ from alexnet.train.metrics import read_metrics
 from tests import conftest
 from tests.commands import refused
 from tests.conftest import tiny_architecture
+from tests.runs import same_bits, stopped_after
 from tests.small_stores import folder_of
 
 
@@ -82,12 +83,15 @@ def test_folder_becomes_a_tested_run_with_its_page(images: Path, tmp_path: Path)
     assert "<svg" in (run / "report.html").read_text()
 
 
-def test_store_lies_beside_the_splits_of_its_images_if_at_all(images: Path) -> None:
+def test_store_lies_beside_the_splits_of_its_images_if_at_all(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("train", "val"):
         shutil.copytree(images, images.parent / "set" / name)
-    main(["prepare", str(images.parent / "set"), str(images.parent / "set" / "store")])
-    with pytest.raises(SystemExit):
-        main(["prepare", str(images.parent / "set"), str(images.parent / "set/train/store")])
+    folder = images.parent / "set"
+    main(["prepare", str(folder), str(folder / "store")])
+    sentence = refused(capsys, "prepare", folder, folder / "train" / "store")
+    assert f"would lie among the images of {folder / 'train'}; " in sentence
 
 
 def test_number_of_epochs_that_is_the_recipes_own_is_kept(
@@ -124,11 +128,13 @@ def test_another_recipe_is_trained_on_a_folder(images: Path, tmp_path: Path) -> 
     assert (run / "report.html").is_file()
 
 
-def test_same_command_goes_on_and_then_trains_no_more(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "mine"
-    first = train_on(str(images), run, tiny)
+def test_same_command_goes_on_and_then_trains_no_more(images: Path, tmp_path: Path) -> None:
+    run, undisturbed = tmp_path / "mine", tmp_path / "undisturbed"
+    first = train_on(str(images), undisturbed, tiny)
+    with stopped_after(3):
+        train_on(str(images), run, tiny)
+    assert train_on(str(images), run, tiny) == first
+    assert same_bits(run, undisturbed)
     assert train_on(str(images), run, tiny) == first
     assert len(read_metrics(run, "epoch")) == 2
 
@@ -302,13 +308,12 @@ def test_what_was_left_out_is_said_and_a_wrong_setting_comes_before_it(
     assert f"skipped {shapes.CLASSES[0]}/empty.jpg: not an image" in capsys.readouterr().err
 
 
-def test_hostile_name_of_an_image_does_not_reach_the_terminal(
+def test_hostile_name_of_an_image_that_is_trained_on_does_not_reach_the_terminal(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in (images, images / shapes.CLASSES[0]):
         (folder / "a\x1b[2J.png").touch()
-    source = sources.find(str(images))
-    own_images._prepare(source, tmp_path / "store", tiny(recommended(50)))
+    train_on(str(images), tmp_path / "mine", tiny)
     printed = capsys.readouterr().err
     assert printed.count("a?[2J.png") == 2
     assert "\x1b" not in printed

@@ -53,7 +53,7 @@ def test_error_that_comes_again_is_said_once(
         assert capsys.readouterr().err == ""
 
 
-def test_what_may_pass_is_tried_again(attempt: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_may_pass_is_tried_again(attempt: object) -> None:
     assert attempt(0, BusyError("a")) == 2  # type: ignore[operator]
     with pytest.raises(RuntimeError):
         attempt(1, RuntimeError("a bug or a lost rank"))  # type: ignore[operator]

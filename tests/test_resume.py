@@ -85,7 +85,7 @@ def test_new_settings_of_a_finished_run_wait_for_a_new_length(
 
 
 def test_lengthened_run_goes_on_with_the_schedule_of_a_new_run_of_that_length(
-    store: Path, copied_run: Path, capsys: pytest.CaptureFixture[str]
+    copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The drop moves from the third epoch to the fifth, so the fourth has the first rate again."""
     before = read_config(copied_run)
@@ -200,9 +200,7 @@ def read_config_of(store: Path) -> Config:
 
 
 @pytest.mark.parametrize("minutes", [0.0, 10.0])
-def test_weights_that_are_not_finite_are_never_saved(
-    store: Path, copied_run: Path, minutes: float, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_are_not_finite_are_never_saved(copied_run: Path, minutes: float) -> None:
     """The loss of the step before the save is finite; its update makes the weights infinite."""
     write_config(copied_run, replace(read_config(copied_run), checkpoint_minutes=minutes))
     before = (copied_run / "last.safetensors").read_bytes()
@@ -235,8 +233,7 @@ def test_training_says_once_how_long_it_will_take(
         for _ in range(15):
             bar.advance(10)
     lines = [line for line in capsys.readouterr().err.splitlines() if "in all" in line]
-    assert len(lines) == 1
-    assert re.fullmatch(r"about \d+ (s|min) in all at \d+ images/s", lines[0])
+    assert lines == ["about 6 min in all at 3 images/s"]
     assert [duration(s) for s in (40, 720, 9000, 86400 * 3)] == [
         "40 s",
         "12 min",

@@ -617,7 +617,7 @@ def test_hostile_sides_end_in_one_sentence(name: str, content: bytes, tmp_path: 
         read(tmp_path / name)
 
 
-def test_means_of_other_shapes_are_refused(one_column: Path, tmp_path: Path) -> None:
+def test_means_of_other_shapes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mean.npy"
     for shape in ((2, 3, 8, 8), (0, 3, 8, 8), (3, 8, 9), (3, 0, 0), (), (4,)):
         np.save(path, np.zeros(shape, np.float32))

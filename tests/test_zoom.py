@@ -125,7 +125,8 @@ def test_zoom_depends_on_the_epoch_and_leaves_the_other_draws_alone() -> None:
     assert zoomed.sides is not None and later.sides is not None
     assert (zoomed.sides != later.sides).any()
     areas = zoomed.sides.prod(0) / INPUT**2
-    assert areas.mean() == pytest.approx(0.75, abs=0.03)
+    # The mean of 500 areas, uniform from 0.5 to 1, has a deviation of 0.0065: three times that.
+    assert areas.mean() == pytest.approx(0.75, abs=3 * 0.0065)
 
 
 def test_chunks_share_a_zoomed_crop() -> None:
@@ -141,11 +142,13 @@ def test_the_published_random_resized_crop_is_a_range_of_zooms() -> None:
     assert drawn.sides is not None
     height, width = drawn.sides
     assert height.max() == width.max() == STORED
-    # A side of a nearly square crop of the whole image is cut off at the border.
-    assert (height * width).mean() / STORED**2 == pytest.approx(0.54, abs=0.03)
+    # A side of a nearly square crop of the whole image is cut off at the border, which takes half a
+    # percent. The mean of 5,000 shares has a deviation of 0.004: three times that.
+    assert (height * width).mean() / STORED**2 == pytest.approx(0.535, abs=3 * 0.004)
     only_larger = sample(Augment(zoom_to=1.5), 200)
     assert only_larger.sides is not None
-    assert (only_larger.sides.prod(0) >= INPUT**2 - 1e-9).mean() > 0.9
+    # Cut off at the border or not, none is smaller than the input.
+    assert (only_larger.sides.prod(0) >= INPUT**2 - 1e-9).all()
 
 
 @pytest.mark.parametrize("most", [0.5, 4.5, math.nan])
