@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,10 +27,12 @@ from alexnet.data.arrow import (
     write_arrow_file,
 )
 from alexnet.data.image import decode
+from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
-from alexnet.data.storage import LocalStorage
+from alexnet.data.storage import LocalStorage, StoreLost
 from alexnet.data.store import Store
 from alexnet.errors import DataError
+from alexnet.files import file_sha256
 from tests.small_stores import SMALL, without_index
 
 
@@ -152,3 +157,149 @@ def test_the_manifest_is_json_anyone_can_read(store: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["format"] == 2
     assert manifest["settings"]["size_px"] == 40
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A copy of the store, to be damaged."""
+    shutil.copytree(store, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change_manifest(copy: Path, path: str, value: object) -> None:
+    """Replace the entry of the manifest at a path such as `splits/train/images`."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    *parents, last = path.split("/")
+    node = manifest
+    for parent in parents:
+        node = node[int(parent) if isinstance(node, list) else parent]
+    node[int(last) if isinstance(node, list) else last] = value
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("classes", None),
+        ("classes", ["a", 3]),
+        ("classes", ["\ud800"]),
+        ("words", ["one"]),
+        ("settings", []),
+        ("settings/size_px", 10**400),
+        ("settings/size_px", True),
+        ("covariance", [[1, 0], [0, 1]]),
+        ("covariance/1/2", float("nan")),
+        ("mean_sha256", 3),
+        ("splits", []),
+        ("splits", {}),
+        ("splits", {"../train": {"shards": [], "images": 0}}),
+        ("splits/train", 3),
+        ("splits/train/shards", {}),
+        ("splits/train/shards/0/file", "../../secret"),
+        ("splits/train/shards/0/file", ".."),
+        ("splits/train/shards/0/file", ".hidden"),
+        ("splits/train/shards/0/bytes", -1),
+        ("splits/train/shards/0/images", -1),
+        ("splits/train/shards/0/images", 10**9),
+        ("splits/train/shards/0/sha256", "0"),
+        ("splits/train/images", 61),
+        ("splits/train/index", {"file": "/etc/passwd", "bytes": 1, "sha256": "0" * 64}),
+    ],
+)
+def test_manifest_that_cannot_be_used_is_refused(copy: Path, path: str, value: object) -> None:
+    change_manifest(copy, path, value)
+    with pytest.raises(
+        DataError, match=r"copy/manifest\.json is damaged.*; prepare the store again"
+    ):
+        Store(copy)
+
+
+@pytest.mark.parametrize("value", [["ten", *"abcdefghi"], []])
+def test_manifest_without_its_checksum_is_refused(copy: Path, value: object) -> None:
+    """Other names of classes fit the store as well; only the checksum shows that they are wrong."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"classes": value}))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
+        Store(copy)
+    del manifest["sha256"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
+        Store(copy)
+    changed_format = manifest | {"format": 1, "sha256": "0" * 64}
+    (copy / "manifest.json").write_text(json.dumps(changed_format))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged: it does not have the"):
+        Store(copy)
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    assert Store(copy).classes == manifest["classes"], "stores of version 0.2 are still read"
+
+
+@pytest.mark.parametrize("text", ["3", "[]", "[" * 100_000, "{}", "\ud800"])
+def test_manifest_that_is_no_object_is_refused(copy: Path, text: str) -> None:
+    (copy / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(DataError, match=r"copy/manifest\.json is damaged; prepare the store again"):
+        Store(copy)
+
+
+def test_damaged_mean_image_is_refused(copy: Path) -> None:
+    """Its checksum protects it, and also what the checksum of a forged manifest confirms."""
+    file = copy / "mean.npy"
+    data, mean = bytearray(file.read_bytes()), np.load(file)
+    data[len(data) // 2] ^= 1
+    with pytest.raises(DataError, match=r"copy/mean\.npy is missing or damaged"):
+        file.write_bytes(data)
+        _ = Store(copy).statistics
+    for wrong in (mean[:3], mean.astype(np.int64), mean * np.inf, np.array(["a"]), None):
+        if wrong is None:
+            file.write_bytes(b"\x93NUMPY")
+        else:
+            np.save(file, wrong)
+        change_manifest(copy, "mean_sha256", file_sha256(file))
+        with pytest.raises(DataError, match=r"copy/mean\.npy is missing or damaged"):
+            _ = Store(copy).statistics
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: replace(index, labels=index.labels + 10),
+        lambda index: replace(index, labels=index.labels.astype(np.int32)),
+        lambda index: replace(index, labels=index.labels[1:]),
+        lambda index: replace(index, begins=index.begins[::-1].copy()),
+        lambda index: replace(index, begins=index.begins + 10**9),
+        lambda index: replace(index, begins=index.begins - 10**9),
+        lambda index: replace(index, names=index.names[:, ::-1].copy()),
+        lambda index: replace(index, names=index.names + 10**9),
+        lambda index: None,
+    ],
+)
+def test_index_that_leads_out_of_its_files_is_refused(
+    copy: Path, change: Callable[[Index], Index | None]
+) -> None:
+    file = copy / "train" / "index.npz"
+    index = change(Index.from_bytes(file.read_bytes()))
+    file.write_bytes(b"PK\x03\x04" if index is None else index.to_bytes())
+    change_manifest(copy, "splits/train/index/sha256", file_sha256(file))
+    with pytest.raises(DataError, match=r"copy/train/index\.npz is missing or damaged"):
+        Store(copy).split("train")
+
+
+def test_file_of_a_store_that_was_cut_after_opening_is_lost(copy: Path) -> None:
+    split = Store(copy).split("train")
+    for file in (copy / "train").glob("*.arrow"):
+        os.truncate(file, 100)
+    for read in (lambda: split.encoded(0), lambda: split.name(0)):
+        with pytest.raises(StoreLost, match=r"data-00000\.arrow cannot .* shorter than it was"):
+            read()
+
+
+def test_damaged_names_are_refused_by_the_name_of_their_file(copy: Path) -> None:
+    split = Store(copy).split("train")
+    file = copy / "train" / "data-00000.arrow"
+    data = bytearray(file.read_bytes())
+    begin, end = split._index.names[0].tolist()
+    for place in (begin, begin + 3, end - 12):
+        damaged = data.copy()
+        damaged[place] = 0xFF
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"data-00000\.arrow is missing or damaged"):
+            Store(copy).split("train").name(0)
