@@ -40,8 +40,10 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.ops import trial
 from alexnet.train.loop import fit
+from tests.claim_records import RECORDS
 
 if TYPE_CHECKING:
+    from alexnet.experiments.records import Record
     from tests.s3 import Server
 
 # Of an example Hypothesis allows 200 ms, which a busy machine does not keep. A GPU machine may lack
@@ -180,6 +182,15 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied_run(run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, which a test may change."""
     return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[Record]:
+    """The records of claims that the project keeps."""
+    # Imported here: it needs SciPy, whose import would cost every rank of a test a second.
+    from alexnet.experiments import records
+
+    return records.read(RECORDS)
 
 
 RECIPES = [getattr(recipes, name) for name in recipes.__all__]
