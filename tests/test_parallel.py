@@ -301,7 +301,7 @@ def stopped_after_an_epoch(run: Path, there: Path) -> None:
 
 
 def furthest(run: Path, other: Path) -> float:
-    """The largest difference of weights and velocities, or a hundredth of that of the losses."""
+    """The largest difference of weights and velocities, or a tenth of that of the losses."""
     ours, theirs = checkpoint.read(run), checkpoint.read(other)
     of_tensors = [
         (mine[name] - tensor).abs().flatten()
@@ -309,15 +309,16 @@ def furthest(run: Path, other: Path) -> float:
         for name, tensor in its.items()
     ]
     of_losses = [
-        abs(mine[key] - its[key]) / 100
+        abs(mine[key] - its[key]) / 10
         for mine, its in zip(read_metrics(run, "epoch"), read_metrics(other, "epoch"), strict=True)
         for key in ("epoch", "train_loss", "val_loss")
     ]
     return float(torch.cat((*of_tensors, torch.tensor(of_losses))).max())
 
 
-TOLERANCE = 1e-5
-"""A step rounds weights near 0.1 to 1e-8 in float32, and twelve steps make that 1e-6 at most."""
+TOLERANCE = 1e-6
+"""A step rounds weights near 0.1 to 1e-8 in float32, and twelve steps make that 1e-7 at most; 3e-8
+were measured. A loss near 2.4 is rounded to 1e-7, and its mean over an epoch differed by 3e-7."""
 
 
 @pytest.fixture(scope="module")
