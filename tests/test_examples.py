@@ -191,7 +191,8 @@ def test_quantised_network_is_smaller_and_answers_nearly_the_same(
     assert code == 0, output
     printed = re.search(r"largest change of a probability: (.*)$", output, re.MULTILINE)
     assert printed is not None
-    assert 0 < float(printed[1]) < 0.1
+    # Measured: 0.003, of probabilities near a tenth.
+    assert 0 < float(printed[1]) < 0.01
     assert re.search(r"^float32 +\d\.\d\d MB  top-1 error \d", output, re.MULTILINE)
     assert re.search(r"^int8 +\d\.\d\d MB  top-1 error \d", output, re.MULTILINE)
     model = onnx.load(out)
