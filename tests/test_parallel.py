@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ from alexnet.distributed.mesh import Mesh, destroy_mesh, init_mesh, layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
 from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import read_metrics
+from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metrics
 from alexnet.train.sgd import Gradient, ParamHyper, sgd_step, zero_velocity
 from benchmarks.cost import Layout, Machine, collectives, payload_bytes, predict
 from tests import traffic
@@ -298,6 +299,27 @@ def stopped_after_an_epoch(run: Path, there: Path) -> None:
     shutil.copytree(run, there)
     config = read_config(there)
     write_config(there, replace(config, schedule=replace(config.schedule, epochs=3)))
+
+
+def named_late() -> str:
+    """What a rank says of an image of rank 1 that was infinite in the step before the last."""
+    net = ShardedNetwork(tiny_architecture(), 0, init_mesh(Parallel(hybrid=True)))
+    metrics = StepMetrics(net, TrainState(), late=1)
+    x, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
+    x[net.mesh.world.index] = math.inf if net.mesh.world.index else 0
+    metrics.add(x, *net.loss(x, labels, 4), 4, False, False)
+    try:
+        # The last batch of the epoch is smaller.
+        metrics.add(x[:1] * 0, *net.loss(x[:1] * 0, labels[:1], 2), 2, False, False)
+    except NotFinite as error:
+        return str(error)
+    finally:
+        destroy_mesh()
+    return "nothing"
+
+
+def test_an_activation_of_another_rank_and_an_earlier_step_is_named() -> None:
+    assert on_ranks(2, named_late) == ["step 0: the output of conv1.linear is not finite"] * 2
 
 
 def furthest(run: Path, other: Path) -> float:

@@ -28,6 +28,7 @@ from alexnet.config import (
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.device import allow_tf32, resolve
+from alexnet.distributed import collectives
 from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
@@ -182,7 +183,7 @@ def test_metrics_of_several_ranks_copy_nothing_from_the_host(
         sent.append(values.tolist())
         return values
 
-    monkeypatch.setattr(train_metrics, "all_sum", all_sum)
+    monkeypatch.setattr(collectives, "all_sum", all_sum)
     metrics, (loss, wrong) = StepMetrics(net, TrainState(), late=1), torch.tensor([2.0, 3.0])
     with RecordedNames() as names:
         metrics.add(loss, loss, wrong, 4, True, False)
@@ -200,7 +201,7 @@ def test_ranks_write_one_checkpoint_for_a_request_that_is_read_late(
     """On a GPU the other ranks read a request to save after the next step."""
     net, state = ShardedNetwork(tiny_architecture(), 0, ALONE), TrainState()
     net.mesh = Mesh(world=Group((0, 1)))
-    monkeypatch.setattr(train_metrics, "all_sum", lambda values, group: values)
+    monkeypatch.setattr(collectives, "all_sum", lambda values, group: values)
     metrics, loss = StepMetrics(net, state, late=1), torch.tensor(1.0)
     saved_at: list[int] = []
     for state.step in range(8):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alexnet.distributed.mesh import Group
+from alexnet.distributed.mesh import Group, Mesh
 
 # PyTorch 2.13 renamed both.
 _gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -23,6 +23,35 @@ def all_sum(x: torch.Tensor, group: Group) -> torch.Tensor:
     if group.size > 1:
         dist.all_reduce(x, group=group.handle)
     return x
+
+
+def sum_with_requests(values: torch.Tensor, mesh: Mesh, stop: bool, save: bool) -> torch.Tensor:
+    """Sum the values of a step over all ranks, and with them the requests to stop and to save.
+
+    The requests travel in the same collective, so that agreeing costs no further one. `granted`
+    reads them; in a single process there are none.
+
+    Args:
+        values: One number each; ranks that share the units computed the same ones.
+        stop, save: Whether this rank wants to stop, and to save. Only the first rank's clock
+            decides when to save.
+
+    Returns:
+        The sums, followed by the two requests.
+    """
+    if mesh.world.size == 1:
+        return values
+    # The same loss must enter the sum once.
+    counted = values if mesh.units.index == 0 else torch.zeros_like(values)
+    # Filled on the device, because a copy from the host would wait for the step.
+    requests = [values.new_full((1,), wish) for wish in (stop, save and mesh.first)]
+    return all_sum(torch.cat([counted, *requests]), mesh.world)
+
+
+def granted(requests: list[float]) -> tuple[bool, bool]:
+    """Whether to stop and whether to save, from the sums that follow the values of a step."""
+    stop, save = requests
+    return stop > 0, save > 0
 
 
 def begin_sum(x: torch.Tensor, group: Group) -> tuple[torch.Tensor, dist.Work | None]:

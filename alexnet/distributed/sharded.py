@@ -252,6 +252,22 @@ class ShardedNetwork(Network):
             logits = logits.chunk(mesh.data.size)[mesh.data.index]
         return logits
 
+    def activations(
+        self,
+        images: torch.Tensor,
+        dropout_key: DropoutKey | None = None,
+        global_size: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute this rank's part of every intermediate value; see `Network.activations`.
+
+        Args:
+            global_size: Number of images on all ranks together. None: every rank has the same
+                number of images.
+        """
+        equal = len(images) * self.mesh.data.size
+        self._layout.global_size = equal if global_size is None else global_size
+        return super().activations(images, dropout_key)
+
     def loss(
         self,
         images: torch.Tensor,

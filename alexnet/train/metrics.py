@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alexnet.distributed.collectives import all_sum
+from alexnet.distributed.collectives import all_sum, granted, sum_with_requests
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.files import naming, parse_json, write_whole
@@ -112,16 +112,8 @@ class StepMetrics:
         Raises:
             NotFinite: A loss that was read now is not finite.
         """
-        mesh = self._net.mesh
         values = torch.stack([loss.detach(), num_wrong])  # in the dtype of the loss
-        if mesh.world.size > 1:
-            # Ranks that share the units computed the same loss; it must enter the sum once.
-            counted = values if mesh.units.index == 0 else torch.zeros_like(values)
-            # The requests travel in the same collective, so that agreeing costs no further one.
-            # Only the first rank's clock decides when to save.
-            # Filled on the device, because a copy from the host would wait for the step.
-            requests = [values.new_full((1,), wish) for wish in (stop, save and mesh.first)]
-            values = all_sum(torch.cat([counted, *requests]), mesh.world)
+        values = sum_with_requests(values, self._net.mesh, stop, save)
         copied, event = values.to("cpu", non_blocking=values.is_cuda), None
         if values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -154,9 +146,9 @@ class StepMetrics:
             # One call for all values: each call would copy from a tensor once more.
             loss, errors, *requests = values.tolist()
             if requests:
-                self._agreed = requests[0] > 0, requests[1] > 0
+                self._agreed = granted(requests)
             if not math.isfinite(loss):
-                raise NotFinite(_which_tensor(self._net, x, step), step=step)
+                raise NotFinite(_which_tensor(self._net, x, batch_size, step), step=step)
             self._state.loss_sum += loss * batch_size
             self._state.errors += int(errors)
             self._state.images += batch_size
@@ -188,14 +180,19 @@ def weight_fault(net: ShardedNetwork) -> str | None:
 
 
 @torch.no_grad()
-def _which_tensor(net: ShardedNetwork, x: torch.Tensor, step: int) -> str:
-    """Name the first tensor that is not finite: a weight, else an activation, else the loss."""
+def _which_tensor(net: ShardedNetwork, x: torch.Tensor, batch_size: int, step: int) -> str:
+    """Name the first tensor that is not finite: a weight, else an activation, else the loss.
+
+    All ranks name the same activation, whichever of them has the image or the map at fault.
+    """
     if (name := weight_fault(net)) is not None:
         return f"step {step}: {name} is not finite since the last update"
     with evaluation_mode(net):
-        activations = net.activations(x)
-    for name, value in activations.items():
-        if not torch.isfinite(value).all():
+        activations = net.activations(x, global_size=batch_size)
+    faults = torch.stack([~value.isfinite().all() for value in activations.values()])
+    counts = all_sum(faults.float(), net.mesh.world).tolist()
+    for name, count in zip(activations, counts, strict=True):
+        if count:
             return f"step {step}: the output of {name} is not finite"
     return f"step {step}: the loss is not finite, though every weight and activation is"
 
