@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable
 
@@ -17,6 +19,11 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 def terminal_width() -> int:
     """The number of columns to write: those of the terminal, at most `WIDEST`."""
     return min(WIDEST, shutil.get_terminal_size().columns)
+
+
+def discard_stdout() -> None:
+    """Discard what is printed from now on, where the reader of stdout has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def wrapped(text: str, first: str = "", rest: str = "") -> list[str]:

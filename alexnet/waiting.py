@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -66,14 +67,14 @@ def _watch(statistics: Path, others_s: Callable[[], float], stop: threading.Even
     """Switch between spinning and yielding by the load, until `stop` is set."""
     surplus, quiet = _SleepingThreads(), 0
     try:
-        now_ns, waited_ns, used_s = time.monotonic_ns(), _waited_ns(statistics), others_s()
+        before = _Load.now(statistics, others_s)
         while not stop.wait(PERIOD_S):
+            now = _Load.now(statistics, others_s)
             # This thread waits for a core as well, so the period may be longer.
-            before_ns, waited_before_ns, used_before_s = now_ns, waited_ns, used_s
-            now_ns, waited_ns, used_s = time.monotonic_ns(), _waited_ns(statistics), others_s()
-            period_ns = now_ns - before_ns
-            share = (waited_ns - waited_before_ns) / period_ns
-            others = (used_s - used_before_s) * 1e9 / period_ns > OTHERS
+            period_ns = now.time_ns - before.time_ns
+            share = (now.waited_ns - before.waited_ns) / period_ns
+            others = (now.used_s - before.used_s) * 1e9 / period_ns > OTHERS
+            before = now
             quiet = 0 if others and share >= FREE else quiet + 1
             if others and share > CONTENDED:
                 surplus.start()
@@ -83,6 +84,18 @@ def _watch(statistics: Path, others_s: Callable[[], float], stop: threading.Even
         pass
     finally:
         surplus.end()
+
+
+class _Load(NamedTuple):
+    """What the clocks of the load show at one moment."""
+
+    time_ns: int
+    waited_ns: int
+    used_s: float
+
+    @classmethod
+    def now(cls, statistics: Path, others_s: Callable[[], float]) -> _Load:
+        return cls(time.monotonic_ns(), _waited_ns(statistics), others_s())
 
 
 def _waited_ns(statistics: Path) -> int:

@@ -493,6 +493,16 @@ def test_a_reader_that_has_left_is_not_an_error(arguments: str, unbuffered: str)
     assert (completed.returncode, completed.stderr) == (0, "")
 
 
+def test_closed_stdout_is_not_an_error() -> None:
+    completed = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m alexnet --version >&-', sys.executable],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (completed.returncode, completed.stderr) == (0, "")
+
+
 def test_an_error_keeps_its_exit_code_where_the_reader_has_left() -> None:
     """The text before it is still in the buffer of stdout."""
     program = """

@@ -23,7 +23,7 @@ from alexnet.checkpoint import write_config
 from alexnet.cli.train import parse_train
 from alexnet.config import Parallel
 from alexnet.config_checks import check
-from alexnet.distributed import heartbeat, mesh
+from alexnet.distributed import heartbeat, launch, mesh
 from alexnet.train import loop
 from tests.commands import printed
 from tests.conftest import tiny
@@ -164,6 +164,21 @@ def test_documented_launch_commands_are_valid() -> None:
             config = parse_train(recipe, arguments).config
             check(config)
             mesh.check_layout(config, 8 if config.parallel.columns == 1 else 2)
+
+
+def test_single_rank_goes_on_with_what_its_launch_began_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count of restarts says neither who began a run nor that another machine has left."""
+    store = dist.HashStore()
+    monkeypatch.setattr(launch, "launch_store", lambda timeout_s: store)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    (tmp_path / "config.json").touch()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not launch.begun_before(mesh.ALONE, tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    launch.note_begun(mesh.ALONE, tmp_path)
+    assert launch.begun_before(mesh.ALONE, tmp_path)
 
 
 @pytest.mark.slow

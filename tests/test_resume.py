@@ -16,8 +16,8 @@ from rich.console import Console
 from alexnet import checkpoint, progress
 from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import main
-from alexnet.config import Config, Plateau, Sgd, StepSchedule, scaled
-from alexnet.errors import ConfigError
+from alexnet.config import Config, Parallel, Plateau, Sgd, StepSchedule, scaled
+from alexnet.errors import ConfigError, RunError
 from alexnet.progress import Progress, duration
 from alexnet.train import loop
 from alexnet.train.loop import fit, resume
@@ -115,6 +115,41 @@ def test_new_learning_rate_holds_from_the_checkpoint_and_is_saved(
     assert [line["lr"] for line in read_metrics(run, "change")] == [0.0005]
     # The line of the epoch that had no batch left shows a speed all the same.
     assert all(line["images_per_s"] > 0 for line in read_metrics(run, "epoch"))
+
+
+def test_change_that_is_stopped_before_the_training_is_logged_when_it_is_made_again(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two, resident images are decoded for minutes."""
+    before = read_config(copied_run)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "training_source", stopped)
+        resume(copied_run, epochs=4)
+    assert read_config(copied_run) == before
+    resume(copied_run, epochs=4)
+    assert [line["epochs"] for line in read_metrics(copied_run, "change")] == [4]
+
+
+def test_single_process_keeps_the_timeout_of_a_run_of_ranks(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it is how long a store may be silent."""
+    config = read_config(copied_run)
+    write_config(copied_run, replace(config, parallel=Parallel(columns=2, timeout_s=7)))
+    joined: list[Parallel] = []
+
+    def join(parallel: Parallel, device: str) -> None:
+        joined.append(parallel)
+        raise RunError("enough")
+
+    monkeypatch.setattr(loop, "init_mesh", join)
+    with pytest.raises(RunError, match="enough"):
+        resume(copied_run)
+    assert joined == [Parallel(timeout_s=7)]
 
 
 def test_same_settings_change_nothing(store: Path, run: Path, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +77,84 @@ def test_stopped_run_resumes_bit_for_bit(
     resume(tmp_path / "run")
     assert same_bits(tmp_path / "run", run)
     assert numbers(tmp_path / "run") == numbers(run)
+
+
+def test_second_signal_acts_at_once_in_a_single_process_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What stops all processes of a launch reaches a rank twice: directly, and by torchrun."""
+    acted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: acted.append(number))
+    try:
+        for world, at_once in (("1", 1), ("2", 0)):
+            monkeypatch.setenv("WORLD_SIZE", world)
+            with loop._stop_signals() as received:
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            assert (len(received), len(acted)) == (2 - at_once, at_once)
+            acted.clear()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None:
+    """As Ctrl-C is in a background job of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with loop._stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_training_goes_on_where_the_reader_of_its_lines_has_left(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        fit(tiny(store, schedule=StepSchedule(2)), tmp_path / "run")
+    assert checkpoint.read(tmp_path / "run").about["position"]["epoch"] == 2
+
+
+def test_ranks_that_diverged_wait_for_the_one_that_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun would end it, in the middle of reading the checkpoint, as soon as one has ended."""
+    events: list[str] = []
+
+    def mend(*_: object) -> str:
+        events.append("mend")
+        return "go on"
+
+    monkeypatch.setattr(loop, "watch_ranks", lambda *_: nullcontext())
+    monkeypatch.setattr(loop, "_mend", mend)
+    monkeypatch.setattr(loop, "barrier", lambda mesh: events.append("barrier"))
+    for rank, expected in ((0, ["mend", "barrier"]), (1, ["barrier"])):
+        net = SimpleNamespace(mesh=Mesh(world=Group((0, 1), rank)))
+        setup: Any = SimpleNamespace(config=tiny(tmp_path), net=net)
+        with pytest.raises(NotFinite, match="a loss"), loop._explained(setup, tmp_path):
+            raise NotFinite("a loss")
+        assert events == expected
+        events.clear()
+
+
+def test_each_rank_validates_its_part_of_a_batch_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def measure(nets: object, split: object, crop: object, batch: int, *_: object) -> Any:
+        sizes.append(batch)
+        return SimpleNamespace(loss=1.0)
+
+    monkeypatch.setattr(loop, "measure", measure)
+    net = SimpleNamespace(mesh=Mesh(data=Group((0, 1))))
+    setup: Any = SimpleNamespace(config=tiny(tmp_path), splits=(None, None), tested=net, net=net)
+    loop._validate(setup, None, 1, 0)  # type: ignore[arg-type]
+    assert sizes == [8]
 
 
 def test_signal_handlers_are_restored_after_a_run(store: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError, nearest, unknown
 from alexnet.program import command
-from alexnet.terminal import entry, printable, wrapped
+from alexnet.terminal import discard_stdout, entry, printable, wrapped
 
 VERBS = (
     "demo",
@@ -131,10 +131,12 @@ def _reader_may_leave() -> Iterator[None]:
         try:
             yield
         finally:
-            # Python flushes it once more when it exits, and would report the error there.
-            sys.stdout.flush()
+            # Python flushes it once more when it exits, and would report the error there. It is
+            # None where the caller has closed it.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         # What had already failed keeps its exit code.
         if isinstance(error.__context__, SystemExit):
             raise error.__context__ from None

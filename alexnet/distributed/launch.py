@@ -48,8 +48,10 @@ def check_same_on_all_ranks(
     """
     if mesh.world.size == 1:
         return make()
-    made, problem, digest = None, None, ""
+    made: T | None = None
+    problem: str | None = None
     kind: type[Exception] = MeshError
+    digest = ""
     try:
         made = make()
         digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
@@ -89,7 +91,8 @@ def begun_before(mesh: Mesh, run: Path) -> bool:
     """
     if not mesh.first:
         answers = [False]
-    elif mesh.world.size > 1 and agent_serves():
+    # A single rank of torchrun, too: others may have left it.
+    elif agent_serves():
         answers = [launch_store(STORE_S).check([_begun(run)])]
     else:
         # The store of an earlier start has ended with its first rank.
@@ -102,7 +105,7 @@ def begun_before(mesh: Mesh, run: Path) -> bool:
 
 def note_begun(mesh: Mesh, run: Path) -> None:
     """Let `begun_before` know after a restart that these ranks began a run."""
-    if mesh.first and mesh.world.size > 1:
+    if mesh.first and (mesh.world.size > 1 or agent_serves()):
         launch_store(STORE_S).set(_begun(run), "")
 
 

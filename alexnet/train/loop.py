@@ -12,8 +12,8 @@ import math
 import signal as signals
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,7 @@ from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.progress import Progress
+from alexnet.terminal import discard_stdout
 from alexnet.train import graph_step
 from alexnet.train.changes import change_settings, changes_in_words, continued
 from alexnet.train.checkpoints import Checkpoints, saved_without_store
@@ -193,7 +194,9 @@ def resume(
         changed = replace(changed, device=device_type(device))
     # Not saved: the run returns to its own device where there is one.
     device_now = device or device_here(changed.device)
-    parallel = parallel or (changed.parallel if is_distributed() else Parallel())
+    if parallel is None:
+        alone = Parallel(timeout_s=changed.parallel.timeout_s)
+        parallel = changed.parallel if is_distributed() else alone
     config = replace(resolve(replace(changed, device=device_now)), parallel=parallel)
     mesh = init_mesh(parallel, device_now)
     with ExitStack() as held:
@@ -215,13 +218,24 @@ def resume(
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
             setup = replace(setup, config=replace(config, schedule=schedule))
-        changed, messages = _accepted(run, saved, changed, config.device, state, lr)
-        if mesh.first and changed != saved:
-            write_config(run, changed)
-        # On another device the learning rate and the schedule are what they were.
-        retuned = replace(changed, device=saved.device) != saved
+        accepted, messages = _accepted(run, saved, changed, config.device, state, lr)
+
+        def note_change(log: RunLog) -> None:
+            # On another device the learning rate and the schedule are what they were.
+            if replace(accepted, device=saved.device) != saved:
+                log.write(
+                    "change",
+                    state.step,
+                    epoch=state.epoch,
+                    lr=accepted.sgd.lr,
+                    epochs=accepted.schedule.epochs,
+                )
+            # At the same moment as its line in the log: once it is saved, it is no change any more.
+            if mesh.first and accepted != saved:
+                write_config(run, accepted)
+
         with _explained(setup, run):
-            return _train(setup, run, velocity, state, messages, retuned)
+            return _train(setup, run, velocity, state, messages, note_change)
 
 
 def _read_trained_config(run: Path) -> Config:
@@ -296,7 +310,12 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
                     "with a smaller --sgd.batch"
                 ) from error
     except NotFinite as error:
-        raise NotFinite(error.what, _mend(setup.config, run, error.step)) from error
+        # All ranks come here. Those that print nothing wait for the first, which reads the
+        # checkpoint: torchrun ends it as soon as another one ends.
+        mend = _mend(setup.config, run, error.step) if mesh.first else ""
+        with suppress(RuntimeError):
+            barrier(mesh)
+        raise NotFinite(error.what, mend) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -337,15 +356,16 @@ def _train(
     velocity: dict[str, torch.Tensor],
     state: TrainState,
     messages: list[str],
-    changed: bool = False,
+    note_change: Callable[[RunLog], None] | None = None,
 ) -> dict[str, Any]:
     """Train from `state` to the end of the schedule.
 
     Args:
         messages: Lines to print before the first step.
-        changed: Whether the learning rate or the schedule differ from those before `state`.
+        note_change: Saves and logs the new settings of a resumed run, directly before the training.
     """
-    config, store, (train, val), net = setup.config, setup.store, setup.splits, setup.net
+    config, net = setup.config, setup.net
+    store, (train, val) = setup.store, setup.splits
     only_deterministic(config.deterministic)
     allow_tf32(config.precision)
     messages = [*messages, *choose_products(setup)]
@@ -371,8 +391,8 @@ def _train(
     # To stderr, because stdout has one line for each epoch.
     for line in messages:
         print(line, file=sys.stderr)
-    if changed:
-        log.write("change", state.step, epoch=state.epoch, lr=sgd.lr, epochs=schedule.epochs)
+    if note_change is not None:
+        note_change(log)
     metrics: dict[str, Any] = {}
     # Validating an image takes a third of a training step: forward, without the two products of
     # the backward pass. Without a first step the end of the training needs no forecast.
@@ -403,7 +423,8 @@ def _train(
             # The first call also records the graph.
             if graph is not None:
                 graph.set_hyper(hyper)
-            epoch_began_s, waited_s, images_before = time.perf_counter(), 0.0, state.images
+            epoch_began_s, images_before = time.perf_counter(), state.images
+            waited_s = 0.0
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
             # On a GPU a batch is copied while the step before it is computed.
             feed = epoch_batches(
@@ -486,13 +507,18 @@ def _train(
                 "elapsed_s": elapsed_s,
             }
             log.write("epoch", state.step, **metrics)
-            _print_epoch(metrics, schedule.epochs)
 
             # State of the next epoch, and the checkpoints. The state is advanced first: a resumed
             # run then begins with the next epoch.
             state.plateau = after_epoch(schedule, state.plateau, result.top1_error)
             state.next_epoch()
             checkpoints.save_epoch(metrics)
+            # After the checkpoint, and without an error where the reader of stdout has left: the
+            # training goes on.
+            try:
+                _print_epoch(metrics, schedule.epochs)
+            except BrokenPipeError:
+                discard_stdout()
     if mesh.first:
         _write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.
@@ -554,7 +580,9 @@ def _validate(setup: Setup, preprocess: Preprocess, workers: int, step: int) -> 
     """
     config, (_, val) = setup.config, setup.splits
     nets, crop = [(setup.tested, preprocess)], centre(config.augment)
-    result = measure(nets, val, crop, config.sgd.batch, workers, setup.net.mesh)
+    # Each rank measures as many images at once as it trains on.
+    batch = config.sgd.batch // setup.net.mesh.data.size
+    result = measure(nets, val, crop, batch, workers, setup.net.mesh)
     if not math.isfinite(result.loss):
         raise NotFinite(f"step {step}: the validation loss is not finite", step=step)
     return result
@@ -592,18 +620,23 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
 def _stop_signals() -> Iterator[list[int]]:
     """Yield a list that receives the signal's number on Ctrl-C or SIGTERM.
 
-    The first signal only asks for a stop after the current step; a second one acts immediately.
+    The first signal only asks for a stop after the current step; a second one acts immediately,
+    except with several ranks. A signal that the process was started to ignore, such as Ctrl-C in a
+    background job of a script, stays ignored.
     """
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         received.append(number)
-        signals.signal(number, before[number])
+        # What stops all processes of a launch reaches a rank twice: once more from torchrun.
+        if not is_distributed():
+            signals.signal(number, before[number])
 
     before: dict[int, Any] = {}
     try:
         for number in (int(signals.SIGINT), int(signals.SIGTERM)):
-            before[number] = signals.signal(number, note)
+            if signals.getsignal(number) != signals.SIG_IGN:
+                before[number] = signals.signal(number, note)
     except ValueError:  # Python delivers signals to the main thread only, and this is another one
         pass
     try:
