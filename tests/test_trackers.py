@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alexnet.errors import ConfigError, RunError
+from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train.loop import fit
 from alexnet.train.metrics import RunLog, read_metrics
 from tests.conftest import tiny
@@ -133,6 +133,17 @@ def test_no_tracker_is_asked_without_the_variable(
     monkeypatch.setenv("ALEXNET_TRACKERS", "mlflow,comet")
     with pytest.raises(ConfigError, match="names 'comet'; the trackers are mlflow and wandb"):
         write(tmp_path)
+
+
+def test_wrong_tracker_is_refused_before_the_run_is_begun(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    for name, message in (("comet", "names 'comet'"), ("mlflow", "needs mlflow")):
+        monkeypatch.setenv("ALEXNET_TRACKERS", name)
+        with pytest.raises(AlexNetError, match=message):
+            fit(tiny(store), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 class BrokenTracker:

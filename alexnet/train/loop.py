@@ -85,6 +85,7 @@ from alexnet.train.sgd import (
     zero_velocity,
 )
 from alexnet.waiting import yielding
+from alexnet.train.trackers import named_trackers
 
 SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
@@ -139,6 +140,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             if mesh.first:
                 check_room(run, setup.config, store.size_px)
             if mesh.first and not locks_first:
+                named_trackers()
                 held.enter_context(run_lock(run))
                 # Another process may have begun the same run, and even ended it, in between.
                 check_empty(run)

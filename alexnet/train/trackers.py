@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import util
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,18 +36,12 @@ def trackers(run: Path) -> list[Tracker]:
         ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
         RunError: It names one that is not installed, or cannot be opened.
     """
-    named = os.environ.get("ALEXNET_TRACKERS", "").replace(",", " ").split()
-    known: dict[str, Callable[[Path], Tracker]] = {"mlflow": MlFlow, "wandb": WeightsAndBiases}
-    for name in named:
-        if name not in known:
-            raise ConfigError(
-                f"ALEXNET_TRACKERS names {name!r}; the trackers are {' and '.join(known)}"
-            )
+    named = named_trackers()
     board = _tensorboard(run)
     opened = [] if board is None else [board]
     for name in named:
         try:
-            opened.append(known[name](run))
+            opened.append(KNOWN[name](run))
         except Exception as error:  # Each library has its own.
             for tracker in opened:
                 with suppress(Exception):
@@ -58,6 +53,26 @@ def trackers(run: Path) -> list[Tracker]:
                 "without it"
             ) from error
     return opened
+
+
+def named_trackers() -> list[str]:
+    """Return the names in ALEXNET_TRACKERS.
+
+    Raises:
+        ConfigError: It names a tracker that does not exist.
+        RunError: It names one that is not installed.
+    """
+    named = os.environ.get("ALEXNET_TRACKERS", "").replace(",", " ").split()
+    for name in named:
+        if name not in KNOWN:
+            raise ConfigError(
+                f"ALEXNET_TRACKERS names {name!r}; the trackers are {' and '.join(KNOWN)}"
+            )
+    for name in named:
+        # Not by importing it, which takes seconds.
+        if sys.modules.get(name) is None and util.find_spec(name) is None:
+            raise RunError(not_installed(f"ALEXNET_TRACKERS={name}", name))
+    return named
 
 
 def _tensorboard(run: Path) -> Tracker | None:
@@ -89,10 +104,8 @@ class MlFlow:
     """
 
     def __init__(self, run: Path) -> None:
-        try:
-            from mlflow import MlflowClient
-        except ImportError:
-            raise RunError(not_installed("ALEXNET_TRACKERS=mlflow", "mlflow")) from None
+        from mlflow import MlflowClient
+
         # A database, since newer versions of MLflow refuse to write to a plain folder.
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve()}/mlflow.db"
         client = self._client = MlflowClient(uri)
@@ -118,10 +131,8 @@ class WeightsAndBiases:
     """Weights & Biases, offline unless WANDB_MODE says otherwise; `wandb sync` sends the run."""
 
     def __init__(self, run: Path) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise RunError(not_installed("ALEXNET_TRACKERS=wandb", "wandb")) from None
+        import wandb
+
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "alexnet",
             name=run.resolve().name,
@@ -137,3 +148,7 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+# The library of each has the same name.
+KNOWN: dict[str, Callable[[Path], Tracker]] = {"mlflow": MlFlow, "wandb": WeightsAndBiases}
