@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 
@@ -72,6 +73,38 @@ def test_a_rank_that_has_not_begun_is_not_silent(monkeypatch: pytest.MonkeyPatch
     store = Store(0, living=(0, 2))
     del store.values["beat/1"]
     assert errors_of(monkeypatch, store) == []
+
+
+class SuspendedStore(Store):
+    """All ranks are suspended at the fifth heartbeat; the others go on three heartbeats later."""
+
+    def set(self, key: str, value: str) -> None:
+        living, count = self.living, int(value)
+        if count == 5:
+            time.sleep(0.3)
+        if 5 <= count < 8:
+            self.living = ()
+        super().set(key, value)
+        self.living = living
+
+
+def test_ranks_that_were_suspended_together_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors_of(monkeypatch, SuspendedStore(0, living=(0, 1, 2)), lasts_s=1) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_full_disk_of_the_first_rank_gets_no_second_sentence(
+    monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """A rank other than the first prints none of its own, so that another one has to name it."""
+    store = Store(rank, living=(0, 1, 2))
+    monkeypatch.setattr(heartbeat, "start_store", lambda start, timeout_s: store)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        watch_ranks(Mesh(Group((0, 1, 2), rank)), "continue with: it"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert ("reported" in store.values) == (rank == 0)
 
 
 def test_only_a_users_mistake_takes_the_place_of_a_traceback(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from alexnet import cli
 from alexnet.cli import main
-from alexnet.errors import BusyError, RunError
+from alexnet.cli.arguments import stoppable
+from alexnet.distributed import restart
+from alexnet.distributed.heartbeat import RankLost
+from alexnet.distributed.mesh import is_distributed
+from alexnet.errors import AlexNetError, BusyError, DataError, RunError
 from alexnet.train.metrics import NotFinite
+from tests.commands import printed
 
 
 @pytest.fixture
@@ -22,11 +30,10 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(number))
         monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
         (tmp_path / "run").mkdir(exist_ok=True)
 
         def verb(arguments: list[str]) -> None:
-            from alexnet.cli.arguments import stoppable
-
             with stoppable():
                 if error is not None:
                     raise error
@@ -61,3 +68,67 @@ def test_what_may_pass_is_tried_again(attempt: object) -> None:
     # A rank that has not printed the message must not keep rank 0 from saying it.
     assert attempt(0, RunError("b"), rank=1) == 2  # type: ignore[operator]
     assert attempt(1, None) == 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("cause", "reports", "comes_again"),
+    [
+        (DataError("an image is damaged"), True, True),
+        (DataError("an image is damaged"), False, False),
+        (BusyError("the ranks did not meet"), True, False),
+        (RuntimeError("connection closed"), True, False),
+    ],
+)
+def test_mistake_during_a_training_is_remembered_by_the_rank_that_says_it(
+    cause: Exception,
+    reports: bool,
+    comes_again: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0" / "1" / "error.json"))
+    lost = RankLost("rank 1: a mistake", reports)
+    with pytest.raises(Ended), stoppable():
+        raise lost from cause
+    memory = tmp_path / "alexnet.exit"
+    assert (memory.read_text() if memory.exists() else None) == ("1" if comes_again else None)
+
+
+def test_other_programs_may_use_the_names_of_the_variables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for rank in ("1", "a"):
+        monkeypatch.setenv("RANK", rank)
+        assert printed(capsys, "--version").startswith("alexnet ")
+        with restart.launched():
+            print("here")
+        assert capsys.readouterr().out == "here\n"
+    for size in ("", "all", "1"):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        assert restart.is_first()
+        assert not is_distributed()
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "said"), [("0", "0", ""), ("1", "1", ""), ("8", "0", "alexnet: no\n")]
+)
+def test_mistake_of_another_machine_is_said_by_its_first_rank(
+    rank: str,
+    local_rank: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "__stderr__", screen := io.StringIO())
+    for name, value in (("RANK", rank), ("LOCAL_RANK", local_rank), ("WORLD_SIZE", "16")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(AlexNetError), restart.heard_on_each_machine():
+        raise RunError("no")
+    assert screen.getvalue() == said

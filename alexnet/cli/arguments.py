@@ -16,7 +16,8 @@ from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import help_page, switches_of, understood, wants_help
 from alexnet.config import Config
 from alexnet.data.storage import as_url, is_url
-from alexnet.errors import AlexNetError, unknown
+from alexnet.distributed.restart import remember
+from alexnet.errors import AlexNetError, BusyError, unknown
 from alexnet.program import command
 
 
@@ -108,6 +109,10 @@ class stoppable:
         if isinstance(error, RankLost):
             if error.reports:
                 print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
+            # torchrun would start the ranks again, and the mistake would be made again.
+            mistake = isinstance(error.__cause__, AlexNetError)
+            if error.reports and mistake and not isinstance(error.__cause__, BusyError):
+                remember(1)
             # Not sys.exit: threads inside a collective operation wait for the lost rank for ever.
             os._exit(1)
         if isinstance(error, Interrupted | NotFinite):

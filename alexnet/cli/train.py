@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +34,7 @@ from alexnet.cli.settings import (
     with_full_help,
 )
 from alexnet.config import Config, scaled
+from alexnet.distributed.restart import heard_on_each_machine, is_first
 from alexnet.errors import AlexNetError, nearest, unknown
 from alexnet.program import command
 from alexnet.saved_config import read_file
@@ -124,7 +124,7 @@ def train(arguments: list[str]) -> None:
 
 def _print_next(run: Path) -> None:
     """Say what can be done with a trained run; of several processes the first one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         lines = [
             f"test it with its recipe's crops: {command('evaluate', run)}",
             f"make a page about it:            {command('report', run)}",
@@ -242,7 +242,8 @@ def _resume(arguments: list[str]) -> None:
     with stoppable():
         # None is not the same as the saved layout: with None, a single process resumes a run that
         # was saved by several ranks.
-        parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
+        with heard_on_each_machine():
+            parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
         loop.resume(r.resume, parallel, r.epochs, r.lr, r.device)
     destroy_mesh()
     _finish(r.resume)

@@ -82,6 +82,11 @@ def watch_ranks(mesh: Mesh, advice: str, raises: bool = True) -> Iterator[None]:
         if isinstance(error, StoreLost):
             message += f"; {advice}"
         raise RankLost(message, heartbeat.reports_first()) from error
+    except OSError:
+        # Such as a full disk, of which the first rank prints a sentence of its own.
+        if mesh.first:
+            heartbeat.reports_first()
+        raise
     except RuntimeError as error:
         # PyTorch raises it for a closed connection and after a timeout, but also for bugs: those
         # keep their traceback, because no rank is silent then.
@@ -162,7 +167,10 @@ class _Heartbeat:
         return [store.get(key).decode() if store.check([key]) else "never" for key in keys]
 
     def _beat(self) -> None:
-        count, changed_s = 0, dict.fromkeys(self._world.ranks, time.monotonic())
+        count = 0
+        # Counted in heartbeats of this rank and not in seconds: where all ranks were suspended, the
+        # first to wake would take the others for lost.
+        unchanged = dict.fromkeys(self._world.ranks, 0)
         counts: list[str] = []
         while not self._stopped.wait(BEAT_S):
             count += 1
@@ -173,12 +181,12 @@ class _Heartbeat:
                 before, counts = counts, self._counts(self._store)
             except (dist.DistError, RuntimeError):
                 return  # The store is gone, and the next collective operation will fail.
-            now_s = time.monotonic()
             for rank in self._world.ranks:
+                unchanged[rank] += 1
                 # A rank that never began has not begun to be silent: the start has its own timeout.
                 if not before or counts[rank] != before[rank] or counts[rank] == "never":
-                    changed_s[rank] = now_s
-            silent = [rank for rank, last_s in changed_s.items() if now_s - last_s > SILENT_S]
+                    unchanged[rank] = 0
+            silent = [rank for rank, beats in unchanged.items() if beats * BEAT_S > SILENT_S]
             if silent and not self._stopped.is_set():
                 _end(self.lost(silent, self._advice))
 

@@ -19,6 +19,7 @@ from alexnet.config import Config, Parallel
 from alexnet.data.loader import Share
 from alexnet.device import device_type
 from alexnet.distributed.rendezvous import agent_serves, launch_store, meet
+from alexnet.distributed.restart import world_size
 from alexnet.errors import MeshError
 
 
@@ -76,7 +77,7 @@ ALONE = Mesh()
 
 def is_distributed() -> bool:
     """Whether torchrun, or a program that sets the same variables, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return world_size() > 1
 
 
 def layout(world: int, columns: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -160,7 +161,7 @@ def init_mesh(parallel: Parallel, device: str = "cpu") -> Mesh:
                 f"torchrun --nproc-per-node {parallel.columns} -m alexnet train ..."
             )
         return Mesh(hybrid=parallel.hybrid)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world = int(os.environ["RANK"]), world_size()
     data, columns = layout(world, parallel.columns)
     timeout = timedelta(seconds=parallel.timeout_s)
     begins = not dist.is_initialized()

@@ -15,10 +15,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from alexnet.errors import BusyError
+from alexnet.errors import AlexNetError, BusyError
+from alexnet.files import write_whole
 
 FINAL_CODES = (1, 2)
 """Exit codes of errors that come again: a loss that is not finite, and wrong arguments."""
+
+
+def world_size() -> int:
+    """Number of processes of the launch: 1 unless torchrun, or a program like it, started several.
+
+    Other programs, such as those that schedule jobs, may give the variable another meaning.
+    """
+    count = os.environ.get("WORLD_SIZE", "")
+    return int(count) if count.isdecimal() and int(count) > 1 else 1
+
+
+def is_first() -> bool:
+    """Whether this process prints and remembers: rank 0, or the only one."""
+    return world_size() == 1 or int(os.environ["RANK"]) == 0
 
 
 def restarted() -> bool:
@@ -43,17 +58,41 @@ def launched() -> Iterator[None]:
         # Rank 0 alone remembers: it has printed the message, and torchrun ends it when another rank
         # ends first. A process that kept the run busy may be gone at the next attempt.
         passes = isinstance(error.__context__, BusyError)
-        speaks = int(os.environ.get("RANK", "0")) == 0
-        if error.code in FINAL_CODES and speaks and not passes and memory is not None:
-            # Without it the error is only said more than once.
-            with suppress(OSError):
-                memory.write_text(str(error.code))
+        if error.code in FINAL_CODES and is_first() and not passes:
+            remember(int(error.code))
+        raise
+
+
+def remember(code: int) -> None:
+    """Let the ranks of this machine end at once, with this exit code, when they are started again.
+
+    For an error that comes again, by the rank that has printed it.
+    """
+    memory = _memory()
+    if memory is not None:
+        # Without it the error is only said more than once.
+        with suppress(OSError, AlexNetError):
+            write_whole(memory, str(code).encode())
+
+
+@contextmanager
+def heard_on_each_machine() -> Iterator[None]:
+    """Print a mistake that only the ranks of another machine may see, such as a missing file.
+
+    The ranks other than 0 are silent, and rank 0 would wait for them and only know that they have
+    not come. Therefore the first rank of every other machine prints it.
+    """
+    try:
+        yield
+    except AlexNetError as error:
+        if os.environ.get("LOCAL_RANK") == "0" and not is_first():
+            print(f"alexnet: {error}", file=sys.__stderr__, flush=True)
         raise
 
 
 def only_rank_zero_prints() -> None:
     """Silence the ranks other than 0, except for the traceback of an uncaught exception."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         return
     # Not closed: Python flushes both streams when the process ends.
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)

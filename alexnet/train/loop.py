@@ -51,6 +51,7 @@ from alexnet.distributed.launch import (
     note_begun,
 )
 from alexnet.distributed.mesh import init_mesh, is_distributed
+from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import Result, centre, measure
@@ -84,8 +85,8 @@ from alexnet.train.sgd import (
     update_average,
     zero_velocity,
 )
-from alexnet.waiting import yielding
 from alexnet.train.trackers import named_trackers
+from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
@@ -139,8 +140,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             setup = set_up(resolve(with_classes(config, store)), store, mesh)
             if mesh.first:
                 check_room(run, setup.config, store.size_px)
-            if mesh.first and not locks_first:
                 named_trackers()
+            if mesh.first and not locks_first:
                 held.enter_context(run_lock(run))
                 # Another process may have begun the same run, and even ended it, in between.
                 check_empty(run)
@@ -190,7 +191,8 @@ def resume(
         DataError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
     """
     run = Path(run_dir)
-    saved = _read_trained_config(run)
+    with heard_on_each_machine():
+        saved = _read_trained_config(run)
     changed = change_settings(saved, epochs, lr)
     if device is not None:
         changed = replace(changed, device=device_type(device))
