@@ -375,8 +375,8 @@ class Config:
     """Number of threads that decode images. 0: the training thread decodes. None: on CUDA the cores
     of the process but one, at most 16; elsewhere 2, because the device is the cores."""
     resident: bool = False
-    """Decode all training images once, into the memory of the device. They must fit into it: 197 KB
-    for an image of 256 pixels."""
+    """Decode all training images once, into the memory of the device: 197 KB for an image of 256
+    pixels. Where they do not fit, they are decoded in every epoch, with a warning."""
     gpu_decoding: bool = False
     """Decode the JPEGs of the training split on the CUDA GPU, by torchcodec (the extra `gpu`).
     Their pixels differ from those that a CPU decodes: in rounding, and more at colored edges."""

@@ -108,6 +108,5 @@ def check_fits(wanted: int, available: int, memory: str) -> None:
     if wanted > LARGEST_SHARE * available:
         raise ConfigError(
             f"resident: the training images take {wanted / 1e9:.1f} GB, more than "
-            f"{LARGEST_SHARE:.0%} of the {available / 1e9:.1f} GB of {memory}; train without "
-            "--resident"
+            f"{LARGEST_SHARE:.0%} of the {available / 1e9:.1f} GB of {memory}"
         )

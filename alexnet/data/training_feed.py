@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,7 @@ from alexnet.data.gpu_decoding import GpuDecodedSplit, decodes_on_gpu
 from alexnet.data.loader import Batch, Indices, Share, batches
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split
+from alexnet.errors import ConfigError
 
 Source = Split | ResidentSplit | GpuDecodedSplit
 
@@ -22,12 +24,19 @@ def training_source(config: Config, split: Split, device: torch.device, workers:
     Args:
         workers: Number of threads that read or decode.
 
+    Resident images that do not fit into the memory of this machine are decoded in every epoch, with
+    a warning: the batches are the same.
+
     Raises:
-        ConfigError: As `ResidentSplit` and `GpuDecodedSplit` do.
+        ConfigError: As `GpuDecodedSplit` does.
         DataError, StoreLost: As `loader.batches` does.
     """
     if config.resident:
-        return ResidentSplit(split, device, workers)
+        try:
+            return ResidentSplit(split, device, workers)
+        except ConfigError as error:
+            print(f"warning: {error}; they are decoded in every epoch", file=sys.stderr)
+            return split
     if decodes_on_gpu(config):
         return GpuDecodedSplit(split, device, workers)
     return split
