@@ -15,7 +15,7 @@ from alexnet.config import (
     StepSchedule,
 )
 from alexnet.errors import ConfigError
-from alexnet.saved_config import MOST_INT
+from alexnet.saved_config import MOST_INT, from_dict, to_dict
 
 
 def check(config: Config) -> None:
@@ -29,6 +29,8 @@ def check(config: Config) -> None:
     _check_augment(config)
     _check_learning(config)
     _check_layers(config)
+    # What a run could not read again from its config.json: NaN, numbers that are too large.
+    from_dict(Config, to_dict(config))
 
 
 def _check_lower_bounds(config: Config) -> None:
@@ -159,6 +161,8 @@ def without_effect(config: Config) -> list[str]:
     sentences = _too_late(config.schedule)
     if config.init_layers and not config.init:
         sentences.append("init_layers is set, but without init all layers begin at random weights")
+    if config.precision == "tf32" and config.device in ("cpu", "mps"):
+        sentences.append(f"precision is tf32, but {config.device} computes in float32")
     if config.gpu_decoding and config.device in ("cpu", "mps"):
         sentences.append(f"gpu_decoding is on, but {config.device} decodes no JPEGs")
     if config.resident and config.gpu_decoding:

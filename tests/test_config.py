@@ -202,6 +202,10 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
             {"architecture": replace(recipes.paper().architecture, width=float("inf"))},
             "architecture.width is inf; it must be finite",
         ),
+        ({"schedule": Plateau(min_delta=float("nan"))}, "schedule.min_delta is NaN; it must be a"),
+        ({"schedule": StepSchedule(9, until_error=float("nan"))}, "until_error is NaN"),
+        ({"schedule": StepSchedule(10**20)}, "schedule.epochs is a number of 67 bits; that is too"),
+        ({"snapshots": 2**63}, "snapshots is a number of 64 bits; that is too large"),
     ],
 )
 def test_invalid_values_are_refused(changes: dict[str, object], message: str) -> None:
@@ -285,6 +289,10 @@ def test_later_settings_without_effect_are_reported() -> None:
         augment=replace(base.augment, mixup=0.2),
         sgd=replace(base.sgd, batch=1),
     )
+    for device in ("cpu", "mps", "cuda"):
+        tf32 = without_effect(replace(base, device=device, precision="tf32"))
+        expected = f"precision is tf32, but {device} computes in float32"
+        assert tf32 == ([] if device == "cuda" else [expected])
     assert [sentence.split(" ")[0] for sentence in without_effect(config)] == [
         "augment.mixup",
         "architecture.batch_norm",
