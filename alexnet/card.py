@@ -24,7 +24,7 @@ from alexnet.data.image import centre_square
 from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
 from alexnet.errors import RunError
 from alexnet.evaluation import TOP5_CLASSES, Result, crops_name, says_top5
-from alexnet.files import parse_json, write_whole
+from alexnet.files import in_turn, parse_json, write_whole
 from alexnet.model import Network
 from alexnet.provenance import describe
 from alexnet.trained import Trained, load
@@ -75,30 +75,32 @@ def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequen
     Raises:
         RunError: The run or its list of evaluations is damaged.
     """
-    known = evaluations(run)
-    for result in results:
-        (sha256,) = result.weights_sha256
-        # The same test again takes the place of the first one.
-        same = {"sha256": sha256, "store": store, "split": split, "patches": result.patches}
-        known = [about for about in known if not same.items() <= about.items()]
-        top5 = f", top-5 {result.top5_error:.2%}" if says_top5(result) else ""
-        known.append(
-            {
-                "sha256": sha256,
-                "data": data,
-                "store": store,
-                "split": split,
-                "images": result.images,
-                "patches": result.patches,
-                "loss": result.loss,
-                "top1_error": result.top1_error,
-                "top5_error": result.top5_error,
-                "in_words": crops_name(result) + top5,
-            }
-        )
-    lines = "".join(f"{json.dumps(evaluation)}\n" for evaluation in known)
-    write_whole(run / EVALUATIONS, lines.encode())
-    write_card(run)
+    # Two evaluations of one run at the same time would each write what it has read.
+    with in_turn(run / f".{EVALUATIONS}.lock"):
+        known = evaluations(run)
+        for result in results:
+            (sha256,) = result.weights_sha256
+            # The same test again takes the place of the first one.
+            same = {"sha256": sha256, "store": store, "split": split, "patches": result.patches}
+            known = [about for about in known if not same.items() <= about.items()]
+            top5 = f", top-5 {result.top5_error:.2%}" if says_top5(result) else ""
+            known.append(
+                {
+                    "sha256": sha256,
+                    "data": data,
+                    "store": store,
+                    "split": split,
+                    "images": result.images,
+                    "patches": result.patches,
+                    "loss": result.loss,
+                    "top1_error": result.top1_error,
+                    "top5_error": result.top5_error,
+                    "in_words": crops_name(result) + top5,
+                }
+            )
+        lines = "".join(f"{json.dumps(evaluation)}\n" for evaluation in known)
+        write_whole(run / EVALUATIONS, lines.encode())
+        write_card(run)
 
 
 def check_card(run: Path) -> str:

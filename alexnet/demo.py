@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
@@ -23,7 +24,7 @@ from alexnet.explorer import page, runtime
 from alexnet.files import parse_json, write_whole
 from alexnet.program import command
 from alexnet.saved_config import from_dict
-from alexnet.train.folder import check_empty, run_lock
+from alexnet.train.folder import LOCK_FILE, check_empty, run_lock
 from alexnet.train.loop import fit, resume
 from alexnet.trained import load
 
@@ -187,7 +188,17 @@ def _remove(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     if run.exists():
         with run_lock(run):
-            shutil.rmtree(run)
+            for path in run.iterdir():
+                # On NFS a file that is open keeps its folder from being removed.
+                if path.name == LOCK_FILE:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        # Another process may have begun a run there in between.
+        with suppress(OSError):
+            run.rmdir()
     if store.exists():
         shutil.rmtree(store)
 

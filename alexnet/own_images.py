@@ -299,7 +299,8 @@ def _as_saved(schedule: Schedule, saved: Schedule) -> Schedule:
 def epochs_within(time_s: float, epoch_s: float) -> int:
     """The number of epochs for a time to train, within the limits of `EPOCHS`."""
     least, most = EPOCHS
-    return min(most, max(least, int(time_s / epoch_s)))
+    # Rounded last: the time may be infinite.
+    return int(min(most, max(least, time_s / epoch_s)))
 
 
 def _epoch_s(config: Config) -> float:

@@ -46,9 +46,13 @@ class Progress:
         # When the first units were finished, and how many: the speed leaves out the start-up.
         self._warm: tuple[float, int] | None = None
         # stderr, so that the output of a command can be piped.
-        self._console = Console(stderr=True)
+        # Asked here, because FORCE_COLOR makes Rich take a log file for a terminal. A closed stderr
+        # is None.
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._console = Console(stderr=True, force_terminal=is_terminal)
         self._rich: RichProgress | None = None
-        if self._console.is_terminal:
+        # A dumb terminal cannot move its cursor back, and would show nothing.
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             # Without markup: a name in brackets would be taken for a style, and vanish.
             self._rich = RichProgress(
                 TextColumn("{task.description}", markup=False),

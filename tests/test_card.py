@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +52,29 @@ def test_same_test_again_is_one_line_of_the_card(copied_run: Path, store: Path) 
     for _ in range(2):
         main(["evaluate", str(copied_run), "--data", str(store)])
     assert [about["patches"] for about in card.evaluations(copied_run)] == [1, 10]
+
+
+def test_two_evaluations_at_once_are_both_kept(
+    copied_run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = evaluate([copied_run], store)[:1]
+    real, others = card.evaluations, list[threading.Thread]()
+    monkeypatch.setattr(card, "write_card", lambda run: None)
+
+    def read(run: Path) -> list[dict[str, Any]]:
+        known = real(run)
+        if not others:
+            arguments = copied_run, "second", "second", "val", results
+            others.append(threading.Thread(target=card.add_evaluation, args=arguments))
+            others[0].start()
+            # Time for it to read and write, if nothing makes it wait.
+            others[0].join(0.3)
+        return known
+
+    monkeypatch.setattr(card, "evaluations", read)
+    card.add_evaluation(copied_run, "first", "first", "val", results)
+    others[0].join()
+    assert [about["data"] for about in real(copied_run)] == ["first", "second"]
 
 
 def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet import checkpoint
+from alexnet import checkpoint, recipes
 from alexnet.cli import main
 from alexnet.config import Config, StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.demo import demo, report
+from alexnet.demo import _remove, demo, report
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.explorer import runtime
 from alexnet.train.loop import Interrupted
@@ -187,6 +187,27 @@ def test_force_removes_only_what_a_demo_made(run: Path, tmp_path: Path) -> None:
         with pytest.raises(AlexNetError, match=f"{out}/(run|store) is not"):
             demo(tmp_path / out, force=True)
     assert contents(tmp_path) == before
+
+
+def test_lock_of_a_run_is_not_removed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS a file that is open, as the lock is, keeps its folder from being removed."""
+    run, removed = tmp_path / "run", list[str]()
+    (run / "snapshots").mkdir(parents=True)
+    (run / "metrics.jsonl").touch()
+    checkpoint.write_config(run, recipes.demo())
+    real = shutil.rmtree
+
+    def remove(path: Path) -> None:
+        assert not (path / ".lock").exists()
+        removed.append(path.name)
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    _remove(tmp_path)
+    assert removed == ["snapshots"]
+    assert not run.exists()
 
 
 @pytest.mark.slow

@@ -57,6 +57,8 @@ def test_last_layer_is_copied_only_if_the_classes_are_the_same(
     capsys.readouterr()
     fit(tiny(store, init=str(other), **frozen), tmp_path / "new")
     assert "started anew: fc8 (the classes differ" in capsys.readouterr().err
+    with pytest.raises(RunError, match="trained on other classes, so fc8 cannot be taken from it"):
+        fit(tiny(store, init=str(other), init_layers=("fc8",), **frozen), tmp_path / "none")
     mine = checkpoint.read(tmp_path / "new").weights
     assert torch.equal(mine["fc7.weight"], theirs.weights["fc7.weight"])
     assert torch.equal(

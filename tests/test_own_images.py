@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tarfile
@@ -355,6 +356,7 @@ def test_time_becomes_a_number_of_epochs_within_limits() -> None:
         77,
         least,
     ]
+    assert epochs_within(math.inf, 5) == most
 
 
 def test_speed_is_measured_with_threads_that_wait_as_in_training(

@@ -281,7 +281,23 @@ def test_brackets_in_names_are_shown_beside_the_bar(monkeypatch: pytest.MonkeyPa
     """Rich takes them for styles where it is not told otherwise."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(progress, "Console", lambda stderr: terminal)
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
     with Progress("[old]", 2, "images [a]") as bar:
         bar.advance(1, "[/y]")
     assert all(name in screen.getvalue() for name in ("[old]", "images [a]", "[/y]"))
+
+
+def test_log_file_gets_no_bar_and_a_dumb_terminal_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress("a", 2, "images") as bar:
+        bar.advance(1)
+    assert capsys.readouterr().err == ""
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
+    with Progress("a", 2, "images") as bar:
+        bar.advance(1)
+    assert capsys.readouterr().err.startswith("a: 1/2, ")

@@ -98,7 +98,13 @@ def start_from(setup: Setup) -> str:
     layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
     same_classes = list(saved.about["classes"]) == setup.store.classes
     if not same_classes:
-        layers.discard(config.architecture.layers[-1].name)
+        last = config.architecture.layers[-1].name
+        layers.discard(last)
+        if not layers:
+            raise RunError(
+                f"{config.init} was trained on other classes, so {last} cannot be taken from it; "
+                "name other layers with --init-layers, or leave --init out"
+            )
     taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
     if not taken:
         raise RunError(
