@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,6 +54,10 @@ with suppress(ImportError):
 
     settings.register_profile("busy machine", deadline=None)
     settings.load_profile("busy machine")
+
+# A background job of a script ignores Ctrl-C, and so would the processes that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 HAS_COMPILER = (
