@@ -39,6 +39,8 @@ from alexnet.config import (
 )
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.data.sources.cifar import CIFAR_CLASSES
+from alexnet.data.store import Store
 from alexnet.ops import trial
 from alexnet.train.loop import fit
 from tests.claim_records import RECORDS
@@ -187,6 +189,23 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied_run(run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, which a test may change."""
     return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that claims take for photographs."""
+    folder = tmp_path_factory.mktemp("stores") / "photographs"
+    prepare(shapes.source(60, 30), folder, StoreSettings(size_px=112))
+    return Store(folder)
+
+
+@pytest.fixture(scope="module")
+def like_cifar(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that claims take for CIFAR-10."""
+    # Imported here, as below.
+    from tests.claim_stores import of_32_pixels
+
+    return of_32_pixels(CIFAR_CLASSES, tmp_path_factory.mktemp("stores") / "like-cifar")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+"""Small stores that claims can be run on, for tests of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from alexnet.config import StoreSettings
+from alexnet.data import shapes
+from alexnet.data.prepare import prepare
+from alexnet.data.store import Store
+from alexnet.experiments import runner
+
+
+def of_32_pixels(classes: tuple[str, ...], folder: Path) -> Store:
+    """Images of 32 pixels in a training split and one named test, as CIFAR-10 has them."""
+    source = shapes.source(60, 30)
+    train, val = source.splits
+    source = replace(source, splits=(train, replace(val, name="test")), classes=classes)
+    prepare(source, folder, StoreSettings(size_px=32))
+    return Store(folder)
+
+
+def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
+    return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
+
+
+def with_classes(store_px: int, classes: tuple[str, ...], folder: Path) -> Store:
+    source = shapes.source(10, 10)
+    prepare(replace(source, classes=classes), folder, StoreSettings(size_px=store_px))
+    return Store(folder)
+
+
+def of_one_split(folder: Path) -> Path:
+    """A store whose images are all for training."""
+    source = shapes.source(10, 10)
+    source = replace(source, splits=source.splits[:1])
+    prepare(source, folder / "one", StoreSettings(size_px=112))
+    return folder / "one"
