@@ -383,7 +383,8 @@ def test_first_seed_of_a_record_repeats_to_the_last_digit(
     spec = runner.plan_run(claim, arm, 0, settings, {})
     spec.folder.mkdir(parents=True)
     (spec.folder / job.CONFIG_FILE).write_text(json.dumps(to_dict(spec.config)))
-    monkeypatch.setattr(trial, "_CHOICES", dict(before["products"]))
+    install = trial.install
+    monkeypatch.setattr(trial, "install", lambda choices: install(before["products"]))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(here["threads"])
