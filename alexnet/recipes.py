@@ -491,9 +491,9 @@ def cifar_11() -> Config:
     """The paper's CIFAR-10 net with LRN: 11 % test error.
 
     It is `cifar_13` with response normalization, a wider first local layer and a larger weight
-    decay of the last layer. This has not been
-    run here in full. Its 500 + 10 + 10 epochs use all five batches; the authors trained the first
-    350 epochs on four. Only the learning rates of the weights drop.
+    decay of the last layer. This has not been run here in full. Its 500 + 10 + 10 epochs use all
+    five batches; the authors trained the first 350 epochs on four. Only the learning rates of the
+    weights drop.
     """
     layers: tuple[Layer, ...] = (
         Conv("conv1", 64, 5, pad=(2, 2), std=0.0001, then=("activation", "max_pool", "lrn")),

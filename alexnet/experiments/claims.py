@@ -265,9 +265,9 @@ CLAIMS: tuple[Claim, ...] = (
         note="As in the authors' net 147 the 2/2 windows reach over the border, and conv2 has a "
         "padding of 1 and conv5 of 0 to fit the maps. The log's pair differs in more than that: "
         "net 147 has a bias learning rate of 0.002 (the other net: 0.02) and no color end game. "
-        "On 64-pixel images conv5's maps have an odd border: the base's 3/2 windows leave out the "
-        "last of its six rows and columns, the 2/2 windows do not, so these rows compare more than "
-        "the overlap.",
+        "On images of 64 pixels the base's last pool leaves out one of conv5's six rows and "
+        "columns, and the other arm's windows see all of its four, so the effects there are of "
+        "more than the overlap.",
         elsewhere="51.6 % with 2/2 pooling, whose maps are larger, 53.0 % with overlapping",
     ),
     Claim(
