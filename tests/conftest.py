@@ -106,6 +106,12 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported runs get no card, which tests their weights and takes a second."""
+    monkeypatch.setattr("alexnet.weights.importing.write_card", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def pictures() -> Path:
     """The folder of real images that only developers have beside their checkout."""

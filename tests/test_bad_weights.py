@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 import zipfile
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from alexnet.errors import AlexNetError, RunError
 from alexnet.weights import caffemodel
-from alexnet.weights.files import MOST_BYTES, read
+from alexnet.weights.files import MOST_BYTES, read, read_mean
 from alexnet.weights.importing import import_weights
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
 from tests import frameworks
@@ -162,3 +164,111 @@ def test_a_too_large_file_is_not_read(tmp_path: Path) -> None:
         file.truncate(MOST_BYTES + 1)
     with pytest.raises(RunError, match="is larger than 2 GiB"):
         read(path)
+
+
+def bytearray_of(size: int) -> bytes:
+    return b"\x80\x02cbuiltins\nbytearray\nJ" + struct.pack("<i", size) + b"\x85R."
+
+
+def zipped(pickled: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as out:
+        out.writestr("archive/data.pkl", pickled)
+        out.writestr("archive/version", "3\n")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("form", ["zip", "old"])
+def test_a_pickle_takes_no_memory_before_it_is_checked(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pth"
+    if form == "zip":
+        path.write_bytes(zipped(bytearray_of(2**30)))
+    else:
+        start = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+        path.write_bytes(start + bytearray_of(2**30))
+
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("the file was loaded")
+
+    monkeypatch.setattr(torch, "load", never)
+    with pytest.raises(RunError, match=r"has more than plain tensors \(builtins\.bytearray\)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch\nTensor", "torch\nFloatTensor", "torch.storage\nUntypedStorage"]
+)
+def test_classes_that_take_memory_are_no_part_of_a_state_dict(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(zipped(bytearray_of(9).replace(b"builtins\nbytearray", name.encode())))
+    with pytest.raises(RunError, match="has more than plain tensors"):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".npy"])
+def test_numbers_count_as_they_grow(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    array = np.zeros(1000, np.float16)
+    if suffix == ".safetensors":
+        save_file({"a": torch.from_numpy(array)}, path)
+    elif suffix == ".npz":
+        np.savez(path, a=array[:500], b=array[500:])
+    else:
+        np.save(path, array)
+    assert read(path).arrays
+    monkeypatch.setattr("alexnet.weights.files.MOST_BYTES", 3000)
+    with pytest.raises(RunError, match="larger than 2 GiB as float32"):
+        read(path)
+
+
+def test_numbers_of_a_message_count_as_they_grow() -> None:
+    message = Message(memoryview(field(9, bytes(200))), Budget(numbers=150))
+    assert len(message.floats(9, "<f2")) == 100
+    with pytest.raises(Malformed, match="larger than 2 GiB as float32"):
+        message.floats(9, "<f2")
+
+
+def onnx_tensor(*sides: int) -> bytes:
+    tensor = (
+        b"".join(field(1, side) for side in sides) + field(2, 1) + field(8, "w") + field(9, b"")
+    )
+    return field(7, field(5, tensor))
+
+
+def caffe_tensor(*sides: int) -> bytes:
+    blob = field(7, b"".join(field(1, side) for side in sides))
+    return field(100, field(1, "conv1") + field(2, "Convolution") + field(7, blob))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.onnx", onnx_tensor(0, 2**63)),
+        ("a.onnx", onnx_tensor(0, 2**64 - 1)),
+        ("a.caffemodel", caffe_tensor(0, 2**63)),
+    ],
+)
+def test_hostile_sides_end_in_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError, match="an array of 0 numbers has another shape"):
+        read(tmp_path / name)
+
+
+def test_means_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mean.npy"
+    for shape in ((2, 3, 8, 8), (0, 3, 8, 8), (3, 8, 9), (3, 0, 0), (), (4,)):
+        np.save(path, np.zeros(shape, np.float32))
+        with pytest.raises(RunError, match="is not a mean of three channels"):
+            read_mean(path)
+    np.save(path, np.zeros((1, 3, 8, 8), np.float32))
+    assert read_mean(path).shape == (3, 8, 8)
+    blobs = frameworks.caffe_blobs(7, WIDTH, CLASSES)
+    for shape in ((3, 256, 200), (3, 2, 256, 256), (3, 0, 0)):
+        np.savez(tmp_path / "a.npz", **blobs, data_mean=np.zeros(shape, np.float32))
+        with pytest.raises(RunError, match=r"has a mean of shape .*, which fits no image"):
+            import_weights(tmp_path / "a.npz", tmp_path / "run", "caffenet")
+        assert not (tmp_path / "run").exists()

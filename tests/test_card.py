@@ -11,14 +11,24 @@ import pytest
 import torch
 
 from alexnet import card, checkpoint, evaluation
-from alexnet.checkpoint import state_of
+from alexnet.checkpoint import read as read_checkpoint
+from alexnet.checkpoint import state_of, write
 from alexnet.cli import main
-from alexnet.diagnostics import BLIND, signal, smoothness
+from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
 from alexnet.evaluation import Result, evaluate
 from alexnet.model import Network
 from alexnet.saved_config import to_dict
+from alexnet.train.loop import fit
+from tests import frameworks
 from tests.commands import printed
+from tests.conftest import tiny
 from tests.test_batch_norm import architecture
+from tests.weight_files import (
+    CLASSES,
+    WIDTH,
+    caffe_architecture,
+    caffe_file,
+)
 
 
 def test_errors_belong_to_the_weights_that_were_measured(
@@ -156,3 +166,64 @@ def test_card_says_that_nothing_could_be_tested_where_there_are_no_filters(
     ):
         monkeypatch.setattr(card, "_against_start", lambda *_, new=is_new: (new, ""))
         assert card.verdict(saved)[0] == sentence
+
+
+def test_a_run_has_a_card_and_check_says_whether_it_is_trained(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit(tiny(store), run)
+    card = (run / "card.md").read_text()
+    saved = read_checkpoint(run)
+    for part in (
+        "# run\n",
+        f"| trained on | `{store}`, checksum `{saved.about['store'][:12]}` |",
+        f"| sha256 of the weights of `last.safetensors` | `{saved.about['sha256']}` |",
+        "top-1 error",
+        "| code | alexnet ",
+        "- Yes: they differ from their start",
+        "is new against the start that seed",
+    ):
+        assert part in card, part
+    assert "measured by `alexnet evaluate`" not in card
+    main(["evaluate", str(run), "--data", str(store)])
+    assert "measured by `alexnet evaluate` | top-1 error" in (run / "card.md").read_text()
+    capsys.readouterr()
+    main(["check", str(run)])
+    printed = capsys.readouterr().out
+    assert "trained? Yes: they differ from their start" in printed
+    assert f"{run}/card.md: of these weights" in printed
+    # The weights of the same file as the seed draws them.
+    start = Network(saved.config.architecture, saved.config.seed)
+    write(run / "last.safetensors", dict(start.named_parameters()), {}, saved.mean, saved.about)
+    main(["check", str(run)])
+    printed = capsys.readouterr().out
+    assert "trained? No: the weights are the start that the seed draws." in printed
+    assert f"{run}/card.md: of other weights; `alexnet evaluate` writes it anew" in printed
+
+
+def test_imported_random_weights_are_called_random(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    main(["import", str(path), str(tmp_path / "run")])
+    capsys.readouterr()
+    main(["check", str(tmp_path / "run")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "trained? Probably not: nothing that was tested tells them from random" in printed
+    assert "The start is not known: the weights were imported." in printed
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "imported from | `a.caffemodel` (Caffe), Caffe's AlexNet (bvlc_alexnet)" in card
+
+
+def test_new_shares_and_smoothness_tell_learning_from_decay() -> None:
+    architecture = caffe_architecture(False)
+    start, net = Network(architecture, 1), Network(architecture, 1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight *= 0.5
+    assert max(new_shares(net, start).values()) < 1e-6
+    assert min(new_shares(Network(architecture, 2), start).values()) > 0.9
+    # `test_random_filters_of_any_size_are_called_random` has the noise.
+    edges = torch.linspace(-1, 1, 11).expand(96, 3, 11, 11)
+    assert smoothness(edges)[0] > 0.5

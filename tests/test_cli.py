@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
-import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alexnet import checkpoint, errors, figures, own_images, recipes
+from alexnet import checkpoint, figures, recipes
 from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import main
 from alexnet.cli.prepare import _recipe_for
-from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
 from alexnet.cli.train import TrainArguments, parse_train
-from alexnet.config import Config, scaled, to_dict
+from alexnet.config import Config, to_dict
 from alexnet.data import shapes
 from alexnet.data.manifest import sealed
 from tests.commands import printed, refused
-from tests.conftest import RECIPES, tiny
-from tests.processes import until
+from tests.conftest import RECIPES
 from tests.small_stores import class_folder, folder_of
 
 ROOT = Path(__file__).parents[1]
@@ -126,31 +119,6 @@ def test_summary_prints_the_papers_counts(
     assert "659,272" in output
     assert "724,406,816" in output
     assert "56,909,194" in printed(capsys, "summary", "original", "--architecture.classes", 10)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["demo"], "stopped; the same command continues"),
-        (["demo", "--force"], "stopped"),
-        (["reproduce", "lrn", "--data=stores/mine"], "stopped; the same command continues"),
-        (["reproduce", "lrn"], "stopped"),
-        (["evaluate", "runs/mine"], "stopped"),
-    ],
-)
-def test_ctrl_c_says_whether_the_same_command_continues(
-    arguments: list[str],
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def interrupted(arguments: list[str]) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("alexnet.cli.function_of", lambda verb: interrupted)
-    with pytest.raises(SystemExit, match="130"):
-        main(arguments)
-    assert capsys.readouterr().err == f"{said}\n"
 
 
 def test_path_through_a_file_or_a_dangling_link_is_refused_in_a_sentence(
@@ -419,240 +387,6 @@ def test_train_from_a_config_file(
     assert "none.json" in refused(capsys, "train", "none.json")
 
 
-# Each takes a tenth of a second or more; PyTorch more than one.
-HEAVY = {"torch", "numpy", "datasets", "pyarrow", "pandas", "matplotlib", "scipy", "onnx", "rich"}
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    ["--help", "train original --help", "summary paper --help", "train", "prepare --help"],
-)
-def test_help_and_recipes_import_no_heavy_module(arguments: str) -> None:
-    program = (
-        "import sys; from alexnet.cli import main\n"
-        f"try: main({arguments.split()!r})\nexcept SystemExit: pass\n"
-        f"print({HEAVY!r} & set(sys.modules), file=sys.stderr)"
-    )
-    command = [sys.executable, "-c", program]
-    completed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert completed.stderr == "set()\n"
-
-
-@pytest.mark.parametrize(
-    ("signal_number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
-def test_stopped_training_prints_the_command_to_continue(
-    store: Path, tmp_path: Path, signal_number: int, code: int
-) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    config = tiny(store, checkpoint_minutes=0.0, architecture=settled_architecture(store))
-    # Many epochs: on a busy machine three may be over when the signal is sent.
-    write_config(run, replace(config, schedule=scaled(config.schedule, 1000)))
-    command = [sys.executable, "-m", "alexnet", "train", "--resume", str(run)]
-    # In an activated environment the hint would be shorter.
-    environment = os.environ | {"PATH": "/usr/bin:/bin"}
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
-    until((run / "last.safetensors").exists, "the run wrote a checkpoint", process)
-    process.send_signal(signal_number)
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert f"continue with: {sys.executable} -m alexnet train --resume {run}" in output
-    assert "Traceback" not in output
-
-
-def settled_architecture(store: Path) -> object:
-    """The tiny architecture with its number of classes, as in the config.json of a run."""
-    return replace(tiny(store).architecture, classes=10)
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(
-    "arguments", ["--help", "train --help", "summary paper", "summary paper --format json"]
-)
-def test_a_reader_that_has_left_is_not_an_error(arguments: str, unbuffered: str) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    completed = subprocess.run(
-        [sys.executable, "-m", "alexnet", *arguments.split()],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-    )
-    os.close(writer)
-    assert (completed.returncode, completed.stderr) == (0, "")
-
-
-def test_closed_stdout_is_not_an_error() -> None:
-    completed = subprocess.run(
-        ["sh", "-c", 'exec "$0" -m alexnet --version >&-', sys.executable],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert (completed.returncode, completed.stderr) == (0, "")
-
-
-def test_an_error_keeps_its_exit_code_where_the_reader_has_left() -> None:
-    """The text before it is still in the buffer of stdout."""
-    program = """
-from alexnet import cli
-from alexnet.errors import AlexNetError
-
-def fails(arguments):
-    print("before")
-    raise AlexNetError("no")
-
-cli.function_of = lambda verb: fails
-cli.main(["demo"])
-"""
-    reader, writer = os.pipe()
-    os.close(reader)
-    environment = os.environ | {"PYTHONUNBUFFERED": ""}
-    arguments = [sys.executable, "-c", program]
-    completed = subprocess.run(
-        arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment
-    )
-    os.close(writer)
-    assert (completed.returncode, completed.stderr) == (2, "alexnet: no\n")
-
-
-def test_internal_error_keeps_its_traceback_and_is_reported_as_a_bug(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Only an AlexNetError becomes a sentence; an unexpected ValueError does not."""
-
-    def broken(arguments: list[str]) -> None:
-        raise ValueError("not enough values to unpack")
-
-    monkeypatch.setattr("alexnet.cli.summary.summary", broken)
-    with pytest.raises(ValueError, match="not enough values"):
-        main(["summary", "paper"])
-    assert "this is a bug" in capsys.readouterr().err
-
-
-def test_all_error_classes_are_alexnet_errors_and_value_errors() -> None:
-    for kind in (errors.ConfigError, errors.DataError, errors.RunError, errors.MeshError):
-        assert issubclass(kind, errors.AlexNetError)
-        assert issubclass(kind, ValueError)
-
-
-def flags_in(text: str) -> set[str]:
-    """The options that a help text lists, each at the start of a line."""
-    return set(re.findall(r"^[ │]+--([a-z0-9.-]+) ", text, re.MULTILINE)) - {"help"}
-
-
-@pytest.mark.parametrize("recipe", recipes.__all__)
-def test_short_help_of_a_recipe_ends_with_the_way_to_the_long_one(
-    recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    text = printed(capsys, "train", recipe, "--help")
-    assert text.splitlines()[-1].startswith("--help-all lists every field")
-    assert f"runs/{recipe}" in text
-    summary = printed(capsys, "summary", recipe, "--help").splitlines()
-    assert len(summary) <= 30
-    assert summary[-1].startswith("--help-all lists every field")
-
-
-def test_short_help_has_the_settings_that_people_change(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text = printed(capsys, "train", "original", "--help")
-    groups = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
-    assert groups == list(TRAIN_GROUPS)
-    assert groups[:3] == ["Run", "Optimization", "Network"]
-    assert "--resume RUN" in text
-    expected = {"data", "out", "epochs", "seed", "device", "precision", "workers", "init"}
-    expected |= {"sgd.lr", "sgd.batch", "architecture.input-px", "architecture.width"}
-    assert expected <= flags_in(text)
-    assert 15 <= len(flags_in(text)) <= 20
-    assert "runs/original" in text
-    assert "Initial learning rate. (default: 0.01)" in text
-    assert "Initial learning rate. (default: 0.003)" in printed(capsys, "train", "demo", "--help")
-
-
-@pytest.mark.parametrize(("verb", "groups"), [("train", TRAIN_GROUPS), ("summary", SUMMARY_GROUPS)])
-def test_every_setting_of_the_short_help_exists(
-    verb: str, groups: dict[str, tuple[Setting, ...]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each setting is an option of the parser, and the parsed config has the given value."""
-    by_value = {"INT": "2", "FLOAT": "0.25", "BOOL": "False", "RUN": "a", "STORE": "b"}
-    by_flag = {
-        "architecture.input-px": "96",
-        "architecture.columns": "1",
-        "architecture.activation": "tanh",
-        "architecture.without": "conv2",
-        "augment.colour": "none",
-        "init-layers": "conv1",
-        "device": "cpu",
-        "precision": "tf32",
-    }
-    untouched = printed(capsys, "summary", "paper")
-    for setting in (setting for settings in groups.values() for setting in settings):
-        value = by_flag.get(setting.flag) or by_value[setting.value]
-        if verb == "summary":
-            text = printed(capsys, "summary", "paper", f"--{setting.flag}", value)
-            assert "neurons" in text
-            # The table shows no activation.
-            assert text != untouched or setting.flag == "architecture.activation", setting
-            continue
-        a = parse_train("paper", [f"--{setting.flag}", value])
-        parsed = a.out if setting.flag == "out" else default_of(a.config, setting.flag)
-        assert str(parsed) == value or parsed == (value,), setting
-        assert parsed != default_of(recipes.paper(), setting.flag), setting
-
-
-def test_short_help_names_every_choice() -> None:
-    """A choice that is added to a field must also be added to its help text."""
-    for settings in TRAIN_GROUPS.values():
-        for setting in settings:
-            owner: Any = recipes.paper()
-            *path, name = setting.flag.replace("-", "_").split(".")
-            for part in path:
-                owner = getattr(owner, part)
-            hint = typing.get_type_hints(type(owner)).get(name)
-            if typing.get_origin(hint) is typing.Literal:
-                assert all(choice in setting.text for choice in typing.get_args(hint)), setting
-
-
-@pytest.mark.parametrize("verb", ["train", "summary"])
-def test_help_all_lists_every_field(
-    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")  # a wider terminal gets several columns of boxes
-    listed = flags_in(printed(capsys, verb, "original", "--help-all"))
-
-    def fields(value: Any, path: str) -> Iterator[str]:
-        for field in dataclasses.fields(value):
-            child = getattr(value, field.name)
-            name = f"{path}{field.name}".replace("_", "-")
-            if dataclasses.is_dataclass(child):
-                yield from fields(child, f"{name}.")
-            else:
-                yield name
-
-    # Fields of fields in tuples of dataclasses have an option for each item.
-    missing = {
-        name
-        for name in fields(recipes.original(), "")
-        if name not in listed and not any(flag.startswith(f"{name}.") for flag in listed)
-    }
-    assert not missing
-    assert {"out", "epochs"} <= listed or verb == "summary"
-    assert len(listed) > 100
-
-
 def test_hostile_name_of_an_image_that_is_prepared_does_not_reach_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -687,17 +421,6 @@ def test_hostile_names_of_classes_do_not_reach_the_terminal(
         output = printed(capsys, *arguments)
         assert "?[2J" in output
         assert "\x1b" not in output
-
-
-def test_help_of_a_folder_says_whose_defaults_it_has(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = " ".join(printed(capsys, "train", tmp_path, "--help").split())
-    assert f"images under {own_images.TINY_PX} pixels get a CIFAR-10 recipe" in text
-    assert own_images.recommended(own_images.TINY_PX).recipe == "modern_small"
-    assert "--recipe NAME Recipe to train; by the size of the images when not given. --" in text
-    assert "--epochs INT Passes over the images, in place of --minutes. Opt" in text
-    assert "Time to train on this machine. (default: 9)" in text
 
 
 @pytest.mark.parametrize(

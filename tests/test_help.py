@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from alexnet import recipes
+from alexnet import own_images, recipes
 from alexnet.cli import VERBS
 from alexnet.cli.arguments import Names, parse
 from alexnet.cli.evaluate import EvaluateArguments, confusion_table
 from alexnet.cli.mistakes import sentence
 from alexnet.cli.options import ACCEPTED, OTHER_NAMES, fields_of, help_page, understood
 from alexnet.cli.prepare import PrepareArguments
+from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
 from alexnet.cli.train import parse_train
 from alexnet.terminal import entry, paragraphs, wrapped
 from tests.commands import printed, refused
@@ -292,3 +299,139 @@ def test_values_that_do_not_fit_are_one_sentence(
 )
 def test_box_of_another_kind_is_said_whole(box: str) -> None:
     assert sentence(box) == "odd thing: It is odd"
+
+
+# Each takes a tenth of a second or more; PyTorch more than one.
+HEAVY = {"torch", "numpy", "datasets", "pyarrow", "pandas", "matplotlib", "scipy", "onnx", "rich"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "train original --help", "summary paper --help", "train", "prepare --help"],
+)
+def test_help_and_recipes_import_no_heavy_module(arguments: str) -> None:
+    program = (
+        "import sys; from alexnet.cli import main\n"
+        f"try: main({arguments.split()!r})\nexcept SystemExit: pass\n"
+        f"print({HEAVY!r} & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert completed.stderr == "set()\n"
+
+
+def flags_in(text: str) -> set[str]:
+    """The options that a help text lists, each at the start of a line."""
+    return set(re.findall(r"^[ │]+--([a-z0-9.-]+) ", text, re.MULTILINE)) - {"help"}
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+def test_short_help_of_a_recipe_ends_with_the_way_to_the_long_one(
+    recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed(capsys, "train", recipe, "--help")
+    assert text.splitlines()[-1].startswith("--help-all lists every field")
+    assert f"runs/{recipe}" in text
+    summary = printed(capsys, "summary", recipe, "--help").splitlines()
+    assert len(summary) <= 30
+    assert summary[-1].startswith("--help-all lists every field")
+
+
+def test_short_help_has_the_settings_that_people_change(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = printed(capsys, "train", "original", "--help")
+    groups = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
+    assert groups == list(TRAIN_GROUPS)
+    assert groups[:3] == ["Run", "Optimization", "Network"]
+    assert "--resume RUN" in text
+    expected = {"data", "out", "epochs", "seed", "device", "precision", "workers", "init"}
+    expected |= {"sgd.lr", "sgd.batch", "architecture.input-px", "architecture.width"}
+    assert expected <= flags_in(text)
+    assert 15 <= len(flags_in(text)) <= 20
+    assert "runs/original" in text
+    assert "Initial learning rate. (default: 0.01)" in text
+    assert "Initial learning rate. (default: 0.003)" in printed(capsys, "train", "demo", "--help")
+
+
+@pytest.mark.parametrize(("verb", "groups"), [("train", TRAIN_GROUPS), ("summary", SUMMARY_GROUPS)])
+def test_every_setting_of_the_short_help_exists(
+    verb: str, groups: dict[str, tuple[Setting, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each setting is an option of the parser, and the parsed config has the given value."""
+    by_value = {"INT": "2", "FLOAT": "0.25", "BOOL": "False", "RUN": "a", "STORE": "b"}
+    by_flag = {
+        "architecture.input-px": "96",
+        "architecture.columns": "1",
+        "architecture.activation": "tanh",
+        "architecture.without": "conv2",
+        "augment.colour": "none",
+        "init-layers": "conv1",
+        "device": "cpu",
+        "precision": "tf32",
+    }
+    untouched = printed(capsys, "summary", "paper")
+    for setting in (setting for settings in groups.values() for setting in settings):
+        value = by_flag.get(setting.flag) or by_value[setting.value]
+        if verb == "summary":
+            text = printed(capsys, "summary", "paper", f"--{setting.flag}", value)
+            assert "neurons" in text
+            # The table shows no activation.
+            assert text != untouched or setting.flag == "architecture.activation", setting
+            continue
+        a = parse_train("paper", [f"--{setting.flag}", value])
+        parsed = a.out if setting.flag == "out" else default_of(a.config, setting.flag)
+        assert str(parsed) == value or parsed == (value,), setting
+        assert parsed != default_of(recipes.paper(), setting.flag), setting
+
+
+def test_short_help_names_every_choice() -> None:
+    """A choice that is added to a field must also be added to its help text."""
+    for settings in TRAIN_GROUPS.values():
+        for setting in settings:
+            owner: Any = recipes.paper()
+            *path, name = setting.flag.replace("-", "_").split(".")
+            for part in path:
+                owner = getattr(owner, part)
+            hint = typing.get_type_hints(type(owner)).get(name)
+            if typing.get_origin(hint) is typing.Literal:
+                assert all(choice in setting.text for choice in typing.get_args(hint)), setting
+
+
+@pytest.mark.parametrize("verb", ["train", "summary"])
+def test_help_all_lists_every_field(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # a wider terminal gets several columns of boxes
+    listed = flags_in(printed(capsys, verb, "original", "--help-all"))
+
+    def fields(value: Any, path: str) -> Iterator[str]:
+        for field in dataclasses.fields(value):
+            child = getattr(value, field.name)
+            name = f"{path}{field.name}".replace("_", "-")
+            if dataclasses.is_dataclass(child):
+                yield from fields(child, f"{name}.")
+            else:
+                yield name
+
+    # Fields of fields in tuples of dataclasses have an option for each item.
+    missing = {
+        name
+        for name in fields(recipes.original(), "")
+        if name not in listed and not any(flag.startswith(f"{name}.") for flag in listed)
+    }
+    assert not missing
+    assert {"out", "epochs"} <= listed or verb == "summary"
+    assert len(listed) > 100
+
+
+def test_help_of_a_folder_says_whose_defaults_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(printed(capsys, "train", tmp_path, "--help").split())
+    assert f"images under {own_images.TINY_PX} pixels get a CIFAR-10 recipe" in text
+    assert own_images.recommended(own_images.TINY_PX).recipe == "modern_small"
+    assert "--recipe NAME Recipe to train; by the size of the images when not given. --" in text
+    assert "--epochs INT Passes over the images, in place of --minutes. Opt" in text
+    assert "Time to train on this machine. (default: 9)" in text

@@ -12,7 +12,9 @@ import torch
 
 from alexnet import recipes
 from alexnet.architecture import names_of, op_of, plan
+from alexnet.checkpoint import write
 from alexnet.cli import main
+from alexnet.cli.which import of_checkpoint
 from alexnet.config import Config
 from alexnet.errors import ConfigError, RunError
 from alexnet.inference import layer_names
@@ -28,6 +30,7 @@ from tests.weight_files import (
     CLASSES,
     WIDTH,
     caffe_file,
+    run_of,
     torchvision_file,
     trained_of,
 )
@@ -155,3 +158,19 @@ def test_layers_have_the_names_of_caffe_and_torchvision() -> None:
     assert layer_names(trained, "norm1,conv1.lrn,pool5") == ["conv1.lrn", "conv5.max_pool"]
     with pytest.raises(ConfigError, match=r"no layer 'features\.2'; it has "):
         layer_names(trained, "norm1,features.2")
+
+
+def test_which_counts_parameters_without_running_statistics(tmp_path: Path) -> None:
+    base = replace(recipes.one_column().architecture, width=WIDTH, classes=CLASSES)
+    layers = tuple(
+        replace(one, then=("batch_norm", *one.then)) if one.name == "conv1" else one
+        for one in base.layers
+    )
+    architecture = replace(base, layers=layers)
+    saved = run_of(architecture, "one_column", tmp_path / "run")
+    statistics = {"conv1_bn.running_mean": torch.zeros(3), "conv1_bn.running_var": torch.ones(3)}
+    about = saved.about | {"recipe": "one_column"}
+    write(saved.file, dict(saved.weights) | statistics, {}, saved.mean, about)
+    want = sum(op.parameters for op in plan(architecture))
+    assert of_checkpoint(saved.file)["parameters"] == want
+    assert want == sum(value.numel() for value in saved.weights.values())

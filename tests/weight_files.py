@@ -1,4 +1,4 @@
-"""Files of weights as other programs write them, and untrained networks of ours."""
+"""Files of weights as other programs write them, untrained networks of ours, and comparisons."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import torch
 from safetensors.torch import save_file
 
 from alexnet import recipes
+from alexnet.checkpoint import read as read_checkpoint
+from alexnet.checkpoint import write
 from alexnet.config import Config
 from alexnet.data.augment import Preprocess
 from alexnet.data.store import Statistics
+from alexnet.inference import activations
 from alexnet.model import Network
 from alexnet.saved_config import to_dict
 from alexnet.trained import Trained
 from alexnet.weights import caffemodel
 from alexnet.weights.exporting import operations
+from alexnet.weights.files import read
+from alexnet.weights.identify import identify
 from tests import frameworks
 
 WIDTH, CLASSES = 1 / 16, 10
+IMAGES = np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8)
+MEAN_IMAGE = np.random.default_rng(4).uniform(90, 130, (3, 256, 256)).astype(np.float32)
 
 
 def caffe_architecture(pool_first: bool, width: float = WIDTH, classes: int = CLASSES) -> Any:
@@ -64,3 +71,41 @@ def trained_of(recipe: str, change: Callable[[Config], Config] = lambda config: 
     classes = tuple(f"class {i}" for i in range(CLASSES))
     about = {"config": to_dict(config), "recipe": recipe, "store": "", "sha256": "0"}
     return Trained(net, preprocess, classes, about)
+
+
+def assert_same(trained: Trained, want: dict[str, Any], images: Any = IMAGES) -> None:
+    """Compare the values of all layers, asked for by the other program's names."""
+    x = trained.preprocess.centre(torch.from_numpy(images))
+    with torch.no_grad():
+        got = activations(trained, list(want), x)
+    for name, value in want.items():
+        value = np.asarray(value).reshape(got[name].shape)
+        size = np.abs(value).max()
+        assert size > 0.01, name
+        # Ours are float32; the largest sum has 9,216 terms.
+        assert np.abs(got[name].numpy() - value).max() < 2e-5 * size, name
+
+
+def reason_of(path: Path) -> str:
+    """Why a file holds none of the networks that are known."""
+    found = identify(read(path))
+    assert not found.candidates
+    return found.reason
+
+
+def run_of(architecture: Any, recipe: str, path: Path) -> Any:
+    """A run with these weights at their start."""
+    config = replace(getattr(recipes, recipe)(), architecture=architecture)
+    about = {
+        "config": to_dict(config),
+        "recipe": recipe,
+        "store": "",
+        "classes": [f"class {i}" for i in range(CLASSES)],
+        "covariance": np.zeros((3, 3)).tolist(),
+    }
+    path.mkdir()
+    px = architecture.input_px
+    stored = torch.zeros(px, px, 3)
+    weights = dict(Network(architecture).named_parameters())
+    write(path / "last.safetensors", weights, {}, stored, about | {"stored_px": px})
+    return read_checkpoint(path)
