@@ -75,7 +75,8 @@ def demo(
     if force:
         _remove(out)
     if marker.is_file() and all((out / name).is_file() for name in _products()):
-        print(f"{out} is finished, and nothing was made again; to remake it, add --force")
+        options = _options(*_numbers(out, config))
+        print(f"{out} is finished ({options}) and was not made again; to remake it, add --force")
         return _saved_results(out)
     marker.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def demo(
         prepare(source, store, StoreSettings(size_px=STORED_PX, shard_images=1000))
     _check_store(store)
     time = "" if epochs or train != 3000 else f" ({IDLE_TIME})"
-    _check_numbers(out, config, {"train": train, "val": val})
+    _check_numbers(out, config, train, val)
     print(f"2. a small AlexNet, trained on {train} of them: {run}{time}", flush=True)
     # A run that was killed before its first checkpoint has a config, and begins again.
     if (run / "config.json").exists():
@@ -153,17 +154,27 @@ def _check_store(store: Path) -> None:
         raise RunError(f"{store} is not the demo's store; choose another --out")
 
 
-def _check_numbers(out: Path, config: Config, images: dict[str, int]) -> None:
-    """Raise RunError if the demo in `out` was begun with other numbers of images or epochs."""
-    splits = Store(out / "store").manifest["splits"]
-    begun = out / "run"
+def _numbers(out: Path, config: Config) -> tuple[int, int, int]:
+    """The numbers of training images, test images and epochs with which a demo was begun.
+
+    Without a run yet, the number of epochs is that of `config`.
+    """
+    store, begun = Store(out / "store"), out / "run"
     schedule = read_config(begun).schedule if (begun / "config.json").exists() else config.schedule
-    made = {name: splits[name]["images"] for name in images}
-    if made != images or schedule.epochs != config.schedule.epochs:
-        options = f"--train {made['train']} --val {made['val']} --epochs {schedule.epochs}"
+    return store.num_images("train"), store.num_images("val"), schedule.epochs
+
+
+def _options(train: int, val: int, epochs: int) -> str:
+    return f"--train {train} --val {val} --epochs {epochs}"
+
+
+def _check_numbers(out: Path, config: Config, train: int, val: int) -> None:
+    """Raise RunError if the demo in `out` was begun with other numbers of images or epochs."""
+    begun = _numbers(out, config)
+    if begun != (train, val, config.schedule.epochs):
         raise RunError(
-            f"the demo in {out} was begun with {options}; go on with these, or begin again with "
-            "--force"
+            f"the demo in {out} was begun with {_options(*begun)}; go on with these, or begin "
+            "again with --force"
         )
 
 

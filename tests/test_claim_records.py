@@ -16,7 +16,7 @@ import torch
 from alexnet.cli import main
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
-from alexnet.experiments import job, records, runner
+from alexnet.experiments import job, records, runner, table
 from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.effects import RunResult
@@ -82,7 +82,9 @@ def test_records_travel_with_a_wheel_and_own_ones_take_their_place(
     # A folder that is named stands alone.
     assert len(records.read(records.OWN)) == 1
     main(["reproduce", "--document", "claims.md"])
-    assert "not run" not in (tmp_path / "claims.md").read_text().split("## ")[0]
+    # The document has the effects of the shipped records, of which one is the user's own.
+    rows = (tmp_path / "claims.md").read_text().count("\n| ")
+    assert rows == len([*table.table_rows(everything)]) + 1
 
 
 def test_the_error_without_dropout_is_that_of_the_same_net(recorded: list[Record]) -> None:
@@ -147,11 +149,31 @@ def test_record_of_other_images_is_kept(
     other = raw | {"store_checksum": "another"}
     records.write(other, tmp_path)
     assert json.loads(path.with_suffix(".json.1.bak").read_text()) == raw
-    assert "the record before, of other images or more seeds, is" in capsys.readouterr().err
+    assert "the record before, of other images, another device or more seeds, is" in (
+        capsys.readouterr().err
+    )
     fewer = other | {"arms": {name: runs[:1] for name, runs in raw["arms"].items()}}
     records.write(fewer, tmp_path)
     assert json.loads(path.with_suffix(".json.2.bak").read_text()) == other
     assert json.loads(path.read_text()) == fewer
+    origin = {"device": "cuda", "precision": "bfloat16"}
+    on_gpu = {
+        name: [run | {"origin": origin} for run in runs] for name, runs in other["arms"].items()
+    }
+    records.write(other, tmp_path)
+    records.write(other | {"arms": on_gpu}, tmp_path)
+    assert json.loads(path.with_suffix(".json.3.bak").read_text()) == other
+
+
+def test_text_of_a_record_has_a_line_for_each_epoch(recorded: list[Record]) -> None:
+    text = records.text_of(recorded[0].raw)
+    assert json.loads(text) == recorded[0].raw
+    epochs = [line for line in text.splitlines() if '"epoch":' in line]
+    runs = [run for runs in recorded[0].results.values() for run in runs]
+    assert len(epochs) == sum(len(run.epochs) for run in runs)
+    assert all('"val_error":' in line for line in epochs)
+    hostile = {"name": 'a "[\n  ]" {\n  b}', "empty": [], "nested": [[1, 2], {"a": [3]}]}
+    assert json.loads(records.text_of(hostile)) == hostile
 
 
 def test_setting_counts_the_images_of_a_part(recorded: list[Record]) -> None:
@@ -245,6 +267,7 @@ def test_rows_by_number_of_images_name_the_images_of_their_own_arms() -> None:
         "configs": configs,
     }
     record = records.opened(content)
+    assert record.errors()[0] == "error with the center crop, base, 3,100 images: 56.6 %"
     start = "desk, tiny-imagenet, 1 seed: a quarter of the width, "
     assert record.setting() == f"{start}3,100 to 25,000 images"
     for row in record.rows:
@@ -254,7 +277,7 @@ def test_rows_by_number_of_images_name_the_images_of_their_own_arms() -> None:
                 "trained without dropout: underfitted"
             )
         else:
-            assert record.setting(row) == record.setting()
+            assert record.setting(row) == f"{start}3,100 and 25,000 images"
 
 
 def test_record_of_data_that_the_claim_left_costs_no_other(

@@ -149,7 +149,9 @@ def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
 
 
 def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:
-    assert "is named, the runs had no end game" in " ".join(table.document(recorded).split())
+    assert "is named, the runs were made without the end game" in " ".join(
+        table.document(recorded).split()
+    )
     relu = records.adjusted([records.opened(raw("relu-cifar10-full"))])
     assert "To be repeated" not in table.document(relu)
     assert "end game" not in table.reading(relu)
@@ -162,7 +164,8 @@ def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
     on_others = records.opened(lrn)
     assert on_others.verdict(on_others.rows[0]).startswith("opposite sign on other images")
     assert table.not_run(on_others.claim, [on_others])
-    assert table.NOT_RUN in table.document(records.adjusted([on_others])).split("**lrn**")[1]
+    document = table.document(records.adjusted([on_others]))
+    assert table.NOT_RUN in document.split("**lrn**")[1].split("**lrn-cifar**")[0]
     on_imagenet = records.opened(lrn | {"on": "imagenet"})
     assert on_imagenet.verdict(on_imagenet.rows[0]).startswith("opposite sign, ")
     assert table.not_run(on_imagenet.claim, [on_imagenet]) == ()
@@ -213,13 +216,44 @@ def test_report_of_a_run_without_filters_is_refused_with_one_sentence(
         report.page([], [Path("flat")])
 
 
-def test_effects_by_number_of_images_are_three_curves() -> None:
+def test_effects_in_the_readme_are_those_of_the_records(recorded: list[Record]) -> None:
+    readme = (ROOT / "README.md").read_text()
+    row = re.compile(r"^\| `(\w+)` \| .* \| (.*) \| (-?\d+\.\d\d(?: \[.*\])?) \|$", re.MULTILINE)
+    quoted = row.findall(readme)
+    assert len(quoted) == 8
+    rows = [*table.table_rows(recorded)]
+    computed = {(one.claim, one.paper, one.ours) for one in rows if "tiny-imagenet" in one.setting}
+    assert {*quoted} <= computed
+    stand, tested = sum(one.stands for one in rows), sum(bool(one.p) for one in rows)
+    assert f"{stand} of all {tested} effects stand" in readme
+
+
+def by_images(seeds: int) -> Record:
+    """A record of claim images whose effects are made up."""
     (claim,) = chosen(["images"])
     rows = tuple(
-        records.Row(effect, estimate([1.0 * n, 1.1 * n, 1.3 * n], 0.0, True), ())
+        records.Row(effect, estimate([1.0 * n, 1.1 * n, 1.3 * n][:seeds], 0.0, True), ())
         for n, effect in enumerate(claim.effects)
     )
-    (axes,) = report._by_images(records.Record(claim, {}, {}, rows)).axes
+    return Record(claim, {"on": "tiny-imagenet"}, {}, rows)
+
+
+def test_single_runs_by_number_of_images_are_not_joined_and_have_no_interval() -> None:
+    record = by_images(1)
+    (axes,) = report._by_images(record).axes
+    line, *points = axes.lines
+    assert [one.get_linestyle() for one in (line, *points)] == ["-", "None", "None", "None"]
+    ((_, ((_, caption),)),) = report._sections([record], ())
+    assert "A point is one pair of runs: there is no interval" in caption
+
+
+def test_effects_by_number_of_images_are_three_curves() -> None:
+    record = by_images(3)
+    ((title, ((figure, caption),)),) = report._sections([record], ())
+    # None of its rows is a bar among the differences of test error.
+    assert title == "Overfitting: the number of images"
+    assert "A point is the mean over seeds" in caption
+    (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "without dropout minus with it",
         "without random crops and reflections minus with them",

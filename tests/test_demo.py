@@ -137,7 +137,10 @@ def test_finished_demo_is_shown_again_and_force_remakes_it(
     before = contents(out)
     capsys.readouterr()
     assert demo(out) == results
-    assert "demo is finished, and nothing was made again" in capsys.readouterr().out
+    assert (
+        "is finished (--train 60 --val 20 --epochs 1) and was not made again"
+        in capsys.readouterr().out
+    )
     assert contents(out) == before
     (out / "done").write_bytes(b"")  # as version 0.3 left it
     assert demo(out) == results

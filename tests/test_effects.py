@@ -109,11 +109,12 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
     **{
         (
             "images",
-            f"test error, {pair}, with 3,100 images minus the same with 25,000, percentage points",
+            f"error with the center crop, {pair}, with 3,100 images less the same with 25,000, "
+            "percentage points",
         ): (
-            {f"{arm}, 3,100 images": MORE, f"{arm}, 25,000 images": LESS},
-            20,
             {f"{arm}, 3,100 images": LESS, f"{arm}, 25,000 images": MORE},
+            20,
+            {f"{arm}, 3,100 images": MORE, f"{arm}, 25,000 images": LESS},
         )
         for arm, pair in (
             ("no dropout", "without dropout minus with it"),
@@ -122,10 +123,13 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         )
     },
     **{
-        ("images", f"test error with {images:,} images, {pair}, percentage points"): (
-            {f"{arm}, {images:,} images": MORE},
-            10,
+        (
+            "images",
+            f"error with the center crop, {images:,} images, {pair}, percentage points",
+        ): (
             {f"{arm}, {images:,} images": LESS},
+            10,
+            {f"{arm}, {images:,} images": MORE},
         )
         for images in (3_100, 6_250, 12_500, 25_000)
         for arm, pair in (
@@ -142,7 +146,7 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         )
         for below, rung, pair in (
             *(
-                (below, rung, f"without {rung} minus with it")
+                (below, rung, f"without {rung} minus with {rung}")
                 for below, rung in (
                     ("one column", "batch normalization"),
                     ("batch normalization", "warm-up and cosine"),
@@ -189,7 +193,11 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
         3,
         {"base": STEADY_FAST, "no dropout": STEADY_SLOW},
     ),
-    ("dropout", "test error, halved outputs minus the average of 64 masks, percentage points"): (
+    (
+        "dropout",
+        "error with the center crop, halved outputs minus the average of 64 masks, "
+        "percentage points",
+    ): (
         {"base": {"halved_error": 0.5, "masked_error": 0.4}},
         10,
         {"base": {"halved_error": 0.4, "masked_error": 0.5}},

@@ -78,10 +78,6 @@ def reproduce(arguments: list[str]) -> None:
             )
     if a.runs and a.report is None:
         raise AlexNetError("--runs has an effect beside --report alone, the page that shows them")
-    if (a.claims or a.data) and (a.document or a.report):
-        raise AlexNetError(
-            "--document and --report show all records; run claims without them first"
-        )
     if a.document is not None:
         text = table.document(records.read(a.records, records.RESULTS))
         write_whole(a.document, text.encode())

@@ -150,8 +150,7 @@ class Effect:
             num_groups = len(members) // self.nets
             groups = [members[i * self.nets : (i + 1) * self.nets] for i in range(num_groups)]
             return [self.measure(*group) for group in groups]
-        # Paired by seed: such runs share data and order, so that their difference varies less by
-        # chance than their errors do.
+        # Paired by seed: such runs share data and order.
         runs = zip(*(results[name] for name in self.arms), strict=True)
         return [self.measure(*runs_of_seed) for runs_of_seed in runs]
 
@@ -184,6 +183,11 @@ class Claim:
     """Measures each run of the first arm, from its folder; kept in `RunResult.extra_metrics`."""
     together: Callable[[Sequence[RunResult]], dict[str, float]] | None = None
     """Measures each ensemble of runs of the first arm; kept in `extra_metrics` of its members."""
+
+    @property
+    def numbers_of_images(self) -> tuple[int, ...]:
+        """The numbers of training images that are compared; empty: the claim is on none."""
+        return tuple(sorted({effect.images for effect in self.effects} - {0}))
 
     @property
     def learns_first(self) -> bool:

@@ -20,15 +20,18 @@ from alexnet.experiments.claim import (
     Kind,
 )
 
-ASSUMED_SIZES: dict[Kind, tuple[int, int]] = {
-    "photographs": (10, 4_000),
-    "cifar10": (10, 50_000),
-    "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES),
-    "mini-imagenet": (100, 50_000),
-    "imagenet": (1000, 1_281_167),
+ASSUMED_SIZES: dict[Kind, tuple[int, int, int]] = {
+    "photographs": (10, 4_000, 1_000),
+    "cifar10": (10, 50_000, 10_000),
+    "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES, 10_000),
+    "mini-imagenet": (100, 50_000, 10_000),
+    "imagenet": (1000, 1_281_167, 50_000),
 }
-"""Classes and training images where no store is given."""
-SIZES_OF_PARTS = {"first": (FIRST_CLASSES, FIRST_IMAGES), "new": (NEW_CLASSES, NEW_IMAGES)}
+"""Classes, training and validation images where no store is given."""
+SIZES_OF_PARTS = {
+    "first": (FIRST_CLASSES, FIRST_IMAGES, 10_000),
+    "new": (NEW_CLASSES, NEW_IMAGES, 7_500),
+}
 """The same where claim pretrain learns tiny-imagenet first."""
 SHARE_OF_PEAK = 0.5
 """Multiply-adds per second of a network's layers, relative to a large matrix product."""
@@ -54,30 +57,37 @@ def claims_s(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict
         times = []
         for arm in claim.arms:
             part = claim.part(arm, "desk", kind)
-            classes, images = SIZES_OF_PARTS.get(part.of) or ASSUMED_SIZES[kind]
+            classes, images, val_images = SIZES_OF_PARTS.get(part.of) or ASSUMED_SIZES[kind]
             of_each = part.train_of_each or images / classes
-            classes = part.classes or classes
+            share = (part.classes or classes) / classes
             config = claim.config(arm, "desk", kind)
-            times.append(run_s(config, classes, classes * of_each, macs_per_s))
+            sizes = round(share * classes), share * classes * of_each, share * val_images
+            times.append(run_s(config, *sizes, macs_per_s))
         if times:
             seconds[claim.id] = seeds * sum(times)
     return seconds
 
 
-def run_s(config: Config, classes: int, images: float, macs_per_s: float) -> float:
+def run_s(
+    config: Config, classes: int, images: float, val_images: float, macs_per_s: float
+) -> float:
     """Estimate the seconds of a run.
 
-    The multiply-adds of a forward pass count three times, since a backward pass costs two. All
-    other operations have few by comparison.
+    The multiply-adds of a forward pass count three times for a training image, since a backward
+    pass costs two, and once for an image of the validation after each epoch. All other operations
+    have few by comparison.
 
     Args:
         images: Number of training images.
+        val_images: Number of validation images; claim `relu` validates on its training images.
         macs_per_s: As for `claims_s`.
     """
     ops = plan(replace(config.architecture, classes=classes))
     forward_macs = sum(op.multiply_adds for op in ops if op.op == "linear")
-    presentations = config.schedule.epochs * images
-    return presentations * 3 * forward_macs / (SHARE_OF_PEAK * macs_per_s)
+    if config.val_split == config.train_split:
+        val_images = images
+    macs = config.schedule.epochs * (3 * images + val_images) * forward_macs
+    return macs / (SHARE_OF_PEAK * macs_per_s)
 
 
 def peak_macs_per_s(threads: int | None = None, side: int = 1024) -> float:

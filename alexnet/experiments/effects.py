@@ -101,8 +101,12 @@ gap = difference(lambda run: run.gap)
 def more_with_few(
     few: RunResult, base_of_few: RunResult, many: RunResult, base_of_many: RunResult
 ) -> float:
-    """What a change does to the error with few training images minus what it does with many."""
-    return test_error(few, base_of_few) - test_error(many, base_of_many)
+    """What a change does to the error with few training images minus what it does with many.
+
+    With the center crop: ten crops with reflections would give a net that was trained without them
+    part of what its training lacked.
+    """
+    return centre_error(few, base_of_few) - centre_error(many, base_of_many)
 
 
 def top5_error(first: RunResult, second: RunResult) -> float:

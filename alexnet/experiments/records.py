@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -116,20 +117,38 @@ def write(raw: dict[str, Any], folder: Path) -> Path:
         numbers = itertools.count(1)
         before = next(p for n in numbers if not (p := path.with_suffix(f".json.{n}.bak")).exists())
         os.replace(path, before)
-        print(f"the record before, of other images or more seeds, is {before}", file=sys.stderr)
-    write_whole(path, (json.dumps(raw, indent=1) + "\n").encode())
+        print(
+            f"the record before, of other images, another device or more seeds, is {before}",
+            file=sys.stderr,
+        )
+    write_whole(path, text_of(raw).encode())
     return path
 
 
+def text_of(raw: dict[str, Any]) -> str:
+    """The JSON text of a record: indented, with one line for each epoch of a run."""
+    # A list or an object that holds none. Strings have no line ends, so that they stay as they are.
+    innermost = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+    return innermost.sub(lambda m: re.sub(r"\n *", " ", m[0]), json.dumps(raw, indent=1)) + "\n"
+
+
 def _is_more(path: Path, raw: dict[str, Any]) -> bool:
-    """Whether a record that exists is of another store, or has more runs, than the new one."""
+    """Whether a record that exists is of another store or device, or has more runs, than `raw`."""
     try:
         old = json.loads(path.read_text())
         most = [max(map(len, record["arms"].values())) for record in (old, raw)]
         others = any(old.get(of) != raw.get(of) for of in ("store_checksum", "first_store"))
+        others |= _devices(old) != _devices(raw)
         return others or most[0] > most[1]
     except (KeyError, TypeError, ValueError, AttributeError):
         return True
+
+
+def _devices(raw: dict[str, Any]) -> set[tuple[str, str]]:
+    """The devices and precisions of the runs of a record."""
+    origins = [run.get("origin", {}) for runs in raw["arms"].values() for run in runs]
+    # Runs without an origin are older than the runs on a GPU.
+    return {(one.get("device", "cpu"), one.get("precision", "float32")) for one in origins}
 
 
 @dataclass(frozen=True)
@@ -179,12 +198,15 @@ class Record:
 
         With the center crop, where all effects of the claim are of that error.
         """
-        of_centre = {effect.measure for effect in self.claim.effects} == {effects.centre_error}
+        measures = {effect.measure for effect in self.claim.effects}
+        of_centre = measures <= {effects.centre_error, effects.more_with_few}
+        numbers = self.claim.numbers_of_images
         lines = []
         for name, runs in self.results.items():
             errors = [run.centre_error if of_centre else run.test_error for run in runs]
             percent = ", ".join(f"{100 * error:.1f}" for error in errors)
-            part = Part(**self.raw["parts"][name])
+            # Where numbers of images are compared, the arm's own name has its number.
+            part = "" if numbers else Part(**self.raw["parts"][name])
             # Records name arms as code does, and readers read American English.
             arm = name.replace("normalisation", "normalization").replace("colour", "color")
             of = "error with the center crop" if of_centre else error_name(self.config(name))
@@ -200,7 +222,7 @@ class Record:
         numbers, only what all arms share.
         """
         first, without_dropout = self.claim.arms[0].name, self.without_dropout
-        numbers = sorted({effect.images for effect in self.claim.effects} - {0})
+        numbers = self.claim.numbers_of_images
         if row is not None and row.effect.images:
             first = row.effect.arms[-1]
             (without,) = (
@@ -214,8 +236,10 @@ class Record:
             f"{where(self.raw)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}: "
             f"{WIDTHS.get(width, f'1/{1 / width:.0f} of the width')}, "
         )
-        if numbers and not (row is not None and row.effect.images):
+        if numbers and row is None:
             return f"{start}{numbers[0]:,} to {numbers[-1]:,} images"
+        if numbers and row is not None and not row.effect.images:
+            return f"{start}{numbers[0]:,} and {numbers[-1]:,} images"
         train_error = mean(run.train_error for run in runs)
         least, text = train_error, ""
         if without_dropout is not None:

@@ -80,8 +80,13 @@ def write(
 
 BY_IMAGES = (
     "What dropout, random crops and color noise are worth with so many training images, at the "
-    "same number of presentations: the mean over seeds and its 95 % interval. Above the line the "
-    "network without it errs more."
+    "same number of presentations: differences of the error with the center crop. Above the line "
+    "the network without it errs more. "
+)
+MEANS = "A point is the mean over seeds, with its 95 % interval."
+SINGLE = (
+    "A point is one pair of runs: there is no interval, and two runs of one network can differ by "
+    "as much."
 )
 
 LADDER = (
@@ -105,9 +110,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         (record, row)
         for record in records
         for row in record.rows
-        if row.effect.name.startswith("test error")
-        and row.estimate.low is not None
-        and not row.effect.images
+        if row.effect.name.startswith("test error") and row.estimate.low is not None
     ]
     if points:
         caption = (
@@ -117,8 +120,9 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         )
         sections += [("What each part is worth", [(_bars(points), caption)])]
     for record in records:
-        if any(row.effect.images for row in record.rows):
-            sections += [("Overfitting: the number of images", [(_by_images(record), BY_IMAGES)])]
+        if record.claim.numbers_of_images:
+            caption = BY_IMAGES + (SINGLE if record.rows[0].estimate.low is None else MEANS)
+            sections += [("Overfitting: the number of images", [(_by_images(record), caption)])]
         if record.claim.id == "ladder":
             where = f"What later settings are worth ({NAMES[record.raw['on']]})"
             sections += [(where, [(_ladder(record), LADDER)])]
@@ -236,12 +240,16 @@ def _by_images(record: Record) -> Figure:
         rows = [row for row in at_one_number if row.effect.pair == pair]
         # A little apart, so that the intervals of one number of images can be told from each other.
         x = [row.effect.images * 1.03 ** (number - 1) for row in rows]
-        axes.plot(x, [row.estimate.mean for row in rows], "o-", color=color, label=pair)
+        single = all(row.estimate.low is None for row in rows)
+        # Only means are joined: the steps between single runs are mostly chance.
+        line, face = ("o", "white") if single else ("o-", color)
+        means = [row.estimate.mean for row in rows]
+        axes.plot(x, means, line, color=color, markerfacecolor=face, label=pair)
         for at, row in zip(x, rows, strict=True):
             if row.estimate.low is not None and row.estimate.high is not None:
                 axes.plot((at, at), (row.estimate.low, row.estimate.high), color=color, linewidth=2)
     images = sorted({row.effect.images for row in at_one_number})
-    axes.set(xscale="log", xlabel="training images", ylabel="test error, percentage points")
+    axes.set(xscale="log", xlabel="training images", ylabel="difference, percentage points")
     axes.set_xticks(images, [f"{number:,}" for number in images])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)

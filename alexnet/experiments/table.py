@@ -22,14 +22,15 @@ from alexnet.terminal import paragraphs, together, wrapped
 SIGNIFICANT = 0.05
 """Largest adjusted p value of an effect that stands."""
 FULL_SCALE = (
-    "Commands at full scale: `--precision auto` is bfloat16 on CUDA; what 2012 computed in is "
-    "`--precision float32`."
+    "Commands at full scale: `--precision auto` is bfloat16 on CUDA; the authors computed in "
+    "float32, which is `--precision float32`."
 )
 HEAD = """# Reproduction
 
-Every claim of the paper, and what was measured here. `alexnet reproduce --document
-docs/reproduction.md` makes this file from `records/claims`. Records hold runs; every effect is
-computed from them, and a test fails when this file and the records disagree.
+The claims of the paper, two further questions (`images` and `ladder`), and what was measured here.
+`alexnet reproduce --document docs/reproduction.md` makes this file from `records/claims`. Records
+hold runs; every effect is computed from them, and a test fails when this file and the records
+disagree.
 
 """
 # Lines that end in a backslash are one line of the document.
@@ -41,35 +42,37 @@ ratio). *Opposite sign*: wholly on the other side. *Differs*: wholly on one side
 claims none. *Inconclusive*: the interval contains the value that stands for no effect, or there is
 no interval. Where the paper gives a number, the row says whether the interval contains it. The
 minimum detectable effect (80 % power) is the smallest distance from no effect that so many seeds of
-this standard deviation find with a probability of 80 %. A pair such as 40.7 / 18.2 is a top-1 and a
-top-5 error in percent, and -1.4 / -1.2 points are changes of the two. "CaffeNet at 128 pixels" is
-what the one systematic study of this shape found: top-1 errors of single runs on ImageNet 2012,
-with fc6 and fc7 of 2,048 units (Mishkin, Sergievskiy and Matas 2016, arXiv 1606.02228, and their
-repository caffenet-benchmark).
+this standard deviation find with a probability of 80 %, at a level of 5 % without any adjustment. A
+pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent, and -1.4 / -1.2 points are changes
+of the two. "CaffeNet at 128 pixels" is what the one systematic study of this shape found: top-1
+errors of single runs on ImageNet 2012, with fc6 and fc7 of 2,048 units (Mishkin, Sergievskiy and
+Matas 2016, arXiv 1606.02228, and their repository caffenet-benchmark).
 
 **Many rows.** "p, Holm" is the p value of the two-sided t test against no effect, adjusted for the
 {tested} rows of the table that have one (Holm 1979). An effect with a value of at most 0.05 stands,
 with a family-wise error of 5 %: {stand} do. The rows are not independent: claims share their base
-runs, so a base that does well or badly by chance moves all of them. The intervals are over seeds
-only: every seed is judged on the same one test sample.
+runs, so a base that does well or badly by chance moves all of them. An effect as large as its
+minimum detectable effect need not stand, because that holds at the unadjusted level. The intervals
+are over seeds only: every seed is judged on the same one test sample.
 
-**Scale.** Each row names its scale, in words that come from the record: the first arm's width,
-training images and mean training error. *full* is the paper's setting where the data are the
-paper's too; *desk* is a small stand-in. A desk record can confirm a mechanism. It cannot refute a
-claim about ImageNet, and its numbers are of another network and other images. *Underfitted* means a
-training error above {underfitted:.0f} %; where claim `dropout` was run on the same base, the \
-error of the net
-trained without dropout decides. Such a net has little use for what prevents overfitting, so the
-effect of a regularizer has to look small or opposite there."""
+**Scale.** Each row names its scale, in words that come from the record: the width, training images
+and mean training error of the first arm, or in claim `images` of the base with so many images.
+*full* is the paper's setting where the data are the paper's too; *desk* is a small stand-in. A desk
+record can confirm a mechanism. It cannot refute a claim about ImageNet, and its numbers are of
+another network and other images. *Underfitted* means a training error above {underfitted:.0f} %; \
+where claim
+`dropout` was run on the same base, the error of the net trained without dropout decides. Such a net
+has little use for what prevents overfitting, so the effect of a regularizer has to look small or
+opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
 would run today; the settings that differ are named. A measure of the first epoch alone is not
 touched by settings that act later."""
-END_GAME = """ Where `schedule.colour_until`
-is named, the runs had no end game. Today the color noise ends and conv1's weights learn at a tenth
-of the rate from epoch 18 of 24, and conv1 is frozen at 19, as in the original's configuration in
-proportion."""
+END_GAME = """ Where `schedule.colour_until` is named,
+the runs were made without the end game: today the color noise ends and conv1's weights learn at a
+tenth of the rate from epoch 18 of 24, and conv1 is frozen from epoch 19 on, as in the original's
+configuration in proportion."""
 
 
 def reproduce(
