@@ -56,6 +56,13 @@ def another_net(path: Path) -> None:
     torch.save(torch.nn.LSTM(4, 4).state_dict(), path)
 
 
+def vgg(path: Path) -> None:
+    """torchvision's vgg11, of which some names are those of its alexnet."""
+    names = [f"features.{i}" for i in (0, 3, 6, 8, 11, 13, 16, 18)]
+    names += [f"classifier.{i}" for i in (0, 3, 6)]
+    torch.save({f"{name}.weight": torch.zeros(4, 4) for name in names}, path)
+
+
 def not_finite(path: Path) -> None:
     state = dict(frameworks.torchvision_alexnet(WIDTH, CLASSES).state_dict())
     state["classifier.1.bias"][3] = float("nan")
@@ -101,6 +108,11 @@ def damaged_caffemodel(path: Path) -> None:
             "a.pth",
             another_net,
             "is not an AlexNet that is known: it has 4 arrays, the first of them",
+        ),
+        (
+            "a.pth",
+            vgg,
+            r"'features\.0\.weight' of shape \(4, 4\), and too few with the names of an AlexNet",
         ),
         ("a.pth", not_finite, r"has numbers in fc6\.bias that are not finite"),
         ("a.pth", view_of_one_number, "is larger than the file"),

@@ -79,6 +79,27 @@ def test_torchvisions_net_gives_its_values_in_every_layer(
     assert_same(load(tmp_path / "run", device="cpu"), want)
 
 
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod.", "module._orig_mod.", "model.", "_orig_mod.net.backbone."]
+)
+def test_names_of_modules_around_a_network_are_taken_off(wrapper: str, tmp_path: Path) -> None:
+    """As torch.compile, DistributedDataParallel and Lightning write the names of parameters."""
+    state = torchvision_file(tmp_path / "a.pth")
+    torch.save({wrapper + name: t for name, t in state.items()}, tmp_path / "b.pth")
+    plain, wrapped = (identify(read(tmp_path / name)).chosen() for name in ("a.pth", "b.pth"))
+    assert wrapped.net.name == "torchvision"
+    assert {*wrapped.arrays} == {*plain.arrays}
+    for name, array in plain.arrays.items():
+        np.testing.assert_array_equal(wrapped.arrays[name], array)
+
+
+def test_order_of_the_arrays_in_a_file_does_not_matter(tmp_path: Path) -> None:
+    state = torchvision_file(tmp_path / "a.pth")
+    np.savez(tmp_path / "a.npz", **{name: state[name].numpy() for name in reversed(state)})
+    chosen = identify(read(tmp_path / "a.npz")).chosen()
+    assert (chosen.net.name, chosen.config.architecture.classes) == ("torchvision", CLASSES)
+
+
 def test_name_that_torchvision_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="not a parameter of torchvision"):
         from_torchvision({"features.1.weight": torch.zeros(1)})

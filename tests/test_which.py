@@ -101,7 +101,10 @@ def test_hostile_name_of_an_operation_does_not_reach_the_terminal(
     assert "\x1b" not in output
 
 
-@pytest.mark.parametrize("recipe", ["paper", "original", "caffe_alexnet", "torchvision"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["paper", "original", "six_conv", "original_six_conv", "caffe_alexnet", "torchvision"],
+)
 def test_our_own_onnx_files_are_told_apart(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,8 +269,8 @@ def _check_widened(path: Path, numbers: int) -> None:
 
 
 def _plain(name: str) -> str:
-    """The name of a parameter without what nn.DataParallel adds."""
-    return re.sub(r"(^|\.)module\.", r"\1", name)
+    """The name of a parameter without what nn.DataParallel and torch.compile add."""
+    return re.sub(r"(^|\.)((module|_orig_mod)\.)+", r"\1", name)
 
 
 def _read_safetensors(path: Path) -> WeightFile:

@@ -147,8 +147,8 @@ def _unknown_names(file: WeightFile) -> str:
         f"{len(file.arrays)} arrays, the first of them" if len(file.arrays) > 1 else "one array,"
     )
     return (
-        f"it has {several} {first!r} of shape {file.arrays[first].shape}, and none with a name of "
-        "ours, torchvision's, Caffe's or TF-slim's"
+        f"it has {several} {first!r} of shape {file.arrays[first].shape}, and too few with the "
+        "names of an AlexNet (ours, torchvision's, Caffe's or TF-slim's)"
     )
 
 

@@ -46,6 +46,8 @@ NAMES = {
 BIASES = "bias", "/1", "_b_0", "_b", "_bias", "biases"
 MEAN = "data_mean"
 """The mean image, (3, H, W), in an .npz file that `to_caffe` has made."""
+MOST_WRAPPERS = 4
+"""Most names that are taken off before those of the parameters; a file can have any number."""
 
 
 @dataclass(frozen=True)
@@ -186,22 +188,36 @@ def name_parameters(file: WeightFile) -> Named | None:
     """
     if any(operation.weight for operation in file.operations):
         return _by_operations(file)
-    layers = {key.rpartition(".")[0] for key in file.arrays}
+    arrays = file.arrays
+    for _ in range(MOST_WRAPPERS + 1):
+        if (named := _by_names(arrays)) is not None:
+            return named
+        # A network that is an attribute of another, as Lightning's modules have it (`model.`),
+        # gives the name of the attribute to all of its parameters.
+        if len({key.partition(".")[0] for key in arrays}) > 1:
+            return None
+        arrays = {key.partition(".")[2]: array for key, array in arrays.items()}
+    return None
+
+
+def _by_names(from_file: Arrays) -> Named | None:
+    """Find the parameters of an AlexNet by their names; None if no known program has such names."""
+    layers = {key.rpartition(".")[0] for key in from_file}
     # Other networks of torchvision have `features.0` as well, but most of their names are others.
     if len(layers & TORCHVISION_NAMES.keys()) > len(layers) // 2:
-        known = {k: v for k, v in file.arrays.items() if k.rpartition(".")[0] in TORCHVISION_NAMES}
-        rest = tuple(key for key in file.arrays if key not in known)
-        return Named("torchvision", from_torchvision(known), rest)
+        known = {k: v for k, v in from_file.items() if k.rpartition(".")[0] in TORCHVISION_NAMES}
+        rest = tuple(key for key in from_file if key not in known)
+        return Named("torchvision", _in_order(from_torchvision(known)), rest)
     for layout, pattern in NAMES.items():
-        matches = {key: re.fullmatch(pattern, key) for key in file.arrays}
+        matches = {key: re.fullmatch(pattern, key) for key in from_file}
         matched = {key: match for key, match in matches.items() if match is not None}
         if not matched:
             continue
         arrays: Arrays = {}
         for key, match in matched.items():
             parameter = "bias" if match[2] in BIASES else "weight"
-            arrays[f"{match[1]}.{parameter}"] = _our_axes(file.arrays[key], layout)
-        rest = tuple(key for key in file.arrays if key not in matched and key != MEAN)
+            arrays[f"{match[1]}.{parameter}"] = _our_axes(from_file[key], layout)
+        rest = tuple(key for key in from_file if key not in matched and key != MEAN)
         return Named(layout, _in_order(arrays), rest)  # type: ignore[arg-type]
     return None
 
@@ -224,10 +240,17 @@ def _in_order(arrays: Arrays) -> Arrays:
 
 
 def _by_operations(file: WeightFile) -> Named:
-    """Number the layers of a network by their order, whatever their names are."""
+    """Number the layers of a network by their order, whatever their names are.
+
+    The first fully connected layer is fc6, also after six convolutions.
+    """
     arrays: Arrays = {}
+    num_connected = 0
     for number, operation in enumerate((o for o in file.operations if o.weight), 1):
-        name = f"{'conv' if operation.is_convolution else 'fc'}{number}"
+        # A convolution has the number of its place among all layers: one after a fully connected
+        # layer, which no AlexNet has, leaves a gap, and the file is refused.
+        name = f"conv{number}" if operation.is_convolution else f"fc{6 + num_connected}"
+        num_connected += not operation.is_convolution
         weight = file.arrays[operation.weight]
         arrays[f"{name}.weight"] = weight.T if operation.transposed else weight
         if operation.bias:
