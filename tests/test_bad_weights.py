@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import io
 import pickle
 import struct
@@ -152,10 +154,31 @@ def test_a_pickle_that_wants_to_run_code_is_refused(form: str, tmp_path: Path) -
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    says = r"wants to run code when it is loaded \(\w+\.system\)|since a pickle may run code"
+    says = r"\(\w+\.system\), which could run code when it is loaded|since a pickle may run code"
     with pytest.raises(RunError, match=says):
         read(path)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [np.float64(0.5), argparse.Namespace(lr=0.01), collections.defaultdict(list)],
+    ids=["scalar", "arguments", "dictionary"],
+)
+def test_what_is_harmless_beside_weights_is_not_called_code(extra: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {"features.0.weight": torch.zeros(2)}, "extra": extra}, path)
+    with pytest.raises(RunError, match=r"has more than plain tensors \([\w.]+\), which could"):
+        read(path)
+
+
+def test_intact_file_in_another_form_is_not_called_damaged(tmp_path: Path) -> None:
+    tensor = field(1, 2) + field(2, 1) + field(8, "w") + field(13, b"") + field(14, 1)
+    (tmp_path / "a.onnx").write_bytes(field(7, field(5, tensor)))
+    with pytest.raises(RunError) as refusal:
+        read(tmp_path / "a.onnx")
+    says = "cannot be read: its weights are in another file; save the model as one file"
+    assert str(refusal.value) == f"{tmp_path / 'a.onnx'} {says}"
 
 
 def test_a_message_is_read_in_bounded_time() -> None:
@@ -278,6 +301,8 @@ def test_means_of_other_shapes_are_refused(tmp_path: Path) -> None:
             read_mean(path)
     np.save(path, np.zeros((1, 3, 8, 8), np.float32))
     assert read_mean(path).shape == (3, 8, 8)
+    np.save(path, np.array([104, 117, 123]))
+    assert read_mean(path).tolist() == [104, 117, 123]
     blobs = frameworks.caffe_blobs(7, WIDTH, CLASSES)
     for shape in ((3, 256, 200), (3, 2, 256, 256), (3, 0, 0)):
         np.savez(tmp_path / "a.npz", **blobs, data_mean=np.zeros(shape, np.float32))

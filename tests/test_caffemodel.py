@@ -84,7 +84,7 @@ def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="c", syntax="proto2")
-    kinds = {"int64": 3, "float": 2, "string": 9, "uint32": 13}
+    kinds = {"int64": 3, "float": 2, "bool": 8, "string": 9, "uint32": 13}
     for name, fields in {
         "BlobShape": [("dim", 1, "int64", 3)],
         "BlobProto": [("data", 5, "float", 3), ("shape", 7, "BlobShape", 1)],
@@ -100,12 +100,24 @@ def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
             ("beta", 3, "float", 1),
             ("k", 5, "float", 1),
         ],
+        "InnerProductParameter": [("transpose", 6, "bool", 1)],
+        "PoolingParameter": [
+            ("pool", 1, "uint32", 1),
+            ("kernel_size", 2, "uint32", 1),
+            ("stride", 3, "uint32", 1),
+            ("pad", 4, "uint32", 1),
+            ("round_mode", 13, "uint32", 1),
+        ],
+        "InputParameter": [("shape", 1, "BlobShape", 3)],
         "LayerParameter": [
             ("name", 1, "string", 1),
             ("type", 2, "string", 1),
             ("blobs", 7, "BlobProto", 3),
             ("convolution_param", 106, "ConvolutionParameter", 1),
+            ("inner_product_param", 117, "InnerProductParameter", 1),
             ("lrn_param", 118, "LRNParameter", 1),
+            ("pooling_param", 121, "PoolingParameter", 1),
+            ("input_param", 143, "InputParameter", 1),
         ],
         "NetParameter": [("name", 1, "string", 1), ("layer", 100, "LayerParameter", 3)],
     }.items():
@@ -117,9 +129,9 @@ def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
                 one.options.packed = label == 3 and kind in ("int64", "float")
             else:
                 one.type, one.type_name = 11, f".c.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    net_class = message_factory.GetMessageClass(pool.FindMessageTypeByName("c.NetParameter"))
+    known = descriptor_pool.DescriptorPool()
+    known.Add(file)
+    net_class = message_factory.GetMessageClass(known.FindMessageTypeByName("c.NetParameter"))
 
     blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     data = caffemodel.write("net", blobs, operations(caffe_architecture(False)))
@@ -136,6 +148,8 @@ def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
     assert layers["conv2"].convolution_param.group == 2
     assert list(layers["conv1"].convolution_param.stride) == [4]
     assert layers["norm1"].lrn_param.alpha == pytest.approx(1e-4)
+    pool = layers["pool1"].pooling_param
+    assert (pool.kernel_size, pool.stride, pool.round_mode) == (3, 2, 0)
     weight = layers["conv2"].blobs[0]
     np.testing.assert_array_equal(
         np.array(weight.data, np.float32).reshape(tuple(weight.shape.dim)), blobs["conv2/0"]
@@ -144,41 +158,93 @@ def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
     assert {*again.arrays} == {*blobs}
     np.testing.assert_array_equal(again.arrays["fc6/0"], blobs["fc6/0"])
     assert again.operations == caffemodel.parse(data).operations
+    # What Google's implementation writes of the settings that ours does not.
+    layers["fc7"].inner_product_param.transpose = True
+    pool.pad, pool.pool, pool.round_mode = 1, 1, 1
+    shown = net.layer.add(name="data", type="Input").input_param.shape.add()
+    shown.dim.extend([10, 3, 224, 224])
+    changed = caffemodel.parse(net.SerializeToString())
+    named = {operation.name: operation for operation in changed.operations}
+    assert (named["fc6"].transposed, named["fc7"].transposed) == (False, True)
+    assert named["pool1"].kind == "avg_pool"
+    settings = {"size": 3, "stride": 2, "pad": 1, "ceil_mode": 0, "pad_after": 1}
+    assert named["pool1"].settings == settings
+    assert changed.input_px == 224
 
 
-def test_the_older_form_of_a_caffemodel_is_read(tmp_path: Path) -> None:
-    """`layers` with numbers for types, and blobs with four sides, as of 2014."""
-    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+def older_form(blobs: dict[str, np.ndarray], transposed: bool, settings: bool = True) -> bytes:
+    """CaffeNet as of 2014: `layers` with numbers for types, and blobs with four sides.
+
+    Args:
+        transposed: The weights of the fully connected layers are (inputs, outputs).
+        settings: False: every setting of a layer is Caffe's default.
+    """
     numbers = {"linear": 14, "activation": 18, "lrn": 15, "max_pool": 17}
-    content = []
+    means = b"".join(field(5, value) for value in (104.0, 117.0, 123.0))
+    content = [field(2, field(4, "data") + field(5, 5) + field(36, field(3, 227) + means))]
     for o in operations(caffe_architecture(True)):
         layer = field(4, o.name) + field(5, 4 if o.is_convolution else numbers[o.kind])
+        is_connected = o.kind == "linear" and not o.is_convolution
         for key in filter(None, (o.weight, o.bias)):
-            shape = (1, 1, 1, *blobs[key].shape)[-4:]
-            sides = b"".join(field(i, side) for i, side in enumerate(shape, 1))
-            layer += field(6, sides + field(5, blobs[key].tobytes()))
+            blob = blobs[key].T if transposed and is_connected else blobs[key]
+            sides = b"".join(
+                field(i, side) for i, side in enumerate((1, 1, 1, *blob.shape)[-4:], 1)
+            )
+            layer += field(6, sides + field(5, np.ascontiguousarray(blob).tobytes()))
+        number, fields = {
+            "linear": (10, {3: "pad", 4: "size", 5: "group", 6: "stride"}),
+            "max_pool": (19, {2: "size", 3: "stride"}),
+        }.get("" if is_connected else o.kind, (0, {}))
+        if number and settings:
+            values = b"".join(field(n, int(o.settings[key])) for n, key in fields.items())
+            layer += field(number, values)
         if o.kind == "lrn":
             layer += field(18, field(1, 5) + field(2, 1e-4) + field(3, 0.75))
-        if o.is_convolution:
-            layer += field(10, b"".join(field(n, int(o.settings[k])) for n, k in ((5, "group"),)))
+        if is_connected and transposed:
+            layer += field(17, field(6, 1))
         content.append(field(2, layer))
-    data_layer = (
-        field(4, "data")
-        + field(5, 5)
-        + field(36, field(3, 227) + b"".join(field(5, value) for value in (104.0, 117.0, 123.0)))
-    )
-    content.insert(0, field(2, data_layer))
+    return b"".join(content)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_older_form_of_a_caffemodel_gives_caffes_values(
+    transposed: bool, tmp_path: Path
+) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     path = tmp_path / "old.caffemodel"
-    path.write_bytes(b"".join(content))
+    path.write_bytes(older_form(blobs, transposed))
     file = read(path)
     assert (file.input_px, file.mean) == (227, (104.0, 117.0, 123.0))
-    found = identify(file)
-    # Strides and padding are Caffe's defaults where the file says nothing.
-    assert "stride of conv1 is 1, and 4" in found.reason
-    v0 = field(2, field(1, field(1, "conv1")))
-    path.write_bytes(v0)
-    with pytest.raises(RunError, match="upgrade_net_proto_binary converts it"):
+    assert identify(file).chosen().net.name == "caffenet"
+    import_weights(path, tmp_path / "run")
+    bgr = frameworks.caffe_input(IMAGES, np.array(file.mean))
+    want = frameworks.caffe_forward(blobs, bgr, True)
+    assert_same(load(tmp_path / "run", device="cpu"), want)
+
+
+def test_settings_that_the_older_form_leaves_out_are_caffes_defaults(tmp_path: Path) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    path = tmp_path / "old.caffemodel"
+    path.write_bytes(older_form(blobs, transposed=False, settings=False))
+    assert "stride of conv1 is 1, and 4" in reason_of(path)
+    # The oldest form of all.
+    path.write_bytes(field(2, field(1, field(1, "conv1"))))
+    says = "cannot be read: it has the oldest form of layers; .* upgrade_net_proto_binary converts"
+    with pytest.raises(RunError, match=says):
         read(path)
+
+
+@pytest.mark.parametrize("own_layer", [True, False], ids=["Input", "input_shape"])
+def test_size_of_the_input_is_that_of_the_file(own_layer: bool, tmp_path: Path) -> None:
+    """At 224 pixels Caffe's net has the maps, and so the shapes, that it has at 227."""
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    path = caffe_file(tmp_path / "a.caffemodel", blobs, False)
+    shape = field(1, bytes([10, 3]) + b"\xe0\x01" * 2)  # packed, as Caffe writes it
+    label = field(100, field(1, "label") + field(2, "Input") + field(143, field(1, field(1, 10))))
+    layer = field(100, field(1, "data") + field(2, "Input") + field(143, field(1, shape)))
+    path.write_bytes((layer + label if own_layer else field(8, shape)) + path.read_bytes())
+    assert read(path).input_px == 224
+    assert identify(read(path)).chosen().config.architecture.input_px == 224
 
 
 def test_a_layer_of_caffe_that_no_alexnet_has_is_refused(tmp_path: Path) -> None:
@@ -199,6 +265,10 @@ def test_a_layer_of_caffe_that_no_alexnet_has_is_refused(tmp_path: Path) -> None
         (
             field(1, "r") + field(2, "ReLU") + field(123, field(1, 0.1)),
             "ReLU whose settings no AlexNet",
+        ),
+        (
+            field(1, "n") + field(2, "LRN") + field(118, field(4, 1)),
+            "LRN whose settings no AlexNet",
         ),
     ):
         path = tmp_path / "a.caffemodel"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.weights.operations import Operation
-from alexnet.weights.protobuf import Budget, Malformed, Message, field, shaped
+from alexnet.weights.protobuf import Budget, Malformed, Message, Unsupported, field, shaped
 
 KINDS = {
     "Convolution": "linear",
@@ -67,6 +67,8 @@ class _Numbers:
 
 NEW = _Numbers(1, 2, 7, 106, 117, 118, 121, 100, 123)
 OLD = _Numbers(4, 5, 6, 10, 17, 18, 19, 36, 30)
+INPUT = 143
+"""The shapes of a layer `Input`, which only the present form has."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,22 @@ def parse(data: bytes) -> CaffeNet:
         mean = tuple(transform.floats(5).tolist()) or mean
         scale = transform.real(1, scale)
         operation = _operation(layer, numbers)
+        # A net that was saved from a file for use has the shape of its input instead of a crop.
+        if operation.kind == "Input":
+            input_px = _width(layer.message(INPUT).message(1).integers(1)) or input_px
         blobs = [_blob(blob) for blob in layer.messages(numbers.blobs)]
         arrays |= {f"{operation.name}/{i}": blob for i, blob in enumerate(blobs)}
         if operation.kind not in NO_OPERATIONS:
             operations.append(operation)
     if input_px is None:
-        # A net that was saved from a file for use has the shape of its input instead.
-        shape = net.integers(4) or net.message(8).integers(1)
-        input_px = shape[-1] if len(shape) >= 4 else None
+        # Before there was a layer for it, the shape stood beside the layers.
+        input_px = _width(net.integers(4) or net.message(8).integers(1))
     return CaffeNet(net.text(1), arrays, tuple(operations), input_px, mean, scale)
+
+
+def _width(sides: list[int]) -> int | None:
+    """The last side of a batch of images; None for other inputs, such as labels."""
+    return sides[-1] if len(sides) >= 4 else None
 
 
 def parse_blob(data: bytes) -> NDArray[np.float32]:
@@ -120,7 +129,7 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
     name = layer.text(numbers.name)
     if numbers is OLD:
         if layer.has(1):
-            raise Malformed(
+            raise Unsupported(
                 "it has the oldest form of layers; Caffe's upgrade_net_proto_binary converts it"
             )
         number = layer.integer(numbers.type, 0)
@@ -146,8 +155,8 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
             settings["pad_after"] = settings["pad"]
         case "LRN":
             m = layer.message(numbers.lrn)
-            if m.integer(4, 0):
-                raise Malformed(f"{name} normalizes inside a map, which no AlexNet does")
+            # Inside a map in place of across maps.
+            unlike = m.integer(4, 0) != 0
             settings = {
                 "n": m.integer(1, 5),
                 "alpha": m.real(2, 1.0),

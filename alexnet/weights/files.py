@@ -26,7 +26,7 @@ from safetensors import safe_open
 from alexnet.errors import RunError
 from alexnet.weights import caffemodel, onnx_file
 from alexnet.weights.operations import Operation
-from alexnet.weights.protobuf import Malformed
+from alexnet.weights.protobuf import Malformed, Unsupported
 
 Array = NDArray[np.float32]
 Arrays = dict[str, Array]
@@ -47,7 +47,8 @@ GLOBALS = re.compile(
 """What the pickle of a state dict, or of a checkpoint that has one, may name."""
 KNOWN = ".pth, .safetensors, .npz, .npy, .onnx or .caffemodel"
 NESTED = "state_dict", "model_state_dict", "model", "net", "weights"
-"""Where training scripts keep the state dict in a checkpoint."""
+"""Where training scripts keep the state dict in a checkpoint, in any order of one in another."""
+MOST_NESTED = 4
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read(path: str | Path) -> WeightFile:
     """Read a file of weights in any of the formats.
 
     Raises:
-        RunError: The file is missing, damaged, too large, in another format, or wants to run code.
+        RunError: The file is missing, damaged, too large, in another format, or could run code.
             The message names the file and says what to do.
     """
     path = Path(path)
@@ -92,6 +93,8 @@ def read(path: str | Path) -> WeightFile:
     read_format = _reader(path)
     try:
         file = read_format(path)
+    except Unsupported as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
     except Malformed as error:
         raise _damaged(path, str(error)) from None
     if not file.arrays:
@@ -153,9 +156,9 @@ def _read_torch(path: Path) -> WeightFile:
         if isinstance(error, pickle.UnpicklingError):
             raise _no_state_dict(path) from None
         raise _damaged(path, error) from None
-    for key in NESTED:
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
+    for _ in range(MOST_NESTED):
+        inner = loaded if isinstance(loaded, dict) else {}
+        loaded = next((inner[key] for key in NESTED if isinstance(inner.get(key), dict)), loaded)
     tensors = loaded.items() if isinstance(loaded, dict) else ()
     return WeightFile(path, "PyTorch", _from_tensors(path, dict(tensors)))
 
@@ -197,10 +200,10 @@ def _check_globals(path: Path) -> None:
     if "" in names:
         raise _no_state_dict(path)
     if other := [name for name in sorted(names) if not GLOBALS.fullmatch(name)]:
-        torchs = other[0].startswith(("torch.", "builtins."))
-        what = "has more than plain tensors" if torchs else "wants to run code when it is loaded"
+        # Most of these are harmless, such as a number of NumPy; a name does not tell.
         raise RunError(
-            f"{path} {what} ({other[0]}), and is not read; ask for a file of tensors alone: "
+            f"{path} has more than plain tensors ({other[0]}), which could run code when it is "
+            "loaded, and is not read; ask for a file of tensors alone: "
             "torch.save(net.state_dict(), FILE)"
         )
 
@@ -307,10 +310,10 @@ def _read_npz(path: Path) -> WeightFile:
     return WeightFile(path, "NumPy", arrays)
 
 
-def _read_npy(path: Path) -> WeightFile:
+def _read_npy(path: Path, kinds: str = "f") -> WeightFile:
     try:
         with path.open("rb") as file:
-            arrays = _npy(path, file, path.stem)
+            arrays = _npy(path, file, path.stem, kinds)
     except RunError:
         raise
     # As above.
@@ -319,10 +322,13 @@ def _read_npy(path: Path) -> WeightFile:
     return WeightFile(path, "NumPy", arrays)
 
 
-def _npy(path: Path, file: IO[bytes], name: str) -> Arrays:
+def _npy(path: Path, file: IO[bytes], name: str, kinds: str = "f") -> Arrays:
     """Read one array, or the fields of a structured one, without its pickles.
 
     Not `numpy.load`: it takes the memory that the header asks for before it reads.
+
+    Args:
+        kinds: Letters of `numpy.dtype.kind`; arrays of other kinds are left out.
     """
     version = np.lib.format.read_magic(file)
     header = {
@@ -346,7 +352,7 @@ def _npy(path: Path, file: IO[bytes], name: str) -> Arrays:
     return {
         key: np.ascontiguousarray(part, np.float32)
         for key, part in parts.items()
-        if part.dtype.kind == "f"
+        if part.dtype.kind in kinds
     }
 
 
@@ -391,7 +397,9 @@ def read_mean(path: Path) -> Array:
         with path.open("rb") as file:
             if not file.read(6).startswith(b"\x93NUMPY"):
                 raise RunError(f"{path} is not a mean; name a .binaryproto or a .npy file")
-        mean = next(iter(_read_npy(path).arrays.values()), np.zeros(0, np.float32))
+        # Means that were written by hand are often whole numbers.
+        arrays = _read_npy(path, kinds="iuf").arrays
+        mean = next(iter(arrays.values()), np.zeros(0, np.float32))
     sides = mean.shape
     while mean.ndim > 3 and len(mean) == 1:
         mean = mean[0]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.weights.operations import Operation
-from alexnet.weights.protobuf import Budget, Malformed, Message, shaped
+from alexnet.weights.protobuf import Budget, Malformed, Message, Unsupported, shaped
 
 KINDS = {
     "Conv": "linear",
@@ -288,7 +288,7 @@ def _not_square(node: _Node) -> str:
 def _array(tensor: Message) -> NDArray[np.float32] | None:
     """Read a tensor of floating point numbers; None for others, such as shapes."""
     if tensor.has(13) or tensor.integer(14, 0):
-        raise Malformed("its weights are in another file; save the model as one file")
+        raise Unsupported("its weights are in another file; save the model as one file")
     shape, kind = tuple(tensor.integers(1)), tensor.integer(2, 0)
     if kind == HALF and tensor.has(9):
         values = tensor.floats(9, "<f2")

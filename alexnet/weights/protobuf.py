@@ -31,6 +31,10 @@ class Malformed(ValueError):
     """Bytes that are not a message, or not the message that was expected."""
 
 
+class Unsupported(Malformed):
+    """A message that is intact, in a form that is not read; the text says what to do."""
+
+
 class Budget:
     """The number of fields, and of tensors' numbers, that may still be read from a file."""
 
