@@ -133,6 +133,17 @@ def test_what_checkpoints_have_beside_weights_is_read(new: bool, tmp_path: Path)
     assert {*read(tmp_path / "a.pth").arrays} == {"0.weight", "0.bias"}
 
 
+@pytest.mark.parametrize(
+    "keys", [("model", "state_dict"), ("net", "model"), ("state_dict", "model"), ("weights",) * 4]
+)
+def test_state_dict_is_found_in_nested_checkpoints(keys: tuple[str, ...], tmp_path: Path) -> None:
+    content: dict[str, Any] = {"fc6.bias": torch.ones(2)}
+    for key in keys:
+        content = {"epoch": 9, key: content}
+    torch.save(content, tmp_path / "a.pth")
+    assert {*read(tmp_path / "a.pth").arrays} == {"fc6.bias"}
+
+
 def test_a_failed_import_leaves_nothing(
     one_column: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,8 +185,14 @@ def test_classes_and_means_are_read(tmp_path: Path, capsys: pytest.CaptureFixtur
     want = torch.from_numpy(MEAN_IMAGE[::-1].transpose(1, 2, 0).copy())
     assert torch.equal(trained.preprocess.whole_mean, want)
     words.write_text("one\ntwo\n")
+    twice = tmp_path / "twice.txt"
+    twice.write_text("".join(f"{name}\n" for name in ["a", "crane", *"bcdefg", "crane", "h"]))
     for options, says in (
         (("--net", "caffenet", "--classes", str(words)), "has 2 classes, and .* has 10 outputs"),
+        (
+            ("--net", "caffenet", "--classes", str(twice)),
+            r"names the class 'crane' twice, as number 2 and 9; make .* or give synset_words\.txt",
+        ),
         (("--net", "caffenet", "--classes", "none.txt"), "none.txt does not exist; name a text"),
         (("--net", "paper"), "cannot be paper; it can be caffe_alexnet or caffenet"),
         ((), "can be caffe_alexnet or caffenet, which the weights do not tell apart"),
@@ -204,6 +221,22 @@ def test_mean_of_the_crop_is_that_of_the_center_crop(where: str, tmp_path: Path)
     assert preprocess.stored_px == 256
     want = torch.from_numpy(crop[::-1].transpose(1, 2, 0).copy())
     assert torch.equal(preprocess.centre_patch_mean(), want)
+
+
+@pytest.mark.parametrize(("side", "fits"), [(226, False), (454, True), (455, False)])
+def test_mean_has_the_size_of_an_image_that_crops_are_taken_from(
+    side: int, fits: bool, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", **frameworks.caffe_blobs(1, WIDTH, CLASSES))
+    mean = tmp_path / "mean.npy"
+    np.save(mean, np.full((3, side, side), 120, np.float32))
+    if fits:
+        about = import_weights(tmp_path / "a.npz", tmp_path / "run", "caffenet", mean=mean)
+        assert about["stored_px"] == side
+        return
+    says = rf"mean\.npy has a mean of {side} x {side} pixels; .*\(227 pixels\) .* \(up to 454\)"
+    with pytest.raises(RunError, match=says):
+        import_weights(tmp_path / "a.npz", tmp_path / "run", "caffenet", mean=mean)
 
 
 def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from alexnet import load, recipes
 from alexnet.checkpoint import read as read_checkpoint
+from alexnet.cli import main
 from alexnet.config import Pool
 from alexnet.errors import RunError
 from alexnet.weights import caffemodel
@@ -21,6 +23,7 @@ from alexnet.weights.facts import facts
 from alexnet.weights.files import read
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
+from alexnet.weights.layouts import name_parameters
 from tests import frameworks
 from tests.weight_files import (
     CLASSES,
@@ -180,6 +183,54 @@ def test_an_onnx_file_says_itself_whether_fc6_and_fc7_are_halved(
     assert found.chosen().config.architecture.dropout.form == "inverted"
     (fact,) = [one for one in facts(found) if one.what == "fc6 and fc7"]
     assert (fact.value, fact.source) == ("as they are (dropout rescales)", "in the file")
+
+
+def test_classes_in_our_own_onnx_file_are_those_of_the_run(
+    exported: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = exported("paper")
+    named = {entry.key: entry for entry in model.metadata_props}
+    wnids = [f"n0000000{i}" for i in range(CLASSES)]
+    words = [f"thing {i}" for i in range(CLASSES)]
+    for i, (classes, fits) in enumerate(
+        (
+            (json.dumps(wnids), True),
+            (json.dumps([*wnids[1:], wnids[1]]), False),
+            (json.dumps(wnids[1:]), False),
+            ("no JSON", False),
+        )
+    ):
+        named["classes"].value, named["words"].value = classes, json.dumps(words)
+        path = saved_as(model, tmp_path / "a.onnx")
+        main(["import", str(path), str(tmp_path / f"run{i}")])
+        assert ("classes: not named" in capsys.readouterr().out) == (not fits)
+        about = read_checkpoint(tmp_path / f"run{i}").about
+        assert about["classes"] == (wnids if fits else [f"class {i}" for i in range(CLASSES)])
+        assert about["words"] == (words if fits else [])
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul"])
+def test_weights_of_inputs_and_outputs_are_transposed(
+    kind: str, exported: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """The weights of fc7 are square, so that no shape tells a transpose that was forgotten."""
+    from onnx import numpy_helper
+
+    model = exported("paper")
+    plain = name_parameters(read(saved_as(model, tmp_path / "a.onnx")))
+    constants = {one.name: one for one in model.graph.initializer}
+    _, node, _ = [one for one in model.graph.node if one.op_type == "Gemm"]
+    weight = constants[node.input[1]]
+    turned = np.ascontiguousarray(numpy_helper.to_array(weight).T)
+    weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+    set_of(node, transB=0)
+    if kind == "MatMul":
+        node.op_type = kind
+        del node.input[2]  # a MatMul has no biases
+    found = name_parameters(read(saved_as(model, tmp_path / "b.onnx")))
+    assert plain is not None and found is not None
+    assert turned.shape[0] == turned.shape[1]
+    np.testing.assert_array_equal(found.arrays["fc7.weight"], plain.arrays["fc7.weight"])
 
 
 def test_factors_that_are_none_of_dropout_are_refused(

@@ -29,7 +29,7 @@ class ImportArguments:
     """The network, where the weights do not tell several apart; `alexnet which` names them."""
     classes: str = ""
     """File with a class on each line, such as Caffe's synset_words.txt, or a store with the same
-    classes; class 0, class 1, ... when not given."""
+    classes; when not given, those in the file, or class 0, class 1, ..."""
     mean: Path | None = None
     """Mean to subtract, .binaryproto or .npy; the file's own or its program's when not given."""
     channels: Literal["auto", "rgb", "bgr"] = "auto"
@@ -44,6 +44,7 @@ class ImportArguments:
 def import_(arguments: list[str]) -> None:
     """Run `alexnet import`."""
     a = parse(ImportArguments, "import", arguments)
+    from alexnet.data.classes import numbered
     from alexnet.weights.importing import import_weights
 
     about = import_weights(
@@ -56,6 +57,6 @@ def import_(arguments: list[str]) -> None:
     if came["scale_in_conv1"]:
         factors = ", ".join(f"{factor:g}" for factor in came["scale_in_conv1"])
         print(f"  scale: the file multiplies images by {factors}; the filters of conv1 do it here")
-    if not a.classes:
+    if about["classes"] == numbered(len(about["classes"])):
         print("  classes: not named; give --classes FILE to evaluate it on a store")
     print(f"  next: {command('predict', str(a.run), 'IMAGE...')}")

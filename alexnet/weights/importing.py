@@ -20,12 +20,13 @@ from alexnet.architecture import plan
 from alexnet.card import write_card
 from alexnet.config import Config
 from alexnet.config_checks import check
-from alexnet.data.augment import TORCHVISION_MEAN, check_sizes
+from alexnet.data.augment import TORCHVISION_MEAN
 from alexnet.data.classes import are_wnids, numbered
+from alexnet.data.manifest import is_names
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
-from alexnet.files import new_folder
+from alexnet.files import new_folder, parse_json
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from alexnet.weights.files import Array, WeightFile, read, read_mean
@@ -57,7 +58,7 @@ def import_weights(
         run: A new folder.
         net: The network, where the weights do not tell several apart.
         classes: A file with the name of a class on each line, in the order of the outputs, or a
-            store with the same classes; empty: they are called `class 0`, ...
+            store with the same classes; empty: those in the file, or `class 0`, ...
         mean: The mean to subtract, with its channels in the order of the network's input.
         channels: The order of the channels that the network expects; auto: that of its program.
         dropout: The form that it was trained with, where the file has weights alone. 2012: the
@@ -86,10 +87,9 @@ def import_weights(
     # With a mean for each channel, the run divides by the deviations itself.
     scale = np.ones(3, np.float32) if config.augment.mean == "channel" else preprocessing.scale
     weights = _weights(chosen, bgr, scale, path)
-    names, words = _classes(classes, plan(config.architecture)[-1].shape[0], path)
+    names, words = _classes(classes, plan(config.architecture)[-1].shape[0], file)
     mean_image, mean_in_words = _mean(file, preprocessing, chosen, mean, bgr)
     check(config)
-    check_sizes(mean_image.shape[0], config.architecture.input_px)
     about = _header(config, names, words, stored_px=mean_image.shape[0])
     about["imported"] = {
         **_origin(file, path, chosen, bgr, scale),
@@ -199,7 +199,7 @@ def _weights(chosen: Candidate, bgr: bool, scale: Array, path: Path) -> dict[str
     return weights
 
 
-def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]:
+def _classes(source: str, count: int, file: WeightFile) -> tuple[list[str], list[str]]:
     """The names of the classes, and the words for them if they are wnids.
 
     Raises:
@@ -207,7 +207,7 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
     """
     if not source:
         # From 0, as the published lists of classes of these programs are numbered.
-        return numbered(count), []
+        return _classes_in(file, count) or (numbered(count), [])
     # At a URL only a store can be.
     if is_url(source) or (Path(source) / "manifest.json").is_file():
         store = Store(source)
@@ -226,11 +226,32 @@ def _classes(source: str, count: int, path: Path) -> tuple[list[str], list[str]]
             words = [name.partition(" ")[2].strip() for name in names]
             names, words = heads, words if all(words) else []
     if len(names) != count:
-        raise DataError(f"{source} has {len(names)} classes, and {path} has {count} outputs")
+        raise DataError(f"{source} has {len(names)} classes, and {file.path} has {count} outputs")
     if len(set(names)) < len(names):
-        double = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataError(f"{source} names the class {double!r} twice")
+        second = next(i for i, name in enumerate(names) if name in names[:i])
+        first = names.index(names[second])
+        raise DataError(
+            f"{source} names the class {names[second]!r} twice, as number {first + 1} and "
+            f"{second + 1}; make the two different, or give synset_words.txt with the WordNet ids"
+        )
     return names, words
+
+
+def _classes_in(file: WeightFile, count: int) -> tuple[list[str], list[str]] | None:
+    """The classes and their words in the metadata of a file, which our own ONNX files have.
+
+    Returns:
+        None if there are none, or not as many different ones as the network has outputs.
+    """
+    try:
+        names, words = (
+            parse_json(file.metadata.get(key, "[]").encode()) for key in ("classes", "words")
+        )
+    except ValueError:
+        return None
+    if not is_names(names) or not len(set(names)) == len(names) == count:
+        return None
+    return names, words if is_names(words) and len(words) == count else []
 
 
 def _mean(
@@ -290,6 +311,12 @@ def _mean(
         last = stored_px - architecture.input_px - first
         mean = np.pad(mean, ((0, 0), (first, last), (first, last)), "edge")
         source += ", of the center crop"
+    side, smallest, largest = mean.shape[1], architecture.input_px, 2 * architecture.input_px
+    if not smallest <= side <= largest:
+        raise RunError(
+            f"{mean_file or file.path} has a mean of {side} x {side} pixels; name with --mean one "
+            f"of the crop ({smallest} pixels) or of the stored images (up to {largest})"
+        )
     return np.array(mean.transpose(1, 2, 0), np.float32, order="C"), source
 
 
