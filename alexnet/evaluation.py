@@ -202,14 +202,14 @@ def predictions(
 
 
 def evaluate(
-    runs: Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
+    runs: str | Path | Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
 ) -> list[Result]:
     """Measure the errors of runs on a split of a store.
 
     Several runs form an ensemble: their probabilities are averaged.
 
     Args:
-        runs: Run folders or .safetensors files.
+        runs: Run folders or .safetensors files, or one of these.
         data: Folder or URL of the store.
         split: Name of the split; if empty, the validation split of the first run.
 
@@ -221,6 +221,8 @@ def evaluate(
         RunError: If the store's classes or image size are not those the runs were trained on, or
             one of them is used with TF32 and another without.
     """
+    if isinstance(runs, str | Path):
+        runs = [runs]
     if not runs:
         raise RunError("evaluate needs at least one run")
     store = Store(data)

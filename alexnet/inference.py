@@ -54,15 +54,19 @@ class Prediction:
     error: str | None = None
 
 
-def image_files(paths: Sequence[str | Path]) -> list[Path]:
+def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the image files among `paths` and in the folders among them, in order.
 
-    A file that is named itself is returned whatever its suffix. Images in a folder that cannot be
-    decoded here are left out, as `prepare` does; a note on stderr counts them.
+    One path may stand for a list of one. A file that is named itself is returned whatever its
+    suffix. Images in a folder that cannot be decoded here are left out, as `prepare` does; a note
+    on stderr counts them.
 
     Raises:
         RunError: If a path does not exist, or there is no image file.
     """
+    # A string is a sequence as well, of its letters.
+    if isinstance(paths, str | Path):
+        paths = [paths]
     files: list[Path] = []
     notes: list[str] = []
     for path in map(Path, paths):
@@ -86,8 +90,12 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def predict(trained: Trained, paths: Sequence[str | Path], most: int = 5) -> Iterator[Prediction]:
+def predict(
+    trained: Trained, paths: str | Path | Sequence[str | Path], most: int = 5
+) -> Iterator[Prediction]:
     """Yield the `most` most probable classes of each image.
+
+    `paths` are image files and folders of them, or one of these.
 
     The probabilities are averaged over the recipe's test crops (ten, for instance). A file that is
     not an image yields a Prediction with `error` and without classes, so that one bad file does not

@@ -62,7 +62,12 @@ class Trained:
         Raises:
             DataError: If an image has another shape or dtype.
         """
-        if getattr(images, "ndim", 4) == 3:
+        # The sentence for files comes from `_rgb`.
+        if isinstance(images, str | bytes | Path):
+            images = [images]
+        # One array can be iterated by its rows, and one image of Pillow not at all.
+        several = any(hasattr(images, name) for name in ("__iter__", "__getitem__"))
+        if getattr(images, "ndim", 4) in (0, 3) or not several:
             raise DataError("a trained network takes several images; give one image as [image]")
         # One by one: the images may have different sizes until they are rescaled.
         stored = [centre_square(_rgb(image), self.preprocess.stored_px) for image in images]

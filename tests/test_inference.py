@@ -56,6 +56,9 @@ def test_undecodable_file_is_reported_and_the_others_are_predicted(run: Path, fo
     assert [p.error for p in predictions] == [None, None, "not an image of a known format", None]
     with pytest.raises(ValueError, match="does not exist"):
         list(predict(load(run), [folder / "none.jpg"]))
+    # One path may stand for a list of one.
+    for one in (folder / "0.png", str(folder / "0.png")):
+        assert list(predict(load(run), one)) == predictions[:1]
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match="no images in"):
         list(predict(load(run), [folder / "empty"]))

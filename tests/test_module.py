@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,10 +291,12 @@ def test_a_trained_network_preprocesses_images(run: object) -> None:
     for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]], pixels[:, :0]):
         with pytest.raises(DataError, match=r"RGB images \(H, W, 3\) of uint8"):
             trained(bad)
-    with pytest.raises(DataError, match=r"give one image as \[image\]"):
-        trained(pixels[0])
-    with pytest.raises(DataError, match="the pixels of images and no files"):
-        trained(["photo.jpg"])
+    for one in (pixels[0], large, np.uint8(0)):
+        with pytest.raises(DataError, match=r"give one image as \[image\]"):
+            trained(one)
+    for file in (["photo.jpg"], "photo.jpg", Path("photo.jpg")):
+        with pytest.raises(DataError, match="the pixels of images and no files"):
+            trained(file)
 
 
 def test_copies_and_pickles_compute_the_same(net: Network, images: torch.Tensor) -> None:
