@@ -242,10 +242,12 @@ def _foreign(file: Path) -> str | None:
     if suffix == ".onnx":
         return (
             "an ONNX file, which other programs such as ONNX Runtime run; give the folder of the "
-            "run that it was exported from"
+            "run that it was exported from, or make a run of it with `alexnet import`"
         )
     if suffix in (".npy", ".npz") or start.startswith(b"\x93NUMPY"):
         return "a file of NumPy; give the folder of a run, or make one of it with `alexnet import`"
+    if suffix == ".caffemodel":
+        return "a file of Caffe; give the folder of a run, or make one of it with `alexnet import`"
     if suffix != ".safetensors":
         return "not a .safetensors file; give the folder of a run, or a file that was exported"
     return None

@@ -471,9 +471,12 @@ def test_foreign_files_are_named_and_not_called_damaged(tmp_path: Path) -> None:
     files["c.safetensors"] = tmp_path / "c.safetensors"
     save_file({"weight": torch.zeros(2)}, files["c.safetensors"])
     files["b"].write_bytes(b"")
+    files["d.caffemodel"] = tmp_path / "d.caffemodel"
+    files["d.caffemodel"].write_bytes(b"\x0a\x00")
     for name, what in (
+        ("d.caffemodel", "a file of Caffe; .* make one of it with `alexnet import`"),
         ("a.pth", "a file of PyTorch, which may execute code"),
-        ("a.onnx", "an ONNX file"),
+        ("a.onnx", "an ONNX file, .* or make a run of it with `alexnet import`"),
         ("a.npy", "a file of NumPy"),
         ("a.safetensors", "it was not written by it, .* make one of it with `alexnet import`"),
         ("c.safetensors", "it was not written by it, .* give the folder of a run"),
