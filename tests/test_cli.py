@@ -288,7 +288,11 @@ def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.ENOSPC, "a/b: No space left on device; make room"), (errno.EROFS, "choose another")],
+    [
+        (errno.ENOSPC, "a/b: No space left on device; make room"),
+        (errno.EROFS, "choose another"),
+        (errno.EACCES, "a/b: Permission denied; change its permissions or choose another path"),
+    ],
 )
 def test_errors_of_the_disk_are_sentences_with_the_path(
     number: int,
@@ -301,6 +305,18 @@ def test_errors_of_the_disk_are_sentences_with_the_path(
 
     monkeypatch.setattr("alexnet.cli.summary.summary", failing)
     assert message in refused(capsys, "summary", "paper")
+
+
+def test_remote_store_that_refuses_access_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such errors have no number of the system."""
+
+    def failing(arguments: list[str]) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr("alexnet.cli.summary.summary", failing)
+    assert refused(capsys, "summary", "paper") == "alexnet: Access Denied"
 
 
 FULL = """

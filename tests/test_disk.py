@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet import checkpoint, files, load
+from alexnet import checkpoint, figures, files, load
+from alexnet import explain as explaining
 from alexnet.cli import VERBS
 from alexnet.config import StepSchedule
 from alexnet.data import shapes
+from alexnet.data.image import encode
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
 from alexnet.explorer import contents, runtime
@@ -131,6 +133,24 @@ def test_a_page_is_not_computed_for_a_folder_that_cannot_be_written(
     assert line == (
         f"alexnet: {tmp_path / 'x.html'} cannot be written: you may not write to {tmp_path}; "
         "choose another folder"
+    )
+
+
+@pytest.mark.parametrize("verb", ["figure", "explain"])
+def test_nothing_is_drawn_for_a_run_whose_folder_cannot_be_written(
+    verb: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def never(*_: Any) -> None:
+        pytest.fail("it was computed before the folder was found not to be writable")
+
+    monkeypatch.setattr(figures, "answers", never)
+    monkeypatch.setattr(explaining, "explain", never)
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == run and mode == os.W_OK))
+    (tmp_path / "one.png").write_bytes(encode(shapes.image(0, 0), "png"))
+    arguments = ("answers", run) if verb == "figure" else (run, tmp_path / "one.png")
+    named = run / ("answers.png" if verb == "figure" else "one-explain.png")
+    assert refused(capsys, verb, *arguments) == (
+        f"alexnet: {named} cannot be written: you may not write to {run}; choose another folder"
     )
 
 

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, on_disk, parse
 from alexnet.errors import AlexNetError, DataError
+from alexnet.files import check_may_write
 from alexnet.program import command
 from alexnet.terminal import printable
 
@@ -67,7 +68,9 @@ def explain(arguments: list[str]) -> None:
     num_unreadable = 0
     # Not before the run and the files are found.
     out.mkdir(parents=True, exist_ok=True)
-    for file, path in zip(files, _outputs(files, out), strict=True):
+    outputs = _outputs(files, out)
+    check_may_write(outputs[0])
+    for file, path in zip(files, outputs, strict=True):
         try:
             image = read_image(file, trained.preprocess.stored_px)
         except DataError as error:

@@ -107,7 +107,7 @@ def figure(arguments: list[str]) -> None:
     from alexnet import figures
 
     # Of a run that does not exist, the error of reading it says more.
-    if a.out is not None:
+    if a.out is not None or out.parent.is_dir():
         figures.check_out(out)
     figure = _draw_units(a) if a.figure == "units" else _draw(a, named_recipe)
     figures.save(figure, out)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet.errors import RunError
-from alexnet.files import check_folder_of, write_whole
+from alexnet.files import check_may_write, write_whole
 from alexnet.terminal import printable
 
 MISSING_GLYPH = r"Glyph (\d+) .* missing from font"
@@ -29,12 +29,12 @@ def check_out(path: Path) -> None:
 
     Raises:
         RunError: There is no such format.
-        AlexNetError: The folder of the file does not exist.
+        AlexNetError: The folder of the file does not exist, or may not be written.
     """
     formats = FigureCanvasBase.get_supported_filetypes().keys() - NO_IMAGES
     if path.suffix[1:].lower() not in formats:
         raise RunError(f"{path} has none of the suffixes .{', .'.join(sorted(formats))}")
-    check_folder_of(path)
+    check_may_write(path)
 
 
 def save(figure: Figure, path: Path, source: str = "") -> None:
