@@ -74,6 +74,7 @@ def test_from_a_folder_of_images_to_predictions(
     assert [r["images"] for r in results] == [3, 3]
     image = tmp_path / "pictures" / "disc" / "0.png"
     (line,) = printed(capsys, "predict", run, image, "--json").splitlines()
+    assert json.loads(line)["image"] == str(image)
     assert set(json.loads(line)["classes"]) == {"disc", "ring", "square"}
     assert "disc" in printed(capsys, "predict", run, tmp_path / "pictures")
     printed(capsys, "features", run, "--layer", "fc7", "--data", store, "--out", tmp_path / "fc7")

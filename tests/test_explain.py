@@ -138,7 +138,7 @@ def test_json_has_the_values_of_every_method(
     main(["explain", *arguments, "--methods", "deconvnet,gradient,occlusion"])
     result = json.loads(capsys.readouterr().out)
     assert result["class"] == target
-    assert result["picture"] == str(photo)
+    assert result["image"] == str(photo)
     assert len(result["crops"]) == 10
     first = result["crops"][0]
     assert (first["top"], first["left"], first["side"], first["reflected"]) == (0, 0, 32, False)

@@ -82,7 +82,7 @@ def explain(arguments: list[str]) -> None:
         figure = figures.explanation(explained, trained.names, Path(name).name)
         figures.save(figure, path, _source(file))
         if a.json:
-            facts = {"picture": name, "figure": readable(str(path))}
+            facts = {"image": name, "figure": readable(str(path))}
             print(json.dumps(facts | explaining.to_dict(explained, trained.classes)), flush=True)
         else:
             share = explained.answers.average[explained.label]

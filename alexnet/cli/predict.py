@@ -63,7 +63,7 @@ def predict(arguments: list[str]) -> None:
         num_unreadable += p.error is not None
         if a.json:
             words_of = {name: words[name] for name, _ in p.classes if words}
-            line = {"picture": p.file, "classes": dict(p.classes), "words": words_of}
+            line = {"image": p.file, "classes": dict(p.classes), "words": words_of}
             # Flushed line by line, so that a reader of the pipe sees each image as it is done.
             print(json.dumps(line | {"error": p.error}), flush=True)
         else:

@@ -98,7 +98,10 @@ def of_identity(identity: Identity) -> dict[str, Any]:
         "layout": identity.named.layout if identity.named else None,
         "arrays": len(file.arrays),
         "parameters": sum(array.size for array in file.arrays.values()),
-        "classes": [candidate.config.architecture.classes for candidate in identity.candidates][:1],
+        # Candidates have the same shapes, and so the same number.
+        "classes": identity.candidates[0].config.architecture.classes
+        if identity.candidates
+        else None,
         "facts": {
             fact.what: {"value": fact.value or None, "source": fact.source}
             for fact in facts(identity)

@@ -65,7 +65,6 @@ def facts(identity: Identity) -> list[Fact]:
         _shared("after conv1", [_order(ops) for ops in plans], known),
         _shared("groups", [_groups(ops) for ops in plans], FROM_SHAPES),
         _shared("columns", [_columns(candidate) for candidate in candidates], "measured"),
-        _shared("biases of conv", ["yes" for _ in candidates], IN_FILE),
         _shared("pools", [_pools(config) for config in configs], known),
         _shared("LRN", [_norm(*pair) for pair in pairs], IN_FILE if has_norms else KNOWN),
         _dropout(identity),
