@@ -18,6 +18,7 @@ import alexnet
 from alexnet import checkpoint
 from alexnet.data.loader import batches
 from alexnet.errors import AlexNetError
+from alexnet.trained import check_store
 
 
 def pruned(weight: torch.Tensor, share: float) -> torch.Tensor:
@@ -50,8 +51,12 @@ def main() -> None:
     if unknown := set(chosen) - set(layers):
         parser.error(f"the network has no layer {min(unknown)!r}; it has {', '.join(layers)}")
 
+    # Before OUT is written, which must not stay behind when the errors cannot be measured.
+    store = alexnet.Store(a.store)
+    check_store(trained, store, a.run)
+
     # Activations of the first images; `conv1` is the value after the activation function.
-    val = alexnet.Store(a.store).split(trained.config.val_split)
+    val = store.split(trained.config.val_split)
     images = next(batches(val, torch.arange(min(32, len(val))).numpy(), 32, workers=0)).images
     with torch.no_grad():
         values = trained.net.activations(trained.preprocess.centre(images))

@@ -21,7 +21,7 @@ from alexnet.data.loader import batches
 from alexnet.errors import AlexNetError, not_installed
 from alexnet.evaluation import score
 from alexnet.export import write_onnx
-from alexnet.files import write_whole
+from alexnet.files import check_may_write, write_whole
 
 
 def probabilities(model: Path, split, order: np.ndarray) -> np.ndarray:
@@ -47,11 +47,13 @@ def main() -> None:
     except ImportError:
         parser.exit(2, f"quantise.py: {not_installed('8 bits', 'onnx', 'onnxruntime')}\n")
 
+    # Not after minutes of calibration.
+    check_may_write(a.out)
     trained = alexnet.load(a.run, device="cpu")
     store = alexnet.Store(a.store)
     if store.size_px != trained.preprocess.stored_px or list(trained.classes) != store.classes:
         parser.error(f"{a.store} has images of another size or other classes than {a.run}")
-    train, val = store.split("train"), store.split(trained.config.val_split)
+    train, val = map(store.split, (trained.config.train_split, trained.config.val_split))
     order = np.random.default_rng(0).permutation(len(train))[: a.images]
 
     class Calibration(quantization.CalibrationDataReader):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import alexnet
+from alexnet import checkpoint
 from alexnet.config import StoreSettings, scaled
 from alexnet.data import sources
 from alexnet.data.prepare import prepare
@@ -38,6 +39,9 @@ def main() -> None:
     config = getattr(alexnet.recipes, a.recipe)()
     config = replace(config, data=str(store), schedule=scaled(config.schedule, a.epochs))
     if (run / "config.json").exists():
+        # The run keeps its own recipe, epochs and store, whatever this call says.
+        started = checkpoint.read_config(run)
+        print(f"continuing {run}: {started.recipe}, {started.schedule.epochs} epochs")
         alexnet.resume(run)  # continues bit for bit where it was stopped
     else:
         alexnet.fit(config, run)

@@ -29,6 +29,7 @@ from alexnet import checkpoint
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.data.sources import find
 from tests.small_stores import folder_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -187,6 +188,8 @@ def test_quantised_network_is_smaller_and_answers_nearly_the_same(
         return in_process(monkeypatch, capsys, "quantise.py", run, store, *words)
 
     out = tmp_path / "out.onnx"
+    code, output = example(tmp_path / "none" / "x.onnx")
+    assert (code, "there is no folder" in output) == (2, True)
     code, output = example(out, "--images", 16)
     assert code == 0, output
     printed = re.search(r"largest change of a probability: (.*)$", output, re.MULTILINE)
@@ -216,6 +219,39 @@ def test_quantised_network_is_smaller_and_answers_nearly_the_same(
     assert code == 2
     assert output.startswith("quantise.py: 8 bits needs onnx and onnxruntime: ")
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_prune_leaves_no_file_for_a_store_that_it_cannot_measure_on(
+    run: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other, out = tmp_path / "store", tmp_path / "out.safetensors"
+    prepare(find(str(images)), other, StoreSettings(size_px=40), workers=1)
+    code, output = in_process(monkeypatch, capsys, "prune.py", run, other, out)
+    assert code == 2
+    assert "was trained on other classes than" in output
+    assert not out.exists()
+
+
+def test_train_on_a_folder_says_what_it_continues(
+    run: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "run").symlink_to(run)
+    (tmp_path / "store").symlink_to(store)
+    monkeypatch.setattr(alexnet, "resume", lambda folder: None)
+    monkeypatch.setattr(alexnet, "evaluate", lambda *_: [])
+    words = ("images", tmp_path, "--recipe", "demo", "--epochs", 9)
+    code, output = in_process(monkeypatch, capsys, "train_on_a_folder.py", *words)
+    assert code == 0
+    epochs = checkpoint.read_config(run).schedule.epochs
+    assert output == f"continuing {tmp_path / 'run'}: tiny, {epochs} epochs\n"
 
 
 @pytest.mark.parametrize(
