@@ -63,7 +63,7 @@ def row(cards: int) -> str:
             (round(low, -3), round(high, -3)) for low, high in several(cards).values()
         )
     ]
-    return f"| {cards} H100 | {' | '.join(cells)} | not measured |"
+    return f"| {cards} H100 | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
