@@ -48,10 +48,10 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, ".float() - mean", ".float() / 255 - mean"),
         (AUGMENT, "if augmentation.scale != 1:", "if True:\n            x /= 64"),
     ],
-    "The mean and the covariance are those": [
+    "ours: The mean and the covariance are those": [
         ("data/processing.py", "rgb = decode(data)\n", "pass\n"),
     ],
-    "Images of the stored size": [
+    "ours: Images of the stored size": [
         ("data/processing.py", "if _keeps(data, settings) else None", "if False else None"),
         ("data/processing.py", 'settings.encoding in ("auto", "jpeg") and', "True and"),
     ],
@@ -63,7 +63,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (ILSVRC, "labels[number_of(file) - 1]", "labels[number_of(file) - 2]"),
     ],
-    "Every form of ImageNet": [
+    "ours: Every form of ImageNet": [
         (
             "data/classes.py",
             "by_wnid = sorted(range(len(wnids)), key=wnids.__getitem__)",
@@ -76,7 +76,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "return tuple(by_wnid[wnid] for wnid in reversed(self.wnids))",
         ),
     ],
-    "A run trained on one form": [
+    "ours: A run trained on one form": [
         (
             "trained.py",
             "    if run == store:\n        return None\n",
@@ -88,14 +88,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "    if run is store:\n        return None\n",
         ),
     ],
-    "Only the devkit of tasks 1 and 2": [
+    "ours: Only the devkit of tasks 1 and 2": [
         (
             ILSVRC,
             "fit = [path for path in named if not re.search",
             "fit = [path for path in named if True or not re.search",
         ),
     ],
-    "Images of ImageNet are used as they are": [
+    "ours: Images of ImageNet are used as they are": [
         ("data/sources/source.py", "upright: bool = False", "upright: bool = True"),
     ],
     "ILSVRC-2010: a test set": [
@@ -144,7 +144,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "F.conv2d(x.flip(1), weight, bias, stride, before, groups=columns)",
         ),
     ],
-    "3.2 One-column net": [
+    "3.2 One-column network": [
         (
             RECIPES,
             '("conv1", "conv2", "conv3", "conv4")',
@@ -157,7 +157,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "layers=one_column_layers(base.architecture.layers), columns=2",
         ),
     ],
-    "not in the paper: columns that never meet": [
+    "ours: without links, columns never meet": [
         (
             PLAN,
             "(architecture.links and sees_all)",
@@ -746,7 +746,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (EFFECTS, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
     ],
-    "The verdict follows from an interval": [
+    "ours: The verdict follows from an interval": [
         (STATISTICS, "if low > none:", "if high > none:"),
         (STATISTICS, "elif high < none:", "elif low < none:"),
         (STATISTICS, "LEVEL, POWER = 0.95, 0.8", "LEVEL, POWER = 0.9, 0.8"),
@@ -754,7 +754,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (STATISTICS, "error = deviation / math.sqrt(n)", "error = deviation / n"),
         (STATISTICS, "p = 2 * float(t.sf(", "p = float(t.sf("),
     ],
-    "A record whose arms": [
+    "ours: A record whose arms": [
         (
             "experiments/records.py",
             'yield from differences(asdict(parts[0]), asdict(parts[1]), "part")',
@@ -766,11 +766,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("experiments/bases.py", "Pool(2, 2, partial=True)", "Pool(2, 2)"),
         ("experiments/bases.py", '"conv5": (0, 0)}', '"conv5": (1, 1)}'),
     ],
-    "4.2 The net without dropout": [
+    "4.2 ours: The network without dropout": [
         ("experiments/claims.py", "Dropout(masks=False)", "Dropout(rate=0.0)"),
         ("experiments/claims.py", "Dropout(masks=False)", "Dropout()"),
     ],
-    "ImageNet 2012 is recognized": [
+    "ours: ImageNet 2012 is recognized": [
         (
             "experiments/runner.py",
             'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
@@ -833,7 +833,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "layer_lrs=_frozen_conv1(67, 72), colour_until=68",
         ),
     ],
-    "The four-layer CIFAR-10 nets": [
+    "original: pooling of the four-layer CIFAR-10 networks": [
         (PLAN, "count = -(-span // stride) + 1", "count = span // stride + 1"),
         (
             RECIPES,
@@ -868,7 +868,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "replace(CIFAR_SGD, weight_decay_of=decay),\n        StepSchedule(",
         ),
     ],
-    "Locally connected layers": [
+    "original: locally connected layers": [
         (
             PLAN,
             "(self.shape[0], fan_in, size, size, *self.shape[1:])",
@@ -890,7 +890,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "self.shape[:1]",
         ),
     ],
-    "Weight decay for each layer": [
+    "original: weight decay for each layer": [
         (RECIPES, '("conv3", 0.004), ("fc10", 1.0))', '("conv3", 0.004), ("fc10", 0.1))'),
         (
             RECIPES,
@@ -932,7 +932,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "self._pending[name] = begin_sum(2 * gradient,",
         ),
     ],
-    "Columns that never meet": [
+    "ours: Columns that never meet": [
         ("distributed/sharded.py", "return op.columns == 1 and op.layer", "return op.layer"),
     ],
     # Between the sentences
