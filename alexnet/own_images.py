@@ -27,6 +27,7 @@ from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
 from alexnet.data.image import decode
+from alexnet.data.manifest import is_store
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare
 from alexnet.data.processing import Unreadable, read
@@ -94,7 +95,7 @@ def train_on(
         RunError: The run was begun with other settings.
         Interrupted, NotFinite, BusyError: As `fit` does.
     """
-    if (Path(folder) / "manifest.json").is_file():
+    if is_store(Path(folder)):
         # As a path, so that a slash at the end does not make another name of it.
         store = Store(Path(folder))
         train = next(iter(store.manifest["splits"].values()))
@@ -208,7 +209,12 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
     for note in source.notes:
         print(printable(note), file=sys.stderr)
     settings = StoreSettings(size_px=stored_px(config), most_skipped=MOST_SKIPPED)
-    if not (folder / "manifest.json").is_file():
+    if not is_store(folder):
+        # `prepare` would refuse it too, but with the options of its own command.
+        if folder.exists():
+            raise DataError(
+                f"{folder} exists and is not a store; move it away, or choose another --out"
+            )
         manifest = prepare(source, folder, settings, spare=1)
         print("\n".join(map(printable, in_words(manifest, source.notes))), file=sys.stderr)
         return

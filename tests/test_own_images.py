@@ -262,6 +262,19 @@ def test_other_name_of_the_same_images_is_no_reason_to_remove_a_run(
     assert "rm -r" not in str(refused.value)
 
 
+def test_folder_in_the_place_of_the_store_is_refused_with_an_option_of_train(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine-store").mkdir()
+    with pytest.raises(DataError, match=r"is not a store; move it away, or choose another --out$"):
+        train_on(str(images), tmp_path / "mine", tiny)
+
+
+def test_images_with_a_manifest_of_their_own_are_not_a_store(images: Path, tmp_path: Path) -> None:
+    (images / "manifest.json").write_text('{"name": "my app"}')
+    assert train_on(str(images), tmp_path / "mine", tiny)[0].images == 2
+
+
 def test_command_that_removes_a_run_quotes_its_name(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "my run"
     train_on(str(images), run, tiny)

@@ -28,6 +28,7 @@ from alexnet.data.sources.source import Options
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from benchmarks.image_work import work_on
+from tests.commands import refused
 from tests.small_stores import SMALL, class_folder, digest
 
 
@@ -166,11 +167,46 @@ def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
     assert digest(tmp_path / "store") == before
     prepare(shapes.source(20, 10, seed=1), tmp_path / "store", SMALL, force=True)
     assert digest(tmp_path / "store") != before
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="is not a store and is not removed"):
-        prepare(shapes.source(20, 10), tmp_path / "letters", SMALL, force=True)
-    assert (tmp_path / "letters" / "letter.txt").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"letter.txt": "dear"},
+        {"manifest.json": '{"name": "my app"}', "mean.npy": ""},
+        {"manifest.json": '{"format": 2, "splits": {}}'},
+    ],
+)
+def test_folder_of_something_else_is_never_replaced(
+    files: dict[str, str], force: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "app").mkdir()
+    for name, text in files.items():
+        (tmp_path / "app" / name).write_text(text)
+    with pytest.raises(DataError, match=r"app exists and is not a store; choose another name$"):
+        prepare(shapes.source(20, 10), tmp_path / "app", SMALL, force=force)
+    assert {path.name for path in (tmp_path / "app").iterdir()} == set(files)
+
+
+def test_store_with_a_damaged_manifest_can_be_replaced(tmp_path: Path) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    before = digest(tmp_path / "store")
+    (tmp_path / "store" / "manifest.json").write_text("{")
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL, force=True)
+    assert digest(tmp_path / "store") == before
+
+
+def test_source_inside_the_store_that_it_would_replace_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    images = class_folder(tmp_path / "store" / "images")
+    before = digest(tmp_path / "store")
+    sentence = refused(capsys, "prepare", images, tmp_path / "store", "--force")
+    assert f"--force would remove {images} with the store {tmp_path / 'store'}" in sentence
+    assert digest(tmp_path / "store") == before
 
 
 def test_one_folder_is_split_by_the_fraction(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_damaged_store_is_refused(store: Path, tmp_path: Path) -> None:
     (copy / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         Store(copy)
-    (copy / "manifest.json").write_text('{"format": 99}')
+    (copy / "manifest.json").write_text('{"format": 99, "splits": {}}')
     with pytest.raises(ValueError, match="store format 99, and this program reads formats 1 and 2"):
         Store(copy)
     for none in (tmp_path / "none", tmp_path, store / "manifest.json"):
@@ -233,10 +233,17 @@ def test_manifest_without_its_checksum_is_refused(copy: Path, value: object) -> 
     assert Store(copy).classes == manifest["classes"], "stores of version 0.2 are still read"
 
 
-@pytest.mark.parametrize("text", ["3", "[]", "[" * 100_000, "{}", "\ud800"])
+@pytest.mark.parametrize("text", ["3", "[]", "[" * 100_000, "\ud800"])
 def test_manifest_that_is_no_object_is_refused(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(DataError, match=r"copy/manifest\.json is damaged; prepare the store again"):
+        Store(copy)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"name": "my app"}', '{"format": 2}'])
+def test_manifest_of_something_else_is_not_called_damaged(copy: Path, text: str) -> None:
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json is not the manifest of a store; give the"):
         Store(copy)
 
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, on_disk, parse
 from alexnet.config import MEMORY_GIB, StoreSettings
+from alexnet.errors import DataError
 from alexnet.files import check_outside
 from alexnet.program import command
 from alexnet.terminal import printable
@@ -65,6 +66,13 @@ def prepare(arguments: list[str]) -> None:
     folder = on_disk(a.store)
     StoreFolder(folder).check_early(a.force)
     check_outside(folder, sources.image_folders(a.source), "choose a place elsewhere for the store")
+    # Only with --force; any other folder that exists has been refused above.
+    inside = Path(a.source).resolve().is_relative_to(folder.resolve())
+    if folder.exists() and Path(a.source).exists() and inside:
+        raise DataError(
+            f"--force would remove {a.source} with the store {folder}; choose another name for the "
+            "new store"
+        )
     source = sources.find(a.source, a.val_fraction, a.splits)
     for note in source.notes:
         print(printable(note), flush=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from alexnet.errors import DataError
@@ -32,6 +33,24 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     return rest | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+def is_manifest(data: bytes) -> bool:
+    """Tell whether a file called manifest.json is that of a store, intact or damaged.
+
+    Web apps, browser extensions and other data sets have a file of this name, too.
+    """
+    try:
+        content = parse_json(data)
+    except ValueError:
+        return True  # damaged; nothing says that it was another program's
+    return not isinstance(content, dict) or {"format", "splits"} <= content.keys()
+
+
+def is_store(folder: Path) -> bool:
+    """Tell whether a local folder is a store, by its manifest, which may be damaged."""
+    file = folder / "manifest.json"
+    return file.is_file() and is_manifest(file.read_bytes())
+
+
 def parse_manifest(data: bytes, store: str) -> dict[str, Any]:
     """Return the content of manifest.json.
 
@@ -39,8 +58,13 @@ def parse_manifest(data: bytes, store: str) -> dict[str, Any]:
         store: Name of the store, for messages.
 
     Raises:
-        DataError: It is damaged, or has another format version; the message says what to do.
+        DataError: It is damaged, belongs to something else, or has another format version; the
+            message says what to do.
     """
+    if not is_manifest(data):
+        raise DataError(
+            f"{store}/manifest.json is not the manifest of a store; give the folder of a store"
+        )
     try:
         manifest = parse_json(data)
         version = manifest["format"]

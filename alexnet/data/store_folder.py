@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from alexnet.data.manifest import is_store
 from alexnet.errors import DataError
 from alexnet.files import locked, move_into_place
 
@@ -66,11 +67,13 @@ class StoreFolder:
         """
         if not self.path.exists():
             return
+        # A mistyped name must not delete a folder of something else. Two files of a store, since
+        # other programs have a manifest.json, too, and one of a store may be damaged.
+        marks = (self.path / "mean.npy", self.path / "dataset_dict.json")
+        if not is_store(self.path) or not any(mark.is_file() for mark in marks):
+            raise DataError(f"{self.path} exists and is not a store; choose another name")
         if not force:
             raise DataError(f"{self.path} exists; choose another name, or --force to replace it")
-        if not (self.path / "manifest.json").is_file():
-            # A mistyped name must not delete a folder of something else.
-            raise DataError(f"{self.path} is not a store and is not removed; choose another name")
 
     def check_early(self, force: bool) -> None:
         """Raise what `held` and `check` would raise later, after the source has been read."""
