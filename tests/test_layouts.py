@@ -526,9 +526,9 @@ def test_least_recently_used_file_is_closed_unless_it_is_being_read(
     files, opened, closed = [OpenFiles(limit=2)], list[str](), list[int]()
     real_open, real_close, real_read = os.open, os.close, os.pread
 
-    def opening(path: str, flags: int) -> int:
+    def opening(path: str, flags: int, dir_fd: int | None) -> int:
         opened.append(Path(path).name)
-        return real_open(path, flags)
+        return real_open(path, flags, dir_fd=dir_fd)
 
     monkeypatch.setattr("alexnet.data.storage.os.open", opening)
     for name in "abacada":

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.arrow import (
     ArrowFile,
@@ -297,6 +298,19 @@ def test_file_of_a_store_that_was_cut_after_opening_is_lost(copy: Path) -> None:
     for read in (lambda: split.encoded(0), lambda: split.name(0)):
         with pytest.raises(StoreLost, match=r"data-00000\.arrow cannot .* shorter than it was"):
             read()
+
+
+def test_store_that_is_replaced_while_it_is_read_is_lost(tmp_path: Path) -> None:
+    """It must not be read as a mixture: the files that are open, and others of the new store."""
+    settings = StoreSettings(size_px=24, encoding="ppm", shard_images=5)
+    prepare(shapes.source(10, 10), tmp_path / "store", settings)
+    split = Store(tmp_path / "store").split("train")
+    before = split.read([0])
+    prepare(shapes.source(10, 10, seed=1), tmp_path / "store", settings, force=True)
+    assert split.read([0]) == before
+    with pytest.raises(StoreLost, match=r"store/train/data-00001\.arrow cannot be read any more"):
+        split.read([5])
+    assert Store(tmp_path / "store").split("train").read([0]) != before
 
 
 def test_damaged_names_are_refused_by_the_name_of_their_file(copy: Path) -> None:

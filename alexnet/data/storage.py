@@ -6,10 +6,12 @@ import errno
 import os
 import re
 import resource
+import stat
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -111,29 +113,35 @@ class OpenFiles:
     def __len__(self) -> int:
         return len(self._open)
 
-    def read(self, path: str, begin: int, end: int) -> bytes:
-        """Return bytes `begin` to `end` of a file. Raises OSError, also if it ends before."""
+    def read(self, path: str, begin: int, end: int, folder: int | None = None) -> bytes:
+        """Return bytes `begin` to `end` of a file. Raises OSError, also if it ends before.
+
+        Args:
+            folder: Descriptor of the folder that `path` begins at, the same in every call.
+        """
         # There is no lock while reading: `pread` has no position that threads could disturb.
-        with self._opened(path) as file:
+        with self._opened(path, folder) as file:
             data = os.pread(file, end - begin, begin)
         _check_length(path, len(data), end - begin)
         return data
 
-    def read_into(self, path: str, begin: int, buffers: Sequence[memoryview]) -> None:
+    def read_into(
+        self, path: str, begin: int, buffers: Sequence[memoryview], folder: int | None = None
+    ) -> None:
         """Read a file from byte `begin` into buffers of bytes. Raises OSError as `read` does."""
-        with self._opened(path) as file:
+        with self._opened(path, folder) as file:
             count = os.preadv(file, buffers, begin)
         _check_length(path, count, sum(len(buffer) for buffer in buffers))
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[int]:
+    def _opened(self, path: str, folder: int | None) -> Iterator[int]:
         """Yield the descriptor of a file, which stays open at least until the block ends."""
         with self._changing:
             # Taken out and put back at the end: the order of the dict is the order of use.
             file, readers = self._open.pop(path, (-1, 0))
             if file < 0:
                 self._close_idle()
-                file = os.open(path, os.O_RDONLY)
+                file = os.open(path, os.O_RDONLY, dir_fd=folder)
             self._open[path] = file, readers + 1
         try:
             yield file
@@ -173,19 +181,37 @@ class LocalStorage:
         self._files = OpenFiles()
         self._damaged: list[Path] = []  # the first file that `verify_in_background` found damaged
 
+    @cached_property
+    def _descriptor(self) -> int:
+        """Descriptor of the folder, from the first reading on, in which all files are opened.
+
+        By its name, files would be those of another store after `prepare --force` has replaced
+        this one, and a batch a mixture of both. Raises OSError if there is no such folder.
+        """
+        # Linux needs no permission to list the folder, only to open the files in it.
+        descriptor = os.open(self._folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
     def read_file(self, file: str) -> bytes:
-        return (self._folder / file).read_bytes()
+        with open(os.open(file, os.O_RDONLY, dir_fd=self._descriptor), "rb") as stream:
+            return stream.read()
 
     def check_sizes(self, sizes: Mapping[str, int]) -> None:
         for file, size in sizes.items():
-            path = self._folder / file
             # Sizes are cheap to check; checksums need a full read (`Store.verify`).
-            if not path.is_file() or path.stat().st_size != size:
-                raise missing(path)
+            try:
+                about = os.stat(file, dir_fd=self._descriptor)
+            except OSError:
+                raise missing(self._folder / file) from None
+            if not stat.S_ISREG(about.st_mode) or about.st_size != size:
+                raise missing(self._folder / file)
 
     def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         with self._reading():
-            return [self._files.read(f"{self._folder}/{file}", *span) for file, *span in wanted]
+            return [
+                self._files.read(file, begin, end, self._descriptor) for file, begin, end in wanted
+            ]
 
     def read_into(self, wanted: Sequence[Range], buffers: Sequence[Sequence[memoryview]]) -> bool:
         # Some systems lack it.
@@ -193,7 +219,7 @@ class LocalStorage:
             return False
         with self._reading():
             for (file, begin, _), its in zip(wanted, buffers, strict=True):
-                self._files.read_into(f"{self._folder}/{file}", begin, its)
+                self._files.read_into(file, begin, its, self._descriptor)
         return True
 
     @contextmanager
@@ -205,7 +231,7 @@ class LocalStorage:
         try:
             yield
         except OSError as error:
-            path = error.filename or self.name
+            path = self._folder / error.filename if error.filename else self.name
             raise StoreLost(f"{path} cannot be read any more ({error.strerror})") from error
 
     def expect_repeated_reads(
