@@ -113,6 +113,23 @@ def test_webdataset_tars(tmp_path: Path) -> None:
         webdataset(tmp_path)
 
 
+def test_images_of_shards_held_out_do_not_depend_on_the_wanted_splits(tmp_path: Path) -> None:
+    samples: dict[str, bytes] = {}
+    for number in range(40):
+        samples[f"{number:04d}.jpg"] = image(number % 2, 0)
+        samples[f"{number:04d}.cls"] = str(number % 2).encode()
+    tar(tmp_path / "train-000.tar", samples)
+    for labels, expected in ((b"-1", 36), (b"1", 40)):
+        tar(tmp_path / "test-000.tar", {"x.jpg": image(0, 0), "x.cls": labels})
+        for splits in ((), ("train",)):
+            train = find(str(tmp_path), splits=splits).splits[0]
+            assert len(list(train.items(0))) == expected
+    # Errors of a split that is not wanted do not matter.
+    tar(tmp_path / "test-000.tar", {"x.jpg": image(0, 0), "x.cls": b"-1"})
+    (tmp_path / "test-001.tar").write_bytes(b"damaged")
+    assert len(list(find(str(tmp_path), splits=("train",)).splits[0].items(0))) == 40
+
+
 def test_cifar10_binary_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (5, 4, 3073), np.uint8)

@@ -19,6 +19,7 @@ from tests.layouts import (
     pets,
     write,
 )
+from tests.small_stores import folder_of
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,16 @@ def test_images_without_a_row_are_reported_and_images_are_held_out(tmp_path: Pat
     source = find(str(tmp_path), val_fraction=0.25)
     assert source.notes == (f"the split 'test' of {tmp_path} has no labels and is left out",)
     assert [split.count for split in source.splits] == [18, 6]
+
+
+def test_held_out_images_of_folders_do_not_depend_on_the_wanted_splits(tmp_path: Path) -> None:
+    folder_of(tmp_path / "train", {"cat": 20, "dog": 20})
+    write(tmp_path / "test" / "0.jpg", image(0, 0))
+    for rows, expected in (("", 36), ("0.jpg,cat\n", 40), ("0.jpg,cat\n0.jpg,dog\n", 40)):
+        write(tmp_path / "test" / "labels.csv", rows)
+        # With two labels of one image, only the training split can be prepared.
+        for splits in ((), ("train",)) if rows.count("\n") < 2 else (("train",),):
+            assert find(str(tmp_path), splits=splits).splits[0].count == expected
 
 
 VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"

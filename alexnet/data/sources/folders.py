@@ -132,8 +132,9 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
         name = "val" if "val" not in parts else split
         by_class = any((parts[split] / child).is_dir() for child in classes)
         if not options.wants(name):
-            # A flat test/ may have no labels; it does not count as a validation split.
+            # Only a flat test/ without labels does not count as a validation split.
             alone = alone and split == "test" and not by_class
+            alone = alone and not _has_flat_labels(parts[split], split, around)
         elif by_class:
             # A class that only one split has is a mistake more often than an intention.
             files[name] = _same_classes(parts["train"], classes, parts[split], notes)
@@ -248,6 +249,14 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
             check_numbers(numbers, len(truth), part)
             return {p: truth[n - 1] for p, n in zip(images.files, numbers, strict=True)}
     return None
+
+
+def _has_flat_labels(part: Path, split: str, around: list[Path]) -> bool:
+    """Tell whether a flat split that is not wanted has labels, if only faulty ones."""
+    try:
+        return _flat_labels(part, split, around, notes=[]) is not None
+    except DataError:
+        return True
 
 
 def _words(wnids: tuple[str, ...], around: list[Path]) -> tuple[str, ...]:

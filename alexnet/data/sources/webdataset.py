@@ -96,6 +96,9 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
     no_val = "val" not in by_split and "test" in by_split
     if no_val:
         by_split["val"] = by_split.pop("test")
+    # Whether images are held out must not depend on the splits that are wanted.
+    if no_val and not options.wants("val") and not _is_labelled(by_split["val"]):
+        del by_split["val"]
     # A first pass over the headers and labels: the classes must be known before the first item.
     scans = {name: _scan(tars) for name, tars in by_split.items() if options.wants(name)}
     catalogue, positions = _classes(folder, scans["train"])
@@ -178,6 +181,14 @@ def _scan(tars: list[Path]) -> Scan:
             # The empty name stands for a key without a wnid, which rules out wnids for this label.
             scan.wnids.setdefault(sample.label, set()).add(wnid_in(sample.key) or "")
     return scan
+
+
+def _is_labelled(tars: list[Path]) -> bool:
+    """Tell whether a split that is not wanted has a label; a damaged one may have some."""
+    try:
+        return any(sample.label is not None for path in tars for sample in _samples(path))
+    except DataError:
+        return True
 
 
 def _classes(folder: Path, train: Scan) -> tuple[ClassList, Positions]:
