@@ -62,7 +62,8 @@ def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
     """Decode an image of one of FORMATS to RGB.
 
     Of several frames the first is taken. 16-bit values are scaled to 8 bits, CMYK and palette
-    images are converted, and transparency is dropped.
+    images are converted, and transparency is dropped. Values of 32 bits, of floating point and with
+    a sign are refused: nothing in the file says which of them is white.
 
     Args:
         upright: Whether the image is rotated as its EXIF orientation says.
@@ -206,6 +207,11 @@ def _to_rgb(image: Image.Image) -> Rgb:
     It is converted part by part, because the conversions need up to 28 bytes for each pixel: a PNG
     of 344 KB took 4.7 GB.
     """
+    # Pillow represents 16 bits of other formats by the mode `I`, too.
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise DataError(
+            "its values have 32 bits, a sign or floating point; convert it to 8 or 16 bits"
+        )
     width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, TILE_PX):
@@ -301,12 +307,10 @@ def _rotate(rgb: Rgb, orientation: int) -> Rgb:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image with 16-bit or floating-point values as an 8-bit image."""
+    """Return an image with 16-bit values as an 8-bit image."""
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "F":
-        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
     return image
 
 
