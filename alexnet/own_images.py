@@ -118,7 +118,7 @@ def train_on(
         config = base or recommended(typical_side_px(source), source.splits[0].count)
         # Before the images are prepared, which may take minutes.
         check(change(config))
-        _prepare(source, Path(store_beside(run)), change(config))
+        _prepare(source, folder, Path(store_beside(run)), change(config))
         store = Store(store_beside(run))
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in store.manifest["splits"]]
@@ -200,8 +200,11 @@ def typical_side_px(source: Source) -> int:
     return int(statistics.median(sides))
 
 
-def _prepare(source: Source, folder: Path, config: Config) -> None:
+def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
     """Prepare the store of a run, or check that it holds this source.
+
+    Args:
+        images: Name of the source, as the user gave it.
 
     Raises:
         DataError: The store holds other images.
@@ -215,7 +218,9 @@ def _prepare(source: Source, folder: Path, config: Config) -> None:
             raise DataError(
                 f"{folder} exists and is not a store; move it away, or choose another --out"
             )
-        manifest = prepare(source, folder, settings, spare=1)
+        # `alexnet train FOLDER` has no options of its own for the preparation.
+        alone = images, folder, "--size-px", settings.size_px
+        manifest = prepare(source, folder, settings, spare=1, arguments=alone)
         print("\n".join(map(printable, in_words(manifest, source.notes))), file=sys.stderr)
         return
     manifest = Store(folder).manifest

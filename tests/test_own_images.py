@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -268,6 +269,17 @@ def test_folder_in_the_place_of_the_store_is_refused_with_an_option_of_train(
     (tmp_path / "mine-store").mkdir()
     with pytest.raises(DataError, match=r"is not a store; move it away, or choose another --out$"):
         train_on(str(images), tmp_path / "mine", tiny)
+
+
+def test_too_many_bad_images_end_with_a_command_that_allows_them(
+    images: Path, tmp_path: Path
+) -> None:
+    for number in range(8):
+        (images / shapes.CLASSES[0] / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot be read, .* or allow more with alex") as bad:
+        train_on(str(images), tmp_path / "mine", tiny)
+    main(shlex.split(str(bad.value).rpartition("allow more with ")[2])[1:])
+    assert train_on(str(images), tmp_path / "mine", tiny)[0].images >= 1
 
 
 def test_images_with_a_manifest_of_their_own_are_not_a_store(images: Path, tmp_path: Path) -> None:

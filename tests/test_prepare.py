@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet.cli import main
 from alexnet.config import StoreSettings
 from alexnet.data import processing, shapes
 from alexnet.data.image import decode, decoding_bytes, encode
@@ -255,13 +257,30 @@ def test_unreadable_images_are_skipped_and_named_up_to_a_limit(tmp_path: Path) -
     with pytest.raises(
         ValueError,
         match=r"1 of 101 images of 'train' cannot be read, .*broken\.jpg \(not an image.*"
-        r".*allow more: alexnet prepare SOURCE .*strict --size-px 24 --encoding jpeg --shard",
+        r".*or allow more with --most-skipped 0\.01$",
     ):
         prepare(source, tmp_path / "strict", replace(SMALL, most_skipped=0.005))
     assert not (tmp_path / "strict").exists()
     # The limit does not affect what is written, so the preparation resumes with another limit.
     again = prepare(source, tmp_path / "strict", SMALL)
     assert again["splits"] == manifest["splits"]
+
+
+def test_advised_command_works_as_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = class_folder(tmp_path / "my pictures", each=10), tmp_path / "store"
+    prepare(shapes.source(20, 10), store, SMALL)
+    for item in list(find(str(folder), val_fraction=0.3).splits[0].items(0))[:3]:
+        (folder / item.name).write_bytes(b"no image")
+    options = ["--val-fraction", "0.3", "--size-px", "16", "--most-skipped", "0.01", "--force"]
+    sentence = refused(capsys, "prepare", folder, store, *options)
+    advised = shlex.split(sentence.rpartition("allow more with ")[2])
+    assert advised[:2] == ["alexnet", "prepare"] and advised.count("--most-skipped") == 1
+    main(advised[1:])
+    splits = Store(store).manifest["splits"]
+    assert sum(split["images"] for split in splits.values()) == 17
+    assert splits["val"]["images"] + len(splits["val"]["skipped"]) == 6
 
 
 def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:

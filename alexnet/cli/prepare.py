@@ -77,7 +77,14 @@ def prepare(arguments: list[str]) -> None:
     for note in source.notes:
         print(printable(note), flush=True)
     manifest = preparation.prepare(
-        source, folder, a.settings, a.workers, a.force, a.ignore_disk, a.memory_gib
+        source,
+        folder,
+        a.settings,
+        a.workers,
+        a.force,
+        a.ignore_disk,
+        a.memory_gib,
+        arguments=arguments,
     )
     print(f"{a.store}: {len(manifest['classes'])} classes")
     print("\n".join(map(printable, in_words(manifest, source.notes))))

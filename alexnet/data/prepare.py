@@ -8,12 +8,12 @@ resumes at the beginning of a file.
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def prepare(
     ignore_disk: bool = False,
     memory_gib: float = MEMORY_GIB,
     spare: int = 0,
+    arguments: Sequence[object] = (),
 ) -> dict[str, Any]:
     """Write a store and return its manifest.
 
@@ -64,6 +65,8 @@ def prepare(
         memory_gib: Memory for the images that all threads decode at one time. A larger image is
             decoded alone. The content of the store does not depend on it.
         spare: Number of unreadable images that a split may have, whatever the share of them.
+        arguments: Those of the `alexnet prepare` that does the same, for messages: where an option
+            is advised, the whole command must work when it is copied.
 
     Raises:
         DataError: If the store exists and `force` is not set, if a preparation with other settings
@@ -86,8 +89,8 @@ def prepare(
         target.check(force)
         settings = settled(settings, source)
         if not ignore_disk:
-            _check_disk(source, target, settings)
-        job = replace(begin(target, source, settings), spare=spare)
+            _check_disk(source, target, settings, arguments)
+        job = replace(begin(target, source, settings), spare=spare, arguments=arguments)
         for split in source.splits:
             _prepare_split(job, split, workers or available_cores(), memory)
         manifest = _finish(job)
@@ -137,7 +140,9 @@ def _first_size(source: Source) -> tuple[int, int]:
     return height, width
 
 
-def _check_disk(source: Source, target: StoreFolder, settings: StoreSettings) -> None:
+def _check_disk(
+    source: Source, target: StoreFolder, settings: StoreSettings, arguments: Sequence[object]
+) -> None:
     """Raise DataError if the disk has less room than the rest of the store may need."""
     # What an interrupted preparation has written is no longer free.
     written = consumed(target)
@@ -151,21 +156,21 @@ def _check_disk(source: Source, target: StoreFolder, settings: StoreSettings) ->
     existing, free = free_space(target.path.parent)
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
-        anyway = _command(target, settings, "--ignore-disk")
         raise DataError(
-            f"the store may need {needed} and {existing} has {size(free)} free; "
-            f"make room, choose another disk, or begin anyway with: {anyway}"
+            f"the store may need {needed} and {existing} has {size(free)} free; make room, "
+            f"choose another disk, or begin anyway with {_command(arguments, '--ignore-disk')}"
         )
 
 
-def _command(target: StoreFolder, settings: StoreSettings, *more: str) -> str:
-    """The whole command that makes this store, since `alexnet train FOLDER` lacks its options."""
-    asked = [
-        (f"--{field.name.replace('_', '-')}", getattr(settings, field.name))
-        for field in fields(settings)
-        if getattr(settings, field.name) != field.default
-    ]
-    return command("prepare", "SOURCE", target.path, *itertools.chain(*asked), *more)
+def _command(arguments: Sequence[object], option: str, *value: object) -> str:
+    """The command that goes on with an option, or the option alone if the command is unknown."""
+    if not arguments:
+        return " ".join(map(str, (option, *value)))
+    others = list(arguments)
+    if option in others:
+        first = others.index(option)
+        del others[first : first + 1 + len(value)]
+    return command("prepare", *others, option, *value)
 
 
 def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
@@ -270,10 +275,10 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
         names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
         first = first_of(names, skipped)
         enough = math.ceil(100 * skipped / max(1, total)) / 100
-        allowing = _command(job.target, replace(job.settings, most_skipped=enough))
+        allowing = _command(job.arguments, "--most-skipped", enough)
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.target.partial}, or allow more: {allowing}"
+            f"repair them and remove {job.target.partial}, or allow more with {allowing}"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Job:
         target: Where the store is written.
         state: How far the preparation has come.
         spare: Number of unreadable images that a split may have, whatever the share of them.
+        arguments: Those of the command that does this, for messages; empty if unknown.
     """
 
     source: Source
@@ -43,6 +45,7 @@ class Job:
     target: StoreFolder
     state: dict[str, Any]
     spare: int = 0
+    arguments: Sequence[object] = ()
 
     def save(self) -> None:
         """Write the state."""
