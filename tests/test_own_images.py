@@ -274,8 +274,8 @@ def test_folder_in_the_place_of_the_store_is_refused_with_an_option_of_train(
 def test_too_many_bad_images_end_with_a_command_that_allows_them(
     images: Path, tmp_path: Path
 ) -> None:
-    for number in range(8):
-        (images / shapes.CLASSES[0] / f"{number}.png").write_bytes(b"no image")
+    for item in list(sources.find(str(images)).splits[0].items(0))[:8]:
+        (images / item.name).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cannot be read, .* or allow more with alex") as bad:
         train_on(str(images), tmp_path / "mine", tiny)
     main(shlex.split(str(bad.value).rpartition("allow more with ")[2])[1:])

@@ -21,14 +21,14 @@ from PIL import Image
 from alexnet.cli import main
 from alexnet.config import StoreSettings
 from alexnet.data import processing, shapes
-from alexnet.data.image import decode, decoding_bytes, encode
+from alexnet.data.image import NoMemory, decode, decoding_bytes, encode
 from alexnet.data.prepare import prepare, settled
 from alexnet.data.sources import InHand, Item, Source, SourceSplit, find
 from alexnet.data.sources.folders import class_folders
 from alexnet.data.sources.parquet import parquet_files
 from alexnet.data.sources.source import Options
 from alexnet.data.store import Store
-from alexnet.errors import DataError
+from alexnet.errors import AlexNetError, DataError
 from benchmarks.image_work import work_on
 from tests.commands import refused
 from tests.small_stores import SMALL, class_folder, digest
@@ -71,7 +71,6 @@ def test_whatever_reading_an_image_raises_skips_this_image(tmp_path: Path) -> No
         "gone": FileNotFoundError(2, "No such file or directory"),
         "key": KeyError(7),
         "long": RuntimeError("a\nb " + "x" * 500),
-        "memory": MemoryError(),
         "deep": RecursionError("maximum recursion depth exceeded"),
     }
     good = {f"good{n}": InHand(encode(shapes.image(n, 1), "png")) for n in range(3)}
@@ -86,7 +85,39 @@ def test_whatever_reading_an_image_raises_skips_this_image(tmp_path: Path) -> No
     assert skipped["key"] == "KeyError: 7"
     assert skipped["long"].startswith("RuntimeError: a b xxx")
     assert len(skipped["long"]) < 250
-    assert skipped["memory"] == "there is not enough memory for it"
+
+
+def test_image_is_not_left_out_for_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content of a store must not depend on the machine; a damaged file may want anything."""
+    png = encode(shapes.image(1, 1), "png")
+    made = replace(SMALL, most_skipped=1.0)
+    says = "too little memory for the image b; give fewer --workers or a smaller --memory-gib"
+    reading = {"a": InHand(png), "b": raising(MemoryError())}
+    with pytest.raises(AlexNetError, match=says):
+        prepare(memory_source(reading), tmp_path / "read", made)
+    calls = 0
+
+    def failing(data: bytes, upright: bool = False, enough_px: int = 0) -> Any:
+        nonlocal calls
+        calls += data == b"wants too much"
+        if data == b"wants too much" and calls != 3:
+            raise NoMemory("there is not enough memory for it")
+        return decode(png if data == b"wants too much" else data)
+
+    reading = {"a": InHand(png), "b": InHand(b"wants too much")}
+    monkeypatch.setattr(processing, "decode", failing)
+    skipped = prepare(memory_source(reading), tmp_path / "damaged", made)["splits"]["train"]
+    assert skipped["skipped"] == [["b", "there is not enough memory for it"]]
+    # Decoded alone it fits.
+    calls = 1
+    again = prepare(memory_source(reading), tmp_path / "alone", made)["splits"]["train"]
+    assert again["images"] == 2
+    calls = 3
+    monkeypatch.setattr(processing, "SPARE_BYTES", 1 << 62)
+    with pytest.raises(AlexNetError, match=says):
+        prepare(memory_source(reading), tmp_path / "full", made)
 
 
 def test_damaged_archive_ends_the_preparation_with_its_sentence(tmp_path: Path) -> None:

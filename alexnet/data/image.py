@@ -58,6 +58,10 @@ COEFFICIENT_BYTES = 6
 SQUARE_BYTES = 7  # the pixels, and the copy that Pillow rescales
 
 
+class NoMemory(DataError):
+    """A decoder got no memory: there is too little, or a damaged file asks for far too much."""
+
+
 def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
     """Decode an image of one of FORMATS to RGB.
 
@@ -75,7 +79,8 @@ def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
 
     Raises:
         DataError: If the bytes are not an image, end too early, or claim more than MAX_PIXELS, or
-            if a decoder fails in any other way. The message gives the reason.
+            if a decoder fails in any other way. The message gives the reason. NoMemory, which is
+            one, if it got no memory.
     """
     with _refusing():
         # Twice as many pixels as needed, so that the final rescaling still averages over the
@@ -100,7 +105,8 @@ def _refusing() -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(reason(error)) from None
+        kind = NoMemory if isinstance(error, MemoryError) else DataError
+        raise kind(reason(error)) from None
 
 
 def reason(error: Exception) -> str:

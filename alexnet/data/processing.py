@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from alexnet.config import StoreSettings
 from alexnet.data.arrow import MAX_BYTES
 from alexnet.data.image import (
+    NoMemory,
     as_stored,
     centre_square,
     decode,
@@ -25,12 +27,13 @@ from alexnet.data.image import (
 )
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.sources import Item
-from alexnet.errors import DataError
+from alexnet.errors import AlexNetError, DataError
 
 ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 # Images of archives are in memory before a worker takes them, up to 256 MiB each. A task is
 # complete at so many bytes of them, and no more tasks are begun while so many wait.
 TASK_BYTES, HELD_BYTES = 32 << 20, 512 << 20
+SPARE_BYTES = 64 << 20  # beside the memory for the pixels of an image, for its decoder
 # Images that are stored and reported, because they are seldom meant: enlarged from fewer pixels to
 # the 256 of a stored image, one pixel becomes a block of 16x16 or more, and of an image that is
 # more than ten times as long as wide, the central square shows less than a tenth.
@@ -161,8 +164,10 @@ def process(items: list[Item], upright: bool, settings: StoreSettings, memory: M
         else:
             try:
                 rgb, extreme = _square(data, upright, settings.size_px, memory)
+            except (NoMemory, MemoryError):
+                raise _too_little_memory(item) from None
             # One unreadable image must not end hours of work; too many do (`_check_skipped`).
-            except (DataError, MemoryError) as error:
+            except DataError as error:
                 result.skipped.append((item.name, reason(error)))
                 continue
             if extreme:
@@ -189,17 +194,29 @@ def read(item: Item) -> bytes | Unreadable:
 
     Raises:
         DataError: If the source itself is damaged, so that the items after this one are lost too.
+        AlexNetError: If there is too little memory.
     """
     try:
         return item.read()
     except DataError:
         raise
+    # No file of more than MAX_IMAGE_BYTES is read, so it is the machine that lacks memory.
+    except MemoryError:
+        raise _too_little_memory(item) from None
     # A file may be gone or unreadable, and libraries that read archives raise any kind of error.
     except Exception as error:
         # What the whole process lacks says nothing of this image, which must not be left out.
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         return Unreadable(reason(error))
+
+
+def _too_little_memory(item: Item) -> AlexNetError:
+    # The image must not be left out: what is in a store would depend on the machine.
+    return AlexNetError(
+        f"there is too little memory for the image {item.name}; give fewer --workers or a smaller "
+        "--memory-gib, or end other programs"
+    )
 
 
 def _square(
@@ -209,12 +226,30 @@ def _square(
 
     Raises:
         DataError: If the image is damaged.
+        NoMemory, MemoryError: If there is too little memory.
     """
-    with memory.reserved(decoding_bytes(data, size_px)):
-        # A decoder reduces only large images, and both sides by the same factor.
-        rgb = decode(data, upright, size_px)
-        height, width = rgb.shape[:2]
-        return centre_square(rgb, size_px), is_extreme(height, width, size_px)
+    needed = decoding_bytes(data, size_px)
+    try:
+        with memory.reserved(needed):
+            return _decoded_square(data, upright, size_px)
+    except (NoMemory, MemoryError):
+        pass
+    # Once more, alone: other images may have taken what this one needs.
+    with memory.reserved(sys.maxsize):
+        try:
+            return _decoded_square(data, upright, size_px)
+        except (NoMemory, MemoryError) as error:
+            # Raises MemoryError where the machine lacks what an intact image would need. A damaged
+            # one may ask for any number of bytes.
+            np.empty(needed + SPARE_BYTES, np.uint8)
+            raise DataError(reason(MemoryError())) from error
+
+
+def _decoded_square(data: bytes, upright: bool, size_px: int) -> tuple[NDArray[np.uint8], bool]:
+    # A decoder reduces only large images, and both sides by the same factor.
+    rgb = decode(data, upright, size_px)
+    height, width = rgb.shape[:2]
+    return centre_square(rgb, size_px), is_extreme(height, width, size_px)
 
 
 def is_extreme(height: int, width: int, size_px: int) -> bool:
