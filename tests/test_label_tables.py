@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.data.sources import find
+from alexnet.data.sources import find, tables
 from tests import layouts
 from tests.layouts import (
     TRAIN,
@@ -190,6 +190,41 @@ def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "more.csv", VALID_TABLE)
     with pytest.raises(ValueError, match="both name images; keep one"):
         find(str(tmp_path))
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that are walked through."""
+    folders, walk = list[Path](), tables.image_files
+
+    def walking(folder: Path) -> list[Path]:
+        folders.append(folder)
+        return walk(folder)
+
+    monkeypatch.setattr(tables, "image_files", walking)
+    return folders
+
+
+def test_file_of_boxes_beside_each_image_is_no_table(walks: list[Path], tmp_path: Path) -> None:
+    """A class number of Darknet would name another image, and each file be a walk of the folder."""
+    for number in range(4):
+        write(tmp_path / "images" / f"{number}.png", image(number % 2, 0))
+        write(tmp_path / "images" / f"{number}.txt", f"{number % 2} 0.5 0.5 0.2 0.2\n")
+    says = r"or add a table of labels .*; files of single images are not read, such as .*0\.txt$"
+    with pytest.raises(ValueError, match=says):
+        find(str(tmp_path))
+    assert walks == [tmp_path]
+    write(tmp_path / "images" / "labels.csv", "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(4)))
+    assert check_labels(find(str(tmp_path), val_fraction=0).splits[0]) == 4
+
+
+def test_folder_with_many_tables_is_walked_through_once(walks: list[Path], tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / "images" / f"{number}.png", image(number % 2, 0))
+        write(tmp_path / "images" / f"words{number}.txt", f"{number} {'ab'[number % 2]}\n")
+    with pytest.raises(ValueError, match="both name images; keep one"):
+        find(str(tmp_path))
+    assert walks == [tmp_path, tmp_path / "images"]
 
 
 def test_invalid_table_of_a_flat_validation_folder_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from alexnet.data.sources.tables import (
     match_images,
     note_unlisted,
     read_table,
+    without_annotations,
 )
 from alexnet.errors import DataError
 
@@ -228,7 +229,7 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
         DataError: If there are two tables, or not as many images as labels.
     """
     images = Images(part)
-    files = candidates([part]) + [
+    files = without_annotations(candidates([part]), images.files) + [
         path for path in candidates(around) if split_in_name(path) == split
     ]
     tables = [table for path in files if (table := read_table(path, images)) is not None]

@@ -6,8 +6,9 @@ import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from alexnet.data.classes import (
@@ -114,6 +115,17 @@ def candidates(folders: Iterable[Path]) -> list[Path]:
         and path.is_file()
         and "submission" not in path.stem.lower()  # Kaggle's sample submissions: invented labels
     ]
+
+
+def without_annotations(tables: Sequence[Path], images: Iterable[Path]) -> list[Path]:
+    """Leave out the files that describe one image each, such as 7.txt beside 7.jpg.
+
+    Darknet's boxes and captions are kept so. Their numbers and words could name other images.
+    """
+    stems = {path.with_suffix("") for path in images}
+    beside = {path for path in tables if path.with_suffix("") in stems}
+    # A single one may be a table that happens to have the name of an image.
+    return [path for path in tables if len(beside) == 1 or path not in beside]
 
 
 def read_table(path: Path, images: Images) -> Table | None:
@@ -295,7 +307,7 @@ def labelled_files(
         if label not in positions:
             raise DataError(
                 f"{path} of the split {split!r} has the label {label!r}, "
-                "which no training image has"
+                "which no training image has; correct it, or leave the split out with --splits"
             )
     return [
         (path, path.relative_to(folder).as_posix(), positions[label])
@@ -327,12 +339,14 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
             also as `match_images`.
     """
     options = options or Options()
-    images = Images(folder)
-    tables = _tables(folder, images)
+    # Walked through once each, however many tables name images of them.
+    images_in = cache(Images)
+    images = images_in(folder)
+    tables = _tables(folder, images_in)
     by_split: dict[str, Labels] = {}
     for table in tables:
         table_split = _split_of(table.path, folder)
-        inside = _images_of(table.path, folder, images)
+        inside = _images_of(table.path, folder, images_in)
         if all(inside.find(row.name) is None for row in table.rows[:SAMPLE_ROWS]):
             inside = images
         for row, path in match_images(table, inside):
@@ -374,18 +388,22 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
     )
 
 
-def _tables(folder: Path, images: Images) -> list[Table]:
+def _tables(folder: Path, images_in: Callable[[Path], Images]) -> list[Table]:
     """Return the tables that name images. Raises DataError for none, and for unclear splits."""
     # Tables may lie beside the images, in the folders of the splits, or above both.
+    images = images_in(folder)
     folders = {folder} | {folder / name for names in SPLIT_NAMES.values() for name in names}
     folders |= {path.parent for path in images.files} if len(images.files) else set()
-    files = candidates(sorted(folders))
+    found = candidates(sorted(folders))
+    files = without_annotations(found, images.files)
     tables = []
     for path in files:
-        table = read_table(path, _images_of(path, folder, images)) or read_table(path, images)
+        table = read_table(path, _images_of(path, folder, images_in)) or read_table(path, images)
         tables += [table] if table is not None else []
     if not tables:
         tried = f"; {files[0]} names none of them" if files else ""
+        if left_out := sorted(set(found) - set(files)):
+            tried += f"; files of single images are not read, such as {left_out[0]}"
         # Archives often unpack to a folder in a folder.
         inner = [child for child in folder.iterdir() if child.is_dir() and not is_hidden(child)]
         if len(inner) == 1 and any(child.is_dir() for child in inner[0].iterdir()):
@@ -409,18 +427,18 @@ def _tables(folder: Path, images: Images) -> list[Table]:
     return tables
 
 
-def _images_of(table: Path, folder: Path, images: Images) -> Images:
+def _images_of(table: Path, folder: Path, images_in: Callable[[Path], Images]) -> Images:
     """Return the images of a table's split, or all where it has no folder.
 
     The table of a split may name images relative to the split's folder, in which or beside which it
     lies.
     """
     if table.parent != folder:
-        return Images(table.parent)
+        return images_in(table.parent)
     split = _split_of(table, folder)
     existing = [folder / name for name in SPLIT_NAMES.get(split or "", ())]
     inside = [child for child in existing if child.is_dir()]
-    return Images(inside[0]) if inside else images
+    return images_in(inside[0] if inside else folder)
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
