@@ -270,6 +270,29 @@ def test_split_with_folders_is_no_class_whatever_lies_beside_it(tmp_path: Path) 
     assert find(str(tmp_path / "pets")).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("names", [("val", "valid"), ("train", "Train"), ("test", "Testing")])
+def test_two_folders_of_one_split_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in {"train", *names}:
+        folder_of(tmp_path / "pets" / name, {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=f"are both folders of the split '{names[0]}'; keep one"):
+        find(str(tmp_path / "pets"))
+
+
+def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path) -> None:
+    """Kaggle's ImageNet-100 has train.X1 to train.X4 and val.X."""
+    for wnids in (True, False):
+        folder = tmp_path / str(wnids)
+        names = ("n01440764", "n02012849") if wnids else ("cat", "dog")
+        for split in ("train.X1", "val.X"):
+            folder_of(folder / split, dict.fromkeys(names, 2))
+        says = f"{names[0]}/ and {names[1]}/ lie in several of them; if those are the classes, move"
+        if wnids:
+            with pytest.raises(DataError, match=says):
+                find(str(folder))
+        else:
+            assert says in find(str(folder)).notes[0]
+
+
 def test_link_to_a_folder_is_not_followed_and_is_named(tmp_path: Path) -> None:
     """It may lead to a folder above, whose images are of other classes."""
     folder = folder_of(tmp_path / "pets", {"cat": 10, "dog": 10})

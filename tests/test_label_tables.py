@@ -185,6 +185,13 @@ def test_invalid_tables_are_refused(text: str, message: str, tmp_path: Path) -> 
         pets(tmp_path, text)
 
 
+def test_wrong_label_of_a_split_that_is_left_out_does_not_matter(tmp_path: Path) -> None:
+    text = "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val"
+    with pytest.raises(ValueError, match="correct it, or leave the split out with --splits"):
+        pets(tmp_path, text)
+    assert find(str(tmp_path), splits=["train"]).splits[0].count == 2
+
+
 def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
     pets(tmp_path, VALID_TABLE)
     write(tmp_path / "more.csv", VALID_TABLE)

@@ -256,9 +256,19 @@ def test_train_and_val_folders(tmp_path: Path) -> None:
     source = class_folders(tmp_path)
     assert [(split.name, split.count) for split in source.splits] == [("train", 10), ("val", 4)]
     shutil.rmtree(tmp_path / "val" / "class1")
+    # A held-out split may lack a class, which is reported at the end.
+    for lacking in (False, True):
+        if lacking:
+            (tmp_path / "val" / "class1").mkdir()
+        (_, val) = class_folders(tmp_path).splits
+        assert [item.label for item in val.items(0)] == [0, 0]
     class_folder(tmp_path / "val2")
     (tmp_path / "val2" / "class1").rename(tmp_path / "val" / "classX")
-    with pytest.raises(ValueError, match="different classes: class1, classX"):
+    with pytest.raises(ValueError, match=r"val has class folders that .*train lacks: classX; rena"):
+        class_folders(tmp_path)
+    shutil.rmtree(tmp_path / "val" / "classX")
+    shutil.rmtree(tmp_path / "val" / "class0")
+    with pytest.raises(ValueError, match=r"val has no images; add some or take it out of"):
         class_folders(tmp_path)
 
 

@@ -55,20 +55,27 @@ def split_folders(folder: Path) -> dict[str, Path]:
     Car/, Train/ is a class.
 
     Raises:
-        DataError: If only held-out folders lie in it, which would be taken for classes.
+        DataError: If only held-out folders lie in it, which would be taken for classes, or if two
+            folders are those of one split.
     """
-    folders = {}
-    children = {child.name: child for child in _children(folder)}
+    children = [(child.name, child) for child in _children(folder)]
     # Some sets of Kaggle have Training/ and Testing/.
-    lower = {name.lower(): child for name, child in children.items()}
-    if lower.keys() <= set(itertools.chain(*SPLIT_NAMES.values())):
+    lower = [(name.lower(), child) for name, child in children]
+    if {name for name, _ in lower} <= set(itertools.chain(*SPLIT_NAMES.values())):
         children = lower
-    for split, names in SPLIT_NAMES.items():
-        existing = [children[name] for name in names if name in children]
-        if existing:
-            folders[split] = existing[0]
+    of_split = {
+        split: [child for name, child in children if name in names]
+        for split, names in SPLIT_NAMES.items()
+    }
+    folders = {split: existing[0] for split, existing in of_split.items() if existing}
     if "train" in folders and _is_class(folders["train"], folders.values()):
         return {}
+    for split, existing in of_split.items():
+        if len(existing) > 1 and "train" in folders:
+            raise DataError(
+                f"{existing[0]} and {existing[1]} are both folders of the split {split!r}; keep "
+                "one, or put the images of both into it"
+            )
     if folders and "train" not in folders and set(_children(folder)) <= set(folders.values()):
         beside = ", ".join(f"{child.name}/" for child in folders.values())
         raise DataError(f"{folder} has no train/ beside {beside}; put it there")
@@ -111,8 +118,8 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
     is no val/. Without either, `val_fraction` of the images are held out.
 
     Raises:
-        DataError: If a class has no images, if one split has a class that another lacks, or if a
-            flat val/ has no labels.
+        DataError: If a class has no training images, if val/ or test/ has a class that train/
+            lacks, or if a flat val/ has no labels.
     """
     options = options or Options()
     base = kaggle_root(folder)
@@ -137,8 +144,7 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
             alone = alone and split == "test" and not by_class
             alone = alone and not _has_flat_labels(parts[split], split, around)
         elif by_class:
-            # A class that only one split has is a mistake more often than an intention.
-            files[name] = _same_classes(parts["train"], classes, parts[split], notes)
+            files[name] = _held_out_files(parts["train"], classes, parts[split], notes)
         elif (labels := _flat_labels(parts[split], split, around, notes)) is not None:
             positions = {class_name: number for number, class_name in enumerate(classes)}
             files[name] = labelled_files(
@@ -188,17 +194,62 @@ def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[
     if without_images:
         raise DataError("; ".join(without_images))
     notes += notes_on_left_out(left_out, folder)
+    notes += _notes_on_nested(folder, [name for _, name, _ in files])
     return tuple(child.name for child in folders), files
 
 
-def _same_classes(
+def _notes_on_nested(folder: Path, names: list[str]) -> list[str]:
+    """Return a note about folders that lie in several class folders, as classes do in splits.
+
+    Args:
+        names: The images, relative to the folder.
+
+    Raises:
+        DataError: If they are named by wnids, so that they certainly are the classes.
+    """
+    outer: dict[str, set[str]] = {}
+    for name in names:
+        if len(parts := name.split("/")) > 2:
+            outer.setdefault(parts[1], set()).add(parts[0])
+    inner = sorted(name for name, outside in outer.items() if len(outside) > 1)
+    if len(inner) < 2:  # tiny-imagenet has one, images/
+        return []
+    note = (
+        f"the folders of {folder} are taken for the classes, and {inner[0]}/ and {inner[1]}/ lie "
+        "in several of them; if those are the classes, move them to train/ and val/"
+    )
+    if are_wnids(inner):
+        raise DataError(note)
+    return [note]
+
+
+def _held_out_files(
     train: Path, classes: tuple[str, ...], part: Path, notes: list[str]
 ) -> list[Listed]:
-    """Return the files of another split. Raises DataError if it has other classes."""
-    part_classes, files = _class_files(part, notes)
-    if list(map(composed, part_classes)) != list(map(composed, classes)):
-        odd = sorted(set(classes) ^ set(part_classes))
-        raise DataError(f"{train} and {part} have different classes: {', '.join(odd[:3])}")
+    """Return the files of another split with class folders; add notes about files left out.
+
+    It may lack classes, which are reported when the store is finished.
+
+    Raises:
+        DataError: If it has no image, or a class that the training split lacks.
+    """
+    label_of = {composed(name): label for label, name in enumerate(classes)}
+    folders = _children(part)
+    if odd := [child.name for child in folders if composed(child.name) not in label_of]:
+        # A mistake more often than an intention.
+        raise DataError(
+            f"{part} has class folders that {train} lacks: {', '.join(odd[:3])}; rename them or "
+            "take them out"
+        )
+    paths = [
+        (path, label_of[composed(child.name)]) for child in folders for path in files_below(child)
+    ]
+    files = [
+        (path, path.relative_to(part).as_posix(), label) for path, label in paths if is_image(path)
+    ]
+    if not files:
+        raise DataError(f"{part} has no images; add some or take it out of {part.parent}")
+    notes += notes_on_left_out((path for path, _ in paths), part)
     return files
 
 

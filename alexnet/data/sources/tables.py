@@ -376,8 +376,9 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
     files = {
         split: labelled_files(folder, labels, positions, split)
         for split, labels in by_split.items()
+        if options.wants(split)
     }
-    splits, fraction = listed_splits(files, options, hold_out=len(files) == 1)
+    splits, fraction = listed_splits(files, options, hold_out=len(by_split) == 1)
     return Source(
         f"table {tables[0].path}{fraction}",
         catalogue.classes,
