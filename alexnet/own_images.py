@@ -26,11 +26,9 @@ from alexnet.config import Config, Schedule, SmoothSchedule, StoreSettings, scal
 from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
-from alexnet.data.image import decode
 from alexnet.data.manifest import is_store
 from alexnet.data.notes import in_words
-from alexnet.data.prepare import prepare
-from alexnet.data.processing import Unreadable, read
+from alexnet.data.prepare import prepare, sample_sizes
 from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Source
 from alexnet.data.store import Store
@@ -63,8 +61,6 @@ case: one bad file must not stop a small folder."""
 MUCH_BETTER = 0.05
 """Difference of an epoch's error from the last one that is worth a line; on few test images errors
 of one network differ by two or three points from epoch to epoch."""
-SAMPLE = 15
-"""Number of images whose size is looked at."""
 TIMED_S = 2.0
 """Least time of the training steps that are timed before a training."""
 
@@ -176,27 +172,12 @@ def typical_side_px(source: Source) -> int:
     Raises:
         DataError: None of these images can be read.
     """
-    train = source.splits[0]
-    # At even distances, since the images of a class may be alike. Only listed files, which have a
-    # fingerprint, can be reached at once; other sources show their first images.
-    step = train.count // SAMPLE if train.count and train.fingerprint else 0
-    items = (
-        [next(train.items(i * step)) for i in range(SAMPLE)]
-        if step
-        else list(itertools.islice(train.items(0), SAMPLE))
-    )
-    sides = []
-    for item in items:
-        data = read(item)
-        if isinstance(data, Unreadable):
-            continue
-        try:
-            sides.append(min(decode(data).shape[:2]))
-        except DataError:
-            # `prepare` skips it and says so.
-            continue
+    sides = [min(size) for size in sample_sizes(source.splits[0])]
     if not sides:
-        raise DataError(f"none of {len(items)} images of {source.description} can be read")
+        raise DataError(
+            f"none of the images of {source.description} that were looked at can be read; repair "
+            "them or take them out"
+        )
     return int(statistics.median(sides))
 
 

@@ -230,7 +230,7 @@ def test_omitted_splits_are_reported_before_preparation(
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == f"the split 'test' of {tmp_path / 'set'} has no labels and is left out"
     assert rest[:2] == [
-        f"{tmp_path / 'store'}: 6 classes",
+        f"{tmp_path / 'store'}: 6 classes, 40 pixels a side",
         "  train: 24 images, 0 skipped, 24 kept byte for byte",
     ]
     split = Store(tmp_path / "store").split("train")

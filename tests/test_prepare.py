@@ -120,6 +120,26 @@ def test_image_is_not_left_out_for_lack_of_memory(
         prepare(memory_source(reading), tmp_path / "full", made)
 
 
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        ([(1, 1), *[(28, 28)] * 5], 28),
+        ([(48, 48), *[(200, 300)] * 5], 256),
+        ([(64, 64)] * 3, 64),
+        ([(65, 65)] * 3, 256),
+        ([(8, 8)] * 3, 8),
+        ([(2, 2)] * 3, 256),
+        ([(32, 32)] * 2 + [(30, 32)] * 2, 256),
+        ([], 256),
+    ],
+)
+def test_size_is_that_of_most_images(sides: list[tuple[int, int]], expected: int) -> None:
+    """One icon among photographs must not make all of them as small."""
+    images = [encode(np.zeros((*size, 3), np.uint8), "png") for size in sides]
+    source = memory_source({str(n): InHand(data) for n, data in enumerate(images)})
+    assert settled(StoreSettings(), source).size_px == expected
+
+
 def test_damaged_archive_ends_the_preparation_with_its_sentence(tmp_path: Path) -> None:
     reading = {"a": raising(DataError("a.tar is damaged"))}
     for size_px in (0, 24):
@@ -360,6 +380,7 @@ def test_full_disk_is_noticed_before_the_first_image(
         ({"quality": 0}, "--quality is 0"),
         ({"shard_images": 0}, "--shard-images is 0"),
         ({"encoding": "ppm", "size_px": 600, "shard_images": 2048}, "1924 is the maximum"),
+        ({"size_px": 2048, "shard_images": 2048}, "would exceed 2 GiB: 853 is the maximum"),
     ],
 )
 def test_invalid_settings_are_refused(

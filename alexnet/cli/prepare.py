@@ -86,13 +86,14 @@ def prepare(arguments: list[str]) -> None:
         a.memory_gib,
         arguments=arguments,
     )
-    print(f"{a.store}: {len(manifest['classes'])} classes")
+    size_px = manifest["settings"]["size_px"]
+    print(f"{a.store}: {len(manifest['classes'])} classes, {size_px} pixels a side")
     print("\n".join(map(printable, in_words(manifest, source.notes))))
     print(f"look at it:  {command('look', a.store)}")
     images = sum(split["images"] for split in manifest["splits"].values())
     few = images < FEW_IMAGES and Path(a.source).is_dir()
     train_images = manifest["splits"]["train"]["images"]
-    recipe = _recipe_for(manifest["settings"]["size_px"], train_images)
+    recipe = _recipe_for(size_px, train_images)
     # A full-size network takes hours for so few, and the small one does not see 256 pixels.
     if few and recipe == "original":
         print(f"train a small network in minutes: {command('train', a.source)}")

@@ -87,7 +87,8 @@ def write_arrow_file(
     """
     if sum(len(data) for data, _, _ in rows) > MAX_BYTES:
         raise DataError(
-            f"{len(rows):,} images have more than 2 GiB; put fewer into a file with --shard-images"
+            f"{len(rows):,} images have more than 2 GiB; remove the unfinished store and put fewer "
+            "into a file with --shard-images"
         )
     ends = np.cumsum([0, *(len(data) for data, _, _ in rows)], dtype=np.int32)
     # The array is built from its buffers: `pa.array` would copy the bytes once more.

@@ -8,11 +8,14 @@ resumes at the beginning of a file.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
+import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from alexnet.data.manifest import FORMAT, MOST_PX, sealed
 from alexnet.data.notes import FIRST, first_of, notes_on_copies, notes_on_splits
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.processing import Memory, Processed, Unreadable, process_in_order, read
-from alexnet.data.sources import Source, SourceSplit
+from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.storage import LocalStorage
 from alexnet.data.store_folder import StoreFolder
 from alexnet.data.unfinished import Job, begin, consumed
@@ -38,6 +41,11 @@ from alexnet.program import command
 from alexnet.progress import Progress
 
 STORED_PX = 256  # section 2
+LEAST_SIZE_PX = 8  # side of a stored image
+# Bytes per pixel of a JPEG. Photographs take 0.4 at quality 95 with 4:2:0 chroma; 0.6 leaves a
+# margin.
+JPEG_BYTES = 0.6
+SAMPLE = 15  # images whose size is looked at
 INDEX_FILE = "index.npz"
 MOST_NAMES = 100  # of images with an extreme shape, in the manifest
 
@@ -101,21 +109,20 @@ def prepare(
 def settled(settings: StoreSettings, source: Source) -> StoreSettings:
     """Return the settings with the size filled in. Raises DataError for one that cannot work."""
     if settings.size_px == 0:
-        height, width = _first_size(source)
-        # Small square images (CIFAR-10) keep their size; all others get the paper's 256 pixels.
-        small = 0 < height == width <= LOSSLESS_PX
-        settings = replace(settings, size_px=width if small else STORED_PX)
-    if not 8 <= settings.size_px <= MOST_PX:
+        settings = replace(settings, size_px=_own_size(source) or STORED_PX)
+    if not LEAST_SIZE_PX <= settings.size_px <= MOST_PX:
         raise DataError(
-            f"--size-px is {settings.size_px}; give from 8 to {MOST_PX:,} pixels per side"
+            f"--size-px is {settings.size_px}; give from {LEAST_SIZE_PX} to {MOST_PX:,} pixels per "
+            "side"
         )
     if not 1 <= settings.quality <= 100:
         raise DataError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
     if settings.shard_images < 1:
         raise DataError(f"--shard-images is {settings.shard_images}; it must be at least 1")
     # The factor is 3.1 and not 3, because a PNG of noise is a little larger than its pixels.
-    max_images = int(MAX_BYTES // (3.1 * settings.size_px**2))
-    if settings.settled_encoding() != "jpeg" and settings.shard_images > max_images:
+    per_pixel = JPEG_BYTES if settings.settled_encoding() == "jpeg" else 3.1
+    max_images = int(MAX_BYTES // (per_pixel * settings.size_px**2))
+    if settings.shard_images > max_images:
         raise DataError(
             f"--shard-images is {settings.shard_images}; a file would exceed 2 GiB: "
             f"{max_images} is the maximum"
@@ -127,17 +134,42 @@ def settled(settings: StoreSettings, source: Source) -> StoreSettings:
     return settings
 
 
-def _first_size(source: Source) -> tuple[int, int]:
-    """Return the height and width of the first image; 0 if there is none or it is unreadable."""
-    first = next(source.splits[0].items(0), None)
-    data = read(first) if first else b""
-    if isinstance(data, Unreadable):  # it will be skipped and reported
-        return 0, 0
-    try:
-        height, width = decode(data).shape[:2]
-    except DataError:  # likewise
-        return 0, 0
-    return height, width
+def _own_size(source: Source) -> int:
+    """Return the size that small square images keep (CIFAR-10), in pixels; 0 for all others.
+
+    It is that of the majority, so that no odd image decides.
+    """
+    sizes = sample_sizes(source.splits[0])
+    square = [width for height, width in sizes if height == width]
+    if 2 * len(square) <= len(sizes):
+        return 0
+    side = statistics.median_low(square)
+    return side if LEAST_SIZE_PX <= side <= LOSSLESS_PX else 0
+
+
+def sample_sizes(split: SourceSplit) -> list[tuple[int, int]]:
+    """Return the height and width of some images of a split, without those that are unreadable.
+
+    Raises:
+        DataError: If the source itself is damaged.
+    """
+    # At even distances, since the images of a class may be alike. Only listed files, which have a
+    # fingerprint, can be reached at once; other sources show their first images.
+    step = split.count // SAMPLE if split.count and split.fingerprint else 0
+    items: Iterable[Item] = (
+        [next(split.items(i * step)) for i in range(SAMPLE)]
+        if step
+        else itertools.islice(split.items(0), SAMPLE)
+    )
+    sizes = []
+    for item in items:
+        data = read(item)
+        if isinstance(data, Unreadable):  # it will be skipped and reported
+            continue
+        with suppress(DataError):  # likewise
+            height, width = decode(data).shape[:2]
+            sizes.append((height, width))
+    return sizes
 
 
 def _check_disk(
@@ -151,8 +183,7 @@ def _check_disk(
         for split in source.splits
         if split.count is not None
     )
-    # Photographs take 0.4 bytes per pixel at quality 95 with 4:2:0 chroma; 0.6 leaves a margin.
-    image_bytes = settings.size_px**2 * (0.6 if settings.settled_encoding() == "jpeg" else 3)
+    image_bytes = settings.size_px**2 * (JPEG_BYTES if settings.settled_encoding() == "jpeg" else 3)
     existing, free = free_space(target.path.parent)
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
