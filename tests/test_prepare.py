@@ -212,6 +212,21 @@ def test_memory_bounds_the_images_decoded_at_one_time(
             prepare(memory_source(reading), tmp_path / "none", made, memory_gib=wrong)
 
 
+def test_only_stored_training_images_are_decoded_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the statistics, which are those of the training images as stored."""
+    decoded = list[bool]()
+
+    def counted(data: bytes, upright: bool = False, enough_px: int = 0) -> Any:
+        decoded.append(data.startswith(b"\xff\xd8"))
+        return decode(data, upright, enough_px)
+
+    monkeypatch.setattr(processing, "decode", counted)
+    prepare(shapes.source(7, 5), tmp_path / "store", SMALL)
+    assert decoded.count(False) == 12 and decoded.count(True) == 7
+
+
 def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
     prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
     before = digest(tmp_path / "store")
@@ -380,7 +395,7 @@ def test_full_disk_is_noticed_before_the_first_image(
         ({"quality": 0}, "--quality is 0"),
         ({"shard_images": 0}, "--shard-images is 0"),
         ({"encoding": "ppm", "size_px": 600, "shard_images": 2048}, "1924 is the maximum"),
-        ({"size_px": 2048, "shard_images": 2048}, "would exceed 2 GiB: 853 is the maximum"),
+        ({"size_px": 2048, "shard_images": 2048}, "may exceed 2 GiB: 853 is the maximum"),
     ],
 )
 def test_invalid_settings_are_refused(

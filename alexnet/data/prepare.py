@@ -124,7 +124,7 @@ def settled(settings: StoreSettings, source: Source) -> StoreSettings:
     max_images = int(MAX_BYTES // (per_pixel * settings.size_px**2))
     if settings.shard_images > max_images:
         raise DataError(
-            f"--shard-images is {settings.shard_images}; a file would exceed 2 GiB: "
+            f"--shard-images is {settings.shard_images}; a file may exceed 2 GiB: "
             f"{max_images} is the maximum"
         )
     if not 0 <= settings.most_skipped <= 1:
@@ -231,6 +231,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
     if record["finished"]:
         return
     sums = job.sums()
+    summed = _gives_statistics(job, split)
     (job.target.new / split.name).mkdir(exist_ok=True)
     items = split.items(record["consumed"])
     with (
@@ -241,7 +242,7 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
     ):
         finished: list[Processed] = []
         for result in process_in_order(
-            items, job.source.upright, job.settings, pool, workers, memory
+            items, job.source.upright, job.settings, pool, workers, memory, summed
         ):
             progress.advance(result.items)
             finished.append(result)
@@ -253,6 +254,11 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
     _check_skipped(job, split, final=True)
     record["finished"] = True
     job.save()
+
+
+def _gives_statistics(job: Job, split: SourceSplit) -> bool:
+    """Tell whether a split is the training split, whose statistics are those of the store."""
+    return split.name == job.source.splits[0].name
 
 
 def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: Sums) -> None:
@@ -276,7 +282,7 @@ def _finish_file(job: Job, split: SourceSplit, finished: list[Processed], sums: 
     record["extreme"]["names"] = (record["extreme"]["names"] + extreme)[:MOST_NAMES]
     record["consumed"] += len(rows) + len(skipped)
     old_sums = job.state["sums"]
-    if split.name == job.source.splits[0].name:  # the statistics are those of the training split
+    if _gives_statistics(job, split):
         for result in finished:
             sums.merge(result.sums)
         job.set_sums(sums, record["consumed"])

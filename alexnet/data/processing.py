@@ -100,6 +100,7 @@ def process_in_order(
     pool: ThreadPoolExecutor,
     workers: int,
     memory: Memory,
+    summed: bool = True,
 ) -> Iterator[Processed]:
     """Yield the results of tasks in the order of the items.
 
@@ -110,6 +111,7 @@ def process_in_order(
     Args:
         upright: Whether images are rotated as their EXIF orientation says.
         memory: The memory of the workers together.
+        summed: Whether the pixels are summed, as those of the training split.
 
     Raises:
         DataError: If the source itself cannot be read, such as a damaged archive.
@@ -124,7 +126,8 @@ def process_in_order(
             and (task := _next_task(items, min(ITEMS_PER_TASK, room)))
         ):
             task_bytes = sum(item.held_bytes for item in task)
-            waiting.append((pool.submit(process, task, upright, settings, memory), task_bytes))
+            future = pool.submit(process, task, upright, settings, memory, summed)
+            waiting.append((future, task_bytes))
             held_bytes += task_bytes
             # A file without room is full, and the next one begins.
             room = room - len(task) or settings.shard_images
@@ -146,7 +149,9 @@ def _next_task(items: Iterator[Item], limit: int) -> list[Item]:
     return task
 
 
-def process(items: list[Item], upright: bool, settings: StoreSettings, memory: Memory) -> Processed:
+def process(
+    items: list[Item], upright: bool, settings: StoreSettings, memory: Memory, summed: bool
+) -> Processed:
     """Read, decode, rescale and encode images; runs in a worker thread."""
     # Small sums stay in the processor's cache while the images of the task are added.
     result = Processed([], Sums.zero(settings.size_px, np.uint16))
@@ -174,9 +179,10 @@ def process(items: list[Item], upright: bool, settings: StoreSettings, memory: M
                 result.extreme.append(item.name)
             data = encode(rgb, encoding, settings.quality, settings.chroma)
             # The statistics are those of what training will see, and JPEG changes an image.
-            if encoding == "jpeg":
+            if encoding == "jpeg" and summed:
                 rgb = decode(data)
-        images.append(rgb)
+        if summed:
+            images.append(rgb)
         result.rows.append((data, item.name, item.label))
     result.sums.add(images)
     return result
