@@ -163,7 +163,8 @@ def _draw_mosaic(ax: Axes, split: Split, shown: NDArray[np.int64], names: Sequen
             chosen.append(int(image))
     # A row at a time: images of the largest size would not fit into memory together.
     order, tiles = np.array(chosen, np.int64), iter(places)
-    for batch in batches(split, order, PER_CLASS):
+    # Without threads, which would decode the next rows meanwhile.
+    for batch in batches(split, order, PER_CLASS, workers=0):
         for image, (row, column) in zip(batch.images.numpy(), tiles, strict=False):
             y, x = row * side, column * side
             sheet[y : y + TILE_PX, x : x + TILE_PX] = centre_square(image, TILE_PX)

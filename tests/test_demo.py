@@ -32,6 +32,21 @@ def test_image_of_shapes_is_determined_by_label_and_seed() -> None:
         shapes.image(10, 0)
     with pytest.raises(ValueError, match="at least 1 of each"):
         shapes.source(0, 1)
+    for train, val in ((500_001, 1), (1, 500_001)):
+        with pytest.raises(ValueError, match="at most 500,000 of each are all different, so ask"):
+            shapes.source(train, val)
+
+
+def test_images_of_shapes_are_those_of_earlier_versions() -> None:
+    """Within a level or two: the functions of NumPy may differ in the last bit from CPU to CPU."""
+    pixels = shapes.image(3, 7)[32::64, 32::64].astype(int)
+    expected = [
+        [[130, 179, 98], [136, 199, 99], [156, 198, 118], [186, 193, 148]],
+        [[133, 176, 99], [142, 211, 102], [160, 220, 117], [194, 216, 152]],
+        [[188, 211, 84], [175, 194, 180], [58, 40, 50], [197, 238, 151]],
+        [[164, 183, 127], [169, 232, 126], [186, 255, 137], [207, 255, 156]],
+    ]
+    assert abs(pixels - expected).max() <= 2
 
 
 def test_training_and_validation_images_differ() -> None:

@@ -21,6 +21,7 @@ from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.errors import DataError
 
 SIZE_PX = 256
+MOST_IMAGES = 500_000  # of each split, all of which are different
 CLASSES = (
     "disc",
     "ring",
@@ -155,7 +156,7 @@ def source(train: int, val: int, seed: int = 0) -> Source:
         seed: Other seeds give other images.
 
     Raises:
-        DataError: If a split would be empty.
+        DataError: If a split would be empty, or share images with the other one.
     """
 
     def split(name: str, count: int, offset: int) -> SourceSplit:
@@ -163,7 +164,7 @@ def source(train: int, val: int, seed: int = 0) -> Source:
             for number in range(start, count):
                 label = number % len(CLASSES)
                 # The factor keeps the images of different seeds apart, and the offset those of the
-                # two splits, as long as there are no more than 500,000 training images.
+                # two splits.
                 image_seed = seed * 1_000_003 + offset + number
                 yield Item(
                     f"{name}/{CLASSES[label]}-{number:05d}",
@@ -177,5 +178,10 @@ def source(train: int, val: int, seed: int = 0) -> Source:
         raise DataError(
             f"{train} training and {val} validation images; at least 1 of each is needed"
         )
-    splits = (split("train", train, 0), split("val", val, 500_000))
+    if max(train, val) > MOST_IMAGES:
+        raise DataError(
+            f"{train:,} training and {val:,} validation images; at most {MOST_IMAGES:,} of each "
+            "are all different, so ask for fewer"
+        )
+    splits = (split("train", train, 0), split("val", val, MOST_IMAGES))
     return Source(f"built-in shapes, seed {seed}", CLASSES, splits)
