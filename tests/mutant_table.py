@@ -110,7 +110,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (
             "data/sources/source.py",
             "position = begin(row[1]) + fraction * number",
-            "place = begin(row[1])",
+            "position = begin(row[1])",
         ),
         ("data/sources/source.py", "== held_out:", "!= held_out:"),
     ],

@@ -237,6 +237,33 @@ def test_no_class_of_a_stream_is_without_a_training_image(
         assert abs(labels_of(val)[label] - fraction * size) < 1
 
 
+def test_choice_of_held_out_images_is_that_of_earlier_versions() -> None:
+    """Another choice divides every source anew: then `STATE` must change, and docs/data.md."""
+    files = [
+        (Path(f"{letter}{number}"), f"{letter}{number}", label)
+        for label, letter in enumerate("abc")
+        for number in range(10 * label + 10)
+    ]
+    rows = [(name, label, bytes) for _, name, label in files]
+    for seed, listed, streamed in (
+        (
+            0,
+            "a4 a6 b0 b10 b13 b15 c0 c2 c13 c15 c16 c29",
+            "a2 a7 b1 b6 b11 b16 c4 c9 c14 c19 c24 c29",
+        ),
+        (
+            1,
+            "a4 a8 b6 b7 b16 b19 c3 c9 c13 c14 c19 c21",
+            "a2 a7 b3 b8 b13 b18 c3 c8 c13 c18 c23 c28",
+        ),
+    ):
+        options = Options(val_fraction=0.2, seed=seed)
+        _, val = listed_with_val(files, options)
+        assert [item.name for item in val.items(0)] == listed.split()
+        _, val = streamed_with_val(lambda: iter(rows), options)
+        assert [item.name for item in val.items(0)] == streamed.split()
+
+
 def test_class_that_a_split_lacks_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
-from collections.abc import Iterable
+import symtable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,30 @@ def test_every_mutant_changes_one_place_of_the_code() -> None:
         text = (mutants.ROOT / "alexnet" / mutant.file).read_text()
         assert text.count(mutant.old) == 1, mutant
         assert mutant.old != mutant.new
+
+
+def undefined_names(text: str) -> set[str]:
+    """The names of a module that nothing in it defines, nor Python itself."""
+
+    def walk(table: symtable.SymbolTable) -> Iterator[symtable.Symbol]:
+        yield from table.get_symbols()
+        for child in table.get_children():
+            yield from walk(child)
+
+    module = symtable.symtable(text, "module", "exec")
+    defined = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned()}
+    defined |= {symbol.get_name() for symbol in module.get_symbols() if symbol.is_imported()}
+    used = {symbol.get_name() for symbol in walk(module) if symbol.is_global()}
+    used |= {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}
+    return used - defined - set(dir(builtins)) - {"__file__", "__name__"}
+
+
+def test_no_mutant_fails_for_a_name_that_it_has_taken_away() -> None:
+    """It would be killed by any test at all, and prove nothing."""
+    for mutant in mutants.mutants():
+        if mutant.file.endswith(".py"):
+            text = (mutants.ROOT / "alexnet" / mutant.file).read_text()
+            assert not undefined_names(text.replace(mutant.old, mutant.new)), mutant
 
 
 def test_mutant_that_does_not_match_exactly_once_is_refused(tmp_path: Path) -> None:
