@@ -214,7 +214,10 @@ class Store:
         """What the manifest says of a split. Raises DataError if the store has no such split."""
         splits: dict[str, dict[str, Any]] = self.manifest["splits"]
         if split not in splits:
-            raise DataError(f"{self.name} has no split {split!r}; it has {', '.join(splits)}")
+            raise DataError(
+                f"{self.name} has no split {split!r}; it has {', '.join(splits)}, so name one of "
+                "these or prepare it again with the other"
+            )
         return splits[split]
 
     def _files(self, split: str) -> list[ArrowFile]:

@@ -46,7 +46,9 @@ def hub(name: str, options: Options | None = None) -> Source:
         ) from None
     splits = {split_name(key): stream for key, stream in streams.items()}
     if "train" not in splits:
-        raise DataError(f"{name} has no training split; it has {', '.join(streams)}")
+        raise DataError(
+            f"{name} has no training split; it has {', '.join(streams)}, so choose another data set"
+        )
     features = splits["train"].features or {}
     images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -110,7 +112,10 @@ def _split(
     def items(start: int) -> Iterator[Item]:
         for number, row in enumerate(_rows(stream.skip(start), name), start):
             if row[label] in (None, -1):
-                raise DataError(f"row {number} of the split {key!r} has no label")
+                raise DataError(
+                    f"row {number} of the split {key!r} of {name} has no label; leave the split "
+                    "out with --splits, or choose another data set"
+                )
             cell = row[image] or {}
             data: bytes | None = cell.get("bytes")
             yield Item(

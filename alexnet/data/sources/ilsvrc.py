@@ -295,7 +295,10 @@ def _train_split(archive: Path, wnids: tuple[str, ...], counts: dict[str, int]) 
     # Checked by the headers of the outer tar, before any image is read.
     if inside != list(wnids):
         odd = sorted(set(inside) ^ set(wnids))
-        raise DataError(f"{archive} and the devkit have different classes: {', '.join(odd[:3])}")
+        raise DataError(
+            f"{archive} and the devkit have different classes: {', '.join(odd[:3])}; fetch both "
+            "again, of one year"
+        )
 
     def rows() -> Iterator[Row]:
         with open_tar(archive) as members:
