@@ -486,8 +486,9 @@ def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
         seconds, ends_early, stores = 0.0, False, _stores(specs)
         for spec in specs:
             store, epochs = stores[spec.config.data], spec.config.schedule.epochs
-            sizes = [store.num_images(s) for s in (spec.config.train_split, spec.config.val_split)]
-            whole_s = cost.run_s(spec.config, len(store.classes), *sizes, macs_per_s)
+            images = store.num_images(spec.config.train_split)
+            val_images = store.num_images(spec.config.val_split)
+            whole_s = cost.run_s(spec.config, len(store.classes), images, val_images, macs_per_s)
             seconds += whole_s * (1 - _epochs_done(spec) / epochs)
             ends_early |= getattr(spec.config.schedule, "until_error", None) is not None
         about = "at most about" if ends_early else "about"
