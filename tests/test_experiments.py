@@ -105,9 +105,9 @@ def test_number_and_time_of_the_runs_are_said_before_they_begin(
     config = specs[0].config
     ops = plan(replace(config.architecture, classes=len(photographs.classes)))
     macs = sum(op.multiply_adds for op in ops if op.op == "linear")
-    # At this peak of a run the two take ten minutes, side by side: three passes over 60 images, at
-    # half of the peak.
-    peak = 3 * macs * config.schedule.epochs * 60 / 600 / 0.5
+    # At this peak of a run the two take ten minutes, side by side: in each epoch three passes over
+    # 60 images and one over the 30 of the validation, at half of the peak.
+    peak = (3 * 60 + 30) * macs * config.schedule.epochs / 600 / 0.5
     measured = Mock(return_value=peak)
     monkeypatch.setattr(cost, "peak_macs_per_s", measured)
     runner._announce(specs, settings)
