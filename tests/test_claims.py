@@ -228,6 +228,19 @@ def test_effects_in_the_readme_are_those_of_the_records(recorded: list[Record]) 
     assert f"{stand} of all {tested} effects stand" in readme
 
 
+def test_effects_of_the_ladder_in_the_recipes_are_those_of_the_record(
+    recorded: list[Record],
+) -> None:
+    row = re.compile(r"^\| .* \| (-?\d\.\d\d) \| (-?\d+\.\d\d) to (-?\d+\.\d\d) \|", re.MULTILINE)
+    quoted = row.findall((ROOT / "docs" / "recipes.md").read_text())
+    (ladder,) = (
+        one for one in recorded if (one.claim.id, one.raw["on"]) == ("ladder", "photographs")
+    )
+    assert [f"{mean} [{low}, {high}]" for mean, low, high in quoted] == [
+        one.ours for one in table.table_rows([ladder])
+    ]
+
+
 def by_images(seeds: int) -> Record:
     """A record of claim images whose effects are made up."""
     (claim,) = chosen(["images"])
