@@ -21,6 +21,7 @@ from alexnet.cores import decoding_threads
 from alexnet.data.device_feed import on_device
 from alexnet.data.image import Rgb, centre_square, decode, defect_of_head
 from alexnet.data.loader import batches
+from alexnet.data.manifest import is_store
 from alexnet.data.sources import files_below, is_image, may_be_image, notes_on_left_out
 from alexnet.data.sources.source import UnreadableImage, read_file, readable
 from alexnet.data.storage import as_url, is_url
@@ -314,7 +315,7 @@ def _named_batches(
 ) -> tuple[int, Iterator[_NamedBatch]]:
     """Return the number of images, and an iterator over batches of them with names and labels."""
     # A store is told from a folder of images by its manifest; at a URL only a store can be.
-    if is_url(source) or (Path(source) / "manifest.json").is_file():
+    if is_url(source) or is_store(Path(source)):
         stored = split_for(trained, source, split)
         order = np.arange(len(stored))
         device = trained.preprocess.device

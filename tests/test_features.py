@@ -63,6 +63,8 @@ def test_all_layers_and_the_labels_of_a_store(
 def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
     (tmp_path / "images" / "cat").mkdir(parents=True)
     Image.fromarray(shapes.image(0, 1)).save(tmp_path / "images" / "cat" / "0.png")
+    # Other programs have files of this name, too.
+    (tmp_path / "images" / "manifest.json").write_text('{"name": "my app"}')
     features(load(run), "fc6,fc7,fc6", tmp_path / "images", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"fc6.npy", "fc7.npy", "names.txt"}
