@@ -105,6 +105,19 @@ def test_curve_of_one_epoch_is_seen(tmp_path: Path) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
 
 
+def test_legend_of_many_runs_is_below_the_curves(tmp_path: Path) -> None:
+    runs = [write_epochs(tmp_path / name, [0.9] * 9, (4,)) for name in "abc"]
+    figure = figures.curves(runs)
+    assert [ax.get_legend() for ax in figure.axes] == [None, None]
+    (legend,) = figure.legends
+    entries = [text.get_text() for text in legend.get_texts()]
+    assert entries[:2] == ["a, training", "a, validation"]
+    assert len(entries) == 7
+    assert entries[-1] == "learning rate falls"
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 < min(ax.get_tightbbox().y0 for ax in figure.axes)
+
+
 def test_falls_of_the_learning_rate_are_named_where_the_first_run_has_none(tmp_path: Path) -> None:
     runs = [
         write_epochs(tmp_path / "a", [0.9] * 9),

@@ -16,7 +16,17 @@ from alexnet.checkpoint import read_config
 from alexnet.diagnostics import BLIND
 from alexnet.errors import RunError
 from alexnet.evaluation import QUARTER
-from alexnet.figures.style import INK, SOFT, TRAIN, VAL, finish, legend, legend_label, run_names
+from alexnet.figures.style import (
+    INK,
+    SOFT,
+    TRAIN,
+    VAL,
+    finish,
+    legend,
+    legend_below,
+    legend_label,
+    run_names,
+)
 from alexnet.train.metrics import read_metrics
 
 Epochs = list[dict[str, Any]]
@@ -37,25 +47,37 @@ to that one's."""
 
 def curves(runs: Sequence[Path]) -> Figure:
     """Draw error and loss of runs by epoch. Raises RunError for a folder without metrics."""
-    figure = Figure(figsize=(9, 3.6), dpi=150, layout="tight")
-    error, loss = figure.subplots(1, 2)
     named = _epochs_of(runs)
+    # Inside the axes there is room for the legend of two runs.
+    below = len(runs) > 2
+    height = 3.6 + (0.2 * len(runs) if below else 0)
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained")
+    error, loss = figure.subplots(1, 2)
     _draw_error(error, named)
     _draw_loss(loss, named)
+    if below:
+        legend_below(figure, error)
+    else:
+        legend(error)
+        legend(loss)
     return figure
 
 
 def error_curve(run: Path) -> Figure:
     """Draw the left half of `curves` alone, for pages that are narrow."""
     figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
-    _draw_error(figure.subplots(), _epochs_of([run]))
+    ax = figure.subplots()
+    _draw_error(ax, _epochs_of([run]))
+    legend(ax)
     return figure
 
 
 def loss_curve(run: Path) -> Figure:
     """Draw the right half of `curves` alone."""
     figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
-    _draw_loss(figure.subplots(), _epochs_of([run]))
+    ax = figure.subplots()
+    _draw_loss(ax, _epochs_of([run]))
+    legend(ax)
     return figure
 
 
@@ -110,7 +132,6 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
                 line.set_label("learning rate falls")
                 marked = True
     _set_limits(ax, max(len(epochs) for _, epochs in runs))
-    legend(ax)
 
 
 def _look(number: int, colors: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 INK, SOFT, TRAIN, VAL = "#333333", "#888888", "#1f6f8b", "#d1495b"
 
@@ -27,7 +29,25 @@ def legend_label(text: str) -> str:
 
 def legend(ax: Axes) -> None:
     """Draw the legend of an axis where it hides the least."""
-    for text in ax.legend(frameon=False, fontsize=8).get_texts():
+    _written_out(ax.legend(frameon=False, fontsize=8))
+
+
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """Draw the legend of an axis, whose entries those of the others repeat, below all axes.
+
+    The figure has a constrained layout.
+    """
+    # What is not of a run comes last, so that the two lines of a run stay together.
+    entries = zip(*ax.get_legend_handles_labels(), strict=True)
+    drawn, labels = zip(*sorted(entries, key=lambda one: not one[1].startswith(" ")), strict=True)
+    _written_out(
+        figure.legend(drawn, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    )
+
+
+def _written_out(drawn: Legend) -> None:
+    """Show the entries of a legend as `legend_label` was given them."""
+    for text in drawn.get_texts():
         text.set_text(text.get_text().removeprefix(" "))
         # A `$` in the name of a run would otherwise begin a formula.
         text.set_parse_math(False)
