@@ -384,7 +384,7 @@ def image_s(config: Config, store: Store, least_s: float) -> float:
     preprocess = Preprocess(
         config.augment, store.statistics, px, device, dtype_of(config.precision)
     )
-    stored = torch.zeros((batch, store.size_px, store.size_px, 3), dtype=torch.uint8)
+    stored = torch.zeros((batch, store.size_px, store.size_px, 3), dtype=torch.uint8, device="cpu")
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     index = np.arange(batch)
     # The median, since another program may be busy for a moment.

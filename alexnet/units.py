@@ -76,8 +76,8 @@ def strongest(trained: Trained, split: Split, layer: str, top_k: int = PATCHES) 
         DataError: An image of the split is damaged.
     """
     units, _, width = operations_until(trained.net.architecture, layer)[-1].shape
-    values = torch.empty(units, 0)
-    images, places = torch.empty(2, units, 0, dtype=torch.int64)
+    values = torch.empty(units, 0, device="cpu")
+    images, places = torch.empty(2, units, 0, dtype=torch.int64, device="cpu")
     # In the order of the split, so that equal values are found in the same images every time.
     order = np.arange(len(split))
     with Progress(f"{layer}, {len(split)} images", len(split), "images") as progress:

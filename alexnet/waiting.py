@@ -151,5 +151,5 @@ class _SleepingThreads:
 
     def _hold(self) -> None:
         # Each thread that computes something in parallel gets a group of its own.
-        torch.zeros(PARALLEL_ELEMENTS).add_(1)
+        torch.zeros(PARALLEL_ELEMENTS, device="cpu").add_(1)
         self._end.wait()

@@ -58,6 +58,14 @@ def test_the_number_of_workers_changes_nothing(
     assert numbers(tmp_path / "run") == numbers(run)
 
 
+def test_default_device_of_pytorch_changes_nothing(store: Path, run: Path, tmp_path: Path) -> None:
+    """A program that uses the package may have set one; `meta` has no values at all."""
+    with torch.device("meta"):
+        fit(tiny(store), tmp_path / "run")
+    assert same_bits(tmp_path / "run", run)
+    assert numbers(tmp_path / "run") == numbers(run)
+
+
 def test_another_seed_gives_another_run(store: Path, run: Path, tmp_path: Path) -> None:
     fit(tiny(store, seed=1), tmp_path / "run")
     assert not same_bits(tmp_path / "run", run)

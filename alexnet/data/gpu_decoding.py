@@ -170,7 +170,7 @@ class GpuDecodedSplit:
         if decoded:
             images[list(decoded)] = torch.stack(list(decoded.values()))
         others = np.setdiff1d(np.arange(len(files)), list(decoded)).astype(np.int64)
-        here = torch.empty((len(others), side, side, 3), dtype=torch.uint8)
+        here = torch.empty((len(others), side, side, 3), dtype=torch.uint8, device="cpu")
         # A damaged image is named here: the GPU's decoder does not say which one it was.
         fill(self._split, index[others], here.numpy())
         images[others] = here.to(self._device)

@@ -154,7 +154,7 @@ def batches(
 
     def empty_images(positions: Indices) -> torch.Tensor:
         shape = (len(positions), split.size_px, split.size_px, 3)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        return torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pin)
 
     # Without threads: simpler to debug, and right where the caller decodes single batches.
     if workers == 0:

@@ -80,14 +80,14 @@ def nearest(
     Returns:
         Indices of rows of `there`, (N, top_k).
     """
-    distances = torch.empty(len(asked), 0)
-    rows = torch.empty(len(asked), 0, dtype=torch.int64)
+    distances = torch.empty(len(asked), 0, device="cpu")
+    rows = torch.empty(len(asked), 0, dtype=torch.int64, device="cpu")
     count = 0
     for block in there:
         # By a matrix product, whatever the sizes: distances of blocks are compared, and another
         # way for a small one would round in another way.
         distance = torch.cdist(asked, block, compute_mode="use_mm_for_euclid_dist")
-        index = torch.arange(count, count + len(block)).expand(len(asked), -1)
+        index = torch.arange(count, count + len(block), device="cpu").expand(len(asked), -1)
         if own is not None:
             distance[index == torch.from_numpy(own)[:, None]] = torch.inf
         distances, rows = torch.cat([distances, distance], 1), torch.cat([rows, index], 1)

@@ -193,7 +193,7 @@ def _try_products(net: ShardedNetwork, dtype: torch.dtype) -> None:
     first = net.plan[0].layer
 
     def ones(*shape: int) -> torch.Tensor:
-        return torch.ones(1, *shape, dtype=dtype)
+        return torch.ones(1, *shape, dtype=dtype, device="cpu")
 
     # It restores the modes at the end.
     with evaluation_mode(net):
