@@ -276,6 +276,27 @@ def test_training_of_two_runs_is_on_one_slider(browser: Browser) -> None:
     assert browser.run(f"{slider}.value") == "1"
 
 
+@pytest.mark.parametrize(
+    ("view", "button", "done"),
+    [
+        ("training", ".time button", "!{button}.hasAttribute('aria-disabled')"),
+        # It is done once for an image, and then the button stays as it is.
+        ("occlusion", ".two button", "document.querySelector('.two output').textContent[0] == 'R'"),
+    ],
+)
+def test_button_keeps_the_focus_while_it_works(
+    browser: Browser, view: str, button: str, done: str
+) -> None:
+    browser.run(f"location.hash = '{view}'")
+    button = f"document.querySelector('{button}')"
+    browser.wait(button)
+    browser.run(f"{button}.focus(); {button}.click()")
+    assert browser.run(f"{button}.getAttribute('aria-disabled')") == "true"
+    assert browser.run(f"document.activeElement == {button}")
+    browser.wait(done.format(button=button))
+    assert browser.run(f"document.activeElement == {button}")
+
+
 def test_folder_has_the_values_of_the_one_file(pages: tuple[Path, Path]) -> None:
     found = []
     for path in pages:

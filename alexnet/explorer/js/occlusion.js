@@ -74,7 +74,9 @@ export function occlusionView(input, crop, uncovered) {
   });
   const all = make("button", {}, "Cover every position");
   all.addEventListener("click", async () => {
-    all.disabled = true;
+    // Once is enough. A disabled button would lose the keyboard's focus.
+    if (map) return;
+    all.setAttribute("aria-disabled", "true");
     const starts = startsOf(px);
     map = { starts, rows: [] };
     for (const rowStart of starts) {

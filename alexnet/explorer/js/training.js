@@ -36,14 +36,19 @@ export function trainingView() {
   slider.addEventListener("input", draw);
   const play = make("button", {}, "Play");
   const pauseMs = Math.min(STEP_MS, PLAY_MS / moments.length);
+  let isPlaying = false;
   play.addEventListener("click", async () => {
-    play.disabled = true;
+    // A disabled button would lose the keyboard's focus.
+    if (isPlaying) return;
+    isPlaying = true;
+    play.setAttribute("aria-disabled", "true");
     for (let i = 0; i <= last && slider.isConnected; i++) {
       slider.value = i;
       draw();
       await new Promise((resume) => setTimeout(resume, pauseMs));
     }
-    play.disabled = false;
+    play.removeAttribute("aria-disabled");
+    isPlaying = false;
   });
   draw();
   const scale =
