@@ -124,6 +124,7 @@ def in_lines(path: Path, rng: random.Random) -> None:
 def image_files() -> dict[str, bytes]:
     """Return one small image in each format and mode that folders of images are likely to hold."""
     rgb = Image.fromarray(shapes.image(3, 7)).resize((40, 32))
+    deep = Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64)
     files = {}
     for name, image, options in (
         ("plain.jpg", rgb, {"quality": 90}),
@@ -133,7 +134,7 @@ def image_files() -> dict[str, bytes]:
         ("turned.jpg", rgb, {"exif": _orientation(6)}),
         ("plain.png", rgb, {}),
         ("palette.png", rgb.convert("P"), {}),
-        ("deep.png", Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64), {}),
+        ("deep.png", deep, {}),
         ("alpha.png", rgb.convert("RGBA"), {}),
         ("plain.gif", rgb, {}),
         ("plain.bmp", rgb, {}),
@@ -141,11 +142,7 @@ def image_files() -> dict[str, bytes]:
         ("plain.webp", rgb, {"exif": _orientation(3)}),
         ("plain.tif", rgb, {}),
         ("packed.tif", rgb, {"compression": "tiff_lzw"}),
-        (
-            "float.tif",
-            Image.fromarray(np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)),
-            {},
-        ),
+        ("deep.tif", deep, {}),
         *((("plain.avif", rgb, {}),) if features.check("avif") else ()),
     ):
         buffer = io.BytesIO()
