@@ -207,6 +207,9 @@ def test_answers_have_no_label_over_a_bar(run: Path) -> None:
         for text in ax.texts:
             box = text.get_window_extent(renderer)
             assert not any(box.overlaps(bar) and bar.width > 0 for bar in bars), text.get_text()
+    # Eight images, five answers to each.
+    assert sum(len(ax.patches) for ax in figure.axes) == 8 * 5
+    assert sum(len(ax.texts) for ax in figure.axes) >= 8 * 5
 
 
 def test_answers_say_where_the_true_class_is_not_among_them() -> None:

@@ -143,6 +143,7 @@ def test_batch_normalization_can_be_computed_again(run: Path, image: Path, tmp_p
     out = tmp_path / "out"
     layer = "conv2.batch_norm,fc6.batch_norm"
     manifest = golden.write(trained, image, out, layer, weights=True)
+    assert [norm["writes"] for norm in manifest["layers"]] == layer.split(",")
     for norm in manifest["layers"]:
         a = np.load(out / f"npy/{norm['reads']}.npy").astype(np.float64)
         gain, bias, mean, variance = (

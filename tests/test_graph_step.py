@@ -325,6 +325,7 @@ def test_batch_normalization_is_never_computed_with_copies_in_bfloat16() -> None
     preprocess = Preprocess(settings.augment, statistics(), INPUT, DEVICE, torch.bfloat16)
     net = ShardedNetwork(settings.architecture, 0, ALONE).to(DEVICE)
     step = GraphStep(net, preprocess, zero_velocity(net), settings)
+    assert len(step._used) == len(dict(net.named_parameters()))
     for name, used in step._used.items():
         module, role = name.removeprefix("net.").rsplit(".", 1)
         exact = module.endswith("_bn") or (module.startswith("conv") and role == "bias")

@@ -403,7 +403,9 @@ def test_net_that_starts_nearly_blind_gives_a_warning(
 
 
 def test_metrics_contain_waiting_time_memory_and_speed(run: Path) -> None:
-    for m in read_metrics(run, "epoch"):
+    epochs = read_metrics(run, "epoch")
+    assert len(epochs) == 3
+    for m in epochs:
         assert 0 <= m["waited_share"] < 1
         assert m["peak_memory_bytes"] > 2**20
         assert m["images_per_s"] > 0
