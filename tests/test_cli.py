@@ -291,6 +291,7 @@ def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
     ("number", "message"),
     [
         (errno.ENOSPC, "a/b: No space left on device; make room"),
+        (errno.ENOENT, "a/b: No such file or directory; check the name"),
         (errno.EROFS, "choose another"),
         (errno.EACCES, "a/b: Permission denied; change its permissions or choose another path"),
     ],

@@ -49,6 +49,7 @@ DISK_ERRORS = {
     errno.ENOSPC: "make room on this disk and run the command again",
     errno.EDQUOT: "your quota of this disk is used up; make room and run the command again",
     errno.EFBIG: "the disk or `ulimit -f` does not allow files of this size",
+    errno.ENOENT: "check the name",
     errno.EACCES: "change its permissions or choose another path",
     errno.EPERM: "change its permissions or choose another path",
     errno.EROFS: "this disk cannot be written; choose another folder",
@@ -172,8 +173,7 @@ def _run(verb: str, arguments: list[str]) -> None:
     """Run a verb; an error that the user can mend becomes one sentence and exit code 2."""
     try:
         function_of(verb)(arguments)
-    # A missing file is the user's to mend, too, and its message names the path.
-    except (AlexNetError, FileNotFoundError) as error:
+    except AlexNetError as error:
         _fail(str(error))
     except StoreLost as error:
         print(f"alexnet: {error}", file=sys.stderr, flush=True)
@@ -193,7 +193,7 @@ def _run(verb: str, arguments: list[str]) -> None:
             path = f"{error.filename}: " if error.filename is not None else ""
             _fail(f"{path}{error.strerror}; {DISK_ERRORS[error.errno]}")
         # One without a number of the system, as of a remote store.
-        if isinstance(error, PermissionError):
+        if isinstance(error, FileNotFoundError | PermissionError):
             _fail(str(error))
         if isinstance(error, ImportError):
             from alexnet import requirements
