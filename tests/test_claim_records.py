@@ -108,6 +108,20 @@ def test_the_error_without_dropout_is_that_of_the_same_net(recorded: list[Record
     assert {r.claim.id for r in recorded if r.without_dropout is not None} > {"lrn", "crops"}
 
 
+def test_net_that_was_not_trained_without_dropout_is_not_called_underfitted() -> None:
+    """Of another net on the same images it is known how little the error with dropout says."""
+    one_column = raw("lrn-tiny-imagenet-desk")
+    one_column["configs"]["base"]["architecture"]["columns"] = 1
+    dropout = records.opened(raw("dropout-tiny-imagenet-desk"))
+    for beside, end in (
+        ([dropout], "training error 48 %, not measured without dropout"),
+        ([], "training error 48 %: underfitted"),
+    ):
+        record = records._without_dropout([records.opened(one_column), *beside])[0]
+        assert record.without_dropout is None
+        assert record.setting().endswith(end)
+
+
 def test_rows_describe_their_scale_from_the_record() -> None:
     lrn = raw("lrn-tiny-imagenet-desk")
     small = "desk, tiny-imagenet, 3 seeds: a quarter of the width, 25,000 images, training error "

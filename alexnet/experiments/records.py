@@ -174,6 +174,8 @@ class Record:
     rows: tuple[Row, ...]
     without_dropout: float | None = None
     """Training error of the first arm's net without dropout, if claim dropout has measured it."""
+    other_net_without_dropout: bool = False
+    """Whether claim dropout has measured another net on the same images, and not this one."""
 
     @property
     def in_papers_setting(self) -> bool:
@@ -245,7 +247,9 @@ class Record:
         if without_dropout is not None:
             least = without_dropout
             text = f"; {100 * least:.0f} % for the net trained without dropout"
-        if least > UNDERFITTED and not self.in_papers_setting:
+        if self.other_net_without_dropout:
+            text = ", not measured without dropout"
+        elif least > UNDERFITTED and not self.in_papers_setting:
             text += ": underfitted"
         images = self._images(first)
         return f"{start}{images:,} images, training error {100 * train_error:.0f} %{text}"
@@ -361,7 +365,11 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
 
 
 def _without_dropout(records: Sequence[Record]) -> list[Record]:
-    """Add the training error without dropout to the records whose first arm is of the same net."""
+    """Add the training error without dropout to the records whose first arm is of the same net.
+
+    On the same images another net may be measured: with dropout, its training error says little of
+    what it could learn.
+    """
 
     def first(record: Record) -> tuple[Any, ...]:
         name, raw = record.claim.arms[0].name, record.raw
@@ -370,18 +378,28 @@ def _without_dropout(records: Sequence[Record]) -> list[Record]:
         # Other kinds of data are one set of images each. The checksum of a store tells more than
         # its images apart: its source is named in it, for example.
         images = raw["store_checksum"] if raw["on"] == "photographs" else raw["on"]
-        return raw["scale"], images, record.config(name), part
+        return raw["scale"], images, part, record.config(name)
 
     measured = [
         (first(record), mean(run.train_error for run in record.results["no dropout"]))
         for record in records
         if record.claim.id == "dropout"
     ]
-    return [
-        replace(record, without_dropout=error)
-        for record in records
-        for error in [next((e for net, e in measured if net == first(record)), None)]
-    ]
+    found = []
+    for record in records:
+        error = next((error for net, error in measured if net == first(record)), None)
+        # Claim images has a net without dropout for each number of images.
+        others = not record.claim.numbers_of_images and any(
+            net[:-1] == first(record)[:-1] for net, _ in measured
+        )
+        found.append(
+            replace(
+                record,
+                without_dropout=error,
+                other_net_without_dropout=error is None and others,
+            )
+        )
+    return found
 
 
 def _place(record: Record) -> tuple[int, ...]:

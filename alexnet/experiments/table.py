@@ -61,9 +61,9 @@ and mean training error of the first arm, or in claim `images` of the base with 
 record can confirm a mechanism. It cannot refute a claim about ImageNet, and its numbers are of
 another network and other images. *Underfitted* means a training error above {underfitted:.0f} %; \
 where claim
-`dropout` was run on the same base, the error of the net trained without dropout decides. Such a net
-has little use for what prevents overfitting, so the effect of a regularizer has to look small or
-opposite there."""
+`dropout` was run on the same base, the error of the net trained without dropout decides, and where
+it was run on the same images with another base, nothing is said. An underfitted net has little use
+for what prevents overfitting, so a regularizer's effect has to look small or opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
