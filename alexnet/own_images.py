@@ -200,7 +200,7 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
                 f"{folder} exists and is not a store; move it away, or choose another --out"
             )
         # `alexnet train FOLDER` has no options of its own for the preparation.
-        alone = images, folder, "--size-px", settings.size_px
+        alone = images, folder, "--size-px", settings.size_px, "--most-skipped", MOST_SKIPPED
         manifest = prepare(source, folder, settings, spare=1, arguments=alone)
         print("\n".join(map(printable, in_words(manifest, source.notes))), file=sys.stderr)
         return

@@ -28,7 +28,7 @@ from alexnet.evaluation import (
 )
 from alexnet.figures.answers import stored_image
 from alexnet.figures.errors import MISTAKES
-from alexnet.files import check_folder_of, write_whole
+from alexnet.files import check_may_write, write_whole
 from alexnet.look import left_out
 from alexnet.program import command
 from alexnet.provenance import describe
@@ -63,9 +63,8 @@ def write(run: Path, test: OwnTest | None = None, out: Path | None = None) -> Pa
     if run.is_file():
         raise RunError(f"{run} is a file; a page has the curves of a run, so give its folder")
     path = (out or run) / "report.html"
-    if out is not None:
-        # Before the test, which may take minutes.
-        check_folder_of(path)
+    # Before the test, which may take minutes.
+    check_may_write(path)
     test = test or own_test(run)
     write_whole(path.with_name("predictions.csv"), _predictions_csv(test))
     write_whole(path, page(run, test).encode())

@@ -19,6 +19,7 @@ from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
 from alexnet.data.classes import numbered, short_names
 from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb, centre_square
+from alexnet.data.manifest import is_store
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32, dtype_of, resolve_device
@@ -114,7 +115,7 @@ def own_store(config: Config) -> Store:
         raise DataError(
             "the run was imported and belongs to no store; name one where the verb has --data"
         )
-    if not (is_url(data) or (Path(data) / "manifest.json").is_file()):
+    if not (is_url(data) or is_store(Path(data))):
         raise DataError(
             f"the store that the run was trained on is not there any more: {data}"
             + ("" if Path(data).is_absolute() else f", as seen from {Path().absolute()}")

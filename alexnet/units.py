@@ -180,10 +180,14 @@ def maximise(
     deviation = 1.0 if preprocess.deviation is None else preprocess.deviation[:, None, None]
     generator = torch.Generator().manual_seed(seed)
     # In gray levels from the mean image; the network may want another scale.
-    v = 4 * torch.randn((len(units), *mean.shape), generator=generator).to(mean.device)
+    noise = torch.randn((len(units), *mean.shape), generator=generator, device="cpu")
+    v = 4 * noise.to(mean.device)
     with evaluation_mode(net), Progress(f"maximize {layer}", steps, "steps") as progress:
         for _ in range(steps):
-            shift = torch.randint(-jitter_px, jitter_px + 1, (2,), generator=generator).tolist()
+            drawn = torch.randint(
+                -jitter_px, jitter_px + 1, (2,), generator=generator, device="cpu"
+            )
+            shift = drawn.tolist()
             shifted = v.roll(shift, (2, 3))
             gradient = _gradient(net, ops, shifted / deviation, units, row, column)
             shifted = shifted + _ascent(gradient, smooth_px, step_size * num_seen**0.5)

@@ -234,15 +234,20 @@ def test_settings_that_the_older_form_leaves_out_are_caffes_defaults(tmp_path: P
         read(path)
 
 
-@pytest.mark.parametrize("own_layer", [True, False], ids=["Input", "input_shape"])
-def test_size_of_the_input_is_that_of_the_file(own_layer: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["two layers", "one layer", "input_shape"])
+def test_size_of_the_input_is_that_of_the_file(form: str, tmp_path: Path) -> None:
     """At 224 pixels Caffe's net has the maps, and so the shapes, that it has at 227."""
     blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     path = caffe_file(tmp_path / "a.caffemodel", blobs, False)
     shape = field(1, bytes([10, 3]) + b"\xe0\x01" * 2)  # packed, as Caffe writes it
-    label = field(100, field(1, "label") + field(2, "Input") + field(143, field(1, field(1, 10))))
-    layer = field(100, field(1, "data") + field(2, "Input") + field(143, field(1, shape)))
-    path.write_bytes((layer + label if own_layer else field(8, shape)) + path.read_bytes())
+    label = field(1, 10)
+    head = field(1, "data") + field(2, "Input")
+    begins = {
+        "two layers": [field(100, head + field(143, field(1, each))) for each in (shape, label)],
+        "one layer": [field(100, head + field(143, field(1, shape) + field(1, label)))],
+        "input_shape": [field(8, shape), field(8, label)],
+    }
+    path.write_bytes(b"".join(begins[form]) + path.read_bytes())
     assert read(path).input_px == 224
     assert identify(read(path)).chosen().config.architecture.input_px == 224
 

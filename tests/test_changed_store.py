@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from alexnet.config import StepSchedule, StoreSettings
 from alexnet.data import shapes, verification
 from alexnet.data.manifest import sealed
 from alexnet.data.prepare import prepare
-from alexnet.data.storage import StoreLost
+from alexnet.data.storage import LocalStorage, StoreLost
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import own_test
 from alexnet.files import file_sha256
@@ -55,6 +56,27 @@ def test_shard_with_another_checksum_ends_the_training(store: Path, tmp_path: Pa
     # On a busy machine the thread that compares the files may end before the run begins.
     if (tmp_path / "run").exists():
         assert read_config(tmp_path / "run").data == str(copy)
+
+
+def test_store_that_was_replaced_is_not_called_damaged(store: Path, tmp_path: Path) -> None:
+    """Its checksums are not those of the files that now have the names."""
+    shutil.copytree(store, tmp_path / "store")
+    files = {f"train/{path.name}": "0" * 64 for path in (store / "train").glob("*.arrow")}
+    for replaced in (True, False):
+        storage = LocalStorage(tmp_path / "store")
+        before = storage.read_file("manifest.json")
+        if replaced:
+            (tmp_path / "store").rename(tmp_path / "old")
+            shutil.copytree(store, tmp_path / "store")
+        threads = set(threading.enumerate())
+        storage.expect_repeated_reads(files, {}, "store")
+        for thread in set(threading.enumerate()) - threads:
+            thread.join()
+        if replaced:
+            assert storage.read_ranges([("manifest.json", 0, len(before))]) == [before]
+        else:
+            with pytest.raises(DataError, match=r"\.arrow is missing or damaged"):
+                storage.read_ranges([("manifest.json", 0, 1)])
 
 
 def test_intact_files_of_a_large_store_are_remembered_until_they_change(

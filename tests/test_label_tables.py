@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet.data.sources import find, tables
+from alexnet.errors import DataError
 from tests import layouts
 from tests.layouts import (
     TRAIN,
@@ -140,6 +141,15 @@ def test_held_out_images_of_folders_do_not_depend_on_the_wanted_splits(tmp_path:
         # With two labels of one image, only the training split can be prepared.
         for splits in ((), ("train",)) if rows.count("\n") < 2 else (("train",),):
             assert find(str(tmp_path), splits=splits).splits[0].count == expected
+
+
+def test_labels_of_a_split_that_is_not_wanted_are_not_checked(tmp_path: Path) -> None:
+    flat(tmp_path, [(f"{n}.JPEG", n % 2, 0) for n in range(4)])
+    rows = "name,label,split\n0.JPEG,x,train\n1.JPEG,y,train\n2.JPEG,x,val\n3.JPEG,,val\n"
+    write(tmp_path / "labels.csv", rows)
+    assert [split.count for split in find(str(tmp_path), splits=("train",)).splits] == [2]
+    with pytest.raises(DataError, match=r"the row of .*3\.JPEG has no label; write one or take"):
+        find(str(tmp_path))
 
 
 VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"

@@ -282,8 +282,11 @@ def test_too_many_bad_images_end_with_a_command_that_allows_them(
     assert train_on(str(images), tmp_path / "mine", tiny)[0].images >= 1
 
 
-def test_images_with_a_manifest_of_their_own_are_not_a_store(images: Path, tmp_path: Path) -> None:
-    (images / "manifest.json").write_text('{"name": "my app"}')
+@pytest.mark.parametrize("text", ['{"name": "my app"}', '[{"file": "a"}]', '{"n": 1}\n{"n": 2}'])
+def test_images_with_a_manifest_of_their_own_are_not_a_store(
+    text: str, images: Path, tmp_path: Path
+) -> None:
+    (images / "manifest.json").write_text(text)
     assert train_on(str(images), tmp_path / "mine", tiny)[0].images == 2
 
 

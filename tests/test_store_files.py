@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.config import StoreSettings
-from alexnet.data import shapes
+from alexnet.data import arrow, processing, shapes
+from alexnet.data import prepare as preparation
 from alexnet.data.arrow import (
     ArrowFile,
     Index,
@@ -34,7 +37,7 @@ from alexnet.data.storage import LocalStorage, StoreLost
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.files import file_sha256
-from tests.small_stores import SMALL, without_index
+from tests.small_stores import SMALL, Stop, digest, stopping, without_index
 
 
 def test_store_of_version_0_1_without_an_index_opens(store: Path, tmp_path: Path) -> None:
@@ -143,12 +146,26 @@ def test_a_damaged_store_is_refused(store: Path, tmp_path: Path) -> None:
         Store(store).split("test")
 
 
-def test_file_of_more_bytes_than_arrow_can_number_is_refused(
+def test_no_file_has_more_bytes_than_arrow_can_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet.data.arrow.MAX_BYTES", 5000)
-    with pytest.raises(ValueError, match="put fewer into a file with --shard-images"):
-        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    """Whatever the images take; the store is the same after an interruption."""
+    source, made = shapes.source(40, 10), replace(SMALL, encoding="ppm", shard_images=9)
+    for module in (arrow, preparation, processing):
+        monkeypatch.setattr(module, "MAX_BYTES", 5 * 4 * 24**2)
+    train = prepare(source, tmp_path / "store", made)["splits"]["train"]
+    # Uncompressed, six fit; a task may have five, and ends with every ninth image.
+    assert [shard["images"] for shard in train["shards"]] == [5, 4] * 4 + [4]
+    names = [Store(tmp_path / "store").split("train").name(n) for n in range(40)]
+    assert names == [item.name for item in source.splits[0].items(0)]
+    for after in (6, 13, 26):
+        with pytest.raises(Stop):
+            prepare(stopping(source, after), tmp_path / "again", made, workers=1)
+    prepare(source, tmp_path / "again", made)
+    assert digest(tmp_path / "again") == digest(tmp_path / "store")
+
+
+def test_number_of_workers_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--workers is -1; it must be at least 0"):
         prepare(shapes.source(20, 10), tmp_path / "other", SMALL, workers=-1)
     assert not (tmp_path / "other.partial").exists()
@@ -234,14 +251,14 @@ def test_manifest_without_its_checksum_is_refused(copy: Path, value: object) -> 
     assert Store(copy).classes == manifest["classes"], "stores of version 0.2 are still read"
 
 
-@pytest.mark.parametrize("text", ["3", "[]", "[" * 100_000, "\ud800"])
-def test_manifest_that_is_no_object_is_refused(copy: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\ud800"])
+def test_manifest_that_is_not_json_is_refused(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(DataError, match=r"copy/manifest\.json is damaged; prepare the store again"):
         Store(copy)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"name": "my app"}', '{"format": 2}'])
+@pytest.mark.parametrize("text", ["3", "[]", "{}", '{"name": "my app"}', '{"format": 2}'])
 def test_manifest_of_something_else_is_not_called_damaged(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json is not the manifest of a store; give the"):
@@ -289,6 +306,26 @@ def test_index_that_leads_out_of_its_files_is_refused(
     change_manifest(copy, "splits/train/index/sha256", file_sha256(file))
     with pytest.raises(DataError, match=r"copy/train/index\.npz is missing or damaged"):
         Store(copy).split("train")
+
+
+def test_missing_permission_is_not_called_damage(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the whole path: a store is opened by names that begin at its folder."""
+    for call in ("open", "stat"):
+        real = getattr(os, call)
+
+        def refuse(path: Any, *given: Any, real: Any = real, **options: Any) -> Any:
+            if options.get("dir_fd") is None:
+                return real(path, *given, **options)
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        with monkeypatch.context() as patch, pytest.raises(PermissionError) as error:
+            patch.setattr(os, call, refuse)
+            Store(copy).split("train")
+        assert str(copy / ("manifest.json" if call == "open" else "train/data-00000.arrow")) == str(
+            error.value.filename
+        )
 
 
 def test_file_of_a_store_that_was_cut_after_opening_is_lost(copy: Path) -> None:

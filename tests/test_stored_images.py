@@ -104,11 +104,11 @@ def test_file_with_much_data_beside_its_image_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of the store could otherwise exceed 2 GiB, which Arrow's offsets do not reach."""
-    monkeypatch.setattr(processing, "MAX_BYTES", 8 * (len(KEPT["grey"]) - 1))
+    data, of_task = KEPT["grey"] + bytes(10_000), processing.ITEMS_PER_TASK
     made = StoreSettings(size_px=48, encoding="jpeg", shard_images=8)
-    assert one_image(tmp_path / "a", KEPT["grey"], made)[0]["kept"] == 0
-    monkeypatch.setattr(processing, "MAX_BYTES", 8 * len(KEPT["grey"]))
-    assert one_image(tmp_path / "b", KEPT["grey"], made)[0]["kept"] == 1
+    for kept, most in enumerate((len(data) - 1, len(data))):
+        monkeypatch.setattr(processing, "MAX_BYTES", of_task * most)
+        assert one_image(tmp_path / str(kept), data, made)[0]["kept"] == kept
 
 
 @pytest.mark.parametrize("chosen", ["jpeg", "png"])

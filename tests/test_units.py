@@ -109,6 +109,14 @@ def test_what_maximizes_a_filter_looks_like_it(trained: Trained) -> None:
     assert outside.max() < 10
 
 
+def test_default_device_of_pytorch_changes_no_made_image(trained: Trained) -> None:
+    """The noise is drawn by a generator of the CPU."""
+    wanted = maximise(trained.net, trained.preprocess, "conv1", [0], steps=2)
+    with torch.device("meta"):
+        made = maximise(trained.net, trained.preprocess, "conv1", [0], steps=2)
+    assert np.array_equal(made, wanted)
+
+
 @pytest.mark.parametrize("layer", ["conv1", "fc8"])
 def test_a_made_image_is_stronger_than_any_of_the_store(trained: Trained, layer: str) -> None:
     unit = 3

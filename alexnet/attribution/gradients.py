@@ -70,8 +70,8 @@ def smoothgrad(
     deviation = noise * (x.max() - x.min())
     total = torch.zeros_like(x)
     for count in _parts(samples):
-        normal = torch.randn((count, *x.shape), generator=generator, dtype=x.dtype).to(x.device)
-        total += _gradients(net, x + deviation * normal, label).sum(0)
+        normal = torch.randn((count, *x.shape), generator=generator, dtype=x.dtype, device="cpu")
+        total += _gradients(net, x + deviation * normal.to(x.device), label).sum(0)
     return _as_array(total / samples)
 
 

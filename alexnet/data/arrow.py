@@ -22,7 +22,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from alexnet.data.storage import Range, Storage, missing
-from alexnet.errors import DataError
 
 MAX_BYTES = 2**31 - 1  # Arrow counts the bytes of a column with signed 32-bit integers
 
@@ -81,15 +80,8 @@ def write_arrow_file(
     Args:
         rows: Stored bytes, name and label of each image.
         classes: Names of the classes, for the schema.
-
-    Raises:
-        DataError: The images have more bytes than the 32 bits of their positions can number.
     """
-    if sum(len(data) for data, _, _ in rows) > MAX_BYTES:
-        raise DataError(
-            f"{len(rows):,} images have more than 2 GiB; remove the unfinished store and put fewer "
-            "into a file with --shard-images"
-        )
+    assert sum(len(data) for data, _, _ in rows) <= MAX_BYTES
     ends = np.cumsum([0, *(len(data) for data, _, _ in rows)], dtype=np.int32)
     # The array is built from its buffers: `pa.array` would copy the bytes once more.
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(data for data, _, _ in rows))]

@@ -278,6 +278,8 @@ def as_stored(data: bytes, size_px: int) -> Rgb | None:
             return None
         rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
         return rgb if _orientation(data) == 1 else None
+    except MemoryError:
+        raise
     # Any failure of a decoder; the file is not kept, and `decode` finds out what is wrong with it.
     except Exception:
         return None

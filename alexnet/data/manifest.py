@@ -33,22 +33,24 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     return rest | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def is_manifest(data: bytes) -> bool:
-    """Tell whether a file called manifest.json is that of a store, intact or damaged.
-
-    Web apps, browser extensions and other data sets have a file of this name, too.
-    """
-    try:
-        content = parse_json(data)
-    except ValueError:
-        return True  # damaged; nothing says that it was another program's
-    return not isinstance(content, dict) or {"format", "splits"} <= content.keys()
-
-
 def is_store(folder: Path) -> bool:
-    """Tell whether a local folder is a store, by its manifest, which may be damaged."""
+    """Tell whether a local folder is a store, by its manifest, which may be damaged.
+
+    Web apps, browser extensions and other data sets have a file manifest.json, too.
+    """
     file = folder / "manifest.json"
-    return file.is_file() and is_manifest(file.read_bytes())
+    if not file.is_file():
+        return False
+    try:
+        return _is_of_a_store(parse_json(file.read_bytes()))
+    except ValueError:
+        # A damaged one, or that of another program which is not JSON: the files beside it tell.
+        return all((folder / name).is_file() for name in ("mean.npy", "dataset_dict.json"))
+
+
+def _is_of_a_store(content: Any) -> bool:
+    """Tell whether the content of a file manifest.json is that of a store."""
+    return isinstance(content, dict) and {"format", "splits"} <= content.keys()
 
 
 def parse_manifest(data: bytes, store: str) -> dict[str, Any]:
@@ -61,15 +63,15 @@ def parse_manifest(data: bytes, store: str) -> dict[str, Any]:
         DataError: It is damaged, belongs to something else, or has another format version; the
             message says what to do.
     """
-    if not is_manifest(data):
+    try:
+        manifest = parse_json(data)
+    except ValueError:
+        raise DataError(f"{store}/manifest.json is damaged; prepare the store again") from None
+    if not _is_of_a_store(manifest):
         raise DataError(
             f"{store}/manifest.json is not the manifest of a store; give the folder of a store"
         )
-    try:
-        manifest = parse_json(data)
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{store}/manifest.json is damaged; prepare the store again") from None
+    version = manifest["format"]
     # Not `in`, because 1.0 and true are equal to 1.
     if _count(version) not in (UNSEALED, FORMAT):
         raise DataError(

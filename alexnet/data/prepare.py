@@ -1,8 +1,8 @@
 """`alexnet prepare`: turn a source into a finished store, on all cores and resumable.
 
 The result does not depend on the number of workers or on interruptions: the images are written in
-the order of the source, in files of a fixed number of images, and an interrupted preparation
-resumes at the beginning of a file.
+the order of the source, in files of a fixed number of images, or of fewer where their bytes are too
+many for one file, and an interrupted preparation resumes at the beginning of a file.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import io
 import itertools
 import json
 import math
-import statistics
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -119,14 +119,6 @@ def settled(settings: StoreSettings, source: Source) -> StoreSettings:
         raise DataError(f"--quality is {settings.quality}; JPEG quality goes from 1 to 100")
     if settings.shard_images < 1:
         raise DataError(f"--shard-images is {settings.shard_images}; it must be at least 1")
-    # The factor is 3.1 and not 3, because a PNG of noise is a little larger than its pixels.
-    per_pixel = JPEG_BYTES if settings.settled_encoding() == "jpeg" else 3.1
-    max_images = int(MAX_BYTES // (per_pixel * settings.size_px**2))
-    if settings.shard_images > max_images:
-        raise DataError(
-            f"--shard-images is {settings.shard_images}; a file may exceed 2 GiB: "
-            f"{max_images} is the maximum"
-        )
     if not 0 <= settings.most_skipped <= 1:
         raise DataError(
             f"--most-skipped is {settings.most_skipped}; give a fraction between 0 and 1"
@@ -137,14 +129,14 @@ def settled(settings: StoreSettings, source: Source) -> StoreSettings:
 def _own_size(source: Source) -> int:
     """Return the size that small square images keep (CIFAR-10), in pixels; 0 for all others.
 
-    It is that of the majority, so that no odd image decides.
+    More than half of the images have it, so that no odd image decides.
     """
     sizes = sample_sizes(source.splits[0])
-    square = [width for height, width in sizes if height == width]
-    if 2 * len(square) <= len(sizes):
-        return 0
-    side = statistics.median_low(square)
-    return side if LEAST_SIZE_PX <= side <= LOSSLESS_PX else 0
+    sides = Counter(width for height, width in sizes if height == width)
+    for side, count in sides.most_common(1):
+        if 2 * count > len(sizes) and LEAST_SIZE_PX <= side <= LOSSLESS_PX:
+            return side
+    return 0
 
 
 def sample_sizes(split: SourceSplit) -> list[tuple[int, int]]:
@@ -187,21 +179,22 @@ def _check_disk(
     existing, free = free_space(target.path.parent)
     if free is not None and known * image_bytes > free:
         needed = size(int(known * image_bytes))
+        anyway = _or_with(arguments, "begin anyway", "--ignore-disk")
         raise DataError(
-            f"the store may need {needed} and {existing} has {size(free)} free; make room, "
-            f"choose another disk, or begin anyway with {_command(arguments, '--ignore-disk')}"
+            f"the store may need {needed} and {existing} has {size(free)} free; make room or "
+            f"choose another disk{anyway}"
         )
 
 
-def _command(arguments: Sequence[object], option: str, *value: object) -> str:
-    """The command that goes on with an option, or the option alone if the command is unknown."""
+def _or_with(arguments: Sequence[object], what: str, option: str, *value: object) -> str:
+    """The end of a message: the command that does something with an option, if there is one."""
     if not arguments:
-        return " ".join(map(str, (option, *value)))
+        return ""
     others = list(arguments)
     if option in others:
         first = others.index(option)
         del others[first : first + 1 + len(value)]
-    return command("prepare", *others, option, *value)
+    return f", or {what} with {command('prepare', *others, option, *value)}"
 
 
 def _identity(source: Source, settings: StoreSettings) -> dict[str, Any]:
@@ -241,14 +234,20 @@ def _prepare_split(job: Job, split: SourceSplit, workers: int, memory: Memory) -
         ) as progress,
     ):
         finished: list[Processed] = []
+        file_bytes, done = 0, record["consumed"]
         for result in process_in_order(
-            items, job.source.upright, job.settings, pool, workers, memory, summed
+            items, done, job.source.upright, job.settings, pool, workers, memory, summed
         ):
             progress.advance(result.items)
-            finished.append(result)
-            if sum(task.items for task in finished) == job.settings.shard_images:
+            if file_bytes + result.stored_bytes > MAX_BYTES:
                 _finish_file(job, split, finished, sums)
-                finished = []
+                finished, file_bytes = [], 0
+            finished.append(result)
+            file_bytes += result.stored_bytes
+            done += result.items
+            if done % job.settings.shard_images == 0:
+                _finish_file(job, split, finished, sums)
+                finished, file_bytes = [], 0
         if finished:
             _finish_file(job, split, finished, sums)
     _check_skipped(job, split, final=True)
@@ -312,10 +311,10 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
         names = [f"{name} ({reason})" for name, reason in record["skipped"][:FIRST]]
         first = first_of(names, skipped)
         enough = math.ceil(100 * skipped / max(1, total)) / 100
-        allowing = _command(job.arguments, "--most-skipped", enough)
+        allowing = _or_with(job.arguments, "allow more", "--most-skipped", enough)
         raise DataError(
             f"{skipped} of {total} images of {split.name!r} cannot be read, {first}; "
-            f"repair them and remove {job.target.partial}, or allow more with {allowing}"
+            f"repair them and remove {job.target.partial}{allowing}"
         )
 
 

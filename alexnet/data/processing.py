@@ -92,9 +92,14 @@ class Processed:
     def items(self) -> int:
         return len(self.rows) + len(self.skipped)
 
+    @property
+    def stored_bytes(self) -> int:
+        return sum(len(data) for data, _, _ in self.rows)
+
 
 def process_in_order(
     items: Iterator[Item],
+    done: int,
     upright: bool,
     settings: StoreSettings,
     pool: ThreadPoolExecutor,
@@ -109,6 +114,7 @@ def process_in_order(
     store, where an interrupted preparation resumes.
 
     Args:
+        done: Number of items of the split before these.
         upright: Whether images are rotated as their EXIF orientation says.
         memory: The memory of the workers together.
         summed: Whether the pixels are summed, as those of the training split.
@@ -118,12 +124,15 @@ def process_in_order(
     """
     waiting: deque[tuple[Future[Processed], int]] = deque()
     held_bytes = 0
-    room = settings.shard_images  # number of images that still fit into the current file
+    # The number of items until a file ends, the same after an interruption as without one.
+    room = settings.shard_images - done % settings.shard_images
+    # No stored image has four bytes a pixel, and a task has to fit into a file.
+    most = min(ITEMS_PER_TASK, MAX_BYTES // (4 * settings.size_px**2))
     while True:
         while (
             len(waiting) < 2 * workers + 1
             and held_bytes < HELD_BYTES
-            and (task := _next_task(items, min(ITEMS_PER_TASK, room)))
+            and (task := _next_task(items, min(most, room)))
         ):
             task_bytes = sum(item.held_bytes for item in task)
             future = pool.submit(process, task, upright, settings, memory, summed)
@@ -162,25 +171,25 @@ def process(
         if isinstance(data, Unreadable):
             result.skipped.append((item.name, data.reason))
             continue
-        # A JPEG of the stored size is kept as it is: encoding it again would lose quality.
-        rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
-        if rgb is not None:
-            result.kept += 1
-        else:
-            try:
+        try:
+            # A JPEG of the stored size is kept as it is: encoding it again would lose quality.
+            rgb = as_stored(data, settings.size_px) if _keeps(data, settings) else None
+            if rgb is not None:
+                result.kept += 1
+            else:
                 rgb, extreme = _square(data, upright, settings.size_px, memory)
-            except (NoMemory, MemoryError):
-                raise _too_little_memory(item) from None
-            # One unreadable image must not end hours of work; too many do (`_check_skipped`).
-            except DataError as error:
-                result.skipped.append((item.name, reason(error)))
-                continue
-            if extreme:
-                result.extreme.append(item.name)
-            data = encode(rgb, encoding, settings.quality, settings.chroma)
-            # The statistics are those of what training will see, and JPEG changes an image.
-            if encoding == "jpeg" and summed:
-                rgb = decode(data)
+                if extreme:
+                    result.extreme.append(item.name)
+                data = encode(rgb, encoding, settings.quality, settings.chroma)
+                # The statistics are those of what training will see, and JPEG changes an image.
+                if encoding == "jpeg" and summed:
+                    rgb = decode(data)
+        except (NoMemory, MemoryError):
+            raise _too_little_memory(item) from None
+        # One unreadable image must not end hours of work; too many do (`_check_skipped`).
+        except DataError as error:
+            result.skipped.append((item.name, reason(error)))
+            continue
         if summed:
             images.append(rgb)
         result.rows.append((data, item.name, item.label))
@@ -220,8 +229,8 @@ def read(item: Item) -> bytes | Unreadable:
 def _too_little_memory(item: Item) -> AlexNetError:
     # The image must not be left out: what is in a store would depend on the machine.
     return AlexNetError(
-        f"there is too little memory for the image {item.name}; give fewer --workers or a smaller "
-        "--memory-gib, or end other programs"
+        f"there is too little memory for the image {item.name}; end other programs, or let "
+        "`alexnet prepare` make the store with fewer --workers or a smaller --memory-gib"
     )
 
 
@@ -267,7 +276,7 @@ def is_extreme(height: int, width: int, size_px: int) -> bool:
 def _keeps(data: bytes, settings: StoreSettings) -> bool:
     """Tell whether a file may be stored as it is: a JPEG, unless a lossless store is wanted.
 
-    The bound keeps a file of the store below 2 GiB, whatever the source's files contain beside
-    their images.
+    The bound keeps the images of a task below the size of a file of the store, whatever the
+    source's files contain beside their images.
     """
-    return settings.encoding in ("auto", "jpeg") and len(data) <= MAX_BYTES // settings.shard_images
+    return settings.encoding in ("auto", "jpeg") and len(data) <= MAX_BYTES // ITEMS_PER_TASK

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alexnet.errors import DataError
+from alexnet.files import naming
 
 Range = tuple[str, int, int]
 """A file's name in the storage, its first byte, and the byte after its last."""
@@ -194,18 +195,24 @@ class LocalStorage:
         return descriptor
 
     def read_file(self, file: str) -> bytes:
-        with open(os.open(file, os.O_RDONLY, dir_fd=self._descriptor), "rb") as stream:
+        path = self._folder / file
+        # Errors have the name that was opened, which without its folder says little.
+        with naming(path, Path(file)):
+            descriptor = os.open(file, os.O_RDONLY, dir_fd=self._descriptor)
+        with open(descriptor, "rb") as stream:
             return stream.read()
 
     def check_sizes(self, sizes: Mapping[str, int]) -> None:
         for file, size in sizes.items():
             # Sizes are cheap to check; checksums need a full read (`Store.verify`).
+            path = self._folder / file
             try:
-                about = os.stat(file, dir_fd=self._descriptor)
-            except OSError:
-                raise missing(self._folder / file) from None
+                with naming(path, Path(file)):
+                    about = os.stat(file, dir_fd=self._descriptor)
+            except (FileNotFoundError, NotADirectoryError):
+                raise missing(path) from None
             if not stat.S_ISREG(about.st_mode) or about.st_size != size:
-                raise missing(self._folder / file)
+                raise missing(path)
 
     def read_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         with self._reading():
@@ -244,7 +251,12 @@ class LocalStorage:
             from alexnet.data.verification import verify_in_background
 
             paths = {self._folder / file: digest for file, digest in sha256.items()}
-            verify_in_background(paths, store, self._damaged.append)
+            verify_in_background(paths, store, self._found_damaged)
+
+    def _found_damaged(self, path: Path) -> None:
+        # After `prepare --force` the names are those of another store, with other checksums.
+        if os.path.samestat(os.stat(self._folder), os.fstat(self._descriptor)):
+            self._damaged.append(path)
 
 
 def missing(path: object) -> DataError:

@@ -67,8 +67,8 @@ class StoreFolder:
         """
         if not self.path.exists():
             return
-        # A mistyped name must not delete a folder of something else. Two files of a store, since
-        # other programs have a manifest.json, too, and one of a store may be damaged.
+        # A mistyped name must not delete a folder of something else. Two files of a store, since a
+        # manifest of another program may have the same keys.
         marks = (self.path / "mean.npy", self.path / "dataset_dict.json")
         if not is_store(self.path) or not any(mark.is_file() for mark in marks):
             raise DataError(f"{self.path} exists and is not a store; choose another name")

@@ -98,7 +98,7 @@ def peak_macs_per_s(threads: int | None = None, side: int = 1024) -> float:
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
-    a = torch.ones(side, side)
+    a = torch.ones(side, side, device="cpu")
     # The fastest of five: other programs can only make a run slower.
     best_s = math.inf
     for _ in range(5):

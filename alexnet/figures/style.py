@@ -35,11 +35,13 @@ def legend(ax: Axes) -> None:
 def legend_below(figure: Figure, ax: Axes) -> None:
     """Draw the legend of an axis, whose entries those of the others repeat, below all axes.
 
-    The figure has a constrained layout.
+    The figure has a constrained layout, and the axis two lines of each run.
     """
-    # What is not of a run comes last, so that the two lines of a run stay together.
-    entries = zip(*ax.get_legend_handles_labels(), strict=True)
-    drawn, labels = zip(*sorted(entries, key=lambda one: not one[1].startswith(" ")), strict=True)
+    entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
+    of_runs = [entry for entry in entries if entry[1].startswith(" ")]
+    others = [entry for entry in entries if entry not in of_runs]
+    # Column by column, so that the two lines of a run stand in one row.
+    drawn, labels = zip(*of_runs[::2], *others, *of_runs[1::2], strict=True)
     _written_out(
         figure.legend(drawn, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     )

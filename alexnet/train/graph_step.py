@@ -219,8 +219,10 @@ class GraphStep:
         if not cuda_trial.possible(self._images):
             return None
         # Pixels that are not all equal, in whole crops at the upper left corner.
-        self._images.copy_(torch.arange(self._images[0].numel()).view_as(self._images[0]) % 251)
-        self._packed.copy_(torch.tensor([0.0, 1, 0, 1, 0, 0, 0, 1]))
+        device = self._images.device
+        pixels = torch.arange(self._images[0].numel(), device=device) % 251
+        self._images.copy_(pixels.view_as(self._images[0]))
+        self._packed.copy_(torch.tensor([0.0, 1, 0, 1, 0, 0, 0, 1], device=device))
         in_blocks = self._cropped(len(self._labels), conv)
 
         def over_blocks(

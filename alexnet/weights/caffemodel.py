@@ -7,6 +7,7 @@ the order B, G, R.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,20 +104,22 @@ def parse(data: bytes) -> CaffeNet:
         operation = _operation(layer, numbers)
         # A net that was saved from a file for use has the shape of its input instead of a crop.
         if operation.kind == "Input":
-            input_px = _width(layer.message(INPUT).message(1).integers(1)) or input_px
+            # It may have several outputs, such as images and labels, each of its own shape.
+            shapes = layer.message(INPUT).messages(1)
+            input_px = _input_px(shape.integers(1) for shape in shapes) or input_px
         blobs = [_blob(blob) for blob in layer.messages(numbers.blobs)]
         arrays |= {f"{operation.name}/{i}": blob for i, blob in enumerate(blobs)}
         if operation.kind not in NO_OPERATIONS:
             operations.append(operation)
     if input_px is None:
         # Before there was a layer for it, the shape stood beside the layers.
-        input_px = _width(net.integers(4) or net.message(8).integers(1))
+        input_px = _input_px([net.integers(4), *(shape.integers(1) for shape in net.messages(8))])
     return CaffeNet(net.text(1), arrays, tuple(operations), input_px, mean, scale)
 
 
-def _width(sides: list[int]) -> int | None:
-    """The last side of a batch of images; None for other inputs, such as labels."""
-    return sides[-1] if len(sides) >= 4 else None
+def _input_px(shapes: Iterable[list[int]]) -> int | None:
+    """The last side of the first input that is a batch of images; None if there is none."""
+    return next((sides[-1] for sides in shapes if len(sides) >= 4), None)
 
 
 def parse_blob(data: bytes) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from alexnet.config import Config
 from alexnet.config_checks import check
 from alexnet.data.augment import TORCHVISION_MEAN
 from alexnet.data.classes import are_wnids, numbered
-from alexnet.data.manifest import is_names
+from alexnet.data.manifest import is_names, is_store
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
@@ -209,7 +209,7 @@ def _classes(source: str, count: int, file: WeightFile) -> tuple[list[str], list
         # From 0, as the published lists of classes of these programs are numbered.
         return _classes_in(file, count) or (numbered(count), [])
     # At a URL only a store can be.
-    if is_url(source) or (Path(source) / "manifest.json").is_file():
+    if is_url(source) or is_store(Path(source)):
         store = Store(source)
         names, words = list(store.classes), list(store.words)
     else:

@@ -363,7 +363,7 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
             if options.wants(split):
                 notes.append(without_labels(split, folder))
             del by_split[split]
-        elif empty := [path for path, label in labels.items() if not label]:
+        elif options.wants(split) and (empty := [path for path in labels if not labels[path]]):
             raise DataError(f"the row of {empty[0]} has no label; write one or take the row out")
     # A run needs a split to validate on; a test split with labels serves.
     if "val" not in by_split and "test" in by_split:
