@@ -1,4 +1,4 @@
-"""Use of a trained network: classify image files, and write the activations of any layer."""
+"""Use of a trained network: classes of image files, activations of any layer, nearest images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from alexnet.terminal import printable
 from alexnet.trained import Trained, check_image_size, probabilities
 
 BATCH = 64  # images
+NEAREST = 6  # neighbors of each image in Fig. 4
 NAMES_FILE, LABELS_FILE = "names.txt", "labels.npy"
 
 _NamedBatch = tuple[torch.Tensor, list[str], NDArray[np.int64] | None]
@@ -308,6 +309,63 @@ def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split
     # Its classes may be others: features and patches need no labels.
     check_image_size(trained, store)
     return store.split(split or trained.config.val_split)
+
+
+def centre_patches(
+    trained: Trained, split: Split, order: NDArray[np.int64]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the preprocessed center crops of images of a split, and their labels, in batches.
+
+    Args:
+        order: Positions of the images in the split.
+    """
+    with Progress(f"{len(order)} images", len(order), "images") as progress:
+        for batch in batches(split, order, 128):
+            yield trained.preprocess.centre(batch.images), batch.labels
+            progress.advance(len(batch.labels))
+
+
+def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
+    """Return the feature vectors of section 6.1 for preprocessed images: (N, units) float32.
+
+    These are the activations of the last hidden layer, after its nonlinearity.
+    """
+    return activation(trained, trained.net.plan[-2].layer.name, x).flatten(1)
+
+
+def nearest(
+    asked: torch.Tensor,
+    there: Iterable[torch.Tensor],
+    top_k: int = NEAREST,
+    own: NDArray[np.int64] | None = None,
+) -> torch.Tensor:
+    """Return the rows of `there` nearest to each of `asked` in L2 distance, nearest first.
+
+    Args:
+        asked: (N, values).
+        there: (M, values) in blocks of rows, of which one is in memory at a time.
+        own: The row of `there` that each of `asked` is, which is left out, (N,).
+
+    Returns:
+        Indices of rows of `there`, (N, top_k).
+    """
+    distances = torch.empty(len(asked), 0, device="cpu")
+    rows = torch.empty(len(asked), 0, dtype=torch.int64, device="cpu")
+    count = 0
+    for block in there:
+        # By a matrix product, whatever the sizes: distances of blocks are compared, and another
+        # way for a small one would round in another way.
+        distance = torch.cdist(asked, block, compute_mode="use_mm_for_euclid_dist")
+        index = torch.arange(count, count + len(block), device="cpu").expand(len(asked), -1)
+        if own is not None:
+            distance[index == torch.from_numpy(own)[:, None]] = torch.inf
+        distances, rows = torch.cat([distances, distance], 1), torch.cat([rows, index], 1)
+        distances, kept = distances.topk(min(top_k, distances.shape[1]), largest=False)
+        rows = rows.gather(1, kept)
+        count += len(block)
+    # A small training set may have fewer images than the figure has places; the image itself, at an
+    # infinite distance, is then the last one.
+    return rows[:, : count - (own is not None)]
 
 
 def _named_batches(

@@ -684,20 +684,16 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "trained.preprocess.centre(images))",
             "trained.preprocess.centre(images.flip(2)))",
         ),
-        ("figures/answers.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
+        ("inference.py", "trained.net.plan[-2].layer.name", "trained.net.plan[0].layer.name"),
     ],
     "Fig. 4: the five most probable classes": [
         (
-            "figures/answers.py",
+            "inference.py",
             "topk(min(top_k, distances.shape[1]), largest=False)",
             "topk(min(top_k, distances.shape[1]), largest=True)",
         ),
         ("figures/answers.py", "BEST = 5", "BEST = 4"),
-        (
-            "figures/answers.py",
-            "ANSWERS, ASKED, NEAREST = 8, 5, 6",
-            "ANSWERS, ASKED, NEAREST = 8, 5, 5",
-        ),
+        ("inference.py", "NEAREST = 6", "NEAREST = 5"),
     ],
     "The comparisons of sections 3 and 4": [
         (EFFECTS, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),

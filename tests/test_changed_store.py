@@ -106,7 +106,7 @@ def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None
         resume(tmp_path / "run")
 
 
-@pytest.mark.parametrize("verb", [own_test, figures.of_run, figures.neighbours])
+@pytest.mark.parametrize("verb", [own_test, figures.answers, figures.neighbours])
 def test_run_whose_store_was_prepared_anew_is_refused(
     verb: Callable[[Path], object], store: Path, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ from alexnet.evaluation import Result, common_store, own_test, score, worst_mist
 from alexnet.figures.answers import ABSENT, Answer, _draw_answers, stored_image
 from alexnet.figures.filters import _per_row
 from alexnet.figures.style import run_names
+from alexnet.inference import nearest
 from alexnet.saved_config import to_dict
 from alexnet.trained import Trained
 from tests.commands import refused
@@ -243,7 +244,8 @@ def test_file_that_cannot_be_written_is_refused_before_anything_is_drawn(
 
 def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
     """The nearest training image of a stored training image is this image."""
-    trained, train, _ = figures.of_run(run)
+    trained = load(run)
+    train = trained.open_store().split("train")
     file = tmp_path / "mine.png"
     Image.fromarray(stored_image(train, 7)).save(file)
     figure = figures.neighbours(run, [file])
@@ -265,10 +267,10 @@ def test_nearest_matches_sorting_by_distance() -> None:
     for size in (1, 4, 7, 30):
         blocks = there.split(size)
         with torch.device("meta"):  # which the program around may have set, as any other device
-            assert torch.equal(figures.nearest(asked, blocks), order[:, :6])
+            assert torch.equal(nearest(asked, blocks), order[:, :6])
         # Each of `asked` is the nearest one to itself.
-        assert torch.equal(figures.nearest(asked, blocks, own=own), order[:, 1:7])
-        assert torch.equal(figures.nearest(asked, blocks, 40, own), order[:, 1:])
+        assert torch.equal(nearest(asked, blocks, own=own), order[:, 1:7])
+        assert torch.equal(nearest(asked, blocks, 40, own), order[:, 1:])
 
 
 def test_neighbours_keep_the_features_of_one_batch(

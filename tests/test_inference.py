@@ -25,6 +25,7 @@ from alexnet.data.store import Statistics, Store
 from alexnet.diagnostics import BLIND, Signal, signal, warning
 from alexnet.errors import RunError
 from alexnet.export import write_onnx
+from alexnet.inference import last_hidden
 from alexnet.model import Network
 from alexnet.trained import Trained, probabilities
 from tests.commands import printed
@@ -349,7 +350,7 @@ def test_the_last_hidden_layer_is_fc7(run: Path) -> None:
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         want = trained.net.activations(x)["fc7"].flatten(1)
-        torch.testing.assert_close(figures.last_hidden(trained, x), want)
+        torch.testing.assert_close(last_hidden(trained, x), want)
 
 
 def test_figure_4_has_the_papers_counts(run: Path) -> None:

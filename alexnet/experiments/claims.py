@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from alexnet.config import Dropout
 from alexnet.errors import AlexNetError, unknown
-from alexnet.experiments import effects
+from alexnet.experiments import effects, measures
 from alexnet.experiments.bases import (
     as_many_presentations,
     augment,
@@ -66,21 +65,6 @@ REGULARISERS = (
     (NO_COLOUR, WITHOUT_COLOUR),
 )
 """What works against overfitting: the arm without it, and what its effect compares."""
-
-
-# Extra metrics. Their module imports matplotlib, which the table of claims does not need.
-
-
-def _over_masks(run: Path) -> dict[str, float]:
-    from alexnet.experiments import measures
-
-    return measures.over_masks(run)
-
-
-def _alike(run: Path) -> dict[str, float]:
-    from alexnet.experiments import measures
-
-    return measures.alike(run)
 
 
 def _with_images(name: str, of_each: int) -> str:
@@ -347,7 +331,7 @@ CLAIMS: tuple[Claim, ...] = (
         "so that fc7 and fc8 see values of the same size. The loss that both nets have to reach is "
         "the larger of their lowest validation losses. The row on halved outputs can only refute "
         "that halving approximates the average, since no tolerance was fixed beforehand.",
-        extra_metrics=_over_masks,
+        extra_metrics=measures.over_masks,
         elsewhere="53.0 % with a rate of 0.5, 50.3 % with 0.3",
     ),
     Claim(
@@ -637,7 +621,7 @@ CLAIMS: tuple[Claim, ...] = (
                 effects.hidden_minus_pixels,
             ),
         ),
-        extra_metrics=_alike,
+        extra_metrics=measures.alike,
     ),
 )
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Split
 from alexnet.experiments.claim import MASKS
-from alexnet.figures import centre_patches, last_hidden, nearest, of_run
+from alexnet.inference import centre_patches, last_hidden, nearest, split_for
 from alexnet.ops.arena import kept_memory
+from alexnet.trained import load
 
 NEIGHBORS, QUERIES = 4000, 1000
 """Training images that can be neighbors, and validation images whose neighbors are searched."""
@@ -29,7 +30,8 @@ def over_masks(run: Path) -> dict[str, float]:
         masked_error: Error with the center crop of the normalized geometric mean over MASKS masks.
         halved_error: Error with the center crop and halved outputs, as in every test.
     """
-    trained, _, val = of_run(run)
+    trained = load(run)
+    val = split_for(trained)
     net, masked, halved = trained.net, 0, 0
     with kept_memory(trained.preprocess.device):
         for x, labels in centre_patches(trained, val, np.arange(len(val))):
@@ -54,7 +56,9 @@ def alike(run: Path) -> dict[str, float]:
             validation image, by L2 distance in the last hidden layer.
         same_class_by_pixels: The same by L2 distance in the pixels that the network sees.
     """
-    trained, train, val = of_run(run)
+    trained = load(run)
+    config, store = trained.config, trained.open_store()
+    train, val = store.split(config.train_split), store.split(config.val_split)
 
     def sample(split: Split, limit: int) -> tuple[torch.Tensor, ...]:
         """The last hidden layer, the pixels and the labels of up to `limit` images of a split."""

@@ -7,14 +7,7 @@ network sees.
 
 from __future__ import annotations
 
-from alexnet.figures.answers import (
-    answers,
-    centre_patches,
-    last_hidden,
-    nearest,
-    neighbours,
-    of_run,
-)
+from alexnet.figures.answers import answers, neighbours
 from alexnet.figures.errors import MOST_CLASSES, confusion, mistakes
 from alexnet.figures.explanation import explanation
 from alexnet.figures.filters import filters
@@ -30,7 +23,6 @@ __all__ = [
     "TRAIN",
     "VAL",
     "answers",
-    "centre_patches",
     "check_out",
     "confusion",
     "curves",
@@ -38,13 +30,10 @@ __all__ = [
     "error_curve",
     "explanation",
     "filters",
-    "last_hidden",
     "loss_curve",
     "mistakes",
-    "nearest",
     "neighbours",
     "network",
-    "of_run",
     "run_names",
     "save",
     "signals",

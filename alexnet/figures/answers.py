@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,87 +16,21 @@ from alexnet.data.loader import batches, epoch_order
 from alexnet.data.store import Split, Store
 from alexnet.errors import RunError
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
-from alexnet.inference import activation, image_files, read_image, split_for
-from alexnet.progress import Progress
-from alexnet.trained import Trained, load, probabilities
+from alexnet.inference import (
+    centre_patches,
+    image_files,
+    last_hidden,
+    nearest,
+    read_image,
+    split_for,
+)
+from alexnet.trained import load, probabilities
 
-# Fig. 4 shows eight images on the left, five on the right, and six neighbors of each of these.
-ANSWERS, ASKED, NEAREST = 8, 5, 6
+ANSWERS, ASKED = 8, 5  # images on the left of Fig. 4, and on its right
 MOST_ROWS = 40
 """More rows than this make an image that viewers do not open in full."""
 BEST = 5  # classes for each answer
 ABSENT = "its class is not among these five"
-
-
-def of_run(run: str | Path) -> tuple[Trained, Split, Split]:
-    """Return a trained run, and the training and validation split of its store.
-
-    Raises:
-        RunError: If the run has no checkpoint, or its store has been prepared anew with other
-            classes or another image size.
-        DataError: If its store no longer exists.
-    """
-    trained = load(run)
-    config = trained.config
-    store = trained.open_store()
-    return trained, store.split(config.train_split), store.split(config.val_split)
-
-
-def centre_patches(
-    trained: Trained, split: Split, order: NDArray[np.int64]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the preprocessed center crops of images of a split, and their labels, in batches.
-
-    Args:
-        order: Positions of the images in the split.
-    """
-    with Progress(f"{len(order)} images", len(order), "images") as progress:
-        for batch in batches(split, order, 128):
-            yield trained.preprocess.centre(batch.images), batch.labels
-            progress.advance(len(batch.labels))
-
-
-def last_hidden(trained: Trained, x: torch.Tensor) -> torch.Tensor:
-    """Return the feature vectors of section 6.1 for preprocessed images: (N, units) float32.
-
-    These are the activations of the last hidden layer, after its nonlinearity.
-    """
-    return activation(trained, trained.net.plan[-2].layer.name, x).flatten(1)
-
-
-def nearest(
-    asked: torch.Tensor,
-    there: Iterable[torch.Tensor],
-    top_k: int = NEAREST,
-    own: NDArray[np.int64] | None = None,
-) -> torch.Tensor:
-    """Return the rows of `there` nearest to each of `asked` in L2 distance, nearest first.
-
-    Args:
-        asked: (N, values).
-        there: (M, values) in blocks of rows, of which one is in memory at a time.
-        own: The row of `there` that each of `asked` is, which is left out, (N,).
-
-    Returns:
-        Indices of rows of `there`, (N, top_k).
-    """
-    distances = torch.empty(len(asked), 0, device="cpu")
-    rows = torch.empty(len(asked), 0, dtype=torch.int64, device="cpu")
-    count = 0
-    for block in there:
-        # By a matrix product, whatever the sizes: distances of blocks are compared, and another
-        # way for a small one would round in another way.
-        distance = torch.cdist(asked, block, compute_mode="use_mm_for_euclid_dist")
-        index = torch.arange(count, count + len(block), device="cpu").expand(len(asked), -1)
-        if own is not None:
-            distance[index == torch.from_numpy(own)[:, None]] = torch.inf
-        distances, rows = torch.cat([distances, distance], 1), torch.cat([rows, index], 1)
-        distances, kept = distances.topk(min(top_k, distances.shape[1]), largest=False)
-        rows = rows.gather(1, kept)
-        count += len(block)
-    # A small training set may have fewer images than the figure has places; the image itself, at an
-    # infinite distance, is then the last one.
-    return rows[:, : count - (own is not None)]
 
 
 @dataclass(frozen=True)
@@ -119,7 +53,8 @@ def answers(run: str | Path) -> Figure:
 
     The probabilities are averaged over the recipe's own test crops.
     """
-    trained, _, val = of_run(run)
+    trained = load(run)
+    val = split_for(trained)
     # In the order of an epoch, because the first images of a split are often of one class.
     (batch,) = batches(val, epoch_order(len(val), 0, 0)[:ANSWERS], ANSWERS)
     preprocess = trained.preprocess
