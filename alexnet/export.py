@@ -280,16 +280,14 @@ def _subtract_mean(graph: _Graph, trained: Trained, position: tuple[int, int, bo
     """Rescale the crop at this position to the input, and subtract what the recipe subtracts."""
     preprocess, (top, left, flip) = trained.preprocess, position
     px = trained.preprocess.test_px
-    moves = preprocess.augment.mean == "pixel"
-    mean = preprocess.centre_patch_mean()  # (input_px, input_px, 3)
-    if moves:
-        # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
-        mean = preprocess.whole_mean[top : top + px, left : left + px]
+    mean = preprocess.subtracted
+    if preprocess.mean_moves:
+        mean = mean[top : top + px, left : left + px]
         mean = mean.flip(1) if flip else mean
     else:
         _rescale(graph, trained)
     graph.add("Sub", graph.x, graph.constant(mean.cpu().numpy().transpose(2, 0, 1)[None]))
-    if moves:
+    if preprocess.mean_moves:
         _rescale(graph, trained)
 
 

@@ -176,7 +176,7 @@ def maximise(
     num_seen = 3 * (box.bottom - box.top) * (box.right - box.left)
     if ops[-1].op == "activation":
         ops = ops[:-1]
-    mean = preprocess.centre_patch_mean().permute(2, 0, 1)
+    mean = preprocess.centre_mean.permute(2, 0, 1)
     deviation = 1.0 if preprocess.deviation is None else preprocess.deviation[:, None, None]
     generator = torch.Generator().manual_seed(seed)
     # In gray levels from the mean image; the network may want another scale.

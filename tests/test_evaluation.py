@@ -62,7 +62,7 @@ def test_ten_crop_probabilities_are_the_mean_of_ten_softmaxes(store: Path, run: 
     from alexnet.data.loader import batches
 
     images = next(batches(split, np.arange(4), 4)).images
-    mean = trained.preprocess.centre_patch_mean().permute(2, 0, 1)
+    mean = trained.preprocess.centre_mean.permute(2, 0, 1)
     total = torch.zeros(4, 10)
     for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
         crop = images[:, y : y + 32, x : x + 32].permute(0, 3, 1, 2).float()

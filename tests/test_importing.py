@@ -220,7 +220,7 @@ def test_mean_of_the_crop_is_that_of_the_center_crop(where: str, tmp_path: Path)
     preprocess = load(tmp_path / "run", device="cpu").preprocess
     assert preprocess.stored_px == 256
     want = torch.from_numpy(crop[::-1].transpose(1, 2, 0).copy())
-    assert torch.equal(preprocess.centre_patch_mean(), want)
+    assert torch.equal(preprocess.centre_mean, want)
 
 
 @pytest.mark.parametrize(("side", "fits"), [(226, False), (454, True), (455, False)])

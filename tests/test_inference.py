@@ -147,7 +147,7 @@ def test_onnx_gives_the_networks_probabilities(
         str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
     )
     (got,) = session.run(None, {"rgb": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))})
-    x = torch.from_numpy(rgb) - preprocess.centre_patch_mean()
+    x = torch.from_numpy(rgb) - preprocess.centre_mean
     if config.augment.mean == "channel":
         x = x / (255 * torch.tensor([0.229, 0.224, 0.225]))
     with torch.no_grad():

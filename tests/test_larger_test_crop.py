@@ -118,7 +118,7 @@ def test_center_pixels_are_what_the_network_sees(
     pixels = preprocess.centre_pixels(image)
     x = preprocess.centre(torch.from_numpy(image)[None])[0].permute(1, 2, 0)
     # Rounded to gray levels.
-    seen = (x + preprocess.centre_patch_mean()).numpy()
+    seen = (x + preprocess.centre_mean).numpy()
     np.testing.assert_allclose(pixels, seen, rtol=0, atol=0.501)
 
 

@@ -397,7 +397,7 @@ def test_our_own_onnx_of_a_net_for_bgr_is_for_rgb(
     assert (fact.value, fact.source) == ("R, G, B", "in the file")
     assert saved.about["imported"]["mean"] == "in the file, of the center crop"
     assert saved.mean.shape == (256, 256, 3)
-    centre = load(tmp_path / "run", device="cpu").preprocess.centre_patch_mean()
+    centre = load(tmp_path / "run", device="cpu").preprocess.centre_mean
     np.testing.assert_array_equal(centre.numpy(), mean[0].transpose(1, 2, 0))
 
 

@@ -134,7 +134,7 @@ def test_kernel_never_reads_beyond_an_image() -> None:
     preprocess = Preprocess(augment, statistics(), INPUT, DEVICE)
     packed = torch.tensor([[-9e9, 1, 9e9, 1, 0, 0, 0, 1]] * COUNT, device=DEVICE)
     got = preprocess.on_device(images(), packed, zoomed=True).permute(0, 2, 3, 1)
-    want = images()[:, :1, -1:].float() - preprocess.centre_patch_mean()
+    want = images()[:, :1, -1:].float() - preprocess.centre_mean
     assert torch.equal(got, want)
 
 

@@ -98,7 +98,7 @@ def test_what_maximizes_a_filter_looks_like_it(trained: Trained) -> None:
     row, column = middle(architecture, "conv1")
     box = seen(architecture, "conv1", row, column)
     assert box == Box(row, column, row + 7, column + 7)
-    mean = trained.preprocess.centre_patch_mean().numpy()
+    mean = trained.preprocess.centre_mean.numpy()
     for image, unit in zip(made, (2, 0), strict=True):
         change = (image - mean)[box.top : box.bottom, box.left : box.right].transpose(2, 0, 1)
         kernel = net.conv1.weight[unit].detach().numpy()
@@ -123,7 +123,7 @@ def test_a_made_image_is_stronger_than_any_of_the_store(trained: Trained, layer:
     made = maximise(trained.net, trained.preprocess, layer, [unit], steps=32)
     again = maximise(trained.net, trained.preprocess, layer, [unit], steps=32)
     np.testing.assert_array_equal(made, again)
-    mean = trained.preprocess.centre_patch_mean().numpy()
+    mean = trained.preprocess.centre_mean.numpy()
     x = torch.from_numpy(made - mean).permute(0, 3, 1, 2)
     value = trained.net.activations(x)[layer][0, unit].detach()
     value = value if value.dim() == 0 else value[middle(trained.net.architecture, layer)]
@@ -143,7 +143,7 @@ def test_made_image_stays_within_the_values_of_an_image(trained: Trained) -> Non
     )
     made = maximise(trained.net, preprocess, "conv1", [3], steps=1, step_size=0, decay=0)
     # The faint noise of the beginning is all that may be seen.
-    assert np.abs(made - preprocess.centre_patch_mean().numpy()).max() < 128
+    assert np.abs(made - preprocess.centre_mean.numpy()).max() < 128
 
 
 def test_units_are_chosen_among_those_that_respond() -> None:

@@ -69,7 +69,7 @@ def test_zoomed_crops_equal_bilinear_interpolation_by_hand(
                 x = drawn.left[i] + (along + 0.5) * width / INPUT
                 values[row, column] = bilinear(images[i] - whole_mean, y, x)
         if mean != "pixel":
-            values -= preprocess.centre_patch_mean().numpy()
+            values -= preprocess.centre_mean.numpy()
         values = (values + drawn.shift[i]) * drawn.scale
         if preprocess.deviation is not None:
             values /= preprocess.deviation.numpy()

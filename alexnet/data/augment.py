@@ -346,14 +346,12 @@ class Preprocess:
         fixed = mean[half : half + input_px, half : half + input_px]
         if augment.mean == "channel":
             fixed = (255 * mean.new_tensor(TORCHVISION_MEAN)).expand_as(fixed)
-        self._centre_patch_mean = fixed.contiguous()
-
-    def centre_patch_mean(self) -> torch.Tensor:
-        """Return what is subtracted from a center crop, in gray levels.
-
-        The shape is (input_px, input_px, 3).
-        """
-        return self._centre_patch_mean
+        # What is subtracted from a center crop, in gray levels, (input_px, input_px, 3).
+        self.centre_mean = fixed.contiguous()
+        # The mean of each pixel belongs to the image, so it is cropped and reflected with it. Any
+        # other mean is subtracted from every crop as it is.
+        self.mean_moves = augment.mean == "pixel"
+        self.subtracted = self.whole_mean if self.mean_moves else self.centre_mean
 
     def __call__(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """Return the network's input for a batch.
@@ -430,8 +428,7 @@ class Preprocess:
         # Imported here: Triton is present only beside a CUDA build of PyTorch.
         from alexnet.ops.triton_crop import crop_triton
 
-        moves = self.augment.mean == "pixel"
-        mean = self.whole_mean if moves else self.centre_patch_mean()
+        mean, moves = self.subtracted, self.mean_moves
         cut: tuple[int, ...] = ()
         if (conv := in_blocks_of) is not None:
             covered = blocks.covered_px(self.input_px, conv.size_px, conv.stride, conv.pad)
@@ -514,12 +511,7 @@ class Preprocess:
         columns = self._to_device(augmentation.left)[:, None] + along
         image_index = torch.arange(len(images), device=self.device)[:, None, None]
         rows, columns = rows[:, :, None], columns[:, None, :]
-        # The mean of each pixel belongs to the image, so it is cropped and reflected with it.
-        mean = (
-            self.whole_mean[rows, columns]
-            if self.augment.mean == "pixel"
-            else self.centre_patch_mean()
-        )
+        mean = self.subtracted[rows, columns] if self.mean_moves else self.subtracted
         return self._shifted(images[image_index, rows, columns].float() - mean, augmentation)
 
     def _shifted(self, x: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
@@ -548,15 +540,14 @@ class Preprocess:
         )
         size = len(images), self.input_px, self.input_px
         grid = torch.stack([columns[:, None].expand(size), rows[:, :, None].expand(size)], -1)
-        moves = self.augment.mean == "pixel"
         values = images.to(precision)
-        if moves:
-            values -= self.whole_mean
+        if self.mean_moves:
+            values -= self.subtracted
         values = F.grid_sample(
             values.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False
         ).permute(0, 2, 3, 1)
-        if not moves:
-            values = values - self.centre_patch_mean()
+        if not self.mean_moves:
+            values = values - self.subtracted
         # `grid_sample` gives one plane for each channel.
         return self._shifted(values, augmentation).contiguous()
 
@@ -585,12 +576,11 @@ class Preprocess:
             return None
         if (operators := native.kernels()) is None:
             return None
-        px, moves = self.input_px, self.augment.mean == "pixel"
+        px = self.input_px
         out = torch.empty((len(images), px, px, 3), dtype=self.dtype, device="cpu")
-        mean = self.whole_mean if moves else self.centre_patch_mean()
         shift = (augmentation.shift, np.float32)
         if augmentation.sides is None:
-            name, means = "crop", [mean, self.mirrored_mean]
+            name, means = "crop", [self.subtracted, self.mirrored_mean]
             choice = [
                 (augmentation.top, np.int64),
                 (augmentation.left, np.int64),
@@ -598,7 +588,7 @@ class Preprocess:
                 shift,
             ]
         else:
-            name, means = "zoomed_crop", [mean]
+            name, means = "zoomed_crop", [self.subtracted]
             choice = [*((places, np.float32) for places in self._places(augmentation)), shift]
         # The C++ side takes bare pointers, so that each array must be contiguous and of this dtype.
         # The list keeps the converted copies alive during the call.
@@ -608,6 +598,6 @@ class Preprocess:
             *(array.ctypes.data for array in arrays),
             None if self.deviation is None else self.deviation.data_ptr(),
             out.data_ptr(),
-            native.Crop(len(images), self.stored_px, px, moves, augmentation.scale),
+            native.Crop(len(images), self.stored_px, px, self.mean_moves, augmentation.scale),
         )
         return out

@@ -348,16 +348,12 @@ def _preprocessing(trained: Trained) -> dict[str, Any]:
         "crop_px": preprocess.test_px,
         "crops": crops,
         "centre": [(preprocess.stored_px - preprocess.test_px) // 2] * 2 + [False],
-        # Whether the mean is cropped and reflected with the image.
-        "mean_moves": preprocess.augment.mean == "pixel",
+        "mean_moves": preprocess.mean_moves,
         "deviation": None if deviation is None else deviation.tolist(),
     }
 
 
 def _mean(trained: Trained) -> Float32:
     """What is subtracted: of the stored image or of the center crop, as `mean_moves` says."""
-    preprocess = trained.preprocess
-    moves = preprocess.augment.mean == "pixel"
-    mean = preprocess.whole_mean if moves else preprocess.centre_patch_mean()
-    result: Float32 = mean.cpu().numpy()
+    result: Float32 = trained.preprocess.subtracted.cpu().numpy()
     return result
