@@ -55,7 +55,6 @@ def explain(
     image: Rgb,
     methods: Sequence[str] = METHODS,
     label: int | None = None,
-    seed: int = 0,
 ) -> Explanation:
     """Explain what a trained network says about an image.
 
@@ -63,7 +62,6 @@ def explain(
         image: (stored_px, stored_px, 3) uint8, as a store has it (`inference.read_image`).
         methods: Some of `METHODS`; see `methods_of`.
         label: The class to explain; None: the one that is predicted, over all test crops.
-        seed: Of the noise of SmoothGrad.
 
     Raises:
         RunError: A method does not suit this network.
@@ -81,7 +79,7 @@ def explain(
     if "integrated-gradients" in methods:
         maps["integrated-gradients"] = attribution.integrated_gradients(net, x, label)
     if "smoothgrad" in methods:
-        maps["smoothgrad"] = attribution.smoothgrad(net, x, label, seed)
+        maps["smoothgrad"] = attribution.smoothgrad(net, x, label)
     cam = None
     if "grad-cam" in methods:
         layer = attribution.map_layer(net.plan)
@@ -198,9 +196,9 @@ def _projection(projection: Projection) -> dict[str, Any]:
     return {"layer": projection.layer, "unit": projection.unit, **place, "pixels": _rounded(pixels)}
 
 
-def _named(p: NDArray[np.float32], classes: Sequence[str], top_k: int = 5) -> dict[str, float]:
-    """Return the most probable classes and their probabilities, most probable first."""
-    return {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")[:top_k]}
+def _named(p: NDArray[np.float32], classes: Sequence[str]) -> dict[str, float]:
+    """Return the five most probable classes and their probabilities, most probable first."""
+    return {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")[:5]}
 
 
 def _rounded(values: NDArray[np.float32]) -> Any:

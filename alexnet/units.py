@@ -132,12 +132,10 @@ def maximise(
     preprocess: Preprocess,
     layer: str,
     units: Sequence[int],
-    seed: int = 0,
     steps: int = 128,
     step_size: float = 8.0,
     decay: float = 0.03,
     jitter_px: int | None = None,
-    smooth_px: float | None = None,
 ) -> NDArray[np.uint8]:
     """Make for each unit an image that gives the unit in the middle of its map a large value.
 
@@ -152,12 +150,9 @@ def maximise(
 
     Args:
         layer: Name of an operation, as `architecture.op_of` takes it.
-        seed: Of the noise and the jitter.
         step_size: Root mean square of a step over what the unit sees, in gray levels.
         decay: Share of the difference from the mean image that is lost in each step.
         jitter_px: Largest shift; a sixteenth of a field when not given, and at most 8.
-        smooth_px: Standard deviation of the smoothing; a sixtieth of a field when not given, which
-            leaves the filters of conv1 as they are, and at most 1.5.
 
     Returns:
         (units, input_px, input_px, 3) uint8.
@@ -170,7 +165,7 @@ def maximise(
     check_units(layer, ops[-1].shape[0], units)
     size_px = field(net.architecture, layer).size_px
     jitter_px = min(8, size_px // 16) if jitter_px is None else jitter_px
-    smooth_px = min(1.5, size_px / 60) if smooth_px is None else smooth_px
+    smooth_px = min(1.5, size_px / 60)  # leaves the filters of conv1 as they are
     row, column = middle(net.architecture, layer)
     box = seen(net.architecture, layer, row, column)
     num_seen = 3 * (box.bottom - box.top) * (box.right - box.left)
@@ -178,7 +173,7 @@ def maximise(
         ops = ops[:-1]
     mean = preprocess.centre_mean.permute(2, 0, 1)
     deviation = 1.0 if preprocess.deviation is None else preprocess.deviation[:, None, None]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     # In gray levels from the mean image; the network may want another scale.
     noise = torch.randn((len(units), *mean.shape), generator=generator, device="cpu")
     v = 4 * noise.to(mean.device)
@@ -207,7 +202,7 @@ def _ascent(gradient: torch.Tensor, smooth_px: float, length: float) -> torch.Te
 
     Args:
         gradient: (N, C, H, W).
-        smooth_px: As for `maximise`.
+        smooth_px: Standard deviation of the smoothing.
     """
     smoothed = _smoothed(gradient, smooth_px)
     norm: torch.Tensor = smoothed.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]

@@ -408,7 +408,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "4.1 The next batch is made": [
         (
             "data/loader.py",
-            "for positions in itertools.islice(todo, ahead):",
+            "for positions in itertools.islice(todo, AHEAD):",
             "for positions in itertools.islice(todo, 0):",
         ),
         (

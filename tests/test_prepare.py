@@ -178,7 +178,7 @@ def test_large_images_of_archives_do_not_wait_in_memory(monkeypatch: pytest.Monk
 
     memory = processing.Memory(1 << 20)
     with ThreadPoolExecutor(8) as pool:
-        results = processing.process_in_order(items(), 0, False, SMALL, pool, 8, memory)
+        results = processing.process_in_order(items(), 0, False, SMALL, pool, 8, memory, True)
         for finished, result in enumerate(results, 1):
             assert result.items == 1
             assert taken <= finished + 2

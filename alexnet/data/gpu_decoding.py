@@ -23,6 +23,7 @@ from alexnet.config import Config
 from alexnet.data.device_feed import Copies
 from alexnet.data.image import encode
 from alexnet.data.loader import (
+    AHEAD,
     FULL_BATCH,
     Batch,
     Indices,
@@ -35,8 +36,6 @@ from alexnet.data.loader import (
 )
 from alexnet.data.store import Split
 from alexnet.errors import ConfigError
-
-AHEAD = 3  # batches that are read or decoded ahead of the caller
 
 Decode = Callable[[list[bytes]], list[torch.Tensor]]
 """Decodes JPEGs on a GPU: (3, height, width) uint8 for each. RuntimeError if it cannot."""

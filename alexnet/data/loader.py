@@ -29,6 +29,7 @@ from alexnet.errors import DataError
 Indices = NDArray[np.int64]
 Result = TypeVar("Result")
 
+AHEAD = 3  # batches that are read or decoded ahead of the caller
 IMAGES_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 
 
@@ -127,20 +128,18 @@ def batches(
     batch: int,
     workers: int = 2,
     start: int = 0,
-    ahead: int = 3,
     pin: bool = False,
     share: Share = FULL_BATCH,
 ) -> Iterator[Batch]:
     """Yield the images of `order` in batches, beginning with batch number `start`.
 
-    The last batch holds what is left. The result does not depend on `workers` or `ahead`.
+    The last batch holds what is left. The result does not depend on `workers`.
 
     Args:
         order: Positions in the split, in the order in which they are wanted.
         batch: Number of images in a batch, over all processes.
         workers: Number of decoding threads; with 0 each batch is decoded when it is asked for.
         start: Number of batches to skip, for a run that resumes.
-        ahead: How many batches are decoded ahead of the caller.
         pin: Whether to use page-locked memory, from which a GPU copies asynchronously.
         share: This process's part of every batch; the other images are not read.
 
@@ -176,7 +175,7 @@ def batches(
 
     todo = iter(local_batches)
     try:
-        for positions in itertools.islice(todo, ahead):
+        for positions in itertools.islice(todo, AHEAD):
             submit(positions)
         while waiting:
             began_s = time.perf_counter()

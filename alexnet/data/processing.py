@@ -105,7 +105,7 @@ def process_in_order(
     pool: ThreadPoolExecutor,
     workers: int,
     memory: Memory,
-    summed: bool = True,
+    summed: bool,
 ) -> Iterator[Processed]:
     """Yield the results of tasks in the order of the items.
 

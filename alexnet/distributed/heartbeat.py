@@ -114,7 +114,7 @@ class _Heartbeat:
             None: it does not look.
     """
 
-    def __init__(self, mesh: Mesh, advice: str | None = None) -> None:
+    def __init__(self, mesh: Mesh, advice: str | None) -> None:
         self._world, self._start = mesh.world, mesh.start
         self._stopped, self._advice = threading.Event(), advice
         # A connection of its own: a collective operation may hold the other one while it waits.

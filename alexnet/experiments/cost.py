@@ -90,13 +90,13 @@ def run_s(
     return macs / (SHARE_OF_PEAK * macs_per_s)
 
 
-def peak_macs_per_s(threads: int | None = None, side: int = 1024) -> float:
+def peak_macs_per_s(threads: int | None = None) -> float:
     """Multiply-adds per second of a large matrix product on the CPU.
 
     Args:
         threads: Number of threads; None: as many as PyTorch uses now.
     """
-    before = torch.get_num_threads()
+    side, before = 1024, torch.get_num_threads()
     torch.set_num_threads(threads or before)
     a = torch.ones(side, side, device="cpu")
     # The fastest of five: other programs can only make a run slower.

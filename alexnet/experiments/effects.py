@@ -213,7 +213,7 @@ def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
     return {"ensemble_error": _error(p.mean(0), labels), "weighted_gain": float(np.mean(gains))}
 
 
-def mixture(likelihood: NDArray[np.float64], rounds: int = 500) -> NDArray[np.float64]:
+def mixture(likelihood: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mixture weights that maximize the likelihood of the labels, by expectation-maximization.
 
     Args:
@@ -223,7 +223,7 @@ def mixture(likelihood: NDArray[np.float64], rounds: int = 500) -> NDArray[np.fl
         Positive weights with a sum of 1, shape (nets,).
     """
     weights = np.full(len(likelihood), 1 / len(likelihood))
-    for _ in range(rounds):
+    for _ in range(500):
         # The lower bound keeps an image that no network gets right from dividing by zero.
         shares = weights[:, None] * np.maximum(likelihood, 1e-30)
         weights = (shares / shares.sum(0)).mean(1)
@@ -249,12 +249,11 @@ def hidden_minus_pixels(run: RunResult) -> float:
     return 100 * (share["same_class_by_hidden"] - share["same_class_by_pixels"])
 
 
-def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[float, float]:
+def apart(columns: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Compare the color of two columns with that of random halves of the same filters.
 
     Args:
         columns: The color of each filter, for both columns.
-        shuffles: Number of random divisions.
 
     Returns:
         The distance of the columns' means minus the mean distance of random halves, and the share
@@ -269,7 +268,7 @@ def apart(columns: Sequence[Sequence[float]], shuffles: int = 1000) -> tuple[flo
 
     # A permutation test: were the columns alike, every division of the filters would be as likely.
     measured = distance(pooled)
-    by_chance = [distance(rng.permutation(pooled)) for _ in range(shuffles)]
+    by_chance = [distance(rng.permutation(pooled)) for _ in range(1000)]
     share = float(np.mean([d >= measured for d in by_chance]))
     return measured - float(np.mean(by_chance)), share
 

@@ -70,9 +70,9 @@ def answers(run: str | Path) -> Figure:
     return _draw_answers(shown)
 
 
-def _draw_answers(shown: Sequence[Answer], columns: int = 4) -> Figure:
+def _draw_answers(shown: Sequence[Answer]) -> Figure:
     """Draw test images and their five most probable classes, the true one marked (Fig. 4, left)."""
-    columns = min(columns, len(shown))
+    columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.4 * columns, 3.3 * rows), dpi=150, layout="constrained")
     axes = figure.subplots(
@@ -175,9 +175,7 @@ def neighbours(
     return _draw_neighbours(rows, "stored" if data or split else "training")
 
 
-def _draw_neighbours(
-    rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], which: str = "training"
-) -> Figure:
+def _draw_neighbours(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], which: str) -> Figure:
     """Draw in each row a test image and the images nearest to it (Fig. 4, right).
 
     Args:
