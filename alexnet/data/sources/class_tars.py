@@ -11,7 +11,7 @@ from alexnet.data.sources.tars import open_tar
 from alexnet.errors import DataError
 
 
-def class_tars(folder: Path, options: Options | None = None) -> Source:
+def class_tars(folder: Path, options: Options = Options()) -> Source:
     """Read a folder of tars whose names are the classes; hold out `val_fraction` of each.
 
     Files in a tar that are not images, to judge by their names, are skipped.
@@ -20,7 +20,6 @@ def class_tars(folder: Path, options: Options | None = None) -> Source:
         DataError: If there are fewer than two tars; as the items are read, if a tar is damaged or
             has no images.
     """
-    options = options or Options()
     # By the name without its suffix, because that is the class.
     tars = sorted(folder.glob("[!.]*.tar"), key=lambda path: path.stem)
     if len(tars) < 2:

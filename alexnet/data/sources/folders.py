@@ -110,7 +110,7 @@ def has_class_folders(folder: Path) -> bool:
     return sum(1 for _ in itertools.islice(full, 2)) == 2
 
 
-def class_folders(folder: Path, options: Options | None = None) -> Source:
+def class_folders(folder: Path, options: Options = Options()) -> Source:
     """Read train/ with one folder per class, val/ and test/; or one folder of class folders.
 
     val/ and test/ have class folders, too, or are flat with a table of labels or ImageNet's devkit
@@ -121,7 +121,6 @@ def class_folders(folder: Path, options: Options | None = None) -> Source:
         DataError: If a class has no training images, if val/ or test/ has a class that train/
             lacks, or if a flat val/ has no labels.
     """
-    options = options or Options()
     base = kaggle_root(folder)
     # Kaggle keeps its tables and words up to three folders above the images.
     around = [folder] if base is None else [base, *base.resolve().parents[:3]]

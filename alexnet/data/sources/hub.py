@@ -23,7 +23,7 @@ ROWS_FOR_WNIDS = 1000
 class made of several synsets shows a second wnid."""
 
 
-def hub(name: str, options: Options | None = None) -> Source:
+def hub(name: str, options: Options = Options()) -> Source:
     """Read the data set `name` of the hub.
 
     The wnids of ImageNet's classes occur in the names of its training images, so the stream is read
@@ -35,7 +35,6 @@ def hub(name: str, options: Options | None = None) -> Source:
     # Imported here, because the import takes seconds that no other source should cost.
     import datasets
 
-    options = options or Options()
     try:
         streams: Any = datasets.load_dataset(name, streaming=True)
     # The library raises many kinds of errors: no network, no such name, no permission.

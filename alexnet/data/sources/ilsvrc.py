@@ -37,7 +37,7 @@ READING_S = 120
 """Most seconds to read a meta.mat. It takes less than one; a damaged file could take for ever."""
 
 
-def ilsvrc(folder: Path, options: Options | None = None) -> Source:
+def ilsvrc(folder: Path, options: Options = Options()) -> Source:
     """Read a folder with the archives of one year.
 
     These are a training tar of 1000 tars, a flat validation tar, and the devkit; 2010 has a test
@@ -48,7 +48,6 @@ def ilsvrc(folder: Path, options: Options | None = None) -> Source:
             devkit, or if an archive does not have as many images as the devkit says. The images
             of a class are counted as they are read, because their headers lie all over the tar.
     """
-    options = options or Options()
     train = _one(folder, TRAIN_TAR, "ILSVRC2012_img_train.tar")
     year = "2010" if "2010" in train.name else "2012"
     devkit = find_devkit(folder, year)

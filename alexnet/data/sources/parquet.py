@@ -53,7 +53,7 @@ def parquet_in(folder: Path) -> list[Path]:
     return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))
 
 
-def parquet_files(folder: Path, options: Options | None = None) -> Source:
+def parquet_files(folder: Path, options: Options = Options()) -> Source:
     """Read Parquet files, each in the split its name begins with (train-00000-of-00003.parquet).
 
     If the names of the training images contain wnids, or the `classes.py` of the repository lists
@@ -63,7 +63,6 @@ def parquet_files(folder: Path, options: Options | None = None) -> Source:
     Raises:
         DataError: If a column, the training split or a label is missing.
     """
-    options = options or Options()
     by_split: dict[str, list[Path]] = {}
     for path in parquet_in(folder):
         # To open a pipe with this name would wait for its writer for ever.

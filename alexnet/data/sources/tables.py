@@ -327,7 +327,7 @@ def note_unlisted(images: Sequence[Path], listed_images: Iterable[Path], table: 
     return [f"{len(rest)} images are in no row of {table} and are left out, {rest[0]} among them"]
 
 
-def table_folder(folder: Path, options: Options | None = None) -> Source:
+def table_folder(folder: Path, options: Options = Options()) -> Source:
     """Read a flat folder of images with its tables of labels.
 
     The splits are a column of the only table, or there are tables with the word for a split in
@@ -338,7 +338,6 @@ def table_folder(folder: Path, options: Options | None = None) -> Source:
         DataError: If no table names the images, or several do without a sign of their splits;
             also as `match_images`.
     """
-    options = options or Options()
     # Walked through once each, however many tables name images of them.
     images_in = cache(Images)
     images = images_in(folder)

@@ -78,7 +78,7 @@ def _peek(path: Path) -> tuple[list[str], bool]:
     return names, label
 
 
-def webdataset(folder: Path, options: Options | None = None) -> Source:
+def webdataset(folder: Path, options: Options = Options()) -> Source:
     """Read shards whose names contain the word for a split.
 
     If no name does, `val_fraction` of the samples are held out. The label of a sample is its .cls,
@@ -90,7 +90,6 @@ def webdataset(folder: Path, options: Options | None = None) -> Source:
     Raises:
         DataError: If an image has no label, or one that the training split lacks.
     """
-    options = options or Options()
     by_split = _shards(folder)
     # Training needs a split to validate on, for which a labeled test split serves.
     no_val = "val" not in by_split and "test" in by_split
