@@ -20,7 +20,7 @@ from alexnet.distributed.collectives import all_sum, granted, sum_with_requests
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.files import naming, parse_json, write_whole
-from alexnet.model import Network, evaluation_mode
+from alexnet.model import evaluation_mode
 from alexnet.saved_config import MOST_INT, from_dict
 from alexnet.train.sgd import PlateauState
 from alexnet.train.trackers import Tracker, trackers
@@ -158,21 +158,13 @@ class StepMetrics:
         return f"loss {self._state.loss_sum / images:.3f}  error {self._state.errors / images:.1%}"
 
 
-def not_finite_weight(net: Network) -> str | None:
-    """Return the name of the first parameter that has a NaN or an infinity; None if none has."""
-    for name, weight in net.named_parameters():
-        if not torch.isfinite(weight).all():
-            return name
-    return None
-
-
 def weight_fault(net: ShardedNetwork) -> str | None:
     """Return the name of a weight that is not finite on any rank; None if there is none.
 
     Ranks whose own weights are finite get "a weight of another rank". All have to decide alike:
     those that went on would wait for this one in the next collective operation.
     """
-    name = not_finite_weight(net)
+    name = next((name for name, w in net.named_parameters() if not w.isfinite().all()), None)
     count = next(net.parameters()).new_tensor([float(name is not None)])
     if float(all_sum(count, net.mesh.world)) == 0:
         return None
