@@ -100,7 +100,7 @@ def page(run: Path, test: OwnTest) -> str:
         as_large=int((counts == counts.max()).sum()),
         largest_error=1 - counts.max() / counts.sum(),
         steered=isinstance(config.schedule, Plateau),
-        curves=[figures.error_curve(run), figures.loss_curve(run)] if epochs else [],
+        curves=figures.single_curves(run) if epochs else [],
         matrix=figures.confusion(result, names) if has_matrix else None,
         # Only a small matrix leaves room beside it.
         beside=len(names) <= BESIDE,

@@ -11,7 +11,7 @@ from alexnet.figures.answers import answers, neighbours
 from alexnet.figures.errors import MOST_CLASSES, confusion, mistakes
 from alexnet.figures.explanation import explanation
 from alexnet.figures.filters import filters
-from alexnet.figures.learning import curves, error_curve, loss_curve, signals, training_error
+from alexnet.figures.learning import curves, signals, single_curves, training_error
 from alexnet.figures.network import network
 from alexnet.figures.save import check_out, drawn_from, save
 from alexnet.figures.style import INK, TRAIN, VAL, run_names
@@ -27,16 +27,15 @@ __all__ = [
     "confusion",
     "curves",
     "drawn_from",
-    "error_curve",
     "explanation",
     "filters",
-    "loss_curve",
     "mistakes",
     "neighbours",
     "network",
     "run_names",
     "save",
     "signals",
+    "single_curves",
     "training_error",
     "units",
 ]

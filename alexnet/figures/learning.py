@@ -63,22 +63,16 @@ def curves(runs: Sequence[Path]) -> Figure:
     return figure
 
 
-def error_curve(run: Path) -> Figure:
-    """Draw the left half of `curves` alone, for pages that are narrow."""
-    figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
-    ax = figure.subplots()
-    _draw_error(ax, _epochs_of([run]))
-    legend(ax)
-    return figure
-
-
-def loss_curve(run: Path) -> Figure:
-    """Draw the right half of `curves` alone."""
-    figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
-    ax = figure.subplots()
-    _draw_loss(ax, _epochs_of([run]))
-    legend(ax)
-    return figure
+def single_curves(run: Path) -> list[Figure]:
+    """Draw each half of `curves` as a figure, for pages that are narrow."""
+    drawn = []
+    for draw in (_draw_error, _draw_loss):
+        figure = Figure(figsize=(4.6, 3.4), dpi=150, layout="constrained")
+        ax = figure.subplots()
+        draw(ax, _epochs_of([run]))
+        legend(ax)
+        drawn.append(figure)
+    return drawn
 
 
 def _epochs_of(runs: Sequence[Path]) -> list[tuple[str, Epochs]]:
