@@ -251,6 +251,7 @@ def _write_features(
             file.flush()
             os.fsync(file.fileno())
     if labels:
+        # Through memory: NumPy's own error for a full disk has no number.
         content = io.BytesIO()
         np.save(content, np.concatenate(labels))
         write_whole(folder / LABELS_FILE, content.getvalue())

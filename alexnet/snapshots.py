@@ -52,6 +52,7 @@ def is_due(epoch: int, epochs: int, count: int) -> bool:
 
 def write(run: Path, epoch: int, filters: NDArray[Any]) -> None:
     """Write the filters (F, C, S, S), in half precision: they are looked at."""
+    # Through memory: NumPy's own error for a full disk has no number.
     content = io.BytesIO()
     np.save(content, filters.astype(np.float16))
     (run / FOLDER).mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from alexnet.files import write_whole
+from alexnet.files import replacing
 
 DIGEST = np.dtype("<u8")
 """Eight bytes of a hash: among 14 million images, two different ones share them with a probability
@@ -32,10 +32,9 @@ def write_digests(path: Path, rows: Sequence[tuple[bytes, str, int]]) -> None:
         rows: Stored bytes, name and label of each image.
     """
     hashes = b"".join(hashlib.blake2b(data, digest_size=8).digest() for data, _, _ in rows)
-    buffer = io.BytesIO()
     labels = np.array([label for _, _, label in rows], np.int64)
-    np.savez(buffer, digest=np.frombuffer(hashes, DIGEST), label=labels)
-    write_whole(path, buffer.getvalue())
+    with replacing(path) as file:
+        np.savez(file, digest=np.frombuffer(hashes, DIGEST), label=labels)
 
 
 def read_digests(path: Path, images: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]] | None:

@@ -342,6 +342,7 @@ def _finish(job: Job) -> dict[str, Any]:
             "skipped": record["skipped"],
         }
     write_whole(folder / "dataset_dict.json", json.dumps({"splits": list(splits)}).encode())
+    # Through memory: NumPy's own error for a full disk has no number.
     mean = io.BytesIO()
     np.save(mean, sums.mean())
     write_whole(folder / "mean.npy", mean.getvalue())

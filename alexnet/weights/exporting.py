@@ -17,7 +17,7 @@ from alexnet.errors import RunError
 from alexnet.files import replacing, write_whole
 from alexnet.weights import caffemodel
 from alexnet.weights.compare import answers
-from alexnet.weights.files import buffer_of
+from alexnet.weights.files import Arrays
 from alexnet.weights.layouts import MEAN, to_caffe, to_torchvision
 from alexnet.weights.nets import Net, net_of
 from alexnet.weights.operations import Operation
@@ -51,7 +51,7 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
         _check_is(saved, "torchvision")
         state = to_torchvision(saved.weights)
         if path.suffix == ".npz":
-            write_whole(path, buffer_of({name: t.numpy() for name, t in state.items()}))
+            _write_npz(path, {name: t.numpy() for name, t in state.items()})
         elif path.suffix == ".safetensors":
             write_whole(path, save({name: t.contiguous() for name, t in state.items()}))
         else:
@@ -72,7 +72,7 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
         arrays = to_caffe(weights, groups, architecture.columns)
         # Caffe has channels first, in the order B, G, R.
         mean = np.ascontiguousarray(saved.mean.float().numpy().transpose(2, 0, 1)[::-1])
-        write_whole(path, buffer_of(arrays | {MEAN: mean}))
+        _write_npz(path, arrays | {MEAN: mean})
         return
     if groups != "keep":
         raise RunError("a .caffemodel has grouped layers; --groups is for .npz files")
@@ -80,6 +80,11 @@ def write_layout(saved: Checkpoint, path: Path, layout: Layout, groups: Groups =
     write_whole(
         path, caffemodel.write(net.title, arrays, operations(architecture), architecture.input_px)
     )
+
+
+def _write_npz(path: Path, arrays: Arrays) -> None:
+    with replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def lacks_mean(saved: Checkpoint, path: Path, layout: Layout) -> bool:

@@ -409,10 +409,3 @@ def read_mean(path: Path) -> Array:
     if mean.shape[:1] != (3,) or not (square and mean.size) or not np.isfinite(mean).all():
         raise RunError(f"{path} is not a mean of three channels: its shape is {sides}")
     return mean
-
-
-def buffer_of(arrays: Arrays) -> bytes:
-    """The bytes of a .npz file with these arrays."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    return content.getvalue()
