@@ -76,9 +76,11 @@ def write(
     check_out(out, force)
     # The folder itself is replaced, and not a link to it.
     out = out.resolve()
-    inputs = dict(zip(trained.net.plan, _input_names(trained), strict=True))
+    plan = trained.net.plan
+    # The name of the value that each operation reads.
+    inputs = dict(zip(plan, [INPUT, *(op.name for op in plan[:-1])], strict=True))
     values = _values(trained, image)
-    answer = trained.classes[int(values[trained.net.plan[-1].name].argmax())]
+    answer = trained.classes[int(values[plan[-1].name].argmax())]
     # In the order of the network: a value that is the output of one operation is the input of the
     # next and is written once.
     names = dict.fromkeys(name for op in ops for name in (inputs[op], op.name))
@@ -134,11 +136,6 @@ def _chosen(trained: Trained, layers: str) -> list[Op]:
     ops = trained.net.plan
     chosen = ops if layers == "all" else {op_of(ops, name) for name in layers.split(",")}
     return [op for op in ops if op in chosen]
-
-
-def _input_names(trained: Trained) -> list[str]:
-    """The name of the value that each operation reads."""
-    return [INPUT, *(op.name for op in trained.net.plan[:-1])]
 
 
 @torch.no_grad()

@@ -69,15 +69,11 @@ def smoothgrad(
     generator = torch.Generator().manual_seed(seed)
     deviation = noise * (x.max() - x.min())
     total = torch.zeros_like(x)
-    for count in _parts(samples):
+    for start in range(0, samples, AT_ONCE):
+        count = min(AT_ONCE, samples - start)
         normal = torch.randn((count, *x.shape), generator=generator, dtype=x.dtype, device="cpu")
         total += _gradients(net, x + deviation * normal.to(x.device), label).sum(0)
     return _as_array(total / samples)
-
-
-def _parts(count: int) -> list[int]:
-    """Divide a count into parts of at most `AT_ONCE`."""
-    return [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
 
 
 def _gradients(net: Network, images: torch.Tensor, label: int) -> torch.Tensor:

@@ -89,7 +89,8 @@ def write_arrow_file(
     names = pa.array([name for _, name, _ in rows], pa.string())
     table = pa.table(
         {
-            "image": pa.StructArray.from_arrays([images, names], fields=list(image_type())),
+            # As Hugging Face's `Image` feature has them.
+            "image": pa.StructArray.from_arrays([images, names], ["bytes", "path"]),
             "label": pa.array([label for _, _, label in rows], pa.int64()),
         }
     ).replace_schema_metadata(
@@ -102,11 +103,6 @@ def write_arrow_file(
         file.flush()
         os.fsync(file.fileno())
     return {"images": len(rows), "bytes": path.stat().st_size}
-
-
-def image_type() -> pa.DataType:
-    """Return the type of the image column, that of Hugging Face's `Image` feature."""
-    return pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def features(classes: tuple[str, ...]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from alexnet.units import PATCHES, cut, equally_spaced, maximise, middle
 
 BATCH = 16  # images; the values of all layers are kept for the gradients
 EXAMPLES = 12
-"""Images of the strip. They are stored without loss, so that the page computes what we do."""
+"""Images of the strip, the first ones that are chosen, as far as there are classes one of each.
+They are stored without loss, so that the page computes what we do."""
 START_P = 0.9
 """About how probable the class of the first example is to the network."""
 SPOKEN_FOR = 3
@@ -118,7 +119,7 @@ def contents(
         arrays |= _facts_of_units(op.name, responses[op.name], labels, len(trained.classes))
     files = {
         "images": [encode(crop, "jpeg", JPEG_QUALITY) for crop in pixels],
-        "examples": [encode(image, "png") for image in _stored(split, chosen[_examples(chosen)])],
+        "examples": [encode(image, "png") for image in _stored(split, chosen[:EXAMPLES])],
     }
     made = {op.name: _alive(responses[op.name].values.max(0), units) for op in layers}
     for op in layers:
@@ -133,7 +134,7 @@ def contents(
         "classes": trained.names,
         "layers": [op.name for op in layers],
         "hidden": hidden,
-        "examples": _examples(chosen).tolist(),
+        "examples": list(range(min(EXAMPLES, len(chosen)))),
         "start": _start(responses[layers[-1].name].values, labels),
         "images": {"count": len(chosen), "of": len(split)},
         "thumbnail_px": THUMBNAIL_PX,
@@ -172,11 +173,6 @@ def choose(labels: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
     classes = len(np.unique(labels))
     # Neighbors in a list of classes are alike: the first 400 of ImageNet are animals.
     return chosen[equally_spaced(classes, limit)] if limit < classes else chosen[:limit]
-
-
-def _examples(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The positions of the examples among the chosen images, which begin with one of each class."""
-    return np.arange(min(EXAMPLES, len(chosen)))
 
 
 def _start(logits: Float32, labels: NDArray[np.int64]) -> int:
@@ -220,7 +216,8 @@ def respond(
                 best, place = maps.max(2)
                 adds = (maps * grad.reshape(maps.shape)).sum(2)
                 parts[layer].append((best.cpu(), place.cpu(), adds.cpu()))
-            crops += [_crop(trained, image) for image in images.cpu().numpy()]
+            for image in images.cpu().numpy():
+                crops.append(np.ascontiguousarray(trained.preprocess.centre_pixels(image)))
             progress.advance(len(x))
     joined = {
         layer: Responses(*(torch.cat(tensors).numpy() for tensors in zip(*per_batch, strict=True)))
@@ -286,11 +283,6 @@ def thumbnail(crop: Rgb) -> NDArray[np.uint8]:
     return small
 
 
-def _crop(trained: Trained, image: Rgb) -> Rgb:
-    """The center crop of a stored image as the network sees it, before the mean is subtracted."""
-    return np.ascontiguousarray(trained.preprocess.centre_pixels(image))
-
-
 def _stored(split: Split, chosen: NDArray[np.int64]) -> list[Rgb]:
     """Stored images, (stored_px, stored_px, 3) each."""
     return [image for batch in batches(split, chosen, BATCH) for image in batch.images.numpy()]
@@ -321,7 +313,6 @@ def _network(trained: Trained) -> dict[str, Any]:
             "name": op.name,
             "op": op.op,
             "layer": op.layer.name,
-            "in_shape": op.in_shape,
             "shape": op.shape,
             "sees": op.columns,
             "field": asdict(field(architecture, op.name)),
