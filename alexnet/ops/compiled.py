@@ -18,9 +18,6 @@ from alexnet.config import Lrn, Pool, SpatialNorm
 from alexnet.ops import fast, plain
 from alexnet.ops.registration import operator
 
-MAX_WINDOW_PX = 15
-"""The position of a maximum in its window is kept in one byte."""
-
 
 def takes(x: torch.Tensor, beta: float = plain.FAST_BETA) -> bool:
     """Whether the compiled operators can take x: (N, C, H, W) with this exponent."""

@@ -25,8 +25,6 @@ ALIGNED_BYTES = 16
 """A thread loads and stores as many at once."""
 MAX_HALF = 4
 """Maps on either side that a thread holds beside its own eight."""
-MAX_WINDOW_PX = 15
-"""The position of a maximum in its window is kept in one byte, of which 255 is no position."""
 THREADS = 192
 """About as many to a block, so that several blocks share a multiprocessor."""
 MAX_THREADS = 1024
@@ -71,7 +69,7 @@ def takes(x: torch.Tensor, bias: torch.Tensor | None, between: Pass) -> bool:
     if window is not None and not (between.relu or between.relu_after):
         return False
     # A window of one pixel stands for none.
-    if window and not 1 < window.size_px <= MAX_WINDOW_PX:
+    if window and not 1 < window.size_px <= plain.MAX_WINDOW_PX:
         return False
     column_maps = x.shape[1] // between.columns
     if column_maps % 8 or column_maps // 8 > MAX_THREADS:

@@ -117,7 +117,7 @@ def norm_pool(
     # Without LRN any exponent will do.
     beta = norm.beta if norm else FAST_BETA
     # The compiled pass applies the ReLU behind the window where it takes the maximum.
-    fits = window.size_px <= compiled.MAX_WINDOW_PX if window else not relu_after
+    fits = window.size_px <= plain.MAX_WINDOW_PX if window else not relu_after
     if compiled.takes(x, beta) and fits:
         k, alpha = (norm.k, norm.alpha) if norm else (1.0, 0.0)
         size_px, stride, partial = (

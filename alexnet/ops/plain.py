@@ -18,6 +18,9 @@ from alexnet.config import Lrn, Pool, SpatialNorm
 FAST_BETA = 0.75
 """The exponent that the fast paths have: that of section 3.3. They take d^-3/4 by square roots, and
 have no other power."""
+MAX_WINDOW_PX = 15
+"""The largest window of the fast paths: they keep the position of a maximum in one byte, of which
+255 is no position."""
 
 
 class Pass(NamedTuple):

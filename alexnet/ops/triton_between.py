@@ -25,8 +25,8 @@ from alexnet.ops import fast, plain
 from alexnet.ops.plain import Pass
 from alexnet.ops.triton_band import MIN_TILE, band, launch, parts_of, sum_neighbors
 
-MAX_WINDOW_PX = 15
-"""The position of a maximum in its window is kept in one byte."""
+POSITIONS = 32
+"""Pixels that a program computes."""
 NO_GRADIENT = tl.constexpr(255)
 """The position of a maximum that the ReLU after it set to 0."""
 MAX_N = 17
@@ -176,13 +176,12 @@ class _Tiles(NamedTuple):
     tile: int
     inner: int
     halo: int
-    positions: int
     num_warps: int
 
     def grid(self, rows: int, maps: int) -> tuple[int, int]:
         """Number of programs for `rows` pixels and for all maps."""
         parts = triton.cdiv(self.column_maps, self.inner)
-        return triton.cdiv(rows, self.positions), maps // self.column_maps * parts
+        return triton.cdiv(rows, POSITIONS), maps // self.column_maps * parts
 
 
 def _tiles(maps: int, columns: int, half: int) -> _Tiles:
@@ -190,20 +189,18 @@ def _tiles(maps: int, columns: int, half: int) -> _Tiles:
     if half < 0:
         # Without LRN no map has neighbors. The tile leaves as few of its lanes empty as possible.
         tile = min((64, 32, MIN_TILE), key=lambda tile: triton.cdiv(maps, tile) * tile)
-        return _Tiles(maps, tile, tile, 0, positions=32, num_warps=4)
+        return _Tiles(maps, tile, tile, 0, num_warps=4)
     column_maps = maps // columns
     tile = max(MIN_TILE, triton.next_power_of_2(column_maps))
     # A thread has 16 values or fewer. With 32, those of 128 maps are spilled, and those of 64 leave
     # the registers of a core to two programs.
     num_warps = 4 if tile < MAX_TILE else 8
     if tile <= MAX_TILE:
-        return _Tiles(column_maps, tile, column_maps, 0, positions=32, num_warps=num_warps)
+        return _Tiles(column_maps, tile, column_maps, 0, num_warps)
     # The gradient needs the sums of a map's neighbors, and so sees maps twice as far. A multiple of
     # eight maps keeps accesses to memory aligned.
     halo = triton.cdiv(2 * half, 8) * 8
-    return _Tiles(
-        column_maps, MAX_TILE, MAX_TILE - 2 * halo, halo, positions=32, num_warps=num_warps
-    )
+    return _Tiles(column_maps, MAX_TILE, MAX_TILE - 2 * halo, halo, num_warps)
 
 
 def _launch(
@@ -235,7 +232,7 @@ def _launch(
         tile=tiles.tile,
         inner=tiles.inner,
         halo=tiles.halo,
-        positions=tiles.positions,
+        positions=POSITIONS,
         half=between.half,
         # No window is one of one pixel, whose position is not kept.
         size_px=window.size_px if window else 1,
@@ -310,7 +307,9 @@ def takes(between: Pass) -> bool:
     """Whether the kernels have this pass: beta, sizes, and no second ReLU without a window."""
     norm, window = between.norm, between.window
     fits_norm = norm is None or (norm.beta == plain.FAST_BETA and norm.n <= MAX_N)
-    return fits_norm and (window.size_px <= MAX_WINDOW_PX if window else not between.relu_after)
+    return fits_norm and (
+        window.size_px <= plain.MAX_WINDOW_PX if window else not between.relu_after
+    )
 
 
 def norm_pool(x: torch.Tensor, bias: torch.Tensor | None, between: Pass) -> torch.Tensor:
