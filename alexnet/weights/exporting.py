@@ -19,7 +19,7 @@ from alexnet.weights import caffemodel
 from alexnet.weights.compare import answers
 from alexnet.weights.files import Arrays
 from alexnet.weights.layouts import MEAN, to_caffe, to_torchvision
-from alexnet.weights.nets import Net, net_of
+from alexnet.weights.nets import NETS, Net
 from alexnet.weights.operations import Operation
 
 Layout = Literal["torchvision", "caffe"]
@@ -104,7 +104,7 @@ def _check_is(saved: Checkpoint, *names: str, has_constants: bool = False) -> Ne
         RunError: The run has another network.
     """
     architecture = saved.config.architecture
-    nets = [net for name in names if (net := net_of(name)) is not None]
+    nets = [net for net in NETS if net.name in names]
     if any(op.op == "lrn" for op in plan(architecture)) and architecture.lrn.n % 2 == 0:
         raise RunError(
             f"{saved.file} normalizes over {architecture.lrn.n} maps on both sides of one, and "

@@ -109,8 +109,3 @@ NETS = (
     ),
     Net("slim_v2", "TF-slim's alexnet_v2", slim_v2, ("slim", "ours", "graph"), mean_rgb=SLIM_MEAN),
 )
-
-
-def net_of(name: str) -> Net | None:
-    """The network of this name; None if there is none."""
-    return next((net for net in NETS if net.name == name), None)
