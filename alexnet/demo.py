@@ -134,7 +134,7 @@ def _saved_results(out: Path) -> list[Result]:
     try:
         saved = parse_json((out / "done").read_bytes())
         return [from_dict(Result, result, f"{out}/done") for result in saved]
-    # Version 0.3 wrote an empty file.
+    # Version 0.2 wrote an empty file.
     except ValueError:
         results = evaluate([out / "run"], out / "store")
         _write_results(out, results)

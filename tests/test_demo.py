@@ -157,7 +157,7 @@ def test_finished_demo_is_shown_again_and_force_remakes_it(
         in capsys.readouterr().out
     )
     assert contents(out) == before
-    (out / "done").write_bytes(b"")  # as version 0.3 left it
+    (out / "done").write_bytes(b"")  # as version 0.2 left it
     assert demo(out) == results
     assert contents(out) == before
     demo(out, train=40, val=20, epochs=1, force=True)
