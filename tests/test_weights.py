@@ -31,7 +31,6 @@ from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.layouts import (
     dense,
-    from_torchvision,
     grouped,
     split,
     to_caffe,
@@ -98,11 +97,6 @@ def test_order_of_the_arrays_in_a_file_does_not_matter(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{name: state[name].numpy() for name in reversed(state)})
     chosen = identify(read(tmp_path / "a.npz")).chosen()
     assert (chosen.net.name, chosen.config.architecture.classes) == ("torchvision", CLASSES)
-
-
-def test_name_that_torchvision_does_not_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a parameter of torchvision"):
-        from_torchvision({"features.1.weight": torch.zeros(1)})
 
 
 def test_slims_net_gives_its_values_in_every_layer(tmp_path: Path) -> None:

@@ -65,21 +65,6 @@ class Named:
     rest: tuple[str, ...] = ()
 
 
-def from_torchvision(state: Mapping[str, T]) -> dict[str, T]:
-    """Rename the weights of torchvision's `alexnet`, for the network of `recipes.torchvision`.
-
-    Raises:
-        RunError: If a name does not occur in torchvision's state dict.
-    """
-    result = {}
-    for key, tensor in state.items():
-        layer, _, parameter = key.rpartition(".")
-        if layer not in TORCHVISION_NAMES:
-            raise RunError(f"{key!r} is not a parameter of torchvision's alexnet")
-        result[f"{TORCHVISION_NAMES[layer]}.{parameter}"] = tensor
-    return result
-
-
 def to_torchvision(weights: Mapping[str, T]) -> dict[str, T]:
     """Give our weights the names of torchvision's `alexnet`, in its order."""
     return {
@@ -207,7 +192,9 @@ def _by_names(from_file: Arrays) -> Named | None:
     if len(layers & TORCHVISION_NAMES.keys()) > len(layers) // 2:
         known = {k: v for k, v in from_file.items() if k.rpartition(".")[0] in TORCHVISION_NAMES}
         rest = tuple(key for key in from_file if key not in known)
-        return Named("torchvision", _in_order(from_torchvision(known)), rest)
+        parts = ((key.rpartition("."), array) for key, array in known.items())
+        ours = {f"{TORCHVISION_NAMES[layer]}.{name}": array for (layer, _, name), array in parts}
+        return Named("torchvision", _in_order(ours), rest)
     for layout, pattern in NAMES.items():
         matches = {key: re.fullmatch(pattern, key) for key in from_file}
         matched = {key: match for key, match in matches.items() if match is not None}
