@@ -121,7 +121,7 @@ def train_on(
     val = held_out[0] if held_out else config.val_split
     resident = should_decode_once(store, config.train_split, device_type(config.device))
     config = replace(config, data=store.name, val_split=val, resident=resident)
-    return _train_and_test(change(config), run, minutes)
+    return _train_and_test(change(config), store, run, minutes)
 
 
 def store_beside(run: Path) -> str:
@@ -230,7 +230,7 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
     )
 
 
-def _train_and_test(config: Config, run: Path, minutes: float | None) -> list[Result]:
+def _train_and_test(config: Config, store: Store, run: Path, minutes: float | None) -> list[Result]:
     if (run / "config.json").is_file():
         begun = read_config(run)
         if minutes is not None:
@@ -256,11 +256,11 @@ def _train_and_test(config: Config, run: Path, minutes: float | None) -> list[Re
             )
         resume(run)
     else:
-        epoch_s = _epoch_s(config)
+        epoch_s = _epoch_s(config, store)
         if minutes is not None:
             epochs = epochs_within(60 * minutes, epoch_s)
             config = replace(config, schedule=scaled(config.schedule, epochs))
-        _announce(config, run, epoch_s, minutes is not None)
+        _announce(config, store, run, epoch_s, minutes is not None)
         fit(config, run)
     return finish(run)
 
@@ -295,9 +295,8 @@ def epochs_within(time_s: float, epoch_s: float) -> int:
     return int(min(most, max(least, time_s / epoch_s)))
 
 
-def _epoch_s(config: Config) -> float:
+def _epoch_s(config: Config, store: Store) -> float:
     """Measure the seconds that an epoch and its validation take here."""
-    store = Store(config.data)
     images, tests = map(store.num_images, (config.train_split, config.val_split))
     # The forward pass, which is all that a validation needs, takes a third of a training step.
     return (images + tests / 3) * image_s(config, store, TIMED_S)
@@ -310,13 +309,12 @@ def finish(run: Path) -> list[Result]:
     return list(test.results)
 
 
-def _announce(config: Config, run: Path, epoch_s: float, chosen: bool) -> None:
+def _announce(config: Config, store: Store, run: Path, epoch_s: float, chosen: bool) -> None:
     """Print what will be trained, and how long it will take here.
 
     Args:
         chosen: Whether the number of epochs was made from the time to train.
     """
-    store = Store(config.data)
     images, tests = map(store.num_images, (config.train_split, config.val_split))
     plural = "" if config.schedule.epochs == 1 else "s"
     minutes = config.schedule.epochs * epoch_s / 60
