@@ -247,7 +247,7 @@ def _against_start(trained: Trained, config: Config) -> tuple[bool | None, str]:
 
 def _smooth(net: Network) -> tuple[bool | None, str]:
     """Test whether the first filters are independent numbers, as random weights are."""
-    weight = net.get_parameter(f"{net.plan[0].layer.name}.weight").detach()
+    weight = net.first_weight()
     if weight.dim() != 4 or weight.shape[-1] < 2:
         return None, "The first layer has no filters to test."
     correlation, pairs = smoothness(weight)

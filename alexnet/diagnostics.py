@@ -116,7 +116,7 @@ def _mend(hidden: list[Signal], architecture: Architecture) -> str:
 
 def colourfulness(net: Network) -> list[list[float]]:
     """Return how colored each filter of the first layer is, in a list for each column."""
-    return colour_shares(_first(net), net.architecture.columns)
+    return colour_shares(net.first_weight().double().cpu(), net.architecture.columns)
 
 
 def colour_shares(filters: torch.Tensor, columns: int) -> list[list[float]]:
@@ -139,7 +139,7 @@ def orientedness(net: Network) -> list[list[float]]:
     It is how much the gradients of the filter's gray part share one direction, 0 to 1: the
     coherence of the structure tensor J, the difference of its eigenvalues divided by their sum.
     """
-    grey = _first(net).mean(1)  # (K, S, S)
+    grey = net.first_weight().double().cpu().mean(1)  # (K, S, S)
     dy, dx = torch.gradient(grey, dim=(1, 2))
     yy, xx, xy = ((a * b).sum((1, 2)) for a, b in ((dy, dy), (dx, dx), (dx, dy)))
     # For J = [[xx, xy], [xy, yy]] the difference is sqrt((xx - yy)^2 + 4 xy^2), the sum xx + yy.
@@ -185,8 +185,3 @@ def smoothness(filters: torch.Tensor) -> tuple[float, int]:
     # The mean that was subtracted makes independent numbers of a plane negatively correlated: by
     # -1 / (n - 1) for n numbers, since their sum is 0.
     return correlation + 1 / (w.shape[2] * w.shape[3] - 1), pairs
-
-
-def _first(net: Network) -> torch.Tensor:
-    """Return the filters of the first layer: (K, 3, S, S) float64, on the CPU."""
-    return net.get_parameter(f"{net.plan[0].layer.name}.weight").detach().double().cpu()

@@ -119,6 +119,10 @@ class Network(nn.Module):
             x = result[op.name] = _run(self.get_submodule(op.module), x, dropout_key)
         return result
 
+    def first_weight(self) -> torch.Tensor:
+        """Return the weights of the first layer, detached: (K, 3, S, S) where it has filters."""
+        return self.get_parameter(f"{self.plan[0].module}.weight").detach()
+
 
 @contextmanager
 def evaluation_mode(*nets: nn.Module) -> Iterator[None]:

@@ -109,7 +109,8 @@ def page(run: Path, test: OwnTest) -> str:
             (mistake, _inline_image(test, mistake)) for mistake in worst_mistakes(test, MISTAKES)
         ],
         class_errors=_class_errors(result, names),
-        filters=figures.filters(trained.net) if _has_filters(test) else None,
+        # A network may consist of fully connected layers.
+        filters=figures.filters(trained.net) if trained.net.first_weight().dim() == 4 else None,
         changes=changed_settings(config),
         known_recipe=config.recipe in recipes.__all__,
         last=epochs[-1] if epochs else None,
@@ -214,11 +215,6 @@ def _predictions_csv(test: OwnTest) -> bytes:
         share = f"{test.p[index, predicted]:.4f}"
         table.writerow([test.split.name(index), names[label], names[predicted], share])
     return text.getvalue().encode()
-
-
-def _has_filters(test: OwnTest) -> bool:
-    """Whether the first layer has filters: a network may consist of fully connected layers."""
-    return len(test.trained.net.plan[0].weight_shape) == 4
 
 
 def _inline_image(test: OwnTest, mistake: Mistake) -> str:

@@ -109,9 +109,8 @@ def contents(
         # Of a fully connected layer, the largest value in a unit's map is the unit's value.
         "hidden": responses[hidden].values.astype(np.float16),
     }
-    if len(trained.net.plan[0].weight_shape) == 4:
-        weight = trained.net.get_parameter(f"{trained.net.plan[0].module}.weight")
-        arrays["filters"] = weight.detach().float().cpu().numpy()
+    if (filters := trained.net.first_weight()).dim() == 4:
+        arrays["filters"] = filters.float().cpu().numpy()
     growths = [kept for kept in (growth(run, trained.config), other_growth) if kept is not None]
     for number, snapshots in enumerate(growths):
         arrays[f"snapshots/{number}"] = snapshots.filters

@@ -23,7 +23,7 @@ def filters(net: Network) -> Figure:
     """
     first = net.plan[0]
     # Filters of the two columns follow each other in the weight tensor.
-    weight = net.get_parameter(f"{first.layer.name}.weight").detach().float().cpu()
+    weight = net.first_weight().float().cpu()
     if weight.dim() != 4:
         raise RunError(f"{first.layer.name} has no filters to draw")
     columns = net.architecture.columns
