@@ -13,10 +13,6 @@ from typing import Literal
 
 from alexnet.errors import ConfigError
 
-# Programs written for version 0.1 import these two from here.
-from alexnet.saved_config import from_dict as from_dict
-from alexnet.saved_config import to_dict as to_dict
-
 Activation = Literal["relu", "tanh", "logistic"]
 OpName = Literal[
     "activation", "lrn", "spatial_norm", "batch_norm", "max_pool", "avg_pool", "dropout"

@@ -21,12 +21,12 @@ from alexnet.config import (
     Architecture,
     FullyConnected,
     StepSchedule,
-    to_dict,
 )
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
 from alexnet.files import locked
 from alexnet.provenance import code_version
+from alexnet.saved_config import to_dict
 from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import TrainState, read_metrics
 from tests.conftest import tiny

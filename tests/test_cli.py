@@ -22,9 +22,10 @@ from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import main
 from alexnet.cli.prepare import _recipe_for
 from alexnet.cli.train import TrainArguments, parse_train
-from alexnet.config import Config, to_dict
+from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.manifest import sealed
+from alexnet.saved_config import to_dict
 from tests.commands import printed, refused
 from tests.conftest import RECIPES
 from tests.small_stores import class_folder, folder_of

@@ -32,12 +32,11 @@ from alexnet.config import (
     Sgd,
     SpatialNorm,
     StepSchedule,
-    from_dict,
     scaled,
-    to_dict,
 )
 from alexnet.config_checks import check, without_effect
 from alexnet.errors import AlexNetError, ConfigError
+from alexnet.saved_config import from_dict, to_dict
 from tests.conftest import RECIPES
 
 

@@ -25,8 +25,6 @@ from alexnet.config import (
     Sgd,
     StepSchedule,
     StoreSettings,
-    from_dict,
-    to_dict,
 )
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
@@ -35,6 +33,7 @@ from alexnet.distributed import collectives
 from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
+from alexnet.saved_config import from_dict, to_dict
 from alexnet.train import loop
 from alexnet.train import metrics as train_metrics
 from alexnet.train.loop import fit, resume
