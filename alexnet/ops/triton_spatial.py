@@ -11,6 +11,7 @@ rows above and below. What lies between is kept in the dtype of x.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ class _Spatial(torch.autograd.Function):
         (x,), norm = ctx.saved_tensors, ctx.norm
         # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
-            formula = lambda x: plain.spatial_norm(x, norm)  # noqa: E731
+            formula = partial(plain.spatial_norm, norm=norm)
             return *fast.plain_gradients(formula, (x,), (True,), gradients[0]), None
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
         indirect, dx = torch.empty_like(x), torch.empty_like(x)
