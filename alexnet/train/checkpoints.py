@@ -44,10 +44,6 @@ class Checkpoints:
         self._config, self._run, self._state = setup.config, run, state
         self._velocity, self._step_metrics = velocity, step_metrics
         self._mean = preprocess.whole_mean
-        self._val_split, self._every_s = (
-            setup.config.val_split,
-            60 * setup.config.checkpoint_minutes,
-        )
         self._about = describe(setup.config, setup.store)
         # A resumed run continues to count from the seconds of its checkpoint.
         self._saved_s = time.perf_counter()
@@ -69,11 +65,11 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether the last checkpoint is older than `Config.checkpoint_minutes`."""
-        return time.perf_counter() - self._saved_s > self._every_s
+        return time.perf_counter() - self._saved_s > 60 * self._config.checkpoint_minutes
 
     def save_epoch(self, metrics: dict[str, Any]) -> None:
         """Write `last` after an epoch, and `best` if its validation error is the lowest so far."""
-        self._about["evaluation"] = {"patches": 1, "split": self._val_split, **metrics}
+        self._about["evaluation"] = {"patches": 1, "split": self._config.val_split, **metrics}
         if metrics["val_error"] < self._state.least_error:
             self._state.least_error = metrics["val_error"]
             # Before `last`, whose header has the error of `best`. After a kill in between, the
