@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class Trained:
         batch = torch.from_numpy(np.stack(stored))
         return probabilities(self.net, self.preprocess, batch, self.preprocess.augment)
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The config of the run."""
         return from_dict(Config, self.about["config"])
