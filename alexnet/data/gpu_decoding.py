@@ -45,8 +45,7 @@ Arriving = tuple[Batch, torch.cuda.Event]
 
 def decodes_on_gpu(config: Config) -> bool:
     """Whether a GPU decodes the training images: a run may be resumed where there is none."""
-    on_cuda = torch.device(config.device).type == "cuda"
-    return config.gpu_decoding and not config.resident and on_cuda
+    return config.gpu_decoding and not config.resident and config.device == "cuda"
 
 
 def decoder(device: torch.device) -> Decode:

@@ -115,7 +115,7 @@ class Checkpoints:
 
 def describe(config: Config, store: Store) -> dict[str, Any]:
     """The header of a checkpoint: all that is needed to use the weights without the store."""
-    on_cuda = torch.device(config.device).type == "cuda"
+    on_cuda = config.device == "cuda"
     return {
         "code": code_version(),
         "torch": torch.__version__,

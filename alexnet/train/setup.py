@@ -173,7 +173,7 @@ def choose_products(setup: Setup) -> list[str]:
     """
     config, mesh = setup.config, setup.net.mesh
     dtype = dtype_of(config.precision)
-    if dtype == torch.float64 or torch.device(config.device).type != "cpu":
+    if dtype == torch.float64 or config.device != "cpu":
         return []
     if mesh.first:
         # Timed as the steps will run.
