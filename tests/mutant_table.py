@@ -58,8 +58,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "ILSVRC-2012: 1.2 million": [
         (
             ILSVRC,
-            "return tuple(sorted(self.wnid_of.values()))",
-            "return tuple(self.wnid_of.values())",
+            'sorted(_synsets(files["meta.mat"]), key=lambda synset: synset.wnid)',
+            '_synsets(files["meta.mat"])',
         ),
         (ILSVRC, "labels[number_of(file) - 1]", "labels[number_of(file) - 2]"),
     ],
@@ -72,8 +72,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("data/classes.py", "order[label] = position", "order[position] = label"),
         (
             ILSVRC,
-            "return tuple(by_wnid[wnid] for wnid in self.wnids)",
-            "return tuple(by_wnid[wnid] for wnid in reversed(self.wnids))",
+            'tuple(synset.words or "" for synset in self.synsets)',
+            'tuple(synset.words or "" for synset in reversed(self.synsets))',
         ),
     ],
     "ours: A run trained on one form": [

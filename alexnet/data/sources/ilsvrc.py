@@ -54,6 +54,7 @@ def ilsvrc(folder: Path, options: Options = Options()) -> Source:
     if devkit is None:
         raise DataError(_no_devkit(folder, year))
     wnids = devkit.wnids
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
     splits = [_train_split(train, wnids, devkit.train_counts)]
     notes = []
     for split, pattern in (
@@ -68,7 +69,7 @@ def ilsvrc(folder: Path, options: Options = Options()) -> Source:
             continue
         usual = f"ILSVRC{year}_{'img' if year == '2012' else 'images'}_{split}.tar"
         archive, truth = _one(folder, pattern, usual), devkit.truth(split)
-        splits.append(_flat_split(split, archive, [wnids.index(wnid) for wnid in truth]))
+        splits.append(_flat_split(split, archive, [label_of[wnid] for wnid in truth]))
     return Source(
         f"ILSVRC-{year} {folder}",
         wnids,
@@ -98,38 +99,42 @@ def _one(folder: Path, pattern: str, usual: str) -> Path:
     return matching[0]
 
 
+class Synset(NamedTuple):
+    """A class in meta.mat: its devkit id, its words, and the number of its training images."""
+
+    number: int
+    wnid: str
+    words: str | None
+    images: int | None
+
+
 @dataclass(frozen=True)
 class Devkit:
     """The contents of a devkit.
 
     Attributes:
-        wnid_of: The wnid of each devkit id, for the classes: the synsets without children.
-        words_of: The words of the same ids.
-        count_of: Number of training images of the same ids; empty if meta.mat does not state it.
+        synsets: The classes, which are the synsets without children, in the order of their wnids.
         ground_truth: Devkit ids of the images of each split.
     """
 
-    wnid_of: dict[int, str]
-    words_of: dict[int, str]
-    count_of: dict[int, int]
+    synsets: tuple[Synset, ...]
     ground_truth: dict[str, list[int]]
 
     @property
     def wnids(self) -> tuple[str, ...]:
         """The classes, in alphabetical order."""
-        # Alphabetical, as in every other form of ImageNet; the devkit's ids have another order.
-        return tuple(sorted(self.wnid_of.values()))
+        return tuple(synset.wnid for synset in self.synsets)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words for the classes, in the order of `wnids`; empty if meta.mat has none."""
-        by_wnid = {wnid: self.words_of.get(number, "") for number, wnid in self.wnid_of.items()}
-        return tuple(by_wnid[wnid] for wnid in self.wnids) if any(by_wnid.values()) else ()
+        words = tuple(synset.words or "" for synset in self.synsets)
+        return words if any(words) else ()
 
     @property
     def train_counts(self) -> dict[str, int]:
         """The number of training images of each wnid; empty if meta.mat does not state it."""
-        return {self.wnid_of[number]: count for number, count in self.count_of.items()}
+        return {synset.wnid: synset.images for synset in self.synsets if synset.images is not None}
 
     @property
     def splits(self) -> set[str]:
@@ -150,13 +155,14 @@ class Devkit:
                 f"put it beside the archives, or leave the split {split!r} out with --splits"
             )
         truth = self.ground_truth[which]
+        wnid_of = {synset.number: synset.wnid for synset in self.synsets}
         # A loop over at most one id: the first wrong one is reported.
-        for wrong in [number for number in truth if number not in self.wnid_of][:1]:
+        for wrong in [number for number in truth if number not in wnid_of][:1]:
             raise DataError(
                 f"the {which} ground truth of the devkit has the id {wrong}, which is not a class "
                 "of its meta.mat; fetch the devkit again"
             )
-        return [self.wnid_of[number] for number in truth]
+        return [wnid_of[number] for number in truth]
 
 
 def find_devkit(folder: Path, year: str = "") -> Devkit | None:
@@ -231,18 +237,14 @@ def _on_disk(path: Path) -> DevkitFile:
 
 def _read_devkit(files: dict[str, DevkitFile]) -> Devkit:
     """Parse meta.mat and the ground truth. Raises DataError for a damaged file."""
-    synsets = _synsets(files["meta.mat"])
+    # Alphabetical, as in every other form of ImageNet; the devkit's ids have another order.
+    synsets = tuple(sorted(_synsets(files["meta.mat"]), key=lambda synset: synset.wnid))
     truths = {
         match[1]: _ground_truth(file)
         for name, file in files.items()
         if (match := re.search(r"_(validation|test)_ground_truth", name))
     }
-    return Devkit(
-        {synset.number: synset.wnid for synset in synsets},
-        {synset.number: synset.words for synset in synsets if synset.words is not None},
-        {synset.number: synset.images for synset in synsets if synset.images is not None},
-        truths,
-    )
+    return Devkit(synsets, truths)
 
 
 def _ground_truth(file: DevkitFile) -> list[int]:
@@ -252,15 +254,6 @@ def _ground_truth(file: DevkitFile) -> list[int]:
     for wrong in [word for word in words if not re.fullmatch(rb"[0-9]{1,9}", word)][:1]:
         raise DataError(f"{file.where} has {wrong[:20]!r} in place of an id; fetch it again")
     return [int(word) for word in words]
-
-
-class Synset(NamedTuple):
-    """A class in meta.mat: its devkit id, its words, and the number of its training images."""
-
-    number: int
-    wnid: str
-    words: str | None
-    images: int | None
 
 
 def _synsets(file: DevkitFile) -> list[Synset]:
