@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +119,17 @@ def page(run: Path, test: OwnTest) -> str:
     )
 
 
-def wilson(wrong: int, images: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's interval for the share of wrong images; z = 1.96 gives 95 %.
+def wilson(wrong: int, images: int) -> tuple[float, float]:
+    """Return Wilson's interval for the share of wrong images, 95 %.
 
     The usual interval, share +- z * deviation, has length 0 where no image is wrong, and can reach
     below 0; this one does neither.
     """
-    share, scale = wrong / images, 1 + z * z / images
-    middle = (share + z * z / (2 * images)) / scale
-    half = z * sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Imported here, because it takes a second or two.
+    from scipy.stats import binomtest
+
+    interval = binomtest(wrong, images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _wrong(result: Result) -> tuple[int, int]:
