@@ -15,6 +15,7 @@ far a NaN reaches in the normalization.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -274,7 +275,8 @@ class _Between(torch.autograd.Function):
         (x, bias, position), between = ctx.saved_tensors, ctx.between
         # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
         if torch.is_grad_enabled():
-            return *_plain_gradients(x, bias, between, ctx.needs_input_grad, gradients[0]), None
+            formula, needed = partial(plain.norm_pool, between=between), ctx.needs_input_grad[:2]
+            return *fast.plain_gradients(formula, (x, bias), needed, gradients[0]), None
         dy = gradients[0].contiguous(memory_format=torch.channels_last)
         maps, rows = x.shape[1], x.numel() // x.shape[1]
         tiles = _tiles(maps, between.columns, between.half)
@@ -286,21 +288,6 @@ class _Between(torch.autograd.Function):
         if bias is None or dbias is None:
             return dx, None, None
         return dx, dbias.sum(0).to(bias.dtype), None
-
-
-def _plain_gradients(
-    x: torch.Tensor,
-    bias: torch.Tensor | None,
-    between: Pass,
-    needed: tuple[bool, ...],
-    dy: torch.Tensor,
-) -> tuple[torch.Tensor | None, ...]:
-    if bias is None:
-        formula = lambda x: plain.norm_pool(x, None, between)  # noqa: E731
-        return *fast.plain_gradients(formula, (x,), needed[:1], dy), None
-    return fast.plain_gradients(
-        lambda x, bias: plain.norm_pool(x, bias, between), (x, bias), needed[:2], dy
-    )
 
 
 def takes(between: Pass) -> bool:
