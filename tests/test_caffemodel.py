@@ -18,6 +18,7 @@ from alexnet.weights.facts import facts
 from alexnet.weights.files import read
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
+from alexnet.weights.operations import WeightFile
 from alexnet.weights.protobuf import Budget, Message, field
 from tests import frameworks
 from tests.commands import printed, refused
@@ -78,7 +79,7 @@ def test_numbers_of_a_message_come_back() -> None:
     assert message.integer(9, 4) == 4
 
 
-def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
+def test_googles_protobuf_reads_and_writes_the_same_caffemodel(tmp_path: Path) -> None:
     """The field numbers are those of caffe.proto, given to Google's own implementation."""
     pytest.importorskip("google.protobuf")
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -154,16 +155,21 @@ def test_googles_protobuf_reads_and_writes_the_same_caffemodel() -> None:
     np.testing.assert_array_equal(
         np.array(weight.data, np.float32).reshape(tuple(weight.shape.dim)), blobs["conv2/0"]
     )
-    again = caffemodel.parse(net.SerializeToString())
+
+    def read_back(content: bytes) -> WeightFile:
+        (tmp_path / "net").write_bytes(content)
+        return caffemodel.read(tmp_path / "net")
+
+    again = read_back(net.SerializeToString())
     assert {*again.arrays} == {*blobs}
     np.testing.assert_array_equal(again.arrays["fc6/0"], blobs["fc6/0"])
-    assert again.operations == caffemodel.parse(data).operations
+    assert again.operations == read_back(data).operations
     # What Google's implementation writes of the settings that ours does not.
     layers["fc7"].inner_product_param.transpose = True
     pool.pad, pool.pool, pool.round_mode = 1, 1, 1
     shown = net.layer.add(name="data", type="Input").input_param.shape.add()
     shown.dim.extend([10, 3, 224, 224])
-    changed = caffemodel.parse(net.SerializeToString())
+    changed = read_back(net.SerializeToString())
     named = {operation.name: operation for operation in changed.operations}
     assert (named["fc6"].transposed, named["fc7"].transposed) == (False, True)
     assert named["pool1"].kind == "avg_pool"

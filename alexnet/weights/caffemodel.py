@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alexnet.weights.operations import Operation
+from alexnet.weights.operations import Array, Arrays, Operation, WeightFile
 from alexnet.weights.protobuf import Budget, Malformed, Message, Unsupported, field, shaped
 
 KINDS = {
@@ -72,28 +72,16 @@ INPUT = 143
 """The shapes of a layer `Input`, which only the present form has."""
 
 
-@dataclass(frozen=True)
-class CaffeNet:
-    """What a .caffemodel contains; see `WeightFile`. Arrays are called `conv1/0`, `conv1/1`."""
-
-    name: str
-    arrays: dict[str, NDArray[np.float32]]
-    operations: tuple[Operation, ...]
-    input_px: int | None
-    mean_bgr: tuple[float, ...]
-    scale: float
-
-
-def parse(data: bytes) -> CaffeNet:
-    """Read a NetParameter. Raises Malformed."""
-    net = Message(memoryview(data), Budget())
+def read(path: Path) -> WeightFile:
+    """Read a NetParameter, whose arrays are called `conv1/0`, `conv1/1`. Raises Malformed."""
+    net = Message(memoryview(path.read_bytes()), Budget())
     layers = [(layer, NEW) for layer in net.messages(100)]
     layers += [(layer, OLD) for layer in net.messages(2)]
     if not layers:
         raise Malformed("it has no layers")
     if len(layers) > MOST_LAYERS:
         raise Malformed(f"it has more than {MOST_LAYERS} layers")
-    arrays: dict[str, NDArray[np.float32]] = {}
+    arrays: Arrays = {}
     operations: list[Operation] = []
     input_px, mean, scale = None, tuple[float, ...](), 1.0
     for layer, numbers in layers:
@@ -114,7 +102,8 @@ def parse(data: bytes) -> CaffeNet:
     if input_px is None:
         # Before there was a layer for it, the shape stood beside the layers.
         input_px = _input_px([net.integers(4), *(shape.integers(1) for shape in net.messages(8))])
-    return CaffeNet(net.text(1), arrays, tuple(operations), input_px, mean, scale)
+    metadata = {"name": net.text(1)}
+    return WeightFile(path, "Caffe", arrays, tuple(operations), metadata, input_px, mean, scale)
 
 
 def _input_px(shapes: Iterable[list[int]]) -> int | None:
@@ -122,7 +111,7 @@ def _input_px(shapes: Iterable[list[int]]) -> int | None:
     return next((sides[-1] for sides in shapes if len(sides) >= 4), None)
 
 
-def parse_blob(data: bytes) -> NDArray[np.float32]:
+def parse_blob(data: bytes) -> Array:
     """Read a BlobProto, such as a mean image. Raises Malformed."""
     return _blob(Message(memoryview(data), Budget()))
 
@@ -197,7 +186,7 @@ def _side(m: Message, numbers: tuple[int, ...], default: int) -> int:
     return values.pop() if len(values) == 1 else (-1 if values else default)
 
 
-def _blob(blob: Message) -> NDArray[np.float32]:
+def _blob(blob: Message) -> Array:
     """Read an array: its numbers, and its shape in one of the two forms."""
     values = blob.floats(8, "<f8") if blob.has(8) else blob.floats(5)
     if blob.has(7):
@@ -212,7 +201,7 @@ def _blob(blob: Message) -> NDArray[np.float32]:
 
 def write(
     name: str,
-    arrays: dict[str, NDArray[np.float32]],
+    arrays: Arrays,
     operations: list[Operation],
     input_px: int | None = None,
 ) -> bytes:
@@ -233,7 +222,7 @@ def write(
     return b"".join(content)
 
 
-def _written_blob(array: NDArray[np.float32]) -> bytes:
+def _written_blob(array: Array) -> bytes:
     dimensions = b"".join(field(1, side) for side in array.shape)
     return field(7, dimensions) + field(5, np.ascontiguousarray(array, "<f4").tobytes())
 

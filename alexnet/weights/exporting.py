@@ -17,10 +17,9 @@ from alexnet.errors import RunError
 from alexnet.files import replacing, write_whole
 from alexnet.weights import caffemodel
 from alexnet.weights.compare import answers
-from alexnet.weights.files import Arrays
 from alexnet.weights.layouts import MEAN, to_caffe, to_torchvision
 from alexnet.weights.nets import NETS, Net
-from alexnet.weights.operations import Operation
+from alexnet.weights.operations import Arrays, Operation
 
 Layout = Literal["torchvision", "caffe"]
 Groups = Literal["keep", "split", "dense"]

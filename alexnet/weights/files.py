@@ -14,22 +14,17 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 
 from alexnet.errors import RunError
 from alexnet.weights import caffemodel, onnx_file
-from alexnet.weights.operations import Operation
+from alexnet.weights.operations import Array, Arrays, WeightFile
 from alexnet.weights.protobuf import Malformed, Unsupported
-
-Array = NDArray[np.float32]
-Arrays = dict[str, Array]
 
 MOST_BYTES = 2 << 30
 """Largest file, and most bytes of arrays in it: eight full-size AlexNets in float32."""
@@ -49,32 +44,6 @@ KNOWN = ".pth, .safetensors, .npz, .npy, .onnx or .caffemodel"
 NESTED = "state_dict", "model_state_dict", "model", "net", "weights"
 """Where training scripts keep the state dict in a checkpoint, in any order of one in another."""
 MOST_NESTED = 4
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """The content of a file of weights.
-
-    Attributes:
-        path: The file.
-        form: The format in words.
-        arrays: By name, in the order of the file.
-        operations: What the network does, in order; empty where the file has weights alone.
-        metadata: Text by name, of formats that have it.
-        input_px: Side of the input; None where the file does not say.
-        mean: Mean of each channel, or of all, that the file subtracts, in the order of the input;
-            empty if it has none. An ONNX file has it among its operations.
-        scale: What the file multiplies an image by after that.
-    """
-
-    path: Path
-    form: str
-    arrays: Arrays
-    operations: tuple[Operation, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
-    input_px: int | None = None
-    mean: tuple[float, ...] = ()
-    scale: float = 1.0
 
 
 def read(path: str | Path) -> WeightFile:
@@ -123,9 +92,9 @@ def _reader(path: Path) -> Callable[[Path], WeightFile]:
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         return _read_torch
     if suffix == ".onnx":
-        return _read_onnx
+        return onnx_file.read
     if suffix == ".caffemodel":
-        return _read_caffemodel
+        return caffemodel.read
     if start.startswith(b"\x89HDF"):
         raise RunError(
             f"{path} is an HDF5 file, which is not read; save its arrays with numpy.savez"
@@ -354,25 +323,6 @@ def _npy(path: Path, file: IO[bytes], name: str, kinds: str = "f") -> Arrays:
         for key, part in parts.items()
         if part.dtype.kind in kinds
     }
-
-
-def _read_onnx(path: Path) -> WeightFile:
-    graph = onnx_file.parse(path.read_bytes())
-    return WeightFile(path, "ONNX", graph.arrays, graph.operations, graph.metadata, graph.input_px)
-
-
-def _read_caffemodel(path: Path) -> WeightFile:
-    net = caffemodel.parse(path.read_bytes())
-    return WeightFile(
-        path,
-        "Caffe",
-        net.arrays,
-        net.operations,
-        {"name": net.name},
-        net.input_px,
-        net.mean_bgr,
-        net.scale,
-    )
 
 
 def read_mean(path: Path) -> Array:

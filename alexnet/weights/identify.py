@@ -12,10 +12,9 @@ from alexnet.config import Architecture, Config, Conv, Dropout, Lrn, Pool
 from alexnet.errors import ConfigError, RunError
 from alexnet.layer_tables import dense
 from alexnet.weights.compare import answers
-from alexnet.weights.files import Array, Arrays, WeightFile
 from alexnet.weights.layouts import Named, grouped, name_parameters
 from alexnet.weights.nets import NETS, Net
-from alexnet.weights.operations import KINDS, Operation
+from alexnet.weights.operations import KINDS, Array, Arrays, Operation, WeightFile
 from alexnet.weights.preprocessing import preprocessing_of
 
 MOST_MAPS = 10_000

@@ -29,9 +29,10 @@ from alexnet.errors import DataError, RunError
 from alexnet.files import new_folder, parse_json
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
-from alexnet.weights.files import Array, WeightFile, read, read_mean
+from alexnet.weights.files import read, read_mean
 from alexnet.weights.identify import Candidate, identify, says_rgb
 from alexnet.weights.layouts import MEAN, with_channels_reversed
+from alexnet.weights.operations import Array, WeightFile
 from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
 
 STORED_PX = {224: 256, 227: 256}

@@ -15,13 +15,11 @@ from itertools import pairwise
 from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alexnet.errors import RunError
-from alexnet.weights.files import Arrays, WeightFile
+from alexnet.weights.operations import Array, Arrays, WeightFile
 
 T = TypeVar("T")
-Array = NDArray[np.float32]
 
 # The layers of torchvision's AlexNet. Its names are positions in `nn.Sequential`, whose other
 # positions are activations, pooling and dropout.

@@ -6,13 +6,13 @@ The package onnx is optional, and reads a whole file before anyone can ask how l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alexnet.weights.operations import Operation
+from alexnet.weights.operations import Array, Arrays, Operation, WeightFile
 from alexnet.weights.protobuf import Budget, Malformed, Message, Unsupported, shaped
 
 KINDS = {
@@ -42,19 +42,9 @@ HALF, INT64 = 10, 7
 MOST_INTEGERS = 16
 
 
-@dataclass(frozen=True)
-class Graph:
-    """What an ONNX file contains; see `WeightFile`."""
-
-    arrays: dict[str, NDArray[np.float32]]
-    operations: tuple[Operation, ...]
-    metadata: dict[str, str]
-    input_px: int | None
-
-
-def parse(data: bytes) -> Graph:
+def read(path: Path) -> WeightFile:
     """Read a ModelProto. Raises Malformed."""
-    model = Message(memoryview(data), Budget())
+    model = Message(memoryview(path.read_bytes()), Budget())
     if not model.has(7):
         raise Malformed("it has no graph")
     graph = model.message(7)
@@ -73,7 +63,7 @@ def parse(data: bytes) -> Graph:
     constants = {name for name, _ in named}
     metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
     operations = tuple(_operations([_Node(node) for node in nodes], constants, arrays, integers))
-    return Graph(arrays, operations, metadata, _input_px(graph, arrays))
+    return WeightFile(path, "ONNX", arrays, operations, metadata, _input_px(graph, arrays))
 
 
 class _Node:
@@ -106,7 +96,7 @@ class _Node:
 def _operations(
     nodes: list[_Node],
     constants: set[str],
-    arrays: dict[str, NDArray[np.float32]],
+    arrays: Arrays,
     integers: dict[str, list[int]],
 ) -> Iterator[Operation]:
     """Describe the nodes that compute the output, each of which takes the value before it.
@@ -150,9 +140,7 @@ def _operations(
         seen_layer = seen_layer or KINDS.get(node.kind) == "linear"
 
 
-def _spatial_norm(
-    nodes: list[_Node], value: str, arrays: dict[str, NDArray[np.float32]]
-) -> Operation | None:
+def _spatial_norm(nodes: list[_Node], value: str, arrays: Arrays) -> Operation | None:
     """Describe the nodes that our export writes for normalization inside a map; None for others.
 
     They are x / (k + alpha * size^2 * mean(x^2))^beta with the mean over a square.
@@ -210,7 +198,7 @@ def _all_equal(operations: list[Operation | None]) -> bool:
     return all(values == settings[0] is not None for values in settings)
 
 
-def _described(node: _Node, arrays: dict[str, NDArray[np.float32]]) -> Operation:
+def _described(node: _Node, arrays: Arrays) -> Operation:
     """Describe a node that takes one value and constants."""
     kind = KINDS.get(node.kind, node.kind)
     if why := _not_square(node):
@@ -285,7 +273,7 @@ def _not_square(node: _Node) -> str:
     return ""
 
 
-def _array(tensor: Message) -> NDArray[np.float32] | None:
+def _array(tensor: Message) -> Array | None:
     """Read a tensor of floating point numbers; None for others, such as shapes."""
     if tensor.has(13) or tensor.integer(14, 0):
         raise Unsupported("its weights are in another file; save the model as one file")
@@ -310,7 +298,7 @@ def _integers(tensor: Message) -> list[int]:
     return np.frombuffer(raw, "<i8").tolist() or tensor.integers(7)
 
 
-def _input_px(graph: Message, arrays: dict[str, NDArray[np.float32]]) -> int | None:
+def _input_px(graph: Message, arrays: Arrays) -> int | None:
     """The side of the images that the graph takes, if they are square and three channels first."""
     for value in graph.messages(11):
         if value.text(1) in arrays:

@@ -1,8 +1,15 @@
-"""The operations of a network as a file describes them."""
+"""A file of weights as all formats have it: its arrays, and the operations of its network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Arrays = dict[str, Array]
 
 KINDS = frozenset(
     [
@@ -39,3 +46,29 @@ class Operation:
     is_convolution: bool = False
     transposed: bool = False
     constant: str = ""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The content of a file of weights.
+
+    Attributes:
+        path: The file.
+        form: The format in words.
+        arrays: By name, in the order of the file.
+        operations: What the network does, in order; empty where the file has weights alone.
+        metadata: Text by name, of formats that have it.
+        input_px: Side of the input; None where the file does not say.
+        mean: Mean of each channel, or of all, that the file subtracts, in the order of the input;
+            empty if it has none. An ONNX file has it among its operations.
+        scale: What the file multiplies an image by after that.
+    """
+
+    path: Path
+    form: str
+    arrays: Arrays
+    operations: tuple[Operation, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    input_px: int | None = None
+    mean: tuple[float, ...] = ()
+    scale: float = 1.0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.augment import TORCHVISION_MEAN, TORCHVISION_STD
-from alexnet.weights.files import Array, WeightFile
+from alexnet.weights.operations import Array, WeightFile
 
 Numbers = NDArray[np.float64]
 
