@@ -21,7 +21,7 @@ from alexnet.data.classes import short_names
 from alexnet.data.image import centre_square
 from alexnet.data.loader import batches
 from alexnet.data.store import Split, Store
-from alexnet.figures import INK, TRAIN, VAL
+from alexnet.figures.style import INK, TRAIN, VAL, finish, shortened
 from alexnet.terminal import printable
 from alexnet.units import equally_spaced
 
@@ -113,7 +113,9 @@ def _draw(
     known: Sequence[tuple[str, str]],
 ) -> Figure:
     """Draw images of some classes, the number of images of all classes, and the facts."""
-    names = [_short(name) for name in short_names(store.classes, store.words)]
+    names = [
+        shortened(printable(name), NAME_LETTERS) for name in short_names(store.classes, store.words)
+    ]
     split = next(iter(splits))
     shown = equally_spaced(len(names), CLASSES)
     lines = [
@@ -208,23 +210,14 @@ def _draw_curve(ax: Axes, counts: Counts) -> None:
         ax.step(ranks, np.sort(per_class)[::-1], where="mid", color=_color(split), label=split)
     ax.set_ylim(bottom=0)
     ax.set_xlim(1, None)
-    ax.set_ylabel("images", color=INK)
-    _finish(ax, "classes of a split, the largest first")
+    _finish(ax, "classes of a split, the largest first", "images")
 
 
-def _finish(ax: Axes, x: str) -> None:
-    ax.set_xlabel(x, color=INK)
+def _finish(ax: Axes, x: str, y: str = "") -> None:
+    finish(ax, x, y)
     ax.set_title("images per class", fontsize=10, color=INK, loc="left")
     ax.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
 
 
 def _color(split: str) -> str:
     return COLORS.get(split, OTHER_COLOR)
-
-
-def _short(name: str) -> str:
-    """Return a name that fits beside the mosaic."""
-    name = printable(name)
-    return name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 3]}..."
