@@ -362,9 +362,9 @@ class Config:
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "float64", "float32", "tf32", "bfloat16"] = "auto"
     """Precision of activations and products. Weights, velocity and loss are float32. With float64
-    everything is float64 and takes the plain path, the reference for the fast paths. On CUDA
-    float32 is true float32, tf32 lets products use tensor cores with 10 bits of mantissa, and auto
-    is bfloat16."""
+    everything is float64, and products, normalizations and pools are operations of PyTorch alone,
+    with which compiled code and kernels are compared. On CUDA float32 is true float32, tf32 lets
+    products use tensor cores with 10 bits of mantissa, and auto is bfloat16."""
     deterministic: bool = False
     """On CUDA, use only kernels that give the same bits every time."""
     workers: int | None = None

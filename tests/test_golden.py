@@ -2,8 +2,9 @@
 
 `golden/RECIPE.txt` holds two parts. The constants are written down from the specification: the
 paper, and the authors' configuration files. They are never copied from the program. The steps are
-those of a narrow version of the recipe, by the plain path in float64, where no processor differs
-from another by more than 1e-9: they pin the order of images, crops, masks and arithmetic.
+those of a narrow version of the recipe in float64, in which PyTorch's operations alone compute the
+layers and no processor differs from another by more than 1e-9: they pin the order of images, crops,
+masks and arithmetic.
 
 A change that should not alter the arithmetic leaves these files untouched. One that should makes
 the steps anew with `python -m tests.test_golden` and says why in its commit.
@@ -52,6 +53,8 @@ from alexnet.train import loop, setup
 from alexnet.train.sgd import PlateauState, param_hyper
 
 GOLDEN = Path(__file__).parent / "golden"
+# The files call the operations of PyTorch the plain path. For the normalizations they are those of
+# `normalise._by_pieces`, and not the formulas of `plain.py`.
 STEPS = "# steps of the narrow version, plain path in float64\n"
 NUMBER = r"(?<![\w.])-?\d+\.?\d*(?:e[-+]?\d+)?"
 FAST = "paper", "original", "torchvision", "cifar_18", "cifar_11"

@@ -321,7 +321,7 @@ def test_without_a_compiler_one_line_for_each_says_so(
 
 
 def test_lrn_over_many_pieces_is_lrn_over_one() -> None:
-    """Of the plain path, which NCHW takes; forward and gradient."""
+    """By the operations of PyTorch, which NCHW takes; forward and gradient."""
     x = random(40, 8, 64, 64, dtype=torch.float32).requires_grad_()
     assert len(normalise._pieces(x)) == 2
     y = ops.lrn(x)

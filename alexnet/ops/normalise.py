@@ -15,8 +15,9 @@ Each function takes the fastest path that can compute its result:
 - On CUDA, Triton kernels do the same (`triton_between.py`, `triton_spatial.py`), and the bias
   of the convolution is added in the same pass. In training with bfloat16 the pass over maps is also
   there in CUDA C++ (`cuda_between.py`); a trial on the card takes the faster one.
-- Otherwise the sum over maps is a product with a banded matrix of zeros and ones, which costs
-  little beside the convolutions, and the work is done in pieces that stay in the processor's cache.
+- Otherwise, such as in float64, PyTorch's operations do it, with the gradient above: the sum over
+  maps is a product with a banded matrix of zeros and ones, which costs little beside the
+  convolutions, and the work is done in pieces that stay in the processor's cache.
 - Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
 
 Sums are float32 for bfloat16 values, and float64 for float64 values.
