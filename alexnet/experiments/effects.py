@@ -22,6 +22,10 @@ ENSEMBLE = 5
 """Networks in an ensemble (section 6)."""
 HALVES = 5
 """Random halves of the test images on which the weights of an ensemble are searched."""
+ROUNDS = 500
+"""Rounds of expectation-maximization in this search."""
+SHUFFLES = 1000
+"""Random divisions of the filters into two halves."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ def mixture(likelihood: NDArray[np.float64]) -> NDArray[np.float64]:
         Positive weights with a sum of 1, shape (nets,).
     """
     weights = np.full(len(likelihood), 1 / len(likelihood))
-    for _ in range(500):
+    for _ in range(ROUNDS):
         # The lower bound keeps an image that no network gets right from dividing by zero.
         shares = weights[:, None] * np.maximum(likelihood, 1e-30)
         weights = (shares / shares.sum(0)).mean(1)
@@ -268,7 +272,7 @@ def apart(columns: Sequence[Sequence[float]]) -> tuple[float, float]:
 
     # A permutation test: were the columns alike, every division of the filters would be as likely.
     measured = distance(pooled)
-    by_chance = [distance(rng.permutation(pooled)) for _ in range(1000)]
+    by_chance = [distance(rng.permutation(pooled)) for _ in range(SHUFFLES)]
     share = float(np.mean([d >= measured for d in by_chance]))
     return measured - float(np.mean(by_chance)), share
 
