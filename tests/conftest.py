@@ -41,6 +41,7 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
+from alexnet.device import allow_tf32
 from alexnet.ops import trial
 from alexnet.train.loop import fit
 from tests.claim_records import RECORDS
@@ -104,6 +105,16 @@ def compiled_code() -> None:
 def seeded() -> None:
     """Seed PyTorch's generator, so that a test does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def true_float32() -> None:
+    """Compute in float32 what a test calls float32, as training does.
+
+    PyTorch lets cuDNN's convolutions use TF32 unless told otherwise, and two ways to compute the
+    same then differ by more than they round.
+    """
+    allow_tf32("float32")
 
 
 @pytest.fixture

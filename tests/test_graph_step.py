@@ -28,6 +28,7 @@ from alexnet.config import (
 from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import Batch
 from alexnet.data.store import Statistics
+from alexnet.device import allow_tf32
 from alexnet.distributed import collectives
 from alexnet.distributed.mesh import ALONE, Group, Mesh, destroy_mesh, init_mesh
 from alexnet.distributed.sharded import ShardedNetwork
@@ -238,6 +239,7 @@ def test_a_first_layer_without_strides_needs_no_trial_of_blocks(
 def on_this_rank(settings: Config) -> tuple[Steps, Steps, list[str]]:
     """Take steps on this rank; return, too, the dtypes of what the graph summed over the ranks."""
     triton_update.BLOCKS, triton_crop.VALUES = 1, 4096
+    allow_tf32("float32")
     mesh = init_mesh(Parallel())
     sums: list[str] = []
 

@@ -389,6 +389,11 @@ def test_cuda_uses_tf32_only_on_request(precision: str) -> None:
             backend.allow_tf32 = value
 
 
+def test_no_test_computes_in_tf32_unless_it_asks_for_it() -> None:
+    """Tests that compare two convolutions of one card would fail by chance."""
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_net_that_starts_nearly_blind_gives_a_warning(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

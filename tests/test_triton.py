@@ -285,7 +285,6 @@ def test_a_bias_is_added_where_there_is_no_kernel_for_it() -> None:
 def test_the_network_gives_the_bias_of_a_convolution_to_the_pass_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     layers = (
         Conv("conv1", 6, 5, stride=2, std=0.2, then=("lrn", "max_pool", "activation")),
         Conv("conv2", 8, 3, pad=(1, 1), std=0.2, bias=1, then=("activation", "spatial_norm")),
