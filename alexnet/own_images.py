@@ -119,7 +119,11 @@ def train_on(
     # The recipe may test on another split than these images have.
     held_out = [name for name in ("val", "test") if name in store.manifest["splits"]]
     val = held_out[0] if held_out else config.val_split
-    resident = should_decode_once(store, config.train_split, device_type(config.device))
+    asked = change(config)
+    # Images that are decoded once are decoded by the CPU, also where the GPU was to do it.
+    resident = not asked.gpu_decoding and should_decode_once(
+        store, asked.train_split, device_type(asked.device)
+    )
     config = replace(config, data=store.name, val_split=val, resident=resident)
     return _train_and_test(change(config), store, run, minutes)
 

@@ -178,10 +178,12 @@ def test_images_are_decoded_once_where_all_runs_fit_into_memory(
         (2, 2 * size, "cpu", True),
         (2, 2 * size - 1, "cpu", False),
         (1, size, "cpu", True),
-        (1, size, "cuda", False),
+        (2, 2 * size, "cuda", True),
+        (2, 2 * size - 1, "cuda", False),
         (1, size, "mps", False),
     ):
-        monkeypatch.setattr(resident, "MAX_CPU_BYTES", most)
+        for limit in ("MAX_CPU_BYTES", "MAX_CUDA_BYTES"):
+            monkeypatch.setattr(resident, limit, most if device in limit.lower() else 0)
         monkeypatch.setattr(runner, "device_type", lambda name, device=device: device)
         settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
         spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})

@@ -362,6 +362,29 @@ def test_small_set_is_decoded_once(
     assert read_config(tmp_path / "mine").resident == fits
 
 
+@pytest.mark.parametrize(
+    ("changes", "once"),
+    [
+        ({"device": "cuda"}, True),
+        ({"device": "cuda:1"}, True),
+        ({"device": "cuda", "gpu_decoding": True}, False),
+        ({"device": "mps"}, False),
+    ],
+)
+def test_small_set_is_decoded_once_for_a_gpu_unless_it_decodes_itself(
+    changes: dict[str, object],
+    once: bool,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[Config] = []
+    monkeypatch.setattr(own_images, "_train_and_test", lambda config, *_: trained.append(config))
+    train_on(str(store), tmp_path / "mine", lambda config: replace(tiny(config), **changes))  # type: ignore[arg-type]
+    (config,) = trained
+    assert config.resident == once
+
+
 def test_store_is_trained_on_as_it_is(store: Path, tmp_path: Path) -> None:
     train_on(str(store), tmp_path / "mine", tiny)
     assert read_config(tmp_path / "mine").data == str(store)
