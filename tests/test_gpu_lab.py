@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import same_training
 from benchmarks.gpu import correctness, steps
 from benchmarks.gpu.__main__ import STAGES, Stage, main
 from benchmarks.gpu.lab import Lab, Value
@@ -48,6 +49,33 @@ def test_every_stage_runs_in_tiny_sizes(stage: str, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
     assert main([str(tmp_path), stage, "--tiny"]) == 0
     assert rows(tmp_path, stage)
+
+
+@pytest.mark.parametrize(
+    ("precision", "losses", "correct"),
+    [
+        ("float32", [2.4, 3.01, 2.0], True),
+        ("float32", [2.4, 3.03, 2.0], False),
+        ("bfloat16", [2.4, 3.1, 2.1], True),
+        # The weights that the products use never change.
+        ("bfloat16", [2.4, 2.4, 2.4], False),
+        ("bfloat16", [2.4, float("nan"), float("nan")], False),
+    ],
+)
+def test_losses_are_compared_with_those_of_plain_pytorch_in_both_precisions(
+    precision: str,
+    losses: list[float],
+    correct: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_plain = [2.4, 3.0, 2.0]
+    made = {"plain": by_plain, "loop": by_plain, "graph": losses}
+    for kind, values in made.items():
+        monkeypatch.setattr(same_training, kind, lambda *_, values=values: values)
+    monkeypatch.setattr(same_training, "losses", lambda values, data: torch.tensor(values))
+    row = correctness._compared(Lab(tmp_path, "correctness", tiny=True), precision)
+    assert row["ok"] == correct
 
 
 def test_other_programs_are_measured_where_they_are(

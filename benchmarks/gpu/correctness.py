@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +21,10 @@ TESTS = [
 STEPS, BATCH, LR = 30, 128, 0.01
 LIMIT = 0.02
 """Largest difference of a float32 loss from that of plain PyTorch, which rounds otherwise."""
+BFLOAT16_SHARE = 0.25
+"""The same in bfloat16, as a share of the largest change of plain PyTorch's loss in these steps. A
+network whose products do not read what the update writes is off by the whole change; rounding, on a
+CPU with crops of 67 pixels, by less than a hundredth of it."""
 TESTS_LIMIT_S = 220
 
 
@@ -53,12 +56,15 @@ def _compared(lab: Lab, precision: str) -> dict[str, Value]:
     exact = images_for(lab, replace(config, precision="float32")).preprocess
     plain = same_training.losses(same_training.plain(config, exact), data)
     apart = {name: float((values - plain).abs().max()) for name, values in ours.items()}
-    # In bfloat16 the losses are near, and the row tells how near. A NaN is not below any limit.
-    limit = LIMIT if precision == "float32" else math.inf
+    limit = LIMIT
+    if precision == "bfloat16":
+        limit = max(LIMIT, BFLOAT16_SHARE * float((plain - plain[0]).abs().max()))
     return {
         **{f"{name}_apart": difference for name, difference in apart.items()},
+        "limit": limit,
         "first": float(plain[0]),
         "last": float(plain[-1]),
+        # A NaN is not below any limit.
         "ok": all(difference < limit for difference in apart.values()),
     }
 
