@@ -1,4 +1,4 @@
-"""The tests of what runs on CUDA alone, and the losses of 30 steps against plain PyTorch's."""
+"""The tests of what runs on CUDA alone and of whole runs, and 30 losses against plain PyTorch's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TESTS = [
     f"tests/test_{name}.py"
     for name in (
         *("triton", "triton_crop", "triton_dropout", "triton_update"),
-        *("cuda_between", "cuda_trial", "graph_step", "device_feed", "gpu_decoding"),
+        *("cuda_between", "cuda_trial", "graph_step", "device_feed", "gpu_decoding", "whole_run"),
     )
 ]
 STEPS, BATCH, LR = 30, 128, 0.01
