@@ -15,6 +15,8 @@ CPU_THREADS = 2
 MOST_THREADS = 16
 """Decoding threads at most: 3,700 JPEGs of 256 pixels a second and core, measured on one machine,
 would make 59,000, which is more than the fastest GPU is estimated to train on."""
+JOBS = "ALEXNET_JOBS"
+"""Environment variable by which `alexnet reproduce` tells a run how many run at the same time."""
 
 
 def available_cores() -> int:
@@ -42,9 +44,10 @@ def decoding_threads(workers: int | None, device: str) -> int:
     # A training step on a CPU takes all cores for a hundred times as long as decoding its images.
     if device != "cuda":
         return CPU_THREADS
-    # torchrun says how many processes share this machine's cores; each needs one for itself.
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(MOST_THREADS, max(1, available_cores() // ranks - 1))
+    # The processes that share this machine's cores, as torchrun or `alexnet reproduce` says; each
+    # needs one for itself.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * int(os.environ.get(JOBS, "1"))
+    return min(MOST_THREADS, max(1, available_cores() // processes - 1))
 
 
 def cpu_limit(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:

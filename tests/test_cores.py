@@ -237,7 +237,8 @@ def test_the_users_own_setting_is_not_touched(monkeypatch: pytest.MonkeyPatch) -
 def test_decoding_threads_follow_the_cores_of_a_gpu_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in ("LOCAL_WORLD_SIZE", cores.JOBS):
+        monkeypatch.delenv(name, raising=False)
     for here, expected in ((1, 1), (2, 1), (16, 15), (17, 16), (128, 16)):
         monkeypatch.setattr(cores, "available_cores", lambda here=here: here)
         assert decoding_threads(None, "cuda") == expected
@@ -248,3 +249,7 @@ def test_decoding_threads_follow_the_cores_of_a_gpu_machine(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(cores, "available_cores", lambda: 64)
     assert decoding_threads(None, "cuda") == 7
+    # So do four runs of `alexnet reproduce`.
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.setenv(cores.JOBS, "4")
+    assert decoding_threads(None, "cuda") == 15

@@ -169,6 +169,21 @@ def test_bar_counts_ended_and_interrupted_runs(
     assert bars == [("training", 360, "presentations", done) for done in (60, 120, 240)]
 
 
+def test_runs_at_the_same_time_share_the_cores(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    specs = [runner.RunSpec(str(n), config, tmp_path / str(n)) for n in range(4)]
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS of $ALEXNET_JOBS"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(runner, "available_cores", lambda: 16)
+    settings = replace(settings_for(photographs, tmp_path), jobs=4)
+    for spec in runner._run_processes(specs, settings):
+        assert (spec.folder / "log").read_text() == "4 of 4\n"
+
+
 def test_images_are_decoded_once_where_all_runs_fit_into_memory(
     photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

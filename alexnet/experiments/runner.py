@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
-from alexnet.cores import available_cores
+from alexnet.cores import JOBS, available_cores
 from alexnet.data.augment import check_sizes
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
@@ -503,8 +503,12 @@ def threads_of_a_run(jobs: int) -> int:
 
 def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[RunSpec]:
     """Start a process for each run, `settings.jobs` at a time, and yield each run as it ends."""
-    # Each run would otherwise start a thread for every core.
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads_of_a_run(settings.jobs))}
+    # Each run would otherwise start a thread for every core, and on CUDA a decoder, too. Not by
+    # `Config.workers`, which the key of a run has.
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads_of_a_run(settings.jobs)),
+        JOBS: str(settings.jobs),
+    }
     if settings.jobs > 1:
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
