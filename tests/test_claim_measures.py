@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.data.store import Store
+from alexnet.data.store import Split, Store
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.experiments import runner
+from alexnet.experiments import measures, runner
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
 from alexnet.model import Network
+from alexnet.trained import Trained
 from tests.claim_stores import settings_for
 from tests.conftest import tiny_architecture
 
@@ -34,6 +35,27 @@ def test_extra_metrics_are_fractions_and_reproducible(run: Path) -> None:
     error = over_masks(run)["halved_error"]
     metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert error == pytest.approx(metrics["val_error"])
+
+
+def test_nearest_images_of_a_network_in_bfloat16_are_found_in_float32(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def in_bfloat16(run: Path) -> tuple[Trained, Split, Split]:
+        trained, train, val = of_run(run)
+        trained.preprocess.dtype = torch.bfloat16
+        return trained, train, val
+
+    def recorded(queries: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
+        asked.extend(tensor.dtype for tensor in (queries, *rows))
+        return torch.zeros(len(queries), 6, dtype=torch.int64)
+
+    of_run = measures.of_run
+    monkeypatch.setattr(measures, "of_run", in_bfloat16)
+    monkeypatch.setattr(measures, "nearest", recorded)
+    alike(run)
+    assert asked == 4 * [torch.float32]
 
 
 def test_colourfulness_is_the_fraction_that_is_not_grey() -> None:

@@ -63,7 +63,11 @@ def alike(run: Path) -> dict[str, float]:
     def sample(split: Split, limit: int) -> tuple[torch.Tensor, ...]:
         """The last hidden layer, the pixels and the labels of up to `limit` images of a split."""
         centred = centre_patches(trained, split, epoch_order(len(split), 0, 0)[:limit])
-        rows = [(last_hidden(trained, x), x.flatten(1).cpu(), labels) for x, labels in centred]
+        # On CUDA the network sees bfloat16. Distances are differences of squares and products,
+        # which it would round to 8 bits before they are subtracted.
+        rows = [
+            (last_hidden(trained, x), x.flatten(1).float().cpu(), labels) for x, labels in centred
+        ]
         return tuple(map(torch.cat, zip(*rows, strict=True)))
 
     *train_rows, train_labels = sample(train, NEIGHBORS)
