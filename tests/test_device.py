@@ -10,10 +10,12 @@ import torch
 
 from alexnet import device
 from alexnet.checkpoint import read_config, write_config
+from alexnet.config import Config
 from alexnet.distributed import mesh
 from alexnet.distributed.mesh import Mesh, check_layout, init_mesh
-from alexnet.errors import MeshError
-from alexnet.train.loop import resume
+from alexnet.errors import ConfigError, MeshError
+from alexnet.train import loop
+from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
 
 
@@ -58,6 +60,32 @@ def test_each_rank_takes_its_own_gpu(
     mesh._take_gpu(name)
     assert two_gpus == taken
     assert mesh._backend(name) == backend
+
+
+def test_nothing_is_on_a_gpu_before_a_rank_has_taken_its_own(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def resolve_alone(config: Config) -> Config:
+        order.append(config.device)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(loop, "is_distributed", lambda: True)
+    monkeypatch.setattr(loop, "init_mesh", lambda *_: order.append("its own") or Mesh())
+    monkeypatch.setattr(loop, "resolve", resolve_alone)
+    config = tiny(store, device="cuda:0")
+    (tmp_path / "saved").mkdir()
+    write_config(tmp_path / "saved", config)
+    for train in (
+        lambda: fit(config, tmp_path / "new"),
+        lambda: resume(tmp_path / "saved", device="cuda:0"),
+    ):
+        with pytest.raises(ConfigError, match="enough"):
+            train()
+        # Without the index, which would be that of another rank's GPU.
+        assert order == ["its own", "cuda"]
+        order.clear()
 
 
 def test_more_ranks_than_gpus_are_refused(

@@ -137,7 +137,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
                 held.enter_context(run_lock(run))
             check_empty(run)
             store = Store(config.data)
-            setup = set_up(resolve(with_classes(config, store)), store, mesh)
+            setup = set_up(_resolved(with_classes(config, store)), store, mesh)
             if mesh.first:
                 check_room(run, setup.config, store.size_px)
                 named_trackers()
@@ -201,11 +201,12 @@ def resume(
     if parallel is None:
         alone = Parallel(timeout_s=changed.parallel.timeout_s)
         parallel = changed.parallel if is_distributed() else alone
-    config = replace(resolve(replace(changed, device=device_now)), parallel=parallel)
+    # First, because it takes this rank's GPU: what comes before it on CUDA happens on GPU 0.
     mesh = init_mesh(parallel, device_now)
     with ExitStack() as held:
 
         def prepare() -> Setup:
+            config = replace(_resolved(replace(changed, device=device_now)), parallel=parallel)
             # Before the checkpoint is read, which another process may be about to replace.
             if mesh.first:
                 held.enter_context(run_lock(run))
@@ -221,8 +222,8 @@ def resume(
         if epochs is not None:
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
-            setup = replace(setup, config=replace(config, schedule=schedule))
-        accepted, messages = _accepted(run, saved, changed, config.device, state, lr)
+            setup = replace(setup, config=replace(setup.config, schedule=schedule))
+        accepted, messages = _accepted(run, saved, changed, setup.config.device, state, lr)
 
         def note_change(log: RunLog) -> None:
             # On another device the learning rate and the schedule are what they were.
@@ -240,6 +241,13 @@ def resume(
 
         with _explained(setup, run):
             return _train(setup, run, velocity, state, messages, note_change)
+
+
+def _resolved(config: Config) -> Config:
+    """Return what `resolve` does, after `init_mesh`: a rank's GPU is its own, and no other's."""
+    if is_distributed():
+        config = replace(config, device=device_type(config.device))
+    return resolve(config)
 
 
 def _read_trained_config(run: Path) -> Config:
