@@ -259,6 +259,20 @@ def test_delayed_metrics_are_the_same_and_a_nan_keeps_its_step() -> None:
         metrics.settle()
 
 
+def test_a_loss_that_is_read_late_is_not_blamed_on_the_update_before_it() -> None:
+    """Its own update has made all weights NaN by then."""
+    net, state = ShardedNetwork(tiny_architecture(), 0, ALONE), TrainState()
+    metrics = StepMetrics(net, state, late=1)
+    x, loss = torch.zeros(1, 3, 32, 32), torch.tensor(float("nan"))
+    metrics.add(x, loss, loss, 1, False, False)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(torch.nan)
+    state.step += 1
+    with pytest.raises(NotFinite, match=r"^step 0: the loss is not finite$"):
+        metrics.add(x, loss, loss, 1, False, False)
+
+
 def test_metrics_of_several_ranks_copy_nothing_from_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

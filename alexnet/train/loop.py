@@ -117,7 +117,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         MeshError: The ranks cannot share the network, or one of them refuses the run.
         StoreLost: The store became unreadable; a single process has saved the run.
         Interrupted: On Ctrl-C and SIGTERM, after saving.
-        NotFinite: On a NaN or an infinity; the message names step and tensor.
+        NotFinite: On a NaN or an infinity; the message names the step and, on a CPU, the tensor.
         RankLost: With several ranks, one died, hangs, or had an error of its own.
     """
     run = Path(run_dir)

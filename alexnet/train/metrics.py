@@ -148,7 +148,8 @@ class StepMetrics:
             if requests:
                 self._agreed = granted(requests)
             if not math.isfinite(loss):
-                raise NotFinite(_which_tensor(self._net, x, batch_size, step), step=step)
+                what = _which_tensor(self._net, x, batch_size, step, updated=self._late > 0)
+                raise NotFinite(what, step=step)
             self._state.loss_sum += loss * batch_size
             self._state.errors += int(errors)
             self._state.images += batch_size
@@ -172,12 +173,20 @@ def weight_fault(net: ShardedNetwork) -> str | None:
 
 
 @torch.no_grad()
-def _which_tensor(net: ShardedNetwork, x: torch.Tensor, batch_size: int, step: int) -> str:
+def _which_tensor(
+    net: ShardedNetwork, x: torch.Tensor, batch_size: int, step: int, updated: bool
+) -> str:
     """Name the first tensor that is not finite: a weight, else an activation, else the loss.
 
     All ranks name the same activation, whichever of them has the image or the map at fault.
+
+    Args:
+        updated: Whether the weights have been updated since. Such a loss makes them all NaN, so
+            that they no longer tell which tensor was the first.
     """
     if (name := weight_fault(net)) is not None:
+        if updated:
+            return f"step {step}: the loss is not finite"
         return f"step {step}: {name} is not finite since the last update"
     with evaluation_mode(net):
         activations = net.activations(x, global_size=batch_size)
