@@ -39,9 +39,10 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[fl
     """The seconds that the next trials measure, in order; each needs as many as it has ways."""
     measured: list[float] = []
 
-    def seconds_of(run: Callable[[], object]) -> float:
+    def turn_of(run: Callable[[], object]) -> Callable[[], float]:
         run()
-        return measured.pop(0)
+        time_s = measured.pop(0)
+        return lambda: time_s
 
     # They are loaded before, from the user's own cache.
     native.kernels(), native.winograd(), native.arena()
@@ -50,7 +51,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[fl
     monkeypatch.setattr(trial, "_possible", lambda product: (trial.DIRECT,))
     monkeypatch.setattr(cuda_trial, "_CHOSEN", {})
     monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
-    monkeypatch.setattr(cuda_trial, "seconds_of", seconds_of)
+    monkeypatch.setattr(cuda_trial, "turn_of", turn_of)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(cuda_trial, "_card", lambda device: "a card")
     monkeypatch.setattr(cuda_trial, "_cudnn", lambda: 9)
@@ -159,18 +160,92 @@ def test_a_trial_runs_on_the_gpu_of_its_tensors(
         yield
         current[0] = "another"
 
-    measured = cuda_trial.seconds_of
+    turn_of = cuda_trial.turn_of
 
-    def seconds_of(run: Callable[[], object]) -> float:
+    def watched(run: Callable[[], object]) -> Callable[[], float]:
         assert current == ["that of x"]
-        return measured(run)
+        turn = turn_of(run)
+
+        def watched_turn() -> float:
+            assert current == ["that of x"]
+            return turn()
+
+        return watched_turn
 
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    monkeypatch.setattr(cuda_trial, "seconds_of", seconds_of)
+    monkeypatch.setattr(cuda_trial, "turn_of", watched)
     x, weight = layer(6, 2)
     seconds += [2.0, 1.0]
     cuda_trial.fastest(linear.cuda_ways(x, 1, 2), x, weight, None, *CONV2)
     assert current == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"),
+    [
+        # Another program has the card in some of the turns.
+        ([3.0, 3.0, 3.0, 3.0, 1.0], [2.0, 2.0, 2.0, 2.0, 2.0], "grouped"),
+        ([2.0, 2.0, 2.0, 2.0, 2.0], [3.0, 1.0, 3.0, 3.0, 3.0], "column by column"),
+        # Nearly as fast is not faster.
+        ([1.0, 1.0, 1.0, 1.0, 1.0], [0.95, 0.95, 0.95, 0.95, 0.95], "grouped"),
+    ],
+)
+def test_ways_take_turns_and_the_shortest_time_counts(
+    first: list[float], second: list[float], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, taken = [("second", second), ("first", first)], list[str]()
+
+    def turn_of(run: Callable[[], object]) -> Callable[[], float]:
+        name, times = left.pop()
+        next_s = iter(times)
+
+        def turn() -> float:
+            taken.append(name)
+            return next(next_s)
+
+        return turn
+
+    monkeypatch.setattr(cuda_trial, "turn_of", turn_of)
+    x, weight = layer(6, 2)
+    ways = linear.cuda_ways(x, 1, 2)
+    assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways[chosen]
+    assert taken == ["first", "second"] * cuda_trial.TURNS
+
+
+def test_the_choice_of_a_process_that_was_first_holds(
+    seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made while this process waits for its turn."""
+    x, weight = layer(6, 2)
+    ways = linear.cuda_ways(x, 1, 2)
+    in_turn = cuda_trial.in_turn
+
+    @contextmanager
+    def waiting(lock: Path) -> Iterator[None]:
+        with in_turn(lock):
+            key = cuda_trial._key(ways, x, weight, (None, *CONV2))
+            cuda_trial._write(key, "column by column", {})
+            yield
+
+    monkeypatch.setattr(cuda_trial, "in_turn", waiting)
+    seconds += [1.0, 2.0]
+    assert cuda_trial.fastest(ways, x, weight, None, *CONV2) is ways["column by column"]
+
+
+def test_a_way_may_make_a_trial_of_its_own(seconds: list[float]) -> None:
+    """As that over crops as pixels does; it would wait for its own process for ever."""
+    x, weight = layer(6, 2)
+
+    def convolved(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return convolution(x, weight, None, *CONV2, training=True)
+
+    def ordinary(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return linear.cuda_ways(x, 1, 2)["grouped"](x, weight, None, *CONV2)
+
+    ways = {"ordinary": ordinary, "with a trial": convolved}
+    # The trial within comes before the outer one's second time.
+    seconds += [2.0, 3.0, 1.0, 1.0]
+    assert cuda_trial.fastest(ways, x, weight) is ways["with a trial"]
 
 
 def test_a_prediction_does_not_depend_on_a_trial() -> None:

@@ -14,8 +14,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -28,7 +28,10 @@ Way = Callable[..., torch.Tensor]
 WARM_UP_RUNS = 3
 """Runs before a capture, in which libraries choose their kernels and take their memory."""
 TURNS = 5
-"""Measurements of each way; the median counts."""
+"""Measurements of each way; the shortest counts."""
+MARGIN = 0.9
+"""Another way than the first must take less than this share of its time, as in `trial.py`: where
+other processes use the card, too, the times of one way differ."""
 REPLAYS = 10
 """Replays of the graph in one measurement, so that the events around them cost nothing."""
 
@@ -95,20 +98,35 @@ def _tried(
     weight: torch.Tensor,
     arguments: tuple[object, ...],
 ) -> str:
-    """Measure each way, keep the result, and return the name of the fastest one."""
-    seconds: dict[str, float] = {}
-    for name, way in ways.items():
-        try:
-            # Streams and events are those of the current GPU, which need not be that of x.
-            with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-                seconds[name] = seconds_of(with_gradients(way, x, weight, arguments))
-        # cuDNN may have no kernel for a way, or the memory may not suffice for it. The first way
-        # is the ordinary one, whose error is the user's.
-        except RuntimeError:
-            if not seconds:
-                raise
-    chosen = min(seconds, key=lambda name: seconds[name])
-    _write(key, chosen, seconds)
+    """Measure each way, keep the result, and return the name of the fastest one.
+
+    Where another process has been first, its choice holds.
+    """
+    turns: dict[str, Callable[[], float]] = {}
+    # Streams and events are those of the current GPU, which need not be that of x.
+    with torch.cuda.device_of(x), ExitStack() as held:  # type: ignore[no-untyped-call]
+        for name, way in ways.items():
+            try:
+                turns[name] = turn_of(with_gradients(way, x, weight, arguments))
+            # cuDNN may have no kernel for a way, or the memory may not suffice for it. The first
+            # way is the ordinary one, whose error is the user's.
+            except RuntimeError:
+                if not turns:
+                    raise
+        # One process after the other: on a card that they share, each would measure the others,
+        # too. Not before the graphs are there, because a way may make a trial of its own. Without a
+        # folder nothing is kept, as `_write` says.
+        with suppress(OSError):
+            _folder().mkdir(parents=True, exist_ok=True)
+            held.enter_context(in_turn(_folder().with_suffix(".lock")))
+        if (earlier := _read(key, ways)) is not None:
+            return earlier
+        # In turns: another program may take the card for a while.
+        rounds = [{name: turn() for name, turn in turns.items()} for _ in range(TURNS)]
+        seconds = {name: min(times[name] for times in rounds) for name in turns}
+        default, best = next(iter(ways)), min(seconds, key=lambda name: seconds[name])
+        chosen = best if seconds[best] < MARGIN * seconds[default] else default
+        _write(key, chosen, seconds)
     return chosen
 
 
@@ -141,8 +159,8 @@ def with_gradients(
     return run
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Measure how long a CUDA graph of `run` takes on the GPU, in seconds.
+def turn_of(run: Callable[[], object]) -> Callable[[], float]:
+    """Capture a CUDA graph of `run`; return a function that measures its seconds on the GPU.
 
     In a graph, because otherwise the host might need longer to launch the kernels than the GPU to
     compute them.
@@ -162,7 +180,7 @@ def seconds_of(run: Callable[[], object]) -> float:
         return float(first.elapsed_time(last)) / 1e3 / REPLAYS
 
     turn()  # the clock of an idle GPU is low
-    return median(turn() for _ in range(TURNS))
+    return turn
 
 
 def captured(
@@ -231,13 +249,11 @@ def _read(key: str, ways: Mapping[str, Way]) -> str | None:
 
 
 def _write(key: str, chosen: str, seconds: Mapping[str, float]) -> None:
-    """Keep a choice for later processes."""
+    """Keep a choice for later processes; called by one process after the other."""
     kept = {"key": key, "chosen": chosen, "seconds": dict(seconds)}
     try:
         _file(key).parent.mkdir(parents=True, exist_ok=True)
-        # All ranks of a machine make the same trial at the same time.
-        with in_turn(_folder().with_suffix(".lock")):
-            write_whole(_file(key), json.dumps(kept, indent=1).encode())
+        write_whole(_file(key), json.dumps(kept, indent=1).encode())
     except OSError as error:
         # The next process tries again, which takes some seconds.
         print(f"warning: the choice of a kernel is not kept: {error}", file=sys.stderr)
