@@ -23,7 +23,7 @@ from alexnet.data.augment import Preprocess, sample_augmentation
 from alexnet.data.loader import batches, epoch_order
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
-from alexnet.device import dtype_of, resolve_device
+from alexnet.device import allow_tf32, dtype_of, only_deterministic, resolve_device
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.train.sgd import ParamHyper, sgd_step, zero_velocity
@@ -245,6 +245,9 @@ def main() -> None:
     arguments = {
         key: literals.get(value, int(value) if value.isdigit() else value) for key, value in pairs
     }
+    # As `alexnet train` does: PyTorch would take TF32 for float32, and not the fastest algorithms.
+    only_deterministic(False)
+    allow_tf32(str(arguments.get("precision", "float32")))
     CANDIDATES[what](**arguments)
 
 

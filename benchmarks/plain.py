@@ -50,6 +50,12 @@ class PlainAlexNet(nn.Module):
         return self.classifier(self.features(x))
 
 
+def in_words(precision, device):
+    """The precision by its true name: PyTorch's own switches are left as they are."""
+    tf32 = device == "cuda" and precision == "float32" and torch.backends.cudnn.allow_tf32
+    return f"{precision} with convolutions in TF32" if tf32 else precision
+
+
 def main():
     what, *rest = sys.argv[1:]
     options = {"precision": "float32", "compile": "no", "layout": "nchw", "batch": 0} | dict(
@@ -85,7 +91,8 @@ def main():
             forward(x).softmax(1)
 
     net.train(what == "step")
-    note = f"torch {torch.__version__}, {options['precision']}, {options['layout']}, batch {batch}"
+    precision = in_words(options["precision"], device)
+    note = f"torch {torch.__version__}, {precision}, {options['layout']}, batch {batch}"
     wait = torch.cuda.synchronize if device == "cuda" else None
     serve(step if what == "step" else infer, batch, "images", note, wait=wait)
 

@@ -21,7 +21,7 @@ from alexnet.config import Config
 from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.store import Store
-from alexnet.device import resolve_device
+from alexnet.device import allow_tf32, only_deterministic, resolve_device
 from alexnet.distributed.mesh import ALONE
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, ConfigError
@@ -164,6 +164,9 @@ def _compare(data: Path, out: Path, steps: int, batch: int) -> None:
         seed=0,
     )
     device = resolve_device("auto")
+    # On a GPU PyTorch's convolutions would otherwise be in TF32.
+    only_deterministic(False)
+    allow_tf32("float32")
     preprocess = Preprocess(config.augment, store.statistics, config.architecture.input_px, device)
     both = []
     for name, kind in (("ours", loop), ("plain PyTorch", plain)):

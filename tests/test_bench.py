@@ -19,7 +19,7 @@ from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.provenance import code_version, describe
-from benchmarks import ours, same_training, scale, suites
+from benchmarks import ours, plain, same_training, scale, suites
 from benchmarks.__main__ import main
 from benchmarks.gpu.lab import Lab, images_for, training_config
 from benchmarks.interleave import Candidate, Result, environment, interleave
@@ -186,6 +186,32 @@ def test_our_network_does_the_work_of_an_exported_file(
     assert len(fed) == 2
     assert all(x.dtype == torch.float32 and x.is_contiguous() for x in fed)
     assert all(-120 <= float(x.min()) < -60 and 60 < float(x.max()) <= 135 for x in fed)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_our_program_is_measured_with_the_switches_of_training(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def candidate(precision: str) -> None:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark))
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "tf32")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setitem(ours.CANDIDATES, "step", candidate)
+    monkeypatch.setattr(sys, "argv", ["ours", "step", f"precision={precision}"])
+    ours.main()
+    assert seen == [(precision == "tf32", True)]
+
+
+def test_plain_pytorch_on_a_gpu_says_that_its_float32_is_tf32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert plain.in_words("float32", "cuda") == "float32 with convolutions in TF32"
+    assert plain.in_words("float32", "cpu") == "float32"
+    assert plain.in_words("bfloat16", "cuda") == "bfloat16"
 
 
 def test_our_losses_are_those_of_plain_pytorch(tmp_path: Path) -> None:
