@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from alexnet.ops import plain
 from benchmarks import same_training
 from benchmarks.gpu import correctness, steps
 from benchmarks.gpu.__main__ import STAGES, Stage, main
@@ -156,6 +157,60 @@ def test_a_stage_that_measures_nothing_has_failed(
     assert ended == code
     table = json.loads((tmp_path / "facts.json").read_text())
     assert len(table["rows"]) == 2 + measured
+
+
+def test_a_profiler_that_sees_no_kernel_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a container withholds the counters of the card."""
+    pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+    from benchmarks.gpu import longest
+
+    class Blind:
+        def __init__(self, activities: object) -> None: ...
+
+        def __enter__(self) -> Blind:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def key_averages(self) -> list[object]:
+            return []
+
+    monkeypatch.setattr(longest, "profile", Blind)
+    monkeypatch.setattr(longest, "our_step", lambda *_: lambda: None)
+    with pytest.raises(SystemExit, match="the profiler saw no kernel of: graph, loop"):
+        longest.run(Lab(tmp_path, "profile", tiny=True))
+
+
+def test_a_kernel_that_does_not_compile_leaves_the_other_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+    from benchmarks.gpu import kernels, racecheck
+
+    def broken(*arguments: object) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available")
+
+    lab = Lab(tmp_path, "kernels", tiny=True)
+    monkeypatch.setattr(kernels.triton_between, "norm_pool", broken)
+    cases = {case.name: case for case in kernels.cases(lab, 2)}
+    assert {"after conv1, Triton, forward", "dropout", "update"} <= cases.keys()
+    # The gradient has the shape of the result.
+    monkeypatch.setattr(kernels.triton_between, "norm_pool", plain.norm_pool)
+    gradients = [case for name, case in cases.items() if "Triton, and gradient" in name]
+    assert len(gradients) == 5
+    for case in gradients:
+        case.run()
+
+    run = list[str]()
+    made = [kernels.Case(name, lambda name=name: run.append(name), 0) for name in "abc"]  # type: ignore[misc]
+    made[1] = kernels.Case("b", broken, 0)
+    monkeypatch.setattr(kernels, "cases", lambda *_: made)
+    monkeypatch.setattr(racecheck, "_groups_of_maps", lambda lab: run.append("groups"))
+    with pytest.raises(SystemExit, match="failed: b"):
+        racecheck.main()
+    assert run == ["a", "c", "groups"]
 
 
 def test_a_row_is_kept_where_an_error_leaves_cuda_unusable(

@@ -45,11 +45,18 @@ def run(lab: Lab) -> None:
 
 
 def main() -> None:
-    lab = Lab(Path(), "racecheck", tiny=True)
+    lab, failed = Lab(Path(), "racecheck", tiny=True), list[str]()
     for case in kernels.cases(lab, BATCH):
-        case.run()
         print(case.name, flush=True)
+        try:
+            case.run()
+        # Anything, as in `Lab.attempt`: the other kernels may still have races.
+        except Exception as error:
+            failed.append(case.name)
+            print(f"failed: {error}", flush=True)
     _groups_of_maps(lab)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _groups_of_maps(lab: Lab) -> None:
