@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments import measures, runner
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.experiments.measures import alike, over_masks
 from alexnet.model import Network
-from alexnet.trained import Trained
+from alexnet.trained import Trained, load
 from tests.claim_stores import settings_for
 from tests.conftest import tiny_architecture
 
@@ -42,17 +42,16 @@ def test_nearest_images_of_a_network_in_bfloat16_are_found_in_float32(
 ) -> None:
     asked: list[torch.dtype] = []
 
-    def in_bfloat16(run: Path) -> tuple[Trained, Split, Split]:
-        trained, train, val = of_run(run)
+    def in_bfloat16(run: Path) -> Trained:
+        trained = load(run)
         trained.preprocess.dtype = torch.bfloat16
-        return trained, train, val
+        return trained
 
     def recorded(queries: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
         asked.extend(tensor.dtype for tensor in (queries, *rows))
         return torch.zeros(len(queries), 6, dtype=torch.int64)
 
-    of_run = measures.of_run
-    monkeypatch.setattr(measures, "of_run", in_bfloat16)
+    monkeypatch.setattr(measures, "load", in_bfloat16)
     monkeypatch.setattr(measures, "nearest", recorded)
     alike(run)
     assert asked == 4 * [torch.float32]
