@@ -44,6 +44,22 @@ AUDITED = [
 ]
 
 
+# Likewise; one seed, by the number of training images.
+BY_IMAGES = {
+    "without dropout": [5.04, 7.12, 9.48, 3.36],
+    "without random crops": [7.96, 10.92, 11.68, 5.04],
+    "without color noise": [2.00, 2.40, 1.00, 0.76],
+}
+
+
+def test_recorded_runs_give_the_audited_effects_by_number_of_images(recorded: list[Record]) -> None:
+    (record,) = (record for record in recorded if record.claim.id == "images")
+    for name, differences in BY_IMAGES.items():
+        for images, difference in zip((3100, 6250, 12500, 25000), differences, strict=True):
+            (row,) = (row for row in record.rows if f"{images:,} images, {name}" in row.effect.name)
+            assert round(row.estimate.mean, 2) == difference
+
+
 @pytest.mark.parametrize(("claim", "kind", "name", "mean", "low", "high"), AUDITED)
 def test_recorded_runs_give_the_audited_effects(
     claim: str, kind: str, name: str, mean: float, low: float, high: float, recorded: list[Record]

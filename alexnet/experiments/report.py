@@ -84,10 +84,7 @@ BY_IMAGES = (
     "the network without it errs more. "
 )
 MEANS = "A point is the mean over seeds, with its 95 % interval."
-SINGLE = (
-    "A point is one pair of runs: there is no interval, and two runs of one network can differ by "
-    "as much."
-)
+SINGLE = "A point is one pair of runs: there is no interval."
 
 LADDER = (
     "Error with the center crop, from above: one column, then each later setting on top of those "
