@@ -6,8 +6,8 @@ decides when to use them. Being PyTorch operators, they have gradients, and shap
 
 from __future__ import annotations
 
+import functools
 from ctypes import byref
-from functools import partial
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ def _pass_gradient(ctx: Any, dy: torch.Tensor, _: Any) -> tuple[torch.Tensor | N
         norm = Lrn(2 * half + 1, k, alpha) if half >= 0 else None
         window = Pool(size_px, stride, partial) if size_px else None
         between = plain.Pass(relu, norm, window, relu_after, columns)
-        formula = partial(plain.norm_pool, bias=None, between=between)
+        formula = functools.partial(plain.norm_pool, bias=None, between=between)
         return *fast.plain_gradients(formula, (x,), (True,), dy), *(None,) * 9
     dx = norm_pool_backward(x, dy, position, relu, columns, half, size_px, stride, k, alpha)
     return dx, *(None,) * 9
@@ -181,7 +181,7 @@ def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, 
     (x,), (half, k, alpha) = ctx.saved_tensors, ctx.settings
     # As in `_pass_gradient`.
     if torch.is_grad_enabled():
-        formula = partial(plain.spatial_norm, norm=SpatialNorm(2 * half + 1, k, alpha))
+        formula = functools.partial(plain.spatial_norm, norm=SpatialNorm(2 * half + 1, k, alpha))
         return *fast.plain_gradients(formula, (x,), (True,), dy), None, None, None
     return spatial_norm_backward(x, dy, half, k, alpha), None, None, None
 
