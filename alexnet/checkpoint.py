@@ -35,7 +35,7 @@ from alexnet.config import Config
 from alexnet.config_checks import check
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
-from alexnet.errors import ConfigError, RunError, nearest
+from alexnet.errors import ConfigError, RunError, nearest_name
 from alexnet.files import parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
@@ -161,7 +161,7 @@ def _checksum(tensors: Tensors, text: str) -> str:
 def _no_run(path: Path) -> str:
     """The sentence for a run that does not exist, with the nearest name in its folder."""
     run_names = [config.parent.name for config in path.parent.glob("*/config.json")]
-    meant = nearest(path.name, run_names)
+    meant = nearest_name(path.name, run_names)
     there_is = (
         f"the nearest run is {path.with_name(meant)}" if meant else "give the folder of a run"
     )

@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = device_type(name)
-    _follow_cpu_limit()
+    follow_cpu_limit()
     # PyTorch accepts the name of a missing device; only a tensor on it shows that it is missing.
     try:
         return torch.empty(1, device=name).device
@@ -48,7 +48,7 @@ def device_here(saved: str) -> str:
     return saved if available.get(device_type(saved), True) else "auto"
 
 
-def _follow_cpu_limit() -> None:
+def follow_cpu_limit() -> None:
     """Use no more threads than cores, unless the user has set a number (OMP_NUM_THREADS).
 
     PyTorch starts a thread for each core, also where a container may use only some of them.

@@ -38,7 +38,7 @@ class BusyError(AlexNetError):
     """What may pass: another process writes the store or the run, or other ranks have not come."""
 
 
-def nearest(typed: str, names: Iterable[str]) -> str | None:
+def nearest_name(typed: str, names: Iterable[str]) -> str | None:
     """The name that someone probably meant; None if none is similar."""
     return next(iter(difflib.get_close_matches(typed, names, n=1, cutoff=0.7)), None)
 
@@ -51,7 +51,7 @@ def unknown(kind: str, typed: str, names: Iterable[str]) -> str:
         names: What there is.
     """
     names = list(names)
-    meant = nearest(typed, names)
+    meant = nearest_name(typed, names)
     there_is = f"the nearest is {meant}" if meant else f"the {kind}s are {', '.join(names)}"
     return f"there is no {kind} {typed!r}; {there_is}"
 

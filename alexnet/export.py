@@ -112,7 +112,7 @@ def write_onnx(
     weights, folded = _weights(trained)
     for op in trained.net.plan:
         if op.name not in folded:
-            _step(graph, op, trained, weights)
+            _add(graph, op, trained, weights)
     # The network ends with logits; users of the file expect probabilities.
     graph.add("Flatten", axis=1)
     graph.add("Softmax", axis=1)
@@ -160,7 +160,7 @@ def layers_onnx(trained: Trained) -> bytes:
     graph, outputs = _Graph("x"), []
     weights, _ = _weights(trained, fold=False)
     for op in trained.net.plan:
-        _step(graph, op, trained, weights)
+        _add(graph, op, trained, weights)
         graph.nodes.append(helper.make_node("Identity", [graph.x], [op.name]))
         outputs.append(helper.make_tensor_value_info(op.name, TensorProto.FLOAT, None))
     px = trained.preprocess.input_px
@@ -386,18 +386,18 @@ def _by_input(of_maps: NDArray[np.float64], op: Op) -> NDArray[np.float64]:
     return rows.reshape(*shape[:2], *[1] * (len(shape) - 2))
 
 
-def _step(graph: _Graph, step: Op, trained: Trained, weights: Weights) -> None:
+def _add(graph: _Graph, op: Op, trained: Trained, weights: Weights) -> None:
     """Add the nodes of one operation of the plan."""
     architecture = trained.net.architecture
     pool = architecture.pool
     shape: dict[str, Any] = dict(
         kernel_shape=[pool.size_px] * 2, strides=[pool.stride] * 2, ceil_mode=int(pool.partial)
     )
-    match step.op:
+    match op.op:
         case "linear":
-            _linear(graph, step, weights)
+            _linear(graph, op, weights)
         case "batch_norm":
-            _batch_norm(graph, trained.net.get_submodule(step.module))
+            _batch_norm(graph, trained.net.get_submodule(op.module))
         case "activation":
             graph.add(
                 {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}[architecture.activation]
@@ -416,7 +416,7 @@ def _step(graph: _Graph, step: Op, trained: Trained, weights: Weights) -> None:
                 keep = np.array(1 - architecture.dropout.rate, np.float32)
                 graph.add("Mul", graph.x, graph.constant(keep))
         case other:
-            raise RunError(f"{step.name}: the ONNX export has no operation {other!r}")
+            raise RunError(f"{op.name}: the ONNX export has no operation {other!r}")
 
 
 def _lrn(graph: _Graph, trained: Trained) -> None:
@@ -456,26 +456,26 @@ def _batch_norm(graph: _Graph, norm: torch.nn.Module) -> None:
     graph.add("BatchNormalization", graph.x, *constants, epsilon=norm.epsilon)
 
 
-def _linear(graph: _Graph, step: Op, weights: Weights) -> None:
+def _linear(graph: _Graph, op: Op, weights: Weights) -> None:
     """Add a convolutional, locally connected or fully connected layer."""
-    weight, bias = (array.astype(np.float32) for array in weights[step.layer.name])
-    match step.layer:
+    weight, bias = (array.astype(np.float32) for array in weights[op.layer.name])
+    match op.layer:
         case Conv(stride=stride, pad=(before, after)):
             where: dict[str, Any] = dict(
-                strides=[stride] * 2, pads=[before, before, after, after], group=step.columns
+                strides=[stride] * 2, pads=[before, before, after, after], group=op.columns
             )
             graph.add("Conv", graph.x, graph.constant(weight), graph.constant(bias), **where)
         case Local(pad=(before, after)):
             _local(graph, weight, bias, [before, before, after, after])
         case FullyConnected():
             graph.add("Flatten", axis=1)
-            if step.columns == 1:
+            if op.columns == 1:
                 graph.add("Gemm", graph.x, graph.constant(weight), graph.constant(bias), transB=1)
                 return
             # `group` does for a convolution what must be written out for a matrix product.
-            parts = graph.add("Split", outputs=step.columns, axis=1, num_outputs=step.columns)
+            parts = graph.add("Split", outputs=op.columns, axis=1, num_outputs=op.columns)
             column_weights = zip(
-                parts, np.split(weight, step.columns), np.split(bias, step.columns), strict=True
+                parts, np.split(weight, op.columns), np.split(bias, op.columns), strict=True
             )
             outputs = [
                 graph.add("Gemm", x, graph.constant(w), graph.constant(b), transB=1)

@@ -25,7 +25,7 @@ Format = Literal["table", "json", "csv", "timeloop", "scalesim", "maestro", "zig
 COUNTS = ("parameters", "neurons", "multiply_adds")
 
 
-def dense(architecture: Architecture) -> Architecture:
+def dense_architecture(architecture: Architecture) -> Architecture:
     """The architecture without columns: every filter sees all maps of the layer before."""
     return replace(architecture, columns=1)
 

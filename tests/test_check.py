@@ -13,7 +13,7 @@ import torch
 
 from alexnet import cli, environment, native
 from alexnet.cli import main
-from alexnet.environment import Part, parts
+from alexnet.environment import Component, components
 from tests.commands import refused
 
 
@@ -22,14 +22,14 @@ def test_check_without_arguments_has_a_line_for_each_part(
 ) -> None:
     main(["check"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == [part.name for part in parts()]
+    assert [line.split("  ")[0] for line in lines] == [part.name for part in components()]
     assert lines[0].startswith("alexnet ") and "  ok  alexnet 0." in lines[0]
     (line,) = (line for line in lines if line.startswith("PyTorch"))
     assert torch.__version__ in line
 
 
-def part(name: str) -> Part:
-    (found,) = (each for each in parts() if each.name == name)
+def part(name: str) -> Component:
+    (found,) = (each for each in components() if each.name == name)
     return found
 
 
@@ -59,7 +59,7 @@ def test_package_that_is_too_old_is_named_with_the_command_that_mends_it(
 
     monkeypatch.setattr(metadata, "version", version)
     mended = f"numpy 1.26.4: {sys.executable} -m pip install 'numpy>=2.0'"
-    assert part("packages") == Part("packages", False, f"too old or missing: {mended}")
+    assert part("packages") == Component("packages", False, f"too old or missing: {mended}")
 
     def fails(arguments: list[str]) -> None:
         raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.4")
@@ -81,7 +81,7 @@ def test_missing_and_full_folders_are_no_error(
     assert part("disk of the cache").text.endswith(f"free in {tmp_path}")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2**20))
-    assert part("disk here") == Part("disk here", False, "0.0 GiB free in .")
+    assert part("disk here") == Component("disk here", False, "0.0 GiB free in .")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert part("disk here").text == ". cannot be written"
     exists = Path.exists
@@ -92,7 +92,9 @@ def test_missing_and_full_folders_are_no_error(
         return exists(path, **options)
 
     monkeypatch.setattr(Path, "exists", refused_here)
-    assert part("disk here") == Part("disk here", False, ". cannot be read (Permission denied)")
+    assert part("disk here") == Component(
+        "disk here", False, ". cannot be read (Permission denied)"
+    )
 
 
 def test_packages_without_metadata_and_failing_drivers_are_no_error(
@@ -109,5 +111,5 @@ def test_packages_without_metadata_and_failing_drivers_are_no_error(
     monkeypatch.setattr(torch.cuda, "get_device_name", fails)
     monkeypatch.setattr(environment.metadata, "version", not_found)
     assert part("GPU").text == "cannot be used: CUDA error: out of memory"
-    assert part("kernels") == Part("kernels", False, "the GPU cannot be asked for its name")
+    assert part("kernels") == Component("kernels", False, "the GPU cannot be asked for its name")
     assert "simplejpeg of unknown version" in part("decoders").text

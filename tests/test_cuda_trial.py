@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from alexnet import native
-from alexnet.environment import parts
+from alexnet.environment import components
 from alexnet.ops import convolution, cuda_trial, linear, trial
-from alexnet.ops.cuda_trial import Way
+from alexnet.ops.cuda_trial import CudaWay
 
 CONV2, CONV1 = (1, (2, 2), 2), (4, (0, 3), 1)
 """Stride, padding and columns of two layers of the paper."""
@@ -31,7 +31,7 @@ def layer(channels: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def timed_kernels() -> str:
     """What `alexnet check` says of them."""
-    return next(part.text for part in parts() if part.name == "kernels")
+    return next(part.text for part in components() if part.name == "kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ def test_training_takes_the_faster_way_of_one_trial(
 ) -> None:
     taken: list[int] = []
 
-    def ways(*arguments: object) -> dict[str, Way]:
-        def way(number: int) -> Way:
+    def ways(*arguments: object) -> dict[str, CudaWay]:
+        def way(number: int) -> CudaWay:
             def run(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
                 taken.append(number)
                 return x.sum() * weight.sum()

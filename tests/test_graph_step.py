@@ -213,8 +213,8 @@ def test_crops_are_in_blocks_where_a_trial_finds_that_faster(
     given: list[tuple[object, ...]] = []
 
     def fastest(
-        ways: dict[str, cuda_trial.Way], x: torch.Tensor, weight: torch.Tensor, *rest: object
-    ) -> cuda_trial.Way:
+        ways: dict[str, cuda_trial.CudaWay], x: torch.Tensor, weight: torch.Tensor, *rest: object
+    ) -> cuda_trial.CudaWay:
         if faster not in ways:  # the trial of the convolution itself
             return next(iter(ways.values()))
         given.append(rest)

@@ -212,13 +212,13 @@ def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that are walked through."""
-    folders, walk = list[Path](), tables.image_files
+    folders, walk = list[Path](), tables.images_below
 
     def walking(folder: Path) -> list[Path]:
         folders.append(folder)
         return walk(folder)
 
-    monkeypatch.setattr(tables, "image_files", walking)
+    monkeypatch.setattr(tables, "images_below", walking)
     return folders
 
 

@@ -15,7 +15,7 @@ import yaml
 from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.cli import main
-from alexnet.layer_tables import dense
+from alexnet.layer_tables import dense_architecture
 from tests.commands import printed, refused
 
 CONVOLUTIONS = {
@@ -238,7 +238,7 @@ def test_page_about_60_million_has_the_numbers_of_the_plan() -> None:
     architecture = recipes.paper().architecture
     with_columns, without = (
         [op for op in plan(each) if op.op == "linear"]
-        for each in (architecture, dense(architecture))
+        for each in (architecture, dense_architecture(architecture))
     )
     rows = {}
     for line in page().splitlines():

@@ -127,7 +127,7 @@ def test_change_that_is_stopped_before_the_training_is_logged_when_it_is_made_ag
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "training_source", stopped)
+        patch.setattr(loop, "training_split", stopped)
         resume(copied_run, epochs=4)
     assert read_config(copied_run) == before
     resume(copied_run, epochs=4)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet import checkpoint, native
 from alexnet.config import Architecture, Conv, FullyConnected, Parallel, StepSchedule
-from alexnet.environment import parts
+from alexnet.environment import components
 from alexnet.model import Network
 from alexnet.ops import (
     blocks,
@@ -511,7 +511,7 @@ def test_choices_that_another_thread_replaces_are_no_error(
 
 def test_check_says_what_was_timed(clock: Clock) -> None:
     def line() -> str:
-        return next(part.text for part in parts() if part.name == "products")
+        return next(part.text for part in components() if part.name == "products")
 
     assert line().startswith("none timed yet")
     way_of(clock)

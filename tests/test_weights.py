@@ -30,7 +30,7 @@ from alexnet.weights.files import read
 from alexnet.weights.identify import identify
 from alexnet.weights.importing import import_weights
 from alexnet.weights.layouts import (
-    dense,
+    dense_filters,
     grouped,
     split,
     to_caffe,
@@ -161,7 +161,7 @@ def test_grouped_kernels_equal_two_layers_and_one_with_zeros() -> None:
     weight, bias = rng.standard_normal((12, 4, 3, 3)), rng.standard_normal(12)
     x = rng.standard_normal((2, 8, 9, 9))
     want = frameworks.conv(x, weight, bias, 1, 1, group=2)
-    full = dense(weight, 2)
+    full = dense_filters(weight, 2)
     assert full.shape == (12, 8, 3, 3)
     np.testing.assert_allclose(frameworks.conv(x, full, bias, 1, 1), want, atol=1e-12)
     parts = [

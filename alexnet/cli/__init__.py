@@ -18,7 +18,7 @@ from typing import NoReturn, get_args
 
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
-from alexnet.errors import AlexNetError, nearest, unknown
+from alexnet.errors import AlexNetError, nearest_name, unknown
 from alexnet.program import command
 from alexnet.terminal import discard_stdout, entry, printable, wrapped
 
@@ -111,8 +111,8 @@ def _no_verb(typed: str) -> str:
     """The sentence for a verb that does not exist."""
     from alexnet.cli.figure import Kind
 
-    figure = nearest(typed, get_args(Kind))
-    if figure and not nearest(typed, VERBS):
+    figure = nearest_name(typed, get_args(Kind))
+    if figure and not nearest_name(typed, VERBS):
         return f"there is no verb {typed!r}; it is a figure: {command('figure', figure, 'RUN')}"
     return unknown("verb", typed, VERBS)
 

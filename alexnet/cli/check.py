@@ -59,9 +59,9 @@ def check(arguments: list[str]) -> None:
 
 
 def _check_environment() -> None:
-    from alexnet.environment import parts
+    from alexnet.environment import components
 
-    known = parts()
+    known = components()
     width = max(len(part.name) for part in known)
     for part in known:
         print(f"{part.name:{width}}  {'ok' if part.ok else '--'}  {part.text}")

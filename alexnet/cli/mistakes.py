@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from itertools import takewhile
 
-from alexnet.errors import AlexNetError, nearest
+from alexnet.errors import AlexNetError, nearest_name
 from alexnet.program import command
 
 TAKES = {"INT": "a whole number", "FLOAT": "a number", "STR": "a text", "PATH": "a path"}
@@ -62,7 +62,7 @@ def sentence(box: str) -> str:
         r"invalid choice '(.*)' for argument '(.*?)'\. Expected one of (.*)", text
     ):
         choices = match[3].strip("(),. ").replace("'", "")
-        meant = nearest(match[1], choices.split(", "))
+        meant = nearest_name(match[1], choices.split(", "))
         return (
             f"{match[2]} cannot be {match[1]}; "
             + (f"the nearest is {meant}; " if meant else "")

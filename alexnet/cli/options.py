@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from alexnet.errors import AlexNetError, nearest
+from alexnet.errors import AlexNetError, nearest_name
 from alexnet.program import command
 from alexnet.terminal import entry, paragraphs, together, wrapped
 
@@ -302,7 +302,7 @@ def _meant(typed: str, names: Mapping[str, bool]) -> str | None:
         if not any(part.isdecimal() for part in name.split(".")):
             candidates.setdefault(name.rpartition(".")[2], name)
     candidates |= {short: name for short, name in ACCEPTED.items() if name in names}
-    meant = nearest(typed, candidates)
+    meant = nearest_name(typed, candidates)
     return candidates[meant] if meant else None
 
 

@@ -25,7 +25,7 @@ from alexnet.cli.options import (
 )
 from alexnet.cli.settings import SUMMARY_GROUPS, recipe_lines, short_help, with_full_help
 from alexnet.config import Config
-from alexnet.layer_tables import Format, dense, note, text
+from alexnet.layer_tables import Format, dense_architecture, note, text
 from alexnet.program import command
 from alexnet.saved_config import read_file
 
@@ -87,7 +87,7 @@ def summary(arguments: list[str]) -> None:
             default=base,
             config=(AvoidSubcommands, FlagConversionOff),
         )
-    architecture = dense(config.architecture) if a.dense else config.architecture
+    architecture = dense_architecture(config.architecture) if a.dense else config.architecture
     ops = plan(architecture)
     if a.format == "table":
         _print_table(ops)

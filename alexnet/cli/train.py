@@ -35,7 +35,7 @@ from alexnet.cli.settings import (
 )
 from alexnet.config import Config, scaled
 from alexnet.distributed.restart import heard_on_each_machine, is_first
-from alexnet.errors import AlexNetError, nearest, unknown
+from alexnet.errors import AlexNetError, nearest_name, unknown
 from alexnet.program import command
 from alexnet.saved_config import read_file
 from alexnet.terminal import together, wrapped
@@ -279,7 +279,7 @@ def base_config(name: str) -> Config:
             f"{name} is a file; give a folder of images, a recipe, or the config.json of a run"
         )
     if name not in recipes.__all__:
-        meant = nearest(name, recipes.__all__)
+        meant = nearest_name(name, recipes.__all__)
         raise AlexNetError(
             f"{name!r} is neither a recipe nor a folder that exists; "
             + (f"the nearest recipe is {meant}; " if meant else "")

@@ -106,14 +106,14 @@ def mix(
         with their shares (N,).
     """
 
-    def on_device(values: NDArray[np.float32] | NDArray[np.int64]) -> torch.Tensor:
+    def sent(values: NDArray[np.float32] | NDArray[np.int64]) -> torch.Tensor:
         return moved(torch.from_numpy(values), images.device)
 
-    share, side = on_device(mixing.share), on_device(mixing.side_px)[:, None]
+    share, side = sent(mixing.share), sent(mixing.side_px)[:, None]
     along = torch.arange(images.shape[2], device=images.device)
     in_rows, in_columns = (
         (along >= first) & (along < first + side)
-        for first in (on_device(mixing.top)[:, None], on_device(mixing.left)[:, None])
+        for first in (sent(mixing.top)[:, None], sent(mixing.left)[:, None])
     )
     inside = (in_rows[:, :, None] & in_columns[:, None, :]).to(images.dtype)
     # A square is pasted whole; without one, every pixel gets the share.

@@ -15,10 +15,12 @@ from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split
 from alexnet.errors import ConfigError
 
-Source = Split | ResidentSplit | GpuDecodedSplit
+TrainingSplit = Split | ResidentSplit | GpuDecodedSplit
 
 
-def training_source(config: Config, split: Split, device: torch.device, workers: int) -> Source:
+def training_split(
+    config: Config, split: Split, device: torch.device, workers: int
+) -> TrainingSplit:
     """Return the images of a split as the config wants them: decoded once, by a GPU, or by threads.
 
     Args:
@@ -43,7 +45,7 @@ def training_source(config: Config, split: Split, device: torch.device, workers:
 
 
 def epoch_batches(
-    source: Source,
+    source: TrainingSplit,
     order: Indices,
     batch: int,
     workers: int,

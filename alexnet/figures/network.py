@@ -32,7 +32,7 @@ TEXT_WIDTH = 1.28
 
 
 @dataclass(frozen=True)
-class Box:
+class DrawnLayer:
     """The maps of a layer in one column: (x, y) is the lower left corner of the front."""
 
     x: float
@@ -110,7 +110,7 @@ def network(architecture: Architecture) -> Figure:
     return figure
 
 
-def _boxes(layers: list[Op], architecture: Architecture) -> list[list[Box]]:
+def _boxes(layers: list[Op], architecture: Architecture) -> list[list[DrawnLayer]]:
     """Place the image and the output of each layer: a list of boxes, one for each column."""
     shapes = [layers[0].in_shape, *(op.shape for op in layers)]
     widest = max(shape[1] for shape in shapes)
@@ -139,7 +139,7 @@ def _boxes(layers: list[Op], architecture: Architecture) -> list[list[Box]]:
         ]
         boxes.append(
             [
-                Box(
+                DrawnLayer(
                     x,
                     center - (height + slant + ROW_GAP) / 2 + LINE,
                     thick,
@@ -155,7 +155,7 @@ def _boxes(layers: list[Op], architecture: Architecture) -> list[list[Box]]:
     return boxes
 
 
-def _draw_box(ax: Axes, box: Box) -> None:
+def _draw_box(ax: Axes, box: DrawnLayer) -> None:
     x, y = box.x, box.y
     t, h = box.thick, box.height
     s = box.slant
@@ -175,7 +175,7 @@ def _draw_box(ax: Axes, box: Box) -> None:
         ax.text(x - 0.07, y + 0.02, f"{box.side_px}", ha="right", va="bottom", **small)
 
 
-def _draw_connection(ax: Axes, op: Op, source: Box, target: Box, color: str) -> None:
+def _draw_connection(ax: Axes, op: Op, source: DrawnLayer, target: DrawnLayer, color: str) -> None:
     """Draw how a layer sees the maps of one box: through a filter, or as a whole."""
     if isinstance(op.layer, FullyConnected):
         # From the upper and lower end of what it sees to those of the layer: all with all.

@@ -63,7 +63,7 @@ def _sizes(names: str) -> list[tuple[str, type]]:
     return [(name, Size) for name in names.split()]
 
 
-class Pass(ctypes.Structure):
+class PassSettings(ctypes.Structure):
     """Arguments of the pass between two convolutions; described in kernels.cpp."""
 
     _fields_ = [
@@ -91,8 +91,8 @@ SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 # ctypes converts and checks arguments by these lists; without them it would pass every integer as
 # 32 bits, pointers included.
 OPERATORS: dict[str, ArgTypes] = {
-    "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
-    "pass_backward": [Pointer, Pointer, Pointer, Pointer, ctypes.POINTER(Pass)],
+    "pass_forward": [Pointer, Pointer, Pointer, ctypes.POINTER(PassSettings)],
+    "pass_backward": [Pointer, Pointer, Pointer, Pointer, ctypes.POINTER(PassSettings)],
     "spatial_forward": [Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "spatial_backward": [Pointer, Pointer, Pointer, Size, Size, Size, Size, Size, Real, Real],
     "crop": [*[Pointer] * 9, ctypes.POINTER(Crop)],

@@ -98,7 +98,7 @@ def norm_pool(
         The result, and for the gradient the position of each maximum in its window, uint8.
     """
     y, position = _empty_results(x, relu, columns, half, size_px, stride, partial)
-    settings = native.Pass(
+    settings = native.PassSettings(
         *_sizes(x), relu, columns, half, size_px, stride, *y.shape[2:], relu_after, k, alpha
     )
     _call("pass_forward", (x, y, position), byref(settings))
@@ -122,7 +122,7 @@ def norm_pool_backward(
     # `empty_like` keeps the channels-last format, which the kernel writes.
     dx = torch.empty_like(x)
     # No second ReLU: a maximum that it cuts off has no position.
-    settings = native.Pass(
+    settings = native.PassSettings(
         *_sizes(x), relu, columns, half, size_px, stride, *dy.shape[2:], False, k, alpha
     )
     _call("pass_backward", (x, _channels_last(dy), position, dx), byref(settings))

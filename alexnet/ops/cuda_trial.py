@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from alexnet.files import in_turn, parse_json, user_cache, write_whole
 
-Way = Callable[..., torch.Tensor]
+CudaWay = Callable[..., torch.Tensor]
 """Computes a result from x, a weight, and further arguments that are not tensors."""
 
 WARM_UP_RUNS = 3
@@ -45,8 +45,8 @@ def possible(x: torch.Tensor) -> bool:
 
 
 def fastest(
-    ways: Mapping[str, Way], x: torch.Tensor, weight: torch.Tensor, *arguments: object
-) -> Way:
+    ways: Mapping[str, CudaWay], x: torch.Tensor, weight: torch.Tensor, *arguments: object
+) -> CudaWay:
     """Return the fastest of the ways to compute a result from x, a weight and further arguments.
 
     Args:
@@ -67,7 +67,10 @@ def fastest(
 
 
 def _key(
-    ways: Mapping[str, Way], x: torch.Tensor, weight: torch.Tensor, arguments: tuple[object, ...]
+    ways: Mapping[str, CudaWay],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    arguments: tuple[object, ...],
 ) -> str:
     """What a choice depends on, in words."""
     tensors = [
@@ -93,7 +96,7 @@ def _cudnn() -> int | None:
 
 def _tried(
     key: str,
-    ways: Mapping[str, Way],
+    ways: Mapping[str, CudaWay],
     x: torch.Tensor,
     weight: torch.Tensor,
     arguments: tuple[object, ...],
@@ -131,7 +134,7 @@ def _tried(
 
 
 def with_gradients(
-    way: Way, x: torch.Tensor, weight: torch.Tensor, arguments: tuple[object, ...]
+    way: CudaWay, x: torch.Tensor, weight: torch.Tensor, arguments: tuple[object, ...]
 ) -> Callable[[], object]:
     """Return a function that computes a result and the gradients that a training step needs."""
     with torch.inference_mode(False):
@@ -238,7 +241,7 @@ def _parsed(file: Path) -> tuple[str, str]:
     return str(entries.get("key", "")), str(entries.get("chosen", ""))
 
 
-def _read(key: str, ways: Mapping[str, Way]) -> str | None:
+def _read(key: str, ways: Mapping[str, CudaWay]) -> str | None:
     """Return the choice of an earlier process; None without one, or if the file is damaged."""
     try:
         key_there, chosen = _parsed(_file(key))

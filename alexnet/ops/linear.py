@@ -68,7 +68,7 @@ def _convolution(
         by_tiles = way.method in ("tiles", "own tiles")
         if by_tiles and winograd.takes(x, weight, stride, pad, columns):
             return winograd.conv2d(x, weight, bias, columns, way.method == "own tiles").to(dtype)
-    on_cuda: cuda_trial.Way = _grouped
+    on_cuda: cuda_trial.CudaWay = _grouped
     # Tiles are allowed in training, and only there a trial is worth its time.
     if way.method == "tiles" and cuda_trial.possible(x) and fast.unobserved(x, weight):
         ways = cuda_ways(x, stride, columns)
@@ -76,12 +76,12 @@ def _convolution(
     return on_cuda(x, weight, bias, stride, pad, columns).to(dtype)
 
 
-def cuda_ways(x: torch.Tensor, stride: int, columns: int) -> dict[str, cuda_trial.Way]:
+def cuda_ways(x: torch.Tensor, stride: int, columns: int) -> dict[str, cuda_trial.CudaWay]:
     """The ways to compute a convolution of x on CUDA; a trial finds the fastest one.
 
     cuDNN may have no kernels with tensor cores for groups, nor for three channels.
     """
-    ways: dict[str, cuda_trial.Way] = {"grouped": _grouped}
+    ways: dict[str, cuda_trial.CudaWay] = {"grouped": _grouped}
     if columns > 1:
         ways["column by column"] = _column_by_column
     elif blocks.suits(x.shape[1], stride):

@@ -32,7 +32,7 @@ from alexnet.data.device_feed import moved
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.mixing import mix, mixes, sample_mixing
 from alexnet.data.store import Split, Store
-from alexnet.data.training_feed import epoch_batches, training_source
+from alexnet.data.training_feed import epoch_batches, training_split
 from alexnet.device import (
     allow_tf32,
     device_here,
@@ -384,7 +384,7 @@ def _train(
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
     workers = decoding_threads(config.workers, device.type)
-    source = training_source(config, train, device, workers)
+    source = training_split(config, train, device, workers)
     reshuffled = config.order == "shuffled"
     preprocess = Preprocess(
         config.augment,

@@ -16,7 +16,7 @@ import numpy as np
 from alexnet.weights.operations import Array, Arrays, Operation, WeightFile
 from alexnet.weights.protobuf import Budget, Malformed, Message, Unsupported, field, shaped
 
-KINDS = {
+KIND_OF_TYPE = {
     "Convolution": "linear",
     "InnerProduct": "linear",
     "ReLU": "activation",
@@ -130,7 +130,7 @@ def _operation(layer: Message, numbers: _Numbers) -> Operation:
         kind = layer.text(numbers.type)
     convolution = kind == "Convolution"
     settings: dict[str, float] = {}
-    ours, unlike, transposed = KINDS.get(kind, kind), False, False
+    ours, unlike, transposed = KIND_OF_TYPE.get(kind, kind), False, False
     match kind:
         case "Convolution":
             m = layer.message(numbers.convolution)
@@ -206,7 +206,7 @@ def write(
     input_px: int | None = None,
 ) -> bytes:
     """Write a NetParameter with the shape of the input, the operations and their blobs."""
-    types = {kind: name for name, kind in KINDS.items() if kind != "linear"}
+    types = {kind: name for name, kind in KIND_OF_TYPE.items() if kind != "linear"}
     content = [field(1, name)]
     if input_px is not None:
         sides = b"".join(field(1, side) for side in (1, 3, input_px, input_px))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from alexnet.architecture import Op, plan, pooled_px
 from alexnet.config import Architecture, Config, Conv, Dropout, Lrn, Pool
 from alexnet.errors import ConfigError, RunError
-from alexnet.layer_tables import dense
+from alexnet.layer_tables import dense_architecture
 from alexnet.weights.compare import answers
 from alexnet.weights.layouts import Named, grouped, name_parameters
 from alexnet.weights.nets import NETS, Net
@@ -159,7 +159,7 @@ def _compared(file: WeightFile, named: Named, net: Net) -> Candidate | tuple[int
     """
     config = net.config()
     forms = [config] + (
-        [replace(config, architecture=dense(config.architecture))]
+        [replace(config, architecture=dense_architecture(config.architecture))]
         if config.architecture.columns > 1
         else []
     )

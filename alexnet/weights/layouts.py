@@ -92,7 +92,7 @@ def to_caffe(weights: Mapping[str, Array], groups: str = "keep", columns: int = 
             weight = with_channels_reversed(weight)
         parts = {name: (weight, bias)}
         if name in grouped and groups == "dense":
-            parts = {name: (dense(weight, columns), bias)}
+            parts = {name: (dense_filters(weight, columns), bias)}
         elif name in grouped and groups == "split":
             pairs = split(weight, bias, columns)
             letters = string.ascii_lowercase
@@ -131,7 +131,7 @@ def split(weight: Array, bias: Array, columns: int) -> list[tuple[Array, Array]]
     return list(zip(np.split(weight, columns), np.split(bias, columns), strict=True))
 
 
-def dense(weight: Array, columns: int) -> Array:
+def dense_filters(weight: Array, columns: int) -> Array:
     """Fill grouped filters with zeros, for a layer that sees the maps of all columns.
 
     Args:
@@ -149,7 +149,7 @@ def dense(weight: Array, columns: int) -> Array:
 
 
 def grouped(weight: Array, columns: int) -> Array | None:
-    """Take the zeros out of dense filters; the inverse of `dense`.
+    """Take the zeros out of dense filters; the inverse of `dense_filters`.
 
     Returns:
         (outputs, inputs / columns, ...); None if columns see each other in it.

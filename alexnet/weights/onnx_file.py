@@ -15,7 +15,7 @@ import numpy as np
 from alexnet.weights.operations import Array, Arrays, Operation, WeightFile
 from alexnet.weights.protobuf import Budget, Malformed, Message, Unsupported, shaped
 
-KINDS = {
+KIND_OF_NODE = {
     "Conv": "linear",
     "Gemm": "linear",
     "MatMul": "linear",
@@ -137,7 +137,7 @@ def _operations(
         elif node.kind not in HARMLESS and (seen_layer or not _is_of_images(node, integers)):
             yield _described(node, arrays)
         value = output
-        seen_layer = seen_layer or KINDS.get(node.kind) == "linear"
+        seen_layer = seen_layer or KIND_OF_NODE.get(node.kind) == "linear"
 
 
 def _spatial_norm(nodes: list[_Node], value: str, arrays: Arrays) -> Operation | None:
@@ -200,7 +200,7 @@ def _all_equal(operations: list[Operation | None]) -> bool:
 
 def _described(node: _Node, arrays: Arrays) -> Operation:
     """Describe a node that takes one value and constants."""
-    kind = KINDS.get(node.kind, node.kind)
+    kind = KIND_OF_NODE.get(node.kind, node.kind)
     if why := _not_square(node):
         return Operation(f"{node.kind} with {why}", node.name)
     names = [name for name in node.inputs if name in arrays]

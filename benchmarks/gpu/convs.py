@@ -72,7 +72,7 @@ def _dense(
 
 
 def _measured(
-    way: cuda_trial.Way,
+    way: cuda_trial.CudaWay,
     x: torch.Tensor,
     weight: torch.Tensor,
     settings: tuple[int, tuple[int, int], int],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet.data.classes import ClassList, with_words
-from alexnet.data.sources.source import Options, Row, Source, is_image, streamed_with_val
+from alexnet.data.sources.source import Options, Source, StreamedImage, is_image, streamed_with_val
 from alexnet.data.sources.tars import open_tar
 from alexnet.errors import DataError
 
@@ -27,7 +27,7 @@ def class_tars(folder: Path, options: Options = Options()) -> Source:
             f"{folder} has {len(tars)} tar files; at least 2 are needed, one for each class"
         )
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[StreamedImage]:
         # One tar after the other: an item's place in the order must not change between runs.
         for label, path in enumerate(tars):
             count = 0

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from alexnet.data.sources.source import (
     Options,
-    Row,
     Source,
     SourceSplit,
+    StreamedImage,
     UnreadableImage,
     check_size,
     split_name,
@@ -292,7 +292,7 @@ def _train_split(archive: Path, wnids: tuple[str, ...], counts: dict[str, int]) 
             "again, of one year"
         )
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[StreamedImage]:
         with open_tar(archive) as members:
             for member in members:
                 wnid = Path(member.name).stem
@@ -322,7 +322,7 @@ def _flat_split(name: str, archive: Path, labels: list[int]) -> SourceSplit:
         numbers = [number_of(Path(member.name).name) for member in members]
     check_numbers(numbers, len(labels), archive)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[StreamedImage]:
         with open_tar(archive) as members:
             for member in members:
                 # The archive need not be in the order of the numbers.

@@ -148,7 +148,7 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def image_files(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Return the paths below a folder that have names of images and are not folders, in order.
 
     Links that lead nowhere, pipes and the like are among them: reading them fails, so that they
@@ -419,11 +419,13 @@ def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSp
     return train, listed("val", [file for i, file in enumerate(files) if i in chosen])
 
 
-Row = tuple[str, int, Callable[[], bytes]]
+StreamedImage = tuple[str, int, Callable[[], bytes]]
 """Name and label of an image, and its reader, which is valid only until the next row is taken."""
 
 
-def streamed(name: str, count: int | None, rows: Callable[[], Iterator[Row]]) -> SourceSplit:
+def streamed(
+    name: str, count: int | None, rows: Callable[[], Iterator[StreamedImage]]
+) -> SourceSplit:
     """Return a split of an archive that is read from front to back.
 
     The images are read by the thread that walks through the rows, because a tar file has only one
@@ -447,7 +449,7 @@ def _read_now(read: Callable[[], bytes]) -> Callable[[], bytes]:
 
 
 def streamed_with_val(
-    rows: Callable[[], Iterator[Row]], options: Options
+    rows: Callable[[], Iterator[StreamedImage]], options: Options
 ) -> tuple[SourceSplit, ...]:
     """Return a training split, and a validation split of `val_fraction` of each class.
 
@@ -466,8 +468,8 @@ def streamed_with_val(
         # Below 1 - `fraction`: one step further is not beyond the next whole number yet.
         return (1 - fraction) * float(np.random.default_rng([options.seed, label]).random())
 
-    def part(held_out: bool) -> Callable[[], Iterator[Row]]:
-        def chosen() -> Iterator[Row]:
+    def part(held_out: bool) -> Callable[[], Iterator[StreamedImage]]:
+        def chosen() -> Iterator[StreamedImage]:
             count: Counter[int] = Counter()
             for row in rows():
                 number = count[row[1]]

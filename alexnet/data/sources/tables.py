@@ -25,7 +25,7 @@ from alexnet.data.sources.source import (
     Options,
     Source,
     composed,
-    image_files,
+    images_below,
     is_hidden,
     is_image,
     listed_splits,
@@ -55,7 +55,7 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = image_files(folder)
+        self.files = images_below(folder)
         # A dictionary of all endings: to search all files for each row would take (rows x files)
         # steps.
         self._by_name: dict[str, Path | None] = {}
@@ -80,7 +80,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class TableRow:
+class LabelRow:
     """One line of a table.
 
     Attributes:
@@ -101,7 +101,7 @@ class Table:
     """A table of labels, and the file that contains it."""
 
     path: Path
-    rows: tuple[TableRow, ...]
+    rows: tuple[LabelRow, ...]
 
 
 def candidates(folders: Iterable[Path]) -> list[Path]:
@@ -202,7 +202,7 @@ def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
 
 def _table_rows(
     path: Path, lines: list[tuple[int, list[str]]], name: int, images: Images
-) -> Iterator[TableRow]:
+) -> Iterator[LabelRow]:
     """Yield the rows of a table whose column `name` names images."""
     width = max(len(fields) for _, fields in lines)
     # Short lines are filled up, so that every row has every column.
@@ -244,7 +244,7 @@ def _table_rows(
                 f"{path}, line {line}, has a label that is not UTF-8; save the table as UTF-8"
             )
         row_split = None if split is None else _split(path, line, fields[split])
-        yield TableRow(line, fields[name], boxes[1] if boxes else text, row_split)
+        yield LabelRow(line, fields[name], boxes[1] if boxes else text, row_split)
 
 
 def _split(path: Path, line: int, word: str) -> str:
@@ -260,14 +260,14 @@ Labels = dict[Path, str]
 """The label of each image, "" if it has none."""
 
 
-def match_images(table: Table, images: Images) -> list[tuple[TableRow, Path]]:
+def match_images(table: Table, images: Images) -> list[tuple[LabelRow, Path]]:
     """Return the rows of a table with their images.
 
     Raises:
         DataError: If rows do not name an image, or an image has two labels.
     """
-    matched: list[tuple[TableRow, Path]] = []
-    lost: list[TableRow] = []
+    matched: list[tuple[LabelRow, Path]] = []
+    lost: list[LabelRow] = []
     labels: Labels = {}
     for row in table.rows:
         path = images.find(row.name)

@@ -23,8 +23,8 @@ from alexnet.data.classes import (
 from alexnet.data.sources.source import (
     SPLIT_NAMES,
     Options,
-    Row,
     Source,
+    StreamedImage,
     UnreadableImage,
     is_hidden,
     is_image,
@@ -239,10 +239,10 @@ def _names_of_numbers(folder: Path, largest: int) -> list[str]:
     return names
 
 
-def _rows(tars: list[Path], positions: Positions) -> Callable[[], Iterator[Row]]:
+def _rows(tars: list[Path], positions: Positions) -> Callable[[], Iterator[StreamedImage]]:
     """Return a function that walks through the samples of tars."""
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[StreamedImage]:
         for path in tars:
             for sample in _samples(path):
                 assert sample.label is not None  # the scan has checked that all have one
