@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from alexnet import checkpoint
 from alexnet.config import Augment
 from alexnet.cores import decoding_threads
-from alexnet.data.augment import Preprocess, evaluation_crops
+from alexnet.data.augment import evaluation_crops
 from alexnet.data.device_feed import LateResults, on_device
 from alexnet.data.loader import batches
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Split, Store
 from alexnet.distributed.launch import all_gather, scatter
 from alexnet.distributed.mesh import ALONE, Mesh

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from alexnet.architecture import Op
 from alexnet.config import Conv, FullyConnected, Local
-from alexnet.data.augment import TORCHVISION_STD, evaluation_crops
+from alexnet.data.augment import evaluation_crops
+from alexnet.data.preprocess import TORCHVISION_STD
 from alexnet.errors import RunError, not_installed
 from alexnet.files import write_whole
 from alexnet.layers import BatchNorm

@@ -25,10 +25,11 @@ from alexnet.checkpoint import read_config
 from alexnet.config import Config, Schedule, SmoothSchedule, StoreSettings, scaled
 from alexnet.config_checks import check
 from alexnet.data import sources
-from alexnet.data.augment import Preprocess, check_sizes, sample_augmentation
+from alexnet.data.augment import sample_augmentation
 from alexnet.data.manifest import is_store
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare, sample_sizes
+from alexnet.data.preprocess import Preprocess, check_sizes
 from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Source
 from alexnet.data.store import Store

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
 from alexnet.config import Architecture, Augment, Config
-from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
+from alexnet.data.augment import evaluation_crops, fixed_crop
 from alexnet.data.classes import numbered, short_names
 from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb, centre_square
 from alexnet.data.manifest import is_store
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32, dtype_of, resolve_device

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from alexnet.architecture import Op
 from alexnet.config import Architecture
-from alexnet.data.augment import Preprocess
 from alexnet.data.image import Rgb
 from alexnet.data.loader import batches
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Split
 from alexnet.errors import RunError
 from alexnet.inference import activation

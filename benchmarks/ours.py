@@ -19,8 +19,9 @@ from alexnet.config import Config, StoreSettings
 from alexnet.cores import available_cores
 from alexnet.data import prepare as preparation
 from alexnet.data import sources
-from alexnet.data.augment import Preprocess, sample_augmentation
+from alexnet.data.augment import sample_augmentation
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.sources import SourceSplit
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32, dtype_of, only_deterministic, resolve_device

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 
 from alexnet import ops, recipes
 from alexnet.config import Config
-from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
+from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.loader import Batch, batches, epoch_order
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32, only_deterministic, resolve_device
 from alexnet.distributed.mesh import ALONE

@@ -249,7 +249,7 @@ def _export(folder: Path) -> Path:
     import numpy as np
     import torch
 
-    from alexnet.data.augment import Preprocess
+    from alexnet.data.preprocess import Preprocess
     from alexnet.data.store import Statistics
     from alexnet.export import write_onnx
     from alexnet.trained import Trained

@@ -102,8 +102,9 @@ def trace(recipe: str, ranks: int = 1, in_blocks: bool = False) -> list[Trace]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from alexnet import recipes
-    from alexnet.data.augment import Preprocess, sample_augmentation
+    from alexnet.data.augment import sample_augmentation
     from alexnet.data.loader import Batch
+    from alexnet.data.preprocess import Preprocess
     from alexnet.data.store import Statistics
     from alexnet.distributed.mesh import Group, Mesh
     from alexnet.distributed.sharded import ShardedNetwork

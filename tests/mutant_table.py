@@ -4,12 +4,8 @@ from __future__ import annotations
 
 RECIPES, CONFIG, SGD = "recipes.py", "config.py", "train/sgd.py"
 PLAN, LAYERS, MODEL = "architecture.py", "layers.py", "model.py"
-LOOP, AUGMENT, EVALUATION, NORMALISE = (
-    "train/loop.py",
-    "data/augment.py",
-    "evaluation.py",
-    "ops/normalise.py",
-)
+AUGMENT, PREPROCESS = "data/augment.py", "data/preprocess.py"
+LOOP, EVALUATION, NORMALISE = "train/loop.py", "evaluation.py", "ops/normalise.py"
 
 EFFECTS, STATISTICS = "experiments/effects.py", "experiments/estimates.py"
 ILSVRC = "data/sources/ilsvrc.py"
@@ -27,7 +23,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("data/prepare.py", "STORED_PX = 256", "STORED_PX = 255"),
     ],
     "The mean activity over the training set": [
-        (AUGMENT, ".float() - mean", ".float() + mean"),
+        (PREPROCESS, ".float() - mean", ".float() + mean"),
         (
             "data/pixel_sums.py",
             "self.pixels / max(1, self.images)",
@@ -37,7 +33,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "original: the center crop of the mean": [
         (RECIPES, 'Augment(chunk=32, mean="centre", colour=', "Augment(chunk=32, colour="),
-        (AUGMENT, "half = (stored_px - input_px) // 2\n        self.w", "half = 0\n        self.w"),
+        (
+            PREPROCESS,
+            "half = (stored_px - input_px) // 2\n        self.w",
+            "half = 0\n        self.w",
+        ),
         (
             RECIPES,
             'Augment(mean="centre", colour="none", test_patches="nine")',
@@ -45,8 +45,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "Training is on raw RGB values": [
-        (AUGMENT, ".float() - mean", ".float() / 255 - mean"),
-        (AUGMENT, "if augmentation.scale != 1:", "if True:\n            x /= 64"),
+        (PREPROCESS, ".float() - mean", ".float() / 255 - mean"),
+        (PREPROCESS, "if augmentation.scale != 1:", "if True:\n            x /= 64"),
     ],
     "ours: The mean and the covariance are those": [
         ("data/processing.py", "rgb = decode(data)\n", "pass\n"),
@@ -386,7 +386,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (AUGMENT, "flip = coin < 0.5", "flip = coin < 0.4"),
         (AUGMENT, "top, left = (y * positions)", "top, left = (0 * y * positions)"),
         (
-            AUGMENT,
+            PREPROCESS,
             "torch.where(flip[:, None], self.input_px - 1 - side, side)",
             "side.expand(len(flip), -1)",
         ),
@@ -905,7 +905,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (RECIPES, 'layers, dropout=Dropout(form="inverted")', "layers, dropout=Dropout()"),
         (
-            AUGMENT,
+            PREPROCESS,
             "TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406)",
             "TORCHVISION_MEAN, TORCHVISION_STD = (0.406, 0.456, 0.485)",
         ),

@@ -18,13 +18,8 @@ from numpy.typing import NDArray
 from alexnet import recipes
 from alexnet.config import Augment, Config
 from alexnet.data import augment as augmenting
-from alexnet.data.augment import (
-    Preprocess,
-    colour_shift,
-    evaluation_crops,
-    fixed_crop,
-    sample_augmentation,
-)
+from alexnet.data.augment import colour_shift, evaluation_crops, fixed_crop, sample_augmentation
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.device import dtype_of
 from alexnet.errors import DataError

@@ -37,14 +37,10 @@ from alexnet.config import (
     StoreSettings,
     scaled,
 )
-from alexnet.data.augment import (
-    ILSVRC2012_ROOTS,
-    ILSVRC2012_VECTORS,
-    TORCHVISION_MEAN,
-    TORCHVISION_STD,
-)
+from alexnet.data.augment import ILSVRC2012_ROOTS, ILSVRC2012_VECTORS
 from alexnet.data.image import encode
 from alexnet.data.prepare import prepare
+from alexnet.data.preprocess import TORCHVISION_MEAN, TORCHVISION_STD
 from alexnet.data.sources import InHand, Item, Source, SourceSplit
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork

@@ -25,8 +25,9 @@ from alexnet.config import (
     SmoothSchedule,
     StepSchedule,
 )
-from alexnet.data.augment import Preprocess, sample_augmentation
+from alexnet.data.augment import sample_augmentation
 from alexnet.data.loader import Batch
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.device import allow_tf32, dtype_of
 from alexnet.distributed import collectives

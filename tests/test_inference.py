@@ -20,7 +20,7 @@ from alexnet import checkpoint, features, figures, load, predict, recipes
 from alexnet.cli.train import parse_train
 from alexnet.config import Config
 from alexnet.data import shapes
-from alexnet.data.augment import Preprocess
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics, Store
 from alexnet.diagnostics import BLIND, Signal, signal, warning
 from alexnet.errors import RunError

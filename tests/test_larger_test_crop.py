@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from alexnet import checkpoint, figures, load
 from alexnet.config import Architecture, Augment, StepSchedule
 from alexnet.config_checks import check
-from alexnet.data.augment import Preprocess, evaluation_crops, fixed_crop
+from alexnet.data.augment import evaluation_crops, fixed_crop
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, DataError
 from alexnet.evaluation import centre, evaluate

@@ -12,7 +12,8 @@ from torch.library import opcheck
 
 from alexnet import recipes
 from alexnet.config import Augment, Conv
-from alexnet.data.augment import Augmentation, Preprocess, fixed_crop, sample_augmentation
+from alexnet.data.augment import Augmentation, fixed_crop, sample_augmentation
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.errors import DataError
 from alexnet.ops import blocks, convolution

@@ -15,8 +15,8 @@ import torch
 from alexnet import figures, load
 from alexnet.cli import main
 from alexnet.config import Architecture, Conv, FullyConnected
-from alexnet.data.augment import Preprocess
 from alexnet.data.loader import batches
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError
 from alexnet.figures.answers import stored_image

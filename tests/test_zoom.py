@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from alexnet import recipes
 from alexnet.config import Augment
 from alexnet.config_checks import check, without_effect
-from alexnet.data.augment import ASPECT, Augmentation, Preprocess, sample_augmentation
+from alexnet.data.augment import ASPECT, Augmentation, sample_augmentation
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError
 

@@ -15,7 +15,7 @@ from alexnet import recipes
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.checkpoint import write
 from alexnet.config import Config
-from alexnet.data.augment import Preprocess
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.inference import activations
 from alexnet.model import Network

@@ -18,8 +18,8 @@ import numpy as np
 
 from alexnet import checkpoint
 from alexnet.config import Config
-from alexnet.data.augment import Preprocess
 from alexnet.data.loader import epoch_order
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness

@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.cores import JOBS, available_cores
-from alexnet.data.augment import check_sizes
 from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
+from alexnet.data.preprocess import check_sizes
 from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Item, Source, SourceSplit
 from alexnet.data.sources.cifar import CIFAR_CLASSES

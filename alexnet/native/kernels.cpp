@@ -3,7 +3,7 @@
 // `native/__init__.py` compiles the file on first use and declares its functions. It includes no
 // header of PyTorch, so that it compiles in seconds and does not depend on PyTorch's version. The
 // plain versions with the same formulas are in ops/plain.py, ops/dropout_mask.py, train/sgd.py,
-// data/augment.py and data/pixel_sums.py; tests compare the two.
+// data/preprocess.py and data/pixel_sums.py; tests compare the two.
 //
 // - ReLU, response normalization and max pooling in one pass (sections 3.1, 3.3 and 3.4), and the
 //   original's normalization over a square inside each map: b = a (k + alpha S)^-3/4, where S is

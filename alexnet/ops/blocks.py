@@ -50,7 +50,7 @@ def shape(
 
 
 def is_cut(x: torch.Tensor, weight: torch.Tensor, stride: int, columns: int) -> bool:
-    """Whether x is in blocks already: training on CUDA crops images so (`data.augment`)."""
+    """Whether x is in blocks already: training on CUDA crops images so (`data.preprocess`)."""
     # An x of pixels has as many channels as a filter, so that its shape tells the two apart.
     return columns == 1 and stride > 1 and x.shape[1] == stride**2 * weight.shape[1]
 

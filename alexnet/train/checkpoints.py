@@ -13,7 +13,7 @@ import torch
 
 from alexnet import checkpoint, snapshots
 from alexnet.config import Config
-from alexnet.data.augment import Preprocess
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.distributed.mesh import Mesh

@@ -23,9 +23,10 @@ from torch import nn
 
 from alexnet.architecture import Op
 from alexnet.config import Config, Conv
-from alexnet.data.augment import Augmentation, Preprocess, zooms
+from alexnet.data.augment import Augmentation, zooms
 from alexnet.data.loader import Batch
 from alexnet.data.mixing import mixes
+from alexnet.data.preprocess import Preprocess
 from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork

@@ -27,10 +27,11 @@ from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, SmoothSchedule
 from alexnet.config_checks import check, without_effect
 from alexnet.cores import decoding_threads
-from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
+from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.device_feed import moved
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.mixing import mix, mixes, sample_mixing
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Split, Store
 from alexnet.data.training_feed import epoch_batches, training_split
 from alexnet.device import (

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from alexnet import checkpoint, layers
 from alexnet.config import Config
-from alexnet.data.augment import check_sizes
 from alexnet.data.gpu_decoding import decoder, decodes_on_gpu
+from alexnet.data.preprocess import check_sizes
 from alexnet.data.store import Split, Store
 from alexnet.device import dtype_of
 from alexnet.distributed.mesh import Mesh, check_layout

@@ -20,9 +20,9 @@ from alexnet.architecture import plan
 from alexnet.card import write_card
 from alexnet.config import Config
 from alexnet.config_checks import check
-from alexnet.data.augment import TORCHVISION_MEAN
 from alexnet.data.classes import are_wnids, numbered
 from alexnet.data.manifest import is_names, is_store
+from alexnet.data.preprocess import TORCHVISION_MEAN
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError

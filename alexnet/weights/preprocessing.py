@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.data.augment import TORCHVISION_MEAN, TORCHVISION_STD
+from alexnet.data.preprocess import TORCHVISION_MEAN, TORCHVISION_STD
 from alexnet.weights.operations import Array, WeightFile
 
 Numbers = NDArray[np.float64]

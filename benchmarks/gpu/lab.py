@@ -16,8 +16,9 @@ import torch
 
 from alexnet import recipes
 from alexnet.config import Config
-from alexnet.data.augment import Augmentation, Preprocess, sample_augmentation
+from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.loader import Batch
+from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Statistics
 from alexnet.device import allow_tf32, dtype_of, only_deterministic
 from alexnet.ops import cuda_trial
