@@ -594,7 +594,7 @@ def _later(base: Config, weight_decay: float) -> Config:
     """What `modern` and `modern_small` change in a recipe, except for the schedule."""
     architecture = replace(
         base.architecture,
-        layers=_by_fan_in(base.architecture),
+        layers=by_fan_in(base.architecture),
         dropout=Dropout(form="inverted"),
     )
     config = replace(
@@ -608,7 +608,7 @@ def _later(base: Config, weight_decay: float) -> Config:
     return averaged(smoothed_labels(batch_normalised(config)))
 
 
-def _by_fan_in(architecture: Architecture) -> tuple[Layer, ...]:
+def by_fan_in(architecture: Architecture) -> tuple[Layer, ...]:
     """Give the weights a fifth of He's deviations, sqrt(2 / fan-in), and the last layer's 0.01.
 
     That is about what the paper has. Where batch normalization follows, the output does not depend

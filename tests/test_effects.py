@@ -161,6 +161,18 @@ SIGNS: dict[tuple[str, str], tuple[Arms, float, Arms]] = {
             ("one column", "average of the weights", "one column minus all that is kept"),
         )
     },
+    **{
+        ("modern", f"{error}, the original's settings minus the later ones, percentage points"): (
+            {"base": more, "modern": less},
+            20,
+            {"base": less, "modern": more},
+        )
+        for error, more, less in (
+            ("error with the center crop", LESS, MORE),
+            ("test error", MORE, LESS),
+            ("top-5 test error", {"top5": 0.5}, {"top5": 0.3}),
+        )
+    },
     ("lrn-cifar", "test error, cifar_13 minus cifar_11, percentage points"): (
         {"cifar_13": MORE, "no normalisation": LESS},
         10,
@@ -335,6 +347,7 @@ def test_claims_quote_the_numbers_of_the_paper_and_of_the_log() -> None:
         "dropout": ("substantial overfitting; twice the iterations", "-"),
         "images": ("-", "-"),
         "ladder": ("-", "-"),
+        "modern": ("-", "-"),
         "depth": ("about 2 points more (top-1)", "-"),
         "bias": ("-", "-"),
         "links": ("-", "41.828 / 19.330 without, of another width"),

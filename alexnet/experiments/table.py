@@ -27,10 +27,10 @@ FULL_SCALE = (
 )
 HEAD = """# Reproduction
 
-The claims of the paper, two further questions (`images` and `ladder`), and what was measured here.
-`alexnet reproduce --document docs/reproduction.md` makes this file from `records/claims`. Records
-hold runs; every effect is computed from them, and a test fails when this file and the records
-disagree.
+The claims of the paper, three further questions (`images`, `ladder` and `modern`), and what was
+measured here. `alexnet reproduce --document docs/reproduction.md` makes this file from
+`records/claims`. Records hold runs; every effect is computed from them, and a test fails when this
+file and the records disagree.
 
 """
 # Lines that end in a backslash are one line of the document.
