@@ -297,3 +297,12 @@ def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> 
     (axes,) = report._bars(points).axes
     names = [text.get_text().split(":")[0] for text in reversed(axes.texts)]
     assert names == ["lrn (tiny-imagenet)", "lrn-cifar (CIFAR-10)", "lrn-cifar (CIFAR-10)"]
+
+
+def test_only_single_parts_are_shown_as_what_each_part_is_worth(recorded: list[Record]) -> None:
+    titles = {
+        record.claim.id: [title for title, _ in report._sections([record], ())]
+        for record in recorded
+        if record.claim.id in ("modern", "links")
+    }
+    assert titles == {"modern": [], "links": ["What each part is worth"]}
