@@ -223,26 +223,33 @@ class Record:
         of images it is that of the base of the row; without a row, or for one that compares two
         numbers, only what all arms share.
         """
-        first, without_dropout = self.claim.arms[0].name, self.without_dropout
-        numbers = self.claim.numbers_of_images
-        if row is not None and row.effect.images:
-            first = row.effect.arms[-1]
-            (without,) = (
-                effect.arms[0]
-                for effect in self.claim.effects
-                if effect.images == row.effect.images and effect.pair == WITHOUT_DROPOUT
-            )
-            without_dropout = mean(run.train_error for run in self.results[without])
-        runs, width = self.results[first], self.config(first).architecture.width
-        start = (
-            f"{where(self.raw)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}: "
-            f"{WIDTHS.get(width, f'1/{1 / width:.0f} of the width')}, "
+        first, numbers = self.claim.arms[0].name, self.claim.numbers_of_images
+        if not numbers:
+            return self._setting_of(first, self.without_dropout)
+        if row is None:
+            return f"{self._shared(first)}, {numbers[0]:,} to {numbers[-1]:,} images"
+        if not row.effect.images:
+            return f"{self._shared(first)}, {numbers[0]:,} and {numbers[-1]:,} images"
+        (without,) = (
+            effect.arms[0]
+            for effect in self.claim.effects
+            if effect.images == row.effect.images and effect.pair == WITHOUT_DROPOUT
         )
-        if numbers and row is None:
-            return f"{start}{numbers[0]:,} to {numbers[-1]:,} images"
-        if numbers and row is not None and not row.effect.images:
-            return f"{start}{numbers[0]:,} and {numbers[-1]:,} images"
-        train_error = mean(run.train_error for run in runs)
+        trained_without = mean(run.train_error for run in self.results[without])
+        return self._setting_of(row.effect.arms[-1], trained_without)
+
+    def _shared(self, arm: str) -> str:
+        """Scale, data, number of seeds and width of an arm."""
+        seeds, width = len(self.results[arm]), self.config(arm).architecture.width
+        return (
+            f"{where(self.raw)}, {seeds} seed{'s' if seeds > 1 else ''}: "
+            f"{WIDTHS.get(width, f'1/{1 / width:.0f} of the width')}"
+        )
+
+    def _setting_of(self, arm: str, without_dropout: float | None) -> str:
+        """The setting of an arm with its training error, and with that of its net without dropout,
+        as far as that is known."""
+        train_error = mean(run.train_error for run in self.results[arm])
         least, text = train_error, ""
         if without_dropout is not None:
             least = without_dropout
@@ -251,8 +258,8 @@ class Record:
             text = ", not measured without dropout"
         elif least > UNDERFITTED and not self.in_papers_setting:
             text += ": underfitted"
-        images = self._images(first)
-        return f"{start}{images:,} images, training error {100 * train_error:.0f} %{text}"
+        images = f"{self._images(arm):,} images"
+        return f"{self._shared(arm)}, {images}, training error {100 * train_error:.0f} %{text}"
 
     def _images(self, arm: str) -> int:
         """The number of training images of an arm."""

@@ -3,15 +3,15 @@
 Some processors multiply bfloat16 twice as fast as float32, others slower, and some many times
 slower, because they have no instructions for it; Winograd's tiles save multiplications, and blocks
 of pixels fill the vectors of conv1, but neither is faster on every processor and for every shape;
-and there are several libraries for a product of matrices.
-What a processor says of itself does not tell. So the first time that a layer gets values on a CPU,
-its product is timed in each way that can compute it: forward and backward in training, forward
-alone otherwise. In evaluation mode float32 values have a single way.
+and there are several libraries for a product of matrices. What a processor says of itself does not
+tell. So the first time that a layer gets values on a CPU, its product is timed in each way that can
+compute it: forward and backward in training, forward alone otherwise. In evaluation mode float32
+values have a single way.
 
 The batch is not a part of the question: a result must not depend on the other images of its batch.
-The times are kept beside the compiled kernels, for
-processors with the features of this one, this PyTorch and this number of threads. A process keeps
-its choices, and a run saves them, because they decide the last bits.
+The times are kept beside the compiled kernels, for processors with the features of this one, this
+PyTorch and this number of threads. A process keeps its choices, and a run saves them, because they
+decide the last bits.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """The training step on CUDA, launched as a whole.
 
 The operations are those of the loop, in the same order: crops, forward, loss, gradients, their sum
-over the ranks, update.
-The host launches some sixty kernels one by one for them, which takes longer than computing a small
-batch; as a CUDA graph it launches them at once. What differs from one step to the next therefore
-lies in device memory: images, labels, crops and colors, the keys of the dropout masks, the learning
-rates.
+over the ranks, update. The host launches some sixty kernels one by one for them, which takes longer
+than computing a small batch; as a CUDA graph it launches them at once. What differs from one step
+to the next therefore lies in device memory: images, labels, crops and colors, the keys of the
+dropout masks, the learning rates.
 
 In bfloat16 the products are computed with copies of the weights, which the update writes, so that
 no step casts them anew. Where ranks share the batch, all gradients are added in float32 by one
