@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ from alexnet.model import Network, evaluation_mode
 from alexnet.saved_config import from_dict
 
 CROPS_AT_ONCE = 128
-"""Number of crops in one forward pass; it limits the memory."""
+"""Number of crops in one forward pass, and of images that are rescaled at once; it limits the
+memory."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,19 @@ class Trained:
             images = [images]
         # One array can be iterated by its rows, and one image of Pillow not at all.
         several = any(hasattr(images, name) for name in ("__iter__", "__getitem__"))
-        if getattr(images, "ndim", 4) in (0, 3) or not several:
+        shape = getattr(images, "shape", None)
+        # A batch of gray images has three dimensions as well; `_rgb` says what is wrong with it.
+        is_one = shape is not None and (len(shape) == 0 or (len(shape) == 3 and shape[-1] == 3))
+        if is_one or not several:
             raise DataError("a trained network takes several images; give one image as [image]")
-        # One by one: the images may have different sizes until they are rescaled.
-        stored = [centre_square(_rgb(image), self.preprocess.stored_px) for image in images]
-        if not stored:
-            return torch.empty(0, len(self.classes), device=self.preprocess.device)
-        batch = torch.from_numpy(np.stack(stored))
-        return probabilities(self.net, self.preprocess, batch, self.preprocess.augment)
+        answers = [torch.empty(0, len(self.classes), device=self.preprocess.device)]
+        remaining = iter(images)
+        while part := list(islice(remaining, CROPS_AT_ONCE)):
+            # One by one: the images may have different sizes until they are rescaled.
+            stored = [centre_square(_rgb(image), self.preprocess.stored_px) for image in part]
+            batch = torch.from_numpy(np.stack(stored))
+            answers.append(probabilities(self.net, self.preprocess, batch, self.preprocess.augment))
+        return torch.cat(answers)
 
     @cached_property
     def config(self) -> Config:
@@ -239,9 +246,10 @@ def _rgb(image: Any) -> Rgb:
     # An array of floats in 0..1 would be read as nearly black.
     rgb: Rgb = np.asarray(image)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        gray = "; repeat a gray image three times: np.repeat(gray[..., None], 3, -1)"
         raise DataError(
             "a trained network takes RGB images (H, W, 3) of uint8; it was given "
-            f"{rgb.dtype} of shape {rgb.shape}"
+            f"{rgb.dtype} of shape {rgb.shape}{gray if rgb.ndim == 2 else ''}"
         )
     return np.ascontiguousarray(rgb)
 

@@ -275,8 +275,8 @@ def test_images_in_the_blocks_of_conv1_give_the_logits_of_their_pixels(
     torch.testing.assert_close(net.activations(cut)["fc8"], net.activations(images)["fc8"])
 
 
-def test_a_trained_network_preprocesses_images(run: object) -> None:
-    trained = load(run)  # type: ignore[arg-type]
+def test_a_trained_network_preprocesses_images(run: Path) -> None:
+    trained = load(run)
     assert not trained.net.training
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
     wanted = probabilities(
@@ -291,12 +291,33 @@ def test_a_trained_network_preprocesses_images(run: object) -> None:
     for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]], pixels[:, :0]):
         with pytest.raises(DataError, match=r"RGB images \(H, W, 3\) of uint8"):
             trained(bad)
+    for gray in (pixels[..., 0], [pixels[0, ..., 0]], [large.convert("L")]):
+        with pytest.raises(DataError, match=r"; repeat a gray image three times: np\.repeat\(gray"):
+            trained(gray)
     for one in (pixels[0], large, np.uint8(0)):
         with pytest.raises(DataError, match=r"give one image as \[image\]"):
             trained(one)
     for file in (["photo.jpg"], "photo.jpg", Path("photo.jpg")):
         with pytest.raises(DataError, match="the pixels of images and no files"):
             trained(file)
+
+
+def test_a_call_with_many_images_computes_a_part_of_them_at_a_time(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.trained.CROPS_AT_ONCE", 6)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), dtype=np.uint8)
+    network = load(run)
+    rows: list[int] = []
+    wanted = probabilities(
+        network.net, network.preprocess, torch.from_numpy(pixels), network.preprocess.augment
+    )
+    network.net.conv1.register_forward_hook(lambda _, inputs, y: rows.append(len(y)))
+    torch.testing.assert_close(network(pixels), wanted)
+    # Ten crops of 6 images, one for each image at a time; then of 2 images, three for each.
+    assert rows == [6] * 10 + [6, 6, 6, 2]
+    # Any iterable will do, whose images need not be in memory together.
+    torch.testing.assert_close(network(iter(pixels)), wanted)
 
 
 def test_copies_and_pickles_compute_the_same(net: Network, images: torch.Tensor) -> None:
