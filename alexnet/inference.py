@@ -30,7 +30,6 @@ from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
-from alexnet.terminal import printable
 from alexnet.trained import Trained, check_image_size, probabilities
 
 BATCH = 64  # images
@@ -136,14 +135,14 @@ def _predictions(trained: Trained, paths: Sequence[Path], most: int) -> list[Pre
     ]
 
 
-def read_image(file: Path, size_px: int) -> Rgb:
+def read_image(file: str | Path, size_px: int) -> Rgb:
     """Read an image file as the training images were prepared: (size_px, size_px, 3).
 
     Raises:
         DataError: The file is not an image or cannot be read; the message names it.
     """
     try:
-        return _decoded(file, size_px)
+        return _decoded(Path(file), size_px)
     except DataError as error:
         raise DataError(f"{file} cannot be read: {error}") from None
     except OSError as error:
@@ -255,7 +254,16 @@ def _write_features(
         content = io.BytesIO()
         np.save(content, np.concatenate(labels))
         write_whole(folder / LABELS_FILE, content.getvalue())
-    write_whole(folder / NAMES_FILE, "".join(f"{printable(name)}\n" for name in names).encode())
+    write_whole(folder / NAMES_FILE, "".join(f"{_one_line(name)}\n" for name in names).encode())
+
+
+def _one_line(name: str) -> str:
+    """Return a name with a question mark for each character at which a reader may end the line.
+
+    All others stay: the names of the rows must be those of the files. Only a terminal needs
+    `printable`.
+    """
+    return "".join("?" if len(f"a{c}b".splitlines()) > 1 else c for c in name)
 
 
 def _write_npy_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -264,6 +272,7 @@ def _write_npy_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
+@torch.no_grad()
 def activations(
     trained: Trained, layers: Sequence[str], x: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -274,7 +283,8 @@ def activations(
         x: (N, 3, input_px, input_px).
 
     Returns:
-        (N, ...) float32 by the names that were given, on the CPU.
+        (N, ...) float32 by the names that were given, on the CPU, without gradients; those of
+        `trained.net.activations(x)` have them.
 
     Raises:
         ConfigError: If the network has no such layer.

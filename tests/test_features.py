@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alexnet import features, load
@@ -14,6 +15,7 @@ from alexnet.data import shapes
 from alexnet.data.loader import batches
 from alexnet.data.store import Store
 from alexnet.errors import ConfigError, DataError, RunError
+from alexnet.inference import activations, read_image
 from alexnet.model import Network
 from tests.conftest import tiny_architecture
 
@@ -72,9 +74,40 @@ def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
         features(load(run), "fc6", tmp_path / "images", tmp_path / "other", "val")
 
 
+def test_names_are_those_of_the_files_but_for_what_ends_a_line(run: Path, tmp_path: Path) -> None:
+    """Names with spaces of other kinds, as macOS gives screenshots, find their files again."""
+    images = tmp_path / "images"
+    images.mkdir()
+    given = [
+        f"3.04.12\u202fPM{space}.png" for space in ("\u3000", "\u00a0", "\u00ad", "\n", "\u2028")
+    ]
+    for name in given:
+        Image.fromarray(shapes.image(0, 1)).save(images / name)
+    features(load(run), "fc7", images, tmp_path / "out")
+    lines = (tmp_path / "out" / "names.txt").read_text().splitlines()
+    names = [name.replace("\n", "?").replace("\u2028", "?") for name in given]
+    assert sorted(lines) == sorted(str(images / name) for name in names)
+
+
+def test_activations_are_arrays_of_numpy_without_further_ado(run: Path) -> None:
+    trained = load(run)
+    x = torch.zeros(2, 3, 32, 32)
+    values = activations(trained, ["conv4", "fc7"], x)
+    assert values["fc7"].numpy().shape == (2, 32)
+    assert not any(value.requires_grad for value in values.values())
+
+
 def test_store_at_a_url_is_named_by_both_of_its_slashes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="memory://nowhere/none is not a prepared store"):
         features(load(run), "fc7", "memory://nowhere/none", tmp_path / "out")
+
+
+def test_an_image_is_read_by_its_name_too(tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    Image.fromarray(shapes.image(0, 1)).save(file)
+    np.testing.assert_array_equal(read_image(str(file), 40), read_image(file, 40))
+    with pytest.raises(DataError, match=r"none\.png cannot be read: No such file"):
+        read_image(str(tmp_path / "none.png"), 40)
 
 
 def test_unknown_layer_of_a_list_is_named(run: Path, store: Path, tmp_path: Path) -> None:
