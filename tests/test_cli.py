@@ -398,6 +398,13 @@ def test_train_from_a_config_file(
     assert (started.recipe, started.schedule.epochs) == ("tiny", 1)
     assert replace(started, schedule=read_config(run).schedule) == read_config(run)
     assert "--sgd.lr" in printed(capsys, "train", config, "--help")
+    # The number of classes in the file is that of its own store; one that is given must fit.
+    two = tmp_path / "two"
+    printed(capsys, "prepare", class_folder(tmp_path / "images"), two, "--size-px", 40)
+    printed(capsys, "train", config, "--data", two, "--init", run, "--epochs", 1, "--out", "other")
+    assert read_config(Path("other")).architecture.classes == 2
+    given = "train", config, "--data", two, "--architecture.classes", 10, "--out", "none"
+    assert "architecture.classes is 10 and" in refused(capsys, *given)
     damaged = tmp_path / "damaged.json"
     damaged.write_text('{"recipe": "tiny"')
     assert "damaged.json is not JSON" in refused(capsys, "train", damaged)

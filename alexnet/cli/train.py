@@ -267,13 +267,16 @@ def base_config(name: str) -> Config:
     """The configuration that the options change: of a recipe, or of a file such as RUN/config.json.
 
     Args:
-        name: Name of a recipe, or path of a JSON file, which ends in `.json`.
+        name: Name of a recipe, or path of a JSON file, which ends in `.json`. The number of classes
+            in the file is left out, since the store of a run decides it.
 
     Raises:
         AlexNetError: There is no such recipe, or the file is not a configuration.
     """
     if name.endswith(".json"):
-        return read_file(Config, Path(name))
+        config = read_file(Config, Path(name))
+        # That of its store, which may not be the store of the new run.
+        return replace(config, architecture=replace(config.architecture, classes=None))
     if Path(name).is_file():
         raise AlexNetError(
             f"{name} is a file; give a folder of images, a recipe, or the config.json of a run"
