@@ -169,6 +169,16 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
     else:
         yield "trained on", f"`{config.data}`, checksum `{about['store'][:12]}`"
         yield "seed", str(config.seed)
+    init = about.get("init")
+    # A run may begin with weights of a run that itself began with those of another.
+    while init:
+        imported = init.get("imported")
+        came = f", imported from `{imported['file']}`" if imported else ""
+        yield "began with", f"`{init['run']}`{came}: {', '.join(init['layers'])}"
+        yield "sha256 of those weights", f"`{init['sha256']}`"
+        if imported:
+            yield "sha256 of that file", f"`{imported['sha256']}`"
+        init = init.get("init")
     for name, checkpoint in saved.items():
         yield f"`{name}`", _measured(checkpoint)
         yield f"sha256 of the weights of `{name}`", f"`{checkpoint.about['sha256']}`"

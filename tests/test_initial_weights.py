@@ -10,6 +10,7 @@ import torch
 
 from alexnet import checkpoint
 from alexnet.config import (
+    Conv,
     FullyConnected,
     Sgd,
     StepSchedule,
@@ -17,7 +18,7 @@ from alexnet.config import (
 from alexnet.distributed.mesh import ALONE
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
-from alexnet.train.loop import fit
+from alexnet.train.loop import fit, resume
 from tests.conftest import tiny, tiny_architecture
 
 
@@ -37,6 +38,8 @@ def test_init_copies_matching_layers_and_reports_them(
     fit(config, tmp_path / "run")
     output = capsys.readouterr().err
     assert f"from {run}: conv1, conv2, conv3, conv4, fc6; started anew: fc7, fc8" in output
+    # A layer that is not taken may be another one.
+    assert "settings that differ" not in output
     mine, theirs = checkpoint.read(tmp_path / "run").weights, checkpoint.read(run).weights
     assert torch.equal(mine["conv4.weight"], theirs["conv4.weight"])
 
@@ -73,6 +76,60 @@ def test_a_start_that_gives_no_layer_is_refused(store: Path, run: Path, tmp_path
     with pytest.raises(RunError, match=r"no layer of .* has the shape .* leave --init out"):
         fit(tiny(store, init=str(run), architecture=wider), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_differ_from_those_of_the_start_are_named(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their weights have the same shapes, and give other values."""
+    config = tiny(store, init=str(run), schedule=StepSchedule(1))
+    first, *others = config.architecture.layers
+    assert isinstance(first, Conv)
+    # The initial values do not count, since they are replaced.
+    reordered = replace(first, then=("activation", "lrn", "max_pool"), std=0.5, bias=3.0)
+    architecture = replace(
+        config.architecture,
+        layers=(reordered, *others),
+        lrn=replace(config.architecture.lrn, k=1.0),
+        bias=1.0,
+    )
+    augment = replace(config.augment, mean="pixel", crops=False)
+    fit(replace(config, architecture=architecture, augment=augment), tmp_path / "run")
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if "settings that differ" in line
+    ]
+    assert line.startswith(
+        f"settings that differ from those of {run}: layers.conv1.then, lrn.k 2 -> 1, "
+        "augment.mean centre -> pixel; to keep those of that run: "
+    )
+    assert line.endswith(f" train {run}/config.json")
+
+
+def test_the_weights_that_a_run_began_with_are_in_its_header_and_on_its_card(
+    store: Path, run: Path, tmp_path: Path
+) -> None:
+    """Also after it was resumed, and when its start had a start of its own."""
+    theirs = checkpoint.read(run)
+    imported = {"imported": {"file": "alexnet.pth", "sha256": "0123"}}
+    start = tmp_path / "start.safetensors"
+    checkpoint.write(start, theirs.weights, {}, theirs.mean, theirs.about | imported)
+    frozen = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
+    fit(tiny(store, init=str(start), init_layers=("conv1", "fc6"), **frozen), tmp_path / "tuned")
+    resume(tmp_path / "tuned", epochs=2)
+    tuned = checkpoint.read(tmp_path / "tuned").about
+    assert tuned["position"]["epoch"] == 2
+    first = {"run": str(start), "sha256": theirs.about["sha256"], "layers": ["conv1", "fc6"]}
+    assert tuned["init"] == first | imported
+    fit(tiny(store, init=str(tmp_path / "tuned"), **frozen), tmp_path / "again")
+    again = checkpoint.read(tmp_path / "again").about
+    assert again["init"]["sha256"] == tuned["sha256"]
+    assert again["init"]["init"] == tuned["init"]
+    card = (tmp_path / "again" / "card.md").read_text()
+    assert f"| began with | `{tmp_path}/tuned`: conv1, conv2, conv3, conv4, fc6, fc7, fc8 |" in card
+    assert f"| began with | `{start}`, imported from `alexnet.pth`: conv1, fc6 |" in card
+    assert f"| sha256 of those weights | `{tuned['sha256']}` |" in card
+    assert "| sha256 of that file | `0123` |" in card
+    assert "init" not in theirs.about
 
 
 def test_init_layers_limits_the_copied_layers(

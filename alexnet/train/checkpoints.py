@@ -44,7 +44,7 @@ class Checkpoints:
         self._config, self._run, self._state = setup.config, run, state
         self._velocity, self._step_metrics = velocity, step_metrics
         self._mean = preprocess.whole_mean
-        self._about = describe(setup.config, setup.store)
+        self._about = describe(setup.config, setup.store, setup.init)
         # A resumed run continues to count from the seconds of its checkpoint.
         self._saved_s = time.perf_counter()
         self._began_s = self._saved_s - state.elapsed_s
@@ -113,8 +113,12 @@ class Checkpoints:
             raise NotFinite(what, step=step)
 
 
-def describe(config: Config, store: Store) -> dict[str, Any]:
-    """The header of a checkpoint: all that is needed to use the weights without the store."""
+def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:
+    """The header of a checkpoint: all that is needed to use the weights without the store.
+
+    Args:
+        init: The weights that the run began with (`Setup.init`).
+    """
     on_cuda = config.device == "cuda"
     return {
         "code": code_version(),
@@ -130,6 +134,7 @@ def describe(config: Config, store: Store) -> dict[str, Any]:
         "evaluation": None,
         # They decide the last bits. Only a run on a CPU has any.
         "products": trial.chosen(),
+        **({"init": init} if init else {}),
     }
 
 

@@ -152,7 +152,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         messages = [f"warning: {sentence}" for sentence in without_effect(setup.config)]
         if config.init:
             # Each rank reads the file.
-            messages.append(check_same_on_all_ranks(mesh, partial(start_from, setup), str))
+            messages += check_same_on_all_ranks(mesh, partial(start_from, setup), str)
         note_begun(mesh, run)
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +23,8 @@ from alexnet.errors import RunError
 from alexnet.model import evaluation_mode
 from alexnet.ops import trial
 from alexnet.ops.arena import kept_memory
-from alexnet.saved_config import to_dict
+from alexnet.program import command
+from alexnet.saved_config import differences, to_dict
 from alexnet.train.metrics import TrainState
 
 
@@ -36,6 +39,9 @@ class Setup:
     net: ShardedNetwork
     average: ShardedNetwork | None
     """The network with the moving average of the weights; None without `sgd.ema_decay`."""
+    init: dict[str, Any] = field(default_factory=dict)
+    """The weights that the run began with, for the headers of its checkpoints: filled by
+    `start_from`, or by `restore` from a header. Empty without `Config.init`."""
 
     @property
     def tested(self) -> ShardedNetwork:
@@ -87,11 +93,14 @@ def _network(config: Config, mesh: Mesh) -> ShardedNetwork:
     return net
 
 
-def start_from(setup: Setup) -> str:
+def start_from(setup: Setup) -> list[str]:
     """Copy the weights of the run `config.init` into the network, and describe what was copied.
 
     The last layer has one unit per class, so the weights of a run on other classes would be wrong
     for it. It is copied only if the lists of classes are equal.
+
+    Returns:
+        Lines for the user; the second one, if any, says in what the two networks differ.
     """
     config, net = setup.config, setup.net
     saved = checkpoint.read(config.init)
@@ -113,11 +122,42 @@ def start_from(setup: Setup) -> str:
         )
     if setup.average is not None:
         setup.average.load_state_dict(net.state_dict())
+    setup.init.update(
+        {
+            "run": config.init,
+            "sha256": saved.about["sha256"],
+            "layers": taken,
+            # Where those weights came from in their turn.
+            **{key: saved.about[key] for key in ("imported", "init") if key in saved.about},
+        }
+    )
     why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
-    return (
+    lines = [
         f"from {config.init}: {', '.join(taken) or 'nothing'}; "
         f"started anew: {', '.join(anew) or 'nothing'}{why}"
+    ]
+    # Layers of equal names and shapes do not give equal values if, for example, they are pooled
+    # before they are normalized: the weights then begin in a network that they were not made for.
+    theirs, ours = (_settings(c, taken) for c in (saved.config, config))
+    if changed := ", ".join(differences(theirs, ours)):
+        own = Path(config.init) / "config.json"
+        # Of a single file, the settings are in its header alone.
+        advice = f"; to keep those of that run: {command('train', own)}" if own.is_file() else ""
+        lines.append(f"settings that differ from those of {config.init}: {changed}{advice}")
+    return lines
+
+
+def _settings(config: Config, layers: Collection[str]) -> dict[str, Any]:
+    """The settings that decide the values of these layers, without those of initial weights."""
+    architecture = config.architecture
+    # The last layer has no setting but its number of units, which is that of the classes.
+    kept = tuple(
+        replace(layer, std=None, bias=0.0)
+        for layer in architecture.layers[:-1]
+        if layer.name in layers
     )
+    bare = replace(architecture, layers=kept, classes=None, bias=None, scale_std=False)
+    return {**to_dict(bare), "augment.mean": config.augment.mean}
 
 
 def with_classes(config: Config, store: Store) -> Config:
@@ -159,6 +199,7 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
         raise RunError(f"{saved.file} cannot be resumed: its velocities do not fit its weights")
     for name, tensor in net.local(saved.velocity).items():
         velocity[name].copy_(tensor)
+    setup.init.update(saved.about.get("init", {}))
     return TrainState.from_dict(saved.about.get("position"), saved.file)
 
 
