@@ -141,6 +141,37 @@ def test_every_pixel_is_covered_at_some_time(input_px: int) -> None:
     assert np.isfinite(result.drop(input_px)).all()
 
 
+def test_the_square_may_have_another_side_and_other_positions(
+    net: Network, x: torch.Tensor
+) -> None:
+    result = attribution.occlusion(net, x, LABEL, side_px=8, positions=4)
+    assert result.side_px == 8
+    assert result.starts_px.tolist() == [0, 8, 16, 24]
+    covered = x.clone()
+    covered[:, 8:16, 16:24] = 0
+    p = torch.softmax(net.eval()(covered[None]), 1)[0, LABEL].detach()
+    np.testing.assert_allclose(result.probabilities[1, 2], p, rtol=1e-4)
+    assert np.isfinite(result.drop(32)).all()
+    whole = attribution.occlusion(net, x, LABEL, side_px=32, positions=1)
+    assert whole.starts_px.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("side_px", "positions", "message"),
+    [
+        (8, 3, "positions is 3; a square of 8 pixels needs at least 4 to cover 32"),
+        (31, 1, "positions is 1; a square of 31 pixels needs at least 2 to cover 32"),
+        (0, 17, "side_px is 0; it must be from 1 to 32"),
+        (33, 17, "side_px is 33; it must be from 1 to 32"),
+    ],
+)
+def test_squares_that_leave_a_pixel_out_are_refused(
+    net: Network, x: torch.Tensor, side_px: int, positions: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        attribution.occlusion(net, x, LABEL, side_px, positions)
+
+
 def test_drop_is_the_mean_over_the_squares_that_cover_a_pixel() -> None:
     probabilities = np.array([[0.1, 0.2], [0.3, 0.5]], np.float32)
     result = attribution.Occlusion(probabilities, np.array([0, 1]), 2, 0.5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alexnet.errors import ConfigError
 from alexnet.model import Network, evaluation_mode
 
 AT_ONCE = 64
@@ -50,29 +52,56 @@ class Occlusion:
         return mean
 
 
-def squares(input_px: int) -> tuple[int, NDArray[np.int64]]:
+def squares(
+    input_px: int, side_px: int | None = None, positions: int = POSITIONS
+) -> tuple[int, NDArray[np.int64]]:
     """Return the side of the square and where it begins, the same along both axes; pixels.
 
     The positions are at equal distances from border to border; a small image has fewer. They are
     never farther apart than the square is wide, so that every pixel is covered at some time.
+
+    Args:
+        side_px: None: a fifth of the side of the image.
+        positions: Number of positions along each side.
+
+    Raises:
+        ConfigError: The square does not fit into the image, or some pixel would never be covered.
     """
-    side_px = max(1, round(input_px / 5))
-    starts = np.linspace(0, input_px - side_px, POSITIONS).round().astype(np.int64)
+    if side_px is None:
+        side_px = max(1, round(input_px / 5))
+    if not 1 <= side_px <= input_px:
+        raise ConfigError(f"side_px is {side_px}; it must be from 1 to {input_px}")
+    fewest = math.ceil(input_px / side_px)
+    if positions < fewest:
+        raise ConfigError(
+            f"positions is {positions}; a square of {side_px} pixels needs at least {fewest} to "
+            f"cover {input_px}"
+        )
+    starts = np.linspace(0, input_px - side_px, positions).round().astype(np.int64)
     return side_px, np.unique(starts)
 
 
 @torch.no_grad()
-def occlusion(net: Network, x: torch.Tensor, label: int) -> Occlusion:
+def occlusion(
+    net: Network,
+    x: torch.Tensor,
+    label: int,
+    side_px: int | None = None,
+    positions: int = POSITIONS,
+) -> Occlusion:
     """Cover a square of the image with the mean image, at all of a grid of positions.
-
-    The side of the square is a fifth of that of the image.
 
     Source: Zeiler and Fergus, 2014 (arXiv:1311.2901), section 4.2, with a gray square.
 
     Args:
         x: (3, input_px, input_px), preprocessed.
+        side_px: Side of the square; None: a fifth of that of the image.
+        positions: Number of positions along each side of the image.
+
+    Raises:
+        ConfigError: As `squares` does.
     """
-    side_px, starts = squares(x.shape[-1])
+    side_px, starts = squares(x.shape[-1], side_px, positions)
     corners = [(int(top), int(left)) for top in starts for left in starts]
     result = []
     with evaluation_mode(net):
