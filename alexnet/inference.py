@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -30,11 +31,12 @@ from alexnet.errors import DataError, RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
-from alexnet.trained import Trained, check_image_size, probabilities
+from alexnet.provenance import code_version, describe
+from alexnet.trained import Trained, check_image_size, precision_of_use, probabilities
 
 BATCH = 64  # images
 NEAREST = 6  # neighbors of each image in Fig. 4
-NAMES_FILE, LABELS_FILE = "names.txt", "labels.npy"
+NAMES_FILE, LABELS_FILE, ABOUT_FILE = "names.txt", "labels.npy", "about.json"
 
 _NamedBatch = tuple[torch.Tensor, list[str], NDArray[np.int64] | None]
 """Images (N, stored_px, stored_px, 3) uint8, their names, and their labels if these are known."""
@@ -175,8 +177,9 @@ def features(
             layer of its table.
         source: A store, or a folder of image files.
         out: A new folder. It gets `<layer>.npy` for each layer, (N, ...) float32; `names.txt` with
-            a line for each image; and, from a store, `labels.npy`, (N,) int64. Activations are
-            written batch by batch, so memory does not grow with N.
+            a line for each image; from a store, `labels.npy`, (N,) int64, numbers of the store's
+            classes; and `about.json`, which says of what network and images they are. Activations
+            are written batch by batch, so memory does not grow with N.
         split: Split of the store; if empty, the validation split of the run.
 
     Returns:
@@ -198,7 +201,51 @@ def features(
     check_space(out, needed, f"the activations of {', '.join(names)} need")
     with new_folder(out) as folder:
         _write_features(trained, names, count, named_batches, folder)
+        about = _about_features(trained, names, source, split)
+        # The last file, so that a folder that has it is complete.
+        write_whole(folder / ABOUT_FILE, (json.dumps(about, indent=1) + "\n").encode())
     return count
+
+
+def _about_features(
+    trained: Trained, layers: list[str], source: str | Path, split: str
+) -> dict[str, Any]:
+    """Say what the activations of a folder are, as JSON values.
+
+    Args:
+        layers: Our names of the layers.
+        source: A store, or a folder of image files.
+        split: As in `features`.
+    """
+    device, shapes = trained.preprocess.device, {op.name: op.shape for op in trained.net.plan}
+    images: dict[str, Any] = {"data": readable(str(source))}
+    if _is_store_or_url(source):
+        store = Store(source)
+        images |= {
+            "split": split or trained.config.val_split,
+            "store": store.checksum,
+            # Labels are their numbers. The network may have other classes.
+            "classes": store.classes,
+        }
+    return {
+        "about": "alexnet features: activations of a network, one row for each line of names.txt",
+        "code": describe(code_version()),
+        "run": {
+            key: trained.about[key]
+            for key in ("recipe", "sha256", "store", "imported", "init")
+            if key in trained.about
+        },
+        "images": images,
+        "crop": "center",
+        "device": device.type,
+        # The files are float32 in any case.
+        "precision": precision_of_use(trained.config, device),
+        # Of one image: 1x1 maps are written as a vector.
+        "layers": {
+            name: list(shapes[name][:1] if shapes[name][1:] == (1, 1) else shapes[name])
+            for name in layers
+        },
+    }
 
 
 def layer_names(trained: Trained, layers: str | Sequence[str]) -> list[str]:
@@ -379,12 +426,16 @@ def nearest(
     return rows[:, : count - (own is not None)]
 
 
+def _is_store_or_url(source: str | Path) -> bool:
+    """Tell a store from a folder of images, by its manifest; at a URL only a store can be."""
+    return is_url(source) or is_store(Path(source))
+
+
 def _named_batches(
     trained: Trained, source: str | Path, split: str
 ) -> tuple[int, Iterator[_NamedBatch]]:
     """Return the number of images, and an iterator over batches of them with names and labels."""
-    # A store is told from a folder of images by its manifest; at a URL only a store can be.
-    if is_url(source) or is_store(Path(source)):
+    if _is_store_or_url(source):
         stored = split_for(trained, source, split)
         order = np.arange(len(stored))
         device = trained.preprocess.device

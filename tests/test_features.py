@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,27 @@ def test_all_layers_and_the_labels_of_a_store(
         *(f"{layer}.npy" for layer in layers),
         "names.txt",
         "labels.npy",
+        "about.json",
     }
     split = Store(store).split("val")
     labels = next(batches(split, np.arange(30), 30)).labels.numpy()
     np.testing.assert_array_equal(np.load(out / "labels.npy"), labels)
     assert np.load(out / "fc8.npy").shape == (30, 10)
+    about = json.loads((out / "about.json").read_text())
+    opened, header = Store(store), load(run).about
+    assert about.pop("images") == {
+        "data": str(store),
+        "split": "val",
+        "store": opened.checksum,
+        "classes": list(shapes.CLASSES),
+    }
+    assert about["code"].startswith("alexnet 0.")
+    assert about["run"] == {key: header[key] for key in ("recipe", "sha256", "store")}
+    said = [about[key] for key in ("crop", "device", "precision")]
+    assert said == ["center", load(run).preprocess.device.type, "float32"]
+    assert about["layers"].keys() == set(layers)
+    for layer, shape in about["layers"].items():
+        assert [30, *shape] == list(np.load(out / f"{layer}.npy").shape)
 
 
 def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
@@ -69,7 +86,10 @@ def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
     (tmp_path / "images" / "manifest.json").write_text('{"name": "my app"}')
     features(load(run), "fc6,fc7,fc6", tmp_path / "images", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"fc6.npy", "fc7.npy", "names.txt"}
+    assert names == {"fc6.npy", "fc7.npy", "names.txt", "about.json"}
+    about = json.loads((tmp_path / "out" / "about.json").read_text())
+    assert about["images"] == {"data": str(tmp_path / "images")}
+    assert about["layers"] == {"fc6": [32], "fc7": [32]}
     with pytest.raises(RunError, match=r"images is not a store and has no split 'val'; leave out"):
         features(load(run), "fc6", tmp_path / "images", tmp_path / "other", "val")
 

@@ -14,14 +14,14 @@ from alexnet.cli.arguments import on_disk, parse
 
 @dataclass(frozen=True)
 class FeaturesArguments:
-    """Write the activations of layers for every image of a store or folder.
+    """Write the activations of layers for the center crop of every image of a store or folder.
 
-    The output folder holds LAYER.npy for each layer, one row for each image; names.txt; and, for a
-    store, labels.npy.
+    The output folder holds LAYER.npy for each layer, one row for each image; names.txt; for a
+    store, labels.npy; and about.json, which says what the values are.
     """
 
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-    """Folder of the run."""
+    """Folder of the run, or a .safetensors file such as RUN/best.safetensors."""
     data: str
     """Prepared store, or a folder of images."""
     out: Path
@@ -33,7 +33,8 @@ class FeaturesArguments:
     split: str = ""
     """Split of the store; the run's validation split when not given."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """auto, cpu, cuda or mps. On CUDA the values have the precision of the training; cpu computes
+    float32."""
 
 
 def features(arguments: list[str]) -> None:
