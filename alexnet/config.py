@@ -74,8 +74,10 @@ class Lrn:
     b = a / (k + alpha * sum of squares of n adjacent maps) ** beta
     """
 
-    # The defaults are the numbers of section 3.3.
+    # The defaults of this class are the numbers of section 3.3.
+
     n: int = 5
+    """Maps in the sum: n // 2 on either side and the map itself, so that 4 and 5 are the same."""
     k: float = 2.0
     alpha: float = 1e-4
     """Factor of the sum. PyTorch, Caffe and ONNX apply theirs to the mean: it is n times this."""
@@ -143,7 +145,8 @@ class Architecture:
     """Number of units of the last layer. None: the number of classes in the store."""
     columns: int = 1
     """Number of columns: groups of filters that see only each other's maps, except in linked and
-    fully connected layers (section 3.2)."""
+    fully connected layers (section 3.2). 1 keeps all filters, which then see all maps: this is not
+    the paper's network with one column, which has fewer (recipe one_column)."""
     links: bool = True
     """False: the columns are separate up to the last layer."""
     activation: Activation = "relu"
@@ -242,7 +245,7 @@ class Sgd:
     weight_decay_of: tuple[tuple[str, float], ...] = ()
     """(layer, weight_decay) for layers whose weight decay differs."""
     bias_lr: float | None = None
-    """Learning rate of the biases. None: that of the weights."""
+    """Learning rate of the biases, which `lr` does not change. None: that of the weights."""
     bias_lr_of: tuple[tuple[str, float], ...] = ()
     """(layer, bias_lr) for layers whose bias learning rate differs."""
     bias_lr_follows: bool = True

@@ -351,8 +351,12 @@ def test_short_help_has_the_settings_that_people_change(
     assert expected <= flags_in(text)
     assert 15 <= len(flags_in(text)) <= 20
     assert "runs/original" in text
-    assert "Initial learning rate. (default: 0.01)" in text
-    assert "Initial learning rate. (default: 0.003)" in printed(capsys, "train", "demo", "--help")
+    # --lr alone leaves the learning rate of the biases as it is.
+    says = "Initial learning rate (of biases: sgd.bias-lr)."
+    assert f"{says} (default: 0.01)" in " ".join(text.split())
+    assert f"{says} (default: 0.003)" in " ".join(
+        printed(capsys, "train", "demo", "--help").split()
+    )
 
 
 @pytest.mark.parametrize(("verb", "groups"), [("train", TRAIN_GROUPS), ("summary", SUMMARY_GROUPS)])

@@ -38,7 +38,7 @@ class ExplainArguments:
     out: Path | None = None
     """Folder of the figures, which is made if it does not exist; that of the run when not given."""
     json: bool = False
-    """Print one JSON object for each image, with all values."""
+    """Print one JSON object for each image, with the values that are drawn."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 

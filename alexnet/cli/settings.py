@@ -36,7 +36,11 @@ class Setting:
 ARCHITECTURE = (
     Setting("architecture.input-px", "INT", "Side of the input, in pixels."),
     Setting("architecture.width", "FLOAT", "Factor on the width of layers."),
-    Setting("architecture.columns", "INT", "Groups of filters (section 3.2)."),
+    Setting(
+        "architecture.columns",
+        "INT",
+        "Groups of filters, whose number stays (section 3.2).",
+    ),
     Setting("architecture.activation", "NAME", "relu, tanh or logistic."),
     Setting("architecture.normalise", "BOOL", "False: without normalization."),
 )
@@ -45,19 +49,19 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
     "Run": (
         Setting("data", "STORE", "Prepared store, a folder or a URL. Required."),
         Setting("out", "RUN", "Folder of the run."),
-        Setting("seed", "INT", "Seed of weights, image order, augmentation and dropout."),
+        Setting("seed", "INT", "Seed of all that is random."),
         Setting("init", "RUN", "Start from the weights of this run."),
         Setting("init-layers", "NAME...", "Layers to take from --init; all by default."),
     ),
     "Optimization": (
         Setting("epochs", "INT", "Passes over the images; the schedule scales with it."),
-        Setting("sgd.lr", "FLOAT", "Initial learning rate."),
+        Setting("sgd.lr", "FLOAT", "Initial learning rate (of biases: sgd.bias-lr)."),
         Setting("sgd.batch", "INT", "Images per batch, all ranks."),
         Setting("sgd.weight-decay", "FLOAT", "Weight decay."),
     ),
     "Network": ARCHITECTURE,
     "Augmentation": (
-        Setting("augment.crops", "BOOL", "Random crops; False: center crop."),
+        Setting("augment.crops", "BOOL", "False: center crops only."),
         Setting("augment.flips", "BOOL", "Random reflections."),
         Setting("augment.colour", "NAME", "Color noise: none, paper or original."),
     ),

@@ -34,6 +34,9 @@ from alexnet.saved_config import read_file
 class SummaryArguments:
     """Print the shape, parameters, neurons and multiply-adds of every layer.
 
+    A recipe is counted with the classes of its table, a thousand as a rule; a run with those of its
+    store.
+
     Each field of the recipe is an option, for example --architecture.columns 1, or --width 0.5 for
     --architecture.width. `summary RECIPE --help` lists those that people change.
     """
