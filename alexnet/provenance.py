@@ -14,7 +14,7 @@ from pathlib import Path
 from alexnet.cores import available_cores
 
 VERSION = "0.2.0"
-"""The version of the package; pyproject.toml and CHANGELOG.md name the same."""
+"""The version of the package; pyproject.toml, CITATION.cff and CHANGELOG.md name the same."""
 
 PACKAGE = Path(__file__).resolve().parent
 
