@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,18 @@ import torch
 import tyro
 from PIL import Image
 
-from alexnet import load
+from alexnet import load, recipes
+from alexnet.checkpoint import state_of, write_config
 from alexnet.cli import function_of
-from alexnet.config import StoreSettings
-from alexnet.data import shapes
+from alexnet.config import Config, StoreSettings
+from alexnet.config_checks import check
+from alexnet.data.loader import batches
 from alexnet.data.prepare import prepare
 from alexnet.data.sources.source import Options
-from alexnet.inference import activations
+from alexnet.inference import activations, read_image
+from alexnet.model import Network
+from alexnet.provenance import VERSION
+from alexnet.train.sgd import PlateauState, param_hyper
 from benchmarks.__main__ import main as benchmarks_main
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +56,9 @@ def test_documented_commands_parse(
 ) -> None:
     # `alexnet train IMAGES` is told from a recipe by the folder.
     (tmp_path / "IMAGES").mkdir()
+    # A config.json decides what the options are.
+    (tmp_path / "runs" / "slim").mkdir(parents=True)
+    write_config(tmp_path / "runs" / "slim", recipes.torchvision())
     monkeypatch.chdir(tmp_path)
     parse = tyro.cli
 
@@ -114,14 +124,64 @@ def test_walkthroughs_in_contributing_run(tmp_path: Path) -> None:
     assert {n: s["images"] for n, s in manifest["splits"].items()} == {"train": 16, "val": 4}
 
 
-def test_the_python_of_the_page_about_looking_inside_runs(run: Path, tmp_path: Path) -> None:
-    seen, prepared = python_blocks("docs/inside.md")
+def test_the_python_of_the_page_about_looking_inside_runs(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "store").symlink_to(store)
+    monkeypatch.chdir(tmp_path)
+    of_store, seen, prepared, lesions = python_blocks("docs/inside.md")
+    trained = load(run)
+    stored = next(batches(of_store["val"], np.array([17]), 1)).images[0].numpy()
+    np.testing.assert_array_equal(read_image("wrong.jpg", 40), stored)
+
     assert (seen["box"].top, seen["box"].bottom) < (seen["x"].shape[1],) * 2
-    trained, file = load(run), tmp_path / "photo.png"
-    Image.fromarray(shapes.image(0, 1)).save(file)
-    x = prepared["network_input"](trained, file)
+
+    # An image in the middle of one of the stored size reaches the network pixel by pixel.
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    framed = np.zeros((40, 40, 3), np.uint8)
+    framed[4:36, 4:36] = pixels
+    Image.fromarray(framed).save("framed.png")
+    trained.preprocess.dtype = torch.bfloat16
+    x = prepared["network_input"](trained, "framed.png")
+    trained.preprocess.dtype = torch.float32
+    assert torch.equal(x, trained.preprocess.centre(torch.from_numpy(framed)[None]))
+    assert torch.equal(x, prepared["input_of"](trained, [framed]))
+    np.testing.assert_array_equal(trained.preprocess.centre_pixels(framed), pixels)
+
+    # This network has four convolutions.
+    trained.net.relu5 = trained.net.relu4
+    whole = lesions["error_without"](trained, [])
+    assert lesions["error_without"](trained, slice(None)) == pytest.approx(0.9)
+    assert lesions["error_without"](trained, []) == whole
+
+    x = prepared["network_input"](trained, "wrong.jpg")
     hooked: list[torch.Tensor] = []
     with trained.net.relu3.register_forward_hook(lambda module, inputs, y: hooked.append(y)):
         trained.net(x)
     want = activations(trained, ["conv3"], x)["conv3"]
     torch.testing.assert_close(hooked[0], want, rtol=0, atol=1e-6)
+
+
+def test_the_readout_of_the_page_about_weights_trains_the_last_layer_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[Config] = []
+    monkeypatch.setattr("alexnet.fit", lambda config, run: begun.append(config), raising=False)
+    python_blocks("docs/weights.md")
+    (config,) = begun
+    check(config)
+    assert config.schedule.epochs == 10
+    for name in state_of(Network(replace(config.architecture, width=1 / 16))):
+        rate = param_hyper(config, name, 0, PlateauState()).lr
+        assert rate == (config.sgd.lr if name.startswith("fc8.") else 0.0), name
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    """And has what version 1.2.0 of the format requires."""
+    entries = dict(re.findall(r"^([\w-]+): *(.*)$", (ROOT / "CITATION.cff").read_text(), re.M))
+    assert entries["version"] == VERSION
+    assert entries["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "license", "references"} <= entries.keys()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (entries["version"], entries["license"]) == (project["version"], project["license"])
