@@ -122,15 +122,9 @@ def start_from(setup: Setup) -> list[str]:
         )
     if setup.average is not None:
         setup.average.load_state_dict(net.state_dict())
-    setup.init.update(
-        {
-            "run": config.init,
-            "sha256": saved.about["sha256"],
-            "layers": taken,
-            # Where those weights came from in their turn.
-            **{key: saved.about[key] for key in ("imported", "init") if key in saved.about},
-        }
-    )
+    setup.init.update(run=config.init, sha256=saved.about["sha256"], layers=taken)
+    # Where those weights came from in their turn.
+    setup.init.update({key: saved.about[key] for key in ("imported", "init") if key in saved.about})
     why = "" if same_classes else " (the classes differ, so the last layer is not taken)"
     lines = [
         f"from {config.init}: {', '.join(taken) or 'nothing'}; "
