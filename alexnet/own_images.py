@@ -26,7 +26,7 @@ from alexnet.config import Config, Schedule, SmoothSchedule, StoreSettings, scal
 from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import sample_augmentation
-from alexnet.data.manifest import is_store
+from alexnet.data.manifest import UNSEALED, is_store
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare, sample_sizes
 from alexnet.data.preprocess import Preprocess, check_sizes
@@ -109,8 +109,8 @@ def train_on(
         source = sources.find(folder)
         if not {"val", "test"} & {split.name for split in source.splits}:
             raise DataError(
-                f"{folder} has no images to test on beside those to train on; add a split named "
-                "val or test"
+                f"{folder} has no images to test on beside those to train on; give a class two "
+                "images or more, or add a split named val or test"
             )
         config = base or recommended(typical_side_px(source), source.splits[0].count)
         # Before the images are prepared, which may take minutes.
@@ -225,13 +225,20 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
         was = "archives of other names, sizes or dates"
     elif held != there:
         was = f"other images than {source.description} has now"
+        if manifest["format"] == UNSEALED:
+            was += ", or by version 0.2, which held out others"
     elif before_px != settings.size_px:
         was = f"{before_px} pixels a side, and this recipe needs {settings.size_px}"
     else:
         return
-    both = shlex.join([str(folder), str(folder).removesuffix("-store")])
+    run = str(folder).removesuffix("-store")
+    # Where files were added, those that the run is tested on are still held out. In streams, and in
+    # stores of version 0.2, other ones were, so the test would be of images that it has seen.
+    added = held != there and all(held.values()) and manifest["format"] != UNSEALED
+    go_on = f" (with --init {shlex.quote(run)} to go on from that run)" if added else ""
     raise DataError(
-        f"{folder} was prepared for {was}; choose another --out, or begin again after: rm -r {both}"
+        f"{folder} was prepared for {was}; choose another --out{go_on}, or begin again after: "
+        f"rm -r {shlex.join([str(folder), run])}"
     )
 
 

@@ -186,8 +186,11 @@ def test_images_that_were_exchanged_are_not_overlooked(images: Path, tmp_path: P
     train_on(str(images), tmp_path / "mine", tiny)
     folder = images / shapes.CLASSES[0]
     (folder / "0.png").rename(folder / "new.png")
-    with pytest.raises(DataError, match=r"was prepared for other images than .* has now"):
+    with pytest.raises(
+        DataError, match=r"was prepared for other images than .* has now"
+    ) as refused:
         train_on(str(images), tmp_path / "mine", tiny)
+    assert f"another --out (with --init {tmp_path / 'mine'} to go on from" in str(refused.value)
 
 
 def tars_of(images: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,14 @@ MAX_CLASSES = 1_000_000
 """Most classes of a data set. The whole of ImageNet has 21,841; a label beyond this is damage, and
 the list of that many names might not fit into memory."""
 WORD_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
+
+
+def composed(name: str) -> str:
+    """Return a name with each letter and its accents as one character, by which names compare.
+
+    macOS writes the names of files with the accents apart, other systems and tables as one.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def are_wnids(names: Iterable[str]) -> bool:

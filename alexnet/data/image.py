@@ -44,7 +44,9 @@ FORMATS = {
 # The first letters of the content of HEIF files, from the fourth byte on. Telephones and mail
 # programs send them under names that end in .jpg, too.
 HEIF_BRANDS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1"))
-HEIF_MEND = "convert it to JPEG, or install pillow-heif"
+# The command itself names a folder of this machine, which is no part of a store's manifest.
+INSTALL_HEIF = "install pillow-heif (`alexnet check` prints the command)"
+HEIF_MEND = f"convert it to JPEG, or {INSTALL_HEIF}"
 # Pillow's own limit, which it derives from 256 MiB of memory: its two checks and ours agree, so
 # that it does not depend on the decoder whether an image is accepted. It does not depend on the
 # memory of the machine either, because that must not change the content of a store.

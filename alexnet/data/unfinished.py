@@ -25,7 +25,7 @@ from alexnet.errors import DataError
 from alexnet.files import write_whole
 
 # Version of the state and of the choice of images held out. No other version is resumed.
-STATE = 6
+STATE = 7
 STATE_FILE = "state.json"
 
 

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet.data.image import FORMATS, suffixes
+from alexnet.data.classes import composed
+from alexnet.data.image import FORMATS, INSTALL_HEIF, suffixes
 from alexnet.errors import DataError
 
 # Suffixes of photographs that this program cannot decode, or not everywhere (`image.FORMATS`).
@@ -61,14 +61,6 @@ def check_size(size: int, limit_bytes: int = MAX_IMAGE_BYTES) -> None:
     """Raise UnreadableImage for a file of too many bytes, before memory is allocated for them."""
     if size > limit_bytes:
         raise UnreadableImage(f"{size:,} bytes are more than {limit_bytes:,}")
-
-
-def composed(name: str) -> str:
-    """Return a name with each letter and its accents as one character, by which names compare.
-
-    macOS writes the names of files with the accents apart, other systems and tables as one.
-    """
-    return unicodedata.normalize("NFC", name)
 
 
 def readable(name: str) -> str:
@@ -400,21 +392,36 @@ def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSp
 
     The number of files of a class is rounded. A class of two files or more gives at least one, so
     that its errors can be counted, and no class gives all of them, since it could not be learned.
-    Both splits keep the order of the files; only the choice is random, and that of a class does not
-    depend on the other classes.
+    Both splits keep the order of the files.
+
+    The first files of a class in the order of `_held_out_rank` are held out, so the choice does not
+    depend on the other classes, and hardly on the other files of the class: where k files are added
+    to it, about `val_fraction` * k files at most change sides. A network that was trained on a
+    folder can therefore go on with more of its photographs and still be tested on new ones.
     """
     fraction = options.checked_fraction()
     by_class: dict[int, list[int]] = {}
     for i, (_, _, label) in enumerate(files):
         by_class.setdefault(label, []).append(i)
     chosen: set[int] = set()
-    for label, members in by_class.items():
+    for members in by_class.values():
         if fraction:
             count = min(max(1, round(fraction * len(members))), len(members) - 1)
-            order = np.random.default_rng([options.seed, label]).permutation(len(members))
-            chosen.update(members[number] for number in order[:count])
+            ranked = sorted(members, key=lambda i: _held_out_rank(options.seed, files[i][1]))
+            chosen.update(ranked[:count])
     train = listed("train", [file for i, file in enumerate(files) if i not in chosen])
     if not chosen:
+def _held_out_rank(seed: int, name: str) -> bytes:
+    """Return a pseudorandom rank of an image, which depends on the seed and on its name alone.
+
+    Args:
+        name: Path of the image relative to its source; in class folders it begins with the class.
+    """
+    # Names need not be UTF-8; a copy on macOS has its accents apart.
+    text = f"{seed}\0{composed(name)}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
         return (train,)
     return train, listed("val", [file for i, file in enumerate(files) if i in chosen])
 
