@@ -19,6 +19,7 @@ import torch
 from alexnet import native, requirements
 from alexnet.cores import cpu_limit, memory_limit, physical_memory
 from alexnet.device import follow_cpu_limit
+from alexnet.errors import install_command
 from alexnet.files import user_cache
 from alexnet.ops import cuda_trial, trial
 from alexnet.provenance import code_version, describe, machine
@@ -159,7 +160,7 @@ def _option(module: str, packages: str, cost: str) -> Component:
     """Tell whether an optional package is installed; only its version is read, nothing imported."""
     name = packages.split()[0]
     if util.find_spec(module) is None:
-        return Component(name, False, f"{cost}; pip install {packages}")
+        return Component(name, False, f"{cost}; {install_command(*packages.split())}")
     return Component(name, True, _version(name))
 
 

@@ -59,11 +59,16 @@ def unknown(kind: str, typed: str, names: Iterable[str]) -> str:
 def not_installed(what: str, *packages: str) -> str:
     """The sentence for an optional part that is missing, with the command that installs it.
 
-    The command names this Python, since the `pip` of the shell may be that of another environment,
-    and the packages themselves, since `alexnet` is on no index.
-
     Args:
         what: What needs the packages, as the subject of the sentence.
     """
-    python = shlex.quote(sys.executable or "python3")
-    return f"{what} needs {' and '.join(packages)}: {python} -m pip install {' '.join(packages)}"
+    return f"{what} needs {' and '.join(packages)}: {install_command(*packages)}"
+
+
+def install_command(*packages: str) -> str:
+    """The command that installs packages where this program can import them.
+
+    It names this Python, since the `pip` of the shell may be that of another environment, and the
+    packages themselves, since `alexnet` is on no index.
+    """
+    return f"{shlex.quote(sys.executable or 'python3')} -m pip install {' '.join(packages)}"

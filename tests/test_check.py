@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from importlib import metadata
@@ -42,7 +43,10 @@ def test_what_is_missing_is_named_with_its_cost(
     assert not part("compiled code").ok
     assert "install g++" in part("compiled code").text
     assert "2.9 times" in part("compiled code").text
-    assert part("pillow-heif").text == "HEIC images are left out; pip install pillow-heif"
+    # Another environment's pip may be the one that the shell finds.
+    install = f"{shlex.quote(sys.executable)} -m pip install"
+    assert part("pillow-heif").text == f"HEIC images are left out; {install} pillow-heif"
+    assert part("onnx").text.endswith(f"; {install} onnx onnxruntime")
     monkeypatch.setenv("ALEXNET_NATIVE", "0")
     assert part("compiled code").text.startswith("turned off by ALEXNET_NATIVE=0")
 

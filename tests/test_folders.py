@@ -83,7 +83,7 @@ def test_files_that_cannot_be_read_are_counted_by_suffix_and_named_in_the_manife
         f"1 file of {folder} with the suffix .cr2 is left out: this program cannot read it; "
         "convert it to JPEG",
         f"2 files of {folder} with the suffix .heic are left out: this program cannot read them; "
-        "convert them to JPEG, or install pillow-heif",
+        "convert them to JPEG, or install pillow-heif (`alexnet check` prints the command)",
         f"2 other files of {folder} are left out: 1 .mp4, 1 without a suffix",
     ]
     output = capsys.readouterr().out.splitlines()

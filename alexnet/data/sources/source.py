@@ -27,7 +27,7 @@ OTHER_IMAGE_SUFFIXES = {
     *(".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
 }
 # What can be installed in order to read some of them.
-_INSTALL = dict.fromkeys(FORMATS["HEIF"], ", or install pillow-heif") | {
+_INSTALL = dict.fromkeys(FORMATS["HEIF"], f", or {INSTALL_HEIF}") | {
     ".avif": ", or install Pillow 11.3 or later"
 }
 TEXT_SUFFIXES = {".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"}
