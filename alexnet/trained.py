@@ -18,7 +18,7 @@ from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
 from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import evaluation_crops, fixed_crop
-from alexnet.data.classes import numbered, short_names
+from alexnet.data.classes import composed, numbered, short_names
 from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb, centre_square
 from alexnet.data.manifest import is_store
@@ -179,6 +179,8 @@ def _other_classes(run: list[str], store: list[str]) -> str | None:
     """
     if run == store:
         return None
+    # Runs and stores of earlier versions have the names as the file system wrote them.
+    run, store = list(map(composed, run)), list(map(composed, store))
     if len(run) != len(store):
         return f"{len(run)}, and {len(store)} in the store"
     i = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])

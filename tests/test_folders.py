@@ -400,12 +400,17 @@ def test_first_image_of_a_table_is_not_taken_for_a_heading(tmp_path: Path) -> No
     (tmp_path / "photos" / "a").rmdir()
     rows = zip(names, ("target", "other", "other"), strict=True)
     (tmp_path / "photos" / "labels.csv").write_text("".join(f"{n},{c}\n" for n, c in rows))
+    # A class has the same name on every system.
+    folder = folder_of(tmp_path / "mac", {unicodedata.normalize("NFD", "Bär"): 2, "Bison": 2})
+    assert find(str(folder)).classes == source.classes
     source = find(str(tmp_path / "photos"), val_fraction=0)
     assert (source.classes, source.splits[0].count) == (("other", "target"), 3)
 
 
 def test_mark_at_the_beginning_of_a_windows_file_is_no_part_of_a_class(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    with pytest.raises(DataError, match="has 2 classes named 'Bär'"):
+        Source("bears", ("B\u00e4r", "Ba\u0308r"), ())
     assert read_class_names(tmp_path / "classes.txt") == ["cat", "dog"]
 
 

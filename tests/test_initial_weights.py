@@ -15,10 +15,12 @@ from alexnet.config import (
     Sgd,
     StepSchedule,
 )
+from alexnet.data.store import Store
 from alexnet.distributed.mesh import ALONE
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.train.loop import fit, resume
+from alexnet.train.setup import set_up, start_from
 from tests.conftest import tiny, tiny_architecture
 
 
@@ -54,6 +56,14 @@ def test_last_layer_is_copied_only_if_the_classes_are_the_same(
     assert torch.equal(
         checkpoint.read(tmp_path / "same").weights["fc8.weight"], theirs.weights["fc8.weight"]
     )
+    # A name of the same class, with the accent as a character of its own.
+    names = [*Store(store).classes[:9], "B\u00e4r"]
+    about = theirs.about | {"classes": [*names[:9], "Ba\u0308r"]}
+    decomposed = tmp_path / "decomposed.safetensors"
+    checkpoint.write(decomposed, theirs.weights, {}, theirs.mean, about)
+    setup = set_up(tiny(store, init=str(decomposed), **frozen), Store(store), ALONE)
+    setup.store.classes[9] = names[9]
+    assert start_from(setup).endswith("started anew: nothing")
     about = theirs.about | {"classes": [f"other {i}" for i in range(10)]}
     other = tmp_path / "other.safetensors"
     checkpoint.write(other, theirs.weights, {}, theirs.mean, about)

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from alexnet.data.sources.source import MAX_IMAGE_BYTES
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.train.loop import fit
-from alexnet.trained import load
+from alexnet.trained import check_store, load
 from tests import layouts
 from tests.conftest import tiny
 from tests.layouts import (
@@ -135,6 +136,13 @@ def test_evaluation_on_other_classes_is_refused_naming_the_first_difference(
     (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(ValueError, match="class 4 is 'triangle', and 'pentagon' in the store"):
         evaluate([run], copy)
+    # Names that only differ in how an accent is written are those of one class.
+    trained = load(run)
+    for form in ("B\u00e4r", "Ba\u0308r"):
+        manifest["classes"][3] = form
+        (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
+        classes = (*trained.classes[:3], "Ba\u0308r", *trained.classes[4:])
+        check_store(replace(trained, classes=classes), Store(copy))
     manifest["classes"].pop()
     (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(ValueError, match=r"other classes than .* has: 10, and 9 in the store"):

@@ -257,12 +257,14 @@ class Source:
     fingerprints of the splits tell all, or if there is no such folder."""
 
     def __post_init__(self) -> None:
-        classes = tuple(map(readable, self.classes))
+        # A class has one name, on whatever system its folder was made and its labels were written.
+        classes = tuple(composed(readable(name)) for name in self.classes)
         for name, count in Counter(classes).most_common(1):
             if count > 1:
                 raise DataError(
                     f"{self.description} has {count} classes named {name!r} (bytes that are not "
-                    "UTF-8 are written in letters); rename all but one"
+                    "UTF-8 are written in letters, and a letter with an accent is the same in one "
+                    "part or in two); rename all but one"
                 )
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "description", readable(self.description))
