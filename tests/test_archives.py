@@ -113,6 +113,15 @@ def test_webdataset_tars(tmp_path: Path) -> None:
         webdataset(tmp_path)
 
 
+def test_members_of_hidden_folders_are_no_samples(tmp_path: Path) -> None:
+    samples: dict[str, bytes] = {}
+    for key in ("0", "../1", "./2", ".thumbnails/0", "a/.trash/b/0"):
+        samples |= {f"{key}.jpg": image(0, 0), f"{key}.cls": key[-1:].encode()}
+    tar(tmp_path / "train-000.tar", samples)
+    split = find(str(tmp_path), val_fraction=0).splits[0]
+    assert sorted(item.name.split(":")[1] for item in split.items(0)) == ["0", "1", "2"]
+
+
 def test_images_of_shards_held_out_do_not_depend_on_the_wanted_splits(tmp_path: Path) -> None:
     samples: dict[str, bytes] = {}
     for number in range(40):

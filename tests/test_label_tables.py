@@ -94,6 +94,45 @@ def test_table_names_images_however_their_accents_are_written(tmp_path: Path) ->
     assert find(str(tmp_path), val_fraction=0).splits[0].count == 2
 
 
+@pytest.mark.parametrize("name", ["IMG_4.HEIC", "IMG_4"])
+def test_row_of_an_image_that_cannot_be_decoded_says_so(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "IMG_4.HEIC", b"whatever")
+    with pytest.raises(DataError, match=r"left out, .*IMG_4\.HEIC among .* convert it to JPEG, or"):
+        pets(tmp_path, f"{VALID_TABLE}{name},dog\n")
+
+
+def test_images_that_cannot_be_decoded_are_reported_beside_a_table_too(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"IMG_{number}.HEIC", b"whatever")
+    (note,) = pets(tmp_path, VALID_TABLE).notes
+    assert note.startswith(f"2 files of {tmp_path} with the suffix .heic are left out")
+
+
+def test_images_of_which_none_can_be_decoded_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "IMG_4.HEIC", b"whatever")
+    write(tmp_path / "labels.csv", "IMG_4.HEIC,dog\n")
+    with pytest.raises(DataError, match=r"at least 2 are needed.* 1 file .*\.heic .* convert it"):
+        find(str(tmp_path))
+
+
+def test_name_of_an_image_that_is_not_utf_8_says_how_to_save_the_table(tmp_path: Path) -> None:
+    """Spreadsheet programs save a CSV in the code page of the system."""
+    write(tmp_path / "K\u00fcche.jpg", image(0, 0))
+    write(tmp_path / "labels.csv", f"{VALID_TABLE}K\u00fcche.jpg,dog\n".encode("cp1252"))
+    for number, name in enumerate(("a b.jpg", "c.png", "d.JPG")):
+        write(tmp_path / name, image(number % 2, 1))
+    with pytest.raises(DataError, match=r"labels\.csv, line 4, .* not UTF-8; save the table as"):
+        find(str(tmp_path))
+
+
+def test_images_of_one_class_alone_are_said_to_lie_in_one_folder(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"cat": 3})
+    with pytest.raises(
+        DataError, match=r"3 images of .* lie in one folder, cat/, and .*at least 2"
+    ):
+        find(str(tmp_path))
+
+
 def test_label_whose_quotation_mark_is_not_closed_is_refused(tmp_path: Path) -> None:
     """It would take the rows after it."""
     with pytest.raises(ValueError, match=r"labels.csv, line 4, ends a label of several lines"):
@@ -212,13 +251,13 @@ def test_two_tables_of_the_same_images_are_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that are walked through."""
-    folders, walk = list[Path](), tables.images_below
+    folders, walk = list[Path](), tables.files_below
 
     def walking(folder: Path) -> list[Path]:
         folders.append(folder)
         return walk(folder)
 
-    monkeypatch.setattr(tables, "images_below", walking)
+    monkeypatch.setattr(tables, "files_below", walking)
     return folders
 
 
@@ -273,3 +312,23 @@ def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> Non
     source = find(str(tmp_path), val_fraction=0)
     assert check_labels(source.splits[0]) == 2
     assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
+
+
+def test_table_with_other_labels_than_the_folders_is_not_overlooked(tmp_path: Path) -> None:
+    """The folders are those of years, for example, and not the classes."""
+    folder_of(tmp_path, {"2021": 4, "2022": 4})
+    files = [f"{year}/{number}.png" for year in (2021, 2022) for number in range(4)]
+
+    def table(labels: list[str]) -> None:
+        rows = "".join(f"{file},{label}\n" for file, label in zip(files, labels, strict=False))
+        write(tmp_path / "labels.csv", rows)
+
+    for labels in (["cat", "dog"] * 4, ["cat", "dog"] * 2):
+        table(labels)
+        with pytest.raises(DataError, match=r"labels\.csv gives the images .* into one folder if"):
+            find(str(tmp_path))
+    # Numbers for the folders, a few of the images, dates, and columns without a meaning.
+    for labels in (["0"] * 4 + ["1"] * 4, ["cat", "dog"], list("abcdefgh"), ["1,2,3"] * 8):
+        table(labels)
+        (note,) = find(str(tmp_path)).notes
+        assert note.endswith(f"labels.csv is not read: the folders of {tmp_path} are the classes")

@@ -6,14 +6,13 @@ import itertools
 from collections.abc import Collection
 from pathlib import Path
 
-from alexnet.data.classes import are_wnids, words_beside
+from alexnet.data.classes import are_wnids, composed, words_beside
 from alexnet.data.sources.ilsvrc import check_numbers, find_devkit, number_of
 from alexnet.data.sources.source import (
     SPLIT_NAMES,
     Listed,
     Options,
     Source,
-    composed,
     files_below,
     is_image,
     listed_splits,
@@ -172,9 +171,11 @@ def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[
     """
     folders = _children(folder)
     if len(folders) < 2:
-        raise DataError(
+        left_out = notes_on_left_out(filter(may_be_image, files_below(folder)), folder)
+        few = (
             f"{folder} has {len(folders)} class folders; at least 2 are needed, one for each class"
         )
+        raise DataError("; ".join([few, *left_out]))
     files: list[Listed] = []
     left_out: list[Path] = []
     without_images: list[str] = []
@@ -253,7 +254,11 @@ def _held_out_files(
 
 
 def _notes_on_rest(folder: Path) -> list[str]:
-    """Return notes about files beside class folders that the user may have meant to be read."""
+    """Return notes about files beside class folders that the user may have meant to be read.
+
+    Raises:
+        DataError: If one of them is a table by which the folders are no classes.
+    """
     notes = []
     files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
     if loose := [path.name for path in files if is_image(path)]:
@@ -261,12 +266,42 @@ def _notes_on_rest(folder: Path) -> list[str]:
             f"{len(loose)} images of {folder} lie in no class folder and are left out, "
             f"{loose[0]} among them"
         )
-    notes += [
-        f"{path} is not read: the folders of {folder} are the classes"
-        for path in candidates([folder])
-        if path.suffix.lower() != ".txt"  # these are READMEs, words and lists of files
-    ]
+    # Text files are READMEs, words and lists of files.
+    tables = [path for path in candidates([folder]) if path.suffix.lower() != ".txt"]
+    images = Images(folder) if tables else None
+    for path in tables:
+        if images is not None and _has_other_labels(path, images):
+            raise DataError(
+                f"{path} gives the images of {folder} other labels than their folders; move the "
+                "table away if the folders are the classes, or all images into one folder if the "
+                "table has them"
+            )
+        notes.append(f"{path} is not read: the folders of {folder} are the classes")
     return notes
+
+
+def _has_other_labels(path: Path, images: Images) -> bool:
+    """Tell whether a file labels most images, and those of one folder differently.
+
+    The folders then are those of years, cameras or films. Other names of the classes are no reason
+    to ask, nor are columns that differ from image to image, such as dates.
+    """
+    try:
+        table = read_table(path, images)
+    except DataError:  # a table of something else
+        return False
+    labels: dict[Path, str] = {}
+    for row in table.rows if table else ():
+        if row.label and (image := images.find(row.name)) is not None:
+            labels[image] = row.label
+    by_folder: dict[str, set[str]] = {}
+    for image, label in labels.items():
+        by_folder.setdefault(image.relative_to(images.folder).parts[0], set()).add(label)
+    return (
+        2 * len(labels) >= len(images.files)
+        and 2 * len(set(labels.values())) <= len(labels)
+        and any(len(different) > 1 for different in by_folder.values())
+    )
 
 
 def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -> Labels | None:

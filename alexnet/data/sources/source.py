@@ -140,22 +140,14 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Return the paths below a folder that have names of images and are not folders, in order.
-
-    Links that lead nowhere, pipes and the like are among them: reading them fails, so that they
-    are counted and reported as all unreadable images are.
-
-    Raises:
-        DataError: If a folder cannot be read.
-    """
-    return list(filter(is_image, files_below(folder)))
-
-
 def files_below(folder: Path) -> list[Path]:
     """Return all paths below a folder that are not folders, in order, and all links to folders.
 
-    No folder is entered through a link, which may lead above this one.
+    No folder is entered through a link, which may lead above this one, and no hidden folder is
+    entered: programs keep earlier versions and thumbnails of photographs in them, and the trash.
+
+    Links that lead nowhere, pipes and the like are among the paths. To read them as images fails,
+    so that they are counted and reported as all unreadable images are.
 
     Raises:
         DataError: If a folder cannot be read; its images would be missing without a word.
@@ -169,6 +161,8 @@ def files_below(folder: Path) -> list[Path]:
 
     paths = []
     for above, folders, names in os.walk(folder, onerror=refuse):
+        # In place: `walk` enters the folders that this list then has.
+        folders[:] = [name for name in folders if not is_hidden(name)]
         links = (name for name in folders if os.path.islink(os.path.join(above, name)))
         paths += [Path(above, name) for name in itertools.chain(names, links)]
     return sorted(paths)
@@ -328,7 +322,7 @@ def may_be_image(name: str | Path) -> bool:
 
 
 def is_hidden(name: str | Path) -> bool:
-    """Tell whether a file is hidden.
+    """Tell whether a file or a folder is hidden.
 
     Beside IMG_1.jpg, macOS writes ._IMG_1.jpg with what its own file systems know of the file.
     """
@@ -413,6 +407,10 @@ def listed_with_val(files: Sequence[Listed], options: Options) -> tuple[SourceSp
             chosen.update(ranked[:count])
     train = listed("train", [file for i, file in enumerate(files) if i not in chosen])
     if not chosen:
+        return (train,)
+    return train, listed("val", [file for i, file in enumerate(files) if i in chosen])
+
+
 def _held_out_rank(seed: int, name: str) -> bytes:
     """Return a pseudorandom rank of an image, which depends on the seed and on its name alone.
 
@@ -422,10 +420,6 @@ def _held_out_rank(seed: int, name: str) -> bytes:
     # Names need not be UTF-8; a copy on macOS has its accents apart.
     text = f"{seed}\0{composed(name)}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-        return (train,)
-    return train, listed("val", [file for i, file in enumerate(files) if i in chosen])
 
 
 StreamedImage = tuple[str, int, Callable[[], bytes]]

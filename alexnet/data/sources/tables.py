@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from alexnet.data.classes import (
     ClassList,
     are_wnids,
     class_list,
+    composed,
     is_number,
     read_class_names,
     with_words,
@@ -24,11 +25,12 @@ from alexnet.data.sources.source import (
     Listed,
     Options,
     Source,
-    composed,
-    images_below,
+    files_below,
     is_hidden,
     is_image,
     listed_splits,
+    may_be_image,
+    notes_on_left_out,
     readable,
     split_in_name,
     split_name,
@@ -51,32 +53,57 @@ SAMPLE_ROWS = 200
 
 
 class Images:
-    """The image files of a folder, found by any ending of their path, with or without suffix."""
+    """The image files of a folder, found by any ending of their path, with or without suffix.
+
+    Attributes:
+        files: The images that can be decoded here.
+        left_out: Those that cannot, by their suffixes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = images_below(folder)
-        # A dictionary of all endings: to search all files for each row would take (rows x files)
-        # steps.
-        self._by_name: dict[str, Path | None] = {}
-        for path in self.files:
-            parts = path.relative_to(folder).parts
-            for first in range(len(parts)):
-                name = "/".join(parts[first:])
-                # Tables name images as "a.jpg", "a", or with some of the folders above. A name that
-                # two files share is of no use, so it stands for None.
-                for key in (name, name.removesuffix(path.suffix)):
-                    key = composed(key)
-                    self._by_name[key] = None if key in self._by_name else path
+        below = files_below(folder)
+        self.files = [path for path in below if is_image(path)]
+        self.left_out = [path for path in below if may_be_image(path) and not is_image(path)]
+        self._by_name = _by_endings(folder, self.files)
 
     def find(self, name: str) -> Path | None:
         """Return the file that a table calls `name`; None if there is none, or several."""
-        parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
-        # The table may also name folders above this one: the longest ending that fits counts.
+        return _longest_ending(self._by_name, name)
+
+    def find_left_out(self, names: Iterable[str]) -> list[Path]:
+        """Return the files with some of these names that are images and cannot be decoded here."""
+        by_name = _by_endings(self.folder, self.left_out)
+        paths = (_longest_ending(by_name, name) for name in names)
+        return [path for path in paths if path is not None]
+
+
+def _by_endings(folder: Path, files: Iterable[Path]) -> dict[str, Path | None]:
+    """Return files by all endings of their paths; None for an ending that two of them share.
+
+    To search all files for each row of a table would take (rows x files) steps.
+    """
+    by_name: dict[str, Path | None] = {}
+    for path in files:
+        parts = path.relative_to(folder).parts
         for first in range(len(parts)):
-            if (path := self._by_name.get(composed("/".join(parts[first:])))) is not None:
-                return path
-        return None
+            name = "/".join(parts[first:])
+            # Tables name images as "a.jpg", "a", or with some of the folders above. A name that
+            # two files share is of no use, so it stands for None.
+            for key in (name, name.removesuffix(path.suffix)):
+                key = composed(key)
+                by_name[key] = None if key in by_name else path
+    return by_name
+
+
+def _longest_ending(by_name: Mapping[str, Path | None], name: str) -> Path | None:
+    """Return the file that a table calls `name`, of those that `_by_endings` returned."""
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    # The table may also name folders above this one: the longest ending that fits counts.
+    for first in range(len(parts)):
+        if (path := by_name.get(composed("/".join(parts[first:])))) is not None:
+            return path
+    return None
 
 
 @dataclass(frozen=True)
@@ -281,6 +308,16 @@ def match_images(table: Table, images: Images) -> list[tuple[LabelRow, Path]]:
                 f"calls it {labels[path]!r}; keep one of them"
             )
         matched.append((row, path))
+    if left_out := images.find_left_out(row.name for row in lost):
+        raise DataError(
+            f"{table.path} names images that are left out, {left_out[0]} among them; "
+            + "; ".join(notes_on_left_out(left_out, images.folder))
+        )
+    if odd := [row for row in lost if row.name != readable(row.name)]:
+        raise DataError(
+            f"{table.path}, line {odd[0].line}, names an image in letters that are not UTF-8; save "
+            'the table as UTF-8 (in Excel as "CSV UTF-8")'
+        )
     if lost:
         # The most common cause: a first line with headings that are not recognized.
         hint = "; if it is a heading, call its columns name and label" if lost[0].line == 1 else ""
@@ -356,7 +393,7 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
         if count > 1:
             raise DataError(f"{path} is in {count} splits by the tables; leave it in one")
     named = str(tables[0].path) if len(tables) == 1 else f"the tables of {folder}"
-    notes = note_unlisted(images.files, counts, named)
+    notes = note_unlisted(images.files, counts, named) + notes_on_left_out(images.left_out, folder)
     for split, labels in list(by_split.items()):
         if not any(labels.values()):
             if options.wants(split):
@@ -408,8 +445,12 @@ def _tables(folder: Path, images_in: Callable[[Path], Images]) -> list[Table]:
         inner = [child for child in folder.iterdir() if child.is_dir() and not is_hidden(child)]
         if len(inner) == 1 and any(child.is_dir() for child in inner[0].iterdir()):
             tried += f"; if the classes are the folders of {inner[0]}, give that one"
+        where, count = "lie in no class folder", len(images.files)
+        # Someone who begins with the images of one class has made its folder.
+        if len(inner) == 1 and count and all(path.parent == inner[0] for path in images.files):
+            where = f"lie in one folder, {inner[0].name}/, and a network tells classes apart"
         raise DataError(
-            f"{len(images.files)} images of {folder} lie in no class folder; put them into "
+            f"{count} images of {folder} {where}; put them into "
             "folders, one for each class (at least 2), or add a table of labels (labels.csv with "
             f"rows NAME,LABEL){tried}"
         )

@@ -270,8 +270,11 @@ class Sample:
 
 
 def _visible(members: Iterator[Member]) -> Iterator[Member]:
-    """Yield the members that are not hidden files, which belong to no sample."""
-    return (member for member in members if not is_hidden(member.name))
+    """Yield the members that are neither hidden nor in hidden folders: these are no samples."""
+    for member in members:
+        parts = (part for part in member.name.split("/") if part not in (".", ".."))
+        if not any(map(is_hidden, parts)):
+            yield member
 
 
 def _samples(path: Path) -> Iterator[Sample]:
