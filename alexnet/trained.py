@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 
 from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
@@ -20,7 +21,7 @@ from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import evaluation_crops, fixed_crop
 from alexnet.data.classes import composed, numbered, short_names
 from alexnet.data.device_feed import moved
-from alexnet.data.image import Rgb, centre_square
+from alexnet.data.image import Rgb, centre_square, upright_pixels
 from alexnet.data.manifest import is_store
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.storage import is_url
@@ -59,13 +60,14 @@ class Trained:
 
         Args:
             images: (N, H, W, 3) uint8, RGB, or a sequence of images (H, W, 3) of different sizes:
-                arrays, tensors or PIL images.
+                arrays, tensors or PIL images. Those of PIL may be of any mode, and are rotated as
+                their EXIF orientation says, as `predict` does with files.
 
         Returns:
             (N, classes) float32, on the network's device.
 
         Raises:
-            DataError: If an image has another shape or dtype.
+            DataError: If an image has another shape or dtype, or cannot be decoded.
         """
         # The sentence for files comes from `_rgb`.
         if isinstance(images, str | bytes | Path):
@@ -177,10 +179,10 @@ def _other_classes(run: list[str], store: list[str]) -> str | None:
 
     Words for the classes are not compared.
     """
-    if run == store:
-        return None
     # Runs and stores of earlier versions have the names as the file system wrote them.
     run, store = list(map(composed, run)), list(map(composed, store))
+    if run == store:
+        return None
     if len(run) != len(store):
         return f"{len(run)}, and {len(store)} in the store"
     i = next(i for i, pair in enumerate(zip(run, store, strict=True)) if pair[0] != pair[1])
@@ -245,8 +247,9 @@ def _rgb(image: Any) -> Rgb:
             "a trained network takes the pixels of images and no files; open them with Pillow, or "
             "use alexnet.predict(trained, paths)"
         )
+    # An array has no orientation, and a photograph of a telephone may lie on its side in its file.
+    rgb: Rgb = upright_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     # An array of floats in 0..1 would be read as nearly black.
-    rgb: Rgb = np.asarray(image)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         gray = "; repeat a gray image three times: np.repeat(gray[..., None], 3, -1)"
         raise DataError(

@@ -287,6 +287,16 @@ def test_a_trained_network_preprocesses_images(run: Path) -> None:
     large = Image.fromarray(pixels[0]).resize((80, 120))
     assert trained([large, pixels[1]]).shape == (2, len(trained.classes))
     assert trained([]).shape == (0, len(trained.classes))
+    # As `predict` reads the file: upright, and without transparency and palettes.
+    lying = Image.fromarray(np.rot90(np.asarray(large)))
+    lying.getexif()[0x0112] = 6
+    assert torch.equal(trained([lying]), trained([large]))
+    see_through = large.copy()
+    see_through.putalpha(7)
+    assert torch.equal(
+        trained([see_through, large.convert("L").convert("RGB")])[:1], trained([large])
+    )
+    assert torch.equal(trained([large.convert("L")]), trained([large.convert("L").convert("RGB")]))
     torch.testing.assert_close(wanted.sum(1), torch.ones(2))
     for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]], pixels[:, :0]):
         with pytest.raises(DataError, match=r"RGB images \(H, W, 3\) of uint8"):

@@ -209,6 +209,18 @@ def _decode_by_pillow(data: bytes) -> tuple[Rgb, int]:
         return _to_rgb(image), _orientation_of(image)
 
 
+def upright_pixels(image: Image.Image) -> Rgb:
+    """Return what `decode` returns for the file of an image that Pillow has opened, upright.
+
+    Raises:
+        DataError: As `decode` does.
+    """
+    with _refusing():
+        _check_size(*image.size)
+        image.load()
+        return _rotate(_to_rgb(image), _orientation_of(image))
+
+
 def _to_rgb(image: Image.Image) -> Rgb:
     """Convert a decoded image to RGB.
 
