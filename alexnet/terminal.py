@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable
 
 WIDEST = 100
@@ -14,6 +15,7 @@ WIDEST = 100
 NARROWEST = 30
 """Width that a column of text needs, in characters."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
 
 def terminal_width() -> int:
@@ -74,8 +76,14 @@ def entry(term: str, text: str, indent: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """A line of text with a question mark for each character that moves a cursor or is invisible.
+    """A line of text with a question mark for each character that a terminal would obey.
 
-    Names of files and classes may come from someone else, and a terminal obeys what they contain.
+    Names of files and classes may come from someone else. Spaces of all widths stay, such as that
+    in the names of screenshots on macOS, and so do the joiners that combine emoji and letters.
     """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return "".join(
+        letter
+        if letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
+        else "?"
+        for letter in text
+    )

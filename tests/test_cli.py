@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.manifest import sealed
 from alexnet.saved_config import to_dict
+from alexnet.terminal import printable
 from tests.commands import printed, refused
 from tests.conftest import RECIPES
 from tests.small_stores import class_folder, folder_of
@@ -475,3 +477,24 @@ def test_prepare_of_few_images_names_the_quick_way(
     quick, slow = output.splitlines()[-2:]
     assert quick == f"train a small network in minutes: alexnet train {tmp_path / 'images'}"
     assert slow.startswith("or the paper's, in hours: alexnet train original --data ")
+
+
+def test_terminal_without_a_letter_of_a_name_loses_no_prediction(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("\u0141\u00f3d\u017a.png", "z.png"):
+        Image.fromarray(shapes.image(0, 0)).save(tmp_path / name)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    main(["predict", str(run), str(tmp_path)])
+    lines = terminal.buffer.getvalue().decode("latin-1").splitlines()  # type: ignore[attr-defined]
+    files = [line.split(": ")[0].rpartition("/")[2] for line in lines]
+    assert files == ["z.png", "\\u0141\u00f3d\\u017a.png"]
+
+
+def test_names_keep_their_spaces_and_joined_emoji() -> None:
+    """macOS has a narrow space in the names of screenshots."""
+    for name in ("3.45\u202fPM.png", "a\u00a0b\u3000c", "\U0001f469\u200d\U0001f52c"):
+        assert printable(name) == name
+    # A line and its direction, the end of a line, and bytes that are not UTF-8.
+    assert printable("a\x1b[2Jb\u202ec\u2028d\u200b\udcfc\n") == "a?[2Jb?c?d???"

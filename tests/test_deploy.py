@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_dockerfile_copies_files_of_the_checkout_that_docker_sees() -> None:
 
 
 def test_image_does_not_run_as_root_and_has_the_versions_of_the_constraints() -> None:
+def test_windows_is_refused_in_a_sentence() -> None:
+    code = "import sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; import alexnet.cli"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("alexnet: Windows lacks what this program needs; run it in WSL")
+    assert ended.stderr.count("\n") == 1
+
+
     instructions = dockerfile()
     words = [line[0] for line in instructions]
     assert words.index("USER") < words.index("ENTRYPOINT")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import keyword
 import os
 import signal
@@ -15,6 +16,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, get_args
+
+# Before the imports that fail there, of the modules `fcntl` and `resource`.
+if sys.platform == "win32":
+    sys.exit("alexnet: Windows lacks what this program needs; run it in WSL, on Linux or on macOS")
 
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
@@ -123,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The exit code is 2, with one sentence on stderr, for a mistake in the arguments or the data, and
     128 + the signal's number for a run that was stopped.
     """
+    # A terminal that is not of UTF-8 must not end a list of predictions at a name that it lacks.
+    # None and other streams are those of a program that calls this function.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     with _reader_may_leave():
         _main(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
 
