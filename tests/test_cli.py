@@ -498,3 +498,16 @@ def test_names_keep_their_spaces_and_joined_emoji() -> None:
         assert printable(name) == name
     # A line and its direction, the end of a line, and bytes that are not UTF-8.
     assert printable("a\x1b[2Jb\u202ec\u2028d\u200b\udcfc\n") == "a?[2Jb?c?d???"
+
+
+def test_test_on_a_part_of_other_images_says_so(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder that is prepared for a test alone, a tenth is held out and the rest ignored."""
+    shutil.copytree(store, tmp_path / "later")
+    says = f"of the 90 images of {tmp_path / 'later'}; --split names another of its splits: train"
+    main(["evaluate", str(run), "--data", str(tmp_path / "later"), "--json"])
+    assert says in capsys.readouterr().err
+    for data, *split in ((store,), (tmp_path / "later", "--split", "val")):
+        main(["evaluate", str(run), "--data", str(data), *map(str, split)])
+        assert "names another of its splits" not in capsys.readouterr().err

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +62,8 @@ def evaluate(arguments: list[str]) -> None:
         print(json.dumps([result.to_dict() for result in results]))
     else:
         _print(results, store)
+    if a.data and not a.split:
+        _say_part(a.runs, store, results[0].images)
     # Printed first: keeping the results may fail.
     if len(a.runs) == 1 and a.runs[0].is_dir():
         _keep(a.runs[0], store, a.split, results)
@@ -81,6 +84,22 @@ def _print(results: Sequence[Result], store: Store) -> None:
     if len(store.classes) <= 20:
         names = list(map(printable, short_names(store.classes, store.words)))
         print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
+
+
+def _say_part(runs: Sequence[Path], store: Store, tested: int) -> None:
+    """Say on stderr that most images of a store were not tested, if no run was trained on them.
+
+    `prepare` holds out a tenth of the images of a folder, also where all of them are for a test.
+    """
+    from alexnet.checkpoint import read_config
+
+    trained_on = {abspath(read_config(run).data) for run in runs if run.is_dir()}
+    counts = {name: store.num_images(name) for name in store.manifest["splits"]}
+    if abspath(store.name) in trained_on or 2 * tested >= sum(counts.values()):
+        return
+    splits = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+    text = f"tested on {tested:,} of the {sum(counts.values()):,} images of {store.name}"
+    print(printable(f"{text}; --split names another of its splits: {splits}"), file=sys.stderr)
 
 
 def _keep(run: Path, store: Store, split: str, results: Sequence[Result]) -> None:
