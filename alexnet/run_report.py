@@ -214,7 +214,8 @@ def _predictions_csv(test: OwnTest) -> bytes:
     for index, (label, predicted) in enumerate(zip(test.split.labels, best, strict=True)):
         share = f"{test.p[index, predicted]:.4f}"
         table.writerow([test.split.name(index), names[label], names[predicted], share])
-    return text.getvalue().encode()
+    # With a mark, without which spreadsheet programs take it for the code page of the system.
+    return text.getvalue().encode("utf-8-sig")
 
 
 def _inline_image(test: OwnTest, mistake: Mistake) -> str:

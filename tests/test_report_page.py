@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 import shutil
@@ -66,7 +67,9 @@ def test_page_states_the_errors_of_evaluate_and_computes_none_again(
 
 def test_predictions_csv_has_every_validation_image(copy: Path, test: OwnTest) -> None:
     run_report.write(copy, test)
-    with (copy / "predictions.csv").open() as file:
+    # As spreadsheet programs recognize it.
+    assert (copy / "predictions.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    with (copy / "predictions.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [test.split.name(i) for i in range(30)]
     assert [shapes.CLASSES.index(row["true"]) for row in rows] == test.split.labels.tolist()
