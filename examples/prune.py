@@ -2,8 +2,8 @@
 
     python examples/prune.py RUN STORE OUT.safetensors --share 0.6 --layer fc6,fc7
 
-Prints for each layer the share of weights that are zero before and after, and of activations that
-are zero without pruning; then the errors of both networks on the validation images of STORE.
+Prints for each layer the share of weights that are zero before and after, and the share of zeros in
+its input without pruning; then the errors of both networks on the validation images of STORE.
 `evaluate`, `predict`, `explain`, `explore`, `features`, `export`, `golden`, `which` and `check`
 read OUT.safetensors in place of a run, and so does `figure filters`.
 """
@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import alexnet
@@ -55,18 +56,23 @@ def main() -> None:
     store = alexnet.Store(a.store)
     check_store(trained, store, a.run)
 
-    # Activations of the first images; `conv1` is the value after the activation function.
+    # At equal distances, because the images of a split are in the order of their classes.
     val = store.split(trained.config.val_split)
-    images = next(batches(val, torch.arange(min(32, len(val))).numpy(), 32, workers=0)).images
+    order = np.linspace(0, len(val) - 1, min(32, len(val))).astype(int)
+    images = trained.preprocess.centre(next(batches(val, order, 32, workers=0)).images)
     with torch.no_grad():
-        values = trained.net.activations(trained.preprocess.centre(images))
+        values = {"input": images} | trained.net.activations(images)
+    # Normalization and pools stand between an activation function and the layer after it.
+    plan = trained.net.plan
+    before_op = zip(plan, ["input", *(op.name for op in plan[:-1])], strict=True)
+    inputs = {op.module: values[name] for op, name in before_op if op.op == "linear"}
     weights = dict(saved.weights)
-    print("layer    zero weights: before  after    zero activations")
+    print("layer    zero weights: before  after    zero inputs")
     for name in layers:
         before = weights[f"{name}.weight"]
         weights[f"{name}.weight"] = pruned(before, a.share) if name in chosen else before
         after = weights[f"{name}.weight"]
-        print(f"{name:<21}{zeros(before)}{zeros(after)}{zeros(values[name]):>20}")
+        print(f"{name:<21}{zeros(before)}{zeros(after)}{zeros(inputs[name]):>15}")
 
     # The error that training measured is that of other weights.
     about = {key: value for key, value in saved.about.items() if key != "evaluation"}

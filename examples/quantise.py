@@ -39,6 +39,13 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=128, help="for the calibration")
+    parser.add_argument(
+        "--weight-bits",
+        type=int,
+        choices=(7, 8),
+        default=7,
+        help="8 where sums do not saturate: with AVX512-VNNI, and on most accelerators",
+    )
     a = parser.parse_args()
     if a.out.exists() or a.out.suffix != ".onnx" or a.images < 1:
         parser.error("OUT must be a new .onnx file, and --images at least 1")
@@ -74,9 +81,9 @@ def main() -> None:
             Calibration(),
             op_types_to_quantize=["Conv", "Gemm"],
             per_channel=True,
-            # Weights of 7 bits: a processor with AVX2 and without VNNI adds pairs of products in
-            # 16 bits, where those of 8 bits saturate.
-            reduce_range=True,
+            # Weights of 7 bits by default: a processor with AVX2 and without VNNI adds pairs of
+            # products in 16 bits, where those of 8 bits saturate.
+            reduce_range=a.weight_bits == 7,
         )
         p = {each.stem: probabilities(each, val, np.arange(len(val))) for each in (exact, small)}
         for each in (exact, small):

@@ -30,6 +30,7 @@ from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import find
+from alexnet.figures.answers import stored_image
 from tests.small_stores import folder_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -149,6 +150,16 @@ def test_prune_sets_the_smallest_weights_of_a_layer_to_zero(
     assert code == 0
     assert re.search(r"^conv2 +0\.0% +75\.0% +\d", output, re.MULTILINE)
     assert re.search(r"^fc7 +0\.0% +0\.0% +\d", output, re.MULTILINE)
+    # The share of zeros in what a layer multiplies with its weights, over images of all classes.
+    trained, split = alexnet.load(run), alexnet.Store(store).split("val")
+    images = torch.from_numpy(np.stack([stored_image(split, index) for index in range(30)]))
+    for layer in ("conv2", "fc7"):
+        read: list[torch.Tensor] = []
+        module = trained.net.get_submodule(layer)
+        with module.register_forward_pre_hook(lambda _, x, read=read: read.append(x[0])):
+            trained.net(trained.preprocess.centre(images))
+        share = f"{(read[0] == 0).float().mean():.1%}"
+        assert re.search(rf"^{layer} .* {share}$", output, re.MULTILINE), (layer, share)
     before, after = alexnet.load(run).net, alexnet.load(out).net
     for name, weight in before.state_dict().items():
         kept = after.state_dict()[name]
@@ -210,6 +221,7 @@ def test_quantised_network_is_smaller_and_answers_nearly_the_same(
     for words, message in (
         ([out], "OUT must be a new .onnx file"),
         ([tmp_path / "x.onnx", "--images", 0], "--images at least 1"),
+        ([tmp_path / "x.onnx", "--weight-bits", 9], "(choose from 7, 8)"),
     ):
         code, output = example(*words)
         assert code == 2
