@@ -26,7 +26,7 @@ from alexnet.config import Architecture
 from alexnet.errors import RunError
 from alexnet.files import check_space, new_folder, write_whole
 from alexnet.inference import read_image
-from alexnet.layer_tables import record
+from alexnet.layer_tables import record, settings
 from alexnet.model import evaluation_mode
 from alexnet.provenance import code_version, describe
 from alexnet.trained import Trained
@@ -96,7 +96,8 @@ def write(
             "run": {key: trained.about[key] for key in ("recipe", "sha256", "store")},
             "image": {"file": image.name, "sha256": _sha256(image.read_bytes()), "crop": "center"},
             "answer": answer,
-            "int8": "value = scale * q; q = value / scale rounded to the nearest, ties to even",
+            "int8": "value = scale * q; q = value / scale rounded to the nearest, ties to even; "
+            "a machine that computes with these integers differs from them by a few units",
             "values": {name: _write_value(folder, name, value) for name, value in chosen.items()},
             "layers": [_layer(op, inputs[op], trained.net.architecture, weights) for op in ops],
         }
@@ -203,36 +204,7 @@ def _layer(op: Op, value: str, architecture: Architecture, weights: bool) -> dic
     reads: dict[str, Any] = {"reads": value, "writes": op.name}
     if weights:
         reads |= _weight_names(op)
-    return record(op) | reads | _settings(op, architecture)
-
-
-def _settings(op: Op, architecture: Architecture) -> dict[str, Any]:
-    """The settings that `record` does not have, and the formula of a normalization."""
-    lrn, square, pool = architecture.lrn, architecture.spatial_norm, architecture.pool
-    match op.op:
-        case "activation":
-            return {"function": architecture.activation}
-        case "lrn":
-            formula = "a / (k + alpha * sum of squares of the maps at most n // 2 apart) ** beta"
-            constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha, "beta": lrn.beta}
-            return {"formula": formula, "columns": architecture.lrn_columns} | constants
-        case "spatial_norm":
-            formula = "a / (k + alpha * sum of squares over size x size pixels of a map) ** beta"
-            constants = {"size": square.size_px, "k": square.k}
-            constants |= {"alpha": square.alpha, "beta": square.beta}
-            return {"formula": formula} | constants
-        case "batch_norm":
-            # At test time, as all values here.
-            formula = "gain * (a - mean) / sqrt(variance + epsilon) + bias, for each map or unit"
-            return {"formula": formula, "epsilon": architecture.batch_norm.epsilon}
-        case "max_pool" | "avg_pool":
-            return {"size": pool.size_px, "stride": pool.stride, "partial": pool.partial}
-        case "dropout":
-            # The 2012 form scales at test time; the inverted form does nothing.
-            kept = 1 - architecture.dropout.rate if architecture.dropout.form == "2012" else 1.0
-            return {"factor": kept}
-        case _:
-            return {}
+    return record(op) | reads | settings(op, architecture)
 
 
 def _text(manifest: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from alexnet.architecture import Op
+from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, Local
 from alexnet.errors import ConfigError
 
@@ -30,20 +30,20 @@ def dense_architecture(architecture: Architecture) -> Architecture:
     return replace(architecture, columns=1)
 
 
-def text(ops: Sequence[Op], format: Format, name: str) -> str:
+def text(architecture: Architecture, format: Format, name: str) -> str:
     """The table of a network in a format other than `table`, which the command line draws.
 
     Args:
-        ops: The plan of the network.
         name: The name of the network, a word.
 
     Raises:
         ConfigError: A simulator has no entry for one of the layers.
     """
+    ops = plan(architecture)
     if format == "json":
-        return _json(ops, name)
+        return _json(ops, architecture, name)
     if format == "csv":
-        return _csv(ops)
+        return _csv(ops, architecture)
     writers: dict[str, Callable[[list[_Product], str], str]] = {
         "timeloop": _timeloop,
         "scalesim": _scalesim,
@@ -81,28 +81,70 @@ def record(op: Op) -> dict[str, Any]:
     return result | {count: getattr(op, count) for count in COUNTS}
 
 
-def _json(ops: Sequence[Op], name: str) -> str:
+def settings(op: Op, architecture: Architecture) -> dict[str, Any]:
+    """The settings that `record` does not have as JSON values, and formulas of normalizations."""
+    lrn, square, pool = architecture.lrn, architecture.spatial_norm, architecture.pool
+    match op.op:
+        case "activation":
+            return {"function": architecture.activation}
+        case "lrn":
+            formula = "a / (k + alpha * sum of squares of the maps at most n // 2 apart) ** beta"
+            constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha, "beta": lrn.beta}
+            return {"formula": formula, "columns": architecture.lrn_columns} | constants
+        case "spatial_norm":
+            formula = "a / (k + alpha * sum of squares over size x size pixels of a map) ** beta"
+            constants = {"size": square.size_px, "k": square.k}
+            constants |= {"alpha": square.alpha, "beta": square.beta}
+            return {"formula": formula} | constants
+        case "batch_norm":
+            # At test time, as all values here.
+            formula = "gain * (a - mean) / sqrt(variance + epsilon) + bias, for each map or unit"
+            return {"formula": formula, "epsilon": architecture.batch_norm.epsilon}
+        case "max_pool" | "avg_pool":
+            return {"size": pool.size_px, "stride": pool.stride, "partial": pool.partial}
+        case "dropout":
+            # The 2012 form scales at test time; the inverted form does nothing.
+            kept = 1 - architecture.dropout.rate if architecture.dropout.form == "2012" else 1.0
+            return {"factor": kept}
+        case _:
+            return {}
+
+
+def _json(ops: Sequence[Op], architecture: Architecture, name: str) -> str:
     totals = {count: sum(getattr(op, count) for op in ops) for count in COUNTS}
     # A line for each layer: with `indent`, json writes one for each number of a shape.
-    layers = ",\n".join(f"    {json.dumps(record(op))}" for op in ops)
+    records = (record(op) | settings(op, architecture) for op in ops)
+    layers = ",\n".join(f"    {json.dumps(each)}" for each in records)
     return (
         f'{{\n  "network": {json.dumps(name)},\n  "layers": [\n{layers}\n  ],\n'
         f'  "all": {json.dumps(totals)}\n}}'
     )
 
 
-def _csv(ops: Sequence[Op]) -> str:
+def _csv(ops: Sequence[Op], architecture: Architecture) -> str:
     """One row for each operation, without a row of totals, which a program would add again."""
     sides = ("maps", "height", "width")
     names = [f"{end}_{side}" for end in ("input", "output") for side in sides]
     output = io.StringIO()
     rows = csv.writer(output, lineterminator="\n")
-    rows.writerow(["name", "operation", *names, "columns", *COUNTS])
+    windows = ["size", "stride", "pad_before", "pad_after"]
+    rows.writerow(["name", "operation", *names, "columns", *windows, *COUNTS])
     for op in ops:
         columns = op.columns if op.op == "linear" else ""
+        window = _window(op, architecture) or [""] * len(windows)
         counts = [getattr(op, count) for count in COUNTS]
-        rows.writerow([op.name, op.op, *op.in_shape, *op.shape, columns, *counts])
+        rows.writerow([op.name, op.op, *op.in_shape, *op.shape, columns, *window, *counts])
     return output.getvalue().rstrip("\n")
+
+
+def _window(op: Op, architecture: Architecture) -> list[int] | None:
+    """Size, stride and padding before and after of filters and pools, in pixels; else None."""
+    if op.op in ("max_pool", "avg_pool"):
+        return [architecture.pool.size_px, architecture.pool.stride, 0, 0]
+    if op.op == "linear" and isinstance(op.layer, Conv | Local):
+        stride = op.layer.stride if isinstance(op.layer, Conv) else 1
+        return [op.layer.size_px, stride, *op.layer.pad]
+    return None
 
 
 @dataclass(frozen=True)

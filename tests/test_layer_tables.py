@@ -154,6 +154,31 @@ def test_every_format_has_the_papers_multiply_adds(
     assert sum(CONVOLUTIONS_DENSE.values()) == 1_076_634_144
 
 
+def test_tables_have_the_sizes_of_filters_and_pools_and_the_constants_of_normalizations(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = printed(capsys, "summary", "paper", "--format", "csv")
+    rows = {row["name"]: row for row in csv.DictReader(text.splitlines())}
+    columns = ("size", "stride", "pad_before", "pad_after")
+    for name, values in (
+        ("conv1.linear", ["11", "4", "0", "3"]),
+        ("conv2.linear", ["5", "1", "2", "2"]),
+        ("conv1.max_pool", ["3", "2", "0", "0"]),
+        ("conv1.lrn", [""] * 4),
+        ("fc6.linear", [""] * 4),
+    ):
+        assert [rows[name][column] for column in columns] == values, name
+    text = printed(capsys, "summary", "cifar_11", "--format", "csv")
+    local = {row["name"]: row for row in csv.DictReader(text.splitlines())}["local3.linear"]
+    assert [local[column] for column in columns] == ["3", "1", "1", "1"]
+    layers = json.loads(printed(capsys, "summary", "paper", "--format", "json"))["layers"]
+    by_name = {layer["name"]: layer for layer in layers}
+    lrn = by_name["conv1.lrn"]
+    assert [lrn[constant] for constant in ("n", "k", "alpha", "beta")] == [5, 2.0, 1e-4, 0.75]
+    assert by_name["conv1.max_pool"].items() >= {"size": 3, "stride": 2, "partial": False}.items()
+    assert by_name["conv1"]["function"] == "relu"
+
+
 def test_page_has_the_counts_of_the_published_files_of_the_simulators() -> None:
     """The sizes are those of the files that the simulators' repositories carry, November 2026."""
     rows = [[cell.strip() for cell in line.split("|")] for line in page().splitlines()]

@@ -91,12 +91,11 @@ def summary(arguments: list[str]) -> None:
             config=(AvoidSubcommands, FlagConversionOff),
         )
     architecture = dense_architecture(config.architecture) if a.dense else config.architecture
-    ops = plan(architecture)
     if a.format == "table":
-        _print_table(ops)
+        _print_table(plan(architecture))
         return
     name = Path(config.recipe).name + ("_dense" if a.dense else "")
-    print(text(ops, a.format, name))
+    print(text(architecture, a.format, name))
     # Not among the lines of the file, which may have no comments.
     if about := note(a.format):
         print(about, file=sys.stderr)
