@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,6 @@ def test_dockerfile_copies_files_of_the_checkout_that_docker_sees() -> None:
     assert built <= set(copied)
 
 
-def test_image_does_not_run_as_root_and_has_the_versions_of_the_constraints() -> None:
 def test_windows_is_refused_in_a_sentence() -> None:
     code = "import sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; import alexnet.cli"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -63,6 +63,7 @@ def test_windows_is_refused_in_a_sentence() -> None:
     assert ended.stderr.count("\n") == 1
 
 
+def test_image_does_not_run_as_root_and_has_the_versions_of_the_constraints() -> None:
     instructions = dockerfile()
     words = [line[0] for line in instructions]
     assert words.index("USER") < words.index("ENTRYPOINT")
@@ -160,9 +161,19 @@ def test_the_python_of_deploy_md_runs_and_gives_what_the_trained_network_gives(
     (prediction,) = predict(trained, [Path("IMAGE.jpg")], most=len(trained.classes))
     shares = dict(prediction.classes)
     want = np.array([[shares[name] for name in trained.names]])
-    used, _ = python_blocks("docs/deploy.md")
+    used, _, without_run = python_blocks("docs/deploy.md")
     np.testing.assert_allclose(used["probabilities"], want, atol=1e-5)
     draft_px = json.loads(used["about"]["input"])["before"]["jpeg_draft_px"]
     assert draft_px == 2 * trained.preprocess.stored_px
     assert used["best"][0][1] == shapes.CLASSES[int(want.argmax())]
     assert Path("mine-int8.onnx").stat().st_size < Path("mine.onnx").stat().st_size
+
+    # Vectors and a file of the paper's network without a training, here of an eighth of its width.
+    paper = recipes.paper()
+    narrow = replace(paper, architecture=replace(paper.architecture, width=0.125, classes=10))
+    monkeypatch.setattr(recipes, "paper", lambda: narrow)
+    without_run["untrained"].__defaults__ = (10,)
+    without_run["paper_vectors"]("IMAGE.jpg", "OUT", "paper.onnx")
+    assert json.loads(Path("OUT/golden.json").read_text())["run"]["recipe"] == "paper"
+    assert Path("OUT/npy/conv2.weight.npy").is_file()
+    assert Path("paper.onnx").is_file()
