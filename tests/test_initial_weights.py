@@ -63,7 +63,7 @@ def test_last_layer_is_copied_only_if_the_classes_are_the_same(
     checkpoint.write(decomposed, theirs.weights, {}, theirs.mean, about)
     setup = set_up(tiny(store, init=str(decomposed), **frozen), Store(store), ALONE)
     setup.store.classes[9] = names[9]
-    assert start_from(setup).endswith("started anew: nothing")
+    assert start_from(setup)[0].endswith("started anew: nothing")
     about = theirs.about | {"classes": [f"other {i}" for i in range(10)]}
     other = tmp_path / "other.safetensors"
     checkpoint.write(other, theirs.weights, {}, theirs.mean, about)
