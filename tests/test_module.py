@@ -301,7 +301,7 @@ def test_a_trained_network_preprocesses_images(run: Path) -> None:
     for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]], pixels[:, :0]):
         with pytest.raises(DataError, match=r"RGB images \(H, W, 3\) of uint8"):
             trained(bad)
-    for gray in (pixels[..., 0], [pixels[0, ..., 0]], [large.convert("L")]):
+    for gray in (pixels[..., 0], [pixels[0, ..., 0]], [np.asarray(large.convert("L"))]):
         with pytest.raises(DataError, match=r"; repeat a gray image three times: np\.repeat\(gray"):
             trained(gray)
     for one in (pixels[0], large, np.uint8(0)):
