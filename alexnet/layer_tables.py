@@ -127,24 +127,24 @@ def _csv(ops: Sequence[Op], architecture: Architecture) -> str:
     names = [f"{end}_{side}" for end in ("input", "output") for side in sides]
     output = io.StringIO()
     rows = csv.writer(output, lineterminator="\n")
-    windows = ["size", "stride", "pad_before", "pad_after"]
-    rows.writerow(["name", "operation", *names, "columns", *windows, *COUNTS])
+    window = ["size", "stride", "pad_before", "pad_after"]
+    rows.writerow(["name", "operation", *names, "columns", *window, *COUNTS])
     for op in ops:
         columns = op.columns if op.op == "linear" else ""
-        window = _window(op, architecture) or [""] * len(windows)
         counts = [getattr(op, count) for count in COUNTS]
-        rows.writerow([op.name, op.op, *op.in_shape, *op.shape, columns, *window, *counts])
+        sizes = (*op.in_shape, *op.shape, columns, *_window(op, architecture))
+        rows.writerow([op.name, op.op, *sizes, *counts])
     return output.getvalue().rstrip("\n")
 
 
-def _window(op: Op, architecture: Architecture) -> list[int] | None:
-    """Size, stride and padding before and after of filters and pools, in pixels; else None."""
+def _window(op: Op, architecture: Architecture) -> list[int | str]:
+    """Size, stride and padding before and after of filters and pools, in pixels; else blanks."""
     if op.op in ("max_pool", "avg_pool"):
         return [architecture.pool.size_px, architecture.pool.stride, 0, 0]
     if op.op == "linear" and isinstance(op.layer, Conv | Local):
         stride = op.layer.stride if isinstance(op.layer, Conv) else 1
         return [op.layer.size_px, stride, *op.layer.pad]
-    return None
+    return ["", "", "", ""]
 
 
 @dataclass(frozen=True)

@@ -171,11 +171,11 @@ def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[
     """
     folders = _children(folder)
     if len(folders) < 2:
-        left_out = notes_on_left_out(filter(may_be_image, files_below(folder)), folder)
         few = (
             f"{folder} has {len(folders)} class folders; at least 2 are needed, one for each class"
         )
-        raise DataError("; ".join([few, *left_out]))
+        undecodable = notes_on_left_out(filter(may_be_image, files_below(folder)), folder)
+        raise DataError("; ".join([few, *undecodable]))
     files: list[Listed] = []
     left_out: list[Path] = []
     without_images: list[str] = []
@@ -183,8 +183,8 @@ def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[
         paths = files_below(child)
         images = [path for path in paths if is_image(path)]
         if not images:
-            undecodable = "; ".join(notes_on_left_out(filter(may_be_image, paths), "it"))
-            mend = f" that this program can read; {undecodable}" if undecodable else ""
+            why = "; ".join(notes_on_left_out(filter(may_be_image, paths), "it"))
+            mend = f" that this program can read; {why}" if why else ""
             without_images.append(
                 f"the class folder {child} has no images{mend or '; remove it or fill it'}"
             )
