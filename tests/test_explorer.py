@@ -31,7 +31,7 @@ from alexnet.errors import ConfigError, RunError
 from alexnet.explorer import contents as data
 from alexnet.explorer import page, runtime
 from alexnet.explorer.contents import Contents, choose, respond, speaks_for, thumbnail
-from alexnet.export import _step, layers_onnx
+from alexnet.export import _add, layers_onnx
 from alexnet.inference import split_for
 from alexnet.model import Network
 from alexnet.train.loop import fit, resume
@@ -94,7 +94,7 @@ def test_the_file_of_the_page_gives_every_value_of_the_network(
 def test_operation_that_the_export_lacks_is_refused_by_its_name(trained: Trained) -> None:
     op = replace(trained.net.plan[0], op="wavelet", name="conv1.wavelet")
     with pytest.raises(RunError, match=r"conv1\.wavelet: the ONNX export has no operation"):
-        _step(None, op, trained, {})  # type: ignore[arg-type]
+        _add(None, op, trained, {})  # type: ignore[arg-type]
 
 
 def test_images_are_chosen_of_all_classes_alike() -> None:

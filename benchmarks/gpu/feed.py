@@ -23,7 +23,7 @@ from alexnet.data.loader import FULL_BATCH, Batch, epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split, Store
-from alexnet.data.training_feed import Source, epoch_batches
+from alexnet.data.training_feed import TrainingSplit, epoch_batches
 from alexnet.errors import ConfigError
 from benchmarks import same_training
 from benchmarks.gpu.lab import (
@@ -97,7 +97,7 @@ def _split(lab: Lab, folder: Path, encoding: str) -> Split:
 def _both(
     lab: Lab,
     name: str,
-    source: Source,
+    source: TrainingSplit,
     batch: int,
     threads: int,
     train: Callable[[Batch], None],
@@ -108,7 +108,7 @@ def _both(
 
 def _measured(
     lab: Lab,
-    source: Source,
+    source: TrainingSplit,
     batch: int,
     threads: int,
     use: Callable[[Batch], None],
