@@ -504,10 +504,39 @@ def test_test_on_a_part_of_other_images_says_so(
     run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a folder that is prepared for a test alone, a tenth is held out and the rest ignored."""
-    shutil.copytree(store, tmp_path / "later")
-    says = f"of the 90 images of {tmp_path / 'later'}; --split names another of its splits: train"
-    main(["evaluate", str(run), "--data", str(tmp_path / "later"), "--json"])
-    assert says in capsys.readouterr().err
-    for data, *split in ((store,), (tmp_path / "later", "--split", "val")):
-        main(["evaluate", str(run), "--data", str(data), *map(str, split)])
+    later = of_other_images(store, tmp_path / "later")
+    says = f"of the 90 images of {later}; --split names another of its splits: train"
+    for tested in (run, run / "last.safetensors"):
+        main(["evaluate", str(tested), "--data", str(later), "--json"])
+        assert says in capsys.readouterr().err
+    main(["evaluate", str(run), "--data", str(later), "--split", "val"])
+    assert "names another of its splits" not in capsys.readouterr().err
+
+
+def test_other_splits_of_the_store_of_a_training_are_not_named(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever the store lies now, and whatever is left of the run."""
+    left = tmp_path / "left"
+    left.mkdir()
+    shutil.copy(run / "last.safetensors", left)
+    moved = shutil.copytree(store, tmp_path / "moved")
+    # A store of the same name that has been prepared anew.
+    saved, anew = checkpoint.read(run), of_other_images(store, tmp_path / "anew")
+    about = saved.about | {"config": saved.about["config"] | {"data": str(anew)}}
+    checkpoint.write(tmp_path / "a.safetensors", saved.weights, {}, saved.mean, about)
+    for tested, data in (
+        (left, moved),
+        (left / "last.safetensors", moved),
+        (tmp_path / "a.safetensors", anew),
+    ):
+        main(["evaluate", str(tested), "--data", str(data)])
         assert "names another of its splits" not in capsys.readouterr().err
+
+
+def of_other_images(store: Path, copy: Path) -> Path:
+    """A store with another checksum, and the same classes and sizes."""
+    shutil.copytree(store, copy)
+    manifest = json.loads((store / "manifest.json").read_text()) | {"name": "other images"}
+    (copy / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    return copy

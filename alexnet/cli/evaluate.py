@@ -57,13 +57,14 @@ def evaluate(arguments: list[str]) -> None:
         print(f"{text}; for the errors of one, evaluate it alone", file=sys.stderr)
     # Opened before the test, which may take an hour: what is measured is kept under its checksum.
     store = Store(data)
+    of_others = bool(a.data) and not a.split and not _trained_on(a.runs, store)
     results = evaluation.evaluate(a.runs, data, a.split, a.device)
     if a.json:
         print(json.dumps([result.to_dict() for result in results]))
     else:
         _print(results, store)
-    if a.data and not a.split:
-        _say_part(a.runs, store, results[0].images)
+    if of_others:
+        _say_part(store, results[0].images)
     # Printed first: keeping the results may fail.
     if len(a.runs) == 1 and a.runs[0].is_dir():
         _keep(a.runs[0], store, a.split, results)
@@ -86,16 +87,29 @@ def _print(results: Sequence[Result], store: Store) -> None:
         print(confusion_table(results[-1].confusion, names, results[-1].class_errors))
 
 
-def _say_part(runs: Sequence[Path], store: Store, tested: int) -> None:
-    """Say on stderr that most images of a store were not tested, if no run was trained on them.
+def _trained_on(runs: Sequence[Path], store: Store) -> bool:
+    """Whether one of the runs was trained on a store, or on another one of its name.
+
+    Raises:
+        RunError, ConfigError: A run cannot be read.
+    """
+    from alexnet.checkpoint import read
+
+    # By its checksum, since it may have been moved, and by its name, since one that was prepared
+    # anew has images of the training, too. Both are in the header, also of a single file.
+    return any(
+        saved.about["store"] == store.checksum or abspath(saved.config.data) == abspath(store.name)
+        for saved in map(read, runs)
+    )
+
+
+def _say_part(store: Store, tested: int) -> None:
+    """Say on stderr that most images of a store were not tested, where no run has seen them.
 
     `prepare` holds out a tenth of the images of a folder, also where all of them are for a test.
     """
-    from alexnet.checkpoint import read_config
-
-    trained_on = {abspath(read_config(run).data) for run in runs if run.is_dir()}
     counts = {name: store.num_images(name) for name in store.manifest["splits"]}
-    if abspath(store.name) in trained_on or 2 * tested >= sum(counts.values()):
+    if 2 * tested >= sum(counts.values()):
         return
     splits = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
     text = f"tested on {tested:,} of the {sum(counts.values()):,} images of {store.name}"
