@@ -15,6 +15,16 @@ from alexnet.config import Config
 from alexnet.train import loop
 from alexnet.train.loop import Interrupted, fit, resume
 
+IMPORTED = {
+    "file": "alexnet.pth",
+    "sha256": "0123",
+    "format": "PyTorch",
+    "network": "torchvision's",
+    "mean": "in the file",
+    "channels": "RGB",
+}
+"""What the header of an imported run says of its file."""
+
 
 def after_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> None:
     """Do something after a step of the training, which is counted from 1."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -16,12 +19,15 @@ from alexnet.config import (
     StepSchedule,
 )
 from alexnet.data.store import Store
-from alexnet.distributed.mesh import ALONE
+from alexnet.distributed.mesh import ALONE, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.train.loop import fit, resume
 from alexnet.train.setup import set_up, start_from
 from tests.conftest import tiny, tiny_architecture
+from tests.runs import IMPORTED
+
+T = TypeVar("T")
 
 
 def test_init_copies_matching_layers_and_reports_them(
@@ -120,7 +126,7 @@ def test_the_weights_that_a_run_began_with_are_in_its_header_and_on_its_card(
 ) -> None:
     """Also after it was resumed, and when its start had a start of its own."""
     theirs = checkpoint.read(run)
-    imported = {"imported": {"file": "alexnet.pth", "sha256": "0123"}}
+    imported = {"imported": IMPORTED}
     start = tmp_path / "start.safetensors"
     checkpoint.write(start, theirs.weights, {}, theirs.mean, theirs.about | imported)
     frozen = {"sgd": Sgd(16, lr=0), "schedule": StepSchedule(1)}
@@ -140,6 +146,34 @@ def test_the_weights_that_a_run_began_with_are_in_its_header_and_on_its_card(
     assert f"| sha256 of those weights | `{tuned['sha256']}` |" in card
     assert "| sha256 of that file | `0123` |" in card
     assert "init" not in theirs.about
+
+
+def test_ranks_compare_the_weights_that_they_begin_with_and_not_their_messages(
+    store: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message has a command as it is typed on the machine of its rank."""
+    start = Path(shutil.copytree(run, tmp_path / "start"))
+    config = tiny(store, init=str(start), augment=replace(tiny(store).augment, mean="pixel"))
+    compared: list[str] = []
+
+    def alone(_: Mesh, make: Callable[[], T], fingerprint: Callable[[T], str]) -> T:
+        made = make()
+        compared.append(fingerprint(made))
+        return made
+
+    monkeypatch.setattr("alexnet.train.loop.check_same_on_all_ranks", alone)
+    monkeypatch.setattr("alexnet.train.loop._train", lambda *_: {})
+    for program in ("alexnet", "python -m alexnet"):
+        monkeypatch.setattr("alexnet.train.setup.command", lambda *_, typed=program: typed)
+        fit(config, tmp_path / program)
+    saved = checkpoint.read(start)
+    other = {name: weight + 1 for name, weight in saved.weights.items()}
+    checkpoint.write(start / "last.safetensors", other, {}, saved.mean, saved.about)
+    fit(config, tmp_path / "other")
+    # Before the weights, the settings and the store are compared.
+    first, second, third = compared[1::2]
+    assert first == second
+    assert first != third
 
 
 def test_init_layers_limits_the_copied_layers(

@@ -8,6 +8,7 @@ continues bit for bit, on CUDA if its config is deterministic.
 from __future__ import annotations
 
 import errno
+import json
 import math
 import signal as signals
 import sys
@@ -151,8 +152,10 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         messages = [f"warning: {sentence}" for sentence in without_effect(setup.config)]
         if config.init:
-            # Each rank reads the file.
-            messages += check_same_on_all_ranks(mesh, partial(start_from, setup), str)
+            # Each rank reads the file. The lines may differ: one has a command as it is typed on
+            # the machine of its rank.
+            start = partial(start_from, setup)
+            messages += check_same_on_all_ranks(mesh, start, lambda _: json.dumps(setup.init))
         note_begun(mesh, run)
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
