@@ -43,6 +43,8 @@ from alexnet.saved_config import from_dict, to_dict
 VELOCITY, TRAINING, MEAN = "velocity.", "training.", "preprocess.mean"
 # The entries of the metadata of a safetensors file that this program writes.
 ABOUT, CHECKSUM = "about", "checksum"
+# What the header of an imported run says of its file, among other things.
+IMPORTED = "file", "sha256", "format", "network", "mean", "channels"
 # The dtypes of parameters, velocities and the mean image, and their names in the file format.
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
@@ -280,6 +282,7 @@ def _header(file: Path, metadata: dict[str, str], tensors: Tensors) -> dict[str,
         "words": known and is_names(about.get("words", [])),
         "covariance": known and is_covariance(about.get("covariance")),
         "config": known and isinstance(about.get("config"), dict),
+        "the origin of the weights": known and _is_origin(about),
         **{key: known and isinstance(about.get(key), str) for key in ("sha256", "store", "recipe")},
         "the mean image": mean.ndim == 3
         and mean.shape[0] == mean.shape[1] > 0
@@ -290,6 +293,24 @@ def _header(file: Path, metadata: dict[str, str], tensors: Tensors) -> dict[str,
         if not right:
             raise _damaged(file, f"{what} is missing or not of the right form")
     return dict(about)
+
+
+def _is_origin(about: dict[str, Any]) -> bool:
+    """Tell whether a header says in the right form, or not at all, where its weights came from."""
+    while True:
+        if "imported" in about and not _are_texts(about["imported"], IMPORTED):
+            return False
+        if "init" not in about:
+            return True
+        # A run may begin with weights of a run that itself began with those of another.
+        about = about["init"]
+        if not (_are_texts(about, ("run", "sha256")) and is_names(about.get("layers"))):
+            return False
+
+
+def _are_texts(value: Any, keys: Collection[str]) -> bool:
+    """Tell whether a value of JSON is an object with texts under these keys."""
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in keys)
 
 
 def _damaged(file: Path, why: str) -> RunError:

@@ -22,6 +22,7 @@ from alexnet.train.loop import fit
 from tests import frameworks
 from tests.commands import printed
 from tests.conftest import tiny
+from tests.runs import IMPORTED
 from tests.test_batch_norm import architecture
 from tests.weight_files import (
     CLASSES,
@@ -148,7 +149,7 @@ def test_smooth_filters_are_said_not_to_be_random(run: Path, tmp_path: Path) -> 
     weights = dict(saved.weights)
     first = weights["conv1.weight"]
     weights["conv1.weight"] = torch.linspace(-1, 1, first.shape[-1]).expand_as(first).contiguous()
-    about = saved.about | {"imported": {"file": "a.npz"}}
+    about = saved.about | {"imported": IMPORTED}
     checkpoint.write(tmp_path / "a.safetensors", weights, {}, saved.mean, about)
     first_sentence = card.verdict(checkpoint.read(tmp_path / "a.safetensors"))[0]
     wanted = "Probably: the first filters are not independent random numbers."

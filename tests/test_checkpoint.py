@@ -30,7 +30,10 @@ from alexnet.saved_config import to_dict
 from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import TrainState, read_metrics
 from tests.conftest import tiny
-from tests.runs import stopped_after
+from tests.runs import IMPORTED, stopped_after
+
+START = {"run": "runs/first", "sha256": "0123", "layers": ["conv1"]}
+"""What a header says of the weights that the run began with."""
 
 
 def test_checkpoint_describes_its_origin(run: Path, store: Path) -> None:
@@ -141,6 +144,14 @@ def test_checkpoint_of_version_0_2_is_read_and_reported_once(
         {"store": 10**400},
         {"config": []},
         {"config": {"is": []}},
+        {"imported": IMPORTED["file"]},
+        {"imported": {"file": "alexnet.pth"}},
+        {"init": None},
+        {"init": "runs/first"},
+        {"init": START | {"sha256": None}},
+        {"init": START | {"layers": "conv1"}},
+        {"init": START | {"init": {"layers": ["conv1"]}}},
+        {"init": START | {"imported": IMPORTED | {"file": 3}}},
         {"config": {"recipe": "a", "architecture": {"layers": [{"is": [1]}]}}},
     ],
 )
