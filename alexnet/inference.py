@@ -199,10 +199,10 @@ def features(
     shapes = {op.name: op.shape for op in trained.net.plan}
     needed = 4 * count * sum(math.prod(shapes[name]) for name in names)
     check_space(out, needed, f"the activations of {', '.join(names)} need")
+    # Before the images are read, which may take hours: the store may be gone or changed after them.
+    about = _about_features(trained, names, source, split)
     with new_folder(out) as folder:
         _write_features(trained, names, count, named_batches, folder)
-        about = _about_features(trained, names, source, split)
-        # The last file, so that a folder that has it is complete.
         write_whole(folder / ABOUT_FILE, (json.dumps(about, indent=1) + "\n").encode())
     return count
 

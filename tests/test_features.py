@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,23 @@ def test_all_layers_and_the_labels_of_a_store(
     assert about["layers"].keys() == set(layers)
     for layer, shape in about["layers"].items():
         assert [30, *shape] == list(np.load(out / f"{layer}.npy").shape)
+
+
+def test_images_are_described_as_they_were_when_reading_began(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is gone after the last batch does not cost the activations."""
+    copy = Path(shutil.copytree(store, tmp_path / "store"))
+    checksum, real = Store(copy).checksum, Network.activations
+
+    def gone(self: Network, *arguments: object) -> object:
+        (copy / "manifest.json").unlink(missing_ok=True)
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "activations", gone)
+    assert features(load(run), "fc7", copy, tmp_path / "out") == 30
+    about = json.loads((tmp_path / "out" / "about.json").read_text())
+    assert about["images"]["store"] == checksum
 
 
 def test_folder_of_images_has_no_labels(run: Path, tmp_path: Path) -> None:
