@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -52,16 +52,18 @@ class Trained:
     classes: tuple[str, ...]
     about: dict[str, Any]
 
-    def __call__(self, images: torch.Tensor | NDArray[np.uint8] | Sequence[Any]) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor | NDArray[np.uint8] | Iterable[Any]) -> torch.Tensor:
         """Compute the probability of each class for images of any size.
 
         Each image is rescaled and cropped as the training images were, and the probabilities are
         averaged over the test crops of the recipe (ten, for instance).
 
         Args:
-            images: (N, H, W, 3) uint8, RGB, or a sequence of images (H, W, 3) of different sizes:
-                arrays, tensors or PIL images. Those of PIL may be of any mode, and are rotated as
-                their EXIF orientation says, as `predict` does with files.
+            images: (N, H, W, 3) uint8, RGB, or images (H, W, 3) of different sizes from any
+                iterable: arrays, tensors or PIL images. Those of PIL may be of any mode, and are
+                rotated as their EXIF orientation says, as `predict` does with files. An image that
+                `rotate` or `transpose` of PIL has turned upright keeps its orientation and would be
+                turned again: use `ImageOps.exif_transpose`, or give `np.asarray(image)`.
 
         Returns:
             (N, classes) float32, on the network's device.
@@ -75,8 +77,11 @@ class Trained:
         # One array can be iterated by its rows, and one image of Pillow not at all.
         several = any(hasattr(images, name) for name in ("__iter__", "__getitem__"))
         shape = getattr(images, "shape", None)
-        # A batch of gray images has three dimensions as well; `_rgb` says what is wrong with it.
-        is_one = shape is not None and (len(shape) == 0 or (len(shape) == 3 and shape[-1] == 3))
+        # Also one gray image, (H, W), and one with the channels first, (3, H, W). A batch of gray
+        # images has three dimensions as well; `_rgb` says what is wrong with it.
+        is_one = shape is not None and (
+            len(shape) in (0, 2) or (len(shape) == 3 and 3 in (shape[0], shape[-1]))
+        )
         if is_one or not several:
             raise DataError("a trained network takes several images; give one image as [image]")
         answers = [torch.empty(0, len(self.classes), device=self.preprocess.device)]
@@ -251,10 +256,15 @@ def _rgb(image: Any) -> Rgb:
     rgb: Rgb = upright_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     # An array of floats in 0..1 would be read as nearly black.
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
-        gray = "; repeat a gray image three times: np.repeat(gray[..., None], 3, -1)"
+        mend = ""
+        if rgb.ndim == 2:
+            mend = "; repeat a gray image three times: np.repeat(gray[..., None], 3, -1)"
+        elif rgb.ndim == 3 and rgb.shape[0] == 3 and rgb.shape[2] != 3:
+            method = "permute" if isinstance(image, torch.Tensor) else "transpose"
+            mend = f"; put the channels last: image.{method}(1, 2, 0)"
         raise DataError(
             "a trained network takes RGB images (H, W, 3) of uint8; it was given "
-            f"{rgb.dtype} of shape {rgb.shape}{gray if rgb.ndim == 2 else ''}"
+            f"{rgb.dtype} of shape {rgb.shape}{mend}"
         )
     return np.ascontiguousarray(rgb)
 

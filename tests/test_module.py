@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 import torchinfo
 import torchlens
 from captum.attr import DeepLift, GuidedBackprop
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
@@ -27,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet import load, model, ops, recipes
 from alexnet.architecture import plan
 from alexnet.config import Architecture, Conv, FullyConnected, Lrn, Pool
+from alexnet.data import shapes
 from alexnet.distributed.mesh import ALONE
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import DataError
@@ -301,15 +303,37 @@ def test_a_trained_network_preprocesses_images(run: Path) -> None:
     for bad in (pixels / 255, pixels[..., :1], [pixels[0, 0]], pixels[:, :0]):
         with pytest.raises(DataError, match=r"RGB images \(H, W, 3\) of uint8"):
             trained(bad)
+    # As torchvision has them.
+    first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    for tensor in (first, [first[0]], [first[0] / 255]):
+        with pytest.raises(DataError, match=r"the channels last: image\.permute\(1, 2, 0\)"):
+            trained(tensor)
+    with pytest.raises(DataError, match=r"the channels last: image\.transpose\(1, 2, 0\)"):
+        trained(first.numpy())
+    assert torch.equal(trained([image.permute(1, 2, 0) for image in first]), wanted)
     for gray in (pixels[..., 0], [pixels[0, ..., 0]], [np.asarray(large.convert("L"))]):
         with pytest.raises(DataError, match=r"; repeat a gray image three times: np\.repeat\(gray"):
             trained(gray)
-    for one in (pixels[0], large, np.uint8(0)):
+    for one in (pixels[0], large, np.uint8(0), first[0], pixels[0, ..., 0]):
         with pytest.raises(DataError, match=r"give one image as \[image\]"):
             trained(one)
     for file in (["photo.jpg"], "photo.jpg", Path("photo.jpg")):
         with pytest.raises(DataError, match="the pixels of images and no files"):
             trained(file)
+
+
+def test_photograph_that_was_turned_by_hand_is_given_as_an_array(run: Path) -> None:
+    """Pillow's `rotate` keeps the orientation that the file had, and `exif_transpose` does not."""
+    upright = Image.fromarray(shapes.image(0, 0)).resize((40, 60))
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+    photograph, trained = Image.open(file), load(run)
+    wanted = trained([upright])
+    turned = photograph.rotate(270, expand=True)
+    assert not torch.equal(trained([turned]), wanted)
+    for image in (photograph, np.asarray(turned), ImageOps.exif_transpose(photograph)):
+        assert torch.equal(trained([image]), wanted)
 
 
 def test_a_call_with_many_images_computes_a_part_of_them_at_a_time(

@@ -210,7 +210,7 @@ def _decode_by_pillow(data: bytes) -> tuple[Rgb, int]:
 
 
 def upright_pixels(image: Image.Image) -> Rgb:
-    """Return what `decode` returns for the file of an image that Pillow has opened, upright.
+    """Return the pixels of an image that Pillow has opened, RGB and upright: (H, W, 3) uint8.
 
     Raises:
         DataError: As `decode` does.
