@@ -76,7 +76,7 @@ def entry(term: str, text: str, indent: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """A line of text with a question mark for each character that a terminal would obey.
+    """A line of text with a question mark for each character that a terminal obeys or hides.
 
     Names of files and classes may come from someone else. Spaces of all widths stay, such as that
     in the names of screenshots on macOS, and so do the joiners that combine emoji and letters.

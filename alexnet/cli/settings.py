@@ -39,7 +39,7 @@ ARCHITECTURE = (
     Setting(
         "architecture.columns",
         "INT",
-        "Groups of filters, whose number stays (section 3.2).",
+        "Groups of filters; the number of filters stays (section 3.2).",
     ),
     Setting("architecture.activation", "NAME", "relu, tanh or logistic."),
     Setting("architecture.normalise", "BOOL", "False: without normalization."),
