@@ -26,7 +26,7 @@ from alexnet.config import Config, Schedule, SmoothSchedule, StoreSettings, scal
 from alexnet.config_checks import check
 from alexnet.data import sources
 from alexnet.data.augment import sample_augmentation
-from alexnet.data.manifest import UNSEALED, is_store
+from alexnet.data.manifest import is_store
 from alexnet.data.notes import in_words
 from alexnet.data.prepare import prepare, sample_sizes
 from alexnet.data.preprocess import Preprocess, check_sizes
@@ -59,6 +59,9 @@ augmentation an epoch takes twice as long. Both were measured far from this numb
 MOST_SKIPPED = 0.1
 """Largest share of the images of a split that may be unreadable. One image of a split may be in any
 case: one bad file must not stop a small folder."""
+MOST_SEEN = 0.1
+"""Largest share of the images to test on that an earlier run may have been trained on, where a run
+is said to be able to go on from it."""
 MUCH_BETTER = 0.05
 """Difference of an epoch's error from the last one that is worth a line; on few test images errors
 of one network differ by two or three points from epoch to epoch."""
@@ -193,7 +196,7 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
         images: Name of the source, as the user gave it.
 
     Raises:
-        DataError: The store holds other images.
+        DataError: The store holds other images, or is damaged.
     """
     for note in source.notes:
         print(printable(note), file=sys.stderr)
@@ -209,7 +212,8 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
         manifest = prepare(source, folder, settings, spare=1, arguments=alone)
         print("\n".join(map(printable, in_words(manifest, source.notes))), file=sys.stderr)
         return
-    manifest = Store(folder).manifest
+    store = Store(folder)
+    manifest = store.manifest
     held = {name: split.get("fingerprint") for name, split in manifest["splits"].items()}
     there = {split.name: split.fingerprint for split in source.splits}
     before_px = manifest["settings"]["size_px"]
@@ -219,27 +223,53 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
             f"{folder} was prepared from {manifest['source']}, and this is {source.description}; "
             "name the images as you did then, or choose another --out"
         )
+    can_go_on = False
     # The manifests of earlier versions do not say.
     archives = manifest.get("archives", source.archives)
     if archives != source.archives:
         was = "archives of other names, sizes or dates"
     elif held != there:
-        was = f"other images than {source.description} has now"
-        if manifest["format"] == UNSEALED:
-            was += ", or by version 0.2, which held out others"
+        was, can_go_on = _changes(store, source)
     elif before_px != settings.size_px:
         was = f"{before_px} pixels a side, and this recipe needs {settings.size_px}"
     else:
         return
     run = str(folder).removesuffix("-store")
-    # Where files were added, those that the run is tested on are still held out. In streams, and in
-    # stores of version 0.2, other ones were, so the test would be of images that it has seen.
-    added = held != there and all(held.values()) and manifest["format"] != UNSEALED
-    go_on = f" (with --init {shlex.quote(run)} to go on from that run)" if added else ""
+    go_on = f" (with --init {shlex.quote(run)} to go on from that run)" if can_go_on else ""
     raise DataError(
         f"{folder} was prepared for {was}; choose another --out{go_on}, or begin again after: "
         f"rm -r {shlex.join([str(folder), run])}"
     )
+
+
+def _changes(store: Store, source: Source) -> tuple[str, bool]:
+    """Say in what a source differs from the store that was prepared from it.
+
+    Returns:
+        Words that continue "prepared for", and whether a run on this store can go on with the
+        images that the source has now: none has vanished, so none can be tested on under another
+        name, and at most MOST_SEEN of those to test on were trained on.
+    """
+    has_now = f"than {source.description} has now"
+    by_another = "or by an earlier version, which held out others"
+    # The names in a stream are unknown before it has been read.
+    if not all(split.fingerprint for split in source.splits):
+        return f"other images {has_now}, {by_another}", False
+    splits = {name: store.split(name) for name in store.manifest["splits"]}
+    before = {name: {part.name(i) for i in range(len(part))} for name, part in splits.items()}
+    now = {split.name: {item.name for item in split.items(0)} for split in source.splits}
+    all_before, all_now = (set[str]().union(*names.values()) for names in (before, now))
+    tested_before, tested_now = (
+        set[str]().union(*(names for split, names in of_split.items() if split != "train"))
+        for of_split in (before, now)
+    )
+    seen = before["train"] & (tested_now - tested_before)
+    can_go_on = all_before <= all_now and len(seen) <= MOST_SEEN * len(tested_now)
+    entries = store.manifest["splits"].values()
+    unreadable = {name for entry in entries for name, _ in entry.get("skipped", [])}
+    if all_now == all_before | unreadable:
+        return f"other labels {has_now}, {by_another}", can_go_on
+    return f"other images {has_now}", can_go_on
 
 
 def _train_and_test(config: Config, store: Store, run: Path, minutes: float | None) -> list[Result]:

@@ -27,7 +27,7 @@ from alexnet.config import Config, Sgd, scaled
 from alexnet.data import resident, shapes, sources
 from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.image import Rgb
-from alexnet.data.sources import Item, Source, SourceSplit
+from alexnet.data.sources import Item, Source, SourceSplit, source
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, ConfigError, DataError, RunError
 from alexnet.own_images import (
@@ -187,10 +187,39 @@ def test_images_that_were_exchanged_are_not_overlooked(images: Path, tmp_path: P
     folder = images / shapes.CLASSES[0]
     (folder / "0.png").rename(folder / "new.png")
     with pytest.raises(
-        DataError, match=r"was prepared for other images than .* has now"
+        DataError, match=r"was prepared for other images than .* has now; "
     ) as refused:
         train_on(str(images), tmp_path / "mine", tiny)
-    assert f"another --out (with --init {tmp_path / 'mine'} to go on from" in str(refused.value)
+    # Under its new name, an image that was trained on could be tested on.
+    assert "--init" not in str(refused.value)
+
+
+def test_run_can_go_on_with_more_images_if_few_of_its_own_would_be_tested_on(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = tmp_path / "mine", images / shapes.CLASSES[0]
+
+    def refusal() -> str:
+        with pytest.raises(DataError) as refused:
+            train_on(str(images), run, tiny)
+        return str(refused.value)
+
+    # An image that cannot be read is not in the store.
+    (folder / "bad.png").write_bytes(b"no image")
+    train_on(str(images), run, tiny)
+    # Another choice of the same images, as by an earlier version.
+    with monkeypatch.context() as another:
+        another.setattr(source, "_held_out_rank", lambda seed, name: name)
+        assert "has now, or by an earlier version, which held out others; choose" in refusal()
+        assert "--init" not in refusal()
+    shutil.copy(folder / "0.png", folder / "new.png")
+    sentence = refusal()
+    assert "was prepared for other images than" in sentence and "earlier" not in sentence
+    assert f"choose another --out (with --init {run} to go on from that run), or" in sentence
+    # Of 15 images two are held out: the second one was trained on.
+    for number in range(3):
+        shutil.copy(folder / "0.png", folder / f"new{number}.png")
+    assert "--init" not in refusal()
 
 
 def tars_of(images: Path, folder: Path) -> None:

@@ -152,7 +152,9 @@ def test_preparation_of_a_changed_folder_is_refused(tmp_path: Path) -> None:
         prepare(find(str(pictures)), store, replace(SMALL, shard_images=2))
     (pictures / "class0" / "new.png").unlink()
     first.rename(pictures / "class0" / "zero.png")
-    with pytest.raises(DataError, match=r"names or labels .* have changed; restore .* or remove"):
+    with pytest.raises(
+        DataError, match=r"names or labels .* have changed, .*; restore .* or remove"
+    ):
         prepare(find(str(pictures)), store, replace(SMALL, shard_images=2))
     (pictures / "class0" / "zero.png").rename(first)
     prepare(find(str(pictures)), store, replace(SMALL, shard_images=2))

@@ -24,8 +24,9 @@ from alexnet.data.store_folder import StoreFolder
 from alexnet.errors import DataError
 from alexnet.files import write_whole
 
-# Version of the state and of the choice of images held out. No other version is resumed.
-STATE = 7
+# Version of the state, and of the choice of images held out in streams. No other one is resumed.
+# Another choice in folders and tables needs no new version: the fingerprints of the splits tell it.
+STATE = 6
 STATE_FILE = "state.json"
 
 
@@ -152,7 +153,10 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
         if count != old_count:
             return f"the split {name!r} of the source had {old_count} images and has {count} now"
         if fingerprint != old_fingerprint:
-            return f"the names or labels of the images of the split {name!r} have changed"
+            return (
+                f"the names or labels of the images of the split {name!r} have changed, or an "
+                "earlier version held out others"
+            )
     if old["archives"] != new["archives"]:
         return "the archives of the source have changed (their names, sizes or dates)"
     return ""
