@@ -216,6 +216,11 @@ def test_images_in_hidden_folders_are_not_read(tmp_path: Path) -> None:
         "dog/1.png",
     ]
     assert len(image_files([folder])) == 4
+    # Nor do they make a class folder of the one above them.
+    for number in range(2):
+        (folder / "cat" / f"{number}.png").rename(folder / f"cat{number}.png")
+    (folder / "labels.csv").write_text("cat0.png,a\ncat1.png,b\n")
+    assert find(str(folder), val_fraction=0).classes == ("a", "b")
 
 
 @given(

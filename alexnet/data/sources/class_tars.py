@@ -7,14 +7,14 @@ from pathlib import Path
 
 from alexnet.data.classes import ClassList, with_words
 from alexnet.data.sources.source import Options, Source, StreamedImage, is_image, streamed_with_val
-from alexnet.data.sources.tars import open_tar
+from alexnet.data.sources.tars import open_tar, visible
 from alexnet.errors import DataError
 
 
 def class_tars(folder: Path, options: Options = Options()) -> Source:
     """Read a folder of tars whose names are the classes; hold out `val_fraction` of each.
 
-    Files in a tar that are not images, to judge by their names, are skipped.
+    Files in a tar that are not images, to judge by their names, or are hidden are skipped.
 
     Raises:
         DataError: If there are fewer than two tars; as the items are read, if a tar is damaged or
@@ -32,7 +32,7 @@ def class_tars(folder: Path, options: Options = Options()) -> Source:
         for label, path in enumerate(tars):
             count = 0
             with open_tar(path) as members:
-                for member in members:
+                for member in visible(members):
                     if is_image(member.name):
                         count += 1
                         yield member.name, label, member.read

@@ -19,6 +19,7 @@ from alexnet.data.sources.source import (
     may_be_image,
     notes_on_left_out,
     split_in_name,
+    walk_below,
     without_labels,
 )
 from alexnet.data.sources.tables import (
@@ -91,7 +92,7 @@ def _is_class(train: Path, splits: Collection[Path]) -> bool:
     if tables or _children(train):
         return False
     beside = (child for child in _children(train.parent) if child not in splits)
-    return any(any(map(may_be_image, child.rglob("*"))) for child in beside)
+    return any(any(map(may_be_image, walk_below(child))) for child in beside)
 
 
 def _children(folder: Path) -> list[Path]:
@@ -105,7 +106,7 @@ def _children(folder: Path) -> list[Path]:
 def has_class_folders(folder: Path) -> bool:
     """Tell whether at least two folders of this one contain images, if only undecodable ones."""
     # Two are enough to know, and a search of all would take long: ImageNet has 1000.
-    full = (child for child in _children(folder) if any(map(may_be_image, child.rglob("*"))))
+    full = (child for child in _children(folder) if any(map(may_be_image, walk_below(child))))
     return sum(1 for _ in itertools.islice(full, 2)) == 2
 
 

@@ -28,6 +28,7 @@ from alexnet.data.sources.source import (
     is_hidden,
     is_image,
     split_name,
+    walk_below,
 )
 from alexnet.data.sources.tables import candidates, table_folder
 from alexnet.data.sources.webdataset import is_webdataset, webdataset
@@ -125,12 +126,12 @@ def _format(folder: Path) -> Callable[[Path, Options], Source]:
     # A single tar beside class folders, or beside images with a table, is more likely the archive
     # that they were unpacked from.
     unpacked = has_class_folders(train) or (
-        tars == 1 and candidates([folder]) and any(is_image(path) for path in folder.rglob("*"))
+        tars == 1 and candidates([folder]) and any(map(is_image, walk_below(folder)))
     )
     if tars > 1 or (tars == 1 and not unpacked):
         return webdataset if is_webdataset(folder) else class_tars
     if has_class_folders(train):
         return class_folders
-    if any(is_image(path) for path in folder.rglob("*")):
+    if any(map(is_image, walk_below(folder))):
         return table_folder
     return class_folders  # its error says what is missing

@@ -141,13 +141,7 @@ def read_file(path: Path) -> bytes:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all paths below a folder that are not folders, in order, and all links to folders.
-
-    No folder is entered through a link, which may lead above this one, and no hidden folder is
-    entered: programs keep earlier versions and thumbnails of photographs in them, and the trash.
-
-    Links that lead nowhere, pipes and the like are among the paths. To read them as images fails,
-    so that they are counted and reported as all unreadable images are.
+    """Return the paths that `walk_below` yields, in order.
 
     Raises:
         DataError: If a folder cannot be read; its images would be missing without a word.
@@ -159,13 +153,27 @@ def files_below(folder: Path) -> list[Path]:
             "change its permissions or take it out of the source"
         )
 
-    paths = []
-    for above, folders, names in os.walk(folder, onerror=refuse):
+    return sorted(walk_below(folder, refuse))
+
+
+def walk_below(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yield all paths below a folder that are not folders, and all links to folders.
+
+    No folder is entered through a link, which may lead above this one, and no hidden folder is
+    entered: programs keep earlier versions and thumbnails of photographs in them, and the trash.
+
+    Links that lead nowhere, pipes and the like are among the paths. To read them as images fails,
+    so that they are counted and reported as all unreadable images are.
+
+    Args:
+        on_error: Called for a folder that cannot be read; None: it is passed over.
+    """
+    for above, folders, names in os.walk(folder, onerror=on_error):
         # In place: `walk` enters the folders that this list then has.
         folders[:] = [name for name in folders if not is_hidden(name)]
         links = (name for name in folders if os.path.islink(os.path.join(above, name)))
-        paths += [Path(above, name) for name in itertools.chain(names, links)]
-    return sorted(paths)
+        for name in itertools.chain(names, links):
+            yield Path(above, name)
 
 
 def notes_on_left_out(files: Iterable[Path], where: object) -> list[str]:

@@ -10,7 +10,7 @@ up to its record size; it accepts a single one, and so does this module.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from alexnet.data.sources.source import (
     MAX_IMAGE_BYTES,
     UnreadableImage,
     check_size,
+    is_hidden,
     is_refusal,
 )
 from alexnet.errors import DataError
@@ -142,6 +143,14 @@ def open_tar(path: Path) -> Iterator[Iterator[Member]]:
         raise DataError(f"{path} is not a regular file; remove it or put the tar there")
     with path.open("rb") as file, _open(file, str(path)) as tar:
         yield _walk(tar, str(path))
+
+
+def visible(members: Iterable[Member]) -> Iterator[Member]:
+    """Yield the members that are neither hidden nor in hidden folders (see `walk_below`)."""
+    for member in members:
+        parts = (part for part in member.name.split("/") if part not in (".", ".."))
+        if not any(map(is_hidden, parts)):
+            yield member
 
 
 def _open(file: IO[bytes], where: str) -> tarfile.TarFile:

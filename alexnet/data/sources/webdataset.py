@@ -26,14 +26,13 @@ from alexnet.data.sources.source import (
     Source,
     StreamedImage,
     UnreadableImage,
-    is_hidden,
     is_image,
     split_in_name,
     streamed,
     streamed_with_val,
     without_labels,
 )
-from alexnet.data.sources.tars import Member, open_tar
+from alexnet.data.sources.tars import Member, open_tar, visible
 from alexnet.errors import DataError
 
 Label = int | str
@@ -69,7 +68,7 @@ def _peek(path: Path) -> tuple[list[str], bool]:
     """Return the names of a tar's first members, and whether there is a label among them."""
     names, label = [], False
     with open_tar(path) as members:
-        for member in itertools.islice(_visible(members), SAMPLE_MEMBERS):
+        for member in itertools.islice(visible(members), SAMPLE_MEMBERS):
             names.append(Path(member.name).name)
             ext = Path(member.name).suffix.lower()
             label |= ext == ".cls" or (
@@ -269,14 +268,6 @@ class Sample:
     read: Callable[[], bytes]
 
 
-def _visible(members: Iterator[Member]) -> Iterator[Member]:
-    """Yield the members that are neither hidden nor in hidden folders: these are no samples."""
-    for member in members:
-        parts = (part for part in member.name.split("/") if part not in (".", ".."))
-        if not any(map(is_hidden, parts)):
-            yield member
-
-
 def _samples(path: Path) -> Iterator[Sample]:
     """Yield the samples of a tar.
 
@@ -287,7 +278,7 @@ def _samples(path: Path) -> Iterator[Sample]:
     """
     key, parts = "", dict[str, Member]()
     with open_tar(path) as members:
-        for member in _visible(members):
+        for member in visible(members):
             folder, _, file = member.name.rpartition("/")
             # At the first dot, as the format demands: `a.seg.png` belongs to the key `a`.
             stem, _, ext = file.partition(".")
