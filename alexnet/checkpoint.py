@@ -33,6 +33,7 @@ from safetensors import safe_open
 from alexnet.architecture import layer_of, plan
 from alexnet.config import Config
 from alexnet.config_checks import check
+from alexnet.data.classes import composed
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError, nearest_name
@@ -292,7 +293,8 @@ def _header(file: Path, metadata: dict[str, str], tensors: Tensors) -> dict[str,
     for what, right in fits.items():
         if not right:
             raise _damaged(file, f"{what} is missing or not of the right form")
-    return dict(about)
+    # Runs of earlier versions have the names as the file system wrote them.
+    return {**about, "classes": list(map(composed, about["classes"]))}
 
 
 def _is_origin(about: dict[str, Any]) -> bool:

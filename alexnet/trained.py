@@ -19,7 +19,7 @@ from alexnet.architecture import plan
 from alexnet.checkpoint import copy_into, read
 from alexnet.config import Architecture, Augment, Config
 from alexnet.data.augment import evaluation_crops, fixed_crop
-from alexnet.data.classes import composed, numbered, short_names
+from alexnet.data.classes import numbered, short_names
 from alexnet.data.device_feed import moved
 from alexnet.data.image import Rgb, centre_square, upright_pixels
 from alexnet.data.manifest import is_store
@@ -184,8 +184,6 @@ def _other_classes(run: list[str], store: list[str]) -> str | None:
 
     Words for the classes are not compared.
     """
-    # Runs and stores of earlier versions have the names as the file system wrote them.
-    run, store = list(map(composed, run)), list(map(composed, store))
     if run == store:
         return None
     if len(run) != len(store):

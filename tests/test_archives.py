@@ -21,6 +21,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources import Source, find
 from alexnet.data.sources.class_tars import class_tars
 from alexnet.data.sources.ilsvrc import ilsvrc
+from alexnet.data.sources.source import Options
 from alexnet.data.sources.tars import MAX_PADDING_BYTES, open_tar
 from alexnet.data.sources.webdataset import webdataset
 from alexnet.errors import DataError
@@ -120,6 +121,29 @@ def test_members_of_hidden_folders_are_no_samples(tmp_path: Path) -> None:
     tar(tmp_path / "train-000.tar", samples)
     split = find(str(tmp_path), val_fraction=0).splits[0]
     assert sorted(item.name.split(":")[1] for item in split.items(0)) == ["0", "1", "2"]
+
+
+def test_members_of_hidden_folders_are_not_in_class_tars(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        names = (f"{name}0.jpg", f".thumbnails/{name}0.jpg", f"./{name}1.jpg", f"a/.b/{name}2.jpg")
+        tar(tmp_path / f"{name}.tar", dict.fromkeys(names, image(0, 0)))
+    split = class_tars(tmp_path, Options(val_fraction=0)).splits[0]
+    assert [item.name for item in split.items(0)] == [
+        "cat0.jpg",
+        "./cat1.jpg",
+        "dog0.jpg",
+        "./dog1.jpg",
+    ]
+
+
+def test_label_of_a_sample_is_the_same_however_its_accents_are_written(tmp_path: Path) -> None:
+    samples: dict[str, bytes] = {}
+    for key, label in (("0", "B\u00e4r"), ("1", "Ba\u0308r"), ("2", "cat")):
+        samples |= {f"{key}.jpg": image(0, 0), f"{key}.cls": label.encode()}
+    tar(tmp_path / "train-000.tar", samples)
+    source = find(str(tmp_path), val_fraction=0)
+    assert source.classes == ("B\u00e4r", "cat")
+    assert [item.label for item in source.splits[0].items(0)] == [0, 0, 1]
 
 
 def test_images_of_shards_held_out_do_not_depend_on_the_wanted_splits(tmp_path: Path) -> None:

@@ -417,6 +417,9 @@ def test_names_compare_however_their_accents_are_written(tmp_path: Path) -> None
     source = find(str(tmp_path / "zoo"))
     assert source.classes == ("Bison", "Bär")
     assert [split.count for split in source.splits] == [4, 4]
+    # Also if there is no other class in both.
+    (tmp_path / "zoo" / "val" / "Bison").rename(tmp_path / "Bison")
+    assert [split.count for split in find(str(tmp_path / "zoo")).splits] == [4, 2]
     # A class has the same name on every system.
     folder = folder_of(tmp_path / "mac", {unicodedata.normalize("NFD", "Bär"): 2, "Bison": 2})
     assert find(str(folder)).classes == source.classes

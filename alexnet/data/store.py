@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.data.arrow import ArrowFile, Index, build_index, check_index, parse_names
+from alexnet.data.classes import composed
 from alexnet.data.manifest import parse_manifest
 from alexnet.data.storage import LocalStorage, Range, Storage, as_url, is_url, missing
 from alexnet.errors import DataError
@@ -160,7 +161,8 @@ class Store:
         self.manifest: dict[str, Any] = parse_manifest(text, self.name)
         # The manifest contains the checksums of the files, so its own identifies the store.
         self.checksum = hashlib.sha256(text).hexdigest()
-        self.classes: list[str] = self.manifest["classes"]
+        # Stores of earlier versions have the names as the file system wrote them.
+        self.classes: list[str] = list(map(composed, self.manifest["classes"]))
         self.words: list[str] = self.manifest.get("words", [])  # absent from older stores
         self.size_px: int = self.manifest["settings"]["size_px"]
 

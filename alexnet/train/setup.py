@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from alexnet import checkpoint, layers
 from alexnet.config import Config
-from alexnet.data.classes import composed
 from alexnet.data.gpu_decoding import decoder, decodes_on_gpu
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.store import Split, Store
@@ -106,12 +105,7 @@ def start_from(setup: Setup) -> list[str]:
     config, net = setup.config, setup.net
     saved = checkpoint.read(config.init)
     layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
-    # Runs and stores of earlier versions have the names as the file system wrote them.
-    before, now = (
-        [composed(name) for name in names]
-        for names in (saved.about["classes"], setup.store.classes)
-    )
-    same_classes = before == now
+    same_classes = saved.about["classes"] == setup.store.classes
     if not same_classes:
         last = config.architecture.layers[-1].name
         layers.discard(last)

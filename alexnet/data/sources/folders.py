@@ -132,12 +132,15 @@ def class_folders(folder: Path, options: Options = Options()) -> Source:
     classes, train = _class_files(parts["train"], notes)
     notes += _notes_on_rest(parts["train"])
     files = {"train": train}
+    known = set(map(composed, classes))
     # Whether there is no validation split, neither read nor left out by --splits.
     alone = True
     for split in [split for split in parts if split != "train"]:
         # Training needs a split to validate on, for which a test split with labels serves.
         name = "val" if "val" not in parts else split
-        by_class = any((parts[split] / child).is_dir() for child in classes)
+        by_class = any(
+            composed(child.name) in known and child.is_dir() for child in parts[split].iterdir()
+        )
         if not options.wants(name):
             # Only a flat test/ without labels does not count as a validation split.
             alone = alone and split == "test" and not by_class
@@ -145,7 +148,7 @@ def class_folders(folder: Path, options: Options = Options()) -> Source:
         elif by_class:
             files[name] = _held_out_files(parts["train"], classes, parts[split], notes)
         elif (labels := _flat_labels(parts[split], split, around, notes)) is not None:
-            positions = {class_name: number for number, class_name in enumerate(classes)}
+            positions = {composed(label): number for number, label in enumerate(classes)}
             files[name] = labelled_files(
                 parts[split], dict(sorted(labels.items())), positions, name
             )

@@ -271,7 +271,9 @@ def _table_rows(
                 f"{path}, line {line}, has a label that is not UTF-8; save the table as UTF-8"
             )
         row_split = None if split is None else _split(path, line, fields[split])
-        yield LabelRow(line, fields[name], boxes[1] if boxes else text, row_split)
+        # As `Source` writes the names of classes.
+        text = composed(boxes[1] if boxes else text)
+        yield LabelRow(line, fields[name], text, row_split)
 
 
 def _split(path: Path, line: int, word: str) -> str:

@@ -14,6 +14,7 @@ from alexnet.data.classes import (
     are_wnids,
     check_count,
     class_list,
+    composed,
     in_label_order,
     is_number,
     read_class_names,
@@ -340,4 +341,7 @@ def _label(value: object) -> Label | None:
     # bool is a subclass of int in Python.
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    return None if value in ("", -1) else value
+    if value in ("", -1):
+        return None
+    # As `Source` writes the names of classes.
+    return composed(value) if isinstance(value, str) else value
