@@ -314,21 +314,73 @@ def test_ignored_tables_beside_class_folders_are_reported(tmp_path: Path) -> Non
     assert [note.split(" ")[0] for note in source.notes] == ["1", str(tmp_path / "labels.csv")]
 
 
-def test_table_with_other_labels_than_the_folders_is_not_overlooked(tmp_path: Path) -> None:
+def table_of(folder: Path, labels: list[str], heading: str = "") -> None:
+    """Write a table of the first images of two folders with as many images each."""
+    images = sorted(folder.glob("*/*.png"))[: len(labels)]
+    names = (str(path.relative_to(folder)) for path in images)
+    rows = (f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+    write(folder / "labels.csv", heading + "".join(rows))
+
+
+@pytest.mark.parametrize("heading", ["", "photo,Class\n"])
+@pytest.mark.parametrize("labels", [["cat", "dog"] * 4, ["cat"] * 2 + ["dog"] * 4 + ["cat"] * 2])
+def test_table_with_other_labels_than_the_folders_is_not_overlooked(
+    labels: list[str], heading: str, tmp_path: Path
+) -> None:
     """The folders are those of years, for example, and not the classes."""
-    folder_of(tmp_path, {"2021": 4, "2022": 4})
-    files = [f"{year}/{number}.png" for year in (2021, 2022) for number in range(4)]
+    table_of(folder_of(tmp_path, {"2021": 4, "2022": 4}), labels, heading)
+    with pytest.raises(DataError, match=r"labels\.csv gives half of the .* into one folder if"):
+        find(str(tmp_path))
 
-    def table(labels: list[str]) -> None:
-        rows = "".join(f"{file},{label}\n" for file, label in zip(files, labels, strict=False))
-        write(tmp_path / "labels.csv", rows)
 
-    for labels in (["cat", "dog"] * 4, ["cat", "dog"] * 2):
-        table(labels)
-        with pytest.raises(DataError, match=r"labels\.csv gives the images .* into one folder if"):
-            find(str(tmp_path))
-    # Numbers for the folders, a few of the images, dates, and columns without a meaning.
-    for labels in (["0"] * 4 + ["1"] * 4, ["cat", "dog"], list("abcdefgh"), ["1,2,3"] * 8):
-        table(labels)
-        (note,) = find(str(tmp_path)).notes
-        assert note.endswith(f"labels.csv is not read: the folders of {tmp_path} are the classes")
+@pytest.mark.parametrize(
+    ("labels", "heading"),
+    [
+        # Numbers for the folders, labels of half of the images, dates, and columns without meaning.
+        (["0"] * 4 + ["1"] * 4, ""),
+        (["cat", "dog"] * 2, ""),
+        (list("abcdefgh"), ""),
+        (["1,2,3"] * 8, ""),
+        # Some labels were corrected.
+        (["2021"] * 4 + ["2022"] * 2 + ["2021"] * 2, ""),
+        # Columns that are called something else, under a heading that is known and one that is not.
+        (["0", "1"] * 4, "filename,fold\n"),
+        (["0", "1"] * 4, "photo,fold\n"),
+    ],
+)
+def test_other_tables_beside_class_folders_are_not_read(
+    labels: list[str], heading: str, tmp_path: Path
+) -> None:
+    table_of(folder_of(tmp_path, {"2021": 4, "2022": 4}), labels, heading)
+    (note,) = find(str(tmp_path)).notes
+    assert note.endswith(f"labels.csv is not read: the folders of {tmp_path} are the classes")
+
+
+def test_table_beside_class_folders_is_no_reason_to_walk_through_them_again(
+    walks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table_of(folder_of(tmp_path, {"2021": 4, "2022": 4}), ["2021"] * 4 + ["2022"] * 4)
+    find(str(tmp_path))
+    assert walks == []
+    # A table of a few images is not even compared with their names.
+    table_of(tmp_path, ["cat", "dog", "cat"])
+    monkeypatch.delattr(tables, "_by_endings")
+    find(str(tmp_path))
+
+
+def test_label_is_the_same_however_its_accents_are_written(tmp_path: Path) -> None:
+    for number, label in enumerate(("B\u00e4r", "Ba\u0308r", "cat")):
+        for split in ("train", "val"):
+            write(tmp_path / split / f"{number}.png", image(number, 0))
+            with (tmp_path / f"{split}.csv").open("a") as table:
+                table.write(f"{number}.png,{label}\n")
+    train, val = find(str(tmp_path)).splits
+    assert [item.label for item in train.items(0)] == [item.label for item in val.items(0)]
+    assert sorted(item.label for item in train.items(0)) == [0, 0, 1]
+    # Class folders with a table of the validation images.
+    write(tmp_path / "zoo" / "train" / "Ba\u0308r" / "0.png", image(0, 0))
+    write(tmp_path / "zoo" / "train" / "cat" / "0.png", image(1, 0))
+    write(tmp_path / "zoo" / "val" / "1.png", image(0, 1))
+    write(tmp_path / "zoo" / "val" / "labels.csv", "1.png,B\u00e4r\n")
+    (item,) = find(str(tmp_path / "zoo")).splits[1].items(0)
+    assert find(str(tmp_path / "zoo")).classes[item.label] == "B\u00e4r"

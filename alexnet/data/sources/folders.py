@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from alexnet.data.classes import are_wnids, composed, words_beside
@@ -130,7 +131,7 @@ def class_folders(folder: Path, options: Options = Options()) -> Source:
     parts = parts if "train" in parts else {"train": base}
     notes: list[str] = []
     classes, train = _class_files(parts["train"], notes)
-    notes += _notes_on_rest(parts["train"])
+    notes += _notes_on_rest(parts["train"], train)
     files = {"train": train}
     known = set(map(composed, classes))
     # Whether there is no validation split, neither read nor left out by --splits.
@@ -257,8 +258,11 @@ def _held_out_files(
     return files
 
 
-def _notes_on_rest(folder: Path) -> list[str]:
+def _notes_on_rest(folder: Path, images: Sequence[Listed]) -> list[str]:
     """Return notes about files beside class folders that the user may have meant to be read.
+
+    Args:
+        images: Those in the class folders.
 
     Raises:
         DataError: If one of them is a table by which the folders are no classes.
@@ -272,40 +276,45 @@ def _notes_on_rest(folder: Path) -> list[str]:
         )
     # Text files are READMEs, words and lists of files.
     tables = [path for path in candidates([folder]) if path.suffix.lower() != ".txt"]
-    images = Images(folder) if tables else None
     for path in tables:
-        if images is not None and _has_other_labels(path, images):
+        if _has_other_labels(path, folder, images):
             raise DataError(
-                f"{path} gives the images of {folder} other labels than their folders; move the "
-                "table away if the folders are the classes, or all images into one folder if the "
-                "table has them"
+                f"{path} gives half of the images of {folder} or more other labels than their "
+                "folders; move the table away if the folders are the classes, or all images into "
+                "one folder if the table has them"
             )
         notes.append(f"{path} is not read: the folders of {folder} are the classes")
     return notes
 
 
-def _has_other_labels(path: Path, images: Images) -> bool:
-    """Tell whether a file labels most images, and those of one folder differently.
+def _has_other_labels(path: Path, folder: Path, files: Sequence[Listed]) -> bool:
+    """Tell whether a table labels half of the images or more otherwise than their folders.
 
-    The folders then are those of years, cameras or films. Other names of the classes are no reason
-    to ask, nor are columns that differ from image to image, such as dates.
+    Those are the images whose label is not the commonest one of their folder, so other names of the
+    classes are no reason to ask, nor are a few corrected labels. The folders then are those of
+    years, cameras or films. Columns that differ from image to image, such as dates, are no labels.
+
+    Args:
+        folder: The folder of the class folders.
+        files: The images in them.
     """
+    # A file of too few lines can be told at once; to find images by their names takes memory.
+    if 2 * len(path.read_bytes().splitlines()) < len(files):
+        return False
+    images = Images(folder, [file for file, _, _ in files])
     try:
-        table = read_table(path, images)
+        table = read_table(path, images, headed=True)
     except DataError:  # a table of something else
         return False
-    labels: dict[Path, str] = {}
+    labels: Labels = {}
     for row in table.rows if table else ():
         if row.label and (image := images.find(row.name)) is not None:
             labels[image] = row.label
-    by_folder: dict[str, set[str]] = {}
+    by_folder: dict[str, Counter[str]] = {}
     for image, label in labels.items():
-        by_folder.setdefault(image.relative_to(images.folder).parts[0], set()).add(label)
-    return (
-        2 * len(labels) >= len(images.files)
-        and 2 * len(set(labels.values())) <= len(labels)
-        and any(len(different) > 1 for different in by_folder.values())
-    )
+        by_folder.setdefault(image.relative_to(folder).parts[0], Counter())[label] += 1
+    other = sum(count.total() - max(count.values()) for count in by_folder.values())
+    return 2 * len(set(labels.values())) <= len(labels) and 2 * other >= len(files)
 
 
 def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -> Labels | None:

@@ -60,9 +60,14 @@ class Images:
         left_out: Those that cannot, by their suffixes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, below: Sequence[Path] | None = None) -> None:
+        """Find the images of a folder.
+
+        Args:
+            below: The files below it; None: it is walked through.
+        """
         self.folder = folder
-        below = files_below(folder)
+        below = files_below(folder) if below is None else below
         self.files = [path for path in below if is_image(path)]
         self.left_out = [path for path in below if may_be_image(path) and not is_image(path)]
         self._by_name = _by_endings(folder, self.files)
@@ -155,11 +160,14 @@ def without_annotations(tables: Sequence[Path], images: Iterable[Path]) -> list[
     return [path for path in tables if len(beside) == 1 or path not in beside]
 
 
-def read_table(path: Path, images: Images) -> Table | None:
+def read_table(path: Path, images: Images, headed: bool = False) -> Table | None:
     """Read a table of labels from a file; return None if no column names images.
 
     Columns are separated by tabs, commas, semicolons or white space. If the first line is a heading
     they are recognized by their names; otherwise the label follows the name of the image.
+
+    Args:
+        headed: Whether a heading must call the only other column a label; it may be anything else.
 
     Raises:
         DataError: If it is not clear which column has the label, if a label is not UTF-8, or if
@@ -189,7 +197,7 @@ def read_table(path: Path, images: Images) -> Table | None:
     if "\0" in text:  # what a disk leaves of a block that was lost
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(f"{path}, line {line}, has a zero byte and is damaged; fetch it again")
-    return Table(path, tuple(_table_rows(path, *parsed, images)))
+    return Table(path, tuple(_table_rows(path, *parsed, images, headed)))
 
 
 def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
@@ -228,9 +236,13 @@ def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
 
 
 def _table_rows(
-    path: Path, lines: list[tuple[int, list[str]]], name: int, images: Images
+    path: Path, lines: list[tuple[int, list[str]]], name: int, images: Images, headed: bool
 ) -> Iterator[LabelRow]:
-    """Yield the rows of a table whose column `name` names images."""
+    """Yield the rows of a table whose column `name` names images.
+
+    Args:
+        headed: As in `read_table`.
+    """
     width = max(len(fields) for _, fields in lines)
     # Short lines are filled up, so that every row has every column.
     lines = [(line, [*fields, *[""] * (width - len(fields))]) for line, fields in lines]
@@ -238,8 +250,9 @@ def _table_rows(
     others = [column for column in range(width) if column != name]
     label, split = None, None
     headings = LABEL_HEADINGS | SPLIT_HEADINGS
+    names_image = images.find(lines[0][1][name]) is not None
     # A heading names no image, and at least one of its words is known.
-    if images.find(lines[0][1][name]) is None and (
+    if not names_image and (
         first[name] in NAME_HEADINGS or any(field in headings for field in first)
     ):
         lines, heading = lines[1:], dict(enumerate(first))
@@ -251,7 +264,7 @@ def _table_rows(
         follows = name + 1 < width and are_wnids(fields[name + 1] for _, fields in lines)
         label = name + 1 if follows else None
     # A single other column is the label, whatever its heading is.
-    if label is None and len(others) == 1:
+    if label is None and len(others) == 1 and (names_image or not headed):
         label = others[0]
     if label is None and others:
         raise DataError(
