@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -106,6 +109,53 @@ def allow_tf32(precision: str) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+@contextmanager
+def switched(config: Config) -> Iterator[None]:
+    """Set PyTorch's switches for a training, and give the caller's back at the end.
+
+    They hold for the whole process, where other networks may be computed before and after. Only
+    `CUBLAS_WORKSPACE_CONFIG` stays: PyTorch asks for it once in a process.
+    """
+    backends: Any = torch.backends  # not all of what follows has a type
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
+    benchmark = cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    reductions = (
+        matmul.allow_bf16_reduced_precision_reduction,
+        matmul.allow_bf16_reduced_precision_reduction_split_k,
+    )
+    # TF32 has older switches, which `allow_tf32` sets, and newer ones, which PyTorch then sets as
+    # well. It raises if it is asked for an older one that a newer one contradicts: then the newer
+    # one counts, and is enough.
+    older_matmul: str | None = None
+    older_cudnn: bool | None = None
+    with suppress(RuntimeError):
+        older_matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        older_cudnn = cudnn.allow_tf32
+    # The older switch of products is also that of the CPU.
+    newer = [
+        (part, part.fp32_precision)
+        for part in (matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul)
+    ]
+    try:
+        only_deterministic(config.deterministic)
+        allow_tf32(config.precision)
+        yield
+    finally:
+        cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        matmul.allow_bf16_reduced_precision_reduction = reductions
+        if older_matmul is not None:
+            torch.set_float32_matmul_precision(older_matmul)
+        if older_cudnn is not None:
+            cudnn.allow_tf32 = older_cudnn
+        # Last, because an older switch sets the newer ones.
+        for part, precision in newer:
+            part.fp32_precision = precision
 
 
 def peak_memory_bytes(device: torch.device) -> int:

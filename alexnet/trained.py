@@ -196,7 +196,8 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
     """Load the network of a run folder or .safetensors file, ready for use.
 
     Activations are float32; on CUDA they have the precision that the run was trained and validated
-    with, if that is tf32 or bfloat16.
+    with, if that is tf32 or bfloat16. There it sets PyTorch's switches for TF32, which hold for the
+    whole process.
 
     Raises:
         RunError: As `read` does, or if the header does not describe the weights.
@@ -210,7 +211,9 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
     net = Network(config.architecture).to(torch_device).eval()
     copy_into(net, saved.weights, str(run))
     input_px, precision = config.architecture.input_px, precision_of_use(config, torch_device)
-    allow_tf32(precision)
+    # A CPU has no TF32, and the switches are those of the caller's own networks, too.
+    if torch_device.type == "cuda":
+        allow_tf32(precision)
     dtype = dtype_of(precision)
     preprocess = Preprocess(config.augment, saved.statistics, input_px, torch_device, dtype)
     return Trained(net, preprocess, tuple(saved.about["classes"]), saved.about)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from alexnet import device
+from alexnet import device, load
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config
 from alexnet.distributed import mesh
@@ -17,6 +19,7 @@ from alexnet.errors import ConfigError, MeshError
 from alexnet.train import loop
 from alexnet.train.loop import fit, resume
 from tests.conftest import tiny
+from tests.runs import stopped_after
 
 
 @pytest.fixture
@@ -153,3 +156,146 @@ def test_cudnn_measures_its_algorithms_unless_bits_must_be_equal(deterministic: 
     finally:
         device.only_deterministic(False)
         torch.backends.cudnn.benchmark = before
+
+
+BACKENDS: Any = torch.backends  # not all of its parts have types
+PARTS = (
+    BACKENDS.cuda.matmul,
+    BACKENDS.cudnn.conv,
+    BACKENDS.cudnn.rnn,
+    BACKENDS.mkldnn.matmul,
+)
+
+
+def switches() -> list[Any]:
+    """What the training sets, as PyTorch has it now; None: PyTorch raises if it is asked for it."""
+    found: list[Any] = [
+        BACKENDS.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction_split_k,
+        *(part.fp32_precision for part in PARTS),
+    ]
+    older: tuple[Callable[[], object], ...] = (
+        torch.get_float32_matmul_precision,
+        lambda: BACKENDS.cudnn.allow_tf32,
+    )
+    for ask in older:
+        try:
+            found.append(ask())
+        except RuntimeError:
+            found.append(None)
+    return found
+
+
+def assert_same(before: list[Any]) -> None:
+    """Compare the switches now with those of before, where PyTorch answered then."""
+    now = [
+        switch if old is not None else None for switch, old in zip(switches(), before, strict=True)
+    ]
+    assert now == before
+
+
+def for_a_training(config: Config) -> list[Any]:
+    """The switches in a training whose caller has those of `true_float32`."""
+    tf32 = config.precision == "tf32"
+    newer = ["tf32"] * 3 if tf32 else ["ieee", "none", "none"]
+    deterministic = config.deterministic
+    older = ["high" if tf32 else "highest", tf32]
+    return [not deterministic, deterministic, False, False, True, *newer, "none", *older]
+
+
+@pytest.fixture
+def own_switches() -> Iterator[None]:
+    """Give PyTorch's switches the values they begin with, after a test that changes them."""
+    yield
+    BACKENDS.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(False)
+    BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    torch.set_float32_matmul_precision("highest")
+    BACKENDS.fp32_precision = BACKENDS.cudnn.fp32_precision = "none"
+    BACKENDS.mkldnn.matmul.fp32_precision = "none"
+
+
+def nothing() -> None:
+    pass
+
+
+def the_older_switches() -> None:
+    BACKENDS.cudnn.benchmark = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction = False, False
+    torch.set_float32_matmul_precision("medium")
+    BACKENDS.cudnn.allow_tf32 = True
+
+
+def the_newer_switches() -> None:
+    torch.use_deterministic_algorithms(True)
+    BACKENDS.cuda.matmul.fp32_precision = "tf32"
+    BACKENDS.cudnn.conv.fp32_precision = "ieee"
+
+
+def one_switch_for_all() -> None:
+    BACKENDS.fp32_precision = "tf32"
+
+
+@pytest.mark.parametrize(
+    "set_own", [nothing, the_older_switches, the_newer_switches, one_switch_for_all]
+)
+@pytest.mark.parametrize(
+    ("precision", "deterministic"), [("tf32", False), ("float32", True), ("bfloat16", False)]
+)
+def test_switches_of_the_caller_are_the_same_after_those_of_a_training(
+    set_own: Callable[[], None], precision: str, deterministic: bool, own_switches: None
+) -> None:
+    set_own()
+    before = switches()
+    config = tiny(Path(), precision=precision, deterministic=deterministic)
+    with device.switched(config):
+        during = switches()
+    assert_same(before)
+    with pytest.raises(KeyboardInterrupt), device.switched(config):
+        raise KeyboardInterrupt
+    assert_same(before)
+    device.only_deterministic(deterministic)
+    device.allow_tf32(precision)
+    assert switches() == during
+    if set_own is nothing:
+        assert during == for_a_training(config)
+
+
+@pytest.mark.parametrize("ending", ["error", "signal"])
+def test_training_that_does_not_end_well_gives_the_switches_back(
+    ending: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_switches: None
+) -> None:
+    the_older_switches()
+    before = switches()
+    seen: list[list[Any]] = []
+    real = loop._forward
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(switches())
+        if ending == "error":
+            raise RuntimeError("an operation failed")
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_forward", watched)
+    config = tiny(store, deterministic=True)
+    if ending == "error":
+        with pytest.raises(RuntimeError, match="an operation failed"):
+            fit(config, tmp_path / "run")
+    else:
+        with stopped_after(1):
+            fit(config, tmp_path / "run")
+    assert seen[0][:5] == for_a_training(config)[:5]
+    assert_same(before)
+
+
+def test_network_that_is_loaded_to_a_cpu_leaves_tf32_of_a_gpu_alone(
+    run: Path, own_switches: None
+) -> None:
+    the_newer_switches()
+    before = switches()
+    load(run, device="cpu")
+    assert_same(before)

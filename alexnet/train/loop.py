@@ -36,13 +36,12 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Split, Store
 from alexnet.data.training_feed import epoch_batches, training_split
 from alexnet.device import (
-    allow_tf32,
     device_here,
     device_type,
     dtype_of,
-    only_deterministic,
     peak_memory_bytes,
     resolve,
+    switched,
 )
 from alexnet.diagnostics import signal, warning
 from alexnet.distributed.heartbeat import watch_ranks
@@ -160,7 +159,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
-        with _explained(setup, run):
+        with _explained(setup, run), switched(setup.config):
             return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
@@ -243,7 +242,7 @@ def resume(
             if mesh.first and accepted != saved:
                 write_config(run, accepted)
 
-        with _explained(setup, run):
+        with _explained(setup, run), switched(setup.config):
             return _train(setup, run, velocity, state, messages, note_change)
 
 
@@ -382,8 +381,6 @@ def _train(
     """
     config, net = setup.config, setup.net
     store, (train, val) = setup.store, setup.splits
-    only_deterministic(config.deterministic)
-    allow_tf32(config.precision)
     messages = [*messages, *choose_products(setup)]
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
