@@ -448,6 +448,7 @@ def test_invalid_runs_are_refused_and_nothing_is_overwritten(
     assert (run / "config.json").read_bytes() == before
     for config, message in (
         (tiny(tmp_path / "none"), "is not a prepared store"),
+        (replace(tiny(store), data=""), r"names no store; .*replace\(config, data=STORE\)"),
         (
             tiny(store, val_split="test"),
             "no split 'test'; name one .* with --val-split: train, val",

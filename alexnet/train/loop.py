@@ -54,7 +54,7 @@ from alexnet.distributed.launch import (
 from alexnet.distributed.mesh import init_mesh, is_distributed
 from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, RunError
+from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
@@ -112,7 +112,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
         BusyError: Another process is training this run.
-        ConfigError: The config is invalid.
+        ConfigError: The config is invalid, or it names no store.
         DataError: The store or an image is missing or damaged; during training, a single process
             has saved the run.
         MeshError: The ranks cannot share the network, or one of them refuses the run.
@@ -122,6 +122,11 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         RankLost: With several ranks, one died, hangs, or had an error of its own.
     """
     run = Path(run_dir)
+    # No recipe names one, and "" would be the current folder.
+    if not config.data:
+        raise ConfigError(
+            "the config names no store; give it one by dataclasses.replace(config, data=STORE)"
+        )
     check(config)
     mesh = init_mesh(config.parallel, config.device)
     # After a rank has died torchrun starts all of them again with the same arguments.
