@@ -175,7 +175,7 @@ def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
     closed: list[bool] = []
     tracker = SimpleNamespace(close=lambda: closed.append(True))
     monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
-    monkeypatch.setattr("alexnet.train.loop.signal", fail)
+    monkeypatch.setattr("alexnet.diagnostics.signal", fail)
     with pytest.raises(RunError, match="no memory is left"):
         fit(tiny(store), tmp_path / "run")
     assert closed == [True]

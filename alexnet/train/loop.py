@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import math
-import signal as signals
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from alexnet import checkpoint
+from alexnet import checkpoint, diagnostics
 from alexnet.card import write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, SmoothSchedule
@@ -43,7 +43,6 @@ from alexnet.device import (
     resolve,
     switched,
 )
-from alexnet.diagnostics import signal, warning
 from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import (
     barrier,
@@ -412,9 +411,9 @@ def _train(
     if note_change is not None:
         note_change(log)
     metrics: dict[str, Any] = {}
-    # Validating an image takes a third of a training step: forward, without the two products of
-    # the backward pass. Without a first step the end of the training needs no forecast.
-    in_all: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
+    # Of the whole training, in training images, for the first epoch; later ones have none. To
+    # validate an image takes a third of a step: forward, without the two products of backward.
+    forecast: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
     num_batches = math.ceil(len(train) / sgd.batch)
 
     def hyper_at(epoch: float) -> dict[str, ParamHyper]:
@@ -454,7 +453,7 @@ def _train(
                 device,
                 mesh.share,
             )
-            with Progress(title, len(train), "images", state.images, in_all) as progress:
+            with Progress(title, len(train), "images", state.images, forecast) as progress:
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
                     # shifted in color on the device.
@@ -497,7 +496,7 @@ def _train(
                         # The first rank may still be writing: it would take a rank that has left
                         # for a dead one.
                         barrier(mesh)
-                        raise Interrupted(stop[0] if stop else signals.SIGTERM, run, state.step)
+                        raise Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
                     if saves:
                         checkpoints.save("last")
 
@@ -505,7 +504,7 @@ def _train(
             # long. `alexnet evaluate` reports the paper's ten. Where the weights are averaged, the
             # average is validated.
             step_metrics.settle()
-            spent_s, in_all = time.perf_counter() - epoch_began_s, None
+            spent_s, forecast = time.perf_counter() - epoch_began_s, None
             result = _validate(setup, preprocess, workers, state.step)
             elapsed_s, trained_on = checkpoints.elapsed_s(), state.images - images_before
             # Resumed after the last batch of the epoch: the speed is the run's so far.
@@ -614,9 +613,9 @@ def _log_signal(
         return
     order = epoch_order(len(train), config.seed, 0)[:SIGNAL_IMAGES]
     sample = next(batches(train, order, SIGNAL_IMAGES, workers=0))
-    signals_of_layers = signal(net, preprocess.centre(sample.images), batch_statistics=True)
-    log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in signals_of_layers})
-    if (text := warning(signals_of_layers, config.architecture)) is not None:
+    layers = diagnostics.signal(net, preprocess.centre(sample.images), batch_statistics=True)
+    log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in layers})
+    if (text := diagnostics.warning(layers, config.architecture)) is not None:
         print(f"warning: {text}", file=sys.stderr)
 
 
@@ -648,17 +647,17 @@ def _stop_signals() -> Iterator[list[int]]:
         received.append(number)
         # What stops all processes of a launch reaches a rank twice: once more from torchrun.
         if not is_distributed():
-            signals.signal(number, before[number])
+            signal.signal(number, before[number])
 
     before: dict[int, Any] = {}
     try:
-        for number in (int(signals.SIGINT), int(signals.SIGTERM)):
-            if signals.getsignal(number) != signals.SIG_IGN:
-                before[number] = signals.signal(number, note)
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, note)
     except ValueError:  # Python delivers signals to the main thread only, and this is another one
         pass
     try:
         yield received
     finally:
         for caught, handler in before.items():
-            signals.signal(caught, handler)
+            signal.signal(caught, handler)
