@@ -56,14 +56,25 @@ def test_numbers_of_the_next_epoch_are_drawn_before_it_begins(
     real = augmenting._drawn
     monkeypatch.setattr(augmenting, "_drawn", draw)
     table = augmenting._table(987, 0, 1, 8)
-    begun_before = augmenting._begun.cache_info().hits
-    following = augmenting._begun(987, 1, 1, 8).result(timeout=10)
-    assert augmenting._begun.cache_info().hits == begun_before + 1
+    following = augmenting._TABLES[1][987, 1, 8].result(timeout=10)
     assert sorted(epoch for epoch, _ in drawn) == [0, 1]
     assert threading.get_ident() not in [thread for _, thread in drawn]
     np.testing.assert_array_equal(table, real(987, 0, 1, 8))
     assert augmenting._table(987, 1, 1, 8) is following
     np.testing.assert_array_equal(following, real(987, 1, 1, 8))
+
+
+def test_tables_of_two_epochs_are_kept_however_many_there_were() -> None:
+    rng, augment = np.random.default_rng(0), Augment()
+    for seed in (985, 984):
+        for epoch in range(4):
+            # The batches of two images may need shorter tables.
+            for index in (INDEX, *rng.permutation(INDEX).reshape(-1, 2)):
+                sample_augmentation(augment, statistics(), 32, seed, epoch, index, index)
+            for stream in (0, augmenting.NORMAL):
+                kept = augmenting._TABLES[stream]
+                assert {key[:2] for key in kept} == {(seed, epoch), (seed, epoch + 1)}
+                assert len({rows for _, _, rows in kept}) > 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -77,6 +88,7 @@ def test_forked_process_draws_what_a_thread_was_drawing(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(augmenting, "_drawn", draw)
     unfinished = augmenting._begun(986, 0, 1, 8)
+    augmenting._TABLES[1] = {(986, 0, 8): unfinished}
     if not (child := os.fork()):
         # An alarm ends a child that waits for ever.
         signal.alarm(20)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache
 from threading import Thread
 
 import numpy as np
@@ -179,18 +178,30 @@ def table_rows(rows: NDArray[np.int64]) -> int:
     return 1 << int(rows.max(initial=0)).bit_length()
 
 
+# Those of an epoch and of the next one, by stream, and then by seed, epoch and rows. A batch of few
+# images may need a shorter table.
+_TABLES: dict[int, dict[tuple[int, int, int], Future[NDArray[np.float64]]]] = {}
+# A table that was being drawn would never be complete in a forked process.
+os.register_at_fork(after_in_child=_TABLES.clear)
+
+
 def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]:
     """The random numbers of a whole epoch, shape (rows, 3).
 
     Those of the next epoch are drawn meanwhile: for ImageNet that takes 0.2 to 0.8 s, in which the
-    first batch of an epoch would wait.
+    first batch of an epoch would wait. Those of other epochs are dropped: they have 50 MB each.
     """
-    this, _ = _begun(seed, epoch, stream, rows), _begun(seed, epoch + 1, stream, rows)
-    return this.result()
+    epochs = epoch, epoch + 1
+    # A new dict in place of the old one, which another thread may be reading.
+    old = _TABLES.get(stream, {})
+    tables = {key: old[key] for key in old if key[0] == seed and key[1] in epochs}
+    for e in epochs:
+        if (seed, e, rows) not in tables:
+            tables[seed, e, rows] = _begun(seed, e, stream, rows)
+    _TABLES[stream] = tables
+    return tables[seed, epoch, rows].result()
 
 
-# Four streams of two epochs, and as many shorter tables, which a batch of few images may need.
-@lru_cache(maxsize=16)
 def _begun(seed: int, epoch: int, stream: int, rows: int) -> Future[NDArray[np.float64]]:
     """Begin to draw a table in a thread."""
     table: Future[NDArray[np.float64]] = Future()
@@ -205,10 +216,6 @@ def _begun(seed: int, epoch: int, stream: int, rows: int) -> Future[NDArray[np.f
     # Not a pool of threads: a process that is forked would have the pool without its threads.
     Thread(target=draw, daemon=True).start()
     return table
-
-
-# A table that was being drawn would never be complete in a forked process.
-os.register_at_fork(after_in_child=_begun.cache_clear)
 
 
 def _drawn(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]:
