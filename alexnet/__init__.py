@@ -9,11 +9,16 @@ Each name is imported when it is first used, so that `import alexnet` does not i
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet import attribution as attribution
+    from alexnet import explain as explain
+    from alexnet import inference as inference
     from alexnet import ops, recipes
+    from alexnet import receptive_field as receptive_field
+    from alexnet import units as units
     from alexnet.architecture import plan
     from alexnet.config import Architecture, Config
     from alexnet.data.store import Store
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from alexnet.model import Network
     from alexnet.train.loop import fit, resume
     from alexnet.trained import load
+
+    __version__: str
 
 # The module that defines each name.
 _HOME = {
@@ -55,15 +62,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Called for names that the module does not have yet (PEP 562).
-    if name == "__version__":
-        return importlib.import_module("alexnet.provenance").VERSION
-    if name in ("ops", "recipes"):
-        return importlib.import_module(f"alexnet.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+# Not for type checkers: to them a module with this function has every name, also a misspelt one.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Called for names that the module does not have yet (PEP 562).
+        if name == "__version__":
+            return importlib.import_module("alexnet.provenance").VERSION
+        if name in _HOME:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        # A module, such as `alexnet.units`, which else would be there only after another one has
+        # imported it.
+        if not name.startswith("_") and importlib.util.find_spec(f"alexnet.{name}"):
+            return importlib.import_module(f"alexnet.{name}")
+        raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
 
 
 # Names that were not used yet are listed too, for the completion of an interactive session.

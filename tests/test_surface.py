@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import alexnet
 
 PACKAGE = Path(alexnet.__file__).parent
@@ -100,6 +102,25 @@ def test_package_exports_exactly_the_public_names() -> None:
     for name in alexnet.__all__:
         assert getattr(alexnet, name) is not None
     assert set(dir(alexnet)) == {*alexnet.__all__, "__version__"}
+
+
+def test_modules_are_imported_when_they_are_first_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = ("attribution", "explain", "inference", "ops", "receptive_field", "recipes", "units")
+    for name in modules:
+        # As before anything has imported it.
+        monkeypatch.delitem(vars(alexnet), name, raising=False)
+        assert getattr(alexnet, name) is sys.modules[f"alexnet.{name}"]
+    for name, home in alexnet._HOME.items():
+        assert getattr(alexnet, name) is getattr(sys.modules[home], name)
+    for name in ("unit", "_units", "laod"):
+        with pytest.raises(AttributeError, match=f"'alexnet' has no attribute '{name}'"):
+            getattr(alexnet, name)
+
+
+def test_type_checkers_see_only_names_that_exist() -> None:
+    """To them a module with a function `__getattr__` has every name."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    assert "__getattr__" not in [getattr(node, "name", "") for node in tree.body]
 
 
 def test_public_names_are_documented() -> None:
