@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -133,6 +134,12 @@ def change_a_byte(path: Path) -> None:
 
 def all_copied(split: Split) -> bool:
     return len(split.storage._local_copies) == 3  # type: ignore[attr-defined]
+
+
+def test_split_at_a_url_reaches_another_process(store: Path, url: str) -> None:
+    split = Store(url).split("val", keep=True)
+    sent = pickle.loads(pickle.dumps(split))
+    assert sent.read([0, 3]) == Store(store).split("val").read([0, 3])
 
 
 @pytest.mark.parametrize("damage", [cut_in_half, change_a_byte])

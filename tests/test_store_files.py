@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -144,6 +145,18 @@ def test_a_damaged_store_is_refused(store: Path, tmp_path: Path) -> None:
             Store(none)
     with pytest.raises(ValueError, match="has no split 'test'; it has train, val"):
         Store(store).split("test")
+
+
+def test_store_and_split_reach_another_process(store: Path) -> None:
+    """As PyTorch's `DataLoader` sends a data set to the workers that it does not fork."""
+    opened = Store(store)
+    split = opened.split("val")
+    # What has been read is open.
+    images = split.read([0, 3])
+    sent, sent_split = pickle.loads(pickle.dumps((opened, split)))
+    assert sent_split.read([0, 3]) == sent.split("val").read([0, 3]) == images
+    assert sent.checksum == opened.checksum
+    assert sent_split.name(3) == split.name(3)
 
 
 def test_no_file_has_more_bytes_than_arrow_can_number(

@@ -75,6 +75,10 @@ class RemoteStorage:
         # Some libraries look for keys or connect at once.
         self._files, self._root = self._ask(lambda: fsspec.url_to_fs(self.name, **options))
 
+    def __reduce__(self) -> tuple[type[RemoteStorage], tuple[str, float]]:
+        # Another process connects again; it reads the URL until it expects repeated reads itself.
+        return RemoteStorage, (self.name, self._answer_s)
+
     def read_file(self, file: str) -> bytes:
         # With an end, so that the answer has one; fsspec returns what there is of the range.
         data = self._ask(

@@ -182,6 +182,10 @@ class LocalStorage:
         self._files = OpenFiles()
         self._damaged: list[Path] = []  # the first file that `verify_in_background` found damaged
 
+    def __reduce__(self) -> tuple[type[LocalStorage], tuple[Path]]:
+        # A descriptor or a lock is of no use in another process, which opens the files again.
+        return LocalStorage, (self._folder,)
+
     @cached_property
     def _descriptor(self) -> int:
         """Descriptor of the folder, from the first reading on, in which all files are opened.
