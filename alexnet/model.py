@@ -187,7 +187,7 @@ def _can_fuse(ops: Sequence[Op], modules: Sequence[nn.Module], x: torch.Tensor) 
             and not module._backward_pre_hooks
             for op, module in zip(ops, modules, strict=True)
         )
-        and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not fast.any_global_hook()
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from alexnet import layers, native, ops
 from alexnet.architecture import Op, pooled_px
 from alexnet.config import Architecture, Conv, Lrn, Pool
 from alexnet.model import Network
-from alexnet.ops import blocks, compiled, dropout_mask, normalise, trial
+from alexnet.ops import blocks, compiled, dropout_mask, fast, normalise, trial
 from alexnet.ops.arena import kept_memory
 from tests import reference
 from tests.conftest import tiny_architecture
@@ -265,6 +267,33 @@ def test_tangent_of_a_bias_is_carried_on() -> None:
         y = forward_ad.unpack_dual(ops.norm_pool(x, True, bias=dual))  # type: ignore[no-untyped-call]
     assert y.tangent is not None
     assert torch.equal(y.tangent, (x > 0) * tangent[:, None, None])
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (torch._C, "_get_tracing_state"),
+        (torch._C, "_are_functorch_transforms_active"),
+        (torch._C, "_len_torch_dispatch_stack"),
+        (torch.nn.modules.module, "_has_any_global_hook"),
+    ],
+)
+def test_pytorch_without_a_private_function_gets_the_plain_path(
+    module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.zeros(1)
+    assert fast.unobserved(x)
+    assert not fast.any_global_hook()
+    monkeypatch.delattr(module, name)
+    # A second copy, as it would be imported there.
+    spec = spec_from_file_location("fast_with_another_pytorch", fast.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    there = module_from_spec(spec)
+    spec.loader.exec_module(there)
+    is_hook = name == "_has_any_global_hook"
+    assert bool(there.any_global_hook()) is is_hook
+    assert there.unobserved(x) is is_hook
 
 
 @pytest.mark.usefixtures("compiled_code")

@@ -16,13 +16,30 @@ from torch import nn
 from torch.autograd import forward_ad
 
 
+def _observed() -> bool:
+    """The answer of a later PyTorch that lacks one of the functions below."""
+    # The plain path is right in any case, and needs none of them.
+    return True
+
+
+# PyTorch has no public names for these; `autograd.Function` itself asks the second one.
+_tracing_state: Callable[[], object] = getattr(torch._C, "_get_tracing_state", _observed)
+_transforms_active: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", _observed
+)
+_num_dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", _observed)
+any_global_hook: Callable[[], object] = getattr(
+    nn.modules.module, "_has_any_global_hook", _observed
+)
+"""True in a test if a hook is registered for all modules of the process."""
+
+
 def unobserved(*tensors: torch.Tensor) -> bool:
     """Whether nothing observes the operations on these tensors, so that a fast path may run."""
     # First, so that the compiler does not follow the private functions below.
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling() or _tracing_state() is not None:
         return False
-    # PyTorch has no public name for these two; `autograd.Function` itself asks the first one.
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+    if _transforms_active() or _num_dispatch_modes():
         return False
     # Tensors without values, which only ask for shapes; autocast does not know their device.
     if tensors[0].device.type == "meta":
