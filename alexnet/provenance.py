@@ -6,6 +6,7 @@ be traced to the code that produced it.
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from functools import lru_cache
@@ -24,7 +25,8 @@ def code_version() -> dict[str, str | bool]:
     """The version of this code.
 
     Returns:
-        version: The version of the package. An installed wheel has this entry only.
+        version: The version of the package. A wheel that was not installed from a git repository
+            has this entry only.
         commit: The full hash of the commit.
         clean: Whether no tracked file differs from the commit and the package holds no untracked
             file.
@@ -33,7 +35,7 @@ def code_version() -> dict[str, str | bool]:
     commit = _git("rev-parse", "HEAD")
     # A wheel may be installed inside another project's checkout, whose commit is not this code's.
     if commit is None or _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return version
+        return version | _installed_from_git()
     # Untracked files outside the package, such as runs and stores, do not change the code.
     changed = _git("status", "--porcelain", "--untracked-files=no", ":/")
     added = _git("status", "--porcelain", ".")
@@ -49,6 +51,23 @@ def describe(version: dict[str, str | bool]) -> str:
     return (
         f"alexnet {version['version']}{commit}{'' if version.get('clean', True) else ', changed'}"
     )
+
+
+def _installed_from_git() -> dict[str, str | bool]:
+    """Commit and state of what `pip install git+URL` has installed; empty for everything else."""
+    # Imported here, because every command imports this module.
+    from importlib import metadata
+
+    try:
+        distribution = metadata.distribution("alexnet")
+        # Another installation of this name may be found.
+        if Path(str(distribution.locate_file(PACKAGE.name))).resolve() != PACKAGE:
+            return {}
+        # By PEP 610.
+        about = json.loads(distribution.read_text("direct_url.json") or "{}")
+        return {"commit": str(about["vcs_info"]["commit_id"]), "clean": True}
+    except (metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _git(*arguments: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,11 @@ def git(folder: Path, *arguments: str) -> str:
 
 def version_in(folder: Path) -> str:
     """The code version that a copy of the package in `folder` reports."""
-    program = "from alexnet.provenance import code_version; print(code_version())"
+    return printed(folder, "from alexnet.provenance import code_version; print(code_version())")
+
+
+def printed(folder: Path, program: str) -> str:
+    """What a Python program prints that is started in `folder`."""
     command = [sys.executable, "-c", program]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=True
@@ -59,6 +64,25 @@ def test_checkout_reports_its_commit_and_whether_it_is_clean(copy: Path) -> None
 
 def test_installed_package_reports_only_its_version(copy: Path) -> None:
     assert version_in(copy) == str({"version": __version__})
+
+
+def test_package_that_pip_installed_from_git_reports_its_commit(copy: Path) -> None:
+    about = copy / f"alexnet-{__version__}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Name: alexnet\nVersion: {__version__}\n")
+    only_version = str({"version": __version__})
+    for text in ('{"url": "file:///alexnet", "dir_info": {}}', "[]", "{"):
+        (about / "direct_url.json").write_text(text)
+        assert version_in(copy) == only_version
+    source = {"url": "https://example.org/alexnet", "vcs_info": {"vcs": "git", "commit_id": "0123"}}
+    (about / "direct_url.json").write_text(json.dumps(source))
+    assert version_in(copy) == str({"version": __version__, "commit": "0123", "clean": True})
+    # What is imported is another package than the one that pip installed.
+    (copy / "src").mkdir()
+    (copy / "alexnet").rename(copy / "src" / "alexnet")
+    program = "import sys; sys.path.insert(0, 'src'); "
+    program += "from alexnet.provenance import code_version; print(code_version())"
+    assert printed(copy, program) == only_version
 
 
 def test_commit_of_a_surrounding_checkout_is_not_reported(copy: Path) -> None:
