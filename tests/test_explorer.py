@@ -174,6 +174,9 @@ def test_page_is_one_file_that_loads_nothing(content: Contents) -> None:
     # An address only as a namespace, or in a comment.
     assert not re.search(r"(src|href)=[\"'](?!#|data:)", html.replace("src: imageAddress", ""))
     assert not re.search(r"https?://", html)
+    # It contains another program, whose license asks for this.
+    assert "Copyright (c) Microsoft Corporation" in html
+    assert "permission notice shall be included in all copies or substantial portions" in html
     assert "default-src 'none'" in html
     assert "script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:;" in html
     (about,) = re.findall(r'id="about">(.*?)</script>', html)
