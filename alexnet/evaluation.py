@@ -203,7 +203,10 @@ def predictions(
 
 
 def evaluate(
-    runs: str | Path | Sequence[str | Path], data: str | Path, split: str = "", device: str = "auto"
+    runs: str | Path | Sequence[str | Path],
+    data: str | Path = "",
+    split: str = "",
+    device: str = "auto",
 ) -> list[Result]:
     """Measure the errors of runs on a split of a store.
 
@@ -211,7 +214,7 @@ def evaluate(
 
     Args:
         runs: Run folders or .safetensors files, or one of these.
-        data: Folder or URL of the store.
+        data: Folder or URL of the store; if empty, the one that all of the runs were trained on.
         split: Name of the split; if empty, the validation split of the first run.
 
     Returns:
@@ -220,13 +223,15 @@ def evaluate(
 
     Raises:
         RunError: If the store's classes or image size are not those the runs were trained on, or
-            one of them is used with TF32 and another without.
+            one of them is used with TF32 and another without, or they were trained on different
+            stores and none is named.
+        DataError: If there is no store, or it is damaged.
     """
     if isinstance(runs, str | Path):
         runs = [runs]
     if not runs:
         raise RunError("evaluate needs at least one run")
-    store = Store(data)
+    store = Store(data or common_store(runs))
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
         check_store(member, store, run)

@@ -118,8 +118,10 @@ def test_evaluate_averages_all_given_runs(store: Path, run: Path, tmp_path: Path
 def test_training_metrics_agree_with_evaluate(store: Path, run: Path) -> None:
     from alexnet.train.metrics import read_metrics
 
-    # One run may stand for a list of one.
-    centre = evaluate(str(run), store)[0]
+    # One run may stand for a list of one, and its own store need not be named.
+    results = evaluate(str(run))
+    assert results == evaluate([run], store)
+    centre = results[0]
     last = read_metrics(run, "epoch")[-1]
     assert centre.top1_error == pytest.approx(last["val_error"])
     assert centre.loss == pytest.approx(last["val_loss"], rel=1e-5)
