@@ -322,6 +322,46 @@ class SmoothSchedule:
 Schedule = Plateau | StepSchedule | SmoothSchedule
 
 
+def scaled(schedule: Schedule, epochs: int) -> Schedule:
+    """Stretch or shorten a schedule in proportion to `epochs`.
+
+    Between two drops at least one epoch is left, as long as there are enough epochs. Other changes,
+    those of single layers among them, may fall into one epoch; those that would come after the last
+    epoch are removed.
+
+    Raises:
+        ConfigError: `epochs` is less than 1.
+    """
+    if epochs < 1:
+        raise ConfigError(f"epochs is {epochs}; a schedule needs at least 1")
+    if isinstance(schedule, Plateau):
+        # At least 1, which is the smallest patience that `check` accepts.
+        patience = max(1, round(schedule.patience * epochs / schedule.epochs))
+        return replace(schedule, epochs=epochs, patience=patience)
+    if isinstance(schedule, SmoothSchedule):
+        warmup = schedule.warmup_epochs * epochs / schedule.epochs
+        return replace(schedule, epochs=epochs, warmup_epochs=warmup)
+
+    def at(epoch: int) -> int:
+        return round(epoch * epochs / schedule.epochs)
+
+    # From the last drop to the first: each lies before the one that follows, and the n-th not
+    # before epoch n, so that rounding never merges two drops.
+    drops: list[int] = []
+    within = [epoch for epoch in schedule.drops if epoch < schedule.epochs]
+    for least, epoch in reversed(list(enumerate(within, 1))):
+        drops.insert(0, max(least, min(at(epoch), (drops or [epochs])[0] - 1)))
+    return replace(
+        schedule,
+        epochs=epochs,
+        drops=tuple(epoch for epoch in drops if epoch < epochs),
+        layer_lrs=tuple(
+            replace(r, epoch=at(r.epoch)) for r in schedule.layer_lrs if at(r.epoch) < epochs
+        ),
+        colour_until=None if schedule.colour_until is None else at(schedule.colour_until),
+    )
+
+
 @dataclass(frozen=True)
 class Parallel:
     """How several processes, started by torchrun, share one network.
@@ -427,43 +467,3 @@ class StoreSettings:
         if self.encoding != "auto":
             return self.encoding
         return "png" if self.size_px <= LOSSLESS_PX else "jpeg"
-
-
-def scaled(schedule: Schedule, epochs: int) -> Schedule:
-    """Stretch or shorten a schedule in proportion to `epochs`.
-
-    Between two drops at least one epoch is left, as long as there are enough epochs. Other changes,
-    those of single layers among them, may fall into one epoch; those that would come after the last
-    epoch are removed.
-
-    Raises:
-        ConfigError: `epochs` is less than 1.
-    """
-    if epochs < 1:
-        raise ConfigError(f"epochs is {epochs}; a schedule needs at least 1")
-    if isinstance(schedule, Plateau):
-        # At least 1, which is the smallest patience that `check` accepts.
-        patience = max(1, round(schedule.patience * epochs / schedule.epochs))
-        return replace(schedule, epochs=epochs, patience=patience)
-    if isinstance(schedule, SmoothSchedule):
-        warmup = schedule.warmup_epochs * epochs / schedule.epochs
-        return replace(schedule, epochs=epochs, warmup_epochs=warmup)
-
-    def at(epoch: int) -> int:
-        return round(epoch * epochs / schedule.epochs)
-
-    # From the last drop to the first: each lies before the one that follows, and the n-th not
-    # before epoch n, so that rounding never merges two drops.
-    drops: list[int] = []
-    within = [epoch for epoch in schedule.drops if epoch < schedule.epochs]
-    for least, epoch in reversed(list(enumerate(within, 1))):
-        drops.insert(0, max(least, min(at(epoch), (drops or [epochs])[0] - 1)))
-    return replace(
-        schedule,
-        epochs=epochs,
-        drops=tuple(epoch for epoch in drops if epoch < epochs),
-        layer_lrs=tuple(
-            replace(r, epoch=at(r.epoch)) for r in schedule.layer_lrs if at(r.epoch) < epochs
-        ),
-        colour_until=None if schedule.colour_until is None else at(schedule.colour_until),
-    )

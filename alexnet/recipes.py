@@ -366,7 +366,7 @@ def caffe_alexnet() -> Config:
     takes images in the order B, G, R. Here they are R, G, B, and `alexnet import` turns the filters
     of conv1 instead, which gives the same network.
     """
-    base = Config(
+    return Config(
         "caffe_alexnet",
         Architecture(
             _caffe_layers(0.1, ("activation", "lrn", "max_pool")),
@@ -381,9 +381,9 @@ def caffe_alexnet() -> Config:
         Augment(colour="none", test_patches="centre"),
         Sgd(batch=256, bias_lr=0.02, bias_decay=False),
         StepSchedule(90, drops=(20, 40, 60, 80)),
+        # Caffe's database is shuffled once, when it is made.
+        order="fixed",
     )
-    # Caffe's database is shuffled once, when it is made.
-    return replace(base, order="fixed")
 
 
 def caffenet() -> Config:
@@ -562,7 +562,7 @@ def modern() -> Config:
     """
     base = original()
     base = replace(base, augment=replace(base.augment, pca="store", chunk=1), order="shuffled")
-    config = _later(base, weight_decay=0.002)
+    config = _with_later_settings(base, weight_decay=0.002)
     schedule = SmoothSchedule(epochs=90, form="cosine", warmup_epochs=5)
     return replace(config, recipe="modern", schedule=schedule)
 
@@ -585,12 +585,12 @@ def modern_small() -> Config:
         for layer in base.architecture.layers
     )
     architecture = replace(base.architecture, layers=layers, columns=1)
-    config = _later(replace(base, architecture=architecture), weight_decay=0.004)
+    config = _with_later_settings(replace(base, architecture=architecture), weight_decay=0.004)
     schedule = SmoothSchedule(epochs=110, form="cosine", warmup_epochs=3)
     return replace(config, recipe="modern_small", schedule=schedule)
 
 
-def _later(base: Config, weight_decay: float) -> Config:
+def _with_later_settings(base: Config, weight_decay: float) -> Config:
     """What `modern` and `modern_small` change in a recipe, except for the schedule."""
     architecture = replace(
         base.architecture,

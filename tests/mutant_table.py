@@ -634,7 +634,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (SGD, "    if hyper.lr == 0:\n        return\n", ""),
     ],
     "original: the same batches in every epoch": [
-        (RECIPES, '        order="fixed",\n', ""),
+        (RECIPES, 'colour_until=67),\n        order="fixed",\n', "colour_until=67),\n"),
         (LOOP, "state.epoch if reshuffled else 0", "state.epoch"),
         (
             CONFIG,

@@ -125,9 +125,11 @@ class Preprocess:
             packed = moved(self.packed(augmentation), self.device)
             return self.on_device(images, packed, augmentation.sides is not None)
         self._check(augmentation)
-        plain = self.plain if augmentation.sides is None else self.zoomed
         x = self._compiled(images, augmentation)
-        return (plain(images, augmentation) if x is None else x).permute(0, 3, 1, 2)
+        if x is None:
+            by_pytorch = self.plain if augmentation.sides is None else self.zoomed
+            x = by_pytorch(images, augmentation)
+        return x.permute(0, 3, 1, 2)
 
     def packed(self, augmentation: Augmentation) -> torch.Tensor:
         """Return `Augmentation.packed` as a tensor on the host, page-locked for a CUDA device.
@@ -235,9 +237,12 @@ class Preprocess:
         return start
 
     def plain(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-        """Compute the same by indexing, shape (N, input_px, input_px, 3).
+        """Compute the input from crops of its own size by indexing.
 
         Indexing treats the whole batch at once, which takes only a few kernels on a GPU.
+
+        Returns:
+            (N, input_px, input_px, 3) on the device.
         """
         flip = self._to_device(augmentation.flip)
         side = torch.arange(self.input_px, device=self.device)
@@ -303,7 +308,7 @@ class Preprocess:
         return y.clip(0, self.stored_px - 1), x.clip(0, self.stored_px - 1)
 
     def _compiled(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor | None:
-        """Compute the same in one pass over memory, shape (N, input_px, input_px, 3).
+        """Compute what `plain` and `zoomed` do, in one pass over memory.
 
         Returns None where the compiled code is missing or does not serve this device or dtype.
         """

@@ -65,8 +65,8 @@ class Split:
 
     def _find(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of the file that contains each image."""
-        for wrong in indices[(indices < 0) | (indices >= len(self))]:
-            raise IndexError(f"image {wrong} of {len(self)}")
+        if (outside := indices[(indices < 0) | (indices >= len(self))]).size:
+            raise IndexError(f"image {outside[0]} of {len(self)}")
         # One search for the whole batch, instead of one per image.
         return np.searchsorted(self._starts, indices, side="right") - 1
 
