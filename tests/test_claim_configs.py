@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ import torch
 from alexnet import config_checks, recipes
 from alexnet.architecture import plan
 from alexnet.config import Architecture, Config, Conv, Pool, StepSchedule, scaled
-from alexnet.experiments import cost
+from alexnet.experiments import bases, cost
 from alexnet.experiments.bases import fine_tuned, operation
-from alexnet.experiments.claim import Kind, Scale
+from alexnet.experiments.claim import DESK_PART, NAMES, NEEDS, Kind, Scale
 from alexnet.experiments.claims import CLAIMS, NO_DROPOUT, chosen
 from alexnet.experiments.effects import steady_epochs
 from alexnet.model import Network
@@ -32,6 +33,13 @@ def test_network_of_every_arm_can_be_built() -> None:
             # Both fail for what `reproduce` refuses.
             config_checks.check(config)
             steady_epochs(config.schedule)
+
+
+def test_every_kind_of_data_is_in_every_table() -> None:
+    """A missing entry would be a KeyError in the verb that comes first."""
+    of_bases = bases.VAL_SPLIT, bases.INPUT_PX, bases.DESK_EPOCHS
+    for table in (NAMES, NEEDS, DESK_PART, *of_bases, cost.ASSUMED_SIZES):
+        assert {*table} == {*get_args(Kind)}
 
 
 def test_arms_of_a_claim_differ() -> None:
