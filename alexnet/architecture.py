@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from alexnet.config import (
     Architecture,
@@ -21,13 +22,15 @@ from alexnet.config import (
     Layer,
     Local,
     Lrn,
+    OpName,
     SpatialNorm,
 )
 from alexnet.errors import ConfigError
 
 # (channels, height, width); a fully connected layer has height and width 1.
 Shape = tuple[int, int, int]
-OF_MAPS = {"max_pool", "avg_pool", "lrn", "spatial_norm"}
+POOLS: tuple[OpName, ...] = ("max_pool", "avg_pool")
+OF_MAPS: frozenset[OpName] = frozenset({*POOLS, "lrn", "spatial_norm"})
 """Operations that a fully connected layer, whose outputs have no positions, cannot have."""
 
 
@@ -43,7 +46,7 @@ class Op:
     """Name of the submodule of `Network` that computes it: `conv1`, `relu1`, `norm1`, `pool1`, and
     `conv1_bn`, which is named after its layer because it has parameters (`layer_of`). A hook on
     `relu1` therefore sees the value `conv1`, and one on `conv1` sees `conv1.linear`."""
-    op: str
+    op: Literal["linear"] | OpName
     layer: Layer
     in_shape: Shape
     shape: Shape
@@ -108,15 +111,15 @@ def plan(architecture: Architecture) -> tuple[Op, ...]:
         raise ConfigError(f"activation is {architecture.activation!r}; use relu, tanh or logistic")
     layers = _layers(architecture)
     # Layers are numbered across kinds, so the pool after conv5 is pool5 and the dropout after fc6
-    # is drop6 (Caffe's names). If a name has no number, or two have the same, the suffix is the
-    # name of the layer: `pool_local`.
+    # is drop6 (Caffe's names). A layer that has no number of its own gives its name: `pool_local`.
     numbers = [re.sub(r"\D*", "", layer.name, count=1) for layer in layers]
-    counted = all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
     result: list[Op] = []
     shape: Shape = (3, architecture.input_px, architecture.input_px)
     for index, layer in enumerate(layers):
         columns = _columns(architecture, layer, first=index == 0, last=index == len(layers) - 1)
-        suffix = numbers[index] if counted else f"_{layer.name}"
+        number = numbers[index]
+        has_own = number.isdigit() and numbers.count(number) == 1
+        suffix = number if has_own else f"_{layer.name}"
         for op in _layer_ops(architecture, layer, shape, columns, suffix):
             result.append(op)
             shape = op.shape
@@ -175,7 +178,7 @@ def layer_of(parameter: str) -> str:
 
 
 def _layers(architecture: Architecture) -> list[Layer]:
-    """Apply the ablations to the table of layers: width, classes, `without`, lrn, bias."""
+    """Apply the ablations to the table of layers: those of `_changed`, and `without`."""
     layers = list(architecture.layers)
     names = [layer.name for layer in layers]
     if not layers or not isinstance(layers[-1], FullyConnected):
@@ -201,7 +204,7 @@ def _layers(architecture: Architecture) -> list[Layer]:
     linked = False
     result: list[Layer] = []
     for index, layer in enumerate(layers):
-        layer = _resized(architecture, layer, first=index == 0, last=index == len(layers) - 1)
+        layer = _changed(architecture, layer, first=index == 0, last=index == len(layers) - 1)
         if layer.name in architecture.without:
             linked = linked or (isinstance(layer, Conv) and layer.linked)
             # The pool and the normalization stay: without them the layers behind would see larger
@@ -218,8 +221,8 @@ def _layers(architecture: Architecture) -> list[Layer]:
     return result
 
 
-def _resized(architecture: Architecture, layer: Layer, first: bool, last: bool) -> Layer:
-    """Apply `bias`, `normalise`, `classes` and `width` to one layer.
+def _changed(architecture: Architecture, layer: Layer, first: bool, last: bool) -> Layer:
+    """Apply `scale_std`, `bias`, `normalise`, `classes` and `width` to one layer.
 
     Args:
         first: Whether it is the first layer, whose inputs are the image's whatever the width.
@@ -297,12 +300,12 @@ def _layer_ops(
         _check_constants(architecture, op)
         if isinstance(layer, FullyConnected) and op in OF_MAPS:
             raise ConfigError(f"{name}: {op} needs maps, and a fully connected layer has units")
-        if op in ("max_pool", "avg_pool"):
+        if op in POOLS:
             pool = architecture.pool
             side = pooled_px(shape[1], pool.size_px, pool.stride, pool.partial)
             shape = (shape[0], side, side)
             _check_side(f"{name}.{op}", before, shape)
-        elif op not in ("activation", "lrn", "spatial_norm", "dropout", "batch_norm"):
+        elif op not in get_args(OpName):
             raise ConfigError(f"{name}: there is no operation {op!r}; see the field `then`")
         key = name if op == "activation" else f"{name}.{op}"
         module = _module_prefix(op, architecture) + suffix

@@ -9,9 +9,14 @@ from alexnet.config import (
     BatchNorm,
     Config,
     Conv,
+    Dropout,
+    Lrn,
     Plateau,
+    Pool,
     Schedule,
+    Sgd,
     SmoothSchedule,
+    SpatialNorm,
     StepSchedule,
 )
 from alexnet.errors import ConfigError
@@ -183,16 +188,38 @@ def without_effect(config: Config) -> list[str]:
         sentences.append(
             "sgd.bias_lr_follows is off, but biases have the learning rate of the weights"
         )
+    if sgd.weight_decay != Sgd.weight_decay and _decays_of_all_layers(config) - {sgd.weight_decay}:
+        sentences.append("sgd.weight_decay is set, but sgd.weight_decay_of has one for every layer")
     if sgd.batch == 1 and (augment.mixup > 0 or augment.cutmix > 0):
         sentences.append("augment.mixup and augment.cutmix mix images of a batch, which has one")
     used = {op for layer in architecture.layers for op in layer.then}
-    if "batch_norm" not in used and architecture.batch_norm != BatchNorm():
-        sentences.append("architecture.batch_norm is set, but no layer has batch_norm")
+    if not architecture.normalise and used.isdisjoint(("lrn", "spatial_norm")):
+        sentences.append("architecture.normalise is off, but no layer has lrn or spatial_norm")
+    for name, default, operations in (
+        ("lrn", Lrn(), ("lrn",)),
+        ("spatial_norm", SpatialNorm(), ("spatial_norm",)),
+        ("batch_norm", BatchNorm(), ("batch_norm",)),
+        ("pool", Pool(), ("max_pool", "avg_pool")),
+        ("dropout", Dropout(), ("dropout",)),
+    ):
+        # Where batch normalization took their place, the constants of the others are still those
+        # of the recipe before.
+        replaced = "batch_norm" in used and name in ("lrn", "spatial_norm")
+        if used.isdisjoint(operations) and getattr(architecture, name) != default and not replaced:
+            what = " or ".join(operations)
+            sentences.append(f"architecture.{name} is set, but no layer has {what}")
     if architecture.columns == 1 and architecture.lrn_across_columns:
         sentences.append("architecture.lrn_across_columns is set, but there is only one column")
     if architecture.columns == 1 and not architecture.links:
         sentences.append("architecture.links is off, but there is only one column")
     return sentences
+
+
+def _decays_of_all_layers(config: Config) -> set[float]:
+    """The weight decays of the layers if each has its own, and else nothing."""
+    own = dict(config.sgd.weight_decay_of)
+    has_all = own.keys() >= {layer.name for layer in config.architecture.layers}
+    return set(own.values()) if has_all else set()
 
 
 def _too_late(schedule: Schedule) -> list[str]:

@@ -369,7 +369,7 @@ def split_for(trained: Trained, data: str | Path = "", split: str = "") -> Split
     return store.split(split or trained.config.val_split)
 
 
-def centre_patches(
+def centre_crops(
     trained: Trained, split: Split, order: NDArray[np.int64]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the preprocessed center crops of images of a split, and their labels, in batches.

@@ -15,9 +15,9 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
-from alexnet.architecture import Op, plan
+from alexnet.architecture import POOLS, Op, plan
 from alexnet.config import Architecture, Conv, Local
 from alexnet.errors import ConfigError
 
@@ -106,8 +106,10 @@ def settings(op: Op, architecture: Architecture) -> dict[str, Any]:
             # The 2012 form scales at test time; the inverted form does nothing.
             kept = 1 - architecture.dropout.rate if architecture.dropout.form == "2012" else 1.0
             return {"factor": kept}
-        case _:
+        case "linear":
             return {}
+        case _:
+            assert_never(op.op)
 
 
 def _json(ops: Sequence[Op], architecture: Architecture, name: str) -> str:
@@ -139,7 +141,7 @@ def _csv(ops: Sequence[Op], architecture: Architecture) -> str:
 
 def _window(op: Op, architecture: Architecture) -> list[int | str]:
     """Size, stride and padding before and after of filters and pools, in pixels; else blanks."""
-    if op.op in ("max_pool", "avg_pool"):
+    if op.op in POOLS:
         return [architecture.pool.size_px, architecture.pool.stride, 0, 0]
     if op.op == "linear" and isinstance(op.layer, Conv | Local):
         stride = op.layer.stride if isinstance(op.layer, Conv) else 1

@@ -7,6 +7,7 @@ original code's normalization over a square does, by half of its side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from alexnet.architecture import Op, op_of, plan
 from alexnet.config import Architecture, Conv, FullyConnected
@@ -132,5 +133,7 @@ def _window(op: Op, architecture: Architecture) -> tuple[int, int, int] | None:
         case "spatial_norm":
             side = architecture.spatial_norm.size_px
             return side, 1, side // 2
-        case _:
+        case "activation" | "lrn" | "batch_norm" | "dropout":
             return 1, 1, 0
+        case _:
+            assert_never(op.op)

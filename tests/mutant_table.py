@@ -763,8 +763,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("experiments/bases.py", '"conv5": (0, 0)}', '"conv5": (1, 1)}'),
     ],
     "4.2 ours: The network without dropout": [
-        ("experiments/claims.py", "Dropout(masks=False)", "Dropout(rate=0.0)"),
-        ("experiments/claims.py", "Dropout(masks=False)", "Dropout()"),
+        ("experiments/claims.py", '"dropout", masks=False', '"dropout", rate=0.0'),
+        ("experiments/claims.py", '"dropout", masks=False', '"dropout"'),
     ],
     "ours: ImageNet 2012 is recognized": [
         (

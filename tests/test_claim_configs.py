@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
-from alexnet import recipes
+from alexnet import config_checks, recipes
 from alexnet.architecture import plan
-from alexnet.config import Architecture, Conv, Pool, StepSchedule, scaled
-from alexnet.experiments import cost
-from alexnet.experiments.bases import fine_tuned
-from alexnet.experiments.claim import Kind, Scale
-from alexnet.experiments.claims import CLAIMS, chosen
+from alexnet.config import Architecture, Config, Conv, Pool, StepSchedule, scaled
+from alexnet.experiments import bases, cost
+from alexnet.experiments.bases import fine_tuned, operation
+from alexnet.experiments.claim import DESK_PART, NAMES, NEEDS, Kind, Scale
+from alexnet.experiments.claims import CLAIMS, NO_DROPOUT, chosen
+from alexnet.experiments.effects import steady_epochs
 from alexnet.model import Network
+from alexnet.saved_config import differences, to_dict
 
 
 def test_network_of_every_arm_can_be_built() -> None:
@@ -23,8 +27,19 @@ def test_network_of_every_arm_can_be_built() -> None:
         for scale, kind, arm in itertools.product(
             ("smoke", "desk", "full"), claim.kinds, claim.arms
         ):
-            steps = plan(replace(claim.config(arm, scale, kind).architecture, classes=7))
+            config = claim.config(arm, scale, kind)
+            steps = plan(replace(config.architecture, classes=7))
             assert steps[-1].shape == (7, 1, 1), f"{claim.id}, {scale}, {kind}, {arm.name}"
+            # Both fail for what `reproduce` refuses.
+            config_checks.check(config)
+            steady_epochs(config.schedule)
+
+
+def test_every_kind_of_data_is_in_every_table() -> None:
+    """A missing entry would be a KeyError in the verb that comes first."""
+    of_bases = bases.VAL_SPLIT, bases.INPUT_PX, bases.DESK_EPOCHS
+    for table in (NAMES, NEEDS, DESK_PART, *of_bases, cost.ASSUMED_SIZES):
+        assert {*table} == {*get_args(Kind)}
 
 
 def test_arms_of_a_claim_differ() -> None:
@@ -33,6 +48,24 @@ def test_arms_of_a_claim_differ() -> None:
             (claim.config(arm, "desk", claim.kinds[0]), arm.part, arm.init) for arm in claim.arms
         ]
         assert len({repr(config) for config in configs}) == len(claim.arms), claim.id
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (operation("lrn", n=3), "architecture.lrn.n 5 -> 3"),
+        (NO_DROPOUT.change, "architecture.dropout.masks true -> false"),
+    ],
+)
+def test_change_of_an_operation_keeps_the_other_settings_of_the_base(
+    change: Callable[[Config], Config], changed: str
+) -> None:
+    """They need not be the defaults: alpha is a fifth of it here, and the rate another one."""
+    config = recipes.original()
+    lrn = replace(config.architecture.lrn, alpha=2e-5)
+    dropout = replace(config.architecture.dropout, rate=0.3, form="inverted")
+    base = replace(config, architecture=replace(config.architecture, lrn=lrn, dropout=dropout))
+    assert [*differences(to_dict(base), to_dict(change(base)))] == [changed]
 
 
 def maps(architecture: Architecture) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,7 @@ import pytest
 from alexnet.cli import main
 from alexnet.config import Architecture, FullyConnected
 from alexnet.errors import RunError
-from alexnet.experiments import records, report, table
+from alexnet.experiments import effects, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
 from alexnet.experiments.records import Record
@@ -306,3 +306,24 @@ def test_only_single_parts_are_shown_as_what_each_part_is_worth(recorded: list[R
         if record.claim.id in ("modern", "links")
     }
     assert titles == {"modern": [], "links": ["What each part is worth"]}
+
+
+def test_differences_of_test_error_are_shown_whatever_the_name_of_the_effect(
+    recorded: list[Record],
+) -> None:
+    """By the measure: exactly those whose names in words are of the test error."""
+    for claim in CLAIMS:
+        for effect in claim.effects:
+            of_test_error = effect.name.startswith("test error, ")
+            assert (effect.measure in effects.OF_TEST_ERROR) == of_test_error, effect.name
+    (links,) = (one for one in recorded if (one.claim.id, one.raw["on"]) == ("links", "cifar10"))
+    rows = [replace(row, effect=replace(row.effect, name="another name")) for row in links.rows]
+    ((title, _),) = report._sections([replace(links, rows=tuple(rows))], ())
+    assert title == "What each part is worth"
+
+
+def test_document_lists_the_claims_that_the_paper_does_not_make(recorded: list[Record]) -> None:
+    ours = [claim.id for claim in CLAIMS if not claim.in_paper]
+    assert ours == ["images", "ladder", "modern", "links"]
+    assert f"({', '.join(f'`{name}`' for name in ours)})" in table.document(recorded)
+    assert all(claim.in_paper == ("not in the paper" not in claim.statement) for claim in CLAIMS)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -297,6 +298,46 @@ def test_later_settings_without_effect_are_reported() -> None:
         "architecture.batch_norm",
         "architecture.lrn_across_columns",
     ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "part", "changes", "says"),
+    [
+        (recipes.cifar_26, "sgd", {"weight_decay": 0.0}, "sgd.weight_decay is set, but"),
+        (recipes.modern, "architecture", {"normalise": False}, "architecture.normalise is off"),
+        (recipes.torchvision, "architecture", {"lrn": Lrn(n=9)}, "architecture.lrn is set, but"),
+        (
+            recipes.paper,
+            "architecture",
+            {"spatial_norm": SpatialNorm(3)},
+            "architecture.spatial_norm is set, but no layer has spatial_norm",
+        ),
+        (
+            recipes.cifar_18,
+            "architecture",
+            {"dropout": Dropout(0.3)},
+            "architecture.dropout is set, but no layer has dropout",
+        ),
+    ],
+)
+def test_ablation_that_changes_nothing_is_reported(
+    recipe: Callable[[], Config], part: str, changes: dict[str, Any], says: str
+) -> None:
+    config = recipe()
+    assert without_effect(config) == []
+    changed: Any = {part: replace(getattr(config, part), **changes)}
+    (sentence,) = without_effect(replace(config, **changed))
+    assert sentence.startswith(says)
+
+
+def test_one_weight_decay_for_all_layers_is_not_reported() -> None:
+    """As claim `relu` has it: what is set is what all layers have."""
+    config = recipes.cifar_26()
+    none = tuple((layer, 0.0) for layer, _ in config.sgd.weight_decay_of)
+    sgd = replace(config.sgd, weight_decay=0.0, weight_decay_of=none)
+    assert without_effect(replace(config, sgd=sgd)) == []
+    one = replace(config.sgd, weight_decay=0.0, weight_decay_of=config.sgd.weight_decay_of[:1])
+    assert without_effect(replace(config, sgd=one)) == []
 
 
 def test_schedule_is_scaled_in_proportion() -> None:

@@ -95,6 +95,11 @@ def test_documented_make_targets_exist() -> None:
             assert target in targets, f"{page.name}: make {target}"
 
 
+def test_every_recipe_is_in_the_table_of_recipes() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    assert [name for name in recipes.__all__ if f"`{name}`" not in text] == []
+
+
 def test_documented_examples_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"examples/(\w+\.py)", page.read_text()):

@@ -374,7 +374,7 @@ def test_numbers_of_an_effect_are_those_of_its_words() -> None:
 
 def test_samples_and_searches_of_the_claims_have_their_sizes() -> None:
     """Records hold configurations, so a change of one of these would go unnoticed."""
-    assert (measures.MASKS, measures.NEIGHBORS, measures.QUERIES) == (64, 4000, 1000)
+    assert (measures.MASKS, measures.NEIGHBOURS, measures.QUERIES) == (64, 4000, 1000)
     assert (job.TRAIN_IMAGES, effects.HALVES, runner.SEARCH_EPOCHS) == (2000, 5, 5)
     assert {claim.id: claim.rates for claim in CLAIMS if claim.rates} == {
         "relu": (0.5, 1, 2, 4, 8, 16)

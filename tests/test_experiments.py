@@ -19,18 +19,18 @@ from unittest.mock import Mock, call
 import numpy as np
 import pytest
 
-from alexnet import cli
+from alexnet import cli, recipes
 from alexnet.architecture import plan
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
-from alexnet.config import StepSchedule
+from alexnet.config import Config, StepSchedule
 from alexnet.data import resident
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import cost, job, records, runner, table
 from alexnet.experiments.bases import five_convolutions
-from alexnet.experiments.claim import Claim, Kind
+from alexnet.experiments.claim import Claim, Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
 from alexnet.progress import Progress
@@ -76,6 +76,69 @@ def test_the_rate_that_reaches_the_error_first_is_taken(
     claim = replace(chosen(["relu"])[0], rates=tuple(errors))
     settings = replace(settings_for(like_cifar, tmp_path), scale="desk")
     assert runner._search_rates(claim, settings) == {"relu": 4.0, "tanh": 4.0}
+
+
+def test_factor_of_the_rate_is_that_of_every_rate() -> None:
+    config = recipes.original()
+    sgd = replace(config.sgd, bias_lr_of=(("conv1", 0.5),))
+    scaled = runner._with_rates(replace(config, sgd=sgd), 4.0)
+    assert (scaled.sgd.lr, scaled.sgd.bias_lr) == (0.04, 0.08)
+    assert scaled.sgd.bias_lr_of == (("conv1", 2.0),)
+    assert isinstance(config.schedule, StepSchedule)
+    assert isinstance(scaled.schedule, StepSchedule)
+    slow, _ = config.schedule.layer_lrs
+    assert scaled.schedule.layer_lrs[0] == replace(slow, lr=4 * slow.lr)
+    assert slow.lr > 0
+
+
+def test_base_without_step_schedule_is_refused_before_any_run(
+    photographs: Store, tmp_path: Path
+) -> None:
+    """Also where only full scale has it, which a run at smoke scale is to find."""
+
+    def base(scale: Scale, kind: Kind) -> Config:
+        config = recipes.paper()
+        return replace(config, schedule=StepSchedule(1)) if scale == "smoke" else config
+
+    claim = replace(chosen(["bias"])[0], base=base)
+    with pytest.raises(AlexNetError, match="claims need a StepSchedule"):
+        runner.check(claim, settings_for(photographs, tmp_path))
+
+
+def test_extra_metrics_are_measured_anew_after_their_function_has_changed(tmp_path: Path) -> None:
+    def one(run: Path) -> dict[str, float]:
+        return {"value": 1.0}
+
+    def two(run: Path) -> dict[str, float]:
+        return {"value": 2.0}
+
+    spec = runner.RunSpec("a run", recipes.original(), tmp_path)
+    result = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1)
+    for measure, value in ((one, 1.0), (two, 2.0)):
+        claim = replace(chosen(["bias"])[0], extra_metrics=measure)
+        measured = runner._with_extra_metrics(claim, spec, result)
+        assert measured.extra_metrics == {"value": value}
+    assert len([*tmp_path.glob("bias-*.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        (["--scale", "smoke"], "out/records"),
+        (["--scale", "desk"], "records/claims"),
+        (["--scale", "smoke", "--records", "mine"], "mine"),
+    ],
+)
+def test_tests_of_the_program_are_not_recorded_among_the_results(
+    options: list[str],
+    folder: str,
+    photographs: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Mock(return_value=())
+    monkeypatch.setattr(table, "reproduce", run)
+    main(["reproduce", "bias", "--data", photographs.name, "--out", "out", *options])
+    assert run.call_args.args[2] == Path(folder)
 
 
 def test_interrupted_run_goes_on_though_its_store_was_moved(store: Path, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_neighbours_keep_the_features_of_one_batch(
     features, most = list[weakref.ref[torch.Tensor]](), 0
     # The package has a function of the module's name.
     answers = import_module("alexnet.figures.answers")
-    in_batches, hidden = answers.centre_patches, answers.last_hidden
+    in_batches, hidden = answers.centre_crops, answers.last_hidden
 
     def in_small_batches(trained: Trained, split: Split, order: NDArray[np.int64]) -> Iterator[Any]:
         for part in np.array_split(order, 10):
@@ -291,7 +291,7 @@ def test_neighbours_keep_the_features_of_one_batch(
         most = max(most, sum(kept() is not None for kept in features))
         return rows
 
-    monkeypatch.setattr(answers, "centre_patches", in_small_batches)
+    monkeypatch.setattr(answers, "centre_crops", in_small_batches)
     monkeypatch.setattr(answers, "last_hidden", counted)
     figures.neighbours(run)
     assert len(features) == 11

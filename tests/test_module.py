@@ -87,6 +87,18 @@ def test_every_operation_of_the_plan_is_a_submodule() -> None:
     assert [op.module for op in plan(named)] == ["first", "relu_first", "classes"]
 
 
+def test_layer_without_a_number_of_its_own_renames_no_other() -> None:
+    modules = [op.module for op in plan(recipes.pre_trained().architecture)]
+    assert {"relu1", "norm1", "pool5", "drop7"} <= {*modules}
+    layers = Conv("conv1", 4, 3), Conv("conv1b", 4, 1), Conv("conv2", 4, 3)
+    classes = FullyConnected("fc2", 2, then=("dropout",))
+    named = Architecture((*layers, classes), input_px=8)
+    assert [op.module for op in plan(named)] == [
+        *("conv1", "relu1", "conv1b", "relu_conv1b"),
+        *("conv2", "relu_conv2", "fc2", "drop_fc2"),
+    ]
+
+
 def test_parameters_keep_the_names_of_their_layers(net: Network) -> None:
     layers = ["conv1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"]
     wanted = [f"{layer}.{parameter}" for layer in layers for parameter in ("weight", "bias")]

@@ -20,7 +20,7 @@ from torch.library import opcheck
 
 from alexnet import layers, native, ops
 from alexnet.architecture import Op, pooled_px
-from alexnet.config import Architecture, Conv, Lrn, Pool
+from alexnet.config import Architecture, Conv, Lrn, OpName, Pool
 from alexnet.model import Network
 from alexnet.ops import blocks, compiled, dropout_mask, fast, normalise, trial
 from alexnet.ops.arena import kept_memory
@@ -396,7 +396,8 @@ def test_pools_are_their_slow_twin_and_as_large_as_planned(
         return
     x = random(2, 3, side, side)
     architecture = Architecture((), pool=Pool(size, stride, partial))
-    op = Op("pool", "pool", f"{kind}_pool", Conv("conv", 3, 1), (3, side, side), (3, 1, 1), 1)
+    name: OpName = "max_pool" if kind == "max" else "avg_pool"
+    op = Op("pool", "pool", name, Conv("conv", 3, 1), (3, side, side), (3, 1, 1), 1)
     got = layers.make(op, architecture, torch.Generator())(x)
     np.testing.assert_allclose(
         got.numpy(), reference.pool(x.numpy(), size, stride, partial, kind), rtol=1e-12

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from alexnet import recipes
+from alexnet import layer_tables, receptive_field, recipes
+from alexnet.architecture import plan
 from alexnet.config import Architecture, Conv, FullyConnected, Local, Pool
 from alexnet.errors import ConfigError
 from alexnet.model import Network
@@ -108,3 +110,12 @@ def test_layers_are_known_by_all_of_their_names() -> None:
     assert names == ["conv1.linear", "conv1", "conv1.max_pool"]
     with pytest.raises(ConfigError, match=r"no layer 'norm9'; it has .*conv1\.lrn \(norm1\)"):
         field(architecture, "norm9")
+
+
+def test_operation_without_a_known_window_is_not_taken_for_one_pixel() -> None:
+    """What an operation adds here, mypy names; without it, no field behind may be wrong."""
+    architecture = tiny_architecture()
+    new: Any = replace(plan(architecture)[0], op="l2_pool")
+    for of_operation in (receptive_field._window, layer_tables.settings):
+        with pytest.raises(AssertionError, match="l2_pool"):
+            of_operation(new, architecture)

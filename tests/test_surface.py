@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,29 @@ def test_imports_point_in_one_direction() -> None:
                 assert imported in allowed, (
                     f"{path.name} imports {imported}; data may import only {allowed}"
                 )
+
+
+def test_data_uses_the_blocks_and_the_crops_of_the_operators_alone() -> None:
+    used = set()
+    for path in (PACKAGE / "data").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alexnet.ops"):
+                names = (f"{node.module}.{alias.name}" for alias in node.names)
+                used |= {name.split(".")[2] for name in names}
+    assert used == {"blocks", "triton_crop"}
+
+
+def test_every_module_at_the_top_is_on_the_map() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    the_map = text.split("```")[1]
+    missing = [
+        path.name
+        for path in PACKAGE.iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").is_file())
+        and not path.name.startswith("__")
+        and not re.search(rf"(?<!\w){re.escape(path.name)}", the_map)
+    ]
+    assert missing == []
 
 
 def test_package_exports_exactly_the_public_names() -> None:

@@ -7,13 +7,14 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from alexnet import figures, load
-from alexnet.cli import main
+from alexnet.cli import figure, main
 from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.data.loader import batches
 from alexnet.data.preprocess import Preprocess
@@ -214,6 +215,21 @@ def test_mistakes_of_a_figure_of_units_are_one_sentence(
 ) -> None:
     arguments = [str(run) if argument == "RUN" else argument for argument in arguments]
     assert says in refused(capsys, "figure", *arguments)
+
+
+def test_figure_without_a_drawing_is_not_drawn_as_another_one(run: Path) -> None:
+    new: Any = "histogram"
+    with pytest.raises(AssertionError, match="histogram"):
+        figure._draw(figure.FigureArguments(new, (run,)), named_recipe=False)
+
+
+def test_option_that_no_figure_names_is_not_ignored(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure, "OPTIONS_OF", {**figure.OPTIONS_OF})
+    del figure.OPTIONS_OF["split"]
+    with pytest.raises(KeyError, match="split"):
+        figure.figure(["answers", str(run), "--split", "test"])
 
 
 def test_too_many_units_and_images_of_another_size_are_refused(trained: Trained) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet.architecture import Op
+from alexnet.architecture import POOLS, Op
 from alexnet.config import FullyConnected
 from alexnet.errors import RunError
 from alexnet.model import Network, evaluation_mode
@@ -57,7 +57,7 @@ def map_layer(ops: tuple[Op, ...]) -> str:
     last = [op for op in with_maps if op.layer is with_maps[-1].layer]
     before_pool = last[0]
     for op in last:
-        if op.op in ("max_pool", "avg_pool"):
+        if op.op in POOLS:
             break
         before_pool = op
     return before_pool.name

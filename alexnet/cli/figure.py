@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, assert_never, get_args
 
 import tyro
 from tyro.conf import Positional
@@ -94,10 +94,14 @@ def figure(arguments: list[str]) -> None:
         raise AlexNetError(
             f"`alexnet figure {a.figure}` draws one run and has no use for {others[0]}"
         )
-    for name, having in OPTIONS_OF.items():
-        if getattr(a, name) and a.figure not in having:
+    for option in fields(a):
+        if option.name in ("figure", "runs", "out"):
+            continue
+        # An option that is missing there fails here, and is not ignored.
+        having = OPTIONS_OF[option.name]
+        if getattr(a, option.name) and a.figure not in having:
             figures_of = " and ".join(command("figure", kind) for kind in having)
-            raise AlexNetError(f"--{name} is an option of {figures_of} alone")
+            raise AlexNetError(f"--{option.name} is an option of {figures_of} alone")
     # By default beside the other files of the run; a recipe has no folder, and an exported file may
     # lie anywhere.
     named_recipe = a.figure == "network" and str(run) in recipes.__all__ and not run.exists()
@@ -109,8 +113,7 @@ def figure(arguments: list[str]) -> None:
     # Of a run that does not exist, the error of reading it says more.
     if a.out is not None or out.parent.is_dir():
         figures.check_out(out)
-    figure = _draw_units(a) if a.figure == "units" else _draw(a, named_recipe)
-    figures.save(figure, out)
+    figures.save(_draw(a, named_recipe), out)
     print(out)
 
 
@@ -131,6 +134,8 @@ def _draw(a: FigureArguments, named_recipe: bool) -> Figure:
             return figures.answers(run)
         case "neighbours":
             return figures.neighbours(run, a.runs[1:], a.data, a.split)
+        case "units":
+            return _draw_units(a)
         case "confusion":
             test = evaluation.own_test(run)
             return figures.confusion(test.results[-1], test.trained.names)
@@ -140,8 +145,10 @@ def _draw(a: FigureArguments, named_recipe: bool) -> Figure:
             return figures.curves(a.runs)
         case "training-error":
             return figures.training_error(a.runs)
-        case _:
+        case "signal":
             return figures.signals(a.runs)
+        case _:
+            assert_never(a.figure)
 
 
 def _draw_units(a: FigureArguments) -> Figure:

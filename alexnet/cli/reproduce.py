@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,8 +13,8 @@ from alexnet.cli.arguments import Names, Paths, on_disk, parse
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
 
-OF_RUNS = "first", "scale", "precision", "seeds", "jobs", "out"
-"""The options of the runs that --data makes."""
+NOT_OF_RUNS = "claims", "data", "records", "document", "report", "runs"
+"""The options that are also of use without --data; all others are those of the runs it makes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class ReproduceArguments:
     """Folder of the runs, which are kept and used again, and of reduced stores."""
     records: Path | None = None
     """Folder of the recorded results; when not given, records/claims, and for what is not there the
-    records that come with the program."""
+    records that come with the program. A run at smoke scale, which has no results, is recorded in
+    OUT/records when it is not given."""
     document: Path | None = None
     """Only write the table of all records into this Markdown file."""
     report: Path | None = None
@@ -66,15 +67,16 @@ def reproduce(arguments: list[str]) -> None:
     from alexnet.experiments import cost, records, runner, table
     from alexnet.experiments.claims import chosen
 
-    folder = a.records or records.OWN
+    # A test of the program has no place among the results.
+    folder = a.records or (a.out / "records" if a.scale == "smoke" else records.OWN)
     claims = chosen(a.claims)
     if (a.claims or a.data) and (a.document or a.report):
         raise AlexNetError("--document and --report show all records; run claims without them")
-    default = ReproduceArguments()
-    for name in OF_RUNS:
-        if a.data is None and getattr(a, name) != getattr(default, name):
+    for option in fields(a):
+        of_runs = option.name not in NOT_OF_RUNS
+        if a.data is None and of_runs and getattr(a, option.name) != option.default:
             raise AlexNetError(
-                f"--{name} has an effect beside --data alone, the store of the claim"
+                f"--{option.name} has an effect beside --data alone, the store of the claim"
             )
     if a.runs and a.report is None:
         raise AlexNetError("--runs has an effect beside --report alone, the page that shows them")

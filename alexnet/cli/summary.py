@@ -103,13 +103,14 @@ def summary(arguments: list[str]) -> None:
 
 def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The verb's own options among arguments that `understood` has returned, and the others."""
+    own = {f"--{name}" for name in switches_of(SummaryArguments)}
     options: list[str] = []
     others: list[str] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         name, equals, _ = word.partition("=")
-        if name not in ("--format", "--dense"):
+        if name not in own:
             others.append(word)
             continue
         options.append(word)

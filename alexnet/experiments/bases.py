@@ -150,6 +150,20 @@ def net(**changes: Any) -> Callable[[Config], Config]:
     return lambda config: replace(config, architecture=replace(config.architecture, **changes))
 
 
+def operation(name: str, **changes: Any) -> Callable[[Config], Config]:
+    """A change of single settings of an operation, such as `operation("lrn", n=3)`.
+
+    `net(lrn=Lrn(n=3))` would also set the others to the paper's values, which the base need not
+    have.
+    """
+
+    def changed(config: Config) -> Config:
+        settings = replace(getattr(config.architecture, name), **changes)
+        return net(**{name: settings})(config)
+
+    return changed
+
+
 def augment(**changes: Any) -> Callable[[Config], Config]:
     """A change of fields of the augmentation."""
     return lambda config: replace(config, augment=replace(config.augment, **changes))

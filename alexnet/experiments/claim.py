@@ -161,6 +161,7 @@ class Claim:
 
     id: str
     statement: str
+    """What is claimed; it ends in `(not in the paper)` if the paper does not claim it."""
     paper: str
     logged: str = "-"
     kinds: tuple[Kind, ...] = ("imagenet",)
@@ -179,10 +180,17 @@ class Claim:
     2012 at 128 pixels, with fc6 and fc7 of 2,048 units."""
     note: str = ""
     """What a reader has to know about the paper's setting, its log or the smaller scales."""
+    many_parts: bool = False
+    """Its arms differ in many parts of the network, so that its effects are not of one of them."""
     extra_metrics: Callable[[Path], dict[str, float]] | None = None
     """Measures each run of the first arm, from its folder; kept in `RunResult.extra_metrics`."""
     together: Callable[[Sequence[RunResult]], dict[str, float]] | None = None
     """Measures each ensemble of runs of the first arm; kept in `extra_metrics` of its members."""
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the paper makes the claim."""
+        return not self.statement.endswith("(not in the paper)")
 
     @property
     def numbers_of_images(self) -> tuple[int, ...]:

@@ -190,6 +190,15 @@ def plain_minus_weighted(*members: RunResult) -> float:
     return 100 * members[0].extra_metrics["weighted_gain"]
 
 
+OF_TEST_ERROR: tuple[Measure, ...] = (
+    test_error,
+    centre_minus_ten,
+    single_minus_ensemble,
+    plain_minus_weighted,
+)
+"""The measures in percentage points of test error, which one figure compares."""
+
+
 def ensemble(members: Sequence[RunResult]) -> dict[str, float]:
     """Measure an ensemble; each member keeps the result in its `extra_metrics`.
 

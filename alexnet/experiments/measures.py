@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Split
 from alexnet.experiments.claim import MASKS
-from alexnet.inference import centre_patches, last_hidden, nearest, split_for
+from alexnet.inference import centre_crops, last_hidden, nearest, split_for
 from alexnet.ops.arena import kept_memory
 from alexnet.trained import load
 
-NEIGHBORS, QUERIES = 4000, 1000
+NEIGHBOURS, QUERIES = 4000, 1000
 """Training images that can be neighbors, and validation images whose neighbors are searched."""
 
 
@@ -34,7 +34,7 @@ def over_masks(run: Path) -> dict[str, float]:
     val = split_for(trained)
     net, masked, halved = trained.net, 0, 0
     with kept_memory(trained.preprocess.device):
-        for x, labels in centre_patches(trained, val, np.arange(len(val))):
+        for x, labels in centre_crops(trained, val, np.arange(len(val))):
             # The mean of log-probabilities is the log of the geometric mean; dividing by MASKS and
             # normalizing would not change the argmax. The number of the mask takes the place of the
             # step, so that every call has the same masks.
@@ -62,7 +62,7 @@ def alike(run: Path) -> dict[str, float]:
 
     def sample(split: Split, limit: int) -> tuple[torch.Tensor, ...]:
         """The last hidden layer, the pixels and the labels of up to `limit` images of a split."""
-        centred = centre_patches(trained, split, epoch_order(len(split), 0, 0)[:limit])
+        centred = centre_crops(trained, split, epoch_order(len(split), 0, 0)[:limit])
         # On CUDA the network sees bfloat16. Distances are differences of squares and products,
         # which it would round to 8 bits before they are subtracted.
         rows = [
@@ -70,7 +70,7 @@ def alike(run: Path) -> dict[str, float]:
         ]
         return tuple(map(torch.cat, zip(*rows, strict=True)))
 
-    *train_rows, train_labels = sample(train, NEIGHBORS)
+    *train_rows, train_labels = sample(train, NEIGHBOURS)
     *val_rows, val_labels = sample(val, QUERIES)
     shares = {}
     for space, queries, rows in zip(("hidden", "pixels"), val_rows, train_rows, strict=True):

@@ -16,7 +16,7 @@ from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.evaluation import QUARTER
 from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import apart
+from alexnet.experiments.effects import OF_TEST_ERROR, apart
 from alexnet.experiments.records import OWN, Record, Row
 from alexnet.experiments.table import (
     NOT_RUN,
@@ -102,14 +102,13 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             sections += [
                 ("Figure 1: ReLU against tanh", [(_crossing(record), _crossing_text(record))])
             ]
-    # Bars can be compared only if they have one unit, and need an interval. `modern` changes many
-    # parts at once.
+    # Bars can be compared only if they have one unit, and need an interval.
     points = [
         (record, row)
         for record in records
+        if not record.claim.many_parts
         for row in record.rows
-        if row.effect.name.startswith("test error") and row.estimate.low is not None
-        if record.claim.id != "modern"
+        if row.effect.measure in OF_TEST_ERROR and row.estimate.low is not None
     ]
     if points:
         caption = (

@@ -10,6 +10,8 @@ a reduced part of the store.
 from __future__ import annotations
 
 import hashlib
+import inspect
+import itertools
 import json
 import os
 import signal
@@ -21,8 +23,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from alexnet import config_checks
 from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.cores import JOBS, available_cores
 from alexnet.data.loader import epoch_order
@@ -48,7 +51,7 @@ from alexnet.experiments.claim import (
     Scale,
     error_name,
 )
-from alexnet.experiments.effects import ENSEMBLE, RunResult, epochs_to
+from alexnet.experiments.effects import ENSEMBLE, RunResult, epochs_to, steady_epochs
 from alexnet.files import write_whole
 from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
@@ -160,6 +163,12 @@ def check(claim: Claim, settings: Settings) -> None:
             config = claim.config(arm, scale, kind)
             input_px, test_px = config.architecture.input_px, config.augment.test_px
             check_sizes(store.size_px, input_px, test_px)
+    # At every scale, so that a run at smoke scale, which takes seconds, finds what would otherwise
+    # fail after the first run at full scale.
+    for arm, of_scale in itertools.product(claim.arms, get_args(Scale)):
+        config = claim.config(arm, of_scale, kind)
+        config_checks.check(config)
+        steady_epochs(config.schedule)
 
 
 def _check_splits(claim: Claim, store: Store, settings: Settings) -> None:
@@ -242,10 +251,13 @@ def run(claim: Claim, settings: Settings) -> dict[str, list[RunResult]]:
 
 def _with_extra_metrics(claim: Claim, spec: RunSpec, result: RunResult) -> RunResult:
     """The result with the claim's extra metrics, which are kept in a file beside the run."""
-    assert claim.extra_metrics is not None
-    path = spec.folder / f"{claim.id}.json"
+    measure = claim.extra_metrics
+    assert measure is not None
+    # Named by the text of the function, so that one that has changed measures the run anew.
+    text = hashlib.sha256(inspect.getsource(measure).encode()).hexdigest()[:8]
+    path = spec.folder / f"{claim.id}-{text}.json"
     if not path.exists():
-        write_whole(path, json.dumps(claim.extra_metrics(spec.folder / "run")).encode())
+        write_whole(path, json.dumps(measure(spec.folder / "run")).encode())
     return replace(result, extra_metrics=json.loads(path.read_text()))
 
 
@@ -310,6 +322,21 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
     return factors
 
 
+def _with_rates(config: Config, factor: float) -> Config:
+    """The configuration with this factor of all learning rates, which so keep their ratios."""
+    sgd, schedule = config.sgd, config.schedule
+    sgd = replace(
+        sgd,
+        lr=factor * sgd.lr,
+        bias_lr=None if sgd.bias_lr is None else factor * sgd.bias_lr,
+        bias_lr_of=tuple((layer, factor * lr) for layer, lr in sgd.bias_lr_of),
+    )
+    if isinstance(schedule, StepSchedule):
+        lrs = tuple(replace(each, lr=factor * each.lr) for each in schedule.layer_lrs)
+        schedule = replace(schedule, layer_lrs=lrs)
+    return replace(config, sgd=sgd, schedule=schedule)
+
+
 def plan_run(
     claim: Claim, arm: Arm, seed: int, settings: Settings, factors: dict[str, float]
 ) -> RunSpec:
@@ -319,13 +346,7 @@ def plan_run(
         factors: Factor of the learning rate by the name of the arm; 1 where an arm has none.
     """
     kind = kind_of(settings.store)
-    config = claim.config(arm, settings.scale, kind)
-    factor = factors.get(arm.name, 1.0)
-    # The learning rate of the biases keeps its ratio to that of the weights.
-    bias = config.sgd.bias_lr
-    sgd = replace(
-        config.sgd, lr=factor * config.sgd.lr, bias_lr=None if bias is None else factor * bias
-    )
+    config = _with_rates(claim.config(arm, settings.scale, kind), factors.get(arm.name, 1.0))
     store = _part(settings, claim.part(arm, settings.scale, kind))
     init = ""
     if arm.init:
@@ -335,7 +356,6 @@ def plan_run(
         config,
         seed=seed,
         data=str(store),
-        sgd=sgd,
         init=init,
         resident=should_decode_once(
             Store(str(store)), config.train_split, device_type(config.device), settings.jobs

@@ -27,8 +27,8 @@ FULL_SCALE = (
 )
 HEAD = """# Reproduction
 
-The claims of the paper, three further questions (`images`, `ladder` and `modern`), and what was
-measured here. `alexnet reproduce --document docs/reproduction.md` makes this file from
+The claims of the paper, questions that it does not ask ({questions}), and
+what was measured here. `alexnet reproduce --document docs/reproduction.md` makes this file from
 `records/claims`. Records hold runs; every effect is computed from them, and a test fails when this
 file and the records disagree.
 
@@ -356,7 +356,9 @@ def document(records: Sequence[Record]) -> str:
             lines += [*(f"- {error}" for error in record.errors()), ""]
         if commands := not_run(claim, of_claim):
             lines += [f"{NOT_RUN}{', '.join(f'`{command}`' for command in commands)}", ""]
-    return f"{HEAD}{reading(records)}\n\n" + "\n".join(lines).rstrip() + "\n"
+    questions = ", ".join(f"`{claim.id}`" for claim in CLAIMS if not claim.in_paper)
+    head = HEAD.format(questions=questions)
+    return f"{head}{reading(records)}\n\n" + "\n".join(lines).rstrip() + "\n"
 
 
 def reading(records: Sequence[Record]) -> str:

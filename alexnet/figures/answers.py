@@ -17,7 +17,7 @@ from alexnet.data.store import Split, Store
 from alexnet.errors import RunError
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
 from alexnet.inference import (
-    centre_patches,
+    centre_crops,
     image_files,
     last_hidden,
     nearest,
@@ -165,7 +165,7 @@ def neighbours(
     inputs = trained.preprocess.centre(torch.from_numpy(np.stack(asked)))
     # All images of the split, because the nearest ones are wanted and not some near ones.
     every = np.arange(len(searched))
-    features = (last_hidden(trained, x) for x, _ in centre_patches(trained, searched, every))
+    features = (last_hidden(trained, x) for x, _ in centre_crops(trained, searched, every))
     rows = [
         [(image, label), *((stored_image(searched, j), names[searched.labels[j]]) for j in near)]
         for image, label, near in zip(

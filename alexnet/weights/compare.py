@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alexnet.architecture import plan
+from alexnet.architecture import POOLS, plan
 from alexnet.config import Architecture, Conv
 
 
@@ -23,7 +23,7 @@ def answers(architecture: Architecture) -> object:
         [(op.layer.stride, op.layer.pad) for op in ops if isinstance(op.layer, Conv)],
         architecture.activation,
         # Whether windows may reach over the border shows in the shapes.
-        (pool.size_px, pool.stride) if kinds & {"max_pool", "avg_pool"} else None,
+        (pool.size_px, pool.stride) if kinds & {*POOLS} else None,
         lrn if "lrn" in kinds else None,
         architecture.spatial_norm if "spatial_norm" in kinds else None,
         factor,
