@@ -58,6 +58,7 @@ def test_each_rank_takes_its_own_gpu(
     two_gpus: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
     mesh._take_gpu(name)

@@ -115,6 +115,11 @@ def test_other_programs_may_use_the_names_of_the_variables(
         monkeypatch.setenv("WORLD_SIZE", size)
         assert restart.is_first()
         assert not is_distributed()
+    # A job's script sets it for every program, and RANK only where it starts ranks.
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.delenv("RANK")
+    assert printed(capsys, "check", "--help").startswith("usage: ")
+    assert not is_distributed()
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_second_signal_acts_at_once_in_a_single_process_alone(
     before = signal.signal(signal.SIGTERM, lambda number, frame: acted.append(number))
     try:
         for world, at_once in (("1", 1), ("2", 0)):
+            monkeypatch.setenv("RANK", "0")
             monkeypatch.setenv("WORLD_SIZE", world)
             with loop._stop_signals() as received:
                 for _ in range(2):

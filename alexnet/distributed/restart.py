@@ -25,8 +25,11 @@ FINAL_CODES = (1, 2)
 def world_size() -> int:
     """Number of processes of the launch: 1 unless torchrun, or a program like it, started several.
 
-    Other programs, such as those that schedule jobs, may give the variable another meaning.
+    Other programs, such as those that schedule jobs, may give the variable another meaning. A job's
+    script that sets it for all of its programs leaves RANK to what starts each process.
     """
+    if "RANK" not in os.environ:
+        return 1
     count = os.environ.get("WORLD_SIZE", "")
     return int(count) if count.isdecimal() and int(count) > 1 else 1
 
