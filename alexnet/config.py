@@ -412,7 +412,7 @@ class Config:
     """On CUDA, use only kernels that give the same bits every time."""
     workers: int | None = None
     """Number of threads that decode images. 0: the training thread decodes. None: on CUDA the cores
-    of the process but one, at most 16; elsewhere 2, because the device is the cores."""
+    of the process but one, at most 40; elsewhere 2, because the device is the cores."""
     resident: bool = False
     """Decode all training images once, into the memory of the device: 197 KB for an image of 256
     pixels. Where they do not fit, they are decoded in every epoch, with a warning."""

@@ -239,7 +239,7 @@ def test_decoding_threads_follow_the_cores_of_a_gpu_machine(
 ) -> None:
     for name in ("LOCAL_WORLD_SIZE", cores.JOBS):
         monkeypatch.delenv(name, raising=False)
-    for here, expected in ((1, 1), (2, 1), (16, 15), (17, 16), (128, 16)):
+    for here, expected in ((1, 1), (2, 1), (16, 15), (41, 40), (128, 40)):
         monkeypatch.setattr(cores, "available_cores", lambda here=here: here)
         assert decoding_threads(None, "cuda") == expected
         assert decoding_threads(None, "cpu") == 2

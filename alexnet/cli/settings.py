@@ -75,7 +75,7 @@ TRAIN_GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "workers",
             "INT",
-            "Decoding threads. (default: 2; on CUDA, one less than the cores, at most 16)",
+            "Decoding threads. (default: 2; on CUDA, one less than the cores, at most 40)",
         ),
     ),
 }
