@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +97,22 @@ def test_intact_files_of_a_large_store_are_remembered_until_they_change(
     shard.write_bytes(b"c0ntent")
     verification._verify(right, "store", found.append)
     assert found == [shard]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority")
+def test_files_are_verified_by_a_thread_of_low_priority(tmp_path: Path) -> None:
+    own, found = os.getpriority(os.PRIO_PROCESS, 0), list[int]()
+    (tmp_path / "a").write_bytes(b"damaged")
+    threads = set(threading.enumerate())
+    verification.verify_in_background(
+        {tmp_path / "a": "0" * 64},
+        "store",
+        lambda _: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())),
+    )
+    for thread in set(threading.enumerate()) - threads:
+        thread.join()
+    assert found == [min(19, own + verification.NICER)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_changed_store_is_refused_on_resume(store: Path, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 Training reads an image here and one there, so nothing would notice a damaged byte that still
 decodes. A thread therefore reads every file once at the beginning of a run. It takes a core for
-about a second per gigabyte, and training need not wait for it. Files that are intact are remembered
-by size and time, so that later runs do not read a large store again.
+about a second per gigabyte, on Linux at a low priority, and training need not wait for it. Files
+that are intact are remembered by size and time, so that later runs do not read a large store again.
 `alexnet check` verifies a store at once and ignores these records.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +23,8 @@ from alexnet.files import file_sha256, parse_json, user_cache, write_whole
 # again in each run, which takes less than a second: most stores are small, and each would otherwise
 # leave a file in the user's cache.
 REMEMBERED_BYTES = 256 << 20
+NICER = 10
+"""How much lower than that of the process the priority of the thread is, as `nice` counts."""
 
 
 def verify_in_background(
@@ -33,8 +37,13 @@ def verify_in_background(
         store: Checksum of the store, which names what is remembered of it.
         report: Called with the first file that is damaged; the thread ends then.
     """
+
+    def work() -> None:
+        _be_nice()
+        _verify(sha256, store, report)
+
     # A daemon, because a run that has ended need not wait for it.
-    threading.Thread(target=_verify, args=(sha256, store, report), daemon=True).start()
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], None]) -> None:
@@ -54,6 +63,15 @@ def _verify(sha256: Mapping[Path, str], store: str, report: Callable[[Path], Non
             if new_bytes >= REMEMBERED_BYTES:
                 _remember(store, intact)
                 new_bytes = 0
+
+
+def _be_nice() -> None:
+    """Give this thread a low priority, so that it leaves its core to the threads that train."""
+    # On other systems a priority is that of the whole process.
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox may refuse it
+            lower = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICER)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), lower)
 
 
 # The training and the validation split are verified by a thread each.
