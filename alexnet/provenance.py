@@ -6,6 +6,7 @@ be traced to the code that produced it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -68,6 +69,19 @@ def _installed_from_git() -> dict[str, str | bool]:
         return {"commit": str(about["vcs_info"]["commit_id"]), "clean": True}
     except (metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
         return {}
+
+
+def code_sha256() -> str:
+    """The SHA-256 of the package's Python, C++ and CUDA files.
+
+    It needs no git, and every edit changes it.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*")):
+        if file.suffix in (".py", ".cpp", ".cu"):
+            digest.update(f"{file.relative_to(PACKAGE).as_posix()} ".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

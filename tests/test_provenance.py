@@ -97,3 +97,18 @@ def test_description_is_short_and_marks_a_changed_tree() -> None:
     checkout = wheel | {"commit": "0123456789abcdef", "clean": True}
     assert describe(checkout) == "alexnet 0.1.0, commit 0123456789ab"
     assert describe(checkout | {"clean": False}) == "alexnet 0.1.0, commit 0123456789ab, changed"
+
+
+def test_every_edit_of_the_code_changes_its_checksum(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = copy / "alexnet"
+    monkeypatch.setattr(provenance, "PACKAGE", package)
+    seen = {provenance.code_sha256()}
+    (package / "notes.txt").write_text("not code")
+    assert provenance.code_sha256() in seen
+    for name, text in (("cores.py", "x = 1"), ("a.cpp", ""), ("a.cpp", "int x;"), ("b.py", "")):
+        (package / name).write_text(text)
+        seen.add(provenance.code_sha256())
+    (package / "b.py").rename(package / "c.py")
+    assert len(seen | {provenance.code_sha256()}) == 6

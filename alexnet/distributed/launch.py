@@ -77,8 +77,8 @@ def _error_of_all(reports: list[Report]) -> Exception | None:
     others = [rank for rank, (_, _, digest) in enumerate(reports) if digest != reports[0][2]]
     if others:
         return MeshError(
-            f"rank {others[0]} has another config or store than rank 0; "
-            "start all ranks with the same"
+            f"rank {others[0]} has another config or store than rank 0, or another version of this "
+            "program or of PyTorch; start all ranks with the same"
         )
     return None
 

@@ -24,6 +24,7 @@ from alexnet.model import evaluation_mode
 from alexnet.ops import trial
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
+from alexnet.provenance import code_sha256
 from alexnet.saved_config import differences, to_dict
 from alexnet.train.metrics import TrainState
 
@@ -50,7 +51,9 @@ class Setup:
 
     def fingerprint(self) -> str:
         """What must be the same on all ranks. The path of the store may differ between them."""
-        return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum])
+        # Other code could round otherwise, or wait for an exchange that the others do not make.
+        code = code_sha256(), torch.__version__
+        return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum, code])
 
 
 def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
