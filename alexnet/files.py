@@ -17,6 +17,12 @@ from typing import Any, BinaryIO
 from alexnet.errors import AlexNetError, BusyError, DataError
 
 HOLDER_BYTES = 200  # read at most of a lock file, which holds the name of a process
+# What a network file system answers whose server is away for a while.
+UNREACHABLE = tuple(
+    number
+    for name in ("ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN", "EREMOTEIO")
+    if (number := getattr(errno, name, None)) is not None  # not every system has all of them
+)
 # What a file system answers that has no locks, such as some network file systems.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 

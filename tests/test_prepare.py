@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -471,3 +472,19 @@ def test_limit_of_the_benchmark_stores_the_same_bytes(tmp_path: Path) -> None:
     assert len(stored) == 3
     items = list(source.splits[0].items(0))
     assert work_on(items, source.upright, settled(made, source), 2) == stored
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+def test_image_that_the_disk_does_not_give_is_not_left_out(tmp_path: Path, number: int) -> None:
+    def away() -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    png = encode(shapes.image(0, 1), "png")
+    for _ in range(2):
+        with pytest.raises(OSError, match=os.strerror(number)) as error:
+            prepare(memory_source({"a": InHand(png), "b": away}), tmp_path / "store", SMALL)
+        assert (error.value.errno, error.value.filename) == (number, "b")
+    assert not (tmp_path / "store").exists()
+    # The same command goes on.
+    again = prepare(memory_source({"a": InHand(png), "b": InHand(png)}), tmp_path / "store", SMALL)
+    assert (again["splits"]["train"]["images"], again["splits"]["train"]["skipped"]) == (2, [])

@@ -28,6 +28,7 @@ from alexnet.data.image import (
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.sources import Item
 from alexnet.errors import AlexNetError, DataError
+from alexnet.files import UNREACHABLE
 
 ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 # Images of archives are in memory before a worker takes them, up to 256 MiB each. A task is
@@ -38,6 +39,8 @@ SPARE_BYTES = 64 << 20  # beside the memory for the pixels of an image, for its 
 # the 256 of a stored image, one pixel becomes a block of 16x16 or more, and of an image that is
 # more than ten times as long as wide, the central square shows less than a tenth.
 LEAST_PX, MOST_ELONGATED = 16, 10
+# Errors of the process, of its machine or of a disk.
+NOT_OF_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, *UNREACHABLE)
 
 
 class Memory:
@@ -220,8 +223,10 @@ def read(item: Item) -> bytes | Unreadable:
         raise _too_little_memory(item) from None
     # A file may be gone or unreadable, and libraries that read archives raise any kind of error.
     except Exception as error:
-        # What the whole process lacks says nothing of this image, which must not be left out.
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        # What the whole process lacks, or a disk that does not answer, says nothing of this image,
+        # which must not be left out.
+        if isinstance(error, OSError) and error.errno in NOT_OF_THE_IMAGE:
+            error.filename = error.filename or item.name
             raise
         return Unreadable(reason(error))
 
