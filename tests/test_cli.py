@@ -296,6 +296,10 @@ def test_check_names_the_parts_that_are_intact_and_the_first_that_is_not(
         (errno.ENOSPC, "a/b: No space left on device; make room"),
         (errno.ENOENT, "a/b: No such file or directory; check the name"),
         (errno.EROFS, "choose another"),
+        (
+            errno.ESTALE,
+            f"a/b: {os.strerror(errno.ESTALE)}; the file system did not answer; try again",
+        ),
         (errno.EACCES, "a/b: Permission denied; change its permissions or choose another path"),
     ],
 )

@@ -23,7 +23,7 @@ from alexnet.config import StepSchedule
 from alexnet.data import shapes
 from alexnet.data.image import encode
 from alexnet.data.store import Store
-from alexnet.errors import AlexNetError, RunError
+from alexnet.errors import AlexNetError, BusyError, RunError
 from alexnet.explorer import contents, runtime
 from alexnet.files import check_space, naming, new_folder, write_whole
 from alexnet.train.folder import check_room
@@ -288,3 +288,21 @@ def test_error_of_a_hidden_file_bears_the_users_name_and_others_keep_theirs(tmp_
         (tmp_path / "a").mkdir()
         write_whole(tmp_path / "a", b"")
     assert str(renamed.value) == f"[Errno 21] Is a directory: '{tmp_path / 'a'}'"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_disk_that_does_not_answer_while_training_may_answer_later(
+    number: int, copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("alexnet.files.os.fsync", away)
+    # Ranks that end by it are started again.
+    with pytest.raises(BusyError) as error:
+        resume(copied_run, epochs=4)
+    where, _, mend = str(error.value).partition(f": {os.strerror(number)}; ")
+    assert Path(where).parent == copied_run
+    assert mend == (
+        f"make sure that this disk works and continue with: alexnet train --resume {copied_run}"
+    )

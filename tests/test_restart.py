@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -65,6 +66,9 @@ def test_what_may_pass_is_tried_again(attempt: object) -> None:
     with pytest.raises(RuntimeError):
         attempt(1, RuntimeError("a bug or a lost rank"))  # type: ignore[operator]
     assert attempt(2, None) == 0  # type: ignore[operator]
+    away = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    assert attempt(0, away) == 2  # type: ignore[operator]
+    assert attempt(1, None) == 0  # type: ignore[operator]
     # A rank that has not printed the message must not keep rank 0 from saying it.
     assert attempt(0, RunError("b"), rank=1) == 2  # type: ignore[operator]
     assert attempt(1, None) == 0  # type: ignore[operator]

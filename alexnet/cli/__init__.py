@@ -24,6 +24,7 @@ if sys.platform == "win32":
 from alexnet.data.storage import StoreLost
 from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError, nearest_name, unknown
+from alexnet.files import UNREACHABLE
 from alexnet.program import command
 from alexnet.terminal import discard_stdout, entry, printable, wrapped
 
@@ -66,6 +67,7 @@ DISK_ERRORS = {
     errno.ENOTDIR: "a part of this path is a file and not a folder",
     errno.EISDIR: "this is a folder and not a file",
     errno.ELOOP: "this path has a loop of symbolic links",
+    **dict.fromkeys(UNREACHABLE, "the file system did not answer; try again"),
 }
 
 HELP = (

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from alexnet.errors import AlexNetError, BusyError
-from alexnet.files import write_whole
+from alexnet.files import UNREACHABLE, write_whole
 
 FINAL_CODES = (1, 2)
 """Exit codes of errors that come again: a loss that is not finite, and wrong arguments."""
@@ -59,8 +59,12 @@ def launched() -> Iterator[None]:
         yield
     except SystemExit as error:
         # Rank 0 alone remembers: it has printed the message, and torchrun ends it when another rank
-        # ends first. A process that kept the run busy may be gone at the next attempt.
-        passes = isinstance(error.__context__, BusyError)
+        # ends first. A process that kept the run busy may be gone at the next attempt, and a file
+        # system may answer.
+        cause = error.__context__
+        passes = isinstance(cause, BusyError) or (
+            isinstance(cause, OSError) and cause.errno in UNREACHABLE
+        )
         if error.code in FINAL_CODES and is_first() and not passes:
             remember(int(error.code))
         raise

@@ -53,8 +53,9 @@ from alexnet.distributed.launch import (
 from alexnet.distributed.mesh import init_mesh, is_distributed
 from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, ConfigError, RunError
+from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
+from alexnet.files import UNREACHABLE
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -336,12 +337,15 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
             barrier(mesh)
         raise NotFinite(error.what, mend) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full and error.errno not in (errno.EIO, *UNREACHABLE):
             raise
+        # Ranks that torchrun starts again may find that the disk answers.
+        kind = RunError if full else BusyError
+        mend = "make room on this disk" if full else "make sure that this disk works"
         # The checkpoint that could not be written has left its predecessor.
-        raise RunError(
-            f"{error.filename or run}: {error.strerror}; make room on this disk and continue with: "
-            f"{advice}"
+        raise kind(
+            f"{error.filename or run}: {error.strerror}; {mend} and continue with: {advice}"
         ) from error
 
 
