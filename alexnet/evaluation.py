@@ -123,13 +123,17 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
         patch_count: Number of crops that were averaged, for the record.
     """
     count, classes = p.shape
-    # A stable sort breaks ties by the order of the classes, the same on every machine.
-    order = np.argsort(-p, axis=1, kind="stable")
-    right = order[:, 0] == labels
-    in_five = (order[:, :5] == labels[:, None]).any(1)
+    # NaN comes after every probability, and equals itself as no NaN does.
+    known = np.where(np.isnan(p), -np.inf, p)
+    # How many classes come before the true one. Counted, since sorting a thousand classes takes
+    # twenty times as long. Ties are broken by the order of the classes, the same on every machine.
+    own = known[np.arange(count), labels][:, None]
+    earlier = np.arange(classes) < labels[:, None]
+    before = (known > own).sum(1) + ((known == own) & earlier).sum(1)
+    right, in_five = before == 0, before < 5
     # `np.add.at` counts repeated pairs; `confusion[labels, p] += 1` would count each pair once.
     confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, order[:, 0]), 1)
+    np.add.at(confusion, (labels, known.argmax(1)), 1)
     class_images = confusion.sum(1)
     # The bound keeps one probability that rounds to 0 from making the mean loss infinite.
     loss = -np.log(np.maximum(p[np.arange(count), labels].astype(np.float64), 1e-30)).mean()

@@ -644,8 +644,9 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     # Section 6
     "Top-1 and top-5 error": [
-        (EVALUATION, "(order[:, :5] == labels[:, None])", "(order[:, :4] == labels[:, None])"),
-        (EVALUATION, "right = order[:, 0] == labels", "right = order[:, -1] == labels"),
+        (EVALUATION, "before == 0, before < 5", "before == 0, before < 4"),
+        (EVALUATION, "right, in_five = before == 0,", "right, in_five = before == 1,"),
+        (EVALUATION, "((known == own) & earlier)", "((known == own) & ~earlier)"),
         (EVALUATION, "top1_error=float(1 - right.mean())", "top1_error=float(right.mean())"),
         (
             "train/metrics.py",

@@ -43,6 +43,28 @@ def test_top5_is_omitted_with_five_or_fewer_classes() -> None:
     assert score(np.full((3, 5), 0.2, np.float32), np.array([0, 1, 2]), 1).top5_error is None
 
 
+@pytest.mark.parametrize("values", [2, 30, 10**6])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_score_is_that_of_a_stable_sort(values: int, damaged: bool) -> None:
+    """Ties are broken by the order of the classes, and NaN comes last."""
+    rng, rows = np.random.default_rng(values), np.arange(400)
+    p = (rng.integers(0, values, (400, 20)) / values).astype(np.float32)
+    if damaged:
+        p[rng.random(p.shape) < 0.3] = np.nan
+        p[0] = np.nan
+    labels = rng.integers(0, 20, 400)
+    order = np.argsort(-p, axis=1, kind="stable")
+    confusion = np.zeros((20, 20), np.int64)
+    np.add.at(confusion, (labels, order[:, 0]), 1)
+    right = order[:, 0] == labels
+    result = score(p, labels, 1)
+    assert result.top1_error == float(1 - right.mean())
+    assert result.top5_error == float(1 - (order[:, :5] == labels[:, None]).any(1).mean())
+    assert result.confusion == tuple(map(tuple, confusion.tolist()))
+    loss = -np.log(np.maximum(p[rows, labels].astype(np.float64), 1e-30)).mean()
+    np.testing.assert_equal(result.loss, float(loss))
+
+
 @pytest.mark.parametrize("batch", [1, 7, 30, 64])
 def test_every_image_counts_once_for_any_batch_size(store: Path, run: Path, batch: int) -> None:
     trained, split = load(run), Store(store).split("val")
