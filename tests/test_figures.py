@@ -463,6 +463,11 @@ def test_evaluate_tests_on_the_store_of_the_runs(
     assert [r["images"] for r in json.loads(printed.out)] == [30, 30]
     assert f"tested on {store}, the store of the training" in printed.err
     assert "the ensemble of 2 runs: their probabilities are averaged" in printed.err
+    assert "kept nowhere" not in printed.err
+    main(["evaluate", str(run), str(run)])
+    keeping = f"alexnet evaluate {run} {run} --json > FILE\n"
+    text = "the errors of an ensemble are kept nowhere; to keep them in a file: "
+    assert capsys.readouterr().err.endswith(text + keeping)
     saved = checkpoint.read(run)
     for name, changes, message in (
         ("other", {"store": "0" * 64}, "were trained on different stores"),

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Paths, parse
 from alexnet.errors import AlexNetError
+from alexnet.program import command
 from alexnet.terminal import printable, wrapped
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def evaluate(arguments: list[str]) -> None:
     if len(a.runs) > 1:
         text = f"the ensemble of {len(a.runs)} runs: their probabilities are averaged"
         print(f"{text}; for the errors of one, evaluate it alone", file=sys.stderr)
+        if not a.json:
+            # Before the test, which may take hours.
+            keeping = f"{command('evaluate', *arguments, '--json')} > FILE"
+            text = "the errors of an ensemble are kept nowhere; to keep them in a file"
+            print(printable(f"{text}: {keeping}"), file=sys.stderr)
     # Opened before the test, which may take an hour: what is measured is kept under its checksum.
     store = Store(data)
     of_others = bool(a.data) and not a.split and not _trained_on(a.runs, store)
