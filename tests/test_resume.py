@@ -6,6 +6,7 @@ import errno
 import io
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,43 @@ def test_single_process_keeps_the_timeout_of_a_run_of_ranks(
     assert joined == [Parallel(timeout_s=7)]
 
 
+def test_run_is_resumed_with_its_store_elsewhere_and_another_timeout(
+    store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a cluster, where a store is copied to the disk of each job."""
+    shutil.copytree(store, moved := tmp_path / "moved")
+    with stopped_after(5):
+        fit(tiny(store), tmp_path / "run")
+    before = read_config(tmp_path / "run")
+    capsys.readouterr()
+    options = "--data", str(moved), "--workers", "1", "--parallel.timeout-s", "600"
+    main(["train", "--resume", str(tmp_path / "run"), *options])
+    assert f"\nstore {moved} in place of {store}\n" in capsys.readouterr().err
+    parallel = replace(before.parallel, timeout_s=600)
+    changed = replace(before, data=str(moved), workers=1, parallel=parallel)
+    assert read_config(tmp_path / "run") == changed
+    # What is learned is the same.
+    assert read_metrics(tmp_path / "run", "change") == []
+    weights = [checkpoint.read(folder).about["sha256"] for folder in (tmp_path / "run", run)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("layout", [(), ("--columns", "2")])
+def test_new_timeout_holds_for_the_meeting_of_the_ranks(
+    layout: tuple[str, ...], copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[Parallel] = []
+
+    def join(parallel: Parallel, device: str) -> None:
+        joined.append(parallel)
+        raise RunError("enough")
+
+    monkeypatch.setattr(loop, "init_mesh", join)
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(copied_run), "--timeout-s", "600", *layout])
+    assert joined == [Parallel(columns=2 if layout else 1, timeout_s=600)]
+
+
 def test_same_settings_change_nothing(store: Path, run: Path, tmp_path: Path) -> None:
     with stopped_after(5):
         fit(tiny(store), tmp_path / "run")
@@ -169,6 +207,8 @@ def test_same_settings_change_nothing(store: Path, run: Path, tmp_path: Path) ->
         ({"epochs": 0}, "epochs is 0; a schedule needs at least 1"),
         ({"lr": -1.0}, r"sgd\.lr is -1\.0; it must be at least 0"),
         ({"lr": float("nan")}, r"sgd\.lr is nan"),
+        ({"workers": -1}, "workers is -1"),
+        ({"timeout_s": 0.0}, r"parallel\.timeout_s is 0\.0"),
     ],
 )
 def test_impossible_changes_are_refused_and_nothing_is_written(

@@ -75,6 +75,12 @@ class ResumeArguments:
     """New value of sgd.lr, which the schedule divides."""
     device: str | None = None
     """New value of device."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="STORE")] = None
+    """New folder or URL of the same store."""
+    workers: int | None = None
+    """New value of workers."""
+    timeout_s: Annotated[float | None, tyro.conf.arg(aliases=("--parallel.timeout-s",))] = None
+    """New value of parallel.timeout_s."""
 
 
 def train(arguments: list[str]) -> None:
@@ -225,8 +231,9 @@ def _resume(arguments: list[str]) -> None:
     if wants_help(arguments):
         print(help_page(ResumeArguments, "train"))
         return
-    # The field of a recipe, which is an alias here.
-    names = {**switches_of(ResumeArguments), "sgd.lr": False}
+    # The fields of a recipe that are aliases here.
+    aliases = {"sgd.lr": False, "parallel.timeout-s": False}
+    names = {**switches_of(ResumeArguments), **aliases}
     words = understood(arguments, names, "train --resume RUN", values=True)
     with in_one_sentence("train --resume"):
         r = tyro.cli(
@@ -244,7 +251,7 @@ def _resume(arguments: list[str]) -> None:
         # was saved by several ranks.
         with heard_on_each_machine():
             parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
-        loop.resume(r.resume, parallel, r.epochs, r.lr, r.device)
+        loop.resume(r.resume, parallel, r.epochs, r.lr, r.device, r.data, r.workers, r.timeout_s)
     destroy_mesh()
     _finish(r.resume)
 

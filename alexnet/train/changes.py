@@ -1,4 +1,4 @@
-"""New settings of a run that is resumed: another learning rate, another number of epochs."""
+"""New settings of a run that is resumed: learning rate, epochs, and where and how it is trained."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from alexnet.train.metrics import TrainState
 from alexnet.train.sgd import PlateauState, finished
 
 
-def change_settings(config: Config, epochs: int | None, lr: float | None) -> Config:
-    """Return the config of a run with another number of epochs and another `sgd.lr`.
+def change_settings(
+    config: Config,
+    epochs: int | None = None,
+    lr: float | None = None,
+    data: str | None = None,
+    workers: int | None = None,
+    timeout_s: float | None = None,
+) -> Config:
+    """Return the config of a run with other settings; None leaves a setting as it is.
 
-    The schedule is scaled as `--epochs` scales that of a new run. None leaves a setting as it is.
+    The schedule is scaled as `--epochs` scales that of a new run.
+
+    Args:
+        timeout_s: `parallel.timeout_s`. The others have the names of their fields.
 
     Raises:
         ConfigError: A new setting is invalid.
@@ -25,6 +35,12 @@ def change_settings(config: Config, epochs: int | None, lr: float | None) -> Con
         config = replace(config, schedule=scaled(config.schedule, epochs))
     if lr is not None:
         config = replace(config, sgd=replace(config.sgd, lr=lr))
+    if data is not None:
+        config = replace(config, data=data)
+    if workers is not None:
+        config = replace(config, workers=workers)
+    if timeout_s is not None:
+        config = replace(config, parallel=replace(config.parallel, timeout_s=timeout_s))
     check(config)
     return config
 
@@ -61,6 +77,8 @@ def changes_in_words(old: Config, new: Config) -> list[str]:
         lines.append(
             f"on {now_on} in place of {before_on}: the same within rounding, not bit for bit"
         )
+    if old.data != new.data:
+        lines.append(f"store {new.data} in place of {old.data}")
     if old.sgd.lr != new.sgd.lr:
         lines.append(f"learning rate {new.sgd.lr:g} in place of {old.sgd.lr:g}")
     before, after = old.schedule, new.schedule

@@ -174,6 +174,9 @@ def resume(
     epochs: int | None = None,
     lr: float | None = None,
     device: str | None = None,
+    data: str | None = None,
+    workers: int | None = None,
+    timeout_s: float | None = None,
 ) -> dict[str, Any]:
     """Continue a run, bit for bit if the number of ranks and the settings are the same.
 
@@ -187,6 +190,9 @@ def resume(
         lr: New value of `sgd.lr`, which the schedule divides. The velocity is kept.
         device: New value of `device`. None: as it was saved, or, on a machine without such a
             device, the one that it has; the precision stays the same.
+        data: New folder or URL of the same store, which its checksum recognizes.
+        workers: New value of `workers`.
+        timeout_s: New value of `parallel.timeout_s`, also of `parallel`.
 
     Returns:
         The metrics of the last epoch; empty if the run had finished before.
@@ -201,7 +207,7 @@ def resume(
     run = Path(run_dir)
     with heard_on_each_machine():
         saved = _read_trained_config(run)
-    changed = change_settings(saved, epochs, lr)
+    changed = change_settings(saved, epochs, lr, data, workers, timeout_s)
     if device is not None:
         changed = replace(changed, device=device_type(device))
     # Not saved: the run returns to its own device where there is one.
@@ -209,6 +215,8 @@ def resume(
     if parallel is None:
         alone = Parallel(timeout_s=changed.parallel.timeout_s)
         parallel = changed.parallel if is_distributed() else alone
+    elif timeout_s is not None:
+        parallel = replace(parallel, timeout_s=timeout_s)
     # First, because it takes this rank's GPU: what comes before it on CUDA happens on GPU 0.
     mesh = init_mesh(parallel, device_now)
     with ExitStack() as held:
@@ -234,8 +242,8 @@ def resume(
         accepted, messages = _accepted(run, saved, changed, setup.config.device, state, lr)
 
         def note_change(log: RunLog) -> None:
-            # On another device the learning rate and the schedule are what they were.
-            if replace(accepted, device=saved.device) != saved:
+            # The other settings do not change what is learned.
+            if (accepted.sgd, accepted.schedule) != (saved.sgd, saved.schedule):
                 log.write(
                     "change",
                     state.step,
