@@ -6,6 +6,8 @@ Fakes that record the calls stand for the libraries, which are large.
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,8 +15,10 @@ from typing import Any
 import pytest
 
 from alexnet.errors import AlexNetError, ConfigError, RunError
+from alexnet.train import trackers
 from alexnet.train.loop import fit
 from alexnet.train.metrics import RunLog, read_metrics
+from alexnet.train.trackers import Tracker
 from tests.conftest import tiny
 
 
@@ -81,12 +85,16 @@ def test_mlflow_gets_the_numbers_and_a_resumed_run_continues(
         ("run", "7", tmp_path.name),
         ("abc", "RUNNING"),
         *numbers,
-        ("abc", None),
+        ("abc", "FINISHED"),
     ]
     calls.clear()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     write(tmp_path)
-    assert calls == [("client", "http://server"), ("abc", "RUNNING"), *numbers, ("abc", None)]
+    assert calls == [("client", "http://server"), ("abc", "RUNNING"), *numbers, ("abc", "FINISHED")]
+    # One that was stopped, or had an error, is not finished.
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, 0, 0):
+        raise KeyboardInterrupt
+    assert calls[-1] == ("abc", "KILLED")
 
 
 def test_wandb_is_offline_unless_the_user_says_otherwise(
@@ -95,9 +103,12 @@ def test_wandb_is_offline_unless_the_user_says_otherwise(
     begun: list[dict[str, Any]] = []
     logged: list[dict[str, float]] = []
 
+    def finish(exit_code: int) -> None:
+        logged.append({"exit code": exit_code})
+
     def init(**settings: Any) -> SimpleNamespace:
         begun.append(settings)
-        return SimpleNamespace(log=logged.append, finish=lambda: logged.append({}))
+        return SimpleNamespace(log=logged.append, finish=finish)
 
     fake = ModuleType("wandb")
     fake.init = init  # type: ignore[attr-defined]
@@ -108,7 +119,7 @@ def test_wandb_is_offline_unless_the_user_says_otherwise(
         {"start/images": 60, "step": 0},
         {"epoch/epoch": 1, "step": 4},
         {"epoch/val_error": 0.25, "step": 4},
-        {},
+        {"exit code": 0},
     ]
     monkeypatch.setenv("WANDB_MODE", "online")
     write(tmp_path)
@@ -152,7 +163,7 @@ class BrokenTracker:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         raise OSError("connection refused")
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         raise OSError("connection refused")
 
 
@@ -166,6 +177,71 @@ def test_tracker_that_fails_does_not_end_the_training(
     assert capsys.readouterr().err == message
 
 
+def ask_for(monkeypatch: pytest.MonkeyPatch, tracker: Callable[[Path], Tracker]) -> None:
+    """Let a tracker stand for MLflow."""
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
+    monkeypatch.setitem(trackers.KNOWN, "mlflow", tracker)
+    monkeypatch.setenv("ALEXNET_TRACKERS", "mlflow")
+
+
+def test_server_that_fails_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask_for(monkeypatch, lambda run: BrokenTracker())
+    write(tmp_path)
+    assert len(read_metrics(tmp_path)) == 2
+    message = "warning: mlflow failed and gets no more numbers: connection refused\n"
+    assert capsys.readouterr().err == message
+
+
+class SilentTracker:
+    """Its server does not answer the call of this name."""
+
+    def __init__(self, silent: str, answer: threading.Event) -> None:
+        self.silent, self.answer = silent, answer
+        self.say("open")
+
+    def say(self, call: str) -> None:
+        if call == self.silent:
+            assert self.answer.wait(60)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.say("add")
+
+    def close(self, failed: bool) -> None:
+        self.say("close")
+
+
+@pytest.mark.parametrize(
+    ("silent", "waiting", "message"),
+    [
+        ("open", 9, "its server has not taken all of them in 0.05 s"),
+        ("add", 1, "its server does not keep up"),
+        ("add", 9, "its server has not taken all of them in 0.05 s"),
+        ("close", 9, "its server has not taken all of them in 0.05 s"),
+    ],
+)
+def test_training_does_not_wait_for_a_server(
+    silent: str,
+    waiting: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The other ranks would give up waiting for the first one."""
+    monkeypatch.setattr(trackers, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(trackers, "MOST_WAITING", waiting)
+    answer = threading.Event()
+    ask_for(monkeypatch, lambda run: SilentTracker(silent, answer))
+    write(tmp_path)
+    assert not answer.is_set()
+    assert len(read_metrics(tmp_path)) == 2
+    said = f"warning: mlflow failed and gets no more numbers: {message}\n"
+    assert capsys.readouterr().err == said
+    answer.set()
+
+
 def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +249,7 @@ def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
         raise RunError("no memory is left")
 
     closed: list[bool] = []
-    tracker = SimpleNamespace(close=lambda: closed.append(True))
+    tracker = SimpleNamespace(close=closed.append)
     monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
     monkeypatch.setattr("alexnet.diagnostics.signal", fail)
     with pytest.raises(RunError, match="no memory is left"):

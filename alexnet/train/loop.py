@@ -435,7 +435,7 @@ def _train(
         kept_memory(device),
         yielding(device),
         _stop_signals() as stop,
-        closing(log),
+        log,
         saved_without_store(checkpoints.save, mesh),
         nullcontext() if graph is None else closing(graph),
     ):

@@ -241,9 +241,15 @@ class RunLog:
             lambda tracker: [tracker.add_scalar(name, x, step) for name, x in numbers.items()]
         )
 
-    def close(self) -> None:
-        """Close the trackers."""
-        self._tell(lambda tracker: tracker.close())
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
+        """Close the trackers; `failed` says that the training has not come to its end."""
+        self._tell(lambda tracker: tracker.close(failed))
 
     def _tell(self, call: Callable[[Tracker], Any]) -> None:
         """Call each tracker. One that fails gets no more numbers: training goes on without it."""
@@ -252,7 +258,7 @@ class RunLog:
                 call(tracker)
             except Exception as error:  # Each library has its own, and servers vanish.
                 self._trackers.remove(tracker)
-                name = type(tracker).__name__
+                name = getattr(tracker, "name", type(tracker).__name__)
                 print(f"warning: {name} failed and gets no more numbers: {error}", file=sys.stderr)
 
 

@@ -1,14 +1,18 @@
 """Experiment trackers, which also receive the numbers of metrics.jsonl.
 
 TensorBoard is used wherever it is installed. The environment variable ALEXNET_TRACKERS names the
-trackers that send data elsewhere or need a server: `mlflow`, `wandb`, or both with a comma.
+trackers that send data elsewhere or need a server: `mlflow`, `wandb`, or both with a comma. Each of
+these has a thread of its own, since a server may be silent for minutes, and the other ranks give up
+waiting for the first one sooner.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import secrets
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import util
@@ -18,6 +22,11 @@ from typing import Any, Protocol
 from alexnet.errors import AlexNetError, ConfigError, RunError, not_installed
 from alexnet.files import write_whole
 
+MOST_WAITING = 1000
+"""Calls of a tracker that may wait for its server: the numbers of some ninety epochs."""
+PATIENCE_S = 10.0
+"""Longest time that a training waits for a tracker, at its beginning and at its end."""
+
 
 class Tracker(Protocol):
     """What receives the numbers of a run."""
@@ -25,8 +34,12 @@ class Tracker(Protocol):
     def add_scalar(self, name: str, value: float, step: int) -> Any:
         """Add a number, such as `epoch/val_error`, of a step."""
 
-    def close(self) -> Any:
-        """Write what is pending, at the end of the process."""
+    def close(self, failed: bool) -> Any:
+        """Write what is pending, at the end of the process.
+
+        Args:
+            failed: The training has not come to its end: it was stopped, or had an error.
+        """
 
 
 def trackers(run: Path) -> list[Tracker]:
@@ -41,11 +54,11 @@ def trackers(run: Path) -> list[Tracker]:
     opened = [] if board is None else [board]
     for name in named:
         try:
-            opened.append(KNOWN[name](run))
+            opened.append(InThread(name, run))
         except Exception as error:  # Each library has its own.
             for tracker in opened:
                 with suppress(Exception):
-                    tracker.close()
+                    tracker.close(failed=True)
             if isinstance(error, AlexNetError):
                 raise
             raise RunError(
@@ -82,11 +95,74 @@ def _tensorboard(run: Path) -> Tracker | None:
     except ImportError:
         return None
     try:
-        board: Tracker = SummaryWriter(str(run / "tensorboard"))
+        return TensorBoard(SummaryWriter(str(run / "tensorboard")))
     except Exception as error:  # Nobody asked for it, so training goes on.
         print(f"warning: TensorBoard gets no numbers: {error}", file=sys.stderr)
         return None
-    return board
+
+
+class TensorBoard:
+    """TensorBoard's files in RUN/tensorboard."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._writer.add_scalar(name, value, step)
+
+    def close(self, failed: bool) -> None:
+        self._writer.close()
+
+
+class InThread:
+    """A tracker of `KNOWN`, opened and called in a thread, so that training waits for no server.
+
+    An error of the tracker is raised by the call after it, and a TimeoutError if its server does
+    not keep up.
+    """
+
+    def __init__(self, name: str, run: Path) -> None:
+        """Open the tracker. Raises its error if it fails within `PATIENCE_S`."""
+        self.name = name
+        self._calls: queue.Queue[Callable[[Tracker], Any] | None] = queue.Queue(MOST_WAITING)
+        self._opened, self._error = threading.Event(), list[Exception]()
+        # A daemon, so that the process can end while a server is silent.
+        self._thread = threading.Thread(target=self._work, args=(run,), daemon=True)
+        self._thread.start()
+        self._opened.wait(PATIENCE_S)
+        self._raise()
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._put(lambda tracker: tracker.add_scalar(name, value, step))
+
+    def close(self, failed: bool) -> None:
+        self._put(lambda tracker: tracker.close(failed))
+        self._put(None)
+        self._thread.join(PATIENCE_S)
+        self._raise()
+        if self._thread.is_alive():
+            raise TimeoutError(f"its server has not taken all of them in {PATIENCE_S:g} s")
+
+    def _put(self, call: Callable[[Tracker], Any] | None) -> None:
+        self._raise()
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            raise TimeoutError("its server does not keep up") from None
+
+    def _raise(self) -> None:
+        if self._error:
+            raise self._error[0]
+
+    def _work(self, run: Path) -> None:
+        try:
+            tracker = KNOWN[self.name](run)
+            self._opened.set()
+            while (call := self._calls.get()) is not None:
+                call(tracker)
+        except Exception as error:  # raised where the training calls
+            self._error.append(error)
+            self._opened.set()
 
 
 def _id(run: Path, tracker: str, new: Callable[[], str]) -> str:
@@ -123,8 +199,8 @@ class MlFlow:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._client.log_metric(self._run, name, value, step=step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run)
+    def close(self, failed: bool) -> None:
+        self._client.set_terminated(self._run, "KILLED" if failed else "FINISHED")
 
 
 class WeightsAndBiases:
@@ -146,8 +222,8 @@ class WeightsAndBiases:
         # The step is a number of its own: wandb's would have to grow with every call.
         self._run.log({name: value, "step": step})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 # The library of each has the same name.
