@@ -9,6 +9,8 @@ import json
 import os
 import platform
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,11 @@ from typing import Any, BinaryIO
 from alexnet.errors import AlexNetError, BusyError, DataError
 
 HOLDER_BYTES = 200  # read at most of a lock file, which holds the name of a process
+FOREIGN_LOCK_S = 120.0
+"""Longest wait for a lock that a process of another machine holds. The file system keeps the lock
+of a machine that died for a while: NFSv4 for about 90 seconds."""
+LOOK_EVERY_S = 1.0
+"""Time between two tries to take such a lock."""
 # What a network file system answers whose server is away for a while.
 UNREACHABLE = tuple(
     number
@@ -229,7 +236,7 @@ def parse_json(data: bytes) -> Any:
 
 
 @contextmanager
-def locked(path: Path, what: str, mend: str) -> Iterator[None]:
+def locked(path: Path, what: str, mend: str, foreign_s: float = FOREIGN_LOCK_S) -> Iterator[None]:
     """Hold the lock file `path`, and remove it at the end.
 
     The system releases the lock when the process ends, however it ends: the file that a killed
@@ -238,13 +245,14 @@ def locked(path: Path, what: str, mend: str) -> Iterator[None]:
     Args:
         what: What the lock protects, with its verb: "runs/flowers is already being trained".
         mend: What the user can do: "wait for it to finish or choose another --out".
+        foreign_s: Longest wait for a process of another machine, in seconds.
 
     Raises:
         BusyError: If another process holds the lock; the message names that process.
     """
     # An error, as of a disk that cannot be written, names the folder: the lock is ours.
     with naming(path.parent, path):
-        descriptor = _acquire(path, what, mend)
+        descriptor = _acquire(path, what, mend, foreign_s)
     try:
         yield
     finally:
@@ -255,8 +263,9 @@ def locked(path: Path, what: str, mend: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _acquire(path: Path, what: str, mend: str) -> int:
+def _acquire(path: Path, what: str, mend: str, foreign_s: float) -> int:
     """Return the descriptor of the locked file."""
+    began_s, waits = time.monotonic(), False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -264,7 +273,16 @@ def _acquire(path: Path, what: str, mend: str) -> int:
         except BlockingIOError:
             holder = os.read(descriptor, HOLDER_BYTES).decode(errors="replace")
             os.close(descriptor)
-            raise BusyError(f"{what} by {holder or 'another process'}; {mend}") from None
+            busy = f"{what} by {holder or 'another process'}"
+            here = not holder or holder.endswith(f" on {platform.node()}")
+            if here or time.monotonic() - began_s >= foreign_s:
+                raise BusyError(f"{busy}; {mend}") from None
+            if not waits:
+                text = f"{busy}; trying for {foreign_s:g} s, since that machine may have died"
+                print(text, file=sys.stderr, flush=True)
+                waits = True
+            time.sleep(LOOK_EVERY_S)
+            continue
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(descriptor)

@@ -1,5 +1,6 @@
 """Atomic writes, locks, and JSON of damaged files."""
 
+import fcntl
 import json
 import os
 import pwd
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet import files
 from alexnet.errors import BusyError
 from alexnet.files import locked, new_folder, parse_json, user_cache, write_whole
 
@@ -50,6 +52,41 @@ def test_a_lock_names_the_process_that_holds_it_and_a_killed_holder_is_replaced(
     with locked(path, "it is in use", "wait"):
         assert str(os.getpid()) in path.read_text()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_lock_of_another_machine_is_tried_for_a_while(
+    released: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It may have died: NFSv4 keeps its locks for about 90 seconds."""
+    path, tries = tmp_path / ".lock", list[float]()
+    holder = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.write(holder, b"process 4711 on node17")
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        tries.append(seconds)
+        if released and len(tries) == 3:
+            os.close(holder)
+
+    monkeypatch.setattr(files.time, "sleep", sleep)
+    monkeypatch.setattr(files.time, "monotonic", lambda: float(len(tries)))
+    if released:
+        with locked(path, "it is in use", "wait", 5):
+            assert f"process {os.getpid()} " in path.read_text()
+    else:
+        message = "^it is in use by process 4711 on node17; wait$"
+        with pytest.raises(BusyError, match=message), locked(path, "it is in use", "wait", 5):
+            pass
+        os.close(holder)
+    assert len(tries) == (3 if released else 5)
+    said = (
+        "it is in use by process 4711 on node17; trying for 5 s, since that machine may have died"
+    )
+    assert capsys.readouterr().err == said + "\n"
 
 
 def test_a_lock_is_released_after_an_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from alexnet.architecture import plan
 from alexnet.config import Config
 from alexnet.errors import RunError
-from alexnet.files import check_space, locked
+from alexnet.files import FOREIGN_LOCK_S, check_space, locked
 
 LOCK_FILE = ".lock"
 """In the folder of a run, while a process trains it."""
@@ -42,8 +42,11 @@ def check_empty(run: Path) -> None:
 
 
 @contextmanager
-def run_lock(run: Path) -> Iterator[None]:
+def run_lock(run: Path, foreign_s: float = FOREIGN_LOCK_S) -> Iterator[None]:
     """Hold the lock of a run. Its folder is made, and removed at the end if it stays empty.
+
+    Args:
+        foreign_s: As in `locked`.
 
     Raises:
         BusyError: Another process holds the lock; the message names it.
@@ -52,7 +55,7 @@ def run_lock(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     mend = "wait for it to finish or choose another --out"
     try:
-        with locked(run / LOCK_FILE, f"{run} is already being trained", mend):
+        with locked(run / LOCK_FILE, f"{run} is already being trained", mend, foreign_s):
             yield
     finally:
         # A run that another rank refused leaves no folder; a folder that is not empty stays.

@@ -14,7 +14,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,12 +57,12 @@ from alexnet.distributed.launch import (
     check_same_on_all_ranks,
     note_begun,
 )
-from alexnet.distributed.mesh import init_mesh, is_distributed
+from alexnet.distributed.mesh import Mesh, init_mesh, is_distributed
 from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import UNREACHABLE
+from alexnet.files import FOREIGN_LOCK_S, UNREACHABLE
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -140,7 +147,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             # accepted. If it exists, another process may be training in it.
             locks_first = run.is_dir()
             if mesh.first and locks_first:
-                held.enter_context(run_lock(run))
+                held.enter_context(_lock(run, mesh, config.parallel))
             check_empty(run)
             store = Store(config.data)
             setup = set_up(_resolved(with_classes(config, store)), store, mesh)
@@ -148,7 +155,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
                 check_room(run, setup.config, store.size_px)
                 named_trackers()
             if mesh.first and not locks_first:
-                held.enter_context(run_lock(run))
+                held.enter_context(_lock(run, mesh, config.parallel))
                 # Another process may have begun the same run, and even ended it, in between.
                 check_empty(run)
             return setup
@@ -225,7 +232,7 @@ def resume(
             config = replace(_resolved(replace(changed, device=device_now)), parallel=parallel)
             # Before the checkpoint is read, which another process may be about to replace.
             if mesh.first:
-                held.enter_context(run_lock(run))
+                held.enter_context(_lock(run, mesh, parallel))
             store = Store(config.data)
             if mesh.first:
                 check_room(run, config, store.size_px)
@@ -264,6 +271,12 @@ def _resolved(config: Config) -> Config:
     if is_distributed():
         config = replace(config, device=device_type(config.device))
     return resolve(config)
+
+
+def _lock(run: Path, mesh: Mesh, parallel: Parallel) -> AbstractContextManager[None]:
+    """Hold the lock of a run, for which the first rank waits no longer than the others for it."""
+    alone = mesh.world.size == 1
+    return run_lock(run, FOREIGN_LOCK_S if alone else min(FOREIGN_LOCK_S, parallel.timeout_s / 2))
 
 
 def _read_trained_config(run: Path) -> Config:
