@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -196,6 +197,41 @@ def test_number_and_time_of_the_runs_are_said_before_they_begin(
     assert measured.call_args_list == 3 * [call(runner.threads_of_a_run(settings.jobs))]
 
 
+def test_runs_at_full_scale_say_what_they_keep(
+    photographs: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(runner, "device_type", lambda name: "cuda")
+    settings = replace(settings_for(photographs, tmp_path), scale="full", say=said.append)
+    own = read_config(run)
+    specs = [runner.RunSpec(str(n), replace(own, device="cuda"), tmp_path) for n in range(3)]
+    runner._announce(specs, settings)
+    files = [(run / f"{which}.safetensors").stat().st_size for which in ("last", "best")]
+    (text,) = said
+    found = re.fullmatch(
+        rf"3 runs, 2 at a time, which keep ([\d.]+) KiB in {tmp_path}\. Ctrl-C stops them, and the "
+        "same command continues\\.",
+        text,
+    )
+    assert found is not None
+    # The headers have some KiB.
+    assert float(found[1]) == pytest.approx(3 * (sum(files) + 4 * 30 * 10) / 1024, rel=0.1)
+
+
+def test_runs_of_full_scale_are_saved_less_often_and_keep_their_folders(
+    photographs: Store, tmp_path: Path
+) -> None:
+    (claim,) = chosen(["bias"])
+    for scale, minutes in (("desk", 1), ("full", 10)):
+        settings = replace(settings_for(photographs, tmp_path), scale=scale)
+        spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
+        assert spec.config.checkpoint_minutes == minutes
+        every_minute = replace(spec.config, checkpoint_minutes=1)
+        assert runner._spec_of("", every_minute, settings).folder == spec.folder
+    # As it stands in the text whose digest is the name of a folder.
+    assert json.dumps(runner.CHECKPOINT_MINUTES) == "1"
+
+
 def test_presentations_of_finished_epochs_are_shown_while_runs_last(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +281,53 @@ def test_runs_at_the_same_time_share_the_cores(
     settings = replace(settings_for(photographs, tmp_path), jobs=4)
     for spec in runner._run_processes(specs, settings):
         assert (spec.folder / "log").read_text() == "4 of 4\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "listed", "jobs", "expected"),
+    [
+        (2, None, 3, "0 0 0 1 1"),
+        (2, "3,GPU-a", 2, "3 3 GPU-a GPU-a"),
+        (2, None, 1, "0 0 0"),
+        (1, "3", 2, "3 3 3"),
+        (0, None, 2, "none none none"),
+    ],
+)
+def test_runs_at_the_same_time_take_different_gpus(
+    count: int,
+    listed: str | None,
+    jobs: int,
+    expected: str,
+    photographs: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    specs = [
+        runner.RunSpec(str(n), config, tmp_path / str(n)) for n in range(len(expected.split()))
+    ]
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\necho "${CUDA_VISIBLE_DEVICES-none}"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    # All of them end before the next ones begin.
+    real = runner._wait_for_any
+
+    def wait(running: Any, *arguments: Any) -> Any:
+        for process in running:
+            process.wait()
+        return real(running, *arguments)
+
+    monkeypatch.setattr(runner, "_wait_for_any", wait)
+    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+    for _ in runner._run_processes(specs, settings):
+        pass
+    taken = [(spec.folder / "log").read_text().strip() for spec in specs]
+    assert sorted(taken) == expected.split()
 
 
 def test_images_are_decoded_once_where_all_runs_fit_into_memory(

@@ -40,8 +40,8 @@ class ReproduceArguments:
     seeds: int = 5
     """Runs of each arm, with different seeds."""
     jobs: int = 1
-    """Number of runs at the same time; they share the cores. The nets of desk scale are so small
-    that one run per core is fastest."""
+    """Number of runs at the same time; they share the cores and the GPUs. The nets of desk scale
+    are so small that one run per core is fastest."""
     out: Path = Path("runs/reproduce")
     """Folder of the runs, which are kept and used again, and of reduced stores."""
     records: Path | None = None

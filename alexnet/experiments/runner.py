@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from alexnet import config_checks
 from alexnet.config import LOSSLESS_PX, Config, StepSchedule, StoreSettings
 from alexnet.cores import JOBS, available_cores
@@ -52,13 +54,19 @@ from alexnet.experiments.claim import (
     error_name,
 )
 from alexnet.experiments.effects import ENSEMBLE, RunResult, epochs_to, steady_epochs
-from alexnet.files import write_whole
+from alexnet.files import size, write_whole
 from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
+from alexnet.train.folder import checkpoint_bytes
 from alexnet.train.metrics import read_metrics
 
 LOOK_EVERY_S = 3.0
 """Time between two looks at how far the runs are."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Environment variable that says which GPUs a process has."""
+CHECKPOINT_MINUTES = 1
+"""`Config.checkpoint_minutes` of a run, apart from full scale. Not 1.0, which would rename all
+folders of runs."""
 SEARCH_EPOCHS = 5
 """Length of a run of the search for a learning rate."""
 
@@ -77,7 +85,7 @@ class Settings:
     first: Store | None = None
     """The store of the classes that claim pretrain learns first."""
     jobs: int = 1
-    """Runs at the same time, which share the cores."""
+    """Runs at the same time, which share the cores and the GPUs."""
     precision: Literal["auto", "float32"] = "auto"
     """`Config.precision` of every run."""
     say: Callable[[str], None] = print_now
@@ -360,8 +368,9 @@ def plan_run(
         resident=should_decode_once(
             Store(str(store)), config.train_split, device_type(config.device), settings.jobs
         ),
-        # A run takes minutes: at the default of ten an interruption would cost most of it.
-        checkpoint_minutes=1,
+        # Most runs take minutes: at the default of ten an interruption would cost most of one. At
+        # full scale a checkpoint has half a gigabyte, and a run takes hours.
+        checkpoint_minutes=10 if settings.scale == "full" else CHECKPOINT_MINUTES,
         precision=settings.precision,
     )
     return _spec_of(f"{claim.id}, {arm.name}, seed {seed}", config, settings)
@@ -371,9 +380,10 @@ def _spec_of(name: str, config: Config, settings: Settings) -> RunSpec:
     """The run of a configuration, in the folder whose name is the digest of its settings."""
     # Paths do not decide a result: the store counts by its checksum, the run to start from by its
     # own key, which is the name of its folder. The recipe's name is only a label, and when the
-    # images are decoded does not matter.
+    # images are decoded or the run is saved does not matter.
     init = Path(config.init).parent.name if config.init else ""
-    decisive = to_dict(replace(config, recipe="", data="", init=init, resident=False))
+    same = replace(config, resident=False, checkpoint_minutes=CHECKPOINT_MINUTES)
+    decisive = to_dict(replace(same, recipe="", data="", init=init))
     # The layout of ranks changes who computes a result, not the result.
     del decisive["parallel"]
     # A GPU computes in another precision if none is named, and in another order.
@@ -493,17 +503,22 @@ def run_all(
 
 
 def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
-    """Say how many runs there are, and on a CPU about how long they take."""
+    """Say how many runs there are, what they write, and on a CPU about how long they take."""
     if not specs:
         return
     at_once = min(settings.jobs, len(specs))
     text = "1 run" if len(specs) == 1 else f"{len(specs)} runs, {at_once} at a time"
+    stores = _stores(specs)
+    # The small networks of the other scales leave little.
+    if settings.scale == "full":
+        kept = sum(_kept_bytes(spec, stores[spec.config.data]) for spec in specs)
+        text += f", which keep {size(kept)} in {settings.out}"
     # The estimate does not hold on a GPU, which small networks do not fill, nor at smoke scale,
     # where the start of each process takes most of the time.
     on_cpu = all(device_type(spec.config.device) == "cpu" for spec in specs)
     if on_cpu and settings.scale != "smoke":
         macs_per_s = at_once * cost.peak_macs_per_s(threads_of_a_run(settings.jobs))
-        seconds, ends_early, stores = 0.0, False, _stores(specs)
+        seconds, ends_early = 0.0, False
         for spec in specs:
             store, epochs = stores[spec.config.data], spec.config.schedule.epochs
             images = store.num_images(spec.config.train_split)
@@ -514,6 +529,14 @@ def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
         about = "at most about" if ends_early else "about"
         text += f": {about} {duration(seconds)} on this machine"
     settings.say(f"{text}. Ctrl-C stops them, and the same command continues.")
+
+
+def _kept_bytes(spec: RunSpec, store: Store) -> int:
+    """The size of what a run keeps: its two checkpoints, and its predictions."""
+    architecture = replace(spec.config.architecture, classes=len(store.classes))
+    config = replace(spec.config, architecture=architecture)
+    predictions = 4 * store.num_images(config.val_split) * len(store.classes)
+    return sum(checkpoint_bytes(config, store.size_px)) + predictions
 
 
 def threads_of_a_run(jobs: int) -> int:
@@ -529,6 +552,10 @@ def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[R
         "OMP_NUM_THREADS": str(threads_of_a_run(settings.jobs)),
         JOBS: str(settings.jobs),
     }
+    # Each run would otherwise take the first GPU.
+    gpus = _gpus() or [None]
+    free = [gpus[number % len(gpus)] for number in range(settings.jobs)]
+    taken = dict[subprocess.Popen[bytes], str | None]()
     if settings.jobs > 1:
         # By default the threads of OpenMP spin while they wait, and take the cores of other runs.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -553,16 +580,31 @@ def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[R
                 write_whole(spec.folder / job.CONFIG_FILE, config)
                 with (spec.folder / "log").open("ab") as log:
                     command = [sys.executable, "-m", "alexnet.experiments.job", str(spec.folder)]
-                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-                running[process] = spec
+                    gpu = free.pop(0)
+                    of_gpu = {} if gpu is None else {VISIBLE: gpu}
+                    process = subprocess.Popen(
+                        command, stdout=log, stderr=log, env=environment | of_gpu
+                    )
+                running[process], taken[process] = spec, gpu
             # Closed before a run is yielded, because the caller then says how the run ended.
             with Progress("training", total, "presentations", presented()) as bar:
                 processes = _wait_for_any(running, presented, bar)
             for process in processes:
                 spec = running.pop(process)
+                free.append(taken.pop(process))
                 # All of them, also where a run has reached its error early.
                 ended += spec.config.schedule.epochs * images[spec.folder]
                 yield spec
+
+
+def _gpus() -> list[str | None]:
+    """The names of several GPUs, as `VISIBLE` lists them; empty if there are not several."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return []
+    # Those that the user leaves to this program, by number or by name.
+    listed = os.environ.get(VISIBLE)
+    return [*listed.split(",")[:count]] if listed else [*map(str, range(count))]
 
 
 def _wait_for_any(

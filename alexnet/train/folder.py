@@ -18,17 +18,25 @@ LOCK_FILE = ".lock"
 def check_room(run: Path, config: Config, stored_px: int) -> None:
     """Raise AlexNetError if the disk has less room than the checkpoints of a run need.
 
-    A run has `last` with the weights, their velocities and, if it has one, their average, and
-    `best` with the weights. While one of them is written, its predecessor still exists.
+    While one of them is written, its predecessor still exists.
+    """
+    last, best = checkpoint_bytes(config, stored_px)
+    present = [(run / f"{which}.safetensors").exists() for which in ("last", "best")]
+    needed = last + last * (not present[0]) + best * (not present[1])
+    check_space(run, needed, f"the checkpoints of {run} need")
+
+
+def checkpoint_bytes(config: Config, stored_px: int) -> tuple[int, int]:
+    """Return the sizes of the checkpoints `last` and `best`, apart from their headers.
+
+    `last` has the weights, their velocities and, if the run has one, their average; `best` has the
+    weights. The number of classes has to be known.
     """
     value_bytes = 8 if config.precision == "float64" else 4
     weights = value_bytes * sum(op.parameters for op in plan(config.architecture))
     mean = 4 * 3 * stored_px**2
     last = (3 if config.sgd.ema_decay else 2) * weights + mean
-    best = weights + mean
-    present = [(run / f"{which}.safetensors").exists() for which in ("last", "best")]
-    needed = last + last * (not present[0]) + best * (not present[1])
-    check_space(run, needed, f"the checkpoints of {run} need")
+    return last, weights + mean
 
 
 def check_empty(run: Path) -> None:
