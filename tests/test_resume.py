@@ -7,8 +7,10 @@ import io
 import re
 import shlex
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ from alexnet.cli import main
 from alexnet.config import Config, Parallel, Plateau, Sgd, StepSchedule, scaled
 from alexnet.errors import ConfigError, RunError
 from alexnet.progress import Progress, duration
-from alexnet.train import loop
+from alexnet.train import checkpoints, loop
+from alexnet.train.changes import ROUNDED, hardware_in_words
 from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import NotFinite, read_metrics
 from tests.conftest import tiny
@@ -188,6 +191,52 @@ def test_new_timeout_holds_for_the_meeting_of_the_ranks(
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(copied_run), "--timeout-s", "600", *layout])
     assert joined == [Parallel(columns=2 if layout else 1, timeout_s=600)]
+
+
+def test_another_processor_or_number_of_threads_is_said_on_resume(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    threads = torch.get_num_threads()
+    said = []
+    for steps, machine in (
+        (2, "one CPU, 2 cores"),
+        (2, "one CPU, 4 cores"),
+        (9, "another, 4 cores"),
+    ):
+        monkeypatch.setattr(checkpoints, "machine", lambda machine=machine: machine)
+        with stopped_after(steps) if steps < 9 else nullcontext():
+            resume(run) if run.exists() else fit(tiny(store), run)
+        said.append(
+            [line for line in capsys.readouterr().err.splitlines() if " in place of " in line]
+        )
+    count = f"with {threads} thread{'s' if threads > 1 else ''}"
+    line = f"on another {count} in place of one CPU {count}: {ROUNDED}"
+    assert said == [[], [], [line]]
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "line"),
+    [
+        (
+            "cpu",
+            {"machine": "a, 2 cores", "threads": 1},
+            "on a with 2 threads in place of a with 1 thread",
+        ),
+        ("cpu", {"machine": "a, 1 core", "threads": 2}, ""),
+        ("cpu", {"machine": "a, 1 core"}, ""),
+        ("cpu", {"machine": "b, 1 core"}, "on a in place of b"),
+        ("cpu", {}, ""),
+        ("cuda", {"machine": "b, 1 core, H100", "threads": 1}, ""),
+        ("cuda", {"machine": "a, 4 cores, A100", "threads": 2}, "on H100 in place of A100"),
+        ("mps", {"machine": "a, 1 core", "threads": 1}, ""),
+    ],
+)
+def test_hardware_is_compared_by_what_decides_the_bits(
+    device: str, before: dict[str, Any], line: str
+) -> None:
+    now = {"machine": "a, 4 cores" + ", H100" * (device == "cuda"), "threads": 2}
+    assert hardware_in_words(before, now, device) == ([f"{line}: {ROUNDED}"] if line else [])
 
 
 def test_same_settings_change_nothing(store: Path, run: Path, tmp_path: Path) -> None:

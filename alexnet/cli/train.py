@@ -59,8 +59,8 @@ class ResumeArguments:
     """Continue a run that was interrupted, or lengthen one that is finished.
 
     Without other options the result has the same bits as an uninterrupted run, on CUDA if the run
-    is deterministic. With another number of ranks than before, it is the same within rounding. A
-    setting that is not given stays as it was.
+    is deterministic. With another number of ranks or threads, or on another processor or GPU, it is
+    the same within rounding. A setting that is not given stays as it was.
     """
 
     resume: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, scaled
 from alexnet.config_checks import check
@@ -10,6 +11,8 @@ from alexnet.device import device_type
 from alexnet.errors import ConfigError
 from alexnet.train.metrics import TrainState
 from alexnet.train.sgd import PlateauState, finished
+
+ROUNDED = "the same within rounding, not bit for bit"
 
 
 def change_settings(
@@ -74,9 +77,7 @@ def changes_in_words(old: Config, new: Config) -> list[str]:
     lines = []
     before_on, now_on = device_type(old.device), device_type(new.device)
     if before_on != now_on:
-        lines.append(
-            f"on {now_on} in place of {before_on}: the same within rounding, not bit for bit"
-        )
+        lines.append(f"on {now_on} in place of {before_on}: {ROUNDED}")
     if old.data != new.data:
         lines.append(f"store {new.data} in place of {old.data}")
     if old.sgd.lr != new.sgd.lr:
@@ -85,6 +86,31 @@ def changes_in_words(old: Config, new: Config) -> list[str]:
     if before.epochs != after.epochs:
         lines.append(f"{after.epochs} epochs in place of {before.epochs}{_drops(after)}")
     return lines
+
+
+def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) -> list[str]:
+    """Return a line where sums have another order than before a run was saved; none elsewhere.
+
+    Args:
+        before: What the checkpoint says of its hardware (`checkpoints.hardware`), in which earlier
+            versions have left out the number of threads.
+        device: Type of the device, the same as before.
+    """
+    if "machine" not in before:
+        return []
+
+    def words(of: dict[str, Any]) -> str:
+        # The number of cores decides nothing, and a GPU stands behind it.
+        processor, _, gpu = of["machine"].rpartition(", ")
+        if device == "cuda":
+            return str(gpu)
+        if device != "cpu" or "threads" not in before:
+            return str(processor)
+        return f"{processor} with {of['threads']} thread{'s' if of['threads'] > 1 else ''}"
+
+    if words(now) == words(before):
+        return []
+    return [f"on {words(now)} in place of {words(before)}: {ROUNDED}"]
 
 
 def _drops(schedule: Schedule) -> str:

@@ -119,11 +119,10 @@ def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, An
     Args:
         init: The weights that the run began with (`Setup.init`).
     """
-    on_cuda = config.device == "cuda"
     return {
         "code": code_version(),
         "torch": torch.__version__,
-        "machine": machine() + (f", {torch.cuda.get_device_name()}" if on_cuda else ""),
+        **hardware(config.device),
         "recipe": config.recipe,
         "config": to_dict(config),
         "classes": store.classes,
@@ -136,6 +135,20 @@ def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, An
         "products": trial.chosen(),
         **({"init": init} if init else {}),
     }
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """What the last bits of a run depend on beside its settings, as entries of the header.
+
+    Args:
+        device: Resolved type of the device.
+
+    Returns:
+        machine: The processor and its cores, and the GPU of a run on CUDA.
+        threads: Number of threads of PyTorch.
+    """
+    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    return {"machine": machine() + gpu, "threads": torch.get_num_threads()}
 
 
 @contextmanager

@@ -69,8 +69,13 @@ from alexnet.program import command
 from alexnet.progress import Progress
 from alexnet.terminal import discard_stdout
 from alexnet.train import graph_step
-from alexnet.train.changes import change_settings, changes_in_words, continued
-from alexnet.train.checkpoints import Checkpoints, saved_without_store
+from alexnet.train.changes import (
+    change_settings,
+    changes_in_words,
+    continued,
+    hardware_in_words,
+)
+from alexnet.train.checkpoints import Checkpoints, hardware, saved_without_store
 from alexnet.train.folder import check_empty, check_room, run_lock
 from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
 from alexnet.train.setup import (
@@ -187,7 +192,8 @@ def resume(
 ) -> dict[str, Any]:
     """Continue a run, bit for bit if the number of ranks and the settings are the same.
 
-    On CUDA this holds for runs with `deterministic`, on the same kind of GPU.
+    On CUDA this holds for runs with `deterministic`, on the same kind of GPU; on a CPU, on the same
+    kind of processor with as many threads.
 
     Args:
         parallel: How the processes share the network in this call; not saved. None: as it was
@@ -246,7 +252,7 @@ def resume(
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
             setup = replace(setup, config=replace(setup.config, schedule=schedule))
-        accepted, messages = _accepted(run, saved, changed, setup.config.device, state, lr)
+        accepted, messages = _accepted(run, saved, changed, setup, state, lr)
 
         def note_change(log: RunLog) -> None:
             # The other settings do not change what is learned.
@@ -307,18 +313,21 @@ def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor])
 
 
 def _accepted(
-    run: Path, saved: Config, changed: Config, device: str, state: TrainState, lr: float | None
+    run: Path, saved: Config, changed: Config, setup: Setup, state: TrainState, lr: float | None
 ) -> tuple[Config, list[str]]:
     """Return the settings that a resumed run has from now on, and lines about them.
 
     Args:
         changed: `saved` with the settings that were asked for, of which `lr` is one.
-        device: Where this process computes.
+        setup: What this process trains.
     """
-    position = state.epoch, state.plateau
+    position, device = (state.epoch, state.plateau), setup.config.device
     if not finished(changed.schedule, *position):
         resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
-        return changed, [resumed, *changes_in_words(saved, replace(changed, device=device))]
+        lines = changes_in_words(saved, replace(changed, device=device))
+        if device_type(saved.device) == device:
+            lines += hardware_in_words(setup.saved_on, hardware(device), device)
+        return changed, [resumed, *lines]
     if finished(saved.schedule, *position):
         # Without a step to train, new settings would only wait to act on a later resume.
         return saved, [_already_finished(run, saved, state, lr)]

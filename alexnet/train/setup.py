@@ -43,6 +43,8 @@ class Setup:
     init: dict[str, Any] = field(default_factory=dict)
     """The weights that the run began with, for the headers of its checkpoints: filled by
     `start_from`, or by `restore` from a header. Empty without `Config.init`."""
+    saved_on: dict[str, Any] = field(default_factory=dict)
+    """The hardware of the checkpoint that the run goes on from, filled by `restore`."""
 
     @property
     def tested(self) -> ShardedNetwork:
@@ -197,6 +199,8 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
     for name, tensor in net.local(saved.velocity).items():
         velocity[name].copy_(tensor)
     setup.init.update(saved.about.get("init", {}))
+    hardware = {key: saved.about[key] for key in ("machine", "threads") if key in saved.about}
+    setup.saved_on.update(hardware)
     return TrainState.from_dict(saved.about.get("position"), saved.file)
 
 
