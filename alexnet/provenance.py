@@ -1,7 +1,7 @@
 """The code that made a file: its version and, in a git checkout, the commit and its state.
 
-Every checkpoint header, record of a claim and benchmark result carries this, so that a number can
-be traced to the code that produced it.
+Checkpoint headers, records of claims and benchmark results carry this, so that a number can be
+traced to the code that produced it. Those of version 0.1 have the version alone, or nothing.
 """
 
 from __future__ import annotations

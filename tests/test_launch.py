@@ -151,12 +151,14 @@ def test_a_training_that_ended_leaves_the_other_ranks(
 
 def test_documented_launch_commands_are_valid() -> None:
     commands = [
-        shlex.split(line.split("-m alexnet train ", 1)[1].split("#")[0].split("`")[0])
+        shlex.split(line.split(begin, 1)[1].split("#")[0].split(end)[0])
         for page in ("docs/cluster.md", "README.md")
         for line in (ROOT / page).read_text().replace("\\\n", "").splitlines()
-        if "torchrun" in line and "-m alexnet train " in line
+        # A job begins a run or goes on with it: `run="..."` before `alexnet train $run`.
+        for begin, end in (("-m alexnet train ", "`"), ('run="', '"'))
+        if begin in line and not line.endswith("$run")
     ]
-    assert len(commands) >= 6
+    assert len(commands) >= 8
     for recipe, *arguments in commands:
         if recipe == "--resume":
             assert set(arguments[1::2]) <= {"--columns", "--hybrid"}
