@@ -199,8 +199,8 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
     for name, tensor in net.local(saved.velocity).items():
         velocity[name].copy_(tensor)
     setup.init.update(saved.about.get("init", {}))
-    hardware = {key: saved.about[key] for key in ("machine", "threads") if key in saved.about}
-    setup.saved_on.update(hardware)
+    hardware = "machine", "threads"
+    setup.saved_on.update({key: saved.about[key] for key in hardware if key in saved.about})
     return TrainState.from_dict(saved.about.get("position"), saved.file)
 
 
