@@ -138,7 +138,7 @@ def test_every_option_of_the_script_is_one_of_its_verb(bash: Path) -> None:
     offered = completions(bash, "alexnet", "train", "demo", "--")
     assert {f"--{setting.flag}" for group in TRAIN_GROUPS.values() for setting in group} <= offered
     of_the_verb = {"--help", "--help-all", "--resume", "--out", "--epochs"}
-    of_resuming = {"--columns", "--hybrid", "--lr"}
+    of_resuming = {"--columns", "--hybrid", "--lr", "--timeout-s"}
     for option in offered - of_the_verb - of_resuming:
         default_of(recipes.demo(), option.removeprefix("--"))
 

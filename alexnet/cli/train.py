@@ -17,7 +17,6 @@ from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import (
     fields_of,
     help_page,
-    option_lines,
     options_of,
     switches_of,
     understood,
@@ -201,11 +200,8 @@ def _usage_of_folder(folder: str, before: str) -> list[str]:
 
 def _help() -> str:
     """The help without a recipe: the options of all recipes, and a line for each recipe."""
-    resuming = [
-        replace(option, value=option.value or "BOOL")
-        for option in options_of(ResumeArguments)
-        if option.name != "resume"
-    ]
+    resuming = [f"--{option.name}" for option in options_of(ResumeArguments)]
+    resuming.remove("--resume")
     return "\n".join(
         [
             *_usage("RECIPE"),
@@ -218,8 +214,10 @@ def _help() -> str:
             "",
             *common_lines(),
             "",
-            "With --resume, which continues a run; what is not given stays as it was:",
-            *option_lines(resuming),
+            *wrapped(
+                f"With --resume, which continues a run: {', '.join(resuming)}. "
+                f"{command('train', '--resume', '--help')} describes them."
+            ),
             "",
             *wrapped(f"Recipes; their options: {command('train', 'RECIPE')} --help or --help-all"),
             *recipe_lines(),
