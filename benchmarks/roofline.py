@@ -118,9 +118,9 @@ def kernels(batch: int, between: str) -> Iterator[Kernel]:
             yield from _between(op, pooled, batch, BETWEEN_INSTRUCTIONS[between][op.module])
         else:
             yield from _fully_connected(op, batch)
-    # The update: weights and velocities in float32, gradients, and a copy of the weights in
-    # bfloat16, 22 bytes for each.
-    yield Kernel(sum(op.parameters for op in ops) * 22, launches=2)
+    # The update: weights and velocities in float32, which are read and written, and in bfloat16
+    # the gradients and a copy of the weights, 20 bytes for each (ops/triton_update.py).
+    yield Kernel(sum(op.parameters for op in ops) * 20, launches=2)
     # The loss and its gradient, 40 bytes for each class.
     yield Kernel(batch * ops[-1].shape[0] * 40, launches=3)
 
