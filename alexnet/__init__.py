@@ -73,7 +73,8 @@ if not TYPE_CHECKING:
             return getattr(importlib.import_module(_HOME[name]), name)
         # A module, such as `alexnet.units`, which else would be there only after another one has
         # imported it.
-        if not name.startswith("_") and importlib.util.find_spec(f"alexnet.{name}"):
+        is_public = name.isidentifier() and not name.startswith("_")
+        if is_public and importlib.util.find_spec(f"alexnet.{name}"):
             return importlib.import_module(f"alexnet.{name}")
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
 

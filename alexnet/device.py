@@ -109,6 +109,11 @@ def allow_tf32(precision: str) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    # Without TF32 the line above leaves convolutions to `torch.backends.fp32_precision`, which the
+    # caller may have set to "tf32"; and PyTorch would then raise if it is asked for the switch.
+    backends: Any = torch.backends
+    for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        part.fp32_precision = "tf32" if precision == "tf32" else "ieee"
 
 
 @contextmanager
@@ -116,46 +121,77 @@ def switched(config: Config) -> Iterator[None]:
     """Set PyTorch's switches for a training, and give the caller's back at the end.
 
     They hold for the whole process, where other networks may be computed before and after. Only
-    `CUBLAS_WORKSPACE_CONFIG` stays: PyTorch asks for it once in a process.
+    `CUBLAS_WORKSPACE_CONFIG` stays: PyTorch asks for it once in a process. After a training on
+    CUDA, PyTorch's default for convolutions (TF32) counts as the caller's own choice, which
+    `torch.backends.fp32_precision` no longer changes. Other devices leave CUDA's precision alone.
     """
     backends: Any = torch.backends  # not all of what follows has a type
-    matmul, cudnn = backends.cuda.matmul, backends.cudnn
-    benchmark = cudnn.benchmark
+    benchmark = backends.cudnn.benchmark
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        only_deterministic(config.deterministic)
+        with _cuda_precision(config) if config.device == "cuda" else _cpu_precision():
+            yield
+    finally:
+        backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextmanager
+def _cpu_precision() -> Iterator[None]:
+    """Let a CPU round no float32 product to TF32 or bfloat16, which some can."""
+    mkldnn: Any = torch.backends.mkldnn
+    with _given_back(mkldnn.matmul, mkldnn.conv):
+        mkldnn.matmul.fp32_precision = mkldnn.conv.fp32_precision = "ieee"
+        yield
+
+
+@contextmanager
+def _cuda_precision(config: Config) -> Iterator[None]:
+    """Set the switches of `allow_tf32`, and give the caller's back at the end."""
+    backends: Any = torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
     reductions = (
         matmul.allow_bf16_reduced_precision_reduction,
         matmul.allow_bf16_reduced_precision_reduction_split_k,
     )
-    # TF32 has older switches, which `allow_tf32` sets, and newer ones, which PyTorch then sets as
-    # well. It raises if it is asked for an older one that a newer one contradicts: then the newer
-    # one counts, and is enough.
+    # TF32 has older switches and newer ones, which PyTorch sets with the older ones. It raises if
+    # it is asked for an older one that a newer one contradicts: then the newer one counts, and is
+    # enough.
     older_matmul: str | None = None
     older_cudnn: bool | None = None
     with suppress(RuntimeError):
         older_matmul = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         older_cudnn = cudnn.allow_tf32
-    # The older switch of products is also that of the CPU.
-    newer = [
-        (part, part.fp32_precision)
-        for part in (matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul)
-    ]
+    # The older switch of products is also that of the CPU. The newer ones are given back last,
+    # because an older switch sets them.
+    with _given_back(matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul):
+        try:
+            allow_tf32(config.precision)
+            yield
+        finally:
+            matmul.allow_bf16_reduced_precision_reduction = reductions
+            if older_matmul is not None:
+                torch.set_float32_matmul_precision(older_matmul)
+            if older_cudnn is not None:
+                cudnn.allow_tf32 = older_cudnn
+
+
+@contextmanager
+def _given_back(*parts: Any) -> Iterator[None]:
+    """Give parts of PyTorch their `fp32_precision` back at the end."""
+    before = [part.fp32_precision for part in parts]
     try:
-        only_deterministic(config.deterministic)
-        allow_tf32(config.precision)
         yield
     finally:
-        cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        matmul.allow_bf16_reduced_precision_reduction = reductions
-        if older_matmul is not None:
-            torch.set_float32_matmul_precision(older_matmul)
-        if older_cudnn is not None:
-            cudnn.allow_tf32 = older_cudnn
-        # Last, because an older switch sets the newer ones.
-        for part, precision in newer:
-            part.fp32_precision = precision
+        for part, precision in zip(parts, before, strict=True):
+            # PyTorch does not say whether a part had a precision of its own or, with "none", that
+            # of `torch.backends.fp32_precision`. Where both are the same, the part follows it.
+            part.fp32_precision = "none"
+            if part.fp32_precision != precision:
+                part.fp32_precision = precision
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -74,12 +74,16 @@ def _installed_from_git() -> dict[str, str | bool]:
 def code_sha256() -> str:
     """The SHA-256 of the package's Python, C++ and CUDA files.
 
-    It needs no git, and every edit changes it.
+    It needs no git, and every edit changes it. An installation that has only compiled Python files
+    has the SHA-256 of nothing.
     """
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*")):
-        if file.suffix in (".py", ".cpp", ".cu"):
-            digest.update(f"{file.relative_to(PACKAGE).as_posix()} ".encode())
+        name = file.relative_to(PACKAGE)
+        # Hidden files, such as those of macOS or an editor, are no code of the program.
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        if file.suffix in (".py", ".cpp", ".cu") and not is_hidden:
+            digest.update(f"{name.as_posix()} ".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 

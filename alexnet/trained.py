@@ -197,7 +197,7 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
 
     Activations are float32; on CUDA they have the precision that the run was trained and validated
     with, if that is tf32 or bfloat16. There it sets PyTorch's switches for TF32, which hold for the
-    whole process.
+    whole process. On a CPU the caller's own switches hold for its float32 products, too.
 
     Raises:
         RunError: As `read` does, or if the header does not describe the weights.
@@ -211,7 +211,7 @@ def load(run: str | Path, which: Literal["last", "best"] = "last", device: str =
     net = Network(config.architecture).to(torch_device).eval()
     copy_into(net, saved.weights, str(run))
     input_px, precision = config.architecture.input_px, precision_of_use(config, torch_device)
-    # A CPU has no TF32, and the switches are those of the caller's own networks, too.
+    # On a CPU the caller's switches hold for this network, too.
     if torch_device.type == "cuda":
         allow_tf32(precision)
     dtype = dtype_of(precision)

@@ -56,7 +56,7 @@ def test_numbers_of_the_next_epoch_are_drawn_before_it_begins(
     real = augmenting._drawn
     monkeypatch.setattr(augmenting, "_drawn", draw)
     table = augmenting._table(987, 0, 1, 8)
-    following = augmenting._TABLES[1][987, 1, 8].result(timeout=10)
+    following = augmenting._TABLES[1, 987][1, 8].result(timeout=10)
     assert sorted(epoch for epoch, _ in drawn) == [0, 1]
     assert threading.get_ident() not in [thread for _, thread in drawn]
     np.testing.assert_array_equal(table, real(987, 0, 1, 8))
@@ -72,9 +72,31 @@ def test_tables_of_two_epochs_are_kept_however_many_there_were() -> None:
             for index in (INDEX, *rng.permutation(INDEX).reshape(-1, 2)):
                 sample_augmentation(augment, statistics(), 32, seed, epoch, index, index)
             for stream in (0, augmenting.NORMAL):
-                kept = augmenting._TABLES[stream]
-                assert {key[:2] for key in kept} == {(seed, epoch), (seed, epoch + 1)}
-                assert len({rows for _, _, rows in kept}) > 1
+                kept = augmenting._TABLES[stream, seed]
+                assert {of_epoch for of_epoch, _ in kept} == {epoch, epoch + 1}
+                assert len({rows for _, rows in kept}) > 1
+
+
+def test_two_trainings_in_turns_draw_their_tables_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def draw(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]:
+        drawn.append((seed, epoch))
+        return real(seed, epoch, stream, rows)
+
+    real = augmenting._drawn
+    monkeypatch.setattr(augmenting, "_drawn", draw)
+    augmenting._table(981, 0, 1, 8)
+    for _ in range(5):
+        for seed in (983, 982):
+            augmenting._table(seed, 0, 1, 8)
+    kept = {seed: tables for (stream, seed), tables in augmenting._TABLES.items() if stream == 1}
+    assert list(kept) == [983, 982]
+    for tables in kept.values():
+        for table in tables.values():
+            table.result(timeout=10)
+    assert sorted(drawn)[-4:] == [(982, 0), (982, 1), (983, 0), (983, 1)]
+    assert len(drawn) <= 6
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -88,7 +110,7 @@ def test_forked_process_draws_what_a_thread_was_drawing(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(augmenting, "_drawn", draw)
     unfinished = augmenting._begun(986, 0, 1, 8)
-    augmenting._TABLES[1] = {(986, 0, 8): unfinished}
+    augmenting._TABLES[1, 986] = {(0, 8): unfinished}
     if not (child := os.fork()):
         # An alarm ends a child that waits for ever.
         signal.alarm(20)

@@ -28,7 +28,7 @@ def test_without_arguments_the_table_names_every_claim(
     table_text = " ".join(capsys.readouterr().out.split())
     assert f"{tmp_path} has no records" in table_text
     for claim in CLAIMS:
-        assert f"{claim.id}: {claim.statement}" in table_text
+        assert f"{claim.id}: {claim.printed_statement}" in table_text
 
 
 VERBS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +167,7 @@ PARTS = (
     BACKENDS.cudnn.conv,
     BACKENDS.cudnn.rnn,
     BACKENDS.mkldnn.matmul,
+    BACKENDS.mkldnn.conv,
 )
 
 
@@ -198,13 +201,18 @@ def assert_same(before: list[Any]) -> None:
     assert now == before
 
 
-def for_a_training(config: Config) -> list[Any]:
-    """The switches in a training whose caller has those of `true_float32`."""
-    tf32 = config.precision == "tf32"
-    newer = ["tf32"] * 3 if tf32 else ["ieee", "none", "none"]
+def assert_for_a_training(during: list[Any], before: list[Any], config: Config) -> None:
+    """Check the switches in a training whose caller has those of `before`."""
     deterministic = config.deterministic
-    older = ["high" if tf32 else "highest", tf32]
-    return [not deterministic, deterministic, False, False, True, *newer, "none", *older]
+    assert during[:3] == [not deterministic, deterministic, False]
+    if config.device == "cuda":
+        tf32 = config.precision == "tf32"
+        assert during[3:5] == [False, True]
+        assert during[5:8] == ["tf32" if tf32 else "ieee"] * 3
+        assert during[-1] is tf32
+    else:
+        assert during[3:8] == before[3:8]
+        assert during[8:10] == ["ieee", "ieee"]
 
 
 @pytest.fixture
@@ -216,7 +224,7 @@ def own_switches() -> Iterator[None]:
     BACKENDS.cuda.matmul.allow_bf16_reduced_precision_reduction = True
     torch.set_float32_matmul_precision("highest")
     BACKENDS.fp32_precision = BACKENDS.cudnn.fp32_precision = "none"
-    BACKENDS.mkldnn.matmul.fp32_precision = "none"
+    BACKENDS.mkldnn.matmul.fp32_precision = BACKENDS.mkldnn.conv.fp32_precision = "none"
 
 
 def nothing() -> None:
@@ -247,23 +255,46 @@ def one_switch_for_all() -> None:
 @pytest.mark.parametrize(
     ("precision", "deterministic"), [("tf32", False), ("float32", True), ("bfloat16", False)]
 )
+@pytest.mark.parametrize("on", ["cpu", "cuda"])
 def test_switches_of_the_caller_are_the_same_after_those_of_a_training(
-    set_own: Callable[[], None], precision: str, deterministic: bool, own_switches: None
+    on: str, set_own: Callable[[], None], precision: str, deterministic: bool, own_switches: None
 ) -> None:
     set_own()
     before = switches()
-    config = tiny(Path(), precision=precision, deterministic=deterministic)
+    config = tiny(Path(), device=on, precision=precision, deterministic=deterministic)
     with device.switched(config):
-        during = switches()
+        assert_for_a_training(switches(), before, config)
     assert_same(before)
     with pytest.raises(KeyboardInterrupt), device.switched(config):
         raise KeyboardInterrupt
     assert_same(before)
-    device.only_deterministic(deterministic)
-    device.allow_tf32(precision)
-    assert switches() == during
-    if set_own is nothing:
-        assert during == for_a_training(config)
+
+
+@pytest.mark.parametrize("on", ["cpu", "cuda"])
+def test_switch_for_all_reaches_every_part_after_a_training(on: str, own_switches: None) -> None:
+    for part in PARTS:
+        part.fp32_precision = "none"
+    one_switch_for_all()
+    with device.switched(tiny(Path(), device=on)):
+        pass
+    BACKENDS.fp32_precision = "ieee"
+    assert [part.fp32_precision for part in PARTS] == ["ieee"] * len(PARTS)
+
+
+def test_training_on_a_cpu_leaves_cuda_s_default_to_the_switch_for_all() -> None:
+    """In a process of its own: the default cannot be set again."""
+    code = """
+import torch
+from dataclasses import replace
+from alexnet.device import switched
+from alexnet.recipes import original
+with switched(replace(original(), device="cpu")):
+    pass
+torch.backends.fp32_precision = "ieee"
+print(torch.backends.cudnn.conv.fp32_precision)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "ieee\n"
 
 
 @pytest.mark.parametrize("ending", ["error", "signal"])
@@ -289,7 +320,7 @@ def test_training_that_does_not_end_well_gives_the_switches_back(
     else:
         with stopped_after(1):
             fit(config, tmp_path / "run")
-    assert seen[0][:5] == for_a_training(config)[:5]
+    assert_for_a_training(seen[0], before, config)
     assert_same(before)
 
 

@@ -287,10 +287,14 @@ def test_runs_at_the_same_time_share_the_cores(
     ("count", "listed", "jobs", "expected"),
     [
         (2, None, 3, "0 0 0 1 1"),
-        (2, "3,GPU-a", 2, "3 3 GPU-a GPU-a"),
+        (2, "3, 1", 2, "1 1 3 3"),
+        (2, "GPU-a,GPU-b", 2, "GPU-a GPU-a GPU-b GPU-b"),
+        # PyTorch has those before the first number that is none.
+        (2, "0,1,-1,2", 2, "0 0 1 1"),
         (2, None, 1, "0 0 0"),
         (1, "3", 2, "3 3 3"),
         (0, None, 2, "none none none"),
+        (0, "", 2, "empty empty"),
     ],
 )
 def test_runs_at_the_same_time_take_different_gpus(
@@ -326,7 +330,7 @@ def test_runs_at_the_same_time_take_different_gpus(
     settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
     for _ in runner._run_processes(specs, settings):
         pass
-    taken = [(spec.folder / "log").read_text().strip() for spec in specs]
+    taken = [(spec.folder / "log").read_text().strip() or "empty" for spec in specs]
     assert sorted(taken) == expected.split()
 
 

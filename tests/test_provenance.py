@@ -106,6 +106,9 @@ def test_every_edit_of_the_code_changes_its_checksum(
     monkeypatch.setattr(provenance, "PACKAGE", package)
     seen = {provenance.code_sha256()}
     (package / "notes.txt").write_text("not code")
+    for hidden in ("._cores.py", ".ipynb_checkpoints/cores.py", "data/.ipynb_checkpoints/x.py"):
+        (package / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (package / hidden).write_text("x = 1")
     assert provenance.code_sha256() in seen
     for name, text in (("cores.py", "x = 1"), ("a.cpp", ""), ("a.cpp", "int x;"), ("b.py", "")):
         (package / name).write_text(text)

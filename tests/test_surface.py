@@ -136,7 +136,7 @@ def test_modules_are_imported_when_they_are_first_used(monkeypatch: pytest.Monke
         assert getattr(alexnet, name) is sys.modules[f"alexnet.{name}"]
     for name, home in alexnet._HOME.items():
         assert getattr(alexnet, name) is getattr(sys.modules[home], name)
-    for name in ("unit", "_units", "laod"):
+    for name in ("unit", "_units", "laod", "unit.s"):
         with pytest.raises(AttributeError, match=f"'alexnet' has no attribute '{name}'"):
             getattr(alexnet, name)
 

@@ -178,9 +178,9 @@ def table_rows(rows: NDArray[np.int64]) -> int:
     return 1 << int(rows.max(initial=0)).bit_length()
 
 
-# Those of an epoch and of the next one, by stream, and then by seed, epoch and rows. A batch of few
-# images may need a shorter table.
-_TABLES: dict[int, dict[tuple[int, int, int], Future[NDArray[np.float64]]]] = {}
+# Those of an epoch and of the next one, by stream and seed, and then by epoch and rows. A batch of
+# few images may need a shorter table.
+_TABLES: dict[tuple[int, int], dict[tuple[int, int], Future[NDArray[np.float64]]]] = {}
 # A table that was being drawn would never be complete in a forked process.
 os.register_at_fork(after_in_child=_TABLES.clear)
 
@@ -189,17 +189,21 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
     """The random numbers of a whole epoch, shape (rows, 3).
 
     Those of the next epoch are drawn meanwhile: for ImageNet that takes 0.2 to 0.8 s, in which the
-    first batch of an epoch would wait. Those of other epochs are dropped: they have 50 MB each.
+    first batch of an epoch would wait. Those of other epochs are dropped: they have 50 MB each. Two
+    seeds are kept for each stream, for two trainings that take turns in one process.
     """
     epochs = epoch, epoch + 1
     # A new dict in place of the old one, which another thread may be reading.
-    old = _TABLES.get(stream, {})
-    tables = {key: old[key] for key in old if key[0] == seed and key[1] in epochs}
+    old = _TABLES.get((stream, seed), {})
+    tables = {key: old[key] for key in old if key[0] in epochs}
     for e in epochs:
-        if (seed, e, rows) not in tables:
-            tables[seed, e, rows] = _begun(seed, e, stream, rows)
-    _TABLES[stream] = tables
-    return tables[seed, epoch, rows].result()
+        if (e, rows) not in tables:
+            tables[e, rows] = _begun(seed, e, stream, rows)
+    _TABLES[stream, seed] = tables
+    # A training whose seed is dropped here, because two others have begun, draws its tables again.
+    for key in [key for key in list(_TABLES) if key[0] == stream][:-2]:
+        _TABLES.pop(key, None)
+    return tables[epoch, rows].result()
 
 
 def _begun(seed: int, epoch: int, stream: int, rows: int) -> Future[NDArray[np.float64]]:

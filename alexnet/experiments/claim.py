@@ -161,7 +161,7 @@ class Claim:
 
     id: str
     statement: str
-    """What is claimed; it ends in `(not in the paper)` if the paper does not claim it."""
+    """What is claimed."""
     paper: str
     logged: str = "-"
     kinds: tuple[Kind, ...] = ("imagenet",)
@@ -182,15 +182,17 @@ class Claim:
     """What a reader has to know about the paper's setting, its log or the smaller scales."""
     many_parts: bool = False
     """Its arms differ in many parts of the network, so that its effects are not of one of them."""
+    in_paper: bool = True
+    """Whether the paper makes the claim."""
     extra_metrics: Callable[[Path], dict[str, float]] | None = None
     """Measures each run of the first arm, from its folder; kept in `RunResult.extra_metrics`."""
     together: Callable[[Sequence[RunResult]], dict[str, float]] | None = None
     """Measures each ensemble of runs of the first arm; kept in `extra_metrics` of its members."""
 
     @property
-    def in_paper(self) -> bool:
-        """Whether the paper makes the claim."""
-        return not self.statement.endswith("(not in the paper)")
+    def printed_statement(self) -> str:
+        """The statement, with the words for a claim that the paper does not make."""
+        return self.statement if self.in_paper else f"{self.statement} (not in the paper)"
 
     @property
     def numbers_of_images(self) -> tuple[int, ...]:

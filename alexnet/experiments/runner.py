@@ -604,7 +604,8 @@ def _gpus() -> list[str | None]:
         return []
     # Those that the user leaves to this program, by number or by name.
     listed = os.environ.get(VISIBLE)
-    return [*listed.split(",")[:count]] if listed else [*map(str, range(count))]
+    names = listed.split(",") if listed else map(str, range(count))
+    return [name.strip() for name in names][:count]
 
 
 def _wait_for_any(

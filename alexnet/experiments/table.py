@@ -271,7 +271,7 @@ def overview(records: Sequence[Record], cost_s: dict[str, float], folder: Path) 
     lines += ["", *wrapped(rule(records) if records else no_records(folder))]
     for claim in CLAIMS:
         cost = f" [{duration(cost_s[claim.id])}]" if claim.id in cost_s else ""
-        lines += ["", *wrapped(f"{claim.id}: {claim.statement}{cost}", rest="    ")]
+        lines += ["", *wrapped(f"{claim.id}: {claim.printed_statement}{cost}", rest="    ")]
         for record in records:
             if record.claim is claim:
                 repeated = f" {REPEATED}" if any(row.repeat for row in record.rows) else ""
@@ -310,7 +310,7 @@ def listing(
     if not records:
         lines += ["", *wrapped(no_records(folder))]
     for claim in claims:
-        lines += ["", *wrapped(f"{claim.id}: {claim.statement}", rest="    ")]
+        lines += ["", *wrapped(f"{claim.id}: {claim.printed_statement}", rest="    ")]
         lines += wrapped(f"{source(claim)}.", "  ", "      ")
         # A claim without arms is no experiment of this command. Commands are copied, so they are
         # not wrapped.
@@ -348,7 +348,7 @@ def document(records: Sequence[Record]) -> str:
     for claim in CLAIMS:
         of_claim = [record for record in records if record.claim is claim]
         note = f" {claim.note}" if claim.note else ""
-        lines += [f"**{claim.id}**: {claim.statement}. {source(claim)}.{note}", ""]
+        lines += [f"**{claim.id}**: {claim.printed_statement}. {source(claim)}.{note}", ""]
         for record in of_claim:
             images = ", ".join(f"{name} {n:,}" for name, n in record.raw["store"]["images"].items())
             about = f"{where(record.raw)}; store: {images}; {record.machines()}"
