@@ -21,6 +21,7 @@ from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.rendezvous import agent_serves, launch_store
 from alexnet.distributed.restart import restarted
 from alexnet.errors import AlexNetError, BusyError, MeshError
+from alexnet.files import AWAY
 
 T = TypeVar("T")
 
@@ -43,8 +44,8 @@ def check_same_on_all_ranks(
     Raises:
         MeshError: `make` raised an error on some rank, or the fingerprints differ. All ranks raise
             the same error, because a rank that went on would wait for the others until the timeout.
-        BusyError, StoreLost: `make` raised this error on some rank, and it may be gone when
-            torchrun starts the ranks again.
+        BusyError, StoreLost: `make` raised this error on some rank, or its disk did not answer,
+            for which it is a BusyError; that may be gone when torchrun starts the ranks again.
     """
     if mesh.world.size == 1:
         return make()
@@ -55,8 +56,13 @@ def check_same_on_all_ranks(
     try:
         made = make()
         digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
-    except (AlexNetError, StoreLost, OSError) as error:
+    except (AlexNetError, StoreLost) as error:
         problem, kind = str(error), next((k for k in PASSING if isinstance(error, k)), MeshError)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        problem = f"{name}{error.strerror or error}"
+        if error.errno in AWAY:
+            problem, kind = f"{problem}; make sure that this disk works and try again", BusyError
     # Every rank takes part, also one with a problem: the others wait for its report.
     reports: list[Report] = [(None, MeshError, "")] * mesh.world.size
     dist.all_gather_object(reports, (problem, kind, digest))

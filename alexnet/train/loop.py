@@ -62,7 +62,7 @@ from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import FOREIGN_LOCK_S, UNREACHABLE
+from alexnet.files import AWAY, FOREIGN_LOCK_S
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -368,7 +368,7 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
         raise NotFinite(error.what, mend) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and error.errno not in (errno.EIO, *UNREACHABLE):
+        if not full and error.errno not in AWAY:
             raise
         # Ranks that torchrun starts again may find that the disk answers.
         kind = RunError if full else BusyError
