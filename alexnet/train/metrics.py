@@ -23,7 +23,7 @@ from alexnet.files import naming, parse_json, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.saved_config import MOST_INT, from_dict
 from alexnet.train.sgd import PlateauState
-from alexnet.train.trackers import Tracker, trackers
+from alexnet.train.trackers import InThread, Tracker, deadline_s, trackers
 
 
 @dataclass
@@ -250,6 +250,14 @@ class RunLog:
     def close(self, failed: bool = False) -> None:
         """Close the trackers; `failed` says that the training has not come to its end."""
         self._tell(lambda tracker: tracker.close(failed))
+        # All at once, so that two silent servers cost no more time than one.
+        until_s = deadline_s()
+
+        def wait(tracker: Tracker) -> None:
+            if isinstance(tracker, InThread):
+                tracker.wait_closed(until_s)
+
+        self._tell(wait)
 
     def _tell(self, call: Callable[[Tracker], Any]) -> None:
         """Call each tracker. One that fails gets no more numbers: training goes on without it."""
