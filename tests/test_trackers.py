@@ -327,8 +327,9 @@ def test_exit_of_a_library_is_an_error_of_its_tracker(
         write(tmp_path)
 
 
+@pytest.mark.parametrize("fails", ["diagnostics.signal", "train.loop.Checkpoints"])
 def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **named: object) -> None:
         raise RunError("no memory is left")
@@ -336,7 +337,7 @@ def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
     closed: list[bool] = []
     tracker = SimpleNamespace(close=closed.append)
     monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
-    monkeypatch.setattr("alexnet.diagnostics.signal", fail)
+    monkeypatch.setattr(f"alexnet.{fails}", fail)
     with pytest.raises(RunError, match="no memory is left"):
         fit(tiny(store), tmp_path / "run")
     assert closed == [True]

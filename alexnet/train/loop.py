@@ -436,14 +436,7 @@ def _train(
     graph = None
     if graph_step.takes(config, device, mesh):
         graph = graph_step.GraphStep(net, preprocess, velocity, config)
-    log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
-    checkpoints = Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
-    # To stderr, because stdout has one line for each epoch.
-    for line in messages:
-        print(line, file=sys.stderr)
-    if note_change is not None:
-        note_change(log)
     metrics: dict[str, Any] = {}
     # Of the whole training, in training images, for the first epoch; later ones have none. To
     # validate an image takes a third of a step: forward, without the two products of backward.
@@ -457,10 +450,20 @@ def _train(
         kept_memory(device),
         yielding(device),
         _stop_signals() as stop,
-        log,
+        # From here on every error closes the trackers, which have threads and servers.
+        RunLog(run, state.step, state.epoch, writes=mesh.first) as log,
+        # After the trackers are open, because its clock starts here.
+        nullcontext(
+            Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
+        ) as checkpoints,
         saved_without_store(checkpoints.save, mesh),
         nullcontext() if graph is None else closing(graph),
     ):
+        # To stderr, because stdout has one line for each epoch.
+        for line in messages:
+            print(line, file=sys.stderr)
+        if note_change is not None:
+            note_change(log)
         # A run that is resumed has logged it at its start, and is not untrained any more.
         if state.step == 0:
             _log_signal(config, log, net.gather_network(), preprocess, train)
