@@ -123,7 +123,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
 
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
-        BusyError: Another process is training this run.
+        BusyError: Another process is training this run, or its disk does not answer.
         ConfigError: The config is invalid, or it names no store.
         DataError: The store or an image is missing or damaged; during training, a single process
             has saved the run.
@@ -214,7 +214,7 @@ def resume(
         RunError: There is no run, its store has changed, or the checkpoint belongs to another
             network.
         ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
-        BusyError: Another process is training the run.
+        BusyError: Another process is training the run, or its disk does not answer.
         DataError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
     """
     run = Path(run_dir)
