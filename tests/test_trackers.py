@@ -19,8 +19,9 @@ from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train import trackers
 from alexnet.train.loop import fit
 from alexnet.train.metrics import RunLog, read_metrics
-from alexnet.train.trackers import InThread, Tracker
+from alexnet.train.trackers import InThread, Outcome, Tracker
 from tests.conftest import tiny
+from tests.runs import stopped_after
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,9 @@ def test_mlflow_gets_the_numbers_and_a_resumed_run_continues(
     with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, 0, 0):
         raise KeyboardInterrupt
     assert calls[-1] == ("abc", "KILLED")
+    with pytest.raises(RunError), RunLog(tmp_path, 0, 0):
+        raise RunError("no memory is left")
+    assert calls[-1] == ("abc", "FAILED")
 
 
 def test_wandb_is_offline_unless_the_user_says_otherwise(
@@ -164,7 +168,7 @@ class BrokenTracker:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         raise OSError("connection refused")
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         raise OSError("connection refused")
 
 
@@ -209,7 +213,7 @@ class SilentTracker:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.say("add")
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         self.say("close")
 
 
@@ -277,7 +281,7 @@ def test_tracker_that_lags_far_behind_is_told_the_end(
     answer, told = threading.Event(), list[str]()
 
     class Slow(SilentTracker):
-        def close(self, failed: bool) -> None:
+        def close(self, outcome: Outcome) -> None:
             told.append("end")
 
     wait = InThread.wait_closed
@@ -327,6 +331,17 @@ def test_exit_of_a_library_is_an_error_of_its_tracker(
         write(tmp_path)
 
 
+def test_training_that_is_stopped_is_no_failure(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Outcome] = []
+    tracker = SimpleNamespace(close=closed.append, add_scalar=lambda *_: None)
+    monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
+    with stopped_after(1):
+        fit(tiny(store), tmp_path / "run")
+    assert closed == ["stopped"]
+
+
 @pytest.mark.parametrize("fails", ["diagnostics.signal", "train.loop.Checkpoints"])
 def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
     fails: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -334,13 +349,13 @@ def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
     def fail(*arguments: object, **named: object) -> None:
         raise RunError("no memory is left")
 
-    closed: list[bool] = []
+    closed: list[Outcome] = []
     tracker = SimpleNamespace(close=closed.append)
     monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
     monkeypatch.setattr(f"alexnet.{fails}", fail)
     with pytest.raises(RunError, match="no memory is left"):
         fit(tiny(store), tmp_path / "run")
-    assert closed == [True]
+    assert closed == ["failed"]
 
 
 def test_tracker_that_cannot_be_opened_is_named(

@@ -533,6 +533,7 @@ def _train(
                         # The first rank may still be writing: it would take a rank that has left
                         # for a dead one.
                         barrier(mesh)
+                        log.stopped = True
                         raise Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
                     if saves:
                         checkpoints.save("last")

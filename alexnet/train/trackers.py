@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import util
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from alexnet.errors import AlexNetError, ConfigError, RunError, not_installed
 from alexnet.files import write_whole
@@ -30,6 +30,9 @@ PATIENCE_S = 5.0
 is shorter than `heartbeat.SILENT_S`, after which the first rank, which waits, would take the ranks
 that have left before it for dead ones."""
 
+Outcome = Literal["finished", "stopped", "failed"]
+"""How a training ended: failed by an error, or stopped by its user or by a signal."""
+
 
 class Tracker(Protocol):
     """What receives the numbers of a run."""
@@ -37,12 +40,8 @@ class Tracker(Protocol):
     def add_scalar(self, name: str, value: float, step: int) -> Any:
         """Add a number, such as `epoch/val_error`, of a step."""
 
-    def close(self, failed: bool) -> Any:
-        """Write what is pending, at the end of the process.
-
-        Args:
-            failed: The training has not come to its end: it was stopped, or had an error.
-        """
+    def close(self, outcome: Outcome) -> Any:
+        """Write what is pending, at the end of the process."""
 
 
 def trackers(run: Path) -> list[Tracker]:
@@ -63,7 +62,7 @@ def trackers(run: Path) -> list[Tracker]:
         except Exception as error:  # Each library has its own.
             for each in opened:
                 with suppress(Exception):
-                    each.close(failed=True)
+                    each.close("failed")
             for other in begun:
                 with suppress(Exception):
                     other.wait_closed(until_s)
@@ -123,7 +122,7 @@ class TensorBoard:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         self._writer.close()
 
 
@@ -159,10 +158,10 @@ class InThread:
             raise TimeoutError("its server does not keep up")
         self._calls.put(lambda tracker: tracker.add_scalar(name, value, step))
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         """Begin to close the tracker, also where calls are waiting; `wait_closed` waits for it."""
         self._raise()
-        self._calls.put(lambda tracker: tracker.close(failed))
+        self._calls.put(lambda tracker: tracker.close(outcome))
         self._calls.put(None)
 
     def wait_closed(self, until_s: float) -> None:
@@ -222,8 +221,13 @@ class MlFlow:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._client.log_metric(self._run, name, value, step=step)
 
-    def close(self, failed: bool) -> None:
-        self._client.set_terminated(self._run, "KILLED" if failed else "FINISHED")
+    def close(self, outcome: Outcome) -> None:
+        states: dict[Outcome, str] = {
+            "finished": "FINISHED",
+            "stopped": "KILLED",
+            "failed": "FAILED",
+        }
+        self._client.set_terminated(self._run, states[outcome])
 
 
 class WeightsAndBiases:
@@ -245,8 +249,8 @@ class WeightsAndBiases:
         # The step is a number of its own: wandb's would have to grow with every call.
         self._run.log({name: value, "step": step})
 
-    def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
+    def close(self, outcome: Outcome) -> None:
+        self._run.finish(exit_code=int(outcome != "finished"))
 
 
 # The library of each has the same name.
