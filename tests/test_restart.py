@@ -97,7 +97,22 @@ def test_disk_that_does_not_answer_one_of_the_ranks_is_tried_again(
     monkeypatch.setattr("alexnet.distributed.launch.dist.all_gather_object", gather)
     mesh: Any = SimpleNamespace(world=SimpleNamespace(size=2))
     with pytest.raises(kind, match=f"^{message}$"):
-        check_same_on_all_ranks(mesh, make, str)
+        check_same_on_all_ranks(mesh, make, lambda _: {})
+
+
+@pytest.mark.parametrize("differs", ["files", "config"])
+def test_what_differs_between_ranks_is_named(differs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(reports: list[Report], report: Report) -> None:
+        _, _, digests = reports[0] = report
+        # A later one may only follow from it.
+        changed = {differs: "", "config": ""}
+        reports[1] = (*report[:2], {**digests, **changed})
+
+    monkeypatch.setattr("alexnet.distributed.launch.dist.all_gather_object", gather)
+    mesh: Any = SimpleNamespace(world=SimpleNamespace(size=2))
+    parts = {"files": "a", "store": "b", "config": "c"}
+    with pytest.raises(MeshError, match=f"^rank 1 has another {differs} than rank 0; start"):
+        check_same_on_all_ranks(mesh, lambda: 1, lambda _: parts)
 
 
 @pytest.mark.parametrize(

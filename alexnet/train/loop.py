@@ -171,7 +171,9 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             # Each rank reads the file. The lines may differ: one has a command as it is typed on
             # the machine of its rank.
             start = partial(start_from, setup)
-            messages += check_same_on_all_ranks(mesh, start, lambda _: json.dumps(setup.init))
+            messages += check_same_on_all_ranks(
+                mesh, start, lambda _: {"start of its weights": json.dumps(setup.init)}
+            )
         note_begun(mesh, run)
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
@@ -247,7 +249,11 @@ def resume(
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         velocity = zero_velocity(setup.net)
         # A shared disk may not show the checkpoint to all ranks.
-        state = check_same_on_all_ranks(mesh, partial(_restored_or_new, setup, run, velocity), repr)
+        state = check_same_on_all_ranks(
+            mesh,
+            partial(_restored_or_new, setup, run, velocity),
+            lambda state: {"checkpoint": repr(state)},
+        )
         if epochs is not None:
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
