@@ -103,10 +103,10 @@ def test_disk_that_does_not_answer_one_of_the_ranks_is_tried_again(
 @pytest.mark.parametrize("differs", ["files", "config"])
 def test_what_differs_between_ranks_is_named(differs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(reports: list[Report], report: Report) -> None:
-        _, _, digests = reports[0] = report
+        problem, kind, digests = reports[0] = report
         # A later one may only follow from it.
         changed = {differs: "", "config": ""}
-        reports[1] = (*report[:2], {**digests, **changed})
+        reports[1] = (problem, kind, {**digests, **changed})
 
     monkeypatch.setattr("alexnet.distributed.launch.dist.all_gather_object", gather)
     mesh: Any = SimpleNamespace(world=SimpleNamespace(size=2))

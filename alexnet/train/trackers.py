@@ -54,7 +54,7 @@ def trackers(run: Path) -> list[Tracker]:
     named = named_trackers()
     board = _tensorboard(run)
     begun = [InThread(name, run) for name in named]
-    opened = [*([] if board is None else [board]), *begun]
+    opened: list[Tracker] = [*([] if board is None else [board]), *begun]
     until_s = deadline_s()
     for tracker in begun:
         try:
