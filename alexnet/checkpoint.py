@@ -37,7 +37,7 @@ from alexnet.data.classes import composed
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError, nearest_name
-from alexnet.files import parse_json, replacing, write_whole
+from alexnet.files import AWAY, parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
 # These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
@@ -184,6 +184,7 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     Raises:
         RunError: If there is no such file, or it is damaged, or another program wrote it. The
             message says what to do.
+        OSError: If the disk does not answer, or the file may not be read.
     """
     path = Path(path)
     file = path / f"{which}.safetensors" if path.is_dir() else path
@@ -202,8 +203,12 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
             metadata = opened.metadata() or {}
             # `opened` is not a mapping, so `keys()` is needed.
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    # Every error of the parser is damage, such as a dtype that PyTorch has no name for.
+    # Every error of the parser is damage, such as a dtype that PyTorch has no name for. A disk that
+    # does not answer is not: nobody should delete the file for it.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in AWAY:
+            error.filename = error.filename or str(file)
+            raise
         raise _damaged(file, str(error)) from None
     # A file of another program may contain weights, but no mean image or class names.
     if ABOUT not in metadata or MEAN not in tensors:

@@ -35,7 +35,11 @@ class MeshError(AlexNetError):
 
 
 class BusyError(AlexNetError):
-    """What may pass: another process writes the store or the run, or other ranks have not come."""
+    """What may pass.
+
+    Another process writes the store or the run, other ranks have not come, or a disk does not
+    answer.
+    """
 
 
 def nearest_name(typed: str, names: Iterable[str]) -> str | None:

@@ -30,6 +30,8 @@ UNREACHABLE = tuple(
     for name in ("ESTALE", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN", "EREMOTEIO")
     if (number := getattr(errno, name, None)) is not None  # not every system has all of them
 )
+# What a disk answers that failed, which may be a network disk that is away.
+AWAY = (errno.EIO, *UNREACHABLE)
 # What a file system answers that has no locks, such as some network file systems.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 

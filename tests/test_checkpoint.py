@@ -232,6 +232,19 @@ def test_full_disk_leaves_the_old_checkpoint_and_no_other_file(
         assert file.read_bytes() == small.read_bytes()
 
 
+def test_checkpoint_of_a_disk_that_does_not_answer_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    (tmp_path / "last.safetensors").write_bytes(bytes(100))
+    monkeypatch.setattr(checkpoint, "safe_open", away)
+    with pytest.raises(OSError, match="file handle") as error:
+        checkpoint.read(tmp_path)
+    assert error.value.filename == str(tmp_path / "last.safetensors")
+
+
 def test_damaged_lines_of_the_metrics_are_named_and_a_cut_last_line_is_dropped(
     tmp_path: Path,
 ) -> None:

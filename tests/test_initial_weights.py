@@ -154,9 +154,9 @@ def test_ranks_compare_the_weights_that_they_begin_with_and_not_their_messages(
     """A message has a command as it is typed on the machine of its rank."""
     start = Path(shutil.copytree(run, tmp_path / "start"))
     config = tiny(store, init=str(start), augment=replace(tiny(store).augment, mean="pixel"))
-    compared: list[str] = []
+    compared: list[dict[str, str]] = []
 
-    def alone(_: Mesh, make: Callable[[], T], fingerprint: Callable[[T], str]) -> T:
+    def alone(_: Mesh, make: Callable[[], T], fingerprint: Callable[[T], dict[str, str]]) -> T:
         made = make()
         compared.append(fingerprint(made))
         return made

@@ -445,8 +445,8 @@ def test_wrong_launches_are_refused_by_all_ranks_in_one_sentence(
         said[0],
         (
             "a batch of 15 images cannot be divided equally among 2 ranks",
-            "rank 1 has another config or store",
-            "rank 1 has another config or store",
+            "rank 1 has another config than rank 0; start all ranks with the same",
+            "rank 1 has another store than rank 0; start all ranks with the same",
             "rank 1: ",
             "2 ranks cannot hold nets of 3 columns each",
             "fc6: 2 ranks do not divide 31 maps or units",

@@ -7,6 +7,8 @@ import io
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,9 @@ from alexnet.cli import main
 from alexnet.cli.arguments import stoppable
 from alexnet.distributed import restart
 from alexnet.distributed.heartbeat import RankLost
+from alexnet.distributed.launch import Report, check_same_on_all_ranks
 from alexnet.distributed.mesh import is_distributed
-from alexnet.errors import AlexNetError, BusyError, DataError, RunError
+from alexnet.errors import AlexNetError, BusyError, DataError, MeshError, RunError
 from alexnet.train.metrics import NotFinite
 from tests.commands import printed
 
@@ -72,6 +75,44 @@ def test_what_may_pass_is_tried_again(attempt: object) -> None:
     # A rank that has not printed the message must not keep rank 0 from saying it.
     assert attempt(0, RunError("b"), rank=1) == 2  # type: ignore[operator]
     assert attempt(1, None) == 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.ESTALE, BusyError, "rank 0: /a: no; make sure that this disk works and try again"),
+        (errno.EIO, BusyError, "rank 0: /a: no; make sure that this disk works and try again"),
+        (errno.EACCES, MeshError, "rank 0: /a: no"),
+    ],
+)
+def test_disk_that_does_not_answer_one_of_the_ranks_is_tried_again(
+    number: int, kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(reports: list[Report], report: Report) -> None:
+        reports[0] = report
+
+    def make() -> None:
+        raise OSError(number, "no", "/a")
+
+    monkeypatch.setattr("alexnet.distributed.launch.dist.all_gather_object", gather)
+    mesh: Any = SimpleNamespace(world=SimpleNamespace(size=2))
+    with pytest.raises(kind, match=f"^{message}$"):
+        check_same_on_all_ranks(mesh, make, lambda _: {})
+
+
+@pytest.mark.parametrize("differs", ["files", "config"])
+def test_what_differs_between_ranks_is_named(differs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(reports: list[Report], report: Report) -> None:
+        problem, kind, digests = reports[0] = report
+        # A later one may only follow from it.
+        changed = {differs: "", "config": ""}
+        reports[1] = (problem, kind, {**digests, **changed})
+
+    monkeypatch.setattr("alexnet.distributed.launch.dist.all_gather_object", gather)
+    mesh: Any = SimpleNamespace(world=SimpleNamespace(size=2))
+    parts = {"files": "a", "store": "b", "config": "c"}
+    with pytest.raises(MeshError, match=f"^rank 1 has another {differs} than rank 0; start"):
+        check_same_on_all_ranks(mesh, lambda: 1, lambda _: parts)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from alexnet.distributed import heartbeat
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train import trackers
 from alexnet.train.loop import fit
 from alexnet.train.metrics import RunLog, read_metrics
-from alexnet.train.trackers import Tracker
+from alexnet.train.trackers import InThread, Outcome, Tracker
 from tests.conftest import tiny
+from tests.runs import stopped_after
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,9 @@ def test_mlflow_gets_the_numbers_and_a_resumed_run_continues(
     with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, 0, 0):
         raise KeyboardInterrupt
     assert calls[-1] == ("abc", "KILLED")
+    with pytest.raises(RunError), RunLog(tmp_path, 0, 0):
+        raise RunError("no memory is left")
+    assert calls[-1] == ("abc", "FAILED")
 
 
 def test_wandb_is_offline_unless_the_user_says_otherwise(
@@ -163,7 +168,7 @@ class BrokenTracker:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         raise OSError("connection refused")
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         raise OSError("connection refused")
 
 
@@ -208,7 +213,7 @@ class SilentTracker:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.say("add")
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         self.say("close")
 
 
@@ -242,19 +247,115 @@ def test_training_does_not_wait_for_a_server(
     answer.set()
 
 
-def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
+def test_two_silent_servers_cost_no_more_time_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first rank would take those that have left it for dead ones after `SILENT_S`."""
+    assert trackers.PATIENCE_S < heartbeat.SILENT_S
+    monkeypatch.setattr(trackers, "PATIENCE_S", 0.05)
+    answer, waits = threading.Event(), list[tuple[str, float]]()
+    ask_for(monkeypatch, lambda run: SilentTracker("close", answer))
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    monkeypatch.setitem(trackers.KNOWN, "wandb", lambda run: SilentTracker("close", answer))
+    monkeypatch.setenv("ALEXNET_TRACKERS", "mlflow,wandb")
+    for name in ("wait_open", "wait_closed"):
+        real = getattr(InThread, name)
+
+        def noted(tracker: InThread, until_s: float, name: str = name, real: Any = real) -> None:
+            waits.append((name, until_s))
+            real(tracker, until_s)
+
+        monkeypatch.setattr(InThread, name, noted)
+    write(tmp_path)
+    answer.set()
+    assert [name for name, _ in waits] == 2 * ["wait_open"] + 2 * ["wait_closed"]
+    assert len({until_s for _, until_s in waits}) == 2
+    assert capsys.readouterr().err.count("has not taken all of them") == 2
+
+
+def test_tracker_that_lags_far_behind_is_told_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server answers while the training waits for it."""
+    monkeypatch.setattr(trackers, "MOST_WAITING", 3)
+    answer, told = threading.Event(), list[str]()
+
+    class Slow(SilentTracker):
+        def close(self, outcome: Outcome) -> None:
+            told.append("end")
+
+    wait = InThread.wait_closed
+
+    def answered(tracker: InThread, until_s: float) -> None:
+        answer.set()
+        wait(tracker, until_s)
+
+    monkeypatch.setattr(InThread, "wait_closed", answered)
+    ask_for(monkeypatch, lambda run: Slow("open", answer))
+    monkeypatch.setattr(InThread, "wait_open", lambda *_: None)
+    write(tmp_path)
+    assert told == ["end"]
+
+
+def test_tracker_that_is_left_out_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "MOST_WAITING", 1)
+    answer = threading.Event()
+    ask_for(monkeypatch, lambda run: SilentTracker("add", answer))
+    before = threading.enumerate()
+    write(tmp_path)
+    answer.set()
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_exit_of_a_library_is_an_error_of_its_tracker(
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def leave(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(BrokenTracker, "add_scalar", leave)
+    ask_for(monkeypatch, lambda run: BrokenTracker())
+    write(tmp_path)
+    assert capsys.readouterr().err.count("warning: mlflow failed and gets no more numbers: ") == 1
+    ask_for(monkeypatch, leave)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="mlflow cannot be opened"):
+        write(tmp_path)
+
+
+def test_training_that_is_stopped_is_no_failure(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Outcome] = []
+    tracker = SimpleNamespace(close=closed.append, add_scalar=lambda *_: None)
+    monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
+    with stopped_after(1):
+        fit(tiny(store), tmp_path / "run")
+    assert closed == ["stopped"]
+
+
+@pytest.mark.parametrize("fails", ["diagnostics.signal", "train.loop.Checkpoints"])
+def test_trackers_are_closed_if_the_training_fails_before_its_first_step(
+    fails: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **named: object) -> None:
         raise RunError("no memory is left")
 
-    closed: list[bool] = []
+    closed: list[Outcome] = []
     tracker = SimpleNamespace(close=closed.append)
     monkeypatch.setattr("alexnet.train.trackers._tensorboard", lambda run: tracker)
-    monkeypatch.setattr("alexnet.diagnostics.signal", fail)
+    monkeypatch.setattr(f"alexnet.{fails}", fail)
     with pytest.raises(RunError, match="no memory is left"):
         fit(tiny(store), tmp_path / "run")
-    assert closed == [True]
+    assert closed == ["failed"]
 
 
 def test_tracker_that_cannot_be_opened_is_named(

@@ -28,7 +28,7 @@ from alexnet.data.image import (
 from alexnet.data.pixel_sums import Sums
 from alexnet.data.sources import Item
 from alexnet.errors import AlexNetError, DataError
-from alexnet.files import UNREACHABLE
+from alexnet.files import AWAY
 
 ITEMS_PER_TASK = 16  # enough work to hide the cost of a task, few enough to spread over threads
 # Images of archives are in memory before a worker takes them, up to 256 MiB each. A task is
@@ -40,7 +40,7 @@ SPARE_BYTES = 64 << 20  # beside the memory for the pixels of an image, for its 
 # more than ten times as long as wide, the central square shows less than a tenth.
 LEAST_PX, MOST_ELONGATED = 16, 10
 # Errors of the process, of its machine or of a disk.
-NOT_OF_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, *UNREACHABLE)
+NOT_OF_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, *AWAY)
 
 
 class Memory:

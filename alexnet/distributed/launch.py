@@ -21,6 +21,7 @@ from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.rendezvous import agent_serves, launch_store
 from alexnet.distributed.restart import restarted
 from alexnet.errors import AlexNetError, BusyError, MeshError
+from alexnet.files import AWAY
 
 T = TypeVar("T")
 
@@ -28,38 +29,47 @@ PASSING = (BusyError, StoreLost)
 """Errors that may be gone when the ranks are started again."""
 STORE_S = 10.0
 """Longest wait for an answer of the store of the launch, in seconds."""
-Report = tuple[str | None, type[Exception], str]
-"""The problem of a rank, if any, the class of its error, and the digest of what it made."""
+Report = tuple[str | None, type[Exception], dict[str, str]]
+"""The problem of a rank, if any, the class of its error, and digests of what it made, by name."""
 
 
 def check_same_on_all_ranks(
-    mesh: Mesh, make: Callable[[], T], fingerprint: Callable[[T], str]
+    mesh: Mesh, make: Callable[[], T], fingerprint: Callable[[T], dict[str, str]]
 ) -> T:
     """Call `make` on every rank, and return what it made on this one.
 
     Args:
-        fingerprint: Text that must be the same on all ranks.
+        fingerprint: Texts that must be the same on all ranks, by what the message calls them.
+            Of several that differ the message names the first one.
 
     Raises:
         MeshError: `make` raised an error on some rank, or the fingerprints differ. All ranks raise
             the same error, because a rank that went on would wait for the others until the timeout.
-        BusyError, StoreLost: `make` raised this error on some rank, and it may be gone when
-            torchrun starts the ranks again.
+        BusyError, StoreLost: `make` raised this error on some rank, or its disk did not answer,
+            for which it is a BusyError; that may be gone when torchrun starts the ranks again.
     """
     if mesh.world.size == 1:
         return make()
     made: T | None = None
     problem: str | None = None
     kind: type[Exception] = MeshError
-    digest = ""
+    digests: dict[str, str] = {}
     try:
         made = make()
-        digest = hashlib.sha256(fingerprint(made).encode()).hexdigest()
-    except (AlexNetError, StoreLost, OSError) as error:
+        digests = {
+            name: hashlib.sha256(text.encode()).hexdigest()
+            for name, text in fingerprint(made).items()
+        }
+    except (AlexNetError, StoreLost) as error:
         problem, kind = str(error), next((k for k in PASSING if isinstance(error, k)), MeshError)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        problem = f"{name}{error.strerror or error}"
+        if error.errno in AWAY:
+            problem, kind = f"{problem}; make sure that this disk works and try again", BusyError
     # Every rank takes part, also one with a problem: the others wait for its report.
-    reports: list[Report] = [(None, MeshError, "")] * mesh.world.size
-    dist.all_gather_object(reports, (problem, kind, digest))
+    reports: list[Report] = [(None, MeshError, {})] * mesh.world.size
+    dist.all_gather_object(reports, (problem, kind, digests))
     error_of_all = _error_of_all(reports)
     if error_of_all is not None or made is None:
         raise error_of_all or MeshError(problem)
@@ -74,12 +84,13 @@ def _error_of_all(reports: list[Report]) -> Exception | None:
         rank, text = problems[0]
         kind = reports[rank][1]
         return kind(text if len(problems) == len(reports) else f"rank {rank}: {text}")
-    others = [rank for rank, (_, _, digest) in enumerate(reports) if digest != reports[0][2]]
-    if others:
-        return MeshError(
-            f"rank {others[0]} has another config or store than rank 0, or another version of this "
-            "program or of PyTorch; start all ranks with the same"
-        )
+    for name, digest in reports[0][2].items():
+        for rank, (_, _, digests) in enumerate(reports):
+            # Another version of this program may have other names.
+            if digests.get(name) != digest:
+                return MeshError(
+                    f"rank {rank} has another {name} than rank 0; start all ranks with the same"
+                )
     return None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from alexnet.errors import AlexNetError, BusyError
-from alexnet.files import UNREACHABLE, write_whole
+from alexnet.files import AWAY, write_whole
 
 FINAL_CODES = (1, 2)
 """Exit codes of errors that come again: a loss that is not finite, and wrong arguments."""
@@ -63,7 +63,7 @@ def launched() -> Iterator[None]:
         # system may answer.
         cause = error.__context__
         passes = isinstance(cause, BusyError) or (
-            isinstance(cause, OSError) and cause.errno in UNREACHABLE
+            isinstance(cause, OSError) and cause.errno in AWAY
         )
         if error.code in FINAL_CODES and is_first() and not passes:
             remember(int(error.code))

@@ -62,7 +62,7 @@ from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import FOREIGN_LOCK_S, UNREACHABLE
+from alexnet.files import AWAY, FOREIGN_LOCK_S
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -123,7 +123,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
 
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
-        BusyError: Another process is training this run.
+        BusyError: Another process is training this run, or its disk does not answer.
         ConfigError: The config is invalid, or it names no store.
         DataError: The store or an image is missing or damaged; during training, a single process
             has saved the run.
@@ -171,7 +171,9 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             # Each rank reads the file. The lines may differ: one has a command as it is typed on
             # the machine of its rank.
             start = partial(start_from, setup)
-            messages += check_same_on_all_ranks(mesh, start, lambda _: json.dumps(setup.init))
+            messages += check_same_on_all_ranks(
+                mesh, start, lambda _: {"start of its weights": json.dumps(setup.init)}
+            )
         note_begun(mesh, run)
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
@@ -214,7 +216,7 @@ def resume(
         RunError: There is no run, its store has changed, or the checkpoint belongs to another
             network.
         ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
-        BusyError: Another process is training the run.
+        BusyError: Another process is training the run, or its disk does not answer.
         DataError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
     """
     run = Path(run_dir)
@@ -247,7 +249,11 @@ def resume(
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         velocity = zero_velocity(setup.net)
         # A shared disk may not show the checkpoint to all ranks.
-        state = check_same_on_all_ranks(mesh, partial(_restored_or_new, setup, run, velocity), repr)
+        state = check_same_on_all_ranks(
+            mesh,
+            partial(_restored_or_new, setup, run, velocity),
+            lambda state: {"checkpoint": repr(state)},
+        )
         if epochs is not None:
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
@@ -368,7 +374,7 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
         raise NotFinite(error.what, mend) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and error.errno not in (errno.EIO, *UNREACHABLE):
+        if not full and error.errno not in AWAY:
             raise
         # Ranks that torchrun starts again may find that the disk answers.
         kind = RunError if full else BusyError
@@ -436,14 +442,7 @@ def _train(
     graph = None
     if graph_step.takes(config, device, mesh):
         graph = graph_step.GraphStep(net, preprocess, velocity, config)
-    log = RunLog(run, state.step, state.epoch, writes=mesh.first)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
-    checkpoints = Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
-    # To stderr, because stdout has one line for each epoch.
-    for line in messages:
-        print(line, file=sys.stderr)
-    if note_change is not None:
-        note_change(log)
     metrics: dict[str, Any] = {}
     # Of the whole training, in training images, for the first epoch; later ones have none. To
     # validate an image takes a third of a step: forward, without the two products of backward.
@@ -457,10 +456,20 @@ def _train(
         kept_memory(device),
         yielding(device),
         _stop_signals() as stop,
-        log,
+        # From here on every error closes the trackers, which have threads and servers.
+        RunLog(run, state.step, state.epoch, writes=mesh.first) as log,
+        # After the trackers are open, because its clock starts here.
+        nullcontext(
+            Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
+        ) as checkpoints,
         saved_without_store(checkpoints.save, mesh),
         nullcontext() if graph is None else closing(graph),
     ):
+        # To stderr, because stdout has one line for each epoch.
+        for line in messages:
+            print(line, file=sys.stderr)
+        if note_change is not None:
+            note_change(log)
         # A run that is resumed has logged it at its start, and is not untrained any more.
         if state.step == 0:
             _log_signal(config, log, net.gather_network(), preprocess, train)
@@ -530,6 +539,7 @@ def _train(
                         # The first rank may still be writing: it would take a rank that has left
                         # for a dead one.
                         barrier(mesh)
+                        log.stopped = True
                         raise Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
                     if saves:
                         checkpoints.save("last")

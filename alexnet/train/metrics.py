@@ -23,7 +23,7 @@ from alexnet.files import naming, parse_json, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.saved_config import MOST_INT, from_dict
 from alexnet.train.sgd import PlateauState
-from alexnet.train.trackers import Tracker, trackers
+from alexnet.train.trackers import InThread, Outcome, Tracker, deadline_s, trackers
 
 
 @dataclass
@@ -205,6 +205,9 @@ class RunLog:
     epochs that a resumed run goes on with, where they are new.
     """
 
+    stopped = False
+    """Whether an exception that ends the training is a stop that was asked for, not an error."""
+
     def __init__(self, run: Path, step: int, epochs: int, writes: bool = True) -> None:
         """Open the log of a run and remove the lines that a resumed run will write again.
 
@@ -245,11 +248,24 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        if kind is None:
+            self.close("finished")
+        # KeyboardInterrupt is not an Exception.
+        else:
+            stopped = self.stopped or not issubclass(kind, Exception)
+            self.close("stopped" if stopped else "failed")
 
-    def close(self, failed: bool = False) -> None:
-        """Close the trackers; `failed` says that the training has not come to its end."""
-        self._tell(lambda tracker: tracker.close(failed))
+    def close(self, outcome: Outcome = "finished") -> None:
+        """Close the trackers."""
+        self._tell(lambda tracker: tracker.close(outcome))
+        # All at once, so that two silent servers cost no more time than one.
+        until_s = deadline_s()
+
+        def wait(tracker: Tracker) -> None:
+            if isinstance(tracker, InThread):
+                tracker.wait_closed(until_s)
+
+        self._tell(wait)
 
     def _tell(self, call: Callable[[Tracker], Any]) -> None:
         """Call each tracker. One that fails gets no more numbers: training goes on without it."""

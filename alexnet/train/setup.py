@@ -51,11 +51,16 @@ class Setup:
         """The network that is validated and saved."""
         return self.net if self.average is None else self.average
 
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> dict[str, str]:
         """What must be the same on all ranks. The path of the store may differ between them."""
-        # Other code could round otherwise, or wait for an exchange that the others do not make.
-        code = code_sha256(), torch.__version__
-        return json.dumps([to_dict(replace(self.config, data="")), self.store.checksum, code])
+        # Causes first: other code has other settings, and another store other classes. Other code
+        # could round otherwise, or wait for an exchange that the others do not make.
+        return {
+            "version of PyTorch": torch.__version__,
+            "version of this program (or an edited file of it)": code_sha256(),
+            "store": self.store.checksum,
+            "config": json.dumps(to_dict(replace(self.config, data=""))),
+        }
 
 
 def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:

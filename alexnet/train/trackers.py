@@ -13,19 +13,25 @@ import queue
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import util
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from alexnet.errors import AlexNetError, ConfigError, RunError, not_installed
 from alexnet.files import write_whole
 
 MOST_WAITING = 1000
 """Calls of a tracker that may wait for its server: the numbers of some ninety epochs."""
-PATIENCE_S = 10.0
-"""Longest time that a training waits for a tracker, at its beginning and at its end."""
+PATIENCE_S = 5.0
+"""Longest time that a training waits for all trackers together, at its beginning and at its end. It
+is shorter than `heartbeat.SILENT_S`, after which the first rank, which waits, would take the ranks
+that have left before it for dead ones."""
+
+Outcome = Literal["finished", "stopped", "failed"]
+"""How a training ended: failed by an error, or stopped by its user or by a signal."""
 
 
 class Tracker(Protocol):
@@ -34,12 +40,8 @@ class Tracker(Protocol):
     def add_scalar(self, name: str, value: float, step: int) -> Any:
         """Add a number, such as `epoch/val_error`, of a step."""
 
-    def close(self, failed: bool) -> Any:
-        """Write what is pending, at the end of the process.
-
-        Args:
-            failed: The training has not come to its end: it was stopped, or had an error.
-        """
+    def close(self, outcome: Outcome) -> Any:
+        """Write what is pending, at the end of the process."""
 
 
 def trackers(run: Path) -> list[Tracker]:
@@ -51,21 +53,31 @@ def trackers(run: Path) -> list[Tracker]:
     """
     named = named_trackers()
     board = _tensorboard(run)
-    opened = [] if board is None else [board]
-    for name in named:
+    begun = [InThread(name, run) for name in named]
+    opened: list[Tracker] = [*([] if board is None else [board]), *begun]
+    until_s = deadline_s()
+    for tracker in begun:
         try:
-            opened.append(InThread(name, run))
+            tracker.wait_open(until_s)
         except Exception as error:  # Each library has its own.
-            for tracker in opened:
+            for each in opened:
                 with suppress(Exception):
-                    tracker.close(failed=True)
+                    each.close("failed")
+            for other in begun:
+                with suppress(Exception):
+                    other.wait_closed(until_s)
             if isinstance(error, AlexNetError):
                 raise
             raise RunError(
-                f"{name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to train "
-                "without it"
+                f"{tracker.name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to "
+                "train without it"
             ) from error
     return opened
+
+
+def deadline_s() -> float:
+    """The time of `time.monotonic` until which a training waits for its trackers from now on."""
+    return time.monotonic() + PATIENCE_S
 
 
 def named_trackers() -> list[str]:
@@ -110,7 +122,7 @@ class TensorBoard:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name, value, step)
 
-    def close(self, failed: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         self._writer.close()
 
 
@@ -122,33 +134,42 @@ class InThread:
     """
 
     def __init__(self, name: str, run: Path) -> None:
-        """Open the tracker. Raises its error if it fails within `PATIENCE_S`."""
+        """Begin to open the tracker."""
         self.name = name
-        self._calls: queue.Queue[Callable[[Tracker], Any] | None] = queue.Queue(MOST_WAITING)
+        self._calls: queue.SimpleQueue[Callable[[Tracker], Any] | None] = queue.SimpleQueue()
         self._opened, self._error = threading.Event(), list[Exception]()
         # A daemon, so that the process can end while a server is silent.
         self._thread = threading.Thread(target=self._work, args=(run,), daemon=True)
         self._thread.start()
-        self._opened.wait(PATIENCE_S)
+
+    def wait_open(self, until_s: float) -> None:
+        """Wait until the tracker is open, but not after this time of `time.monotonic`.
+
+        Raises the error of a tracker that cannot be opened.
+        """
+        self._opened.wait(max(0.0, until_s - time.monotonic()))
         self._raise()
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        self._put(lambda tracker: tracker.add_scalar(name, value, step))
+        self._raise()
+        if self._calls.qsize() >= MOST_WAITING:
+            # It gets no more calls, so the thread ends after these.
+            self._calls.put(None)
+            raise TimeoutError("its server does not keep up")
+        self._calls.put(lambda tracker: tracker.add_scalar(name, value, step))
 
-    def close(self, failed: bool) -> None:
-        self._put(lambda tracker: tracker.close(failed))
-        self._put(None)
-        self._thread.join(PATIENCE_S)
+    def close(self, outcome: Outcome) -> None:
+        """Begin to close the tracker, also where calls are waiting; `wait_closed` waits for it."""
+        self._raise()
+        self._calls.put(lambda tracker: tracker.close(outcome))
+        self._calls.put(None)
+
+    def wait_closed(self, until_s: float) -> None:
+        """Wait until the tracker is closed, but not after this time of `time.monotonic`."""
+        self._thread.join(max(0.0, until_s - time.monotonic()))
         self._raise()
         if self._thread.is_alive():
             raise TimeoutError(f"its server has not taken all of them in {PATIENCE_S:g} s")
-
-    def _put(self, call: Callable[[Tracker], Any] | None) -> None:
-        self._raise()
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
-            raise TimeoutError("its server does not keep up") from None
 
     def _raise(self) -> None:
         if self._error:
@@ -160,8 +181,9 @@ class InThread:
             self._opened.set()
             while (call := self._calls.get()) is not None:
                 call(tracker)
-        except Exception as error:  # raised where the training calls
-            self._error.append(error)
+        # Raised where the training calls. A library's SystemExit must not end the training there.
+        except BaseException as error:
+            self._error.append(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             self._opened.set()
 
 
@@ -199,8 +221,13 @@ class MlFlow:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._client.log_metric(self._run, name, value, step=step)
 
-    def close(self, failed: bool) -> None:
-        self._client.set_terminated(self._run, "KILLED" if failed else "FINISHED")
+    def close(self, outcome: Outcome) -> None:
+        states: dict[Outcome, str] = {
+            "finished": "FINISHED",
+            "stopped": "KILLED",
+            "failed": "FAILED",
+        }
+        self._client.set_terminated(self._run, states[outcome])
 
 
 class WeightsAndBiases:
@@ -222,8 +249,8 @@ class WeightsAndBiases:
         # The step is a number of its own: wandb's would have to grow with every call.
         self._run.log({name: value, "step": step})
 
-    def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
+    def close(self, outcome: Outcome) -> None:
+        self._run.finish(exit_code=int(outcome != "finished"))
 
 
 # The library of each has the same name.
