@@ -553,7 +553,7 @@ def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[R
         JOBS: str(settings.jobs),
     }
     # Each run would otherwise take the first GPU.
-    gpus = _gpus() or [None]
+    gpus: list[str | None] = [*_gpus()] or [None]
     free = [gpus[number % len(gpus)] for number in range(settings.jobs)]
     taken = dict[subprocess.Popen[bytes], str | None]()
     if settings.jobs > 1:
@@ -597,7 +597,7 @@ def _run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[R
                 yield spec
 
 
-def _gpus() -> list[str | None]:
+def _gpus() -> list[str]:
     """The names of several GPUs, as `VISIBLE` lists them; empty if there are not several."""
     count = torch.cuda.device_count()
     if count < 2:
