@@ -142,11 +142,11 @@ def start_from(setup: Setup) -> list[str]:
     ]
     # Layers of equal names and shapes do not give equal values if, for example, they are pooled
     # before they are normalized: the weights then begin in a network that they were not made for.
-    theirs, ours = (_settings(c, taken) for c in (saved.config, config))
-    if changed := ", ".join(differences(theirs, ours)):
-        own = Path(config.init) / "config.json"
+    before, now = _settings(saved.config, taken), _settings(config, taken)
+    if changed := ", ".join(differences(before, now)):
+        file = Path(config.init) / "config.json"
         # Of a single file, the settings are in its header alone.
-        advice = f"; to keep those of that run: {command('train', own)}" if own.is_file() else ""
+        advice = f"; to keep those of that run: {command('train', file)}" if file.is_file() else ""
         lines.append(f"settings that differ from those of {config.init}: {changed}{advice}")
     return lines
 
