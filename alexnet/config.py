@@ -38,6 +38,7 @@ class Conv:
     uniform initialization, of the biases too."""
     bias: float = 0.0
     then: tuple[OpName, ...] = ("activation",)
+    """Operations that follow it, in order; batch normalization (later than the paper) is one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Local:
     std: float | None = 0.01
     bias: float = 0.0
     then: tuple[OpName, ...] = ("activation",)
+    """Operations that follow it, in order; batch normalization (later than the paper) is one."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class FullyConnected:
     std: float | None = 0.01
     bias: float = 0.0
     then: tuple[OpName, ...] = ()
+    """Operations that follow it, in order; batch normalization (later than the paper) is one."""
 
 
 Layer = Conv | Local | FullyConnected
@@ -296,7 +299,9 @@ class StepSchedule:
     """Divide the learning rate by 10 at the beginning of each epoch of `drops`, counted from 0."""
 
     epochs: int
+    """Number of epochs, unless `until_error` ends the training before."""
     drops: tuple[int, ...] = ()
+    """Epochs at whose beginning the learning rate falls."""
     layer_lrs: tuple[LayerLr, ...] = ()
     colour_until: int | None = None
     """Epoch at whose beginning the color noise ends (original: 67)."""
@@ -312,6 +317,7 @@ class SmoothSchedule:
     """
 
     epochs: int
+    """Number of epochs, the warm-up included."""
     form: Literal["cosine", "linear"] = "cosine"
     """The curve after the warm-up. cosine: half a period (Loshchilov and Hutter 2016). linear: a
     straight line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,40 @@ def test_without_arguments_the_table_names_every_claim(
     assert f"{tmp_path} has no records" in table_text
     for claim in CLAIMS:
         assert f"{claim.id}: {claim.printed_statement}" in table_text
+
+
+def test_every_claim_on_tiny_imagenet_is_trained_by_one_command() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.search(r"^CLAIMS \?= (.*)$", makefile, re.MULTILINE)
+    assert named is not None
+    assert sorted(named[1].split()) == sorted(
+        claim.id for claim in CLAIMS if "tiny-imagenet" in claim.kinds
+    )
+
+
+@pytest.mark.parametrize(("code", "begun"), [(2, ["first", "second"]), (130, ["first"])])
+def test_one_failed_claim_does_not_stop_the_others_and_an_interruption_does(
+    code: int, begun: list[str], tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$4"\nexit {code}\n')
+    python.chmod(0o755)
+    made = subprocess.run(
+        [
+            "make",
+            "--no-print-directory",
+            "claims-gpu",
+            f"PYTHON={python}",
+            "CLAIMS=first second",
+            "DATA=store",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 2
+    assert made.stdout.split() == begun
+    assert ("these claims have failed: first second" in made.stderr) == (code == 2)
 
 
 VERBS = {

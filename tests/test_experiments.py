@@ -452,6 +452,17 @@ def test_precision_reaches_every_run_and_its_record(photographs: Store, tmp_path
         assert record["code"] == code_version()
 
 
+def test_command_of_a_record_names_as_many_runs_at_the_same_time(
+    photographs: Store, tmp_path: Path
+) -> None:
+    """They decide how many threads a run has, and so the order of its sums."""
+    (claim,) = chosen(["colour"])
+    for jobs, named in ((1, []), (2, ["--jobs", "2"])):
+        settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+        words = records.new_record(claim, {}, settings)["command"].split()
+        assert words[words.index("--seeds") + 2 :] == named
+
+
 RUN_CLAIM = """
 import sys
 from pathlib import Path

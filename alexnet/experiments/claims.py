@@ -230,7 +230,8 @@ CLAIMS: tuple[Claim, ...] = (
                 number=2,
             ),
         ),
-        note="The base is `cifar_11`; `cifar_13` differs from it in more than the normalization.",
+        note="The base is `cifar_11`; `cifar_13` differs from it in more than the normalization. At "
+        "desk scale half of the width and 30 of 520 epochs end far from the paper's errors.",
     ),
     Claim(
         "overlap",
@@ -284,6 +285,7 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         note="The paper's and the log's pair is that of net 145-2010; its top-5 errors are not "
         "compared. At full scale `original` is tested on the ImageNet 2012 validation set.",
+        elsewhere="52.9 % with crops of one size, 53.8 % with crops of several sizes",
     ),
     Claim(
         "colour",
@@ -440,6 +442,7 @@ CLAIMS: tuple[Claim, ...] = (
         "those that claim `ladder` keeps, in both columns, with initial weights by the fan-in, a "
         "weight decay of 0.05 and a dropout rate of 0.3. They were chosen among six by the errors "
         "of seed 0 on the images of the test, so that the differences are somewhat too favorable.",
+        elsewhere="52.9 %, with batch normalization after the ReLU and a dropout rate of 0.2 47.3 %",
         many_parts=True,
         in_paper=False,
     ),
@@ -578,9 +581,10 @@ CLAIMS: tuple[Claim, ...] = (
         note=f"At desk scale the net with six convolutions learns the {FIRST_CLASSES} classes of "
         f"tiny-imagenet and then the {NEW_CLASSES} classes of mini-ImageNet that are not among "
         "them, at the authors' rates and schedule of fine-tuning in proportion (conv1 is frozen "
-        "after two of 19 epochs); the other arm learns those alone. The paper's net learns 22,000 "
-        "classes first, and is compared with a net of five convolutions. The commands leave out "
-        "the authors' stage with 10,000 classes.",
+        "after two of 19 epochs); the other arm learns those alone. The first classes are learned "
+        "in 12 epochs, which is too short: three quarters of their training images are still "
+        "classified wrongly. The paper's net learns 22,000 classes first, and is compared with a "
+        "net of five convolutions. The commands leave out the authors' stage with 10,000 classes.",
     ),
     Claim(
         "ilsvrc2010",

@@ -57,12 +57,14 @@ def new_record(
     # The command names the precision only if it is not the default.
     named = f" --first {shlex.quote(first.name)}" if first is not None and of_first else ""
     precision = "" if settings.precision == "auto" else f" --precision {settings.precision}"
+    # So many runs share the cores: the threads of a run decide the order of its sums.
+    jobs = "" if settings.jobs == 1 else f" --jobs {settings.jobs}"
     return {
         "claim": claim.id,
         "on": kind,
         "scale": settings.scale,
         "command": f"alexnet reproduce {claim.id} --data {shlex.quote(store.name)}{named} "
-        f"--scale {settings.scale} --seeds {settings.seeds}{precision}",
+        f"--scale {settings.scale} --seeds {settings.seeds}{jobs}{precision}",
         "store": _described(store),
         "store_checksum": store.checksum,
         **of_first,
