@@ -230,8 +230,8 @@ CLAIMS: tuple[Claim, ...] = (
                 number=2,
             ),
         ),
-        note="The base is `cifar_11`; `cifar_13` differs from it in more than the normalization. At "
-        "desk scale half of the width and 30 of 520 epochs end far from the paper's errors.",
+        note="The base is `cifar_11`; `cifar_13` differs from it in more than the normalization. "
+        "At desk scale half of the width and 30 of 520 epochs end far from the paper's errors.",
     ),
     Claim(
         "overlap",
@@ -442,7 +442,8 @@ CLAIMS: tuple[Claim, ...] = (
         "those that claim `ladder` keeps, in both columns, with initial weights by the fan-in, a "
         "weight decay of 0.05 and a dropout rate of 0.3. They were chosen among six by the errors "
         "of seed 0 on the images of the test, so that the differences are somewhat too favorable.",
-        elsewhere="52.9 %, with batch normalization after the ReLU and a dropout rate of 0.2 47.3 %",
+        elsewhere="52.9 %, with batch normalization after the ReLU and a dropout rate of 0.2 "
+        "47.3 %",
         many_parts=True,
         in_paper=False,
     ),
