@@ -37,7 +37,7 @@ from alexnet.data.classes import composed
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError, nearest_name
-from alexnet.files import AWAY, parse_json, replacing, write_whole
+from alexnet.files import file_sha256, naming, parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
 # These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
@@ -195,20 +195,18 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     # In a run's folder such a file would be damage, and not what the user meant.
     if file == path and (kind := _foreign(path)) is not None:
         raise RunError(f"{path} is not a run of this program: it is {kind}")
-    # safetensors says of a file that may not be read that it does not exist.
-    with file.open("rb"):
-        pass
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
             # `opened` is not a mapping, so `keys()` is needed.
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    # Every error of the parser is damage, such as a dtype that PyTorch has no name for. A disk that
-    # does not answer is not: nobody should delete the file for it.
+    # Every error of the parser is damage, such as a dtype that PyTorch has no name for.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in AWAY:
-            error.filename = error.filename or str(file)
-            raise
+        # A disk that does not answer is not: nobody should delete the file for it. The errors of
+        # safetensors and PyTorch have no number, and many say of a file that cannot be read that
+        # it does not exist. Python's own, of reading the file once more, say what it is.
+        with naming(file):
+            file_sha256(file)
         raise _damaged(file, str(error)) from None
     # A file of another program may contain weights, but no mean image or class names.
     if ABOUT not in metadata or MEAN not in tensors:

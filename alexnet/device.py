@@ -123,7 +123,9 @@ def switched(config: Config) -> Iterator[None]:
     They hold for the whole process, where other networks may be computed before and after. Only
     `CUBLAS_WORKSPACE_CONFIG` stays: PyTorch asks for it once in a process. After a training on
     CUDA, PyTorch's default for convolutions (TF32) counts as the caller's own choice, which
-    `torch.backends.fp32_precision` no longer changes. Other devices leave CUDA's precision alone.
+    `torch.backends.fp32_precision` no longer changes. The other way round, a part's own precision
+    that equals this switch follows it after any training. Other devices leave CUDA's precision
+    alone.
     """
     backends: Any = torch.backends  # not all of what follows has a type
     benchmark = backends.cudnn.benchmark
@@ -156,27 +158,25 @@ def _cuda_precision(config: Config) -> Iterator[None]:
         matmul.allow_bf16_reduced_precision_reduction,
         matmul.allow_bf16_reduced_precision_reduction_split_k,
     )
-    # TF32 has older switches and newer ones, which PyTorch sets with the older ones. It raises if
-    # it is asked for an older one that a newer one contradicts: then the newer one counts, and is
-    # enough.
-    older_matmul: str | None = None
-    older_cudnn: bool | None = None
-    with suppress(RuntimeError):
+    # TF32 has older switches and newer ones, which PyTorch sets with the older ones; they are given
+    # back last. The older switch of products is also that of the CPU.
+    parts = matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul
+    with _given_back(*parts):
+        # PyTorch raises if it is asked for an older switch that a newer one contradicts. "ieee"
+        # contradicts none of those of products, and of convolutions only the one that allows TF32.
+        for part in parts:
+            part.fp32_precision = "ieee"
         older_matmul = torch.get_float32_matmul_precision()
-    with suppress(RuntimeError):
-        older_cudnn = cudnn.allow_tf32
-    # The older switch of products is also that of the CPU. The newer ones are given back last,
-    # because an older switch sets them.
-    with _given_back(matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul):
+        older_cudnn = True
+        with suppress(RuntimeError):
+            older_cudnn = cudnn.allow_tf32
         try:
             allow_tf32(config.precision)
             yield
         finally:
             matmul.allow_bf16_reduced_precision_reduction = reductions
-            if older_matmul is not None:
-                torch.set_float32_matmul_precision(older_matmul)
-            if older_cudnn is not None:
-                cudnn.allow_tf32 = older_cudnn
+            torch.set_float32_matmul_precision(older_matmul)
+            cudnn.allow_tf32 = older_cudnn
 
 
 @contextmanager

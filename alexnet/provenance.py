@@ -75,7 +75,7 @@ def code_sha256() -> str:
     """The SHA-256 of the package's Python, C++ and CUDA files.
 
     It needs no git, and every edit changes it. An installation that has only compiled Python files
-    has the SHA-256 of nothing.
+    has that of the C++ and CUDA files alone, so an edit of Python does not change it.
     """
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*")):

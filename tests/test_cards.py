@@ -21,6 +21,17 @@ def test_page_has_the_estimates_of_the_models() -> None:
         assert f"{row}\n" in PAGE
 
 
+def test_targets_of_the_page_stand_beside_the_estimates_of_the_models() -> None:
+    def span(card: str, batch: int) -> str:
+        careful, hopeful = one(card, "Triton")[batch]
+        return f"{careful:,.0f} to {hopeful:,.0f}"
+
+    assert f"| H100, batch 512: 40,000 images/s | {span('H100', 512)} |\n" in PAGE
+    assert f"| H200, batch 512: 55,000 images/s | {span('H200', 512)} |\n" in PAGE
+    imagenet = f"{span('H100', 512)} (H100, batch 512), {span('H100', 128)} (the recipe's batch"
+    assert imagenet in PAGE
+
+
 @pytest.mark.parametrize("cards", [2, 4, 8])
 def test_several_cards_lose_less_than_half_to_their_exchange(cards: int) -> None:
     for speeds, of_one in zip(several(cards).values(), one("H100", "Triton").values(), strict=True):

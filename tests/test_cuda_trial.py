@@ -59,12 +59,14 @@ def seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[fl
     assert not measured
 
 
-def test_trials_with_and_without_tf32_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN has other kernels for them."""
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_trials_with_and_without_tf32_are_apart() -> None:
+    """cuDNN has other kernels for them. The user's switches may contradict PyTorch's older one."""
+    cuda, conv = torch.device("cuda"), torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    conv.fp32_precision = "ieee"
     without = cuda_trial._where(cuda)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    conv.fp32_precision = "tf32"  # until the next test begins
+    with pytest.raises(RuntimeError, match="TF32"):
+        _ = torch.backends.cudnn.allow_tf32
     assert cuda_trial._where(cuda) != without
 
 

@@ -193,14 +193,6 @@ def switches() -> list[Any]:
     return found
 
 
-def assert_same(before: list[Any]) -> None:
-    """Compare the switches now with those of before, where PyTorch answered then."""
-    now = [
-        switch if old is not None else None for switch, old in zip(switches(), before, strict=True)
-    ]
-    assert now == before
-
-
 def assert_for_a_training(during: list[Any], before: list[Any], config: Config) -> None:
     """Check the switches in a training whose caller has those of `before`."""
     deterministic = config.deterministic
@@ -264,10 +256,31 @@ def test_switches_of_the_caller_are_the_same_after_those_of_a_training(
     config = tiny(Path(), device=on, precision=precision, deterministic=deterministic)
     with device.switched(config):
         assert_for_a_training(switches(), before, config)
-    assert_same(before)
+    assert switches() == before
     with pytest.raises(KeyboardInterrupt), device.switched(config):
         raise KeyboardInterrupt
-    assert_same(before)
+    assert switches() == before
+
+
+@pytest.mark.parametrize("older", ["highest", "high", "medium"])
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("newer", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_older_switch_is_given_back_where_a_newer_one_contradicts_it(
+    precision: str, newer: str, tf32: bool, older: str, own_switches: None
+) -> None:
+    torch.set_float32_matmul_precision(older)
+    BACKENDS.cudnn.allow_tf32 = tf32
+    BACKENDS.mkldnn.matmul.fp32_precision = newer
+    BACKENDS.cudnn.conv.fp32_precision = "ieee" if newer == "ieee" else "tf32"
+    before = switches()
+    with device.switched(tiny(Path(), device="cuda", precision=precision)):
+        pass
+    assert switches() == before
+    # The caller takes the contradiction away, and PyTorch answers again.
+    BACKENDS.mkldnn.matmul.fp32_precision = "ieee"
+    BACKENDS.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
+    assert (torch.get_float32_matmul_precision(), BACKENDS.cudnn.allow_tf32) == (older, tf32)
 
 
 @pytest.mark.parametrize("on", ["cpu", "cuda"])
@@ -321,7 +334,7 @@ def test_training_that_does_not_end_well_gives_the_switches_back(
         with stopped_after(1):
             fit(config, tmp_path / "run")
     assert_for_a_training(seen[0], before, config)
-    assert_same(before)
+    assert switches() == before
 
 
 def test_network_that_is_loaded_to_a_cpu_leaves_tf32_of_a_gpu_alone(
@@ -330,4 +343,4 @@ def test_network_that_is_loaded_to_a_cpu_leaves_tf32_of_a_gpu_alone(
     the_newer_switches()
     before = switches()
     load(run, device="cpu")
-    assert_same(before)
+    assert switches() == before

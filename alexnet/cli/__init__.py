@@ -59,7 +59,7 @@ DISK_ERRORS = {
     errno.EACCES: "change its permissions or choose another path",
     errno.EPERM: "change its permissions or choose another path",
     errno.EROFS: "this disk cannot be written; choose another folder",
-    errno.EIO: "check this disk; if the same file fails again, restore or remove it",
+    errno.EIO: "check this disk, or try again if it is remote; restore a file that fails again",
     errno.EMFILE: "allow more open files with `ulimit -n`",
     errno.ENFILE: "the system has too many open files; close other programs",
     errno.ENAMETOOLONG: "choose a shorter name",

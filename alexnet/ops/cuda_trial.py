@@ -82,7 +82,9 @@ def _key(
 
 def _where(device: torch.device) -> str:
     """The part of a key that is the same for all trials of this card."""
-    tf32 = "TF32; " if torch.backends.cudnn.allow_tf32 else ""
+    # Not `cudnn.allow_tf32`, the older switch: PyTorch raises if a newer one contradicts it.
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    tf32 = "TF32; " if conv.fp32_precision == "tf32" else ""
     return f"{_card(device)}; {tf32}torch {torch.__version__}; cuDNN {_cudnn()}"
 
 
