@@ -110,7 +110,7 @@ class Checkpoints:
         step = self._state.step
         if (name := weight_fault(self._net)) is not None:
             what = f"step {step}: {name} is not finite since the last update"
-            raise NotFinite(what, step=step)
+            raise NotFinite(what, step)
 
 
 def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:

@@ -371,7 +371,7 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
         mend = _mend(setup.config, run, error.step) if mesh.first else ""
         with suppress(RuntimeError):
             barrier(mesh)
-        raise NotFinite(error.what, mend) from error
+        raise NotFinite(error.what, error.step, mend) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if not full and error.errno not in AWAY:
@@ -645,7 +645,7 @@ def _validate(setup: Setup, preprocess: Preprocess, workers: int, step: int) -> 
     batch = config.sgd.batch // setup.net.mesh.data.size
     result = measure(nets, val, crop, batch, workers, setup.net.mesh)
     if not math.isfinite(result.loss):
-        raise NotFinite(f"step {step}: the validation loss is not finite", step=step)
+        raise NotFinite(f"step {step}: the validation loss is not finite", step)
     return result
 
 
