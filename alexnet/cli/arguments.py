@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -72,6 +72,17 @@ def on_disk(path: Path) -> Path:
     if is_url(path):
         raise AlexNetError(f"{as_url(path)} is a URL; write to a folder and copy that there")
     return path
+
+
+def needs(given: Sequence[object], what: str, *example: object) -> None:
+    """Raise AlexNetError if nothing is given, with an example, which the parser's sentence lacks.
+
+    Args:
+        what: What has to be named.
+        example: A verb and its arguments.
+    """
+    if not given:
+        raise AlexNetError(f"name {what}, for example: {command(*example)}")
 
 
 def recipe(name: str) -> Callable[[], Config]:
