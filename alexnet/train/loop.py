@@ -98,7 +98,7 @@ from alexnet.train.sgd import (
     update_average,
     zero_velocity,
 )
-from alexnet.train.trackers import named_trackers
+from alexnet.train.trackers import check_named
 from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
@@ -157,8 +157,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             store = Store(config.data)
             setup = set_up(_resolved(with_classes(config, store)), store, mesh)
             if mesh.first:
-                check_room(run, setup.config, store.size_px)
-                named_trackers()
+                _check_writable(run, setup.config, store)
             if mesh.first and not locks_first:
                 held.enter_context(_lock(run, mesh, config.parallel))
                 # Another process may have begun the same run, and even ended it, in between.
@@ -243,7 +242,7 @@ def resume(
                 held.enter_context(_lock(run, mesh, parallel))
             store = Store(config.data)
             if mesh.first:
-                check_room(run, config, store.size_px)
+                _check_writable(run, config, store)
             return set_up(config, store, mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
@@ -289,6 +288,12 @@ def _lock(run: Path, mesh: Mesh, parallel: Parallel) -> AbstractContextManager[N
     """Hold the lock of a run, for which the first rank waits no longer than the others for it."""
     alone = mesh.world.size == 1
     return run_lock(run, FOREIGN_LOCK_S if alone else min(FOREIGN_LOCK_S, parallel.timeout_s / 2))
+
+
+def _check_writable(run: Path, config: Config, store: Store) -> None:
+    """Refuse a run whose disk lacks room for it, or whose trackers cannot be opened."""
+    check_room(run, config, store.size_px)
+    check_named()
 
 
 def _read_trained_config(run: Path) -> Config:
