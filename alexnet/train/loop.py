@@ -75,7 +75,7 @@ from alexnet.train.changes import (
     continued,
     hardware_in_words,
 )
-from alexnet.train.checkpoints import Checkpoints, hardware, saved_without_store
+from alexnet.train.checkpoints import Checkpoints, hardware
 from alexnet.train.folder import check_empty, check_room, run_lock
 from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
 from alexnet.train.setup import (
@@ -464,10 +464,7 @@ def _train(
         # From here on every error closes the trackers, which have threads and servers.
         RunLog(run, state.step, state.epoch, writes=mesh.first) as log,
         # After the trackers are open, because its clock starts here.
-        nullcontext(
-            Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
-        ) as checkpoints,
-        saved_without_store(checkpoints.save, mesh),
+        Checkpoints(setup, run, velocity, preprocess, state, step_metrics) as checkpoints,
         nullcontext() if graph is None else closing(graph),
     ):
         # To stderr, because stdout has one line for each epoch.
