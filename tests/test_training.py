@@ -164,7 +164,7 @@ def test_each_rank_validates_its_part_of_a_batch_at_once(
 
     monkeypatch.setattr(loop, "measure", measure)
     net = SimpleNamespace(mesh=Mesh(data=Group((0, 1))))
-    setup: Any = SimpleNamespace(config=tiny(tmp_path), splits=(None, None), tested=net, net=net)
+    setup: Any = SimpleNamespace(config=tiny(tmp_path), val=None, tested=net, net=net)
     loop._validate(setup, None, 1, 0)  # type: ignore[arg-type]
     assert sizes == [8]
 

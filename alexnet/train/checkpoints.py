@@ -92,7 +92,10 @@ class Checkpoints:
             NotFinite: A loss or a weight is not finite: a run could not go on from there.
         """
         self._step_metrics.settle()
-        self._check_weights()
+        # The loss of a step is computed before its update: the last update has shown none yet.
+        step = self._state.step
+        if (name := weight_fault(self._net)) is not None:
+            raise NotFinite(f"step {step}: {name} is not finite since the last update", step)
         self._state.elapsed_s = self.elapsed_s()
         # Only `last` can be resumed, so `best` has neither a velocity nor weights to train.
         weights, training = self._net.full(checkpoint.state_of(self._tested)), {}
@@ -107,16 +110,6 @@ class Checkpoints:
             path = self._run / f"{which}.safetensors"
             checkpoint.write(path, weights, full_velocity, self._mean, header, training)
         self._saved_s = time.perf_counter()
-
-    def _check_weights(self) -> None:
-        """Raise NotFinite on all ranks if one of them has a weight that is not finite.
-
-        The loss of a step is computed before its update, so the last update has shown no loss yet.
-        """
-        step = self._state.step
-        if (name := weight_fault(self._net)) is not None:
-            what = f"step {step}: {name} is not finite since the last update"
-            raise NotFinite(what, step)
 
 
 def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:

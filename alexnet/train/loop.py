@@ -429,7 +429,7 @@ def _train(
         note_change: Saves and logs the new settings of a resumed run, directly before the training.
     """
     config, net = setup.config, setup.net
-    store, (train, val) = setup.store, setup.splits
+    store, train, val = setup.store, setup.train, setup.val
     messages = [*messages, *choose_products(setup)]
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
@@ -443,6 +443,14 @@ def _train(
         device,
         dtype_of(config.precision),
     )
+    # The crop, reflection and color shift of each image.
+    draw = partial(
+        sample_augmentation,
+        config.augment,
+        store.statistics,
+        config.architecture.input_px,
+        config.seed,
+    )
     parameters = dict(net.named_parameters())
     graph = None
     if graph_step.takes(config, device, mesh):
@@ -454,8 +462,12 @@ def _train(
     forecast: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
     num_batches = math.ceil(len(train) / sgd.batch)
 
-    def hyper_at(epoch: float) -> dict[str, ParamHyper]:
-        return {name: param_hyper(config, name, epoch, state.plateau) for name in parameters}
+    def set_hyper(epoch: float) -> dict[str, ParamHyper]:
+        hyper = {name: param_hyper(config, name, epoch, state.plateau) for name in parameters}
+        # The first call also records the graph.
+        if graph is not None:
+            graph.set_hyper(hyper)
+        return hyper
 
     with (
         kept_memory(device),
@@ -481,10 +493,7 @@ def _train(
             # schedule are set again in each step.
             order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)
             colour = colour_on(schedule, state.epoch)
-            hyper = hyper_at(state.epoch)
-            # The first call also records the graph.
-            if graph is not None:
-                graph.set_hyper(hyper)
+            hyper = set_hyper(state.epoch)
             epoch_began_s, images_before = time.perf_counter(), state.images
             waited_s = 0.0
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
@@ -502,13 +511,11 @@ def _train(
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
                     # shifted in color on the device.
-                    augmentation = _augmentation_of(batch, setup, preprocess, state.epoch, colour)
+                    augmentation = draw(state.epoch, batch.index, batch.position, colour)
                     # Asked before `add`, which sends it to the other ranks.
                     due = checkpoints.due()
                     if isinstance(schedule, SmoothSchedule):
-                        hyper = hyper_at(middle_of_step(state.epoch, state.batch, num_batches))
-                        if graph is not None:
-                            graph.set_hyper(hyper)
+                        hyper = set_hyper(middle_of_step(state.epoch, state.batch, num_batches))
                     # Forward; as a CUDA graph, backward and update too.
                     if graph is not None:
                         loss, num_wrong = graph(batch, augmentation, state.step)
@@ -589,22 +596,6 @@ def _train(
     return metrics
 
 
-def _augmentation_of(
-    batch: Batch, setup: Setup, preprocess: Preprocess, epoch: int, colour: bool
-) -> Augmentation:
-    """Draw the crop, reflection and color shift of each image of a batch."""
-    return sample_augmentation(
-        preprocess.augment,
-        setup.store.statistics,
-        preprocess.input_px,
-        setup.config.seed,
-        epoch,
-        batch.index,
-        batch.position,
-        colour,
-    )
-
-
 def _forward(
     net: ShardedNetwork,
     preprocess: Preprocess,
@@ -641,11 +632,11 @@ def _validate(setup: Setup, preprocess: Preprocess, workers: int, step: int) -> 
         NotFinite: The loss is not finite. Nothing is saved then, because a run could not go on from
             such weights.
     """
-    config, (_, val) = setup.config, setup.splits
+    config = setup.config
     nets, crop = [(setup.tested, preprocess)], centre(config.augment)
     # Each rank measures as many images at once as it trains on.
     batch = config.sgd.batch // setup.net.mesh.data.size
-    result = measure(nets, val, crop, batch, workers, setup.net.mesh)
+    result = measure(nets, setup.val, crop, batch, workers, setup.net.mesh)
     if not math.isfinite(result.loss):
         raise NotFinite(f"step {step}: the validation loss is not finite", step)
     return result
