@@ -69,7 +69,7 @@ def _config(name: str) -> Config:
     path = Path(name)
     if path.suffix == ".json" or (path / "config.json").is_file():
         return read_file(Config, path if path.suffix == ".json" else path / "config.json")
-    return recipe(name)()
+    return recipe(name)
 
 
 def summary(arguments: list[str]) -> None:
