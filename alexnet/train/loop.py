@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from alexnet import checkpoint, diagnostics
-from alexnet.card import write_card
+from alexnet.card import warn_not_written, write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, SmoothSchedule
 from alexnet.config_checks import check, without_effect
@@ -395,7 +395,7 @@ def _write_card(run: Path) -> None:
     try:
         write_card(run)
     except (OSError, AlexNetError) as error:
-        print(f"warning: {run / 'card.md'} is not written: {error}", file=sys.stderr)
+        warn_not_written(run, error)
 
 
 def _mend(config: Config, run: Path, step: int) -> str:
