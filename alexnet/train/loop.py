@@ -62,7 +62,7 @@ from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import AWAY, FOREIGN_LOCK_S
+from alexnet.files import AWAY, FOREIGN_LOCK_S, exists
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -124,6 +124,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
         BusyError: Another process is training this run, or its disk does not answer.
+        OSError: A disk fails before the first step; with several ranks this is mostly a BusyError
+            or MeshError.
         ConfigError: The config is invalid, or it names no store.
         DataError: The store or an image is missing or damaged; during training, a single process
             has saved the run.
@@ -216,7 +218,7 @@ def resume(
             network.
         ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
         BusyError: Another process is training the run, or its disk does not answer.
-        DataError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
+        DataError, OSError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
     """
     run = Path(run_dir)
     with heard_on_each_machine():
@@ -316,7 +318,7 @@ def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor])
 
     Without a checkpoint the run was stopped before its first one, and begins again.
     """
-    if (run / "last.safetensors").exists():
+    if exists(run / "last.safetensors"):
         return restore(setup, run, velocity)
     if setup.config.init:
         start_from(setup)
