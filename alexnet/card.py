@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.image import centre_square
 from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
-from alexnet.errors import RunError
+from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import TOP5_CLASSES, Result, crops_name, says_top5
 from alexnet.files import in_turn, parse_json, write_whole
 from alexnet.model import Network
 from alexnet.provenance import describe
+from alexnet.terminal import printable
 from alexnet.trained import Trained, load
 
 CARD, EVALUATIONS = "card.md", "evaluations.jsonl"
@@ -57,6 +59,12 @@ def write_card(run: Path, name: str = "") -> Path:
     path = run / CARD
     write_whole(path, _text(run, name or run.resolve().name, saved).encode())
     return path
+
+
+def warn_not_written(run: Path, error: OSError | AlexNetError) -> None:
+    """Say on stderr why the card of a run could not be written, which ends no command."""
+    reason = getattr(error, "strerror", None) or error
+    print(printable(f"warning: {run / CARD} was not written: {reason}"), file=sys.stderr)
 
 
 def checkpoint_files(run: Path) -> list[Path]:
@@ -190,7 +198,7 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
                 f"{evaluation['images']} images of `{evaluation['split']}` in "
                 f"`{evaluation['data']}`)",
             )
-    yield "code", describe(about["code"]) if "code" in about else "not recorded"
+    yield "code", describe(about.get("code"))
     made = ", ".join(str(about[key]) for key in ("torch", "machine") if key in about)
     yield "PyTorch and machine", made or "not recorded"
 

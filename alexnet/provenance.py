@@ -43,11 +43,13 @@ def code_version() -> dict[str, str | bool]:
     return version | {"commit": commit, "clean": changed == "" and added == ""}
 
 
-def describe(version: dict[str, str | bool]) -> str:
+def describe(version: dict[str, str | bool] | None) -> str:
     """The version in words: `alexnet 0.1.0, commit 0123456789ab`.
 
-    `, changed` is added if the checkout was not clean.
+    `, changed` is added if the checkout was not clean. None: a file says nothing of its code.
     """
+    if version is None:
+        return "not recorded"
     commit = f", commit {str(version['commit'])[:12]}" if "commit" in version else ""
     return (
         f"alexnet {version['version']}{commit}{'' if version.get('clean', True) else ', changed'}"

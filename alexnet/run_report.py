@@ -113,7 +113,7 @@ def page(run: Path, test: OwnTest) -> str:
         changes=changed_settings(config),
         known_recipe=config.recipe in recipes.__all__,
         last=epochs[-1] if epochs else None,
-        code=describe(trained.about["code"]) if "code" in trained.about else "not recorded",
+        code=describe(trained.about.get("code")),
         torch=trained.about.get("torch", "not recorded"),
         machine=trained.about.get("machine", "not recorded"),
     )

@@ -129,6 +129,7 @@ def test_bash_completes_verbs_recipes_and_options(bash: Path) -> None:
     assert completions(bash, "alexnet", "export", "run", "net.onnx", "--with") == {
         "--with-preprocessing"
     }
+    assert completions(bash, "alexnet", "summary", "demo", "--form") == {"--format"}
     assert completions(bash, "alexnet", "--completion", "") == {"bash", "zsh"}
     # An argument that is not an option is a file, which bash completes itself.
     assert completions(bash, "alexnet", "predict", "runs/") == set()

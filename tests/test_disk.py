@@ -306,3 +306,22 @@ def test_disk_that_does_not_answer_while_training_may_answer_later(
     assert mend == (
         f"make sure that this disk works and continue with: alexnet train --resume {copied_run}"
     )
+
+
+def test_checkpoint_on_a_disk_that_does_not_answer_is_not_taken_for_none(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run would begin again, and replace it."""
+    # As from Python 3.14 on.
+    monkeypatch.setattr(Path, "exists", lambda self: os.path.exists(self))
+    real, before = os.stat, (copied_run / "metrics.jsonl").read_bytes()
+
+    def away(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if str(path).endswith("last.safetensors"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", away)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        resume(copied_run, epochs=4)
+    assert (copied_run / "metrics.jsonl").read_bytes() == before

@@ -14,7 +14,7 @@ import yaml
 
 from alexnet import recipes
 from alexnet.architecture import plan
-from alexnet.cli import main, summary
+from alexnet.cli import main
 from alexnet.layer_tables import dense_architecture
 from tests.commands import printed, refused
 
@@ -298,11 +298,3 @@ def test_page_about_60_million_has_the_numbers_of_the_plan() -> None:
     quoted = (f"{weights:,}", f"{of_connected:,}", share, f"{work:,}", f"{150_528 + 659_272:,}")
     for number in quoted:
         assert number.replace("%", " %") in page(), number
-
-
-def test_every_option_of_the_verb_is_told_from_the_fields_of_the_recipe(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(summary, "switches_of", lambda form: {"format": False, "totals": True})
-    words = ["--totals", "True", "--width", "0.5", "--format=csv"]
-    assert summary._divided(words) == (["--totals", "True", "--format=csv"], ["--width", "0.5"])

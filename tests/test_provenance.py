@@ -94,6 +94,7 @@ def test_commit_of_a_surrounding_checkout_is_not_reported(copy: Path) -> None:
 def test_description_is_short_and_marks_a_changed_tree() -> None:
     wheel: dict[str, str | bool] = {"version": "0.1.0"}
     assert describe(wheel) == "alexnet 0.1.0"
+    assert describe(None) == "not recorded"
     checkout = wheel | {"commit": "0123456789abcdef", "clean": True}
     assert describe(checkout) == "alexnet 0.1.0, commit 0123456789ab"
     assert describe(checkout | {"clean": False}) == "alexnet 0.1.0, commit 0123456789ab, changed"

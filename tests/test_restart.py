@@ -52,7 +52,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return start
 
 
-@pytest.mark.parametrize(("error", "code"), [(RunError("a"), 2), (NotFinite("a"), 1)])
+@pytest.mark.parametrize(("error", "code"), [(RunError("a"), 2), (NotFinite("a", 0), 1)])
 def test_error_that_comes_again_is_said_once(
     attempt: object, error: Exception, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

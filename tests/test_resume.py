@@ -42,7 +42,7 @@ def test_complete_run_without_room_for_its_card_is_complete(
 
     monkeypatch.setattr(loop, "write_card", full)
     fit(tiny(store), tmp_path / "run")
-    assert "card.md is not written: [Errno 28]" in capsys.readouterr().err
+    assert "card.md was not written: No space left on device" in capsys.readouterr().err
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 

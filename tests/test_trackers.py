@@ -17,7 +17,7 @@ import pytest
 from alexnet.distributed import heartbeat
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train import trackers
-from alexnet.train.loop import fit
+from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import RunLog, read_metrics
 from alexnet.train.trackers import InThread, Outcome, Tracker
 from tests.conftest import tiny
@@ -160,6 +160,19 @@ def test_wrong_tracker_is_refused_before_the_run_is_begun(
         with pytest.raises(AlexNetError, match=message):
             fit(tiny(store), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_wrong_tracker_is_refused_before_a_resumed_run_is_changed(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A line that the run will write again.
+    with (copied_run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "change", "step": 999, "epoch": 99, "lr": 0.1, "epochs": 100}\n')
+    before = (copied_run / "metrics.jsonl").read_bytes()
+    monkeypatch.setenv("ALEXNET_TRACKERS", "comet")
+    with pytest.raises(ConfigError, match="names 'comet'"):
+        resume(copied_run, epochs=4)
+    assert (copied_run / "metrics.jsonl").read_bytes() == before
 
 
 class BrokenTracker:

@@ -143,9 +143,13 @@ def test_ranks_that_diverged_wait_for_the_one_that_says_how_to_go_on(
     for rank, expected in ((0, ["mend", "barrier"]), (1, ["barrier"])):
         net = SimpleNamespace(mesh=Mesh(world=Group((0, 1), rank)))
         setup: Any = SimpleNamespace(config=tiny(tmp_path), net=net)
-        with pytest.raises(NotFinite, match="a loss"), loop._explained(setup, tmp_path):
-            raise NotFinite("a loss")
+        with (
+            pytest.raises(NotFinite, match="a loss") as raised,
+            loop._explained(setup, tmp_path),
+        ):
+            raise NotFinite("a loss", 7)
         assert events == expected
+        assert raised.value.step == 7
         events.clear()
 
 
@@ -160,7 +164,7 @@ def test_each_rank_validates_its_part_of_a_batch_at_once(
 
     monkeypatch.setattr(loop, "measure", measure)
     net = SimpleNamespace(mesh=Mesh(data=Group((0, 1))))
-    setup: Any = SimpleNamespace(config=tiny(tmp_path), splits=(None, None), tested=net, net=net)
+    setup: Any = SimpleNamespace(config=tiny(tmp_path), val=None, tested=net, net=net)
     loop._validate(setup, None, 1, 0)  # type: ignore[arg-type]
     assert sizes == [8]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -74,16 +75,28 @@ def on_disk(path: Path) -> Path:
     return path
 
 
-def recipe(name: str) -> Callable[[], Config]:
-    """The function that builds a recipe. Raises AlexNetError for an unknown name."""
+def needs(given: Sequence[object], what: str, *example: object) -> None:
+    """Raise AlexNetError if nothing is given, with an example, which the parser's sentence lacks.
+
+    Args:
+        what: What has to be named.
+        example: A verb and its arguments.
+    """
+    if not given:
+        raise AlexNetError(f"name {what}, for example: {command(*example)}")
+
+
+def recipe(name: str) -> Config:
+    """The configuration of a recipe. Raises AlexNetError for an unknown name."""
     # Not `hasattr`: the module also has names that it imports, such as Conv.
     if name not in recipes.__all__:
         raise AlexNetError(unknown("recipe", name, recipes.__all__))
-    return cast(Callable[[], Config], getattr(recipes, name))
+    return cast(Config, getattr(recipes, name)())
 
 
-class stoppable:
-    """Context manager that turns the end of a training run into an exit code.
+@contextmanager
+def stoppable(whole: str = "") -> Iterator[None]:
+    """Turn the end of a training run into an exit code.
 
     The code is 128 + the signal's number for a run that was stopped, and 1 for a loss that is not
     finite or a rank that was lost.
@@ -91,16 +104,9 @@ class stoppable:
     Args:
         whole: The command that goes on with all that was stopped, where that is more than the run.
     """
-
-    def __init__(self, whole: str = "") -> None:
-        self.whole = whole
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
+    try:
+        yield
+    except Exception as error:
         # Imported here, since these modules import PyTorch.
         from alexnet.distributed.heartbeat import RankLost
         from alexnet.train.loop import Interrupted
@@ -117,7 +123,8 @@ class stoppable:
             os._exit(1)
         if isinstance(error, Interrupted | NotFinite):
             # A loss that is not finite would come again.
-            goes_on = self.whole and isinstance(error, Interrupted)
-            whole = f", or go on with everything by: {self.whole}" if goes_on else ""
-            print(f"alexnet: {error}{whole}", file=sys.stderr)
+            goes_on = whole and isinstance(error, Interrupted)
+            everything = f", or go on with everything by: {whole}" if goes_on else ""
+            print(f"alexnet: {error}{everything}", file=sys.stderr)
             sys.exit(128 + error.number if isinstance(error, Interrupted) else 1)
+        raise

@@ -124,7 +124,7 @@ def _say_part(store: Store, tested: int) -> None:
 
 def _keep(run: Path, store: Store, split: str, results: Sequence[Result]) -> None:
     """Write the errors to the card of the run, where that can be written."""
-    from alexnet.card import add_evaluation
+    from alexnet.card import add_evaluation, warn_not_written
     from alexnet.checkpoint import read_config
 
     try:
@@ -132,8 +132,7 @@ def _keep(run: Path, store: Store, split: str, results: Sequence[Result]) -> Non
         add_evaluation(run, store.name, store.checksum, split, results)
     except (OSError, AlexNetError) as error:
         # A run of someone else, on a full disk, or with a damaged file can be tested as well.
-        reason = error.strerror if isinstance(error, OSError) else error
-        print(printable(f"warning: {run}/card.md was not written: {reason}"), file=sys.stderr)
+        warn_not_written(run, error)
 
 
 def confusion_table(

@@ -12,10 +12,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import Paths, on_disk, parse
+from alexnet.cli.arguments import Paths, needs, on_disk, parse
 from alexnet.errors import AlexNetError, DataError
 from alexnet.files import check_may_write
-from alexnet.program import command
 from alexnet.terminal import printable
 
 
@@ -45,13 +44,10 @@ class ExplainArguments:
 
 def explain(arguments: list[str]) -> None:
     """Run `alexnet explain`."""
-    example = f"for example: {command('explain', 'runs/mine', 'photo.jpg')}"
-    # Before the parser, which would answer with a page.
-    if not arguments:
-        raise AlexNetError(f"name a run and its images, {example}")
+    example = "explain", "runs/mine", "photo.jpg"
+    needs(arguments, "a run and its images", *example)
     a = parse(ExplainArguments, "explain", arguments)
-    if not a.images:
-        raise AlexNetError(f"name the images to explain, {example}")
+    needs(a.images, "the images to explain", *example)
     # As `figure` does. An exported file is no folder, and may lie anywhere.
     out = on_disk(a.out or (Path() if a.run.is_file() else a.run))
     if out.exists() and not out.is_dir():

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import on_disk, parse
+from alexnet.cli.arguments import needs, on_disk, parse
 from alexnet.errors import AlexNetError
 from alexnet.program import command
 
@@ -49,11 +49,7 @@ class ExploreArguments:
 
 def explore(arguments: list[str]) -> None:
     """Run `alexnet explore`."""
-    if not arguments:
-        raise AlexNetError(
-            "name a run and the page, for example: "
-            f"{command('explore', 'runs/mine', '--out', 'page.html')}"
-        )
+    needs(arguments, "a run and the page", "explore", "runs/mine", "--out", "page.html")
     a = parse(ExploreArguments, "explore", arguments)
     for name in ("images", "units"):
         if getattr(a, name) < 1:

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from alexnet import recipes
-from alexnet.cli.arguments import Names, Paths, on_disk, parse
+from alexnet.cli.arguments import Names, Paths, on_disk, parse, recipe
 from alexnet.errors import AlexNetError
 from alexnet.program import command
 
@@ -121,12 +121,11 @@ def _draw(a: FigureArguments, named_recipe: bool) -> Figure:
     """Draw a figure. `named_recipe`: the only entry of `a.runs` is the name of a recipe."""
     from alexnet import evaluation, figures, load
     from alexnet.checkpoint import read_config
-    from alexnet.cli.arguments import recipe
 
     run = a.runs[0]
     match a.figure:
         case "network":
-            config = recipe(str(run))() if named_recipe else read_config(run)
+            config = recipe(str(run)) if named_recipe else read_config(run)
             return figures.network(config.architecture)
         case "filters":
             return figures.filters(load(run).net)

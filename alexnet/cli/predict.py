@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from alexnet.cli.arguments import Paths, parse
+from alexnet.cli.arguments import Paths, needs, parse
 from alexnet.errors import AlexNetError
 from alexnet.program import command
 from alexnet.terminal import printable
@@ -38,13 +38,10 @@ class PredictArguments:
 
 def predict(arguments: list[str]) -> None:
     """Run `alexnet predict`."""
-    example = f"for example: {command('predict', 'runs/mine', 'photo.jpg')}"
-    # Before the parser, which would answer with a page.
-    if not arguments:
-        raise AlexNetError(f"name a run and its images, {example}")
+    example = "predict", "runs/mine", "photo.jpg"
+    needs(arguments, "a run and its images", *example)
     a = parse(PredictArguments, "predict", arguments)
-    if not a.images:
-        raise AlexNetError(f"name the images to classify, {example}")
+    needs(a.images, "the images to classify", *example)
     if a.most < 1:
         raise AlexNetError(f"--most is {a.most}; it must be at least 1")
     from alexnet import inference, load

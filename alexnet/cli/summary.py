@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 
+from alexnet import recipes
 from alexnet.architecture import Op, plan
-from alexnet.cli.arguments import parse, recipe
+from alexnet.cli.arguments import recipe
 from alexnet.cli.mistakes import in_one_sentence
 from alexnet.cli.options import (
     fields_of,
@@ -31,6 +32,16 @@ from alexnet.saved_config import read_file
 
 
 @dataclass(frozen=True)
+class SummaryOptions:
+    """The options of the verb, which stand among the fields of the recipe."""
+
+    format: Format = "table"
+    """A table, JSON, CSV, or the layers as a simulator of accelerators reads them."""
+    dense: bool = False
+    """Count the network without its columns, as many published tables do."""
+
+
+@dataclass(frozen=True)
 class SummaryArguments:
     """Print the shape, parameters, neurons and multiply-adds of every layer.
 
@@ -43,10 +54,14 @@ class SummaryArguments:
 
     recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE|RUN")]]
     """Name of the recipe (`train --help` lists all of them), or a run, or its config.json."""
-    format: Format = "table"
-    """A table, JSON, CSV, or the layers as a simulator of accelerators reads them."""
-    dense: bool = False
-    """Count the network without its columns, as many published tables do."""
+    options: SummaryOptions
+
+
+@dataclass(frozen=True)
+class _Parsed(SummaryOptions):
+    """Print the layers of a recipe. Each field of the recipe is an option."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=recipes.original)
 
 
 def _config(name: str) -> Config:
@@ -54,7 +69,7 @@ def _config(name: str) -> Config:
     path = Path(name)
     if path.suffix == ".json" or (path / "config.json").is_file():
         return read_file(Config, path if path.suffix == ".json" else path / "config.json")
-    return recipe(name)()
+    return recipe(name)
 
 
 def summary(arguments: list[str]) -> None:
@@ -67,56 +82,32 @@ def summary(arguments: list[str]) -> None:
     base, rest = _config(arguments[0]), arguments[1:]
     if wants_help(rest):
         print(f"usage: {command('summary', arguments[0])} [OPTION ...] [--FIELD VALUE ...]\n")
-        print(
-            *option_lines([o for o in options_of(SummaryArguments) if not o.positional]), sep="\n"
-        )
+        print(*option_lines(options_of(SummaryOptions)), sep="\n")
         print(short_help("summary", replace(base, recipe=arguments[0]), SUMMARY_GROUPS))
         return
-    # The options of the verb stand among the fields of the recipe, which another parser reads.
-    options, fields = _divided(
-        understood(
-            with_full_help(rest),
-            fields_of(base) | switches_of(SummaryArguments),
-            f"summary {arguments[0]}",
-            values=True,
-        )
-    )
-    a = parse(SummaryArguments, "summary", [arguments[0], *options])
-    with in_one_sentence(f"summary {a.recipe}"):
-        config = tyro.cli(
-            Config,
-            prog=command("summary", a.recipe),
-            args=fields,
-            default=base,
+    verb = f"summary {arguments[0]}"
+    names = fields_of(base) | switches_of(SummaryOptions)
+    words = understood(with_full_help(rest), names, verb, values=True)
+    with in_one_sentence(verb):
+        a = tyro.cli(
+            _Parsed,
+            prog=command("summary", arguments[0]),
+            args=words,
+            default=_Parsed(config=base),
+            # `parse_train` says why.
             config=(AvoidSubcommands, FlagConversionOff),
         )
-    architecture = dense_architecture(config.architecture) if a.dense else config.architecture
+    architecture = a.config.architecture
+    if a.dense:
+        architecture = dense_architecture(architecture)
     if a.format == "table":
         _print_table(plan(architecture))
         return
-    name = Path(config.recipe).name + ("_dense" if a.dense else "")
+    name = Path(a.config.recipe).name + ("_dense" if a.dense else "")
     print(text(architecture, a.format, name))
     # Not among the lines of the file, which may have no comments.
     if about := note(a.format):
         print(about, file=sys.stderr)
-
-
-def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The verb's own options among arguments that `understood` has returned, and the others."""
-    own = {f"--{name}" for name in switches_of(SummaryArguments)}
-    options: list[str] = []
-    others: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        name, equals, _ = word.partition("=")
-        if name not in own:
-            others.append(word)
-            continue
-        options.append(word)
-        if not equals and rest:
-            options.append(rest.pop(0))
-    return options, others
 
 
 def _print_table(ops: Sequence[Op]) -> None:

@@ -293,7 +293,7 @@ def base_config(name: str) -> Config:
             + (f"the nearest recipe is {meant}; " if meant else "")
             + f"all recipes are listed by: {command('train', '--help')}"
         )
-    return recipe(name)()
+    return recipe(name)
 
 
 def parse_train(name: str, arguments: list[str], base: Config | None = None) -> TrainArguments:

@@ -73,7 +73,7 @@ def of_checkpoint(path: Path) -> dict[str, Any]:
         "input_px": saved.config.architecture.input_px,
         "store": about["store"][:12] or "none",
         "sha256": about["sha256"],
-        "code": describe(about["code"]) if "code" in about else "not recorded",
+        "code": describe(about.get("code")),
     }
     if "val_error" in evaluation:
         facts["validation_error"] = f"{evaluation['val_error']:.2%} (center crop, training's own)"

@@ -21,7 +21,7 @@ from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.rendezvous import agent_serves, launch_store
 from alexnet.distributed.restart import restarted
 from alexnet.errors import AlexNetError, BusyError, MeshError
-from alexnet.files import AWAY
+from alexnet.files import AWAY, exists
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def begun_before(mesh: Mesh, run: Path) -> bool:
     else:
         # The store of an earlier start has ended with its first rank.
         answers = [restarted()]
-    answers = [answers[0] and (run / "config.json").exists()]
+    answers = [answers[0] and exists(run / "config.json")]
     if mesh.world.size > 1:
         dist.broadcast_object_list(answers, 0)
     return answers[0]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +14,6 @@ from alexnet.config import Config
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
-from alexnet.distributed.mesh import Mesh
 from alexnet.errors import DataError
 from alexnet.ops import trial
 from alexnet.provenance import code_version, machine
@@ -28,7 +25,8 @@ from alexnet.train.setup import Setup
 class Checkpoints:
     """Writes the checkpoints of a run: `last`, which can be resumed, and `best`.
 
-    Saving is collective: every rank calls it at the same step, and rank 0 writes.
+    Saving is collective: every rank calls it at the same step, and rank 0 writes. As a context
+    manager it saves the run if its store becomes unreachable or damaged.
     """
 
     def __init__(
@@ -48,6 +46,14 @@ class Checkpoints:
         # A resumed run continues to count from the seconds of its checkpoint.
         self._saved_s = time.perf_counter()
         self._began_s = self._saved_s - state.elapsed_s
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # A single process alone: other ranks may be at another step.
+        if isinstance(error, StoreLost | DataError) and self._net.mesh.world.size == 1:
+            self.save("last")
 
     def save_snapshot(self) -> None:
         """Keep the filters of the first layer, if the run wants those of this epoch."""
@@ -86,7 +92,10 @@ class Checkpoints:
             NotFinite: A loss or a weight is not finite: a run could not go on from there.
         """
         self._step_metrics.settle()
-        self._check_weights()
+        # The loss of a step is computed before its update: the last update has shown none yet.
+        step = self._state.step
+        if (name := weight_fault(self._net)) is not None:
+            raise NotFinite(f"step {step}: {name} is not finite since the last update", step)
         self._state.elapsed_s = self.elapsed_s()
         # Only `last` can be resumed, so `best` has neither a velocity nor weights to train.
         weights, training = self._net.full(checkpoint.state_of(self._tested)), {}
@@ -101,16 +110,6 @@ class Checkpoints:
             path = self._run / f"{which}.safetensors"
             checkpoint.write(path, weights, full_velocity, self._mean, header, training)
         self._saved_s = time.perf_counter()
-
-    def _check_weights(self) -> None:
-        """Raise NotFinite on all ranks if one of them has a weight that is not finite.
-
-        The loss of a step is computed before its update, so the last update has shown no loss yet.
-        """
-        step = self._state.step
-        if (name := weight_fault(self._net)) is not None:
-            what = f"step {step}: {name} is not finite since the last update"
-            raise NotFinite(what, step=step)
 
 
 def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:
@@ -149,17 +148,3 @@ def hardware(device: str) -> dict[str, Any]:
     """
     gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return {"machine": machine() + gpu, "threads": torch.get_num_threads()}
-
-
-@contextmanager
-def saved_without_store(save: Callable[[Literal["last"]], None], mesh: Mesh) -> Iterator[None]:
-    """Save the run if its store becomes unreachable or damaged.
-
-    Only a single process can do so: saving is collective, and other ranks may be at another step.
-    """
-    try:
-        yield
-    except (StoreLost, DataError):
-        if mesh.world.size == 1:
-            save("last")
-        raise

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from alexnet import checkpoint, diagnostics
-from alexnet.card import write_card
+from alexnet.card import warn_not_written, write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, SmoothSchedule
 from alexnet.config_checks import check, without_effect
@@ -62,7 +62,7 @@ from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import AWAY, FOREIGN_LOCK_S
+from alexnet.files import AWAY, FOREIGN_LOCK_S, exists
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -75,7 +75,7 @@ from alexnet.train.changes import (
     continued,
     hardware_in_words,
 )
-from alexnet.train.checkpoints import Checkpoints, hardware, saved_without_store
+from alexnet.train.checkpoints import Checkpoints, hardware
 from alexnet.train.folder import check_empty, check_room, run_lock
 from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
 from alexnet.train.setup import (
@@ -98,7 +98,7 @@ from alexnet.train.sgd import (
     update_average,
     zero_velocity,
 )
-from alexnet.train.trackers import named_trackers
+from alexnet.train.trackers import check_named
 from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
@@ -124,6 +124,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     Raises:
         RunError: The folder is not empty, or the number of classes differs from the store's.
         BusyError: Another process is training this run, or its disk does not answer.
+        OSError: A disk fails before the first step; with several ranks this is mostly a BusyError
+            or MeshError.
         ConfigError: The config is invalid, or it names no store.
         DataError: The store or an image is missing or damaged; during training, a single process
             has saved the run.
@@ -157,8 +159,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             store = Store(config.data)
             setup = set_up(_resolved(with_classes(config, store)), store, mesh)
             if mesh.first:
-                check_room(run, setup.config, store.size_px)
-                named_trackers()
+                _check_writable(run, setup.config, store)
             if mesh.first and not locks_first:
                 held.enter_context(_lock(run, mesh, config.parallel))
                 # Another process may have begun the same run, and even ended it, in between.
@@ -217,7 +218,7 @@ def resume(
             network.
         ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
         BusyError: Another process is training the run, or its disk does not answer.
-        DataError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
+        DataError, OSError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
     """
     run = Path(run_dir)
     with heard_on_each_machine():
@@ -243,7 +244,7 @@ def resume(
                 held.enter_context(_lock(run, mesh, parallel))
             store = Store(config.data)
             if mesh.first:
-                check_room(run, config, store.size_px)
+                _check_writable(run, config, store)
             return set_up(config, store, mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
@@ -291,6 +292,12 @@ def _lock(run: Path, mesh: Mesh, parallel: Parallel) -> AbstractContextManager[N
     return run_lock(run, FOREIGN_LOCK_S if alone else min(FOREIGN_LOCK_S, parallel.timeout_s / 2))
 
 
+def _check_writable(run: Path, config: Config, store: Store) -> None:
+    """Refuse a run whose disk lacks room for it, or whose trackers cannot be opened."""
+    check_room(run, config, store.size_px)
+    check_named()
+
+
 def _read_trained_config(run: Path) -> Config:
     """Read the config of a run that was trained here, and not imported.
 
@@ -311,7 +318,7 @@ def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor])
 
     Without a checkpoint the run was stopped before its first one, and begins again.
     """
-    if (run / "last.safetensors").exists():
+    if exists(run / "last.safetensors"):
         return restore(setup, run, velocity)
     if setup.config.init:
         start_from(setup)
@@ -371,7 +378,7 @@ def _explained(setup: Setup, run: Path) -> Iterator[None]:
         mend = _mend(setup.config, run, error.step) if mesh.first else ""
         with suppress(RuntimeError):
             barrier(mesh)
-        raise NotFinite(error.what, mend) from error
+        raise NotFinite(error.what, error.step, mend) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if not full and error.errno not in AWAY:
@@ -390,7 +397,7 @@ def _write_card(run: Path) -> None:
     try:
         write_card(run)
     except (OSError, AlexNetError) as error:
-        print(f"warning: {run / 'card.md'} is not written: {error}", file=sys.stderr)
+        warn_not_written(run, error)
 
 
 def _mend(config: Config, run: Path, step: int) -> str:
@@ -424,7 +431,7 @@ def _train(
         note_change: Saves and logs the new settings of a resumed run, directly before the training.
     """
     config, net = setup.config, setup.net
-    store, (train, val) = setup.store, setup.splits
+    store, train, val = setup.store, setup.train, setup.val
     messages = [*messages, *choose_products(setup)]
     mesh, device = net.mesh, torch.device(config.device)
     sgd, schedule = config.sgd, config.schedule
@@ -438,6 +445,14 @@ def _train(
         device,
         dtype_of(config.precision),
     )
+    # The crop, reflection and color shift of each image.
+    draw = partial(
+        sample_augmentation,
+        config.augment,
+        store.statistics,
+        config.architecture.input_px,
+        config.seed,
+    )
     parameters = dict(net.named_parameters())
     graph = None
     if graph_step.takes(config, device, mesh):
@@ -449,8 +464,12 @@ def _train(
     forecast: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
     num_batches = math.ceil(len(train) / sgd.batch)
 
-    def hyper_at(epoch: float) -> dict[str, ParamHyper]:
-        return {name: param_hyper(config, name, epoch, state.plateau) for name in parameters}
+    def set_hyper(epoch: float) -> dict[str, ParamHyper]:
+        hyper = {name: param_hyper(config, name, epoch, state.plateau) for name in parameters}
+        # The first call also records the graph.
+        if graph is not None:
+            graph.set_hyper(hyper)
+        return hyper
 
     with (
         kept_memory(device),
@@ -459,10 +478,7 @@ def _train(
         # From here on every error closes the trackers, which have threads and servers.
         RunLog(run, state.step, state.epoch, writes=mesh.first) as log,
         # After the trackers are open, because its clock starts here.
-        nullcontext(
-            Checkpoints(setup, run, velocity, preprocess, state, step_metrics)
-        ) as checkpoints,
-        saved_without_store(checkpoints.save, mesh),
+        Checkpoints(setup, run, velocity, preprocess, state, step_metrics) as checkpoints,
         nullcontext() if graph is None else closing(graph),
     ):
         # To stderr, because stdout has one line for each epoch.
@@ -479,10 +495,7 @@ def _train(
             # schedule are set again in each step.
             order = epoch_order(len(train), config.seed, state.epoch if reshuffled else 0)
             colour = colour_on(schedule, state.epoch)
-            hyper = hyper_at(state.epoch)
-            # The first call also records the graph.
-            if graph is not None:
-                graph.set_hyper(hyper)
+            hyper = set_hyper(state.epoch)
             epoch_began_s, images_before = time.perf_counter(), state.images
             waited_s = 0.0
             title = f"epoch {state.epoch + 1}/{schedule.epochs}"
@@ -500,13 +513,11 @@ def _train(
                 for batch in feed:
                     # Input: decoded while the previous step was computed; cropped, reflected and
                     # shifted in color on the device.
-                    augmentation = _augmentation_of(batch, setup, preprocess, state.epoch, colour)
+                    augmentation = draw(state.epoch, batch.index, batch.position, colour)
                     # Asked before `add`, which sends it to the other ranks.
                     due = checkpoints.due()
                     if isinstance(schedule, SmoothSchedule):
-                        hyper = hyper_at(middle_of_step(state.epoch, state.batch, num_batches))
-                        if graph is not None:
-                            graph.set_hyper(hyper)
+                        hyper = set_hyper(middle_of_step(state.epoch, state.batch, num_batches))
                     # Forward; as a CUDA graph, backward and update too.
                     if graph is not None:
                         loss, num_wrong = graph(batch, augmentation, state.step)
@@ -587,22 +598,6 @@ def _train(
     return metrics
 
 
-def _augmentation_of(
-    batch: Batch, setup: Setup, preprocess: Preprocess, epoch: int, colour: bool
-) -> Augmentation:
-    """Draw the crop, reflection and color shift of each image of a batch."""
-    return sample_augmentation(
-        preprocess.augment,
-        setup.store.statistics,
-        preprocess.input_px,
-        setup.config.seed,
-        epoch,
-        batch.index,
-        batch.position,
-        colour,
-    )
-
-
 def _forward(
     net: ShardedNetwork,
     preprocess: Preprocess,
@@ -639,13 +634,13 @@ def _validate(setup: Setup, preprocess: Preprocess, workers: int, step: int) -> 
         NotFinite: The loss is not finite. Nothing is saved then, because a run could not go on from
             such weights.
     """
-    config, (_, val) = setup.config, setup.splits
+    config = setup.config
     nets, crop = [(setup.tested, preprocess)], centre(config.augment)
     # Each rank measures as many images at once as it trains on.
     batch = config.sgd.batch // setup.net.mesh.data.size
-    result = measure(nets, val, crop, batch, workers, setup.net.mesh)
+    result = measure(nets, setup.val, crop, batch, workers, setup.net.mesh)
     if not math.isfinite(result.loss):
-        raise NotFinite(f"step {step}: the validation loss is not finite", step=step)
+        raise NotFinite(f"step {step}: the validation loss is not finite", step)
     return result
 
 

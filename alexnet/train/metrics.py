@@ -71,7 +71,7 @@ class NotFinite(Exception):
         step: The number of the step.
     """
 
-    def __init__(self, what: str, mend: str = "", step: int = 0) -> None:
+    def __init__(self, what: str, step: int, mend: str = "") -> None:
         super().__init__(f"{what}; {mend}" if mend else what)
         self.what, self.step = what, step
 
@@ -149,7 +149,7 @@ class StepMetrics:
                 self._agreed = granted(requests)
             if not math.isfinite(loss):
                 what = _which_tensor(self._net, x, batch_size, step, updated=self._late > 0)
-                raise NotFinite(what, step=step)
+                raise NotFinite(what, step)
             self._state.loss_sum += loss * batch_size
             self._state.errors += int(errors)
             self._state.images += batch_size

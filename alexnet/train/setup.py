@@ -35,8 +35,8 @@ class Setup:
 
     config: Config
     store: Store
-    splits: tuple[Split, Split]
-    """The training and the validation split."""
+    train: Split
+    val: Split
     net: ShardedNetwork
     average: ShardedNetwork | None
     """The network with the moving average of the weights; None without `sgd.ema_decay`."""
@@ -92,7 +92,7 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
     trial.install({})
     net = _network(config, mesh)
     average = _network(config, mesh).requires_grad_(False) if config.sgd.ema_decay else None
-    return Setup(config, store, (train, val), net, average)
+    return Setup(config, store, train, val, net, average)
 
 
 def _network(config: Config, mesh: Mesh) -> ShardedNetwork:

@@ -51,9 +51,9 @@ def trackers(run: Path) -> list[Tracker]:
         ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
         RunError: It names one that is not installed, or cannot be opened.
     """
-    named = named_trackers()
+    check_named()
     board = _tensorboard(run)
-    begun = [InThread(name, run) for name in named]
+    begun = [InThread(name, run) for name in _named()]
     opened: list[Tracker] = [*([] if board is None else [board]), *begun]
     until_s = deadline_s()
     for tracker in begun:
@@ -80,24 +80,26 @@ def deadline_s() -> float:
     return time.monotonic() + PATIENCE_S
 
 
-def named_trackers() -> list[str]:
-    """Return the names in ALEXNET_TRACKERS.
+def check_named() -> None:
+    """Refuse a tracker that cannot be opened, before a run is begun or resumed.
 
     Raises:
-        ConfigError: It names a tracker that does not exist.
+        ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
         RunError: It names one that is not installed.
     """
-    named = os.environ.get("ALEXNET_TRACKERS", "").replace(",", " ").split()
-    for name in named:
+    for name in _named():
         if name not in KNOWN:
             raise ConfigError(
                 f"ALEXNET_TRACKERS names {name!r}; the trackers are {' and '.join(KNOWN)}"
             )
-    for name in named:
+    for name in _named():
         # Not by importing it, which takes seconds.
         if sys.modules.get(name) is None and util.find_spec(name) is None:
             raise RunError(not_installed(f"ALEXNET_TRACKERS={name}", name))
-    return named
+
+
+def _named() -> list[str]:
+    return os.environ.get("ALEXNET_TRACKERS", "").replace(",", " ").split()
 
 
 def _tensorboard(run: Path) -> Tracker | None:
