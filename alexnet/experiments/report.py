@@ -44,7 +44,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
 
     Args:
         records: As `records.read` gives them.
-        runs: Trained runs; the first is shown with its filters, answers and neighbours.
+        runs: Trained runs; the first is shown with its filters, answers and neighbors.
         folder: Where the records were read; the page names it if there are none.
 
     Raises:
@@ -167,7 +167,7 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
 
 
 def _specialising(records: Sequence[Record]) -> str:
-    """How often the columns specialise, over the seeds of claim `filters`."""
+    """How often the columns specialize, over the seeds of claim `filters`."""
     shares = [
         apart(run.colour)[1]
         for record in records
