@@ -64,15 +64,13 @@ def test_the_rate_that_reaches_the_error_first_is_taken(
     # By the factor of the rate, the training error after each epoch.
     errors = {2.0: (0.9, 0.25), 4.0: (0.5, 0.1), 8.0: (0.9, 0.9, 0.9)}
 
-    def run_all(specs: list[runner.RunSpec], *options: object, **named: object) -> list[Any]:
-        return [
-            replace(result, epochs=tuple({"val_error": error} for error in errors[factor]))
-            for _ in ("relu", "tanh")
-            for factor in errors
-        ]
+    def outcome(spec: runner.RunSpec) -> RunResult:
+        factor = float(re.findall(r", ([\d.]+) x rate", spec.name)[0])
+        return replace(result, epochs=tuple({"val_error": error} for error in errors[factor]))
 
     result = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1)
-    monkeypatch.setattr(runner, "run_all", run_all)
+    monkeypatch.setattr(runner, "run_all", lambda specs, settings: None)
+    monkeypatch.setattr(runner, "_outcome", outcome)
     monkeypatch.setattr(runner, "SEARCH_EPOCHS", 3)
     claim = replace(chosen(["relu"])[0], rates=tuple(errors))
     settings = replace(settings_for(like_cifar, tmp_path), scale="desk")
@@ -366,12 +364,20 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
     settings = replace(settings_for(photographs, tmp_path), say=said.append)
     spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
     monkeypatch.setattr(runner, "_run_processes", lambda specs, settings: iter(specs))
-    assert runner.run_all([spec], settings, may_crash=True) == [None]
+    runner.run_all([spec], settings)
     assert f"failed, see {spec.folder}/log; " in said[-1]
     # The search for a learning rate may not take it for one at which the loss is not finite.
-    for may_fail in (False, True):
+    for result in (runner._outcome, runner._result):
         with pytest.raises(ValueError, match=f"gave no numbers: see {spec.folder}/log"):
-            runner.run_all([spec], settings, may_fail)
+            result(spec)
+
+
+def test_loss_that_is_not_finite_is_an_outcome_and_no_result(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"failed": "the loss is nan"}')
+    spec = runner.RunSpec("a run", recipes.original(), tmp_path)
+    assert runner._outcome(spec) == "the loss is nan"
+    with pytest.raises(ValueError, match="a run gave no numbers: the loss is nan"):
+        runner._result(spec)
 
 
 def test_claim_without_numbers_costs_no_other_claim_its_record(

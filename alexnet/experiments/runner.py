@@ -222,7 +222,7 @@ def run_ahead(claims: Sequence[Claim], settings: Settings) -> None:
         for claim, arm in arms
         for seed in range(settings.seeds)
     ]
-    run_all(specs, settings, may_fail=True, may_crash=True)
+    run_all(specs, settings)
 
 
 def run(claim: Claim, settings: Settings) -> dict[str, list[RunResult]]:
@@ -236,25 +236,45 @@ def run(claim: Claim, settings: Settings) -> dict[str, list[RunResult]]:
     """
     check(claim, settings)
     factors = _search_rates(claim, settings)
+    specs = {
+        arm.name: [plan_run(claim, arm, seed, settings, factors) for seed in range(settings.seeds)]
+        for arm in claim.arms
+    }
     results: dict[str, list[RunResult]] = {}
-    seeds = settings.seeds
     # An arm that starts from the network of another arm has to wait for it.
     for needs_init in (False, True):
-        arms = [arm for arm in claim.arms if bool(arm.init) == needs_init]
-        specs = [
-            plan_run(claim, arm, seed, settings, factors) for arm in arms for seed in range(seeds)
+        names = [arm.name for arm in claim.arms if bool(arm.init) == needs_init]
+        run_all([spec for name in names for spec in specs[name]], settings)
+        results |= {name: [_result(spec) for spec in specs[name]] for name in names}
+    # The first arm alone has what is measured in addition.
+    first = claim.arms[0].name
+    if claim.extra_metrics is not None:
+        results[first] = [
+            _with_extra_metrics(claim, spec, result)
+            for spec, result in zip(specs[first], results[first], strict=True)
         ]
-        run_results = run_all(specs, settings)
-        # Extra metrics are those of the first arm, whose runs are the first of the list.
-        if claim.extra_metrics is not None and not needs_init:
-            run_results[:seeds] = map(
-                partial(_with_extra_metrics, claim), specs[:seeds], run_results[:seeds]
-            )
-        if claim.together is not None and not needs_init:
-            run_results[:seeds] = _with_ensembles(claim.together, run_results[:seeds])
-        for number, arm in enumerate(arms):
-            results[arm.name] = run_results[number * seeds : (number + 1) * seeds]
+    if claim.together is not None:
+        results[first] = _with_ensembles(claim.together, results[first])
     return results
+
+
+def _outcome(spec: RunSpec) -> RunResult | str:
+    """The result of a run that was made, or why it has no numbers: its loss was not finite.
+
+    Raises AlexNetError if the process of the run has failed for another reason.
+    """
+    outcome = job.read(spec.folder)
+    if outcome is None:
+        raise AlexNetError(f"{spec.name} gave no numbers: see {spec.folder}/log")
+    return outcome
+
+
+def _result(spec: RunSpec) -> RunResult:
+    """The result of a run that was made. Raises AlexNetError if it has no numbers."""
+    outcome = _outcome(spec)
+    if isinstance(outcome, str):
+        raise AlexNetError(f"{spec.name} gave no numbers: {outcome}")
+    return outcome
 
 
 def _with_extra_metrics(claim: Claim, spec: RunSpec, result: RunResult) -> RunResult:
@@ -303,22 +323,24 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         num_epochs = min(SEARCH_EPOCHS, spec.config.schedule.epochs)
         config = replace(spec.config, schedule=replace(spec.config.schedule, epochs=num_epochs))
         specs.append(_spec_of(f"{claim.id}, {arm.name}, {factor} x rate", config, settings))
-    results = run_all(specs, settings, may_fail=True)
+    run_all(specs, settings)
+    # At some rates the loss may not stay finite.
+    outcomes = [_outcome(spec) for spec in specs]
     planned_epochs = [spec.config.schedule.epochs for spec in specs]
     for arm in claim.arms:
         scores = [
             (
                 # A run that ended early has reached the claim's error: the sooner the better, and
                 # dividing by 1000 ranks it before every run that has not.
-                result.epochs[-1]["val_error"]
-                if len(result.epochs) == planned
-                else epochs_to(QUARTER, result) / 1e3,
+                outcome.epochs[-1]["val_error"]
+                if len(outcome.epochs) == planned
+                else epochs_to(QUARTER, outcome) / 1e3,
                 factor,
             )
-            for (trial_arm, factor), planned, result in zip(
-                trials, planned_epochs, results, strict=True
+            for (trial_arm, factor), planned, outcome in zip(
+                trials, planned_epochs, outcomes, strict=True
             )
-            if trial_arm is arm and result is not None
+            if trial_arm is arm and isinstance(outcome, RunResult)
         ]
         if not scores:
             raise AlexNetError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
@@ -463,21 +485,8 @@ def _items(store: Store, name: str, classes: Sequence[int], of_each: int) -> Sou
     return SourceSplit(name, len(items), lambda start: iter(items[start:]))
 
 
-def run_all(
-    specs: Sequence[RunSpec], settings: Settings, may_fail: bool = False, may_crash: bool = False
-) -> list[Any]:
-    """Run all that has not been run before.
-
-    Args:
-        may_fail: A run whose loss was not finite gives None instead of an error.
-        may_crash: So does a run whose process has failed for another reason.
-
-    Returns:
-        The result of each run, in the order given.
-
-    Raises:
-        AlexNetError: A run gave no numbers, and is not one that may.
-    """
+def run_all(specs: Sequence[RunSpec], settings: Settings) -> None:
+    """Run all that has not been run before, and say how each run ended."""
     # By folder, since two specs with the same key are the same run.
     pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
     began_s, total = time.perf_counter(), len(pending)
@@ -490,16 +499,6 @@ def run_all(
         # An estimate: as if the runs that are left took as long as those before them.
         left_s = (time.perf_counter() - began_s) / number * (total - number)
         settings.say(f"{number}/{total} {spec.name}: {summary}; {duration(left_s)} left")
-    results: list[Any] = []
-    for spec in specs:
-        result = job.read(spec.folder)
-        if isinstance(result, RunResult):
-            results.append(result)
-        elif may_crash or (may_fail and isinstance(result, str)):
-            results.append(None)
-        else:
-            raise AlexNetError(f"{spec.name} gave no numbers: {result or f'see {spec.folder}/log'}")
-    return results
 
 
 def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
