@@ -143,12 +143,25 @@ def epochs_to(error: float, run: RunResult) -> float:
     It is the length of the run if the error is never reached, which is then a lower bound.
     """
     # Before the first epoch the error counts as 1, the largest possible.
-    before = 1.0
-    for number, epoch in enumerate(run.epochs):
-        if epoch["val_error"] <= error:
-            return float(number + (before - error) / (before - epoch["val_error"]))
-        before = epoch["val_error"]
-    return float(len(run.epochs))
+    return _first_at([epoch["val_error"] for epoch in run.epochs], error, before=1.0)
+
+
+def _first_at(values: Sequence[float], goal: float, before: float | None = None) -> float:
+    """The number of epochs until a value has fallen to a goal, linear between two epochs.
+
+    It is the number of values if none is so small.
+
+    Args:
+        values: The value after each epoch.
+        before: The value before the first epoch; None: there is none, and the first epoch counts
+            in full.
+    """
+    for number, value in enumerate(values):
+        if value <= goal:
+            share = 1.0 if before is None else (before - goal) / (before - value)
+            return float(number + share)
+        before = value
+    return float(len(values))
 
 
 def tanh_over_relu(tanh: RunResult, relu: RunResult) -> float:
@@ -166,17 +179,8 @@ def dropout_over_none(base: RunResult, without: RunResult) -> float:
     steady = min(base.steady_epochs, without.steady_epochs)
     losses = [[epoch["val_loss"] for epoch in run.epochs[:steady]] for run in (base, without)]
     goal = max(map(min, losses))
-    with_dropout, none = (_crossing(of_arm, goal) for of_arm in losses)
+    with_dropout, none = (_first_at(of_arm, goal) for of_arm in losses)
     return with_dropout / none
-
-
-def _crossing(losses: Sequence[float], goal: float) -> float:
-    """The epoch, counted from 1, at which the loss reaches a goal; linear between two epochs."""
-    # `dropout_over_none` chose a goal that both arms reach, so there is such an epoch.
-    after = next(number for number, loss in enumerate(losses) if loss <= goal)
-    if after == 0:
-        return 1.0
-    return after + (losses[after - 1] - goal) / (losses[after - 1] - losses[after])
 
 
 def single_minus_ensemble(*members: RunResult) -> float:
