@@ -161,7 +161,7 @@ def test_one_ensemble_has_no_interval_but_two_do(recorded: list[Record]) -> None
     row = record.rows[0]
     assert row.estimate.mean == pytest.approx(2.48)
     assert row.adjusted_p is None
-    assert record.verdict(row) == "inconclusive (one ensemble: no interval)"
+    assert record.verdict(row) == ("inconclusive (one ensemble: no interval)", "")
     doubled = copy.deepcopy(record.raw)
     second = copy.deepcopy(record.raw["arms"]["base"])
     for member in second:

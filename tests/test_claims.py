@@ -36,10 +36,10 @@ def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) 
 
 
 def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record]) -> None:
-    verdicts = [(record, record.verdict(row)) for record in recorded for row in record.rows]
+    verdicts = [(record, record.verdict(row)[0]) for record in recorded for row in record.rows]
     opposite = [(record, verdict) for record, verdict in verdicts if verdict.startswith("opposite")]
     assert opposite
-    assert all(verdict.startswith("opposite sign at desk scale") for _, verdict in opposite)
+    assert all(verdict == "opposite sign at desk scale" for _, verdict in opposite)
     listing = " ".join(table.listing(CLAIMS, recorded, {}, RECORDS).split())
     document = table.document(recorded)
     for text in (document, listing):
@@ -122,7 +122,7 @@ def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
     recorded: list[Record],
 ) -> None:
     (relu,) = (record for record in recorded if record.claim.id == "relu")
-    assert relu.verdict(relu.rows[0]) == "same sign, 6 outside the interval"
+    assert relu.verdict(relu.rows[0]) == ("same sign", "6 outside the interval")
     assert all(line.startswith("training error, ") for line in relu.errors())
     (section,) = re.findall(r"\*\*relu\*\*.*?\n\*\*columns", table.document([relu]), re.DOTALL)
     assert "test error" not in section
@@ -162,12 +162,13 @@ def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
     for run in lrn["arms"]["no normalisation"]:
         run["test_error"] = 0.1
     on_others = records.opened(lrn)
-    assert on_others.verdict(on_others.rows[0]).startswith("opposite sign on other images")
+    assert on_others.verdict(on_others.rows[0])[0] == "opposite sign on other images"
     assert table.not_run(on_others.claim, [on_others])
     document = table.document(records.adjusted([on_others]))
     assert table.NOT_RUN in document.split("**lrn**")[1].split("**lrn-cifar**")[0]
     on_imagenet = records.opened(lrn | {"on": "imagenet"})
-    assert on_imagenet.verdict(on_imagenet.rows[0]).startswith("opposite sign, ")
+    verdict = on_imagenet.verdict(on_imagenet.rows[0])
+    assert verdict == ("opposite sign", "1.4 outside the interval")
     assert table.not_run(on_imagenet.claim, [on_imagenet]) == ()
     (relu,) = chosen(["relu"])
     assert table.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()

@@ -270,22 +270,23 @@ class Record:
         classes = self.raw["new_classes"] if part.of == "new" else part.classes or store["classes"]
         return round(of_each * classes)
 
-    def verdict(self, row: Row) -> str:
-        """The verdict in words, such as `same sign, 1.4 inside the interval`.
+    def verdict(self, row: Row) -> tuple[str, str]:
+        """The verdict in words, and what it says of the paper's number.
 
-        Outside the paper's own setting, an opposite sign names the setting: it cannot refute a
-        claim about ImageNet.
+        For example `same sign` and `1.4 inside the interval`; the second is empty where the paper
+        gives no number, or there is no interval. Outside the paper's own setting, an opposite sign
+        names the setting: it cannot refute a claim about ImageNet.
         """
-        words = [str(row.estimate.verdict)]
+        verdict, detail = str(row.estimate.verdict), ""
         if row.estimate.low is None:
-            words[0] += f" (one {'seed' if row.effect.nets == 1 else 'ensemble'}: no interval)"
-        elif words[0] == "opposite sign" and not self.in_papers_setting:
+            verdict += f" (one {'seed' if row.effect.nets == 1 else 'ensemble'}: no interval)"
+        elif verdict == "opposite sign" and not self.in_papers_setting:
             scale = self.raw["scale"]
-            words[0] += " on other images" if scale == "full" else f" at {scale} scale"
+            verdict += " on other images" if scale == "full" else f" at {scale} scale"
         if row.effect.number is not None and row.estimate.low is not None:
             inside = "inside" if row.estimate.contains(row.effect.number) else "outside"
-            words.append(f"{row.effect.number:g} {inside} the interval")
-        return ", ".join(words)
+            detail = f"{row.effect.number:g} {inside} the interval"
+        return verdict, detail
 
 
 def where(raw: dict[str, Any]) -> str:

@@ -163,8 +163,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
             e, p = row.estimate, row.adjusted_p
             interval = "" if e.low is None else f" [{e.low:z.2f}, {e.high:z.2f}]"
             detectable = e.minimum_detectable
-            # The verdict comes first, and then what it says of the paper's number.
-            verdict, _, detail = record.verdict(row).partition(", ")
+            verdict, detail = record.verdict(row)
             yield TableRow(
                 claim=record.claim.id,
                 measure=row.effect.compared,
