@@ -80,18 +80,17 @@ def reproduce(arguments: list[str]) -> None:
             )
     if a.runs and a.report is None:
         raise AlexNetError("--runs has an effect beside --report alone, the page that shows them")
-    if a.document is not None:
-        text = table.document(records.read(a.records, records.RESULTS))
-        write_whole(a.document, text.encode())
-        print(a.document)
-    if a.report is not None:
-        # Only the report needs matplotlib.
-        from alexnet.experiments import report
-
-        recorded = records.read(a.records, records.RESULTS)
-        report.write(recorded, a.report, a.runs, folder)
-        print(a.report)
     if a.document is not None or a.report is not None:
+        recorded = records.read(a.records, records.RESULTS)
+        if a.document is not None:
+            write_whole(a.document, table.document(recorded).encode())
+            print(a.document)
+        if a.report is not None:
+            # Only the report needs matplotlib.
+            from alexnet.experiments import report
+
+            write_whole(a.report, report.page(recorded, a.runs, folder).encode())
+            print(a.report)
         return
     if a.data is None:
         # The speed is measured now, so that the estimates hold for this machine.

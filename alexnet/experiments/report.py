@@ -30,7 +30,6 @@ from alexnet.experiments.table import (
 )
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.figures.style import SOFT
-from alexnet.files import write_whole
 from alexnet.ladder import RUNGS, kept
 from alexnet.trained import load
 from alexnet.web_page import templates
@@ -66,16 +65,6 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
         source=source,
         table_rows=table_rows,
     )
-
-
-def write(
-    records: Sequence[Record],
-    path: Path,
-    runs: Sequence[Path] = (),
-    folder: Path = OWN,
-) -> None:
-    """Write the page to a file; the arguments are those of `page`."""
-    write_whole(path, page(records, runs, folder).encode())
 
 
 BY_IMAGES = (
