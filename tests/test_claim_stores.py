@@ -73,12 +73,12 @@ def test_reduced_store_holds_the_requested_classes_and_images(
     photographs: Store, tmp_path: Path
 ) -> None:
     part = Part(5, 5, train_of_each=3)
-    folder = runner._part(settings_for(photographs, tmp_path), part)
+    folder = runner._prepared_part(settings_for(photographs, tmp_path), part)
     reduced = Store(folder)
     assert reduced.classes == photographs.classes[5:]
     assert np.bincount(reduced.split("train").labels).tolist() == [3] * 5
     assert len(reduced.split("val")) == 15
-    assert runner._part(settings_for(photographs, tmp_path), part) == folder
+    assert runner._prepared_part(settings_for(photographs, tmp_path), part) == folder
 
 
 # Offsets in WordNet of the 100 classes of mini-ImageNet, in order.
@@ -157,12 +157,12 @@ def test_new_classes_are_those_that_the_first_store_lacks(
 ) -> None:
     mini, first = two_stores
     settings = replace(settings_for(mini, tmp_path), first=first)
-    new = Store(runner._part(settings, Part(of="new")))
+    new = Store(runner._prepared_part(settings, Part(of="new")))
     assert tuple(new.classes) == NAMES[:5]
     old = mini.split("train").labels
     assert len(new.split("train")) == sum(old < 5)
     assert np.bincount(new.split("train").labels).tolist() == np.bincount(old)[:5].tolist()
-    assert runner._part(settings, Part(of="first")) == first.name
+    assert runner._prepared_part(settings, Part(of="first")) == first.name
     (claim,) = chosen(["pretrain"])
     record = records.new_record(claim, {}, settings)
     assert f"--data {mini.name} --first {first.name} --scale smoke" in record["command"]
@@ -204,7 +204,7 @@ def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path
     text = json.dumps(
         [{"first_class": 5, "classes": 5, "train_of_each": 3}, 112, photographs.checksum]
     )
-    folder = runner._part(settings_for(photographs, tmp_path), Part(5, 5, 3))
+    folder = runner._prepared_part(settings_for(photographs, tmp_path), Part(5, 5, 3))
     assert Path(folder).name == hashlib.sha256(text.encode()).hexdigest()[:12]
     assert Store(folder).manifest["source"] == f"a part of {photographs.name}: {text}"
 

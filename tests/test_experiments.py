@@ -30,7 +30,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import cost, job, records, runner, table
-from alexnet.experiments.bases import five_convolutions
+from alexnet.experiments.bases import five_convolutions, with_rates
 from alexnet.experiments.claim import Claim, Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.effects import RunResult
@@ -80,7 +80,7 @@ def test_the_rate_that_reaches_the_error_first_is_taken(
 def test_factor_of_the_rate_is_that_of_every_rate() -> None:
     config = recipes.original()
     sgd = replace(config.sgd, bias_lr_of=(("conv1", 0.5),))
-    scaled = runner._with_rates(replace(config, sgd=sgd), 4.0)
+    scaled = with_rates(replace(config, sgd=sgd), 4.0)
     assert (scaled.sgd.lr, scaled.sgd.bias_lr) == (0.04, 0.08)
     assert scaled.sgd.bias_lr_of == (("conv1", 2.0),)
     assert isinstance(config.schedule, StepSchedule)

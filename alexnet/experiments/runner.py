@@ -41,6 +41,7 @@ from alexnet.device import device_type
 from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import QUARTER
 from alexnet.experiments import cost, job
+from alexnet.experiments.bases import with_rates
 from alexnet.experiments.claim import (
     NEEDS,
     OF_64_PX,
@@ -352,21 +353,6 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
     return factors
 
 
-def _with_rates(config: Config, factor: float) -> Config:
-    """The configuration with this factor of all learning rates, which so keep their ratios."""
-    sgd, schedule = config.sgd, config.schedule
-    sgd = replace(
-        sgd,
-        lr=factor * sgd.lr,
-        bias_lr=None if sgd.bias_lr is None else factor * sgd.bias_lr,
-        bias_lr_of=tuple((layer, factor * lr) for layer, lr in sgd.bias_lr_of),
-    )
-    if isinstance(schedule, StepSchedule):
-        lrs = tuple(replace(each, lr=factor * each.lr) for each in schedule.layer_lrs)
-        schedule = replace(schedule, layer_lrs=lrs)
-    return replace(config, sgd=sgd, schedule=schedule)
-
-
 def plan_run(
     claim: Claim, arm: Arm, seed: int, settings: Settings, factors: dict[str, float]
 ) -> RunSpec:
@@ -376,8 +362,8 @@ def plan_run(
         factors: Factor of the learning rate by the name of the arm; 1 where an arm has none.
     """
     kind = kind_of(settings.store)
-    config = _with_rates(claim.config(arm, settings.scale, kind), factors.get(arm.name, 1.0))
-    store = _part(settings, claim.part(arm, settings.scale, kind))
+    config = with_rates(claim.config(arm, settings.scale, kind), factors.get(arm.name, 1.0))
+    data = _prepared_part(settings, claim.part(arm, settings.scale, kind))
     init = ""
     if arm.init:
         before = next(other for other in claim.arms if other.name == arm.init)
@@ -385,10 +371,10 @@ def plan_run(
     config = replace(
         config,
         seed=seed,
-        data=str(store),
+        data=data,
         init=init,
         resident=should_decode_once(
-            Store(str(store)), config.train_split, device_type(config.device), settings.jobs
+            Store(data), config.train_split, device_type(config.device), settings.jobs
         ),
         # Most runs take minutes: at the default of ten an interruption would cost most of one. At
         # full scale a checkpoint has half a gigabyte, and a run takes hours.
@@ -404,8 +390,15 @@ def _spec_of(name: str, config: Config, settings: Settings) -> RunSpec:
     # own key, which is the name of its folder. The recipe's name is only a label, and when the
     # images are decoded or the run is saved does not matter.
     init = Path(config.init).parent.name if config.init else ""
-    same = replace(config, resident=False, checkpoint_minutes=CHECKPOINT_MINUTES)
-    decisive = to_dict(replace(same, recipe="", data="", init=init))
+    same = replace(
+        config,
+        recipe="",
+        data="",
+        init=init,
+        resident=False,
+        checkpoint_minutes=CHECKPOINT_MINUTES,
+    )
+    decisive = to_dict(same)
     # The layout of ranks changes who computes a result, not the result.
     del decisive["parallel"]
     # A GPU computes in another precision if none is named, and in another order.
@@ -424,7 +417,7 @@ def classes_of(part: Part, store: Store, first: Store | None) -> list[int]:
     return list(range(part.first_class, part.first_class + (part.classes or len(store.classes))))
 
 
-def _part(settings: Settings, part: Part) -> str:
+def _prepared_part(settings: Settings, part: Part) -> str:
     """The name of the store that a run reads: the store itself, or a reduced part of it.
 
     A part is stored without loss, so that images are compressed once at most.
@@ -444,8 +437,8 @@ def _part(settings: Settings, part: Part) -> str:
         return store.name
     # The name of a folder decides which runs are used again: it may not change with new fields.
     named = {"first_class": part.first_class, "classes": part.classes}
-    of = named | {"train_of_each": part.train_of_each} if part.of == "store" else classes
-    text = json.dumps([of, size_px, store.checksum])
+    chosen = named | {"train_of_each": part.train_of_each} if part.of == "store" else classes
+    text = json.dumps([chosen, size_px, store.checksum])
     folder = settings.out / "data" / hashlib.sha256(text.encode()).hexdigest()[:12]
     # A store that was interrupted is not a folder yet: `prepare` renames it when it is complete.
     if not folder.exists():
