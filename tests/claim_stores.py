@@ -22,7 +22,7 @@ def of_32_pixels(classes: tuple[str, ...], folder: Path) -> Store:
 
 
 def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
-    return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
+    return runner.Settings(store, "smoke", seeds, out, jobs=2)
 
 
 def with_classes(store_px: int, classes: tuple[str, ...], folder: Path) -> Store:

@@ -157,10 +157,13 @@ def test_interrupted_run_goes_on_though_its_store_was_moved(store: Path, tmp_pat
 
 
 def test_number_and_time_of_the_runs_are_said_before_they_begin(
-    photographs: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Store,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said: list[str] = []
-    settings = replace(settings_for(photographs, tmp_path), scale="desk", say=said.append)
+    settings = replace(settings_for(photographs, tmp_path), scale="desk")
     (claim,) = chosen(["bias"])
     specs = [runner.plan_run(claim, arm, 0, settings, {}) for arm in claim.arms]
     # The classes of the store are known only beside it.
@@ -186,7 +189,7 @@ def test_number_and_time_of_the_runs_are_said_before_they_begin(
     runner._announce(specs[:1], replace(settings, scale="smoke"))
     runner._announce([], settings)
     stop = " on this machine. Ctrl-C stops them, and the same command continues."
-    assert said == [
+    assert capsys.readouterr().out.splitlines() == [
         f"2 runs, 2 at a time: about 10 min{stop}",
         f"1 run: at most about 10 min{stop}",
         f"1 run: about {0.8 * 10 * 15 / epochs:.0f} min{stop}",
@@ -196,16 +199,19 @@ def test_number_and_time_of_the_runs_are_said_before_they_begin(
 
 
 def test_runs_at_full_scale_say_what_they_keep(
-    photographs: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Store,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said: list[str] = []
     monkeypatch.setattr(runner, "device_type", lambda name: "cuda")
-    settings = replace(settings_for(photographs, tmp_path), scale="full", say=said.append)
+    settings = replace(settings_for(photographs, tmp_path), scale="full")
     own = read_config(run)
     specs = [runner.RunSpec(str(n), replace(own, device="cuda"), tmp_path) for n in range(3)]
     runner._announce(specs, settings)
     files = [(run / f"{which}.safetensors").stat().st_size for which in ("last", "best")]
-    (text,) = said
+    (text,) = capsys.readouterr().out.splitlines()
     found = re.fullmatch(
         rf"3 runs, 2 at a time, which keep ([\d.]+) KiB in {tmp_path}\. Ctrl-C stops them, and the "
         "same command continues\\.",
@@ -357,15 +363,17 @@ def test_images_are_decoded_once_where_all_runs_fit_into_memory(
 
 
 def test_run_that_crashes_gives_no_result_and_names_its_log(
-    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photographs: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (claim,) = chosen(["bias"])
-    said: list[str] = []
-    settings = replace(settings_for(photographs, tmp_path), say=said.append)
+    settings = settings_for(photographs, tmp_path)
     spec = runner.plan_run(claim, claim.arms[0], 0, settings, {})
     monkeypatch.setattr(runner, "_run_processes", lambda specs, settings: iter(specs))
     runner.run_all([spec], settings)
-    assert f"failed, see {spec.folder}/log; " in said[-1]
+    assert f"failed, see {spec.folder}/log; " in capsys.readouterr().out.splitlines()[-1]
     # The search for a learning rate may not take it for one at which the loss is not finite.
     for result in (runner._outcome, runner._result):
         with pytest.raises(ValueError, match=f"gave no numbers: see {spec.folder}/log"):

@@ -31,7 +31,6 @@ from alexnet.experiments.claim import (
     DESK_PART,
     FIRST_CLASSES,
     FIRST_IMAGES,
-    MASKS,
     NEW_CLASSES,
     NEW_IMAGES,
     Arm,
@@ -41,6 +40,7 @@ from alexnet.experiments.claim import (
     Part,
 )
 from alexnet.experiments.effects import ENSEMBLE
+from alexnet.experiments.measures import MASKS
 from alexnet.ladder import RUNGS, climb, kept
 
 WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "tiny-imagenet", "imagenet")
@@ -116,7 +116,7 @@ def _error(
     )
 
 
-def _top5(arm: str, pair: str, paper: str, number: float | None = None) -> Effect:
+def _top5(arm: str, pair: str, paper: str, number: float) -> Effect:
     name = "top-5 test error, ablated minus base, percentage points"
     return Effect(name, paper, (arm, "base"), effects.top5_error, number, pair=pair, top5=True)
 

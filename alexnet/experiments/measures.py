@@ -10,11 +10,12 @@ import torch.nn.functional as F
 
 from alexnet.data.loader import epoch_order
 from alexnet.data.store import Split
-from alexnet.experiments.claim import MASKS
 from alexnet.inference import centre_crops, last_hidden, nearest, split_for
 from alexnet.ops.arena import kept_memory
 from alexnet.trained import load
 
+MASKS = 64
+"""Dropout masks whose predictions claim dropout averages. Their number is ours."""
 NEIGHBOURS, QUERIES = 4000, 1000
 """Training images that can be neighbors, and validation images whose neighbors are searched."""
 

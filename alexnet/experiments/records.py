@@ -180,7 +180,7 @@ class Record:
     @property
     def in_papers_setting(self) -> bool:
         """Whether it was measured at the paper's scale on the paper's data."""
-        return self.claim.is_papers_setting(self.raw["scale"], self.raw["on"])
+        return self.raw["scale"] == "full" and self.raw["on"] == self.claim.kinds[-1]
 
     def config(self, arm: str) -> Config:
         """The recorded configuration of an arm."""

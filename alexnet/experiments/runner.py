@@ -71,8 +71,6 @@ folders of runs."""
 SEARCH_EPOCHS = 5
 """Length of a run of the search for a learning rate."""
 
-print_now: Callable[[str], None] = partial(print, flush=True)
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -89,7 +87,6 @@ class Settings:
     """Runs at the same time, which share the cores and the GPUs."""
     precision: Literal["auto", "float32"] = "auto"
     """`Config.precision` of every run."""
-    say: Callable[[str], None] = print_now
 
 
 @dataclass(frozen=True)
@@ -346,9 +343,10 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         if not scores:
             raise AlexNetError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
         factors[arm.name] = min(scores)[1]
-        settings.say(
+        print(
             f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after "
-            f"{max(planned_epochs)} epochs"
+            f"{max(planned_epochs)} epochs",
+            flush=True,
         )
     return factors
 
@@ -491,7 +489,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings) -> None:
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
         # An estimate: as if the runs that are left took as long as those before them.
         left_s = (time.perf_counter() - began_s) / number * (total - number)
-        settings.say(f"{number}/{total} {spec.name}: {summary}; {duration(left_s)} left")
+        print(f"{number}/{total} {spec.name}: {summary}; {duration(left_s)} left", flush=True)
 
 
 def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
@@ -520,7 +518,7 @@ def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
             ends_early |= getattr(spec.config.schedule, "until_error", None) is not None
         about = "at most about" if ends_early else "about"
         text += f": {about} {duration(seconds)} on this machine"
-    settings.say(f"{text}. Ctrl-C stops them, and the same command continues.")
+    print(f"{text}. Ctrl-C stops them, and the same command continues.", flush=True)
 
 
 def _kept_bytes(spec: RunSpec, store: Store) -> int:
