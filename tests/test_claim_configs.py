@@ -17,7 +17,7 @@ from alexnet.experiments import bases, cost
 from alexnet.experiments.bases import fine_tuned, operation
 from alexnet.experiments.claim import DESK_PART, NAMES, NEEDS, Kind, Scale
 from alexnet.experiments.claims import CLAIMS, NO_DROPOUT, chosen
-from alexnet.experiments.effects import steady_epochs
+from alexnet.experiments.measures import steady_epochs
 from alexnet.model import Network
 from alexnet.saved_config import differences, to_dict
 

@@ -13,10 +13,10 @@ import torch
 
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.experiments import measures, runner
+from alexnet.experiments import extra, runner
 from alexnet.experiments.claims import chosen
-from alexnet.experiments.effects import RunResult
-from alexnet.experiments.measures import alike, over_masks
+from alexnet.experiments.extra import alike, over_masks
+from alexnet.experiments.measures import RunResult
 from alexnet.model import Network
 from alexnet.trained import Trained, load
 from tests.claim_stores import settings_for
@@ -51,8 +51,8 @@ def test_nearest_images_of_a_network_in_bfloat16_are_found_in_float32(
         asked.extend(tensor.dtype for tensor in (queries, *rows))
         return torch.zeros(len(queries), 6, dtype=torch.int64)
 
-    monkeypatch.setattr(measures, "load", in_bfloat16)
-    monkeypatch.setattr(measures, "nearest", recorded)
+    monkeypatch.setattr(extra, "load", in_bfloat16)
+    monkeypatch.setattr(extra, "nearest", recorded)
     alike(run)
     assert asked == 4 * [torch.float32]
 

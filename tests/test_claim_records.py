@@ -19,7 +19,7 @@ from alexnet.data.store import Store
 from alexnet.experiments import job, records, runner, table
 from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import chosen
-from alexnet.experiments.effects import RunResult
+from alexnet.experiments.measures import RunResult
 from alexnet.experiments.records import Record
 from alexnet.ops import trial
 from alexnet.saved_config import to_dict

@@ -12,7 +12,7 @@ import pytest
 from alexnet.cli import main
 from alexnet.config import Architecture, FullyConnected
 from alexnet.errors import RunError
-from alexnet.experiments import effects, records, report, table
+from alexnet.experiments import measures, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
 from alexnet.experiments.records import Record
@@ -316,7 +316,7 @@ def test_differences_of_test_error_are_shown_whatever_the_name_of_the_effect(
     for claim in CLAIMS:
         for effect in claim.effects:
             of_test_error = effect.name.startswith("test error, ")
-            assert (effect.measure in effects.OF_TEST_ERROR) == of_test_error, effect.name
+            assert (effect.measure in measures.OF_TEST_ERROR) == of_test_error, effect.name
     (links,) = (one for one in recorded if (one.claim.id, one.raw["on"]) == ("links", "cifar10"))
     rows = [replace(row, effect=replace(row.effect, name="another name")) for row in links.rows]
     ((title, _),) = report._sections([replace(links, rows=tuple(rows))], ())

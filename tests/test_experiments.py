@@ -33,7 +33,7 @@ from alexnet.experiments import cost, job, records, runner, table
 from alexnet.experiments.bases import five_convolutions, with_rates
 from alexnet.experiments.claim import Claim, Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
-from alexnet.experiments.effects import RunResult
+from alexnet.experiments.measures import RunResult
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet.config import Config
-from alexnet.experiments.effects import Measure, Results, RunResult
+from alexnet.experiments.measures import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
 Kind = Literal["photographs", "cifar10", "tiny-imagenet", "mini-imagenet", "imagenet"]

@@ -24,7 +24,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
 from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
-from alexnet.experiments.effects import RunResult, steady_epochs
+from alexnet.experiments.measures import RunResult, steady_epochs
 from alexnet.files import replacing, write_whole
 from alexnet.saved_config import from_dict
 from alexnet.train.loop import Interrupted, fit, resume

@@ -22,12 +22,12 @@ import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.data.store import Store
-from alexnet.experiments import effects
+from alexnet.experiments import measures
 from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS, WITHOUT_DROPOUT
-from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.job import result_of
+from alexnet.experiments.measures import RunResult
 from alexnet.experiments.runner import Settings, classes_of, kind_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
@@ -200,8 +200,8 @@ class Record:
 
         With the center crop, where all effects of the claim are of that error.
         """
-        measures = {effect.measure for effect in self.claim.effects}
-        of_centre = measures <= {effects.centre_error, effects.more_with_few}
+        of_claim = {effect.measure for effect in self.claim.effects}
+        of_centre = of_claim <= {measures.centre_error, measures.more_with_few}
         numbers = self.claim.numbers_of_images
         lines = []
         for name, runs in self.results.items():

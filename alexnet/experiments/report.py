@@ -16,7 +16,7 @@ from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.evaluation import QUARTER
 from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import OF_TEST_ERROR, apart
+from alexnet.experiments.measures import OF_TEST_ERROR, apart
 from alexnet.experiments.records import OWN, Record, Row
 from alexnet.experiments.table import (
     NOT_RUN,

@@ -54,7 +54,7 @@ from alexnet.experiments.claim import (
     Scale,
     error_name,
 )
-from alexnet.experiments.effects import ENSEMBLE, RunResult, epochs_to, steady_epochs
+from alexnet.experiments.measures import ENSEMBLE, RunResult, epochs_to, steady_epochs
 from alexnet.files import size, write_whole
 from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
