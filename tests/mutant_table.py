@@ -769,11 +769,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "ours: ImageNet 2012 is recognized": [
         (
-            "experiments/runner.py",
+            "experiments/specs.py",
             'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
             'return "imagenet" if len(store.classes) == 1000 else "photographs"',
         ),
-        ("experiments/runner.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
+        ("experiments/specs.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
         (
             "experiments/table.py",
             "if any(record.in_papers_setting for record in records):",

@@ -16,7 +16,7 @@ import torch
 from alexnet.cli import main
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
-from alexnet.experiments import job, records, runner, table
+from alexnet.experiments import job, records, specs, table
 from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.measures import RunResult
@@ -434,8 +434,8 @@ def test_first_seed_of_a_record_repeats_to_the_last_digit(
     store = Store(str(tmp_path / "store"))
     (claim,) = chosen([raw["claim"]])
     arm = next(arm for arm in claim.arms if arm.name == name)
-    settings = runner.Settings(store, "desk", 1, tmp_path)
-    spec = runner.plan_run(claim, arm, 0, settings, {})
+    settings = specs.Settings(store, "desk", 1, tmp_path)
+    spec = specs.plan_run(claim, arm, 0, settings, {})
     spec.folder.mkdir(parents=True)
     (spec.folder / job.CONFIG_FILE).write_text(json.dumps(to_dict(spec.config)))
     install = trial.install

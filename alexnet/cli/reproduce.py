@@ -64,7 +64,7 @@ def reproduce(arguments: list[str]) -> None:
     for path in (a.out, a.records, a.document, a.report):
         if path is not None:
             on_disk(path)
-    from alexnet.experiments import cost, records, runner, table
+    from alexnet.experiments import cost, records, table
     from alexnet.experiments.claims import chosen
 
     # A test of the program has no place among the results.
@@ -102,9 +102,10 @@ def reproduce(arguments: list[str]) -> None:
             print(table.overview(recorded, costs, folder))
         return
     from alexnet.data.store import Store
+    from alexnet.experiments.specs import Settings
 
     first = None if a.first is None else Store(a.first)
-    settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
+    settings = Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
     for text in table.reproduce(claims, settings, folder, strict=bool(a.claims)):
         print(text, flush=True)

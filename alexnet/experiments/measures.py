@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.config import Plateau, Schedule, SmoothSchedule
+from alexnet.config import Config, Plateau, Schedule, SmoothSchedule
 from alexnet.errors import AlexNetError
 from alexnet.evaluation import QUARTER
 
@@ -65,6 +65,26 @@ class RunResult:
     """File with the predictions of the recipe's own test for `val_split`: `probabilities`,
     (N, classes) float32, and `labels`, (N,) int64. They are read where they are needed, because
     those of all runs would not fit into memory. None for a run that was read from a record."""
+
+    @classmethod
+    def from_json(
+        cls, data: Mapping[str, Any], config: Config, predictions: Path | None = None
+    ) -> RunResult:
+        """The result of a run from its JSON form.
+
+        Args:
+            data: What result.json holds, or a run of a record.
+            config: The configuration of the run.
+            predictions: As in `RunResult`.
+        """
+        tuples = {"epochs": tuple(data["epochs"]), "colour": tuple(map(tuple, data["colour"]))}
+        fields = {**data, **tuples}
+        # Records that were written under the old name of the field stay readable.
+        extra_metrics = fields.pop("also", {})
+        steady = steady_epochs(config.schedule)
+        return cls(
+            **fields, steady_epochs=steady, extra_metrics=extra_metrics, predictions=predictions
+        )
 
     @property
     def gap(self) -> float:

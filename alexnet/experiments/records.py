@@ -26,9 +26,8 @@ from alexnet.experiments import measures
 from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS, WITHOUT_DROPOUT
 from alexnet.experiments.estimates import Estimate, estimate, holm
-from alexnet.experiments.job import result_of
 from alexnet.experiments.measures import RunResult
-from alexnet.experiments.runner import Settings, classes_of, kind_of, threads_of_a_run
+from alexnet.experiments.specs import Settings, classes_of, kind_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
@@ -180,7 +179,7 @@ class Record:
     @property
     def in_papers_setting(self) -> bool:
         """Whether it was measured at the paper's scale on the paper's data."""
-        return self.raw["scale"] == "full" and self.raw["on"] == self.claim.kinds[-1]
+        return (self.raw["scale"], self.raw["on"]) == ("full", self.claim.kinds[-1])
 
     def config(self, arm: str) -> Config:
         """The recorded configuration of an arm."""
@@ -305,7 +304,8 @@ def opened(raw: dict[str, Any]) -> Record:
     configs = {name: from_dict(Config, config) for name, config in raw["configs"].items()}
     # Predictions are not recorded. The measures that need them keep theirs in `extra_metrics`.
     results = {
-        name: [result_of(run, configs[name]) for run in runs] for name, runs in raw["arms"].items()
+        name: [RunResult.from_json(run, configs[name]) for run in runs]
+        for name, runs in raw["arms"].items()
     }
     rows = tuple(
         Row(

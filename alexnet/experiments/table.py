@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet.errors import AlexNetError
+from alexnet.experiments.checks import check
 from alexnet.experiments.claim import NEEDS, Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.cost import usual_kind
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, Row, new_record, opened, where, write
-from alexnet.experiments.runner import Settings, check, run, run_ahead
+from alexnet.experiments.runner import run, run_ahead
+from alexnet.experiments.specs import Settings
 from alexnet.program import command
 from alexnet.progress import duration
 from alexnet.terminal import paragraphs, together, wrapped
