@@ -15,9 +15,10 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
-from alexnet.experiments import checks, records, specs, table
+from alexnet.experiments import checks, records, specs
 from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import CLAIMS, chosen
+from alexnet.experiments.reproduce import run_and_record
 from tests.claim_stores import of_32_pixels, of_one_split, settings_for, with_classes
 from tests.commands import refused
 
@@ -194,9 +195,9 @@ def test_classes_that_cannot_be_learned_first_are_refused(
     # Without the name of the claim, too.
     large = replace(settings, first=photographs)
     with pytest.raises(ValueError, match="prepare both alike"):
-        list(table.reproduce(CLAIMS, large, tmp_path / "records", strict=False))
+        list(run_and_record(CLAIMS, large, tmp_path / "records", strict=False))
     with pytest.raises(ValueError, match=r"no claim can be tested on .*mini with these options"):
-        list(table.reproduce(CLAIMS, settings, tmp_path / "records", strict=False))
+        list(run_and_record(CLAIMS, settings, tmp_path / "records", strict=False))
 
 
 def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path: Path) -> None:

@@ -29,11 +29,22 @@ from alexnet.data import resident
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
-from alexnet.experiments import checks, cost, job, processes, records, runner, specs, table
+from alexnet.experiments import (
+    checks,
+    cost,
+    job,
+    processes,
+    records,
+    reproduce,
+    runner,
+    specs,
+    table,
+)
 from alexnet.experiments.bases import five_convolutions, with_rates
 from alexnet.experiments.claim import Claim, Kind, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.measures import RunResult
+from alexnet.experiments.reproduce import run_and_record
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
@@ -135,7 +146,7 @@ def test_tests_of_the_program_are_not_recorded_among_the_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = Mock(return_value=())
-    monkeypatch.setattr(table, "reproduce", run)
+    monkeypatch.setattr(reproduce, "run_and_record", run)
     main(["reproduce", "bias", "--data", photographs.name, "--out", "out", *options])
     assert run.call_args.args[2] == Path(folder)
 
@@ -400,10 +411,10 @@ def test_claim_without_numbers_costs_no_other_claim_its_record(
             raise AlexNetError("bias, base, seed 0 gave no numbers: the loss is nan")
         return {arm.name: [result, result] for arm in claim.arms}
 
-    monkeypatch.setattr(table, "run_ahead", lambda claims, settings: None)
-    monkeypatch.setattr(table, "run", run)
+    monkeypatch.setattr(reproduce, "run_ahead", lambda claims, settings: None)
+    monkeypatch.setattr(reproduce, "run", run)
     settings = settings_for(photographs, tmp_path)
-    texts = table.reproduce(chosen(["bias", "colour"]), settings, tmp_path / "records", strict=True)
+    texts = run_and_record(chosen(["bias", "colour"]), settings, tmp_path / "records", strict=True)
     lines = [next(texts), next(texts)]
     assert any("bias: bias, base, seed 0 gave no numbers: the loss is nan" in s for s in lines)
     with pytest.raises(ValueError, match="1 of the claims have no record; see above"):
@@ -547,7 +558,7 @@ def test_every_claim_runs_at_smoke_scale(
         store, first = request.getfixturevalue("two_stores")
     seeds = 5 if claim.together else 2
     settings = replace(settings_for(store, tmp_path / "out", seeds), first=first)
-    (text,) = table.reproduce([claim], settings, tmp_path / "records", strict=True)
+    (text,) = run_and_record([claim], settings, tmp_path / "records", strict=True)
     (record,) = records.read(tmp_path / "records")
     assert (record.claim.id, record.raw["on"]) == (claim.id, kind)
     # The stores of ten classes have too few for a top-5 error.

@@ -102,10 +102,11 @@ def reproduce(arguments: list[str]) -> None:
             print(table.overview(recorded, costs, folder))
         return
     from alexnet.data.store import Store
+    from alexnet.experiments.reproduce import run_and_record
     from alexnet.experiments.specs import Settings
 
     first = None if a.first is None else Store(a.first)
     settings = Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
-    for text in table.reproduce(claims, settings, folder, strict=bool(a.claims)):
+    for text in run_and_record(claims, settings, folder, strict=bool(a.claims)):
         print(text, flush=True)
