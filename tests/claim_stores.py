@@ -9,7 +9,7 @@ from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
-from alexnet.experiments import runner
+from alexnet.experiments import specs
 
 
 def of_32_pixels(classes: tuple[str, ...], folder: Path) -> Store:
@@ -21,8 +21,8 @@ def of_32_pixels(classes: tuple[str, ...], folder: Path) -> Store:
     return Store(folder)
 
 
-def settings_for(store: Store, out: Path, seeds: int = 2) -> runner.Settings:
-    return runner.Settings(store, "smoke", seeds, out, jobs=2, say=lambda line: None)
+def settings_for(store: Store, out: Path, seeds: int = 2) -> specs.Settings:
+    return specs.Settings(store, "smoke", seeds, out, jobs=2)
 
 
 def with_classes(store_px: int, classes: tuple[str, ...], folder: Path) -> Store:

@@ -7,7 +7,7 @@ PLAN, LAYERS, MODEL = "architecture.py", "layers.py", "model.py"
 AUGMENT, PREPROCESS = "data/augment.py", "data/preprocess.py"
 LOOP, EVALUATION, NORMALISE = "train/loop.py", "evaluation.py", "ops/normalise.py"
 
-EFFECTS, STATISTICS = "experiments/effects.py", "experiments/estimates.py"
+MEASURES, STATISTICS = "experiments/measures.py", "experiments/estimates.py"
 ILSVRC = "data/sources/ilsvrc.py"
 
 LINKED = (
@@ -668,8 +668,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "original: the weights of the average": [
-        (EFFECTS, "weights = (shares / shares.sum(0)).mean(1)", "weights = weights"),
-        (EFFECTS, "- _error(weighted, labels[new])", "- _error(p[:, new].mean(0), labels[new])"),
+        (MEASURES, "weights = (shares / shares.sum(0)).mean(1)", "weights = weights"),
+        (MEASURES, "- _error(weighted, labels[new])", "- _error(p[:, new].mean(0), labels[new])"),
     ],
     "Fig. 3: the filters of each column": [
         (
@@ -697,51 +697,51 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("inference.py", "NEAREST = 6", "NEAREST = 5"),
     ],
     "The comparisons of sections 3 and 4": [
-        (EFFECTS, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),
-        (EFFECTS, "self.centre_error - self.train_error", "self.train_error - self.centre_error"),
+        (MEASURES, "100 * (of(first) - of(second))", "100 * (of(second) - of(first))"),
+        (MEASURES, "self.centre_error - self.train_error", "self.train_error - self.centre_error"),
         (
-            EFFECTS,
+            MEASURES,
             "100 * (run.centre_error - run.test_error)",
             "100 * (run.test_error - run.centre_error)",
         ),
         (
-            EFFECTS,
+            MEASURES,
             'float(ablated.epochs[0]["val_loss"] - base.epochs[0]["val_loss"])',
             'float(base.epochs[0]["val_loss"] - ablated.epochs[0]["val_loss"])',
         ),
         (
-            EFFECTS,
+            MEASURES,
             'float(ablated.epochs[0]["val_loss"] - base.epochs[0]["val_loss"])',
             'float(ablated.epochs[0]["train_loss"] - base.epochs[0]["train_loss"])',
         ),
         (
-            EFFECTS,
+            MEASURES,
             "epochs_to(QUARTER, tanh) / epochs_to(QUARTER, relu)",
             "epochs_to(QUARTER, relu) / epochs_to(QUARTER, tanh)",
         ),
         ("evaluation.py", "QUARTER = 0.25", "QUARTER = 0.5"),
-        (EFFECTS, "return with_dropout / none", "return none / with_dropout"),
+        (MEASURES, "return with_dropout / none", "return none / with_dropout"),
         (
-            EFFECTS,
+            MEASURES,
             '100 * (single - members[0].extra_metrics["ensemble_error"])',
             '100 * (members[0].extra_metrics["ensemble_error"] - single)',
         ),
         (
-            EFFECTS,
+            MEASURES,
             '100 * members[0].extra_metrics["weighted_gain"]',
             '-100 * members[0].extra_metrics["weighted_gain"]',
         ),
         (
-            EFFECTS,
+            MEASURES,
             '(error["halved_error"] - error["masked_error"])',
             '(error["masked_error"] - error["halved_error"])',
         ),
         (
-            EFFECTS,
+            MEASURES,
             '(share["same_class_by_hidden"] - share["same_class_by_pixels"])',
             '(share["same_class_by_pixels"] - share["same_class_by_hidden"])',
         ),
-        (EFFECTS, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
+        (MEASURES, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
     ],
     "ours: The verdict follows from an interval": [
         (STATISTICS, "if low > none:", "if high > none:"),
@@ -769,11 +769,11 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "ours: ImageNet 2012 is recognized": [
         (
-            "experiments/runner.py",
+            "experiments/specs.py",
             'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
             'return "imagenet" if len(store.classes) == 1000 else "photographs"',
         ),
-        ("experiments/runner.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
+        ("experiments/specs.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
         (
             "experiments/table.py",
             "if any(record.in_papers_setting for record in records):",

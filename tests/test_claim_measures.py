@@ -13,10 +13,10 @@ import torch
 
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.experiments import measures, runner
+from alexnet.experiments import extra, runner
 from alexnet.experiments.claims import chosen
-from alexnet.experiments.effects import RunResult
-from alexnet.experiments.measures import alike, over_masks
+from alexnet.experiments.extra import alike, over_masks
+from alexnet.experiments.measures import RunResult
 from alexnet.model import Network
 from alexnet.trained import Trained, load
 from tests.claim_stores import settings_for
@@ -51,8 +51,8 @@ def test_nearest_images_of_a_network_in_bfloat16_are_found_in_float32(
         asked.extend(tensor.dtype for tensor in (queries, *rows))
         return torch.zeros(len(queries), 6, dtype=torch.int64)
 
-    monkeypatch.setattr(measures, "load", in_bfloat16)
-    monkeypatch.setattr(measures, "nearest", recorded)
+    monkeypatch.setattr(extra, "load", in_bfloat16)
+    monkeypatch.setattr(extra, "nearest", recorded)
     alike(run)
     assert asked == 4 * [torch.float32]
 
@@ -107,7 +107,8 @@ def test_ensemble_metrics_are_assigned_to_each_member_run(
         path = tmp_path / f"{net}.npz"
         np.savez(path, probabilities=np.where(rows, right, wrong), labels=labels)
         nets.append(RunResult(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, predictions=path))
-    monkeypatch.setattr(runner, "run_all", lambda specs, settings: list(nets))
+    monkeypatch.setattr(runner, "run_all", lambda specs, settings: None)
+    monkeypatch.setattr(runner, "_outcome", lambda spec: nets[spec.config.seed])
     results = runner.run(claim, settings_for(photographs, tmp_path, seeds=5))
     assert {run.extra_metrics["ensemble_error"] for run in results["base"]} == {0.0}
     assert claim.effects[0].values(results) == pytest.approx([25])

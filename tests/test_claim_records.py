@@ -16,10 +16,10 @@ import torch
 from alexnet.cli import main
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
-from alexnet.experiments import job, records, runner, table
+from alexnet.experiments import job, records, specs, table
 from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import chosen
-from alexnet.experiments.effects import RunResult
+from alexnet.experiments.measures import RunResult
 from alexnet.experiments.records import Record
 from alexnet.ops import trial
 from alexnet.saved_config import to_dict
@@ -161,7 +161,7 @@ def test_one_ensemble_has_no_interval_but_two_do(recorded: list[Record]) -> None
     row = record.rows[0]
     assert row.estimate.mean == pytest.approx(2.48)
     assert row.adjusted_p is None
-    assert record.verdict(row) == "inconclusive (one ensemble: no interval)"
+    assert record.verdict(row) == ("inconclusive (one ensemble: no interval)", "")
     doubled = copy.deepcopy(record.raw)
     second = copy.deepcopy(record.raw["arms"]["base"])
     for member in second:
@@ -434,8 +434,8 @@ def test_first_seed_of_a_record_repeats_to_the_last_digit(
     store = Store(str(tmp_path / "store"))
     (claim,) = chosen([raw["claim"]])
     arm = next(arm for arm in claim.arms if arm.name == name)
-    settings = runner.Settings(store, "desk", 1, tmp_path)
-    spec = runner.plan_run(claim, arm, 0, settings, {})
+    settings = specs.Settings(store, "desk", 1, tmp_path)
+    spec = specs.plan_run(claim, arm, 0, settings, {})
     spec.folder.mkdir(parents=True)
     (spec.folder / job.CONFIG_FILE).write_text(json.dumps(to_dict(spec.config)))
     install = trial.install

@@ -15,35 +15,36 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
-from alexnet.experiments import records, runner, table
+from alexnet.experiments import checks, records, specs
 from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import CLAIMS, chosen
+from alexnet.experiments.reproduce import run_and_record
 from tests.claim_stores import of_32_pixels, of_one_split, settings_for, with_classes
 from tests.commands import refused
 
 
 def test_a_thousand_other_classes_are_not_imagenet(tmp_path: Path) -> None:
     others = tuple(f"n{number:08d}" for number in range(1000))
-    assert runner.kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
+    assert specs.kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
 
 
 def test_imagenet_is_recognised_by_its_ordered_class_list(tmp_path: Path) -> None:
     # The first words of the file synset_words.txt that belongs to ImageNet 2012.
     wnids = tuple((Path(__file__).parent / "imagenet_2012_wnids.txt").read_text().split())
     store = with_classes(256, wnids, tmp_path / "imagenet")
-    assert runner.kind_of(store) == "imagenet"
+    assert specs.kind_of(store) == "imagenet"
     small = with_classes(112, wnids, tmp_path / "small")
     mixed = (wnids[1], wnids[0], *wnids[2:])
-    assert runner.kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
+    assert specs.kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
     (lrn, relu, pretrain) = chosen(["lrn", "relu", "pretrain"])
     full = replace(settings_for(store, tmp_path), scale="full")
-    runner.check(lrn, full)
+    checks.check(lrn, full)
     with pytest.raises(ValueError, match=r"the network sees 224 pixels per side, .* has 112"):
-        runner.check(lrn, replace(full, store=small))
+        checks.check(lrn, replace(full, store=small))
     with pytest.raises(ValueError, match="relu needs CIFAR-10"):
-        runner.check(relu, full)
+        checks.check(relu, full)
     with pytest.raises(ValueError, match=r"chain of commands: .*train pre_trained"):
-        runner.check(pretrain, full)
+        checks.check(pretrain, full)
 
 
 def test_tiny_imagenet_is_recognised_by_its_classes_and_size(
@@ -51,34 +52,34 @@ def test_tiny_imagenet_is_recognised_by_its_classes_and_size(
 ) -> None:
     wnids = tuple(f"n{number:08d}" for number in range(200))
     digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
-    monkeypatch.setattr(runner, "TINY_IMAGENET_SHA256", digest)
-    assert runner.kind_of(with_classes(64, wnids, tmp_path / "tiny")) == "tiny-imagenet"
-    assert runner.kind_of(with_classes(112, wnids, tmp_path / "large")) == "photographs"
-    assert runner.kind_of(with_classes(64, wnids[1:], tmp_path / "part")) == "photographs"
+    monkeypatch.setattr(specs, "TINY_IMAGENET_SHA256", digest)
+    assert specs.kind_of(with_classes(64, wnids, tmp_path / "tiny")) == "tiny-imagenet"
+    assert specs.kind_of(with_classes(112, wnids, tmp_path / "large")) == "photographs"
+    assert specs.kind_of(with_classes(64, wnids[1:], tmp_path / "part")) == "photographs"
     digest = hashlib.sha256("\n".join(wnids[1:]).encode()).hexdigest()
-    monkeypatch.setattr(runner, "MINI_IMAGENET_SHA256", digest)
-    assert runner.kind_of(Store(tmp_path / "part")) == "mini-imagenet"
+    monkeypatch.setattr(specs, "MINI_IMAGENET_SHA256", digest)
+    assert specs.kind_of(Store(tmp_path / "part")) == "mini-imagenet"
 
 
 def test_kinds_of_small_stores(photographs: Store, like_cifar: Store) -> None:
-    assert runner.kind_of(photographs) == "photographs"
-    assert runner.kind_of(like_cifar) == "cifar10"
+    assert specs.kind_of(photographs) == "photographs"
+    assert specs.kind_of(like_cifar) == "cifar10"
 
 
 def test_ten_other_classes_of_32_pixels_are_not_cifar10(tmp_path: Path) -> None:
-    assert runner.kind_of(of_32_pixels(shapes.CLASSES, tmp_path / "shapes")) == "photographs"
+    assert specs.kind_of(of_32_pixels(shapes.CLASSES, tmp_path / "shapes")) == "photographs"
 
 
 def test_reduced_store_holds_the_requested_classes_and_images(
     photographs: Store, tmp_path: Path
 ) -> None:
     part = Part(5, 5, train_of_each=3)
-    folder = runner._part(settings_for(photographs, tmp_path), part)
+    folder = specs._prepared_part(settings_for(photographs, tmp_path), part)
     reduced = Store(folder)
     assert reduced.classes == photographs.classes[5:]
     assert np.bincount(reduced.split("train").labels).tolist() == [3] * 5
     assert len(reduced.split("val")) == 15
-    assert runner._part(settings_for(photographs, tmp_path), part) == folder
+    assert specs._prepared_part(settings_for(photographs, tmp_path), part) == folder
 
 
 # Offsets in WordNet of the 100 classes of mini-ImageNet, in order.
@@ -124,8 +125,8 @@ TINY_IMAGENET = """
 @pytest.mark.parametrize(
     ("offsets", "count", "sha256"),
     [
-        (MINI_IMAGENET, 100, runner.MINI_IMAGENET_SHA256),
-        (TINY_IMAGENET, 200, runner.TINY_IMAGENET_SHA256),
+        (MINI_IMAGENET, 100, specs.MINI_IMAGENET_SHA256),
+        (TINY_IMAGENET, 200, specs.TINY_IMAGENET_SHA256),
     ],
 )
 def test_small_imagenets_are_recognised_by_their_lists_of_classes(
@@ -146,7 +147,7 @@ def two_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, 
     The images are of the first ten classes of each, and the first store lacks five of the other's.
     """
     digest = hashlib.sha256("\n".join(NAMES[:50]).encode()).hexdigest()
-    monkeypatch.setattr(runner, "MINI_IMAGENET_SHA256", digest)
+    monkeypatch.setattr(specs, "MINI_IMAGENET_SHA256", digest)
     return with_classes(64, NAMES[:50], tmp_path / "mini"), with_classes(
         64, NAMES[5:], tmp_path / "first"
     )
@@ -157,12 +158,12 @@ def test_new_classes_are_those_that_the_first_store_lacks(
 ) -> None:
     mini, first = two_stores
     settings = replace(settings_for(mini, tmp_path), first=first)
-    new = Store(runner._part(settings, Part(of="new")))
+    new = Store(specs._prepared_part(settings, Part(of="new")))
     assert tuple(new.classes) == NAMES[:5]
     old = mini.split("train").labels
     assert len(new.split("train")) == sum(old < 5)
     assert np.bincount(new.split("train").labels).tolist() == np.bincount(old)[:5].tolist()
-    assert runner._part(settings, Part(of="first")) == first.name
+    assert specs._prepared_part(settings, Part(of="first")) == first.name
     (claim,) = chosen(["pretrain"])
     record = records.new_record(claim, {}, settings)
     assert f"--data {mini.name} --first {first.name} --scale smoke" in record["command"]
@@ -176,7 +177,7 @@ def test_classes_that_cannot_be_learned_first_are_refused(
     mini, first = two_stores
     (claim,) = chosen(["pretrain"])
     settings = settings_for(mini, tmp_path)
-    runner.check(claim, replace(settings, first=first))
+    checks.check(claim, replace(settings, first=first))
     without = tmp_path / "without"
     prepare(
         replace(shapes.source(10, 10), splits=shapes.source(10, 10).splits[:1]),
@@ -190,13 +191,13 @@ def test_classes_that_cannot_be_learned_first_are_refused(
         (mini, "has fewer than two classes that .* has not"),
     ):
         with pytest.raises(ValueError, match=message):
-            runner.check(claim, replace(settings, first=other))
+            checks.check(claim, replace(settings, first=other))
     # Without the name of the claim, too.
     large = replace(settings, first=photographs)
     with pytest.raises(ValueError, match="prepare both alike"):
-        list(table.reproduce(CLAIMS, large, tmp_path / "records", strict=False))
+        list(run_and_record(CLAIMS, large, tmp_path / "records", strict=False))
     with pytest.raises(ValueError, match=r"no claim can be tested on .*mini with these options"):
-        list(table.reproduce(CLAIMS, settings, tmp_path / "records", strict=False))
+        list(run_and_record(CLAIMS, settings, tmp_path / "records", strict=False))
 
 
 def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path
     text = json.dumps(
         [{"first_class": 5, "classes": 5, "train_of_each": 3}, 112, photographs.checksum]
     )
-    folder = runner._part(settings_for(photographs, tmp_path), Part(5, 5, 3))
+    folder = specs._prepared_part(settings_for(photographs, tmp_path), Part(5, 5, 3))
     assert Path(folder).name == hashlib.sha256(text.encode()).hexdigest()[:12]
     assert Store(folder).manifest["source"] == f"a part of {photographs.name}: {text}"
 
@@ -212,11 +213,11 @@ def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path
 def test_claim_of_tiny_images_alone_has_no_full_scale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "kind_of", lambda store: "tiny-imagenet")
+    monkeypatch.setattr(checks, "kind_of", lambda store: "tiny-imagenet")
     store = with_classes(64, shapes.CLASSES, tmp_path / "tiny")
     (claim,) = chosen(["images"])
     with pytest.raises(AlexNetError, match=r"images has no full scale; on .*, give --scale desk"):
-        runner.check(claim, replace(settings_for(store, tmp_path), scale="full"))
+        checks.check(claim, replace(settings_for(store, tmp_path), scale="full"))
 
 
 def test_wrong_stores_and_claims_are_refused_with_one_sentence(

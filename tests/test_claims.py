@@ -12,7 +12,7 @@ import pytest
 from alexnet.cli import main
 from alexnet.config import Architecture, FullyConnected
 from alexnet.errors import RunError
-from alexnet.experiments import effects, records, report, table
+from alexnet.experiments import measures, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
 from alexnet.experiments.records import Record
@@ -36,10 +36,10 @@ def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) 
 
 
 def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record]) -> None:
-    verdicts = [(record, record.verdict(row)) for record in recorded for row in record.rows]
+    verdicts = [(record, record.verdict(row)[0]) for record in recorded for row in record.rows]
     opposite = [(record, verdict) for record, verdict in verdicts if verdict.startswith("opposite")]
     assert opposite
-    assert all(verdict.startswith("opposite sign at desk scale") for _, verdict in opposite)
+    assert all(verdict == "opposite sign at desk scale" for _, verdict in opposite)
     listing = " ".join(table.listing(CLAIMS, recorded, {}, RECORDS).split())
     document = table.document(recorded)
     for text in (document, listing):
@@ -122,7 +122,7 @@ def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
     recorded: list[Record],
 ) -> None:
     (relu,) = (record for record in recorded if record.claim.id == "relu")
-    assert relu.verdict(relu.rows[0]) == "same sign, 6 outside the interval"
+    assert relu.verdict(relu.rows[0]) == ("same sign", "6 outside the interval")
     assert all(line.startswith("training error, ") for line in relu.errors())
     (section,) = re.findall(r"\*\*relu\*\*.*?\n\*\*columns", table.document([relu]), re.DOTALL)
     assert "test error" not in section
@@ -162,12 +162,13 @@ def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
     for run in lrn["arms"]["no normalisation"]:
         run["test_error"] = 0.1
     on_others = records.opened(lrn)
-    assert on_others.verdict(on_others.rows[0]).startswith("opposite sign on other images")
+    assert on_others.verdict(on_others.rows[0])[0] == "opposite sign on other images"
     assert table.not_run(on_others.claim, [on_others])
     document = table.document(records.adjusted([on_others]))
     assert table.NOT_RUN in document.split("**lrn**")[1].split("**lrn-cifar**")[0]
     on_imagenet = records.opened(lrn | {"on": "imagenet"})
-    assert on_imagenet.verdict(on_imagenet.rows[0]).startswith("opposite sign, ")
+    verdict = on_imagenet.verdict(on_imagenet.rows[0])
+    assert verdict == ("opposite sign", "1.4 outside the interval")
     assert table.not_run(on_imagenet.claim, [on_imagenet]) == ()
     (relu,) = chosen(["relu"])
     assert table.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()
@@ -315,7 +316,7 @@ def test_differences_of_test_error_are_shown_whatever_the_name_of_the_effect(
     for claim in CLAIMS:
         for effect in claim.effects:
             of_test_error = effect.name.startswith("test error, ")
-            assert (effect.measure in effects.OF_TEST_ERROR) == of_test_error, effect.name
+            assert (effect.measure in measures.OF_TEST_ERROR) == of_test_error, effect.name
     (links,) = (one for one in recorded if (one.claim.id, one.raw["on"]) == ("links", "cifar10"))
     rows = [replace(row, effect=replace(row.effect, name="another name")) for row in links.rows]
     ((title, _),) = report._sections([replace(links, rows=tuple(rows))], ())

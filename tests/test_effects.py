@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from alexnet import recipes
 from alexnet.config import StepSchedule
-from alexnet.experiments import effects, job, measures, runner
+from alexnet.experiments import extra, job, measures, runner
 from alexnet.experiments.claim import Claim, Effect
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import (
+from alexnet.experiments.estimates import estimate, holm
+from alexnet.experiments.measures import (
     RunResult,
     apart,
     dropout_over_none,
@@ -26,7 +27,6 @@ from alexnet.experiments.effects import (
     mixture,
     steady_epochs,
 )
-from alexnet.experiments.estimates import estimate, holm
 
 
 def made_up(
@@ -374,8 +374,8 @@ def test_numbers_of_an_effect_are_those_of_its_words() -> None:
 
 def test_samples_and_searches_of_the_claims_have_their_sizes() -> None:
     """Records hold configurations, so a change of one of these would go unnoticed."""
-    assert (measures.MASKS, measures.NEIGHBOURS, measures.QUERIES) == (64, 4000, 1000)
-    assert (job.TRAIN_IMAGES, effects.HALVES, runner.SEARCH_EPOCHS) == (2000, 5, 5)
+    assert (extra.MASKS, extra.NEIGHBOURS, extra.QUERIES) == (64, 4000, 1000)
+    assert (job.TRAIN_IMAGES, measures.HALVES, runner.SEARCH_EPOCHS) == (2000, 5, 5)
     assert {claim.id: claim.rates for claim in CLAIMS if claim.rates} == {
         "relu": (0.5, 1, 2, 4, 8, 16)
     }

@@ -13,7 +13,7 @@ from alexnet.config import Config, SmoothSchedule
 from alexnet.config_checks import check, without_effect
 from alexnet.experiments import report
 from alexnet.experiments.claims import chosen
-from alexnet.experiments.effects import RunResult
+from alexnet.experiments.measures import RunResult
 from alexnet.experiments.records import Record
 from alexnet.ladder import LEFT_OUT, RUNGS, climb, kept
 from alexnet.saved_config import differences, to_dict

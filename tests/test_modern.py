@@ -21,7 +21,7 @@ from alexnet.distributed.mesh import ALONE, Group
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import ConfigError, RunError
 from alexnet.evaluation import evaluate
-from alexnet.experiments.effects import steady_epochs
+from alexnet.experiments.measures import steady_epochs
 from alexnet.experiments.records import until
 from alexnet.saved_config import from_dict, to_dict
 from alexnet.train import loop

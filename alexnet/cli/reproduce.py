@@ -64,7 +64,7 @@ def reproduce(arguments: list[str]) -> None:
     for path in (a.out, a.records, a.document, a.report):
         if path is not None:
             on_disk(path)
-    from alexnet.experiments import cost, records, runner, table
+    from alexnet.experiments import cost, records, table
     from alexnet.experiments.claims import chosen
 
     # A test of the program has no place among the results.
@@ -80,18 +80,17 @@ def reproduce(arguments: list[str]) -> None:
             )
     if a.runs and a.report is None:
         raise AlexNetError("--runs has an effect beside --report alone, the page that shows them")
-    if a.document is not None:
-        text = table.document(records.read(a.records, records.RESULTS))
-        write_whole(a.document, text.encode())
-        print(a.document)
-    if a.report is not None:
-        # Only the report needs matplotlib.
-        from alexnet.experiments import report
-
-        recorded = records.read(a.records, records.RESULTS)
-        report.write(recorded, a.report, a.runs, folder)
-        print(a.report)
     if a.document is not None or a.report is not None:
+        recorded = records.read(a.records, records.RESULTS)
+        if a.document is not None:
+            write_whole(a.document, table.document(recorded).encode())
+            print(a.document)
+        if a.report is not None:
+            # Only the report needs matplotlib.
+            from alexnet.experiments import report
+
+            write_whole(a.report, report.page(recorded, a.runs, folder).encode())
+            print(a.report)
         return
     if a.data is None:
         # The speed is measured now, so that the estimates hold for this machine.
@@ -103,9 +102,11 @@ def reproduce(arguments: list[str]) -> None:
             print(table.overview(recorded, costs, folder))
         return
     from alexnet.data.store import Store
+    from alexnet.experiments.reproduce import run_and_record
+    from alexnet.experiments.specs import Settings
 
     first = None if a.first is None else Store(a.first)
-    settings = runner.Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
+    settings = Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
-    for text in table.reproduce(claims, settings, folder, strict=bool(a.claims)):
+    for text in run_and_record(claims, settings, folder, strict=bool(a.claims)):
         print(text, flush=True)

@@ -186,6 +186,21 @@ def as_many_presentations(
     return changed
 
 
+def with_rates(config: Config, factor: float) -> Config:
+    """The configuration with this factor of all learning rates, which so keep their ratios."""
+    sgd, schedule = config.sgd, config.schedule
+    sgd = replace(
+        sgd,
+        lr=factor * sgd.lr,
+        bias_lr=None if sgd.bias_lr is None else factor * sgd.bias_lr,
+        bias_lr_of=tuple((layer, factor * lr) for layer, lr in sgd.bias_lr_of),
+    )
+    if isinstance(schedule, StepSchedule):
+        lrs = tuple(replace(each, lr=factor * each.lr) for each in schedule.layer_lrs)
+        schedule = replace(schedule, layer_lrs=lrs)
+    return replace(config, sgd=sgd, schedule=schedule)
+
+
 def pooling_2_2(config: Config) -> Config:
     """Windows of 2/2 that reach over the border, as in the authors' net 147.
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alexnet import recipes
 from alexnet.config import Config
-from alexnet.experiments.effects import Measure, Results, RunResult
+from alexnet.experiments.measures import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
 Kind = Literal["photographs", "cifar10", "tiny-imagenet", "mini-imagenet", "imagenet"]
@@ -87,9 +86,6 @@ FIRST_CLASSES, FIRST_IMAGES = 200, 100_000
 NEW_CLASSES, NEW_IMAGES = 75, 37_500
 """The same of mini-ImageNet's classes that tiny-imagenet lacks."""
 
-MASKS = 64
-"""Dropout masks whose predictions claim dropout averages. Their number is ours."""
-
 
 def error_name(config: Config) -> str:
     """The name of the error on `val_split`; claim relu tests on the images it trains on."""
@@ -166,7 +162,7 @@ class Claim:
     logged: str = "-"
     kinds: tuple[Kind, ...] = ("imagenet",)
     """The kinds of data it can be run on; the last one is the paper's own."""
-    base: Base = lambda scale, kind: recipes.original()
+    base: Base | None = None
     arms: tuple[Arm, ...] = ()
     effects: tuple[Effect, ...] = ()
     rates: tuple[float, ...] = ()
@@ -206,12 +202,10 @@ class Claim:
 
     def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
         """The configuration of an arm."""
+        # Only a claim without arms has no base.
+        assert self.base is not None
         return arm.change(self.base(scale, kind))
 
     def part(self, arm: Arm, scale: Scale, kind: Kind) -> Part:
         """The part of the store that the arm trains on."""
         return arm.part or (Part() if scale == "full" else DESK_PART[kind])
-
-    def is_papers_setting(self, scale: str, kind: str) -> bool:
-        """Whether a record was measured in the paper's own setting."""
-        return scale == "full" and kind == self.kinds[-1]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from alexnet.errors import AlexNetError, unknown
-from alexnet.experiments import effects, measures
+from alexnet.experiments import extra, measures
 from alexnet.experiments.bases import (
     as_many_presentations,
     augment,
@@ -31,7 +31,6 @@ from alexnet.experiments.claim import (
     DESK_PART,
     FIRST_CLASSES,
     FIRST_IMAGES,
-    MASKS,
     NEW_CLASSES,
     NEW_IMAGES,
     Arm,
@@ -40,7 +39,8 @@ from alexnet.experiments.claim import (
     Kind,
     Part,
 )
-from alexnet.experiments.effects import ENSEMBLE
+from alexnet.experiments.extra import MASKS
+from alexnet.experiments.measures import ENSEMBLE
 from alexnet.ladder import RUNGS, climb, kept
 
 WITH_CIFAR: tuple[Kind, ...] = ("photographs", "cifar10", "tiny-imagenet", "imagenet")
@@ -112,13 +112,13 @@ def _error(
 ) -> Effect:
     name = "test error, ablated minus base, percentage points"
     return Effect(
-        name, paper, (arm, "base"), effects.test_error, number, one_sided=one_sided, pair=pair
+        name, paper, (arm, "base"), measures.test_error, number, one_sided=one_sided, pair=pair
     )
 
 
-def _top5(arm: str, pair: str, paper: str, number: float | None = None) -> Effect:
+def _top5(arm: str, pair: str, paper: str, number: float) -> Effect:
     name = "top-5 test error, ablated minus base, percentage points"
-    return Effect(name, paper, (arm, "base"), effects.top5_error, number, pair=pair, top5=True)
+    return Effect(name, paper, (arm, "base"), measures.top5_error, number, pair=pair, top5=True)
 
 
 def _gap(arm: str, pair: str, paper: str) -> Effect:
@@ -126,7 +126,7 @@ def _gap(arm: str, pair: str, paper: str) -> Effect:
         "gap (test error with the center crop minus training error), ablated minus base, "
         "percentage points"
     )
-    return Effect(name, paper, (arm, "base"), effects.gap, pair=pair)
+    return Effect(name, paper, (arm, "base"), measures.gap, pair=pair)
 
 
 # Section 6: train on ImageNet 2012, then on Fall 2011, then on 2012 again. The authors also trained
@@ -154,7 +154,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "epochs to 25 % training error, tanh over ReLU",
                 "6",
                 ("tanh", "relu"),
-                effects.tanh_over_relu,
+                measures.tanh_over_relu,
                 number=6,
                 none=1.0,
             ),
@@ -226,7 +226,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "test error, cifar_13 minus cifar_11, percentage points",
                 "2",
                 ("cifar_13", "base"),
-                effects.test_error,
+                measures.test_error,
                 number=2,
             ),
         ),
@@ -272,14 +272,14 @@ CLAIMS: tuple[Claim, ...] = (
                 "error with the center crop, ablated minus base, percentage points",
                 "more than 0",
                 ("no crops", "base"),
-                effects.centre_error,
+                measures.centre_error,
                 pair=WITHOUT_CROPS,
             ),
             Effect(
                 "test error, center crop minus ten crops, percentage points",
                 "1.5",
                 ("base",),
-                effects.centre_minus_ten,
+                measures.centre_minus_ten,
                 number=1.5,
             ),
         ),
@@ -316,7 +316,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "with dropout over without",
                 "2",
                 ("base", "no dropout"),
-                effects.dropout_over_none,
+                measures.dropout_over_none,
                 number=2,
                 none=1.0,
             ),
@@ -326,7 +326,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "halving is a reasonable approximation",
                 ("base",),
                 # An approximation may err to either side, so the claim names none.
-                effects.halving_minus_masks,
+                measures.halving_minus_masks,
                 one_sided=False,
             ),
         ),
@@ -334,7 +334,7 @@ CLAIMS: tuple[Claim, ...] = (
         "so that fc7 and fc8 see values of the same size. The loss that both nets have to reach is "
         "the larger of their lowest validation losses. The row on halved outputs can only refute "
         "that halving approximates the average, since no tolerance was fixed beforehand.",
-        extra_metrics=measures.over_masks,
+        extra_metrics=extra.over_masks,
         elsewhere="53.0 % with a rate of 0.5, 50.3 % with 0.3",
     ),
     Claim(
@@ -357,7 +357,7 @@ CLAIMS: tuple[Claim, ...] = (
                         for of_each in (OF_EACH[0], OF_EACH[-1])
                         for name in (arm.name, "base")
                     ),
-                    effects.more_with_few,
+                    measures.more_with_few,
                 )
                 for arm, pair in REGULARISERS
             ),
@@ -367,7 +367,7 @@ CLAIMS: tuple[Claim, ...] = (
                     "percentage points",
                     "-",
                     (_with_images(arm.name, of_each), _with_images("base", of_each)),
-                    effects.centre_error,
+                    measures.centre_error,
                     pair=pair,
                     images=CLASSES * of_each,
                 )
@@ -398,7 +398,7 @@ CLAIMS: tuple[Claim, ...] = (
                     f"{rung.name}, percentage points",
                     "-",
                     (_below(number), rung.name),
-                    effects.centre_error,
+                    measures.centre_error,
                 )
                 for number, rung in enumerate(RUNGS)
             ),
@@ -406,7 +406,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "error with the center crop, one column minus all that is kept, percentage points",
                 "-",
                 (ONE_COLUMN.name, kept()[-1].name),
-                effects.centre_error,
+                measures.centre_error,
             ),
         ),
         note="Each setting is added to those above it that are kept. Random resized crops, for "
@@ -430,12 +430,12 @@ CLAIMS: tuple[Claim, ...] = (
                 "-",
                 ("base", "modern"),
                 measure,
-                top5=measure is effects.top5_error,
+                top5=measure is measures.top5_error,
             )
             for error, measure in (
-                ("error with the center crop", effects.centre_error),
-                ("test error", effects.test_error),
-                ("top-5 test error", effects.top5_error),
+                ("error with the center crop", measures.centre_error),
+                ("test error", measures.test_error),
+                ("top-5 test error", measures.top5_error),
             )
         ),
         note="Both see the same number of presentations of the same images. The later settings are "
@@ -461,7 +461,7 @@ CLAIMS: tuple[Claim, ...] = (
                 f"test error, without conv{i} minus with it, percentage points",
                 "about 2",
                 (f"no conv{i}", "base"),
-                effects.test_error,
+                measures.test_error,
                 number=2,
             )
             for i in range(2, 6)
@@ -484,7 +484,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "validation loss after the first epoch, ablated minus base",
                 "more than 0",
                 ("biases 0", "base"),
-                effects.first_val_loss,
+                measures.first_val_loss,
                 pair="biases of 0 minus biases of 1",
                 # What the schedule does after this epoch does not make a recorded run obsolete.
                 first_epochs=1,
@@ -523,7 +523,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "test error, a single net (mean) minus five averaged, percentage points",
                 "2.6",
                 ("base",),
-                effects.single_minus_ensemble,
+                measures.single_minus_ensemble,
                 number=2.6,
                 nets=ENSEMBLE,
             ),
@@ -531,14 +531,14 @@ CLAIMS: tuple[Claim, ...] = (
                 "test error, plain average minus weighted average, percentage points",
                 "-",
                 ("base",),
-                effects.plain_minus_weighted,
+                measures.plain_minus_weighted,
                 one_sided=False,
                 nets=ENSEMBLE,
             ),
         ),
         note="Five seeds are one ensemble, which has no interval; `--seeds 10` gives two. Only "
         "top-1 errors are compared.",
-        together=effects.ensemble,
+        together=measures.ensemble,
     ),
     Claim(
         "pretrain",
@@ -562,14 +562,14 @@ CLAIMS: tuple[Claim, ...] = (
                 "test error, from scratch minus pre-trained, percentage points",
                 "1.7",
                 ("from scratch", "pre-trained"),
-                effects.test_error,
+                measures.test_error,
                 number=1.7,
             ),
             Effect(
                 "top-5 test error, from scratch minus pre-trained, percentage points",
                 "1.6",
                 ("from scratch", "pre-trained"),
-                effects.top5_error,
+                measures.top5_error,
                 number=1.6,
                 top5=True,
             ),
@@ -634,7 +634,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "distance between the columns' mean color, minus that of random halves",
                 "more than 0",
                 ("base",),
-                effects.specialised,
+                measures.specialised,
             ),
         ),
         note="The row tests the mean over the seeds, not every run (docs/log.md, 2026-11-30).",
@@ -655,10 +655,10 @@ CLAIMS: tuple[Claim, ...] = (
                 "percentage points",
                 "more than 0",
                 ("base",),
-                effects.hidden_minus_pixels,
+                measures.hidden_minus_pixels,
             ),
         ),
-        extra_metrics=measures.alike,
+        extra_metrics=extra.alike,
     ),
 )
 

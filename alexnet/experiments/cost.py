@@ -33,6 +33,8 @@ SIZES_OF_PARTS = {
     "new": (NEW_CLASSES, NEW_IMAGES, 7_500),
 }
 """The same where claim pretrain learns tiny-imagenet first."""
+SEEDS = 5
+"""Seeds whose runs are estimated, as `alexnet reproduce` has by default."""
 SHARE_OF_PEAK = 0.5
 """Multiply-adds per second of a network's layers, relative to a large matrix product."""
 
@@ -42,7 +44,7 @@ def usual_kind(claim: Claim) -> Kind:
     return "tiny-imagenet" if "tiny-imagenet" in claim.kinds else claim.kinds[0]
 
 
-def claims_s(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict[str, float]:
+def claims_s(claims: Sequence[Claim], macs_per_s: float) -> dict[str, float]:
     """Estimate the seconds that the runs of each claim take at desk scale on the usual images.
 
     A claim without arms has none. Runs that several claims share count for each of them, and runs
@@ -64,7 +66,7 @@ def claims_s(claims: Sequence[Claim], macs_per_s: float, seeds: int = 5) -> dict
             sizes = round(share * classes), share * classes * of_each, share * val_images
             times.append(run_s(config, *sizes, macs_per_s))
         if times:
-            seconds[claim.id] = seeds * sum(times)
+            seconds[claim.id] = SEEDS * sum(times)
     return seconds
 
 

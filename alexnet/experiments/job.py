@@ -24,7 +24,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
 from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
-from alexnet.experiments.effects import RunResult, steady_epochs
+from alexnet.experiments.measures import RunResult
 from alexnet.files import replacing, write_whole
 from alexnet.saved_config import from_dict
 from alexnet.train.loop import Interrupted, fit, resume
@@ -112,24 +112,7 @@ def read(folder: Path) -> RunResult | str | None:
     if "failed" in data:
         return str(data["failed"])
     config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
-    return result_of(data, config, folder / PREDICTIONS)
-
-
-def result_of(data: dict[str, Any], config: Config, predictions: Path | None = None) -> RunResult:
-    """The result of a run from its JSON form.
-
-    Args:
-        data: What result.json holds, or a run of a record.
-        predictions: As in `RunResult`.
-    """
-    tuples = {"epochs": tuple(data["epochs"]), "colour": tuple(map(tuple, data["colour"]))}
-    fields = {**data, **tuples}
-    # Records that were written under the old name of the field stay readable.
-    extra_metrics = fields.pop("also", {})
-    steady = steady_epochs(config.schedule)
-    return RunResult(
-        **fields, steady_epochs=steady, extra_metrics=extra_metrics, predictions=predictions
-    )
+    return RunResult.from_json(data, config, folder / PREDICTIONS)
 
 
 def main(folder: Path) -> None:

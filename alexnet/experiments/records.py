@@ -22,13 +22,12 @@ import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.data.store import Store
-from alexnet.experiments import effects
+from alexnet.experiments import measures
 from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
 from alexnet.experiments.claims import CLAIMS, WITHOUT_DROPOUT
-from alexnet.experiments.effects import RunResult
 from alexnet.experiments.estimates import Estimate, estimate, holm
-from alexnet.experiments.job import result_of
-from alexnet.experiments.runner import Settings, classes_of, kind_of, threads_of_a_run
+from alexnet.experiments.measures import RunResult
+from alexnet.experiments.specs import Settings, classes_of, kind_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
@@ -182,7 +181,7 @@ class Record:
     @property
     def in_papers_setting(self) -> bool:
         """Whether it was measured at the paper's scale on the paper's data."""
-        return self.claim.is_papers_setting(self.raw["scale"], self.raw["on"])
+        return (self.raw["scale"], self.raw["on"]) == ("full", self.claim.kinds[-1])
 
     def config(self, arm: str) -> Config:
         """The recorded configuration of an arm."""
@@ -202,8 +201,8 @@ class Record:
 
         With the center crop, where all effects of the claim are of that error.
         """
-        measures = {effect.measure for effect in self.claim.effects}
-        of_centre = measures <= {effects.centre_error, effects.more_with_few}
+        of_claim = {effect.measure for effect in self.claim.effects}
+        of_centre = of_claim <= {measures.centre_error, measures.more_with_few}
         numbers = self.claim.numbers_of_images
         lines = []
         for name, runs in self.results.items():
@@ -272,22 +271,23 @@ class Record:
         classes = self.raw["new_classes"] if part.of == "new" else part.classes or store["classes"]
         return round(of_each * classes)
 
-    def verdict(self, row: Row) -> str:
-        """The verdict in words, such as `same sign, 1.4 inside the interval`.
+    def verdict(self, row: Row) -> tuple[str, str]:
+        """The verdict in words, and what it says of the paper's number.
 
-        Outside the paper's own setting, an opposite sign names the setting: it cannot refute a
-        claim about ImageNet.
+        For example `same sign` and `1.4 inside the interval`; the second is empty where the paper
+        gives no number, or there is no interval. Outside the paper's own setting, an opposite sign
+        names the setting: it cannot refute a claim about ImageNet.
         """
-        words = [str(row.estimate.verdict)]
+        verdict, detail = str(row.estimate.verdict), ""
         if row.estimate.low is None:
-            words[0] += f" (one {'seed' if row.effect.nets == 1 else 'ensemble'}: no interval)"
-        elif words[0] == "opposite sign" and not self.in_papers_setting:
+            verdict += f" (one {'seed' if row.effect.nets == 1 else 'ensemble'}: no interval)"
+        elif verdict == "opposite sign" and not self.in_papers_setting:
             scale = self.raw["scale"]
-            words[0] += " on other images" if scale == "full" else f" at {scale} scale"
+            verdict += " on other images" if scale == "full" else f" at {scale} scale"
         if row.effect.number is not None and row.estimate.low is not None:
             inside = "inside" if row.estimate.contains(row.effect.number) else "outside"
-            words.append(f"{row.effect.number:g} {inside} the interval")
-        return ", ".join(words)
+            detail = f"{row.effect.number:g} {inside} the interval"
+        return verdict, detail
 
 
 def where(raw: dict[str, Any]) -> str:
@@ -306,7 +306,8 @@ def opened(raw: dict[str, Any]) -> Record:
     configs = {name: from_dict(Config, config) for name, config in raw["configs"].items()}
     # Predictions are not recorded. The measures that need them keep theirs in `extra_metrics`.
     results = {
-        name: [result_of(run, configs[name]) for run in runs] for name, runs in raw["arms"].items()
+        name: [RunResult.from_json(run, configs[name]) for run in runs]
+        for name, runs in raw["arms"].items()
     }
     rows = tuple(
         Row(

@@ -16,7 +16,7 @@ from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.evaluation import QUARTER
 from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.effects import OF_TEST_ERROR, apart
+from alexnet.experiments.measures import OF_TEST_ERROR, apart
 from alexnet.experiments.records import OWN, Record, Row
 from alexnet.experiments.table import (
     NOT_RUN,
@@ -30,7 +30,6 @@ from alexnet.experiments.table import (
 )
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.figures.style import SOFT
-from alexnet.files import write_whole
 from alexnet.ladder import RUNGS, kept
 from alexnet.trained import load
 from alexnet.web_page import templates
@@ -44,7 +43,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
 
     Args:
         records: As `records.read` gives them.
-        runs: Trained runs; the first is shown with its filters, answers and neighbours.
+        runs: Trained runs; the first is shown with its filters, answers and neighbors.
         folder: Where the records were read; the page names it if there are none.
 
     Raises:
@@ -66,16 +65,6 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
         source=source,
         table_rows=table_rows,
     )
-
-
-def write(
-    records: Sequence[Record],
-    path: Path,
-    runs: Sequence[Path] = (),
-    folder: Path = OWN,
-) -> None:
-    """Write the page to a file; the arguments are those of `page`."""
-    write_whole(path, page(records, runs, folder).encode())
 
 
 BY_IMAGES = (
@@ -167,7 +156,7 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
 
 
 def _specialising(records: Sequence[Record]) -> str:
-    """How often the columns specialise, over the seeds of claim `filters`."""
+    """How often the columns specialize, over the seeds of claim `filters`."""
     shares = [
         apart(run.colour)[1]
         for record in records

@@ -1,4 +1,4 @@
-"""Run claims, and show their records as tables, on the terminal and in docs/reproduction.md."""
+"""Show the records of claims as tables, on the terminal and in docs/reproduction.md."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.errors import AlexNetError
 from alexnet.experiments.claim import NEEDS, Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.cost import usual_kind
 from alexnet.experiments.estimates import Verdict
-from alexnet.experiments.records import UNDERFITTED, Record, Row, new_record, opened, where, write
-from alexnet.experiments.runner import Settings, check, run, run_ahead
+from alexnet.experiments.records import UNDERFITTED, Record, Row, where
 from alexnet.program import command
 from alexnet.progress import duration
 from alexnet.terminal import paragraphs, together, wrapped
@@ -75,56 +73,6 @@ tenth of the rate from epoch 18 of 24, and conv1 is frozen from epoch 19 on, as 
 configuration in proportion."""
 
 
-def reproduce(
-    claims: Sequence[Claim], settings: Settings, records: Path, strict: bool
-) -> Iterator[str]:
-    """Run claims and write their records.
-
-    Args:
-        claims: The claims to run.
-        settings: The store, the scale and the seeds.
-        records: Folder of the records.
-        strict: A claim that cannot be run on this store is an error; otherwise it is left out.
-
-    Yields:
-        The results of each claim as lines of text, or the reason why it has none.
-
-    Raises:
-        AlexNetError: No claim can be run, or a claim has no record, after those of the others.
-    """
-    fit = []
-    for claim in claims:
-        try:
-            check(claim, settings)
-            fit.append(claim)
-        # Without names on the command line all claims are tried, and a store fits only some.
-        except AlexNetError:
-            if strict or (claim.learns_first and settings.first is not None):
-                raise
-    if settings.first is not None and not any(claim.learns_first for claim in fit):
-        raise AlexNetError("--first names what claim pretrain learns first; no other claim does")
-    if not fit:
-        raise AlexNetError(
-            f"no claim can be tested on {settings.store.name} with these options; name one, such "
-            f"as {command('reproduce', 'lrn', '--data', settings.store.name)}, to see what it needs"
-        )
-    # Records are written claim by claim, so that an interruption costs one claim at most.
-    run_ahead(fit, settings)
-    failed = 0
-    for claim in fit:
-        try:
-            raw = new_record(claim, run(claim, settings), settings)
-        # One bad run must not cost the records of the other claims.
-        except AlexNetError as error:
-            failed += 1
-            yield f"{claim.id}: {error}"
-            continue
-        path = write(raw, records)
-        yield "\n".join([claim.id, *record_lines(opened(raw)), f"  {path}"])
-    if failed:
-        raise AlexNetError(f"{failed} of the claims have no record; see above")
-
-
 @dataclass(frozen=True)
 class TableRow:
     """A row of the results in words, for the terminal, the document and the page alike."""
@@ -163,8 +111,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
             e, p = row.estimate, row.adjusted_p
             interval = "" if e.low is None else f" [{e.low:z.2f}, {e.high:z.2f}]"
             detectable = e.minimum_detectable
-            # The verdict comes first, and then what it says of the paper's number.
-            verdict, _, detail = record.verdict(row).partition(", ")
+            verdict, detail = record.verdict(row)
             yield TableRow(
                 claim=record.claim.id,
                 measure=row.effect.compared,
