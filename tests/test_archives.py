@@ -463,20 +463,26 @@ def test_short_or_damaged_cifar_files_are_refused(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["tars/a.tar", "parquet/train-0.parquet"])
-def test_what_the_system_refuses_is_not_called_damaged(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has such a file")
+def test_tar_that_the_disk_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
+    """The memory of a process can be opened; to read its first byte is an error."""
+    unread = layouts.class_tars(tmp_path / "tars") / f"{WNIDS[0]}.tar"
+    unread.unlink(missing_ok=True)
+    unread.symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error"):
+        find(str(tmp_path / "tars"))
+
+
+def test_table_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Permissions cannot be taken from the user of a test who may read everything."""
-    if name.endswith(".tar"):
-        layouts.class_tars(tmp_path / "tars")
-        monkeypatch.setattr("tarfile.open", refuse)
-    else:
-        layouts.clone(tmp_path / "parquet")
-        monkeypatch.setattr("pyarrow.parquet.read_schema", refuse)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        # As Arrow does, without the name of the file.
+        raise PermissionError(errno.EACCES, "Failed to open local file 'a'. Detail: [errno 13]")
+
+    layouts.clone(tmp_path / "parquet")
+    monkeypatch.setattr("pyarrow.parquet.read_schema", refuse)
     with pytest.raises(PermissionError):
-        find(str(tmp_path / Path(name).parts[0]))
-
-
-def refuse(*arguments: object, **options: object) -> None:
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "the file")
+        find(str(tmp_path / "parquet"))

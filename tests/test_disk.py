@@ -53,7 +53,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     def refuse(path: object) -> None:
         if not isinstance(path, int) and folder in Path(os.fsdecode(path)).parents:  # type: ignore[arg-type]
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))  # type: ignore[arg-type]
 
     def opened(path: object, flags: int, *arguments: object, **options: object) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):

@@ -121,11 +121,23 @@ def test_image_is_not_left_out_for_lack_of_memory(
     monkeypatch.setattr(processing, "SPARE_BYTES", 1 << 62)
     with pytest.raises(AlexNetError, match=says):
         prepare(memory_source(reading), tmp_path / "full", made)
-    # Neither is it encoded again where its own bytes would be kept.
-    jpeg = encode(centre_square(shapes.image(1, 1), 24), "jpeg")
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", Mock(side_effect=MemoryError))
-    with pytest.raises(AlexNetError, match=says):
-        prepare(memory_source({"b": InHand(jpeg)}), tmp_path / "kept", made)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 71.5 MiB"), ValueError("Insufficient memory (case 4)")],
+    ids=["for the pixels", "for the coefficients"],
+)
+@pytest.mark.parametrize("side", [24, 40])
+def test_jpeg_is_not_left_out_or_encoded_again_for_lack_of_memory(
+    side: int, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors are those of NumPy and of libjpeg. One of the stored size is kept as it is."""
+    jpeg = encode(centre_square(shapes.image(1, 1), side), "jpeg")
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", Mock(side_effect=error))
+    monkeypatch.setattr(processing, "SPARE_BYTES", 1 << 62)
+    with pytest.raises(AlexNetError, match="too little memory for the image b"):
+        prepare(memory_source({"b": InHand(jpeg)}), tmp_path / "kept", SMALL)
 
 
 @pytest.mark.parametrize(

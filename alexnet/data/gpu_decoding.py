@@ -180,7 +180,11 @@ class GpuDecodedSplit:
             return [*self._decode(files)] if files else []
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
+            # torchcodec uses the C API of PyTorch, through which no error keeps its type. It
+            # asks for the memory of the pixels there.
+            if "API call failed" in str(error):
+                raise torch.OutOfMemoryError(str(error)) from error
             if len(files) == 1:
                 self._warn()
                 return [None]

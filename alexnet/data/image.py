@@ -96,6 +96,20 @@ def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
 
 
 @contextmanager
+def _libjpeg() -> Iterator[None]:
+    """Raise MemoryError where libjpeg gets no memory; all of its errors are ValueErrors.
+
+    NumPy allocates only the pixels. The coefficients of a progressive JPEG need as much again.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise MemoryError(str(error)) from None
+
+
+@contextmanager
 def _refusing() -> Iterator[None]:
     """Turn whatever a decoder raises into a DataError with the reason.
 
@@ -255,12 +269,13 @@ def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
         _check_size(width, height)
         if space in ("CMYK", "YCCK"):
             return None
-        if min(height, width) < 2 * least_px or least_px == 0:
-            rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
-        else:
-            rgb = simplejpeg.decode_jpeg(
-                data, "RGB", min_height=least_px, min_width=least_px, min_factor=2
-            )
+        with _libjpeg():
+            if min(height, width) < 2 * least_px or least_px == 0:
+                rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
+            else:
+                rgb = simplejpeg.decode_jpeg(
+                    data, "RGB", min_height=least_px, min_width=least_px, min_factor=2
+                )
     except DataError:  # from `_check_size`; Pillow would fail for the same reason
         raise
     except (ValueError, KeyError):  # simplejpeg raises KeyError for a truncated header
@@ -290,7 +305,8 @@ def as_stored(data: bytes, size_px: int) -> Rgb | None:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
         if (height, width) != (size_px, size_px) or space in ("CMYK", "YCCK"):
             return None
-        rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
+        with _libjpeg():
+            rgb: Rgb = simplejpeg.decode_jpeg(data, "RGB")
         return rgb if _orientation(data) == 1 else None
     except MemoryError:
         raise
