@@ -325,6 +325,21 @@ def test_tracker_that_is_left_out_leaves_no_thread(
             assert not thread.is_alive()
 
 
+def test_ctrl_c_while_trackers_are_opened_closes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Outcome] = []
+    ask_for(monkeypatch, lambda run: SimpleNamespace(close=closed.append, add_scalar=None))
+
+    def stopped(tracker: InThread, until_s: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(InThread, "wait_open", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path)
+    assert closed == ["stopped"]
+
+
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
 def test_exit_of_a_library_is_an_error_of_its_tracker(
     error: BaseException,

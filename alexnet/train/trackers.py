@@ -59,14 +59,16 @@ def trackers(run: Path) -> list[Tracker]:
     for tracker in begun:
         try:
             tracker.wait_open(until_s)
-        except Exception as error:  # Each library has its own.
+        # Each library has its own. After Ctrl-C, too, no thread and no run must seem to go on.
+        except BaseException as error:
+            is_stop = not isinstance(error, Exception)
             for each in opened:
                 with suppress(Exception):
-                    each.close("failed")
+                    each.close("stopped" if is_stop else "failed")
             for other in begun:
                 with suppress(Exception):
                     other.wait_closed(until_s)
-            if isinstance(error, AlexNetError):
+            if is_stop or isinstance(error, AlexNetError):
                 raise
             raise RunError(
                 f"{tracker.name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to "
