@@ -43,7 +43,7 @@ from alexnet.program import command
 from alexnet.saved_config import differences, to_dict
 from alexnet.terminal import printable
 from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 from alexnet.trained import load
 from alexnet.waiting import yielding
 

@@ -40,7 +40,7 @@ from alexnet.own_images import (
     train_on,
     typical_side_px,
 )
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 from tests import conftest
 from tests.commands import refused
 from tests.conftest import tiny_architecture

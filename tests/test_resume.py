@@ -25,7 +25,8 @@ from alexnet.progress import Progress, duration
 from alexnet.train import checkpoints, loop
 from alexnet.train.changes import ROUNDED, hardware_in_words
 from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import NotFinite, read_metrics
+from alexnet.train.metrics import NotFinite
+from alexnet.train.run_log import read_metrics
 from tests.conftest import tiny
 from tests.runs import same_bits, stopped_after
 

@@ -18,7 +18,7 @@ from alexnet.distributed import heartbeat
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train import trackers
 from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import RunLog, read_metrics
+from alexnet.train.run_log import RunLog, read_metrics
 from alexnet.train.trackers import InThread, Outcome, Tracker
 from tests.conftest import tiny
 from tests.runs import stopped_after

@@ -28,7 +28,8 @@ from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import replacing, write_whole
 from alexnet.saved_config import from_dict
 from alexnet.train.loop import Interrupted, fit, resume
-from alexnet.train.metrics import NotFinite, read_metrics
+from alexnet.train.metrics import NotFinite
+from alexnet.train.run_log import read_metrics
 from alexnet.trained import load
 
 CONFIG_FILE = "wanted.json"

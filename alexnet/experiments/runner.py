@@ -58,7 +58,7 @@ from alexnet.files import size, write_whole
 from alexnet.progress import Progress, duration
 from alexnet.saved_config import to_dict
 from alexnet.train.folder import checkpoint_bytes
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 
 LOOK_EVERY_S = 3.0
 """Time between two looks at how far the runs are."""

@@ -9,8 +9,8 @@ from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedu
 from alexnet.config_checks import check
 from alexnet.device import device_type
 from alexnet.errors import ConfigError
-from alexnet.train.metrics import TrainState
 from alexnet.train.sgd import PlateauState, finished
+from alexnet.train.state import TrainState
 
 ROUNDED = "the same within rounding, not bit for bit"
 

@@ -77,7 +77,8 @@ from alexnet.train.changes import (
 )
 from alexnet.train.checkpoints import Checkpoints, hardware
 from alexnet.train.folder import check_empty, check_room, run_lock
-from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
+from alexnet.train.metrics import NotFinite, StepMetrics
+from alexnet.train.run_log import RunLog
 from alexnet.train.setup import (
     Setup,
     choose_products,
@@ -98,6 +99,7 @@ from alexnet.train.sgd import (
     update_average,
     zero_velocity,
 )
+from alexnet.train.state import TrainState
 from alexnet.train.trackers import check_named
 from alexnet.waiting import yielding
 

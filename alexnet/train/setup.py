@@ -26,7 +26,7 @@ from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.provenance import code_sha256
 from alexnet.saved_config import differences, to_dict
-from alexnet.train.metrics import TrainState
+from alexnet.train.state import TrainState
 
 
 @dataclass(frozen=True)

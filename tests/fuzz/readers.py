@@ -29,7 +29,8 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.saved_config import to_dict
 from alexnet.train.loop import fit
-from alexnet.train.metrics import RunLog, TrainState, read_metrics
+from alexnet.train.run_log import RunLog, read_metrics
+from alexnet.train.state import TrainState
 from alexnet.weights import caffemodel
 from alexnet.weights import files as weights_files
 from alexnet.weights.exporting import operations
