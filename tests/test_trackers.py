@@ -325,6 +325,27 @@ def test_tracker_that_is_left_out_leaves_no_thread(
             assert not thread.is_alive()
 
 
+def test_tracker_that_is_left_out_is_told_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its server may answer again; the run would seem to go on there."""
+    monkeypatch.setattr(trackers, "MOST_WAITING", 1)
+    answer, told = threading.Event(), list[str]()
+
+    class Slow(SilentTracker):
+        def close(self, outcome: Outcome) -> None:
+            told.append(outcome)
+
+    ask_for(monkeypatch, lambda run: Slow("add", answer))
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, 0, 0) as log:
+        log.write("epoch", 4, epoch=1, val_error=0.25, val_loss=0.5)
+        assert "its server does not keep up" in capsys.readouterr().err
+        answer.set()
+        raise KeyboardInterrupt
+    assert told == ["stopped"]
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_while_trackers_are_opened_closes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RunError
 from alexnet.files import naming, parse_json, write_whole
 from alexnet.saved_config import MOST_INT
-from alexnet.train.trackers import InThread, Outcome, Tracker, deadline_s, trackers
+from alexnet.train.trackers import Outcome, Trackers
 
 
 class RunLog:
@@ -31,8 +29,8 @@ class RunLog:
             step, epochs: Position of the run's checkpoint, in steps and completed epochs.
             writes: False on ranks other than the first; they write nothing.
         """
-        self._path, self._writes = run / "metrics.jsonl", writes
-        self._trackers: list[Tracker] = []
+        self._path = run / "metrics.jsonl"
+        self._trackers: Trackers | None = None
         if not writes:
             return
         if self._path.exists():
@@ -42,11 +40,11 @@ class RunLog:
                 line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs
             ]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._trackers = trackers(run)
+        self._trackers = Trackers(run)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append a line with these values; numbers go to the trackers too."""
-        if not self._writes:
+        if self._trackers is None:
             return
         # Opened for each line, so that a killed run keeps every line that it has written.
         with naming(self._path), self._path.open("a") as file:
@@ -56,9 +54,7 @@ class RunLog:
             for name, value in values.items()
             if isinstance(value, int | float)
         }
-        self._tell(
-            lambda tracker: [tracker.add_scalar(name, x, step) for name, x in numbers.items()]
-        )
+        self._trackers.write(numbers, step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -73,25 +69,8 @@ class RunLog:
 
     def close(self, outcome: Outcome = "finished") -> None:
         """Close the trackers."""
-        self._tell(lambda tracker: tracker.close(outcome))
-        # All at once, so that two silent servers cost no more time than one.
-        until_s = deadline_s()
-
-        def wait(tracker: Tracker) -> None:
-            if isinstance(tracker, InThread):
-                tracker.wait_closed(until_s)
-
-        self._tell(wait)
-
-    def _tell(self, call: Callable[[Tracker], Any]) -> None:
-        """Call each tracker. One that fails gets no more numbers: training goes on without it."""
-        for tracker in tuple(self._trackers):
-            try:
-                call(tracker)
-            except Exception as error:  # Each library has its own, and servers vanish.
-                self._trackers.remove(tracker)
-                name = getattr(tracker, "name", type(tracker).__name__)
-                print(f"warning: {name} failed and gets no more numbers: {error}", file=sys.stderr)
+        if self._trackers is not None:
+            self._trackers.close(outcome)
 
 
 def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
