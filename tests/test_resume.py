@@ -24,8 +24,8 @@ from alexnet.errors import ConfigError, RunError
 from alexnet.progress import Progress, duration
 from alexnet.train import checkpoints, loop
 from alexnet.train.changes import ROUNDED, hardware_in_words
+from alexnet.train.endings import NotFinite
 from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import NotFinite
 from alexnet.train.run_log import read_metrics
 from tests.conftest import tiny
 from tests.runs import same_bits, stopped_after

@@ -36,10 +36,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(run: Path) -> None:
     """A start and an epoch, as training writes them."""
-    log = RunLog(run, 0, 0)
-    log.write("start", 0, signal={"fc8": [0.5, 0.1]}, images=60)
-    log.write("epoch", 4, epoch=1, val_error=0.25)
-    log.close()
+    with RunLog(run, 0, 0) as log:
+        log.write("start", 0, signal={"fc8": [0.5, 0.1]}, images=60)
+        log.write("epoch", 4, epoch=1, val_error=0.25)
 
 
 class FakeMlflowClient:
@@ -426,5 +425,6 @@ def test_ranks_that_do_not_write_open_no_tracker(
 ) -> None:
     # A rank that opened its trackers would refuse this name.
     monkeypatch.setenv("ALEXNET_TRACKERS", "comet")
-    RunLog(tmp_path, 0, 0, writes=False).close()
+    with RunLog(tmp_path, 0, 0, writes=False):
+        pass
     assert not list(tmp_path.iterdir())

@@ -109,8 +109,7 @@ def stoppable(whole: str = "") -> Iterator[None]:
     except Exception as error:
         # Imported here, since these modules import PyTorch.
         from alexnet.distributed.heartbeat import RankLost
-        from alexnet.train.loop import Interrupted
-        from alexnet.train.metrics import NotFinite
+        from alexnet.train.endings import Interrupted, NotFinite
 
         if isinstance(error, RankLost):
             if error.reports:

@@ -18,7 +18,8 @@ from alexnet.errors import DataError
 from alexnet.ops import trial
 from alexnet.provenance import code_version, machine
 from alexnet.saved_config import to_dict
-from alexnet.train.metrics import NotFinite, StepMetrics, weight_fault
+from alexnet.train.endings import NotFinite
+from alexnet.train.metrics import StepMetrics, weight_fault
 from alexnet.train.setup import Setup
 from alexnet.train.state import TrainState
 

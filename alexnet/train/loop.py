@@ -7,20 +7,17 @@ continues bit for bit, on CUDA if its config is deterministic.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import (
     AbstractContextManager,
     ExitStack,
     closing,
-    contextmanager,
     nullcontext,
-    suppress,
 )
 from dataclasses import replace
 from functools import partial
@@ -29,7 +26,7 @@ from typing import Any
 
 import torch
 
-from alexnet import checkpoint, diagnostics
+from alexnet import diagnostics
 from alexnet.card import warn_not_written, write_card
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config, Parallel, SmoothSchedule
@@ -50,7 +47,6 @@ from alexnet.device import (
     resolve,
     switched,
 )
-from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import (
     barrier,
     begun_before,
@@ -60,9 +56,9 @@ from alexnet.distributed.launch import (
 from alexnet.distributed.mesh import Mesh, init_mesh, is_distributed
 from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
+from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import AWAY, FOREIGN_LOCK_S, exists
+from alexnet.files import FOREIGN_LOCK_S, exists
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.program import command
@@ -76,8 +72,9 @@ from alexnet.train.changes import (
     hardware_in_words,
 )
 from alexnet.train.checkpoints import Checkpoints, hardware
+from alexnet.train.endings import Interrupted, NotFinite, explained, stop_signals
 from alexnet.train.folder import check_empty, check_room, run_lock
-from alexnet.train.metrics import NotFinite, StepMetrics
+from alexnet.train.metrics import StepMetrics
 from alexnet.train.run_log import RunLog
 from alexnet.train.setup import (
     Setup,
@@ -105,16 +102,6 @@ from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
-
-
-class Interrupted(Exception):
-    """Training stopped after Ctrl-C or SIGTERM and a checkpoint. `number`: the signal's number."""
-
-    def __init__(self, number: int, run: Path, step: int) -> None:
-        super().__init__(
-            f"stopped and saved at step {step}; continue with: {command('train', '--resume', run)}"
-        )
-        self.number = number
 
 
 def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
@@ -181,7 +168,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         # Not before this point: nothing is written for a run that any rank refuses.
         if mesh.first:
             write_config(run, setup.config)
-        with _explained(setup, run), switched(setup.config):
+        with explained(setup.config, setup.net.mesh, run), switched(setup.config):
             return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
 
 
@@ -277,7 +264,7 @@ def resume(
             if mesh.first and accepted != saved:
                 write_config(run, accepted)
 
-        with _explained(setup, run), switched(setup.config):
+        with explained(setup.config, setup.net.mesh, run), switched(setup.config):
             return _train(setup, run, velocity, state, messages, note_change)
 
 
@@ -358,64 +345,12 @@ def _already_finished(run: Path, config: Config, state: TrainState, lr: float | 
     return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
 
 
-@contextmanager
-def _explained(setup: Setup, run: Path) -> Iterator[None]:
-    """Say how to go on, where training ends by an error that its user can mend."""
-    mesh, advice = setup.net.mesh, command("train", "--resume", run)
-    try:
-        # NCCL raises nothing where a rank is lost.
-        raises = setup.config.device != "cuda"
-        with watch_ranks(mesh, f"continue with: {advice}", raises):
-            try:
-                yield
-            except torch.OutOfMemoryError as error:
-                batch = setup.config.sgd.batch
-                raise RunError(
-                    f"the GPU has too little memory for batches of {batch} images; begin a new run "
-                    "with a smaller --sgd.batch"
-                ) from error
-    except NotFinite as error:
-        # All ranks come here. Those that print nothing wait for the first, which reads the
-        # checkpoint: torchrun ends it as soon as another one ends.
-        mend = _mend(setup.config, run, error.step) if mesh.first else ""
-        with suppress(RuntimeError):
-            barrier(mesh)
-        raise NotFinite(error.what, error.step, mend) from error
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and error.errno not in AWAY:
-            raise
-        # Ranks that torchrun starts again may find that the disk answers.
-        kind = RunError if full else BusyError
-        mend = "make room on this disk" if full else "make sure that this disk works"
-        # The checkpoint that could not be written has left its predecessor.
-        raise kind(
-            f"{error.filename or run}: {error.strerror}; {mend} and continue with: {advice}"
-        ) from error
-
-
 def _write_card(run: Path) -> None:
     """Write the card of a run that is complete, and so does not fail without one."""
     try:
         write_card(run)
     except (OSError, AlexNetError) as error:
         warn_not_written(run, error)
-
-
-def _mend(config: Config, run: Path, step: int) -> str:
-    """How to go on after a loss of this step that is not finite."""
-    file = run / "last.safetensors"
-    advice = command("train", "--resume", run, "--lr", f"{config.sgd.lr / 10:g}")
-    if not file.exists():
-        return f"begin again at a tenth of the learning rate with: {advice}"
-    position = TrainState.from_dict(checkpoint.read(run).about.get("position"), file)
-    # The checkpoint was written after the loss of the step before and its update.
-    if position.step == step:
-        return f"{file} has diverged too: remove it and begin again with: {advice}"
-    return (
-        f"go on from the checkpoint (epoch {position.epoch + 1}, step {position.step}) at a tenth "
-        f"of the learning rate with: {advice}"
-    )
 
 
 def _train(
@@ -476,7 +411,7 @@ def _train(
     with (
         kept_memory(device),
         yielding(device),
-        _stop_signals() as stop,
+        stop_signals() as stop,
         # From here on every error closes the trackers, which have threads and servers.
         RunLog(run, state.step, state.epoch, writes=mesh.first) as log,
         # After the trackers are open, because its clock starts here.
@@ -552,7 +487,6 @@ def _train(
                         # The first rank may still be writing: it would take a rank that has left
                         # for a dead one.
                         barrier(mesh)
-                        log.stopped = True
                         raise Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
                     if saves:
                         checkpoints.save("last")
@@ -672,33 +606,3 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
         + (f"  {left} left" if m["epoch"] < epochs else ""),
         flush=True,
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Yield a list that receives the signal's number on Ctrl-C or SIGTERM.
-
-    The first signal only asks for a stop after the current step; a second one acts immediately,
-    except with several ranks. A signal that the process was started to ignore, such as Ctrl-C in a
-    background job of a script, stays ignored.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        # What stops all processes of a launch reaches a rank twice: once more from torchrun.
-        if not is_distributed():
-            signal.signal(number, before[number])
-
-    before: dict[int, Any] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, note)
-    except ValueError:  # Python delivers signals to the main thread only, and this is another one
-        pass
-    try:
-        yield received
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)

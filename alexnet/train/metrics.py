@@ -10,20 +10,8 @@ import torch
 from alexnet.distributed.collectives import all_sum, granted, sum_with_requests
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import evaluation_mode
+from alexnet.train.endings import NotFinite
 from alexnet.train.state import TrainState
-
-
-class NotFinite(Exception):
-    """The loss or a weight is NaN or infinite.
-
-    Attributes:
-        what: The step and the first such tensor, in words.
-        step: The number of the step.
-    """
-
-    def __init__(self, what: str, step: int, mend: str = "") -> None:
-        super().__init__(f"{what}; {mend}" if mend else what)
-        self.what, self.step = what, step
 
 
 class StepMetrics:

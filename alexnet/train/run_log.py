@@ -9,7 +9,8 @@ from typing import Any
 from alexnet.errors import RunError
 from alexnet.files import naming, parse_json, write_whole
 from alexnet.saved_config import MOST_INT
-from alexnet.train.trackers import Outcome, Trackers
+from alexnet.train.endings import Interrupted
+from alexnet.train.trackers import Trackers
 
 
 class RunLog:
@@ -18,9 +19,6 @@ class RunLog:
     The field `kind` of a line is "start", "epoch", or "change": the learning rate and the number of
     epochs that a resumed run goes on with, where they are new.
     """
-
-    stopped = False
-    """Whether an exception that ends the training is a stop that was asked for, not an error."""
 
     def __init__(self, run: Path, step: int, epochs: int, writes: bool = True) -> None:
         """Open the log of a run and remove the lines that a resumed run will write again.
@@ -60,17 +58,15 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close("finished")
-        # KeyboardInterrupt is not an Exception.
-        else:
-            stopped = self.stopped or not issubclass(kind, Exception)
-            self.close("stopped" if stopped else "failed")
-
-    def close(self, outcome: Outcome = "finished") -> None:
         """Close the trackers."""
-        if self._trackers is not None:
-            self._trackers.close(outcome)
+        if self._trackers is None:
+            return
+        if kind is None:
+            self._trackers.close("finished")
+            return
+        # KeyboardInterrupt is not an Exception.
+        stopped = issubclass(kind, Interrupted) or not issubclass(kind, Exception)
+        self._trackers.close("stopped" if stopped else "failed")
 
 
 def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

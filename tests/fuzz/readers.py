@@ -242,7 +242,8 @@ def read_run_config(folder: Path) -> Content:
 def read_log(folder: Path) -> Content:
     """Read the metrics of a run, for its figures and when it is resumed."""
     lines = read_metrics(folder)
-    RunLog(folder, 6, 1).close()
+    with RunLog(folder, 6, 1):
+        pass
     return Content(digest(lines), 0)
 
 
