@@ -65,13 +65,8 @@ from alexnet.program import command
 from alexnet.progress import Progress
 from alexnet.terminal import discard_stdout
 from alexnet.train import graph_step
-from alexnet.train.changes import (
-    change_settings,
-    changes_in_words,
-    continued,
-    hardware_in_words,
-)
-from alexnet.train.checkpoints import Checkpoints, hardware
+from alexnet.train.changes import accept, change_settings, continued
+from alexnet.train.checkpoints import Checkpoints
 from alexnet.train.endings import Interrupted, NotFinite, explained, stop_signals
 from alexnet.train.folder import check_empty, check_room, run_lock
 from alexnet.train.metrics import StepMetrics
@@ -248,7 +243,7 @@ def resume(
             schedule = continued(changed.schedule, state)
             changed = replace(changed, schedule=schedule)
             setup = replace(setup, config=replace(setup.config, schedule=schedule))
-        accepted, messages = _accepted(run, saved, changed, setup, state, lr)
+        accepted, messages = accept(run, saved, changed, setup, state, lr)
 
         def note_change(log: RunLog) -> None:
             # The other settings do not change what is learned.
@@ -312,37 +307,6 @@ def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor])
     if setup.config.init:
         start_from(setup)
     return TrainState()
-
-
-def _accepted(
-    run: Path, saved: Config, changed: Config, setup: Setup, state: TrainState, lr: float | None
-) -> tuple[Config, list[str]]:
-    """Return the settings that a resumed run has from now on, and lines about them.
-
-    Args:
-        changed: `saved` with the settings that were asked for, of which `lr` is one.
-        setup: What this process trains.
-    """
-    position, device = (state.epoch, state.plateau), setup.config.device
-    if not finished(changed.schedule, *position):
-        resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
-        lines = changes_in_words(saved, replace(changed, device=device))
-        if device_type(saved.device) == device:
-            lines += hardware_in_words(setup.saved_on, hardware(device), device)
-        return changed, [resumed, *lines]
-    if finished(saved.schedule, *position):
-        # Without a step to train, new settings would only wait to act on a later resume.
-        return saved, [_already_finished(run, saved, state, lr)]
-    part = f" and {state.batch} batches of the next" if state.batch else ""
-    return changed, [f"{run} ends here, after {state.epoch} epochs{part}"]
-
-
-def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
-    options = ["--epochs", 2 * config.schedule.epochs]
-    if lr is not None:
-        options += ["--lr", f"{lr:g}"]
-    longer = command("train", "--resume", run, *options)
-    return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
 
 
 def _write_card(run: Path) -> None:
