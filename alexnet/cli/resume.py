@@ -71,7 +71,16 @@ def resume(arguments: list[str]) -> None:
         # was saved by several ranks.
         with heard_on_each_machine():
             parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
-        loop.resume(r.resume, parallel, r.epochs, r.lr, r.device, r.data, r.workers, r.timeout_s)
+        loop.resume(
+            r.resume,
+            parallel,
+            epochs=r.epochs,
+            lr=r.lr,
+            device=r.device,
+            data=r.data,
+            workers=r.workers,
+            timeout_s=r.timeout_s,
+        )
     destroy_mesh()
     _finish(r.resume)
 

@@ -21,11 +21,12 @@ ROUNDED = "the same within rounding, not bit for bit"
 
 def change_settings(
     config: Config,
-    epochs: int | None = None,
-    lr: float | None = None,
-    data: str | None = None,
-    workers: int | None = None,
-    timeout_s: float | None = None,
+    *,
+    epochs: int | None,
+    lr: float | None,
+    data: str | None,
+    workers: int | None,
+    timeout_s: float | None,
 ) -> Config:
     """Return the config of a run with other settings; None leaves a setting as it is.
 

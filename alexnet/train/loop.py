@@ -180,7 +180,7 @@ def resume(
     """Continue a run, bit for bit if the number of ranks and the settings are the same.
 
     On CUDA this holds for runs with `deterministic`, on the same kind of GPU; on a CPU, on the same
-    kind of processor with as many threads.
+    kind of processor with as many threads. New settings are saved with the run, all but `parallel`.
 
     Args:
         parallel: How the processes share the network in this call; not saved. None: as it was
@@ -207,7 +207,9 @@ def resume(
     run = Path(run_dir)
     with heard_on_each_machine():
         saved = _read_trained_config(run)
-    changed = change_settings(saved, epochs, lr, data, workers, timeout_s)
+    changed = change_settings(
+        saved, epochs=epochs, lr=lr, data=data, workers=workers, timeout_s=timeout_s
+    )
     if device is not None:
         changed = replace(changed, device=device_type(device))
     # Not saved: the run returns to its own device where there is one.
@@ -330,6 +332,9 @@ def _train(
     Args:
         messages: Lines to print before the first step.
         note_change: Saves and logs the new settings of a resumed run, directly before the training.
+
+    Returns:
+        The metrics of the last epoch; empty if the schedule has no epoch after `state`.
     """
     config, net = setup.config, setup.net
     store, train, val = setup.store, setup.train, setup.val
@@ -506,7 +511,12 @@ def _forward(
     augmentation: Augmentation,
     state: TrainState,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute the network's input and, as `ShardedNetwork.loss` does, loss and wrong answers."""
+    """Compute the loss of this rank's part of a batch.
+
+    Returns:
+        The input of the network, shape (N, 3, H, W), and what `ShardedNetwork.loss` returns, two
+        scalars before their sum over the ranks.
+    """
     images = preprocess(batch.images, augmentation)
     labels = moved(batch.labels, images.device)
     mixed = None

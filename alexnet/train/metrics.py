@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,17 @@ from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import evaluation_mode
 from alexnet.train.endings import NotFinite
 from alexnet.train.state import TrainState
+
+
+class _Pending(NamedTuple):
+    """The values of a step that are not read yet."""
+
+    values: torch.Tensor
+    event: torch.cuda.Event | None
+    """None: the values are on the host."""
+    x: torch.Tensor
+    batch_size: int
+    step: int
 
 
 class StepMetrics:
@@ -25,9 +37,7 @@ class StepMetrics:
 
     def __init__(self, net: ShardedNetwork, state: TrainState, late: int) -> None:
         self._net, self._state, self._late = net, state, late
-        self._pending: deque[
-            tuple[torch.Tensor, torch.cuda.Event | None, torch.Tensor, int, int]
-        ] = deque()
+        self._pending: deque[_Pending] = deque()
         self._agreed = False, False
 
     def add(
@@ -56,7 +66,7 @@ class StepMetrics:
         if values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
-        self._pending.append((copied, event, x, batch_size, self._state.step))
+        self._pending.append(_Pending(copied, event, x, batch_size, self._state.step))
         self._read(self._late)
 
     def agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
