@@ -140,7 +140,7 @@ def test_a_training_that_ended_leaves_the_other_ranks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def joins(*arguments: object) -> None:
+    def joins(*arguments: object, **named: object) -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
     for name in ("fit", "resume"):
