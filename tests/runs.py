@@ -14,7 +14,7 @@ from alexnet import checkpoint
 from alexnet.config import Config
 from alexnet.train import loop
 from alexnet.train.endings import Interrupted
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 
 IMPORTED = {
     "file": "alexnet.pth",

@@ -16,7 +16,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import RunError
 from alexnet.evaluation import measure, score
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from alexnet.trained import probabilities
 from tests.conftest import tiny
 

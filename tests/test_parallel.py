@@ -35,10 +35,10 @@ from alexnet.distributed.mesh import Mesh, destroy_mesh, init_mesh, layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
 from alexnet.train.endings import NotFinite
-from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import StepMetrics
 from alexnet.train.run_log import read_metrics
 from alexnet.train.sgd import Gradient, ParamHyper, sgd_step, zero_velocity
+from alexnet.train.start import fit, resume
 from alexnet.train.state import TrainState
 from benchmarks.cost import Layout, Machine, collectives, payload_bytes, predict
 from tests import traffic

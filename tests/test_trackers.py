@@ -17,8 +17,8 @@ import pytest
 from alexnet.distributed import heartbeat
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train import trackers
-from alexnet.train.loop import fit, resume
 from alexnet.train.run_log import RunLog, read_metrics
+from alexnet.train.start import fit, resume
 from alexnet.train.trackers import InThread, Outcome, Tracker
 from tests.conftest import tiny
 from tests.runs import stopped_after

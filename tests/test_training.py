@@ -37,9 +37,9 @@ from alexnet.saved_config import from_dict, to_dict
 from alexnet.train import endings, loop
 from alexnet.train import metrics as train_metrics
 from alexnet.train.endings import NotFinite
-from alexnet.train.loop import fit, resume
 from alexnet.train.metrics import StepMetrics
 from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
 from alexnet.train.state import TrainState
 from tests.conftest import tiny, tiny_architecture
 from tests.runs import interrupted, same_bits, stopped_after
@@ -538,7 +538,7 @@ import json, sys
 from dataclasses import replace
 from alexnet import recipes
 from alexnet.config import StepSchedule
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from alexnet.train.run_log import read_metrics
 store, run = sys.argv[1:]
 fit(replace(recipes.demo(), data=store, schedule=StepSchedule(6)), run)

@@ -21,7 +21,7 @@ from alexnet.evaluation import evaluate
 from alexnet.inference import predict
 from alexnet.train import loop
 from alexnet.train.endings import Interrupted
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 from alexnet.trained import load
 from tests.conftest import tiny
 

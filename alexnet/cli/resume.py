@@ -61,7 +61,7 @@ def resume(arguments: list[str]) -> None:
         )
     from alexnet.checkpoint import read_config
     from alexnet.distributed.mesh import destroy_mesh
-    from alexnet.train import loop
+    from alexnet.train import start
 
     changes = {
         name: value for name in ("columns", "hybrid") if (value := getattr(r, name)) is not None
@@ -71,7 +71,7 @@ def resume(arguments: list[str]) -> None:
         # was saved by several ranks.
         with heard_on_each_machine():
             parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
-        loop.resume(
+        start.resume(
             r.resume,
             parallel,
             epochs=r.epochs,

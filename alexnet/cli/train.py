@@ -83,11 +83,11 @@ def train(arguments: list[str]) -> None:
             f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
         )
     from alexnet.distributed.mesh import destroy_mesh
-    from alexnet.train import loop
+    from alexnet.train import start
 
     run = on_disk(a.out or Path("runs") / a.config.recipe)
     with stoppable():
-        loop.fit(a.config, run)
+        start.fit(a.config, run)
     destroy_mesh()
     print_next(run)
 

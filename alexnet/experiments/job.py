@@ -28,8 +28,8 @@ from alexnet.experiments.effects import RunResult, steady_epochs
 from alexnet.files import replacing, write_whole
 from alexnet.saved_config import from_dict
 from alexnet.train.endings import Interrupted, NotFinite
-from alexnet.train.loop import fit, resume
 from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
 from alexnet.trained import load
 
 CONFIG_FILE = "wanted.json"

@@ -28,8 +28,8 @@ from alexnet.data.image import decode
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.saved_config import to_dict
-from alexnet.train.loop import fit
 from alexnet.train.run_log import RunLog, read_metrics
+from alexnet.train.start import fit
 from alexnet.train.state import TrainState
 from alexnet.weights import caffemodel
 from alexnet.weights import files as weights_files
