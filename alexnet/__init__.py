@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation import evaluate
     from alexnet.inference import features, predict
     from alexnet.model import Network
-    from alexnet.train.loop import fit, resume
+    from alexnet.train.start import fit, resume
     from alexnet.trained import load
 
     __version__: str
@@ -38,11 +38,11 @@ _HOME = {
     "Store": "alexnet.data.store",
     "evaluate": "alexnet.evaluation",
     "features": "alexnet.inference",
-    "fit": "alexnet.train.loop",
+    "fit": "alexnet.train.start",
     "load": "alexnet.trained",
     "plan": "alexnet.architecture",
     "predict": "alexnet.inference",
-    "resume": "alexnet.train.loop",
+    "resume": "alexnet.train.start",
 }
 
 __all__ = [

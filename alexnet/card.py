@@ -72,6 +72,31 @@ def checkpoint_files(run: Path) -> list[Path]:
     return [run / name for name in FILES if (run / name).is_file()]
 
 
+def of_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself. Raises RunError if it is damaged."""
+    saved = read(path)
+    about = saved.about
+    evaluation = about.get("evaluation") or {}
+    facts = {
+        "recipe": about["recipe"],
+        # Not the running statistics of batch normalization, which are in the file too.
+        "parameters": sum(op.parameters for op in plan(saved.config.architecture)),
+        "classes": len(about["classes"]),
+        "input_px": saved.config.architecture.input_px,
+        "store": about["store"][:12] or "none",
+        "sha256": about["sha256"],
+        "code": describe(about.get("code")),
+    }
+    if "val_error" in evaluation:
+        facts["validation_error"] = f"{evaluation['val_error']:.2%} (center crop, training's own)"
+    if "imported" in about:
+        origin = about["imported"]
+        facts["imported_from"] = f"{origin['file']}, {origin['network']}"
+    if (card := path.with_name(CARD)).is_file():
+        facts["card"] = str(card)
+    return facts
+
+
 def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequence[Result]) -> None:
     """Keep the errors that were measured, for the card, and write it.
 

@@ -25,7 +25,7 @@ from alexnet.files import parse_json, write_whole
 from alexnet.program import command
 from alexnet.saved_config import from_dict
 from alexnet.train.folder import LOCK_FILE, check_empty, run_lock
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 from alexnet.trained import load
 
 # The recipe `demo` sees 112 of these, in the proportion of the paper's 224 to 256.

@@ -42,8 +42,8 @@ from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.saved_config import differences, to_dict
 from alexnet.terminal import printable
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
 from alexnet.trained import load
 from alexnet.waiting import yielding
 

@@ -32,7 +32,7 @@ from alexnet.look import left_out
 from alexnet.program import command
 from alexnet.provenance import describe
 from alexnet.saved_config import to_dict
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 from alexnet.web_page import templates
 
 PAIRS, PAIRS_WITHOUT_MATRIX = 10, 40

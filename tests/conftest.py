@@ -43,7 +43,7 @@ from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32
 from alexnet.ops import trial
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from tests.claim_records import RECORDS
 
 if TYPE_CHECKING:

@@ -111,8 +111,9 @@ def trace(recipe: str, ranks: int = 1, in_blocks: bool = False) -> list[Trace]:
     from alexnet.inference import probabilities
     from alexnet.train.graph_step import GraphStep
     from alexnet.train.loop import _forward
-    from alexnet.train.metrics import StepMetrics, TrainState
+    from alexnet.train.metrics import StepMetrics
     from alexnet.train.sgd import PlateauState, param_hyper, sgd_step, zero_velocity
+    from alexnet.train.state import TrainState
 
     config = getattr(recipes, recipe)()
     architecture = config.architecture

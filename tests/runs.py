@@ -13,7 +13,8 @@ import pytest
 from alexnet import checkpoint
 from alexnet.config import Config
 from alexnet.train import loop
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.endings import Interrupted
+from alexnet.train.start import fit, resume
 
 IMPORTED = {
     "file": "alexnet.pth",

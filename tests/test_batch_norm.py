@@ -26,8 +26,8 @@ from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import ConfigError, MeshError
 from alexnet.export import write_onnx
 from alexnet.model import Network
-from alexnet.train.loop import fit
 from alexnet.train.sgd import PlateauState, param_hyper, update_average
+from alexnet.train.start import fit
 from tests.conftest import tiny
 from tests.runs import interrupted, same_bits
 

@@ -18,7 +18,7 @@ from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
 from alexnet.evaluation import Result, evaluate
 from alexnet.model import Network
 from alexnet.saved_config import to_dict
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from tests import frameworks
 from tests.commands import printed
 from tests.conftest import tiny

@@ -22,7 +22,7 @@ from alexnet.data.storage import LocalStorage, StoreLost
 from alexnet.errors import DataError, RunError
 from alexnet.evaluation import own_test
 from alexnet.files import file_sha256
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 from tests.conftest import tiny
 from tests.runs import after_step
 

@@ -27,8 +27,9 @@ from alexnet.errors import AlexNetError, RunError
 from alexnet.files import locked
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import TrainState, read_metrics
+from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
+from alexnet.train.state import TrainState
 from tests.conftest import tiny
 from tests.runs import IMPORTED, stopped_after
 

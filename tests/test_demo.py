@@ -19,7 +19,7 @@ from alexnet.data.store import Store
 from alexnet.demo import _remove, demo, report
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.explorer import runtime
-from alexnet.train.loop import Interrupted
+from alexnet.train.endings import Interrupted
 from alexnet.trained import load
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from alexnet import load, predict, recipes
 from alexnet.cli import VERBS, main
-from alexnet.cli.settings import TRAIN_GROUPS, default_of
+from alexnet.cli.short_help import TRAIN_GROUPS, default_of
 from alexnet.data import shapes
 from tests.commands import refused
 from tests.test_documentation import python_blocks

@@ -18,8 +18,8 @@ from alexnet.config import Config
 from alexnet.distributed import mesh
 from alexnet.distributed.mesh import Mesh, check_layout, init_mesh
 from alexnet.errors import ConfigError, MeshError
-from alexnet.train import loop
-from alexnet.train.loop import fit, resume
+from alexnet.train import loop, start
+from alexnet.train.start import fit, resume
 from tests.conftest import tiny
 from tests.runs import stopped_after
 
@@ -77,9 +77,9 @@ def test_nothing_is_on_a_gpu_before_a_rank_has_taken_its_own(
         order.append(config.device)
         raise ConfigError("enough")
 
-    monkeypatch.setattr(loop, "is_distributed", lambda: True)
-    monkeypatch.setattr(loop, "init_mesh", lambda *_: order.append("its own") or Mesh())
-    monkeypatch.setattr(loop, "resolve", resolve_alone)
+    monkeypatch.setattr(start, "is_distributed", lambda: True)
+    monkeypatch.setattr(start, "init_mesh", lambda *_: order.append("its own") or Mesh())
+    monkeypatch.setattr(start, "resolve", resolve_alone)
     config = tiny(store, device="cuda:0")
     (tmp_path / "saved").mkdir()
     write_config(tmp_path / "saved", config)

@@ -27,8 +27,8 @@ from alexnet.errors import AlexNetError, BusyError, RunError
 from alexnet.explorer import contents, runtime
 from alexnet.files import check_space, naming, new_folder, write_whole
 from alexnet.train.folder import check_room
-from alexnet.train.loop import fit, resume
 from alexnet.train.setup import with_classes
+from alexnet.train.start import fit, resume
 from alexnet.units import maximise
 from tests.commands import refused
 from tests.conftest import tiny

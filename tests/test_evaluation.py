@@ -16,7 +16,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import RunError
 from alexnet.evaluation import measure, score
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from alexnet.trained import probabilities
 from tests.conftest import tiny
 
@@ -138,7 +138,7 @@ def test_evaluate_averages_all_given_runs(store: Path, run: Path, tmp_path: Path
 
 
 def test_training_metrics_agree_with_evaluate(store: Path, run: Path) -> None:
-    from alexnet.train.metrics import read_metrics
+    from alexnet.train.run_log import read_metrics
 
     # One run may stand for a list of one, and its own store need not be named.
     results = evaluate(str(run))

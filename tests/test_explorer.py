@@ -34,7 +34,7 @@ from alexnet.explorer.contents import Contents, choose, respond, speaks_for, thu
 from alexnet.export import _add, layers_onnx
 from alexnet.inference import split_for
 from alexnet.model import Network
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 from alexnet.trained import Trained
 from alexnet.units import maximise
 from tests.commands import printed, refused

@@ -24,7 +24,7 @@ from alexnet.data.resident import ResidentSplit, check_fits, should_decode_once
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.errors import ConfigError, DataError
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from tests.conftest import tiny
 from tests.runs import same_bits
 

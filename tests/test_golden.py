@@ -45,8 +45,9 @@ from alexnet.data.sources import InHand, Item, Source, SourceSplit
 from alexnet.distributed.mesh import Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
-from alexnet.train import loop, setup
+from alexnet.train import setup
 from alexnet.train.sgd import PlateauState, param_hyper
+from alexnet.train.start import fit
 
 GOLDEN = Path(__file__).parent / "golden"
 # The files call the operations of PyTorch the plain path. For the normalizations they are those of
@@ -163,7 +164,7 @@ def trajectory(
     store = synthetic_store(folder, stored_px)
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
     patch.setattr(setup, "ShardedNetwork", RecordedNet)
-    loop.fit(narrow(config, store, precision), run)
+    fit(narrow(config, store, precision), run)
     lines = [f"step {i} loss {loss!r}" for i, loss in enumerate(RecordedNet.losses, 1)]
     for text in (run / "metrics.jsonl").read_text().splitlines():
         epoch = json.loads(text)

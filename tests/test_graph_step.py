@@ -34,8 +34,8 @@ from alexnet.distributed import collectives
 from alexnet.distributed.mesh import ALONE, Group, Mesh, destroy_mesh, init_mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.train import graph_step
-from alexnet.train.loop import fit
 from alexnet.train.sgd import PlateauState, param_hyper, sgd_step, zero_velocity
+from alexnet.train.start import fit
 from tests.conftest import tiny, tiny_architecture
 from tests.ranks import on_ranks
 

@@ -18,10 +18,11 @@ from alexnet import own_images, recipes
 from alexnet.cli import VERBS
 from alexnet.cli.arguments import Names, parse
 from alexnet.cli.evaluate import EvaluateArguments, confusion_table
+from alexnet.cli.help import help_page
 from alexnet.cli.mistakes import sentence
-from alexnet.cli.options import ACCEPTED, OTHER_NAMES, fields_of, help_page, understood
+from alexnet.cli.options import ACCEPTED, OTHER_NAMES, fields_of, understood
 from alexnet.cli.prepare import PrepareArguments
-from alexnet.cli.settings import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
+from alexnet.cli.short_help import SUMMARY_GROUPS, TRAIN_GROUPS, Setting, default_of
 from alexnet.cli.train import parse_train
 from alexnet.terminal import entry, paragraphs, wrapped
 from tests.commands import printed, refused

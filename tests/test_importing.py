@@ -19,7 +19,7 @@ from alexnet.config import Lrn, Pool
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError, RunError
 from alexnet.model import Network
-from alexnet.train.loop import resume
+from alexnet.train.start import resume
 from alexnet.weights import importing
 from alexnet.weights.exporting import write_layout
 from alexnet.weights.facts import facts

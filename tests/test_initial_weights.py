@@ -22,8 +22,8 @@ from alexnet.data.store import Store
 from alexnet.distributed.mesh import ALONE, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
-from alexnet.train.loop import fit, resume
 from alexnet.train.setup import set_up, start_from
+from alexnet.train.start import fit, resume
 from tests.conftest import tiny, tiny_architecture
 from tests.runs import IMPORTED
 
@@ -161,8 +161,8 @@ def test_ranks_compare_the_weights_that_they_begin_with_and_not_their_messages(
         compared.append(fingerprint(made))
         return made
 
-    monkeypatch.setattr("alexnet.train.loop.check_same_on_all_ranks", alone)
-    monkeypatch.setattr("alexnet.train.loop._train", lambda *_: {})
+    monkeypatch.setattr("alexnet.train.start.check_same_on_all_ranks", alone)
+    monkeypatch.setattr("alexnet.train.start.train", lambda *_: {})
     for program in ("alexnet", "python -m alexnet"):
         monkeypatch.setattr("alexnet.train.setup.command", lambda *_, typed=program: typed)
         fit(config, tmp_path / program)

@@ -25,7 +25,7 @@ from alexnet.explain import explain
 from alexnet.export import write_onnx
 from alexnet.figures.answers import stored_image
 from alexnet.inference import split_for
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from alexnet.trained import Trained
 from alexnet.units import Patch, maximise, strongest
 from tests.conftest import tiny

@@ -24,7 +24,6 @@ from alexnet.cli.train import parse_train
 from alexnet.config import Parallel
 from alexnet.config_checks import check
 from alexnet.distributed import heartbeat, launch, mesh
-from alexnet.train import loop
 from tests.commands import printed
 from tests.conftest import tiny
 from tests.processes import free_port, until
@@ -67,10 +66,11 @@ loop.sgd_step = waiting_step
 """
 BEGINS = """
 from alexnet.config import Parallel, StepSchedule
+from alexnet.train.start import fit
 from tests.conftest import tiny
 
 parallel, schedule = Parallel(columns=2), StepSchedule(1000)
-loop.fit(tiny(sys.argv[2], parallel=parallel, schedule=schedule, checkpoint_minutes=0), sys.argv[1])
+fit(tiny(sys.argv[2], parallel=parallel, schedule=schedule, checkpoint_minutes=0), sys.argv[1])
 """
 
 
@@ -140,11 +140,11 @@ def test_a_training_that_ended_leaves_the_other_ranks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def joins(*arguments: object) -> None:
+    def joins(*arguments: object, **named: object) -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
     for name in ("fit", "resume"):
-        monkeypatch.setattr(loop, name, joins)
+        monkeypatch.setattr(f"alexnet.train.start.{name}", joins)
     assert "evaluate" in printed(capsys, *command.split(), run)
     assert not dist.is_initialized()
 

@@ -24,7 +24,7 @@ from alexnet.data.sources import find
 from alexnet.data.sources.source import MAX_IMAGE_BYTES
 from alexnet.data.store import Store
 from alexnet.errors import DataError
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from alexnet.trained import check_store, load
 from tests import layouts
 from tests.conftest import tiny

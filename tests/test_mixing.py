@@ -19,7 +19,7 @@ from alexnet.distributed.mesh import ALONE, check_layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import ConfigError, MeshError
 from alexnet.train.graph_step import takes
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from tests.conftest import tiny, tiny_architecture
 from tests.runs import interrupted, same_bits
 

@@ -26,9 +26,9 @@ from alexnet.experiments.records import until
 from alexnet.saved_config import from_dict, to_dict
 from alexnet.train import loop
 from alexnet.train.changes import changes_in_words
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 from alexnet.train.sgd import PlateauState, lr_factor, middle_of_step, param_hyper, update_average
+from alexnet.train.start import fit, resume
 from tests.conftest import tiny, tiny_architecture
 from tests.runs import interrupted, same_bits
 

@@ -22,7 +22,7 @@ from PIL import Image
 from alexnet import own_images, recipes
 from alexnet.checkpoint import read_config
 from alexnet.cli import main
-from alexnet.cli.settings import MINUTES
+from alexnet.cli.short_help import MINUTES
 from alexnet.config import Config, Sgd, scaled
 from alexnet.data import resident, shapes, sources
 from alexnet.data.augment import Augmentation, sample_augmentation
@@ -40,7 +40,7 @@ from alexnet.own_images import (
     train_on,
     typical_side_px,
 )
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 from tests import conftest
 from tests.commands import refused
 from tests.conftest import tiny_architecture

@@ -34,9 +34,12 @@ from alexnet.distributed.loss import cross_entropy_by_classes
 from alexnet.distributed.mesh import Mesh, destroy_mesh, init_mesh, layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.model import Network
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metrics
+from alexnet.train.endings import NotFinite
+from alexnet.train.metrics import StepMetrics
+from alexnet.train.run_log import read_metrics
 from alexnet.train.sgd import Gradient, ParamHyper, sgd_step, zero_velocity
+from alexnet.train.start import fit, resume
+from alexnet.train.state import TrainState
 from benchmarks.cost import Layout, Machine, collectives, payload_bytes, predict
 from tests import traffic
 from tests.conftest import tiny, tiny_architecture

@@ -13,7 +13,7 @@ from alexnet.cli import main
 from alexnet.data.store import Store
 from alexnet.errors import DataError
 from alexnet.program import command, program
-from alexnet.train.loop import Interrupted
+from alexnet.train.endings import Interrupted
 
 ROOT = Path(__file__).parents[1]
 

@@ -27,7 +27,7 @@ from alexnet.data.storage import StoreLost
 from alexnet.data.store import Split, Store
 from alexnet.errors import DataError
 from alexnet.files import file_sha256
-from alexnet.train.loop import fit
+from alexnet.train.start import fit
 from tests import servers
 from tests.conftest import tiny
 from tests.processes import until

@@ -20,7 +20,7 @@ from alexnet.distributed.heartbeat import RankLost
 from alexnet.distributed.launch import Report, check_same_on_all_ranks
 from alexnet.distributed.mesh import is_distributed
 from alexnet.errors import AlexNetError, BusyError, DataError, MeshError, RunError
-from alexnet.train.metrics import NotFinite
+from alexnet.train.endings import NotFinite
 from tests.commands import printed
 
 

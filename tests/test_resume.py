@@ -22,10 +22,11 @@ from alexnet.cli import main
 from alexnet.config import Config, Parallel, Plateau, Sgd, StepSchedule, scaled
 from alexnet.errors import ConfigError, RunError
 from alexnet.progress import Progress, duration
-from alexnet.train import checkpoints, loop
+from alexnet.train import checkpoints, loop, start
 from alexnet.train.changes import ROUNDED, hardware_in_words
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import NotFinite, read_metrics
+from alexnet.train.endings import NotFinite
+from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
 from tests.conftest import tiny
 from tests.runs import same_bits, stopped_after
 
@@ -150,7 +151,7 @@ def test_single_process_keeps_the_timeout_of_a_run_of_ranks(
         joined.append(parallel)
         raise RunError("enough")
 
-    monkeypatch.setattr(loop, "init_mesh", join)
+    monkeypatch.setattr(start, "init_mesh", join)
     with pytest.raises(RunError, match="enough"):
         resume(copied_run)
     assert joined == [Parallel(timeout_s=7)]
@@ -187,7 +188,7 @@ def test_new_timeout_holds_for_the_meeting_of_the_ranks(
         joined.append(parallel)
         raise RunError("enough")
 
-    monkeypatch.setattr(loop, "init_mesh", join)
+    monkeypatch.setattr(start, "init_mesh", join)
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(copied_run), "--timeout-s", "600", *layout])
     assert joined == [Parallel(columns=2 if layout else 1, timeout_s=600)]

@@ -166,7 +166,7 @@ def test_training_does_not_import_what_it_does_not_use() -> None:
     unused = {"datasets", "matplotlib", "scipy", "torch._dynamo"}
     step = "Network(tiny_architecture(), 0)(torch.zeros(2, 3, 32, 32)).sum().backward()"
     program = (
-        "import sys, torch, alexnet.train.loop; from alexnet.model import Network; "
+        "import sys, torch, alexnet.train.start; from alexnet.model import Network; "
         f"from tests.conftest import tiny_architecture; {step}; "
         f"print(sorted({unused} & set(sys.modules)))"
     )

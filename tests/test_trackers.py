@@ -17,8 +17,8 @@ import pytest
 from alexnet.distributed import heartbeat
 from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.train import trackers
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import RunLog, read_metrics
+from alexnet.train.run_log import RunLog, read_metrics
+from alexnet.train.start import fit, resume
 from alexnet.train.trackers import InThread, Outcome, Tracker
 from tests.conftest import tiny
 from tests.runs import stopped_after
@@ -36,10 +36,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(run: Path) -> None:
     """A start and an epoch, as training writes them."""
-    log = RunLog(run, 0, 0)
-    log.write("start", 0, signal={"fc8": [0.5, 0.1]}, images=60)
-    log.write("epoch", 4, epoch=1, val_error=0.25)
-    log.close()
+    with RunLog(run, 0, 0) as log:
+        log.write("start", 0, signal={"fc8": [0.5, 0.1]}, images=60)
+        log.write("epoch", 4, epoch=1, val_error=0.25)
 
 
 class FakeMlflowClient:
@@ -325,6 +324,42 @@ def test_tracker_that_is_left_out_leaves_no_thread(
             assert not thread.is_alive()
 
 
+def test_tracker_that_is_left_out_is_told_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its server may answer again; the run would seem to go on there."""
+    monkeypatch.setattr(trackers, "MOST_WAITING", 1)
+    answer, told = threading.Event(), list[str]()
+
+    class Slow(SilentTracker):
+        def close(self, outcome: Outcome) -> None:
+            told.append(outcome)
+
+    ask_for(monkeypatch, lambda run: Slow("add", answer))
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, 0, 0) as log:
+        log.write("epoch", 4, epoch=1, val_error=0.25, val_loss=0.5)
+        assert "its server does not keep up" in capsys.readouterr().err
+        answer.set()
+        raise KeyboardInterrupt
+    assert told == ["stopped"]
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_trackers_are_opened_closes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Outcome] = []
+    ask_for(monkeypatch, lambda run: SimpleNamespace(close=closed.append, add_scalar=None))
+
+    def stopped(tracker: InThread, until_s: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(InThread, "wait_open", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path)
+    assert closed == ["stopped"]
+
+
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
 def test_exit_of_a_library_is_an_error_of_its_tracker(
     error: BaseException,
@@ -390,5 +425,6 @@ def test_ranks_that_do_not_write_open_no_tracker(
 ) -> None:
     # A rank that opened its trackers would refuse this name.
     monkeypatch.setenv("ALEXNET_TRACKERS", "comet")
-    RunLog(tmp_path, 0, 0, writes=False).close()
+    with RunLog(tmp_path, 0, 0, writes=False):
+        pass
     assert not list(tmp_path.iterdir())

@@ -34,10 +34,13 @@ from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.saved_config import from_dict, to_dict
-from alexnet.train import loop
+from alexnet.train import endings, loop
 from alexnet.train import metrics as train_metrics
-from alexnet.train.loop import fit, resume
-from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, read_metrics
+from alexnet.train.endings import NotFinite
+from alexnet.train.metrics import StepMetrics
+from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
+from alexnet.train.state import TrainState
 from tests.conftest import tiny, tiny_architecture
 from tests.runs import interrupted, same_bits, stopped_after
 
@@ -96,7 +99,7 @@ def test_second_signal_acts_at_once_in_a_single_process_alone(
         for world, at_once in (("1", 1), ("2", 0)):
             monkeypatch.setenv("RANK", "0")
             monkeypatch.setenv("WORLD_SIZE", world)
-            with loop._stop_signals() as received:
+            with endings.stop_signals() as received:
                 for _ in range(2):
                     os.kill(os.getpid(), signal.SIGTERM)
             assert (len(received), len(acted)) == (2 - at_once, at_once)
@@ -109,7 +112,7 @@ def test_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None:
     """As Ctrl-C is in a background job of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with loop._stop_signals() as received:
+        with endings.stop_signals() as received:
             os.kill(os.getpid(), signal.SIGINT)
         assert not received
     finally:
@@ -137,15 +140,14 @@ def test_ranks_that_diverged_wait_for_the_one_that_says_how_to_go_on(
         events.append("mend")
         return "go on"
 
-    monkeypatch.setattr(loop, "watch_ranks", lambda *_: nullcontext())
-    monkeypatch.setattr(loop, "_mend", mend)
-    monkeypatch.setattr(loop, "barrier", lambda mesh: events.append("barrier"))
+    monkeypatch.setattr(endings, "watch_ranks", lambda *_: nullcontext())
+    monkeypatch.setattr(endings, "_mend", mend)
+    monkeypatch.setattr(endings, "barrier", lambda mesh: events.append("barrier"))
     for rank, expected in ((0, ["mend", "barrier"]), (1, ["barrier"])):
-        net = SimpleNamespace(mesh=Mesh(world=Group((0, 1), rank)))
-        setup: Any = SimpleNamespace(config=tiny(tmp_path), net=net)
+        mesh = Mesh(world=Group((0, 1), rank))
         with (
             pytest.raises(NotFinite, match="a loss") as raised,
-            loop._explained(setup, tmp_path),
+            endings.explained(tiny(tmp_path), mesh, tmp_path),
         ):
             raise NotFinite("a loss", 7)
         assert events == expected
@@ -536,8 +538,8 @@ import json, sys
 from dataclasses import replace
 from alexnet import recipes
 from alexnet.config import StepSchedule
-from alexnet.train.loop import fit
-from alexnet.train.metrics import read_metrics
+from alexnet.train.start import fit
+from alexnet.train.run_log import read_metrics
 store, run = sys.argv[1:]
 fit(replace(recipes.demo(), data=store, schedule=StepSchedule(6)), run)
 from pathlib import Path

@@ -32,7 +32,7 @@ from alexnet.ops import (
 )
 from alexnet.ops.trial import WAYS, Product, Way
 from alexnet.train import loop
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 from tests.conftest import HAS_COMPILER, HAS_ONEDNN, tiny, tiny_architecture
 from tests.ranks import on_ranks
 from tests.runs import stopped_after

@@ -12,9 +12,9 @@ import torch
 
 from alexnet import recipes
 from alexnet.architecture import names_of, op_of, plan
+from alexnet.card import of_checkpoint
 from alexnet.checkpoint import write
 from alexnet.cli import main
-from alexnet.cli.which import of_checkpoint
 from alexnet.config import Config
 from alexnet.errors import ConfigError, RunError
 from alexnet.inference import layer_names

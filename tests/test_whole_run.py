@@ -20,7 +20,8 @@ from alexnet.data import shapes
 from alexnet.evaluation import evaluate
 from alexnet.inference import predict
 from alexnet.train import loop
-from alexnet.train.loop import Interrupted, fit, resume
+from alexnet.train.endings import Interrupted
+from alexnet.train.start import fit, resume
 from alexnet.trained import load
 from tests.conftest import tiny
 

@@ -13,8 +13,9 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from alexnet import recipes
+from alexnet.cli.help import help_page, names_of, wants_help
 from alexnet.cli.mistakes import in_one_sentence
-from alexnet.cli.options import help_page, switches_of, understood, wants_help
+from alexnet.cli.options import understood
 from alexnet.config import Config
 from alexnet.data.storage import as_url, is_url
 from alexnet.distributed.restart import remember
@@ -57,7 +58,7 @@ def parse(form: Any, verb: str, arguments: list[str]) -> Any:
     if wants_help(arguments):
         print(help_page(form, verb))
         sys.exit(0)
-    words = understood(arguments, switches_of(form), verb)
+    words = understood(arguments, names_of(form), verb)
     with in_one_sentence(verb):
         return tyro.cli(
             form,
@@ -109,8 +110,7 @@ def stoppable(whole: str = "") -> Iterator[None]:
     except Exception as error:
         # Imported here, since these modules import PyTorch.
         from alexnet.distributed.heartbeat import RankLost
-        from alexnet.train.loop import Interrupted
-        from alexnet.train.metrics import NotFinite
+        from alexnet.train.endings import Interrupted, NotFinite
 
         if isinstance(error, RankLost):
             if error.reports:

@@ -95,7 +95,7 @@ def _check_store(name: str) -> None:
 
 def _check_run(run: Path) -> None:
     from alexnet import card, checkpoint
-    from alexnet.train.metrics import read_metrics
+    from alexnet.train.run_log import read_metrics
 
     checkpoint.read_config(run)
     print(f"{run}/config.json: readable (it has no checksum)")

@@ -71,7 +71,7 @@ def export(arguments: list[str]) -> None:
         trained = load(a.run, a.which, device="cpu")
         compared = export.write_onnx(trained, a.file, a.with_preprocessing, crops)
         print(a.file)
-        print(summary(export.description(trained, a.with_preprocessing, crops)))
+        print(input_in_words(export.description(trained, a.with_preprocessing, crops)))
         if not compared:
             needs = not_installed("the comparison", "onnxruntime")
             print(f"  the file was not compared with the run: {needs}")
@@ -82,7 +82,7 @@ def export(arguments: list[str]) -> None:
     print(a.file)
 
 
-def summary(about: dict[str, Any]) -> str:
+def input_in_words(about: dict[str, Any]) -> str:
     """The input of the exported network in words, and the crops where `predict` takes others.
 
     Args:

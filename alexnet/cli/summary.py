@@ -14,17 +14,10 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff, Positional
 from alexnet import recipes
 from alexnet.architecture import Op, plan
 from alexnet.cli.arguments import recipe
+from alexnet.cli.help import help_page, names_of, option_lines, options_of, wants_help
 from alexnet.cli.mistakes import in_one_sentence
-from alexnet.cli.options import (
-    fields_of,
-    help_page,
-    option_lines,
-    options_of,
-    switches_of,
-    understood,
-    wants_help,
-)
-from alexnet.cli.settings import SUMMARY_GROUPS, recipe_lines, short_help, with_full_help
+from alexnet.cli.options import fields_of, understood
+from alexnet.cli.short_help import SUMMARY_GROUPS, recipe_lines, short_help, with_full_help
 from alexnet.config import Config
 from alexnet.layer_tables import Format, dense_architecture, note, text
 from alexnet.program import command
@@ -86,7 +79,7 @@ def summary(arguments: list[str]) -> None:
         print(short_help("summary", replace(base, recipe=arguments[0]), SUMMARY_GROUPS))
         return
     verb = f"summary {arguments[0]}"
-    names = fields_of(base) | switches_of(SummaryOptions)
+    names = fields_of(base) | names_of(SummaryOptions)
     words = understood(with_full_help(rest), names, verb, values=True)
     with in_one_sentence(verb):
         a = tyro.cli(

@@ -13,16 +13,11 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff
 
 from alexnet import recipes
 from alexnet.cli.arguments import on_disk, recipe, stoppable
+from alexnet.cli.help import options_of, wants_help
 from alexnet.cli.mistakes import in_one_sentence
-from alexnet.cli.options import (
-    fields_of,
-    help_page,
-    options_of,
-    switches_of,
-    understood,
-    wants_help,
-)
-from alexnet.cli.settings import (
+from alexnet.cli.options import fields_of, understood
+from alexnet.cli.resume import ResumeArguments, print_next, resume
+from alexnet.cli.short_help import (
     FOLDER_DEFAULTS,
     FOLDER_GROUPS,
     MINUTES,
@@ -33,7 +28,6 @@ from alexnet.cli.settings import (
     with_full_help,
 )
 from alexnet.config import Config, scaled
-from alexnet.distributed.restart import heard_on_each_machine, is_first
 from alexnet.errors import AlexNetError, nearest_name, unknown
 from alexnet.program import command
 from alexnet.saved_config import read_file
@@ -53,39 +47,10 @@ class TrainArguments:
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=recipes.original)
 
 
-@dataclass(frozen=True)
-class ResumeArguments:
-    """Continue a run that was interrupted, or lengthen one that is finished.
-
-    Without other options the result has the same bits as an uninterrupted run, on CUDA if the run
-    is deterministic. With another number of ranks or threads, or on another processor or GPU, it is
-    the same within rounding. A setting that is not given stays as it was.
-    """
-
-    resume: Path
-    """Folder of the run."""
-    columns: int | None = None
-    """parallel.columns in this call; not saved."""
-    hybrid: bool | None = None
-    """parallel.hybrid in this call; not saved."""
-    epochs: int | None = None
-    """New number of epochs in all, to which the schedule is scaled."""
-    lr: Annotated[float | None, tyro.conf.arg(aliases=("--sgd.lr",))] = None
-    """New value of sgd.lr, which the schedule divides."""
-    device: str | None = None
-    """New value of device."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="STORE")] = None
-    """New folder or URL of the same store."""
-    workers: int | None = None
-    """New value of workers."""
-    timeout_s: Annotated[float | None, tyro.conf.arg(aliases=("--parallel.timeout-s",))] = None
-    """New value of parallel.timeout_s."""
-
-
 def train(arguments: list[str]) -> None:
     """Run `alexnet train`: start a run of a recipe, resume a run, or list the recipes."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
-        _resume(arguments)
+        resume(arguments)
         return
     if not arguments or arguments[0].startswith("-"):
         if arguments and arguments[0] not in ("-h", "--help"):
@@ -118,24 +83,13 @@ def train(arguments: list[str]) -> None:
             f"(made by: {command('prepare', 'SOURCE', 'STORE')})"
         )
     from alexnet.distributed.mesh import destroy_mesh
-    from alexnet.train import loop
+    from alexnet.train import start
 
     run = on_disk(a.out or Path("runs") / a.config.recipe)
     with stoppable():
-        loop.fit(a.config, run)
+        start.fit(a.config, run)
     destroy_mesh()
-    _print_next(run)
-
-
-def _print_next(run: Path) -> None:
-    """Say what can be done with a trained run; of several processes the first one does."""
-    if is_first():
-        lines = [
-            f"test it with its recipe's crops: {command('evaluate', run)}",
-            f"make a page about it:            {command('report', run)}",
-            f"classify images:                 {command('predict', run, 'IMAGE...')}",
-        ]
-        print("\n".join(lines))
+    print_next(run)
 
 
 def is_folder(name: str) -> bool:
@@ -223,49 +177,6 @@ def _help() -> str:
             *recipe_lines(),
         ]
     )
-
-
-def _resume(arguments: list[str]) -> None:
-    if wants_help(arguments):
-        print(help_page(ResumeArguments, "train"))
-        return
-    # The fields of a recipe that are aliases here.
-    aliases = {"sgd.lr": False, "parallel.timeout-s": False}
-    names = {**switches_of(ResumeArguments), **aliases}
-    words = understood(arguments, names, "train --resume RUN", values=True)
-    with in_one_sentence("train --resume"):
-        r = tyro.cli(
-            ResumeArguments, prog=command("train"), args=words, config=(FlagConversionOff,)
-        )
-    from alexnet.checkpoint import read_config
-    from alexnet.distributed.mesh import destroy_mesh
-    from alexnet.train import loop
-
-    changes = {
-        name: value for name in ("columns", "hybrid") if (value := getattr(r, name)) is not None
-    }
-    with stoppable():
-        # None is not the same as the saved layout: with None, a single process resumes a run that
-        # was saved by several ranks.
-        with heard_on_each_machine():
-            parallel = replace(read_config(r.resume).parallel, **changes) if changes else None
-        loop.resume(r.resume, parallel, r.epochs, r.lr, r.device, r.data, r.workers, r.timeout_s)
-    destroy_mesh()
-    _finish(r.resume)
-
-
-def _finish(run: Path) -> None:
-    """End as `alexnet train FOLDER` does if that began the run, else as a recipe's run does."""
-    from alexnet import own_images
-    from alexnet.checkpoint import read_config
-    from alexnet.distributed.mesh import is_distributed
-
-    store = Path(own_images.store_beside(run)).resolve()
-    # With several processes each would write the page.
-    if not is_distributed() and Path(read_config(run).data).resolve() == store:
-        print(own_images.report(own_images.finish(run), run))
-    else:
-        _print_next(run)
 
 
 def base_config(name: str) -> Config:

@@ -27,8 +27,9 @@ from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
 from alexnet.experiments.measures import RunResult
 from alexnet.files import replacing, write_whole
 from alexnet.saved_config import from_dict
-from alexnet.train.loop import Interrupted, fit, resume
-from alexnet.train.metrics import NotFinite, read_metrics
+from alexnet.train.endings import Interrupted, NotFinite
+from alexnet.train.run_log import read_metrics
+from alexnet.train.start import fit, resume
 from alexnet.trained import load
 
 CONFIG_FILE = "wanted.json"

@@ -21,7 +21,7 @@ from alexnet.experiments.specs import RunSpec, Settings, stores_of, threads_of_a
 from alexnet.files import write_whole
 from alexnet.progress import Progress
 from alexnet.saved_config import to_dict
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 
 LOOK_EVERY_S = 3.0
 """Time between two looks at how far the runs are."""

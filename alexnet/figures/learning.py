@@ -27,7 +27,7 @@ from alexnet.figures.style import (
     legend_label,
     run_names,
 )
-from alexnet.train.metrics import read_metrics
+from alexnet.train.run_log import read_metrics
 
 Epochs = list[dict[str, Any]]
 """The epoch lines of a run's metrics.jsonl."""

@@ -1,1 +1,1 @@
-"""Training: the loop (`loop`), the update rule of 2012 (`sgd`) and the metrics (`metrics`)."""
+"""Training: `fit` and `resume` (`start`), the loop (`loop`), the update rule of 2012 (`sgd`)."""

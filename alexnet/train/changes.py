@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, scaled
 from alexnet.config_checks import check
 from alexnet.device import device_type
 from alexnet.errors import ConfigError
-from alexnet.train.metrics import TrainState
+from alexnet.program import command
+from alexnet.train.checkpoints import hardware
+from alexnet.train.setup import Setup
 from alexnet.train.sgd import PlateauState, finished
+from alexnet.train.state import TrainState
 
 ROUNDED = "the same within rounding, not bit for bit"
 
 
 def change_settings(
     config: Config,
-    epochs: int | None = None,
-    lr: float | None = None,
-    data: str | None = None,
-    workers: int | None = None,
-    timeout_s: float | None = None,
+    *,
+    epochs: int | None,
+    lr: float | None,
+    data: str | None,
+    workers: int | None,
+    timeout_s: float | None,
 ) -> Config:
     """Return the config of a run with other settings; None leaves a setting as it is.
 
@@ -70,6 +75,37 @@ def continued(schedule: Schedule, state: TrainState) -> Schedule:
     # Only an error that was reached ends a run before its last epoch.
     assert isinstance(schedule, StepSchedule)
     return replace(schedule, until_error=None)
+
+
+def accept(
+    run: Path, saved: Config, changed: Config, setup: Setup, state: TrainState, lr: float | None
+) -> tuple[Config, list[str]]:
+    """Return the settings that a resumed run has from now on, and lines about them.
+
+    Args:
+        changed: `saved` with the settings that were asked for, of which `lr` is one.
+        setup: What this process trains.
+    """
+    position, device = (state.epoch, state.plateau), setup.config.device
+    if not finished(changed.schedule, *position):
+        resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
+        lines = changes_in_words(saved, replace(changed, device=device))
+        if device_type(saved.device) == device:
+            lines += hardware_in_words(setup.saved_on, hardware(device), device)
+        return changed, [resumed, *lines]
+    if finished(saved.schedule, *position):
+        # Without a step to train, new settings would only wait to act on a later resume.
+        return saved, [_already_finished(run, saved, state, lr)]
+    part = f" and {state.batch} batches of the next" if state.batch else ""
+    return changed, [f"{run} ends here, after {state.epoch} epochs{part}"]
+
+
+def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
+    options = ["--epochs", 2 * config.schedule.epochs]
+    if lr is not None:
+        options += ["--lr", f"{lr:g}"]
+    longer = command("train", "--resume", run, *options)
+    return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
 
 
 def changes_in_words(old: Config, new: Config) -> list[str]:

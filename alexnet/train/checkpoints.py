@@ -18,8 +18,10 @@ from alexnet.errors import DataError
 from alexnet.ops import trial
 from alexnet.provenance import code_version, machine
 from alexnet.saved_config import to_dict
-from alexnet.train.metrics import NotFinite, StepMetrics, TrainState, weight_fault
+from alexnet.train.endings import NotFinite
+from alexnet.train.metrics import StepMetrics, weight_fault
 from alexnet.train.setup import Setup
+from alexnet.train.state import TrainState
 
 
 class Checkpoints:
@@ -42,7 +44,7 @@ class Checkpoints:
         self._config, self._run, self._state = setup.config, run, state
         self._velocity, self._step_metrics = velocity, step_metrics
         self._mean = preprocess.whole_mean
-        self._about = describe(setup.config, setup.store, setup.init)
+        self._about = header(setup.config, setup.store, setup.init)
         # A resumed run continues to count from the seconds of its checkpoint.
         self._saved_s = time.perf_counter()
         self._began_s = self._saved_s - state.elapsed_s
@@ -103,17 +105,19 @@ class Checkpoints:
             training = self._net.full(checkpoint.state_of(self._net))
         full_velocity = self._net.full(self._velocity if which == "last" else {})
         if self._net.mesh.first:
-            header = self._about | {"position": asdict(self._state)}
+            about = self._about | {"position": asdict(self._state)}
             # These weights are later than those that were validated at the end of the last epoch.
             if self._state.batch:
-                header["evaluation"] = None
+                about["evaluation"] = None
             path = self._run / f"{which}.safetensors"
-            checkpoint.write(path, weights, full_velocity, self._mean, header, training)
+            checkpoint.write(path, weights, full_velocity, self._mean, about, training)
         self._saved_s = time.perf_counter()
 
 
-def describe(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:
+def header(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:
     """The header of a checkpoint: all that is needed to use the weights without the store.
+
+    Its keys are those of the file, which other versions read.
 
     Args:
         init: The weights that the run began with (`Setup.init`).

@@ -1,4 +1,4 @@
-"""`fit(config, run_dir)`: the one training loop, from the first batch to the last checkpoint.
+"""The one training loop, from the first batch of a run to its last checkpoint.
 
 No random state is carried along: the order of an epoch, the augmentation of each image and every
 dropout mask are functions of the seed and of the position in training. A resumed run therefore
@@ -7,85 +7,44 @@ continues bit for bit, on CUDA if its config is deterministic.
 
 from __future__ import annotations
 
-import errno
-import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    closing,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alexnet import checkpoint, diagnostics
+from alexnet import diagnostics
 from alexnet.card import warn_not_written, write_card
-from alexnet.checkpoint import read_config, write_config
-from alexnet.config import Config, Parallel, SmoothSchedule
-from alexnet.config_checks import check, without_effect
+from alexnet.config import Config, SmoothSchedule
 from alexnet.cores import decoding_threads
 from alexnet.data.augment import Augmentation, sample_augmentation
 from alexnet.data.device_feed import moved
 from alexnet.data.loader import Batch, batches, epoch_order
 from alexnet.data.mixing import mix, mixes, sample_mixing
 from alexnet.data.preprocess import Preprocess
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split
 from alexnet.data.training_feed import epoch_batches, training_split
-from alexnet.device import (
-    device_here,
-    device_type,
-    dtype_of,
-    peak_memory_bytes,
-    resolve,
-    switched,
-)
-from alexnet.distributed.heartbeat import watch_ranks
-from alexnet.distributed.launch import (
-    barrier,
-    begun_before,
-    check_same_on_all_ranks,
-    note_begun,
-)
-from alexnet.distributed.mesh import Mesh, init_mesh, is_distributed
-from alexnet.distributed.restart import heard_on_each_machine
+from alexnet.device import dtype_of, peak_memory_bytes
+from alexnet.distributed.launch import barrier
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import AlexNetError, BusyError, ConfigError, RunError
+from alexnet.errors import AlexNetError
 from alexnet.evaluation import Result, centre, measure
-from alexnet.files import AWAY, FOREIGN_LOCK_S, exists
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
-from alexnet.program import command
 from alexnet.progress import Progress
 from alexnet.terminal import discard_stdout
 from alexnet.train import graph_step
-from alexnet.train.changes import (
-    change_settings,
-    changes_in_words,
-    continued,
-    hardware_in_words,
-)
-from alexnet.train.checkpoints import Checkpoints, hardware
-from alexnet.train.folder import check_empty, check_room, run_lock
-from alexnet.train.metrics import NotFinite, RunLog, StepMetrics, TrainState
-from alexnet.train.setup import (
-    Setup,
-    choose_products,
-    restore,
-    set_up,
-    start_from,
-    with_classes,
-)
+from alexnet.train.checkpoints import Checkpoints
+from alexnet.train.endings import Interrupted, NotFinite, stop_signals
+from alexnet.train.metrics import StepMetrics
+from alexnet.train.run_log import RunLog
+from alexnet.train.setup import Setup, choose_products
 from alexnet.train.sgd import (
     ParamHyper,
     after_epoch,
@@ -96,300 +55,12 @@ from alexnet.train.sgd import (
     param_hyper,
     sgd_step,
     update_average,
-    zero_velocity,
 )
-from alexnet.train.trackers import check_named
+from alexnet.train.state import TrainState
 from alexnet.waiting import yielding
 
 SIGNAL_IMAGES = 32
 """Number of training images whose features `diagnostics.signal` compares before the first step."""
-
-
-class Interrupted(Exception):
-    """Training stopped after Ctrl-C or SIGTERM and a checkpoint. `number`: the signal's number."""
-
-    def __init__(self, number: int, run: Path, step: int) -> None:
-        super().__init__(
-            f"stopped and saved at step {step}; continue with: {command('train', '--resume', run)}"
-        )
-        self.number = number
-
-
-def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
-    """Train a new run into `run_dir` and return the metrics of the last epoch.
-
-    With several processes every rank calls this function (`alexnet.distributed`), and rank 0
-    writes the files. After a restart by torchrun the run is resumed.
-
-    Raises:
-        RunError: The folder is not empty, or the number of classes differs from the store's.
-        BusyError: Another process is training this run, or its disk does not answer.
-        OSError: A disk fails before the first step; with several ranks this is mostly a BusyError
-            or MeshError.
-        ConfigError: The config is invalid, or it names no store.
-        DataError: The store or an image is missing or damaged; during training, a single process
-            has saved the run.
-        MeshError: The ranks cannot share the network, or one of them refuses the run.
-        StoreLost: The store became unreadable; a single process has saved the run.
-        Interrupted: On Ctrl-C and SIGTERM, after saving.
-        NotFinite: On a NaN or an infinity; the message names the step and, on a CPU, the tensor.
-        RankLost: With several ranks, one died, hangs, or had an error of its own.
-    """
-    run = Path(run_dir)
-    # No recipe names one, and "" would be the current folder.
-    if not config.data:
-        raise ConfigError(
-            "the config names no store; give it one by dataclasses.replace(config, data=STORE)"
-        )
-    check(config)
-    mesh = init_mesh(config.parallel, config.device)
-    # After a rank has died torchrun starts all of them again with the same arguments.
-    if begun_before(mesh, run):
-        return resume(run, config.parallel)
-
-    with ExitStack() as held:
-
-        def prepare() -> Setup:
-            # The lock needs the folder, which is only made once the config and the store are
-            # accepted. If it exists, another process may be training in it.
-            locks_first = run.is_dir()
-            if mesh.first and locks_first:
-                held.enter_context(_lock(run, mesh, config.parallel))
-            check_empty(run)
-            store = Store(config.data)
-            setup = set_up(_resolved(with_classes(config, store)), store, mesh)
-            if mesh.first:
-                _check_writable(run, setup.config, store)
-            if mesh.first and not locks_first:
-                held.enter_context(_lock(run, mesh, config.parallel))
-                # Another process may have begun the same run, and even ended it, in between.
-                check_empty(run)
-            return setup
-
-        setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
-        messages = [f"warning: {sentence}" for sentence in without_effect(setup.config)]
-        if config.init:
-            # Each rank reads the file. The lines may differ: one has a command as it is typed on
-            # the machine of its rank.
-            start = partial(start_from, setup)
-            messages += check_same_on_all_ranks(
-                mesh, start, lambda _: {"start of its weights": json.dumps(setup.init)}
-            )
-        note_begun(mesh, run)
-        # Not before this point: nothing is written for a run that any rank refuses.
-        if mesh.first:
-            write_config(run, setup.config)
-        with _explained(setup, run), switched(setup.config):
-            return _train(setup, run, zero_velocity(setup.net), TrainState(), messages)
-
-
-def resume(
-    run_dir: str | Path,
-    parallel: Parallel | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    device: str | None = None,
-    data: str | None = None,
-    workers: int | None = None,
-    timeout_s: float | None = None,
-) -> dict[str, Any]:
-    """Continue a run, bit for bit if the number of ranks and the settings are the same.
-
-    On CUDA this holds for runs with `deterministic`, on the same kind of GPU; on a CPU, on the same
-    kind of processor with as many threads.
-
-    Args:
-        parallel: How the processes share the network in this call; not saved. None: as it was
-            saved, or, in a single process, without sharing.
-        epochs: New number of epochs in all; the schedule is scaled in proportion, and training goes
-            on from the epoch of the checkpoint. A run that ended before its last epoch goes on too.
-        lr: New value of `sgd.lr`, which the schedule divides. The velocity is kept.
-        device: New value of `device`. None: as it was saved, or, on a machine without such a
-            device, the one that it has; the precision stays the same.
-        data: New folder or URL of the same store, which its checksum recognizes.
-        workers: New value of `workers`.
-        timeout_s: New value of `parallel.timeout_s`, also of `parallel`.
-
-    Returns:
-        The metrics of the last epoch; empty if the run had finished before.
-
-    Raises:
-        RunError: There is no run, its store has changed, or the checkpoint belongs to another
-            network.
-        ConfigError: The run has completed `epochs` epochs, or the new settings are invalid.
-        BusyError: Another process is training the run, or its disk does not answer.
-        DataError, OSError, MeshError, StoreLost, Interrupted, NotFinite, RankLost: As `fit` does.
-    """
-    run = Path(run_dir)
-    with heard_on_each_machine():
-        saved = _read_trained_config(run)
-    changed = change_settings(saved, epochs, lr, data, workers, timeout_s)
-    if device is not None:
-        changed = replace(changed, device=device_type(device))
-    # Not saved: the run returns to its own device where there is one.
-    device_now = device or device_here(changed.device)
-    if parallel is None:
-        alone = Parallel(timeout_s=changed.parallel.timeout_s)
-        parallel = changed.parallel if is_distributed() else alone
-    elif timeout_s is not None:
-        parallel = replace(parallel, timeout_s=timeout_s)
-    # First, because it takes this rank's GPU: what comes before it on CUDA happens on GPU 0.
-    mesh = init_mesh(parallel, device_now)
-    with ExitStack() as held:
-
-        def prepare() -> Setup:
-            config = replace(_resolved(replace(changed, device=device_now)), parallel=parallel)
-            # Before the checkpoint is read, which another process may be about to replace.
-            if mesh.first:
-                held.enter_context(_lock(run, mesh, parallel))
-            store = Store(config.data)
-            if mesh.first:
-                _check_writable(run, config, store)
-            return set_up(config, store, mesh)
-
-        setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
-        velocity = zero_velocity(setup.net)
-        # A shared disk may not show the checkpoint to all ranks.
-        state = check_same_on_all_ranks(
-            mesh,
-            partial(_restored_or_new, setup, run, velocity),
-            lambda state: {"checkpoint": repr(state)},
-        )
-        if epochs is not None:
-            schedule = continued(changed.schedule, state)
-            changed = replace(changed, schedule=schedule)
-            setup = replace(setup, config=replace(setup.config, schedule=schedule))
-        accepted, messages = _accepted(run, saved, changed, setup, state, lr)
-
-        def note_change(log: RunLog) -> None:
-            # The other settings do not change what is learned.
-            if (accepted.sgd, accepted.schedule) != (saved.sgd, saved.schedule):
-                log.write(
-                    "change",
-                    state.step,
-                    epoch=state.epoch,
-                    lr=accepted.sgd.lr,
-                    epochs=accepted.schedule.epochs,
-                )
-            # At the same moment as its line in the log: once it is saved, it is no change any more.
-            if mesh.first and accepted != saved:
-                write_config(run, accepted)
-
-        with _explained(setup, run), switched(setup.config):
-            return _train(setup, run, velocity, state, messages, note_change)
-
-
-def _resolved(config: Config) -> Config:
-    """Return what `resolve` does, after `init_mesh`: a rank's GPU is its own, and no other's."""
-    if is_distributed():
-        config = replace(config, device=device_type(config.device))
-    return resolve(config)
-
-
-def _lock(run: Path, mesh: Mesh, parallel: Parallel) -> AbstractContextManager[None]:
-    """Hold the lock of a run, for which the first rank waits no longer than the others for it."""
-    alone = mesh.world.size == 1
-    return run_lock(run, FOREIGN_LOCK_S if alone else min(FOREIGN_LOCK_S, parallel.timeout_s / 2))
-
-
-def _check_writable(run: Path, config: Config, store: Store) -> None:
-    """Refuse a run whose disk lacks room for it, or whose trackers cannot be opened."""
-    check_room(run, config, store.size_px)
-    check_named()
-
-
-def _read_trained_config(run: Path) -> Config:
-    """Read the config of a run that was trained here, and not imported.
-
-    Raises:
-        RunError: It was imported, or there is no run.
-    """
-    config = read_config(run)
-    if not config.data:
-        begin = command("train", "RECIPE", "--data", "STORE", "--init", run)
-        raise RunError(
-            f"{run} was imported and not trained here; begin a run from it with: {begin}"
-        )
-    return config
-
-
-def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> TrainState:
-    """Restore network, `velocity` and position from the last checkpoint of the run.
-
-    Without a checkpoint the run was stopped before its first one, and begins again.
-    """
-    if exists(run / "last.safetensors"):
-        return restore(setup, run, velocity)
-    if setup.config.init:
-        start_from(setup)
-    return TrainState()
-
-
-def _accepted(
-    run: Path, saved: Config, changed: Config, setup: Setup, state: TrainState, lr: float | None
-) -> tuple[Config, list[str]]:
-    """Return the settings that a resumed run has from now on, and lines about them.
-
-    Args:
-        changed: `saved` with the settings that were asked for, of which `lr` is one.
-        setup: What this process trains.
-    """
-    position, device = (state.epoch, state.plateau), setup.config.device
-    if not finished(changed.schedule, *position):
-        resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
-        lines = changes_in_words(saved, replace(changed, device=device))
-        if device_type(saved.device) == device:
-            lines += hardware_in_words(setup.saved_on, hardware(device), device)
-        return changed, [resumed, *lines]
-    if finished(saved.schedule, *position):
-        # Without a step to train, new settings would only wait to act on a later resume.
-        return saved, [_already_finished(run, saved, state, lr)]
-    part = f" and {state.batch} batches of the next" if state.batch else ""
-    return changed, [f"{run} ends here, after {state.epoch} epochs{part}"]
-
-
-def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
-    options = ["--epochs", 2 * config.schedule.epochs]
-    if lr is not None:
-        options += ["--lr", f"{lr:g}"]
-    longer = command("train", "--resume", run, *options)
-    return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
-
-
-@contextmanager
-def _explained(setup: Setup, run: Path) -> Iterator[None]:
-    """Say how to go on, where training ends by an error that its user can mend."""
-    mesh, advice = setup.net.mesh, command("train", "--resume", run)
-    try:
-        # NCCL raises nothing where a rank is lost.
-        raises = setup.config.device != "cuda"
-        with watch_ranks(mesh, f"continue with: {advice}", raises):
-            try:
-                yield
-            except torch.OutOfMemoryError as error:
-                batch = setup.config.sgd.batch
-                raise RunError(
-                    f"the GPU has too little memory for batches of {batch} images; begin a new run "
-                    "with a smaller --sgd.batch"
-                ) from error
-    except NotFinite as error:
-        # All ranks come here. Those that print nothing wait for the first, which reads the
-        # checkpoint: torchrun ends it as soon as another one ends.
-        mend = _mend(setup.config, run, error.step) if mesh.first else ""
-        with suppress(RuntimeError):
-            barrier(mesh)
-        raise NotFinite(error.what, error.step, mend) from error
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and error.errno not in AWAY:
-            raise
-        # Ranks that torchrun starts again may find that the disk answers.
-        kind = RunError if full else BusyError
-        mend = "make room on this disk" if full else "make sure that this disk works"
-        # The checkpoint that could not be written has left its predecessor.
-        raise kind(
-            f"{error.filename or run}: {error.strerror}; {mend} and continue with: {advice}"
-        ) from error
 
 
 def _write_card(run: Path) -> None:
@@ -400,23 +71,7 @@ def _write_card(run: Path) -> None:
         warn_not_written(run, error)
 
 
-def _mend(config: Config, run: Path, step: int) -> str:
-    """How to go on after a loss of this step that is not finite."""
-    file = run / "last.safetensors"
-    advice = command("train", "--resume", run, "--lr", f"{config.sgd.lr / 10:g}")
-    if not file.exists():
-        return f"begin again at a tenth of the learning rate with: {advice}"
-    position = TrainState.from_dict(checkpoint.read(run).about.get("position"), file)
-    # The checkpoint was written after the loss of the step before and its update.
-    if position.step == step:
-        return f"{file} has diverged too: remove it and begin again with: {advice}"
-    return (
-        f"go on from the checkpoint (epoch {position.epoch + 1}, step {position.step}) at a tenth "
-        f"of the learning rate with: {advice}"
-    )
-
-
-def _train(
+def train(
     setup: Setup,
     run: Path,
     velocity: dict[str, torch.Tensor],
@@ -429,6 +84,9 @@ def _train(
     Args:
         messages: Lines to print before the first step.
         note_change: Saves and logs the new settings of a resumed run, directly before the training.
+
+    Returns:
+        The metrics of the last epoch; empty if the schedule has no epoch after `state`.
     """
     config, net = setup.config, setup.net
     store, train, val = setup.store, setup.train, setup.val
@@ -474,7 +132,7 @@ def _train(
     with (
         kept_memory(device),
         yielding(device),
-        _stop_signals() as stop,
+        stop_signals() as stop,
         # From here on every error closes the trackers, which have threads and servers.
         RunLog(run, state.step, state.epoch, writes=mesh.first) as log,
         # After the trackers are open, because its clock starts here.
@@ -550,7 +208,6 @@ def _train(
                         # The first rank may still be writing: it would take a rank that has left
                         # for a dead one.
                         barrier(mesh)
-                        log.stopped = True
                         raise Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
                     if saves:
                         checkpoints.save("last")
@@ -606,7 +263,12 @@ def _forward(
     augmentation: Augmentation,
     state: TrainState,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute the network's input and, as `ShardedNetwork.loss` does, loss and wrong answers."""
+    """Compute the loss of this rank's part of a batch.
+
+    Returns:
+        The input of the network, shape (N, 3, H, W), and what `ShardedNetwork.loss` returns, two
+        scalars before their sum over the ranks.
+    """
     images = preprocess(batch.images, augmentation)
     labels = moved(batch.labels, images.device)
     mixed = None
@@ -670,33 +332,3 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
         + (f"  {left} left" if m["epoch"] < epochs else ""),
         flush=True,
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Yield a list that receives the signal's number on Ctrl-C or SIGTERM.
-
-    The first signal only asks for a stop after the current step; a second one acts immediately,
-    except with several ranks. A signal that the process was started to ignore, such as Ctrl-C in a
-    background job of a script, stays ignored.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        # What stops all processes of a launch reaches a rank twice: once more from torchrun.
-        if not is_distributed():
-            signal.signal(number, before[number])
-
-    before: dict[int, Any] = {}
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, note)
-    except ValueError:  # Python delivers signals to the main thread only, and this is another one
-        pass
-    try:
-        yield received
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)

@@ -1,79 +1,29 @@
-"""Per-step loss and error counts, copied from the device asynchronously and summed over an epoch.
-
-Also the position of training (`TrainState`) and the log of a run (`RunLog`, metrics.jsonl).
-"""
+"""Loss and error counts of each step, copied from the device asynchronously, and their sums."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from alexnet.distributed.collectives import all_sum, granted, sum_with_requests
 from alexnet.distributed.sharded import ShardedNetwork
-from alexnet.errors import RunError
-from alexnet.files import naming, parse_json, write_whole
 from alexnet.model import evaluation_mode
-from alexnet.saved_config import MOST_INT, from_dict
-from alexnet.train.sgd import PlateauState
-from alexnet.train.trackers import InThread, Outcome, Tracker, deadline_s, trackers
+from alexnet.train.endings import NotFinite
+from alexnet.train.state import TrainState
 
 
-@dataclass
-class TrainState:
-    """The exact position of training: the next batch, and the sums of the epoch so far."""
+class _Pending(NamedTuple):
+    """The values of a step that are not read yet."""
 
-    epoch: int = 0
-    batch: int = 0
-    """Number of completed batches in this epoch."""
-    step: int = 0
-    plateau: PlateauState = field(default_factory=PlateauState)
-    loss_sum: float = 0.0
-    errors: int = 0
-    images: int = 0
-    elapsed_s: float = 0.0
-    least_error: float = float("inf")
-    """Validation error of best.safetensors, a fraction."""
-
-    def next_epoch(self) -> None:
-        """Move to the first batch of the next epoch, with empty sums."""
-        self.epoch += 1
-        self.batch = self.errors = self.images = 0
-        self.loss_sum = 0.0
-
-    @classmethod
-    def from_dict(cls, saved: Any, file: Path) -> TrainState:
-        """Read the state from the header of a checkpoint (`dataclasses.asdict`).
-
-        Raises:
-            ConfigError, RunError: It has other fields, or impossible values; the message names the
-                file.
-        """
-        state = from_dict(cls, saved, f"{file}: position")
-        counts = state.epoch, state.batch, state.step, state.errors, state.images
-        if min(*counts, state.plateau.drops, state.plateau.stale_epochs) < 0:
-            raise RunError(f"{file} is damaged: its position in training is negative")
-        return state
-
-
-class NotFinite(Exception):
-    """The loss or a weight is NaN or infinite.
-
-    Attributes:
-        what: The step and the first such tensor, in words.
-        step: The number of the step.
-    """
-
-    def __init__(self, what: str, step: int, mend: str = "") -> None:
-        super().__init__(f"{what}; {mend}" if mend else what)
-        self.what, self.step = what, step
+    values: torch.Tensor
+    event: torch.cuda.Event | None
+    """None: the values are on the host."""
+    x: torch.Tensor
+    batch_size: int
+    step: int
 
 
 class StepMetrics:
@@ -87,9 +37,7 @@ class StepMetrics:
 
     def __init__(self, net: ShardedNetwork, state: TrainState, late: int) -> None:
         self._net, self._state, self._late = net, state, late
-        self._pending: deque[
-            tuple[torch.Tensor, torch.cuda.Event | None, torch.Tensor, int, int]
-        ] = deque()
+        self._pending: deque[_Pending] = deque()
         self._agreed = False, False
 
     def add(
@@ -118,7 +66,7 @@ class StepMetrics:
         if values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
-        self._pending.append((copied, event, x, batch_size, self._state.step))
+        self._pending.append(_Pending(copied, event, x, batch_size, self._state.step))
         self._read(self._late)
 
     def agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
@@ -196,153 +144,3 @@ def _which_tensor(
         if count:
             return f"step {step}: the output of {name} is not finite"
     return f"step {step}: the loss is not finite, though every weight and activation is"
-
-
-class RunLog:
-    """The log of a run: appends JSON lines to metrics.jsonl, and numbers to the trackers.
-
-    The field `kind` of a line is "start", "epoch", or "change": the learning rate and the number of
-    epochs that a resumed run goes on with, where they are new.
-    """
-
-    stopped = False
-    """Whether an exception that ends the training is a stop that was asked for, not an error."""
-
-    def __init__(self, run: Path, step: int, epochs: int, writes: bool = True) -> None:
-        """Open the log of a run and remove the lines that a resumed run will write again.
-
-        Args:
-            step, epochs: Position of the run's checkpoint, in steps and completed epochs.
-            writes: False on ranks other than the first; they write nothing.
-        """
-        self._path, self._writes = run / "metrics.jsonl", writes
-        self._trackers: list[Tracker] = []
-        if not writes:
-            return
-        if self._path.exists():
-            # Lines after the checkpoint belong to steps that are repeated. Without a checkpoint the
-            # run begins again, and writes its first line again too.
-            kept = [
-                line for line in read_metrics(run) if step > 0 and line.get("epoch", 0) <= epochs
-            ]
-            write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._trackers = trackers(run)
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line with these values; numbers go to the trackers too."""
-        if not self._writes:
-            return
-        # Opened for each line, so that a killed run keeps every line that it has written.
-        with naming(self._path), self._path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
-        numbers = {
-            f"{kind}/{name}": value
-            for name, value in values.items()
-            if isinstance(value, int | float)
-        }
-        self._tell(
-            lambda tracker: [tracker.add_scalar(name, x, step) for name, x in numbers.items()]
-        )
-
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close("finished")
-        # KeyboardInterrupt is not an Exception.
-        else:
-            stopped = self.stopped or not issubclass(kind, Exception)
-            self.close("stopped" if stopped else "failed")
-
-    def close(self, outcome: Outcome = "finished") -> None:
-        """Close the trackers."""
-        self._tell(lambda tracker: tracker.close(outcome))
-        # All at once, so that two silent servers cost no more time than one.
-        until_s = deadline_s()
-
-        def wait(tracker: Tracker) -> None:
-            if isinstance(tracker, InThread):
-                tracker.wait_closed(until_s)
-
-        self._tell(wait)
-
-    def _tell(self, call: Callable[[Tracker], Any]) -> None:
-        """Call each tracker. One that fails gets no more numbers: training goes on without it."""
-        for tracker in tuple(self._trackers):
-            try:
-                call(tracker)
-            except Exception as error:  # Each library has its own, and servers vanish.
-                self._trackers.remove(tracker)
-                name = getattr(tracker, "name", type(tracker).__name__)
-                print(f"warning: {name} failed and gets no more numbers: {error}", file=sys.stderr)
-
-
-def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Read the lines of a run's metrics.jsonl, all or those of one kind.
-
-    A last line without its end is dropped: a killed process may leave one.
-
-    Raises:
-        RunError: The folder has no metrics.jsonl, or a line of it is damaged.
-    """
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        raise RunError(f"{run} is not a run: it has no metrics.jsonl")
-    *texts, _ = path.read_bytes().split(b"\n")
-    lines = [_parsed(text, f"{path}, line {number}") for number, text in enumerate(texts, 1)]
-    if kind is None:
-        return lines
-    for number, line in enumerate(lines, 1):
-        if line["kind"] == kind and not _complete(line):
-            raise _damaged(f"{path}, line {number}", "it lacks a field")
-    return [line for line in lines if line["kind"] == kind]
-
-
-# The numbers that the readers of an "epoch" line need.
-EPOCH_NUMBERS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
-NUMBERS = {"epoch": EPOCH_NUMBERS, "change": ("epoch", "lr", "epochs")}
-
-
-def _parsed(text: bytes, where: str) -> dict[str, Any]:
-    """Return a line of metrics.jsonl. Raises RunError if it is damaged."""
-    try:
-        line = parse_json(text)
-    except ValueError as error:
-        raise _damaged(where, str(error)) from None
-    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
-        raise _damaged(where, "not an object with a `kind`")
-    if "rate" in line:  # runs of version 0.1
-        line["lr"] = line.pop("rate")
-    for name, value in line.items():
-        # The top-5 error of a network with fewer classes is null.
-        absent = value is None and name not in EPOCH_NUMBERS
-        signal = name == "signal" and _is_signal(value)
-        if not (name == "kind" or absent or signal or _is_number(value)):
-            raise _damaged(where, f"{name!r} is not a number")
-    return line
-
-
-def _complete(line: dict[str, Any]) -> bool:
-    """Tell whether a line has the fields that its readers need."""
-    if line["kind"] == "start":
-        return _is_signal(line.get("signal"))
-    return all(name in line for name in NUMBERS.get(line["kind"], ()))
-
-
-def _damaged(where: str, why: str) -> RunError:
-    return RunError(f"{where} is damaged ({why}); remove this line")
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= MOST_INT
-    return isinstance(value, float)
-
-
-def _is_signal(value: Any) -> bool:
-    """Tell whether a value is that of `signal` in the line "start": two numbers for each layer."""
-    return isinstance(value, dict) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
-        for pair in value.values()
-    )

@@ -26,7 +26,7 @@ from alexnet.ops.arena import kept_memory
 from alexnet.program import command
 from alexnet.provenance import code_sha256
 from alexnet.saved_config import differences, to_dict
-from alexnet.train.metrics import TrainState
+from alexnet.train.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -114,17 +114,17 @@ def start_from(setup: Setup) -> list[str]:
     """
     config, net = setup.config, setup.net
     saved = checkpoint.read(config.init)
-    layers = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
+    wanted = set(config.init_layers) or {layer.name for layer in config.architecture.layers}
     same_classes = saved.about["classes"] == setup.store.classes
     if not same_classes:
         last = config.architecture.layers[-1].name
-        layers.discard(last)
-        if not layers:
+        wanted.discard(last)
+        if not wanted:
             raise RunError(
                 f"{config.init} was trained on other classes, so {last} cannot be taken from it; "
                 "name other layers with --init-layers, or leave --init out"
             )
-    taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), layers)
+    taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), wanted)
     if not taken:
         raise RunError(
             f"no layer of {config.init} has the shape of the one of the same name here, so nothing "
@@ -151,14 +151,14 @@ def start_from(setup: Setup) -> list[str]:
     return lines
 
 
-def _settings(config: Config, layers: Collection[str]) -> dict[str, Any]:
+def _settings(config: Config, names: Collection[str]) -> dict[str, Any]:
     """The settings that decide the values of these layers, without those of initial weights."""
     architecture = config.architecture
     # The last layer has no setting but its number of units, which is that of the classes.
     kept = tuple(
         replace(layer, std=None, bias=0.0)
         for layer in architecture.layers[:-1]
-        if layer.name in layers
+        if layer.name in names
     )
     bare = replace(architecture, layers=kept, classes=None, bias=None, scale_std=False)
     return {**to_dict(bare), "augment.mean": config.augment.mean}
@@ -204,8 +204,8 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
     for name, tensor in net.local(saved.velocity).items():
         velocity[name].copy_(tensor)
     setup.init.update(saved.about.get("init", {}))
-    hardware = "machine", "threads"
-    setup.saved_on.update({key: saved.about[key] for key in hardware if key in saved.about})
+    keys = "machine", "threads"
+    setup.saved_on.update({key: saved.about[key] for key in keys if key in saved.about})
     return TrainState.from_dict(saved.about.get("position"), saved.file)
 
 

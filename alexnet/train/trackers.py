@@ -14,7 +14,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import util
 from pathlib import Path
@@ -44,29 +44,74 @@ class Tracker(Protocol):
         """Write what is pending, at the end of the process."""
 
 
-def trackers(run: Path) -> list[Tracker]:
-    """Open the trackers of a run.
+class Trackers:
+    """The trackers of a run. One that fails gets no more numbers: training goes on without it."""
 
-    Raises:
-        ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
-        RunError: It names one that is not installed, or cannot be opened.
-    """
+    def __init__(self, run: Path) -> None:
+        """Open the trackers.
+
+        Raises:
+            ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
+            RunError: It names one that is not installed, or cannot be opened.
+        """
+        self._trackers = _opened(run)
+        self._left_out: list[Tracker] = []
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        """Give all numbers of a line of the log to each tracker."""
+        self._tell(
+            lambda tracker: [tracker.add_scalar(name, x, step) for name, x in numbers.items()]
+        )
+
+    def close(self, outcome: Outcome) -> None:
+        """Close the trackers, also those that were left out, whose servers may answer again."""
+        left_out = tuple(self._left_out)
+        self._tell(lambda tracker: tracker.close(outcome))
+        for tracker in left_out:
+            with suppress(Exception):
+                tracker.close(outcome)
+        # All at once, so that two silent servers cost no more time than one.
+        until_s = _deadline_s()
+
+        def wait(tracker: Tracker) -> None:
+            if isinstance(tracker, InThread):
+                tracker.wait_closed(until_s)
+
+        self._tell(wait)
+        for tracker in left_out:
+            with suppress(Exception):
+                wait(tracker)
+
+    def _tell(self, call: Callable[[Tracker], Any]) -> None:
+        for tracker in tuple(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:  # Each library has its own, and servers vanish.
+                self._trackers.remove(tracker)
+                self._left_out.append(tracker)
+                name = getattr(tracker, "name", type(tracker).__name__)
+                print(f"warning: {name} failed and gets no more numbers: {error}", file=sys.stderr)
+
+
+def _opened(run: Path) -> list[Tracker]:
     check_named()
     board = _tensorboard(run)
     begun = [InThread(name, run) for name in _named()]
     opened: list[Tracker] = [*([] if board is None else [board]), *begun]
-    until_s = deadline_s()
+    until_s = _deadline_s()
     for tracker in begun:
         try:
             tracker.wait_open(until_s)
-        except Exception as error:  # Each library has its own.
+        # Each library has its own. After Ctrl-C, too, no thread and no run must seem to go on.
+        except BaseException as error:
+            is_stop = not isinstance(error, Exception)
             for each in opened:
                 with suppress(Exception):
-                    each.close("failed")
+                    each.close("stopped" if is_stop else "failed")
             for other in begun:
                 with suppress(Exception):
                     other.wait_closed(until_s)
-            if isinstance(error, AlexNetError):
+            if is_stop or isinstance(error, AlexNetError):
                 raise
             raise RunError(
                 f"{tracker.name} cannot be opened ({error}); leave it out of ALEXNET_TRACKERS to "
@@ -75,7 +120,7 @@ def trackers(run: Path) -> list[Tracker]:
     return opened
 
 
-def deadline_s() -> float:
+def _deadline_s() -> float:
     """The time of `time.monotonic` until which a training waits for its trackers from now on."""
     return time.monotonic() + PATIENCE_S
 
@@ -155,8 +200,6 @@ class InThread:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self._raise()
         if self._calls.qsize() >= MOST_WAITING:
-            # It gets no more calls, so the thread ends after these.
-            self._calls.put(None)
             raise TimeoutError("its server does not keep up")
         self._calls.put(lambda tracker: tracker.add_scalar(name, value, step))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ import torch
 from alexnet.architecture import Op, plan
 from alexnet.config import Config, Conv
 from alexnet.diagnostics import colour_shares
+from alexnet.program import command
+from alexnet.terminal import entry
 from alexnet.weights.identify import Candidate, Identity, order_of_file, order_of_plan, says_rgb
 from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
 
@@ -166,3 +169,63 @@ def _scale(identity: Identity) -> Fact:
     by_channel = "0 to 1, less a mean and divided by a deviation of each channel"
     values = [by_channel if mean == "channel" else "0 to 255, less a mean" for mean in means]
     return _shared(what, values, KNOWN)
+
+
+def of_identity(identity: Identity) -> dict[str, Any]:
+    """What is known of a file of weights, as JSON values."""
+    file = identity.file
+    return {
+        "file": str(file.path),
+        "format": file.form,
+        "networks": [candidate.net.name for candidate in identity.candidates],
+        "titles": [candidate.title for candidate in identity.candidates],
+        "layout": identity.named.layout if identity.named else None,
+        "arrays": len(file.arrays),
+        "parameters": sum(array.size for array in file.arrays.values()),
+        # Candidates have the same shapes, and so the same number.
+        "classes": identity.candidates[0].config.architecture.classes
+        if identity.candidates
+        else None,
+        "facts": {
+            fact.what: {"value": fact.value or None, "source": fact.source}
+            for fact in facts(identity)
+        },
+        "reason": identity.reason or None,
+    }
+
+
+def in_words(identity: Identity) -> list[str]:
+    """What is known of a file of weights, as lines for a terminal."""
+    path, candidates = identity.file.path, identity.candidates
+    if not candidates:
+        return [f"{path}: an unknown network", *table([("because", identity.reason)])]
+    first = candidates[0]
+    arrays = first.arrays.values()
+    width = first.config.architecture.width
+    narrow = f", {width:g} of the width" if width != 1 else ""
+    size = (
+        f"{sum(array.size for array in arrays):,} parameters in {len(arrays)} arrays, "
+        f"{first.config.architecture.classes} classes{narrow}; {identity.file.form}"
+    )
+    if len(candidates) == 1:
+        lines = [f"{path}: {first.title}", *table([("content", size)])]
+    else:
+        names = [(candidate.net.name, candidate.title) for candidate in candidates]
+        lines = [
+            f"{path}: one of {len(names)} networks, which the weights do not tell apart",
+            *table([*names, ("content", size)]),
+        ]
+    rows = [
+        (fact.what, f"{fact.value} [{fact.source}]" if fact.value else f"unknown [{fact.source}]")
+        for fact in facts(identity)
+    ]
+    if "recipe" in identity.file.metadata:
+        rows.append(("made by", f"alexnet export, recipe {identity.file.metadata['recipe']}"))
+    net = () if len(candidates) == 1 else ("--net", first.net.name)
+    use = f"to use it: {command('import', str(path), 'RUN', *net)}"
+    return [*lines, *table(rows), use]
+
+
+def table(rows: list[tuple[str, str]]) -> list[str]:
+    """Rows of a name and its text."""
+    return [line for name, text in rows for line in entry(name, text, 24)]

@@ -27,7 +27,7 @@ from alexnet import checkpoint
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
-from alexnet.train.loop import fit, resume
+from alexnet.train.start import fit, resume
 from tests.conftest import tiny
 from tests.fuzz.operations import KILLED, kill_before
 

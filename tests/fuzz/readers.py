@@ -28,8 +28,9 @@ from alexnet.data.image import decode
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.saved_config import to_dict
-from alexnet.train.loop import fit
-from alexnet.train.metrics import RunLog, TrainState, read_metrics
+from alexnet.train.run_log import RunLog, read_metrics
+from alexnet.train.start import fit
+from alexnet.train.state import TrainState
 from alexnet.weights import caffemodel
 from alexnet.weights import files as weights_files
 from alexnet.weights.exporting import operations
@@ -241,7 +242,8 @@ def read_run_config(folder: Path) -> Content:
 def read_log(folder: Path) -> Content:
     """Read the metrics of a run, for its figures and when it is resumed."""
     lines = read_metrics(folder)
-    RunLog(folder, 6, 1).close()
+    with RunLog(folder, 6, 1):
+        pass
     return Content(digest(lines), 0)
 
 
