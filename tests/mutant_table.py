@@ -775,7 +775,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("experiments/specs.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
         (
-            "experiments/table.py",
+            "experiments/document.py",
             "if any(record.in_papers_setting for record in records):",
             'if any(record.raw["scale"] == "full" for record in records):',
         ),

@@ -32,13 +32,13 @@ from alexnet.errors import AlexNetError
 from alexnet.experiments import (
     checks,
     cost,
+    document,
     job,
     processes,
     records,
     reproduce,
     runner,
     specs,
-    table,
 )
 from alexnet.experiments.bases import five_convolutions, with_rates
 from alexnet.experiments.claim import Claim, Kind, Scale
@@ -568,4 +568,4 @@ def test_every_claim_runs_at_smoke_scale(
         assert row.estimate.n == seeds // row.effect.nets
         assert ", ".join(filter(None, record.verdict(row))) in text
         assert row.repeat == ()
-    assert claim.id in table.document([record])
+    assert claim.id in document.text([record])

@@ -16,18 +16,10 @@ from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.evaluation import QUARTER
 from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.document import NOT_RUN, not_run, reading
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
 from alexnet.experiments.records import OWN, Record, Row
-from alexnet.experiments.table import (
-    NOT_RUN,
-    REPEATED,
-    no_records,
-    not_run,
-    reading,
-    rule,
-    source,
-    table_rows,
-)
+from alexnet.experiments.table import REPEATED, no_records, rule, source, table_rows
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.figures.style import SOFT
 from alexnet.ladder import RUNGS, kept
