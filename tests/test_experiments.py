@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -41,14 +40,15 @@ from alexnet.experiments import (
     specs,
 )
 from alexnet.experiments.bases import five_convolutions, with_rates
-from alexnet.experiments.claim import Claim, Kind, Scale
+from alexnet.experiments.claim import Claim, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
+from alexnet.experiments.data_sets import Kind
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.reproduce import run_and_record
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
-from tests.claim_stores import settings_for, with_classes
+from tests.claim_stores import recognised, settings_for, with_classes
 from tests.conftest import tiny
 from tests.processes import until
 from tests.runs import interrupted
@@ -551,8 +551,7 @@ def test_every_claim_runs_at_smoke_scale(
     if kind == "tiny-imagenet":
         classes = tuple(f"n{number:08d}" for number in range(50))
         store = with_classes(64, classes, tmp_path / "tiny")
-        digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
-        monkeypatch.setattr(specs, "TINY_IMAGENET_SHA256", digest)
+        recognised("tiny-imagenet", classes, monkeypatch)
     first = None
     if kind == "mini-imagenet":
         store, first = request.getfixturevalue("two_stores")

@@ -27,15 +27,13 @@ from alexnet.experiments.bases import (
     six_convolutions,
     thirteen,
 )
-from alexnet.experiments.claim import (
-    DESK_PART,
+from alexnet.experiments.claim import Arm, Claim, Effect
+from alexnet.experiments.data_sets import (
+    DATA,
     FIRST_CLASSES,
     FIRST_IMAGES,
     NEW_CLASSES,
     NEW_IMAGES,
-    Arm,
-    Claim,
-    Effect,
     Kind,
     Part,
 )
@@ -51,7 +49,7 @@ The photographs at hand are often too few for a conclusion.
 WITHOUT_CIFAR: tuple[Kind, ...] = ("photographs", "tiny-imagenet", "imagenet")
 OF_EACH = 62, 125, 250, 500
 """Training images of each class in the claim on their number; tiny-imagenet has 500."""
-CLASSES = DESK_PART["tiny-imagenet"].classes
+CLASSES = DATA["tiny-imagenet"].desk_part.classes
 """Classes of tiny-imagenet at desk scale."""
 FEWEST, MOST = (f"{CLASSES * of_each:,}" for of_each in (OF_EACH[0], OF_EACH[-1]))
 NO_DROPOUT = Arm("no dropout", operation("dropout", masks=False))

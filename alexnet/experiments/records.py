@@ -23,11 +23,12 @@ import torch
 from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.data.store import Store
 from alexnet.experiments import measures
-from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
+from alexnet.experiments.claim import Arm, Claim, Effect, Scale, error_name
 from alexnet.experiments.claims import CLAIMS, WITHOUT_DROPOUT
+from alexnet.experiments.data_sets import DATA, Kind, Part, kind_of
 from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.measures import RunResult
-from alexnet.experiments.specs import Settings, classes_of, kind_of, threads_of_a_run
+from alexnet.experiments.specs import Settings, classes_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
@@ -291,7 +292,7 @@ class Record:
 def where(raw: dict[str, Any]) -> str:
     """The scale and the data of a record, such as `desk, photographs`."""
     kind: Kind = raw["on"]
-    return f"{raw['scale']}, {NAMES[kind]}"
+    return f"{raw['scale']}, {DATA[kind].name}"
 
 
 def opened(raw: dict[str, Any]) -> Record:

@@ -14,8 +14,8 @@ from matplotlib.transforms import blended_transform_factory
 from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.evaluation import QUARTER
-from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.data_sets import DATA
 from alexnet.experiments.document import NOT_RUN, not_run, reading
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
 from alexnet.experiments.records import OWN, Record, Row
@@ -103,7 +103,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             caption = BY_IMAGES + (SINGLE if record.rows[0].estimate.low is None else MEANS)
             sections += [("Overfitting: the number of images", [(_by_images(record), caption)])]
         if record.claim.id == "ladder":
-            where = f"What later settings are worth ({NAMES[record.raw['on']]})"
+            where = f"What later settings are worth ({DATA[record.raw['on']].name})"
             sections += [(where, [(_ladder(record), LADDER)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
@@ -271,7 +271,7 @@ def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
         if row.effect.number is not None:
             axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
         name = row.effect.compared.removeprefix("test error, ").removesuffix(", percentage points")
-        on = f" ({NAMES[record.raw['on']]})"
+        on = f" ({DATA[record.raw['on']].name})"
         mark = f" {REPEATED}" if row.repeat else ""
         label = f"{record.claim.id}{on}: {name}{mark}"
         axes.text(0, height + 0.3, label, transform=left, fontsize=8.5)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.experiments.claim import NEEDS, Claim
+from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.cost import usual_kind
+from alexnet.experiments.data_sets import DATA
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, Row, where
 from alexnet.program import command
@@ -213,11 +214,11 @@ def listing(
         if not claim.arms:
             lines += ["  Run it:", *(f"      {command}" for command in claim.manual_commands)]
             continue
-        needs = f"Data: {', or '.join(NEEDS[kind] for kind in claim.kinds)}"
+        needs = f"Data: {', or '.join(DATA[kind].needs for kind in claim.kinds)}"
         if claim.learns_first:
-            needs += f", and TINY, which is {NEEDS['tiny-imagenet']}"
+            needs += f", and TINY, which is {DATA['tiny-imagenet'].needs}"
         if claim.id in cost_s:
-            usual = NEEDS[usual_kind(claim)]
+            usual = DATA[usual_kind(claim)].needs
             needs += f". Five seeds at desk scale, on {usual}: "
             needs += f"about {duration(cost_s[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
