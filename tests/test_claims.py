@@ -12,7 +12,7 @@ import pytest
 from alexnet.cli import main
 from alexnet.config import Architecture, FullyConnected
 from alexnet.errors import RunError
-from alexnet.experiments import document, measures, records, report, table
+from alexnet.experiments import document, drawings, measures, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
 from alexnet.experiments.records import Record
@@ -254,7 +254,7 @@ def by_images(seeds: int) -> Record:
 
 def test_single_runs_by_number_of_images_are_not_joined_and_have_no_interval() -> None:
     record = by_images(1)
-    (axes,) = report._by_images(record).axes
+    (axes,) = drawings.by_images(record).axes
     line, *points = axes.lines
     assert [one.get_linestyle() for one in (line, *points)] == ["-", "None", "None", "None"]
     ((_, ((_, caption),)),) = report._sections([record], ())
@@ -295,7 +295,7 @@ def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> 
         for row in record.rows
         if record.claim.id in ("lrn", "lrn-cifar") and not row.effect.top5
     ]
-    (axes,) = report._bars(points).axes
+    (axes,) = drawings.bars(points).axes
     names = [text.get_text().split(":")[0] for text in reversed(axes.texts)]
     assert names == ["lrn (tiny-imagenet)", "lrn-cifar (CIFAR-10)", "lrn-cifar (CIFAR-10)"]
 
