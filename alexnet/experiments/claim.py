@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -92,6 +92,7 @@ class Claim:
     statement: str
     """What is claimed."""
     paper: str
+    _: KW_ONLY
     logged: str = "-"
     kinds: tuple[Kind, ...] = ("imagenet",)
     """The kinds of data it can be run on; the last one is the paper's own."""
