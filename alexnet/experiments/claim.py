@@ -42,8 +42,10 @@ class Effect:
     """A number for each seed, or for each ensemble, that the claim says is above `none`."""
 
     name: str
+    """What is compared, and its unit; `ablated minus base` stands for `pair`."""
     paper: str
-    """The statement of the paper, or of the authors' log, about this number, in words."""
+    """The statement of the paper, or of the authors' log, about this number, in words; "-": it
+    says nothing."""
     arms: tuple[str, ...]
     """The arms that are compared."""
     measure: Measure
@@ -89,16 +91,22 @@ class Claim:
     """An entry of the table. The other arms are compared with the first."""
 
     id: str
+    """Its name on the command line and in the names of files, which may not change."""
     statement: str
     """What is claimed."""
     paper: str
+    """The numbers or words of the paper; "-": it gives no number."""
     _: KW_ONLY
     logged: str = "-"
+    """The errors in the log of the authors' code; "-": it has none."""
     kinds: tuple[Kind, ...] = ("imagenet",)
     """The kinds of data it can be run on; the last one is the paper's own."""
     base: Base | None = None
+    """The configuration that the arms change, by scale and kind of data; None without arms."""
     arms: tuple[Arm, ...] = ()
+    """What is compared; empty: only `manual_commands` can test the claim."""
     effects: tuple[Effect, ...] = ()
+    """The numbers that decide about the claim."""
     rates: tuple[float, ...] = ()
     """Factors of the base's learning rate: each arm uses the one with the least error after a few
     epochs of seed 0. Empty: the base's own rate."""
@@ -136,7 +144,6 @@ class Claim:
 
     def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
         """The configuration of an arm."""
-        # Only a claim without arms has no base.
         assert self.base is not None
         return arm.change(self.base(scale, kind))
 

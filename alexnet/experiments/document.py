@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.records import UNDERFITTED, Record, where
-from alexnet.experiments.table import TableRow, source, stands, table_rows
+from alexnet.experiments.table import TableRow, published, stands, table_rows
 
 FULL_SCALE = (
     "Commands at full scale: `--precision auto` is bfloat16 on CUDA; the authors computed in "
@@ -77,7 +77,7 @@ def text(records: Sequence[Record]) -> str:
     for claim in CLAIMS:
         of_claim = [record for record in records if record.claim is claim]
         note = f" {claim.note}" if claim.note else ""
-        lines += [f"**{claim.id}**: {claim.printed_statement}. {source(claim)}.{note}", ""]
+        lines += [f"**{claim.id}**: {claim.printed_statement}. {published(claim)}.{note}", ""]
         for record in of_claim:
             images = ", ".join(f"{name} {n:,}" for name, n in record.raw["store"]["images"].items())
             about = f"{where(record.raw)}; store: {images}; {record.machines()}"

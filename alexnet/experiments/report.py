@@ -17,7 +17,7 @@ from alexnet.experiments.document import NOT_RUN, not_run, reading
 from alexnet.experiments.drawings import bars, by_images, crossing, ladder
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
 from alexnet.experiments.records import OWN, Record
-from alexnet.experiments.table import no_records, rule, source, table_rows
+from alexnet.experiments.table import no_records, published, standing, table_rows
 from alexnet.trained import load
 from alexnet.web_page import templates
 
@@ -40,7 +40,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
     environment.filters["inline"] = _inline
     return environment.get_template("report.html.jinja").render(
         rows=list(table_rows(records)),
-        rule=rule(records),
+        standing=standing(records),
         reading=reading(records).split("\n\n"),
         figures=_sections(records, runs),
         claims=[
@@ -49,7 +49,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
         no_records=no_records(folder),
         NOT_RUN=NOT_RUN,
         not_run=not_run,
-        source=source,
+        published=published,
         table_rows=table_rows,
     )
 

@@ -95,7 +95,7 @@ def stands(row: Row) -> bool:
     return row.adjusted_p is not None and row.adjusted_p <= SIGNIFICANT
 
 
-def rule(records: Sequence[Record]) -> str:
+def standing(records: Sequence[Record]) -> str:
     """Say which of the effects stand, and how many."""
     rows = [row for record in records for row in record.rows if row.adjusted_p is not None]
     return (
@@ -118,7 +118,7 @@ def record_lines(record: Record) -> list[str]:
     return lines
 
 
-def source(claim: Claim) -> str:
+def published(claim: Claim) -> str:
     """The numbers of the paper, of its authors' log, and of the study at 128 pixels."""
     log = "" if claim.logged == "-" else f"; the authors' log: {claim.logged}"
     study = f"; CaffeNet at 128 pixels: {claim.elsewhere}" if claim.elsewhere else ""
@@ -165,7 +165,7 @@ def overview(records: Sequence[Record], cost_s: dict[str, float], folder: Path) 
         f"result with {REPEATED} is to be repeated: the settings of the claim have "
         f"changed since the run. All results of a claim, and what the words mean: {one_claim}"
     )
-    lines += ["", *wrapped(rule(records) if records else no_records(folder))]
+    lines += ["", *wrapped(standing(records) if records else no_records(folder))]
     for claim in CLAIMS:
         cost = f" [{duration(cost_s[claim.id])}]" if claim.id in cost_s else ""
         lines += ["", *wrapped(f"{claim.id}: {claim.printed_statement}{cost}", rest="    ")]
@@ -202,17 +202,17 @@ def listing(
         cost_s: As for `overview`.
         folder: Where the records were read.
     """
-    lines = [*wrapped(rule(records)), ""] if records else []
+    lines = [*wrapped(standing(records)), ""] if records else []
     lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
     if not records:
         lines += ["", *wrapped(no_records(folder))]
     for claim in claims:
         lines += ["", *wrapped(f"{claim.id}: {claim.printed_statement}", rest="    ")]
-        lines += wrapped(f"{source(claim)}.", "  ", "      ")
+        lines += wrapped(f"{published(claim)}.", "  ", "      ")
         # A claim without arms is no experiment of this command. Commands are copied, so they are
         # not wrapped.
         if not claim.arms:
-            lines += ["  Run it:", *(f"      {command}" for command in claim.manual_commands)]
+            lines += ["  Run it:", *(f"      {line}" for line in claim.manual_commands)]
             continue
         needs = f"Data: {', or '.join(DATA[kind].needs for kind in claim.kinds)}"
         if claim.learns_first:
