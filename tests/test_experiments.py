@@ -307,7 +307,7 @@ def test_runs_at_the_same_time_share_the_cores(
         (2, "3, 1", 2, "1 1 3 3"),
         (2, "GPU-a,GPU-b", 2, "GPU-a GPU-a GPU-b GPU-b"),
         # PyTorch has those before the first number that is none.
-        (2, "0,1,-1,2", 2, "0 0 1 1"),
+        (2, "0,1,-1,2", 3, "0 0 0 1 1"),
         (2, None, 1, "0 0 0"),
         (1, "3", 2, "3 3 3"),
         (0, None, 2, "none none none"),
