@@ -30,7 +30,7 @@ def main() -> None:
 
     # A claim is a value: its arms change one base configuration, its effects compare the arms.
     (claim,) = chosen([a.claim])
-    print(f"{claim.id}: {claim.statement}")
+    print(f"{claim.id}: {claim.printed_statement}")
     print(f"arms: {', '.join(arm.name for arm in claim.arms)}; the paper: {claim.paper}")
 
     where = ["--out", a.out / "runs", "--records", a.out / "records"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from alexnet.config import StoreSettings
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.experiments import specs
+from alexnet.experiments.data_sets import DATA, Kind
 
 
 def of_32_pixels(classes: tuple[str, ...], folder: Path) -> Store:
@@ -29,6 +34,12 @@ def with_classes(store_px: int, classes: tuple[str, ...], folder: Path) -> Store
     source = shapes.source(10, 10)
     prepare(replace(source, classes=classes), folder, StoreSettings(size_px=store_px))
     return Store(folder)
+
+
+def recognised(kind: Kind, classes: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a store of these classes count as one of a kind of data."""
+    digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    monkeypatch.setitem(DATA, kind, replace(DATA[kind], wnids_sha256=digest))
 
 
 def of_one_split(folder: Path) -> Path:

@@ -769,13 +769,13 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "ours: ImageNet 2012 is recognized": [
         (
-            "experiments/specs.py",
-            'return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"',
-            'return "imagenet" if len(store.classes) == 1000 else "photographs"',
+            "experiments/data_sets.py",
+            "wnids == data.wnids_sha256",
+            "len(store.classes) == data.classes",
         ),
-        ("experiments/specs.py", 'IMAGENET_SHA256 = "385e', 'IMAGENET_SHA256 = "485e'),
+        ("experiments/data_sets.py", 'wnids_sha256="385e', 'wnids_sha256="485e'),
         (
-            "experiments/table.py",
+            "experiments/document.py",
             "if any(record.in_papers_setting for record in records):",
             'if any(record.raw["scale"] == "full" for record in records):',
         ),

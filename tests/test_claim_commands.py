@@ -14,7 +14,7 @@ from alexnet.cli.evaluate import EvaluateArguments
 from alexnet.cli.prepare import PrepareArguments
 from alexnet.cli.reproduce import ReproduceArguments
 from alexnet.cli.train import parse_train
-from alexnet.experiments import table
+from alexnet.experiments import document
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS, chosen
 from tests import layouts
@@ -75,7 +75,7 @@ VERBS = {
 
 def commands(claim: Claim) -> list[str]:
     """The arguments of each `alexnet` command for the setting of the paper, for seed 1."""
-    matches = re.findall("alexnet ([^;]+)", "; ".join(table.not_run(claim, [])))
+    matches = re.findall("alexnet ([^;]+)", "; ".join(document.not_run(claim, [])))
     return [command.replace("$n", "1") for command in matches]
 
 

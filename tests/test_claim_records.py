@@ -17,8 +17,8 @@ from alexnet.cli import main
 from alexnet.cores import available_cores
 from alexnet.data.store import Store
 from alexnet.experiments import job, records, specs, table
-from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import chosen
+from alexnet.experiments.data_sets import Part
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.records import Record
 from alexnet.ops import trial

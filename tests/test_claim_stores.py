@@ -16,26 +16,26 @@ from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import checks, records, specs
-from alexnet.experiments.claim import Part
 from alexnet.experiments.claims import CLAIMS, chosen
+from alexnet.experiments.data_sets import DATA, Kind, Part, kind_of
 from alexnet.experiments.reproduce import run_and_record
-from tests.claim_stores import of_32_pixels, of_one_split, settings_for, with_classes
+from tests.claim_stores import of_32_pixels, of_one_split, recognised, settings_for, with_classes
 from tests.commands import refused
 
 
 def test_a_thousand_other_classes_are_not_imagenet(tmp_path: Path) -> None:
     others = tuple(f"n{number:08d}" for number in range(1000))
-    assert specs.kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
+    assert kind_of(with_classes(112, others, tmp_path / "others")) == "photographs"
 
 
 def test_imagenet_is_recognised_by_its_ordered_class_list(tmp_path: Path) -> None:
     # The first words of the file synset_words.txt that belongs to ImageNet 2012.
     wnids = tuple((Path(__file__).parent / "imagenet_2012_wnids.txt").read_text().split())
     store = with_classes(256, wnids, tmp_path / "imagenet")
-    assert specs.kind_of(store) == "imagenet"
+    assert kind_of(store) == "imagenet"
     small = with_classes(112, wnids, tmp_path / "small")
     mixed = (wnids[1], wnids[0], *wnids[2:])
-    assert specs.kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
+    assert kind_of(with_classes(112, mixed, tmp_path / "mixed")) == "photographs"
     (lrn, relu, pretrain) = chosen(["lrn", "relu", "pretrain"])
     full = replace(settings_for(store, tmp_path), scale="full")
     checks.check(lrn, full)
@@ -51,23 +51,21 @@ def test_tiny_imagenet_is_recognised_by_its_classes_and_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wnids = tuple(f"n{number:08d}" for number in range(200))
-    digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
-    monkeypatch.setattr(specs, "TINY_IMAGENET_SHA256", digest)
-    assert specs.kind_of(with_classes(64, wnids, tmp_path / "tiny")) == "tiny-imagenet"
-    assert specs.kind_of(with_classes(112, wnids, tmp_path / "large")) == "photographs"
-    assert specs.kind_of(with_classes(64, wnids[1:], tmp_path / "part")) == "photographs"
-    digest = hashlib.sha256("\n".join(wnids[1:]).encode()).hexdigest()
-    monkeypatch.setattr(specs, "MINI_IMAGENET_SHA256", digest)
-    assert specs.kind_of(Store(tmp_path / "part")) == "mini-imagenet"
+    recognised("tiny-imagenet", wnids, monkeypatch)
+    assert kind_of(with_classes(64, wnids, tmp_path / "tiny")) == "tiny-imagenet"
+    assert kind_of(with_classes(112, wnids, tmp_path / "large")) == "photographs"
+    assert kind_of(with_classes(64, wnids[1:], tmp_path / "part")) == "photographs"
+    recognised("mini-imagenet", wnids[1:], monkeypatch)
+    assert kind_of(Store(tmp_path / "part")) == "mini-imagenet"
 
 
 def test_kinds_of_small_stores(photographs: Store, like_cifar: Store) -> None:
-    assert specs.kind_of(photographs) == "photographs"
-    assert specs.kind_of(like_cifar) == "cifar10"
+    assert kind_of(photographs) == "photographs"
+    assert kind_of(like_cifar) == "cifar10"
 
 
 def test_ten_other_classes_of_32_pixels_are_not_cifar10(tmp_path: Path) -> None:
-    assert specs.kind_of(of_32_pixels(shapes.CLASSES, tmp_path / "shapes")) == "photographs"
+    assert kind_of(of_32_pixels(shapes.CLASSES, tmp_path / "shapes")) == "photographs"
 
 
 def test_reduced_store_holds_the_requested_classes_and_images(
@@ -123,18 +121,15 @@ TINY_IMAGENET = """
 
 
 @pytest.mark.parametrize(
-    ("offsets", "count", "sha256"),
-    [
-        (MINI_IMAGENET, 100, specs.MINI_IMAGENET_SHA256),
-        (TINY_IMAGENET, 200, specs.TINY_IMAGENET_SHA256),
-    ],
+    ("offsets", "count", "kind"),
+    [(MINI_IMAGENET, 100, "mini-imagenet"), (TINY_IMAGENET, 200, "tiny-imagenet")],
 )
 def test_small_imagenets_are_recognised_by_their_lists_of_classes(
-    offsets: str, count: int, sha256: str
+    offsets: str, count: int, kind: Kind
 ) -> None:
     wnids = [f"n{offset}" for offset in offsets.split()]
     assert len(wnids) == count
-    assert hashlib.sha256("\n".join(wnids).encode()).hexdigest() == sha256
+    assert hashlib.sha256("\n".join(wnids).encode()).hexdigest() == DATA[kind].wnids_sha256
 
 
 NAMES = tuple(f"n{number:08d}" for number in range(55))
@@ -146,8 +141,7 @@ def two_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, 
 
     The images are of the first ten classes of each, and the first store lacks five of the other's.
     """
-    digest = hashlib.sha256("\n".join(NAMES[:50]).encode()).hexdigest()
-    monkeypatch.setattr(specs, "MINI_IMAGENET_SHA256", digest)
+    recognised("mini-imagenet", NAMES[:50], monkeypatch)
     return with_classes(64, NAMES[:50], tmp_path / "mini"), with_classes(
         64, NAMES[5:], tmp_path / "first"
     )

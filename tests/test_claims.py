@@ -12,7 +12,7 @@ import pytest
 from alexnet.cli import main
 from alexnet.config import Architecture, FullyConnected
 from alexnet.errors import RunError
-from alexnet.experiments import measures, records, report, table
+from alexnet.experiments import document, drawings, measures, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
 from alexnet.experiments.records import Record
@@ -21,7 +21,7 @@ from tests.claim_records import RECORDS, ROOT, raw
 
 
 def test_document_agrees_with_the_records(recorded: list[Record]) -> None:
-    assert (ROOT / "docs" / "reproduction.md").read_text() == table.document(recorded)
+    assert (ROOT / "docs" / "reproduction.md").read_text() == document.text(recorded)
     assert all("effects" not in record.raw for record in recorded)
 
 
@@ -32,7 +32,7 @@ def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) 
     after = records.opened(changed)
     assert after.rows[0].estimate.mean == pytest.approx(before + 1)
     others = [after if record.claim.id == "columns" else record for record in recorded]
-    assert table.document(records.adjusted(others)) != table.document(recorded)
+    assert document.text(records.adjusted(others)) != document.text(recorded)
 
 
 def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record]) -> None:
@@ -41,11 +41,11 @@ def test_opposite_sign_at_desk_scale_is_always_qualified(recorded: list[Record])
     assert opposite
     assert all(verdict == "opposite sign at desk scale" for _, verdict in opposite)
     listing = " ".join(table.listing(CLAIMS, recorded, {}, RECORDS).split())
-    document = table.document(recorded)
-    for text in (document, listing):
+    markdown = document.text(recorded)
+    for text in (markdown, listing):
         assert not re.search(r"opposite sign\*?(?! at desk scale)(,|;| \|)", text)
     for record in recorded:
-        assert all(record.setting(row) in document for row in record.rows)
+        assert all(record.setting(row) in markdown for row in record.rows)
         # On the terminal the setting stands once, above the rows of the record.
         assert record.setting() in listing
 
@@ -115,7 +115,7 @@ def test_arms_are_named_in_american_english(recorded: list[Record]) -> None:
     errors = "\n".join(line for record in recorded for line in record.errors())
     for name in ("normalisation", "colour"):
         assert name not in errors
-    assert "normalisation" not in table.document(recorded)
+    assert "normalisation" not in document.text(recorded)
 
 
 def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
@@ -124,7 +124,7 @@ def test_relu_reports_training_error_and_that_six_is_outside_the_interval(
     (relu,) = (record for record in recorded if record.claim.id == "relu")
     assert relu.verdict(relu.rows[0]) == ("same sign", "6 outside the interval")
     assert all(line.startswith("training error, ") for line in relu.errors())
-    (section,) = re.findall(r"\*\*relu\*\*.*?\n\*\*columns", table.document([relu]), re.DOTALL)
+    (section,) = re.findall(r"\*\*relu\*\*.*?\n\*\*columns", document.text([relu]), re.DOTALL)
     assert "test error" not in section
     lrn = records.opened(raw("lrn-tiny-imagenet-desk"))
     assert all(line.startswith("test error, ") for line in lrn.errors())
@@ -143,18 +143,18 @@ def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
     rows = [row for record in recorded for row in record.rows if row.adjusted_p is not None]
     assert [row.adjusted_p for row in rows] == holm([row.estimate.p or 0.0 for row in rows])
     standing = sum((row.adjusted_p or 0.0) <= 0.05 for row in rows)
-    text = " ".join(table.document(recorded).split())
+    text = " ".join(document.text(recorded).split())
     assert f"the {len(rows)} rows of the table" in text
     assert f"family-wise error of 5 %: {standing} do." in text
 
 
 def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:
     assert "is named, the runs were made without the end game" in " ".join(
-        table.document(recorded).split()
+        document.text(recorded).split()
     )
     relu = records.adjusted([records.opened(raw("relu-cifar10-full"))])
-    assert "To be repeated" not in table.document(relu)
-    assert "end game" not in table.reading(relu)
+    assert "To be repeated" not in document.text(relu)
+    assert "end game" not in document.reading(relu)
 
 
 def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
@@ -163,15 +163,15 @@ def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
         run["test_error"] = 0.1
     on_others = records.opened(lrn)
     assert on_others.verdict(on_others.rows[0])[0] == "opposite sign on other images"
-    assert table.not_run(on_others.claim, [on_others])
-    document = table.document(records.adjusted([on_others]))
-    assert table.NOT_RUN in document.split("**lrn**")[1].split("**lrn-cifar**")[0]
+    assert document.not_run(on_others.claim, [on_others])
+    text = document.text(records.adjusted([on_others]))
+    assert document.NOT_RUN in text.split("**lrn**")[1].split("**lrn-cifar**")[0]
     on_imagenet = records.opened(lrn | {"on": "imagenet"})
     verdict = on_imagenet.verdict(on_imagenet.rows[0])
     assert verdict == ("opposite sign", "1.4 outside the interval")
-    assert table.not_run(on_imagenet.claim, [on_imagenet]) == ()
+    assert document.not_run(on_imagenet.claim, [on_imagenet]) == ()
     (relu,) = chosen(["relu"])
-    assert table.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()
+    assert document.not_run(relu, [records.opened(raw("relu-cifar10-full"))]) == ()
 
 
 def test_claim_that_has_no_full_scale_is_done_with_its_desk_record() -> None:
@@ -180,9 +180,9 @@ def test_claim_that_has_no_full_scale_is_done_with_its_desk_record() -> None:
         scale: records.Record(claim, {"scale": scale, "on": "tiny-imagenet"}, {}, ())
         for scale in ("smoke", "desk")
     }
-    (command,) = table.not_run(claim, [of_scale["smoke"]])
+    (command,) = document.not_run(claim, [of_scale["smoke"]])
     assert command.endswith("--scale desk")
-    assert table.not_run(claim, list(of_scale.values())) == ()
+    assert document.not_run(claim, list(of_scale.values())) == ()
 
 
 def test_report_page_holds_every_claim_and_is_self_contained(run: Path, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def by_images(seeds: int) -> Record:
 
 def test_single_runs_by_number_of_images_are_not_joined_and_have_no_interval() -> None:
     record = by_images(1)
-    (axes,) = report._by_images(record).axes
+    (axes,) = drawings.by_images(record).axes
     line, *points = axes.lines
     assert [one.get_linestyle() for one in (line, *points)] == ["-", "None", "None", "None"]
     ((_, ((_, caption),)),) = report._sections([record], ())
@@ -295,7 +295,7 @@ def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> 
         for row in record.rows
         if record.claim.id in ("lrn", "lrn-cifar") and not row.effect.top5
     ]
-    (axes,) = report._bars(points).axes
+    (axes,) = drawings.bars(points).axes
     names = [text.get_text().split(":")[0] for text in reversed(axes.texts)]
     assert names == ["lrn (tiny-imagenet)", "lrn-cifar (CIFAR-10)", "lrn-cifar (CIFAR-10)"]
 
@@ -326,5 +326,5 @@ def test_differences_of_test_error_are_shown_whatever_the_name_of_the_effect(
 def test_document_lists_the_claims_that_the_paper_does_not_make(recorded: list[Record]) -> None:
     ours = [claim.id for claim in CLAIMS if not claim.in_paper]
     assert ours == ["images", "ladder", "modern", "links"]
-    assert f"({', '.join(f'`{name}`' for name in ours)})" in table.document(recorded)
+    assert f"({', '.join(f'`{name}`' for name in ours)})" in document.text(recorded)
     assert not any("in the paper" in claim.statement for claim in CLAIMS)

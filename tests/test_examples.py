@@ -394,6 +394,15 @@ def test_serve_takes_as_many_connections_as_it_says(
     assert answers == [200] * 50 + [503]
 
 
+def test_example_says_of_a_claim_that_the_paper_does_not_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (tmp_path / "none", tmp_path / "out", "--claim", "links")
+    code, output = in_process(monkeypatch, capsys, "run_one_claim.py", *words)
+    assert code == 2
+    assert "err less than columns that never meet (not in the paper)\n" in output
+
+
 @pytest.mark.slow
 def test_run_one_claim(tmp_path: Path) -> None:
     store = tmp_path / "store"

@@ -11,7 +11,7 @@ from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.config import Config, SmoothSchedule
 from alexnet.config_checks import check, without_effect
-from alexnet.experiments import report
+from alexnet.experiments import drawings
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.records import Record
@@ -95,7 +95,7 @@ def test_figure_has_each_rung_and_those_left_out_are_hollow() -> None:
         arm.name: [result(0.3 - 0.01 * number) for _ in range(3)]
         for number, arm in enumerate(CLAIM.arms)
     }
-    (axes,) = report._ladder(Record(CLAIM, {}, results, ())).axes
+    (axes,) = drawings.ladder(Record(CLAIM, {}, results, ())).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(results)
     hollow = [line.get_ydata()[0] for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert len(hollow) == len(LEFT_OUT)

@@ -64,7 +64,7 @@ def reproduce(arguments: list[str]) -> None:
     for path in (a.out, a.records, a.document, a.report):
         if path is not None:
             on_disk(path)
-    from alexnet.experiments import cost, records, table
+    from alexnet.experiments import cost, document, records, table
     from alexnet.experiments.claims import chosen
 
     # A test of the program has no place among the results.
@@ -83,7 +83,7 @@ def reproduce(arguments: list[str]) -> None:
     if a.document is not None or a.report is not None:
         recorded = records.read(a.records, records.RESULTS)
         if a.document is not None:
-            write_whole(a.document, table.document(recorded).encode())
+            write_whole(a.document, document.text(recorded).encode())
             print(a.document)
         if a.report is not None:
             # Only the report needs matplotlib.

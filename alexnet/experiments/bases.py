@@ -9,36 +9,9 @@ from typing import Any
 from alexnet import recipes
 from alexnet.config import Config, Conv, LayerLr, Pool, StepSchedule, scaled
 from alexnet.evaluation import QUARTER
-from alexnet.experiments.claim import OF_64_PX, Kind, Scale
+from alexnet.experiments.claim import Scale
+from alexnet.experiments.data_sets import DATA, Kind
 from alexnet.ladder import climb, kept
-
-# CIFAR-10 has no validation split.
-VAL_SPLIT: dict[Kind, str] = {
-    "photographs": "val",
-    "cifar10": "test",
-    "tiny-imagenet": "val",
-    "mini-imagenet": "val",
-    "imagenet": "val",
-}
-
-INPUT_PX: dict[Kind, int] = {
-    "photographs": 96,
-    "cifar10": 23,
-    "tiny-imagenet": 56,
-    "mini-imagenet": 56,
-    "imagenet": 96,
-}
-"""Side of the input of five convolutions below full scale."""
-
-DESK_EPOCHS: dict[Kind, int] = {
-    "photographs": 24,
-    "cifar10": 24,
-    "tiny-imagenet": 48,
-    "mini-imagenet": 32,
-    "imagenet": 24,
-}
-"""Epochs of five convolutions at desk scale: of the 25,000 images of tiny-imagenet's part and the
-37,500 of mini-ImageNet's, 1.2 million presentations of an image."""
 
 # The bases.
 
@@ -59,8 +32,8 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
 
     On tiny-imagenet and mini-ImageNet it sees 56 of 64 pixels through a first kernel of 7x7 at
     every second pixel: maps of 27, 13 and 6, of which the last pool's windows see five rows and
-    columns. It is trained for 1.2 million presentations of an image (`DESK_EPOCHS`). Of
-    tiny-imagenet it trains on the first 50 classes (`DESK_PART`): with all 200 as many
+    columns. It is trained for 1.2 million presentations of an image (`DATA`). Of
+    tiny-imagenet it trains on the first 50 classes (`DATA`): with all 200 as many
     presentations leave it underfitted, with a training error above its validation error
     (docs/log.md, 2026-11-29).
 
@@ -76,20 +49,21 @@ def five_convolutions(scale: Scale, kind: Kind) -> Config:
     assert isinstance(conv1, Conv)
     if kind == "cifar10":
         layers = (replace(conv1, size_px=5, stride=1, pad=(2, 2), std=0.02), *layers[1:])
-    if kind in OF_64_PX:
+    data = DATA[kind]
+    if data.size_px == 64:
         # Padded on one side, as in `original`: 27 = (56 + 3 - 7) / 2 + 1.
         layers = (replace(conv1, size_px=7, stride=2, std=0.015), *layers[1:])
     architecture = replace(
         config.architecture,
         layers=layers,
-        input_px=INPUT_PX[kind],
+        input_px=data.input_px,
         width=0.25 if scale == "desk" else 1 / 16,
     )
     slow = LayerLr("conv1", 18, config.sgd.lr / 10, weights_only=True)
     frozen = LayerLr("conv1", 19, 0.0)
     desk = StepSchedule(24, (19, 22), layer_lrs=(slow, frozen), colour_until=18)
-    schedule = StepSchedule(1) if scale == "smoke" else scaled(desk, DESK_EPOCHS[kind])
-    return replace(config, architecture=architecture, schedule=schedule, val_split=VAL_SPLIT[kind])
+    schedule = StepSchedule(1) if scale == "smoke" else scaled(desk, data.desk_epochs)
+    return replace(config, architecture=architecture, schedule=schedule, val_split=data.val_split)
 
 
 def one_column_below(scale: Scale, kind: Kind) -> Config:

@@ -9,17 +9,10 @@ from alexnet import config_checks
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
-from alexnet.experiments.claim import (
-    NEEDS,
-    OF_64_PX,
-    SMALL_IMAGES,
-    STORED_PX,
-    Claim,
-    Part,
-    Scale,
-)
+from alexnet.experiments.claim import STORED_PX, Claim, Scale
+from alexnet.experiments.data_sets import DATA, Part, kind_of
 from alexnet.experiments.measures import ENSEMBLE, steady_epochs
-from alexnet.experiments.specs import Settings, classes_of, kind_of
+from alexnet.experiments.specs import Settings, classes_of
 
 
 def check(claim: Claim, settings: Settings) -> None:
@@ -41,23 +34,23 @@ def check(claim: Claim, settings: Settings) -> None:
             f"use --seeds {ENSEMBLE}, or {2 * ENSEMBLE} for two ensembles"
         )
     # Small images can show a mechanism at a small scale, but are not the data of these claims.
-    small_stand_in = kind in OF_64_PX or (kind == "cifar10" and claim.kinds[-1] != kind)
+    small_stand_in = DATA[kind].size_px == 64 or (kind == "cifar10" and claim.kinds[-1] != kind)
     if kind not in claim.kinds:
         raise AlexNetError(
-            f"{claim.id} needs {NEEDS[claim.kinds[0]]}; {store.name} holds "
+            f"{claim.id} needs {DATA[claim.kinds[0]].needs}; {store.name} holds "
             f"{len(store.classes)} classes of other images, of {store.size_px} pixels"
         )
     if scale == "full" and small_stand_in:
-        largest = claim.kinds[-1]
+        largest = DATA[claim.kinds[-1]]
         none = f"{claim.id} has no full scale"
-        needs = f"{claim.id} at full scale needs larger images, such as {NEEDS[largest]}"
+        needs = f"{claim.id} at full scale needs larger images, such as {largest.needs}"
         raise AlexNetError(
-            f"{none if largest in OF_64_PX else needs}; on {store.name}, give --scale desk"
+            f"{none if largest.size_px == 64 else needs}; on {store.name}, give --scale desk"
         )
     _check_splits(claim, store, settings)
     if claim.learns_first:
         _check_first(claim, settings)
-    if kind not in SMALL_IMAGES and store.size_px < STORED_PX[scale]:
+    if DATA[kind].size_px is None and store.size_px < STORED_PX[scale]:
         raise AlexNetError(
             f"{claim.id} at this scale needs images of {STORED_PX[scale]} pixels; "
             "prepare them larger"

@@ -3,88 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
 from alexnet.config import Config
+from alexnet.experiments.data_sets import DATA, Kind, Part
 from alexnet.experiments.measures import Measure, Results, RunResult
 
 Scale = Literal["smoke", "desk", "full"]
-Kind = Literal["photographs", "cifar10", "tiny-imagenet", "mini-imagenet", "imagenet"]
-NAMES: dict[Kind, str] = {
-    "photographs": "photographs",
-    "cifar10": "CIFAR-10",
-    "tiny-imagenet": "tiny-imagenet",
-    "mini-imagenet": "mini-ImageNet",
-    "imagenet": "ImageNet 2012",
-}
-NEEDS: dict[Kind, str] = {
-    "photographs": "photographs of 112 pixels or more",
-    "cifar10": "CIFAR-10 at 32 pixels, with its names of the classes",
-    "tiny-imagenet": "tiny-imagenet-200 at 64 pixels",
-    "mini-imagenet": "mini-ImageNet at 64 pixels",
-    "imagenet": "ImageNet 2012",
-}
-"""What a store of each kind of data holds, for those who prepare one."""
 Base = Callable[[Scale, Kind], Config]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A subset of a store, the same for every seed; 0 stands for all."""
-
-    first_class: int = 0
-    classes: int = 0
-    train_of_each: int = 0
-    """Training images of each class."""
-    of: Literal["store", "first", "new"] = "store"
-    """first: of the store whose classes are learned first (`--first`). new: of the store, without
-    the classes that the first one has."""
-
-    def __str__(self) -> str:
-        """`, 200 images of each of classes 6 to 10`; empty for the whole store."""
-        if self.of != "store":
-            words = {
-                "first": "classes of the first store",
-                "new": "classes that the first one lacks",
-            }
-            return f", {words[self.of]}"
-        of = (
-            f" of classes {self.first_class + 1} to {self.first_class + self.classes}"
-            if self.classes
-            else " class"
-        )
-        if self.train_of_each:
-            return f", {self.train_of_each:,} images of each{of}"
-        return f", images{of}" if self.classes else ""
-
-
-OF_64_PX: frozenset[Kind] = frozenset({"tiny-imagenet", "mini-imagenet"})
-"""Kinds of data with classes of ImageNet in images of 64 pixels."""
-SMALL_IMAGES: frozenset[Kind] = OF_64_PX | {"cifar10"}
-"""Kinds of data whose images are used at the size that they have."""
 STORED_PX: dict[Scale, int] = {"smoke": 112, "desk": 112, "full": 0}
 """Side of the stored photographs at each scale, in pixels; 0: as they are.
 
 A crop of 96 pixels is to 112 about what the paper's 224 is to 256.
 """
-DESK_PART: dict[Kind, Part] = {
-    "photographs": Part(),
-    # A fifth of CIFAR-10, so that a run takes minutes.
-    "cifar10": Part(train_of_each=1000),
-    # With all 200 classes the base is underfitted after the same time.
-    "tiny-imagenet": Part(0, 50),
-    "mini-imagenet": Part(),
-    "imagenet": Part(),
-}
-"""The part of a store that the smaller scales train on."""
-
-
-FIRST_CLASSES, FIRST_IMAGES = 200, 100_000
-"""Classes and training images of tiny-imagenet, which claim pretrain learns first."""
-NEW_CLASSES, NEW_IMAGES = 75, 37_500
-"""The same of mini-ImageNet's classes that tiny-imagenet lacks."""
 
 
 def error_name(config: Config) -> str:
@@ -109,8 +42,10 @@ class Effect:
     """A number for each seed, or for each ensemble, that the claim says is above `none`."""
 
     name: str
+    """What is compared, and its unit; `ablated minus base` stands for `pair`."""
     paper: str
-    """The statement of the paper, or of the authors' log, about this number, in words."""
+    """The statement of the paper, or of the authors' log, about this number, in words; "-": it
+    says nothing."""
     arms: tuple[str, ...]
     """The arms that are compared."""
     measure: Measure
@@ -156,15 +91,22 @@ class Claim:
     """An entry of the table. The other arms are compared with the first."""
 
     id: str
+    """Its name on the command line and in the names of files, which may not change."""
     statement: str
     """What is claimed."""
     paper: str
+    """The numbers or words of the paper; "-": it gives no number."""
+    _: KW_ONLY
     logged: str = "-"
+    """The errors in the log of the authors' code; "-": it has none."""
     kinds: tuple[Kind, ...] = ("imagenet",)
     """The kinds of data it can be run on; the last one is the paper's own."""
     base: Base | None = None
+    """The configuration that the arms change, by scale and kind of data; None without arms."""
     arms: tuple[Arm, ...] = ()
+    """What is compared; empty: only `manual_commands` can test the claim."""
     effects: tuple[Effect, ...] = ()
+    """The numbers that decide about the claim."""
     rates: tuple[float, ...] = ()
     """Factors of the base's learning rate: each arm uses the one with the least error after a few
     epochs of seed 0. Empty: the base's own rate."""
@@ -202,10 +144,9 @@ class Claim:
 
     def config(self, arm: Arm, scale: Scale, kind: Kind) -> Config:
         """The configuration of an arm."""
-        # Only a claim without arms has no base.
         assert self.base is not None
         return arm.change(self.base(scale, kind))
 
     def part(self, arm: Arm, scale: Scale, kind: Kind) -> Part:
         """The part of the store that the arm trains on."""
-        return arm.part or (Part() if scale == "full" else DESK_PART[kind])
+        return arm.part or (Part() if scale == "full" else DATA[kind].desk_part)

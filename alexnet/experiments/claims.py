@@ -27,15 +27,13 @@ from alexnet.experiments.bases import (
     six_convolutions,
     thirteen,
 )
-from alexnet.experiments.claim import (
-    DESK_PART,
+from alexnet.experiments.claim import Arm, Claim, Effect
+from alexnet.experiments.data_sets import (
+    DATA,
     FIRST_CLASSES,
     FIRST_IMAGES,
     NEW_CLASSES,
     NEW_IMAGES,
-    Arm,
-    Claim,
-    Effect,
     Kind,
     Part,
 )
@@ -51,7 +49,7 @@ The photographs at hand are often too few for a conclusion.
 WITHOUT_CIFAR: tuple[Kind, ...] = ("photographs", "tiny-imagenet", "imagenet")
 OF_EACH = 62, 125, 250, 500
 """Training images of each class in the claim on their number; tiny-imagenet has 500."""
-CLASSES = DESK_PART["tiny-imagenet"].classes
+CLASSES = DATA["tiny-imagenet"].desk_part.classes
 """Classes of tiny-imagenet at desk scale."""
 FEWEST, MOST = (f"{CLASSES * of_each:,}" for of_each in (OF_EACH[0], OF_EACH[-1]))
 NO_DROPOUT = Arm("no dropout", operation("dropout", masks=False))
@@ -173,11 +171,11 @@ CLAIMS: tuple[Claim, ...] = (
         "two columns err less than one column with half of the filters in conv1 to conv4; "
         "time is not compared",
         "-1.7 / -1.2 points",
-        "39.168 / 18.229 with one column, 37.473 / 16.999 with two (ImageNet 2010 test set)",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), Arm("one column", one_column)),
-        (
+        logged="39.168 / 18.229 with one column, 37.473 / 16.999 with two (ImageNet 2010 test set)",
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), Arm("one column", one_column)),
+        effects=(
             _error("one column", "one column minus two columns", "1.7", 1.7),
             _top5("one column", "one column minus two columns", "1.2", 1.2),
         ),
@@ -194,11 +192,11 @@ CLAIMS: tuple[Claim, ...] = (
         # 3.3).
         "response normalization lowers the error",
         "-1.4 / -1.2 points",
-        "42.034 / 19.362 without (both normalizations), 40.664 / 18.210 with",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), Arm("no normalisation", net(normalise=False))),
-        (
+        logged="42.034 / 19.362 without (both normalizations), 40.664 / 18.210 with",
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), Arm("no normalisation", net(normalise=False))),
+        effects=(
             _error("no normalisation", "without normalization minus with it", "1.4", 1.4),
             _top5("no normalisation", "without normalization minus with it", "1.2", 1.2),
         ),
@@ -239,11 +237,11 @@ CLAIMS: tuple[Claim, ...] = (
         # overlapping pooling find it slightly more difficult to overfit" (section 3.4).
         "overlapping pooling errs less than 2/2 pooling and is harder to overfit",
         "-0.4 / -0.3 points",
-        "41.058 / 18.510 with 2/2, 40.664 / 18.210 overlapping",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), Arm("pooling 2/2", pooling_2_2)),
-        (
+        logged="41.058 / 18.510 with 2/2, 40.664 / 18.210 overlapping",
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), Arm("pooling 2/2", pooling_2_2)),
+        effects=(
             _error("pooling 2/2", "2/2 pooling minus overlapping pooling", "0.4", 0.4),
             _top5("pooling 2/2", "2/2 pooling minus overlapping pooling", "0.3", 0.3),
             _gap("pooling 2/2", "2/2 pooling minus overlapping pooling", "more than 0"),
@@ -262,11 +260,12 @@ CLAIMS: tuple[Claim, ...] = (
         "random crops and reflections prevent substantial overfitting, and ten crops at test "
         "lower the error",
         "39.0 / 18.3 with the center crop, 37.5 / 17.0 with ten",
-        "39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten (ImageNet 2010 test set)",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), NO_CROPS),
-        (
+        logged="39.025 / 18.295 with the center crop, 37.473 / 16.999 with ten (ImageNet 2010 test "
+        "set)",
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), NO_CROPS),
+        effects=(
             _gap("no crops", WITHOUT_CROPS, "substantial"),
             Effect(
                 "error with the center crop, ablated minus base, percentage points",
@@ -292,11 +291,10 @@ CLAIMS: tuple[Claim, ...] = (
         # "This scheme reduces the top-1 error rate by over 1%" (section 4.1).
         "shifting the colors of training images along their principal components lowers the error",
         "more than 1 point less (top-1)",
-        "-",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), NO_COLOUR),
-        (_error("no colour noise", WITHOUT_COLOUR, "more than 1", 1),),
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), NO_COLOUR),
+        effects=(_error("no colour noise", WITHOUT_COLOUR, "more than 1", 1),),
     ),
     Claim(
         "dropout",
@@ -304,11 +302,10 @@ CLAIMS: tuple[Claim, ...] = (
         "without dropout the net overfits substantially; with it, training takes about twice the "
         "iterations",
         "substantial overfitting; twice the iterations",
-        "-",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), NO_DROPOUT),
-        (
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), NO_DROPOUT),
+        effects=(
             _error("no dropout", WITHOUT_DROPOUT, "more than 0"),
             _gap("no dropout", WITHOUT_DROPOUT, "substantial"),
             Effect(
@@ -475,11 +472,10 @@ CLAIMS: tuple[Claim, ...] = (
         # positive inputs" (section 5).
         "biases of 1 speed up early learning by giving the ReLUs positive input",
         "-",
-        "-",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), Arm("biases 0", net(bias=0.0))),
-        (
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), Arm("biases 0", net(bias=0.0))),
+        effects=(
             Effect(
                 "validation loss after the first epoch, ablated minus base",
                 "more than 0",
@@ -497,11 +493,11 @@ CLAIMS: tuple[Claim, ...] = (
         "links",
         "columns that exchange their maps err less than columns that never meet",
         "-",
-        "41.828 / 19.330 without, of another width",
-        WITH_CIFAR,
-        five_convolutions,
-        (Arm("base"), Arm("no links", net(links=False))),
-        (
+        logged="41.828 / 19.330 without, of another width",
+        kinds=WITH_CIFAR,
+        base=five_convolutions,
+        arms=(Arm("base"), Arm("no links", net(links=False))),
+        effects=(
             _error(
                 "no links",
                 "separate columns minus linked columns",
@@ -544,10 +540,10 @@ CLAIMS: tuple[Claim, ...] = (
         "pretrain",
         "a net that was pre-trained on other classes errs less than one trained from scratch",
         "39.0 / 16.6 pre-trained, 40.7 / 18.2 from scratch",
-        "38.990 / 16.622",
-        ("mini-imagenet", "imagenet"),
-        six_convolutions,
-        (
+        logged="38.990 / 16.622",
+        kinds=("mini-imagenet", "imagenet"),
+        base=six_convolutions,
+        arms=(
             # The two arms that are compared see the same images; pre-training sees other classes.
             Arm("from scratch", part=Part(of="new")),
             Arm(
@@ -557,7 +553,7 @@ CLAIMS: tuple[Claim, ...] = (
             ),
             Arm("pre-trained", fine_tuned, part=Part(of="new"), init="on the first classes"),
         ),
-        (
+        effects=(
             Effect(
                 "test error, from scratch minus pre-trained, percentage points",
                 "1.7",
@@ -591,7 +587,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ilsvrc2010",
         "one net on the ILSVRC-2010 test set",
         "37.5 / 17.0; the best before it: 45.7 / 25.7",
-        "37.473 / 16.999",
+        logged="37.473 / 16.999",
         manual_commands=(
             "alexnet prepare ARCHIVES_OF_2010 STORE",
             "alexnet train original_2010 --data STORE --out runs/one",
@@ -602,7 +598,7 @@ CLAIMS: tuple[Claim, ...] = (
         "ilsvrc2012",
         "one net on ILSVRC-2012 validation",
         "40.7 / 18.2",
-        "40.664 / 18.210",
+        logged="40.664 / 18.210",
         manual_commands=(
             "alexnet prepare ARCHIVES STORE",
             "alexnet train original --data STORE --out runs/one",

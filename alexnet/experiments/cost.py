@@ -11,28 +11,21 @@ import torch
 
 from alexnet.architecture import plan
 from alexnet.config import Config
-from alexnet.experiments.claim import (
+from alexnet.experiments.claim import Claim
+from alexnet.experiments.data_sets import (
+    DATA,
     FIRST_CLASSES,
     FIRST_IMAGES,
     NEW_CLASSES,
     NEW_IMAGES,
-    Claim,
     Kind,
 )
 
-ASSUMED_SIZES: dict[Kind, tuple[int, int, int]] = {
-    "photographs": (10, 4_000, 1_000),
-    "cifar10": (10, 50_000, 10_000),
-    "tiny-imagenet": (FIRST_CLASSES, FIRST_IMAGES, 10_000),
-    "mini-imagenet": (100, 50_000, 10_000),
-    "imagenet": (1000, 1_281_167, 50_000),
-}
-"""Classes, training and validation images where no store is given."""
 SIZES_OF_PARTS = {
     "first": (FIRST_CLASSES, FIRST_IMAGES, 10_000),
     "new": (NEW_CLASSES, NEW_IMAGES, 7_500),
 }
-"""The same where claim pretrain learns tiny-imagenet first."""
+"""Classes, training and validation images where claim pretrain learns tiny-imagenet first."""
 SEEDS = 5
 """Seeds whose runs are estimated, as `alexnet reproduce` has by default."""
 SHARE_OF_PEAK = 0.5
@@ -56,10 +49,12 @@ def claims_s(claims: Sequence[Claim], macs_per_s: float) -> dict[str, float]:
     seconds = {}
     for claim in claims:
         kind = usual_kind(claim)
+        data = DATA[kind]
+        of_kind = data.classes, data.images, data.val_images
         times = []
         for arm in claim.arms:
             part = claim.part(arm, "desk", kind)
-            classes, images, val_images = SIZES_OF_PARTS.get(part.of) or ASSUMED_SIZES[kind]
+            classes, images, val_images = SIZES_OF_PARTS.get(part.of) or of_kind
             of_each = part.train_of_each or images / classes
             share = (part.classes or classes) / classes
             config = claim.config(arm, "desk", kind)

@@ -23,11 +23,12 @@ import torch
 from alexnet.config import Config, SmoothSchedule, StepSchedule
 from alexnet.data.store import Store
 from alexnet.experiments import measures
-from alexnet.experiments.claim import NAMES, Arm, Claim, Effect, Kind, Part, Scale, error_name
+from alexnet.experiments.claim import Arm, Claim, Effect, Scale, error_name
 from alexnet.experiments.claims import CLAIMS, WITHOUT_DROPOUT
+from alexnet.experiments.data_sets import DATA, Kind, Part, kind_of
 from alexnet.experiments.estimates import Estimate, estimate, holm
 from alexnet.experiments.measures import RunResult
-from alexnet.experiments.specs import Settings, classes_of, kind_of, threads_of_a_run
+from alexnet.experiments.specs import Settings, classes_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
@@ -81,6 +82,7 @@ def new_record(
 
 
 def _described(store: Store) -> dict[str, Any]:
+    """What a record says of a store. The keys are those of all records, and may not change."""
     images = {name: split["images"] for name, split in store.manifest["splits"].items()}
     return {"images": images, "classes": len(store.classes), "size_px": store.size_px}
 
@@ -100,6 +102,10 @@ def environment(jobs: int) -> dict[str, Any]:
 
 
 def _run(result: RunResult) -> dict[str, Any]:
+    """A run as a record keeps it, and `RunResult.from_json` reads it.
+
+    The keys are those of all records, and may not change.
+    """
     names = (
         *("test_error", "top5_error", "centre_error", "train_error"),
         *("images_per_s", "rate", "colour", "products", "origin"),
@@ -293,7 +299,7 @@ class Record:
 def where(raw: dict[str, Any]) -> str:
     """The scale and the data of a record, such as `desk, photographs`."""
     kind: Kind = raw["on"]
-    return f"{raw['scale']}, {NAMES[kind]}"
+    return f"{raw['scale']}, {DATA[kind].name}"
 
 
 def opened(raw: dict[str, Any]) -> Record:
@@ -381,27 +387,33 @@ def _without_dropout(records: Sequence[Record]) -> list[Record]:
     what it could learn.
     """
 
-    def first(record: Record) -> tuple[Any, ...]:
-        name, raw = record.claim.arms[0].name, record.raw
+    def images_of(record: Record) -> tuple[Any, ...]:
+        raw = record.raw
         # Read, because the file may lack fields that are new.
-        part = Part(**raw["parts"][name])
+        part = Part(**raw["parts"][record.claim.arms[0].name])
         # Other kinds of data are one set of images each. The checksum of a store tells more than
         # its images apart: its source is named in it, for example.
         images = raw["store_checksum"] if raw["on"] == "photographs" else raw["on"]
-        return raw["scale"], images, part, record.config(name)
+        return raw["scale"], images, part
+
+    def net_of(record: Record) -> Config:
+        return record.config(record.claim.arms[0].name)
 
     measured = [
-        (first(record), mean(run.train_error for run in record.results["no dropout"]))
+        (
+            images_of(record),
+            net_of(record),
+            mean(run.train_error for run in record.results["no dropout"]),
+        )
         for record in records
         if record.claim.id == "dropout"
     ]
     found = []
     for record in records:
-        error = next((error for net, error in measured if net == first(record)), None)
+        same = [(net, error) for images, net, error in measured if images == images_of(record)]
+        error = next((error for net, error in same if net == net_of(record)), None)
         # Claim images has a net without dropout for each number of images.
-        others = not record.claim.numbers_of_images and any(
-            net[:-1] == first(record)[:-1] for net, _ in measured
-        )
+        others = bool(same) and not record.claim.numbers_of_images
         found.append(
             replace(
                 record,

@@ -6,31 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
-from matplotlib.transforms import blended_transform_factory
 
 from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
-from alexnet.evaluation import QUARTER
-from alexnet.experiments.claim import NAMES
 from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.data_sets import DATA
+from alexnet.experiments.document import NOT_RUN, not_run, reading
+from alexnet.experiments.drawings import bars, by_images, crossing, ladder
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
-from alexnet.experiments.records import OWN, Record, Row
-from alexnet.experiments.table import (
-    NOT_RUN,
-    REPEATED,
-    no_records,
-    not_run,
-    reading,
-    rule,
-    source,
-    table_rows,
-)
-from alexnet.figures import INK, TRAIN, VAL
-from alexnet.figures.style import SOFT
-from alexnet.ladder import RUNGS, kept
+from alexnet.experiments.records import OWN, Record
+from alexnet.experiments.table import no_records, published, standing, table_rows
 from alexnet.trained import load
 from alexnet.web_page import templates
 
@@ -53,7 +40,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
     environment.filters["inline"] = _inline
     return environment.get_template("report.html.jinja").render(
         rows=list(table_rows(records)),
-        rule=rule(records),
+        standing=standing(records),
         reading=reading(records).split("\n\n"),
         figures=_sections(records, runs),
         claims=[
@@ -62,7 +49,7 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
         no_records=no_records(folder),
         NOT_RUN=NOT_RUN,
         not_run=not_run,
-        source=source,
+        published=published,
         table_rows=table_rows,
     )
 
@@ -89,7 +76,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         # Figure 1 compares two arms by epoch; only the claim on ReLU has such curves.
         if record.claim.id == "relu":
             sections += [
-                ("Figure 1: ReLU against tanh", [(_crossing(record), _crossing_text(record))])
+                ("Figure 1: ReLU against tanh", [(crossing(record), _crossing_text(record))])
             ]
     # Bars can be compared only if they have one unit, and need an interval.
     points = [
@@ -105,14 +92,14 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             "the line the first of the two errs more. The diamonds are the paper's own numbers, at "
             "its own scale. Rows with (*) are to be repeated: settings have changed since."
         )
-        sections += [("What each part is worth", [(_bars(points), caption)])]
+        sections += [("What each part is worth", [(bars(points), caption)])]
     for record in records:
         if record.claim.numbers_of_images:
             caption = BY_IMAGES + (SINGLE if record.rows[0].estimate.low is None else MEANS)
-            sections += [("Overfitting: the number of images", [(_by_images(record), caption)])]
+            sections += [("Overfitting: the number of images", [(by_images(record), caption)])]
         if record.claim.id == "ladder":
-            where = f"What later settings are worth ({NAMES[record.raw['on']]})"
-            sections += [(where, [(_ladder(record), LADDER)])]
+            where = f"What later settings are worth ({DATA[record.raw['on']].name})"
+            sections += [(where, [(ladder(record), LADDER)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
@@ -182,31 +169,6 @@ def _inline(text: str) -> Markup:
     return Markup(marked)
 
 
-def _crossing(record: Record) -> Figure:
-    """Training error against epochs; ReLU solid, tanh dashed, as in Figure 1."""
-    figure = Figure((5.8, 3.4))
-    axes = figure.subplots()
-    for name, style in (("relu", "-"), ("tanh", "--")):
-        for seed, run in enumerate(record.results[name]):
-            errors = [epoch["val_error"] for epoch in run.epochs]
-            label = {"relu": "ReLU", "tanh": "tanh"}[name] if seed == 0 else None
-            axes.plot(
-                range(1, len(errors) + 1),
-                errors,
-                style,
-                color=INK,
-                linewidth=1.2,
-                alpha=0.8,
-                label=label,
-            )
-    axes.axhline(QUARTER, color=VAL, linewidth=0.8)
-    axes.text(0.2, QUARTER - 0.04, "25 % training error", color=VAL, fontsize=9)
-    axes.set(xlabel="epochs", ylabel="training error", xlim=(0, None), ylim=(0, 0.8))
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
 def _crossing_text(record: Record) -> str:
     (row,) = table_rows([record])
     return (
@@ -214,78 +176,3 @@ def _crossing_text(record: Record) -> str:
         f"tanh needs {row.ours} times as many epochs to reach the 25 % line (a lower bound where "
         f"it is never reached). The paper says 6: {row.full_verdict}."
     )
-
-
-def _by_images(record: Record) -> Figure:
-    """The effect of each regularizer against the number of training images."""
-    figure = Figure((5.8, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color=INK, linewidth=0.8)
-    at_one_number = [row for row in record.rows if row.effect.images]
-    compared = dict.fromkeys(row.effect.pair for row in at_one_number)
-    for number, (pair, color) in enumerate(zip(compared, (TRAIN, VAL, SOFT), strict=True)):
-        rows = [row for row in at_one_number if row.effect.pair == pair]
-        # A little apart, so that the intervals of one number of images can be told from each other.
-        x = [row.effect.images * 1.03 ** (number - 1) for row in rows]
-        single = all(row.estimate.low is None for row in rows)
-        # Only means are joined: the steps between single runs are mostly chance.
-        line, face = ("o", "white") if single else ("o-", color)
-        means = [row.estimate.mean for row in rows]
-        axes.plot(x, means, line, color=color, markerfacecolor=face, label=pair)
-        for at, row in zip(x, rows, strict=True):
-            if row.estimate.low is not None and row.estimate.high is not None:
-                axes.plot((at, at), (row.estimate.low, row.estimate.high), color=color, linewidth=2)
-    images = sorted({row.effect.images for row in at_one_number})
-    axes.set(xscale="log", xlabel="training images", ylabel="difference, percentage points")
-    axes.set_xticks(images, [f"{number:,}" for number in images])
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    # Above the axes, where no curve can be.
-    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-    return figure
-
-
-def _ladder(record: Record) -> Figure:
-    """The errors of each rung of claim `ladder`."""
-    figure = Figure((5.8, 0.8 + 0.42 * len(record.results)), layout="constrained")
-    axes = figure.subplots()
-    left_out = {rung.name for rung in RUNGS} - {rung.name for rung in kept()}
-    for height, (name, runs) in enumerate(record.results.items()):
-        errors = [100 * run.centre_error for run in runs]
-        face = "white" if name in left_out else TRAIN
-        axes.plot(errors, [height] * len(errors), "o", color=SOFT, markersize=3)
-        axes.plot(mean(errors), height, "o", color=TRAIN, markerfacecolor=face, markersize=7)
-    axes.set_yticks(range(len(record.results)), list(record.results), fontsize=8.5)
-    axes.invert_yaxis()
-    axes.set(xlabel="error with the center crop, %")
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    return figure
-
-
-def _bars(points: Sequence[tuple[Record, Row]]) -> Figure:
-    """Differences of test error with their intervals; the paper's numbers as diamonds."""
-    # Narrow, so that the text can be read where a telephone shrinks the figure.
-    figure = Figure((5.8, 0.9 + 0.42 * len(points)))
-    axes = figure.subplots()
-    # The names stand above the intervals; beside the axis they would take half of the width.
-    left = blended_transform_factory(axes.transAxes, axes.transData)
-    for height, (record, row) in enumerate(reversed(points)):
-        e = row.estimate
-        assert e.low is not None
-        assert e.high is not None
-        axes.plot((e.low, e.high), (height, height), color=TRAIN, linewidth=2)
-        axes.plot(e.mean, height, "o", color=TRAIN, markersize=6)
-        if row.effect.number is not None:
-            axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
-        name = row.effect.compared.removeprefix("test error, ").removesuffix(", percentage points")
-        on = f" ({NAMES[record.raw['on']]})"
-        mark = f" {REPEATED}" if row.repeat else ""
-        label = f"{record.claim.id}{on}: {name}{mark}"
-        axes.text(0, height + 0.3, label, transform=left, fontsize=8.5)
-    axes.set(yticks=[], ylim=(-0.7, len(points)), xlabel="percentage points of test error")
-    # The line of no effect beside the intervals only, because elsewhere it would cross the words.
-    heights = np.arange(len(points))
-    axes.vlines(np.zeros(len(points)), heights - 0.25, heights + 0.2, color=INK, linewidth=0.8)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    return figure

@@ -22,11 +22,11 @@ from alexnet.data.loader import epoch_order
 from alexnet.data.prepare import prepare
 from alexnet.data.resident import should_decode_once
 from alexnet.data.sources import Item, Source, SourceSplit
-from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
 from alexnet.device import device_type
 from alexnet.experiments.bases import with_rates
-from alexnet.experiments.claim import STORED_PX, Arm, Claim, Kind, Part, Scale
+from alexnet.experiments.claim import STORED_PX, Arm, Claim, Scale
+from alexnet.experiments.data_sets import Part, kind_of
 from alexnet.saved_config import to_dict
 
 CHECKPOINT_MINUTES = 1
@@ -58,31 +58,6 @@ class RunSpec:
     name: str
     config: Config
     folder: Path
-
-
-# sha256 of the wnids of ImageNet 2012's 1000 classes in order, joined by newlines.
-IMAGENET_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
-# The same of the 200 classes of tiny-imagenet-200.
-TINY_IMAGENET_SHA256 = "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8"
-# The same of the 100 classes of mini-ImageNet.
-MINI_IMAGENET_SHA256 = "1b4824645ca6499eae20325be027c6a1b408e7adf003ea4a544cf3b84b10a170"
-
-
-def kind_of(store: Store) -> Kind:
-    """The kind of data in a store.
-
-    Each set is recognized by the names of its classes, so that no other images count as the paper's
-    own setting.
-    """
-    cifar10 = set(CIFAR_CLASSES) == {name.lower() for name in store.classes}
-    if store.size_px == 32 and cifar10 and "test" in store.manifest["splits"]:
-        return "cifar10"
-    wnids = hashlib.sha256("\n".join(store.classes).encode()).hexdigest()
-    if store.size_px == 64 and wnids == TINY_IMAGENET_SHA256:
-        return "tiny-imagenet"
-    if store.size_px == 64 and wnids == MINI_IMAGENET_SHA256:
-        return "mini-imagenet"
-    return "imagenet" if wnids == IMAGENET_SHA256 else "photographs"
 
 
 def plan_run(

@@ -1,4 +1,4 @@
-"""Show the records of claims as tables, on the terminal and in docs/reproduction.md."""
+"""Show the records of claims in words: the rows of the results, and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.experiments.claim import NEEDS, Claim
+from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.cost import usual_kind
+from alexnet.experiments.data_sets import DATA
 from alexnet.experiments.estimates import Verdict
 from alexnet.experiments.records import UNDERFITTED, Record, Row, where
 from alexnet.program import command
@@ -19,58 +20,6 @@ from alexnet.terminal import paragraphs, together, wrapped
 
 SIGNIFICANT = 0.05
 """Largest adjusted p value of an effect that stands."""
-FULL_SCALE = (
-    "Commands at full scale: `--precision auto` is bfloat16 on CUDA; the authors computed in "
-    "float32, which is `--precision float32`."
-)
-HEAD = """# Reproduction
-
-The claims of the paper, questions that it does not ask ({questions}), and
-what was measured here. `alexnet reproduce --document docs/reproduction.md` makes this file from
-`records/claims`. Records hold runs; every effect is computed from them, and a test fails when this
-file and the records disagree.
-
-"""
-# Lines that end in a backslash are one line of the document.
-READING = """\
-**A row.** An effect is computed for each seed, from runs that share seed, data and order. The row
-gives its mean and the 95 % interval of the mean (Student's t over seeds). *Same sign*: the interval
-lies wholly on the claimed side of the value that stands for no effect (0 for a difference, 1 for a
-ratio). *Opposite sign*: wholly on the other side. *Differs*: wholly on one side, where the paper
-claims none. *Inconclusive*: the interval contains the value that stands for no effect, or there is
-no interval. Where the paper gives a number, the row says whether the interval contains it. The
-minimum detectable effect (80 % power) is the smallest distance from no effect that so many seeds of
-this standard deviation find with a probability of 80 %, at a level of 5 % without any adjustment. A
-pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent, and -1.4 / -1.2 points are changes
-of the two. "CaffeNet at 128 pixels" is what the one systematic study of this shape found: top-1
-errors of single runs on ImageNet 2012, with fc6 and fc7 of 2,048 units (Mishkin, Sergievskiy and
-Matas 2016, arXiv 1606.02228, and their repository caffenet-benchmark).
-
-**Many rows.** "p, Holm" is the p value of the two-sided t test against no effect, adjusted for the
-{tested} rows of the table that have one (Holm 1979). An effect with a value of at most 0.05 stands,
-with a family-wise error of 5 %: {stand} do. The rows are not independent: claims share their base
-runs, so a base that does well or badly by chance moves all of them. An effect as large as its
-minimum detectable effect need not stand, because that holds at the unadjusted level. The intervals
-are over seeds only: every seed is judged on the same one test sample.
-
-**Scale.** Each row names its scale, in words that come from the record: the width, training images
-and mean training error of the first arm, or in claim `images` of the base with so many images.
-*full* is the paper's setting where the data are the paper's too; *desk* is a small stand-in. A desk
-record can confirm a mechanism. It cannot refute a claim about ImageNet, and its numbers are of
-another network and other images. *Underfitted* means a training error above {underfitted:.0f} %; \
-where claim
-`dropout` was run on the same base, the error of the net trained without dropout decides, and where
-it was run on the same images with another base, nothing is said. An underfitted net has little use
-for what prevents overfitting, so a regularizer's effect has to look small or opposite there."""
-REPEAT = """
-
-**To be repeated.** A row is marked so where the recorded configurations differ from what the claim
-would run today; the settings that differ are named. A measure of the first epoch alone is not
-touched by settings that act later."""
-END_GAME = """ Where `schedule.colour_until` is named,
-the runs were made without the end game: today the color noise ends and conv1's weights learn at a
-tenth of the rate from epoch 18 of 24, and conv1 is frozen from epoch 19 on, as in the original's
-configuration in proportion."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +70,7 @@ def table_rows(records: Sequence[Record]) -> Iterator[TableRow]:
                 p=p_in_words(p),
                 setting=record.setting(row),
                 outcome=e.verdict,
-                stands=_stands(row),
+                stands=stands(row),
                 verdict=verdict,
                 detail=detail,
                 repeat=", ".join(row.repeat),
@@ -141,15 +90,16 @@ def p_in_words(p: float | None) -> str:
     return "<0.001" if p < 0.001 else rounded
 
 
-def _stands(row: Row) -> bool:
+def stands(row: Row) -> bool:
+    """Whether the adjusted p value of a row is small enough."""
     return row.adjusted_p is not None and row.adjusted_p <= SIGNIFICANT
 
 
-def rule(records: Sequence[Record]) -> str:
+def standing(records: Sequence[Record]) -> str:
     """Say which of the effects stand, and how many."""
     rows = [row for record in records for row in record.rows if row.adjusted_p is not None]
     return (
-        f"An effect stands only where p is at most {SIGNIFICANT}: {sum(map(_stands, rows))} of the "
+        f"An effect stands only where p is at most {SIGNIFICANT}: {sum(map(stands, rows))} of the "
         f"{len(rows)} that have a p value do."
     )
 
@@ -168,7 +118,7 @@ def record_lines(record: Record) -> list[str]:
     return lines
 
 
-def source(claim: Claim) -> str:
+def published(claim: Claim) -> str:
     """The numbers of the paper, of its authors' log, and of the study at 128 pixels."""
     log = "" if claim.logged == "-" else f"; the authors' log: {claim.logged}"
     study = f"; CaffeNet at 128 pixels: {claim.elsewhere}" if claim.elsewhere else ""
@@ -215,7 +165,7 @@ def overview(records: Sequence[Record], cost_s: dict[str, float], folder: Path) 
         f"result with {REPEATED} is to be repeated: the settings of the claim have "
         f"changed since the run. All results of a claim, and what the words mean: {one_claim}"
     )
-    lines += ["", *wrapped(rule(records) if records else no_records(folder))]
+    lines += ["", *wrapped(standing(records) if records else no_records(folder))]
     for claim in CLAIMS:
         cost = f" [{duration(cost_s[claim.id])}]" if claim.id in cost_s else ""
         lines += ["", *wrapped(f"{claim.id}: {claim.printed_statement}{cost}", rest="    ")]
@@ -252,23 +202,23 @@ def listing(
         cost_s: As for `overview`.
         folder: Where the records were read.
     """
-    lines = [*wrapped(rule(records)), ""] if records else []
+    lines = [*wrapped(standing(records)), ""] if records else []
     lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
     if not records:
         lines += ["", *wrapped(no_records(folder))]
     for claim in claims:
         lines += ["", *wrapped(f"{claim.id}: {claim.printed_statement}", rest="    ")]
-        lines += wrapped(f"{source(claim)}.", "  ", "      ")
+        lines += wrapped(f"{published(claim)}.", "  ", "      ")
         # A claim without arms is no experiment of this command. Commands are copied, so they are
         # not wrapped.
         if not claim.arms:
-            lines += ["  Run it:", *(f"      {command}" for command in claim.manual_commands)]
+            lines += ["  Run it:", *(f"      {line}" for line in claim.manual_commands)]
             continue
-        needs = f"Data: {', or '.join(NEEDS[kind] for kind in claim.kinds)}"
+        needs = f"Data: {', or '.join(DATA[kind].needs for kind in claim.kinds)}"
         if claim.learns_first:
-            needs += f", and TINY, which is {NEEDS['tiny-imagenet']}"
+            needs += f", and TINY, which is {DATA['tiny-imagenet'].needs}"
         if claim.id in cost_s:
-            usual = NEEDS[usual_kind(claim)]
+            usual = DATA[usual_kind(claim)].needs
             needs += f". Five seeds at desk scale, on {usual}: "
             needs += f"about {duration(cost_s[claim.id])} on this machine"
         lines += wrapped(f"{needs}.", "  ", "      ")
@@ -279,80 +229,3 @@ def listing(
             if record.claim is claim:
                 lines += record_lines(record)
     return "\n".join(lines)
-
-
-def document(records: Sequence[Record]) -> str:
-    """The text of docs/reproduction.md."""
-    lines = [
-        "| claim | what was compared | the paper | ours [95 % interval] "
-        "| minimum detectable effect (80 % power) | p, Holm | scale, data | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-        *map(_markdown_row, table_rows(records)),
-        "",
-        "## Each claim",
-        "",
-    ]
-    for claim in CLAIMS:
-        of_claim = [record for record in records if record.claim is claim]
-        note = f" {claim.note}" if claim.note else ""
-        lines += [f"**{claim.id}**: {claim.printed_statement}. {source(claim)}.{note}", ""]
-        for record in of_claim:
-            images = ", ".join(f"{name} {n:,}" for name, n in record.raw["store"]["images"].items())
-            about = f"{where(record.raw)}; store: {images}; {record.machines()}"
-            lines += [f"`{record.raw['command']}` ({about})", ""]
-            lines += [*(f"- {error}" for error in record.errors()), ""]
-        if commands := not_run(claim, of_claim):
-            lines += [f"{NOT_RUN}{', '.join(f'`{command}`' for command in commands)}", ""]
-    questions = ", ".join(f"`{claim.id}`" for claim in CLAIMS if not claim.in_paper)
-    head = HEAD.format(questions=questions)
-    return f"{head}{reading(records)}\n\n" + "\n".join(lines).rstrip() + "\n"
-
-
-def reading(records: Sequence[Record]) -> str:
-    """Explain the rows: paragraphs in Markdown, with the counts of these records."""
-    rows = [row for record in records for row in record.rows]
-    # A row of a single seed has no interval and no p value.
-    tested = sum(row.adjusted_p is not None for row in rows)
-    stand = sum(map(_stands, rows))
-    text = READING.format(tested=tested, stand=stand, underfitted=100 * UNDERFITTED)
-    reasons = {reason for row in rows for reason in row.repeat}
-    if reasons:
-        text += REPEAT + END_GAME * any("colour_until" in reason for reason in reasons)
-    return f"{text}\n\n{FULL_SCALE}"
-
-
-def _markdown_row(row: TableRow) -> str:
-    """A row of the document's table."""
-    # Only the verdict is set in italics, not the comparison with the paper's number.
-    verdict = ", ".join(filter(None, (f"*{row.verdict}*", row.detail)))
-    if row.repeat:
-        verdict += f"; to be repeated: {row.repeat}"
-    cells = (
-        row.claim,
-        row.measure,
-        row.paper,
-        row.ours,
-        row.detectable or "-",
-        row.p or "-",
-        row.setting,
-        verdict,
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-NOT_RUN = "Not run here: "
-
-
-def not_run(claim: Claim, records: Sequence[Record]) -> tuple[str, ...]:
-    """The commands for the paper's own setting, or the only one there is; none if it was run.
-
-    Args:
-        records: The records of this claim.
-    """
-    if any(record.in_papers_setting for record in records):
-        return ()
-    scale = "desk" if claim.kinds == ("tiny-imagenet",) else "full"
-    # The claim on the number of images has no larger scale than desk.
-    if scale == "desk" and any(record.raw["scale"] == scale for record in records):
-        return ()
-    return claim.manual_commands or (f"alexnet reproduce {claim.id} --data STORE --scale {scale}",)
