@@ -190,7 +190,8 @@ def _table(seed: int, epoch: int, stream: int, rows: int) -> NDArray[np.float64]
 
     Those of the next epoch are drawn meanwhile: for ImageNet that takes 0.2 to 0.8 s, in which the
     first batch of an epoch would wait. Those of other epochs are dropped: they have 50 MB each. Two
-    seeds are kept for each stream, for two trainings that take turns in one process.
+    seeds are kept for each stream, for two trainings of different seeds that take turns in one
+    process.
     """
     epochs = epoch, epoch + 1
     # A new dict in place of the old one, which another thread may be reading.
