@@ -47,7 +47,7 @@ from alexnet.train.start import fit
 from tests.claim_records import RECORDS
 
 if TYPE_CHECKING:
-    from alexnet.experiments.records import Record
+    from alexnet.experiments.record import Record
     from tests.s3 import Server
 
 # Of an example Hypothesis allows 200 ms, which a busy machine does not keep. A GPU machine may lack

@@ -20,7 +20,7 @@ from alexnet.experiments import job, records, specs, table
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.data_sets import Part
 from alexnet.experiments.measures import RunResult
-from alexnet.experiments.records import Record
+from alexnet.experiments.record import Record
 from alexnet.ops import trial
 from alexnet.saved_config import to_dict
 from tests.claim_records import RECORDS, ROOT, raw

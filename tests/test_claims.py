@@ -15,7 +15,7 @@ from alexnet.errors import RunError
 from alexnet.experiments import document, drawings, measures, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
-from alexnet.experiments.records import Record
+from alexnet.experiments.record import Record, Row, where
 from alexnet.model import Network
 from tests.claim_records import RECORDS, ROOT, raw
 
@@ -104,7 +104,7 @@ def test_overview_names_each_claim_once_and_counts_the_effects_that_stand(
         assert text.count(f" {claim.id}: {claim.printed_statement}") == 1
     for record in recorded:
         if len(record.rows) > 1:
-            assert f"{records.where(record.raw)}: {len(record.rows)} effects: " in text
+            assert f"{where(record.raw)}: {len(record.rows)} effects: " in text
     counts = re.findall(r"; (\d+) stand", text)
     alone = text.count(", stands")
     standing = sum(row.stands for row in table.table_rows(recorded))
@@ -177,7 +177,7 @@ def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:
 def test_claim_that_has_no_full_scale_is_done_with_its_desk_record() -> None:
     (claim,) = chosen(["images"])
     of_scale = {
-        scale: records.Record(claim, {"scale": scale, "on": "tiny-imagenet"}, {}, ())
+        scale: Record(claim, {"scale": scale, "on": "tiny-imagenet"}, {}, ())
         for scale in ("smoke", "desk")
     }
     (command,) = document.not_run(claim, [of_scale["smoke"]])
@@ -246,7 +246,7 @@ def by_images(seeds: int) -> Record:
     """A record of claim images whose effects are made up."""
     (claim,) = chosen(["images"])
     rows = tuple(
-        records.Row(effect, estimate([1.0 * n, 1.1 * n, 1.3 * n][:seeds], 0.0, True), ())
+        Row(effect, estimate([1.0 * n, 1.1 * n, 1.3 * n][:seeds], 0.0, True), ())
         for n, effect in enumerate(claim.effects)
     )
     return Record(claim, {"on": "tiny-imagenet"}, {}, rows)

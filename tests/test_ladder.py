@@ -14,7 +14,7 @@ from alexnet.config_checks import check, without_effect
 from alexnet.experiments import drawings
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.measures import RunResult
-from alexnet.experiments.records import Record
+from alexnet.experiments.record import Record
 from alexnet.ladder import LEFT_OUT, RUNGS, climb, kept
 from alexnet.saved_config import differences, to_dict
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.records import UNDERFITTED, Record, where
+from alexnet.experiments.record import UNDERFITTED, Record, where
 from alexnet.experiments.table import TableRow, published, stands, table_rows
 
 FULL_SCALE = (

@@ -11,7 +11,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from alexnet.evaluation import QUARTER
 from alexnet.experiments.data_sets import DATA
-from alexnet.experiments.records import Record, Row
+from alexnet.experiments.record import Record, Row
 from alexnet.experiments.table import REPEATED
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.figures.style import SOFT

@@ -16,7 +16,8 @@ from alexnet.experiments.data_sets import DATA
 from alexnet.experiments.document import NOT_RUN, not_run, reading
 from alexnet.experiments.drawings import bars, by_images, crossing, ladder
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
-from alexnet.experiments.records import OWN, Record
+from alexnet.experiments.record import Record
+from alexnet.experiments.records import OWN
 from alexnet.experiments.table import no_records, published, standing, table_rows
 from alexnet.trained import load
 from alexnet.web_page import templates

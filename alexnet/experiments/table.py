@@ -13,7 +13,7 @@ from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.cost import usual_kind
 from alexnet.experiments.data_sets import DATA
 from alexnet.experiments.estimates import Verdict
-from alexnet.experiments.records import UNDERFITTED, Record, Row, where
+from alexnet.experiments.record import UNDERFITTED, Record, Row, where
 from alexnet.program import command
 from alexnet.progress import duration
 from alexnet.terminal import paragraphs, together, wrapped
