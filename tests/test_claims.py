@@ -26,9 +26,9 @@ def test_document_agrees_with_the_records(recorded: list[Record]) -> None:
 
 
 def test_a_changed_run_changes_its_row_and_the_document(recorded: list[Record]) -> None:
-    changed = raw("columns-photographs-desk")
+    changed = raw("columns-tiny-imagenet-desk")
     before = records.opened(changed).rows[0].estimate.mean
-    changed["arms"]["one column"][0]["test_error"] += 0.05
+    changed["arms"]["one column"][0]["test_error"] += 0.03
     after = records.opened(changed)
     assert after.rows[0].estimate.mean == pytest.approx(before + 1)
     others = [after if record.claim.id == "columns" else record for record in recorded]
@@ -317,7 +317,9 @@ def test_differences_of_test_error_are_shown_whatever_the_name_of_the_effect(
         for effect in claim.effects:
             of_test_error = effect.name.startswith("test error, ")
             assert (effect.measure in measures.OF_TEST_ERROR) == of_test_error, effect.name
-    (links,) = (one for one in recorded if (one.claim.id, one.raw["on"]) == ("links", "cifar10"))
+    (links,) = (
+        one for one in recorded if (one.claim.id, one.raw["on"]) == ("links", "tiny-imagenet")
+    )
     rows = [replace(row, effect=replace(row.effect, name="another name")) for row in links.rows]
     ((title, _),) = report._sections([replace(links, rows=tuple(rows))], ())
     assert title == "What each part is worth"
