@@ -71,21 +71,28 @@ def test_a_run_on_a_gpu_is_not_that_on_a_cpu(
 def test_the_rate_that_reaches_the_error_first_is_taken(
     like_cifar: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both end in the second of two epochs, one of them sooner; a third one never gets there."""
+    """Both end in the second of two epochs, one of them sooner; a third one never gets there.
+
+    With a fourth one the loss is not finite.
+    """
     # By the factor of the rate, the training error after each epoch.
     errors = {2.0: (0.9, 0.25), 4.0: (0.5, 0.1), 8.0: (0.9, 0.9, 0.9)}
 
-    def outcome(spec: specs.RunSpec) -> RunResult:
+    def outcome(spec: specs.RunSpec) -> RunResult | str:
         factor = float(re.findall(r", ([\d.]+) x rate", spec.name)[0])
+        if factor not in errors:
+            return "the loss is NaN"
         return replace(result, epochs=tuple({"val_error": error} for error in errors[factor]))
 
     result = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1)
     monkeypatch.setattr(runner, "run_all", lambda specs, settings: None)
     monkeypatch.setattr(runner, "_outcome", outcome)
     monkeypatch.setattr(runner, "SEARCH_EPOCHS", 3)
-    claim = replace(chosen(["relu"])[0], rates=tuple(errors))
+    claim = replace(chosen(["relu"])[0], rates=(*errors, 16.0))
     settings = replace(settings_for(like_cifar, tmp_path), scale="desk")
     assert runner._search_rates(claim, settings) == {"relu": 4.0, "tanh": 4.0}
+    with pytest.raises(AlexNetError, match="relu learns at none of the rates"):
+        runner._search_rates(replace(claim, rates=(16.0,)), settings)
 
 
 def test_factor_of_the_rate_is_that_of_every_rate() -> None:

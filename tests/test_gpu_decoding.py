@@ -153,13 +153,20 @@ def test_a_damaged_image_or_one_of_another_size_is_named(
     assert str(caught.value).startswith(f"{split.name(7)} is damaged in the store (")
 
 
-def test_a_gpu_without_memory_is_no_reason_to_decode_elsewhere(
-    split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(files: list[bytes]) -> list[torch.Tensor]:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
         # As an extension raises it that uses PyTorch's stable interface; with PyTorch 2.13 the
         # reason comes before it.
-        raise RuntimeError('torch_call_dispatcher("aten::empty", ...) API call failed at ops.h')
+        RuntimeError('torch_call_dispatcher("aten::empty", ...) API call failed at ops.h'),
+    ],
+)
+def test_a_gpu_without_memory_is_no_reason_to_decode_elsewhere(
+    error: RuntimeError, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(files: list[bytes]) -> list[torch.Tensor]:
+        raise error
 
     monkeypatch.setattr(gpu_decoding, "decoder", lambda device: full)
     with pytest.raises(torch.OutOfMemoryError):

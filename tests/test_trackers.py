@@ -313,6 +313,7 @@ def test_tracker_that_is_left_out_leaves_no_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "MOST_WAITING", 1)
+    monkeypatch.setattr(trackers, "PATIENCE_S", 0.05)
     answer = threading.Event()
     ask_for(monkeypatch, lambda run: SilentTracker("add", answer))
     before = threading.enumerate()

@@ -17,7 +17,7 @@ from alexnet.distributed.heartbeat import watch_ranks
 from alexnet.distributed.launch import barrier
 from alexnet.distributed.mesh import Mesh, is_distributed
 from alexnet.errors import BusyError, RunError
-from alexnet.files import AWAY
+from alexnet.files import AWAY, exists
 from alexnet.program import command
 from alexnet.train.state import TrainState
 
@@ -115,7 +115,7 @@ def _mend(config: Config, run: Path, step: int) -> str:
     """How to go on after a loss of this step that is not finite."""
     file = run / "last.safetensors"
     advice = command("train", "--resume", run, "--lr", f"{config.sgd.lr / 10:g}")
-    if not file.exists():
+    if not exists(file):
         return f"begin again at a tenth of the learning rate with: {advice}"
     position = TrainState.from_dict(checkpoint.read(run).about.get("position"), file)
     # The checkpoint was written after the loss of the step before and its update.

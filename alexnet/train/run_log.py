@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import RunError
-from alexnet.files import naming, parse_json, write_whole
+from alexnet.files import exists, naming, parse_json, write_whole
 from alexnet.saved_config import MOST_INT
 from alexnet.train.endings import Interrupted
 from alexnet.train.trackers import Trackers
@@ -31,7 +31,7 @@ class RunLog:
         self._trackers: Trackers | None = None
         if not writes:
             return
-        if self._path.exists():
+        if exists(self._path):
             # Lines after the checkpoint belong to steps that are repeated. Without a checkpoint the
             # run begins again, and writes its first line again too.
             kept = [

@@ -43,8 +43,9 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
         RunError: The folder is not empty, or the number of classes differs from the store's.
         BusyError: Another process is training this run, or its disk does not answer.
         OSError: A disk fails before the first step; with several ranks this is mostly a BusyError
-            or MeshError.
-        ConfigError: The config is invalid, or it names no store.
+            or MeshError. Later one that is full is a RunError, and any other error an OSError.
+        ConfigError: The config is invalid, it names no store, or ALEXNET_TRACKERS names an unknown
+            tracker.
         DataError: The store or an image is missing or damaged; during training, a single process
             has saved the run.
         MeshError: The ranks cannot share the network, or one of them refuses the run.
@@ -77,7 +78,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             store = Store(config.data)
             setup = set_up(_resolved(with_classes(config, store)), store, mesh)
             if mesh.first:
-                _check_writable(run, setup.config, store)
+                _check_needs(run, setup.config, store)
             if mesh.first and not locks_first:
                 held.enter_context(_lock(run, mesh, config.parallel))
                 # Another process may have begun the same run, and even ended it, in between.
@@ -164,7 +165,7 @@ def resume(
                 held.enter_context(_lock(run, mesh, parallel))
             store = Store(config.data)
             if mesh.first:
-                _check_writable(run, config, store)
+                _check_needs(run, config, store)
             return set_up(config, store, mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
@@ -212,8 +213,8 @@ def _lock(run: Path, mesh: Mesh, parallel: Parallel) -> AbstractContextManager[N
     return run_lock(run, FOREIGN_LOCK_S if alone else min(FOREIGN_LOCK_S, parallel.timeout_s / 2))
 
 
-def _check_writable(run: Path, config: Config, store: Store) -> None:
-    """Refuse a run whose disk lacks room for it, or whose trackers cannot be opened."""
+def _check_needs(run: Path, config: Config, store: Store) -> None:
+    """Refuse a run whose disk lacks room for it, or whose trackers are unknown or not installed."""
     check_room(run, config, store.size_px)
     check_named()
 

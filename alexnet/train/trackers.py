@@ -64,7 +64,7 @@ class Trackers:
         )
 
     def close(self, outcome: Outcome) -> None:
-        """Close the trackers, also those that were left out, whose servers may answer again."""
+        """Close the trackers, also those that were left out because they did not keep up."""
         left_out = tuple(self._left_out)
         self._tell(lambda tracker: tracker.close(outcome))
         for tracker in left_out:
@@ -126,7 +126,7 @@ def _deadline_s() -> float:
 
 
 def check_named() -> None:
-    """Refuse a tracker that cannot be opened, before a run is begun or resumed.
+    """Refuse an unknown tracker, or one that is not installed, before a run is begun or resumed.
 
     Raises:
         ConfigError: ALEXNET_TRACKERS names a tracker that does not exist.
