@@ -311,8 +311,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "3.5 The ReLU follows every": [
         (
             CONFIG,
-            'then: tuple[OpName, ...] = ("activation",)\n    """Operations that follow it, in order; '
-            'batch normalization (later than the paper) is one."""\n\n\n'
+            'then: tuple[OpName, ...] = ("activation",)\n    """Operations that follow it, in '
+            'order; batch normalization (later than the paper) is one."""\n\n\n'
             "@dataclass(frozen=True)\nclass Local",
             "then: tuple[OpName, ...] = ()\n\n\n@dataclass(frozen=True)\nclass Local",
         ),
