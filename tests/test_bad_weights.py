@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import errno
 import io
 import pickle
 import struct
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from alexnet.errors import AlexNetError, RunError
-from alexnet.weights import caffemodel
+from alexnet.weights import caffemodel, files
 from alexnet.weights.files import MOST_BYTES, read, read_mean
 from alexnet.weights.importing import import_weights
 from alexnet.weights.protobuf import Budget, Malformed, Message, field
@@ -29,6 +31,27 @@ from tests.weight_files import (
     WIDTH,
     caffe_file,
 )
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has such a file")
+def test_weights_that_the_disk_does_not_give_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of a process can be opened; to map it or to read its first byte is an error."""
+    path = tmp_path / "net.safetensors"
+
+    def lost(file: Path, framework: str) -> Any:
+        file.unlink()
+        file.symlink_to("/proc/self/mem")
+        return safe_open(file, framework)
+
+    save_file({"weight": torch.zeros(2)}, path)
+    monkeypatch.setattr(files, "safe_open", lost)
+    # The disk is lost after the first bytes, and then before them.
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error") as error:
+            read(path)
+        assert (error.value.errno, error.value.filename) == (errno.EIO, str(path))
 
 
 class Evil:

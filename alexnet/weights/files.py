@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 
 from alexnet.errors import RunError
+from alexnet.files import file_sha256, naming
 from alexnet.weights import caffemodel, onnx_file
 from alexnet.weights.operations import Array, Arrays, WeightFile
 from alexnet.weights.protobuf import Malformed, Unsupported
@@ -52,8 +53,14 @@ def read(path: str | Path) -> WeightFile:
     Raises:
         RunError: The file is missing, damaged, too large, in another format, or could run code.
             The message names the file and says what to do.
+        OSError: The disk does not give the file.
     """
     path = Path(path)
+    with naming(path):
+        return _read(path)
+
+
+def _read(path: Path) -> WeightFile:
     if not path.is_file():
         what = "is a folder; name a file in it" if path.is_dir() else "does not exist"
         raise RunError(f"{path} {what}")
@@ -72,6 +79,9 @@ def read(path: str | Path) -> WeightFile:
 
 
 def _damaged(path: Path, why: object) -> RunError:
+    """The error that calls a file damaged. Raises OSError if the disk does not give its bytes."""
+    # The libraries say of such a file that it is damaged or does not exist; Python says what it is.
+    file_sha256(path)
     # Errors of the libraries span lines and can be long.
     reason = " ".join(str(why).split())[:200] or type(why).__name__
     return RunError(f"{path} is damaged or not what its name says ({reason}); get it again")
