@@ -20,7 +20,7 @@ mutants: $(VENV)/ready  ## changes the code of each row of docs/paper.md; its te
 fuzz: $(VENV)/ready  ## damaged files through every reader, and killed processes; a quarter of an hour
 	$(BIN)/python -m tests.fuzz
 
-bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale
+bench-%: $(VENV)/ready  ## speed of this machine: bench-ops, -step, -loader, -infer, -scale (docs/performance.md: -prepare)
 	$(BIN)/python -m benchmarks $*
 
 # Not in the environment of the other targets: a rented machine has its own PyTorch, and no network.

@@ -226,7 +226,7 @@ def test_effects_in_the_readme_are_those_of_the_records(recorded: list[Record]) 
     computed = {(one.claim, one.paper, one.ours) for one in rows if "tiny-imagenet" in one.setting}
     assert {*quoted} <= computed
     stand, tested = sum(one.stands for one in rows), sum(bool(one.p) for one in rows)
-    assert f"{stand} of all {tested} effects stand" in readme
+    assert f"{stand} of the {tested} effects with a p value stand" in readme
 
 
 def test_effects_of_the_ladder_in_the_recipes_are_those_of_the_record(

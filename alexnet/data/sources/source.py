@@ -40,8 +40,8 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 MAX_IMAGE_BYTES = 256 << 20
-"""Most bytes in the file of one image. The largest images that `decode` accepts have 200 million
-pixels, which are 100 MB as a JPEG of the best quality; a larger file would only take memory."""
+"""Most bytes in the file of one image. The largest images that `decode` accepts have 179 million
+pixels, which are some 90 MB as a JPEG of the best quality; a larger file would only take memory."""
 
 
 class UnreadableImage(ValueError):
