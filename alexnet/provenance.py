@@ -101,17 +101,23 @@ def _git(*arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
+CPU_INFO = Path("/proc/cpuinfo")
+
+
 def machine() -> str:
-    """The processor and the number of cores that this process may use, in words."""
+    """The processor and the number of cores that this process may use, in words.
+
+    A rented machine often gives its processor a name such as "AMD EPYC", which the family and the
+    model tell apart.
+    """
     name = platform.processor() or platform.machine()
     # platform.processor() is empty or only the architecture on most Linux systems.
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model na")
-        ]
-        name = lines[0] if lines else name
+    if CPU_INFO.exists():
+        first_core = CPU_INFO.read_text().split("\n\n")[0]
+        pairs = (line.partition(":") for line in first_core.splitlines())
+        said = {key.strip(): value.strip() for key, _, value in pairs}
+        name = said.get("model name", name)
+        if "cpu family" in said and "model" in said:
+            name += f" family {said['cpu family']} model {said['model']}"
     cores = available_cores()
     return f"{name}, {cores} core{'s' if cores > 1 else ''}"

@@ -116,3 +116,26 @@ def test_every_edit_of_the_code_changes_its_checksum(
         seen.add(provenance.code_sha256())
     (package / "b.py").rename(package / "c.py")
     assert len(seen | {provenance.code_sha256()}) == 6
+
+
+@pytest.mark.parametrize(
+    ("info", "name"),
+    [
+        (
+            "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\n"
+            "processor\t: 1\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: another\n\n",
+            "AMD EPYC family 25 model 17",
+        ),
+        ("processor\t: 0\nmodel name\t: A: B\n", "A: B"),
+        ("processor\t: 0\nCPU part\t: 0xd0c\n", "aarch64"),
+    ],
+)
+def test_processor_is_named_by_family_and_model(
+    info: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rented machines call processors of three generations "AMD EPYC"."""
+    (tmp_path / "cpuinfo").write_text(info)
+    monkeypatch.setattr(provenance, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(provenance.platform, "processor", lambda: "aarch64")
+    monkeypatch.setattr(provenance, "available_cores", lambda: 2)
+    assert provenance.machine() == f"{name}, 2 cores"
