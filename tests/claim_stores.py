@@ -36,6 +36,19 @@ def with_classes(store_px: int, classes: tuple[str, ...], folder: Path) -> Store
     return Store(folder)
 
 
+NAMES = tuple(f"n{number:08d}" for number in range(55))
+
+
+def two_stores(folder: Path) -> tuple[Store, Store]:
+    """What stands for mini-ImageNet, and the store whose classes are learned first.
+
+    The images are of the first ten classes of each, and the first store lacks five of the other's.
+    """
+    return with_classes(64, NAMES[:50], folder / "mini"), with_classes(
+        64, NAMES[5:], folder / "first"
+    )
+
+
 def recognised(kind: Kind, classes: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a store of these classes count as one of a kind of data."""
     digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()

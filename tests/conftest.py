@@ -25,7 +25,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from alexnet import recipes
+from alexnet import native, recipes
 from alexnet.config import (
     Architecture,
     Augment,
@@ -42,7 +42,7 @@ from alexnet.data.prepare import prepare
 from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32
-from alexnet.ops import trial
+from alexnet.files import user_cache
 from alexnet.train.start import fit
 from tests.claim_records import RECORDS
 
@@ -83,14 +83,24 @@ def fixed_threads() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def times_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the times of products in a folder of the session, and not beside the user's own.
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the tests, and the programs that they start, a cache folder of their own.
 
-    The compiled libraries stay in the user's cache: in a new one they would all be compiled again.
+    The times of products that are measured beside other tests must not decide how the user's own
+    runs multiply. What costs time is taken along: the compiled libraries, the list of fonts, and
+    the program of the explorer's page.
     """
-    folder, file = tmp_path_factory.mktemp("times"), trial._file
+    cache = tmp_path_factory.mktemp("cache")
+    native.kernels(), native.winograd(), native.arena()  # compiled in the user's cache
+    mine = user_cache()
+    (cache / "alexnet" / "native").mkdir(mode=0o700, parents=True)
+    for library in (mine / "native").glob("*.so"):
+        shutil.copy(library, cache / "alexnet" / "native")
+    for folder in (mine.parent / "matplotlib", *mine.glob("onnxruntime-web-*")):
+        if folder.exists():
+            (cache / folder.relative_to(mine.parent)).symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "_file", lambda make=False: folder / file(make).name)
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         yield
 
 

@@ -55,7 +55,6 @@ def test_the_gradient_is_that_of_finite_differences(exact: tuple[Network, torch.
         np.testing.assert_allclose(gradient.ravel()[place], slope, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_the_fast_path_gives_the_gradient_of_float64(net: Network, x: torch.Tensor) -> None:
     fast = attribution.saliency(net, x, LABEL)
     slow = attribution.saliency(net.double(), x.double(), LABEL)

@@ -19,7 +19,15 @@ from alexnet.experiments import checks, records, specs
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.data_sets import DATA, Kind, Part, kind_of
 from alexnet.experiments.reproduce import run_and_record
-from tests.claim_stores import of_32_pixels, of_one_split, recognised, settings_for, with_classes
+from tests.claim_stores import (
+    NAMES,
+    of_32_pixels,
+    of_one_split,
+    recognised,
+    settings_for,
+    two_stores,
+    with_classes,
+)
 from tests.commands import refused
 
 
@@ -132,25 +140,16 @@ def test_small_imagenets_are_recognised_by_their_lists_of_classes(
     assert hashlib.sha256("\n".join(wnids).encode()).hexdigest() == DATA[kind].wnids_sha256
 
 
-NAMES = tuple(f"n{number:08d}" for number in range(55))
-
-
 @pytest.fixture
-def two_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Store]:
-    """What stands for mini-ImageNet, and the store whose classes are learned first.
-
-    The images are of the first ten classes of each, and the first store lacks five of the other's.
-    """
+def mini_and_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Store]:
     recognised("mini-imagenet", NAMES[:50], monkeypatch)
-    return with_classes(64, NAMES[:50], tmp_path / "mini"), with_classes(
-        64, NAMES[5:], tmp_path / "first"
-    )
+    return two_stores(tmp_path)
 
 
 def test_new_classes_are_those_that_the_first_store_lacks(
-    two_stores: tuple[Store, Store], tmp_path: Path
+    mini_and_first: tuple[Store, Store], tmp_path: Path
 ) -> None:
-    mini, first = two_stores
+    mini, first = mini_and_first
     settings = replace(settings_for(mini, tmp_path), first=first)
     new = Store(specs._prepared_part(settings, Part(of="new")))
     assert tuple(new.classes) == NAMES[:5]
@@ -166,9 +165,9 @@ def test_new_classes_are_those_that_the_first_store_lacks(
 
 
 def test_classes_that_cannot_be_learned_first_are_refused(
-    two_stores: tuple[Store, Store], photographs: Store, tmp_path: Path
+    mini_and_first: tuple[Store, Store], photographs: Store, tmp_path: Path
 ) -> None:
-    mini, first = two_stores
+    mini, first = mini_and_first
     (claim,) = chosen(["pretrain"])
     settings = settings_for(mini, tmp_path)
     checks.check(claim, replace(settings, first=first))

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock, call
 
 import numpy as np
@@ -48,7 +48,7 @@ from alexnet.experiments.reproduce import run_and_record
 from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
-from tests.claim_stores import recognised, settings_for, with_classes
+from tests.claim_stores import NAMES, recognised, settings_for, two_stores
 from tests.conftest import tiny
 from tests.processes import until
 from tests.runs import interrupted
@@ -550,6 +550,22 @@ def _command_contains(path: Path, text: str) -> bool:
         return False
 
 
+@pytest.fixture(scope="module")
+def smoke(
+    photographs: Store, like_cifar: Store, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Kind, specs.Settings]:
+    """Settings by kind of data. The claims on one kind share their runs, as those of a user do."""
+    folder = tmp_path_factory.mktemp("smoke")
+    small, first = two_stores(folder)
+    of = {
+        "photographs": settings_for(photographs, folder / "out"),
+        "cifar10": settings_for(like_cifar, folder / "out"),
+        "tiny-imagenet": settings_for(small, folder / "out"),
+        "mini-imagenet": replace(settings_for(small, folder / "out"), first=first),
+    }
+    return cast("dict[Kind, specs.Settings]", of)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("claim", "kind"),
@@ -559,22 +575,14 @@ def _command_contains(path: Path, text: str) -> bool:
 def test_every_claim_runs_at_smoke_scale(
     claim: Claim,
     kind: Kind,
-    photographs: Store,
-    like_cifar: Store,
+    smoke: dict[Kind, specs.Settings],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
 ) -> None:
-    store = like_cifar if kind == "cifar10" else photographs
-    if kind == "tiny-imagenet":
-        classes = tuple(f"n{number:08d}" for number in range(50))
-        store = with_classes(64, classes, tmp_path / "tiny")
-        recognised("tiny-imagenet", classes, monkeypatch)
-    first = None
-    if kind == "mini-imagenet":
-        store, first = request.getfixturevalue("two_stores")
+    if "imagenet" in kind:
+        recognised(kind, NAMES[:50], monkeypatch)
     seeds = 5 if claim.together else 2
-    settings = replace(settings_for(store, tmp_path / "out", seeds), first=first)
+    settings = replace(smoke[kind], seeds=seeds)
     (text,) = run_and_record([claim], settings, tmp_path / "records", strict=True)
     (record,) = records.read(tmp_path / "records")
     assert (record.claim.id, record.raw["on"]) == (claim.id, kind)

@@ -391,7 +391,7 @@ def test_average_smooth_schedule_and_smoothed_labels_on_four_ranks(
     [
         (1, Parallel()),
         (2, Parallel(columns=2)),
-        pytest.param(8, Parallel(columns=2), marks=pytest.mark.slow),
+        (8, Parallel(columns=2)),
     ],
 )
 @pytest.mark.slow

@@ -38,7 +38,6 @@ from tests.ranks import on_ranks
 from tests.runs import stopped_after
 
 Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-FILE = trial._file
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +45,6 @@ def no_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Begin without choices, in this process and in its cache; the kernels are loaded before."""
     native.kernels(), native.winograd(), native.arena()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # The file is tested where it really lies.
-    monkeypatch.setattr(trial, "_file", FILE)
     before = trial.chosen()
     trial.install({})
     yield

@@ -27,6 +27,7 @@ from alexnet.data import shapes, sources
 from alexnet.data.image import decode
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.errors import DataError
 from alexnet.saved_config import to_dict
 from alexnet.train.run_log import RunLog, read_metrics
 from alexnet.train.start import fit
@@ -354,7 +355,7 @@ def read_source(folder: Path) -> Content:
         for item in split.items(0):
             try:
                 data: object = item.read()
-            except sources.DataError:
+            except DataError:
                 raise
             # `prepare` skips an image that cannot be read, and reports it with its reason.
             except Exception as error:
