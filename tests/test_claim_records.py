@@ -439,7 +439,10 @@ def test_first_seed_of_a_record_repeats_to_the_last_digit(
     arms = [(raw, next(iter(raw["arms"].items()))) for raw in recorded]
     found = [(raw, name, runs[0]) for raw, (name, runs) in arms if "products" in runs[0]]
     if not found:
-        pytest.skip(f"no record of photographs was made on {here}; sums have another order here")
+        pytest.skip(
+            f"no record of photographs with today's settings was made on {here}; on another "
+            "processor sums have another order"
+        )
     raw, name, before = found[0]
     main(["prepare", str(pictures / "imagenette"), str(tmp_path / "store")])
     store = Store(str(tmp_path / "store"))

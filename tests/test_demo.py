@@ -145,8 +145,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_finished_demo_is_shown_again_and_force_remakes_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runtime, "cached", lambda: tmp_path / "none")  # the page takes minutes
     out = tmp_path / "demo"
     results = demo(out, train=60, val=20, epochs=1)
     before = contents(out)
