@@ -148,13 +148,11 @@ def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
     assert f"family-wise error of 5 %: {standing} do." in text
 
 
-def test_document_explains_repetition_only_if_a_row_needs_it(recorded: list[Record]) -> None:
-    assert "is named, the runs were made without the end game" in " ".join(
-        document.text(recorded).split()
-    )
-    relu = records.adjusted([records.opened(raw("relu-cifar10-full"))])
-    assert "To be repeated" not in document.text(relu)
-    assert "end game" not in document.reading(relu)
+def test_document_explains_repetition_only_if_a_row_needs_it() -> None:
+    relu = raw("relu-cifar10-full")
+    assert "To be repeated" not in document.text(records.adjusted([records.opened(relu)]))
+    relu["parts"]["tanh"]["train_of_each"] = 100
+    assert "To be repeated" in document.text(records.adjusted([records.opened(relu)]))
 
 
 def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:

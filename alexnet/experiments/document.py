@@ -57,10 +57,6 @@ REPEAT = """
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
 would run today; the settings that differ are named. A measure of the first epoch alone is not
 touched by settings that act later."""
-END_GAME = """ Where `schedule.colour_until` is named,
-the runs were made without the end game: today the color noise ends and conv1's weights learn at a
-tenth of the rate from epoch 18 of 24, and conv1 is frozen from epoch 19 on, as in the original's
-configuration in proportion."""
 
 
 def text(records: Sequence[Record]) -> str:
@@ -97,9 +93,8 @@ def reading(records: Sequence[Record]) -> str:
     tested = sum(row.adjusted_p is not None for row in rows)
     stand = sum(map(stands, rows))
     text = READING.format(tested=tested, stand=stand, underfitted=100 * UNDERFITTED)
-    reasons = {reason for row in rows for reason in row.repeat}
-    if reasons:
-        text += REPEAT + END_GAME * any("colour_until" in reason for reason in reasons)
+    if any(row.repeat for row in rows):
+        text += REPEAT
     return f"{text}\n\n{FULL_SCALE}"
 
 
