@@ -197,6 +197,23 @@ def test_second_derivatives_of_the_cuda_kernels_are_those_of_the_formula() -> No
 
 
 @pytest.mark.usefixtures("runnable")
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise() -> None:
+    """They may also return a view at any address, as a gradient may be one."""
+
+    def moved(saved: torch.Tensor) -> torch.Tensor:
+        room = saved.new_empty(saved.numel() + 1)[1:]
+        return room.view(saved.shape).copy_(saved)
+
+    x, bias = random(1, 16, 5, 5).requires_grad_(), torch.zeros(16, device=DEVICE)
+    for between in (Pass(True, Lrn(), Pool()), Pass(True, Lrn())):
+        with torch.autograd.graph.saved_tensors_hooks(moved, lambda saved: saved):
+            hooked = cuda_between.norm_pool(x, bias, between)
+        y = cuda_between.norm_pool(x, bias, between)
+        results = (torch.autograd.grad(each.square().sum(), x)[0] for each in (hooked, y))
+        assert torch.equal(*results)
+
+
+@pytest.mark.usefixtures("runnable")
 def test_what_the_kernels_do_not_have_is_left_to_triton() -> None:
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE)
     good = Pass(True, Lrn(), Pool(), columns=2)

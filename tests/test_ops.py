@@ -310,6 +310,28 @@ def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype)
     opcheck(compiled.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
 
 
+@pytest.mark.usefixtures("compiled_code")
+@pytest.mark.parametrize(
+    "op",
+    [
+        ops.lrn,
+        lambda x: ops.norm_pool(x, True, Lrn(), Pool()),
+        lambda x: ops.spatial_norm(x, 3, alpha=0.1),
+    ],
+)
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise(
+    op: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = random(2, 8, 6, 5, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    assert compiled.takes(x)
+    # This one returns contiguous tensors, also without a GPU.
+    with torch.autograd.graph.save_on_cpu(pin_memory=True):
+        hooked = op(x).square().sum()
+    results = (torch.autograd.grad(y, x)[0] for y in (hooked, op(x).square().sum()))
+    assert torch.equal(*results)
+
+
 def test_bfloat16_keeps_infinities_and_nans() -> None:
     x = torch.tensor([1.0, float("nan"), 1e18, -0.0], dtype=torch.bfloat16).view(1, 4, 1, 1)
     y = ops.lrn(x.contiguous(memory_format=torch.channels_last), n=1, alpha=0.0, k=1.0).flatten()

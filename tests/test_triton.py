@@ -227,6 +227,20 @@ def test_second_derivatives_of_the_triton_kernels_are_those_of_the_formula() -> 
             torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-6)
 
 
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise() -> None:
+    x, between = random(1, 6, 5, 4, dtype=torch.float32), Pass(True, Lrn(), Pool())
+    x.requires_grad_()
+    for op in (
+        lambda x: triton_between.norm_pool(x, None, between),
+        lambda x: triton_between.norm_pool(x, None, Pass(True, Lrn())),
+        lambda x: triton_spatial.spatial_norm(x, SpatialNorm(3, alpha=0.1)),
+    ):
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.contiguous, lambda saved: saved):
+            hooked = op(x).square().sum()
+        results = (torch.autograd.grad(y, x)[0] for y in (hooked, op(x).square().sum()))
+        assert torch.equal(*results)
+
+
 def test_bits_are_the_same_every_time() -> None:
     x, bias = random(2, 12, 7, 7, dtype=torch.bfloat16), random(12, dtype=torch.float32)
     results = []

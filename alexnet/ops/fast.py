@@ -53,6 +53,15 @@ def unobserved(*tensors: torch.Tensor) -> bool:
     )
 
 
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return x: (N, C, H, W) as kernels read it; x itself where it is laid out so.
+
+    A backward pass asks for it, for saved tensors too: hooks on these, such as `save_on_cpu`, may
+    return them in another layout.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def plain_gradients(
     plain: Callable[..., torch.Tensor],
     inputs: Sequence[torch.Tensor],

@@ -277,7 +277,8 @@ class _Between(torch.autograd.Function):
         if torch.is_grad_enabled():
             formula, needed = partial(plain.norm_pool, between=between), ctx.needs_input_grad[:2]
             return *fast.plain_gradients(formula, (x, bias), needed, gradients[0]), None
-        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        x, dy = map(fast.channels_last, (x, gradients[0]))
+        position = None if position is None else fast.channels_last(position)
         maps, rows = x.shape[1], x.numel() // x.shape[1]
         tiles = _tiles(maps, between.columns, between.half)
         dx, dbias = torch.empty_like(x), None
