@@ -1,10 +1,11 @@
 """When an operator may take a fast path, and how a fast path keeps second derivatives.
 
 A fast path (compiled code, Triton, CUDA C++, oneDNN, Winograd tiles, a convolution over blocks)
-computes what the plain path computes, up to rounding, but it hides the PyTorch operations behind
-its result. Where something observes those operations, the plain path is taken: the transforms of
-`torch.func`, `torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast,
-tensor subclasses, and dispatch modes, which count or record operations.
+computes what the plain path computes, up to rounding and to how far an infinity or a NaN reaches
+(`normalise.py`, `triton_band.py`), but it hides the PyTorch operations behind its result. Where
+something observes those operations, the plain path is taken: the transforms of `torch.func`,
+`torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast, tensor
+subclasses, and dispatch modes, which count or record operations.
 """
 
 from __future__ import annotations
