@@ -24,6 +24,7 @@ from alexnet.config import Lrn, Pool
 from alexnet.native import HERE, nvrtc
 from alexnet.ops import cuda_between, cuda_trial, normalise, plain
 from alexnet.ops.plain import Pass
+from tests.transformed_gradients import transformed_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SOURCE = HERE / "between.cu"
@@ -194,6 +195,18 @@ def test_second_derivatives_of_the_cuda_kernels_are_those_of_the_formula() -> No
         results.append(torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves))
     for ours, exact in zip(*results, strict=True):
         torch.testing.assert_close(ours, exact)
+
+
+@pytest.mark.usefixtures("runnable")
+def test_gradients_of_the_cuda_kernels_may_be_transformed() -> None:
+    x, bias = random(1, 8, 5, 5), torch.zeros(8, device=DEVICE)
+    between = Pass(True, Lrn(alpha=0.1), Pool())
+    ours, exact = (
+        transformed_gradients(lambda x, by=by: by.norm_pool(x, bias, between), x)
+        for by in (cuda_between, plain)
+    )
+    # Both differentiate the formula.
+    assert all(map(torch.equal, ours, exact))
 
 
 @pytest.mark.usefixtures("runnable")

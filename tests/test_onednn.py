@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from alexnet.ops import fully_connected, onednn, trial
 from alexnet.ops.trial import WAYS
 from tests.conftest import HAS_ONEDNN
+from tests.transformed_gradients import assert_transformed_alike
 
 pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
 
@@ -59,6 +60,13 @@ def test_gradient_can_be_differentiated_again() -> None:
         second.append(torch.autograd.grad(dx.square().sum(), weight)[0])
     # Twice the roundings of a single gradient.
     torch.testing.assert_close(*second, rtol=1e-5, atol=1e-4)
+
+
+def test_gradient_may_be_transformed() -> None:
+    x, weight, bias = leaves(4, 9, 3)
+    assert_transformed_alike(
+        lambda x: onednn.linear(x, weight, bias), lambda x: F.linear(x, weight, bias), x
+    )
 
 
 def test_observed_layer_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,13 @@ from torch.library import opcheck
 
 from alexnet import layers, native, ops
 from alexnet.architecture import Op, pooled_px
-from alexnet.config import Architecture, Conv, Lrn, OpName, Pool
+from alexnet.config import Architecture, Conv, Lrn, OpName, Pool, SpatialNorm
 from alexnet.model import Network
-from alexnet.ops import blocks, compiled, dropout_mask, fast, normalise, trial
+from alexnet.ops import blocks, compiled, dropout_mask, fast, normalise, plain, trial
 from alexnet.ops.arena import kept_memory
 from tests import reference
 from tests.conftest import tiny_architecture
+from tests.transformed_gradients import assert_transformed_alike
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -310,6 +311,20 @@ def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype)
     opcheck(compiled.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_gradients_of_the_normalizations_may_be_transformed(form: torch.memory_format) -> None:
+    x = random(2, 8, 6, 5, dtype=torch.float32).contiguous(memory_format=form)
+    between, norm = plain.Pass(True, Lrn(alpha=0.1), Pool(), columns=2), SpatialNorm(3, alpha=0.1)
+    assert_transformed_alike(
+        lambda x: ops.norm_pool(x, True, between.norm, between.window, columns=2),
+        lambda x: plain.norm_pool(x, None, between),
+        x,
+    )
+    assert_transformed_alike(
+        lambda x: ops.spatial_norm(x, 3, alpha=0.1), lambda x: plain.spatial_norm(x, norm), x
+    )
+
+
 @pytest.mark.usefixtures("compiled_code")
 @pytest.mark.parametrize(
     "op",
@@ -556,8 +571,8 @@ def test_the_compiled_mask_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> 
     for takes in (lambda keep: False, lambda keep: True):
         monkeypatch.setattr(dropout_mask, "_compiled_takes", takes)
         masks += [[mask.draw((7, 4, 5, 5), cpu) for mask in numbered]]
-    for plain, made in zip(*masks, strict=True):
-        assert torch.equal(plain, made)
+    for slow, made in zip(*masks, strict=True):
+        assert torch.equal(slow, made)
 
 
 def test_keys_of_layers_may_be_given_as_tensors() -> None:

@@ -156,8 +156,7 @@ def _save_pass(
 def _pass_gradient(ctx: Any, dy: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
     x, position = ctx.saved_tensors
     relu, columns, half, size_px, stride, partial, relu_after, k, alpha = ctx.settings
-    # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-    if torch.is_grad_enabled():
+    if fast.gradient_observed(dy):
         # LRN over n maps looks at n // 2 on either side, so 2 half + 1 is an n of the same sum.
         norm = Lrn(2 * half + 1, k, alpha) if half >= 0 else None
         window = Pool(size_px, stride, partial) if size_px else None
@@ -176,8 +175,7 @@ def _save_spatial(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> No
 
 def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     (x,), (half, k, alpha) = ctx.saved_tensors, ctx.settings
-    # As in `_pass_gradient`.
-    if torch.is_grad_enabled():
+    if fast.gradient_observed(dy):
         formula = functools.partial(plain.spatial_norm, norm=SpatialNorm(2 * half + 1, k, alpha))
         return *fast.plain_gradients(formula, (x,), (True,), dy), None, None, None
     return spatial_norm_backward(fast.channels_last(x), dy, half, k, alpha), None, None, None

@@ -186,8 +186,7 @@ class _Between(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, bias, position), compiled, between = ctx.saved_tensors, ctx.compiled, ctx.between
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(gradients[0]):
             exact = fast.plain_gradients(
                 lambda x, bias: plain.norm_pool(x, bias, between),
                 (x, bias),

@@ -266,8 +266,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         x, d = ctx.saved_tensors
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(grads[0]):
             (gradient,) = fast.plain_gradients(ctx.formula, (x,), (True,), grads[0])
             return gradient, None, None, None
         _, alpha, beta = ctx.constants

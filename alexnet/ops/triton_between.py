@@ -273,8 +273,7 @@ class _Between(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, bias, position), between = ctx.saved_tensors, ctx.between
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(gradients[0]):
             formula, needed = partial(plain.norm_pool, between=between), ctx.needs_input_grad[:2]
             return *fast.plain_gradients(formula, (x, bias), needed, gradients[0]), None
         x, dy = map(fast.channels_last, (x, gradients[0]))

@@ -105,8 +105,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, weight, bias), columns, dy = ctx.saved_tensors, ctx.columns, gradients[0]
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(dy):
 
             def direct(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
                 return F.conv2d(x, weight, bias, padding=1, groups=columns)
