@@ -147,7 +147,7 @@ def _convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, native_products: bool
 ) -> torch.Tensor:
     """The forward pass; see `conv2d`."""
-    nine = weight.view(columns, len(weight) // columns, -1, 9).permute(0, 3, 2, 1)
+    nine = weight.reshape(columns, len(weight) // columns, -1, 9).permute(0, 3, 2, 1)
     filters = torch.matmul(G_BOTH, nine.flatten(2)).view(columns, 36, *nine.shape[2:])
     images, _, height, width = x.shape
     shape = images, len(weight), height, width
