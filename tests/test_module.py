@@ -551,6 +551,7 @@ def test_second_derivatives_of_the_compiled_operators() -> None:
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("compiled_code")
 def test_second_derivatives_through_tiles() -> None:
     x = torch.randn(2, 32, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = torch.randn(32, 16, 3, 3), torch.randn(32)
