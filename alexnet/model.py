@@ -210,10 +210,11 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     # The constants are those of the modules and not of the architecture, so that the fast path
     # computes what the modules would, even after someone has changed `net.norm1.alpha`.
     norm = window = bias = None
-    columns = 1
+    columns, training = 1, False
     if isinstance(convolution := modules[0], layers.Conv2d):
         modules = modules[1:]
         x, bias = convolution.convolve(x, None), convolution.bias
+        training = convolution.training
     for module in modules:
         if isinstance(module, layers.ResponseNorm):
             norm = Lrn(module.n, module.k, module.alpha, module.beta)
@@ -226,7 +227,7 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     # A ReLU at the end of a group without a pool is the one at its beginning.
     relu = isinstance(modules[0], nn.ReLU)
     relu_after = window is not None and isinstance(modules[-1], nn.ReLU)
-    return norm_pool(x, relu, norm, window, relu_after, columns, bias)
+    return norm_pool(x, relu, norm, window, relu_after, columns, bias, training)
 
 
 def _run(module: nn.Module, x: torch.Tensor, dropout_key: DropoutKey | None) -> torch.Tensor:

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet.config import Lrn, Pool
+from alexnet import model
+from alexnet.config import Architecture, Conv, FullyConnected, Lrn, Pool
+from alexnet.model import Network
 from alexnet.native import HERE, nvrtc
 from alexnet.ops import cuda_between, cuda_trial, normalise, plain
 from alexnet.ops.plain import Pass
@@ -289,17 +291,28 @@ def test_a_trial_chooses_in_training_alone(chosen: int, monkeypatch: pytest.Monk
         calls.append("Triton")
         return plain.norm_pool(x, *rest)
 
-    monkeypatch.setattr(normalise, "adds_bias", lambda x: True)
+    for module in (normalise, model):
+        monkeypatch.setattr(module, "adds_bias", lambda x: True)
     monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
     monkeypatch.setattr(cuda_trial, "fastest", fastest)
     monkeypatch.setattr(triton_between, "norm_pool", by_triton)
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE, requires_grad=True)
-    normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias)
+    normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias, training=True)
     assert calls == (["trial"] if chosen else ["trial", "Triton"])
     with torch.no_grad():
-        normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias)
+        normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias, training=True)
     assert calls[-1] == "Triton"
     assert calls.count("trial") == 1
+    # Only a GPU has a trial for the convolution, too.
+    monkeypatch.setattr(model.layers, "convolution", lambda x, *others: random(1, 16, 5, 5))
+    first = Conv("conv1", 16, 3, then=("activation", "lrn", "max_pool"))
+    net = Network(Architecture((first, FullyConnected("fc2", 2)), input_px=7)).to(DEVICE)
+    calls.clear()
+    # Attributions ask for gradients in evaluation mode.
+    net.eval()(random(1, 3, 7, 7))
+    assert calls == ["Triton"]
+    net.train()(random(1, 3, 7, 7))
+    assert calls[1] == "trial"
 
 
 def nvrtc_library() -> ctypes.CDLL:

@@ -80,6 +80,7 @@ def norm_pool(
     relu_after: bool = False,
     columns: int = 1,
     bias: torch.Tensor | None = None,
+    training: bool = False,
 ) -> torch.Tensor:
     """Compute what stands between two convolutions: ReLU, LRN, maximum, ReLU, each one optional.
 
@@ -89,6 +90,8 @@ def norm_pool(
     Args:
         x: (N, C, H, W), float64, float32 or bfloat16.
         bias: (C,), of the convolution that computed x, added before anything else.
+        training: Allow the way that only training takes on CUDA, by a trial. In evaluation mode the
+            result for an image must not depend on a trial.
 
     Raises:
         ConfigError: As `lrn` does, or if the window is larger than the maps.
@@ -104,9 +107,10 @@ def norm_pool(
         from alexnet.ops import triton_between
 
         if triton_between.takes(between):
-            # Of training alone: the result for an image must not depend on a trial.
+            # Without gradients no trial is worth its time.
             if (
-                bias is not None
+                training
+                and bias is not None
                 and bias.requires_grad
                 and torch.is_grad_enabled()
                 and cuda_trial.possible(x)
