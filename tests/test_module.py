@@ -591,6 +591,29 @@ def test_a_parametrization_reaches_the_convolution(net: Network, images: torch.T
     assert net.conv2.parametrizations.weight.original.grad is not None
 
 
+@pytest.mark.parametrize("layer", ["conv1", "conv3"])  # padded on one side, and on both
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("padding", (2, 2)),
+        ("padding", 2),
+        ("dilation", (2, 2)),
+        ("padding_mode", "reflect"),
+        ("stride", (1, 2)),
+    ],
+)
+def test_changed_settings_of_a_convolution_count(layer: str, name: str, value: object) -> None:
+    conv = Network(tiny_architecture()).get_submodule(layer)
+    settings = {key: getattr(conv, key) for key in ("stride", "padding", "groups")} | {name: value}
+    exact = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, **settings)
+    exact.weight, exact.bias = conv.weight, conv.bias
+    setattr(conv, name, value)
+    x = torch.randn(2, conv.in_channels, 13, 13)
+    padded = F.pad(x, (0, 3, 0, 3)) if layer == "conv1" else x
+    torch.testing.assert_close(conv(x), exact(padded), **SAME)
+    assert conv(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_symbolic_tracing_gives_the_same_network(net: Network, images: torch.Tensor) -> None:
     traced = torch.fx.symbolic_trace(net)
     torch.testing.assert_close(traced(images), net(images), **SAME)
