@@ -347,11 +347,23 @@ def test_hooks_on_saved_tensors_may_lay_them_out_otherwise(
     assert torch.equal(*results)
 
 
-def test_bfloat16_keeps_infinities_and_nans() -> None:
-    x = torch.tensor([1.0, float("nan"), 1e18, -0.0], dtype=torch.bfloat16).view(1, 4, 1, 1)
-    y = ops.lrn(x.contiguous(memory_format=torch.channels_last), n=1, alpha=0.0, k=1.0).flatten()
-    assert y[1].isnan()
-    assert torch.equal(y[[0, 2, 3]], x.flatten()[[0, 2, 3]])
+@pytest.mark.usefixtures("compiled_code")
+def test_bfloat16_keeps_infinities_nans_and_signs() -> None:
+    nan, inf = float("nan"), float("inf")
+    x = torch.tensor([nan, 1.0, inf, -inf, 1e18, -0.0], dtype=torch.bfloat16).view(1, 6, 1, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert compiled.takes(x)
+    # With alpha=0 an infinity is a NaN: 0 times its square.
+    normalized = ops.lrn(x[:, [0, 1, 4, 5]], n=1, alpha=0.0, k=1.0)
+    for y, of in ((ops.norm_pool(x, window=Pool(1, 1)), x), (normalized, x[:, [0, 1, 4, 5]])):
+        assert bool(y[0, 0].isnan())
+        # `equal` takes -0 for 0, so the bits are compared.
+        assert torch.equal(y[:, 1:].view(torch.int16), of[:, 1:].view(torch.int16))
+    zeros = torch.zeros_like(x).requires_grad_()
+    largest = torch.full_like(x, torch.finfo(torch.bfloat16).max)
+    # 1.002 times the largest value is a float32, and rounds to infinity.
+    (g,) = torch.autograd.grad(ops.lrn(zeros, n=1, alpha=0.0, k=0.997), zeros, largest)
+    assert torch.equal(g, torch.full_like(x, inf))
 
 
 @pytest.mark.usefixtures("compiled_code")
