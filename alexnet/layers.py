@@ -128,7 +128,8 @@ class Conv2d(nn.Conv2d):
         if (self.padding, self.dilation, self.padding_mode, self.stride[1]) != made:
             # Someone has changed what `ops.convolution` does not have, and PyTorch's layer has.
             x, bias = F.pad(x, uneven * 2), None if bias is None else bias.to(x.dtype)
-            return self._conv_forward(x, self.weight.to(x.dtype), bias)
+            y: torch.Tensor = self._conv_forward(x, self.weight.to(x.dtype), bias)
+            return y
         return convolution(
             x, self.weight, bias, self.stride[0], self.pad, self.groups, self.training
         )
