@@ -202,7 +202,7 @@ def test_compiler_that_does_not_speak_the_locale_is_no_error(
     compiler = tmp_path / "compiler"
     # The first argument is that of CXX.
     compiler.write_text(
-        '#!/bin/sh\n[ "$2" = --version ] || { printf "$1 caf\\351" >&2; exit 1; }\n'
+        '#!/bin/sh\n[ "$2" = --version ] || { printf "%s caf\\351" "$1" >&2; exit 1; }\n'
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", f"{compiler} -m64")
