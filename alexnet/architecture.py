@@ -197,8 +197,10 @@ def _layers(architecture: Architecture) -> list[Layer]:
             raise ConfigError(
                 f"without={name!r}: only a convolution after the first can be removed"
             )
-    if architecture.width <= 0:
-        raise ConfigError(f"width is {architecture.width}; it must be greater than 0")
+    if architecture.input_px < 1:
+        raise ConfigError(f"input_px is {architecture.input_px}; it must be at least 1")
+    if not 0 < architecture.width < math.inf:
+        raise ConfigError(f"width is {architecture.width}; it must be greater than 0 and finite")
     if architecture.classes is not None and architecture.classes < 2:
         raise ConfigError(f"classes is {architecture.classes}; a classifier needs at least 2")
     linked = False
@@ -271,8 +273,10 @@ def _layer_ops(
     """
     name = layer.name
     # Written with `not` so that a NaN is rejected too.
-    if layer.std is not None and not layer.std >= 0:
-        raise ConfigError(f"{name}: std is {layer.std}; it must be at least 0")
+    if layer.std is not None and not 0 <= layer.std < math.inf:
+        raise ConfigError(f"{name}: std is {layer.std}; it must be at least 0 and finite")
+    if not math.isfinite(layer.bias):
+        raise ConfigError(f"{name}: bias is {layer.bias}; it must be finite")
     if isinstance(layer, FullyConnected):
         shape: Shape = (layer.units, 1, 1)
     else:

@@ -19,7 +19,7 @@ from torch import nn
 from alexnet import layers
 from alexnet.architecture import Op, plan
 from alexnet.config import Architecture, Conv, Lrn, Pool
-from alexnet.errors import DataError
+from alexnet.errors import ConfigError, DataError
 from alexnet.layers import DropoutKey
 from alexnet.ops import adds_bias, blocks, fast, norm_pool
 
@@ -50,7 +50,8 @@ class Network(nn.Module):
             make: Makes the module of an operation. A rank of a multi-process run has its own.
 
         Raises:
-            ConfigError: The architecture is invalid (see `plan`).
+            ConfigError: The architecture is invalid (see `plan`), or a layer has the name of
+                something else that a Network has.
             TypeError: It is the name of a recipe, or a whole config.
         """
         if not isinstance(architecture, Architecture):
@@ -67,6 +68,8 @@ class Network(nn.Module):
         # A generator of its own: weights depend on the seed alone, not on earlier random calls.
         generator = torch.Generator().manual_seed(seed)
         for op in self.plan:
+            if hasattr(self, op.module):
+                raise ConfigError(f"a layer may not be called {op.module!r}; rename the layer")
             self.add_module(op.module, make(op, architecture, generator))
 
     def forward(self, images: torch.Tensor, dropout_key: DropoutKey | None = None) -> torch.Tensor:
@@ -210,10 +213,11 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     # The constants are those of the modules and not of the architecture, so that the fast path
     # computes what the modules would, even after someone has changed `net.norm1.alpha`.
     norm = window = bias = None
-    columns = 1
+    columns, training = 1, False
     if isinstance(convolution := modules[0], layers.Conv2d):
         modules = modules[1:]
         x, bias = convolution.convolve(x, None), convolution.bias
+        training = convolution.training
     for module in modules:
         if isinstance(module, layers.ResponseNorm):
             norm = Lrn(module.n, module.k, module.alpha, module.beta)
@@ -226,7 +230,7 @@ def _fused(modules: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
     # A ReLU at the end of a group without a pool is the one at its beginning.
     relu = isinstance(modules[0], nn.ReLU)
     relu_after = window is not None and isinstance(modules[-1], nn.ReLU)
-    return norm_pool(x, relu, norm, window, relu_after, columns, bias)
+    return norm_pool(x, relu, norm, window, relu_after, columns, bias, training)
 
 
 def _run(module: nn.Module, x: torch.Tensor, dropout_key: DropoutKey | None) -> torch.Tensor:

@@ -37,6 +37,7 @@ from alexnet.config import (
 )
 from alexnet.config_checks import check, without_effect
 from alexnet.errors import AlexNetError, ConfigError
+from alexnet.model import Network
 from alexnet.saved_config import from_dict, to_dict
 from tests.conftest import RECIPES
 
@@ -239,6 +240,11 @@ def check_network(architecture: Architecture) -> None:
             "norm1 names a layer and an operation of another",
         ),
         (
+            (Conv("conv1", 8, 3), FullyConnected("forward", 2)),
+            Network,
+            "a layer may not be called 'forward'; rename the layer",
+        ),
+        (
             (Conv("conv1", 8, 3), FullyConnected("fc_bn", 2)),
             check_network,
             "a layer is called 'fc_bn'; a name may not end in _bn",
@@ -399,11 +405,25 @@ def test_impossible_constant_of_an_operation_is_refused(
         plan(replace(recipe().architecture, **constant))  # type: ignore[arg-type]
 
 
-def test_negative_standard_deviation_is_refused() -> None:
-    first, *others = recipes.paper().architecture.layers
-    layers = (replace(first, std=-1.0), *others)
-    with pytest.raises(ConfigError, match=r"conv1: std is -1\.0; it must be at least 0"):
-        plan(replace(recipes.paper().architecture, layers=layers))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": -1.0}, r"^fc1: std is -1\.0; it must be at least 0 and finite$"),
+        ({"std": float("inf")}, "^fc1: std is inf; it must be"),
+        ({"bias": float("nan")}, "^fc1: bias is nan; it must be finite$"),
+        ({"width": float("nan")}, "^width is nan; it must be greater than 0 and finite$"),
+        ({"width": float("inf")}, "^width is inf; it must be"),
+        ({"width": 0}, "^width is 0; it must be"),
+        ({"input_px": 0}, "^input_px is 0; it must be at least 1$"),
+        ({"input_px": -3}, "^input_px is -3; it must be"),
+    ],
+)
+def test_impossible_number_is_refused(change: dict[str, float], message: str) -> None:
+    of_layer = {name: value for name, value in change.items() if name in ("std", "bias")}
+    of_all = {name: value for name, value in change.items() if name not in of_layer}
+    layers = FullyConnected("fc1", 4, **of_layer), FullyConnected("fc2", 2)
+    with pytest.raises(ConfigError, match=message):
+        plan(Architecture(layers, **({"input_px": 8} | of_all)))  # type: ignore[arg-type]
 
 
 def test_drops_behind_the_end_stay_behind_it() -> None:

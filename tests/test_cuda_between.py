@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet.config import Lrn, Pool
+from alexnet import model
+from alexnet.config import Architecture, Conv, FullyConnected, Lrn, Pool
+from alexnet.model import Network
 from alexnet.native import HERE, nvrtc
 from alexnet.ops import cuda_between, cuda_trial, normalise, plain
 from alexnet.ops.plain import Pass
+from tests.transformed_gradients import transformed_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SOURCE = HERE / "between.cu"
@@ -197,6 +200,35 @@ def test_second_derivatives_of_the_cuda_kernels_are_those_of_the_formula() -> No
 
 
 @pytest.mark.usefixtures("runnable")
+def test_gradients_of_the_cuda_kernels_may_be_transformed() -> None:
+    x, bias = random(1, 8, 5, 5), torch.zeros(8, device=DEVICE)
+    between = Pass(True, Lrn(alpha=0.1), Pool())
+    ours, exact = (
+        transformed_gradients(lambda x, by=by: by.norm_pool(x, bias, between), x)
+        for by in (cuda_between, plain)
+    )
+    # Both differentiate the formula.
+    assert all(map(torch.equal, ours, exact))
+
+
+@pytest.mark.usefixtures("runnable")
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise() -> None:
+    """They may also return a view at any address, as a gradient may be one."""
+
+    def moved(saved: torch.Tensor) -> torch.Tensor:
+        room = saved.new_empty(saved.numel() + 1)[1:]
+        return room.view(saved.shape).copy_(saved)
+
+    x, bias = random(1, 16, 5, 5).requires_grad_(), torch.zeros(16, device=DEVICE)
+    for between in (Pass(True, Lrn(), Pool()), Pass(True, Lrn())):
+        with torch.autograd.graph.saved_tensors_hooks(moved, lambda saved: saved):
+            hooked = cuda_between.norm_pool(x, bias, between)
+        y = cuda_between.norm_pool(x, bias, between)
+        results = (torch.autograd.grad(each.square().sum(), x)[0] for each in (hooked, y))
+        assert torch.equal(*results)
+
+
+@pytest.mark.usefixtures("runnable")
 def test_what_the_kernels_do_not_have_is_left_to_triton() -> None:
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE)
     good = Pass(True, Lrn(), Pool(), columns=2)
@@ -259,17 +291,28 @@ def test_a_trial_chooses_in_training_alone(chosen: int, monkeypatch: pytest.Monk
         calls.append("Triton")
         return plain.norm_pool(x, *rest)
 
-    monkeypatch.setattr(normalise, "adds_bias", lambda x: True)
+    for module in (normalise, model):
+        monkeypatch.setattr(module, "adds_bias", lambda x: True)
     monkeypatch.setattr(cuda_trial, "possible", lambda x: True)
     monkeypatch.setattr(cuda_trial, "fastest", fastest)
     monkeypatch.setattr(triton_between, "norm_pool", by_triton)
     x, bias = random(1, 16, 5, 5), torch.zeros(16, device=DEVICE, requires_grad=True)
-    normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias)
+    normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias, training=True)
     assert calls == (["trial"] if chosen else ["trial", "Triton"])
     with torch.no_grad():
-        normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias)
+        normalise.norm_pool(x, True, Lrn(), Pool(), bias=bias, training=True)
     assert calls[-1] == "Triton"
     assert calls.count("trial") == 1
+    # Only a GPU has a trial for the convolution, too.
+    monkeypatch.setattr(model.layers, "convolution", lambda x, *others: random(1, 16, 5, 5))
+    first = Conv("conv1", 16, 3, then=("activation", "lrn", "max_pool"))
+    net = Network(Architecture((first, FullyConnected("fc2", 2)), input_px=7)).to(DEVICE)
+    calls.clear()
+    # Attributions ask for gradients in evaluation mode.
+    net.eval()(random(1, 3, 7, 7))
+    assert calls == ["Triton"]
+    net.train()(random(1, 3, 7, 7))
+    assert calls[1] == "trial"
 
 
 def nvrtc_library() -> ctypes.CDLL:

@@ -551,6 +551,7 @@ def test_second_derivatives_of_the_compiled_operators() -> None:
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("compiled_code")
 def test_second_derivatives_through_tiles() -> None:
     x = torch.randn(2, 32, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = torch.randn(32, 16, 3, 3), torch.randn(32)
@@ -588,6 +589,29 @@ def test_a_parametrization_reaches_the_convolution(net: Network, images: torch.T
     torch.testing.assert_close(net(images), twice(images), **SAME)
     net(images).sum().backward()
     assert net.conv2.parametrizations.weight.original.grad is not None
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv3"])  # padded on one side, and on both
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("padding", (2, 2)),
+        ("padding", 2),
+        ("dilation", (2, 2)),
+        ("padding_mode", "reflect"),
+        ("stride", (1, 2)),
+    ],
+)
+def test_changed_settings_of_a_convolution_count(layer: str, name: str, value: object) -> None:
+    conv = Network(tiny_architecture()).get_submodule(layer)
+    settings = {key: getattr(conv, key) for key in ("stride", "padding", "groups")} | {name: value}
+    exact = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, **settings)
+    exact.weight, exact.bias = conv.weight, conv.bias
+    setattr(conv, name, value)
+    x = torch.randn(2, conv.in_channels, 13, 13)
+    padded = F.pad(x, (0, 3, 0, 3)) if layer == "conv1" else x
+    torch.testing.assert_close(conv(x), exact(padded), **SAME)
+    assert conv(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_symbolic_tracing_gives_the_same_network(net: Network, images: torch.Tensor) -> None:

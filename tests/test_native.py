@@ -37,7 +37,11 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     built: list[Path] = []
 
     def build(
-        compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path
+        compiler: native.Command,
+        source: Path,
+        flags: Sequence[str],
+        libraries: Sequence[str],
+        out: Path,
     ) -> None:
         out.write_bytes(BUILT)
         out.chmod(0o777)  # that of a linker whose umask is 000
@@ -50,7 +54,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def made() -> Path:
-    return native._shared_object(sys.executable, "kernels.cpp", (), ())
+    return native._shared_object((sys.executable,), "kernels.cpp", (), ())
 
 
 def test_library_is_compiled_once_and_only_its_owner_can_write_it(
@@ -166,11 +170,11 @@ def test_where_the_library_of_a_compiler_cannot_be_loaded_the_next_one_is_tried(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As that of clang beside a PyTorch with GCC's OpenMP."""
-    asked: list[str] = []
+    asked: list[native.Command] = []
 
-    def shared_object(compiler: str, *arguments: object) -> Path:
+    def shared_object(compiler: native.Command, *arguments: object) -> Path:
         asked.append(compiler)
-        return Path(f"{compiler}.so")
+        return Path(f"{compiler[-1]}.so")
 
     loadable = ["g++.so"]
 
@@ -180,16 +184,30 @@ def test_where_the_library_of_a_compiler_cannot_be_loaded_the_next_one_is_tried(
         return path
 
     monkeypatch.setattr(native.shutil, "which", lambda name: name)
-    monkeypatch.setenv("CXX", "clang++")
+    monkeypatch.setenv("CXX", "ccache clang++")
     monkeypatch.setattr(native, "_shared_object", shared_object)
     monkeypatch.setattr(native.ctypes, "CDLL", load)
     assert native._load("kernels.cpp", (), (), {}, "slower") == "g++.so"  # type: ignore[comparison-overlap]
-    assert asked == ["clang++", "g++"]
+    assert asked == [("ccache", "clang++"), ("g++",)]
     assert capsys.readouterr().err == ""
     loadable.clear()
     assert native._load("kernels.cpp", (), (), {}, "slower") is None
     message = "slower: clang++.so: undefined symbol: __kmpc_fork_call; install g++, "
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_compiler_that_does_not_speak_the_locale_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = tmp_path / "compiler"
+    # The first argument is that of CXX.
+    compiler.write_text(
+        '#!/bin/sh\n[ "$2" = --version ] || { printf "%s caf\\351" "$1" >&2; exit 1; }\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{compiler} -m64")
+    assert native._load("kernels.cpp", ("--no-such-flag",), (), {}, "slower") is None
+    assert capsys.readouterr().err.startswith("slower: compiler failed: -m64 caf")
 
 
 def test_user_without_a_home_folder_has_no_compiled_code_and_no_error(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from alexnet.ops import fully_connected, onednn, trial
 from alexnet.ops.trial import WAYS
 from tests.conftest import HAS_ONEDNN
+from tests.transformed_gradients import assert_transformed_alike
 
 pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this PyTorch has no oneDNN")
 
@@ -43,10 +44,13 @@ def test_layer_equals_that_of_pytorch(shape: tuple[int, int, int], with_bias: bo
         assert float((got - wanted).detach().norm() / wanted.detach().norm()) < 2e-6
 
 
-def test_only_the_gradients_that_are_needed_are_computed() -> None:
+def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = leaves(3, 20, 4)
-    onednn.linear(x.detach(), weight, bias).sum().backward()
-    assert x.grad is None
+    y = onednn.linear(x.detach(), weight, bias)
+    product, calls = onednn._product, []
+    monkeypatch.setattr(onednn, "_product", lambda *given: calls.append(given) or product(*given))
+    y.sum().backward()
+    assert len(calls) == 1
     assert weight.grad is not None
     assert torch.equal(bias.grad, torch.full((4,), 3.0))  # type: ignore[arg-type]
 
@@ -59,6 +63,13 @@ def test_gradient_can_be_differentiated_again() -> None:
         second.append(torch.autograd.grad(dx.square().sum(), weight)[0])
     # Twice the roundings of a single gradient.
     torch.testing.assert_close(*second, rtol=1e-5, atol=1e-4)
+
+
+def test_gradient_may_be_transformed() -> None:
+    x, weight, bias = leaves(4, 9, 3)
+    assert_transformed_alike(
+        lambda x: onednn.linear(x, weight, bias), lambda x: F.linear(x, weight, bias), x
+    )
 
 
 def test_observed_layer_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:

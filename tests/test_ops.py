@@ -20,12 +20,13 @@ from torch.library import opcheck
 
 from alexnet import layers, native, ops
 from alexnet.architecture import Op, pooled_px
-from alexnet.config import Architecture, Conv, Lrn, OpName, Pool
+from alexnet.config import Architecture, Conv, Lrn, OpName, Pool, SpatialNorm
 from alexnet.model import Network
-from alexnet.ops import blocks, compiled, dropout_mask, fast, normalise, trial
+from alexnet.ops import blocks, compiled, dropout_mask, fast, normalise, plain, trial
 from alexnet.ops.arena import kept_memory
 from tests import reference
 from tests.conftest import tiny_architecture
+from tests.transformed_gradients import assert_transformed_alike
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -310,11 +311,59 @@ def test_the_compiled_normalisations_are_well_made_operators(dtype: torch.dtype)
     opcheck(compiled.spatial_norm, (x, 2, 1.0, 4e-5), test_utils=checks)
 
 
-def test_bfloat16_keeps_infinities_and_nans() -> None:
-    x = torch.tensor([1.0, float("nan"), 1e18, -0.0], dtype=torch.bfloat16).view(1, 4, 1, 1)
-    y = ops.lrn(x.contiguous(memory_format=torch.channels_last), n=1, alpha=0.0, k=1.0).flatten()
-    assert y[1].isnan()
-    assert torch.equal(y[[0, 2, 3]], x.flatten()[[0, 2, 3]])
+@pytest.mark.parametrize("form", FORMATS)
+def test_gradients_of_the_normalizations_may_be_transformed(form: torch.memory_format) -> None:
+    x = random(2, 8, 6, 5, dtype=torch.float32).contiguous(memory_format=form)
+    between, norm = plain.Pass(True, Lrn(alpha=0.1), Pool(), columns=2), SpatialNorm(3, alpha=0.1)
+    assert_transformed_alike(
+        lambda x: ops.norm_pool(x, True, between.norm, between.window, columns=2),
+        lambda x: plain.norm_pool(x, None, between),
+        x,
+    )
+    assert_transformed_alike(
+        lambda x: ops.spatial_norm(x, 3, alpha=0.1), lambda x: plain.spatial_norm(x, norm), x
+    )
+
+
+@pytest.mark.usefixtures("compiled_code")
+@pytest.mark.parametrize(
+    "op",
+    [
+        ops.lrn,
+        lambda x: ops.norm_pool(x, True, Lrn(), Pool()),
+        lambda x: ops.spatial_norm(x, 3, alpha=0.1),
+    ],
+)
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise(
+    op: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = random(2, 8, 6, 5, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    assert compiled.takes(x)
+    # This one returns contiguous tensors, also without a GPU.
+    with torch.autograd.graph.save_on_cpu(pin_memory=True):
+        hooked = op(x).square().sum()
+    results = (torch.autograd.grad(y, x)[0] for y in (hooked, op(x).square().sum()))
+    assert torch.equal(*results)
+
+
+@pytest.mark.usefixtures("compiled_code")
+def test_bfloat16_keeps_infinities_nans_and_signs() -> None:
+    nan, inf = float("nan"), float("inf")
+    x = torch.tensor([nan, 1.0, inf, -inf, 1e18, -0.0], dtype=torch.bfloat16).view(1, 6, 1, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert compiled.takes(x)
+    # With alpha=0 an infinity is a NaN: 0 times its square.
+    normalized = ops.lrn(x[:, [0, 1, 4, 5]], n=1, alpha=0.0, k=1.0)
+    for y, of in ((ops.norm_pool(x, window=Pool(1, 1)), x), (normalized, x[:, [0, 1, 4, 5]])):
+        assert bool(y[0, 0].isnan())
+        # `equal` takes -0 for 0, so the bits are compared.
+        assert torch.equal(y[:, 1:].view(torch.int16), of[:, 1:].view(torch.int16))
+    zeros = torch.zeros_like(x).requires_grad_()
+    largest = torch.full_like(x, torch.finfo(torch.bfloat16).max)
+    # 1.002 times the largest value is a float32, and rounds to infinity.
+    (g,) = torch.autograd.grad(ops.lrn(zeros, n=1, alpha=0.0, k=0.997), zeros, largest)
+    assert torch.equal(g, torch.full_like(x, inf))
 
 
 @pytest.mark.usefixtures("compiled_code")
@@ -534,8 +583,8 @@ def test_the_compiled_mask_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> 
     for takes in (lambda keep: False, lambda keep: True):
         monkeypatch.setattr(dropout_mask, "_compiled_takes", takes)
         masks += [[mask.draw((7, 4, 5, 5), cpu) for mask in numbered]]
-    for plain, made in zip(*masks, strict=True):
-        assert torch.equal(plain, made)
+    for slow, made in zip(*masks, strict=True):
+        assert torch.equal(slow, made)
 
 
 def test_keys_of_layers_may_be_given_as_tensors() -> None:

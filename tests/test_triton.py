@@ -22,6 +22,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: pip inst
 
 from alexnet.ops import triton_between, triton_spatial  # noqa: E402
 from tests import triton_resources  # noqa: E402
+from tests.transformed_gradients import assert_transformed_alike  # noqa: E402
 
 # The interpreter computes with NumPy, which warns of NaNs and infinities, also in empty lanes.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -225,6 +226,33 @@ def test_second_derivatives_of_the_triton_kernels_are_those_of_the_formula() -> 
             results.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
         for ours, exact in zip(*results, strict=True):
             torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_the_triton_kernels_may_be_transformed() -> None:
+    x, bias = random(1, 4, 5, 5, dtype=torch.float32), random(4, dtype=torch.float32)
+    between, norm = Pass(True, Lrn(alpha=0.1), Pool(), columns=2), SpatialNorm(3, alpha=0.1)
+    assert_transformed_alike(
+        lambda x: triton_between.norm_pool(x, bias, between),
+        lambda x: plain.norm_pool(x, bias, between),
+        x,
+    )
+    assert_transformed_alike(
+        lambda x: triton_spatial.spatial_norm(x, norm), lambda x: plain.spatial_norm(x, norm), x
+    )
+
+
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise() -> None:
+    x, between = random(1, 6, 5, 4, dtype=torch.float32), Pass(True, Lrn(), Pool())
+    x.requires_grad_()
+    for op in (
+        lambda x: triton_between.norm_pool(x, None, between),
+        lambda x: triton_between.norm_pool(x, None, Pass(True, Lrn())),
+        lambda x: triton_spatial.spatial_norm(x, SpatialNorm(3, alpha=0.1)),
+    ):
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.contiguous, lambda saved: saved):
+            hooked = op(x).square().sum()
+        results = (torch.autograd.grad(y, x)[0] for y in (hooked, op(x).square().sum()))
+        assert torch.equal(*results)
 
 
 def test_bits_are_the_same_every_time() -> None:

@@ -17,6 +17,7 @@ from alexnet.architecture import plan
 from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.model import Network
 from alexnet.ops import trial, winograd
+from tests.transformed_gradients import assert_transformed_alike
 
 pytestmark = pytest.mark.usefixtures("compiled_code")
 
@@ -202,3 +203,19 @@ def test_a_prediction_never_goes_through_tiles(name: str, monkeypatch: pytest.Mo
     assert calls == [1]
     net.eval()(x)
     assert calls == [1]
+
+
+def test_weights_may_be_laid_out_in_any_way() -> None:
+    x, weight, bias = given_of(2, 32, 16, 2, 5, 6)
+    # Their two sides cannot be viewed as one.
+    turned = weight.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(*(winograd.conv2d(x, w, bias, 2) for w in (weight, turned)))
+
+
+def test_gradient_may_be_transformed() -> None:
+    x, weight, bias = given_of(2, 32, 16, 2, 5, 6)
+    assert_transformed_alike(
+        lambda x: winograd.conv2d(x, weight, bias, 2),
+        lambda x: F.conv2d(x, weight, bias, padding=1, groups=2),
+        x,
+    )

@@ -56,6 +56,7 @@ MEND = "remove it, or make it yours alone (chown, chmod 700)"
 
 Pointer, Size, Real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 ArgTypes = list[type]
+Command = tuple[str, ...]  # a program and its first arguments
 
 
 def _sizes(names: str) -> list[tuple[str, type]]:
@@ -198,10 +199,14 @@ def _load(
     return None
 
 
-def _compilers() -> list[str]:
+def _compilers() -> list[Command]:
     """The C++ compilers of this machine, in the order in which they are tried."""
-    names = os.environ.get("CXX", "c++"), "g++", "clang++"
-    return list(dict.fromkeys(filter(None, map(shutil.which, names))))
+    # Words, as in a Makefile: `ccache g++`, `g++ -m64`.
+    commands = os.environ.get("CXX", "c++").split(), ["g++"], ["clang++"]
+    found = [
+        (path, *rest) for name, *rest in filter(None, commands) if (path := shutil.which(name))
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
@@ -215,7 +220,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
 
 
 def _shared_object(
-    compiler: str, source: str, flags: Sequence[str], libraries: Sequence[str]
+    compiler: Command, source: str, flags: Sequence[str], libraries: Sequence[str]
 ) -> Path:
     """Return the path of the compiled library; compile it unless the cache has it undamaged.
 
@@ -224,10 +229,11 @@ def _shared_object(
             to it.
     """
     version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True, timeout=30
+        [*compiler, "--version"], capture_output=True, check=True, timeout=30
     ).stdout
     # Everything that decides the machine code: source, compiler, processor and flags.
-    key = (HERE / source).read_bytes() + version + processor().encode() + " ".join(flags).encode()
+    said = processor() + " ".join([*compiler[1:], *flags])
+    key = (HERE / source).read_bytes() + version + said.encode()
     name = f"{Path(source).stem}-{hashlib.sha256(key).hexdigest()[:16]}.so"
     path = private_folder() / name
     if not _intact(path):
@@ -283,7 +289,7 @@ def _unsafe(status: os.stat_result) -> str | None:
 
 
 def _compile(
-    compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], path: Path
+    compiler: Command, source: Path, flags: Sequence[str], libraries: Sequence[str], path: Path
 ) -> None:
     """Compile a source, and put the library at `path`.
 
@@ -309,7 +315,7 @@ def _compile(
 
 
 def _build(
-    compiler: str, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path
+    compiler: Command, source: Path, flags: Sequence[str], libraries: Sequence[str], out: Path
 ) -> None:
     """Compile a source to a shared library. Raises OSError with the compiler's first message."""
     compiled = out.with_suffix(".o")
@@ -317,13 +323,16 @@ def _build(
     # OpenMP library. The symbols are found in PyTorch's, which is in the process already: in its
     # wheels GCC's, so that a library of clang, which needs LLVM's, cannot be loaded beside them.
     for command in (
-        [compiler, *flags, "-c", str(source), "-o", str(compiled)],
-        [compiler, "-shared", str(compiled), *libraries, "-o", str(out)],
+        [*compiler, *flags, "-c", str(source), "-o", str(compiled)],
+        [*compiler, "-shared", str(compiled), *libraries, "-o", str(out)],
     ):
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        # A source path or a message may have bytes that the locale does not.
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=120
+        )
         if result.returncode:
             reason = (result.stderr.splitlines() or ["no reason given"])[0]
-            raise OSError(f"{Path(compiler).name} failed: {reason}")
+            raise OSError(f"{Path(compiler[0]).name} failed: {reason}")
 
 
 def processor() -> str:

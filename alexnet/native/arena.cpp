@@ -103,6 +103,8 @@ class Arena final : public c10::Allocator {
       return arena.fallback->raw_deallocate(pointer);
     std::lock_guard<std::mutex> guard(arena.lock);
     auto block = arena.used.find(address);
+    // Of a tensor that has outlived the arena: no other will use its pages.
+    if (arena.users == 0) madvise(address, block->second, MADV_DONTNEED);
     auto freed = arena.free.emplace(address, block->second).first;
     arena.used.erase(block);
     if (auto next = std::next(freed); next != arena.free.end()) arena.merge(freed, next);

@@ -85,7 +85,7 @@ inline void band(const float *in, const int32_t *map_in_column, float *out, int6
 // The operations between two convolutions, in this order, each of them optional: ReLU,
 // normalization over maps, maximum over windows, ReLU. Nothing between them is written to memory.
 //
-// The fields must be those of `Pass` in native/__init__.py, in the same order.
+// The fields must be those of `PassSettings` in native/__init__.py, in the same order.
 struct Pass {
   int64_t images, height, width, maps;  // of x, the input
   int64_t relu;

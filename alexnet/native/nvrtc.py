@@ -109,7 +109,7 @@ def compiled(library: ctypes.CDLL, source: bytes, options: Sequence[str]) -> tup
         failed = library.nvrtcCompileProgram(
             program, len(words), (ctypes.c_char_p * len(words))(*words)
         )
-        log = _read(library, "ProgramLog", program).rstrip(b"\0").decode()
+        log = _read(library, "ProgramLog", program).rstrip(b"\0").decode(errors="replace")
         if failed:
             raise RuntimeError(f"NVRTC: {log}")
         return _read(library, "CUBIN", program), log

@@ -41,10 +41,6 @@ def _call(name: str, tensors: tuple[torch.Tensor, ...], *others: Any) -> None:
     getattr(library, f"{name}_{native.SUFFIX[tensors[0].dtype]}")(*pointers, *others)
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _sizes(x: torch.Tensor) -> tuple[int, int, int, int]:
     """Images, height, width, maps: the order in memory."""
     return x.shape[0], x.shape[2], x.shape[3], x.shape[1]
@@ -63,7 +59,7 @@ def _empty_results(
     """Uninitialized results of `norm_pool`; without a pool the positions are empty."""
     # An operator must return two tensors in every case, so the second one may be empty.
     if size_px == 0:
-        return torch.empty_like(x), x.new_empty(0, dtype=torch.uint8)
+        return torch.empty_like(x), torch.empty_like(x[:0], dtype=torch.uint8)
     sides = (pooled_px(side, size_px, stride, partial) for side in x.shape[2:])
     shape, last = (*x.shape[:2], *sides), torch.channels_last
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
@@ -125,7 +121,7 @@ def norm_pool_backward(
     settings = native.PassSettings(
         *_sizes(x), relu, columns, half, size_px, stride, *dy.shape[2:], False, k, alpha
     )
-    _call("pass_backward", (x, _channels_last(dy), position, dx), byref(settings))
+    _call("pass_backward", (x, fast.channels_last(dy), position, dx), byref(settings))
     return dx
 
 
@@ -143,7 +139,7 @@ def spatial_norm_backward(
 ) -> torch.Tensor:
     """The gradient of `spatial_norm` with respect to x."""
     dx = torch.empty_like(x)
-    _call("spatial_backward", (x, _channels_last(dy), dx), *_sizes(x), half, k, alpha)
+    _call("spatial_backward", (x, fast.channels_last(dy), dx), *_sizes(x), half, k, alpha)
     return dx
 
 
@@ -160,14 +156,14 @@ def _save_pass(
 def _pass_gradient(ctx: Any, dy: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
     x, position = ctx.saved_tensors
     relu, columns, half, size_px, stride, partial, relu_after, k, alpha = ctx.settings
-    # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-    if torch.is_grad_enabled():
+    if fast.gradient_observed(dy):
         # LRN over n maps looks at n // 2 on either side, so 2 half + 1 is an n of the same sum.
         norm = Lrn(2 * half + 1, k, alpha) if half >= 0 else None
         window = Pool(size_px, stride, partial) if size_px else None
         between = plain.Pass(relu, norm, window, relu_after, columns)
         formula = functools.partial(plain.norm_pool, bias=None, between=between)
         return *fast.plain_gradients(formula, (x,), (True,), dy), *(None,) * 9
+    x, position = map(fast.channels_last, (x, position))
     dx = norm_pool_backward(x, dy, position, relu, columns, half, size_px, stride, k, alpha)
     return dx, *(None,) * 9
 
@@ -179,11 +175,10 @@ def _save_spatial(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> No
 
 def _spatial_gradient(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     (x,), (half, k, alpha) = ctx.saved_tensors, ctx.settings
-    # As in `_pass_gradient`.
-    if torch.is_grad_enabled():
+    if fast.gradient_observed(dy):
         formula = functools.partial(plain.spatial_norm, norm=SpatialNorm(2 * half + 1, k, alpha))
         return *fast.plain_gradients(formula, (x,), (True,), dy), None, None, None
-    return spatial_norm_backward(x, dy, half, k, alpha), None, None, None
+    return spatial_norm_backward(fast.channels_last(x), dy, half, k, alpha), None, None, None
 
 
 register_autograd("alexnet::norm_pool", _pass_gradient, setup_context=_save_pass)

@@ -155,6 +155,13 @@ def _kernels(sizes: tuple[int, int, int], device: int, between: Pass) -> _Kernel
     )
 
 
+def _readable(x: torch.Tensor) -> torch.Tensor:
+    """Return x: (N, C, H, W) as the kernels read it; x itself where it is so already."""
+    x = fast.channels_last(x)
+    # A gradient, or what a hook on saved tensors returns, may be a view, at any address.
+    return x.clone(memory_format=torch.channels_last) if x.data_ptr() % ALIGNED_BYTES else x
+
+
 class _Between(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, between: Pass) -> torch.Tensor:
@@ -179,8 +186,7 @@ class _Between(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, bias, position), compiled, between = ctx.saved_tensors, ctx.compiled, ctx.between
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(gradients[0]):
             exact = fast.plain_gradients(
                 lambda x, bias: plain.norm_pool(x, bias, between),
                 (x, bias),
@@ -188,10 +194,7 @@ class _Between(torch.autograd.Function):
                 gradients[0],
             )
             return *exact, None
-        dy = gradients[0].contiguous(memory_format=torch.channels_last)
-        # A gradient may be a view of another tensor, at any address.
-        if dy.data_ptr() % ALIGNED_BYTES:
-            dy = dy.clone(memory_format=torch.channels_last)
+        x, dy, position = map(_readable, (x, gradients[0], position))
         maps, pixels = x.shape[1], x.numel() // x.shape[1]
         blocks = -(-pixels // (compiled.pixels_at_once * TURNS))
         dx, dbias = torch.empty_like(x), bias.new_empty((blocks, maps))

@@ -1,10 +1,11 @@
 """When an operator may take a fast path, and how a fast path keeps second derivatives.
 
 A fast path (compiled code, Triton, CUDA C++, oneDNN, Winograd tiles, a convolution over blocks)
-computes what the plain path computes, up to rounding, but it hides the PyTorch operations behind
-its result. Where something observes those operations, the plain path is taken: the transforms of
-`torch.func`, `torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast,
-tensor subclasses, and dispatch modes, which count or record operations.
+computes what the plain path computes, up to rounding and to how far an infinity or a NaN reaches
+(`normalise.py`, `triton_band.py`), but it hides the PyTorch operations behind its result. Where
+something observes those operations, the plain path is taken: the transforms of `torch.func`,
+`torch.compile` and `torch.export`, tracers, forward-mode differentiation, autocast, tensor
+subclasses, and dispatch modes, which count or record operations.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ any_global_hook: Callable[[], object] = getattr(
     nn.modules.module, "_has_any_global_hook", _observed
 )
 """True in a test if a hook is registered for all modules of the process."""
+# Batches of the older `vmap`, which `is_grads_batched=True` and `jacobian(vectorize=True)` still
+# use; a PyTorch that lacks the question has none of them.
+_is_legacy_batch: Callable[[torch.Tensor], bool] = getattr(
+    torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False
+)
 
 
 def unobserved(*tensors: torch.Tensor) -> bool:
@@ -53,16 +59,39 @@ def unobserved(*tensors: torch.Tensor) -> bool:
     )
 
 
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return x: (N, C, H, W) as kernels read it; x itself where it is laid out so.
+
+    A backward pass asks for it, for saved tensors too: hooks on these, such as `save_on_cpu`, may
+    return them in another layout.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def gradient_observed(dy: torch.Tensor) -> bool:
+    """Whether a backward pass must differentiate the plain path, by `plain_gradients`.
+
+    That is where its operations are recorded (`create_graph=True`), where gradients are batched,
+    and where dy has a tangent. The forward pass has not seen any of these.
+    """
+    return (
+        torch.is_grad_enabled()
+        or _transforms_active()
+        or _is_legacy_batch(dy)
+        or forward_ad.unpack_dual(dy).tangent is not None  # type: ignore[no-untyped-call]
+    )
+
+
 def plain_gradients(
     plain: Callable[..., torch.Tensor],
     inputs: Sequence[torch.Tensor],
     needed: Sequence[bool],
     dy: torch.Tensor,
 ) -> tuple[torch.Tensor | None, ...]:
-    """Differentiate the plain path, so that the gradients can be differentiated again.
+    """Differentiate the plain path, so that the gradients can be differentiated and batched.
 
-    The backward pass of a fast path calls this when gradients are recorded in it, which happens
-    only with `create_graph=True`: its own gradients have no derivatives.
+    The backward pass of a fast path calls this where `gradient_observed`: its own gradients have no
+    derivatives, and are written into memory that has no room for a batch of them.
 
     Args:
         plain: The plain path; it computes the result from `inputs`.
@@ -73,5 +102,8 @@ def plain_gradients(
         The gradient of each input, or None where it is not needed.
     """
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-    gradients = iter(torch.autograd.grad(plain(*inputs), wanted, dy, create_graph=True))
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = plain(*inputs)
+    gradients = iter(torch.autograd.grad(y, wanted, dy, create_graph=recorded))
     return tuple(next(gradients) if need else None for need in needed)

@@ -17,7 +17,8 @@ Each function takes the fastest path that can compute its result:
   there in CUDA C++ (`cuda_between.py`); a trial on the card takes the faster one.
 - Otherwise, such as in float64, PyTorch's operations do it, with the gradient above: the sum over
   maps is a product with a banded matrix of zeros and ones, which costs little beside the
-  convolutions, and the work is done in pieces that stay in the processor's cache.
+  convolutions, and the work is done in pieces that stay in the processor's cache. Where the square
+  of a value is no finite number, all maps of its position become NaN: zero times infinity is NaN.
 - Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
 
 Sums are float32 for bfloat16 values, and float64 for float64 values.
@@ -79,6 +80,7 @@ def norm_pool(
     relu_after: bool = False,
     columns: int = 1,
     bias: torch.Tensor | None = None,
+    training: bool = False,
 ) -> torch.Tensor:
     """Compute what stands between two convolutions: ReLU, LRN, maximum, ReLU, each one optional.
 
@@ -88,6 +90,8 @@ def norm_pool(
     Args:
         x: (N, C, H, W), float64, float32 or bfloat16.
         bias: (C,), of the convolution that computed x, added before anything else.
+        training: Allow the way that only training takes on CUDA, by a trial. In evaluation mode the
+            result for an image must not depend on a trial.
 
     Raises:
         ConfigError: As `lrn` does, or if the window is larger than the maps.
@@ -103,9 +107,10 @@ def norm_pool(
         from alexnet.ops import triton_between
 
         if triton_between.takes(between):
-            # Of training alone: the result for an image must not depend on a trial.
+            # Without gradients no trial is worth its time.
             if (
-                bias is not None
+                training
+                and bias is not None
                 and bias.requires_grad
                 and torch.is_grad_enabled()
                 and cuda_trial.possible(x)
@@ -265,8 +270,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         x, d = ctx.saved_tensors
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(grads[0]):
             (gradient,) = fast.plain_gradients(ctx.formula, (x,), (True,), grads[0])
             return gradient, None, None, None
         _, alpha, beta = ctx.constants

@@ -63,8 +63,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, weight, bias), dy = ctx.saved_tensors, gradients[0]
         needed = ctx.needs_input_grad
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(dy):
             return fast.plain_gradients(F.linear, (x, weight, bias), needed, dy)
         return (
             _product(dy, weight.t()) if needed[0] else None,

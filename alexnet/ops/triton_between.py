@@ -273,11 +273,11 @@ class _Between(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, bias, position), between = ctx.saved_tensors, ctx.between
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(gradients[0]):
             formula, needed = partial(plain.norm_pool, between=between), ctx.needs_input_grad[:2]
             return *fast.plain_gradients(formula, (x, bias), needed, gradients[0]), None
-        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        x, dy = map(fast.channels_last, (x, gradients[0]))
+        position = None if position is None else fast.channels_last(position)
         maps, rows = x.shape[1], x.numel() // x.shape[1]
         tiles = _tiles(maps, between.columns, between.half)
         dx, dbias = torch.empty_like(x), None

@@ -148,11 +148,10 @@ class _Spatial(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), norm = ctx.saved_tensors, ctx.norm
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(gradients[0]):
             formula = partial(plain.spatial_norm, norm=norm)
             return *fast.plain_gradients(formula, (x,), (True,), gradients[0]), None
-        dy = gradients[0].contiguous(memory_format=torch.channels_last)
+        x, dy = map(fast.channels_last, (x, gradients[0]))
         indirect, dx = torch.empty_like(x), torch.empty_like(x)
         for last in (False, True):
             _launch(_backward, (x, dy, indirect, dx), norm, last=last)

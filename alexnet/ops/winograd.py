@@ -105,8 +105,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, weight, bias), columns, dy = ctx.saved_tensors, ctx.columns, gradients[0]
-        # Gradients are recorded here only for `create_graph=True`; see `fast.plain_gradients`.
-        if torch.is_grad_enabled():
+        if fast.gradient_observed(dy):
 
             def direct(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
                 return F.conv2d(x, weight, bias, padding=1, groups=columns)
@@ -148,7 +147,7 @@ def _convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, columns: int, native_products: bool
 ) -> torch.Tensor:
     """The forward pass; see `conv2d`."""
-    nine = weight.view(columns, len(weight) // columns, -1, 9).permute(0, 3, 2, 1)
+    nine = weight.reshape(columns, len(weight) // columns, -1, 9).permute(0, 3, 2, 1)
     filters = torch.matmul(G_BOTH, nine.flatten(2)).view(columns, 36, *nine.shape[2:])
     images, _, height, width = x.shape
     shape = images, len(weight), height, width
