@@ -288,8 +288,55 @@ def test_bar_counts_ended_and_interrupted_runs(
 
     monkeypatch.setattr(processes, "Progress", Bar)
     settings = replace(settings_for(photographs, tmp_path), jobs=1)
-    assert list(processes.run_processes(planned, settings)) == planned
+    assert [spec for spec, _ in processes.run_processes(planned, settings)] == planned
     assert bars == [("training", 360, "presentations", done) for done in (60, 120, 240)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "jobs", "begun", "expected"),
+    [
+        (3, 1, 0, [1200, 600, 0]),
+        (8, 4, 0, [600] * 4 + [0] * 4),
+        # The last one runs alone, on its share of the cores.
+        (5, 4, 0, [600] * 4 + [0]),
+        # The first was interrupted after one of its two epochs, and needs only half of the time.
+        (3, 1, 1, [1200, 600, 0]),
+        # It had only to be tested.
+        (2, 1, 2, [None, 0]),
+    ],
+)
+def test_time_that_is_left_counts_runs_at_the_same_time(
+    runs: int,
+    jobs: int,
+    begun: int,
+    expected: list[float],
+    photographs: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run takes ten minutes, and all that run at the same time end together."""
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    config = replace(config, schedule=StepSchedule(2))
+    planned = [specs.RunSpec(str(n), config, tmp_path / str(n)) for n in range(runs)]
+    done = {"0": begun}
+    now_s = 0.0
+
+    def wait(running: Any, *arguments: Any) -> Any:
+        nonlocal now_s
+        for process in running:
+            process.wait()
+        lacking = 1 if done.pop("0", 0) == 1 else 2
+        now_s += 300 * lacking
+        return list(running)
+
+    monkeypatch.setattr(processes, "_wait_for_any", wait)
+    monkeypatch.setattr(processes, "epochs_done", lambda spec: done.get(spec.name, 0))
+    monkeypatch.setattr(processes, "time", Mock(perf_counter=lambda: now_s))
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+    assert list(processes.run_processes(planned, settings)) == list(
+        zip(planned, expected, strict=True)
+    )
 
 
 def test_runs_at_the_same_time_share_the_cores(
@@ -303,8 +350,8 @@ def test_runs_at_the_same_time_share_the_cores(
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(specs, "available_cores", lambda: 16)
     settings = replace(settings_for(photographs, tmp_path), jobs=4)
-    for spec in processes.run_processes(planned, settings):
-        assert (spec.folder / "log").read_text() == "4 of 4\n"
+    list(processes.run_processes(planned, settings))
+    assert [(spec.folder / "log").read_text() for spec in planned] == ["4 of 4\n"] * 4
 
 
 @pytest.mark.parametrize(
@@ -391,9 +438,10 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
     (claim,) = chosen(["bias"])
     settings = settings_for(photographs, tmp_path)
     spec = specs.plan_run(claim, claim.arms[0], 0, settings, {})
-    monkeypatch.setattr(runner, "run_processes", lambda specs, settings: iter(specs))
+    monkeypatch.setattr(runner, "run_processes", lambda specs, settings: [(*specs, 90.0)])
     runner.run_all([spec], settings)
-    assert f"failed, see {spec.folder}/log; " in capsys.readouterr().out.splitlines()[-1]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"1/1 {spec.name}: failed, see {spec.folder}/log; 2 min left"
     # The search for a learning rate may not take it for one at which the loss is not finite.
     for result in (runner._outcome, runner._result):
         with pytest.raises(ValueError, match=f"gave no numbers: see {spec.folder}/log"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
@@ -188,16 +187,14 @@ def run_all(specs: Sequence[RunSpec], settings: Settings) -> None:
     """Run all that has not been run before, and say how each run ended."""
     # By folder, since two specs with the same key are the same run.
     pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
-    began_s, total = time.perf_counter(), len(pending)
     _announce(pending.values(), settings)
-    for number, spec in enumerate(run_processes(pending.values(), settings), 1):
+    for number, (spec, left_s) in enumerate(run_processes(pending.values(), settings), 1):
         result = job.read(spec.folder)
         summary = result if isinstance(result, str) else f"failed, see {spec.folder}/log"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
-        # An estimate: as if the runs that are left took as long as those before them.
-        left_s = (time.perf_counter() - began_s) / number * (total - number)
-        print(f"{number}/{total} {spec.name}: {summary}; {duration(left_s)} left", flush=True)
+        left = "" if left_s is None else f"; {duration(left_s)} left"
+        print(f"{number}/{len(pending)} {spec.name}: {summary}{left}", flush=True)
 
 
 def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
