@@ -448,6 +448,55 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
             result(spec)
 
 
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ("kill -9 $$", r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n"),
+        ("kill -11 $$", r"ended by signal 11 \([^;]+\)\n"),
+        ("exit 1", ""),
+    ],
+)
+def test_log_of_a_run_names_the_signal_that_ended_it(
+    ends: str, expected: str, photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    spec = specs.RunSpec("a run", config, tmp_path / "run")
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{ends}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    list(processes.run_processes([spec], settings_for(photographs, tmp_path)))
+    assert re.fullmatch(expected, (spec.folder / "log").read_text())
+
+
+def test_runs_go_on_where_the_reader_of_stdout_has_left(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [specs.RunSpec(str(n), recipes.original(), tmp_path / str(n)) for n in range(3)]
+    ended: list[str] = []
+
+    def run_processes(pending: Any, settings: specs.Settings) -> Any:
+        for spec in pending:
+            ended.append(spec.name)
+            yield spec, 1.0
+
+    def run_and_record(claims: Any, settings: specs.Settings, *arguments: Any, strict: bool) -> Any:
+        runner.run_all(planned, settings)
+        yield "a claim"
+        ended.append("all claims")
+
+    monkeypatch.setattr(runner, "run_processes", run_processes)
+    monkeypatch.setattr(runner, "_announce", lambda specs, settings: None)
+    monkeypatch.setattr(reproduce, "run_and_record", run_and_record)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        main(["reproduce", "--data", photographs.name])
+        monkeypatch.undo()
+    assert ended == ["0", "1", "2", "all claims"]
+
+
 def test_loss_that_is_not_finite_is_an_outcome_and_no_result(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"failed": "the loss is nan"}')
     spec = specs.RunSpec("a run", recipes.original(), tmp_path)

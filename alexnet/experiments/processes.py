@@ -91,6 +91,10 @@ def run_processes(
                 processes = _wait_for_any(running, presented, bar)
             busy_s += num_running * (time.perf_counter() - began_s)
             ended = [running.pop(process) for process in processes]
+            for process, spec in zip(processes, ended, strict=True):
+                # Its log ends in an ordinary line, and the caller names the log as the reason.
+                if process.returncode < 0:
+                    _note_signal(spec, -process.returncode)
             free += [taken.pop(process) for process in processes]
             # A run that has ended lacks nothing, also where it has reached its error early.
             made = presented() - before
@@ -98,6 +102,15 @@ def run_processes(
             to_come = _last_end([*idle, *left(running.values())], left(waiting))
             for spec in ended:
                 yield spec, to_come * busy_s / made if made else None
+
+
+def _note_signal(spec: RunSpec, number: int) -> None:
+    """Write into the log of a run which signal has ended its process."""
+    text = f"ended by signal {number} ({signal.strsignal(number)})"
+    if number == signal.SIGKILL:
+        text += "; the system ends a process where it lacks memory: use fewer --jobs"
+    with (spec.folder / "log").open("a") as log:
+        print(text, file=log)
 
 
 def _last_end(running: list[int], waiting: Collection[int]) -> int:

@@ -32,6 +32,7 @@ from alexnet.experiments.specs import (
 )
 from alexnet.files import size, write_whole
 from alexnet.progress import duration
+from alexnet.terminal import print_if_read
 from alexnet.train.folder import checkpoint_bytes
 
 SEARCH_EPOCHS = 5
@@ -175,10 +176,9 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         if not scores:
             raise AlexNetError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
         factors[arm.name] = min(scores)[1]
-        print(
+        print_if_read(
             f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after "
-            f"{max(planned_epochs)} epochs",
-            flush=True,
+            f"{max(planned_epochs)} epochs"
         )
     return factors
 
@@ -194,7 +194,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings) -> None:
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
         left = "" if left_s is None else f"; {duration(left_s)} left"
-        print(f"{number}/{len(pending)} {spec.name}: {summary}{left}", flush=True)
+        print_if_read(f"{number}/{len(pending)} {spec.name}: {summary}{left}")
 
 
 def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
@@ -223,7 +223,7 @@ def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
             ends_early |= getattr(spec.config.schedule, "until_error", None) is not None
         about = "at most about" if ends_early else "about"
         text += f": {about} {duration(seconds)} on this machine"
-    print(f"{text}. Ctrl-C stops them, and the same command continues.", flush=True)
+    print_if_read(f"{text}. Ctrl-C stops them, and the same command continues.")
 
 
 def _kept_bytes(spec: RunSpec, store: Store) -> int:
