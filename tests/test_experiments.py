@@ -18,6 +18,7 @@ from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
+import torch
 
 from alexnet import cli, recipes
 from alexnet.architecture import plan
@@ -172,6 +173,8 @@ def test_interrupted_run_goes_on_though_its_store_was_moved(store: Path, tmp_pat
     assert result.origin["device"] == "cpu"
     assert result.origin["precision"] == "float32"
     assert result.origin["code"] == code_version()
+    here = records.environment(jobs=1) | {"threads": torch.get_num_threads()}
+    assert {key: result.origin[key] for key in here} == here
 
 
 def test_number_and_time_of_the_runs_are_said_before_they_begin(
