@@ -231,6 +231,13 @@ def test_another_processor_or_number_of_threads_is_said_on_resume(
         ("cuda", {"machine": "b, 1 core, H100", "threads": 1}, ""),
         ("cuda", {"machine": "a, 4 cores, A100", "threads": 2}, "on H100 in place of A100"),
         ("mps", {"machine": "a, 1 core", "threads": 1}, ""),
+        # It was continued on a machine without a GPU in between.
+        (
+            "cuda",
+            {"machine": "a, 2 cores", "threads": 2, "device": "cpu"},
+            "on cuda in place of cpu",
+        ),
+        ("cpu", {"machine": "a, 2 cores", "threads": 2, "device": "cpu"}, ""),
     ],
 )
 def test_hardware_is_compared_by_what_decides_the_bits(

@@ -8,7 +8,6 @@ from typing import Any
 
 from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, scaled
 from alexnet.config_checks import check
-from alexnet.device import device_type
 from alexnet.errors import ConfigError
 from alexnet.program import command
 from alexnet.train.checkpoints import hardware
@@ -89,10 +88,9 @@ def accept(
     position, device = (state.epoch, state.plateau), setup.config.device
     if not finished(changed.schedule, *position):
         resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
-        lines = changes_in_words(saved, replace(changed, device=device))
-        if device_type(saved.device) == device:
-            lines += hardware_in_words(setup.saved_on, hardware(device), device)
-        return changed, [resumed, *lines]
+        # Not by the saved config, which keeps its device where a run goes on elsewhere.
+        lines = hardware_in_words(setup.saved_on, hardware(device), device)
+        return changed, [resumed, *lines, *changes_in_words(saved, changed)]
     if finished(saved.schedule, *position):
         # Without a step to train, new settings would only wait to act on a later resume.
         return saved, [_already_finished(run, saved, state, lr)]
@@ -111,9 +109,6 @@ def _already_finished(run: Path, config: Config, state: TrainState, lr: float | 
 def changes_in_words(old: Config, new: Config) -> list[str]:
     """Describe what has changed since a run was saved, one line for each setting."""
     lines = []
-    before_on, now_on = device_type(old.device), device_type(new.device)
-    if before_on != now_on:
-        lines.append(f"on {now_on} in place of {before_on}: {ROUNDED}")
     if old.data != new.data:
         lines.append(f"store {new.data} in place of {old.data}")
     if old.sgd.lr != new.sgd.lr:
@@ -128,10 +123,13 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
     """Return a line where sums have another order than before a run was saved; none elsewhere.
 
     Args:
-        before: What the checkpoint says of its hardware (`checkpoints.hardware`), in which earlier
+        before: What the checkpoint says of its hardware (`Setup.saved_on`), in which earlier
             versions have left out the number of threads.
-        device: Type of the device, the same as before.
+        device: Type of the device now.
     """
+    before_on = before.get("device", device)
+    if before_on != device:
+        return [f"on {device} in place of {before_on}: {ROUNDED}"]
     if "machine" not in before:
         return []
 
