@@ -95,7 +95,8 @@ def accept(
         # Without a step to train, new settings would only wait to act on a later resume.
         return saved, [_already_finished(run, saved, state, lr)]
     part = f" and {state.batch} batches of the next" if state.batch else ""
-    return changed, [f"{run} ends here, after {state.epoch} epochs{part}"]
+    lost = _left_out(saved.schedule, changed.schedule)
+    return changed, [f"{run} ends here, after {state.epoch} epochs{part}{lost}"]
 
 
 def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
@@ -115,7 +116,8 @@ def changes_in_words(old: Config, new: Config) -> list[str]:
         lines.append(f"learning rate {new.sgd.lr:g} in place of {old.sgd.lr:g}")
     before, after = old.schedule, new.schedule
     if before.epochs != after.epochs:
-        lines.append(f"{after.epochs} epochs in place of {before.epochs}{_drops(after)}")
+        lost = _left_out(before, after)
+        lines.append(f"{after.epochs} epochs in place of {before.epochs}{_drops(after)}{lost}")
     return lines
 
 
@@ -145,6 +147,18 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
     if words(now) == words(before):
         return []
     return [f"on {words(now)} in place of {words(before)}: {ROUNDED}"]
+
+
+def _left_out(before: Schedule, after: Schedule) -> str:
+    """What a shorter schedule has no epoch for; only the shorter one is saved and scaled again."""
+    if not (isinstance(before, StepSchedule) and isinstance(after, StepSchedule)):
+        return ""
+    # Those after the last epoch have been out before.
+    drops = sum(epoch < before.epochs for epoch in before.drops) - len(after.drops)
+    rates = sum(rate.epoch < before.epochs for rate in before.layer_lrs) - len(after.layer_lrs)
+    lost = [f"drops of the learning rate: {drops}"] * (drops > 0)
+    lost += [f"learning rates of single layers: {rates}"] * (rates > 0)
+    return f"; left out, also of a longer run later: {', '.join(lost)}" if lost else ""
 
 
 def _drops(schedule: Schedule) -> str:
