@@ -21,6 +21,7 @@ from alexnet.errors import ConfigError, MeshError
 from alexnet.train import loop, start
 from alexnet.train.start import fit, resume
 from tests.conftest import tiny
+from tests.processes import launched
 from tests.runs import stopped_after
 
 
@@ -99,7 +100,10 @@ def test_more_ranks_than_gpus_are_refused(
 ) -> None:
     config = tiny(Path(), device="cuda")
     check_layout(config, 4)
+    # Not by torchrun: a job's script may set it for all of its programs.
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    check_layout(config, 4)
+    launched(monkeypatch, 4)
     check_layout(replace(config, device="cpu"), 4)
     message = "a machine with 2 has 4 ranks; start 2 on it: torchrun --nproc-per-node 2"
     with pytest.raises(MeshError, match=message):
