@@ -19,7 +19,7 @@ from alexnet.errors import AlexNetError
 from alexnet.evaluation import QUARTER
 from alexnet.experiments import cost, job
 from alexnet.experiments.checks import check
-from alexnet.experiments.claim import Claim, error_name
+from alexnet.experiments.claim import SEARCH_EPOCHS, Claim, error_name
 from alexnet.experiments.measures import ENSEMBLE, RunResult, epochs_to
 from alexnet.experiments.processes import epochs_done, run_processes
 from alexnet.experiments.specs import (
@@ -34,9 +34,6 @@ from alexnet.files import size, write_whole
 from alexnet.progress import duration
 from alexnet.terminal import print_if_read
 from alexnet.train.folder import checkpoint_bytes
-
-SEARCH_EPOCHS = 5
-"""Length of a run of the search for a learning rate."""
 
 
 def run_ahead(claims: Sequence[Claim], settings: Settings) -> None:
