@@ -372,7 +372,7 @@ def scaled(schedule: Schedule, epochs: int) -> Schedule:
 class Parallel:
     """How several processes, started by torchrun, share one network.
 
-    A single process ignores these settings, except to reject invalid ones.
+    A single process ignores the first two, except to reject invalid ones.
     """
 
     columns: int = 1
@@ -383,7 +383,8 @@ class Parallel:
     convolutions are data parallel (Krizhevsky 2014). The gradients of the fully connected layers,
     58.6 of 61 million, are then never sent."""
     timeout_s: float = 60.0
-    """Timeout of a collective operation, in seconds."""
+    """Timeout of a collective operation, in seconds. Half of it is how long a store may be silent,
+    also in a single process."""
 
 
 @dataclass(frozen=True)

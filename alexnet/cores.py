@@ -30,6 +30,21 @@ def available_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_limit())))
 
 
+def launched_ranks(variable: str) -> int:
+    """Number of processes in a variable of torchrun: 1 unless it, or the like, started several.
+
+    Other programs, such as those that schedule jobs, may give the variable another meaning. A job's
+    script that sets it for all of its programs leaves RANK to what starts each process.
+    """
+    count = os.environ.get(variable, "") if "RANK" in os.environ else ""
+    return int(count) if count.isdecimal() and int(count) > 1 else 1
+
+
+def local_ranks() -> int:
+    """Number of ranks on this machine, this process among them."""
+    return min(launched_ranks("WORLD_SIZE"), launched_ranks("LOCAL_WORLD_SIZE"))
+
+
 def decoding_threads(workers: int | None, device: str) -> int:
     """Return the number of threads that decode images, `Config.workers` with None resolved.
 
@@ -46,7 +61,7 @@ def decoding_threads(workers: int | None, device: str) -> int:
         return CPU_THREADS
     # The processes that share this machine's cores, as torchrun or `alexnet reproduce` says; each
     # needs one for itself.
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * int(os.environ.get(JOBS, "1"))
+    processes = local_ranks() * int(os.environ.get(JOBS, "1"))
     return min(MOST_THREADS, max(1, available_cores() // processes - 1))
 
 

@@ -1,9 +1,13 @@
 """Errors that are not bugs: a mistake in a setting, a file, a run, or between processes.
 
 The message of each error is one sentence that says what is wrong and what to do about it. The
-command line prints the message and exits with code 2. Any other exception is a bug of this program
-and keeps its traceback. The errors are ValueErrors, so that Python code can catch them without
-importing this module.
+command line prints the message and exits with code 2. The errors are ValueErrors, so that Python
+code can catch them without importing this module.
+
+A training also ends without a traceback by `Interrupted` and `NotFinite` (`train/endings.py`), by
+`RankLost` (`distributed/heartbeat.py`), and by `StoreLost` (`data/storage.py`); and every verb by
+the errors of the system that `cli` names, such as a full disk. Any other exception is a bug of this
+program and keeps its traceback.
 """
 
 from __future__ import annotations

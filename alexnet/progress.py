@@ -27,7 +27,7 @@ class Progress:
         unit: Name of a unit in the plural.
         completed: Units that were finished before, for example by an interrupted run.
         in_all: Units of a longer work that begins with this one, such as all epochs of a training.
-            After some seconds a line says how long it will take. None: no such line.
+            After some seconds a line says how long it still takes. None: no such line.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Progress:
             )
 
     def _forecast(self) -> None:
-        """Say once how long the longer work will take, when the speed is known."""
+        """Say once how long the longer work still takes, when the speed is known."""
         now_s = time.perf_counter()
         if self._in_all is None:
             return
@@ -119,8 +119,9 @@ class Progress:
             return
         seconds, units = now_s - self._warm[0], self._completed - self._warm[1]
         if seconds >= FORECAST_AFTER_S:
-            per_s, in_all, self._in_all = units / seconds, self._in_all, None
-            line = f"about {duration(in_all / per_s)} in all at {per_s:,.0f} {self._unit}/s"
+            # Without what was finished before, such as the beginning of an epoch that is resumed.
+            left, per_s, self._in_all = self._in_all - self._completed, units / seconds, None
+            line = f"about {duration(left / per_s)} left at {per_s:,.0f} {self._unit}/s"
             # Above the bar, where there is one, and not in the middle of it.
             self._console.print(line, highlight=False, markup=False)
 

@@ -28,6 +28,14 @@ def discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def print_if_read(text: str) -> None:
+    """Print a line; where the reader of stdout has closed the pipe, the work goes on without it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard_stdout()
+
+
 def wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
     """The lines of a paragraph, after `first` on the first line and `rest` on the others.
 

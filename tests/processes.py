@@ -8,6 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Let this process be the first of so many ranks on this machine, as torchrun says it."""
+    for name, value in (("RANK", 0), ("WORLD_SIZE", ranks), ("LOCAL_WORLD_SIZE", ranks)):
+        monkeypatch.setenv(name, str(value))
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens on."""

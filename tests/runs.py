@@ -58,12 +58,20 @@ def interrupted(config: Config, run: Path, step: int) -> None:
 
 
 def same_bits(run: Path, other: Path) -> bool:
-    """Whether the checkpoints of two runs have the same tensors."""
-    one, two = (
-        (saved.weights, saved.velocity, saved.training, {"mean": saved.mean})
-        for saved in (checkpoint.read(run), checkpoint.read(other))
-    )
+    """Whether the checkpoints of two runs have the same tensors and the same position."""
     return all(
+        _same_checkpoint(checkpoint.read(run, which), checkpoint.read(other, which))
+        for which in ("last", "best")
+    )
+
+
+def _same_checkpoint(one: checkpoint.Checkpoint, two: checkpoint.Checkpoint) -> bool:
+    tensors = (
+        (saved.weights, saved.velocity, saved.training, {"mean": saved.mean})
+        for saved in (one, two)
+    )
+    positions = [saved.about["position"] | {"elapsed_s": 0} for saved in (one, two)]
+    return positions[0] == positions[1] and all(
         a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-        for a, b in zip(one, two, strict=True)
+        for a, b in zip(*tensors, strict=True)
     )

@@ -192,6 +192,15 @@ def test_cost_of_pretrain_counts_the_images_of_its_parts() -> None:
     assert seconds == pytest.approx(images * macs / 0.5e11, rel=0.01)
 
 
+def test_cost_of_relu_counts_the_search_for_its_rates() -> None:
+    """Of each arm five epochs at each of six rates, beside five runs of sixty."""
+    (claim,) = chosen(["relu"])
+    without = cost.claims_s([replace(claim, rates=())], 1e11)["relu"]
+    epochs = claim.config(claim.arms[0], "desk", cost.usual_kind(claim)).schedule.epochs
+    share = cost.claims_s([claim], 1e11)["relu"] / without
+    assert share == pytest.approx(1 + 6 * 5 / (cost.SEEDS * epochs))
+
+
 def test_full_scale_of_pretrain_has_the_net_of_the_authors() -> None:
     (claim,) = chosen(["pretrain"])
     scratch = claim.config(claim.arms[0], "full", "imagenet")

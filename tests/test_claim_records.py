@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import shutil
 import tomllib
@@ -21,6 +22,7 @@ from alexnet.experiments.claims import chosen
 from alexnet.experiments.data_sets import Part
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.record import Record
+from alexnet.files import write_whole
 from alexnet.ops import trial
 from alexnet.saved_config import to_dict
 from tests.claim_records import RECORDS, ROOT, raw
@@ -191,7 +193,7 @@ def test_record_of_other_images_is_kept(
     other = raw | {"store_checksum": "another"}
     records.write(other, tmp_path)
     assert json.loads(path.with_suffix(".json.1.bak").read_text()) == raw
-    assert "the record before, of other images, another device or more seeds, is" in (
+    assert "the record before, of other images, another device or more seeds, or" in (
         capsys.readouterr().err
     )
     fewer = other | {"arms": {name: runs[:1] for name, runs in raw["arms"].items()}}
@@ -205,6 +207,23 @@ def test_record_of_other_images_is_kept(
     records.write(other, tmp_path)
     records.write(other | {"arms": on_gpu}, tmp_path)
     assert json.loads(path.with_suffix(".json.3.bak").read_text()) == other
+
+
+def test_record_that_cannot_be_written_leaves_the_one_before(
+    recorded: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = recorded[0].raw
+    path = records.write(raw, tmp_path)
+
+    def full(to: Path, data: bytes) -> None:
+        if to == path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_whole(to, data)
+
+    monkeypatch.setattr(records, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        records.write(raw | {"store_checksum": "another"}, tmp_path)
+    assert json.loads(path.read_text()) == raw
 
 
 def test_text_of_a_record_has_a_line_for_each_epoch(recorded: list[Record]) -> None:
@@ -291,6 +310,28 @@ def test_machines_are_those_of_the_runs() -> None:
             run["origin"] = {"machine": "one, 1 cores"}
     runs[0]["origin"] = {"machine": "another, 2 cores"}
     assert records.opened(content).machines() == "another, 2 cores; one, 1 core"
+
+
+def test_environment_of_a_record_is_that_of_its_runs(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later command with other --jobs, or on another machine, makes no run again."""
+    monkeypatch.setattr(specs, "available_cores", lambda: 2)
+    (claim,) = chosen(["colour"])
+    run = RunResult(0.4, 0.4, 0.3, 1, 0.01, (), (), 1)
+    settings = specs.Settings(photographs, "desk", 2, tmp_path)
+    now = records.environment(jobs=1)
+    assert now["threads"] == 2
+    before = now | {"threads": 1, "torch": "2.0.0"}
+    for origins, expected in (
+        ([{}, {}], now),
+        ([before, before], before),
+        ([before, now], now | {"threads": "1; 2", "torch": f"2.0.0; {torch.__version__}"}),
+        # The number of threads was not kept from the beginning.
+        ([{"torch": "2.0.0"}] * 2, now | {"torch": "2.0.0"}),
+    ):
+        results = {"base": [replace(run, origin=origin) for origin in origins]}
+        assert records.new_record(claim, results, settings)["environment"] == expected
 
 
 def test_rows_by_number_of_images_name_the_images_of_their_own_arms() -> None:

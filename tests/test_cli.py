@@ -505,7 +505,11 @@ def test_names_keep_their_spaces_and_joined_emoji() -> None:
 
 
 def test_test_on_a_part_of_other_images_says_so(
-    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a folder that is prepared for a test alone, a tenth is held out and the rest ignored."""
     later = of_other_images(store, tmp_path / "later")
@@ -513,6 +517,14 @@ def test_test_on_a_part_of_other_images_says_so(
     for tested in (run, run / "last.safetensors"):
         main(["evaluate", str(tested), "--data", str(later), "--json"])
         assert says in capsys.readouterr().err
+    # An imported run was trained on no store, and not on that in the current folder.
+    saved = checkpoint.read(run)
+    about = saved.about | {"config": saved.about["config"] | {"data": ""}}
+    imported = tmp_path / "imported.safetensors"
+    checkpoint.write(imported, saved.weights, {}, saved.mean, about)
+    monkeypatch.chdir(later)
+    main(["evaluate", str(imported), "--data", ".", "--json"])
+    assert "of the 90 images of ." in capsys.readouterr().err
     main(["evaluate", str(run), "--data", str(later), "--split", "val"])
     assert "names another of its splits" not in capsys.readouterr().err
 

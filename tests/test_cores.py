@@ -15,7 +15,7 @@ import torch
 from alexnet import cores, waiting
 from alexnet.cores import available_cores, cpu_limit, decoding_threads, memory_limit
 from alexnet.waiting import yielding
-from tests.processes import until
+from tests.processes import launched, until
 
 CPU = torch.device("cpu")
 
@@ -246,10 +246,22 @@ def test_decoding_threads_follow_the_cores_of_a_gpu_machine(
         assert decoding_threads(0, "cuda") == 0
         assert decoding_threads(40, "cpu") == 40
     # Eight processes share 64 cores.
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(cores, "available_cores", lambda: 64)
+    launched(monkeypatch, 8)
     assert decoding_threads(None, "cuda") == 7
     # So do four runs of `alexnet reproduce`.
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.delenv("RANK")
     monkeypatch.setenv(cores.JOBS, "4")
     assert decoding_threads(None, "cuda") == 15
+
+
+@pytest.mark.parametrize("value", ["8", "", "all", "0"])
+def test_ranks_of_a_machine_count_only_where_torchrun_started_them(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's script may set the variable for all of its programs."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
+    assert cores.local_ranks() == 1
+    launched(monkeypatch, 4)
+    assert cores.local_ranks() == 4

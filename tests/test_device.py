@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet import device, load
+from alexnet import checkpoint, device, load
 from alexnet.checkpoint import read_config, write_config
 from alexnet.config import Config
 from alexnet.distributed import mesh
@@ -21,6 +21,7 @@ from alexnet.errors import ConfigError, MeshError
 from alexnet.train import loop, start
 from alexnet.train.start import fit, resume
 from tests.conftest import tiny
+from tests.processes import launched
 from tests.runs import stopped_after
 
 
@@ -99,7 +100,10 @@ def test_more_ranks_than_gpus_are_refused(
 ) -> None:
     config = tiny(Path(), device="cuda")
     check_layout(config, 4)
+    # Not by torchrun: a job's script may set it for all of its programs.
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    check_layout(config, 4)
+    launched(monkeypatch, 4)
     check_layout(replace(config, device="cpu"), 4)
     message = "a machine with 2 has 4 ranks; start 2 on it: torchrun --nproc-per-node 2"
     with pytest.raises(MeshError, match=message):
@@ -122,11 +126,14 @@ def test_saved_device_has_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def saved_on_a_gpu(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run whose config names a GPU, on a machine without one."""
+    """A finished run of a GPU, on a machine without one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     # As version 0.2 saved it.
     write_config(copied_run, replace(read_config(copied_run), device="cuda:0"))
+    saved = checkpoint.read(copied_run)
+    saved.about["config"]["device"] = "cuda:0"
+    checkpoint.write(saved.file, saved.weights, saved.velocity, saved.mean, saved.about)
     return copied_run
 
 
@@ -138,6 +145,9 @@ def test_run_of_a_gpu_goes_on_where_there_is_none(
     assert line in capsys.readouterr().err.splitlines()
     # On the next machine that has a GPU it goes on there.
     assert read_config(saved_on_a_gpu).device == "cuda:0"
+    # The second time, its checkpoint comes from here.
+    resume(saved_on_a_gpu, epochs=5)
+    assert " in place of cuda" not in capsys.readouterr().err
 
 
 def test_another_device_can_be_chosen_for_a_saved_run(

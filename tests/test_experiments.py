@@ -18,6 +18,7 @@ from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
+import torch
 
 from alexnet import cli, recipes
 from alexnet.architecture import plan
@@ -172,6 +173,8 @@ def test_interrupted_run_goes_on_though_its_store_was_moved(store: Path, tmp_pat
     assert result.origin["device"] == "cpu"
     assert result.origin["precision"] == "float32"
     assert result.origin["code"] == code_version()
+    here = records.environment(jobs=1) | {"threads": torch.get_num_threads()}
+    assert {key: result.origin[key] for key in here} == here
 
 
 def test_number_and_time_of_the_runs_are_said_before_they_begin(
@@ -288,8 +291,55 @@ def test_bar_counts_ended_and_interrupted_runs(
 
     monkeypatch.setattr(processes, "Progress", Bar)
     settings = replace(settings_for(photographs, tmp_path), jobs=1)
-    assert list(processes.run_processes(planned, settings)) == planned
+    assert [spec for spec, _ in processes.run_processes(planned, settings)] == planned
     assert bars == [("training", 360, "presentations", done) for done in (60, 120, 240)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "jobs", "begun", "expected"),
+    [
+        (3, 1, 0, [1200, 600, 0]),
+        (8, 4, 0, [600] * 4 + [0] * 4),
+        # The last one runs alone, on its share of the cores.
+        (5, 4, 0, [600] * 4 + [0]),
+        # The first was interrupted after one of its two epochs, and needs only half of the time.
+        (3, 1, 1, [1200, 600, 0]),
+        # It had only to be tested.
+        (2, 1, 2, [None, 0]),
+    ],
+)
+def test_time_that_is_left_counts_runs_at_the_same_time(
+    runs: int,
+    jobs: int,
+    begun: int,
+    expected: list[float],
+    photographs: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run takes ten minutes, and all that run at the same time end together."""
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    config = replace(config, schedule=StepSchedule(2))
+    planned = [specs.RunSpec(str(n), config, tmp_path / str(n)) for n in range(runs)]
+    done = {"0": begun}
+    now_s = 0.0
+
+    def wait(running: Any, *arguments: Any) -> Any:
+        nonlocal now_s
+        for process in running:
+            process.wait()
+        lacking = 1 if done.pop("0", 0) == 1 else 2
+        now_s += 300 * lacking
+        return list(running)
+
+    monkeypatch.setattr(processes, "_wait_for_any", wait)
+    monkeypatch.setattr(processes, "epochs_done", lambda spec: done.get(spec.name, 0))
+    monkeypatch.setattr(processes, "time", Mock(perf_counter=lambda: now_s))
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+    assert list(processes.run_processes(planned, settings)) == list(
+        zip(planned, expected, strict=True)
+    )
 
 
 def test_runs_at_the_same_time_share_the_cores(
@@ -303,8 +353,8 @@ def test_runs_at_the_same_time_share_the_cores(
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(specs, "available_cores", lambda: 16)
     settings = replace(settings_for(photographs, tmp_path), jobs=4)
-    for spec in processes.run_processes(planned, settings):
-        assert (spec.folder / "log").read_text() == "4 of 4\n"
+    list(processes.run_processes(planned, settings))
+    assert [(spec.folder / "log").read_text() for spec in planned] == ["4 of 4\n"] * 4
 
 
 @pytest.mark.parametrize(
@@ -391,13 +441,63 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
     (claim,) = chosen(["bias"])
     settings = settings_for(photographs, tmp_path)
     spec = specs.plan_run(claim, claim.arms[0], 0, settings, {})
-    monkeypatch.setattr(runner, "run_processes", lambda specs, settings: iter(specs))
+    monkeypatch.setattr(runner, "run_processes", lambda specs, settings: [(*specs, 90.0)])
     runner.run_all([spec], settings)
-    assert f"failed, see {spec.folder}/log; " in capsys.readouterr().out.splitlines()[-1]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"1/1 {spec.name}: failed, see {spec.folder}/log; 2 min left"
     # The search for a learning rate may not take it for one at which the loss is not finite.
     for result in (runner._outcome, runner._result):
         with pytest.raises(ValueError, match=f"gave no numbers: see {spec.folder}/log"):
             result(spec)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ("kill -9 $$", r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n"),
+        ("kill -11 $$", r"ended by signal 11 \([^;]+\)\n"),
+        ("exit 1", ""),
+    ],
+)
+def test_log_of_a_run_names_the_signal_that_ended_it(
+    ends: str, expected: str, photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
+    spec = specs.RunSpec("a run", config, tmp_path / "run")
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{ends}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    list(processes.run_processes([spec], settings_for(photographs, tmp_path)))
+    assert re.fullmatch(expected, (spec.folder / "log").read_text())
+
+
+def test_runs_go_on_where_the_reader_of_stdout_has_left(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [specs.RunSpec(str(n), recipes.original(), tmp_path / str(n)) for n in range(3)]
+    ended: list[str] = []
+
+    def run_processes(pending: Any, settings: specs.Settings) -> Any:
+        for spec in pending:
+            ended.append(spec.name)
+            yield spec, 1.0
+
+    def run_and_record(claims: Any, settings: specs.Settings, *arguments: Any, strict: bool) -> Any:
+        runner.run_all(planned, settings)
+        yield "a claim"
+        ended.append("all claims")
+
+    monkeypatch.setattr(runner, "run_processes", run_processes)
+    monkeypatch.setattr(runner, "_announce", lambda specs, settings: None)
+    monkeypatch.setattr(reproduce, "run_and_record", run_and_record)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        main(["reproduce", "--data", photographs.name])
+        monkeypatch.undo()
+    assert ended == ["0", "1", "2", "all claims"]
 
 
 def test_loss_that_is_not_finite_is_an_outcome_and_no_result(tmp_path: Path) -> None:

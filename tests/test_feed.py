@@ -26,6 +26,7 @@ from alexnet.data.store import Split, Store
 from alexnet.errors import ConfigError, DataError
 from alexnet.train.start import fit
 from tests.conftest import tiny
+from tests.processes import launched
 from tests.runs import same_bits
 
 CPU = torch.device("cpu")
@@ -131,7 +132,7 @@ def test_resident_images_beyond_the_memory_of_the_machine_are_refused(
     # Two ranks of one machine decode it twice.
     monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: 2 * size)
     ResidentSplit(split, CPU, workers=1)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launched(monkeypatch, 2)
     with pytest.raises(ConfigError, match=r"memory for this process$"):
         ResidentSplit(split, CPU, workers=1)
     monkeypatch.setattr("alexnet.data.resident.memory_limit", lambda: size)

@@ -16,14 +16,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet import checkpoint, progress
+from alexnet import checkpoint, progress, recipes
 from alexnet.checkpoint import read_config, write_config
 from alexnet.cli import main
 from alexnet.config import Config, Parallel, Plateau, Sgd, StepSchedule, scaled
 from alexnet.errors import ConfigError, RunError
 from alexnet.progress import Progress, duration
 from alexnet.train import checkpoints, loop, start
-from alexnet.train.changes import ROUNDED, hardware_in_words
+from alexnet.train.changes import ROUNDED, changes_in_words, hardware_in_words
 from alexnet.train.endings import NotFinite
 from alexnet.train.run_log import read_metrics
 from alexnet.train.start import fit, resume
@@ -178,6 +178,25 @@ def test_run_is_resumed_with_its_store_elsewhere_and_another_timeout(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "lost"),
+    [
+        (24, ""),
+        (3, "drops of the learning rate: 1"),
+        (1, "drops of the learning rate: 3, learning rates of single layers: 2"),
+    ],
+)
+def test_what_a_shorter_schedule_leaves_out_is_said(epochs: int, lost: str) -> None:
+    """Only the shorter one is saved: a longer one that is made of it later lacks the same."""
+    config = recipes.original()
+    shorter = replace(config, schedule=scaled(config.schedule, epochs))
+    (line,) = changes_in_words(config, shorter)
+    assert line.partition("; left out, also of a longer run later: ")[2] == lost
+    longer = replace(config, schedule=scaled(shorter.schedule, 91))
+    (line,) = changes_in_words(shorter, longer)
+    assert "left out" not in line
+
+
 @pytest.mark.parametrize("layout", [(), ("--columns", "2")])
 def test_new_timeout_holds_for_the_meeting_of_the_ranks(
     layout: tuple[str, ...], copied_run: Path, monkeypatch: pytest.MonkeyPatch
@@ -231,6 +250,13 @@ def test_another_processor_or_number_of_threads_is_said_on_resume(
         ("cuda", {"machine": "b, 1 core, H100", "threads": 1}, ""),
         ("cuda", {"machine": "a, 4 cores, A100", "threads": 2}, "on H100 in place of A100"),
         ("mps", {"machine": "a, 1 core", "threads": 1}, ""),
+        # It was continued on a machine without a GPU in between.
+        (
+            "cuda",
+            {"machine": "a, 2 cores", "threads": 2, "device": "cpu"},
+            "on cuda in place of cpu",
+        ),
+        ("cpu", {"machine": "a, 2 cores", "threads": 2, "device": "cpu"}, ""),
     ],
 )
 def test_hardware_is_compared_by_what_decides_the_bits(
@@ -349,16 +375,18 @@ def test_checkpoint_with_diverged_weights_is_named_for_removal(copied_run: Path)
     assert len(rates(copied_run)) == 4
 
 
+@pytest.mark.parametrize(("completed", "left"), [(0, "6 min"), (1050, "33 s")])
 def test_training_says_once_how_long_it_will_take(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    completed: int, left: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also one that is resumed near its end."""
     now_s = iter([0.0, *range(5, 50)])  # the first step takes 5 s, of which the speed knows nothing
     monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(now_s)))
-    with Progress("epoch 1/2", 200, "images", in_all=1200) as bar:
+    with Progress("epoch 1/2", 1200, "images", completed, in_all=1200) as bar:
         for _ in range(15):
             bar.advance(10)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "in all" in line]
-    assert lines == ["about 6 min in all at 3 images/s"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if " left " in line]
+    assert lines == [f"about {left} left at 3 images/s"]
     assert [duration(s) for s in (40, 720, 9000, 86400 * 3)] == [
         "40 s",
         "12 min",

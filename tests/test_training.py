@@ -108,6 +108,26 @@ def test_second_signal_acts_at_once_in_a_single_process_alone(
         signal.signal(signal.SIGTERM, before)
 
 
+def test_first_ctrl_c_says_what_it_does_and_second_how_to_go_on(
+    copied_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = copied_run / "last.safetensors"
+    line = f"to go on from the last checkpoint: alexnet train --resume {copied_run}\n"
+    for second in (line, ""):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            endings.explained(tiny(copied_run), ALONE, copied_run),
+            endings.stop_signals(),
+        ):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert capsys.readouterr().err == (
+                "stopping after this step, with a checkpoint; once more stops at once\n"
+            )
+            os.kill(os.getpid(), signal.SIGINT)
+        assert capsys.readouterr().err == second
+        saved.unlink(missing_ok=True)
+
+
 def test_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None:
     """As Ctrl-C is in a background job of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -219,7 +219,7 @@ def _run(verb: str, arguments: list[str]) -> None:
 def _continues(verb: str, arguments: list[str]) -> bool:
     """Whether a verb that was stopped goes on when it is called again.
 
-    `train` says so itself, but not before its first step.
+    `train` says so itself, but not before its first checkpoint.
     """
     if verb == "train":
         from alexnet.cli.train import is_folder

@@ -103,8 +103,10 @@ def _trained_on(runs: Sequence[Path], store: Store) -> bool:
 
     # By its checksum, since it may have been moved, and by its name, since one that was prepared
     # anew has images of the training, too. Both are in the header, also of a single file.
+    # An imported run names none: "" would be the current folder.
     return any(
-        saved.about["store"] == store.checksum or abspath(saved.config.data) == abspath(store.name)
+        saved.about["store"] == store.checksum
+        or (saved.config.data and abspath(saved.config.data) == abspath(store.name))
         for saved in map(read, runs)
     )
 

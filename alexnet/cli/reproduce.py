@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from alexnet.cli.arguments import Names, Paths, on_disk, parse
 from alexnet.errors import AlexNetError
 from alexnet.files import write_whole
+from alexnet.terminal import print_if_read
 
 NOT_OF_RUNS = "claims", "data", "records", "document", "report", "runs"
 """The options that are also of use without --data; all others are those of the runs it makes."""
@@ -109,4 +110,4 @@ def reproduce(arguments: list[str]) -> None:
     settings = Settings(Store(a.data), a.scale, a.seeds, a.out, first, a.jobs, a.precision)
     # A claim that the store is not fit for is an error only where the user has named it.
     for text in run_and_record(claims, settings, folder, strict=bool(a.claims)):
-        print(text, flush=True)
+        print_if_read(text)

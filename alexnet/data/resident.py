@@ -6,14 +6,13 @@ pixels takes 197 KB, so that 280,000 fit beside the network on a card of 80 GB.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from alexnet.cores import memory_limit
+from alexnet.cores import local_ranks, memory_limit
 from alexnet.data.device_feed import on_device
 from alexnet.data.loader import FULL_BATCH, Batch, Indices, Share, batches, cut
 from alexnet.data.store import Split, Store
@@ -77,8 +76,7 @@ class ResidentSplit:
         else:
             # What the system says is free may be too little: it gives up its caches on demand. Each
             # rank of this machine has its own copy.
-            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            check_fits(wanted, memory_limit() // ranks, "memory for this process")
+            check_fits(wanted, memory_limit() // local_ranks(), "memory for this process")
         self.images = torch.empty(shape, dtype=torch.uint8, device=device)
         self.labels = torch.from_numpy(split.labels).to(device)
         order = np.arange(len(split))

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from alexnet.config import Config, Parallel
+from alexnet.cores import local_ranks
 from alexnet.data.loader import Share
 from alexnet.device import device_type
 from alexnet.distributed.rendezvous import agent_serves, launch_store, meet
@@ -130,7 +131,7 @@ def check_layout(config: Config, world: int) -> None:
             "set --sgd.batch"
         )
     if config.device.startswith("cuda"):
-        ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        ranks, gpus = local_ranks(), torch.cuda.device_count()
         if ranks > gpus:
             raise MeshError(
                 f"each rank needs a GPU of its own, and a machine with {gpus} has {ranks} ranks; "

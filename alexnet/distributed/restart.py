@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from alexnet.cores import launched_ranks
 from alexnet.errors import AlexNetError, BusyError
 from alexnet.files import AWAY, write_whole
 
@@ -23,15 +24,8 @@ FINAL_CODES = (1, 2)
 
 
 def world_size() -> int:
-    """Number of processes of the launch: 1 unless torchrun, or a program like it, started several.
-
-    Other programs, such as those that schedule jobs, may give the variable another meaning. A job's
-    script that sets it for all of its programs leaves RANK to what starts each process.
-    """
-    if "RANK" not in os.environ:
-        return 1
-    count = os.environ.get("WORLD_SIZE", "")
-    return int(count) if count.isdecimal() and int(count) > 1 else 1
+    """Number of processes of the launch, on all of its machines."""
+    return launched_ranks("WORLD_SIZE")
 
 
 def is_first() -> bool:

@@ -18,6 +18,8 @@ STORED_PX: dict[Scale, int] = {"smoke": 112, "desk": 112, "full": 0}
 
 A crop of 96 pixels is to 112 about what the paper's 224 is to 256.
 """
+SEARCH_EPOCHS = 5
+"""Length of a run of the search for a learning rate (`Claim.rates`)."""
 
 
 def error_name(config: Config) -> str:

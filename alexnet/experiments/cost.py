@@ -11,7 +11,7 @@ import torch
 
 from alexnet.architecture import plan
 from alexnet.config import Config
-from alexnet.experiments.claim import Claim
+from alexnet.experiments.claim import SEARCH_EPOCHS, Claim
 from alexnet.experiments.data_sets import (
     DATA,
     FIRST_CLASSES,
@@ -41,7 +41,7 @@ def claims_s(claims: Sequence[Claim], macs_per_s: float) -> dict[str, float]:
     """Estimate the seconds that the runs of each claim take at desk scale on the usual images.
 
     A claim without arms has none. Runs that several claims share count for each of them, and runs
-    that may end early count in full.
+    that may end early count in full. Tests after a training, such as ten crops, are left out.
 
     Args:
         macs_per_s: Peak speed, as `peak_macs_per_s` measures it.
@@ -59,9 +59,11 @@ def claims_s(claims: Sequence[Claim], macs_per_s: float) -> dict[str, float]:
             share = (part.classes or classes) / classes
             config = claim.config(arm, "desk", kind)
             sizes = round(share * classes), share * classes * of_each, share * val_images
-            times.append(run_s(config, *sizes, macs_per_s))
+            epochs = config.schedule.epochs
+            searched = len(claim.rates) * min(SEARCH_EPOCHS, epochs) / epochs
+            times.append((SEEDS + searched) * run_s(config, *sizes, macs_per_s))
         if times:
-            seconds[claim.id] = SEEDS * sum(times)
+            seconds[claim.id] = sum(times)
     return seconds
 
 

@@ -19,7 +19,8 @@ LEVEL, POWER = 0.95, 0.8
 class Estimate:
     """The mean of paired differences, one for each seed, and what can be concluded from them.
 
-    With a single value there is no interval, and every field that needs one is None.
+    With a single value there is no interval, and every field that needs one is None. Equal values
+    have no test.
     """
 
     n: int
@@ -32,7 +33,7 @@ class Estimate:
     """Minimum detectable effect: the smallest distance from no effect that n values of this
     deviation find with a probability of 80 %."""
     p: float | None
-    """p value of the two-sided t test against no effect."""
+    """p value of the two-sided t test against no effect; None where equal values lie beside it."""
     verdict: Verdict
     """same sign: the interval lies wholly on the claimed side of the value that stands for no
     effect (0 for a difference, 1 for a ratio). opposite sign: wholly on the other side. differs:
@@ -65,8 +66,11 @@ def estimate(values: Sequence[float], none: float = 0.0, one_sided: bool = True)
     # The usual approximation: a sum of two quantiles in place of the noncentral t distribution.
     detectable = (wide + float(t.ppf(POWER, n - 1))) * error
     distance = abs(middle - none)
-    # Equal values have no deviation: the test is then certain, or it has nothing to find.
-    p = 2 * float(t.sf(distance / error, n - 1)) if error else float(distance == 0)
+    # Equal values, here within the rounding of their differences, have no test, unless there is
+    # nothing to find: errors are counts of images, so that two seeds often agree by chance.
+    p = None if distance else 1.0
+    if deviation > 1e-9 * max(map(abs, values)):
+        p = 2 * float(t.sf(distance / error, n - 1))
     verdict: Verdict = "inconclusive"
     if low > none:
         verdict = "same sign" if one_sided else "differs"

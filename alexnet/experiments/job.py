@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 
 from alexnet import checkpoint
 from alexnet.config import Config
@@ -90,6 +91,10 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
     on_test = score(p, labels, 1)
     about = checkpoint.read(run).about
     computed = {name: about["config"][name] for name in ("device", "precision")}
+    # Earlier versions have left out the number of threads.
+    keys = "code", "torch", "machine", "threads"
+    made_by = {key: about[key] for key in keys if key in about}
+    made_by["instructions"] = torch.backends.cpu.get_cpu_capability()
     return {
         "test_error": on_test.top1_error,
         "top5_error": on_test.top5_error if says_top5(on_test) else None,
@@ -99,7 +104,7 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
         "rate": config.sgd.lr,
         "colour": colourfulness(trained.net),
         "products": about["products"],
-        "origin": {name: about[name] for name in ("code", "torch", "machine")} | computed,
+        "origin": made_by | computed,
         "epochs": [{name: epoch[name] for name in names} for epoch in epochs],
     }
 

@@ -59,8 +59,8 @@ class RunResult:
     products: Mapping[str, str] = field(default_factory=dict)
     """The way of each product that a trial decided (`ops/trial.py`); it decides the last digits."""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """What made the run: `code`, `torch`, `machine`, `device` and `precision`. Empty for runs that
-    were made before this was kept."""
+    """What made the run: `code`, `torch`, `machine`, `threads`, `instructions`, `device` and
+    `precision`. Runs that were made before one of them was kept lack it."""
     predictions: Path | None = None
     """File with the predictions of the recipe's own test for `val_split`: `probabilities`,
     (N, classes) float32, and `labels`, (N,) int64. They are read where they are needed, because

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import signal
@@ -29,8 +30,15 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Environment variable that says which GPUs a process has."""
 
 
-def run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[RunSpec]:
-    """Start a process for each run, `settings.jobs` at a time, and yield each run as it ends."""
+def run_processes(
+    specs: Collection[RunSpec], settings: Settings
+) -> Iterator[tuple[RunSpec, float | None]]:
+    """Start a process for each run, `settings.jobs` at a time.
+
+    Yields:
+        Each run as it ends, and the seconds until the last one ends, as an estimate; None where
+        nothing has been trained so far.
+    """
     # Each run would otherwise start a thread for every core, and on CUDA a decoder, too. Not by
     # `Config.workers`, which the key of a run has.
     environment = os.environ | {
@@ -50,12 +58,18 @@ def run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[Ru
         spec.folder: stores[spec.config.data].num_images(spec.config.train_split) for spec in specs
     }
     total = sum(spec.config.schedule.epochs * images[spec.folder] for spec in specs)
-    ended = 0
+
+    def left(runs: Collection[RunSpec]) -> list[int]:
+        """The presentations that each of these runs lacks."""
+        return [
+            (spec.config.schedule.epochs - epochs_done(spec)) * images[spec.folder] for spec in runs
+        ]
 
     def presented() -> int:
-        current = (epochs_done(spec) * images[spec.folder] for spec in running.values())
-        return ended + sum(current)
+        return total - sum(left([*running.values(), *waiting]))
 
+    # What was presented before does not count towards the speed.
+    before, busy_s = presented(), 0.0
     with _ended_together(running):
         while waiting or running:
             while waiting and len(running) < settings.jobs:
@@ -71,15 +85,48 @@ def run_processes(specs: Collection[RunSpec], settings: Settings) -> Iterator[Ru
                         command, stdout=log, stderr=log, env=environment | of_gpu
                     )
                 running[process], taken[process] = spec, gpu
+            began_s, num_running = time.perf_counter(), len(running)
             # Closed before a run is yielded, because the caller then says how the run ended.
             with Progress("training", total, "presentations", presented()) as bar:
                 processes = _wait_for_any(running, presented, bar)
-            for process in processes:
-                spec = running.pop(process)
-                free.append(taken.pop(process))
-                # All of them, also where a run has reached its error early.
-                ended += spec.config.schedule.epochs * images[spec.folder]
-                yield spec
+            busy_s += num_running * (time.perf_counter() - began_s)
+            ended = [running.pop(process) for process in processes]
+            for process, spec in zip(processes, ended, strict=True):
+                # Its log ends in an ordinary line, and the caller names the log as the reason.
+                if process.returncode < 0:
+                    _note_signal(spec, -process.returncode)
+            free += [taken.pop(process) for process in processes]
+            # A run that has ended lacks nothing, also where it has reached its error early.
+            made = presented() - before
+            idle = [0] * (settings.jobs - len(running))
+            to_come = _last_end([*idle, *left(running.values())], left(waiting))
+            for spec in ended:
+                yield spec, to_come * busy_s / made if made else None
+
+
+def _note_signal(spec: RunSpec, number: int) -> None:
+    """Write into the log of a run which signal has ended its process."""
+    text = f"ended by signal {number} ({signal.strsignal(number)})"
+    if number == signal.SIGKILL:
+        text += "; the system ends a process where it lacks memory: use fewer --jobs"
+    with (spec.folder / "log").open("a") as log:
+        print(text, file=log)
+
+
+def _last_end(running: list[int], waiting: Collection[int]) -> int:
+    """How much the process that ends last still has to do, where each waiting run takes the first
+    process that is free.
+
+    One process alone at the end is as slow as before: the cores are divided for the whole time.
+
+    Args:
+        running: What each process still has to do; 0 for one that is free.
+    """
+    ends = running.copy()
+    heapq.heapify(ends)
+    for run in waiting:
+        heapq.heapreplace(ends, ends[0] + run)
+    return max(ends)
 
 
 def _gpus() -> list[str]:

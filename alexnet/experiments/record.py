@@ -34,7 +34,7 @@ class Row:
     repeat: tuple[str, ...]
     """Reasons to measure it again; empty: the recorded configurations are the current ones."""
     adjusted_p: float | None = None
-    """p value adjusted by Holm's method over all rows read together; None without an interval."""
+    """p value adjusted by Holm's method over all rows read together; None without one."""
 
 
 @dataclass(frozen=True)

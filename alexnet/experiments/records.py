@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shlex
 import sys
@@ -60,7 +59,7 @@ def new_record(
         "store_checksum": store.checksum,
         **of_first,
         "code": code_version(),
-        "environment": environment(settings.jobs),
+        "environment": _environment_of(results, settings.jobs),
         "parts": {arm.name: asdict(claim.part(arm, settings.scale, kind)) for arm in claim.arms},
         "configs": {
             arm.name: to_dict(
@@ -92,6 +91,19 @@ def environment(jobs: int) -> dict[str, Any]:
     }
 
 
+def _environment_of(results: dict[str, list[RunResult]], jobs: int) -> dict[str, Any]:
+    """The environment of runs, which another command or machine may have made.
+
+    Several values of an entry are one text. An entry that a run does not name is that of now.
+    """
+    environments: dict[str, Any] = {}
+    for key, now in environment(jobs).items():
+        values = {run.origin.get(key, now) for runs in results.values() for run in runs} or {now}
+        one, *others = values
+        environments[key] = "; ".join(sorted(map(str, values))) if others else one
+    return environments
+
+
 def _run(result: RunResult) -> dict[str, Any]:
     """A run as a record keeps it, and `RunResult.from_json` reads it.
 
@@ -114,9 +126,11 @@ def write(raw: dict[str, Any], folder: Path) -> Path:
         # Of several such records each keeps a file.
         numbers = itertools.count(1)
         before = next(p for n in numbers if not (p := path.with_suffix(f".json.{n}.bak")).exists())
-        os.replace(path, before)
+        # Copied and not renamed: a full disk or a kill may leave no new record behind.
+        write_whole(before, path.read_bytes())
         print(
-            f"the record before, of other images, another device or more seeds, is {before}",
+            "the record before, of other images, another device or more seeds, or damaged, is "
+            f"{before}",
             file=sys.stderr,
         )
     write_whole(path, text_of(raw).encode())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from alexnet.errors import AlexNetError
 from alexnet.evaluation import QUARTER
 from alexnet.experiments import cost, job
 from alexnet.experiments.checks import check
-from alexnet.experiments.claim import Claim, error_name
+from alexnet.experiments.claim import SEARCH_EPOCHS, Claim, error_name
 from alexnet.experiments.measures import ENSEMBLE, RunResult, epochs_to
 from alexnet.experiments.processes import epochs_done, run_processes
 from alexnet.experiments.specs import (
@@ -33,10 +32,8 @@ from alexnet.experiments.specs import (
 )
 from alexnet.files import size, write_whole
 from alexnet.progress import duration
+from alexnet.terminal import print_if_read
 from alexnet.train.folder import checkpoint_bytes
-
-SEARCH_EPOCHS = 5
-"""Length of a run of the search for a learning rate."""
 
 
 def run_ahead(claims: Sequence[Claim], settings: Settings) -> None:
@@ -176,10 +173,9 @@ def _search_rates(claim: Claim, settings: Settings) -> dict[str, float]:
         if not scores:
             raise AlexNetError(f"{claim.id}: {arm.name} learns at none of the rates that are tried")
         factors[arm.name] = min(scores)[1]
-        print(
+        print_if_read(
             f"{claim.id}, {arm.name}: {factors[arm.name]} times the rate was best after "
-            f"{max(planned_epochs)} epochs",
-            flush=True,
+            f"{max(planned_epochs)} epochs"
         )
     return factors
 
@@ -188,16 +184,14 @@ def run_all(specs: Sequence[RunSpec], settings: Settings) -> None:
     """Run all that has not been run before, and say how each run ended."""
     # By folder, since two specs with the same key are the same run.
     pending = {spec.folder: spec for spec in specs if job.read(spec.folder) is None}
-    began_s, total = time.perf_counter(), len(pending)
     _announce(pending.values(), settings)
-    for number, spec in enumerate(run_processes(pending.values(), settings), 1):
+    for number, (spec, left_s) in enumerate(run_processes(pending.values(), settings), 1):
         result = job.read(spec.folder)
         summary = result if isinstance(result, str) else f"failed, see {spec.folder}/log"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
-        # An estimate: as if the runs that are left took as long as those before them.
-        left_s = (time.perf_counter() - began_s) / number * (total - number)
-        print(f"{number}/{total} {spec.name}: {summary}; {duration(left_s)} left", flush=True)
+        left = "" if left_s is None else f"; {duration(left_s)} left"
+        print_if_read(f"{number}/{len(pending)} {spec.name}: {summary}{left}")
 
 
 def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
@@ -226,7 +220,7 @@ def _announce(specs: Collection[RunSpec], settings: Settings) -> None:
             ends_early |= getattr(spec.config.schedule, "until_error", None) is not None
         about = "at most about" if ends_early else "about"
         text += f": {about} {duration(seconds)} on this machine"
-    print(f"{text}. Ctrl-C stops them, and the same command continues.", flush=True)
+    print_if_read(f"{text}. Ctrl-C stops them, and the same command continues.")
 
 
 def _kept_bytes(spec: RunSpec, store: Store) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 from alexnet.config import Config, Plateau, Schedule, SmoothSchedule, StepSchedule, scaled
 from alexnet.config_checks import check
-from alexnet.device import device_type
 from alexnet.errors import ConfigError
 from alexnet.program import command
 from alexnet.train.checkpoints import hardware
@@ -89,15 +88,15 @@ def accept(
     position, device = (state.epoch, state.plateau), setup.config.device
     if not finished(changed.schedule, *position):
         resumed = f"resumed at epoch {state.epoch + 1}, step {state.step}"
-        lines = changes_in_words(saved, replace(changed, device=device))
-        if device_type(saved.device) == device:
-            lines += hardware_in_words(setup.saved_on, hardware(device), device)
-        return changed, [resumed, *lines]
+        # Not by the saved config, which keeps its device where a run goes on elsewhere.
+        lines = hardware_in_words(setup.saved_on, hardware(device), device)
+        return changed, [resumed, *lines, *changes_in_words(saved, changed)]
     if finished(saved.schedule, *position):
         # Without a step to train, new settings would only wait to act on a later resume.
         return saved, [_already_finished(run, saved, state, lr)]
     part = f" and {state.batch} batches of the next" if state.batch else ""
-    return changed, [f"{run} ends here, after {state.epoch} epochs{part}"]
+    lost = _left_out(saved.schedule, changed.schedule)
+    return changed, [f"{run} ends here, after {state.epoch} epochs{part}{lost}"]
 
 
 def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
@@ -111,16 +110,14 @@ def _already_finished(run: Path, config: Config, state: TrainState, lr: float | 
 def changes_in_words(old: Config, new: Config) -> list[str]:
     """Describe what has changed since a run was saved, one line for each setting."""
     lines = []
-    before_on, now_on = device_type(old.device), device_type(new.device)
-    if before_on != now_on:
-        lines.append(f"on {now_on} in place of {before_on}: {ROUNDED}")
     if old.data != new.data:
         lines.append(f"store {new.data} in place of {old.data}")
     if old.sgd.lr != new.sgd.lr:
         lines.append(f"learning rate {new.sgd.lr:g} in place of {old.sgd.lr:g}")
     before, after = old.schedule, new.schedule
     if before.epochs != after.epochs:
-        lines.append(f"{after.epochs} epochs in place of {before.epochs}{_drops(after)}")
+        lost = _left_out(before, after)
+        lines.append(f"{after.epochs} epochs in place of {before.epochs}{_drops(after)}{lost}")
     return lines
 
 
@@ -128,10 +125,13 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
     """Return a line where sums have another order than before a run was saved; none elsewhere.
 
     Args:
-        before: What the checkpoint says of its hardware (`checkpoints.hardware`), in which earlier
+        before: What the checkpoint says of its hardware (`Setup.saved_on`), in which earlier
             versions have left out the number of threads.
-        device: Type of the device, the same as before.
+        device: Type of the device now.
     """
+    before_on = before.get("device", device)
+    if before_on != device:
+        return [f"on {device} in place of {before_on}: {ROUNDED}"]
     if "machine" not in before:
         return []
 
@@ -147,6 +147,18 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
     if words(now) == words(before):
         return []
     return [f"on {words(now)} in place of {words(before)}: {ROUNDED}"]
+
+
+def _left_out(before: Schedule, after: Schedule) -> str:
+    """What a shorter schedule has no epoch for; only the shorter one is saved and scaled again."""
+    if not (isinstance(before, StepSchedule) and isinstance(after, StepSchedule)):
+        return ""
+    # Those after the last epoch have been out before.
+    drops = sum(epoch < before.epochs for epoch in before.drops) - len(after.drops)
+    rates = sum(rate.epoch < before.epochs for rate in before.layer_lrs) - len(after.layer_lrs)
+    lost = [f"drops of the learning rate: {drops}"] * (drops > 0)
+    lost += [f"learning rates of single layers: {rates}"] * (rates > 0)
+    return f"; left out, also of a longer run later: {', '.join(lost)}" if lost else ""
 
 
 def _drops(schedule: Schedule) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,6 +61,10 @@ def stop_signals() -> Iterator[list[int]]:
         # What stops all processes of a launch reaches a rank twice: once more from torchrun.
         if not is_distributed():
             signal.signal(number, before[number])
+            # A print that the signal has interrupted may refuse another one inside it.
+            with suppress(RuntimeError, OSError):
+                text = "stopping after this step, with a checkpoint; once more stops at once"
+                print(text, file=sys.stderr, flush=True)
 
     before: dict[int, Any] = {}
     try:
@@ -91,6 +96,10 @@ def explained(config: Config, mesh: Mesh, run: Path) -> Iterator[None]:
                     f"the GPU has too little memory for batches of {batch} images; begin a new run "
                     "with a smaller --sgd.batch"
                 ) from error
+    except KeyboardInterrupt:
+        if exists(run / "last.safetensors"):
+            print(f"to go on from the last checkpoint: {advice}", file=sys.stderr)
+        raise
     except NotFinite as error:
         # All ranks come here. Those that print nothing wait for the first, which reads the
         # checkpoint: torchrun ends it as soon as another one ends.

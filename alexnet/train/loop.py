@@ -38,7 +38,7 @@ from alexnet.evaluation import Result, centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
-from alexnet.terminal import discard_stdout
+from alexnet.terminal import print_if_read
 from alexnet.train import graph_step
 from alexnet.train.checkpoints import Checkpoints
 from alexnet.train.endings import Interrupted, NotFinite, stop_signals
@@ -242,12 +242,8 @@ def train(
             state.plateau = after_epoch(schedule, state.plateau, result.top1_error)
             state.next_epoch()
             checkpoints.save_epoch(metrics)
-            # After the checkpoint, and without an error where the reader of stdout has left: the
-            # training goes on.
-            try:
-                _print_epoch(metrics, schedule.epochs)
-            except BrokenPipeError:
-                discard_stdout()
+            # After the checkpoint: who reads the line may stop the training.
+            _print_epoch(metrics, schedule.epochs)
     if mesh.first:
         _write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.
@@ -324,11 +320,10 @@ def _print_epoch(m: dict[str, Any], epochs: int) -> None:
     # For a `Plateau` this is an upper bound: it may end before the maximum number of epochs.
     left_s = m["elapsed_s"] / m["epoch"] * (epochs - m["epoch"])
     left = f"{math.ceil(left_s / 60):,d} min" if left_s > 60 else f"{math.ceil(left_s)} s"
-    print(
+    print_if_read(
         f"epoch {m['epoch']:3d}/{epochs}  loss {m['train_loss']:.3f}  "
         f"train error {m['train_error']:.1%}  "
         f"val error {m['val_error']:.1%}  lr {m['lr']:g}  {m['images_per_s']:,.0f} images/s  "
         f"waited {m['waited_share']:.1%}  memory {m['peak_memory_bytes'] / 2**20:,.0f} MiB"
-        + (f"  {left} left" if m["epoch"] < epochs else ""),
-        flush=True,
+        + (f"  {left} left" if m["epoch"] < epochs else "")
     )

@@ -16,7 +16,7 @@ from alexnet.config import Config
 from alexnet.data.gpu_decoding import decoder, decodes_on_gpu
 from alexnet.data.preprocess import check_sizes
 from alexnet.data.store import Split, Store
-from alexnet.device import dtype_of
+from alexnet.device import device_type, dtype_of
 from alexnet.distributed.mesh import Mesh, check_layout
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
@@ -44,7 +44,8 @@ class Setup:
     """The weights that the run began with, for the headers of its checkpoints: filled by
     `start_from`, or by `restore` from a header. Empty without `Config.init`."""
     saved_on: dict[str, Any] = field(default_factory=dict)
-    """The hardware of the checkpoint that the run goes on from, filled by `restore`."""
+    """The hardware of the checkpoint that the run goes on from (`checkpoints.hardware`) and the
+    type of its `device`, filled by `restore`."""
 
     @property
     def tested(self) -> ShardedNetwork:
@@ -206,6 +207,7 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
     setup.init.update(saved.about.get("init", {}))
     keys = "machine", "threads"
     setup.saved_on.update({key: saved.about[key] for key in keys if key in saved.about})
+    setup.saved_on["device"] = device_type(saved.about["config"]["device"])
     return TrainState.from_dict(saved.about.get("position"), saved.file)
 
 
