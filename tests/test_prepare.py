@@ -383,6 +383,15 @@ def test_advised_command_works_as_it_stands(
     assert splits["val"]["images"] + len(splits["val"]["skipped"]) == 6
 
 
+def test_tolerated_share_is_exact(tmp_path: Path) -> None:
+    """In floating point 0.29 * 100 is below 29, and 0.29 was advised for 29 of 100."""
+    image = InHand(encode(shapes.image(0, 1), "png"))
+    bad = raising(ValueError("bad"))
+    source = memory_source({f"{i}": bad if i < 29 else image for i in range(100)})
+    manifest = prepare(source, tmp_path / "store", replace(SMALL, most_skipped=0.29))
+    assert manifest["splits"]["train"]["images"] == 71
+
+
 def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     split = SourceSplit("train", 1, lambda start: iter([Item("a", 0, InHand(b"x"))][start:]))
     with pytest.raises(ValueError, match="no readable image"):
