@@ -300,11 +300,12 @@ def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
     images = [ext for ext in images if "." not in ext] or images
     if len(images) > 1:
         raise DataError(
-            f"{path}: {key} has several images, {', '.join(images)}; take all but one out of the tar"
+            f"{path}: {key} has several images, {', '.join(images)}; "
+            "take all but one out of the tar"
         )
     if not images:
         raise DataError(_incomplete(path, key, parts))
-    label = None
+    label: Label | None = None
     if "cls" in parts:
         try:
             label = _label(_read_label(parts["cls"]).decode().strip())
@@ -312,7 +313,8 @@ def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
             raise DataError(f"{path}: {key}.cls is not UTF-8 text; write the label again") from None
     elif "json" in parts:
         label = _json_label(_read_label(parts["json"]))
-    return Sample(key, tuple(parts), wnid_in(key) if label is None else label, parts[images[0]].read)
+    label = wnid_in(key) if label is None else label
+    return Sample(key, tuple(parts), label, parts[images[0]].read)
 
 
 def _incomplete(path: Path, key: str, parts: Iterable[str]) -> str:
