@@ -361,6 +361,35 @@ def test_capital_letters_make_no_classes_of_the_splits(
     assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
 
 
+def test_capital_letters_do_not_count_beside_a_train_of_classes(tmp_path: Path) -> None:
+    for name in ("train", "Test"):
+        folder_of(tmp_path / "pets" / name, {"cat": 2, "dog": 2})
+    folder_of(tmp_path / "pets", {"annotations": 1})
+    source = find(str(tmp_path / "pets"))
+    assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_classes_of_a_split_by_other_names_are_no_lack_of_labels(
+    split: str, inside: str, tmp_path: Path
+) -> None:
+    folder_of(tmp_path / "train", {"Cat": 20, "Dog": 20})
+    folder_of(tmp_path / split / inside, {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=f"folders that .*train lacks: {inside or 'cat, dog'}; ren"):
+        find(str(tmp_path))
+    # Errors of a split that is not wanted do not matter, and it may have labels.
+    assert find(str(tmp_path), splits=["train"]).splits[0].count == 40
+
+
+def test_images_beside_the_class_folders_of_any_split_are_reported(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        folder_of(tmp_path / split, {"cat": 2, "dog": 2})
+        (tmp_path / split / f"{split}.png").write_bytes(b"")
+    notes = find(str(tmp_path)).notes
+    assert [note.split()[-3] for note in notes] == ["train.png", "val.png"]
+
+
 @pytest.mark.parametrize("train", ["Train", "train"])
 def test_class_of_trains_is_no_split(tmp_path: Path, train: str) -> None:
     folder = folder_of(tmp_path / "vehicles", {"Bus": 3, "Car": 3, train: 3})
