@@ -259,6 +259,24 @@ def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
     assert digest(tmp_path / "store") != before
 
 
+def test_store_whose_files_are_open_on_nfs_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a file that is held open has another name when it is removed, and its folder stays."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    with monkeypatch.context() as nfs:
+        nfs.setattr(os, "rmdir", refuse)
+        for seed in (1, 2):
+            prepare(shapes.source(20, 10, seed=seed), tmp_path / "store", SMALL, force=True)
+    with pytest.raises(DataError, match="exists; choose another name, or --force"):
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    assert os.listdir(tmp_path) == ["store"]
+
+
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(
     "files",
