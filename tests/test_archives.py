@@ -190,6 +190,12 @@ def test_missing_sources_and_single_files_are_refused(source: str, message: str)
         find(source)
 
 
+def test_packed_source_is_said_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "flowers.ZIP").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"flowers\.ZIP is a file; unpack it and give its folder"):
+        find(str(tmp_path / "flowers.ZIP"))
+
+
 def test_hub_error_without_a_network_is_one_sentence() -> None:
     with pytest.raises(
         ValueError, match="not a folder here, and the Hugging Face hub does not provide it"

@@ -205,7 +205,13 @@ def test_images_in_hidden_folders_are_not_read(tmp_path: Path) -> None:
     """They are earlier versions and thumbnails of photographs, and those in the trash."""
     folder = folder_of(tmp_path / "pets", {"cat": 2, "dog": 2})
     picture = (folder / "cat" / "0.png").read_bytes()
-    for hidden in ("cat/.picasaoriginals", "dog/more/.thumbnails/large", ".Trash-1000/files"):
+    for hidden in (
+        "cat/.picasaoriginals",
+        "dog/more/.thumbnails/large",
+        ".Trash-1000/files",
+        "cat/@eaDir/0.png",
+        "@eaDir/thumbnails",
+    ):
         (folder / hidden).mkdir(parents=True)
         (folder / hidden / "x.png").write_bytes(picture)
     source = find(str(folder), val_fraction=0)

@@ -299,7 +299,7 @@ def _check_skipped(job: Job, split: SourceSplit, final: bool) -> None:
     if final and not record["consumed"]:
         raise DataError(
             f"the split {split.name!r} of {job.source.description} has no images; add some, or "
-            "change --val-fraction"
+            "change --val-fraction of alexnet prepare"
         )
     if final and record["consumed"] == skipped:
         raise DataError(

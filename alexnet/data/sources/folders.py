@@ -15,6 +15,7 @@ from alexnet.data.sources.source import (
     Options,
     Source,
     files_below,
+    is_hidden,
     is_image,
     listed_splits,
     may_be_image,
@@ -100,9 +101,7 @@ def _is_class(train: Path, splits: Collection[Path]) -> bool:
 
 def _children(folder: Path) -> list[Path]:
     """Return the folders in a folder, without hidden ones, in alphabetical order."""
-    children = (
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
+    children = (child for child in folder.iterdir() if child.is_dir() and not is_hidden(child))
     return sorted(children, key=lambda child: composed(child.name))
 
 

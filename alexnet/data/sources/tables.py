@@ -22,6 +22,7 @@ from alexnet.data.classes import (
     with_words,
 )
 from alexnet.data.sources.source import (
+    LEAVE_OUT,
     SPLIT_NAMES,
     Listed,
     Options,
@@ -370,7 +371,7 @@ def labelled_files(
         if label not in positions:
             raise DataError(
                 f"{path} of the split {split!r} has the label {label!r}, "
-                "which no training image has; correct it, or leave the split out with --splits"
+                f"which no training image has; correct it, or {LEAVE_OUT}"
             )
     return [
         (path, path.relative_to(folder).as_posix(), positions[label])

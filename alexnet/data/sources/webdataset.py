@@ -22,6 +22,7 @@ from alexnet.data.classes import (
     wnid_in,
 )
 from alexnet.data.sources.source import (
+    LEAVE_OUT,
     SPLIT_NAMES,
     Options,
     Source,
@@ -117,7 +118,7 @@ def webdataset(folder: Path, options: Options = Options()) -> Source:
         if odd := scan.labels - positions.keys():
             raise DataError(
                 f"the split {source_name!r} of {folder} has the label {min(odd, key=str)!r}, "
-                "which the training split lacks; correct it, or leave the split out with --splits"
+                f"which the training split lacks; correct it, or {LEAVE_OUT}"
             )
     if len(by_split) == 1:
         fraction = f", {options.val_fraction} of them val"
