@@ -442,9 +442,9 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
     if "val" not in by_split and "test" in by_split:
         by_split["val"] = by_split.pop("test")
         faulty |= {"val": faulty.pop("test")} if "test" in faulty else {}
-    for split, error in faulty.items():
+    for split, fault in faulty.items():
         if options.wants(split):
-            raise error
+            raise fault
     if "train" not in by_split:
         raise DataError(f"no row of {named} is in the training split; name it train")
     catalogue, positions = _classes(folder, set(by_split["train"].values()))
@@ -493,8 +493,8 @@ def _tables(
             continue
         tables += [table] if table is not None else []
     if not tables:
-        for error in faulty.values():
-            raise error
+        for fault in faulty.values():
+            raise fault
         tried = ""
         if files:
             these = ", ".join(path.name for path in files[:3])
