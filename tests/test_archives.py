@@ -159,8 +159,9 @@ def test_images_of_shards_held_out_do_not_depend_on_the_wanted_splits(tmp_path: 
             assert len(list(train.items(0))) == expected
     # Errors of a split that is not wanted do not matter.
     tar(tmp_path / "test-000.tar", {"x.jpg": image(0, 0), "x.cls": b"-1"})
-    (tmp_path / "test-001.tar").write_bytes(b"damaged")
-    assert len(list(find(str(tmp_path), splits=("train",)).splits[0].items(0))) == 40
+    for damaged in ("test-001.tar", "test-000.tar"):
+        (tmp_path / damaged).write_bytes(b"damaged")
+        assert len(list(find(str(tmp_path), splits=("train",)).splits[0].items(0))) == 40
 
 
 def test_cifar10_binary_files(tmp_path: Path) -> None:
@@ -187,6 +188,12 @@ def test_cifar10_binary_files(tmp_path: Path) -> None:
 def test_missing_sources_and_single_files_are_refused(source: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find(source)
+
+
+def test_packed_source_is_said_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "flowers.ZIP").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"flowers\.ZIP is a file; unpack it and give its folder"):
+        find(str(tmp_path / "flowers.ZIP"))
 
 
 def test_hub_error_without_a_network_is_one_sentence() -> None:

@@ -205,7 +205,13 @@ def test_images_in_hidden_folders_are_not_read(tmp_path: Path) -> None:
     """They are earlier versions and thumbnails of photographs, and those in the trash."""
     folder = folder_of(tmp_path / "pets", {"cat": 2, "dog": 2})
     picture = (folder / "cat" / "0.png").read_bytes()
-    for hidden in ("cat/.picasaoriginals", "dog/more/.thumbnails/large", ".Trash-1000/files"):
+    for hidden in (
+        "cat/.picasaoriginals",
+        "dog/more/.thumbnails/large",
+        ".Trash-1000/files",
+        "cat/@eaDir/0.png",
+        "@eaDir/thumbnails",
+    ):
         (folder / hidden).mkdir(parents=True)
         (folder / hidden / "x.png").write_bytes(picture)
     source = find(str(folder), val_fraction=0)
@@ -359,6 +365,35 @@ def test_capital_letters_make_no_classes_of_the_splits(
     source = find(str(tmp_path / "pets"))
     assert source.classes == ("cat", "dog")
     assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
+
+
+def test_capital_letters_do_not_count_beside_a_train_of_classes(tmp_path: Path) -> None:
+    for name in ("train", "Test"):
+        folder_of(tmp_path / "pets" / name, {"cat": 2, "dog": 2})
+    folder_of(tmp_path / "pets", {"annotations": 1})
+    source = find(str(tmp_path / "pets"))
+    assert [(split.name, split.count) for split in source.splits] == [("train", 4), ("val", 4)]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_classes_of_a_split_by_other_names_are_no_lack_of_labels(
+    split: str, inside: str, tmp_path: Path
+) -> None:
+    folder_of(tmp_path / "train", {"Cat": 20, "Dog": 20})
+    folder_of(tmp_path / split / inside, {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=f"folders that .*train lacks: {inside or 'cat, dog'}; ren"):
+        find(str(tmp_path))
+    # Errors of a split that is not wanted do not matter, and it may have labels.
+    assert find(str(tmp_path), splits=["train"]).splits[0].count == 40
+
+
+def test_images_beside_the_class_folders_of_any_split_are_reported(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        folder_of(tmp_path / split, {"cat": 2, "dog": 2})
+        (tmp_path / split / f"{split}.png").write_bytes(b"")
+    notes = find(str(tmp_path)).notes
+    assert [note.split()[-3] for note in notes] == ["train.png", "val.png"]
 
 
 @pytest.mark.parametrize("train", ["Train", "train"])

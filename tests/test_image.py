@@ -88,6 +88,18 @@ def test_sixteen_bit_images_are_scaled_not_truncated() -> None:
     assert np.array_equal(decode(encoded(sixteen, "PNG"))[..., 0], RGB[..., 0])
 
 
+@pytest.mark.parametrize(("bits", "white"), [(12, 4095), (16, 65535), (16, 0)])
+def test_white_of_a_tiff_is_that_of_its_tags(bits: int, white: int) -> None:
+    """Pillow writes neither 12 bits nor a white of zero, so the bytes are made by hand."""
+    tags = (256, 4, 2), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, int(white > 0))
+    tags += (273, 4, 8), (277, 3, 1), (278, 4, 1), (279, 4, 4)
+    packed = b"\xff\xf0\x00" if bits == 12 else struct.pack("<HH", white, 65535 - white)
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    data = b"II*\0" + struct.pack("<I", 12) + packed.ljust(4, b"\0")
+    data += struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert decode(data)[0, :, 0].tolist() == [255, 0]
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_image_whose_white_is_unknown_is_refused(kind: type) -> None:
     """A float TIFF from 0 to 1, or one of 32 bits from 0 to 255, would become black."""

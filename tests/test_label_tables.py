@@ -191,6 +191,65 @@ def test_labels_of_a_split_that_is_not_wanted_are_not_checked(tmp_path: Path) ->
         find(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "test.csv|x.jpg,cat\n0.JPEG,cat\n",
+        "test.csv|filename,width,height\n0.JPEG,4,3\n",
+        "labels.csv|x.jpg,cat,test\n",
+    ],
+)
+def test_errors_of_rows_of_a_split_that_is_not_wanted_do_not_matter(
+    row: str, tmp_path: Path
+) -> None:
+    flat(tmp_path, [(f"{n}.JPEG", n % 2, 0) for n in range(4)])
+    file, text = row.split("|")
+    rows = "name,label,split\n1.JPEG,x,train\n2.JPEG,y,train\n3.JPEG,y,val\n"
+    write(tmp_path / "labels.csv", rows)
+    write(tmp_path / file, (rows if file == "labels.csv" else "") + text)
+    source = find(str(tmp_path), splits=("train", "val"))
+    assert [split.count for split in source.splits] == [2, 1]
+    with pytest.raises(DataError, match=r"name no image|not clear which"):
+        find(str(tmp_path))
+    # Without val the faulty split is the one to validate on.
+    write(tmp_path / "labels.csv", (tmp_path / "labels.csv").read_text().replace("val", "train"))
+    assert [split.count for split in find(str(tmp_path), splits=("train",)).splits] == [3]
+    with pytest.raises(DataError, match=r"name no image|not clear which"):
+        find(str(tmp_path), splits=("train", "val"))
+
+
+@pytest.mark.parametrize("file", ["classes.txt|0\n1\n", "README.txt|Two kinds:\n\n1 is a dog\n"])
+def test_text_that_names_an_image_by_chance_is_no_table(file: str, tmp_path: Path) -> None:
+    flat(tmp_path, [("0.JPEG", 0, 0), ("1.JPEG", 1, 0)])
+    write(tmp_path / "labels.csv", "0.JPEG,0\n1.JPEG,1\n")
+    name, text = file.split("|")
+    write(tmp_path / name, text)
+    assert find(str(tmp_path), val_fraction=0).classes == ("0", "1")
+
+
+def test_whole_path_of_an_image_names_no_other_one(tmp_path: Path) -> None:
+    flat(tmp_path, [("0.JPEG", 0, 0), ("1.JPEG", 1, 0), ("extra/1.JPEG", 2, 0)])
+    write(tmp_path / "labels.csv", "0.JPEG,a\n1.JPEG,b\n")
+    source = find(str(tmp_path), val_fraction=0)
+    assert [item.read() for item in source.splits[0].items(0)] == [image(0, 0), image(1, 0)]
+    write(tmp_path / "labels.csv", "0.JPEG,a\nother/1.JPEG,b\n")
+    with pytest.raises(DataError, match="or more than one"):
+        find(str(tmp_path))
+
+
+def test_numbers_that_pandas_wrote_with_a_point_are_numbers(tmp_path: Path) -> None:
+    flat(tmp_path, [(f"{n}.JPEG", n % 2, 0) for n in range(4)])
+    write(tmp_path / "labels.csv", "name,label\n0.JPEG,0.0\n1.JPEG,10.0\n2.JPEG,9.0\n")
+    assert find(str(tmp_path), val_fraction=0).classes == ("0", "9", "10")
+    write(tmp_path / "classes.txt", "".join(f"class{i}\n" for i in range(11)))
+    source = find(str(tmp_path), val_fraction=0)
+    assert [source.classes[item.label] for item in source.splits[0].items(0)] == [
+        "class0",
+        "class10",
+        "class9",
+    ]
+
+
 VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
 
 
@@ -207,7 +266,8 @@ VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ),
         (
             "x.jpg,dog\ny.jpg,cat\n",
-            r"3 images of .* lie in no class folder; .* or add a table .*names none of them$",
+            r"3 images of .* lie in no class folder; .* no line of labels\.csv names one of them, "
+            r"not even a b\.jpg$",
         ),
         ("", r"3 images of .* lie in no class folder; put them into folders"),
         (
@@ -236,7 +296,7 @@ def test_invalid_tables_are_refused(text: str, message: str, tmp_path: Path) -> 
 
 def test_wrong_label_of_a_split_that_is_left_out_does_not_matter(tmp_path: Path) -> None:
     text = "name,label,split\na b.jpg,dog,train\nc.png,cat,train\nd.JPG,cow,val"
-    with pytest.raises(ValueError, match="correct it, or leave the split out with --splits"):
+    with pytest.raises(ValueError, match="or leave the split out with --splits of alexnet prep"):
         pets(tmp_path, text)
     assert find(str(tmp_path), splits=["train"]).splits[0].count == 2
 

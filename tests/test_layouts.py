@@ -343,6 +343,8 @@ def test_shards_without_split_names_have_images_held_out(tmp_path: Path) -> None
         ({"x.jpg": b"", "x.cls": b"7"}, "names 2 classes, and a label is 7"),
         ({"x.jpg": b"", "x.cls": b"-5"}, "has the label -5, and labels are numbers from 0"),
         ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
+        ({"x.jpg": b"", "x.png": b"", "x.cls": b"0"}, "several images, jpg, png; take all but one"),
+        ({"README.md": b""}, "it has md; add what is missing, or take it out of the tar"),
     ],
 )
 def test_shards_with_an_invalid_sample_are_refused(
@@ -352,6 +354,14 @@ def test_shards_with_an_invalid_sample_are_refused(
     tar(tmp_path / "train-0.tar", {"a.jpg": image(0, 0), "a.cls": b"0"} | sample)
     with pytest.raises(ValueError, match=message):
         find(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [("cls", "depth.png", "jpg"), ("cls", "jpg", "mask.png")])
+def test_mask_of_a_sample_is_not_its_image(names: tuple[str, ...], tmp_path: Path) -> None:
+    parts = {"cls": b"0", "jpg": image(2, 0), "depth.png": image(0, 0), "mask.png": image(0, 0)}
+    tar(tmp_path / "train-0.tar", {f"a.{name}": parts[name] for name in names})
+    (item,) = find(str(tmp_path), val_fraction=0).splits[0].items(0)
+    assert item.read() == image(2, 0)
 
 
 def test_labels_of_test_shards_that_training_lacks_are_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -490,6 +491,17 @@ def test_typical_side_is_the_median_of_readable_images(images: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the images of"):
         typical_side_px(sources.find(str(images)))
+
+
+def test_warning_of_pillow_does_not_change_the_typical_side(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources.find(str(images))
+    side = typical_side_px(source)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2400)  # a warning for each of them
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert typical_side_px(source) == side
 
 
 def test_typical_side_of_an_archive_is_that_of_its_first_images(images: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,34 @@ def parquet(folder: Path, cells: Any, labels: Any = (0, 1), **options: Any) -> P
     table = pa.table({"image": cells, "label": labels})
     pq.write_table(table, folder / "train-0.parquet", **options)
     return folder
+
+
+def test_file_of_a_split_that_is_not_wanted_is_not_opened(tmp_path: Path) -> None:
+    parquet(tmp_path, [image(0, 0), image(1, 0)])
+    write(tmp_path / "test-0.parquet", "version https://git-lfs.github.com/spec/v1\n")
+    assert find(str(tmp_path), splits=["train"]).splits[0].count == 2
+    with pytest.raises(DataError, match=r"test-0\.parquet is a pointer of Git LFS"):
+        find(str(tmp_path))
+
+
+def test_column_of_another_kind_is_not_called_damage(tmp_path: Path) -> None:
+    columns = {"image": {"_type": "Hologram"}, "label": {"_type": "Value", "dtype": "int64"}}
+    about = {"huggingface": json.dumps({"info": {"features": columns}})}
+    table = pa.table({"image": [image(0, 0)], "label": [0]}).replace_schema_metadata(about)
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=r"\(Feature type 'Hologram' not found\); install a newer"):
+        find(str(tmp_path))
+
+
+def test_column_of_something_else_is_not_the_image(tmp_path: Path) -> None:
+    cells = [image(0, 0), image(1, 0)]
+    meta = [{"width": 1}] * 2
+    table = pa.table({"meta": meta, "photo": [{"bytes": cell} for cell in cells], "label": [0, 1]})
+    for name in ("photo", "image"):
+        pq.write_table(table, tmp_path / "train-0.parquet")
+        (split,) = find(str(tmp_path)).splits
+        assert [item.read() for item in split.items(0)] == cells, name
+        table = pa.table({"meta": meta, "image": cells, "label": [0, 1]})
 
 
 def test_parquet_file_that_crashes_arrow_is_named(

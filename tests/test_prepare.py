@@ -259,6 +259,24 @@ def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
     assert digest(tmp_path / "store") != before
 
 
+def test_store_whose_files_are_open_on_nfs_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a file that is held open has another name when it is removed, and its folder stays."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    with monkeypatch.context() as nfs:
+        nfs.setattr(os, "rmdir", refuse)
+        for seed in (1, 2):
+            prepare(shapes.source(20, 10, seed=seed), tmp_path / "store", SMALL, force=True)
+    with pytest.raises(DataError, match="exists; choose another name, or --force"):
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    assert os.listdir(tmp_path) == ["store"]
+
+
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(
     "files",
@@ -381,6 +399,15 @@ def test_advised_command_works_as_it_stands(
     splits = Store(store).manifest["splits"]
     assert sum(split["images"] for split in splits.values()) == 17
     assert splits["val"]["images"] + len(splits["val"]["skipped"]) == 6
+
+
+def test_tolerated_share_is_exact(tmp_path: Path) -> None:
+    """In floating point 0.29 * 100 is below 29, and 0.29 was advised for 29 of 100."""
+    image = InHand(encode(shapes.image(0, 1), "png"))
+    bad = raising(ValueError("bad"))
+    source = memory_source({f"{i}": bad if i < 29 else image for i in range(100)})
+    manifest = prepare(source, tmp_path / "store", replace(SMALL, most_skipped=0.29))
+    assert manifest["splits"]["train"]["images"] == 71
 
 
 def test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:

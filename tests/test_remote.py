@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -60,6 +62,18 @@ def test_cache_that_cannot_be_written_costs_time_alone(
     cache.write_bytes(b"a file in the place of the folder")
     assert same(Store(url).split("val", keep=True), Store(store).split("val"))
     assert f"warning: {url} is not copied to a cache: " in capsys.readouterr().err
+
+
+def test_end_of_the_copying_is_reported(
+    url: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Cache, path: Path, size: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Cache, "new_file", refuse)
+    Store(url).split("train", keep=True)
+    warning = f"warning: {url} is not copied to a cache: [Errno 13]"
+    until(lambda: warning in capsys.readouterr().err, "a warning was printed")
 
 
 def copies(cache: Path) -> list[Path]:
@@ -309,6 +323,30 @@ def test_files_of_any_name_count_and_are_evicted(tmp_path: Path) -> None:
     os.close(left._used["odd"])
     assert filled(Cache(tmp_path, 300), left.lock_store("new") / "a.arrow", 200)
     assert not odd.exists()
+
+
+def test_two_users_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Cache(tmp_path, 300)
+    folder = left.lock_store("theirs")
+    assert filled(left, folder / "a.arrow", 100)
+    os.close(left._used["theirs"])
+    (folder / ".b.arrow.partial").write_bytes(b"x" * 50)
+    assert not any(path.stat().st_mode & 0o111 for path in tmp_path.rglob("*") if path.is_file())
+    theirs = {*map(str, tmp_path.rglob("*"))}
+
+    def unless_theirs(call: Callable[..., Any], path: Any, *rest: Any, **options: Any) -> Any:
+        if str(path) in theirs and not (call is opening and rest[0] == os.O_RDONLY):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return call(path, *rest, **options)
+
+    opening = os.open
+    for name in ("open", "utime", "unlink"):
+        monkeypatch.setattr(os, name, partial(unless_theirs, getattr(os, name)))
+    mine = Cache(tmp_path, 300)
+    assert filled(mine, mine.lock_store("mine") / "a.arrow", 100)
+    # What cannot be evicted counts.
+    assert not filled(mine, mine.lock_store("mine") / "b.arrow", 100)
+    assert mine.lock_store("theirs") == folder
 
 
 def test_store_whose_lock_was_refused_is_locked_at_the_next_try(

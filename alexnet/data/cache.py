@@ -53,7 +53,7 @@ class Cache:
         folder = self._folder / store
         folder.mkdir(parents=True, exist_ok=True)
         if store not in self._used:
-            descriptor = os.open(folder / ".used", os.O_RDWR | os.O_CREAT)
+            descriptor = _open_to_lock(folder / ".used", os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             except OSError:
@@ -61,7 +61,8 @@ class Cache:
                 raise
             # Only now: a store whose lock was refused is not in use.
             self._used[store] = descriptor
-        os.utime(folder / ".used")
+        with suppress(PermissionError):  # the file of another user
+            os.utime(folder / ".used")
         return folder
 
     @contextmanager
@@ -82,7 +83,8 @@ class Cache:
         with ExitStack() as opened:
             # Room is counted and taken under the lock: two processes could otherwise take the same.
             with self._locked():
-                file = opened.enter_context(open(os.open(partial, os.O_RDWR | os.O_CREAT), "r+b"))
+                descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+                file = opened.enter_context(open(descriptor, "r+b"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.truncate(0)  # a killed process may have left content
                 enough = self._make_room(size)
@@ -108,7 +110,8 @@ class Cache:
         # What a killed process was copying; it holds no lock any more.
         for path in self._folder.glob("*/.*.partial"):
             if _abandoned(path):
-                path.unlink()
+                with suppress(PermissionError):  # the file of another user, which counts below
+                    path.unlink()
         # Files of every name: a store of somebody else's chooses the names of its files.
         files = [*self._folder.glob("*/.*.partial"), *self._folder.glob("*/[!.]*")]
         held = {path: path.stat().st_size for path in files if path.is_file()}
@@ -117,16 +120,17 @@ class Cache:
         for used in sorted(self._folder.glob("*/.used"), key=lambda used: used.stat().st_mtime):
             if total + size > self._most_bytes and _abandoned(used):
                 for path in [path for path in held if path.parent == used.parent]:
-                    path.unlink()
-                    _record_of_check(path).unlink(missing_ok=True)
-                    total -= held[path]
+                    with suppress(PermissionError):  # as above
+                        path.unlink()
+                        total -= held[path]
+                        _record_of_check(path).unlink(missing_ok=True)
         # Stores in use are never evicted, so there may be no room even now.
         return total + size <= self._most_bytes
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock under which processes count the room and move files."""
-        lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT)
+        lock = _open_to_lock(self._folder / ".lock", os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -185,9 +189,18 @@ def _record(stamp: Stamp, sha256: str) -> bytes:
     return " ".join(map(str, (sha256, *stamp))).encode()
 
 
+def _open_to_lock(path: Path, flags: int = 0) -> int:
+    """Return the descriptor of a file that is only locked."""
+    try:
+        # NFS locks nothing exclusively that is opened for reading.
+        return os.open(path, os.O_RDWR | flags, 0o666)
+    except PermissionError:  # the file of another user
+        return os.open(path, os.O_RDONLY)
+
+
 def _abandoned(path: Path) -> bool:
     """Tell whether no process holds a lock on a file."""
-    file = os.open(path, os.O_RDWR)
+    file = _open_to_lock(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -246,14 +246,18 @@ def _to_rgb(image: Image.Image) -> Rgb:
         raise DataError(
             "its values have 32 bits, a sign or floating point; convert it to 8 or 16 bits"
         )
+    # Of a TIFF Pillow gives 12 bits as they are, and does not invert 16 bits whose white is zero.
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(258, (16,))[0]  # BitsPerSample
+    inverted = image.mode == "I;16" and tags.get(262) == 0  # PhotometricInterpretation
     width, height = image.size
     rgb = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, TILE_PX):
         for left in range(0, width, TILE_PX):
             right, bottom = min(left + TILE_PX, width), min(top + TILE_PX, height)
-            part = _eight_bits(image.crop((left, top, right, bottom)))
+            part = _eight_bits(image.crop((left, top, right, bottom)), bits)
             rgb[top:bottom, left:right] = np.asarray(part.convert("RGB"))
-    return rgb
+    return 255 - rgb if inverted else rgb
 
 
 def _decode_jpeg(data: bytes, least_px: int) -> Rgb | None:
@@ -344,11 +348,11 @@ def _rotate(rgb: Rgb, orientation: int) -> Rgb:
     return np.ascontiguousarray(rotated[:, ::-1] if mirrored else rotated)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image with 16-bit values as an 8-bit image."""
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
+def _eight_bits(image: Image.Image, bits: int) -> Image.Image:
+    """Return an image with values of so many bits, if of more than 8, as an 8-bit image."""
+    if image.mode.startswith("I"):  # Pillow's own conversion would clip them at 255
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+        return Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8))
     return image
 
 

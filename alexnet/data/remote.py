@@ -196,8 +196,7 @@ class RemoteStorage:
         try:
             folder = self._cache.lock_store(store)
         except OSError as error:
-            # The cache saves time alone.
-            print(f"warning: {self.name} is not copied to a cache: {error}", file=sys.stderr)
+            self._report_no_copies(error)
             return
         for file, size in sizes.items():
             copy = _path_of_copy(folder, file)
@@ -211,6 +210,10 @@ class RemoteStorage:
         # A daemon, because an unfinished copy must not delay the end of the program.
         arguments = (folder, remaining, sha256, sizes)
         threading.Thread(target=self._copy_files, args=arguments, daemon=True).start()
+
+    def _report_no_copies(self, error: OSError) -> None:
+        """Warn of an error of the cache, which only saves time."""
+        print(f"warning: {self.name} is not copied to a cache: {error}", file=sys.stderr)
 
     def _copy_files(
         self,
@@ -233,7 +236,10 @@ class RemoteStorage:
             except BlockingIOError:  # another rank is copying this file; try again later
                 remaining.append(file)
                 time.sleep(PAUSE_S)
-            except OSError:  # the disk is full, or the store is lost, as the next read will report
+            except StoreLost:  # as the next read will report
+                return
+            except OSError as error:  # the disk is full, or the folder another user's
+                self._report_no_copies(error)
                 return
 
     def _existing_copy(self, file: str, copy: Path, size: int, sha256: str) -> Stamp | None:

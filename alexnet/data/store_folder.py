@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,8 +96,7 @@ class StoreFolder:
 
     def _repair(self) -> None:
         """Bring the folders into order after a kill."""
-        if self._removing.exists():
-            shutil.rmtree(self._removing)
+        shutil.rmtree(self._removing, ignore_errors=True)
         if self._old.exists() and not self.path.exists():
             # Killed between the renames of `publish`. The new store is still complete in its
             # partial folder, where a preparation with --force finds it.
@@ -113,6 +113,12 @@ class StoreFolder:
         return all(re.fullmatch(names, path.name) for path in self.partial.iterdir())
 
     def _discard(self, folder: Path) -> None:
-        """Remove a folder. A kill leaves it whole, or as a rest that can only be removed."""
-        move_into_place(folder, self._removing)
-        shutil.rmtree(self._removing)
+        """Remove a folder. A kill leaves it whole, or as a rest that can only be removed.
+
+        On NFS a file that a run holds open keeps its folder from being removed; the next
+        preparation of the store tries again.
+        """
+        self._removing.mkdir(exist_ok=True)
+        # A folder takes the place of an empty one.
+        move_into_place(folder, Path(tempfile.mkdtemp(dir=self._removing)))
+        shutil.rmtree(self._removing, ignore_errors=True)

@@ -15,6 +15,7 @@ from alexnet.data.sources.source import (
     Options,
     Source,
     files_below,
+    is_hidden,
     is_image,
     listed_splits,
     may_be_image,
@@ -53,7 +54,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders train/, val/ and test/ in a folder, whatever their names, in this order.
 
     Capital letters do not count, unless a folder of another name lies beside them: among Bus/ and
-    Car/, Train/ is a class.
+    Car/, Train/ is a class. Beside a train/ that has folders of its own it is none.
 
     Raises:
         DataError: If only held-out folders lie in it, which would be taken for classes, or if two
@@ -62,7 +63,9 @@ def split_folders(folder: Path) -> dict[str, Path]:
     children = [(child.name, child) for child in _children(folder)]
     # Some sets of Kaggle have Training/ and Testing/.
     lower = [(name.lower(), child) for name, child in children]
-    if {name for name, _ in lower} <= set(itertools.chain(*SPLIT_NAMES.values())):
+    trains = [child for name, child in children if name in SPLIT_NAMES["train"]]
+    all_splits = {name for name, _ in lower} <= set(itertools.chain(*SPLIT_NAMES.values()))
+    if all_splits or any(map(_children, trains)):
         children = lower
     of_split = {
         split: [child for name, child in children if name in names]
@@ -98,9 +101,7 @@ def _is_class(train: Path, splits: Collection[Path]) -> bool:
 
 def _children(folder: Path) -> list[Path]:
     """Return the folders in a folder, without hidden ones, in alphabetical order."""
-    children = (
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
+    children = (child for child in folder.iterdir() if child.is_dir() and not is_hidden(child))
     return sorted(children, key=lambda child: composed(child.name))
 
 
@@ -139,22 +140,24 @@ def class_folders(folder: Path, options: Options = Options()) -> Source:
     for split in [split for split in parts if split != "train"]:
         # Training needs a split to validate on, for which a test split with labels serves.
         name = "val" if "val" not in parts else split
-        by_class = any(
-            composed(child.name) in known and child.is_dir() for child in parts[split].iterdir()
-        )
+        part = parts[split]
+        by_class = any(composed(child.name) in known for child in _children(part))
+        # Without a table, folders of other names than those of train/ are misnamed classes.
+        folders = by_class or any(map(has_class_folders, [part, *_children(part)]))
         if not options.wants(name):
             # Only a flat test/ without labels does not count as a validation split.
-            alone = alone and split == "test" and not by_class
-            alone = alone and not _has_flat_labels(parts[split], split, around)
-        elif by_class:
-            files[name] = _held_out_files(parts["train"], classes, parts[split], notes)
-        elif (labels := _flat_labels(parts[split], split, around, notes)) is not None:
+            alone = alone and split == "test" and not folders
+            alone = alone and not _has_flat_labels(part, split, around)
+            continue
+        labels = None if by_class else _flat_labels(part, split, around, notes)
+        if labels is not None:
             positions = {composed(label): number for number, label in enumerate(classes)}
-            files[name] = labelled_files(
-                parts[split], dict(sorted(labels.items())), positions, name
-            )
+            files[name] = labelled_files(part, dict(sorted(labels.items())), positions, name)
+        elif folders:
+            files[name] = _held_out_files(parts["train"], classes, part, notes)
+            notes += _notes_on_loose(part)
         else:
-            notes.append(without_labels(split, parts[split]))
+            notes.append(without_labels(split, part))
     splits, fraction = listed_splits(files, options, hold_out=alone and len(files) == 1)
     wnids = are_wnids(classes)
     return Source(
@@ -267,13 +270,7 @@ def _notes_on_rest(folder: Path, images: Sequence[Listed]) -> list[str]:
     Raises:
         DataError: If one of them is a table by which the folders are no classes.
     """
-    notes = []
-    files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
-    if loose := [path.name for path in files if is_image(path)]:
-        notes.append(
-            f"{len(loose)} images of {folder} lie in no class folder and are left out, "
-            f"{loose[0]} among them"
-        )
+    notes = _notes_on_loose(folder)
     # Text files are READMEs, words and lists of files.
     tables = [path for path in candidates([folder]) if path.suffix.lower() != ".txt"]
     for path in tables:
@@ -285,6 +282,17 @@ def _notes_on_rest(folder: Path, images: Sequence[Listed]) -> list[str]:
             )
         notes.append(f"{path} is not read: the folders of {folder} are the classes")
     return notes
+
+
+def _notes_on_loose(folder: Path) -> list[str]:
+    """Return a note about images beside class folders, or nothing if there are none."""
+    files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
+    if not (loose := [path.name for path in files if is_image(path)]):
+        return []
+    return [
+        f"{len(loose)} images of {folder} lie in no class folder and are left out, "
+        f"{loose[0]} among them"
+    ]
 
 
 def _has_other_labels(path: Path, folder: Path, files: Sequence[Listed]) -> bool:

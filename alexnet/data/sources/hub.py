@@ -7,6 +7,7 @@ from typing import Any
 
 from alexnet.data.classes import ClassList, are_wnids, class_list, wnids_of_labels
 from alexnet.data.sources.source import (
+    LEAVE_OUT,
     Item,
     Options,
     Source,
@@ -112,8 +113,8 @@ def _split(
         for number, row in enumerate(_rows(stream.skip(start), name), start):
             if row[label] in (None, -1):
                 raise DataError(
-                    f"row {number} of the split {key!r} of {name} has no label; leave the split "
-                    "out with --splits, or choose another data set"
+                    f"row {number} of the split {key!r} of {name} has no label; {LEAVE_OUT}, "
+                    "or choose another data set"
                 )
             cell = row[image] or {}
             data: bytes | None = cell.get("bytes")

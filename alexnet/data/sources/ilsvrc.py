@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet.data.sources.source import (
+    LEAVE_OUT,
     Options,
     Source,
     SourceSplit,
@@ -90,9 +91,7 @@ def _one(folder: Path, pattern: str, usual: str) -> Path:
     """
     matching = [path for path in sorted(folder.iterdir()) if re.fullmatch(pattern, path.name)]
     if not matching:
-        raise DataError(
-            f"{folder} has no {usual}; put it there, or leave the split out with --splits"
-        )
+        raise DataError(f"{folder} has no {usual}; put it there, or {LEAVE_OUT}")
     if len(matching) > 1:
         names = " and ".join(path.name for path in matching)
         raise DataError(f"{folder} has {names}, which are of the same split; keep one of them")
@@ -152,7 +151,7 @@ class Devkit:
         if which not in self.ground_truth:
             raise DataError(
                 f"the devkit has no {which} ground truth (ILSVRC*_{which}_ground_truth.txt); "
-                f"put it beside the archives, or leave the split {split!r} out with --splits"
+                f"put it beside the archives, or {LEAVE_OUT}"
             )
         truth = self.ground_truth[which]
         wnid_of = {synset.number: synset.wnid for synset in self.synsets}
@@ -347,7 +346,7 @@ def check_numbers(numbers: list[int], labels: int, where: Path) -> None:
     if len(numbers) != labels:
         raise DataError(
             f"{where} has {len(numbers)} images, and the devkit has {labels} labels for them; "
-            "fetch what is missing, or leave the split out with --splits"
+            f"fetch what is missing, or {LEAVE_OUT}"
         )
     # Every number must occur once, or a label would go to the wrong image unnoticed.
     for wrong in sorted(set(range(1, labels + 1)) - set(numbers))[:1]:

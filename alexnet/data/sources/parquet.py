@@ -65,26 +65,26 @@ def parquet_files(folder: Path, options: Options = Options()) -> Source:
     """
     by_split: dict[str, list[Path]] = {}
     for path in parquet_in(folder):
+        # train-00000-of-00003.parquet, train_0.parquet; a name of another word is a split, too.
+        split = split_in_name(path) or path.stem.split("-")[0]
+        if not options.wants(split):
+            continue
         # To open a pipe with this name would wait for its writer for ever.
         if not path.is_file():
             raise DataError(f"{path} is not a regular file; remove it or put the data there")
         # A clone without Git LFS has small text files in place of the data.
         if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise DataError(f"{path} is a pointer of Git LFS; fetch the file with: git lfs pull")
-        # train-00000-of-00003.parquet, train_0.parquet; a name of another word is a split, too.
-        split = split_in_name(path) or path.stem.split("-")[0]
         by_split.setdefault(split, []).append(path)
     if "train" not in by_split:
         raise DataError(f"{folder} has no training files; their names begin with 'train'")
-    _probe(parquet_in(folder))
+    _probe([path for files in by_split.values() for path in files])
     train = by_split["train"]
     image, label, names = _columns(train)
     splits, notes = [], []
     catalogue = _classes(folder, train, image, label, names)
     # The training split comes first, because its pixels give the statistics.
     for name in sorted(by_split, key=lambda name: name != "train"):
-        if not options.wants(name):
-            continue
         labels = np.concatenate([_labels(path, image, label) for path in by_split[name]])
         if (labels == -1).all():
             notes.append(without_labels(name, folder))
@@ -146,15 +146,19 @@ def _columns(files: list[Path]) -> tuple[str, str, tuple[str, ...]]:
 
     with _reading(files[0]):
         schema = pq.read_schema(files[0])
+    try:
         features = Features.from_arrow_schema(schema)
-        images = [n for n, f in features.items() if isinstance(f, Image)]
-        images += [
-            n
-            for n in schema.names
-            if pa.types.is_struct(schema.field(n).type) or n in ("image", "img")
-        ]
-        labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
-        labels += [n for n in ("label", "labels", "cls", "fine_label") if n in schema.names]
+    except Exception as error:  # a kind of column that newer versions know, or damage
+        raise DataError(
+            f"{files[0]} describes its columns as the installed version of datasets does not read "
+            f"({str(error).partition('. ')[0]}); install a newer version, or fetch the file again"
+        ) from None
+    images = [n for n, f in features.items() if isinstance(f, Image)]
+    images += [n for n in ("image", "img") if n in schema.names]
+    structs = [n for n in schema.names if pa.types.is_struct(schema.field(n).type)]
+    images += [n for n in structs if schema.field(n).type.get_field_index("bytes") >= 0]
+    labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
+    labels += [n for n in ("label", "labels", "cls", "fine_label") if n in schema.names]
     if not images or not labels:
         raise DataError(
             f"{files[0]} needs an image and a label column; it has {', '.join(schema.names)}"

@@ -35,6 +35,7 @@ from alexnet.data.sources.webdataset import is_webdataset, webdataset
 from alexnet.errors import DataError
 
 ARCHIVE_SUFFIXES = {".tar", ".gz", ".tgz", ".parquet", ".bin"}
+PACKED_SUFFIXES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 # The lists of their labels, classes or words; any other text may be a log that still grows.
 LISTS = re.compile("|".join(map(re.escape, ("classes.txt", *WORD_FILES))) + r"|.*truth\.txt")
 
@@ -74,7 +75,9 @@ def _read(source: str, options: Options) -> Source:
             return hub(source, options)
         raise DataError(f"{source} does not exist")
     if not folder.is_dir():
-        raise DataError(f"{source} is a file; give the folder that contains it")
+        packed = folder.suffix.lower() in PACKED_SUFFIXES
+        mend = "unpack it and give its folder" if packed else "give the folder that contains it"
+        raise DataError(f"{source} is a file; {mend}")
     source_read = _format(folder)(folder, options)
     if all(split.fingerprint for split in source_read.splits):
         return source_read

@@ -39,6 +39,8 @@ SPLIT_NAMES = {
     "val": ("val", "validation", "valid"),
     "test": ("test", "testing"),
 }
+# `alexnet train FOLDER` has no such option, so the command is named.
+LEAVE_OUT = "leave the split out with --splits of alexnet prepare"
 MAX_IMAGE_BYTES = 256 << 20
 """Most bytes in the file of one image. The largest images that `decode` accepts have 179 million
 pixels, which are some 90 MB as a JPEG of the best quality; a larger file would only take memory."""
@@ -332,9 +334,11 @@ def may_be_image(name: str | Path) -> bool:
 def is_hidden(name: str | Path) -> bool:
     """Tell whether a file or a folder is hidden.
 
-    Beside IMG_1.jpg, macOS writes ._IMG_1.jpg with what its own file systems know of the file.
+    Beside IMG_1.jpg, macOS writes ._IMG_1.jpg with what its own file systems know of the file, and
+    Synology's disks @eaDir/IMG_1.jpg/ with thumbnails of it.
     """
-    return Path(name).name.startswith(".")
+    name = Path(name).name
+    return name.startswith(".") or name == "@eaDir"
 
 
 def _suffix(name: str | Path) -> str:
@@ -349,10 +353,7 @@ def without_labels(split: str, where: object) -> str:
         DataError: For any other split, because a run needs its labels.
     """
     if split != "test":
-        raise DataError(
-            f"the split {split!r} of {where} has no labels; "
-            "add them, or leave the split out with --splits"
-        )
+        raise DataError(f"the split {split!r} of {where} has no labels; add them, or {LEAVE_OUT}")
     return f"the split 'test' of {where} has no labels and is left out"
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from alexnet.data.classes import (
+    WORD_FILES,
     ClassList,
     are_wnids,
     class_list,
@@ -21,6 +22,7 @@ from alexnet.data.classes import (
     with_words,
 )
 from alexnet.data.sources.source import (
+    LEAVE_OUT,
     SPLIT_NAMES,
     Listed,
     Options,
@@ -83,7 +85,7 @@ class Images:
         return [path for path in paths if path is not None]
 
 
-def _by_endings(folder: Path, files: Iterable[Path]) -> dict[str, Path | None]:
+def _by_endings(folder: Path, files: Sequence[Path]) -> dict[str, Path | None]:
     """Return files by all endings of their paths; None for an ending that two of them share.
 
     To search all files for each row of a table would take (rows x files) steps.
@@ -98,12 +100,17 @@ def _by_endings(folder: Path, files: Iterable[Path]) -> dict[str, Path | None]:
             for key in (name, name.removesuffix(path.suffix)):
                 key = composed(key)
                 by_name[key] = None if key in by_name else path
+    # Beside a/1.png, 1.png is named by its whole path, which "/" begins.
+    for path in files:
+        name = composed(path.relative_to(folder).as_posix())
+        if by_name[name] is None:
+            by_name[f"/{name}"] = None if f"/{name}" in by_name else path
     return by_name
 
 
 def _longest_ending(by_name: Mapping[str, Path | None], name: str) -> Path | None:
     """Return the file that a table calls `name`, of those that `_by_endings` returned."""
-    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    parts = ["", *(part for part in re.split(r"[/\\]", name) if part not in ("", "."))]
     # The table may also name folders above this one: the longest ending that fits counts.
     for first in range(len(parts)):
         if (path := by_name.get(composed("/".join(parts[first:])))) is not None:
@@ -146,6 +153,7 @@ def candidates(folders: Iterable[Path]) -> list[Path]:
         if path.suffix.lower() in (".csv", ".tsv", ".txt")
         and path.is_file()
         and "submission" not in path.stem.lower()  # Kaggle's sample submissions: invented labels
+        and path.name not in ("classes.txt", *WORD_FILES)
     ]
 
 
@@ -187,7 +195,11 @@ def read_table(path: Path, images: Images, headed: bool = False) -> Table | None
     best, parsed = (0, 0), None
     for separator in ("\t", ",", ";", None):
         lines = [(number, fields) for number, fields in _lines(text, separator) if any(fields)]
-        name, named = _name_column([fields for _, fields in lines[:SAMPLE_ROWS]], images)
+        sample = [fields for _, fields in lines[:SAMPLE_ROWS]]
+        name, named, with_suffix = _name_column(sample, images)
+        # A number in a README may be the name of an image by chance.
+        if path.suffix.lower() == ".txt" and not with_suffix and 2 * named <= len(sample):
+            continue
         # A whole line may end in "/c.png" and thus name an image, too; several columns are better.
         several = named and max(len(fields) for _, fields in lines) > 1
         if named and (named, several) > best:
@@ -219,8 +231,8 @@ def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
         yield number, [field.strip() for field in fields]
 
 
-def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
-    """Return the column that names images, and the number of lines in which it does.
+def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int, int]:
+    """Return the column that names images, and in how many lines it does, and with a suffix.
 
     Labels that are numbers may name images by chance; fields that end in .jpg do not.
     """
@@ -232,7 +244,7 @@ def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
         return sum(map(is_image, matching)), headed, len(matching), -column
 
     best = max(map(score, range(max(map(len, lines), default=0))), default=(0, False, 0, 0))
-    return -best[-1], best[2]
+    return -best[-1], best[2], best[0]
 
 
 def _table_rows(
@@ -359,7 +371,7 @@ def labelled_files(
         if label not in positions:
             raise DataError(
                 f"{path} of the split {split!r} has the label {label!r}, "
-                "which no training image has; correct it, or leave the split out with --splits"
+                f"which no training image has; correct it, or {LEAVE_OUT}"
             )
     return [
         (path, path.relative_to(folder).as_posix(), positions[label])
@@ -393,15 +405,25 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
     # Walked through once each, however many tables name images of them.
     images_in = cache(Images)
     images = images_in(folder)
-    tables = _tables(folder, images_in)
-    by_split: dict[str, Labels] = {}
+    # Errors of a split that is not wanted do not matter, and then it may have labels.
+    faulty: dict[str, DataError] = {}
+    tables = _tables(folder, images_in, faulty)
+    by_split: dict[str, Labels] = {split: {} for split in faulty}
     for table in tables:
         table_split = _split_of(table.path, folder)
         inside = _images_of(table.path, folder, images_in)
         if all(inside.find(row.name) is None for row in table.rows[:SAMPLE_ROWS]):
             inside = images
-        for row, path in match_images(table, inside):
-            by_split.setdefault(row.split or table_split or "train", {})[path] = row.label
+        by_row: dict[str, list[LabelRow]] = {}
+        for row in table.rows:
+            by_row.setdefault(row.split or table_split or "train", []).append(row)
+        for split, rows in by_row.items():
+            labels = by_split.setdefault(split, {})
+            try:
+                matched = match_images(Table(table.path, tuple(rows)), inside)
+                labels.update((path, row.label) for row, path in matched)
+            except DataError as error:
+                faulty.setdefault(split, error)
     # An image in two splits would be trained on and tested on.
     counts = Counter(path for labels in by_split.values() for path in labels)
     for path, count in counts.most_common(1):
@@ -410,7 +432,7 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
     named = str(tables[0].path) if len(tables) == 1 else f"the tables of {folder}"
     notes = note_unlisted(images.files, counts, named) + notes_on_left_out(images.left_out, folder)
     for split, labels in list(by_split.items()):
-        if not any(labels.values()):
+        if split not in faulty and not any(labels.values()):
             if options.wants(split):
                 notes.append(without_labels(split, folder))
             del by_split[split]
@@ -419,6 +441,10 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
     # A run needs a split to validate on; a test split with labels serves.
     if "val" not in by_split and "test" in by_split:
         by_split["val"] = by_split.pop("test")
+        faulty |= {"val": faulty.pop("test")} if "test" in faulty else {}
+    for split, fault in faulty.items():
+        if options.wants(split):
+            raise fault
     if "train" not in by_split:
         raise DataError(f"no row of {named} is in the training split; name it train")
     catalogue, positions = _classes(folder, set(by_split["train"].values()))
@@ -440,8 +466,14 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
     )
 
 
-def _tables(folder: Path, images_in: Callable[[Path], Images]) -> list[Table]:
-    """Return the tables that name images. Raises DataError for none, and for unclear splits."""
+def _tables(
+    folder: Path, images_in: Callable[[Path], Images], faulty: dict[str, DataError]
+) -> list[Table]:
+    """Return the tables that name images. Raises DataError for none, and for unclear splits.
+
+    Args:
+        faulty: Gets the errors of the tables of other splits than the training split.
+    """
     # Tables may lie beside the images, in the folders of the splits, or above both.
     images = images_in(folder)
     folders = {folder} | {folder / name for names in SPLIT_NAMES.values() for name in names}
@@ -450,10 +482,24 @@ def _tables(folder: Path, images_in: Callable[[Path], Images]) -> list[Table]:
     files = without_annotations(found, images.files)
     tables = []
     for path in files:
-        table = read_table(path, _images_of(path, folder, images_in)) or read_table(path, images)
+        split = _split_of(path, folder)
+        try:
+            inside = _images_of(path, folder, images_in)
+            table = read_table(path, inside) or read_table(path, images)
+        except DataError as error:
+            if split is None or split == "train":
+                raise
+            faulty.setdefault(split, error)
+            continue
         tables += [table] if table is not None else []
     if not tables:
-        tried = f"; {files[0]} names none of them" if files else ""
+        for fault in faulty.values():
+            raise fault
+        tried = ""
+        if files:
+            these = ", ".join(path.name for path in files[:3])
+            example = next((f", not even {path.name}" for path in images.files[:1]), "")
+            tried = f"; no line of {these} names one of them{example}"
         if left_out := sorted(set(found) - set(files)):
             tried += f"; files of single images are not read, such as {left_out[0]}"
         # Archives often unpack to a folder in a folder.
@@ -513,19 +559,22 @@ def _classes(folder: Path, labels: set[str]) -> tuple[ClassList, dict[str, int]]
     """
     if len(labels) < 2:
         raise DataError(f"the table of {folder} has {len(labels)} labels; at least 2 are needed")
-    if all(map(is_number, labels)):
-        ordered = sorted(labels, key=int)  # "10" comes after "9"
+    # Pandas writes 0 as 0.0 in a column that had a gap.
+    numbers = {label: label.removesuffix(".0") for label in labels}
+    if all(map(is_number, numbers.values())) and len(set(numbers.values())) == len(labels):
+        ordered = sorted(labels, key=lambda label: int(numbers[label]))  # "10" comes after "9"
         file = folder / "classes.txt"
         if not file.is_file():
-            return ClassList(tuple(ordered)), {label: i for i, label in enumerate(ordered)}
+            catalogue = ClassList(tuple(numbers[label] for label in ordered))
+            return catalogue, {label: i for i, label in enumerate(ordered)}
         names = read_class_names(file)
-        if int(ordered[-1]) >= len(names):
+        if int(numbers[ordered[-1]]) >= len(names):
             raise DataError(
                 f"{file} names {len(names)} classes, counted from 0, and a label is {ordered[-1]}; "
                 "name them all"
             )
         catalogue = class_list(names)
-        return catalogue, {label: catalogue.label(int(label)) for label in ordered}
+        return catalogue, {label: catalogue.label(int(numbers[label])) for label in ordered}
     ordered = sorted(labels)
     catalogue = with_words(ClassList(tuple(ordered)), folder)
     return catalogue, {label: i for i, label in enumerate(ordered)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from alexnet.data.classes import (
     wnid_in,
 )
 from alexnet.data.sources.source import (
+    LEAVE_OUT,
     SPLIT_NAMES,
     Options,
     Source,
@@ -53,13 +54,16 @@ def is_webdataset(folder: Path) -> bool:
     wnid, or the names of all its members begin with its own.
     """
     tars = sorted(folder.glob("[!.]*.tar"))
-    # Only the first and the last tar are opened, because there may be thousands.
-    samples = [_peek(path) for path in tars[:1] + tars[-1:]]
+    # Only the first and the last tar are opened, because there may be thousands; where the names
+    # have splits, those of the training split, which is always wanted: others may be damaged.
+    opened = [path for path in tars if split_in_name(path) == "train"] or tars
+    opened = opened[:1] + opened[-1:]
+    samples = [_peek(path) for path in opened]
     if any(label for _, label in samples):
         return True
     if are_wnids(path.stem for path in tars):
         return False
-    ends = zip(tars[:1] + tars[-1:], samples, strict=True)
+    ends = zip(opened, samples, strict=True)
     if all(name.startswith(path.stem) for path, (names, _) in ends for name in names):
         return False
     return all(re.search(r"\d$", path.stem) or split_in_name(path) for path in tars)
@@ -82,7 +86,7 @@ def webdataset(folder: Path, options: Options = Options()) -> Source:
     """Read shards whose names contain the word for a split.
 
     If no name does, `val_fraction` of the samples are held out. The label of a sample is its .cls,
-    or "label" in its .json, or the wnid in its key. Labels that are numbers are named by
+    or "label" or "cls" in its .json, or the wnid in its key. Labels that are numbers are named by
     classes.txt if there is one. If each label has a wnid of its own in the keys of the training
     samples, the wnids are the classes. A test split without labels is left out; with labels it is
     the validation split if there is no other.
@@ -114,7 +118,7 @@ def webdataset(folder: Path, options: Options = Options()) -> Source:
         if odd := scan.labels - positions.keys():
             raise DataError(
                 f"the split {source_name!r} of {folder} has the label {min(odd, key=str)!r}, "
-                "which the training split lacks; correct it, or leave the split out with --splits"
+                f"which the training split lacks; correct it, or {LEAVE_OUT}"
             )
     if len(by_split) == 1:
         fraction = f", {options.val_fraction} of them val"
@@ -171,10 +175,7 @@ def _scan(tars: list[Path]) -> Scan:
         for sample in _samples(path):
             scan.count += 1
             if sample.label is None:
-                scan.unlabelled = scan.unlabelled or (
-                    f"{path}: {sample.key} needs an image and a .cls, a .json with a label, or a "
-                    f"key with a wnid; it has {', '.join(sample.parts)}"
-                )
+                scan.unlabelled = scan.unlabelled or _incomplete(path, sample.key, sample.parts)
                 continue
             scan.labels.add(sample.label)
             # The empty name stands for a key without a wnid, which rules out wnids for this label.
@@ -275,7 +276,7 @@ def _samples(path: Path) -> Iterator[Sample]:
     The files of a sample follow each other, and share their names up to the first dot.
 
     Raises:
-        DataError: If a sample has no image.
+        DataError: If a sample has no image, or several.
     """
     key, parts = "", dict[str, Member]()
     with open_tar(path) as members:
@@ -295,14 +296,17 @@ def _samples(path: Path) -> Iterator[Sample]:
 def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
     """Make a sample of its files, given by extension."""
     key = key.rpartition("/")[2]
-    # The key may have further files, such as a .txt with a caption.
-    image = next((member for ext, member in parts.items() if is_image(f"x.{ext}")), None)
-    if image is None:
+    # The key may have further files, such as a .txt with a caption, or `a.seg.png` beside `a.jpg`.
+    images = [ext for ext in parts if is_image(f"x.{ext}")]
+    images = [ext for ext in images if "." not in ext] or images
+    if len(images) > 1:
         raise DataError(
-            f"{path}: {key} needs an image and a .cls, a .json with a label, or a key with a wnid; "
-            f"it has {', '.join(parts)}"
+            f"{path}: {key} has several images, {', '.join(images)}; "
+            "take all but one out of the tar"
         )
-    label = None
+    if not images:
+        raise DataError(_incomplete(path, key, parts))
+    label: Label | None = None
     if "cls" in parts:
         try:
             label = _label(_read_label(parts["cls"]).decode().strip())
@@ -310,7 +314,16 @@ def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
             raise DataError(f"{path}: {key}.cls is not UTF-8 text; write the label again") from None
     elif "json" in parts:
         label = _json_label(_read_label(parts["json"]))
-    return Sample(key, tuple(parts), wnid_in(key) if label is None else label, image.read)
+    label = wnid_in(key) if label is None else label
+    return Sample(key, tuple(parts), label, parts[images[0]].read)
+
+
+def _incomplete(path: Path, key: str, parts: Iterable[str]) -> str:
+    """Return the message about a sample without an image or without a label."""
+    return (
+        f"{path}: {key} needs an image and a .cls, a .json with a label, or a key with a wnid; it "
+        f"has {', '.join(parts)}; add what is missing, or take it out of the tar"
+    )
 
 
 def _read_label(member: Member) -> bytes:
