@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ from tests.weight_files import (
     WIDTH,
     caffe_architecture,
     caffe_file,
+    reason_of,
     run_of,
     torchvision_file,
 )
@@ -66,6 +67,38 @@ def test_weights_alone_are_not_halved_unless_it_is_said(
         main(["import", str(one_column), str(run), *common, *options])
         assert f"  fc6 and fc7: {says}\n" in capsys.readouterr().out
         assert read_checkpoint(run).config.architecture.dropout.form == form
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_names_of_ours_do_not_tell_the_channels_of_caffes_nets(
+    channels: Literal["rgb", "bgr"], tmp_path: Path
+) -> None:
+    net = Network(caffe_architecture(True))
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    (fact,) = [one for one in facts(identify(read(tmp_path / "a.pth"))) if one.what == "channels"]
+    assert (fact.value, fact.source) == ("", "the weights do not say: B, G, R or else R, G, B")
+    with pytest.raises(RunError, match="say which with --channels rgb or --channels bgr"):
+        import_weights(tmp_path / "a.pth", tmp_path / "run", "caffenet")
+    import_weights(tmp_path / "a.pth", tmp_path / "run", "caffenet", channels=channels)
+    weight = read_checkpoint(tmp_path / "run").weights["conv1.weight"]
+    assert torch.equal(weight.flip(1) if channels == "bgr" else weight, net.conv1.weight)
+
+
+def test_two_arrays_for_one_parameter_are_refused(tmp_path: Path) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    slim = frameworks.slim_variables(2, WIDTH, CLASSES)
+    name = "conv1/weights"
+    (key,) = [key for key in slim if key.removesuffix(":0").endswith(name)]
+    for arrays, second in ((blobs, "conv1_w"), (slim, f"tower_1/{name}")):
+        value = arrays[key if arrays is slim else "conv1/0"]
+        np.savez(tmp_path / "a.npz", **arrays, **{second: value + 1})
+        assert f"it has {second}, which" in reason_of(tmp_path / "a.npz")
+    state = torchvision_file(tmp_path / "a.pth")
+    average = state["features.0.weight"].clone()
+    torch.save(state | {"module.features.0.weight": average}, tmp_path / "a.pth")
+    says = r"has two tensors for features\.0\.weight, one of them as module\.features\.0\.weight"
+    with pytest.raises(RunError, match=says):
+        read(tmp_path / "a.pth")
 
 
 def test_export_refuses_pools_and_constants_that_the_other_program_has_not(

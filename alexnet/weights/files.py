@@ -240,7 +240,12 @@ def _from_tensors(path: Path, tensors: dict[Any, Any]) -> Arrays:
             raise _damaged(path, f"{name} is larger than the file")
         numbers += tensor.numel()
         _check_widened(path, numbers)
-        result[_plain(str(name))] = tensor.detach().float().contiguous().numpy()
+        if (plain := _plain(str(name))) in result:
+            raise RunError(
+                f"{path} has two tensors for {plain}, one of them as {name}; save the state dict "
+                "that is meant, alone"
+            )
+        result[plain] = tensor.detach().float().contiguous().numpy()
     return result
 
 

@@ -181,7 +181,8 @@ def _is_of_images(node: _Node, integers: dict[str, list[int]]) -> bool:
         case "Transpose":
             return node.integers("perm", []) == [0, 3, 1, 2]
         case "Slice":
-            axes, steps = ([*node.inputs, "", ""][i] for i in (3, 4))
+            # Before opset 10 a slice had one input, and its axes were an attribute: not understood.
+            axes, steps = ([*node.inputs, *[""] * 5][i] for i in (3, 4))
             in_plane = {*integers.get(axes, [1])} <= {2, 3}
             return in_plane and (not steps or {*integers.get(steps, [])} == {1})
     return False
