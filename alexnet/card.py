@@ -22,6 +22,7 @@ from alexnet.checkpoint import Checkpoint, read
 from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.image import centre_square
+from alexnet.data.sources.source import readable
 from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
 from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import TOP5_CLASSES, Result, crops_name, says_top5
@@ -57,7 +58,9 @@ def write_card(run: Path, name: str = "") -> Path:
     if not saved:
         raise RunError(f"{run} has no checkpoint, and so no card")
     path = run / CARD
-    write_whole(path, _text(run, name or run.resolve().name, saved).encode())
+    text = _text(run, name or run.resolve().name, saved)
+    # Names of files may not be UTF-8.
+    write_whole(path, text.encode(errors="backslashreplace"))
     return path
 
 
@@ -120,7 +123,7 @@ def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequen
             known.append(
                 {
                     "sha256": sha256,
-                    "data": data,
+                    "data": readable(data),
                     "store": store,
                     "split": split,
                     "images": result.images,

@@ -253,6 +253,9 @@ def _rgb(image: Any) -> Rgb:
             "a trained network takes the pixels of images and no files; open them with Pillow, or "
             "use alexnet.predict(trained, paths)"
         )
+    # NumPy takes no tensor of a GPU.
+    if isinstance(image, torch.Tensor):
+        image = image.cpu()
     # An array has no orientation, and a photograph of a telephone may lie on its side in its file.
     rgb: Rgb = upright_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     # An array of floats in 0..1 would be read as nearly black.

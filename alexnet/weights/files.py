@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 
 from alexnet.errors import RunError
-from alexnet.files import file_sha256, naming
+from alexnet.files import check_utf8, file_sha256, naming
 from alexnet.weights import caffemodel, onnx_file
 from alexnet.weights.operations import Array, Arrays, WeightFile
 from alexnet.weights.protobuf import Malformed, Unsupported
@@ -261,6 +261,7 @@ def _plain(name: str) -> str:
 
 
 def _read_safetensors(path: Path) -> WeightFile:
+    check_utf8(path)
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}

@@ -23,10 +23,11 @@ from alexnet.config_checks import check
 from alexnet.data.classes import are_wnids, numbered
 from alexnet.data.manifest import is_names, is_store
 from alexnet.data.preprocess import TORCHVISION_MEAN
+from alexnet.data.sources.source import readable
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
-from alexnet.files import new_folder, parse_json
+from alexnet.files import check_utf8, new_folder, parse_json
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from alexnet.weights.files import read, read_mean
@@ -77,6 +78,7 @@ def import_weights(
     path, run = Path(path), Path(run)
     if run.exists():
         raise RunError(f"{run} exists; choose another name")
+    check_utf8(run)
     file = read(path)
     if checkpoint.ABOUT in file.metadata:
         raise RunError(f"{path} was written by this program: use it as it is, as RUN")
@@ -119,7 +121,7 @@ def _origin(
         scale: As for `_weights`.
     """
     return {
-        "file": path.name,
+        "file": readable(path.name),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": file.form,
         "network": chosen.title,
@@ -305,7 +307,7 @@ def _mean(
             "torchvision's, of each channel",
         )
     elif mean_file is not None:
-        mean, source = read_mean(mean_file), mean_file.name
+        mean, source = read_mean(mean_file), readable(mean_file.name)
     elif MEAN in file.arrays:
         mean, source = file.arrays[MEAN], "in the file"
     elif preprocessing.mean is not None:
