@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -120,6 +121,25 @@ def test_names_that_are_not_utf_8_are_on_the_card(
         import_weights(file, tmp_path / "new\udcff", "caffenet", mean=mean)
     about = import_weights(file, tmp_path / "imported", "caffenet", mean=mean)["imported"]
     assert (about["file"], about["mean"]) == ("net\\udcff.npz", "mean\\udcff.npy")
+
+
+def test_names_neither_end_a_cell_of_the_card_nor_are_markdown(
+    copied_run: Path, store: Path
+) -> None:
+    saved, results = checkpoint.read(copied_run), evaluate([copied_run], store)[:1]
+    names = [f"<b>{i}|\n[x](y) `z`" for i in range(10)]
+    config = saved.about["config"] | {"data": "photos|2026"}
+    imported = {"file": "a|b.pth", "sha256": "c", "format": "PyTorch", "network": "n"}
+    imported |= {"mean": "m|n.npy", "channels": "RGB"}
+    for more in ({}, {"imported": imported}):
+        about: dict[str, Any] = saved.about | {"classes": names, "config": config} | more
+        checkpoint.write(saved.file, saved.weights, {}, saved.mean, about)
+        card.add_evaluation(copied_run, "st|ore", "checksum", "v|al", results)
+        text = (copied_run / "card.md").read_text()
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+        (classes,) = [row for row in rows if row.startswith("| classes ")]
+        assert classes.startswith("| classes | `<b>0\\| [x](y) 'z'`, `<b>1")
 
 
 def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:
