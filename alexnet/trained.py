@@ -161,10 +161,16 @@ def check_classes(
             as many.
     """
     classes = list(trained.classes)
-    if or_numbered and classes == numbered(len(store.classes)):
+    unnamed = classes == numbered(len(store.classes))
+    if or_numbered and unnamed:
         return
     # Equal and in the same order, because labels are positions in the list.
     if (other := _other_classes(classes, store.classes)) is not None:
+        if unnamed and "imported" in trained.about:
+            raise RunError(
+                f"the classes of {run} have no names, and those of {store.name} have; import it "
+                f"again with --classes {store.name}"
+            )
         raise RunError(f"{run} was trained on other classes than {store.name} has: {other}")
 
 
