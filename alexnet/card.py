@@ -22,6 +22,7 @@ from alexnet.checkpoint import Checkpoint, read
 from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.image import centre_square
+from alexnet.data.sources.source import readable
 from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
 from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import TOP5_CLASSES, Result, crops_name, says_top5
@@ -57,7 +58,9 @@ def write_card(run: Path, name: str = "") -> Path:
     if not saved:
         raise RunError(f"{run} has no checkpoint, and so no card")
     path = run / CARD
-    write_whole(path, _text(run, name or run.resolve().name, saved).encode())
+    text = _text(run, name or run.resolve().name, saved)
+    # Names of files may not be UTF-8.
+    write_whole(path, text.encode(errors="backslashreplace"))
     return path
 
 
@@ -120,7 +123,7 @@ def add_evaluation(run: Path, data: str, store: str, split: str, results: Sequen
             known.append(
                 {
                     "sha256": sha256,
-                    "data": data,
+                    "data": readable(data),
                     "store": store,
                     "split": split,
                     "images": result.images,
@@ -177,12 +180,22 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
 def _text(run: Path, title: str, saved: dict[str, Checkpoint]) -> str:
     """The card as Markdown."""
     last = next(iter(saved.values()))
-    rows = "".join(f"| {name} | {value} |\n" for name, value in _rows(run, saved, last))
+    rows = "".join(f"| {name} | {_cell(value)} |\n" for name, value in _rows(run, saved, last))
     checks = "".join(f"- {line}\n" for line in verdict(last))
     return (
         f"# {title}\n\n| | |\n|---|---|\n{rows}\n## Are these weights trained?\n\n"
         f"Tested on `{last.file.name}`; `alexnet check` does the same.\n\n{checks}"
     )
+
+
+def _cell(text: str) -> str:
+    """A value without what would end its cell or its row: names of files and classes have any."""
+    return " ".join(text.splitlines()).replace("|", "\\|")
+
+
+def _code(name: str) -> str:
+    """A name as code, in which Markdown and HTML have no meaning."""
+    return f"`{name.replace('`', chr(39))}`"
 
 
 def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -192,22 +205,22 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
     yield "recipe", f"`{config.recipe}`"
     yield "network", f"{sum(op.parameters for op in ops):,} parameters, {len(classes)} classes"
     if len(classes) <= MOST_CLASSES:
-        yield "classes", ", ".join(classes).replace("|", "/")
+        yield "classes", ", ".join(map(_code, classes))
     if "imported" in about:
         origin = about["imported"]
-        yield "imported from", f"`{origin['file']}` ({origin['format']}), {origin['network']}"
+        yield "imported from", f"{_code(origin['file'])} ({origin['format']}), {origin['network']}"
         yield "sha256 of that file", f"`{origin['sha256']}`"
         yield "mean", f"{origin['mean']}; its channels are {origin['channels']}"
         yield "trained on", "not known: the file does not say"
     else:
-        yield "trained on", f"`{config.data}`, checksum `{about['store'][:12]}`"
+        yield "trained on", f"{_code(config.data)}, checksum `{about['store'][:12]}`"
         yield "seed", str(config.seed)
     init = about.get("init")
     # A run may begin with weights of a run that itself began with those of another.
     while init:
         imported = init.get("imported")
-        came = f", imported from `{imported['file']}`" if imported else ""
-        yield "began with", f"`{init['run']}`{came}: {', '.join(init['layers'])}"
+        came = f", imported from {_code(imported['file'])}" if imported else ""
+        yield "began with", f"{_code(init['run'])}{came}: {', '.join(init['layers'])}"
         yield "sha256 of those weights", f"`{init['sha256']}`"
         if imported:
             yield "sha256 of that file", f"`{imported['sha256']}`"
@@ -220,8 +233,8 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
             yield (
                 "measured by `alexnet evaluate`",
                 f"top-1 error {evaluation['top1_error']:.2%} ({evaluation.get('in_words', '')}; "
-                f"{evaluation['images']} images of `{evaluation['split']}` in "
-                f"`{evaluation['data']}`)",
+                f"{evaluation['images']} images of {_code(evaluation['split'])} in "
+                f"{_code(evaluation['data'])})",
             )
     yield "code", describe(about.get("code"))
     made = ", ".join(str(about[key]) for key in ("torch", "machine") if key in about)

@@ -37,7 +37,7 @@ from alexnet.data.classes import composed
 from alexnet.data.manifest import is_covariance, is_names
 from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError, nearest_name
-from alexnet.files import file_sha256, naming, parse_json, replacing, write_whole
+from alexnet.files import check_utf8, file_sha256, naming, parse_json, replacing, write_whole
 from alexnet.saved_config import from_dict, to_dict
 
 # These names keep the rest apart from the parameters, which are called LAYER.weight or LAYER.bias.
@@ -195,6 +195,7 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     # In a run's folder such a file would be damage, and not what the user meant.
     if file == path and (kind := _foreign(path)) is not None:
         raise RunError(f"{path} is not a run of this program: it is {kind}")
+    check_utf8(file)
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}

@@ -86,6 +86,11 @@ class Lrn:
     """Factor of the sum. PyTorch, Caffe and ONNX apply theirs to the mean: it is n times this."""
     beta: float = 0.75
 
+    @property
+    def num_maps(self) -> int:
+        """Number of maps in the sum, an odd number."""
+        return 2 * (self.n // 2) + 1
+
 
 @dataclass(frozen=True)
 class SpatialNorm:

@@ -23,6 +23,7 @@ from alexnet.data.device_feed import LateResults, on_device
 from alexnet.data.loader import batches
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Split, Store
+from alexnet.device import allow_tf32
 from alexnet.distributed.launch import all_gather, scatter
 from alexnet.distributed.mesh import ALONE, Mesh
 from alexnet.errors import RunError
@@ -51,7 +52,8 @@ class Result:
         top5_error: Fraction of images whose class is not among the five most probable; None with
             five classes or fewer.
         class_errors: Top-1 error of each class; None for a class without images.
-        confusion: Number of images, as confusion[true class][predicted class].
+        confusion: Number of images, as confusion[true class][predicted class]; empty where it was
+            not asked for.
         weights_sha256: Checksum of the weights of each network that was measured; empty where they
             were not loaded from a checkpoint.
     """
@@ -81,7 +83,7 @@ FEW_IMAGES = 10
 
 def says_top5(result: Result) -> bool:
     """Whether the top-5 error of a result means something."""
-    return result.top5_error is not None and len(result.confusion) >= TOP5_CLASSES
+    return result.top5_error is not None and len(result.class_errors) >= TOP5_CLASSES
 
 
 def crops_name(result: Result) -> str:
@@ -114,13 +116,16 @@ def centre(augment: Augment) -> Augment:
     return replace(augment, test_patches="centre")
 
 
-def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -> Result:
+def score(
+    p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int, confusion: bool = True
+) -> Result:
     """Compute the errors of predictions.
 
     Args:
         p: Probabilities, (N, classes).
         labels: True classes, (N,).
         patch_count: Number of crops that were averaged, for the record.
+        confusion: Whether to count the confusions, which take memory for each pair of classes.
     """
     count, classes = p.shape
     # NaN comes after every probability, and equals itself as no NaN does.
@@ -131,10 +136,13 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
     earlier = np.arange(classes) < labels[:, None]
     before = (known > own).sum(1) + ((known == own) & earlier).sum(1)
     right, in_five = before == 0, before < 5
-    # `np.add.at` counts repeated pairs; `confusion[labels, p] += 1` would count each pair once.
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, known.argmax(1)), 1)
-    class_images = confusion.sum(1)
+    class_images = np.bincount(labels, minlength=classes)
+    class_right = np.bincount(labels[right], minlength=classes)
+    size = classes if confusion else 0
+    counts = np.zeros((size, size), np.int64)
+    if confusion:
+        # `np.add.at` counts repeated pairs; `counts[labels, p] += 1` would count each pair once.
+        np.add.at(counts, (labels, known.argmax(1)), 1)
     # The bound keeps one probability that rounds to 0 from making the mean loss infinite.
     loss = -np.log(np.maximum(p[np.arange(count), labels].astype(np.float64), 1e-30)).mean()
     return Result(
@@ -144,10 +152,10 @@ def score(p: NDArray[np.float32], labels: NDArray[np.int64], patch_count: int) -
         top1_error=float(1 - right.mean()),
         top5_error=float(1 - in_five.mean()) if classes > 5 else None,
         class_errors=tuple(
-            float(1 - confusion[c, c] / class_images[c]) if class_images[c] else None
+            float(1 - class_right[c] / class_images[c]) if class_images[c] else None
             for c in range(classes)
         ),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=tuple(tuple(row) for row in counts.tolist()),
     )
 
 
@@ -158,6 +166,7 @@ def measure(
     batch: int = 128,
     workers: int | None = None,
     mesh: Mesh = ALONE,
+    confusion: bool = True,
 ) -> Result:
     """Measure the errors of one network, or of an ensemble whose probabilities are averaged.
 
@@ -167,12 +176,14 @@ def measure(
         batch: Number of images in a batch.
         workers: Number of decoding threads, as `Config.workers`.
         mesh: The ranks among which the images are divided; every rank gets the whole result.
+        confusion: As in `score`.
     """
     preprocess = nets[0][1]
     count = num_crops(preprocess, test)
     p, _ = predictions(nets, split, test, scatter(np.arange(len(split)), mesh), batch, workers)
     # The parts of the ranks are put together in the order of the split.
-    return score(all_gather(p, len(split), mesh, preprocess.device), split.labels, count)
+    p = all_gather(p, len(split), mesh, preprocess.device)
+    return score(p, split.labels, count, confusion)
 
 
 def predictions(
@@ -246,6 +257,9 @@ def evaluate(
             "some of the runs are used in tf32 and others in float32, which one process cannot; "
             "evaluate them apart"
         )
+    # The run that was loaded last has set the switch, and products in bfloat16 do not heed it.
+    if "tf32" in used:
+        allow_tf32("tf32")
     images = store.split(split or members[0].config.val_split)
     # Each member keeps its own mean image; the test crops are those of the first.
     nets = [(member.net, member.preprocess) for member in members]

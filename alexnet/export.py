@@ -33,6 +33,10 @@ from alexnet.trained import Trained, probabilities
 
 OPSET = 18
 LARGEST_DIFFERENCE = 1e-4  # of a probability: ONNX Runtime adds float32 in another order
+LARGEST_SHARE = 1e-4
+"""Largest difference of the logarithm of a probability, as a share of its range over the classes.
+The probabilities of a network that has hardly learned are nearly the same for every input."""
+ROUNDING, LEAST = 1e-6, 1e-10  # of a logarithm; and the least probability that is compared
 
 
 class _Graph:
@@ -236,8 +240,11 @@ def _compare(model: bytes, trained: Trained, preprocessing: bool, crops: Crops) 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, fed)
     difference = float(np.abs(got - want).max())
+    log_got, log_want = (np.log(np.maximum(p, LEAST)) for p in (got, want))
+    limits = LARGEST_SHARE * np.ptp(log_want, axis=1, keepdims=True) + ROUNDING
+    is_close = (np.abs(log_got - log_want) <= limits).all()
     # Not `difference > ...`: one that is not a number is an error, too.
-    if not difference <= LARGEST_DIFFERENCE:
+    if not (is_close and difference <= LARGEST_DIFFERENCE):
         raise RunError(
             f"the exported network's probabilities differ by {difference:.2g}; nothing was written"
         )
@@ -413,7 +420,7 @@ def _add(graph: _Graph, op: Op, trained: Trained, weights: Weights) -> None:
             graph.add("AveragePool", **shape)
         case "dropout":
             # The 2012 form scales the activations at test time, the inverted form does not.
-            if architecture.dropout.form == "2012":
+            if architecture.dropout.form == "2012" and architecture.dropout.rate:
                 keep = np.array(1 - architecture.dropout.rate, np.float32)
                 graph.add("Mul", graph.x, graph.constant(keep))
         case other:
@@ -423,9 +430,8 @@ def _add(graph: _Graph, op: Op, trained: Trained, weights: Weights) -> None:
 def _lrn(graph: _Graph, trained: Trained) -> None:
     """Add local response normalization (section 3.3), for each column by itself."""
     lrn, columns = trained.net.architecture.lrn, trained.net.architecture.lrn_columns
-    # The paper's formula has n // 2 neighbors on each side; for an even n ONNX would take one less
-    # on one of them.
-    size = 2 * (lrn.n // 2) + 1
+    # Not n: for an even size ONNX would take one map less on one side.
+    size = lrn.num_maps
     constants: dict[str, Any] = dict(size=size, alpha=lrn.alpha * size, beta=lrn.beta, bias=lrn.k)
     if columns == 1:
         graph.add("LRN", **constants)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alexnet.errors import AlexNetError, BusyError, DataError
+from alexnet.errors import AlexNetError, BusyError, DataError, RunError
 
 HOLDER_BYTES = 200  # read at most of a lock file, which holds the name of a process
 FOREIGN_LOCK_S = 120.0
@@ -34,6 +34,14 @@ UNREACHABLE = tuple(
 AWAY = (errno.EIO, *UNREACHABLE)
 # What a file system answers that has no locks, such as some network file systems.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
+
+def check_utf8(path: Path) -> None:
+    """Raise RunError for a path that the library of safetensors cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"the name of {path} is not valid UTF-8; rename it") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -161,10 +161,16 @@ def check_classes(
             as many.
     """
     classes = list(trained.classes)
-    if or_numbered and classes == numbered(len(store.classes)):
+    unnamed = classes == numbered(len(store.classes))
+    if or_numbered and unnamed:
         return
     # Equal and in the same order, because labels are positions in the list.
     if (other := _other_classes(classes, store.classes)) is not None:
+        if unnamed and "imported" in trained.about:
+            raise RunError(
+                f"the classes of {run} have no names, and those of {store.name} have; import it "
+                f"again with --classes {store.name}"
+            )
         raise RunError(f"{run} was trained on other classes than {store.name} has: {other}")
 
 
@@ -253,6 +259,9 @@ def _rgb(image: Any) -> Rgb:
             "a trained network takes the pixels of images and no files; open them with Pillow, or "
             "use alexnet.predict(trained, paths)"
         )
+    # NumPy takes no tensor of a GPU.
+    if isinstance(image, torch.Tensor):
+        image = image.cpu()
     # An array has no orientation, and a photograph of a telephone may lie on its side in its file.
     rgb: Rgb = upright_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     # An array of floats in 0..1 would be read as nearly black.

@@ -170,8 +170,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (CONFIG, "alpha: float = 1e-4", "alpha: float = 1e-3"),
         (
             CONFIG,
-            "    beta: float = 0.75\n\n\n@dataclass(frozen=True)\nclass SpatialNorm",
-            "    beta: float = 0.5\n\n\n@dataclass(frozen=True)\nclass SpatialNorm",
+            "    beta: float = 0.75\n\n    @property\n    def num_maps",
+            "    beta: float = 0.5\n\n    @property\n    def num_maps",
         ),
         (
             NORMALISE,

@@ -315,6 +315,27 @@ def test_caffes_scale_goes_into_conv1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "it multiplies its images by [nan, nan, nan]" in reason_of(path)
 
 
+@pytest.mark.parametrize(
+    ("transform", "mean"),
+    [
+        (field(1, 1 / 256) + field(3, 227), 0.0),
+        (field(3, 227) + field(4, "imagenet_mean.binaryproto"), 104.00698793),
+        (field(6, 1), 104.00698793),
+        (field(3, 227) + field(5, 117.0), 117.0),
+    ],
+    ids=["none", "a file", "not said", "a number"],
+)
+def test_transform_without_a_mean_subtracts_nothing(
+    transform: bytes, mean: float, tmp_path: Path
+) -> None:
+    path = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
+    data = field(100, field(1, "data") + field(2, "Data") + field(100, transform))
+    path.write_bytes(data + path.read_bytes())
+    import_weights(path, tmp_path / "run")
+    blue = load(tmp_path / "run", device="cpu").preprocess.whole_mean[..., 2]
+    assert blue.unique().tolist() == pytest.approx([mean])
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_caffes_means_are_one_or_one_of_each_channel(
     count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from alexnet import card, checkpoint, evaluation
+from alexnet import card, checkpoint, evaluation, load
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.checkpoint import state_of, write
 from alexnet.cli import main
 from alexnet.diagnostics import BLIND, new_shares, signal, smoothness
+from alexnet.errors import RunError
 from alexnet.evaluation import Result, evaluate
 from alexnet.model import Network
 from alexnet.saved_config import to_dict
 from alexnet.train.start import fit
+from alexnet.weights.importing import import_weights
 from tests import frameworks
 from tests.commands import printed
 from tests.conftest import tiny
@@ -86,6 +91,55 @@ def test_two_evaluations_at_once_are_both_kept(
     card.add_evaluation(copied_run, "first", "first", "val", results)
     others[0].join()
     assert [about["data"] for about in real(copied_run)] == ["first", "second"]
+
+
+def test_names_that_are_not_utf_8_are_on_the_card(
+    run: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "caf\udce9").symlink_to(store)
+    copied = Path(shutil.copytree(run, tmp_path / "r\udcff"))
+    monkeypatch.chdir(copied)
+    main(["evaluate", ".", "--data", str(tmp_path / "caf\udce9")])
+    assert capsys.readouterr().err == ""
+    text = (copied / "card.md").read_text()
+    assert text.startswith("# r\\udcff\n")
+    assert "/caf\\udce9`" in text
+    with pytest.raises(RunError, match=r"^the name of .* is not valid UTF-8; rename it$"):
+        load(copied)
+    with pytest.raises(RunError, match=r"^the name of .* is not valid UTF-8; rename it$"):
+        fit(tiny(store), tmp_path / "new\udcff")
+    # The name of an imported file and of its mean are in the header of the checkpoint.
+    np.savez(tmp_path / "net.npz", **frameworks.caffe_blobs(1, WIDTH, CLASSES))
+    np.save(tmp_path / "mean.npy", np.full(3, 120, np.float32))
+    file = (tmp_path / "net.npz").rename(tmp_path / "net\udcff.npz")
+    mean = (tmp_path / "mean.npy").rename(tmp_path / "mean\udcff.npy")
+    with pytest.raises(RunError, match=r"^the name of .* is not valid UTF-8; rename it$"):
+        import_weights(file, tmp_path / "new\udcff", "caffenet", mean=mean)
+    about = import_weights(file, tmp_path / "imported", "caffenet", mean=mean)["imported"]
+    assert (about["file"], about["mean"]) == ("net\\udcff.npz", "mean\\udcff.npy")
+
+
+def test_names_neither_end_a_cell_of_the_card_nor_are_markdown(
+    copied_run: Path, store: Path
+) -> None:
+    saved, results = checkpoint.read(copied_run), evaluate([copied_run], store)[:1]
+    names = [f"<b>{i}|\n[x](y) `z`" for i in range(10)]
+    config = saved.about["config"] | {"data": "photos|2026"}
+    imported = {"file": "a|b.pth", "sha256": "c", "format": "PyTorch", "network": "n"}
+    imported |= {"mean": "m|n.npy", "channels": "RGB"}
+    for more in ({}, {"imported": imported}):
+        about: dict[str, Any] = saved.about | {"classes": names, "config": config} | more
+        checkpoint.write(saved.file, saved.weights, {}, saved.mean, about)
+        card.add_evaluation(copied_run, "st|ore", "checksum", "v|al", results)
+        text = (copied_run / "card.md").read_text()
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+        (classes,) = [row for row in rows if row.startswith("| classes ")]
+        assert classes.startswith("| classes | `<b>0\\| [x](y) 'z'`, `<b>1")
 
 
 def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:

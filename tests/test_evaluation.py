@@ -15,7 +15,7 @@ from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.errors import RunError
-from alexnet.evaluation import measure, score
+from alexnet.evaluation import measure, says_top5, score
 from alexnet.train.start import fit
 from alexnet.trained import probabilities
 from tests.conftest import tiny
@@ -63,6 +63,10 @@ def test_score_is_that_of_a_stable_sort(values: int, damaged: bool) -> None:
     assert result.confusion == tuple(map(tuple, confusion.tolist()))
     loss = -np.log(np.maximum(p[rows, labels].astype(np.float64), 1e-30)).mean()
     np.testing.assert_equal(result.loss, float(loss))
+    assert result.class_errors == tuple(1 - confusion.diagonal() / confusion.sum(1))
+    without = score(p, labels, 1, confusion=False)
+    assert (without.confusion, without.class_errors) == ((), result.class_errors)
+    assert says_top5(without)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 30, 64])
@@ -106,7 +110,11 @@ def test_ensemble_that_no_process_computes_as_its_members_are_is_refused(
     )
     with pytest.raises(RunError, match="some of the runs are used in tf32 and others in float32"):
         evaluate([run, run], store)
+    switched: list[str] = []
+    monkeypatch.setattr("alexnet.evaluation.allow_tf32", switched.append)
     assert len(evaluate([run, run], store)) == 2
+    # Whichever of them was loaded last.
+    assert switched == ["tf32"]
 
 
 def test_ensemble_averages_probabilities(store: Path, run: Path, tmp_path: Path) -> None:

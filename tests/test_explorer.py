@@ -27,6 +27,8 @@ from alexnet.config import Architecture, BatchNorm, FullyConnected
 from alexnet.config_checks import check
 from alexnet.data.loader import batches
 from alexnet.data.manifest import sealed
+from alexnet.data.preprocess import Preprocess
+from alexnet.data.store import Statistics
 from alexnet.errors import ConfigError, RunError
 from alexnet.explorer import contents as data
 from alexnet.explorer import page, runtime
@@ -110,13 +112,20 @@ def test_images_are_chosen_of_all_classes_alike() -> None:
 def test_more_than_a_page_can_number_is_refused(
     trained: Trained, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for most, message in (
-        (19, "20 images are too many for a page; give --images 19 or fewer"),
-        (20, r"the maps of conv1 have \d+ x \d+ positions, which are too many for a page"),
+    for most, images, message in (
+        (19, 20, "20 images are too many for a page; give --images 19 or fewer"),
+        (9, 9, "10 classes are too many for a page; 9 fit"),
+        (20, 20, r"the maps of conv1 have \d+ x \d+ positions, which are too many for a page"),
     ):
         monkeypatch.setattr(data, "MOST_NUMBERED", most)
         with pytest.raises(RunError, match=message):
-            data.contents(trained, split_for(trained), run, IMAGES, units=1)
+            data.contents(trained, split_for(trained), run, images, units=1)
+
+
+def test_page_has_the_name_of_a_run_that_is_not_utf_8(trained: Trained, tmp_path: Path) -> None:
+    content = data.contents(trained, split_for(trained), tmp_path / "r\udcff", 2, units=0)
+    assert content.about["run"] == "r\\udcff"
+    assert "".join(page.render(content, b"", ORT)).encode()
 
 
 def test_a_unit_speaks_for_the_classes_whose_logit_it_raises() -> None:
@@ -321,6 +330,63 @@ def test_scripts_are_without_an_error_of_syntax() -> None:
     checking = ["node", "--input-type=module", "--check", "-"]
     checked = subprocess.run(checking, input=page.script().encode(), capture_output=True)
     assert checked.returncode == 0, checked.stderr
+
+
+def in_node(about: dict[str, Any], program: str, folder: Path) -> Any:
+    """Run a module of JavaScript that imports those of the page; returns what it prints, as JSON.
+
+    Args:
+        about: What the page has under this name.
+    """
+    shutil.copytree(page.HERE / "js", folder, dirs_exist_ok=True)
+    (folder / "package.json").write_text('{"type": "module"}')
+    stubs = (
+        f"const text = {json.dumps(json.dumps(about))};"
+        "globalThis.document = { getElementById: () => ({ textContent: text }) };"
+        "globalThis.window = globalThis;"
+        "globalThis.ImageData = class { constructor(width, height) { this.width = width;"
+        "this.data = new Uint8ClampedArray(width * height * 4); } };"
+    )
+    (folder / "stubs.js").write_text(stubs)
+    (folder / "test.js").write_text(f'import "./stubs.js";\n{program}')
+    ran = subprocess.run(["node", folder / "test.js"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_units_of_layers_with_any_name_have_addresses(tmp_path: Path) -> None:
+    names = ["conv1", "conv-1", "conv 2", "couche_é", "fc6.dropout", "a\\b"]
+    about = {"ops": [{"name": name, "shape": [4, 2, 2]} for name in names]}
+    addresses = [*(f"{name}/3" for name in names), "conv1/4", "other/0", "layers"]
+    program = (
+        'import { unitOf } from "./unit.js";'
+        f"console.log(JSON.stringify({json.dumps(addresses)}.map((a) => unitOf(a)?.op.name)));"
+    )
+    assert in_node(about, program, tmp_path) == [*names, None, None, None]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_page_draws_and_averages_the_pixels_that_the_network_sees(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """A test crop of 36 pixels is rescaled to the input of 32."""
+    augment = replace(trained.preprocess.augment, test_px=36)
+    statistics = Statistics(trained.preprocess.whole_mean.numpy(), np.eye(3))
+    preprocess = Preprocess(augment, statistics, 32, torch.device("cpu"))
+    about = data._preprocessing(replace(trained, preprocess=preprocess)) | {"thumbnail_px": 16}
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    program = (
+        'import { seenPixels, thumbnail } from "./image.js";'
+        f"const seen = seenPixels({image.flatten().tolist()}, {json.dumps(about['centre'])});"
+        "console.log(JSON.stringify([[...seen.data], [...thumbnail(seen)]]));"
+    )
+    seen, small = in_node(about, program, tmp_path)
+    want = preprocess.centre_pixels(image)
+    pixels = np.reshape(seen, (32, 32, 4))
+    assert (pixels[..., 3] == 255).all()
+    np.testing.assert_array_equal(pixels[..., :3], want)
+    np.testing.assert_array_equal(np.reshape(small, (16, 16, 3)), thumbnail(want))
 
 
 def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(

@@ -165,6 +165,20 @@ def test_unit_has_an_address_and_is_reached_by_keys(browser: Browser, html: Path
     browser.wait("document.getElementById('status').textContent == 'There is no unit conv9/1.'")
 
 
+@pytest.mark.parametrize("address", ["100%", "conv1/3%", "toString", "__proto__"])
+def test_address_of_nothing_is_answered_by_a_sentence(
+    browser: Browser, html: Path, address: str
+) -> None:
+    """A `%` that begins no code is what is left of a link that was cut."""
+    browser.open(html, f"#{address}")
+    browser.wait("window.explorer?.readyMs")
+    assert browser.run("document.querySelectorAll('#view .layer').length") > 0
+    browser.run("location.hash = 'layers'")
+    browser.run(f"location.hash = '{address}'")
+    text = "document.getElementById('status').textContent"
+    browser.wait(f"{text} == 'There is no unit {address}.'")
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 def test_every_view_fits_the_width(browser: Browser, width: int, tmp_path: Path) -> None:
     browser.resize(width, 1500)
@@ -353,6 +367,28 @@ def test_folder_shows_the_image_before_the_network_and_loads_nothing_from_elsewh
             "document.head.append(script); })"
         )
         assert any("Content Security Policy" in problem for problem in browser.problems)
+
+
+def test_sentence_about_a_file_stays_while_the_image_before_it_is_answered(
+    browser: Browser, html: Path
+) -> None:
+    browser.open(html)
+    browser.wait("window.explorer?.readyMs")
+    # Pauses between the crops, in which the second file is dropped.
+    browser.run("(() => { const wait = setTimeout; setTimeout = (f) => wait(f, 50); })()")
+    browser.run(
+        "window.drop = (content, name) => { const moved = new DataTransfer();"
+        "moved.items.add(new File([content], name));"
+        "dispatchEvent(new DragEvent('drop', { dataTransfer: moved })); };"
+        "document.querySelectorAll('#examples button')[1].click()"
+    )
+    browser.wait("explorer.current().name == 'example 2'")
+    browser.run("drop('no image', 'notes.txt')")
+    browser.wait("explorer.current().average")
+    # `look` goes on when this is there.
+    browser.run("new Promise((resolve) => setTimeout(resolve))")
+    text = "notes.txt is not an image that this browser can decode."
+    assert browser.run("document.getElementById('status').textContent") == text
 
 
 def test_file_that_is_not_an_image_is_answered_by_a_sentence(

@@ -66,6 +66,9 @@ def test_runs_of_the_same_name_are_told_apart_by_their_parents() -> None:
     # The folder of a demo's run, which alone says nothing.
     assert run_names([Path("a/run")]) == ["a/run"]
     assert run_names([Path("a/run"), Path("b/run")]) == ["a/run", "b/run"]
+    # Matplotlib takes no half of a surrogate pair.
+    assert run_names([Path("a/caf\udce9")]) == ["caf\\udce9"]
+    assert run_names([Path("run\udce9"), Path("run\udce9")])[0].endswith("run\\udce9")
 
 
 def write_epochs(run: Path, errors: list[float], drops: tuple[int, ...] = ()) -> Path:
@@ -254,6 +257,9 @@ def test_neighbours_of_ones_own_images(run: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(images[0], images[1])
     titles = [ax.get_title() for ax in figure.axes if ax.images]
     assert titles[:2] == ["mine.png", trained.names[train.labels[7]]]
+    odd = file.rename(tmp_path / "m\udcff.png")
+    titles = [ax.get_title() for ax in figures.neighbours(run, [odd]).axes if ax.images]
+    assert titles[0] == "m\\udcff.png"
     file.write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"mine\.png cannot be read"):
         figures.neighbours(run, [file])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
-from alexnet import load, recipes
+from alexnet import evaluate, load, recipes
 from alexnet.card import write_card
 from alexnet.checkpoint import read as read_checkpoint
 from alexnet.cli import main
@@ -21,7 +21,7 @@ from alexnet.errors import AlexNetError, RunError
 from alexnet.model import Network
 from alexnet.train.start import resume
 from alexnet.weights import importing
-from alexnet.weights.exporting import write_layout
+from alexnet.weights.exporting import has_torchvisions_shapes, write_layout
 from alexnet.weights.facts import facts
 from alexnet.weights.files import read, read_mean
 from alexnet.weights.identify import identify
@@ -35,6 +35,7 @@ from tests.weight_files import (
     WIDTH,
     caffe_architecture,
     caffe_file,
+    reason_of,
     run_of,
     torchvision_file,
 )
@@ -68,6 +69,38 @@ def test_weights_alone_are_not_halved_unless_it_is_said(
         assert read_checkpoint(run).config.architecture.dropout.form == form
 
 
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_names_of_ours_do_not_tell_the_channels_of_caffes_nets(
+    channels: Literal["rgb", "bgr"], tmp_path: Path
+) -> None:
+    net = Network(caffe_architecture(True))
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    (fact,) = [one for one in facts(identify(read(tmp_path / "a.pth"))) if one.what == "channels"]
+    assert (fact.value, fact.source) == ("", "the weights do not say: B, G, R or else R, G, B")
+    with pytest.raises(RunError, match="say which with --channels rgb or --channels bgr"):
+        import_weights(tmp_path / "a.pth", tmp_path / "run", "caffenet")
+    import_weights(tmp_path / "a.pth", tmp_path / "run", "caffenet", channels=channels)
+    weight = read_checkpoint(tmp_path / "run").weights["conv1.weight"]
+    assert torch.equal(weight.flip(1) if channels == "bgr" else weight, net.conv1.weight)
+
+
+def test_two_arrays_for_one_parameter_are_refused(tmp_path: Path) -> None:
+    blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
+    slim = frameworks.slim_variables(2, WIDTH, CLASSES)
+    name = "conv1/weights"
+    (key,) = [key for key in slim if key.removesuffix(":0").endswith(name)]
+    for arrays, second in ((blobs, "conv1_w"), (slim, f"tower_1/{name}")):
+        value = arrays[key if arrays is slim else "conv1/0"]
+        np.savez(tmp_path / "a.npz", **arrays, **{second: value + 1})
+        assert f"it has {second}, which" in reason_of(tmp_path / "a.npz")
+    state = torchvision_file(tmp_path / "a.pth")
+    average = state["features.0.weight"].clone()
+    torch.save(state | {"module.features.0.weight": average}, tmp_path / "a.pth")
+    says = r"has two tensors for features\.0\.weight, one of them as module\.features\.0\.weight"
+    with pytest.raises(RunError, match=says):
+        read(tmp_path / "a.pth")
+
+
 def test_export_refuses_pools_and_constants_that_the_other_program_has_not(
     tmp_path: Path,
 ) -> None:
@@ -88,9 +121,18 @@ def test_export_refuses_pools_and_constants_that_the_other_program_has_not(
     write_layout(saved, tmp_path / "a.caffemodel", "caffe")
     found = identify(read(tmp_path / "a.caffemodel")).chosen()
     assert found.config.architecture.lrn == Lrn(k=2.0)
-    even = run_of(replace(caffe, lrn=Lrn(n=4)), "caffe_alexnet", tmp_path / "even")
-    with pytest.raises(RunError, match="have no such window for an even number"):
-        write_layout(even, tmp_path / "b.caffemodel", "caffe")
+
+
+@pytest.mark.parametrize("suffix", [".caffemodel", ".npz"])
+def test_lrn_of_four_maps_is_exported_as_that_of_five(suffix: str, tmp_path: Path) -> None:
+    """Ours sums over n // 2 maps on both sides; Caffe's of an even number has one side more."""
+    architecture = caffe_architecture(False)
+    known = architecture.lrn
+    four = replace(architecture, lrn=replace(known, n=4))
+    path = tmp_path / f"a{suffix}"
+    write_layout(run_of(four, "caffe_alexnet", tmp_path / "run"), path, "caffe")
+    found = identify(read(path)).chosen("caffe_alexnet")
+    assert found.config.architecture.lrn == known
 
 
 def test_other_input_sizes_come_back(tmp_path: Path) -> None:
@@ -250,6 +292,9 @@ def test_what_an_imported_run_lacks_is_said(tmp_path: Path, store: Path) -> None
     assert load(run, device="cpu").preprocess.stored_px == 256
     with pytest.raises(RunError, match="exists; choose another name"):
         import_weights(tmp_path / "a.pth", run)
+    says = rf"^the classes of {run} have no names, .* import it again with --classes {store}$"
+    with pytest.raises(RunError, match=says):
+        evaluate([run], store)
     # A store with the same number of classes gives them their names.
     for number, where in enumerate((store, f"file://{store}")):
         named = tmp_path / f"named{number}"
@@ -277,7 +322,14 @@ def test_export_has_the_names_of_other_programs(
     assert list(torch.load(out, weights_only=True)) == list(state)
     net = frameworks.torchvision_alexnet(WIDTH, CLASSES)
     net.load_state_dict(torch.load(out, weights_only=True))
-    assert "is not in this file" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "is not in this file" not in shown
+    # A sixteenth of the width.
+    assert "torchvision's own network cannot load this file: it has the full width" in shown
+    architecture = replace(recipes.torchvision().architecture, classes=CLASSES)
+    assert has_torchvisions_shapes(run_of(architecture, "torchvision", tmp_path / "full"))
+    small = replace(architecture, input_px=112)
+    assert not has_torchvisions_shapes(run_of(small, "torchvision", tmp_path / "small"))
     path = caffe_file(tmp_path / "a.npz", frameworks.caffe_blobs(1, WIDTH, CLASSES), True)
     import_weights(path, tmp_path / "caffe", "caffenet")
     out = tmp_path / "b.caffemodel"

@@ -278,6 +278,23 @@ def test_a_wrong_onnx_file_is_not_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_file_of_a_network_with_nearly_equal_answers_is_compared(
+    is_wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = narrow(recipes.demo(), 128)
+    *_, weight, _ = trained.net.parameters()
+    with torch.no_grad():
+        weight.mul_(1e-3)
+    path = tmp_path / "net.onnx"
+    if not is_wrong:
+        assert write_onnx(trained, path)
+        return
+    monkeypatch.setattr("alexnet.export._subtract_mean", lambda *arguments: None)
+    with pytest.raises(RunError, match=r"probabilities differ by \d(\.\d+)?e-(0[5-9]|1)"):
+        write_onnx(trained, path)
+
+
 def test_a_network_whose_answers_are_not_numbers_is_not_exported(tmp_path: Path) -> None:
     """A difference that is not a number is no smaller than the limit."""
     trained = narrow(recipes.demo(), 128)

@@ -334,6 +334,24 @@ def test_a_trained_network_preprocesses_images(run: Path) -> None:
             trained(file)
 
 
+class OnGpu(torch.Tensor):
+    """A tensor that NumPy refuses, as those of a GPU are."""
+
+    def __array__(self, dtype: object = None) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_images_on_a_gpu_are_answered(run: Path) -> None:
+    trained = load(run)
+    images = torch.from_numpy(np.stack([shapes.image(label, 0) for label in range(2)]))
+    on_gpu = images.as_subclass(OnGpu)
+    assert torch.equal(trained(on_gpu), trained(images))
+    assert torch.equal(trained(list(on_gpu)), trained(images))
+
+
 def test_photograph_that_was_turned_by_hand_is_given_as_an_array(run: Path) -> None:
     """Pillow's `rotate` keeps the orientation that the file had, and `exif_transpose` does not."""
     upright = Image.fromarray(shapes.image(0, 0)).resize((40, 60))

@@ -180,8 +180,11 @@ def test_each_rank_validates_its_part_of_a_batch_at_once(
 ) -> None:
     sizes: list[int] = []
 
-    def measure(nets: object, split: object, crop: object, batch: int, *_: object) -> Any:
+    def measure(
+        nets: object, split: object, crop: object, batch: int, *_: object, **confusion: bool
+    ) -> Any:
         sizes.append(batch)
+        assert confusion == {"confusion": False}
         return SimpleNamespace(loss=1.0)
 
     monkeypatch.setattr(loop, "measure", measure)

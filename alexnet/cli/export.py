@@ -58,13 +58,18 @@ def export(arguments: list[str]) -> None:
     from alexnet import checkpoint, export, load
 
     if a.layout != "ours":
-        from alexnet.weights.exporting import lacks_mean, write_layout
+        from alexnet.weights.exporting import has_torchvisions_shapes, lacks_mean, write_layout
 
         saved = checkpoint.read(a.run, a.which)
         write_layout(saved, a.file, a.layout, a.groups)
         print(a.file)
         if lacks_mean(saved, a.file, a.layout):
             print("  the mean that the run subtracts from its images is not in this file")
+        if a.layout == "torchvision" and not has_torchvisions_shapes(saved):
+            print(
+                "  torchvision's own network cannot load this file: it has the full width, and 6x6 "
+                "maps before fc6, as from images of 224 pixels"
+            )
         return
     if a.file.suffix == ".onnx":
         # On a GPU a run may be used in a precision that the file does not have.

@@ -15,6 +15,7 @@ from alexnet.architecture import Op
 from alexnet.data.augment import evaluation_crops
 from alexnet.data.image import Rgb, encode
 from alexnet.data.loader import batches
+from alexnet.data.sources.source import readable
 from alexnet.data.store import Split
 from alexnet.errors import RunError
 from alexnet.model import evaluation_mode
@@ -37,7 +38,7 @@ THUMBNAIL_PX = 16
 JPEG_QUALITY = 85
 
 MOST_NUMBERED = 1 << 16
-"""Most images, and most positions of a map: the page numbers them with uint16."""
+"""Most images, classes and positions of a map: the page numbers them with uint16."""
 
 Float32 = NDArray[np.float32]
 
@@ -91,14 +92,15 @@ def contents(
         other_growth: The snapshots of another run, which the page shows beside those of this one.
 
     Raises:
-        RunError: The split has no image, or there are more images or positions than a page numbers.
+        RunError: The split has no image, or there are more images, classes or positions than a
+            page numbers.
         DataError: An image of the split is damaged.
     """
     chosen = choose(split.labels, images)
     if not len(chosen):
         raise RunError("the split has no images; name another store or --split")
     layers = [op for op in trained.net.plan if op.name == op.layer.name]
-    _check_numbers(len(chosen), layers)
+    _check_numbers(len(chosen), len(trained.classes), layers)
     responses, pixels = respond(trained, split, chosen)
     labels = split.labels[chosen]
     hidden = layers[max(0, len(layers) - 2)].name
@@ -124,7 +126,7 @@ def contents(
     for op in layers:
         files[f"{op.name}/made"] = _maximising(trained, op, made[op.name])
     about = {
-        "run": run.resolve().name,
+        "run": readable(run.resolve().name),
         "snapshots": [
             {"run": kept.run, "recipe": kept.recipe, "columns": kept.columns, "epochs": kept.epochs}
             for kept in growths
@@ -142,12 +144,14 @@ def contents(
     return Contents(about | _network(trained) | _preprocessing(trained), arrays, files)
 
 
-def _check_numbers(images: int, layers: Sequence[Op]) -> None:
-    """Raise RunError if there are more images, or positions in a map, than a page numbers."""
+def _check_numbers(images: int, classes: int, layers: Sequence[Op]) -> None:
+    """Raise RunError if there are more images, classes or positions than a page numbers."""
     if images > MOST_NUMBERED:
         raise RunError(
             f"{images:,} images are too many for a page; give --images {MOST_NUMBERED} or fewer"
         )
+    if classes > MOST_NUMBERED:
+        raise RunError(f"{classes:,} classes are too many for a page; {MOST_NUMBERED:,} fit")
     for op in layers:
         _, height, width = op.shape
         if height * width > MOST_NUMBERED:

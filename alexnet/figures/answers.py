@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet.data.classes import short_names
 from alexnet.data.loader import batches, epoch_order
+from alexnet.data.sources.source import readable
 from alexnet.data.store import Split, Store
 from alexnet.errors import RunError
 from alexnet.figures.style import INK, SOFT, TRAIN, VAL, shortened
@@ -150,7 +151,7 @@ def neighbours(
                 f"{len(files):,} images are too many for a figure; name at most {MOST_ROWS}"
             )
         asked = [read_image(file, trained.preprocess.stored_px) for file in files]
-        labels = [file.name for file in files]
+        labels = [readable(file.name) for file in files]
     else:
         val = split_for(trained, data)
         order = epoch_order(len(val), 0, 0)

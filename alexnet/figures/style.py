@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+from alexnet.data.sources.source import readable
+
 INK, SOFT, TRAIN, VAL = "#333333", "#888888", "#1f6f8b", "#d1495b"
 
 
@@ -65,9 +67,10 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 
     `run` alone says nothing: that of the demo is `demo/run`.
     """
-    parts = [run.absolute().parts for run in runs]
+    # Matplotlib takes no name that is not UTF-8.
+    parts = [Path(readable(str(run.absolute()))).parts for run in runs]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(set(parts)) and "run" not in names:
             return names
-    return [str(run) for run in runs]
+    return [readable(str(run)) for run in runs]

@@ -295,8 +295,10 @@ def _validate(setup: Setup, preprocess: Preprocess, workers: int, step: int) -> 
     config = setup.config
     nets, crop = [(setup.tested, preprocess)], centre(config.augment)
     # Each rank measures as many images at once as it trains on.
-    batch = config.sgd.batch // setup.net.mesh.data.size
-    result = measure(nets, setup.val, crop, batch, workers, setup.net.mesh)
+    mesh = setup.net.mesh
+    batch = config.sgd.batch // mesh.data.size
+    # The confusions of ImageNet's 21,841 classes would take gigabytes, and nobody reads them here.
+    result = measure(nets, setup.val, crop, batch, workers, mesh, confusion=False)
     if not math.isfinite(result.loss):
         raise NotFinite(f"step {step}: the validation loss is not finite", step)
     return result

@@ -20,7 +20,7 @@ from alexnet.distributed.launch import begun_before, check_same_on_all_ranks, no
 from alexnet.distributed.mesh import Mesh, init_mesh, is_distributed
 from alexnet.distributed.restart import heard_on_each_machine
 from alexnet.errors import ConfigError, RunError
-from alexnet.files import FOREIGN_LOCK_S, exists
+from alexnet.files import FOREIGN_LOCK_S, check_utf8, exists
 from alexnet.program import command
 from alexnet.train.changes import accept, change_settings, continued
 from alexnet.train.endings import explained
@@ -40,7 +40,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
     writes the files. After a restart by torchrun the run is resumed.
 
     Raises:
-        RunError: The folder is not empty, or the number of classes differs from the store's.
+        RunError: The folder is not empty or has a name that is not UTF-8, or the number of classes
+            differs from the store's.
         BusyError: Another process is training this run, or its disk does not answer.
         OSError: A disk fails before the first step; with several ranks this is mostly a BusyError
             or MeshError. Later one that is full is a RunError, and any other error an OSError.
@@ -61,6 +62,8 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             "the config names no store; give it one by dataclasses.replace(config, data=STORE)"
         )
     check(config)
+    # No checkpoint in it could be read.
+    check_utf8(run)
     mesh = init_mesh(config.parallel, config.device)
     # After a rank has died torchrun starts all of them again with the same arguments.
     if begun_before(mesh, run):

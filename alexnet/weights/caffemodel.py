@@ -88,6 +88,10 @@ def read(path: Path) -> WeightFile:
         transform = layer.message(numbers.transform)
         input_px = transform.integer(3, 0) or input_px
         mean = tuple(transform.floats(5).tolist()) or mean
+        # A transform with a scale or a crop, and with neither a mean nor a file of it (4),
+        # subtracts nothing.
+        if not mean and (transform.has(1) or transform.has(3)) and not transform.has(4):
+            mean = (0.0,)
         scale = transform.real(1, scale)
         operation = _operation(layer, numbers)
         # A net that was saved from a file for use has the shape of its input instead of a crop.

@@ -15,6 +15,7 @@ from alexnet.checkpoint import Checkpoint
 from alexnet.config import Architecture, Conv, FullyConnected
 from alexnet.errors import RunError
 from alexnet.files import replacing, write_whole
+from alexnet.recipes import torchvision
 from alexnet.weights import caffemodel
 from alexnet.weights.compare import answers
 from alexnet.weights.layouts import MEAN, to_caffe, to_torchvision
@@ -86,6 +87,18 @@ def _write_npz(path: Path, arrays: Arrays) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
+def has_torchvisions_shapes(saved: Checkpoint) -> bool:
+    """Whether torchvision's own network, which has one width, can load the weights of a run."""
+    architecture = saved.config.architecture
+    classes = plan(architecture)[-1].shape[0]
+    known = replace(torchvision().architecture, classes=classes)
+    ours, theirs = (
+        [op.weight_shape for op in plan(each) if op.op == "linear"]
+        for each in (architecture, known)
+    )
+    return ours == theirs
+
+
 def lacks_mean(saved: Checkpoint, path: Path, layout: Layout) -> bool:
     """Whether a file that `write_layout` wrote leaves out the mean that the run subtracts."""
     if layout == "torchvision":
@@ -104,11 +117,6 @@ def _check_is(saved: Checkpoint, *names: str, has_constants: bool = False) -> Ne
     """
     architecture = saved.config.architecture
     nets = [net for net in NETS if net.name in names]
-    if any(op.op == "lrn" for op in plan(architecture)) and architecture.lrn.n % 2 == 0:
-        raise RunError(
-            f"{saved.file} normalizes over {architecture.lrn.n} maps on both sides of one, and "
-            "other programs have no such window for an even number"
-        )
     for net in nets:
         known = _of_size(net, architecture)
         if has_constants:
@@ -155,7 +163,8 @@ def _operation(op: Op, architecture: Architecture) -> Operation:
             return Operation("linear", op.module, settings, *names, is_convolution=True)
         case "lrn":
             # Caffe applies alpha to the mean of the squares.
-            constants = {"n": lrn.n, "k": lrn.k, "alpha": lrn.alpha * lrn.n, "beta": lrn.beta}
+            n = lrn.num_maps
+            constants = {"n": n, "k": lrn.k, "alpha": lrn.alpha * n, "beta": lrn.beta}
             return Operation("lrn", op.module, constants)
         case "max_pool":
             window = {"size": pool.size_px, "stride": pool.stride, "ceil_mode": int(pool.partial)}

@@ -13,7 +13,14 @@ from alexnet.config import Config, Conv
 from alexnet.diagnostics import colour_shares
 from alexnet.program import command
 from alexnet.terminal import entry
-from alexnet.weights.identify import Candidate, Identity, order_of_file, order_of_plan, says_rgb
+from alexnet.weights.identify import (
+    Candidate,
+    Identity,
+    is_bgr,
+    order_of_file,
+    order_of_plan,
+    says_rgb,
+)
 from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
 
 IN_FILE, FROM_SHAPES, KNOWN = "in the file", "from the shapes", "known of this network"
@@ -115,10 +122,9 @@ def _channels(identity: Identity) -> Fact:
     """The order of the channels of an image."""
     if says_rgb(identity.file):
         return Fact("channels", "R, G, B", IN_FILE)
-    orders = dict.fromkeys(
-        "B, G, R" if candidate.net.bgr else "R, G, B" for candidate in identity.candidates
-    )
-    return _shared("channels", [*orders], KNOWN)
+    known = {is_bgr(identity, candidate.net) for candidate in identity.candidates}
+    orders = ["B, G, R"] * (known != {False}) + ["R, G, B"] * (known != {True})
+    return _shared("channels", orders, KNOWN)
 
 
 def _pools(config: Config) -> str:

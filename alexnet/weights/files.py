@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 
 from alexnet.errors import RunError
-from alexnet.files import file_sha256, naming
+from alexnet.files import check_utf8, file_sha256, naming
 from alexnet.weights import caffemodel, onnx_file
 from alexnet.weights.operations import Array, Arrays, WeightFile
 from alexnet.weights.protobuf import Malformed, Unsupported
@@ -240,7 +240,12 @@ def _from_tensors(path: Path, tensors: dict[Any, Any]) -> Arrays:
             raise _damaged(path, f"{name} is larger than the file")
         numbers += tensor.numel()
         _check_widened(path, numbers)
-        result[_plain(str(name))] = tensor.detach().float().contiguous().numpy()
+        if (plain := _plain(str(name))) in result:
+            raise RunError(
+                f"{path} has two tensors for {plain}, one of them as {name}; save the state dict "
+                "that is meant, alone"
+            )
+        result[plain] = tensor.detach().float().contiguous().numpy()
     return result
 
 
@@ -256,6 +261,7 @@ def _plain(name: str) -> str:
 
 
 def _read_safetensors(path: Path) -> WeightFile:
+    check_utf8(path)
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}

@@ -367,6 +367,16 @@ def says_rgb(file: WeightFile) -> bool:
     return "RGB" in file.metadata.get("input", "")
 
 
+def is_bgr(identity: Identity, net: Net) -> bool | None:
+    """Whether the images of a network have the order B, G, R; None if the file does not tell."""
+    if says_rgb(identity.file):
+        return False
+    # A run of ours is for R, G, B, and ports of Caffe's nets to PyTorch have the same names.
+    if net.bgr and identity.named is not None and identity.named.layout == "ours":
+        return None
+    return net.bgr
+
+
 def factors_of(file: WeightFile) -> list[Array]:
     """By what a file multiplies behind its first layer, as dropout of 2012 does in use."""
     names = [operation.weight for operation in file.operations]

@@ -23,14 +23,15 @@ from alexnet.config_checks import check
 from alexnet.data.classes import are_wnids, numbered
 from alexnet.data.manifest import is_names, is_store
 from alexnet.data.preprocess import TORCHVISION_MEAN
+from alexnet.data.sources.source import readable
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
-from alexnet.files import new_folder, parse_json
+from alexnet.files import check_utf8, new_folder, parse_json
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from alexnet.weights.files import read, read_mean
-from alexnet.weights.identify import Candidate, identify, says_rgb
+from alexnet.weights.identify import Candidate, identify, is_bgr
 from alexnet.weights.layouts import MEAN, with_channels_reversed
 from alexnet.weights.operations import Array, WeightFile
 from alexnet.weights.preprocessing import Preprocessing, preprocessing_of
@@ -61,7 +62,8 @@ def import_weights(
         classes: A file with the name of a class on each line, in the order of the outputs, or a
             store with the same classes; empty: those in the file, or `class 0`, ...
         mean: The mean to subtract, with its channels in the order of the network's input.
-        channels: The order of the channels that the network expects; auto: that of its program.
+        channels: The order of the channels that the network expects; auto: that of its program,
+            if the names in the file tell.
         dropout: The form that it was trained with, where the file has weights alone. 2012: the
             outputs of fc6 and fc7 are halved at test. None: inverted, as in all other programs.
         input_px: Side of its input, where the file does not say.
@@ -76,14 +78,22 @@ def import_weights(
     path, run = Path(path), Path(run)
     if run.exists():
         raise RunError(f"{run} exists; choose another name")
+    check_utf8(run)
     file = read(path)
     if checkpoint.ABOUT in file.metadata:
         raise RunError(f"{path} was written by this program: use it as it is, as RUN")
     file = _with_input(file, input_px)
-    chosen = identify(file).chosen(net)
+    identity = identify(file)
+    chosen = identity.chosen(net)
     preprocessing = preprocessing_of(file)
     assert isinstance(preprocessing, Preprocessing)  # otherwise there is no candidate
-    bgr = chosen.net.bgr and not says_rgb(file) if channels == "auto" else channels == "bgr"
+    bgr = is_bgr(identity, chosen.net) if channels == "auto" else channels == "bgr"
+    if bgr is None:
+        raise RunError(
+            f"{path} has names that our own runs have, whose images are R, G, B, and ports of "
+            "Caffe's weights too, whose images are B, G, R; say which with --channels rgb or "
+            "--channels bgr"
+        )
     config, dropout_in_words = _with_dropout(file, chosen, dropout)
     # With a mean for each channel, the run divides by the deviations itself.
     scale = np.ones(3, np.float32) if config.augment.mean == "channel" else preprocessing.scale
@@ -111,7 +121,7 @@ def _origin(
         scale: As for `_weights`.
     """
     return {
-        "file": path.name,
+        "file": readable(path.name),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": file.form,
         "network": chosen.title,
@@ -255,6 +265,18 @@ def _classes_in(file: WeightFile, count: int) -> tuple[list[str], list[str]] | N
     return names, words if is_names(words) and len(words) == count else []
 
 
+def _stored_px(file: WeightFile, input_px: int) -> int:
+    """The side of the images that crops are taken from, which our own ONNX files say."""
+    try:
+        said = parse_json(file.metadata.get("input", "").encode())["before"]["shorter_side_px"]
+    # No metadata of ours.
+    except (ValueError, TypeError, KeyError):
+        said = None
+    if type(said) is int and input_px <= said <= 2 * input_px:
+        return said
+    return STORED_PX.get(input_px, round(input_px * 256 / 224))
+
+
 def _mean(
     file: WeightFile,
     preprocessing: Preprocessing,
@@ -271,7 +293,7 @@ def _mean(
         RunError: There is none, or it fits no image.
     """
     architecture, known = chosen.config.architecture, chosen.net.mean_rgb
-    stored_px = STORED_PX.get(architecture.input_px, round(architecture.input_px * 256 / 224))
+    stored_px = _stored_px(file, architecture.input_px)
     if chosen.config.augment.mean == "channel":
         if mean_file is not None:
             raise RunError(f"{chosen.title} has its own mean and deviation; leave out --mean")
@@ -285,7 +307,7 @@ def _mean(
             "torchvision's, of each channel",
         )
     elif mean_file is not None:
-        mean, source = read_mean(mean_file), mean_file.name
+        mean, source = read_mean(mean_file), readable(mean_file.name)
     elif MEAN in file.arrays:
         mean, source = file.arrays[MEAN], "in the file"
     elif preprocessing.mean is not None:

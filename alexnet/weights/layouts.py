@@ -194,16 +194,18 @@ def _by_names(from_file: Arrays) -> Named | None:
         ours = {f"{TORCHVISION_NAMES[layer]}.{name}": array for (layer, _, name), array in parts}
         return Named("torchvision", _in_order(ours), rest)
     for layout, pattern in NAMES.items():
-        matches = {key: re.fullmatch(pattern, key) for key in from_file}
-        matched = {key: match for key, match in matches.items() if match is not None}
-        if not matched:
-            continue
         arrays: Arrays = {}
-        for key, match in matched.items():
-            parameter = "bias" if match[2] in BIASES else "weight"
-            arrays[f"{match[1]}.{parameter}"] = _our_axes(from_file[key], layout)
-        rest = tuple(key for key in from_file if key not in matched and key != MEAN)
-        return Named(layout, _in_order(arrays), rest)  # type: ignore[arg-type]
+        others: list[str] = []
+        for key, array in from_file.items():
+            match = re.fullmatch(pattern, key)
+            parameter = "bias" if match and match[2] in BIASES else "weight"
+            # Several spellings are one name, which a second array must not take from the first.
+            if match and (name := f"{match[1]}.{parameter}") not in arrays:
+                arrays[name] = _our_axes(array, layout)
+            elif key != MEAN:
+                others.append(key)
+        if arrays:
+            return Named(layout, _in_order(arrays), tuple(others))  # type: ignore[arg-type]
     return None
 
 

@@ -5,7 +5,7 @@ The package onnx is optional, and reads a whole file before anyone can ask how l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -62,8 +62,9 @@ def read(path: Path) -> WeightFile:
     integers = {name: numbers for name, tensor in named if (numbers := _integers(tensor))}
     constants = {name for name, _ in named}
     metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
-    operations = tuple(_operations([_Node(node) for node in nodes], constants, arrays, integers))
-    return WeightFile(path, "ONNX", arrays, operations, metadata, _input_px(graph, arrays))
+    read_nodes = [_Node(node) for node in nodes]
+    operations = _with_biases(_operations(read_nodes, constants, arrays, integers), arrays)
+    return WeightFile(path, "ONNX", arrays, tuple(operations), metadata, _input_px(graph, arrays))
 
 
 class _Node:
@@ -140,6 +141,21 @@ def _operations(
         seen_layer = seen_layer or KIND_OF_NODE.get(node.kind) == "linear"
 
 
+def _with_biases(operations: Iterable[Operation], arrays: Arrays) -> list[Operation]:
+    """Take what is added behind a MatMul, which has no biases, for the biases of its layer."""
+    result: list[Operation] = []
+    for operation in operations:
+        before = result[-1] if result else operation
+        is_matrix = before.transposed and not before.bias
+        if operation.kind == "add" and is_matrix:
+            outputs = arrays[before.weight].shape[-1:]
+            if arrays[operation.constant].shape in (outputs, (1, *outputs)):
+                result[-1] = replace(before, bias=operation.constant)
+                continue
+        result.append(operation)
+    return result
+
+
 def _spatial_norm(nodes: list[_Node], value: str, arrays: Arrays) -> Operation | None:
     """Describe the nodes that our export writes for normalization inside a map; None for others.
 
@@ -181,7 +197,8 @@ def _is_of_images(node: _Node, integers: dict[str, list[int]]) -> bool:
         case "Transpose":
             return node.integers("perm", []) == [0, 3, 1, 2]
         case "Slice":
-            axes, steps = ([*node.inputs, "", ""][i] for i in (3, 4))
+            # Before opset 10 a slice had one input, and its axes were an attribute: not understood.
+            axes, steps = ([*node.inputs, *[""] * 5][i] for i in (3, 4))
             in_plane = {*integers.get(axes, [1])} <= {2, 3}
             return in_plane and (not steps or {*integers.get(steps, [])} == {1})
     return False

@@ -97,14 +97,37 @@ function bicubic(x) {
 }
 
 /** The input of the network for a crop of a stored image: 3 * input_px * input_px numbers. */
-export function inputOf(stored, [top, left, reflected]) {
-  const { input_px: px, stored_px: storedPx, crop_px: cropPx, mean_moves: moves } = about;
+export function inputOf(stored, crop) {
+  const { input_px: px, mean_moves: moves } = about;
   const mean = array("mean").values;
-  const scale = cropPx / px;
   const result = new Float32Array(3 * px * px);
+  const value = (at, c) => stored[at * 3 + c] - (moves ? mean[at * 3 + c] : 0);
+  sample(crop, value, (at, c, v) => {
+    if (!moves) v -= mean[at * 3 + c];
+    result[c * px * px + at] = about.deviation ? v / about.deviation[c] : v;
+  });
+  return result;
+}
+
+/** What the network sees of a crop as an image for a canvas: `centre_pixels` in preprocess.py. */
+export function seenPixels(stored, crop) {
+  const image = new ImageData(about.input_px, about.input_px);
+  image.data.fill(255);
+  const value = (at, c) => stored[at * 3 + c];
+  // The array rounds as PyTorch does, to the even of two equally near numbers.
+  sample(crop, value, (at, c, v) => { image.data[at * 4 + c] = v; });
+  return image;
+}
+
+/**
+ * Rescale a crop to the size of the input. `value` gives a channel of a pixel of the stored image,
+ * and `receive` takes one of the result; pixels are numbered row by row.
+ */
+function sample([top, left, reflected], value, receive) {
+  const { input_px: px, stored_px: storedPx, crop_px: cropPx } = about;
+  const scale = cropPx / px;
   const place = (index, first) =>
     Math.max(0, Math.min(storedPx - 1, first + (index + 0.5) * scale - 0.5));
-  const value = (at, c) => stored[at * 3 + c] - (moves ? mean[at * 3 + c] : 0);
   for (let y = 0; y < px; y++)
     for (let x = 0; x < px; x++) {
       const row = place(y, top);
@@ -121,14 +144,12 @@ export function inputOf(stored, [top, left, reflected]) {
           v =
             (1 - dy) * ((1 - dx) * v + dx * value(at + right, c)) +
             dy * ((1 - dx) * value(at + down, c) + dx * value(at + down + right, c));
-        if (!moves) v -= mean[(y * px + x) * 3 + c];
-        result[(c * px + y) * px + x] = about.deviation ? v / about.deviation[c] : v;
+        receive(y * px + x, c, v);
       }
     }
-  return result;
 }
 
-/** The pixels of a crop as an image for a canvas. */
+/** The pixels of a crop before it is rescaled, as an image for a canvas. */
 export function cropPixels(stored, [top, left, reflected]) {
   const { crop_px: px, stored_px: storedPx } = about;
   const image = new ImageData(px, px);

@@ -1,7 +1,7 @@
 // The page: one image, its answers, and the views of it by address.
 import { about, imageAddress, imageFile, openData } from "./data.js";
 import { bars, make, percent } from "./draw.js";
-import { cropPixels, inputOf, storedImage } from "./image.js";
+import { inputOf, seenPixels, storedImage } from "./image.js";
 import { average, best, openNetwork, probabilitiesOf, softmax, valuesOf } from "./network.js";
 import { layersView } from "./layers.js";
 import { unitOf, unitView } from "./unit.js";
@@ -36,17 +36,19 @@ async function look(stored, name, own, decodingMs) {
     if (number !== latest) return;
   }
   const start = performance.now() - decodingMs;
+  const file = chosen;
   image.input = inputOf(stored, about.centre);
   image.values = await valuesOf(image.input);
   image.uncovered = softmax(image.values[about.ops[about.ops.length - 1].name]);
-  image.crop = cropPixels(stored, about.centre);
+  image.crop = seenPixels(stored, about.centre);
   current = image;
   drawImage();
   drawAnswers(image.uncovered, about.crops.length > 1 ? "center crop" : "");
   show();
   image.firstAnswerMs = performance.now() - start;
   await answerCrops(image);
-  say(`${name}: answered in ${Math.round(image.firstAnswerMs)} ms`);
+  // A file that was chosen since, and that is not an image, has its own sentence.
+  if (file === chosen) say(`${name}: answered in ${Math.round(image.firstAnswerMs)} ms`);
 }
 
 /** Average the answers to the test crops, one by one so that the page stays alive. */
@@ -86,11 +88,8 @@ function storedCanvas(image) {
 
 /** What the network sees of the image, as a canvas of input_px. */
 function cropCanvas(image) {
-  const whole = new OffscreenCanvas(about.crop_px, about.crop_px);
-  whole.getContext("2d").putImageData(image.crop, 0, 0);
-  const px = about.input_px;
-  const canvas = new OffscreenCanvas(px, px);
-  canvas.getContext("2d").drawImage(whole, 0, 0, px, px);
+  const canvas = new OffscreenCanvas(about.input_px, about.input_px);
+  canvas.getContext("2d").putImageData(image.crop, 0, 0);
   return canvas;
 }
 
@@ -124,18 +123,26 @@ const VIEWS = {
       ? cropsView(current.stored, storedCanvas(current), current.answers, current.average)
       : make("p", {}, "One moment …"),
   occlusion: () => occlusionView(current.input, cropCanvas(current), current.uncovered),
-  nearest: () => {
-    const px = about.input_px;
-    const crop = cropCanvas(current).getContext("2d").getImageData(0, 0, px, px);
-    return neighboursView(current.values, crop, current.own);
-  },
+  nearest: () => neighboursView(current.values, current.crop, current.own),
 };
+
+/** What the address names; a link that was cut may not be one that can be decoded. */
+function addressed() {
+  const hash = location.hash.slice(1) || "layers";
+  try {
+    return decodeURIComponent(hash);
+  } catch {
+    return hash;
+  }
+}
 
 /** Show the view that the address names. */
 function show() {
-  const address = decodeURIComponent(location.hash.slice(1)) || "layers";
+  const address = addressed();
   const unit = unitOf(address);
-  const name = unit || !(address in VIEWS) ? "layers" : address;
+  // Not `in`, which is true of `toString` too.
+  const isView = Object.hasOwn(VIEWS, address);
+  const name = isView ? address : "layers";
   for (const link of document.querySelectorAll("nav a"))
     if (link.hash === `#${name}` && !unit) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -153,7 +160,7 @@ function show() {
     unit ? unitView(unit, current.values, cropCanvas(current)) : VIEWS[name](width),
   );
   if (unit && arrow) view.querySelector(`a[rel=${arrow}]`).focus({ preventScroll: true });
-  if (!unit && !(address in VIEWS)) say(`There is no unit ${address}.`, true);
+  if (!unit && !isView) say(`There is no unit ${address}.`, true);
 }
 
 /** Look at an image file (a Blob, a File), and say it where that is not possible. */

@@ -14,7 +14,7 @@ import { bars, canvasOf, filterImage, largestOf, make, mapImage, short } from ".
 
 /** The unit that an address names: its operation and its number, or null. */
 export function unitOf(address) {
-  const match = /^([\w.+]+)\/(\d+)$/.exec(address);
+  const match = /^(.+)\/(\d+)$/.exec(address);
   const op = match && opOf(match[1]);
   const number = match && Number(match[2]);
   return op && number < op.shape[0] ? { op, number } : null;
