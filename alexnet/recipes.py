@@ -553,9 +553,10 @@ def modern() -> Config:
     """`original` with settings that are later than the paper.
 
     The network is that of `original` with batch normalization in place of both normalizations, and
-    with hidden biases that begin at zero. In claim `ladder`, at desk scale, batch normalization
-    lowers the error, though not beyond the correction for the number of effects; what the warm-up
-    and the cosine, the label smoothing and the average of the weights do is inconclusive there.
+    with hidden biases that begin at zero. In claim `ladder`, at desk scale, the warm-up and
+    the cosine, with their larger learning rate, lower the error, though not beyond the correction
+    for the number of effects; what batch normalization, the label smoothing and the average of the
+    weights do is inconclusive there.
     Zoomed crops were chosen on flowers (docs/log.md). This has not been run on ImageNet. For a few
     thousand images use a weight decay of 0.004, as `modern_small` does: 4,000 photographs of ten
     classes, 60 epochs and batches of 64 give 18.2 % with ten crops (`records/imagenette-modern`).

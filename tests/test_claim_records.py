@@ -30,6 +30,10 @@ from tests.claim_records import RECORDS, ROOT, raw
 # Computed from the recorded runs by code that is not part of this package.
 AUDITED = [
     ("bias", "tiny-imagenet", "validation loss", 0.25, 0.08, 0.43),
+    ("ladder", "photographs", "error with the center crop, without warm-up", 1.88, 0.72, 3.04),
+    ("ladder", "photographs", "error with the center crop, without mixup", -1.06, -2.09, -0.03),
+    ("ladder", "photographs", "error with the center crop, without CutMix", -6.62, -8.16, -5.08),
+    ("ladder", "photographs", "error with the center crop, one column", 3.58, 2.14, 5.02),
     ("crops", "tiny-imagenet", "gap", 32.6, 31.1, 34.2),
     ("crops", "tiny-imagenet", "test error", 1.96, 0.58, 3.34),
     ("dropout", "tiny-imagenet", "gap", 47.3, 44.5, 50.1),

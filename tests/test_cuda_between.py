@@ -212,7 +212,7 @@ def test_gradients_of_the_cuda_kernels_may_be_transformed() -> None:
 
 
 @pytest.mark.usefixtures("runnable")
-def test_hooks_on_saved_tensors_may_lay_them_out_otherwise() -> None:
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise_for_cuda() -> None:
     """They may also return a view at any address, as a gradient may be one."""
 
     def moved(saved: torch.Tensor) -> torch.Tensor:
