@@ -151,8 +151,12 @@ def test_p_values_are_adjusted_over_all_rows(recorded: list[Record]) -> None:
 def test_document_explains_repetition_only_if_a_row_needs_it() -> None:
     relu = raw("relu-cifar10-full")
     assert "To be repeated" not in document.text(records.adjusted([records.opened(relu)]))
+    mark = "A row with (*) is to be repeated"
+    assert mark not in table.overview(records.adjusted([records.opened(relu)]), {}, RECORDS)
     relu["parts"]["tanh"]["train_of_each"] = 100
     assert "To be repeated" in document.text(records.adjusted([records.opened(relu)]))
+    overview = table.overview(records.adjusted([records.opened(relu)]), {}, RECORDS)
+    assert mark in " ".join(overview.split())
 
 
 def test_full_scale_counts_as_the_papers_setting_only_on_its_data() -> None:

@@ -18,7 +18,13 @@ from alexnet.experiments.drawings import bars, by_images, crossing, ladder
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
 from alexnet.experiments.record import Record
 from alexnet.experiments.records import OWN
-from alexnet.experiments.table import no_records, published, standing, table_rows
+from alexnet.experiments.table import (
+    mark_in_words,
+    no_records,
+    published,
+    standing,
+    table_rows,
+)
 from alexnet.trained import load
 from alexnet.web_page import templates
 
@@ -91,7 +97,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         caption = (
             "Differences of test error: the mean over seeds and its 95 % interval. To the right of "
             "the line the first of the two errs more. The diamonds are the paper's own numbers, at "
-            "its own scale. Rows with (*) are to be repeated: settings have changed since."
+            f"its own scale.{mark_in_words(row for _, row in points)}"
         )
         sections += [("What each part is worth", [(bars(points), caption)])]
     for record in records:

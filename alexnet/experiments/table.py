@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,9 +137,17 @@ A pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent. CaffeNet at 
 runs of a study on ImageNet (Mishkin et al. 2016). Full is the paper's scale. \
 Desk is a small stand-in, which can confirm a mechanism and cannot refute a claim about ImageNet. \
 Underfitted means a training error above {underfitted:.0f} %; where claim dropout was run on the \
-same base, the error of the net trained without dropout decides. A row with {repeat} is to be \
-repeated: the settings of the claim have changed since the run."""
+same base, the error of the net trained without dropout decides."""
 REPEATED = "(*)"
+
+
+def mark_in_words(rows: Iterable[Row]) -> str:
+    """What the mark behind rows to be repeated means; empty where no row has it."""
+    sentence = (
+        f" A row with {REPEATED} is to be repeated: the settings of the claim have changed since "
+        "the run."
+    )
+    return sentence * any(row.repeat for row in rows)
 
 
 def no_records(folder: Path) -> str:
@@ -161,9 +169,9 @@ def overview(records: Sequence[Record], cost_s: dict[str, float], folder: Path) 
     lines = paragraphs(
         "Each claim, how long it takes on this machine with five seeds at desk scale (on "
         "tiny-imagenet where it can be tested on it), and what was measured so far. Same sign: "
-        "the whole 95 % interval lies on the side that the paper claims. A "
-        f"result with {REPEATED} is to be repeated: the settings of the claim have "
-        f"changed since the run. All results of a claim, and what the words mean: {one_claim}"
+        "the whole 95 % interval lies on the side that the paper claims."
+        f"{mark_in_words(row for record in records for row in record.rows)} All results of a "
+        f"claim, and what the words mean: {one_claim}"
     )
     lines += ["", *wrapped(standing(records) if records else no_records(folder))]
     for claim in CLAIMS:
@@ -203,7 +211,8 @@ def listing(
         folder: Where the records were read.
     """
     lines = [*wrapped(standing(records)), ""] if records else []
-    lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED, repeat=REPEATED))
+    mark = mark_in_words(row for record in records for row in record.rows)
+    lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED) + mark)
     if not records:
         lines += ["", *wrapped(no_records(folder))]
     for claim in claims:
