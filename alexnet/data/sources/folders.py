@@ -27,6 +27,7 @@ from alexnet.data.sources.source import (
 from alexnet.data.sources.tables import (
     Images,
     Labels,
+    Table,
     candidates,
     labelled_files,
     match_images,
@@ -338,7 +339,12 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
     files = without_annotations(candidates([part]), images.files) + [
         path for path in candidates(around) if split_in_name(path) == split
     ]
-    tables = [table for path in files if (table := read_table(path, images)) is not None]
+    tables: list[Table] = []
+    # A text of which few lines name images is a table whose images are missing, unless there is
+    # another one.
+    for even_if_few in (False, True):
+        read = (read_table(path, images, even_if_few=even_if_few) for path in files)
+        tables = tables or [table for table in read if table is not None]
     if len(tables) > 1:
         raise DataError(
             f"{tables[0].path} and {tables[1].path} both name images of {part}; keep one"
