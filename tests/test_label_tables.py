@@ -209,6 +209,8 @@ def test_errors_of_rows_of_a_split_that_is_not_wanted_do_not_matter(
     write(tmp_path / file, (rows if file == "labels.csv" else "") + text)
     source = find(str(tmp_path), splits=("train", "val"))
     assert [split.count for split in source.splits] == [2, 1]
+    # Its images may have rows.
+    assert source.notes == ()
     with pytest.raises(DataError, match=r"name no image|not clear which"):
         find(str(tmp_path))
     # Without val the faulty split is the one to validate on.
@@ -218,7 +220,40 @@ def test_errors_of_rows_of_a_split_that_is_not_wanted_do_not_matter(
         find(str(tmp_path), splits=("train", "val"))
 
 
-@pytest.mark.parametrize("file", ["classes.txt|0\n1\n", "README.txt|Two kinds:\n\n1 is a dog\n"])
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("place", ["{split}.txt", "{split}/labels.txt"])
+def test_table_without_suffixes_that_lacks_images_is_no_lack_of_labels(
+    split: str, place: str, tmp_path: Path
+) -> None:
+    """Half of its rows name an image, as few lines of a README do by chance."""
+    folder_of(tmp_path / "train", {"cat": 2, "dog": 2})
+    flat(tmp_path / split, [(f"{n}.JPEG", n % 2, 0) for n in range(3)])
+    rows = "".join(f"{n} {'cat' if n % 2 else 'dog'}\n" for n in range(6))
+    write(tmp_path / place.format(split=split), rows)
+    with pytest.raises(DataError, match=r"3 rows of .*\.txt name no image .* is '3' in line 4"):
+        find(str(tmp_path))
+    assert find(str(tmp_path), splits=["train"]).splits[0].count == 4
+
+
+@pytest.mark.parametrize("table", ["labels.txt", "train.txt"])
+def test_incomplete_images_of_a_flat_folder_are_named(table: str, tmp_path: Path) -> None:
+    flat(tmp_path, [(f"{n}.JPEG", n % 2, 0) for n in range(3)])
+    write(tmp_path / table, "".join(f"{n} {'ab'[n % 2]}\n" for n in range(6)))
+    if table == "train.txt":
+        write(tmp_path / "val.csv", "0,a\n")
+    with pytest.raises(DataError, match=r"3 rows of .*\.txt name no image .* is '3' in line 4"):
+        find(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "classes.txt|0\n1\n",
+        "README.txt|Two kinds:\n\n1 is a dog\n",
+        "README.txt|1, 0, and others, of a dog\n\nand\na cat\n",
+        "README.txt|1.JPEG is the cover\nof the\nbook\n",
+    ],
+)
 def test_text_that_names_an_image_by_chance_is_no_table(file: str, tmp_path: Path) -> None:
     flat(tmp_path, [("0.JPEG", 0, 0), ("1.JPEG", 1, 0)])
     write(tmp_path / "labels.csv", "0.JPEG,0\n1.JPEG,1\n")
@@ -235,6 +270,10 @@ def test_whole_path_of_an_image_names_no_other_one(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "0.JPEG,a\nother/1.JPEG,b\n")
     with pytest.raises(DataError, match="or more than one"):
         find(str(tmp_path))
+    # Kaggle's tables name images without their suffixes.
+    write(tmp_path / "labels.csv", "id,label\n0,a\n1,b\n")
+    source = find(str(tmp_path), val_fraction=0)
+    assert [item.read() for item in source.splits[0].items(0)] == [image(0, 0), image(1, 0)]
 
 
 def test_numbers_that_pandas_wrote_with_a_point_are_numbers(tmp_path: Path) -> None:
@@ -248,6 +287,12 @@ def test_numbers_that_pandas_wrote_with_a_point_are_numbers(tmp_path: Path) -> N
         "class10",
         "class9",
     ]
+    # A column of another table may have had no gap.
+    write(tmp_path / "train.csv", (tmp_path / "labels.csv").read_text())
+    (tmp_path / "labels.csv").unlink()
+    write(tmp_path / "val.csv", "name,label\n3.JPEG,9\n")
+    (val,) = find(str(tmp_path)).splits[1].items(0)
+    assert source.classes[val.label] == "class9"
 
 
 VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
@@ -266,8 +311,8 @@ VALID_TABLE = "a b.jpg,dog\nc.png,cat\nd.JPG,cat\n"
         ),
         (
             "x.jpg,dog\ny.jpg,cat\n",
-            r"3 images of .* lie in no class folder; .* no line of labels\.csv names one of them, "
-            r"not even a b\.jpg$",
+            r"3 images of .* lie in no class folder; .* no line of labels\.csv names one of them; "
+            r"line 2 of labels\.csv is 'y\.jpg,cat', and the first image is a b\.jpg$",
         ),
         ("", r"3 images of .* lie in no class folder; put them into folders"),
         (

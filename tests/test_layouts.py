@@ -345,6 +345,12 @@ def test_shards_without_split_names_have_images_held_out(tmp_path: Path) -> None
         ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
         ({"x.jpg": b"", "x.png": b"", "x.cls": b"0"}, "several images, jpg, png; take all but one"),
         ({"README.md": b""}, "it has md; add what is missing, or take it out of the tar"),
+        # Masks, of an image that is missing or cannot be decoded.
+        (
+            {"x.mask.png": b"", "x.cls": b"0"},
+            r"has mask\.png, cls, and names with another dot are not read; add what is missing",
+        ),
+        ({"x.heic": b"", "x.mask.png": b"", "x.cls": b"0"}, "x needs an image"),
     ],
 )
 def test_shards_with_an_invalid_sample_are_refused(

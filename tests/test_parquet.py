@@ -67,6 +67,12 @@ def test_column_of_something_else_is_not_the_image(tmp_path: Path) -> None:
         (split,) = find(str(tmp_path)).splits
         assert [item.read() for item in split.items(0)] == cells, name
         table = pa.table({"meta": meta, "image": cells, "label": [0, 1]})
+    # An address, beside the image itself.
+    photo = [{"bytes": cell} for cell in cells]
+    table = pa.table({"photo": photo, "image": ["http://a/0.png", "b"], "label": [0, 1]})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    (split,) = find(str(tmp_path)).splits
+    assert [item.read() for item in split.items(0)] == cells
 
 
 def test_parquet_file_that_crashes_arrow_is_named(

@@ -259,6 +259,37 @@ def test_a_finished_store_is_replaced_only_when_forced(tmp_path: Path) -> None:
     assert digest(tmp_path / "store") != before
 
 
+def test_store_that_may_not_be_written_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another user's, or one that was made read-only; its `..` cannot be changed."""
+    replace, unlink = os.replace, os.unlink
+
+    def unless_moved(old: Path, new: Path) -> None:
+        if old.name == ".store.old" and old.parent != new.parent:
+            raise PermissionError(errno.EACCES, "Permission denied", str(old))
+        replace(old, new)
+
+    def refuse_inside(path: str, *, dir_fd: int | None = None) -> None:
+        if dir_fd is not None:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        unlink(path)
+
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    with monkeypatch.context() as other:
+        other.setattr(os, "replace", unless_moved)
+        other.setattr(os, "unlink", refuse_inside)
+        for seed in (1, 2):
+            prepare(shapes.source(20, 10, seed=seed), tmp_path / "store", SMALL, force=True)
+            warning = capsys.readouterr().err
+            assert f"warning: {tmp_path}/.store.removing-" in warning
+            assert ", 0.1 MB, cannot be removed" in warning
+    with pytest.raises(DataError, match="exists; choose another name, or --force"):
+        prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    assert os.listdir(tmp_path) == ["store"]
+    assert capsys.readouterr().err == ""
+
+
 def test_store_whose_files_are_open_on_nfs_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,8 @@ def test_cache_that_cannot_be_written_costs_time_alone(
 ) -> None:
     cache.write_bytes(b"a file in the place of the folder")
     assert same(Store(url).split("val", keep=True), Store(store).split("val"))
-    assert f"warning: {url} is not copied to a cache: " in capsys.readouterr().err
+    warning = f"warning: no more files of {url} are copied to a cache: "
+    assert warning in capsys.readouterr().err
 
 
 def test_end_of_the_copying_is_reported(
@@ -72,7 +73,7 @@ def test_end_of_the_copying_is_reported(
 
     monkeypatch.setattr(Cache, "new_file", refuse)
     Store(url).split("train", keep=True)
-    warning = f"warning: {url} is not copied to a cache: [Errno 13]"
+    warning = f"warning: no more files of {url} are copied to a cache: [Errno 13]"
     until(lambda: warning in capsys.readouterr().err, "a warning was printed")
 
 
@@ -347,6 +348,10 @@ def test_two_users_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # What cannot be evicted counts.
     assert not filled(mine, mine.lock_store("mine") / "b.arrow", 100)
     assert mine.lock_store("theirs") == folder
+    # A file that may not be made is not called a missing one.
+    os.remove(folder / ".used")
+    with pytest.raises(PermissionError):
+        Cache(tmp_path, 300).lock_store("theirs")
 
 
 def test_store_whose_lock_was_refused_is_locked_at_the_next_try(

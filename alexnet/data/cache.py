@@ -194,8 +194,10 @@ def _open_to_lock(path: Path, flags: int = 0) -> int:
     try:
         # NFS locks nothing exclusively that is opened for reading.
         return os.open(path, os.O_RDWR | flags, 0o666)
-    except PermissionError:  # the file of another user
-        return os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if not path.exists():  # a folder in which no file may be made
+            raise
+        return os.open(path, os.O_RDONLY)  # the file of another user
 
 
 def _abandoned(path: Path) -> bool:

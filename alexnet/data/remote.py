@@ -196,7 +196,7 @@ class RemoteStorage:
         try:
             folder = self._cache.lock_store(store)
         except OSError as error:
-            self._report_no_copies(error)
+            self._report_no_more_copies(error)
             return
         for file, size in sizes.items():
             copy = _path_of_copy(folder, file)
@@ -211,9 +211,12 @@ class RemoteStorage:
         arguments = (folder, remaining, sha256, sizes)
         threading.Thread(target=self._copy_files, args=arguments, daemon=True).start()
 
-    def _report_no_copies(self, error: OSError) -> None:
+    def _report_no_more_copies(self, error: OSError) -> None:
         """Warn of an error of the cache, which only saves time."""
-        print(f"warning: {self.name} is not copied to a cache: {error}", file=sys.stderr)
+        print(
+            f"warning: no more files of {self.name} are copied to a cache: {error}",
+            file=sys.stderr,
+        )
 
     def _copy_files(
         self,
@@ -239,7 +242,7 @@ class RemoteStorage:
             except StoreLost:  # as the next read will report
                 return
             except OSError as error:  # the disk is full, or the folder another user's
-                self._report_no_copies(error)
+                self._report_no_more_copies(error)
                 return
 
     def _existing_copy(self, file: str, copy: Path, size: int, sha256: str) -> Stamp | None:

@@ -4,7 +4,7 @@
     STORE.partial       an unfinished preparation; `store` in it becomes STORE
     .STORE.lock         locked by the process that prepares
     .STORE.old          the store that is being replaced, between two renames
-    .STORE.removing     what nobody needs any more, while it is being removed
+    .STORE.removing-*   what nobody needs any more, while it is being removed
 
 Every change of a name is one rename, so a process killed at any moment leaves one of few states.
 The next preparation of the same store repairs each of them before it does anything else.
@@ -12,11 +12,14 @@ The next preparation of the same store repairs each of them before it does anyth
 
 from __future__ import annotations
 
+import glob
+import os
 import re
+import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alexnet.data.manifest import is_store
@@ -41,7 +44,6 @@ class StoreFolder:
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self.new = self.partial / "store"
         self._old = self._beside("old")
-        self._removing = self._beside("removing")
 
     def _beside(self, word: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{word}")
@@ -96,7 +98,11 @@ class StoreFolder:
 
     def _repair(self) -> None:
         """Bring the folders into order after a kill."""
-        shutil.rmtree(self._removing, ignore_errors=True)
+        # The hidden files of a store whose name continues this one have a dot there.
+        pattern = f"{glob.escape(self._beside('removing').name)}-[!.][!.][!.][!.][!.][!.][!.][!.]"
+        # `.removing` alone is what earlier versions left.
+        for rest in [self._beside("removing"), *self.path.parent.glob(pattern)]:
+            shutil.rmtree(rest, ignore_errors=True)
         if self._old.exists() and not self.path.exists():
             # Killed between the renames of `publish`. The new store is still complete in its
             # partial folder, where a preparation with --force finds it.
@@ -118,7 +124,19 @@ class StoreFolder:
         On NFS a file that a run holds open keeps its folder from being removed; the next
         preparation of the store tries again.
         """
-        self._removing.mkdir(exist_ok=True)
-        # A folder takes the place of an empty one.
-        move_into_place(folder, Path(tempfile.mkdtemp(dir=self._removing)))
-        shutil.rmtree(self._removing, ignore_errors=True)
+        # A name of its own, since such a rest may be there. A folder that the user may not write
+        # to, such as one made read-only, can be renamed, but not moved into another.
+        rest = self._beside(f"removing-{secrets.token_hex(4)}")
+        move_into_place(folder, rest)
+        shutil.rmtree(rest, ignore_errors=True)
+        if rest.exists():
+            files = (Path(above, name) for above, _, names in os.walk(rest) for name in names)
+            size = 0
+            for path in files:
+                with suppress(OSError):  # it has vanished meanwhile
+                    size += path.lstat().st_size
+            print(
+                f"warning: {rest}, {size / 1e6:.1f} MB, cannot be removed; the next preparation of "
+                f"{self.path} tries again",
+                file=sys.stderr,
+            )

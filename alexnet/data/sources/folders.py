@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from alexnet.data.sources.source import (
 from alexnet.data.sources.tables import (
     Images,
     Labels,
+    Table,
     candidates,
     labelled_files,
     match_images,
@@ -101,7 +103,14 @@ def _is_class(train: Path, splits: Collection[Path]) -> bool:
 
 def _children(folder: Path) -> list[Path]:
     """Return the folders in a folder, without hidden ones, in alphabetical order."""
-    children = (child for child in folder.iterdir() if child.is_dir() and not is_hidden(child))
+    # The listing tells folders from files, which `Path.is_dir` would ask the disk for one by one.
+    with os.scandir(folder) as entries:
+        children = [
+            Path(entry)
+            for entry in entries
+            if not is_hidden(entry.name)
+            and (Path(entry).is_dir() if entry.is_symlink() else entry.is_dir())
+        ]
     return sorted(children, key=lambda child: composed(child.name))
 
 
@@ -141,23 +150,27 @@ def class_folders(folder: Path, options: Options = Options()) -> Source:
         # Training needs a split to validate on, for which a test split with labels serves.
         name = "val" if "val" not in parts else split
         part = parts[split]
-        by_class = any(composed(child.name) in known for child in _children(part))
-        # Without a table, folders of other names than those of train/ are misnamed classes.
-        folders = by_class or any(map(has_class_folders, [part, *_children(part)]))
+        inside = _children(part)
+        by_class = any(composed(child.name) in known for child in inside)
+        above = part if by_class else _above_classes(part, inside, classes)
         if not options.wants(name):
-            # Only a flat test/ without labels does not count as a validation split.
-            alone = alone and split == "test" and not folders
+            # Only a test/ without labels does not count as a validation split.
+            alone = alone and split == "test" and above is None
             alone = alone and not _has_flat_labels(part, split, around)
             continue
         labels = None if by_class else _flat_labels(part, split, around, notes)
         if labels is not None:
             positions = {composed(label): number for number, label in enumerate(classes)}
             files[name] = labelled_files(part, dict(sorted(labels.items())), positions, name)
-        elif folders:
+        elif above not in (None, part):
+            raise DataError(f"the class folders of {part} lie in {above}; move them to {part}")
+        # Images of test/ may lie in several folders and have no labels.
+        elif above == part or (split == "val" and has_class_folders(part)):
             files[name] = _held_out_files(parts["train"], classes, part, notes)
             notes += _notes_on_loose(part)
         else:
-            notes.append(without_labels(split, part))
+            other = f"; {inside[0].name}/ is no class of {parts['train']}" if inside[1:] else ""
+            notes.append(without_labels(split, part) + other)
     splits, fraction = listed_splits(files, options, hold_out=alone and len(files) == 1)
     wnids = are_wnids(classes)
     return Source(
@@ -169,6 +182,24 @@ def class_folders(folder: Path, options: Options = Options()) -> Source:
         words=_words(classes, around) if wnids else (),
         notes=tuple(notes),
     )
+
+
+def _above_classes(part: Path, inside: Sequence[Path], classes: Sequence[str]) -> Path | None:
+    """Return the folder of a held-out split's class folders: the split, one in it, or None.
+
+    Capital letters, spaces and punctuation do not count, by which names are often wrong.
+
+    Args:
+        inside: The folders in the split.
+    """
+
+    def plain(name: str) -> str:
+        return "".join(filter(str.isalnum, composed(name).casefold())) or name
+
+    known = set(map(plain, classes))
+    above = (part for child in inside if plain(child.name) in known)
+    one_deeper = (c for c in inside if any(plain(child.name) in known for child in _children(c)))
+    return next(itertools.chain(above, one_deeper), None)
 
 
 def _class_files(folder: Path, notes: list[str]) -> tuple[tuple[str, ...], list[Listed]]:
@@ -338,7 +369,12 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
     files = without_annotations(candidates([part]), images.files) + [
         path for path in candidates(around) if split_in_name(path) == split
     ]
-    tables = [table for path in files if (table := read_table(path, images)) is not None]
+    tables: list[Table] = []
+    # A text of which few lines name images is a table whose images are missing, unless there is
+    # another one.
+    for even_if_few in (False, True):
+        read = (read_table(path, images, even_if_few=even_if_few) for path in files)
+        tables = tables or [table for table in read if table is not None]
     if len(tables) > 1:
         raise DataError(
             f"{tables[0].path} and {tables[1].path} both name images of {part}; keep one"

@@ -154,9 +154,12 @@ def _columns(files: list[Path]) -> tuple[str, str, tuple[str, ...]]:
             f"({str(error).partition('. ')[0]}); install a newer version, or fetch the file again"
         ) from None
     images = [n for n, f in features.items() if isinstance(f, Image)]
-    images += [n for n in ("image", "img") if n in schema.names]
     structs = [n for n in schema.names if pa.types.is_struct(schema.field(n).type)]
-    images += [n for n in structs if schema.field(n).type.get_field_index("bytes") >= 0]
+    structs = [n for n in structs if schema.field(n).type.get_field_index("bytes") >= 0]
+    named = [n for n in ("image", "img") if n in schema.names]
+    # Text that is called an image is the name of a file, or an address, and comes last.
+    bare = [n for n in named if str(schema.field(n).type) in ("binary", "large_binary")]
+    images += [n for n in named if n in structs + bare] + structs + named
     labels = [n for n, f in features.items() if isinstance(f, ClassLabel)]
     labels += [n for n in ("label", "labels", "cls", "fine_label") if n in schema.names]
     if not images or not labels:

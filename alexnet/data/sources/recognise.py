@@ -35,7 +35,7 @@ from alexnet.data.sources.webdataset import is_webdataset, webdataset
 from alexnet.errors import DataError
 
 ARCHIVE_SUFFIXES = {".tar", ".gz", ".tgz", ".parquet", ".bin"}
-PACKED_SUFFIXES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+PACKED_SUFFIXES = {".zip", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"}
 # The lists of their labels, classes or words; any other text may be a log that still grows.
 LISTS = re.compile("|".join(map(re.escape, ("classes.txt", *WORD_FILES))) + r"|.*truth\.txt")
 
@@ -90,9 +90,12 @@ def image_folders(source: str) -> list[Path]:
     if not folder.is_dir() or _format(folder) not in (class_folders, table_folder):
         return []
     parts = split_folders(kaggle_root(folder) or folder)
+    if "train" not in parts:
+        return [folder]
     as_written = set(itertools.chain(*SPLIT_NAMES.values()))
-    # Beside any other folder, those with capital letters would be classes.
-    if "train" not in parts or any(path.name not in as_written for path in parts.values()):
+    # Beside any other folder, those with capital letters would be classes, unless a train/ has any.
+    with_classes = parts["train"].name in as_written and has_class_folders(parts["train"])
+    if not with_classes and any(path.name not in as_written for path in parts.values()):
         return [folder]
     return list(parts.values())
 

@@ -102,9 +102,10 @@ def _by_endings(folder: Path, files: Sequence[Path]) -> dict[str, Path | None]:
                 by_name[key] = None if key in by_name else path
     # Beside a/1.png, 1.png is named by its whole path, which "/" begins.
     for path in files:
-        name = composed(path.relative_to(folder).as_posix())
-        if by_name[name] is None:
-            by_name[f"/{name}"] = None if f"/{name}" in by_name else path
+        name = path.relative_to(folder).as_posix()
+        for key in (composed(name), composed(name.removesuffix(path.suffix))):
+            if by_name[key] is None:
+                by_name[f"/{key}"] = None if f"/{key}" in by_name else path
     return by_name
 
 
@@ -168,7 +169,9 @@ def without_annotations(tables: Sequence[Path], images: Iterable[Path]) -> list[
     return [path for path in tables if len(beside) == 1 or path not in beside]
 
 
-def read_table(path: Path, images: Images, headed: bool = False) -> Table | None:
+def read_table(
+    path: Path, images: Images, headed: bool = False, even_if_few: bool = True
+) -> Table | None:
     """Read a table of labels from a file; return None if no column names images.
 
     Columns are separated by tabs, commas, semicolons or white space. If the first line is a heading
@@ -176,29 +179,21 @@ def read_table(path: Path, images: Images, headed: bool = False) -> Table | None
 
     Args:
         headed: Whether a heading must call the only other column a label; it may be anything else.
+        even_if_few: Whether a text is a table, too, of which half of the lines or less name images,
+            as some lines of a README do by chance.
 
     Raises:
         DataError: If it is not clear which column has the label, if a label is not UTF-8, or if
             the file has a zero byte.
     """
-    # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes. Bytes that
-    # are not UTF-8 become what they are in Python's names of files, so that they name images.
-    content = path.read_bytes()
-    # Windows also writes UTF-16, which begins with a mark of its own.
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = (
-        content.decode("utf-16", "replace")
-        if is_utf16
-        else content.decode("utf-8-sig", "surrogateescape")
-    )
+    text = _decoded(path)
     # Every separator is tried, and the one by which most lines name an image is taken.
     best, parsed = (0, 0), None
     for separator in ("\t", ",", ";", None):
         lines = [(number, fields) for number, fields in _lines(text, separator) if any(fields)]
         sample = [fields for _, fields in lines[:SAMPLE_ROWS]]
-        name, named, with_suffix = _name_column(sample, images)
-        # A number in a README may be the name of an image by chance.
-        if path.suffix.lower() == ".txt" and not with_suffix and 2 * named <= len(sample):
+        name, named = _name_column(sample, images)
+        if path.suffix.lower() == ".txt" and 2 * named <= len(sample) and not even_if_few:
             continue
         # A whole line may end in "/c.png" and thus name an image, too; several columns are better.
         several = named and max(len(fields) for _, fields in lines) > 1
@@ -210,6 +205,17 @@ def read_table(path: Path, images: Images, headed: bool = False) -> Table | None
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(f"{path}, line {line}, has a zero byte and is damaged; fetch it again")
     return Table(path, tuple(_table_rows(path, *parsed, images, headed)))
+
+
+def _decoded(path: Path) -> str:
+    """Return the text of a table."""
+    content = path.read_bytes()
+    # Windows also writes UTF-16, which begins with a mark of its own.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    # Spreadsheet programs begin a CSV with a byte order mark, which `utf-8-sig` removes. Bytes that
+    # are not UTF-8 become what they are in Python's names of files, so that they name images.
+    return content.decode("utf-8-sig", "surrogateescape")
 
 
 def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
@@ -231,8 +237,8 @@ def _lines(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
         yield number, [field.strip() for field in fields]
 
 
-def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int, int]:
-    """Return the column that names images, and in how many lines it does, and with a suffix.
+def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
+    """Return the column that names images, and in how many lines it does.
 
     Labels that are numbers may name images by chance; fields that end in .jpg do not.
     """
@@ -244,7 +250,7 @@ def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int, int]
         return sum(map(is_image, matching)), headed, len(matching), -column
 
     best = max(map(score, range(max(map(len, lines), default=0))), default=(0, False, 0, 0))
-    return -best[-1], best[2], best[0]
+    return -best[-1], best[2]
 
 
 def _table_rows(
@@ -430,7 +436,9 @@ def table_folder(folder: Path, options: Options = Options()) -> Source:
         if count > 1:
             raise DataError(f"{path} is in {count} splits by the tables; leave it in one")
     named = str(tables[0].path) if len(tables) == 1 else f"the tables of {folder}"
-    notes = note_unlisted(images.files, counts, named) + notes_on_left_out(images.left_out, folder)
+    # A table with an error may name any image.
+    notes = [] if faulty else note_unlisted(images.files, counts, named)
+    notes += notes_on_left_out(images.left_out, folder)
     for split, labels in list(by_split.items()):
         if split not in faulty and not any(labels.values()):
             if options.wants(split):
@@ -480,26 +488,35 @@ def _tables(
     folders |= {path.parent for path in images.files} if len(images.files) else set()
     found = candidates(sorted(folders))
     files = without_annotations(found, images.files)
-    tables = []
-    for path in files:
-        split = _split_of(path, folder)
-        try:
-            inside = _images_of(path, folder, images_in)
-            table = read_table(path, inside) or read_table(path, images)
-        except DataError as error:
-            if split is None or split == "train":
-                raise
-            faulty.setdefault(split, error)
-            continue
-        tables += [table] if table is not None else []
+    tables: list[Table] = []
+    # A text of which few lines name images is a table whose images are missing, unless there is
+    # another one for its split.
+    for even_if_few in (False, True):
+        known = {_split_of(table.path, folder) for table in tables}
+        for path in files:
+            split = _split_of(path, folder)
+            if split in known or (split is None and known):
+                continue
+            try:
+                inside = _images_of(path, folder, images_in)
+                table = read_table(path, inside, even_if_few=even_if_few)
+                table = table or read_table(path, images, even_if_few=even_if_few)
+            except DataError as error:
+                if split is None or split == "train":
+                    raise
+                faulty.setdefault(split, error)
+                continue
+            tables += [table] if table is not None else []
     if not tables:
         for fault in faulty.values():
             raise fault
         tried = ""
         if files:
-            these = ", ".join(path.name for path in files[:3])
-            example = next((f", not even {path.name}" for path in images.files[:1]), "")
-            tried = f"; no line of {these} names one of them{example}"
+            tried = f"; no line of {', '.join(path.name for path in files[:3])} names one of them"
+            # The first line may be a heading.
+            for line in _decoded(files[0]).splitlines()[1:2] if images.files else ():
+                tried += f"; line 2 of {files[0].name} is {readable(line)[:80]!r}, and the first "
+                tried += f"image is {images.files[0].name}"
         if left_out := sorted(set(found) - set(files)):
             tried += f"; files of single images are not read, such as {left_out[0]}"
         # Archives often unpack to a folder in a folder.
@@ -560,21 +577,24 @@ def _classes(folder: Path, labels: set[str]) -> tuple[ClassList, dict[str, int]]
     if len(labels) < 2:
         raise DataError(f"the table of {folder} has {len(labels)} labels; at least 2 are needed")
     # Pandas writes 0 as 0.0 in a column that had a gap.
-    numbers = {label: label.removesuffix(".0") for label in labels}
-    if all(map(is_number, numbers.values())) and len(set(numbers.values())) == len(labels):
-        ordered = sorted(labels, key=lambda label: int(numbers[label]))  # "10" comes after "9"
+    numbers = {label.removesuffix(".0") for label in labels}
+    if all(map(is_number, numbers)) and len(numbers) == len(labels):
+        ordered = sorted(numbers, key=int)  # "10" comes after "9"
         file = folder / "classes.txt"
         if not file.is_file():
-            catalogue = ClassList(tuple(numbers[label] for label in ordered))
-            return catalogue, {label: i for i, label in enumerate(ordered)}
-        names = read_class_names(file)
-        if int(numbers[ordered[-1]]) >= len(names):
-            raise DataError(
-                f"{file} names {len(names)} classes, counted from 0, and a label is {ordered[-1]}; "
-                "name them all"
-            )
-        catalogue = class_list(names)
-        return catalogue, {label: catalogue.label(int(numbers[label])) for label in ordered}
+            catalogue = ClassList(tuple(ordered))
+            positions = {number: i for i, number in enumerate(ordered)}
+        else:
+            names = read_class_names(file)
+            if int(ordered[-1]) >= len(names):
+                raise DataError(
+                    f"{file} names {len(names)} classes, counted from 0, and a label is "
+                    f"{ordered[-1]}; name them all"
+                )
+            catalogue = class_list(names)
+            positions = {number: catalogue.label(int(number)) for number in ordered}
+        # The table of another split may have had no gap.
+        return catalogue, positions | {f"{n}.0": label for n, label in positions.items()}
     ordered = sorted(labels)
     catalogue = with_words(ClassList(tuple(ordered)), folder)
     return catalogue, {label: i for i, label in enumerate(ordered)}

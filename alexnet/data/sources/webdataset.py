@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -296,9 +296,8 @@ def _samples(path: Path) -> Iterator[Sample]:
 def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
     """Make a sample of its files, given by extension."""
     key = key.rpartition("/")[2]
-    # The key may have further files, such as a .txt with a caption, or `a.seg.png` beside `a.jpg`.
-    images = [ext for ext in parts if is_image(f"x.{ext}")]
-    images = [ext for ext in images if "." not in ext] or images
+    # The key may have further files, such as a .txt with a caption, or the mask `a.seg.png`.
+    images = [ext for ext in parts if "." not in ext and is_image(f"x.{ext}")]
     if len(images) > 1:
         raise DataError(
             f"{path}: {key} has several images, {', '.join(images)}; "
@@ -318,11 +317,12 @@ def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
     return Sample(key, tuple(parts), label, parts[images[0]].read)
 
 
-def _incomplete(path: Path, key: str, parts: Iterable[str]) -> str:
+def _incomplete(path: Path, key: str, parts: Collection[str]) -> str:
     """Return the message about a sample without an image or without a label."""
+    dotted = ", and names with another dot are not read" if any("." in e for e in parts) else ""
     return (
         f"{path}: {key} needs an image and a .cls, a .json with a label, or a key with a wnid; it "
-        f"has {', '.join(parts)}; add what is missing, or take it out of the tar"
+        f"has {', '.join(parts)}{dotted}; add what is missing, or take it out of the tar"
     )
 
 
