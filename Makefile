@@ -12,7 +12,7 @@ test: $(VENV)/ready  ## the fast tests, in minutes
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/ready  ## the slow tests: killed runs, full-size equality, a training of every recipe
-	$(BIN)/python -m pytest -m slow -rs
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal -rs
 
 mutants: $(VENV)/ready  ## changes the code of each row of docs/paper.md; its tests must fail
 	$(BIN)/python -m tests.mutants
