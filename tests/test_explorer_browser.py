@@ -173,9 +173,10 @@ def test_address_of_nothing_is_answered_by_a_sentence(
     browser.open(html, f"#{address}")
     browser.wait("window.explorer?.readyMs")
     assert browser.run("document.querySelectorAll('#view .layer').length") > 0
+    text = "document.getElementById('status').textContent"
+    assert browser.run(text) == f"There is no unit {address}."
     browser.run("location.hash = 'layers'")
     browser.run(f"location.hash = '{address}'")
-    text = "document.getElementById('status').textContent"
     browser.wait(f"{text} == 'There is no unit {address}.'")
 
 
