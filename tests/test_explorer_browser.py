@@ -392,6 +392,24 @@ def test_sentence_about_a_file_stays_while_the_image_before_it_is_answered(
     assert browser.run("document.getElementById('status').textContent") == text
 
 
+def test_sentence_about_a_file_that_was_dropped_while_the_network_loaded_stays(
+    browser: Browser, html: Path
+) -> None:
+    # The first image is there before the network is.
+    drop = (
+        "const drop = () => { if (!window.explorer?.current()) return setTimeout(drop);"
+        "const moved = new DataTransfer(); moved.items.add(new File(['no image'], 'notes.txt'));"
+        "dispatchEvent(new DragEvent('drop', { dataTransfer: moved })); }; drop();"
+    )
+    browser.call("Page.enable")
+    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=drop)
+    browser.open(html)
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", **added)
+    browser.wait("window.explorer?.readyMs")
+    text = "notes.txt is not an image that this browser can decode."
+    assert browser.run("document.getElementById('status').textContent") == text
+
+
 def test_file_that_is_not_an_image_is_answered_by_a_sentence(
     browser: Browser, tmp_path: Path
 ) -> None:
