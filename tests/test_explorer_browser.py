@@ -170,6 +170,8 @@ def test_address_of_nothing_is_answered_by_a_sentence(
     browser: Browser, html: Path, address: str
 ) -> None:
     """A `%` that begins no code is what is left of a link that was cut."""
+    # Another address of the page that is open would not load it anew.
+    browser.call("Page.navigate", url="about:blank")
     browser.open(html, f"#{address}")
     browser.wait("window.explorer?.readyMs")
     assert browser.run("document.querySelectorAll('#view .layer').length") > 0
