@@ -182,8 +182,9 @@ def _text(run: Path, title: str, saved: dict[str, Checkpoint]) -> str:
     last = next(iter(saved.values()))
     rows = "".join(f"| {name} | {_cell(value)} |\n" for name, value in _rows(run, saved, last))
     checks = "".join(f"- {line}\n" for line in verdict(last))
+    heading = " ".join(title.splitlines())
     return (
-        f"# {title}\n\n| | |\n|---|---|\n{rows}\n## Are these weights trained?\n\n"
+        f"# {heading}\n\n| | |\n|---|---|\n{rows}\n## Are these weights trained?\n\n"
         f"Tested on `{last.file.name}`; `alexnet check` does the same.\n\n{checks}"
     )
 
@@ -202,7 +203,7 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
     about, config = last.about, last.config
     ops = plan(config.architecture)
     classes = about["classes"]
-    yield "recipe", f"`{config.recipe}`"
+    yield "recipe", _code(config.recipe)
     yield "network", f"{sum(op.parameters for op in ops):,} parameters, {len(classes)} classes"
     if len(classes) <= MOST_CLASSES:
         yield "classes", ", ".join(map(_code, classes))
@@ -210,7 +211,8 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
         origin = about["imported"]
         yield "imported from", f"{_code(origin['file'])} ({origin['format']}), {origin['network']}"
         yield "sha256 of that file", f"`{origin['sha256']}`"
-        yield "mean", f"{origin['mean']}; its channels are {origin['channels']}"
+        # As code in any case: it may be the name of a file.
+        yield "mean", f"{_code(origin['mean'])}; its channels are {origin['channels']}"
         yield "trained on", "not known: the file does not say"
     else:
         yield "trained on", f"{_code(config.data)}, checksum `{about['store'][:12]}`"
@@ -220,7 +222,7 @@ def _rows(run: Path, saved: dict[str, Checkpoint], last: Checkpoint) -> Iterator
     while init:
         imported = init.get("imported")
         came = f", imported from {_code(imported['file'])}" if imported else ""
-        yield "began with", f"{_code(init['run'])}{came}: {', '.join(init['layers'])}"
+        yield "began with", f"{_code(init['run'])}{came}: {', '.join(map(_code, init['layers']))}"
         yield "sha256 of those weights", f"`{init['sha256']}`"
         if imported:
             yield "sha256 of that file", f"`{imported['sha256']}`"
@@ -251,7 +253,7 @@ def _measured(saved: Checkpoint) -> str:
     more = f", top-5 {top5:.2%}" if has_top5 else ""
     return (
         f"epoch {evaluation.get('epoch', '?')}: top-1 error {evaluation['val_error']:.2%}{more} "
-        f"(center crop, `{evaluation.get('split', 'val')}`)"
+        f"(center crop, {_code(evaluation.get('split', 'val'))})"
     )
 
 

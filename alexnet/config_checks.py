@@ -140,10 +140,9 @@ def _check_layers(config: Config) -> None:
     if config.snapshots and not isinstance(config.architecture.layers[0], Conv):
         raise ConfigError("snapshots keeps the filters of the first layer, which has none here")
     for name in layers:
-        # PyTorch separates the names of modules and parameters by dots, and `features` writes a
-        # file of this name.
-        if not name or "." in name or "/" in name:
-            raise ConfigError(f"a layer is called {name!r}; a name has letters, no dot and no /")
+        # PyTorch separates the names of modules and parameters by dots.
+        if not name or "." in name:
+            raise ConfigError(f"a layer is called {name!r}; a name has letters and no dot")
         # The parameters of conv1's batch normalization are those of a module conv1_bn.
         if name.endswith("_bn"):
             raise ConfigError(f"a layer is called {name!r}; a name may not end in _bn")

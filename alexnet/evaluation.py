@@ -139,7 +139,7 @@ def score(
     class_images = np.bincount(labels, minlength=classes)
     class_right = np.bincount(labels[right], minlength=classes)
     size = classes if confusion else 0
-    counts = np.zeros((size, size), np.int64)
+    counts = np.zeros((size, size), np.int32)
     if confusion:
         # `np.add.at` counts repeated pairs; `counts[labels, p] += 1` would count each pair once.
         np.add.at(counts, (labels, known.argmax(1)), 1)
@@ -155,7 +155,8 @@ def score(
             float(1 - class_right[c] / class_images[c]) if class_images[c] else None
             for c in range(classes)
         ),
-        confusion=tuple(tuple(row) for row in counts.tolist()),
+        # Row by row: with 21,841 classes, a list of all of them would take another 4 GB.
+        confusion=tuple(tuple(row.tolist()) for row in counts),
     )
 
 
@@ -238,7 +239,7 @@ def evaluate(
 
     Raises:
         RunError: If the store's classes or image size are not those the runs were trained on, or
-            one of them is used with TF32 and another without, or they were trained on different
+            one of them is used in tf32 and another in float32, or they were trained on different
             stores and none is named.
         DataError: If there is no store, or it is damaged.
     """

@@ -41,7 +41,10 @@ def check_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise RunError(f"the name of {path} is not valid UTF-8; rename it") from None
+        raise RunError(
+            f"the path {path} is not valid UTF-8; rename the folder or file in it that is not, or "
+            "choose another path"
+        ) from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -191,7 +191,7 @@ def _write_value(folder: Path, name: str, value: Float32) -> dict[str, Any]:
     }
     result: dict[str, Any] = {"shape": list(value.shape), "layout": LAYOUTS[value.ndim]}
     for form, (path, content) in files.items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / path, content)
         dtype = "int8" if form == "int8" else "float32, little-endian"
         result[form] = {"file": path, "dtype": dtype, "sha256": _sha256(content)}

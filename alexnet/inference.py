@@ -284,7 +284,10 @@ def _write_features(
             for layer, value in values.items():
                 # The shape of the array is known only when the first activations are.
                 if layer not in files:
-                    files[layer] = stack.enter_context((folder / f"{layer}.npy").open("wb"))
+                    # The name of a layer can have a slash, also as its first letter.
+                    path = Path(f"{folder}/{layer}.npy")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    files[layer] = stack.enter_context(path.open("wb"))
                     _write_npy_header(files[layer], (count, *value.shape[1:]))
                 # Written piece by piece, since ImageNet's fc7 features take 21 GB; and not through
                 # a memory map, because a full disk kills a process that writes to one.

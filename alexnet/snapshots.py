@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet.checkpoint import read_config
 from alexnet.config import Config
+from alexnet.data.sources.source import readable
 from alexnet.errors import RunError
 from alexnet.files import write_whole
 
@@ -93,7 +94,7 @@ def growth(run: Path, config: Config) -> Growth | None:
     if (kept := read(run)) is None:
         return None
     # A run can be named as ".", which is not a name to show.
-    return Growth(run.resolve().name, config.recipe, config.architecture.columns, *kept)
+    return Growth(readable(run.resolve().name), config.recipe, config.architecture.columns, *kept)
 
 
 def growth_beside(run: Path, other: Path) -> Growth:

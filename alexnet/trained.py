@@ -167,9 +167,11 @@ def check_classes(
     # Equal and in the same order, because labels are positions in the list.
     if (other := _other_classes(classes, store.classes)) is not None:
         if unnamed and "imported" in trained.about:
+            file = trained.about["imported"]["file"]
             raise RunError(
-                f"the classes of {run} have no names, and those of {store.name} have; import it "
-                f"again with --classes {store.name}"
+                f"the classes of {run} have no names, and those of {store.name} have; if its "
+                f"outputs are in the order of these, import {file} again with --classes "
+                f"{store.name}"
             )
         raise RunError(f"{run} was trained on other classes than {store.name} has: {other}")
 
@@ -259,9 +261,11 @@ def _rgb(image: Any) -> Rgb:
             "a trained network takes the pixels of images and no files; open them with Pillow, or "
             "use alexnet.predict(trained, paths)"
         )
-    # NumPy takes no tensor of a GPU.
+    dtype = ""
     if isinstance(image, torch.Tensor):
-        image = image.cpu()
+        dtype = str(image.dtype).removeprefix("torch.")
+        # NumPy takes no tensor of a GPU, of bfloat16 or with a gradient.
+        image = image.detach().cpu() if dtype == "uint8" else image.detach().cpu().double()
     # An array has no orientation, and a photograph of a telephone may lie on its side in its file.
     rgb: Rgb = upright_pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     # An array of floats in 0..1 would be read as nearly black.
@@ -274,7 +278,7 @@ def _rgb(image: Any) -> Rgb:
             mend = f"; put the channels last: image.{method}(1, 2, 0)"
         raise DataError(
             "a trained network takes RGB images (H, W, 3) of uint8; it was given "
-            f"{rgb.dtype} of shape {rgb.shape}{mend}"
+            f"{dtype or rgb.dtype} of shape {rgb.shape}{mend}"
         )
     return np.ascontiguousarray(rgb)
 

@@ -315,23 +315,45 @@ def test_caffes_scale_goes_into_conv1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "it multiplies its images by [nan, nan, nan]" in reason_of(path)
 
 
+SCALED, WITH_FILE = field(1, 1 / 256) + field(3, 227), field(3, 227) + field(4, "m.binaryproto")
+
+
 @pytest.mark.parametrize(
-    ("transform", "mean"),
+    ("transforms", "mean"),
     [
-        (field(1, 1 / 256) + field(3, 227), 0.0),
-        (field(3, 227) + field(4, "imagenet_mean.binaryproto"), 104.00698793),
-        (field(6, 1), 104.00698793),
-        (field(3, 227) + field(5, 117.0), 117.0),
+        ([SCALED], 0.0),
+        ([WITH_FILE], 104.00698793),
+        # Of images and of labels, in either order.
+        ([WITH_FILE, SCALED], 104.00698793),
+        ([SCALED, WITH_FILE], 104.00698793),
+        # Mirrored alone.
+        ([field(6, 1)], 0.0),
+        ([], 104.00698793),
+        ([field(3, 227) + field(5, 117.0)], 117.0),
+        ([SCALED, field(5, 117.0)], 117.0),
     ],
-    ids=["none", "a file", "not said", "a number"],
+    ids=[
+        "none",
+        "file",
+        "file, none",
+        "none, file",
+        "mirror",
+        "not said",
+        "number",
+        "none, number",
+    ],
 )
 def test_transform_without_a_mean_subtracts_nothing(
-    transform: bytes, mean: float, tmp_path: Path
+    transforms: list[bytes], mean: float, tmp_path: Path
 ) -> None:
     path = caffe_file(tmp_path / "a.caffemodel", frameworks.caffe_blobs(1, WIDTH, CLASSES), False)
-    data = field(100, field(1, "data") + field(2, "Data") + field(100, transform))
-    path.write_bytes(data + path.read_bytes())
-    import_weights(path, tmp_path / "run")
+    for i, transform in enumerate(transforms):
+        data = field(100, field(1, f"data{i}") + field(2, "Data") + field(100, transform))
+        path.write_bytes(path.read_bytes() + data)
+    (fact,) = (fact for fact in facts(identify(read(path))) if fact.what == "scale of the input")
+    assert ("less a mean" in fact.value) == (mean != 0)
+    about = import_weights(path, tmp_path / "run")
+    assert ("none, as the file says" in about["imported"]["mean"]) == (mean == 0)
     blue = load(tmp_path / "run", device="cpu").preprocess.whole_mean[..., 2]
     assert blue.unique().tolist() == pytest.approx([mean])
 

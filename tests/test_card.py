@@ -108,16 +108,16 @@ def test_names_that_are_not_utf_8_are_on_the_card(
     text = (copied / "card.md").read_text()
     assert text.startswith("# r\\udcff\n")
     assert "/caf\\udce9`" in text
-    with pytest.raises(RunError, match=r"^the name of .* is not valid UTF-8; rename it$"):
+    with pytest.raises(RunError, match=r"^the path .* is not valid UTF-8; rename the folder"):
         load(copied)
-    with pytest.raises(RunError, match=r"^the name of .* is not valid UTF-8; rename it$"):
+    with pytest.raises(RunError, match=r"^the path .* is not valid UTF-8; rename the folder"):
         fit(tiny(store), tmp_path / "new\udcff")
     # The name of an imported file and of its mean are in the header of the checkpoint.
     np.savez(tmp_path / "net.npz", **frameworks.caffe_blobs(1, WIDTH, CLASSES))
     np.save(tmp_path / "mean.npy", np.full(3, 120, np.float32))
     file = (tmp_path / "net.npz").rename(tmp_path / "net\udcff.npz")
     mean = (tmp_path / "mean.npy").rename(tmp_path / "mean\udcff.npy")
-    with pytest.raises(RunError, match=r"^the name of .* is not valid UTF-8; rename it$"):
+    with pytest.raises(RunError, match=r"^the path .* is not valid UTF-8; rename the folder"):
         import_weights(file, tmp_path / "new\udcff", "caffenet", mean=mean)
     about = import_weights(file, tmp_path / "imported", "caffenet", mean=mean)["imported"]
     assert (about["file"], about["mean"]) == ("net\\udcff.npz", "mean\\udcff.npy")
@@ -127,11 +127,15 @@ def test_names_neither_end_a_cell_of_the_card_nor_are_markdown(
     copied_run: Path, store: Path
 ) -> None:
     saved, results = checkpoint.read(copied_run), evaluate([copied_run], store)[:1]
+    card.write_card(copied_run, "a\nb")
+    assert (copied_run / "card.md").read_text().startswith("# a b\n")
     names = [f"<b>{i}|\n[x](y) `z`" for i in range(10)]
     config = saved.about["config"] | {"data": "photos|2026"}
     imported = {"file": "a|b.pth", "sha256": "c", "format": "PyTorch", "network": "n"}
-    imported |= {"mean": "m|n.npy", "channels": "RGB"}
-    for more in ({}, {"imported": imported}):
+    imported |= {"mean": "m|*n*.npy", "channels": "RGB"}
+    init = {"init": {"run": "r", "sha256": "s", "layers": ["<b>"]}}
+    evaluation = {"evaluation": saved.about["evaluation"] | {"split": "a`<b>"}}
+    for more in ({}, {"imported": imported}, init | evaluation):
         about: dict[str, Any] = saved.about | {"classes": names, "config": config} | more
         checkpoint.write(saved.file, saved.weights, {}, saved.mean, about)
         card.add_evaluation(copied_run, "st|ore", "checksum", "v|al", results)
@@ -140,6 +144,10 @@ def test_names_neither_end_a_cell_of_the_card_nor_are_markdown(
         assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
         (classes,) = [row for row in rows if row.startswith("| classes ")]
         assert classes.startswith("| classes | `<b>0\\| [x](y) 'z'`, `<b>1")
+        mean = "| mean | `m\\|*n*.npy`; its channels are RGB |"
+        assert (mean in rows) == ("imported" in more)
+        assert ("| began with | `r`: `<b>` |" in rows) == ("init" in more)
+        assert ("(center crop, `a'<b>`)" in text) == ("init" in more)
 
 
 def test_an_ensemble_names_the_weights_of_each_run(run: Path, store: Path) -> None:

@@ -193,10 +193,6 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
             {"architecture": Architecture((FullyConnected("fc.8", 10),))},
             "a layer is called 'fc.8'",
         ),
-        (
-            {"architecture": Architecture((FullyConnected("fc/8", 10),))},
-            "a layer is called 'fc/8'; a name has letters, no dot and no /",
-        ),
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
         # What a run could not read again.
         ({"seed": 2**63}, "seed is 9223372036854775808; it must be at most"),

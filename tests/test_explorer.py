@@ -356,14 +356,19 @@ def in_node(about: dict[str, Any], program: str, folder: Path) -> Any:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 def test_units_of_layers_with_any_name_have_addresses(tmp_path: Path) -> None:
-    names = ["conv1", "conv-1", "conv 2", "couche_é", "fc6.dropout", "a\\b"]
+    names = ["conv1", "conv-1", "conv 2", "couche_é", "fc6.dropout", "a\\b", "a/b", "a%20b", "é%"]
     about = {"ops": [{"name": name, "shape": [4, 2, 2]} for name in names]}
-    addresses = [*(f"{name}/3" for name in names), "conv1/4", "other/0", "layers"]
+    # A browser turns some characters of an address into codes, as a URL does here.
     program = (
         'import { unitOf } from "./unit.js";'
-        f"console.log(JSON.stringify({json.dumps(addresses)}.map((a) => unitOf(a)?.op.name)));"
+        'import { addressOf, addressed } from "./data.js";'
+        f"const names = {json.dumps(names)};"
+        'const hashes = [...names.map((name) => addressOf(name, 3)), "#conv 2/3", "#couche_é/3",'
+        '"#conv1/4", "#other/0", "#layers", "#100%"];'
+        'const seen = hashes.map((hash) => new URL(hash, "file:///a").hash);'
+        "console.log(JSON.stringify(seen.map((hash) => unitOf(addressed(hash))?.op.name)));"
     )
-    assert in_node(about, program, tmp_path) == [*names, None, None, None]
+    assert in_node(about, program, tmp_path) == [*names, "conv 2", "couche_é", *[None] * 4]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
@@ -404,7 +409,7 @@ def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
     assert epochs == [0, 3]
     last = load(run).net.get_parameter("conv1.weight").detach().numpy()
     np.testing.assert_allclose(filters[1], last, atol=1e-3)
-    other = tmp_path / "other"
+    other = tmp_path / "caf\udce9"
     other.mkdir()
     checkpoint.write_config(other, replace(recipes.demo(), recipe="another"))
     for epoch in (0, 20, 90):
@@ -414,7 +419,7 @@ def test_snapshots_are_kept_at_equal_distances_and_come_into_the_page(
     columns = recipes.demo().architecture.columns
     assert made.about["snapshots"] == [
         {"run": "run", "recipe": "tiny", "columns": 2, "epochs": [0, 3]},
-        {"run": "other", "recipe": "another", "columns": columns, "epochs": [0, 20, 90]},
+        {"run": "caf\\udce9", "recipe": "another", "columns": columns, "epochs": [0, 20, 90]},
     ]
     assert np.array_equal(made.arrays["snapshots/0"], filters)
     assert made.arrays["snapshots/1"].shape == (3, 6, 3, 7, 7)

@@ -170,12 +170,15 @@ def test_address_of_nothing_is_answered_by_a_sentence(
     browser: Browser, html: Path, address: str
 ) -> None:
     """A `%` that begins no code is what is left of a link that was cut."""
+    # Another address of the page that is open would not load it anew.
+    browser.call("Page.navigate", url="about:blank")
     browser.open(html, f"#{address}")
     browser.wait("window.explorer?.readyMs")
     assert browser.run("document.querySelectorAll('#view .layer').length") > 0
+    text = "document.getElementById('status').textContent"
+    assert browser.run(text) == f"There is no unit {address}."
     browser.run("location.hash = 'layers'")
     browser.run(f"location.hash = '{address}'")
-    text = "document.getElementById('status').textContent"
     browser.wait(f"{text} == 'There is no unit {address}.'")
 
 
@@ -387,6 +390,24 @@ def test_sentence_about_a_file_stays_while_the_image_before_it_is_answered(
     browser.wait("explorer.current().average")
     # `look` goes on when this is there.
     browser.run("new Promise((resolve) => setTimeout(resolve))")
+    text = "notes.txt is not an image that this browser can decode."
+    assert browser.run("document.getElementById('status').textContent") == text
+
+
+def test_sentence_about_a_file_that_was_dropped_while_the_network_loaded_stays(
+    browser: Browser, html: Path
+) -> None:
+    # The first image is there before the network is.
+    drop = (
+        "const drop = () => { if (!window.explorer?.current()) return setTimeout(drop);"
+        "const moved = new DataTransfer(); moved.items.add(new File(['no image'], 'notes.txt'));"
+        "dispatchEvent(new DragEvent('drop', { dataTransfer: moved })); }; drop();"
+    )
+    browser.call("Page.enable")
+    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=drop)
+    browser.open(html)
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", **added)
+    browser.wait("window.explorer?.readyMs")
     text = "notes.txt is not an image that this browser can decode."
     assert browser.run("document.getElementById('status').textContent") == text
 

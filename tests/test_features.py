@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import features, load
+from alexnet import features, golden, load
 from alexnet.cli import main
+from alexnet.config import Architecture, FullyConnected
 from alexnet.data import shapes
 from alexnet.data.loader import batches
 from alexnet.data.store import Store
@@ -20,6 +21,7 @@ from alexnet.errors import ConfigError, DataError, RunError
 from alexnet.inference import activations, read_image
 from alexnet.model import Network
 from tests.conftest import tiny_architecture
+from tests.weight_files import CLASSES, run_of
 
 
 def test_several_layers_are_computed_in_one_pass_and_equal_single_ones(
@@ -125,6 +127,18 @@ def test_names_are_those_of_the_files_but_for_what_ends_a_line(run: Path, tmp_pa
     lines = (tmp_path / "out" / "names.txt").read_text().splitlines()
     names = [name.replace("\n", "?").replace("\u2028", "?") for name in given]
     assert sorted(lines) == sorted(str(images / name) for name in names)
+
+
+def test_name_of_a_layer_can_have_a_slash(tmp_path: Path) -> None:
+    architecture = Architecture((FullyConnected("/a/b", CLASSES),), input_px=8)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "a.png")
+    run_of(architecture, "paper", tmp_path / "run")
+    trained = load(tmp_path / "run", device="cpu")
+    assert features(trained, "all", tmp_path / "images", tmp_path / "out") == 1
+    assert np.load(tmp_path / "out" / "a" / "b.npy").shape == (1, CLASSES)
+    golden.write(trained, tmp_path / "images" / "a.png", tmp_path / "golden")
+    assert (tmp_path / "golden" / "npy" / "a" / "b.npy").exists()
 
 
 def test_activations_are_arrays_of_numpy_without_further_ado(run: Path) -> None:

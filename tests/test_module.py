@@ -320,6 +320,10 @@ def test_a_trained_network_preprocesses_images(run: Path) -> None:
     for tensor in (first, [first[0]], [first[0] / 255]):
         with pytest.raises(DataError, match=r"the channels last: image\.permute\(1, 2, 0\)"):
             trained(tensor)
+    for dtype in (torch.bfloat16, torch.float32):
+        says = rf"it was given {str(dtype)[6:]} of shape \(8, 8, 3\)$"
+        with pytest.raises(DataError, match=says):
+            trained([torch.zeros(8, 8, 3, dtype=dtype, requires_grad=True)])
     with pytest.raises(DataError, match=r"the channels last: image\.transpose\(1, 2, 0\)"):
         trained(first.numpy())
     assert torch.equal(trained([image.permute(1, 2, 0) for image in first]), wanted)

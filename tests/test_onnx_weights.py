@@ -257,6 +257,30 @@ def test_weights_of_inputs_and_outputs_are_transposed(
     assert identify(read(path)).chosen().net.name == "paper"
 
 
+@pytest.mark.parametrize(("kind", "name"), [("Gemm", "fc7"), ("Conv", "conv2")])
+def test_numbers_behind_a_layer_without_biases_are_its_biases(
+    kind: str, name: str, exported: Callable[[str], Any], tmp_path: Path
+) -> None:
+    from onnx import helper, numpy_helper
+
+    model = exported("paper")
+    plain = name_parameters(read(saved_as(model, tmp_path / "a.onnx")))
+    node = [one for one in model.graph.node if one.op_type == kind][1]
+    (constant,) = [one for one in model.graph.initializer if one.name == node.input[2]]
+    if kind == "Conv":
+        biases = numpy_helper.to_array(constant).reshape(1, -1, 1, 1)
+        constant.CopyFrom(numpy_helper.from_array(biases, constant.name))
+    add = helper.make_node("Add", ["product", node.input[2]], [node.output[0]])
+    del node.input[2]
+    node.output[0] = "product"
+    model.graph.node.insert([*model.graph.node].index(node) + 1, add)
+    path = saved_as(model, tmp_path / "b.onnx")
+    found = name_parameters(read(path))
+    assert plain is not None and found is not None
+    np.testing.assert_array_equal(found.arrays[f"{name}.bias"], plain.arrays[f"{name}.bias"])
+    assert identify(read(path)).chosen().net.name == "paper"
+
+
 def test_factors_that_are_none_of_dropout_are_refused(
     exported: Callable[[str], Any], tmp_path: Path
 ) -> None:

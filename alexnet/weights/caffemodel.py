@@ -84,14 +84,13 @@ def read(path: Path) -> WeightFile:
     arrays: Arrays = {}
     operations: list[Operation] = []
     input_px, mean, scale = None, tuple[float, ...](), 1.0
+    transforms = names_file = False
     for layer, numbers in layers:
         transform = layer.message(numbers.transform)
         input_px = transform.integer(3, 0) or input_px
         mean = tuple(transform.floats(5).tolist()) or mean
-        # A transform with a scale or a crop, and with neither a mean nor a file of it (4),
-        # subtracts nothing.
-        if not mean and (transform.has(1) or transform.has(3)) and not transform.has(4):
-            mean = (0.0,)
+        transforms = transforms or layer.has(numbers.transform)
+        names_file = names_file or transform.has(4)
         scale = transform.real(1, scale)
         operation = _operation(layer, numbers)
         # A net that was saved from a file for use has the shape of its input instead of a crop.
@@ -103,6 +102,9 @@ def read(path: Path) -> WeightFile:
         arrays |= {f"{operation.name}/{i}": blob for i, blob in enumerate(blobs)}
         if operation.kind not in NO_OPERATIONS:
             operations.append(operation)
+    # Caffe subtracts nothing where its transforms have neither a mean nor a file of it.
+    if transforms and not mean and not names_file:
+        mean = (0.0,)
     if input_px is None:
         # Before there was a layer for it, the shape stood beside the layers.
         input_px = _input_px([net.integers(4), *(shape.integers(1) for shape in net.messages(8))])

@@ -169,12 +169,14 @@ def _scale(identity: Identity) -> Fact:
     preprocessing = preprocessing_of(identity.file)
     assert isinstance(preprocessing, Preprocessing)  # otherwise there is no candidate
     factors = [f"{factor:g}" for factor in preprocessing.scale]
+    has_no_mean = preprocessing.mean is not None and not preprocessing.mean.any()
+    bytes_less_mean = "0 to 255" if has_no_mean else "0 to 255, less a mean"
     if "channel" not in means and set(factors) != {"1"}:
         times = factors[0] if len(set(factors)) == 1 else ", ".join(factors)
-        return Fact(what, f"0 to 255, less a mean, times {times}", IN_FILE)
+        return Fact(what, f"{bytes_less_mean}, times {times}", IN_FILE)
     by_channel = "0 to 1, less a mean and divided by a deviation of each channel"
-    values = [by_channel if mean == "channel" else "0 to 255, less a mean" for mean in means]
-    return _shared(what, values, KNOWN)
+    values = [by_channel if mean == "channel" else bytes_less_mean for mean in means]
+    return _shared(what, values, IN_FILE if has_no_mean else KNOWN)
 
 
 def of_identity(identity: Identity) -> dict[str, Any]:

@@ -312,7 +312,9 @@ def _mean(
         mean, source = file.arrays[MEAN], "in the file"
     elif preprocessing.mean is not None:
         mean, source = preprocessing.mean, "in the file"
-        if mean.ndim == 1:
+        if not mean.any():
+            source = "none, as the file says"
+        elif mean.ndim == 1:
             source = "in the file, of each channel"
     elif known:
         mean, source = np.array(known, np.float32), "of each channel, as its program publishes it"

@@ -12,6 +12,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -168,12 +169,15 @@ def name_parameters(file: WeightFile) -> Named | None:
 
     Returns:
         None if the names are those of no program that is known.
+
+    Raises:
+        RunError: Two arrays have the names of one parameter.
     """
     if any(operation.weight for operation in file.operations):
         return _by_operations(file)
     arrays = file.arrays
     for _ in range(MOST_WRAPPERS + 1):
-        if (named := _by_names(arrays)) is not None:
+        if (named := _by_names(arrays, file.path)) is not None:
             return named
         # A network that is an attribute of another, as Lightning's modules have it (`model.`),
         # gives the name of the attribute to all of its parameters.
@@ -183,7 +187,7 @@ def name_parameters(file: WeightFile) -> Named | None:
     return None
 
 
-def _by_names(from_file: Arrays) -> Named | None:
+def _by_names(from_file: Arrays, path: Path) -> Named | None:
     """Find the parameters of an AlexNet by their names; None if no known program has such names."""
     layers = {key.rpartition(".")[0] for key in from_file}
     # Other networks of torchvision have `features.0` as well, but most of their names are others.
@@ -199,8 +203,10 @@ def _by_names(from_file: Arrays) -> Named | None:
         for key, array in from_file.items():
             match = re.fullmatch(pattern, key)
             parameter = "bias" if match and match[2] in BIASES else "weight"
-            # Several spellings are one name, which a second array must not take from the first.
-            if match and (name := f"{match[1]}.{parameter}") not in arrays:
+            if match:
+                # Several spellings are one name.
+                if (name := f"{match[1]}.{parameter}") in arrays:
+                    raise RunError(f"{path} has two arrays for {name}, one of them as {key}")
                 arrays[name] = _our_axes(array, layout)
             elif key != MEAN:
                 others.append(key)

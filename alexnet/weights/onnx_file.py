@@ -142,13 +142,15 @@ def _operations(
 
 
 def _with_biases(operations: Iterable[Operation], arrays: Arrays) -> list[Operation]:
-    """Take what is added behind a MatMul, which has no biases, for the biases of its layer."""
+    """Take what is added behind a layer without biases, such as a MatMul, for its biases."""
     result: list[Operation] = []
     for operation in operations:
         before = result[-1] if result else operation
-        is_matrix = before.transposed and not before.bias
-        if operation.kind == "add" and is_matrix:
-            outputs = arrays[before.weight].shape[-1:]
+        if operation.kind == "add" and before.weight and not before.bias:
+            sides = arrays[before.weight].shape
+            outputs = sides[-1:] if before.transposed else sides[:1]
+            # Of each map, where the layer gives maps.
+            outputs += (1, 1) if before.is_convolution else ()
             if arrays[operation.constant].shape in (outputs, (1, *outputs)):
                 result[-1] = replace(before, bias=operation.constant)
                 continue

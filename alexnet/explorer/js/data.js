@@ -122,6 +122,21 @@ export function imageFile(name, number) {
   return new Blob([bytes.subarray(offsets[number], offsets[number + 1])]);
 }
 
+/** The address of a unit, in which a name may have a % and any other letter. */
+export function addressOf(name, number) {
+  return `#${encodeURIComponent(name)}/${number}`;
+}
+
+/** What an address names; a link that was cut may not be one that can be decoded. */
+export function addressed(hash) {
+  const address = hash.slice(1) || "layers";
+  try {
+    return decodeURIComponent(address);
+  } catch {
+    return address;
+  }
+}
+
 /** The operation of the plan with this name, or undefined. */
 export function opOf(name) {
   return about.ops.find((op) => op.name === name);

@@ -1,5 +1,5 @@
 // The page: one image, its answers, and the views of it by address.
-import { about, imageAddress, imageFile, openData } from "./data.js";
+import { about, addressed, imageAddress, imageFile, openData } from "./data.js";
 import { bars, make, percent } from "./draw.js";
 import { inputOf, seenPixels, storedImage } from "./image.js";
 import { average, best, openNetwork, probabilitiesOf, softmax, valuesOf } from "./network.js";
@@ -27,6 +27,7 @@ let chosen = 0;
 /** Look at a stored image, which was decoded in `decodingMs`. */
 async function look(stored, name, own, decodingMs) {
   const number = ++latest;
+  const file = chosen;
   const image = { name, own, stored, values: null, answers: null, average: null };
   if (!isOpen) {
     current = image;
@@ -36,7 +37,6 @@ async function look(stored, name, own, decodingMs) {
     if (number !== latest) return;
   }
   const start = performance.now() - decodingMs;
-  const file = chosen;
   image.input = inputOf(stored, about.centre);
   image.values = await valuesOf(image.input);
   image.uncovered = softmax(image.values[about.ops[about.ops.length - 1].name]);
@@ -47,8 +47,9 @@ async function look(stored, name, own, decodingMs) {
   show();
   image.firstAnswerMs = performance.now() - start;
   await answerCrops(image);
-  // A file that was chosen since, and that is not an image, has its own sentence.
-  if (file === chosen) say(`${name}: answered in ${Math.round(image.firstAnswerMs)} ms`);
+  // What was wrong since, such as a file that is not an image, has its own sentence.
+  if (file === chosen && !find("status").classList.contains("wrong"))
+    say(`${name}: answered in ${Math.round(image.firstAnswerMs)} ms`);
 }
 
 /** Average the answers to the test crops, one by one so that the page stays alive. */
@@ -126,19 +127,9 @@ const VIEWS = {
   nearest: () => neighboursView(current.values, current.crop, current.own),
 };
 
-/** What the address names; a link that was cut may not be one that can be decoded. */
-function addressed() {
-  const hash = location.hash.slice(1) || "layers";
-  try {
-    return decodeURIComponent(hash);
-  } catch {
-    return hash;
-  }
-}
-
 /** Show the view that the address names. */
 function show() {
-  const address = addressed();
+  const address = addressed(location.hash);
   const unit = unitOf(address);
   // Not `in`, which is true of `toString` too.
   const isView = Object.hasOwn(VIEWS, address);
@@ -176,6 +167,8 @@ async function tryLook(file, name, own = null) {
   } catch (error) {
     // The browser's decoder says no more than that it failed.
     if (!(error instanceof DOMException)) throw error;
+    // Until the network is there, the status is about it.
+    await network;
     if (number === chosen) say(`${name} is not an image that this browser can decode.`, true);
     return;
   }

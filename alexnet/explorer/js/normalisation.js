@@ -1,5 +1,5 @@
 // Local response normalization as a switch with sliders: a map before and after, and its neighbors.
-import { about } from "./data.js";
+import { about, addressOf } from "./data.js";
 import { canvasOf, largestOf, make, mapImage, short } from "./draw.js";
 import { neighboursOf, normalise } from "./lrn.js";
 
@@ -122,7 +122,7 @@ function fill(result, numbers, values) {
     const links = columns.map((i) => {
       const canvas = canvasOf(mapImage(part(array, i), height, width, largest), 0);
       const number = make("span", {}, String(i));
-      return make("a", { href: `#${op.name}/${i}`, class: frameOf(i) }, canvas, number);
+      return make("a", { href: addressOf(op.name, i), class: frameOf(i) }, canvas, number);
     });
     return [
       make("h3", {}, name, make("small", {}, `full color: ${short(largest)}`)),

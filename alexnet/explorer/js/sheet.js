@@ -1,5 +1,5 @@
 // A sheet: the maps of one column of a layer as tiles on one canvas, for the mouse and for keys.
-import { hasMaps, titleOf } from "./data.js";
+import { addressOf, hasMaps, titleOf } from "./data.js";
 import { make, pixelOf, pixelsOf, short } from "./draw.js";
 
 const GAP = 3;
@@ -80,7 +80,7 @@ export function sheet(op, values, first, count, largest, width, say) {
     return column < perRow && i >= 0 && i < count ? i : -1;
   };
   const open = () => {
-    if (chosen >= 0) location.hash = `${op.name}/${first + chosen}`;
+    if (chosen >= 0) location.hash = addressOf(op.name, first + chosen);
   };
   canvas.addEventListener("pointermove", (event) => choose(under(event)));
   canvas.addEventListener("pointerleave", () => choose(-1));

@@ -1,6 +1,7 @@
 // One unit at its own address: `page.html#conv3/217`.
 import {
   about,
+  addressOf,
   array,
   columnsOf,
   hasMaps,
@@ -26,7 +27,7 @@ export function unitView({ op, number }, values, crop) {
   const count = op.shape[0];
   const column = columns > 1 ? `column ${Math.floor(number / (count / columns)) + 1}, ` : "";
   const step = (by, text) => {
-    const href = `#${op.name}/${(number + by + count) % count}`;
+    const href = addressOf(op.name, (number + by + count) % count);
     const arrow = by < 0 ? "←" : "→";
     return make("a", { href, "aria-label": `${text} unit`, rel: text }, arrow);
   };
@@ -115,7 +116,7 @@ function frame(context, op, place) {
 /** What is known of the unit beside this image. */
 function learned(op, number) {
   if (!about.layers.includes(op.name)) {
-    const layer = make("a", { href: `#${op.layer}/${number}` }, `${op.layer}/${number}`);
+    const layer = make("a", { href: addressOf(op.layer, number) }, `${op.layer}/${number}`);
     const text = make("p", {}, "Patches, classes and made images are those of ", layer, ".");
     return [make("section", {}, text)];
   }
