@@ -466,15 +466,25 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
 
 
 @pytest.mark.parametrize(
-    ("ends", "expected"),
+    ("ends", "jobs", "expected"),
     [
-        ("kill -9 $$", r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n"),
-        ("kill -11 $$", r"ended by signal 11 \([^;]+\)\n"),
-        ("exit 1", ""),
+        (
+            "kill -9 $$",
+            2,
+            r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n",
+        ),
+        ("kill -9 $$", 1, r"ended by signal 9 \(.+\); the system .* lacks memory\n"),
+        ("kill -11 $$", 2, r"ended by signal 11 \([^;]+\)\n"),
+        ("exit 1", 2, ""),
     ],
 )
 def test_log_of_a_run_names_the_signal_that_ended_it(
-    ends: str, expected: str, photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: str,
+    jobs: int,
+    expected: str,
+    photographs: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
     spec = specs.RunSpec("a run", config, tmp_path / "run")
@@ -482,7 +492,8 @@ def test_log_of_a_run_names_the_signal_that_ended_it(
     script.write_text(f"#!/bin/sh\n{ends}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    list(processes.run_processes([spec], settings_for(photographs, tmp_path)))
+    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+    list(processes.run_processes([spec], settings))
     assert re.fullmatch(expected, (spec.folder / "log").read_text())
 
 

@@ -257,12 +257,20 @@ def test_another_processor_or_number_of_threads_is_said_on_resume(
             "on cuda in place of cpu",
         ),
         ("cpu", {"machine": "a, 2 cores", "threads": 2, "device": "cpu"}, ""),
+        # Earlier versions have left out the family, as in the rows above.
+        ("cpu", {"machine": "a family 6 model 1, 2 cores", "threads": 2}, ""),
+        (
+            "cpu",
+            {"machine": "a family 6 model 2, 2 cores", "threads": 2},
+            "on a family 6 model 1 with 2 threads in place of a family 6 model 2 with 2 threads",
+        ),
     ],
 )
 def test_hardware_is_compared_by_what_decides_the_bits(
     device: str, before: dict[str, Any], line: str
 ) -> None:
-    now = {"machine": "a, 4 cores" + ", H100" * (device == "cuda"), "threads": 2}
+    gpu = ", H100" * (device == "cuda")
+    now = {"machine": f"a family 6 model 1, 4 cores{gpu}", "threads": 2}
     assert hardware_in_words(before, now, device) == ([f"{line}: {ROUNDED}"] if line else [])
 
 

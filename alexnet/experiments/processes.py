@@ -100,7 +100,7 @@ def run_processes(
             for process, spec in zip(processes, ended, strict=True):
                 # Its log ends in an ordinary line, and the caller names the log as the reason.
                 if process.returncode < 0:
-                    _note_signal(spec, -process.returncode)
+                    _note_signal(spec, -process.returncode, settings.jobs)
             free += [taken.pop(process) for process in processes]
             # Not their length: a run may have failed, or reached its error early.
             made = sum(trained.values()) - before
@@ -110,11 +110,12 @@ def run_processes(
                 yield spec, to_come * busy_s / made if made else None
 
 
-def _note_signal(spec: RunSpec, number: int) -> None:
+def _note_signal(spec: RunSpec, number: int, jobs: int) -> None:
     """Write into the log of a run which signal has ended its process."""
     text = f"ended by signal {number} ({signal.strsignal(number)})"
     if number == signal.SIGKILL:
-        text += "; the system ends a process where it lacks memory: use fewer --jobs"
+        text += "; the system ends a process where it lacks memory"
+        text += ": use fewer --jobs" if jobs > 1 else ""
     with (spec.folder / "log").open("a") as log:
         print(text, file=log)
 

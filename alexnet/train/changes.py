@@ -134,12 +134,16 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
         return [f"on {device} in place of {before_on}: {ROUNDED}"]
     if "machine" not in before:
         return []
+    # Earlier versions have left it out, too.
+    with_family = " family " in before["machine"]
 
     def words(of: dict[str, Any]) -> str:
         # The number of cores decides nothing, and a GPU stands behind it.
         processor, _, gpu = of["machine"].rpartition(", ")
         if device == "cuda":
             return str(gpu)
+        if not with_family:
+            processor = processor.partition(" family ")[0]
         if device != "cpu" or "threads" not in before:
             return str(processor)
         return f"{processor} with {of['threads']} thread{'s' if of['threads'] > 1 else ''}"
