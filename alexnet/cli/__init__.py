@@ -191,10 +191,10 @@ def _run(verb: str, arguments: list[str]) -> None:
         # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
         os._exit(2)
     except KeyboardInterrupt as stopped:
-        print(
-            "stopped" + ("; the same command continues" if _continues(verb, arguments) else ""),
-            file=sys.stderr,
-        )
+        notes = getattr(stopped, "__notes__", [])
+        if _continues(verb, arguments):
+            notes = ["the same command continues"]
+        print("; ".join(["stopped", *notes]), file=sys.stderr)
         # Ctrl-C has no number, and is SIGINT; a verb that ends itself on another signal names it.
         sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
     except BrokenPipeError:
