@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import shlex
 import shutil
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -401,6 +403,21 @@ def test_training_says_once_how_long_it_will_take(
         "2.5 h",
         "3.0 days",
     ]
+
+
+def test_work_goes_on_where_the_reader_of_its_progress_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
+    monkeypatch.setattr(progress, "FORECAST_AFTER_S", 0)
+    for in_all in (None, 3):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as stderr, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            with Progress("a", 3, "images", in_all=in_all) as bar:
+                for _ in range(3):
+                    bar.advance(1)
 
 
 def test_brackets_in_names_are_shown_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

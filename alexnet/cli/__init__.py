@@ -26,7 +26,7 @@ from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError, nearest_name, unknown
 from alexnet.files import UNREACHABLE
 from alexnet.program import command
-from alexnet.terminal import discard_stdout, entry, printable, wrapped
+from alexnet.terminal import discard, entry, printable, wrapped
 
 VERBS = (
     "demo",
@@ -150,7 +150,7 @@ def _reader_may_leave() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError as error:
-        discard_stdout()
+        discard(sys.stdout)
         # What had already failed keeps its exit code.
         if isinstance(error.__context__, SystemExit):
             raise error.__context__ from None
