@@ -65,7 +65,7 @@ def test_gradient_can_be_differentiated_again() -> None:
     torch.testing.assert_close(*second, rtol=1e-5, atol=1e-4)
 
 
-def test_gradient_may_be_transformed() -> None:
+def test_gradient_of_a_linear_layer_may_be_transformed() -> None:
     x, weight, bias = leaves(4, 9, 3)
     assert_transformed_alike(
         lambda x: onednn.linear(x, weight, bias), lambda x: F.linear(x, weight, bias), x

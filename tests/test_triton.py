@@ -241,7 +241,7 @@ def test_gradients_of_the_triton_kernels_may_be_transformed() -> None:
     )
 
 
-def test_hooks_on_saved_tensors_may_lay_them_out_otherwise() -> None:
+def test_hooks_on_saved_tensors_may_lay_them_out_otherwise_for_triton() -> None:
     x, between = random(1, 6, 5, 4, dtype=torch.float32), Pass(True, Lrn(), Pool())
     x.requires_grad_()
     for op in (
