@@ -4,10 +4,8 @@ The message of each error is one sentence that says what is wrong and what to do
 command line prints the message and exits with code 2. The errors are ValueErrors, so that Python
 code can catch them without importing this module.
 
-A training also ends without a traceback by `Interrupted` and `NotFinite` (`train/endings.py`), by
-`RankLost` (`distributed/heartbeat.py`), and by `StoreLost` (`data/storage.py`); and every verb by
-the errors of the system that `cli` names, such as a full disk. Any other exception is a bug of this
-program and keeps its traceback.
+What else ends without a traceback, such as Ctrl-C or a full disk, stands in `cli._run` and
+`cli.arguments.stoppable`. Any other exception is a bug of this program and keeps its traceback.
 """
 
 from __future__ import annotations

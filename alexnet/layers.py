@@ -116,6 +116,7 @@ class Conv2d(nn.Conv2d):
             device="meta",
         )
         self.pad = op.layer.pad
+        self._made = self.padding, self.dilation, self.padding_mode
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,11 +124,12 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Compute the layer with this bias; with None, for a caller that adds it later."""
-        uneven = self.pad if self.pad[0] != self.pad[1] else (0, 0)
-        made = ((0, 0) if any(uneven) else self.pad, (1, 1), "zeros", self.stride[0])
-        if (self.padding, self.dilation, self.padding_mode, self.stride[1]) != made:
+        settings = self.padding, self.dilation, self.padding_mode
+        if settings != self._made or self.stride[0] != self.stride[1]:
             # Someone has changed what `ops.convolution` does not have, and PyTorch's layer has.
-            x, bias = F.pad(x, uneven * 2), None if bias is None else bias.to(x.dtype)
+            uneven = self.pad if self.pad[0] != self.pad[1] else (0, 0)
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, bias = F.pad(x, uneven * 2, mode), None if bias is None else bias.to(x.dtype)
             y: torch.Tensor = self._conv_forward(x, self.weight.to(x.dtype), bias)
             return y
         return convolution(

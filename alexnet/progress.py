@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from alexnet.terminal import print_if_read
+
 PLAIN_EVERY_S = 15.0
 FORECAST_AFTER_S = 8.0
 """Time from the first finished unit to the forecast: later than the start-up, soon for a person."""
@@ -103,11 +105,8 @@ class Progress:
         if now_s - self._printed_s >= PLAIN_EVERY_S:
             self._printed_s = now_s
             total = "" if self._total is None else f"/{self._total}"
-            print(
-                f"{self._what}: {self._completed}{total}, {rate} {note}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self._what}: {self._completed}{total}, {rate} {note}".rstrip()
+            print_if_read(line, err=True)
 
     def _forecast(self) -> None:
         """Say once how long the longer work still takes, when the speed is known."""
@@ -122,8 +121,11 @@ class Progress:
             # Without what was finished before, such as the beginning of an epoch that is resumed.
             left, per_s, self._in_all = self._in_all - self._completed, units / seconds, None
             line = f"about {duration(left / per_s)} left at {per_s:,.0f} {self._unit}/s"
-            # Above the bar, where there is one, and not in the middle of it.
-            self._console.print(line, highlight=False, markup=False)
+            if self._rich is None:
+                print_if_read(line, err=True)
+            else:
+                # Above the bar, and not in the middle of it.
+                self._console.print(line, highlight=False, markup=False)
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable
+from typing import TextIO
 
 WIDEST = 100
 """Longer lines are hard to read on a wide terminal."""
@@ -23,17 +24,22 @@ def terminal_width() -> int:
     return min(WIDEST, shutil.get_terminal_size().columns)
 
 
-def discard_stdout() -> None:
-    """Discard what is printed from now on, where the reader of stdout has closed the pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream: TextIO) -> None:
+    """Discard what is printed from now on, where the reader of a stream has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def print_if_read(text: str) -> None:
-    """Print a line; where the reader of stdout has closed the pipe, the work goes on without it."""
+def print_if_read(text: str, err: bool = False) -> None:
+    """Print a line; where its reader has closed the pipe, the work goes on without it.
+
+    Args:
+        err: Print it to stderr, and not to stdout.
+    """
+    stream = sys.stderr if err else sys.stdout
     try:
-        print(text, flush=True)
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
-        discard_stdout()
+        discard(stream)
 
 
 def wrapped(text: str, first: str = "", rest: str = "") -> list[str]:

@@ -66,7 +66,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 HAS_COMPILER = (
     sys.platform == "linux"
     and os.environ.get("ALEXNET_NATIVE") != "0"
-    and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+    and bool(native._compilers())
 )
 """Whether `alexnet.native` must compile its libraries here. Tests of compiled code skip by this and
 not by what `native` returns, so that they fail where a library cannot be compiled or loaded."""

@@ -746,8 +746,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         (MEASURES, "return apart(run.colour)[0]", "return -apart(run.colour)[0]"),
     ],
     "ours: The verdict follows from an interval": [
-        (STATISTICS, "if low > none:", "if high > none:"),
-        (STATISTICS, "elif high < none:", "elif low < none:"),
+        (STATISTICS, "if low - none > rounding:", "if high - none > rounding:"),
+        (STATISTICS, "elif none - high > rounding:", "elif none - low > rounding:"),
         (STATISTICS, "LEVEL, POWER = 0.95, 0.8", "LEVEL, POWER = 0.9, 0.8"),
         (STATISTICS, "(len(p_values) - rank) * p_values[index]", "len(p_values) * p_values[index]"),
         (STATISTICS, "error = deviation / math.sqrt(n)", "error = deviation / n"),

@@ -21,7 +21,9 @@ END_S = 60
 """Most seconds from the last result to the end of a rank."""
 
 
-def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+def on_ranks(
+    count: int, work: Callable[..., Any], *arguments: Any, limit_s: float = LIMIT_S
+) -> list[Any]:
     """The results of work(*arguments) on each rank, in the order of ranks.
 
     Fails with the traceback of the first rank that raised an exception, or with the number of one
@@ -48,7 +50,7 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
             except queue.Empty:
                 dead = {rank: code for rank, code in ended.items() if code is not None}
                 assert not dead, f"no result of ranks, whose exit codes are {dead}"
-                assert time.monotonic() < last_s + LIMIT_S, f"ranks {silent} are stuck"
+                assert time.monotonic() < last_s + limit_s, f"ranks {silent} are stuck"
                 continue
             assert error is None, f"rank {rank}: {error}"
             results[rank], last_s = value, time.monotonic()

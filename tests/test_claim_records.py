@@ -208,9 +208,10 @@ def test_record_of_other_images_is_kept(
     on_gpu = {
         name: [run | {"origin": origin} for run in runs] for name, runs in other["arms"].items()
     }
-    records.write(other, tmp_path)
+    again = other | {"command": "another"}
+    records.write(again, tmp_path)
     records.write(other | {"arms": on_gpu}, tmp_path)
-    assert json.loads(path.with_suffix(".json.3.bak").read_text()) == other
+    assert json.loads(path.with_suffix(".json.3.bak").read_text()) == again
 
 
 def test_record_that_cannot_be_written_leaves_the_one_before(
@@ -225,9 +226,11 @@ def test_record_that_cannot_be_written_leaves_the_one_before(
         write_whole(to, data)
 
     monkeypatch.setattr(records, "write_whole", full)
-    with pytest.raises(OSError, match="No space left"):
-        records.write(raw | {"store_checksum": "another"}, tmp_path)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            records.write(raw | {"store_checksum": "another"}, tmp_path)
     assert json.loads(path.read_text()) == raw
+    assert set(tmp_path.iterdir()) == {path, path.with_suffix(".json.1.bak")}
 
 
 def test_text_of_a_record_has_a_line_for_each_epoch(recorded: list[Record]) -> None:
@@ -320,22 +323,26 @@ def test_environment_of_a_record_is_that_of_its_runs(
     photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later command with other --jobs, or on another machine, makes no run again."""
-    monkeypatch.setattr(specs, "available_cores", lambda: 2)
+    for module in (specs, records):
+        monkeypatch.setattr(module, "available_cores", lambda: 2)
     (claim,) = chosen(["colour"])
     run = RunResult(0.4, 0.4, 0.3, 1, 0.01, (), (), 1)
     settings = specs.Settings(photographs, "desk", 2, tmp_path)
     now = records.environment(jobs=1)
     assert now["threads"] == 2
     before = now | {"threads": 1, "torch": "2.0.0"}
-    for origins, expected in (
-        ([{}, {}], now),
-        ([before, before], before),
-        ([before, now], now | {"threads": "1; 2", "torch": f"2.0.0; {torch.__version__}"}),
+    for origins, expected, jobs in (
+        ([{}, {}], now, ""),
+        # The command gives the runs as many threads as they had.
+        ([before, before], before, " --jobs 2"),
+        ([before, now], now | {"threads": "1; 2", "torch": f"2.0.0; {torch.__version__}"}, ""),
         # The number of threads was not kept from the beginning.
-        ([{"torch": "2.0.0"}] * 2, now | {"torch": "2.0.0"}),
+        ([{"torch": "2.0.0"}] * 2, now | {"torch": "2.0.0"}, ""),
     ):
         results = {"base": [replace(run, origin=origin) for origin in origins]}
-        assert records.new_record(claim, results, settings)["environment"] == expected
+        record = records.new_record(claim, results, settings)
+        assert record["environment"] == expected
+        assert record["command"].endswith(f" --seeds 2{jobs}")
 
 
 def test_rows_by_number_of_images_name_the_images_of_their_own_arms() -> None:

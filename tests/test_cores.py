@@ -201,11 +201,16 @@ def test_a_second_group_of_threads_ends_the_spinning() -> None:
     for name in waiting.USER_SETTINGS:
         environment.pop(name, None)
     command = [sys.executable, "-c", SPIN]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    spinning, yielded, spinning_again = map(float, output.stdout.split())
-    # Half: the additions themselves take a part of the time, the same in all three.
-    assert yielded < 0.5 * spinning
-    assert yielded < 0.5 * spinning_again
+    for _ in range(5):
+        output = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        )
+        spinning, yielded, spinning_again = map(float, output.stdout.split())
+        # Half: the additions themselves take a part of the time, the same in all three.
+        if yielded < 0.5 * min(spinning, spinning_again):
+            return
+    # Once is enough: a core that others use shortens what the threads that spin get.
+    pytest.fail(f"spinning took {spinning} s, then {spinning_again} s, and yielding {yielded} s")
 
 
 @pytest.mark.skipif(
@@ -255,13 +260,25 @@ def test_decoding_threads_follow_the_cores_of_a_gpu_machine(
     assert decoding_threads(None, "cuda") == 15
 
 
-@pytest.mark.parametrize("value", ["8", "", "all", "0"])
+@pytest.mark.parametrize(
+    ("rank", "world", "here", "expected"),
+    [
+        # A job's script may set the variable for all of its programs.
+        (None, "8", "8", 1),
+        ("0", "1", "8", 1),
+        ("0", "4", "8", 4),
+        ("0", "4", "4", 4),
+        ("0", "4", "2", 2),
+        ("0", "4", "", 1),
+        ("0", "4", "all", 1),
+    ],
+)
 def test_ranks_of_a_machine_count_only_where_torchrun_started_them(
-    value: str, monkeypatch: pytest.MonkeyPatch
+    rank: str | None, world: str, here: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job's script may set the variable for all of its programs."""
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
-    assert cores.local_ranks() == 1
-    launched(monkeypatch, 4)
-    assert cores.local_ranks() == 4
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert cores.local_ranks() == expected

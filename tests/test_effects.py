@@ -463,6 +463,11 @@ def test_the_verdict_follows_from_the_interval(values: list[float], none: float)
     assert e.contains(e.high + 1) is False
 
 
+def test_equal_values_within_rounding_of_no_effect_are_inconclusive() -> None:
+    e = estimate([1.0000000000000002] * 2, none=1.0)
+    assert (e.p, e.verdict) == (1.0, "inconclusive")
+
+
 def test_estimate_uses_students_t() -> None:
     values = (1.0, 2.0, 3.0, 4.0, 5.0)
     e = estimate(values)

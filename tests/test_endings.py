@@ -27,6 +27,9 @@ from tests.processes import until
         (["reproduce", "lrn", "--data=stores/mine"], "stopped; the same command continues"),
         (["reproduce", "lrn"], "stopped"),
         (["evaluate", "runs/mine"], "stopped"),
+        # What a training knows. Another command would give no page of the demo.
+        (["train", "--resume", "runs/mine", "note"], "stopped; go on by: alexnet"),
+        (["demo", "note"], "stopped; the same command continues"),
     ],
 )
 def test_ctrl_c_says_whether_the_same_command_continues(
@@ -36,7 +39,10 @@ def test_ctrl_c_says_whether_the_same_command_continues(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(arguments: list[str]) -> None:
-        raise KeyboardInterrupt
+        error = KeyboardInterrupt()
+        if "note" in arguments:
+            error.add_note("go on by: alexnet")
+        raise error
 
     monkeypatch.setattr("alexnet.cli.function_of", lambda verb: interrupted)
     with pytest.raises(SystemExit, match="130"):

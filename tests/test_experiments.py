@@ -298,18 +298,23 @@ def test_bar_counts_ended_and_interrupted_runs(
 @pytest.mark.parametrize(
     ("runs", "jobs", "begun", "expected"),
     [
-        (3, 1, 0, [1200, 600, 0]),
-        (8, 4, 0, [600] * 4 + [0] * 4),
+        ([(2, 2)] * 3, 1, 0, [1200, 600, 0]),
+        ([(2, 2)] * 8, 4, 0, [600] * 4 + [0] * 4),
         # The last one runs alone, on its share of the cores.
-        (5, 4, 0, [600] * 4 + [0]),
+        ([(2, 2)] * 5, 4, 0, [600] * 4 + [0]),
+        # One goes on when the other has ended.
+        ([(2, 2), (4, 4)], 2, 0, [600, 0]),
         # The first was interrupted after one of its two epochs, and needs only half of the time.
-        (3, 1, 1, [1200, 600, 0]),
+        ([(2, 2)] * 3, 1, 1, [1200, 600, 0]),
         # It had only to be tested.
-        (2, 1, 2, [None, 0]),
+        ([(2, 2)] * 2, 1, 2, [None, 0]),
+        # It fails before its first epoch, and after it.
+        ([(2, 0), (2, 2), (2, 2)], 1, 0, [None, 600, 0]),
+        ([(2, 1), (2, 2), (2, 2)], 1, 0, [1200, 600, 0]),
     ],
 )
 def test_time_that_is_left_counts_runs_at_the_same_time(
-    runs: int,
+    runs: list[tuple[int, int]],
     jobs: int,
     begun: int,
     expected: list[float],
@@ -317,23 +322,32 @@ def test_time_that_is_left_counts_runs_at_the_same_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A run takes ten minutes, and all that run at the same time end together."""
+    """Of each run the planned epochs and those after which it ends; an epoch takes 300 s."""
     config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
-    config = replace(config, schedule=StepSchedule(2))
-    planned = [specs.RunSpec(str(n), config, tmp_path / str(n)) for n in range(runs)]
-    done = {"0": begun}
+    planned = [
+        specs.RunSpec(
+            str(number), replace(config, schedule=StepSchedule(epochs)), tmp_path / str(number)
+        )
+        for number, (epochs, _) in enumerate(runs)
+    ]
+    done = {spec.folder: 0 for spec in planned} | {planned[0].folder: begun}
+    ends = {spec.folder: end for spec, (_, end) in zip(planned, runs, strict=True)}
     now_s = 0.0
 
     def wait(running: Any, *arguments: Any) -> Any:
         nonlocal now_s
-        for process in running:
+        lacking = {process: ends[s.folder] - done[s.folder] for process, s in running.items()}
+        epochs = min(lacking.values())
+        now_s += 300 * epochs
+        for spec in running.values():
+            done[spec.folder] += epochs
+        ended = [process for process in running if lacking[process] == epochs]
+        for process in ended:
             process.wait()
-        lacking = 1 if done.pop("0", 0) == 1 else 2
-        now_s += 300 * lacking
-        return list(running)
+        return ended
 
     monkeypatch.setattr(processes, "_wait_for_any", wait)
-    monkeypatch.setattr(processes, "epochs_done", lambda spec: done.get(spec.name, 0))
+    monkeypatch.setattr(processes, "epochs_done", lambda spec: done[spec.folder])
     monkeypatch.setattr(processes, "time", Mock(perf_counter=lambda: now_s))
     monkeypatch.setattr(sys, "executable", shutil.which("true"))
     settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
@@ -452,15 +466,25 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
 
 
 @pytest.mark.parametrize(
-    ("ends", "expected"),
+    ("ends", "jobs", "expected"),
     [
-        ("kill -9 $$", r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n"),
-        ("kill -11 $$", r"ended by signal 11 \([^;]+\)\n"),
-        ("exit 1", ""),
+        (
+            "kill -9 $$",
+            2,
+            r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n",
+        ),
+        ("kill -9 $$", 1, r"ended by signal 9 \(.+\); the system .* lacks memory\n"),
+        ("kill -11 $$", 2, r"ended by signal 11 \([^;]+\)\n"),
+        ("exit 1", 2, ""),
     ],
 )
 def test_log_of_a_run_names_the_signal_that_ended_it(
-    ends: str, expected: str, photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: str,
+    jobs: int,
+    expected: str,
+    photographs: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
     spec = specs.RunSpec("a run", config, tmp_path / "run")
@@ -468,7 +492,8 @@ def test_log_of_a_run_names_the_signal_that_ended_it(
     script.write_text(f"#!/bin/sh\n{ends}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    list(processes.run_processes([spec], settings_for(photographs, tmp_path)))
+    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
+    list(processes.run_processes([spec], settings))
     assert re.fullmatch(expected, (spec.folder / "log").read_text())
 
 

@@ -631,9 +631,20 @@ def test_changed_settings_of_a_convolution_count(layer: str, name: str, value: o
     exact.weight, exact.bias = conv.weight, conv.bias
     setattr(conv, name, value)
     x = torch.randn(2, conv.in_channels, 13, 13)
-    padded = F.pad(x, (0, 3, 0, 3)) if layer == "conv1" else x
+    mode = "reflect" if name == "padding_mode" else "constant"
+    padded = F.pad(x, (0, 3, 0, 3), mode) if layer == "conv1" else x
     torch.testing.assert_close(conv(x), exact(padded), **SAME)
     assert conv(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("pad", [(0, 0), (2, 2), (1, 2)])
+@pytest.mark.parametrize("layer", ["conv1", "conv3"])
+def test_changed_pad_of_a_convolution_counts(layer: str, pad: tuple[int, int]) -> None:
+    conv = Network(tiny_architecture()).get_submodule(layer)
+    conv.pad = pad
+    x = torch.randn(2, conv.in_channels, 13, 13)
+    exact = F.conv2d(F.pad(x, pad * 2), conv.weight, conv.bias, conv.stride, groups=conv.groups)
+    torch.testing.assert_close(conv(x), exact, **SAME)
 
 
 def test_symbolic_tracing_gives_the_same_network(net: Network, images: torch.Tensor) -> None:

@@ -183,7 +183,7 @@ def test_where_the_library_of_a_compiler_cannot_be_loaded_the_next_one_is_tried(
             raise OSError(f"{path}: undefined symbol: __kmpc_fork_call")
         return path
 
-    monkeypatch.setattr(native.shutil, "which", lambda name: name)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None if " " in name else name)
     monkeypatch.setenv("CXX", "ccache clang++")
     monkeypatch.setattr(native, "_shared_object", shared_object)
     monkeypatch.setattr(native.ctypes, "CDLL", load)
@@ -208,6 +208,16 @@ def test_compiler_that_does_not_speak_the_locale_is_no_error(
     monkeypatch.setenv("CXX", f"{compiler} -m64")
     assert native._load("kernels.cpp", ("--no-such-flag",), (), {}, "slower") is None
     assert capsys.readouterr().err.startswith("slower: compiler failed: -m64 caf")
+
+
+def test_path_of_a_compiler_may_have_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "a compiler"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert native._compilers()[0] == (str(compiler),)
 
 
 def test_user_without_a_home_folder_has_no_compiled_code_and_no_error(

@@ -642,3 +642,14 @@ def test_without_masks_a_net_computes_in_training_what_it_computes_at_test(
 
 def test_the_dropout_rate_is_the_share_of_zeros() -> None:
     assert abs(mask(rate=0.2).float().mean() - 0.8) < 0.016  # seven deviations
+
+
+def test_value_without_a_finite_square_reaches_its_column_in_the_pieces() -> None:
+    """Its neighbors are 0, as in the formula, and the others of its column NaN."""
+    x = torch.ones(1, 24, 1, 2, dtype=torch.float64)
+    x[0, 0, 0, 0] = 1e200
+    y = ops.lrn(x, columns=2)[0, :, 0]
+    assert y[:3, 0].tolist() == [0, 0, 0]
+    assert y[3:12, 0].isnan().all()
+    assert y[12:].isfinite().all()
+    assert y[:, 1].isfinite().all()

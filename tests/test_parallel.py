@@ -253,7 +253,8 @@ def test_at_full_size_twenty_steps_of_ranks_are_those_of_one_process(
     whole = replace(recipes.original().architecture, classes=1000)
     numbers = torch.float32, 20, 0.0001, 1e-6, 1.5, 2e-5
     case = Case(parallel, whole, 4, *numbers, again=5, maxima_move=True)
-    assert on_ranks(ranks, all_compared, [case]) == ranks * [case.steps]
+    # Above a minute on two idle cores, and a multiple of it where other programs have them.
+    assert on_ranks(ranks, all_compared, [case], limit_s=1200) == ranks * [case.steps]
 
 
 def test_columns_that_never_meet_exchange_nothing_before_the_logits() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import shlex
 import shutil
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -182,8 +184,13 @@ def test_run_is_resumed_with_its_store_elsewhere_and_another_timeout(
     ("epochs", "lost"),
     [
         (24, ""),
-        (3, "drops of the learning rate: 1"),
-        (1, "drops of the learning rate: 3, learning rates of single layers: 2"),
+        # The two rates of conv1 fall on one epoch, where the first never acts.
+        (3, "drops of the learning rate: 1, learning rates of single layers: 1"),
+        (
+            1,
+            "drops of the learning rate: 3, learning rates of single layers: 2, the end of the "
+            "color noise",
+        ),
     ],
 )
 def test_what_a_shorter_schedule_leaves_out_is_said(epochs: int, lost: str) -> None:
@@ -257,12 +264,20 @@ def test_another_processor_or_number_of_threads_is_said_on_resume(
             "on cuda in place of cpu",
         ),
         ("cpu", {"machine": "a, 2 cores", "threads": 2, "device": "cpu"}, ""),
+        # Earlier versions have left out the family, as in the rows above.
+        ("cpu", {"machine": "a family 6 model 1, 2 cores", "threads": 2}, ""),
+        (
+            "cpu",
+            {"machine": "a family 6 model 2, 2 cores", "threads": 2},
+            "on a family 6 model 1 with 2 threads in place of a family 6 model 2 with 2 threads",
+        ),
     ],
 )
 def test_hardware_is_compared_by_what_decides_the_bits(
     device: str, before: dict[str, Any], line: str
 ) -> None:
-    now = {"machine": "a, 4 cores" + ", H100" * (device == "cuda"), "threads": 2}
+    gpu = ", H100" * (device == "cuda")
+    now = {"machine": f"a family 6 model 1, 4 cores{gpu}", "threads": 2}
     assert hardware_in_words(before, now, device) == ([f"{line}: {ROUNDED}"] if line else [])
 
 
@@ -393,6 +408,21 @@ def test_training_says_once_how_long_it_will_take(
         "2.5 h",
         "3.0 days",
     ]
+
+
+def test_work_goes_on_where_the_reader_of_its_progress_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
+    monkeypatch.setattr(progress, "FORECAST_AFTER_S", 0)
+    for in_all in (None, 3):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as stderr, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            with Progress("a", 3, "images", in_all=in_all) as bar:
+                for _ in range(3):
+                    bar.advance(1)
 
 
 def test_brackets_in_names_are_shown_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

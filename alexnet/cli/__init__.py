@@ -26,7 +26,7 @@ from alexnet.distributed.restart import launched
 from alexnet.errors import AlexNetError, nearest_name, unknown
 from alexnet.files import UNREACHABLE
 from alexnet.program import command
-from alexnet.terminal import discard_stdout, entry, printable, wrapped
+from alexnet.terminal import discard, entry, printable, wrapped
 
 VERBS = (
     "demo",
@@ -150,7 +150,7 @@ def _reader_may_leave() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError as error:
-        discard_stdout()
+        discard(sys.stdout)
         # What had already failed keeps its exit code.
         if isinstance(error.__context__, SystemExit):
             raise error.__context__ from None
@@ -191,10 +191,10 @@ def _run(verb: str, arguments: list[str]) -> None:
         # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
         os._exit(2)
     except KeyboardInterrupt as stopped:
-        print(
-            "stopped" + ("; the same command continues" if _continues(verb, arguments) else ""),
-            file=sys.stderr,
-        )
+        notes = getattr(stopped, "__notes__", [])
+        if _continues(verb, arguments):
+            notes = ["the same command continues"]
+        print("; ".join(["stopped", *notes]), file=sys.stderr)
         # Ctrl-C has no number, and is SIGINT; a verb that ends itself on another signal names it.
         sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
     except BrokenPipeError:

@@ -68,13 +68,14 @@ def estimate(values: Sequence[float], none: float = 0.0, one_sided: bool = True)
     distance = abs(middle - none)
     # Equal values, here within the rounding of their differences, have no test, unless there is
     # nothing to find: errors are counts of images, so that two seeds often agree by chance.
-    p = None if distance else 1.0
-    if deviation > 1e-9 * max(map(abs, values)):
+    rounding = 1e-9 * max(map(abs, values))
+    p = None if distance > rounding else 1.0
+    if deviation > rounding:
         p = 2 * float(t.sf(distance / error, n - 1))
     verdict: Verdict = "inconclusive"
-    if low > none:
+    if low - none > rounding:
         verdict = "same sign" if one_sided else "differs"
-    elif high < none:
+    elif none - high > rounding:
         verdict = "opposite sign" if one_sided else "differs"
     return Estimate(n, middle, deviation, low, high, detectable, p, verdict)
 

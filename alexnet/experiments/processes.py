@@ -57,19 +57,23 @@ def run_processes(
     images = {
         spec.folder: stores[spec.config.data].num_images(spec.config.train_split) for spec in specs
     }
-    total = sum(spec.config.schedule.epochs * images[spec.folder] for spec in specs)
+    planned = {spec.folder: spec.config.schedule.epochs * images[spec.folder] for spec in specs}
+    total = sum(planned.values())
+    trained = {spec.folder: epochs_done(spec) * images[spec.folder] for spec in specs}
 
     def left(runs: Collection[RunSpec]) -> list[int]:
         """The presentations that each of these runs lacks."""
-        return [
-            (spec.config.schedule.epochs - epochs_done(spec)) * images[spec.folder] for spec in runs
-        ]
+        return [planned[spec.folder] - trained[spec.folder] for spec in runs]
 
     def presented() -> int:
+        """Look how far the runs are; one that has ended lacks nothing."""
+        # Those that wait stay as they are.
+        for spec in running.values():
+            trained[spec.folder] = epochs_done(spec) * images[spec.folder]
         return total - sum(left([*running.values(), *waiting]))
 
     # What was presented before does not count towards the speed.
-    before, busy_s = presented(), 0.0
+    before, busy_s = sum(trained.values()), 0.0
     with _ended_together(running):
         while waiting or running:
             while waiting and len(running) < settings.jobs:
@@ -90,25 +94,28 @@ def run_processes(
             with Progress("training", total, "presentations", presented()) as bar:
                 processes = _wait_for_any(running, presented, bar)
             busy_s += num_running * (time.perf_counter() - began_s)
+            # Once more, with the last epochs of those that have ended.
+            presented()
             ended = [running.pop(process) for process in processes]
             for process, spec in zip(processes, ended, strict=True):
                 # Its log ends in an ordinary line, and the caller names the log as the reason.
                 if process.returncode < 0:
-                    _note_signal(spec, -process.returncode)
+                    _note_signal(spec, -process.returncode, settings.jobs)
             free += [taken.pop(process) for process in processes]
-            # A run that has ended lacks nothing, also where it has reached its error early.
-            made = presented() - before
+            # Not their length: a run may have failed, or reached its error early.
+            made = sum(trained.values()) - before
             idle = [0] * (settings.jobs - len(running))
             to_come = _last_end([*idle, *left(running.values())], left(waiting))
             for spec in ended:
                 yield spec, to_come * busy_s / made if made else None
 
 
-def _note_signal(spec: RunSpec, number: int) -> None:
+def _note_signal(spec: RunSpec, number: int, jobs: int) -> None:
     """Write into the log of a run which signal has ended its process."""
     text = f"ended by signal {number} ({signal.strsignal(number)})"
     if number == signal.SIGKILL:
-        text += "; the system ends a process where it lacks memory: use fewer --jobs"
+        text += "; the system ends a process where it lacks memory"
+        text += ": use fewer --jobs" if jobs > 1 else ""
     with (spec.folder / "log").open("a") as log:
         print(text, file=log)
 

@@ -6,13 +6,13 @@ no stored value can disagree with the runs or with the current measure.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from alexnet.config import Config, SmoothSchedule, StepSchedule
+from alexnet.cores import available_cores
 from alexnet.data.store import Store
 from alexnet.experiments.claim import Arm, Claim, Effect, Scale
 from alexnet.experiments.claims import CLAIMS
@@ -31,6 +32,7 @@ from alexnet.experiments.specs import Settings, classes_of, threads_of_a_run
 from alexnet.files import write_whole
 from alexnet.provenance import PACKAGE, code_version, machine
 from alexnet.saved_config import differences, from_dict, to_dict
+from alexnet.terminal import print_if_read
 
 
 def new_record(
@@ -47,8 +49,13 @@ def new_record(
     # The command names the precision only if it is not the default.
     named = f" --first {shlex.quote(first.name)}" if first is not None and of_first else ""
     precision = "" if settings.precision == "auto" else f" --precision {settings.precision}"
-    # So many runs share the cores: the threads of a run decide the order of its sums.
-    jobs = "" if settings.jobs == 1 else f" --jobs {settings.jobs}"
+    made_in = _environment_of(results, settings.jobs)
+    # So many runs share the cores: the threads of a run decide the order of its sums. A command
+    # with other --jobs may have made the runs.
+    num_jobs, threads = settings.jobs, made_in["threads"]
+    if isinstance(threads, int) and threads != threads_of_a_run(num_jobs):
+        num_jobs = max(1, available_cores() // threads)
+    jobs = "" if num_jobs == 1 else f" --jobs {num_jobs}"
     return {
         "claim": claim.id,
         "on": kind,
@@ -59,7 +66,7 @@ def new_record(
         "store_checksum": store.checksum,
         **of_first,
         "code": code_version(),
-        "environment": _environment_of(results, settings.jobs),
+        "environment": made_in,
         "parts": {arm.name: asdict(claim.part(arm, settings.scale, kind)) for arm in claim.arms},
         "configs": {
             arm.name: to_dict(
@@ -124,14 +131,14 @@ def write(raw: dict[str, Any], folder: Path) -> Path:
     path = folder / f"{raw['claim']}-{raw['on']}-{raw['scale']}.json"
     if path.exists() and _is_more(path, raw):
         # Of several such records each keeps a file.
-        numbers = itertools.count(1)
-        before = next(p for n in numbers if not (p := path.with_suffix(f".json.{n}.bak")).exists())
+        data, files = path.read_bytes(), (path.with_suffix(f".json.{n}.bak") for n in count(1))
+        before = next(file for file in files if not file.exists() or file.read_bytes() == data)
         # Copied and not renamed: a full disk or a kill may leave no new record behind.
-        write_whole(before, path.read_bytes())
-        print(
+        write_whole(before, data)
+        print_if_read(
             "the record before, of other images, another device or more seeds, or damaged, is "
             f"{before}",
-            file=sys.stderr,
+            err=True,
         )
     write_whole(path, text_of(raw).encode())
     return path

@@ -201,8 +201,9 @@ def _load(
 
 def _compilers() -> list[Command]:
     """The C++ compilers of this machine, in the order in which they are tried."""
-    # Words, as in a Makefile: `ccache g++`, `g++ -m64`.
-    commands = os.environ.get("CXX", "c++").split(), ["g++"], ["clang++"]
+    # Words, as in a Makefile: `ccache g++`, `g++ -m64`. A path with a space is one word.
+    cxx = os.environ.get("CXX", "c++")
+    commands = [cxx] if shutil.which(cxx) else cxx.split(), ["g++"], ["clang++"]
     found = [
         (path, *rest) for name, *rest in filter(None, commands) if (path := shutil.which(name))
     ]

@@ -18,7 +18,8 @@ Each function takes the fastest path that can compute its result:
 - Otherwise, such as in float64, PyTorch's operations do it, with the gradient above: the sum over
   maps is a product with a banded matrix of zeros and ones, which costs little beside the
   convolutions, and the work is done in pieces that stay in the processor's cache. Where the square
-  of a value is no finite number, all maps of its position become NaN: zero times infinity is NaN.
+  of a value is no finite number, the maps of its column that are no neighbors of it become NaN at
+  its position: zero times infinity is NaN.
 - Where the operations are observed (`fast.unobserved`), the formula is written out (`plain.py`).
 
 Sums are float32 for bfloat16 values, and float64 for float64 values.

@@ -134,12 +134,16 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
         return [f"on {device} in place of {before_on}: {ROUNDED}"]
     if "machine" not in before:
         return []
+    # Earlier versions have left it out, too.
+    with_family = " family " in before["machine"]
 
     def words(of: dict[str, Any]) -> str:
         # The number of cores decides nothing, and a GPU stands behind it.
         processor, _, gpu = of["machine"].rpartition(", ")
         if device == "cuda":
             return str(gpu)
+        if not with_family:
+            processor = processor.partition(" family ")[0]
         if device != "cpu" or "threads" not in before:
             return str(processor)
         return f"{processor} with {of['threads']} thread{'s' if of['threads'] > 1 else ''}"
@@ -153,11 +157,21 @@ def _left_out(before: Schedule, after: Schedule) -> str:
     """What a shorter schedule has no epoch for; only the shorter one is saved and scaled again."""
     if not (isinstance(before, StepSchedule) and isinstance(after, StepSchedule)):
         return ""
-    # Those after the last epoch have been out before.
-    drops = sum(epoch < before.epochs for epoch in before.drops) - len(after.drops)
-    rates = sum(rate.epoch < before.epochs for rate in before.layer_lrs) - len(after.layer_lrs)
+
+    def acting(schedule: StepSchedule) -> tuple[int, int, bool]:
+        # Those after the last epoch act in neither. Of two rates of a layer that begin in one
+        # epoch, the last one acts.
+        drops = sum(epoch < schedule.epochs for epoch in schedule.drops)
+        rates = {(r.layer, r.epoch) for r in schedule.layer_lrs if r.epoch < schedule.epochs}
+        until = schedule.colour_until
+        return drops, len(rates), until is not None and until < schedule.epochs
+
+    drops, rates, colour = (
+        old - new for old, new in zip(acting(before), acting(after), strict=True)
+    )
     lost = [f"drops of the learning rate: {drops}"] * (drops > 0)
     lost += [f"learning rates of single layers: {rates}"] * (rates > 0)
+    lost += ["the end of the color noise"] * (colour > 0)
     return f"; left out, also of a longer run later: {', '.join(lost)}" if lost else ""
 
 

@@ -50,8 +50,8 @@ class NotFinite(Exception):
 def stop_signals() -> Iterator[list[int]]:
     """Yield a list that receives the signal's number on Ctrl-C or SIGTERM.
 
-    The first signal only asks for a stop after the current step; a second one acts immediately,
-    except with several ranks. A signal that the process was started to ignore, such as Ctrl-C in a
+    The first signal only asks for a stop after a step; the same one again acts immediately, except
+    with several ranks. A signal that the process was started to ignore, such as Ctrl-C in a
     background job of a script, stays ignored.
     """
     received: list[int] = []
@@ -63,7 +63,10 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, before[number])
             # A print that the signal has interrupted may refuse another one inside it.
             with suppress(RuntimeError, OSError):
-                text = "stopping after this step, with a checkpoint; once more stops at once"
+                text = (
+                    "stopping at the next step, after a validation that is at work, with a "
+                    "checkpoint; the same signal again stops at once"
+                )
                 print(text, file=sys.stderr, flush=True)
 
     before: dict[int, Any] = {}
@@ -96,9 +99,10 @@ def explained(config: Config, mesh: Mesh, run: Path) -> Iterator[None]:
                     f"the GPU has too little memory for batches of {batch} images; begin a new run "
                     "with a smaller --sgd.batch"
                 ) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if exists(run / "last.safetensors"):
-            print(f"to go on from the last checkpoint: {advice}", file=sys.stderr)
+            # A note, because the caller may know a command that goes on with more than the run.
+            error.add_note(f"to go on from the last checkpoint: {advice}")
         raise
     except NotFinite as error:
         # All ranks come here. Those that print nothing wait for the first, which reads the

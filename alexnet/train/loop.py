@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -141,7 +140,7 @@ def train(
     ):
         # To stderr, because stdout has one line for each epoch.
         for line in messages:
-            print(line, file=sys.stderr)
+            print_if_read(line, err=True)
         if note_change is not None:
             note_change(log)
         # A run that is resumed has logged it at its start, and is not untrained any more.
@@ -315,7 +314,7 @@ def _log_signal(
     layers = diagnostics.signal(net, preprocess.centre(sample.images), batch_statistics=True)
     log.write("start", 0, signal={s.layer: [s.difference, s.rms] for s in layers})
     if (text := diagnostics.warning(layers, config.architecture)) is not None:
-        print(f"warning: {text}", file=sys.stderr)
+        print_if_read(f"warning: {text}", err=True)
 
 
 def _print_epoch(m: dict[str, Any], epochs: int) -> None:

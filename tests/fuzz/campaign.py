@@ -17,6 +17,7 @@ The last five but `unclear` are faults of the program; `unclear` is one of its l
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -168,9 +169,12 @@ def run(reader: Reader, seed: int, inputs: int, folder: Path, processes: int) ->
     truth, tally = reader.read(pristine), Tally(reader.name)
     chunks = [range(inputs)[start::processes] for start in range(processes)]
     with ThreadPoolExecutor(processes) as pool:
-        for results in pool.map(
-            lambda chunk: list(outcomes(reader, seed, chunk, truth, pristine)), chunks
-        ):
-            for result in results:
-                tally.add(*result)
+        results = list(
+            pool.map(lambda chunk: list(outcomes(reader, seed, chunk, truth, pristine)), chunks)
+        )
+    for result in itertools.chain(*results):
+        if result[1] == "hang":
+            # Judged a second time, alone: other processes may have taken the time.
+            (result,) = outcomes(reader, seed, result[:1], truth, pristine)
+        tally.add(*result)
     return tally
