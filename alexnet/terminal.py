@@ -36,6 +36,8 @@ def print_if_read(text: str, err: bool = False) -> None:
         err: Print it to stderr, and not to stdout.
     """
     stream = sys.stderr if err else sys.stdout
+    if stream is None:  # closed by `2>&-`; `print` would take stdout
+        return
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:

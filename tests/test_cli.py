@@ -27,7 +27,7 @@ from alexnet.config import Config
 from alexnet.data import shapes
 from alexnet.data.manifest import sealed
 from alexnet.saved_config import to_dict
-from alexnet.terminal import printable
+from alexnet.terminal import print_if_read, printable
 from tests.commands import printed, refused
 from tests.conftest import RECIPES
 from tests.small_stores import class_folder, folder_of
@@ -481,6 +481,16 @@ def test_prepare_of_few_images_names_the_quick_way(
     quick, slow = output.splitlines()[-2:]
     assert quick == f"train a small network in minutes: alexnet train {tmp_path / 'images'}"
     assert slow.startswith("or the paper's, in hours: alexnet train original --data ")
+
+
+def test_line_for_a_closed_stderr_does_not_reach_stdout(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`2>&-` leaves no stderr, and `print` then takes stdout for it."""
+    monkeypatch.setattr(sys, "stderr", None)
+    print_if_read("about 3 min left", err=True)
+    print_if_read("1/2 done")
+    assert capsys.readouterr().out == "1/2 done\n"
 
 
 def test_terminal_without_a_letter_of_a_name_loses_no_prediction(

@@ -245,6 +245,40 @@ def test_incomplete_images_of_a_flat_folder_are_named(table: str, tmp_path: Path
         find(str(tmp_path))
 
 
+def test_text_beside_images_without_labels_is_no_table(tmp_path: Path) -> None:
+    readme = "Images of the test\n1 has a watermark\nAll were taken in 2019\nby us\n"
+    folder_of(tmp_path / "train", {"cat": 10, "dog": 10})
+    flat(tmp_path / "test", [(f"{n}.JPEG", n % 2, 0) for n in range(3)])
+    write(tmp_path / "test" / "README.txt", readme)
+    source = find(str(tmp_path))
+    assert "has no labels and is left out" in source.notes[0]
+    assert [split.name for split in find(str(tmp_path), splits=["train", "val"]).splits] == [
+        "train",
+        "val",
+    ]
+    alone = tmp_path / "alone"
+    flat(alone, [(f"{n}.JPEG", n % 2, 0) for n in range(3)])
+    write(alone / "README.txt", readme)
+    with pytest.raises(DataError, match="put them into folders"):
+        find(str(alone))
+
+
+@pytest.mark.parametrize("text", ["train_log.txt", "test_notes.txt"])
+def test_table_without_a_split_is_for_all_of_them(text: str, tmp_path: Path) -> None:
+    flat(tmp_path, [("0.JPEG", 0, 0), ("1.JPEG", 1, 0)])
+    write(tmp_path / "labels.csv", "0.JPEG,a\n1.JPEG,b\n")
+    write(tmp_path / text, "".join(f"{n} loss 0.5\n" for n in range(9)))
+    assert find(str(tmp_path), val_fraction=0).classes == ("a", "b")
+
+
+def test_incomplete_table_beside_that_of_another_split_is_named(tmp_path: Path) -> None:
+    flat(tmp_path, [(f"{n}.JPEG", n % 2, 0) for n in range(4)])
+    write(tmp_path / "val.csv", "2.JPEG,a\n3.JPEG,b\n")
+    write(tmp_path / "labels.txt", "".join(f"{n}.JPEG {'ab'[n % 2]}\n" for n in range(9)))
+    with pytest.raises(DataError, match=r"val\.csv and .*labels\.txt both name images"):
+        find(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "file",
     [

@@ -370,7 +370,7 @@ def _flat_labels(part: Path, split: str, around: list[Path], notes: list[str]) -
         path for path in candidates(around) if split_in_name(path) == split
     ]
     tables: list[Table] = []
-    # A text of which few lines name images is a table whose images are missing, unless there is
+    # A text of which few lines name images may be a table whose images are missing, unless there is
     # another one.
     for even_if_few in (False, True):
         read = (read_table(path, images, even_if_few=even_if_few) for path in files)

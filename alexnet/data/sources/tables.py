@@ -179,8 +179,8 @@ def read_table(
 
     Args:
         headed: Whether a heading must call the only other column a label; it may be anything else.
-        even_if_few: Whether a text is a table, too, of which half of the lines or less name images,
-            as some lines of a README do by chance.
+        even_if_few: Whether a text is a table, too, of which half of the lines or less name images
+            and the others begin alike. Some lines of a README or a log may name images by chance.
 
     Raises:
         DataError: If it is not clear which column has the label, if a label is not UTF-8, or if
@@ -193,7 +193,8 @@ def read_table(
         lines = [(number, fields) for number, fields in _lines(text, separator) if any(fields)]
         sample = [fields for _, fields in lines[:SAMPLE_ROWS]]
         name, named = _name_column(sample, images)
-        if path.suffix.lower() == ".txt" and 2 * named <= len(sample) and not even_if_few:
+        few = path.suffix.lower() == ".txt" and 2 * named <= len(sample)
+        if few and not (even_if_few and _alike(sample, name, images)):
             continue
         # A whole line may end in "/c.png" and thus name an image, too; several columns are better.
         several = named and max(len(fields) for _, fields in lines) > 1
@@ -251,6 +252,20 @@ def _name_column(lines: list[list[str]], images: Images) -> tuple[int, int]:
 
     best = max(map(score, range(max(map(len, lines), default=0))), default=(0, False, 0, 0))
     return -best[-1], best[2]
+
+
+def _alike(lines: list[list[str]], column: int, images: Images) -> bool:
+    """Whether more than half of the lines have a name in the form of those that name an image.
+
+    The form is the suffix of an image, or the name with a 0 for each number.
+    """
+
+    def form(name: str) -> str:
+        return Path(name).suffix.lower() if is_image(name) else re.sub(r"\d+", "0", name)
+
+    names = [fields[column] for fields in lines if column < len(fields)]
+    forms = {form(name) for name in names if images.find(name) is not None}
+    return 2 * sum(form(name) in forms for name in names) > len(lines)
 
 
 def _table_rows(
@@ -489,13 +504,13 @@ def _tables(
     found = candidates(sorted(folders))
     files = without_annotations(found, images.files)
     tables: list[Table] = []
-    # A text of which few lines name images is a table whose images are missing, unless there is
-    # another one for its split.
+    # A text of which few lines name images may be a table whose images are missing, unless there is
+    # another one for its split. One without a split in its name is for all of them.
     for even_if_few in (False, True):
         known = {_split_of(table.path, folder) for table in tables}
         for path in files:
             split = _split_of(path, folder)
-            if split in known or (split is None and known):
+            if None in known or split in known or (split is None and "train" in known):
                 continue
             try:
                 inside = _images_of(path, folder, images_in)

@@ -319,10 +319,13 @@ def _sample(path: Path, key: str, parts: dict[str, Member]) -> Sample:
 
 def _incomplete(path: Path, key: str, parts: Collection[str]) -> str:
     """Return the message about a sample without an image or without a label."""
-    dotted = ", and names with another dot are not read" if any("." in e for e in parts) else ""
+    mend = "add what is missing"
+    if dotted := [ext for ext in parts if "." in ext and is_image(f"x.{ext}")]:
+        # Such as an image.jpg, which may as well be a mask.
+        mend += f" (if {dotted[0]} is the image, rename it to {dotted[0].rpartition('.')[2]})"
     return (
         f"{path}: {key} needs an image and a .cls, a .json with a label, or a key with a wnid; it "
-        f"has {', '.join(parts)}{dotted}; add what is missing, or take it out of the tar"
+        f"has {', '.join(parts)}; {mend}, or take it out of the tar"
     )
 
 
