@@ -129,14 +129,19 @@ def test_names_are_those_of_the_files_but_for_what_ends_a_line(run: Path, tmp_pa
     assert sorted(lines) == sorted(str(images / name) for name in names)
 
 
-def test_name_of_a_layer_can_have_a_slash(tmp_path: Path) -> None:
+def test_name_of_a_layer_can_have_a_slash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     architecture = Architecture((FullyConnected("/a/b", CLASSES),), input_px=8)
     (tmp_path / "images").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "a.png")
     run_of(architecture, "paper", tmp_path / "run")
     trained = load(tmp_path / "run", device="cpu")
-    assert features(trained, "all", tmp_path / "images", tmp_path / "out") == 1
-    assert np.load(tmp_path / "out" / "a" / "b.npy").shape == (1, CLASSES)
+    out = tmp_path / "out"
+    run, images = str(tmp_path / "run"), str(tmp_path / "images")
+    main(["features", run, "--layer", "all", "--data", images, "--out", str(out)])
+    assert f"{out}/a/b.npy: 1 images" in capsys.readouterr().out
+    assert np.load(out / "a" / "b.npy").shape == (1, CLASSES)
     golden.write(trained, tmp_path / "images" / "a.png", tmp_path / "golden")
     assert (tmp_path / "golden" / "npy" / "a" / "b.npy").exists()
 

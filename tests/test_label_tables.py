@@ -263,6 +263,14 @@ def test_text_beside_images_without_labels_is_no_table(tmp_path: Path) -> None:
         find(str(alone))
 
 
+def test_line_that_is_shown_is_that_of_a_csv(tmp_path: Path) -> None:
+    flat(tmp_path, [("0.JPEG", 0, 0), ("1.JPEG", 1, 0)])
+    write(tmp_path / "LICENSE.txt", "Free\nfor all\n")
+    write(tmp_path / "labels.csv", "0.PNG,a\n1.PNG,b\n")
+    with pytest.raises(DataError, match=r"line 2 of labels\.csv is '1\.PNG,b', and"):
+        find(str(tmp_path))
+
+
 @pytest.mark.parametrize("text", ["train_log.txt", "test_notes.txt"])
 def test_table_without_a_split_is_for_all_of_them(text: str, tmp_path: Path) -> None:
     flat(tmp_path, [("0.JPEG", 0, 0), ("1.JPEG", 1, 0)])

@@ -45,7 +45,8 @@ def features(arguments: list[str]) -> None:
     trained = load(a.run, device=a.device)
     layers = inference.layer_names(trained, a.layer)
     count = inference.features(trained, layers, a.data, on_disk(a.out), a.split)
-    for path in (a.out / f"{layer}.npy" for layer in layers):
+    # As `inference.features` writes them: the name of a layer can begin with a slash.
+    for path in (Path(f"{a.out}/{layer}.npy") for layer in layers):
         print(f"{path}: {count} images")
     if (a.out / inference.LABELS_FILE).exists():
         print(f"{a.out / inference.LABELS_FILE}: their classes, as numbers")

@@ -528,9 +528,10 @@ def _tables(
         tried = ""
         if files:
             tried = f"; no line of {', '.join(path.name for path in files[:3])} names one of them"
-            # The first line may be a heading.
-            for line in _decoded(files[0]).splitlines()[1:2] if images.files else ():
-                tried += f"; line 2 of {files[0].name} is {readable(line)[:80]!r}, and the first "
+            # Rather a .csv than a README; and the first line may be a heading.
+            likely = min(files, key=lambda path: path.suffix.lower() == ".txt")
+            for line in _decoded(likely).splitlines()[1:2] if images.files else ():
+                tried += f"; line 2 of {likely.name} is {readable(line)[:80]!r}, and the first "
                 tried += f"image is {images.files[0].name}"
         if left_out := sorted(set(found) - set(files)):
             tried += f"; files of single images are not read, such as {left_out[0]}"
