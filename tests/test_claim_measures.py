@@ -107,7 +107,7 @@ def test_ensemble_metrics_are_assigned_to_each_member_run(
         path = tmp_path / f"{net}.npz"
         np.savez(path, probabilities=np.where(rows, right, wrong), labels=labels)
         nets.append(RunResult(0.25, 0.25, 0.2, 1, 0.01, (), (), 1, predictions=path))
-    monkeypatch.setattr(runner, "run_all", lambda specs, settings: None)
+    monkeypatch.setattr(runner, "run_all", lambda specs, settings, later=(): None)
     monkeypatch.setattr(runner, "_outcome", lambda spec: nets[spec.config.seed])
     results = runner.run(claim, settings_for(photographs, tmp_path, seeds=5))
     assert {run.extra_metrics["ensemble_error"] for run in results["base"]} == {0.0}

@@ -86,7 +86,7 @@ def test_the_rate_that_reaches_the_error_first_is_taken(
         return replace(result, epochs=tuple({"val_error": error} for error in errors[factor]))
 
     result = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1)
-    monkeypatch.setattr(runner, "run_all", lambda specs, settings: None)
+    monkeypatch.setattr(runner, "run_all", lambda specs, settings, later=(): None)
     monkeypatch.setattr(runner, "_outcome", outcome)
     monkeypatch.setattr(runner, "SEARCH_EPOCHS", 3)
     claim = replace(chosen(["relu"])[0], rates=(*errors, 16.0))
@@ -209,16 +209,46 @@ def test_number_and_time_of_the_runs_are_said_before_they_begin(
         planned[0], config=replace(config, schedule=schedule), folder=tmp_path / "begun"
     )
     runner._announce([begun], settings)
-    runner._announce(planned[:1], replace(settings, scale="smoke"))
-    runner._announce([], settings)
+    runner._announce(planned[:1], replace(settings, scale="smoke"), planned[1:])
+    runner._announce(planned[:1], settings, [*planned, early])
+    runner._announce([], settings, planned)
     stop = " on this machine. Ctrl-C stops them, and the same command continues."
     assert capsys.readouterr().out.splitlines() == [
         f"2 runs, 2 at a time: about 10 min{stop}",
         f"1 run: at most about 10 min{stop}",
         f"1 run: about {0.8 * 10 * 15 / epochs:.0f} min{stop}",
-        "1 run. Ctrl-C stops them, and the same command continues.",
+        "1 run and then 1 more, 1 at a time. Ctrl-C stops them, and the same command continues.",
+        f"1 run and then 3 more, 2 at a time: about 10 min and then at most about 15 min{stop}",
     ]
-    assert measured.call_args_list == 3 * [call(specs.threads_of_a_run(settings.jobs))]
+    assert measured.call_args_list == 4 * [call(specs.threads_of_a_run(settings.jobs))]
+
+
+def test_runs_that_wait_for_others_are_announced_with_them(
+    photographs: Store, like_cifar: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the time of a claim that searches its rates would be that of the search."""
+    announced: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        runner,
+        "run_all",
+        lambda specs, settings, later=(): announced.append((len(specs), len(later))),
+    )
+    result = RunResult(0.1, 0.1, 0.1, 1, 0.01, ({"val_error": 0.5},), (), 1)
+    monkeypatch.setattr(runner, "_outcome", lambda spec: result)
+    (relu,) = chosen(["relu"])
+    settings = settings_for(like_cifar, tmp_path, seeds=3)
+    trials, runs = 2 * len(relu.rates), 2 * 3
+    runner.run_ahead([relu], settings)
+    runner.run(relu, settings)
+    assert announced == [(0, trials + runs), (trials, runs), (runs, 0), (0, 0)]
+    announced.clear()
+    (bias,) = chosen(["bias"])
+    base, other = bias.arms
+    after = replace(bias, arms=(base, replace(other, init=base.name)))
+    settings = settings_for(photographs, tmp_path, seeds=3)
+    runner.run_ahead([after, bias], settings)
+    runner.run(after, settings)
+    assert announced == [(3 + 6, 3), (3, 3), (3, 0)]
 
 
 def test_runs_at_full_scale_say_what_they_keep(
@@ -232,12 +262,12 @@ def test_runs_at_full_scale_say_what_they_keep(
     settings = replace(settings_for(photographs, tmp_path), scale="full")
     own = read_config(run)
     planned = [specs.RunSpec(str(n), replace(own, device="cuda"), tmp_path) for n in range(3)]
-    runner._announce(planned, settings)
+    runner._announce(planned[:1], settings, planned[1:])
     files = [(run / f"{which}.safetensors").stat().st_size for which in ("last", "best")]
     (text,) = capsys.readouterr().out.splitlines()
     found = re.fullmatch(
-        rf"3 runs, 2 at a time, which keep ([\d.]+) KiB in {tmp_path}\. Ctrl-C stops them, and the "
-        "same command continues\\.",
+        rf"1 run and then 2 more, 2 at a time, which keep ([\d.]+) KiB in {tmp_path}\. "
+        "Ctrl-C stops them, and the same command continues\\.",
         text,
     )
     assert found is not None
@@ -514,7 +544,7 @@ def test_runs_go_on_where_the_reader_of_stdout_has_left(
         ended.append("all claims")
 
     monkeypatch.setattr(runner, "run_processes", run_processes)
-    monkeypatch.setattr(runner, "_announce", lambda specs, settings: None)
+    monkeypatch.setattr(runner, "_announce", lambda specs, settings, later: None)
     monkeypatch.setattr(reproduce, "run_and_record", run_and_record)
     reader, writer = os.pipe()
     os.close(reader)
