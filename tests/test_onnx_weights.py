@@ -226,12 +226,22 @@ def test_classes_in_our_own_onnx_file_are_those_of_the_run(
         assert about["words"] == (words if fits else [])
 
 
+def _add_biases_behind(model: Any, node: Any) -> None:
+    """Take the biases out of a layer and add them to its output by an operation of their own."""
+    from onnx import helper
+
+    add = helper.make_node("Add", ["product", node.input[2]], [node.output[0]])
+    del node.input[2]
+    node.output[0] = "product"
+    model.graph.node.insert([*model.graph.node].index(node) + 1, add)
+
+
 @pytest.mark.parametrize("kind", ["Gemm", "MatMul"])
 def test_weights_of_inputs_and_outputs_are_transposed(
     kind: str, exported: Callable[[str], Any], tmp_path: Path
 ) -> None:
     """The weights of fc7 are square, so that no shape tells a transpose that was forgotten."""
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     model = exported("paper")
     plain = name_parameters(read(saved_as(model, tmp_path / "a.onnx")))
@@ -244,10 +254,7 @@ def test_weights_of_inputs_and_outputs_are_transposed(
     if kind == "MatMul":
         # As converters of TensorFlow write a layer, which has its biases behind it.
         node.op_type = kind
-        add = helper.make_node("Add", ["product", node.input[2]], [node.output[0]])
-        del node.input[2]
-        node.output[0] = "product"
-        model.graph.node.insert([*model.graph.node].index(node) + 1, add)
+        _add_biases_behind(model, node)
     path = saved_as(model, tmp_path / "b.onnx")
     found = name_parameters(read(path))
     assert plain is not None and found is not None
@@ -261,7 +268,7 @@ def test_weights_of_inputs_and_outputs_are_transposed(
 def test_numbers_behind_a_layer_without_biases_are_its_biases(
     kind: str, name: str, exported: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     model = exported("paper")
     plain = name_parameters(read(saved_as(model, tmp_path / "a.onnx")))
@@ -270,10 +277,7 @@ def test_numbers_behind_a_layer_without_biases_are_its_biases(
     if kind == "Conv":
         biases = numpy_helper.to_array(constant).reshape(1, -1, 1, 1)
         constant.CopyFrom(numpy_helper.from_array(biases, constant.name))
-    add = helper.make_node("Add", ["product", node.input[2]], [node.output[0]])
-    del node.input[2]
-    node.output[0] = "product"
-    model.graph.node.insert([*model.graph.node].index(node) + 1, add)
+    _add_biases_behind(model, node)
     path = saved_as(model, tmp_path / "b.onnx")
     found = name_parameters(read(path))
     assert plain is not None and found is not None
