@@ -39,6 +39,7 @@ from alexnet.config import (
 )
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
+from alexnet.data.sources import ilsvrc
 from alexnet.data.sources.cifar import CIFAR_CLASSES
 from alexnet.data.store import Store
 from alexnet.device import allow_tf32
@@ -101,6 +102,23 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
             (cache / folder.relative_to(mine.parent)).symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def equal_devkits_are_parsed_once() -> Iterator[None]:
+    """Remember the classes of every meta.mat: to read one starts a process that imports SciPy."""
+    read = ilsvrc._synsets
+    known: dict[bytes, list[ilsvrc.Synset]] = {}
+
+    def read_once(file: ilsvrc.DevkitFile) -> list[ilsvrc.Synset]:
+        contents = file.data[128:]  # behind the header, which has the time
+        if contents not in known:
+            known[contents] = read(file)
+        return known[contents]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ilsvrc, "_synsets", read_once)
         yield
 
 
