@@ -80,7 +80,7 @@ def test_lrn_sums_never_cross_columns() -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 def test_gradients_of_the_normalisations(form: torch.memory_format, beta: float) -> None:
-    x = random(3, 6, 4, 5).contiguous(memory_format=form).requires_grad_()
+    x = random(2, 6, 3, 4).contiguous(memory_format=form).requires_grad_()
     assert gradcheck(lambda t: ops.lrn(t, 5, 2.0, 0.5, beta, 2), (x,))
     assert gradcheck(lambda t: ops.spatial_norm(t, 3, 1.0, 0.5, beta), (x,))
 
