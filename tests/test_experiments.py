@@ -1,28 +1,24 @@
-"""Running claims: the runs that they share, their results, and `alexnet reproduce`."""
+"""Running claims: their runs, the results of these, and `alexnet reproduce`."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-from unittest.mock import Mock, call
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from alexnet import cli, recipes
-from alexnet.architecture import plan
-from alexnet.checkpoint import read_config
+from alexnet import recipes
 from alexnet.cli import main
 from alexnet.config import Config, StepSchedule
 from alexnet.data import resident
@@ -31,22 +27,19 @@ from alexnet.data.store import Store
 from alexnet.errors import AlexNetError
 from alexnet.experiments import (
     checks,
-    cost,
     document,
     job,
-    processes,
     records,
     reproduce,
     runner,
     specs,
 )
-from alexnet.experiments.bases import five_convolutions, with_rates
+from alexnet.experiments.bases import with_rates
 from alexnet.experiments.claim import Claim, Scale
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.data_sets import Kind
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.reproduce import run_and_record
-from alexnet.progress import Progress
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from tests.claim_stores import NAMES, recognised, settings_for, two_stores
@@ -177,104 +170,6 @@ def test_interrupted_run_goes_on_though_its_store_was_moved(store: Path, tmp_pat
     assert {key: result.origin[key] for key in here} == here
 
 
-def test_number_and_time_of_the_runs_are_said_before_they_begin(
-    photographs: Store,
-    run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    settings = replace(settings_for(photographs, tmp_path), scale="desk")
-    (claim,) = chosen(["bias"])
-    planned = [specs.plan_run(claim, arm, 0, settings, {}) for arm in claim.arms]
-    # The classes of the store are known only beside it.
-    config = planned[0].config
-    ops = plan(replace(config.architecture, classes=len(photographs.classes)))
-    macs = sum(op.multiply_adds for op in ops if op.op == "linear")
-    # At this peak of a run the two take ten minutes, side by side: in each epoch three passes over
-    # 60 images and one over the 30 of the validation, at half of the peak.
-    peak = (3 * 60 + 30) * macs * config.schedule.epochs / 600 / 0.5
-    measured = Mock(return_value=peak)
-    monkeypatch.setattr(cost, "peak_macs_per_s", measured)
-    runner._announce(planned, settings)
-    epochs = config.schedule.epochs
-    stopping = StepSchedule(epochs, until_error=0.25)
-    early = replace(planned[0], config=replace(config, schedule=stopping))
-    runner._announce([early], settings)
-    # A run that was interrupted after three of its epochs, a fifth.
-    schedule = StepSchedule(15)
-    (tmp_path / "begun").mkdir()
-    shutil.copytree(run, tmp_path / "begun" / "run")
-    begun = replace(
-        planned[0], config=replace(config, schedule=schedule), folder=tmp_path / "begun"
-    )
-    runner._announce([begun], settings)
-    runner._announce(planned[:1], replace(settings, scale="smoke"), planned[1:])
-    runner._announce(planned[:1], settings, [*planned, early])
-    runner._announce([], settings, planned)
-    stop = " on this machine. Ctrl-C stops them, and the same command continues."
-    assert capsys.readouterr().out.splitlines() == [
-        f"2 runs, 2 at a time: about 10 min{stop}",
-        f"1 run: at most about 10 min{stop}",
-        f"1 run: about {0.8 * 10 * 15 / epochs:.0f} min{stop}",
-        "1 run and then 1 more, 1 at a time. Ctrl-C stops them, and the same command continues.",
-        f"1 run and then 3 more, 2 at a time: about 10 min and then at most about 15 min{stop}",
-    ]
-    assert measured.call_args_list == 4 * [call(specs.threads_of_a_run(settings.jobs))]
-
-
-def test_runs_that_wait_for_others_are_announced_with_them(
-    photographs: Store, like_cifar: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Otherwise the time of a claim that searches its rates would be that of the search."""
-    announced: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        runner,
-        "run_all",
-        lambda specs, settings, later=(): announced.append((len(specs), len(later))),
-    )
-    result = RunResult(0.1, 0.1, 0.1, 1, 0.01, ({"val_error": 0.5},), (), 1)
-    monkeypatch.setattr(runner, "_outcome", lambda spec: result)
-    (relu,) = chosen(["relu"])
-    settings = settings_for(like_cifar, tmp_path, seeds=3)
-    trials, runs = 2 * len(relu.rates), 2 * 3
-    runner.run_ahead([relu], settings)
-    runner.run(relu, settings)
-    assert announced == [(0, trials + runs), (trials, runs), (runs, 0), (0, 0)]
-    announced.clear()
-    (bias,) = chosen(["bias"])
-    base, other = bias.arms
-    after = replace(bias, arms=(base, replace(other, init=base.name)))
-    settings = settings_for(photographs, tmp_path, seeds=3)
-    runner.run_ahead([after, bias], settings)
-    runner.run(after, settings)
-    assert announced == [(3 + 6, 3), (3, 3), (3, 0)]
-
-
-def test_runs_at_full_scale_say_what_they_keep(
-    photographs: Store,
-    run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(runner, "device_type", lambda name: "cuda")
-    settings = replace(settings_for(photographs, tmp_path), scale="full")
-    own = read_config(run)
-    planned = [specs.RunSpec(str(n), replace(own, device="cuda"), tmp_path) for n in range(3)]
-    runner._announce(planned[:1], settings, planned[1:])
-    files = [(run / f"{which}.safetensors").stat().st_size for which in ("last", "best")]
-    (text,) = capsys.readouterr().out.splitlines()
-    found = re.fullmatch(
-        rf"1 run and then 2 more, 2 at a time, which keep ([\d.]+) KiB in {tmp_path}\. "
-        "Ctrl-C stops them, and the same command continues\\.",
-        text,
-    )
-    assert found is not None
-    # The headers have some KiB.
-    assert float(found[1]) == pytest.approx(3 * (sum(files) + 4 * 30 * 10) / 1024, rel=0.1)
-
-
 def test_runs_of_full_scale_are_saved_less_often_and_keep_their_folders(
     photographs: Store, tmp_path: Path
 ) -> None:
@@ -287,169 +182,6 @@ def test_runs_of_full_scale_are_saved_less_often_and_keep_their_folders(
         assert specs.spec_of("", every_minute, settings).folder == spec.folder
     # As it stands in the text whose digest is the name of a folder.
     assert json.dumps(specs.CHECKPOINT_MINUTES) == "1"
-
-
-def test_presentations_of_finished_epochs_are_shown_while_runs_last(
-    copied_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "LOOK_EVERY_S", 0.0)
-    process, bar = Mock(), Mock()
-    process.poll.side_effect = [None, None, None, 0]
-    presented = Mock(side_effect=[40, 40, 60, 100])
-    assert processes._wait_for_any([process], presented, bar) == [process]
-    assert bar.advance.call_args_list == [call(20), call(40)]
-    spec = specs.RunSpec("a run", read_config(copied_run), copied_run.parent)
-    assert processes.epochs_done(spec) == spec.config.schedule.epochs
-    assert processes.epochs_done(replace(spec, folder=copied_run)) == 0
-
-
-def test_bar_counts_ended_and_interrupted_runs(
-    photographs: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of three runs with 60 images and 2 epochs, the first was interrupted after one of them."""
-    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
-    config = replace(config, schedule=StepSchedule(2))
-    planned = [specs.RunSpec(str(n), config, tmp_path / str(n)) for n in range(3)]
-    monkeypatch.setattr(processes, "epochs_done", lambda spec: int(spec is planned[0]))
-    monkeypatch.setattr(sys, "executable", shutil.which("true"))
-    bars = []
-
-    class Bar(Progress):
-        def __init__(self, *arguments: Any) -> None:
-            bars.append(arguments)
-            super().__init__(*arguments)
-
-    monkeypatch.setattr(processes, "Progress", Bar)
-    settings = replace(settings_for(photographs, tmp_path), jobs=1)
-    assert [spec for spec, _ in processes.run_processes(planned, settings)] == planned
-    assert bars == [("training", 360, "presentations", done) for done in (60, 120, 240)]
-
-
-@pytest.mark.parametrize(
-    ("runs", "jobs", "begun", "expected"),
-    [
-        ([(2, 2)] * 3, 1, 0, [1200, 600, 0]),
-        ([(2, 2)] * 8, 4, 0, [600] * 4 + [0] * 4),
-        # The last one runs alone, on its share of the cores.
-        ([(2, 2)] * 5, 4, 0, [600] * 4 + [0]),
-        # One goes on when the other has ended.
-        ([(2, 2), (4, 4)], 2, 0, [600, 0]),
-        # The first was interrupted after one of its two epochs, and needs only half of the time.
-        ([(2, 2)] * 3, 1, 1, [1200, 600, 0]),
-        # It had only to be tested.
-        ([(2, 2)] * 2, 1, 2, [None, 0]),
-        # It fails before its first epoch, and after it.
-        ([(2, 0), (2, 2), (2, 2)], 1, 0, [None, 600, 0]),
-        ([(2, 1), (2, 2), (2, 2)], 1, 0, [1200, 600, 0]),
-    ],
-)
-def test_time_that_is_left_counts_runs_at_the_same_time(
-    runs: list[tuple[int, int]],
-    jobs: int,
-    begun: int,
-    expected: list[float],
-    photographs: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of each run the planned epochs and those after which it ends; an epoch takes 300 s."""
-    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
-    planned = [
-        specs.RunSpec(
-            str(number), replace(config, schedule=StepSchedule(epochs)), tmp_path / str(number)
-        )
-        for number, (epochs, _) in enumerate(runs)
-    ]
-    done = {spec.folder: 0 for spec in planned} | {planned[0].folder: begun}
-    ends = {spec.folder: end for spec, (_, end) in zip(planned, runs, strict=True)}
-    now_s = 0.0
-
-    def wait(running: Any, *arguments: Any) -> Any:
-        nonlocal now_s
-        lacking = {process: ends[s.folder] - done[s.folder] for process, s in running.items()}
-        epochs = min(lacking.values())
-        now_s += 300 * epochs
-        for spec in running.values():
-            done[spec.folder] += epochs
-        ended = [process for process in running if lacking[process] == epochs]
-        for process in ended:
-            process.wait()
-        return ended
-
-    monkeypatch.setattr(processes, "_wait_for_any", wait)
-    monkeypatch.setattr(processes, "epochs_done", lambda spec: done[spec.folder])
-    monkeypatch.setattr(processes, "time", Mock(perf_counter=lambda: now_s))
-    monkeypatch.setattr(sys, "executable", shutil.which("true"))
-    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
-    assert list(processes.run_processes(planned, settings)) == list(
-        zip(planned, expected, strict=True)
-    )
-
-
-def test_runs_at_the_same_time_share_the_cores(
-    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
-    planned = [specs.RunSpec(str(n), config, tmp_path / str(n)) for n in range(4)]
-    script = tmp_path / "python"
-    script.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS of $ALEXNET_JOBS"\n')
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(specs, "available_cores", lambda: 16)
-    settings = replace(settings_for(photographs, tmp_path), jobs=4)
-    list(processes.run_processes(planned, settings))
-    assert [(spec.folder / "log").read_text() for spec in planned] == ["4 of 4\n"] * 4
-
-
-@pytest.mark.parametrize(
-    ("count", "listed", "jobs", "expected"),
-    [
-        (2, None, 3, "0 0 0 1 1"),
-        (2, "3, 1", 2, "1 1 3 3"),
-        (2, "GPU-a,GPU-b", 2, "GPU-a GPU-a GPU-b GPU-b"),
-        # PyTorch has those before the first number that is none.
-        (2, "0,1,-1,2", 3, "0 0 0 1 1"),
-        (2, None, 1, "0 0 0"),
-        (1, "3", 2, "3 3 3"),
-        (0, None, 2, "none none none"),
-        (0, "", 2, "empty empty"),
-    ],
-)
-def test_runs_at_the_same_time_take_different_gpus(
-    count: int,
-    listed: str | None,
-    jobs: int,
-    expected: str,
-    photographs: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
-    planned = [
-        specs.RunSpec(str(n), config, tmp_path / str(n)) for n in range(len(expected.split()))
-    ]
-    script = tmp_path / "python"
-    script.write_text('#!/bin/sh\necho "${CUDA_VISIBLE_DEVICES-none}"\n')
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if listed is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-    # All of them end before the next ones begin.
-    real = processes._wait_for_any
-
-    def wait(running: Any, *arguments: Any) -> Any:
-        for process in running:
-            process.wait()
-        return real(running, *arguments)
-
-    monkeypatch.setattr(processes, "_wait_for_any", wait)
-    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
-    for _ in processes.run_processes(planned, settings):
-        pass
-    taken = [(spec.folder / "log").read_text().strip() or "empty" for spec in planned]
-    assert sorted(taken) == expected.split()
 
 
 def test_images_are_decoded_once_where_all_runs_fit_into_memory(
@@ -493,38 +225,6 @@ def test_run_that_crashes_gives_no_result_and_names_its_log(
     for result in (runner._outcome, runner._result):
         with pytest.raises(ValueError, match=f"gave no numbers: see {spec.folder}/log"):
             result(spec)
-
-
-@pytest.mark.parametrize(
-    ("ends", "jobs", "expected"),
-    [
-        (
-            "kill -9 $$",
-            2,
-            r"ended by signal 9 \(.+\); the system .* lacks memory: use fewer --jobs\n",
-        ),
-        ("kill -9 $$", 1, r"ended by signal 9 \(.+\); the system .* lacks memory\n"),
-        ("kill -11 $$", 2, r"ended by signal 11 \([^;]+\)\n"),
-        ("exit 1", 2, ""),
-    ],
-)
-def test_log_of_a_run_names_the_signal_that_ended_it(
-    ends: str,
-    jobs: int,
-    expected: str,
-    photographs: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config = replace(five_convolutions("smoke", "photographs"), data=photographs.name)
-    spec = specs.RunSpec("a run", config, tmp_path / "run")
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\n{ends}\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
-    list(processes.run_processes([spec], settings))
-    assert re.fullmatch(expected, (spec.folder / "log").read_text())
 
 
 def test_runs_go_on_where_the_reader_of_stdout_has_left(
@@ -593,21 +293,6 @@ def test_run_whose_store_is_lost_ends_though_its_threads_wait(
     monkeypatch.setattr(os, "_exit", ended.append)
     job.main(tmp_path)
     assert ended == [2]
-
-
-def test_claims_that_are_stopped_end_with_the_number_of_the_signal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(arguments: list[str]) -> None:
-        with processes._ended_together({}):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-
-    monkeypatch.setattr(cli, "function_of", lambda verb: stopped)
-    with pytest.raises(SystemExit) as ended:
-        main(["reproduce", "--data", "store"])
-    assert ended.value.code == 143
-    assert capsys.readouterr().err == "stopped; the same command continues\n"
 
 
 @pytest.mark.slow
