@@ -316,8 +316,14 @@ def test_machines_are_those_of_the_runs() -> None:
     for runs in content["arms"].values():
         for run in runs:
             run["origin"] = {"machine": "one, 1 cores"}
+    assert "(" not in records.opened(content).errors()[-1]
     runs[0]["origin"] = {"machine": "another, 2 cores"}
-    assert records.opened(content).machines() == "another, 2 cores; one, 1 core"
+    record = records.opened(content)
+    assert record.machines() == "another, 2 cores; one, 1 core"
+    first, *others = (f"{100 * run.test_error:.1f}" for run in record.results["tanh"])
+    assert record.errors()[-1] == (
+        f"training error, tanh: {first} % (another, 2 cores), {', '.join(others)} % (one, 1 core)"
+    )
 
 
 def test_environment_of_a_record_is_that_of_its_runs(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
+from alexnet.experiments.job import TRAIN_IMAGES
 from alexnet.experiments.record import UNDERFITTED, Record, where
 from alexnet.experiments.table import TableRow, published, stands, table_rows
 
@@ -34,24 +35,31 @@ this standard deviation find with a probability of 80 %, at a level of 5 % witho
 pair such as 40.7 / 18.2 is a top-1 and a top-5 error in percent, and -1.4 / -1.2 points are changes
 of the two. "CaffeNet at 128 pixels" is what the one systematic study of this shape found: top-1
 errors of single runs on ImageNet 2012, with fc6 and fc7 of 2,048 units (Mishkin, Sergievskiy and
-Matas 2016, arXiv 1606.02228, and their repository caffenet-benchmark).
+Matas 2016, arXiv 1606.02228, and their repository caffenet-benchmark). "The authors' log" is that
+of the training runs in their published code, in percent. CONTRIBUTING.md defines arm, base and end
+game.
 
 **Many rows.** "p, Holm" is the p value of the two-sided t test against no effect, adjusted for the
 {tested} rows of the table that have one (Holm 1979). An effect with a value of at most 0.05 stands,
 with a family-wise error of 5 %: {stand} do. The rows are not independent: claims share their base
-runs, so a base that does well or badly by chance moves all of them. An effect as large as its
-minimum detectable effect need not stand, because that holds at the unadjusted level. The intervals
-are over seeds only: every seed is judged on the same one test sample.
+runs, so a base that does well or badly by chance moves all of them. On another processor the same
+seed ends in another network, so claims of different processors (named below each claim) have
+different base runs of the same configuration. An effect as large as its minimum detectable effect
+need not stand, because that holds at the unadjusted level. The intervals are over seeds only: every
+seed is judged on the same one test sample.
 
 **Scale.** Each row names its scale, in words that come from the record: the width, training images
 and mean training error of the first arm, or in claim `images` of the base with so many images.
+Training errors are of up to {train_images:,} training images, with the center crop and without \
+dropout.
 *full* is the paper's setting where the data are the paper's too; *desk* is a small stand-in. A desk
 record can confirm a mechanism. It cannot refute a claim about ImageNet, and its numbers are of
-another network and other images. *Underfitted* means a training error above {underfitted:.0f} %; \
-where claim
-`dropout` was run on the same base, the error of the net trained without dropout decides, and where
-it was run on the same images with another base, nothing is said. An underfitted net has little use
-for what prevents overfitting, so a regularizer's effect has to look small or opposite there."""
+another network and other images. *Underfitted* means a training error above {underfitted:.0f} %, \
+except in
+the paper's own setting. Where claim `dropout` was run on the same base, the training error of the
+net trained without dropout decides; where it was run on the same images with another base, nothing
+is said. An underfitted net has little use for what prevents overfitting, so a regularizer's effect
+has to look small or opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim
@@ -92,7 +100,9 @@ def reading(records: Sequence[Record]) -> str:
     # A row of a single seed has no interval and no p value.
     tested = sum(row.adjusted_p is not None for row in rows)
     stand = sum(map(stands, rows))
-    text = READING.format(tested=tested, stand=stand, underfitted=100 * UNDERFITTED)
+    text = READING.format(
+        tested=tested, stand=stand, underfitted=100 * UNDERFITTED, train_images=TRAIN_IMAGES
+    )
     if any(row.repeat for row in rows):
         text += REPEAT
     return f"{text}\n\n{FULL_SCALE}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, groupby
 from statistics import mean
 from typing import Any
 
@@ -62,31 +63,34 @@ class Record:
 
     def machines(self) -> str:
         """The machines that made the runs, in words."""
-        of_runs = {
-            run.origin.get("machine", self.raw["environment"]["machine"])
-            for runs in self.results.values()
-            for run in runs
-        }
-        return "; ".join(sorted(of_runs)).replace(", 1 cores", ", 1 core")
+        return "; ".join(sorted({self._machine(run) for run in chain(*self.results.values())}))
+
+    def _machine(self, run: RunResult) -> str:
+        machine: str = run.origin.get("machine", self.raw["environment"]["machine"])
+        return machine.replace(", 1 cores", ", 1 core")
 
     def errors(self) -> list[str]:
         """The errors of each arm by seed, such as `test error, base: 36.3, 37.6 %`.
 
-        With the center crop, where all effects of the claim are of that error.
+        With the center crop, where all effects of the claim are of that error; with the machines,
+        where the runs are of several.
         """
         of_claim = {effect.measure for effect in self.claim.effects}
         of_centre = of_claim <= {measures.centre_error, measures.more_with_few}
-        numbers = self.claim.numbers_of_images
+        numbers, several = self.claim.numbers_of_images, ";" in self.machines()
         lines = []
         for name, runs in self.results.items():
-            errors = [run.centre_error if of_centre else run.test_error for run in runs]
-            percent = ", ".join(f"{100 * error:.1f}" for error in errors)
+            percents = []
+            for machine, group in groupby(runs, self._machine):
+                errors = [run.centre_error if of_centre else run.test_error for run in group]
+                percent = ", ".join(f"{100 * error:.1f}" for error in errors)
+                percents.append(f"{percent} %{f' ({machine})' if several else ''}")
             # Where numbers of images are compared, the arm's own name has its number.
             part = "" if numbers else Part(**self.raw["parts"][name])
             # Records name arms as code does, and readers read American English.
             arm = name.replace("normalisation", "normalization").replace("colour", "color")
             of = "error with the center crop" if of_centre else error_name(self.config(name))
-            lines.append(f"{of}, {arm}{part}: {percent} %")
+            lines.append(f"{of}, {arm}{part}: {', '.join(percents)}")
         return lines
 
     def setting(self, row: Row | None = None) -> str:
