@@ -23,22 +23,22 @@ from tests.claim_stores import settings_for
 from tests.conftest import tiny_architecture
 
 
-def test_extra_metrics_are_fractions_and_reproducible(run: Path) -> None:
+def test_extra_metrics_are_fractions_and_reproducible(run: Path, store: Path) -> None:
     for measure, names in (
         (over_masks, {"masked_error", "halved_error"}),
         (alike, {"same_class_by_hidden", "same_class_by_pixels"}),
     ):
-        values = measure(run)
+        values = measure(run, store)
         assert set(values) == names
         assert all(0 <= value <= 1 for value in values.values())
-        assert measure(run) == values
-    error = over_masks(run)["halved_error"]
+        assert measure(run, store) == values
+    error = over_masks(run, store)["halved_error"]
     metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert error == pytest.approx(metrics["val_error"])
 
 
 def test_nearest_images_of_a_network_in_bfloat16_are_found_in_float32(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.dtype] = []
 
@@ -53,7 +53,7 @@ def test_nearest_images_of_a_network_in_bfloat16_are_found_in_float32(
 
     monkeypatch.setattr(extra, "load", in_bfloat16)
     monkeypatch.setattr(extra, "nearest", recorded)
-    alike(run)
+    alike(run, store)
     assert asked == 4 * [torch.float32]
 
 

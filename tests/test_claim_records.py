@@ -280,7 +280,7 @@ def test_file_that_is_no_record_costs_no_other(
     assert "another.json is no record of this version" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["arms", "parts", "store", "configs", "on"])
+@pytest.mark.parametrize("missing", ["arms", "parts", "store", "configs", "on", "environment"])
 def test_record_that_lacks_something_costs_no_other(
     recorded: list[Record], tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +290,52 @@ def test_record_that_lacks_something_costs_no_other(
         (tmp_path / "another.json").write_text(json.dumps(content))
         assert [one.raw for one in records.read(tmp_path)] == [recorded[0].raw]
         assert "another.json is no record of this version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["command", "store_checksum", "environment", "scale"])
+def test_record_without_a_key_costs_no_other(
+    recorded: list[Record], tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.write(recorded[0].raw, tmp_path)
+    content = raw("ladder-photographs-desk")
+    del content[missing]
+    for run in (run for runs in content["arms"].values() for run in runs):
+        run["origin"].pop("machine")
+    (tmp_path / "another.json").write_text(json.dumps(content))
+    assert [one.raw for one in records.read(tmp_path)] == [recorded[0].raw]
+    assert "another.json is no record of this version" in capsys.readouterr().err
+
+
+def test_own_record_of_another_version_lies_in_a_checkout_among_the_others(
+    recorded: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records.write(recorded[0].raw, tmp_path)
+    (tmp_path / "new.json").write_text(json.dumps(recorded[0].raw | {"claim": "of a new version"}))
+    monkeypatch.setattr(records, "shipped", lambda: tmp_path)
+    monkeypatch.setattr(records, "OWN", tmp_path)
+    assert [one.raw for one in records.read(None)] == [recorded[0].raw]
+    assert "new.json is no record of this version" in capsys.readouterr().err
+
+
+def test_every_record_of_the_project_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(records.read(RECORDS)) == len([*RECORDS.glob("*.json")]) > 15
+    assert capsys.readouterr().err == ""
+
+
+def test_net_is_the_same_with_another_precision_or_number_of_workers() -> None:
+    dropout, lrn = raw("dropout-tiny-imagenet-desk"), raw("lrn-tiny-imagenet-desk")
+    lrn["configs"]["base"] |= {"precision": "float32", "workers": 2}
+    of_dropout, of_lrn = records._without_dropout([*map(records.opened, (dropout, lrn))])
+    assert of_lrn.without_dropout == of_dropout.without_dropout is not None
+    assert not of_lrn.other_net_without_dropout
+
+
+def test_runs_that_end_at_a_training_error_are_not_called_underfitted() -> None:
+    content = raw("relu-cifar10-full") | {"scale": "desk"}
+    assert records.opened(content).setting().endswith("training error 25 %")
 
 
 def test_run_without_epochs_costs_no_other_record(

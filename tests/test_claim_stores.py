@@ -200,7 +200,19 @@ def test_folder_of_a_part_of_a_store_keeps_its_name(photographs: Store, tmp_path
     )
     folder = specs._prepared_part(settings_for(photographs, tmp_path), Part(5, 5, 3))
     assert Path(folder).name == hashlib.sha256(text.encode()).hexdigest()[:12]
-    assert Store(folder).manifest["source"] == f"a part of {photographs.name}: {text}"
+    assert Store(folder).manifest["source"] == f"a part of a store: {text}"
+
+
+def test_run_is_the_same_wherever_its_store_lies(photographs: Store, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(photographs.name)
+    (claim,) = chosen(["bias"])
+    keys = set()
+    for number, name in enumerate((photographs.name, str(tmp_path / "link"))):
+        settings = replace(settings_for(Store(name), tmp_path / f"out{number}"), scale="desk")
+        config = specs.plan_run(claim, claim.arms[0], 0, settings, {}).config
+        part = specs._prepared_part(settings, Part(5, 5, 3))
+        keys.add(specs.spec_of("a run", replace(config, data=part), settings).folder.name)
+    assert len(keys) == 1
 
 
 def test_claim_of_tiny_images_alone_has_no_full_scale(
@@ -231,7 +243,7 @@ def test_wrong_stores_and_claims_are_refused_with_one_sentence(
         ),
         (
             ["pretrain", "--data", like_cifar.name],
-            "pretrain needs mini-ImageNet at 64 pixels; "
+            "pretrain needs mini-ImageNet at 64 pixels, or ImageNet 2012; "
             f"{like_cifar.name} holds 10 classes of other images, of 32 pixels",
         ),
         *(

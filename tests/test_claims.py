@@ -290,7 +290,7 @@ def test_claim_that_is_a_chain_of_commands_lists_them_whole_and_names_no_data() 
     assert not any(line.strip().startswith("Data:") for line in lines)
 
 
-def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> None:
+def test_every_interval_of_the_figure_names_its_scale_and_data(recorded: list[Record]) -> None:
     points = [
         (record, row)
         for record in recorded
@@ -299,7 +299,7 @@ def test_every_interval_of_the_figure_names_its_data(recorded: list[Record]) -> 
     ]
     (axes,) = drawings.bars(points).axes
     names = [text.get_text().split(":")[0] for text in reversed(axes.texts)]
-    assert names == ["lrn (tiny-imagenet)", "lrn-cifar (CIFAR-10)", "lrn-cifar (CIFAR-10)"]
+    assert names == ["lrn (desk, tiny-imagenet)", *["lrn-cifar (desk, CIFAR-10)"] * 2]
 
 
 def test_only_single_parts_are_shown_as_what_each_part_is_worth(recorded: list[Record]) -> None:

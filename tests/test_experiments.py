@@ -21,10 +21,11 @@ import torch
 from alexnet import recipes
 from alexnet.cli import main
 from alexnet.config import Config, StepSchedule
+from alexnet.cores import available_cores
 from alexnet.data import resident
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, RunError
 from alexnet.experiments import (
     checks,
     document,
@@ -40,8 +41,10 @@ from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.data_sets import Kind
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.reproduce import run_and_record
+from alexnet.files import locked
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
+from alexnet.train.folder import run_lock
 from tests.claim_stores import NAMES, recognised, settings_for, two_stores
 from tests.conftest import tiny
 from tests.processes import until
@@ -117,13 +120,16 @@ def test_base_without_step_schedule_is_refused_before_any_run(
 
 
 def test_extra_metrics_are_measured_anew_after_their_function_has_changed(tmp_path: Path) -> None:
-    def one(run: Path) -> dict[str, float]:
+    """And on the store that is there now, whose name may have changed since the training."""
+
+    def one(run: Path, data: Path) -> dict[str, float]:
+        assert (run, data) == (tmp_path / "run", Path("moved"))
         return {"value": 1.0}
 
-    def two(run: Path) -> dict[str, float]:
+    def two(run: Path, data: Path) -> dict[str, float]:
         return {"value": 2.0}
 
-    spec = specs.RunSpec("a run", recipes.original(), tmp_path)
+    spec = specs.RunSpec("a run", replace(recipes.original(), data="moved"), tmp_path)
     result = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1)
     for measure, value in ((one, 1.0), (two, 2.0)):
         claim = replace(chosen(["bias"])[0], extra_metrics=measure)
@@ -255,6 +261,61 @@ def test_runs_go_on_where_the_reader_of_stdout_has_left(
     assert ended == ["0", "1", "2", "all claims"]
 
 
+def test_folder_of_runs_is_used_by_one_command_at_a_time(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another would take a run that is being trained for one that has failed."""
+    began = Mock()
+    monkeypatch.setattr(reproduce, "run_ahead", began)
+    settings = settings_for(photographs, tmp_path / "out")
+    texts = run_and_record(chosen(["bias"]), settings, tmp_path / "records", strict=True)
+    (tmp_path / "out").mkdir()
+    used = "out is already used by process .*; wait for it to finish or choose another --out"
+    with (
+        locked(tmp_path / "out" / ".lock", "", ""),
+        pytest.raises(AlexNetError, match=used),
+    ):
+        next(texts)
+    began.assert_not_called()
+
+
+def test_records_that_cannot_be_written_are_refused_before_any_run(
+    photographs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = Mock()
+    monkeypatch.setattr(reproduce, "run_ahead", began)
+    settings = settings_for(photographs, tmp_path / "out")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "records")
+    with pytest.raises(AlexNetError, match="records/record cannot be written: you may not write"):
+        next(run_and_record(chosen(["bias"]), settings, tmp_path / "records", strict=True))
+    began.assert_not_called()
+
+
+@pytest.mark.parametrize("content", ["{", "null", '{"unknown": 1}', "[]"])
+def test_damaged_result_of_a_run_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(content)
+    (tmp_path / job.CONFIG_FILE).write_text(json.dumps(to_dict(recipes.original())))
+    says = r"result\.json is damaged or of another version .*; remove it, and the same command"
+    with pytest.raises(RunError, match=says):
+        job.read(tmp_path)
+
+
+def test_reason_for_which_a_run_failed_is_its_last_line(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = specs.RunSpec("a run", tiny(store), tmp_path)
+    (tmp_path / job.CONFIG_FILE).write_text(json.dumps(to_dict(spec.config)))
+    with run_lock(tmp_path / "run"), pytest.raises(SystemExit, match="2"):
+        job.main(tmp_path)
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    (tmp_path / "log").write_text(f"a line before\n{printed}")
+    last = f"see {tmp_path}/log ({printed.strip()})"
+    with pytest.raises(AlexNetError, match=re.escape(f"a run gave no numbers: {last}")):
+        runner._result(spec)
+    assert "run is already being trained by process" in last
+
+
 def test_loss_that_is_not_finite_is_an_outcome_and_no_result(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"failed": "the loss is nan"}')
     spec = specs.RunSpec("a run", recipes.original(), tmp_path)
@@ -331,10 +392,18 @@ def test_command_of_a_record_names_as_many_runs_at_the_same_time(
 ) -> None:
     """They decide how many threads a run has, and so the order of its sums."""
     (claim,) = chosen(["colour"])
-    for jobs, named in ((1, []), (2, ["--jobs", "2"])):
+
+    def named(jobs: int, **origin: object) -> list[str]:
         settings = replace(settings_for(photographs, tmp_path), jobs=jobs)
-        words = records.new_record(claim, {}, settings)["command"].split()
-        assert words[words.index("--seeds") + 2 :] == named
+        run = RunResult(0.1, 0.1, 0.1, 1, 0.01, (), (), 1, origin=origin)
+        words = records.new_record(claim, {"base": [run]}, settings)["command"].split()
+        return words[words.index("--seeds") + 2 :]
+
+    cores = available_cores()
+    assert [named(1), named(2)] == [[], ["--jobs", "2"]]
+    # Another command has made the runs, here or on a machine of which the cores are not known.
+    assert named(1, threads=1) == (["--jobs", str(cores)] if cores > 1 else [])
+    assert named(2, threads=3 * cores, machine="another") == ["--jobs", "2"]
 
 
 RUN_CLAIM = """

@@ -36,8 +36,9 @@ def check(claim: Claim, settings: Settings) -> None:
     # Small images can show a mechanism at a small scale, but are not the data of these claims.
     small_stand_in = DATA[kind].size_px == 64 or (kind == "cifar10" and claim.kinds[-1] != kind)
     if kind not in claim.kinds:
+        needs = ", or ".join(DATA[fitting].needs for fitting in claim.kinds)
         raise AlexNetError(
-            f"{claim.id} needs {DATA[claim.kinds[0]].needs}; {store.name} holds "
+            f"{claim.id} needs {needs}; {store.name} holds "
             f"{len(store.classes)} classes of other images, of {store.size_px} pixels"
         )
     if scale == "full" and small_stand_in:

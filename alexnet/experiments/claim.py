@@ -124,8 +124,9 @@ class Claim:
     """Its arms differ in many parts of the network, so that its effects are not of one of them."""
     in_paper: bool = True
     """Whether the paper makes the claim."""
-    extra_metrics: Callable[[Path], dict[str, float]] | None = None
-    """Measures each run of the first arm, from its folder; kept in `RunResult.extra_metrics`."""
+    extra_metrics: Callable[[Path, Path], dict[str, float]] | None = None
+    """Measures each run of the first arm, from its folder and that of its store; kept in
+    `RunResult.extra_metrics`."""
     together: Callable[[Sequence[RunResult]], dict[str, float]] | None = None
     """Measures each ensemble of runs of the first arm; kept in `extra_metrics` of its members."""
 

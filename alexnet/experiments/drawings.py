@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from alexnet.evaluation import QUARTER
-from alexnet.experiments.data_sets import DATA
-from alexnet.experiments.record import Record, Row
+from alexnet.experiments.record import Record, Row, where
 from alexnet.experiments.table import REPEATED
 from alexnet.figures import INK, TRAIN, VAL
 from alexnet.figures.style import SOFT
@@ -106,7 +105,7 @@ def bars(points: Sequence[tuple[Record, Row]]) -> Figure:
         if row.effect.number is not None:
             axes.plot(row.effect.number, height, "D", color=VAL, markersize=5)
         name = row.effect.compared.removeprefix("test error, ").removesuffix(", percentage points")
-        on = f" ({DATA[record.raw['on']].name})"
+        on = f" ({where(record.raw)})"
         mark = f" {REPEATED}" if row.repeat else ""
         label = f"{record.claim.id}{on}: {name}{mark}"
         axes.text(0, height + 0.3, label, transform=left, fontsize=8.5)

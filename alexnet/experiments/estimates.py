@@ -19,8 +19,8 @@ LEVEL, POWER = 0.95, 0.8
 class Estimate:
     """The mean of paired differences, one for each seed, and what can be concluded from them.
 
-    With a single value there is no interval, and every field that needs one is None. Equal values
-    have no test.
+    With a single value, or with equal values beside no effect, there is no interval, and every
+    field that needs one is None.
     """
 
     n: int
@@ -33,7 +33,7 @@ class Estimate:
     """Minimum detectable effect: the smallest distance from no effect that n values of this
     deviation find with a probability of 80 %."""
     p: float | None
-    """p value of the two-sided t test against no effect; None where equal values lie beside it."""
+    """p value of the two-sided t test against no effect."""
     verdict: Verdict
     """same sign: the interval lies wholly on the claimed side of the value that stands for no
     effect (0 for a difference, 1 for a ratio). opposite sign: wholly on the other side. differs:
@@ -56,22 +56,19 @@ def estimate(values: Sequence[float], none: float = 0.0, one_sided: bool = True)
         one_sided: The claim is that values are above `none`; False: no side is claimed.
     """
     n, middle = len(values), mean(values)
-    if n < 2:
+    distance, rounding = abs(middle - none), 1e-9 * max(map(abs, values))
+    deviation = stdev(values) if n > 1 else 0.0
+    # Equal values, here within the rounding of their differences, have an interval only where there
+    # is nothing to find: errors are counts of images, so that two seeds often agree by chance.
+    if n < 2 or (deviation <= rounding and distance > rounding):
         return Estimate(n, middle, None, None, None, None, None, "inconclusive")
-    deviation = stdev(values)
     error = deviation / math.sqrt(n)
     # Student's t and not the normal distribution: for five seeds 2.78 standard errors and not 1.96.
     wide = float(t.ppf(0.5 + LEVEL / 2, n - 1))
     low, high = middle - wide * error, middle + wide * error
     # The usual approximation: a sum of two quantiles in place of the noncentral t distribution.
     detectable = (wide + float(t.ppf(POWER, n - 1))) * error
-    distance = abs(middle - none)
-    # Equal values, here within the rounding of their differences, have no test, unless there is
-    # nothing to find: errors are counts of images, so that two seeds often agree by chance.
-    rounding = 1e-9 * max(map(abs, values))
-    p = None if distance > rounding else 1.0
-    if deviation > rounding:
-        p = 2 * float(t.sf(distance / error, n - 1))
+    p = 2 * float(t.sf(distance / error, n - 1)) if deviation > rounding else 1.0
     verdict: Verdict = "inconclusive"
     if low - none > rounding:
         verdict = "same sign" if one_sided else "differs"

@@ -1,4 +1,4 @@
-"""Extra metrics of a finished run. Each function takes the folder of the run."""
+"""Extra metrics of a finished run. Each function takes the folders of the run and of its store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEIGHBOURS, QUERIES = 4000, 1000
 
 
 @torch.no_grad()
-def over_masks(run: Path) -> dict[str, float]:
+def over_masks(run: Path, data: Path) -> dict[str, float]:
     """Compare halved outputs at test with the average over dropout masks (section 4.2).
 
     The paper calls halving an approximation of the geometric mean of the predictions of all dropout
@@ -32,7 +32,7 @@ def over_masks(run: Path) -> dict[str, float]:
         halved_error: Error with the center crop and halved outputs, as in every test.
     """
     trained = load(run)
-    val = split_for(trained)
+    val = split_for(trained, data)
     net, masked, halved = trained.net, 0, 0
     with kept_memory(trained.preprocess.device):
         for x, labels in centre_crops(trained, val, np.arange(len(val))):
@@ -49,7 +49,7 @@ def over_masks(run: Path) -> dict[str, float]:
 
 
 @torch.no_grad()
-def alike(run: Path) -> dict[str, float]:
+def alike(run: Path, data: Path) -> dict[str, float]:
     """Measure how often the nearest training images have the class of the query (Fig. 4).
 
     Returns:
@@ -58,8 +58,8 @@ def alike(run: Path) -> dict[str, float]:
         same_class_by_pixels: The same by L2 distance in the pixels that the network sees.
     """
     trained = load(run)
-    config, store = trained.config, trained.open_store()
-    train, val = store.split(config.train_split), store.split(config.val_split)
+    train = split_for(trained, data, trained.config.train_split)
+    val = split_for(trained, data)
 
     def sample(split: Split, limit: int) -> tuple[torch.Tensor, ...]:
         """The last hidden layer, the pixels and the labels of up to `limit` images of a split."""

@@ -24,6 +24,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.data.storage import StoreLost
 from alexnet.data.store import Store
 from alexnet.diagnostics import colourfulness
+from alexnet.errors import AlexNetError, RunError
 from alexnet.evaluation import centre, num_crops, predictions, says_top5, score
 from alexnet.experiments.measures import RunResult
 from alexnet.files import replacing, write_whole
@@ -110,15 +111,24 @@ def _test(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> RunResult | str | None:
-    """The result of a run, the reason why it has no numbers, or None if it is not finished."""
+    """The result of a run, the reason why it has no numbers, or None if it is not finished.
+
+    Raises RunError if the file cannot be read.
+    """
     path = folder / "result.json"
     if not path.exists():
         return None
-    data = json.loads(path.read_text())
-    if "failed" in data:
-        return str(data["failed"])
-    config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
-    return RunResult.from_json(data, config, folder / PREDICTIONS)
+    try:
+        data = json.loads(path.read_text())
+        if "failed" in data:
+            return str(data["failed"])
+        config = from_dict(Config, json.loads((folder / CONFIG_FILE).read_text()))
+        return RunResult.from_json(data, config, folder / PREDICTIONS)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path} is damaged or of another version ({error!r}); remove it, and the same command "
+            "tests the run again"
+        ) from None
 
 
 def main(folder: Path) -> None:
@@ -131,6 +141,9 @@ def main(folder: Path) -> None:
         print(error, file=sys.stderr, flush=True)
         # Not sys.exit, which joins the threads that decode: they may wait for the store for ever.
         os._exit(2)
+    except AlexNetError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -128,13 +128,15 @@ class Record:
         """The setting of an arm with its training error, and with that of its net without dropout,
         as far as that is known."""
         train_error = mean(run.train_error for run in self.results[arm])
+        until_error = getattr(self.config(arm).schedule, "until_error", None)
         least, text = train_error, ""
         if without_dropout is not None:
             least = without_dropout
             text = f"; {100 * least:.0f} % for the net trained without dropout"
         if self.other_net_without_dropout:
             text = ", not measured without dropout"
-        elif least > UNDERFITTED and not self.in_papers_setting:
+        # Claim `relu` ends its runs at a training error.
+        elif least > UNDERFITTED and not self.in_papers_setting and not until_error:
             text += ": underfitted"
         images = f"{self._images(arm):,} images"
         return f"{self._shared(arm)}, {images}, training error {100 * train_error:.0f} %{text}"
@@ -157,7 +159,8 @@ class Record:
         """
         verdict, detail = str(row.estimate.verdict), ""
         if row.estimate.low is None:
-            verdict += f" (one {'seed' if row.effect.nets == 1 else 'ensemble'}: no interval)"
+            one = "one seed" if row.effect.nets == 1 else "one ensemble"
+            verdict += f" ({one if row.estimate.n == 1 else 'equal values'}: no interval)"
         elif verdict == "opposite sign" and not self.in_papers_setting:
             scale = self.raw["scale"]
             verdict += " on other images" if scale == "full" else f" at {scale} scale"

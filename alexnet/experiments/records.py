@@ -53,8 +53,9 @@ def new_record(
     # So many runs share the cores: the threads of a run decide the order of its sums. A command
     # with other --jobs may have made the runs.
     num_jobs, threads = settings.jobs, made_in["threads"]
-    if isinstance(threads, int) and threads != threads_of_a_run(num_jobs):
-        num_jobs = max(1, available_cores() // threads)
+    if isinstance(threads, int) and made_in["machine"] == machine():
+        divided = max(1, available_cores() // threads)
+        num_jobs = divided if threads_of_a_run(num_jobs) != threads else num_jobs
     jobs = "" if num_jobs == 1 else f" --jobs {num_jobs}"
     return {
         "claim": claim.id,
@@ -238,12 +239,11 @@ def read(folder: Path | None, scales: Sequence[Scale] = SCALES) -> list[Record]:
                 # These fail for a file that lacks something, which has to be found here.
                 for row in record.rows:
                     record.setting(row)
-                record.errors()
+                record.errors(), record.raw["command"], record.raw["store_checksum"]
                 records[path.name] = record
-        # A user's own file may be of another version, or of something else.
+        # A user's own file may be of another version, or of something else. In a checkout it lies
+        # among those that come with the code.
         except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
-            if path.parent.resolve() == shipped().resolve():
-                raise
             print(f"warning: {path} is no record of this version: {error!r}", file=sys.stderr)
     return adjusted(_without_dropout(sorted(records.values(), key=_place)))
 
@@ -265,7 +265,9 @@ def _without_dropout(records: Sequence[Record]) -> list[Record]:
         return raw["scale"], images, part
 
     def net_of(record: Record) -> Config:
-        return record.config(record.claim.arms[0].name)
+        # Without what is the user's choice, as in `_changes`.
+        config = record.config(record.claim.arms[0].name)
+        return replace(config, precision="auto", workers=None)
 
     measured = [
         (

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments.claims import CLAIMS
-from alexnet.experiments.data_sets import DATA
 from alexnet.experiments.document import NOT_RUN, not_run, reading
 from alexnet.experiments.drawings import bars, by_images, crossing, ladder
 from alexnet.experiments.measures import OF_TEST_ERROR, apart
-from alexnet.experiments.record import Record
+from alexnet.experiments.record import Record, where
 from alexnet.experiments.records import OWN
 from alexnet.experiments.table import (
     mark_in_words,
@@ -82,9 +81,8 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     for record in records:
         # Figure 1 compares two arms by epoch; only the claim on ReLU has such curves.
         if record.claim.id == "relu":
-            sections += [
-                ("Figure 1: ReLU against tanh", [(crossing(record), _crossing_text(record))])
-            ]
+            title = f"Figure 1: ReLU against tanh ({where(record.raw)})"
+            sections += [(title, [(crossing(record), _crossing_text(record))])]
     # Bars can be compared only if they have one unit, and need an interval.
     points = [
         (record, row)
@@ -105,8 +103,8 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             caption = BY_IMAGES + (SINGLE if record.rows[0].estimate.low is None else MEANS)
             sections += [("Overfitting: the number of images", [(by_images(record), caption)])]
         if record.claim.id == "ladder":
-            where = f"What later settings are worth ({DATA[record.raw['on']].name})"
-            sections += [(where, [(ladder(record), LADDER)])]
+            title = f"What later settings are worth ({where(record.raw)})"
+            sections += [(title, [(ladder(record), LADDER)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
 

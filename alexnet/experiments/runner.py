@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +100,16 @@ def _outcome(spec: RunSpec) -> RunResult | str:
     """
     outcome = job.read(spec.folder)
     if outcome is None:
-        raise AlexNetError(f"{spec.name} gave no numbers: see {spec.folder}/log")
+        raise AlexNetError(f"{spec.name} gave no numbers: {_see_log(spec)}")
     return outcome
+
+
+def _see_log(spec: RunSpec) -> str:
+    """Where a run whose process has failed says why, with its last line."""
+    log = spec.folder / "log"
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return f"see {log}" + (f" ({last})" if last else "")
 
 
 def _result(spec: RunSpec) -> RunResult:
@@ -115,11 +124,15 @@ def _with_extra_metrics(claim: Claim, spec: RunSpec, result: RunResult) -> RunRe
     """The result with the claim's extra metrics, which are kept in a file beside the run."""
     measure = claim.extra_metrics
     assert measure is not None
-    # Named by the text of the function, so that one that has changed measures the run anew.
-    text = hashlib.sha256(inspect.getsource(measure).encode()).hexdigest()[:8]
-    path = spec.folder / f"{claim.id}-{text}.json"
+    # Named by the text of its module, which has its constants too: what has changed is measured
+    # anew.
+    text = f"{measure.__qualname__} {inspect.getsource(sys.modules[measure.__module__])}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    path = spec.folder / f"{claim.id}-{digest}.json"
     if not path.exists():
-        write_whole(path, json.dumps(measure(spec.folder / "run")).encode())
+        # The store may have another name than when the run was trained.
+        measured = measure(spec.folder / "run", Path(spec.config.data))
+        write_whole(path, json.dumps(measured).encode())
     return replace(result, extra_metrics=json.loads(path.read_text()))
 
 
@@ -203,7 +216,7 @@ def run_all(specs: Sequence[RunSpec], settings: Settings, later: Sequence[RunSpe
     _announce(pending.values(), settings, waiting.values())
     for number, (spec, left_s) in enumerate(run_processes(pending.values(), settings), 1):
         result = job.read(spec.folder)
-        summary = result if isinstance(result, str) else f"failed, see {spec.folder}/log"
+        summary = result if isinstance(result, str) else f"failed, {_see_log(spec)}"
         if isinstance(result, RunResult):
             summary = f"{result.test_error:.2%} {error_name(spec.config)}"
         left = "" if left_s is None else f"; {duration(left_s)} left"

@@ -156,7 +156,9 @@ def _prepared_part(settings: Settings, part: Part) -> str:
             for name in store.manifest["splits"]
         )
         names = tuple(store.classes[n] for n in classes)
-        source = Source(f"a part of {store.name}: {text}", names, splits)
+        # Not the name of the store: the description counts towards the checksum of the part, and
+        # paths do not decide a result.
+        source = Source(f"a part of a store: {text}", names, splits)
         lossless = StoreSettings(
             size_px=size_px, encoding="png" if size_px <= LOSSLESS_PX else "ppm"
         )

@@ -211,7 +211,7 @@ def listing(
         folder: Where the records were read.
     """
     lines = [*wrapped(standing(records)), ""] if records else []
-    mark = mark_in_words(row for record in records for row in record.rows)
+    mark = mark_in_words(row for record in records if record.claim in claims for row in record.rows)
     lines += paragraphs(LEGEND.format(underfitted=100 * UNDERFITTED) + mark)
     if not records:
         lines += ["", *wrapped(no_records(folder))]
