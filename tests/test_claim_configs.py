@@ -12,6 +12,7 @@ import torch
 
 from alexnet import config_checks, recipes
 from alexnet.architecture import plan
+from alexnet.cli.reproduce import ReproduceArguments
 from alexnet.config import Architecture, Config, Conv, Pool, StepSchedule, scaled
 from alexnet.experiments import cost
 from alexnet.experiments.bases import fine_tuned, operation
@@ -187,6 +188,7 @@ def test_cost_of_pretrain_counts_the_images_of_its_parts() -> None:
     )
     # A training image costs three passes, and one of the validation after each epoch one.
     images = (3 * 37_500 + 7_500) * (32 + 19) + (3 * 100_000 + 10_000) * 12
+    assert ReproduceArguments().seeds == cost.SEEDS
     seconds = cost.claims_s([claim], 1e11)["pretrain"] / cost.SEEDS
     # The head of the first net has 200 classes, which is next to nothing.
     assert seconds == pytest.approx(images * macs / 0.5e11, rel=0.01)

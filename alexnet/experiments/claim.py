@@ -102,7 +102,8 @@ class Claim:
     logged: str = "-"
     """The errors in the log of the authors' code; "-": it has none."""
     kinds: tuple[Kind, ...] = ("imagenet",)
-    """The kinds of data it can be run on; the last one is the paper's own."""
+    """The kinds of data it can be run on; the last one is the paper's own where the paper makes the
+    claim."""
     base: Base | None = None
     """The configuration that the arms change, by scale and kind of data; None without arms."""
     arms: tuple[Arm, ...] = ()

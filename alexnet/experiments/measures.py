@@ -1,7 +1,7 @@
 """The measures of finished runs.
 
 A measure takes one run of each arm it compares, all with the same seed, and is larger where the
-paper is right. A measure of an ensemble takes the runs of its members.
+claim is right, if that has a side. A measure of an ensemble takes the runs of its members.
 """
 
 from __future__ import annotations

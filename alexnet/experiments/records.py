@@ -130,7 +130,7 @@ def write(raw: dict[str, Any], folder: Path) -> Path:
     """Write a record to FOLDER/CLAIM-KIND-SCALE.json and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{raw['claim']}-{raw['on']}-{raw['scale']}.json"
-    if path.exists() and _is_more(path, raw):
+    if path.exists() and _must_be_kept(path, raw):
         # Of several such records each keeps a file.
         data, files = path.read_bytes(), (path.with_suffix(f".json.{n}.bak") for n in count(1))
         before = next(file for file in files if not file.exists() or file.read_bytes() == data)
@@ -152,8 +152,9 @@ def text_of(raw: dict[str, Any]) -> str:
     return innermost.sub(lambda m: re.sub(r"\n *", " ", m[0]), json.dumps(raw, indent=1)) + "\n"
 
 
-def _is_more(path: Path, raw: dict[str, Any]) -> bool:
-    """Whether a record that exists is of another store or device, or has more runs, than `raw`."""
+def _must_be_kept(path: Path, raw: dict[str, Any]) -> bool:
+    """Whether `raw` may not take the place of a record: of one that is of another store or device,
+    has more runs, or cannot be read."""
     try:
         old = json.loads(path.read_text())
         most = [max(map(len, record["arms"].values())) for record in (old, raw)]
