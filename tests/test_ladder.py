@@ -11,12 +11,13 @@ from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.config import Config, SmoothSchedule
 from alexnet.config_checks import check, without_effect
-from alexnet.experiments import drawings
+from alexnet.experiments import drawings, records, report
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.measures import RunResult
 from alexnet.experiments.record import Record
 from alexnet.ladder import LEFT_OUT, RUNGS, climb, kept
 from alexnet.saved_config import differences, to_dict
+from tests.claim_records import raw
 
 (CLAIM,) = chosen(["ladder"])
 ONE_COLUMN = CLAIM.config(CLAIM.arms[0], "desk", "photographs")
@@ -99,3 +100,12 @@ def test_figure_has_each_rung_and_those_left_out_are_hollow() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == list(results)
     hollow = [line.get_ydata()[0] for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert len(hollow) == len(LEFT_OUT)
+
+
+def test_caption_of_the_figure_says_whether_points_are_means() -> None:
+    content = raw("ladder-photographs-desk")
+    ((_, ((_, caption),)),) = report._sections([records.opened(content)], ())
+    assert caption.endswith("Small points are seeds, large ones their means.")
+    content["arms"] = {name: runs[:1] for name, runs in content["arms"].items()}
+    ((_, ((_, caption),)),) = report._sections([records.opened(content)], ())
+    assert caption.endswith("A point is one run: there is no interval.")

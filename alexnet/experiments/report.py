@@ -70,9 +70,10 @@ SINGLE = "A point is one pair of runs: there is no interval."
 
 LADDER = (
     "Error with the center crop, from above: one column, then each later setting on top of those "
-    "that are kept. Small points are seeds, large ones their means; hollow ones are settings that "
-    "the rows below do not have."
+    "that are kept. Hollow points are settings that the rows below do not have. "
 )
+ONE_SEED = "A point is one run: there is no interval."
+SEEDS = "Small points are seeds, large ones their means."
 
 
 def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
@@ -104,7 +105,9 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
             sections += [("Overfitting: the number of images", [(by_images(record), caption)])]
         if record.claim.id == "ladder":
             title = f"What later settings are worth ({where(record.raw)})"
-            sections += [(title, [(ladder(record), LADDER)])]
+            single = all(row.estimate.n == 1 for row in record.rows)
+            caption = LADDER + (ONE_SEED if single else SEEDS)
+            sections += [(title, [(ladder(record), caption)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
