@@ -109,3 +109,17 @@ def test_caption_of_the_figure_says_whether_points_are_means() -> None:
     content["arms"] = {name: runs[:1] for name, runs in content["arms"].items()}
     ((_, ((_, caption),)),) = report._sections([records.opened(content)], ())
     assert caption.endswith("A point is one run: there is no interval.")
+
+
+def test_seed_0_of_the_record_decides_two_rungs_otherwise_as_the_note_says() -> None:
+    errors = {
+        name: runs[0].centre_error
+        for name, runs in records.opened(raw("ladder-photographs-desk")).results.items()
+    }
+    kept_before, otherwise = CLAIM.arms[0].name, set()
+    for rung in RUNGS:
+        is_kept = rung.name not in LEFT_OUT
+        if (errors[rung.name] < errors[kept_before]) != is_kept:
+            otherwise.add(rung.name)
+        kept_before = rung.name if is_kept else kept_before
+    assert otherwise == {"batch normalization", "larger test crops"}

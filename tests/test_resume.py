@@ -415,6 +415,7 @@ def test_work_goes_on_where_the_reader_of_its_progress_has_left(
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0)
     monkeypatch.setattr(progress, "FORECAST_AFTER_S", 0)
+    went_on = []
     for in_all in (None, 3):
         reader, writer = os.pipe()
         os.close(reader)
@@ -423,6 +424,8 @@ def test_work_goes_on_where_the_reader_of_its_progress_has_left(
             with Progress("a", 3, "images", in_all=in_all) as bar:
                 for _ in range(3):
                     bar.advance(1)
+        went_on.append(in_all)
+    assert went_on == [None, 3]
 
 
 def test_brackets_in_names_are_shown_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -412,9 +412,9 @@ CLAIMS: tuple[Claim, ...] = (
         "normalization replaces both normalizations, and the biases begin at 0. With the warm-up "
         "and the cosine the learning rate is 10/3 as large, and there is no end game. Which "
         "settings are kept was decided by the first runs of seed 0 on the photographs, on another "
-        "processor than those of the record. By the seed 0 of the record, batch normalization "
+        "processor than those of the record there. By seed 0 of that record, batch normalization "
         "would be left out and larger test crops kept. All of these were tested on the same "
-        "images, so the last row may be somewhat too favorable.",
+        "images, so the last row there may be somewhat too favorable.",
         elsewhere="52.9 %, with batch normalization after the ReLU 50.1 %, with a linear fall of "
         "the learning rate 50.7 %",
         in_paper=False,

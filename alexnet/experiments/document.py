@@ -50,16 +50,15 @@ seed is judged on the same one test sample.
 
 **Scale.** Each row names its scale, in words that come from the record: the width, training images
 and mean training error of the first arm, or in claim `images` of the base with so many images.
-Training errors are of up to {train_images:,} training images, with the center crop and without \
-dropout.
-*full* is the paper's setting where the data are the paper's too; *desk* is a small stand-in. A desk
-record can confirm a mechanism. It cannot refute a claim about ImageNet, and its numbers are of
-another network and other images. *Underfitted* means a training error above {underfitted:.0f} %, \
-except in
-the paper's own setting. Where claim `dropout` was run on the same base, the training error of the
-net trained without dropout decides; where it was run on the same images with another base, nothing
-is said. An underfitted net has little use for what prevents overfitting, so a regularizer's effect
-has to look small or opposite there."""
+Training errors are of up to {train_images:,} training images, with the center crop and without
+dropout. *full* is the paper's setting where the data are the paper's too; *desk* is a small
+stand-in. A desk record can confirm a mechanism. It cannot refute a claim about ImageNet, and its
+numbers are of another network and other images. *Underfitted* means a training error above
+{underfitted:.0f} %, except in the paper's own setting and where the runs end at a training error
+(`relu`). Where claim `dropout` was run on the same base, the training error of the net trained
+without dropout decides; where it was run on the same images with another base, nothing is said. An
+underfitted net has little use for what prevents overfitting, so a regularizer's effect has to look
+small or opposite there."""
 REPEAT = """
 
 **To be repeated.** A row is marked so where the recorded configurations differ from what the claim

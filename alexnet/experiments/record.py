@@ -63,7 +63,10 @@ class Record:
 
     def machines(self) -> str:
         """The machines that made the runs, in words."""
-        return "; ".join(sorted({self._machine(run) for run in chain(*self.results.values())}))
+        return "; ".join(self._machines())
+
+    def _machines(self) -> list[str]:
+        return sorted({self._machine(run) for run in chain(*self.results.values())})
 
     def _machine(self, run: RunResult) -> str:
         machine: str = run.origin.get("machine", self.raw["environment"]["machine"])
@@ -77,7 +80,7 @@ class Record:
         """
         of_claim = {effect.measure for effect in self.claim.effects}
         of_centre = of_claim <= {measures.centre_error, measures.more_with_few}
-        numbers, several = self.claim.numbers_of_images, ";" in self.machines()
+        numbers, several = self.claim.numbers_of_images, len(self._machines()) > 1
         lines = []
         for name, runs in self.results.items():
             percents = []

@@ -72,8 +72,8 @@ LADDER = (
     "Error with the center crop, from above: one column, then each later setting on top of those "
     "that are kept. Hollow points are settings that the rows below do not have. "
 )
-ONE_SEED = "A point is one run: there is no interval."
-SEEDS = "Small points are seeds, large ones their means."
+ONE_RUN = "A point is one run: there is no interval."
+SEVERAL_RUNS = "Small points are seeds, large ones their means."
 
 
 def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
@@ -106,7 +106,7 @@ def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
         if record.claim.id == "ladder":
             title = f"What later settings are worth ({where(record.raw)})"
             single = all(row.estimate.n == 1 for row in record.rows)
-            caption = LADDER + (ONE_SEED if single else SEEDS)
+            caption = LADDER + (ONE_RUN if single else SEVERAL_RUNS)
             sections += [(title, [(ladder(record), caption)])]
     return sections + (_sections_of_runs(records, runs) if runs else [])
 
