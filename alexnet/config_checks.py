@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from alexnet.config import (
     Augment,
@@ -49,7 +50,7 @@ def _check_lower_bounds(config: Config) -> None:
     if isinstance(schedule, Plateau):
         bounds += [("schedule.drops", schedule.drops, 0)]
     if isinstance(schedule, StepSchedule):
-        bounds += [("schedule.drops: an epoch", epoch, 0) for epoch in schedule.drops]
+        bounds += [("schedule.drops: an epoch", epoch, 1) for epoch in schedule.drops]
         for each in schedule.layer_lrs:
             bounds += [(f"schedule.layer_lrs: that of {each.layer}", each.lr, 0)]
     for name, value, least in (
@@ -126,11 +127,32 @@ def _check_learning(config: Config) -> None:
         raise ConfigError(f"sgd.momentum is {sgd.momentum}; it must be at least 0 and below 1")
     if isinstance(schedule, Plateau) and schedule.patience < 1:
         raise ConfigError(f"schedule.patience is {schedule.patience}; it must be at least 1")
+    if isinstance(schedule, StepSchedule):
+        _check_order(schedule)
     if isinstance(schedule, SmoothSchedule) and not 0 <= schedule.warmup_epochs < schedule.epochs:
         raise ConfigError(
             f"schedule.warmup_epochs is {schedule.warmup_epochs}; it must be at least 0 and less "
             f"than the {schedule.epochs} epochs"
         )
+
+
+def _check_order(schedule: StepSchedule) -> None:
+    """Check that the epochs at which learning rates change ascend, as those who apply them expect.
+
+    Two rates of one layer may begin in one epoch: a shortened schedule can have them.
+    """
+    epochs = schedule.drops
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise ConfigError(
+            f"schedule.drops is {epochs}; each epoch must be later than the one before"
+        )
+    for layer in dict.fromkeys(each.layer for each in schedule.layer_lrs):
+        begins = [each.epoch for each in schedule.layer_lrs if each.layer == layer]
+        if begins != sorted(begins):
+            raise ConfigError(
+                f"schedule.layer_lrs: the rates of {layer} begin in epochs {begins}; write them in "
+                "the order of their epochs"
+            )
 
 
 def _check_layers(config: Config) -> None:
@@ -146,6 +168,9 @@ def _check_layers(config: Config) -> None:
         # The parameters of conv1's batch normalization are those of a module conv1_bn.
         if name.endswith("_bn"):
             raise ConfigError(f"a layer is called {name!r}; a name may not end in _bn")
+        # What a checkpoint holds beside the weights has these names.
+        if name in ("training", "velocity"):
+            raise ConfigError(f"a layer is called {name!r}, as a part of a checkpoint; rename it")
     for name in config.init_layers:
         if name not in layers:
             raise ConfigError(f"init_layers names {name!r}; the layers are {', '.join(layers)}")

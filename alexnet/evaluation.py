@@ -74,6 +74,9 @@ class Result:
 TOP5_CLASSES = 20
 """From this number of classes on a top-5 error is shown: five guesses of six are nearly always
 right."""
+TEST_COST = 1 / 3
+"""Cost of testing an image with one crop, in training steps of an image: the forward pass without
+the two products of the backward pass."""
 QUARTER = 0.25
 """The training error to which Figure 1 of the paper draws its line, and by which it compares ReLU
 with tanh."""

@@ -35,7 +35,7 @@ from alexnet.data.sources import Source
 from alexnet.data.store import Store
 from alexnet.device import device_type, dtype_of, resolve
 from alexnet.errors import DataError, RunError
-from alexnet.evaluation import Result, crops_name, own_test, same_answer
+from alexnet.evaluation import TEST_COST, Result, crops_name, own_test, same_answer
 from alexnet.files import check_outside
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
@@ -340,8 +340,7 @@ def epochs_within(time_s: float, epoch_s: float) -> int:
 def _epoch_s(config: Config, store: Store) -> float:
     """Measure the seconds that an epoch and its validation take here."""
     images, tests = map(store.num_images, (config.train_split, config.val_split))
-    # The forward pass, which is all that a validation needs, takes a third of a training step.
-    return (images + tests / 3) * image_s(config, store, TIMED_S)
+    return (images + TEST_COST * tests) * image_s(config, store, TIMED_S)
 
 
 def finish(run: Path) -> list[Result]:

@@ -180,6 +180,17 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
         ({"schedule": Plateau(patience=0)}, "patience is 0"),
         ({"schedule": Plateau(drops=-1)}, "schedule.drops is -1"),
         ({"schedule": StepSchedule(9, drops=(-1, 5))}, "schedule.drops: an epoch is -1"),
+        ({"schedule": StepSchedule(9, drops=(0, 5))}, "an epoch is 0; it must be at least 1"),
+        ({"schedule": StepSchedule(90, drops=(60, 30))}, r"schedule.drops is \(60, 30\); each"),
+        ({"schedule": StepSchedule(90, drops=(30, 30))}, r"schedule.drops is \(30, 30\); each"),
+        (
+            {
+                "schedule": StepSchedule(
+                    90, layer_lrs=(LayerLr("conv1", 60, 1e-5), LayerLr("conv1", 30, 1e-3))
+                )
+            },
+            r"schedule.layer_lrs: the rates of conv1 begin in epochs \[60, 30\]; write",
+        ),
         (
             {"schedule": StepSchedule(9, layer_lrs=(LayerLr("conv1", 1, -0.1),))},
             "schedule.layer_lrs: that of conv1 is -0.1",
@@ -192,6 +203,10 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
         (
             {"architecture": Architecture((FullyConnected("fc.8", 10),))},
             "a layer is called 'fc.8'",
+        ),
+        (
+            {"architecture": Architecture((FullyConnected("velocity", 10),))},
+            "a layer is called 'velocity', as a part of a checkpoint; rename it",
         ),
         ({"schedule": StepSchedule(epochs=0)}, "schedule.epochs is 0"),
         # What a run could not read again.

@@ -151,6 +151,12 @@ def test_internal_error_keeps_its_traceback_and_is_reported_as_a_bug(
 
 
 def test_all_error_classes_are_alexnet_errors_and_value_errors() -> None:
-    for kind in (errors.ConfigError, errors.DataError, errors.RunError, errors.MeshError):
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and kind.__module__ == errors.__name__
+    ]
+    assert errors.BusyError in kinds
+    for kind in kinds:
         assert issubclass(kind, errors.AlexNetError)
         assert issubclass(kind, ValueError)

@@ -83,8 +83,10 @@ def test_new_settings_of_a_finished_run_wait_for_a_new_length(
     copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (copied_run / "config.json").read_bytes(), (copied_run / "metrics.jsonl").read_bytes()
-    main(["train", "--resume", str(copied_run), "--lr", "0.5"])
-    assert capsys.readouterr().err.endswith(f"--resume {copied_run} --epochs 6 --lr 0.5\n")
+    data = read_config(copied_run).data
+    options = f"--lr 0.5 --data {data}/../{Path(data).name} --workers 3 --parallel.timeout-s 90.0"
+    main(["train", "--resume", str(copied_run), *options.split()])
+    assert capsys.readouterr().err.endswith(f"--resume {copied_run} --epochs 6 {options}\n")
     assert before == (
         (copied_run / "config.json").read_bytes(),
         (copied_run / "metrics.jsonl").read_bytes(),
@@ -376,17 +378,6 @@ def test_weights_that_are_not_finite_are_never_saved(copied_run: Path, minutes: 
         resume(copied_run, epochs=4, lr=1e300)
     assert (copied_run / "last.safetensors").read_bytes() == before
     resume(copied_run, lr=0.001)
-    assert len(rates(copied_run)) == 4
-
-
-def test_checkpoint_with_diverged_weights_is_named_for_removal(copied_run: Path) -> None:
-    saved = checkpoint.read(copied_run)
-    huge = {name: torch.full_like(weight, 1e30) for name, weight in saved.weights.items()}
-    checkpoint.write(copied_run / "last.safetensors", huge, saved.velocity, saved.mean, saved.about)
-    with pytest.raises(NotFinite, match=r"last\.safetensors has diverged too: remove it and begin"):
-        resume(copied_run, epochs=4)
-    (copied_run / "last.safetensors").unlink()
-    resume(copied_run, lr=0.0001)
     assert len(rates(copied_run)) == 4
 
 

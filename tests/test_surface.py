@@ -92,6 +92,7 @@ def test_imports_point_in_one_direction() -> None:
                     "ops",
                     "progress",
                     "program",
+                    "terminal",
                 )
                 assert imported in allowed, (
                     f"{path.name} imports {imported}; data may import only {allowed}"

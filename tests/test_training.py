@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ from alexnet.distributed.mesh import ALONE, Group, Mesh
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import RunError
 from alexnet.saved_config import from_dict, to_dict
-from alexnet.train import endings, loop
+from alexnet.train import endings, loop, trackers
 from alexnet.train import metrics as train_metrics
 from alexnet.train.endings import NotFinite
 from alexnet.train.metrics import StepMetrics
@@ -121,8 +122,8 @@ def test_first_ctrl_c_says_what_it_does_and_second_how_to_go_on(
         ):
             os.kill(os.getpid(), signal.SIGINT)
             assert capsys.readouterr().err == (
-                "stopping at the next step, after a validation that is at work, with a checkpoint; "
-                "the same signal again stops at once\n"
+                "stopping after this step, or after a validation that is at work, with a "
+                "checkpoint; the same signal again stops at once\n"
             )
             os.kill(os.getpid(), signal.SIGINT)
         assert getattr(stopped.value, "__notes__", []) == notes
@@ -148,7 +149,11 @@ def test_training_goes_on_where_the_reader_of_its_lines_has_left(
             reader, writer = os.pipe()
             os.close(reader)
             patch.setattr(sys, name, streams.enter_context(os.fdopen(writer, "w")))
+        # A tracker that fails has a line too.
+        failing = Mock(**{"add_scalar.side_effect": OSError("no server")})
+        monkeypatch.setattr(trackers, "_opened", lambda run: [failing])
         resume(copied_run, epochs=4)
+    failing.add_scalar.assert_called_once()
     assert checkpoint.read(copied_run).about["position"]["epoch"] == 4
 
 

@@ -8,7 +8,6 @@ network trains on slightly other pixels than it is tested on, most of all at col
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from alexnet.data.loader import (
 )
 from alexnet.data.store import Split
 from alexnet.errors import ConfigError
+from alexnet.terminal import print_if_read
 
 Decode = Callable[[list[bytes]], list[torch.Tensor]]
 """Decodes JPEGs on a GPU: (3, height, width) uint8 for each. RuntimeError if it cannot."""
@@ -194,8 +194,8 @@ class GpuDecodedSplit:
         """Say once that the GPU refuses an image: of many, training is slow."""
         if not self._refused:
             self._refused = True
-            print(
+            print_if_read(
                 "warning: the GPU refuses JPEGs of this store, which a thread of the CPU decodes "
                 "one by one; of many of them, training without --gpu-decoding is faster",
-                file=sys.stderr,
+                err=True,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -14,6 +13,7 @@ from alexnet.data.loader import Batch, Indices, Share, batches
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.store import Split
 from alexnet.errors import ConfigError
+from alexnet.terminal import print_if_read
 
 TrainingSplit = Split | ResidentSplit | GpuDecodedSplit
 
@@ -37,7 +37,7 @@ def training_split(
         try:
             return ResidentSplit(split, device, workers)
         except ConfigError as error:
-            print(f"warning: {error}; they are decoded in every epoch", file=sys.stderr)
+            print_if_read(f"warning: {error}; they are decoded in every epoch", err=True)
             return split
     if decodes_on_gpu(config):
         return GpuDecodedSplit(split, device, workers)

@@ -93,16 +93,27 @@ def accept(
         return changed, [resumed, *lines, *changes_in_words(saved, changed)]
     if finished(saved.schedule, *position):
         # Without a step to train, new settings would only wait to act on a later resume.
-        return saved, [_already_finished(run, saved, state, lr)]
+        return saved, [_already_finished(run, saved, changed, state, lr)]
     part = f" and {state.batch} batches of the next" if state.batch else ""
     lost = _left_out(saved.schedule, changed.schedule)
     return changed, [f"{run} ends here, after {state.epoch} epochs{part}{lost}"]
 
 
-def _already_finished(run: Path, config: Config, state: TrainState, lr: float | None) -> str:
-    options = ["--epochs", 2 * config.schedule.epochs]
+def _already_finished(
+    run: Path, saved: Config, changed: Config, state: TrainState, lr: float | None
+) -> str:
+    options: list[str | int] = ["--epochs", 2 * saved.schedule.epochs]
     if lr is not None:
         options += ["--lr", f"{lr:g}"]
+    # What else was asked for was not saved either.
+    for option, before, now in (
+        ("--data", saved.data, changed.data),
+        ("--device", saved.device, changed.device),
+        ("--workers", saved.workers, changed.workers),
+        ("--parallel.timeout-s", saved.parallel.timeout_s, changed.parallel.timeout_s),
+    ):
+        if now != before:
+            options += [option, str(now)]
     longer = command("train", "--resume", run, *options)
     return f"{run} is already finished ({state.epoch} epochs); lengthen it with: {longer}"
 
@@ -154,7 +165,10 @@ def hardware_in_words(before: dict[str, Any], now: dict[str, Any], device: str) 
 
 
 def _left_out(before: Schedule, after: Schedule) -> str:
-    """What a shorter schedule has no epoch for; only the shorter one is saved and scaled again."""
+    """Describe what a shortened schedule leaves out.
+
+    It is lost for longer schedules too, because only the shortened one is saved and scaled again.
+    """
     if not (isinstance(before, StepSchedule) and isinstance(after, StepSchedule)):
         return ""
 

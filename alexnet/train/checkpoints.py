@@ -48,13 +48,18 @@ class Checkpoints:
         # A resumed run continues to count from the seconds of its checkpoint.
         self._saved_s = time.perf_counter()
         self._began_s = self._saved_s - state.elapsed_s
+        # The step of the last checkpoint; None: the run has none yet.
+        self._saved_step = state.step or None
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # A single process alone: other ranks may be at another step.
-        if isinstance(error, StoreLost | DataError) and self._net.mesh.world.size == 1:
+        # Without a new step, the checkpoint would lose its evaluation and gain nothing.
+        if self._net.mesh.world.size > 1 or self._state.step == self._saved_step:
+            return
+        if isinstance(error, StoreLost | DataError):
             self.save("last")
 
     def save_snapshot(self) -> None:
@@ -112,6 +117,8 @@ class Checkpoints:
             path = self._run / f"{which}.safetensors"
             checkpoint.write(path, weights, full_velocity, self._mean, about, training)
         self._saved_s = time.perf_counter()
+        if which == "last":
+            self._saved_step = self._state.step
 
 
 def header(config: Config, store: Store, init: dict[str, Any]) -> dict[str, Any]:

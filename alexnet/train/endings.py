@@ -64,7 +64,7 @@ def stop_signals() -> Iterator[list[int]]:
             # A print that the signal has interrupted may refuse another one inside it.
             with suppress(RuntimeError, OSError):
                 text = (
-                    "stopping at the next step, after a validation that is at work, with a "
+                    "stopping after this step, or after a validation that is at work, with a "
                     "checkpoint; the same signal again stops at once"
                 )
                 print(text, file=sys.stderr, flush=True)
@@ -133,7 +133,9 @@ def _mend(config: Config, run: Path, step: int) -> str:
     position = TrainState.from_dict(checkpoint.read(run).about.get("position"), file)
     # The checkpoint was written after the loss of the step before and its update.
     if position.step == step:
-        return f"{file} has diverged too: remove it and begin again with: {advice}"
+        lr = f"{config.sgd.lr / 10:g}"
+        again = command("train", run / "config.json", "--out", "NEW_RUN", "--lr", lr)
+        return f"{file} has diverged too; begin a new run with: {again}"
     return (
         f"go on from the checkpoint (epoch {position.epoch + 1}, step {position.step}) at a tenth "
         f"of the learning rate with: {advice}"

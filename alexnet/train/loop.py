@@ -30,10 +30,11 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.data.store import Split
 from alexnet.data.training_feed import epoch_batches, training_split
 from alexnet.device import dtype_of, peak_memory_bytes
+from alexnet.distributed.collectives import all_sum
 from alexnet.distributed.launch import barrier
 from alexnet.distributed.sharded import ShardedNetwork
 from alexnet.errors import AlexNetError
-from alexnet.evaluation import Result, centre, measure
+from alexnet.evaluation import TEST_COST, Result, centre, measure
 from alexnet.model import Network
 from alexnet.ops.arena import kept_memory
 from alexnet.progress import Progress
@@ -116,9 +117,9 @@ def train(
         graph = graph_step.GraphStep(net, preprocess, velocity, config)
     step_metrics = StepMetrics(net, state, late=1 if device.type == "cuda" else 0)
     metrics: dict[str, Any] = {}
-    # Of the whole training, in training images, for the first epoch; later ones have none. To
-    # validate an image takes a third of a step: forward, without the two products of backward.
-    forecast: float | None = (schedule.epochs - state.epoch) * (len(train) + len(val) / 3)
+    # The work of the whole training, in training images; shown in the first epoch only.
+    epoch_images = len(train) + TEST_COST * len(val)
+    forecast: float | None = (schedule.epochs - state.epoch) * epoch_images
     num_batches = math.ceil(len(train) / sgd.batch)
 
     def set_hyper(epoch: float) -> dict[str, ParamHyper]:
@@ -127,6 +128,11 @@ def train(
         if graph is not None:
             graph.set_hyper(hyper)
         return hyper
+
+    def interrupted(stop: list[int]) -> Interrupted:
+        # The first rank may still be writing: it would take a rank that has left for a dead one.
+        barrier(mesh)
+        return Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
 
     with (
         kept_memory(device),
@@ -204,10 +210,7 @@ def train(
                     stops, saves = step_metrics.agreed(bool(stop), due)
                     if stops:
                         checkpoints.save("last")
-                        # The first rank may still be writing: it would take a rank that has left
-                        # for a dead one.
-                        barrier(mesh)
-                        raise Interrupted(stop[0] if stop else signal.SIGTERM, run, state.step)
+                        raise interrupted(stop)
                     if saves:
                         checkpoints.save("last")
 
@@ -243,11 +246,20 @@ def train(
             checkpoints.save_epoch(metrics)
             # After the checkpoint: who reads the line may stop the training.
             _print_epoch(metrics, schedule.epochs)
+            # Asked during the validation: nothing is left to save.
+            if _any_rank(bool(stop), net):
+                raise interrupted(stop)
     if mesh.first:
         _write_card(run)
     # Rank 0 may still be writing when another rank's caller wants to read the run.
     barrier(mesh)
     return metrics
+
+
+def _any_rank(asked: bool, net: ShardedNetwork) -> bool:
+    """Whether any rank was asked to stop. Collective."""
+    count = next(net.parameters()).new_tensor([float(asked)])
+    return float(all_sum(count, net.mesh.world)) > 0
 
 
 def _forward(

@@ -81,7 +81,7 @@ class StepMetrics:
     def settle(self) -> None:
         """Read all pending values. Raises NotFinite as `add` does."""
         self._read(0)
-        # Whoever settles saves next, which answers the requests to save. One to stop remains.
+        # The caller saves next, so pending requests to save are done; one to stop stays.
         self._agreed = self._agreed[0], False
 
     def _read(self, remaining: int) -> None:

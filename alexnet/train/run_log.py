@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class RunLog:
         # Opened for each line, so that a killed run keeps every line that it has written.
         with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+            # The checkpoint that follows is synced: after a power failure it may not be alone.
+            file.flush()
+            os.fsync(file.fileno())
         numbers = {
             f"{kind}/{name}": value
             for name, value in values.items()
@@ -92,7 +96,6 @@ def read_metrics(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 # The numbers that the readers of an "epoch" line need.
 EPOCH_NUMBERS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
-NUMBERS = {"epoch": EPOCH_NUMBERS, "change": ("epoch", "lr", "epochs")}
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def _complete(line: dict[str, Any]) -> bool:
     """Tell whether a line has the fields that its readers need."""
     if line["kind"] == "start":
         return _is_signal(line.get("signal"))
-    return all(name in line for name in NUMBERS.get(line["kind"], ()))
+    return line["kind"] != "epoch" or all(name in line for name in EPOCH_NUMBERS)
 
 
 def _damaged(where: str, why: str) -> RunError:

@@ -73,8 +73,7 @@ def set_up(config: Config, store: Store, mesh: Mesh) -> Setup:
                 f"{config.data} has no split {name!r}; name one that it has with {option}: "
                 + ", ".join(store.manifest["splits"])
             )
-    # Half of the timeout, so that a rank whose store does not answer reports it before the other
-    # ranks give up waiting for that rank.
+    # As `start._open_store` opens the store itself.
     answer_s = config.parallel.timeout_s / 2
     train, val = (
         store.split(name, keep=True, answer_s=answer_s)
@@ -127,9 +126,11 @@ def start_from(setup: Setup) -> list[str]:
             )
     taken, anew = checkpoint.copy_matching(net, net.local(saved.weights), wanted)
     if not taken:
+        named = " or ".join(config.init_layers)
         raise RunError(
-            f"no layer of {config.init} has the shape of the one of the same name here, so nothing "
-            "can be taken from it; choose the recipe of that run, or leave --init out"
+            f"no layer of {config.init} {f'among {named} ' if named else ''}has the shape of the "
+            "one of the same name here, so nothing can be taken from it; choose the recipe of that "
+            f"run, {'name other layers with --init-layers, ' if named else ''}or leave --init out"
         )
     if setup.average is not None:
         setup.average.load_state_dict(net.state_dict())
@@ -201,7 +202,11 @@ def restore(setup: Setup, run: Path, velocity: dict[str, torch.Tensor]) -> Train
     # A checkpoint such as `best`, without velocities, or with those of another network.
     shapes = {name: tensor.shape for name, tensor in net.local(saved.velocity).items()}
     if shapes != {name: tensor.shape for name, tensor in velocity.items()}:
-        raise RunError(f"{saved.file} cannot be resumed: its velocities do not fit its weights")
+        new = command("train", run / "config.json", "--init", saved.file, "--out", "NEW_RUN")
+        raise RunError(
+            f"{saved.file} cannot be resumed: its velocities do not fit its weights; begin a new "
+            f"run from its weights with: {new}"
+        )
     for name, tensor in net.local(saved.velocity).items():
         velocity[name].copy_(tensor)
     setup.init.update(saved.about.get("init", {}))

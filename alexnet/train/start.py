@@ -26,7 +26,7 @@ from alexnet.train.changes import accept, change_settings, continued
 from alexnet.train.endings import explained
 from alexnet.train.folder import check_empty, check_room, run_lock
 from alexnet.train.loop import train
-from alexnet.train.run_log import RunLog
+from alexnet.train.run_log import RunLog, read_metrics
 from alexnet.train.setup import Setup, restore, set_up, start_from, with_classes
 from alexnet.train.sgd import zero_velocity
 from alexnet.train.state import TrainState
@@ -78,7 +78,7 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
             if mesh.first and locks_first:
                 held.enter_context(_lock(run, mesh, config.parallel))
             check_empty(run)
-            store = Store(config.data)
+            store = _open_store(config)
             setup = set_up(_resolved(with_classes(config, store)), store, mesh)
             if mesh.first:
                 _check_needs(run, setup.config, store)
@@ -118,7 +118,8 @@ def resume(
     """Continue a run, bit for bit if the number of ranks and the settings are the same.
 
     On CUDA this holds for runs with `deterministic`, on the same kind of GPU; on a CPU, on the same
-    kind of processor with as many threads. New settings are saved with the run, all but `parallel`.
+    kind of processor with as many threads. New settings are saved with the run, all but `parallel`;
+    a finished run keeps its settings.
 
     Args:
         parallel: How the processes share the network in this call; not saved. None: as it was
@@ -128,7 +129,8 @@ def resume(
         lr: New value of `sgd.lr`, which the schedule divides. The velocity is kept.
         device: New value of `device`. None: as it was saved, or, on a machine without such a
             device, the one that it has; the precision stays the same.
-        data: New folder or URL of the same store, which its checksum recognizes.
+        data: New folder or URL of the same store. Its checksum is that of the checkpoint; before
+            the first checkpoint, only the number of classes is compared.
         workers: New value of `workers`.
         timeout_s: New value of `parallel.timeout_s`, also of `parallel`.
 
@@ -166,10 +168,11 @@ def resume(
             # Before the checkpoint is read, which another process may be about to replace.
             if mesh.first:
                 held.enter_context(_lock(run, mesh, parallel))
-            store = Store(config.data)
+            store = _open_store(config)
             if mesh.first:
                 _check_needs(run, config, store)
-            return set_up(config, store, mesh)
+            # Before its first checkpoint nothing else tells another store.
+            return set_up(with_classes(config, store), store, mesh)
 
         setup = check_same_on_all_ranks(mesh, prepare, Setup.fingerprint)
         velocity = zero_velocity(setup.net)
@@ -177,7 +180,10 @@ def resume(
         state = check_same_on_all_ranks(
             mesh,
             partial(_restored_or_new, setup, run, velocity),
-            lambda state: {"checkpoint": repr(state)},
+            lambda state: {
+                "checkpoint": repr(state),
+                "start of its weights": json.dumps(setup.init),
+            },
         )
         if epochs is not None:
             schedule = continued(changed.schedule, state)
@@ -208,6 +214,14 @@ def _resolved(config: Config) -> Config:
     if is_distributed():
         config = replace(config, device=device_type(config.device))
     return resolve(config)
+
+
+def _open_store(config: Config) -> Store:
+    """Open the store of a run, which may be silent for half of the timeout.
+
+    A rank whose store does not answer then reports it before the others give up waiting for it.
+    """
+    return Store(config.data, config.parallel.timeout_s / 2)
 
 
 def _lock(run: Path, mesh: Mesh, parallel: Parallel) -> AbstractContextManager[None]:
@@ -241,9 +255,20 @@ def _restored_or_new(setup: Setup, run: Path, velocity: dict[str, torch.Tensor])
     """Restore network, `velocity` and position from the last checkpoint of the run.
 
     Without a checkpoint the run was stopped before its first one, and begins again.
+
+    Raises:
+        RunError: As `restore` does, or the run has completed an epoch and lacks its checkpoint.
     """
-    if exists(run / "last.safetensors"):
+    last = run / "last.safetensors"
+    if exists(last):
         return restore(setup, run, velocity)
+    # A kill may fall between the line of the first epoch and its checkpoint, but of no later epoch.
+    if exists(run / "metrics.jsonl") and len(read_metrics(run, "epoch")) > 1:
+        again = command("train", run / "config.json", "--out", "NEW_RUN")
+        raise RunError(
+            f"{last} is missing, and to begin again would overwrite what {run} has learned; put it "
+            f"back, or begin a new run with the same settings: {again}"
+        )
     if setup.config.init:
         start_from(setup)
     return TrainState()

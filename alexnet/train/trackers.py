@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 
 from alexnet.errors import AlexNetError, ConfigError, RunError, not_installed
 from alexnet.files import write_whole
+from alexnet.terminal import print_if_read
 
 MOST_WAITING = 1000
 """Calls of a tracker that may wait for its server: the numbers of some ninety epochs."""
@@ -90,7 +91,8 @@ class Trackers:
                 self._trackers.remove(tracker)
                 self._left_out.append(tracker)
                 name = getattr(tracker, "name", type(tracker).__name__)
-                print(f"warning: {name} failed and gets no more numbers: {error}", file=sys.stderr)
+                text = f"warning: {name} failed and gets no more numbers: {error}"
+                print_if_read(text, err=True)
 
 
 def _opened(run: Path) -> list[Tracker]:
@@ -156,7 +158,7 @@ def _tensorboard(run: Path) -> Tracker | None:
     try:
         return TensorBoard(SummaryWriter(str(run / "tensorboard")))
     except Exception as error:  # Nobody asked for it, so training goes on.
-        print(f"warning: TensorBoard gets no numbers: {error}", file=sys.stderr)
+        print_if_read(f"warning: TensorBoard gets no numbers: {error}", err=True)
         return None
 
 
