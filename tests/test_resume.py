@@ -443,3 +443,43 @@ def test_log_file_gets_no_bar_and_a_dumb_terminal_gets_lines(
     with Progress("a", 2, "images") as bar:
         bar.advance(1)
     assert capsys.readouterr().err.startswith("a: 1/2, ")
+
+
+def test_store_may_be_silent_for_half_of_the_timeout(
+    store: Path, copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also its server, before the first image is read."""
+    opened: list[tuple[str, float]] = []
+
+    def refuse(name: str, answer_s: float) -> None:
+        opened.append((name, answer_s))
+        raise RunError("enough")
+
+    monkeypatch.setattr(start, "Store", refuse)
+    for train in (
+        lambda: fit(tiny(store, parallel=Parallel(timeout_s=7)), copied_run.parent / "new"),
+        lambda: resume(copied_run, timeout_s=600),
+    ):
+        with pytest.raises(RunError, match="enough"):
+            train()
+    assert opened == [(str(store), 3.5), (str(store), 300)]
+
+
+def test_ranks_compare_the_weights_with_which_a_run_without_a_checkpoint_begins(
+    store: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank reads the file of `init`, which may be another one on its machine."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    write_config(begun, replace(read_config_of(store), init=str(run)))
+    real, compared = start.check_same_on_all_ranks, dict[str, str]()
+
+    def check(mesh: Any, make: Any, fingerprint: Any) -> Any:
+        value = real(mesh, make, fingerprint)
+        compared.update(fingerprint(value))
+        return value
+
+    monkeypatch.setattr(start, "check_same_on_all_ranks", check)
+    with stopped_after(1):
+        resume(begun)
+    assert checkpoint.read(run).about["sha256"] in compared["start of its weights"]
