@@ -221,7 +221,7 @@ ON_RANKS = {
     4: [
         Case(Parallel(columns=2), tiny_architecture(), 8),
         Case(Parallel(columns=2, hybrid=True), MANY_CLASSES, 7),
-        Case(Parallel(), tiny_architecture(), 3),  # a rank without pictures
+        Case(Parallel(), tiny_architecture(), 3),  # a rank without images
     ],
     8: [
         Case(Parallel(columns=2), tiny_architecture(), 12),

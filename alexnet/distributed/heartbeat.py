@@ -31,9 +31,9 @@ BEAT_S = 1.0
 OBSERVE_S = 3.0
 """A rank is silent if its count does not change for this long: three heartbeats."""
 SILENT_S = 10.0
-"""Where nothing is raised, a rank is lost if its count does not change for this long. It is longer,
-because a rank is asked without a reason, and shorter than the 30 s after which torchrun kills the
-ranks that a dead one has left waiting."""
+"""Where nothing is raised, a rank is lost if its count does not change for this long. It is longer
+than OBSERVE_S, because no error has given a reason to suspect the rank, and shorter than the 30 s
+after which torchrun kills the ranks that a dead one has left waiting."""
 ANSWER_S = 10.0
 """Timeout of the rendezvous store, in seconds."""
 

@@ -25,7 +25,7 @@ from alexnet.files import AWAY, exists
 
 T = TypeVar("T")
 
-PASSING = (BusyError, StoreLost)
+TRANSIENT = (BusyError, StoreLost)
 """Errors that may be gone when the ranks are started again."""
 STORE_S = 10.0
 """Longest wait for an answer of the store of the launch, in seconds."""
@@ -61,7 +61,7 @@ def check_same_on_all_ranks(
             for name, text in fingerprint(made).items()
         }
     except (AlexNetError, StoreLost) as error:
-        problem, kind = str(error), next((k for k in PASSING if isinstance(error, k)), MeshError)
+        problem, kind = str(error), next((k for k in TRANSIENT if isinstance(error, k)), MeshError)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         problem = f"{name}{error.strerror or error}"
