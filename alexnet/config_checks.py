@@ -160,7 +160,9 @@ def _check_layers(config: Config) -> None:
     sgd, schedule = config.sgd, config.schedule
     layers = [layer.name for layer in config.architecture.layers]
     if config.snapshots and not isinstance(config.architecture.layers[0], Conv):
-        raise ConfigError("snapshots keeps the filters of the first layer, which has none here")
+        raise ConfigError(
+            "snapshots keeps the filters of the first layer, which has none here; set it to 0"
+        )
     for name in layers:
         # PyTorch separates the names of modules and parameters by dots.
         if not name or "." in name:

@@ -249,9 +249,13 @@ def _check_size(
     ops = plan(architecture)
     count = sum(op.parameters + op.statistics for op in ops)
     if count != sum(weight.numel() for weight in weights.values()):
-        raise RunError(f"{file} has another architecture than its header says")
+        raise RunError(
+            f"{file} has another architecture than its header says; use another checkpoint"
+        )
     if ops[-1].shape[0] != classes:
-        raise RunError(f"{file} is damaged: its network has another number of classes")
+        raise RunError(
+            f"{file} is damaged: its network has another number of classes; use another checkpoint"
+        )
 
 
 def _rgb(image: Any) -> Rgb:

@@ -80,11 +80,13 @@ class _Layout:
             )
         if mesh.hybrid and not architecture.links:
             raise MeshError(
-                "parallel.hybrid gathers all maps before fc6; a net without links has columns "
-                "apart there"
+                "parallel.hybrid gathers all maps before fc6, and a network without links has "
+                "separate columns there; set it to False"
             )
         if mesh.hybrid and not any(isinstance(op.layer, FullyConnected) for op in linear[-2:-1]):
-            raise MeshError("parallel.hybrid needs a fully connected layer before the last")
+            raise MeshError(
+                "parallel.hybrid needs a fully connected layer before the last; set it to False"
+            )
         self.mesh = mesh
         self.first, self.last = linear[0].layer.name, linear[-1].layer.name
         self.by_classes = architecture.links and linear[-1].shape[0] > linear[-1].in_shape[0]
@@ -112,7 +114,8 @@ class _Layout:
         divided = op.in_shape[0] if by_inputs else op.shape[0]
         if divided % group.size:
             raise MeshError(
-                f"{op.layer.name}: {group.size} ranks do not divide {divided} maps or units"
+                f"{op.layer.name}: {group.size} ranks do not divide {divided} maps or units; "
+                "train with a number of ranks that does"
             )
         # Of a layer that is cut by its inputs, every rank has the bias: it is added after the sum.
         dim = 0 if not by_inputs else 1 if parameter == "weight" else None
