@@ -181,15 +181,20 @@ def read(path: str | Path, which: Literal["last", "best"] = "last") -> Checkpoin
     A file of an earlier version, whose mean image and header have no checksum, is read with a line
     on stderr.
 
+    Args:
+        which: The checkpoint of a folder; with a file it must be "last".
+
     Raises:
-        RunError: If there is no such file, or it is damaged, or another program wrote it. The
-            message says what to do.
+        RunError: If there is no such file, or it is damaged, or another program wrote it, or
+            `which` is "best" and `path` a file. The message says what to do.
         OSError: If the disk does not answer, or the file may not be read.
     """
     path = Path(path)
     file = path / f"{which}.safetensors" if path.is_dir() else path
     if not path.exists():
         raise RunError(_no_run(path))
+    if file == path and which != "last":
+        raise RunError(f"{path} is one checkpoint already; leave out --which {which}")
     if not file.is_file():
         raise RunError(f"{file} does not exist: {path} is not a run that has reached a checkpoint")
     # In a run's folder such a file would be damage, and not what the user meant.

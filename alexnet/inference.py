@@ -32,6 +32,7 @@ from alexnet.files import check_space, new_folder, write_whole
 from alexnet.model import evaluation_mode
 from alexnet.progress import Progress
 from alexnet.provenance import code_version, describe
+from alexnet.terminal import printable
 from alexnet.trained import Trained, check_image_size, precision_of_use, probabilities
 
 BATCH = 64  # images
@@ -75,7 +76,8 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             below = files_below(path)
-            files += [p for p in below if is_image(p) and p.is_file()]
+            # With links that lead nowhere, which are errors of these images and not to be missed.
+            files += [p for p in below if is_image(p) and not p.is_dir()]
             notes += notes_on_left_out(filter(may_be_image, below), path)
         # The suffix does not matter: the user means this file.
         elif path.is_file():
@@ -89,7 +91,7 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     if not files:
         raise RunError("; ".join([f"no images in {', '.join(map(str, paths))}", *notes]))
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     return files
 
 

@@ -285,3 +285,10 @@ def test_rests_of_a_killed_process_do_not_make_a_folder_a_run(store: Path, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(AlexNetError, match="file is not a folder"):
         fit(tiny(store), tmp_path / "file")
+
+
+def test_a_file_has_no_best_checkpoint(run: Path) -> None:
+    """It would be taken for the best one of its run."""
+    with pytest.raises(RunError, match=r"last.safetensors is one checkpoint already; leave out"):
+        checkpoint.read(run / "last.safetensors", "best")
+    assert checkpoint.read(run / "best.safetensors").file == run / "best.safetensors"

@@ -474,6 +474,9 @@ def test_evaluate_tests_on_the_store_of_the_runs(
     keeping = f"alexnet evaluate {run} {run} --json > FILE\n"
     text = "the errors of an ensemble are kept nowhere; to keep them in a file: "
     assert capsys.readouterr().err.endswith(text + keeping)
+    main(["evaluate", str(run / "best.safetensors")])
+    keeping = f"a single file are kept nowhere; to keep them in a file: alexnet evaluate {run}/best"
+    assert keeping in capsys.readouterr().err
     saved = checkpoint.read(run)
     for name, changes, message in (
         ("other", {"store": "0" * 64}, "were trained on different stores"),

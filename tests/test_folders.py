@@ -31,7 +31,7 @@ from alexnet.data.sources.source import (
     streamed_with_val,
 )
 from alexnet.errors import DataError, RunError
-from alexnet.inference import image_files
+from alexnet.inference import image_files, read_image
 from tests.small_stores import SMALL, folder_of
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
@@ -149,6 +149,19 @@ def test_heic_is_read_where_pillow_heif_is_installed(
         Image.ID[:] = registered[1]
         image._formats.cache_clear()
         suffixes.cache_clear()
+
+
+def test_links_that_lead_nowhere_are_among_the_images(tmp_path: Path) -> None:
+    """As in a folder of git-annex of which a part is here: a prediction of them says why not."""
+    folder = folder_of(tmp_path, {"cat": 1})
+    (folder / "cat" / "1.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "cat" / "2.png").symlink_to(tmp_path)
+    os.mkfifo(folder / "cat" / "3.png")
+    files = image_files([folder])
+    assert [path.name for path in files] == ["0.png", "1.png", "3.png"]
+    for path, reason in zip(files[1:], ("cannot be read", "cannot be read"), strict=True):
+        with pytest.raises(DataError, match=reason):
+            read_image(path, 32)
 
 
 def test_predict_leaves_out_what_prepare_leaves_out(

@@ -496,6 +496,24 @@ def test_an_onnx_file_that_crops_stored_images_is_read(tmp_path: Path) -> None:
     assert "it has Slice" in reason_of(saved_as(model, path))
 
 
+def test_file_that_crops_stored_images_says_the_size_of_its_crops(tmp_path: Path) -> None:
+    """With 227 pixels the layers have the shapes of 224."""
+    pytest.importorskip("onnx")
+    from alexnet.export import write_onnx
+
+    net = trained_of("one_column")
+    architecture = replace(net.net.architecture, input_px=227)
+    statistics = Statistics(np.full((256, 256, 3), 120.0), np.eye(3))
+    net = replace(
+        net,
+        net=Network(architecture).eval(),
+        preprocess=Preprocess(net.config.augment, statistics, 227, torch.device("cpu")),
+    )
+    write_onnx(net, tmp_path / "a.onnx", preprocessing=True)
+    import_weights(tmp_path / "a.onnx", tmp_path / "run")
+    assert load(tmp_path / "run", device="cpu").config.architecture.input_px == 227
+
+
 @pytest.mark.parametrize("said", [112, 95, "112", None])
 def test_stored_images_have_the_size_that_the_file_says(said: Any, tmp_path: Path) -> None:
     """At 96 pixels the rule of the other programs is 110; desk scale has 112."""

@@ -56,11 +56,13 @@ def evaluate(arguments: list[str]) -> None:
     if len(a.runs) > 1:
         text = f"the ensemble of {len(a.runs)} runs: their probabilities are averaged"
         print(f"{text}; for the errors of one, evaluate it alone", file=sys.stderr)
-        if not a.json:
-            # Before the test, which may take hours.
-            keeping = f"{command('evaluate', *arguments, '--json')} > FILE"
-            text = "the errors of an ensemble are kept nowhere; to keep them in a file"
-            print(printable(f"{text}: {keeping}"), file=sys.stderr)
+    kept = len(a.runs) == 1 and a.runs[0].is_dir()
+    if not kept and not a.json:
+        # Before the test, which may take hours.
+        keeping = f"{command('evaluate', *arguments, '--json')} > FILE"
+        of = "an ensemble" if len(a.runs) > 1 else "a single file"
+        text = f"the errors of {of} are kept nowhere; to keep them in a file"
+        print(printable(f"{text}: {keeping}"), file=sys.stderr)
     # Opened before the test, which may take an hour: what is measured is kept under its checksum.
     store = Store(data)
     of_others = bool(a.data) and not a.split and not _trained_on(a.runs, store)
@@ -72,7 +74,7 @@ def evaluate(arguments: list[str]) -> None:
     if of_others:
         _say_part(store, results[0].images)
     # Printed first: keeping the results may fail.
-    if len(a.runs) == 1 and a.runs[0].is_dir():
+    if kept:
         _keep(a.runs[0], store, a.split, results)
 
 

@@ -67,7 +67,7 @@ def explore(arguments: list[str]) -> None:
     check_may_write(out)
     if a.fetch:
         runtime.fetch()
-    ort = runtime.read(a.ort, command("explore", a.run, "--out", out, "--fetch"))
+    ort = runtime.read(a.ort, command("explore", *arguments, "--fetch"))
     other_growth = growth_beside(a.run, a.beside) if a.beside else None
     trained = load(a.run, a.which, device="cpu")
     if a.data:

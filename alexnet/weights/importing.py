@@ -7,7 +7,6 @@ filters in their colors.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,7 @@ from alexnet.data.sources.source import readable
 from alexnet.data.storage import is_url
 from alexnet.data.store import Store
 from alexnet.errors import DataError, RunError
-from alexnet.files import check_utf8, new_folder, parse_json
+from alexnet.files import check_utf8, file_sha256, new_folder, parse_json
 from alexnet.provenance import code_version
 from alexnet.saved_config import to_dict
 from alexnet.weights.files import read, read_mean
@@ -122,7 +121,7 @@ def _origin(
     """
     return {
         "file": readable(path.name),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_sha256(path),
         "format": file.form,
         "network": chosen.title,
         "channels": "BGR" if bgr else "RGB",
@@ -267,12 +266,8 @@ def _classes_in(file: WeightFile, count: int) -> tuple[list[str], list[str]] | N
 
 def _stored_px(file: WeightFile, input_px: int) -> int:
     """The side of the images that crops are taken from, which our own ONNX files say."""
-    try:
-        said = parse_json(file.metadata.get("input", "").encode())["before"]["shorter_side_px"]
-    # No metadata of ours.
-    except (ValueError, TypeError, KeyError):
-        said = None
-    if type(said) is int and input_px <= said <= 2 * input_px:
+    said = file.stated("before", "shorter_side_px")
+    if said is not None and input_px <= said <= 2 * input_px:
         return said
     return STORED_PX.get(input_px, round(input_px * 256 / 224))
 

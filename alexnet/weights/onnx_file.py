@@ -64,7 +64,9 @@ def read(path: Path) -> WeightFile:
     metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
     read_nodes = [_Node(node) for node in nodes]
     operations = _with_biases(_operations(read_nodes, constants, arrays, integers), arrays)
-    return WeightFile(path, "ONNX", arrays, tuple(operations), metadata, _input_px(graph, arrays))
+    file = WeightFile(path, "ONNX", arrays, tuple(operations), metadata, _input_px(graph, arrays))
+    # Our own files that take stored images crop them inside.
+    return file if file.input_px else replace(file, input_px=file.stated("inside", "crop_px"))
 
 
 class _Node:

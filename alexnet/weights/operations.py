@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.files import parse_json
+
 Array = NDArray[np.float32]
 Arrays = dict[str, Array]
 
@@ -72,3 +74,16 @@ class WeightFile:
     input_px: int | None = None
     mean: tuple[float, ...] = ()
     scale: float = 1.0
+
+    def stated(self, part: str, key: str) -> int | None:
+        """A number of pixels in the metadata `input` of our own ONNX files; None without it.
+
+        Args:
+            part, key: As `export.description` names them.
+        """
+        try:
+            said = parse_json(self.metadata.get("input", "").encode())[part][key]
+        # No metadata of ours.
+        except (ValueError, TypeError, KeyError):
+            return None
+        return said if type(said) is int and said > 0 else None
