@@ -37,7 +37,7 @@ class MeshError(AlexNetError):
 
 
 class BusyError(AlexNetError):
-    """What may pass.
+    """A condition that may go away by itself.
 
     Another process writes the store or the run, other ranks have not come, or a disk does not
     answer.

@@ -24,7 +24,7 @@ from alexnet.architecture import Op, op_of
 from alexnet.checkpoint import state_of
 from alexnet.config import Architecture
 from alexnet.errors import RunError
-from alexnet.files import check_space, new_folder, write_whole
+from alexnet.files import check_space, new_folder, parse_json, write_whole
 from alexnet.inference import read_image
 from alexnet.layer_tables import record, settings
 from alexnet.model import evaluation_mode
@@ -32,6 +32,7 @@ from alexnet.provenance import code_version, describe
 from alexnet.trained import Trained
 
 MANIFEST = "golden.json"
+FORMS = "npy", "float32", "int8"
 INPUT = "input"
 """The name of the network's input among the values; the others are names of operations."""
 LAYOUTS = {1: "C", 2: "OI", 3: "CHW", 4: "OIHW", 6: "OIHWYX"}
@@ -115,8 +116,13 @@ def check_out(out: Path, force: bool) -> None:
     # A mistyped name must not delete a folder of something else, nor files that were put here.
     if not (out / MANIFEST).is_file():
         raise RunError(f"{out} has no {MANIFEST} and is not replaced; choose another name")
-    ours = {MANIFEST, "npy", "float32", "int8"}
-    if other := sorted(path.name for path in out.iterdir() if path.name not in ours):
+    try:
+        values = parse_json((out / MANIFEST).read_bytes())["values"].values()
+        ours = {MANIFEST, *(value[form]["file"] for value in values for form in FORMS)}
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise RunError(f"{out / MANIFEST} is not of this program; choose another name") from None
+    there = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir())
+    if other := [name for name in there if name not in ours]:
         raise RunError(f"{out} has a file of another kind, {other[0]}; choose another name")
 
 

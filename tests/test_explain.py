@@ -278,7 +278,7 @@ def test_points_that_a_class_gains_are_not_said_to_be_lost(trained: Trained, pho
         (["RUN", "PHOTO", "--target", "zebra"], "the run has no class 'zebra'; it has "),
         (["RUN", "PHOTO", "--out", "PHOTO"], "is not a folder; name another one"),
         (["RUN", "none.jpg"], "none.jpg does not exist"),
-        (["none", "PHOTO"], "none"),
+        (["none", "PHOTO"], "none does not exist"),
     ],
 )
 def test_mistakes_of_explain_are_one_sentence(

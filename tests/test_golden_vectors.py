@@ -215,8 +215,14 @@ def test_force_replaces_nothing_but_vectors(run: Path, image: Path, tmp_path: Pa
     for _ in range(2):
         golden.write(trained, image, link, "conv2", force=True)
     assert link.is_symlink() and list(manifest_of(out)["values"])[-1] == "conv2"
-    (out / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"has a file of another kind, notes\.txt"):
+    # Beside the references, too, where another program may write its own.
+    for name in ("notes.txt", "npy/conv2.mine.npy"):
+        (out / name).write_text("mine")
+        with pytest.raises(RunError, match=f"has a file of another kind, {name}"):
+            golden.write(trained, image, out, "fc8", force=True)
+        (out / name).unlink()
+    (out / "golden.json").write_text("{}")
+    with pytest.raises(RunError, match="is not of this program; choose another name"):
         golden.write(trained, image, out, "fc8", force=True)
     assert (out / "npy" / "conv2.npy").exists()
 

@@ -291,8 +291,8 @@ def test_factors_that_are_none_of_dropout_are_refused(
     from onnx import numpy_helper
 
     for value, says in (
-        (np.array(2, np.float32), "by numbers that are none of dropout"),
-        (np.array([0.5, 0.25], np.float32), "by numbers that are none of dropout"),
+        (np.array(2, np.float32), "by constants that are not the factor of a dropout"),
+        (np.array([0.5, 0.25], np.float32), "by constants that are not the factor of a dropout"),
         (np.array(0.25, np.float32), "by different numbers after its layers"),
     ):
         model = exported("one_column")

@@ -27,12 +27,12 @@ from alexnet.units import PATCHES, cut, equally_spaced, maximise, middle
 
 BATCH = 16  # images; the values of all layers are kept for the gradients
 EXAMPLES = 12
-"""Images of the strip, the first ones that are chosen, as far as there are classes one of each.
+"""Number of example images on the page, one of each class where there are enough classes.
 They are stored without loss, so that the page computes what we do."""
 START_P = 0.9
 """About how probable the class of the first example is to the network."""
 SPOKEN_FOR = 3
-"""Classes of each unit."""
+"""Number of classes that are listed as evidence for each unit."""
 THUMBNAIL_PX = 16
 """Side of the images whose pixels are compared. Nearest neighbors hardly need more."""
 JPEG_QUALITY = 85

@@ -378,7 +378,7 @@ def is_bgr(identity: Identity, net: Net) -> bool | None:
 
 
 def factors_of(file: WeightFile) -> list[Array]:
-    """By what a file multiplies behind its first layer, as dropout of 2012 does in use."""
+    """The factors that a file applies after its first layer, such as the 0.5 of 2012's dropout."""
     names = [operation.weight for operation in file.operations]
     first = next((i for i, name in enumerate(names) if name), 0)
     later = file.operations[first:]
@@ -396,7 +396,7 @@ def not_understood(file: WeightFile) -> str:
         return before
     factors = factors_of(file)
     if any(factor.size != 1 or not 0 < factor.item() < 1 for factor in factors):
-        return "it multiplies by numbers that are none of dropout, between 0 and 1"
+        return "it multiplies by constants that are not the factor of a dropout (0 to 1)"
     if any(a.item() != b.item() for a, b in pairwise(factors)):
         return "it multiplies by different numbers after its layers, and dropout has one rate"
     norms = [{"columns": 1} | operation.settings for operation in _operations(file, "lrn")]

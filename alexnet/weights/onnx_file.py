@@ -35,7 +35,7 @@ HARMLESS = "Flatten", "Reshape", "Identity", "Dropout"
 SPATIAL_NORM = "Mul", "AveragePool", "Mul", "Add", "Pow", "Div"
 """Normalization inside a map, which ONNX has no operation for."""
 PARTS = " "
-"""No name of a value: that of several."""
+"""Stands for the outputs of a Split; no value has this name."""
 # Numbers of TensorProto.DataType, each with NumPy's name for it and the field of its values.
 FLOATS = {1: ("<f4", 4), 11: ("<f8", 10)}
 HALF, INT64 = 10, 7
