@@ -56,8 +56,7 @@ def evaluate(arguments: list[str]) -> None:
     if len(a.runs) > 1:
         text = f"the ensemble of {len(a.runs)} runs: their probabilities are averaged"
         print(f"{text}; for the errors of one, evaluate it alone", file=sys.stderr)
-    kept = len(a.runs) == 1 and a.runs[0].is_dir()
-    if not kept and not a.json:
+    if not a.json and (len(a.runs) > 1 or any(run.is_file() for run in a.runs)):
         # Before the test, which may take hours.
         keeping = f"{command('evaluate', *arguments, '--json')} > FILE"
         of = "an ensemble" if len(a.runs) > 1 else "a single file"
@@ -74,7 +73,7 @@ def evaluate(arguments: list[str]) -> None:
     if of_others:
         _say_part(store, results[0].images)
     # Printed first: keeping the results may fail.
-    if kept:
+    if len(a.runs) == 1 and a.runs[0].is_dir():
         _keep(a.runs[0], store, a.split, results)
 
 
