@@ -249,7 +249,7 @@ def evaluate(
     if isinstance(runs, str | Path):
         runs = [runs]
     if not runs:
-        raise RunError("evaluate needs at least one run")
+        raise RunError("name at least one run")
     store = Store(data or common_store(runs))
     members = [load(run, device=device) for run in runs]
     for run, member in zip(runs, members, strict=True):
@@ -295,7 +295,7 @@ def common_store(runs: Sequence[str | Path]) -> str:
         DataError: The store is not there any more.
     """
     if not runs:
-        raise RunError("evaluate needs at least one run")
+        raise RunError("name at least one run")
     saved = [checkpoint.read(run) for run in runs]
     for run, other in zip(runs, saved, strict=True):
         # The checksum tells stores apart and not the name: a store may have been moved.

@@ -125,7 +125,8 @@ def _check_is(saved: Checkpoint, *names: str, has_constants: bool = False) -> Ne
             return net
     raise RunError(
         f"{saved.file} is another network ({saved.config.recipe}) than "
-        f"{' and '.join(net.title for net in nets)}: with its weights they would give other answers"
+        f"{' and '.join(net.title for net in nets)}: with its weights they would give other "
+        "answers; export it as ONNX"
     )
 
 

@@ -321,7 +321,10 @@ def _mean(
         )
     square = mean.ndim == 1 or (mean.ndim == 3 and mean.shape[1] == mean.shape[2])
     if not (square and mean.size) or mean.shape[0] != 3 or not np.isfinite(mean).all():
-        raise RunError(f"{file.path} has a mean of shape {mean.shape}, which fits no image")
+        raise RunError(
+            f"{file.path} has a mean of shape {mean.shape}, which fits no image; "
+            "name another with --mean FILE"
+        )
     mean = mean[::-1] if bgr and chosen.config.augment.mean != "channel" else mean
     if mean.ndim == 1:
         mean = np.broadcast_to(mean[:, None, None], (3, stored_px, stored_px))

@@ -206,7 +206,10 @@ def _by_names(from_file: Arrays, path: Path) -> Named | None:
             if match:
                 # Several spellings are one name.
                 if (name := f"{match[1]}.{parameter}") in arrays:
-                    raise RunError(f"{path} has two arrays for {name}, one of them as {key}")
+                    raise RunError(
+                        f"{path} has two arrays for {name}, one of them as {key}; remove one of "
+                        "the two"
+                    )
                 arrays[name] = _our_axes(array, layout)
             elif key != MEAN:
                 others.append(key)
