@@ -18,6 +18,7 @@ from alexnet.config import Config, StoreSettings, scaled
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.data.store_folder import StoreFolder
 from alexnet.errors import RunError
 from alexnet.evaluation import Result, crops_name, evaluate
 from alexnet.explorer import page, runtime
@@ -211,7 +212,7 @@ def _remove(out: Path) -> None:
         with suppress(OSError):
             run.rmdir()
     if store.exists():
-        shutil.rmtree(store)
+        StoreFolder(store).remove()
 
 
 def report(results: list[Result], out: str | Path) -> str:

@@ -12,6 +12,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +234,11 @@ def _prepare(source: Source, images: str, folder: Path, config: Config) -> None:
     elif before_px != settings.size_px:
         was = f"{before_px} pixels a side, and this recipe needs {settings.size_px}"
     else:
+        print(
+            f"{folder}, which was prepared before, is used; images changed since then under their "
+            "old names are not in it",
+            file=sys.stderr,
+        )
         return
     run = str(folder).removesuffix("-store")
     go_on = f" (with --init {shlex.quote(run)} to go on from that run)" if can_go_on else ""
@@ -256,18 +262,19 @@ def _changes(store: Store, source: Source) -> tuple[str, bool]:
     if not all(split.fingerprint for split in source.splits):
         return f"other images {has_now}, {by_another}", False
     splits = {name: store.split(name) for name in store.manifest["splits"]}
-    before = {name: {part.name(i) for i in range(len(part))} for name, part in splits.items()}
-    now = {split.name: {item.name for item in split.items(0)} for split in source.splits}
-    all_before, all_now = (set[str]().union(*names.values()) for names in (before, now))
+    # Counted, since images of two splits may have the same name.
+    before = {name: Counter(map(part.name, range(len(part)))) for name, part in splits.items()}
+    now = {split.name: Counter(i.name for i in split.items(0)) for split in source.splits}
+    all_before, all_now = (sum(names.values(), Counter[str]()) for names in (before, now))
     tested_before, tested_now = (
-        set[str]().union(*(names for split, names in of_split.items() if split != "train"))
+        sum((names for split, names in of_split.items() if split != "train"), Counter[str]())
         for of_split in (before, now)
     )
     seen = before["train"] & (tested_now - tested_before)
-    can_go_on = all_before <= all_now and len(seen) <= MOST_SEEN * len(tested_now)
+    can_go_on = all_before <= all_now and seen.total() <= MOST_SEEN * tested_now.total()
     entries = store.manifest["splits"].values()
-    unreadable = {name for entry in entries for name, _ in entry.get("skipped", [])}
-    if all_now == all_before | unreadable:
+    unreadable = Counter(name for entry in entries for name, _ in entry.get("skipped", []))
+    if all_now == all_before + unreadable:
         return f"other labels {has_now}, {by_another}", can_go_on
     return f"other images {has_now}", can_go_on
 

@@ -206,6 +206,7 @@ def test_preprocessing_equals_its_slow_reference(recipe: object) -> None:
         np.testing.assert_allclose(got[i].permute(1, 2, 0).numpy(), want, rtol=0, atol=2e-4)
 
 
+@pytest.mark.usefixtures("compiled_code")
 @settings(max_examples=40)
 @given(
     st.sampled_from([recipes.paper, recipes.original, recipes.torchvision]),
@@ -233,6 +234,14 @@ def test_crop_beyond_its_image_is_refused() -> None:
             preprocess(
                 torch.zeros(2, 40, 40, 3, dtype=torch.uint8), fixed_crop(top, left, False, 2)
             )
+    whole = replace(fixed_crop(0, 0, False, 2), sides=np.array([[40.0, 20.0], [40.0, 20.0]]))
+    images = torch.zeros(2, 40, 40, 3, dtype=torch.uint8)
+    assert preprocess(images, whole).shape == (2, 3, 32, 32)
+    for field in ("top", "left"):
+        # The second crop, of 20 pixels, reaches half a pixel beyond its image.
+        beyond = replace(whole, **{field: np.array([0.0, 20.5])})
+        with pytest.raises(DataError, match="a crop of 20 pixels reaches beyond its image of 40"):
+            preprocess(images, beyond)
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 32, 3), (2, 40, 48, 3), (2, 48, 48, 3), (2, 40, 40, 1)])

@@ -21,6 +21,7 @@ from alexnet.errors import AlexNetError, ConfigError, RunError
 from alexnet.explorer import runtime
 from alexnet.train.endings import Interrupted
 from alexnet.trained import load
+from tests.small_stores import SMALL
 
 
 def test_image_of_shapes_is_determined_by_label_and_seed() -> None:
@@ -206,6 +207,26 @@ def test_force_removes_only_what_a_demo_made(run: Path, tmp_path: Path) -> None:
         with pytest.raises(AlexNetError, match=f"{out}/(run|store) is not"):
             demo(tmp_path / out, force=True)
     assert contents(tmp_path) == before
+
+
+def test_kill_while_a_demo_is_removed_leaves_no_half_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+
+    def killed(folder: Path, **options: object) -> None:
+        if folder.exists():
+            (folder / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as kill:
+        kill.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _remove(tmp_path)
+    assert not (tmp_path / "store").exists()
+    # The next preparation removes the rest.
+    prepare(shapes.source(20, 10), tmp_path / "store", SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_lock_of_a_run_is_not_removed_with_it(

@@ -37,10 +37,30 @@ from tests.small_stores import folder_of
 def test_flat_folder_with_a_table_of_labels(
     file: str, text: str, inside: str, tmp_path: Path
 ) -> None:
-    source = pets(tmp_path, text, file, inside)
+    source = pets(tmp_path, text.replace("set/", f"{inside}/"), file, inside)
     assert source.classes == ("cat", "golden retriever")
     assert check_labels(source.splits[0]) == 3
     assert source.notes == ()
+
+
+@pytest.mark.parametrize("row", ["b/1.png", "set/b/1.png", "b/1"])
+def test_row_of_another_folder_does_not_name_an_image_of_this_one(row: str, tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / "a" / f"{number}.png", image(number % 2, number))
+    rows = "name,label\na/0.png,cat\nset/a/2.png,dog\n3,dog\n"
+    write(tmp_path / "labels.csv", rows)
+    assert find(str(tmp_path)).classes == ("cat", "dog")
+    write(tmp_path / "labels.csv", f"{rows}{row},dog\n")
+    with pytest.raises(DataError, match=f"1 rows of .* name no image .* first is '{row}' in"):
+        find(str(tmp_path))
+
+
+def test_two_columns_of_labels_are_taken_only_if_they_mean_the_same(tmp_path: Path) -> None:
+    text = "name,class_id,label\na b.jpg,7,golden retriever\nc.png,3,cat\nd.JPG,3,cat\n"
+    assert pets(tmp_path, text).classes == ("3", "7")
+    for other in ("7,cat", "3,golden retriever"):
+        with pytest.raises(DataError, match=r"'class_id' and 'label', which divide the"):
+            pets(tmp_path, text.replace("7,golden retriever", other))
 
 
 def test_table_labels_may_be_numbers(tmp_path: Path) -> None:

@@ -298,6 +298,7 @@ def test_all_ranks_end_and_one_reports_when_the_store_vanishes(
     assert re.fullmatch(
         rf"alexnet: rank [01]: {BUCKET} "
         r"(cannot be read any more \(.*\)|has not delivered an image for 2\.5 s); "
+        r"check its disk or server; "
         rf"continue with: alexnet train --resume {run}",
         sentences[0],
     )

@@ -42,6 +42,7 @@ from tests.layouts import (
     tar,
     write,
 )
+from tests.small_stores import folder_of
 
 HUB = "people/imagenet"
 
@@ -229,6 +230,14 @@ def test_a_split_can_be_left_out(tmp_path: Path) -> None:
             find(str(layouts.tiny_imagenet(tmp_path / name)), splits=["train", "val", name])
 
 
+def test_only_split_to_test_on_is_asked_for_as_val(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder_of(tmp_path / split, {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=r"names 'test', and .* has train.*; .* is called val$"):
+        find(str(tmp_path), splits=["train", "test"])
+    assert [s.name for s in find(str(tmp_path), splits=["train", "val"]).splits] == ["train", "val"]
+
+
 def test_omitted_splits_are_reported_before_preparation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +273,7 @@ def test_source_with_only_test_images_is_refused(tmp_path: Path) -> None:
     for path in folder.glob("data/*.parquet"):
         if not path.name.startswith("test"):
             path.unlink()
-    with pytest.raises(ValueError, match="no training files; their names begin with 'train'"):
+    with pytest.raises(ValueError, match="no training files; their names contain 'train'"):
         find(str(folder))
     flat(tmp_path / "tiny" / "test" / "images", VAL)
     with pytest.raises(ValueError, match="has no train/ beside test/"):
@@ -344,6 +353,10 @@ def test_shards_without_split_names_have_images_held_out(tmp_path: Path) -> None
         ({"x.jpg": b"", "x.cls": b"-5"}, "has the label -5, and labels are numbers from 0"),
         ({"x.jpg": b"", "x.json": b"{]"}, "x needs an image and a"),
         ({"x.jpg": b"", "x.png": b"", "x.cls": b"0"}, "several images, jpg, png; take all but one"),
+        (
+            {"x.jpg": b"", "x.JPG": b"", "x.cls": b"0"},
+            r"x has two files \.jpg; take one of",
+        ),
         ({"README.md": b""}, "it has md; add what is missing, or take it out of the tar"),
         # Masks, of an image that is missing or cannot be decoded.
         (

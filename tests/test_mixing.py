@@ -40,6 +40,13 @@ def test_mixing_is_a_function_of_seed_epoch_and_image(augment: Augment) -> None:
     assert whole.share.max() <= 0.5
 
 
+@pytest.mark.parametrize("px", [24, 56, 96, 224, 227])
+def test_square_never_covers_more_than_half(px: int) -> None:
+    mixing = sample_mixing(Augment(cutmix=8.0), px, 7, 0, np.arange(4000))
+    assert 0.49 * px**2 * 0.9 < mixing.side_px.max() ** 2 <= px**2 / 2
+    assert mixing.share.max() <= 0.5
+
+
 def test_shares_are_those_of_the_beta_distribution() -> None:
     """With 1 it is uniform, so that the smaller share has the mean 1/4; 0.2 mixes less."""
     index = np.arange(20_000)

@@ -223,6 +223,29 @@ def test_run_can_go_on_with_more_images_if_few_of_its_own_would_be_tested_on(
     assert "--init" not in refusal()
 
 
+def test_images_of_the_same_name_in_both_splits_are_told_apart(
+    images: Path, tmp_path: Path
+) -> None:
+    """Moved to where a removed image of its name was, an image would be tested on unseen."""
+    folder, of_class = tmp_path / "set", shapes.CLASSES[0]
+    for split in ("train", "val"):
+        shutil.copytree(images, folder / split)
+    train_on(str(folder), tmp_path / "mine", tiny)
+    (folder / "train" / of_class / "0.png").replace(folder / "val" / of_class / "0.png")
+    with pytest.raises(DataError, match="was prepared for other images") as refused:
+        train_on(str(folder), tmp_path / "mine", tiny)
+    assert "--init" not in str(refused.value)
+
+
+def test_store_that_is_used_again_is_announced(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for again in (False, True):
+        train_on(str(images), tmp_path / "mine", tiny)
+        error = capsys.readouterr().err
+        assert ("mine-store, which was prepared before, is used; images changed" in error) == again
+
+
 def tars_of(images: Path, folder: Path) -> None:
     """Write an archive of each class."""
     folder.mkdir()

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from alexnet.data import shapes
 from alexnet.data.prepare import prepare
 from alexnet.data.sources import Item, find
+from alexnet.data.store import Store
 from alexnet.data.store_folder import StoreFolder
 from alexnet.errors import BusyError, DataError
 from tests import layouts
@@ -223,6 +224,23 @@ def test_state_with_a_changed_value_or_without_its_sums_is_refused(tmp_path: Pat
     sums.write_bytes(sums.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"sums-\d+\.npz is missing or damaged; remove"):
         prepare(shapes.source(40, 10), store, made)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"short")])
+def test_unfinished_store_without_a_file_that_it_had_is_refused(
+    damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    made, store = replace(SMALL, shard_images=2), tmp_path / "store"
+    stop_in(store, shapes.source(40, 10))
+    damage(store.with_name("store.partial") / "store" / "train" / "data-00000.arrow")
+    with pytest.raises(DataError, match=r"train/data-00000\.arrow is missing or damaged; remove"):
+        prepare(shapes.source(40, 10), store, made)
+
+
+def test_unfinished_store_that_is_opened_says_how_it_is_finished(tmp_path: Path) -> None:
+    stop_in(tmp_path / "store", shapes.source(40, 10))
+    with pytest.raises(DataError, match=r"store is not finished; repeat the .*/store\.partial$"):
+        Store(tmp_path / "store")
 
 
 def test_a_folder_that_is_not_an_unfinished_store_is_left_alone(tmp_path: Path) -> None:

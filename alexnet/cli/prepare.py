@@ -37,7 +37,7 @@ class PrepareArguments:
     store: Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
     """New folder for the store."""
     val_fraction: float = 0.1
-    """Share of the images held out where a source of image files has no validation split."""
+    """Share of the images held out where folders, tables or tars have no validation split."""
     splits: Names = ()
     """Splits to prepare, train among them; all splits with labels when not given."""
     settings: Annotated[StoreSettings, tyro.conf.arg(name="")] = field(

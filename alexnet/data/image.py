@@ -72,7 +72,8 @@ def decode(data: bytes, upright: bool = False, enough_px: int = 0) -> Rgb:
     a sign are refused: nothing in the file says which of them is white.
 
     Args:
-        upright: Whether the image is rotated as its EXIF orientation says.
+        upright: Whether the image is rotated as its EXIF orientation says. Pillow rotates a TIFF
+            in any case.
         enough_px: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, several times faster, as
             long as its shorter side keeps twice this many pixels. 0 decodes it at full size.
 

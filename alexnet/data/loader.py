@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.data.image import pixels_of_jpeg, pixels_of_other, pixels_of_ppm, ppm_header
-from alexnet.data.storage import StoreLost
+from alexnet.data.storage import MEND, StoreLost
 from alexnet.data.store import Split
 from alexnet.errors import DataError
 
@@ -46,7 +46,7 @@ class Share:
 
     def sizes(self, batch: int) -> tuple[int, ...]:
         """Return the number of images of a batch in each part."""
-        # The same function as in `batches`, so that the two cannot disagree.
+        # The same function as in `cut`, so that the two cannot disagree.
         return tuple(len(part) for part in np.array_split(np.empty(batch), self.count))
 
 
@@ -217,7 +217,9 @@ def result_of(task: Future[Result], split: Split) -> Result:
     for _ in range(math.ceil(split.answer_s)):
         with suppress(TimeoutError):
             return task.result(timeout=1)
-    raise StoreLost(f"{split.storage.name} has not delivered an image for {split.answer_s:g} s")
+    raise StoreLost(
+        f"{split.storage.name} has not delivered an image for {split.answer_s:g} s; {MEND}"
+    )
 
 
 def fill(split: Split, index: Indices, out: NDArray[np.uint8]) -> None:

@@ -13,6 +13,7 @@ the published one is cut at the border.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,7 +68,10 @@ def sample_mixing(
         _shares(seed, epoch, MIXUP, augment.mixup, index),
     )
     share = np.minimum(drawn, 1 - drawn)
-    side_px = np.where(pastes, np.rint(np.sqrt(share) * input_px), 0).astype(np.int64)
+    # Rounded, the largest squares could cover more than half: 40 pixels of 56 are 51 %.
+    most_px = math.isqrt(input_px**2 // 2)
+    side_px = np.minimum(np.rint(np.sqrt(share) * input_px).astype(np.int64), most_px)
+    side_px = np.where(pastes, side_px, 0)
     # Of whole pixels, whose share is what the target gets.
     share = np.where(pastes, side_px**2 / input_px**2, share)
     places = input_px - side_px + 1

@@ -342,7 +342,7 @@ def _finish(job: Job) -> dict[str, Any]:
         _write_hugging_face_files(folder / split.name, record["shards"], source.classes)
         splits[split.name] = {
             "images": sum(record["per_class"]),
-            # Tells later whether the source still has the same images.
+            # Tells later whether the source still has images of the same names and labels.
             "fingerprint": split.fingerprint,
             "per_class": record["per_class"],
             "kept": record["kept"],
@@ -359,7 +359,7 @@ def _finish(job: Job) -> dict[str, Any]:
     manifest = {
         "format": FORMAT,
         **_identity(source, job.settings),
-        # Tells later whether the archives, whose images have no fingerprint, are still the same.
+        # Tells later whether archives, whose images have no fingerprint, are still the same.
         "archives": source.archives,
         "notes": [
             *source.notes,

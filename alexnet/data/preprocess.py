@@ -184,14 +184,15 @@ class Preprocess:
 
     def _check(self, augmentation: Augmentation) -> None:
         """Raise DataError if a crop reaches beyond its image."""
-        border = self.stored_px - self.input_px
-        if augmentation.sides is None and any(
-            a.size and not 0 <= a.min() <= a.max() <= border
-            for a in (augmentation.top, augmentation.left)
-        ):
-            raise DataError(
-                f"a crop of {self.input_px} pixels reaches beyond its image of {self.stored_px}"
-            )
+        sides = np.full((2, 1), float(self.input_px)) if (s := augmentation.sides) is None else s
+        for first, side in zip((augmentation.top, augmentation.left), sides, strict=True):
+            # The end of a zoomed crop is the sum of two rounded numbers.
+            beyond = (first < 0) | (first + side > self.stored_px + 1e-6)
+            if beyond.any():
+                px = np.broadcast_to(side, beyond.shape)[beyond][0]
+                raise DataError(
+                    f"a crop of {px:g} pixels reaches beyond its image of {self.stored_px}"
+                )
 
     def _on_host(self, values: NDArray[Any]) -> torch.Tensor:
         """Return an array as a tensor from which a copy to the device does not wait."""

@@ -35,7 +35,7 @@ from alexnet.data.cache import (
     record_check,
     stamp_of,
 )
-from alexnet.data.storage import OpenFiles, Range, StoreLost, missing
+from alexnet.data.storage import MEND, OpenFiles, Range, StoreLost, missing
 from alexnet.errors import DataError
 
 # These attempts come on top of the retries of the fsspec backend itself.
@@ -314,6 +314,6 @@ def _retry(fetch: Callable[[], T], url: str) -> T:
         except Exception as error:
             if tries_left == 0:
                 reason = http_client.reason(error)
-                raise StoreLost(f"{url} cannot be read any more ({reason})") from error
+                raise StoreLost(f"{url} cannot be read any more ({reason}); {MEND}") from error
             time.sleep(PAUSE_S)
     raise AssertionError("not reached")

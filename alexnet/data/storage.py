@@ -25,6 +25,10 @@ MOST_OPEN = 4096
 """Upper limit on the open files of one store, where the system's own limit is far higher."""
 
 
+MEND = "check its disk or server"
+"""What to do about a store that is lost, for messages."""
+
+
 class StoreLost(OSError):
     """A store that was readable can no longer be read."""
 
@@ -243,7 +247,7 @@ class LocalStorage:
             yield
         except OSError as error:
             path = self._folder / error.filename if error.filename else self.name
-            raise StoreLost(f"{path} cannot be read any more ({error.strerror})") from error
+            raise StoreLost(f"{path} cannot be read any more ({error.strerror}); {MEND}") from error
 
     def expect_repeated_reads(
         self, sha256: Mapping[str, str], sizes: Mapping[str, int], store: str

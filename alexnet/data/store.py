@@ -152,6 +152,11 @@ class Store:
         try:
             text = self.storage.read_file("manifest.json")
         except (FileNotFoundError, NotADirectoryError):
+            if Path(f"{name}.partial").is_dir():
+                raise DataError(
+                    f"{name} is not finished; repeat the alexnet prepare command that began "
+                    f"{name}.partial"
+                ) from None
             # A folder of images, more likely than not.
             source = name if Path(name).is_dir() else "SOURCE"
             raise DataError(

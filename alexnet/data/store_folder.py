@@ -96,6 +96,16 @@ class StoreFolder:
         if self._old.exists():
             self._discard(self._old)
 
+    def remove(self) -> None:
+        """Remove the store, if there is one. A kill leaves it whole, or removed for `held`.
+
+        Raises:
+            BusyError: If another process prepares this store.
+        """
+        with self.held():
+            if self.path.exists():
+                self._discard(self.path)
+
     def _repair(self) -> None:
         """Bring the folders into order after a kill."""
         # The hidden files of a store whose name continues this one have a dot there.

@@ -91,7 +91,7 @@ def begin(target: StoreFolder, source: Source, settings: StoreSettings) -> Job:
 
     Raises:
         DataError: If another preparation was begun there, if the source has changed since then, or
-            if the state is damaged.
+            if the state or a file that it names is damaged.
     """
     # As JSON gives it back, for the comparison below.
     expected = json.loads(json.dumps(_expected(source, settings)))
@@ -107,8 +107,18 @@ def begin(target: StoreFolder, source: Source, settings: StoreSettings) -> Job:
         )
     else:
         job = Job(source, settings, target, state)
+        _check_files(job)
     target.new.mkdir(exist_ok=True)
     return job
+
+
+def _check_files(job: Job) -> None:
+    """Raise DataError if a file of the store that the state names is missing or cut short."""
+    for split, record in job.state["splits"].items():
+        for shard in record["shards"]:
+            path = job.target.new / split / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise DataError(f"{path} is missing or damaged; {_begin_again(job.target)}")
 
 
 def consumed(target: StoreFolder) -> dict[str, int]:

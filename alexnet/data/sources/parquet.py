@@ -54,7 +54,7 @@ def parquet_in(folder: Path) -> list[Path]:
 
 
 def parquet_files(folder: Path, options: Options = Options()) -> Source:
-    """Read Parquet files, each in the split its name begins with (train-00000-of-00003.parquet).
+    """Read Parquet files, each in the split that its name contains (train-00000-of-00003.parquet).
 
     If the names of the training images contain wnids, or the `classes.py` of the repository lists
     them, these are the classes, and the names of the label column are their words. A test split
@@ -77,7 +77,7 @@ def parquet_files(folder: Path, options: Options = Options()) -> Source:
             raise DataError(f"{path} is a pointer of Git LFS; fetch the file with: git lfs pull")
         by_split.setdefault(split, []).append(path)
     if "train" not in by_split:
-        raise DataError(f"{folder} has no training files; their names begin with 'train'")
+        raise DataError(f"{folder} has no training files; their names contain 'train'")
     _probe([path for files in by_split.values() for path in files])
     train = by_split["train"]
     image, label, names = _columns(train)

@@ -60,7 +60,10 @@ def find(source: str, val_fraction: float = 0.1, splits: Sequence[str] = ()) -> 
     names = [split.name for split in read.splits]
     for split in options.splits:
         if split not in names:
-            why = "".join(f"; {note}" for note in read.notes)
+            # A labeled test split is the validation split where there is no other.
+            alone = ["a test split with labels and no val beside it is called val"]
+            notes = read.notes or alone * (split == "test")
+            why = "".join(f"; {note}" for note in notes)
             raise DataError(f"--splits names {split!r}, and {source} has {', '.join(names)}{why}")
     return replace(read, splits=tuple(split for split in read.splits if options.wants(split.name)))
 

@@ -43,7 +43,8 @@ SPLIT_NAMES = {
 LEAVE_OUT = "leave the split out with --splits of alexnet prepare"
 MAX_IMAGE_BYTES = 256 << 20
 """Most bytes in the file of one image. The largest images that `decode` accepts have 179 million
-pixels, which are some 90 MB as a JPEG of the best quality; a larger file would only take memory."""
+pixels, which are some 90 MB as a JPEG of the best quality. Uncompressed, with three bytes a pixel,
+89 million pixels have this size; larger files are refused before they take memory."""
 
 
 class UnreadableImage(ValueError):

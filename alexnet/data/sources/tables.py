@@ -76,12 +76,12 @@ class Images:
 
     def find(self, name: str) -> Path | None:
         """Return the file that a table calls `name`; None if there is none, or several."""
-        return _longest_ending(self._by_name, name)
+        return _longest_ending(self.folder, self._by_name, name)
 
     def find_left_out(self, names: Iterable[str]) -> list[Path]:
         """Return the files with some of these names that are images and cannot be decoded here."""
         by_name = _by_endings(self.folder, self.left_out)
-        paths = (_longest_ending(by_name, name) for name in names)
+        paths = (_longest_ending(self.folder, by_name, name) for name in names)
         return [path for path in paths if path is not None]
 
 
@@ -109,13 +109,16 @@ def _by_endings(folder: Path, files: Sequence[Path]) -> dict[str, Path | None]:
     return by_name
 
 
-def _longest_ending(by_name: Mapping[str, Path | None], name: str) -> Path | None:
+def _longest_ending(folder: Path, by_name: Mapping[str, Path | None], name: str) -> Path | None:
     """Return the file that a table calls `name`, of those that `_by_endings` returned."""
     parts = ["", *(part for part in re.split(r"[/\\]", name) if part not in ("", "."))]
     # The table may also name folders above this one: the longest ending that fits counts.
     for first in range(len(parts)):
         if (path := by_name.get(composed("/".join(parts[first:])))) is not None:
-            return path
+            # What follows these folders is the whole path here. Otherwise the file lies in another
+            # folder than the table says: a/1.png is not b/1.png.
+            here = len(path.relative_to(folder).parts)
+            return path if first <= 1 or here == len(parts) - first else None
     return None
 
 
@@ -291,7 +294,16 @@ def _table_rows(
         lines, heading = lines[1:], dict(enumerate(first))
         split = next((c for c in others if heading.get(c) in SPLIT_HEADINGS), None)
         others = [c for c in others if c != split]
-        label = next((c for c in others if heading.get(c) in LABEL_HEADINGS), None)
+        labels = [c for c in others if heading.get(c) in LABEL_HEADINGS]
+        # Numbers and names of the same classes may stand side by side, and either will do.
+        label = labels[0] if labels else None
+        for other in labels[1:]:
+            if not _same_classes(lines, labels[0], other):
+                raise DataError(
+                    f"{path} has the columns {first[labels[0]]!r} and {first[other]!r}, which "
+                    "divide the images into different classes; give the one that is not the label "
+                    "another heading"
+                )
     # Without a heading, boxes may follow a wnid; the meaning of any other columns is unknown.
     elif len(others) > 1:
         follows = name + 1 < width and are_wnids(fields[name + 1] for _, fields in lines)
@@ -320,6 +332,12 @@ def _table_rows(
         # As `Source` writes the names of classes.
         text = composed(boxes[1] if boxes else text)
         yield LabelRow(line, fields[name], text, row_split)
+
+
+def _same_classes(lines: list[tuple[int, list[str]]], one: int, other: int) -> bool:
+    """Whether two columns divide the lines of a table into the same classes."""
+    both = {(fields[one], fields[other]) for _, fields in lines}
+    return len(both) == len({a for a, _ in both}) == len({b for _, b in both})
 
 
 def _split(path: Path, line: int, word: str) -> str:

@@ -108,8 +108,8 @@ def webdataset(folder: Path, options: Options = Options()) -> Source:
     notes = []
     for name, scan in list(scans.items()):
         source_name = "test" if no_val and name == "val" else name
-        # -1 stands for no label, as in ImageNet's test split.
-        if source_name == "test" and not scan.labels - {-1}:
+        # As ImageNet's test split, whose labels are -1.
+        if source_name == "test" and not scan.labels:
             notes.append(without_labels(source_name, folder))
             del scans[name], by_split[name]
             continue
@@ -276,7 +276,7 @@ def _samples(path: Path) -> Iterator[Sample]:
     The files of a sample follow each other, and share their names up to the first dot.
 
     Raises:
-        DataError: If a sample has no image, or several.
+        DataError: If a sample has no image, several, or two files with one extension.
     """
     key, parts = "", dict[str, Member]()
     with open_tar(path) as members:
@@ -288,6 +288,10 @@ def _samples(path: Path) -> Iterator[Sample]:
                 if parts:
                     yield _sample(path, key, parts)
                 key, parts = f"{folder}/{stem}", {}
+            if ext.lower() in parts:
+                raise DataError(
+                    f"{path}: {stem} has two files .{ext.lower()}; take one of them out of the tar"
+                )
             parts[ext.lower()] = member
         if parts:
             yield _sample(path, key, parts)
