@@ -83,6 +83,14 @@ def test_names_of_ours_do_not_tell_the_channels_of_caffes_nets(
     assert torch.equal(weight.flip(1) if channels == "bgr" else weight, net.conv1.weight)
 
 
+def test_mean_of_each_channel_is_not_reversed(tmp_path: Path) -> None:
+    """It would be subtracted from other channels than the network of the file knew."""
+    torchvision_file(tmp_path / "a.pth")
+    with pytest.raises(RunError, match=r"images that are R, G, B; leave out --channels bgr"):
+        import_weights(tmp_path / "a.pth", tmp_path / "run", channels="bgr")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_arrays_for_one_parameter_are_refused(tmp_path: Path) -> None:
     blobs = frameworks.caffe_blobs(1, WIDTH, CLASSES)
     slim = frameworks.slim_variables(2, WIDTH, CLASSES)

@@ -328,7 +328,7 @@ def test_export_says_where_a_file_was_not_compared_with_the_run(
     assert (tmp_path / "b.onnx").is_file()
 
 
-def test_exported_safetensors_can_be_loaded(run: Path, tmp_path: Path) -> None:
+def test_weights_without_velocity_can_be_loaded(run: Path, tmp_path: Path) -> None:
     saved = checkpoint.read(run)
     checkpoint.write(tmp_path / "net.safetensors", saved.weights, {}, saved.mean, saved.about)
     again = checkpoint.read(tmp_path / "net.safetensors")

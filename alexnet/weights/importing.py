@@ -93,6 +93,11 @@ def import_weights(
             "Caffe's weights too, whose images are B, G, R; say which with --channels rgb or "
             "--channels bgr"
         )
+    if bgr and chosen.config.augment.mean == "channel":
+        raise RunError(
+            f"{chosen.title} has a mean and a deviation of each channel, for images that are "
+            "R, G, B; leave out --channels bgr"
+        )
     config, dropout_in_words = _with_dropout(file, chosen, dropout)
     # With a mean for each channel, the run divides by the deviations itself.
     scale = np.ones(3, np.float32) if config.augment.mean == "channel" else preprocessing.scale
