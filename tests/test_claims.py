@@ -15,13 +15,21 @@ from alexnet.errors import RunError
 from alexnet.experiments import document, drawings, measures, records, report, table
 from alexnet.experiments.claims import CLAIMS, chosen
 from alexnet.experiments.estimates import estimate, holm
+from alexnet.experiments.pictures import pictures
 from alexnet.experiments.record import Record, Row, where
+from alexnet.figures import drawn_from
 from alexnet.model import Network
 from tests.claim_records import RECORDS, ROOT, raw
 
 
 def test_document_agrees_with_the_records(recorded: list[Record]) -> None:
-    assert (ROOT / "docs" / "reproduction.md").read_text() == document.text(recorded)
+    drawn = pictures(recorded)
+    text = document.text(recorded, drawn, "reproduction-figures")
+    assert (ROOT / "docs" / "reproduction.md").read_text() == text
+    folder = ROOT / "docs" / "reproduction-figures"
+    assert {path.name for path in folder.iterdir()} == {one.file for one in drawn}
+    for one in drawn:
+        assert drawn_from(folder / one.file) == one.source, one.title
     assert all("effects" not in record.raw for record in recorded)
 
 
@@ -259,17 +267,17 @@ def test_single_runs_by_number_of_images_are_not_joined_and_have_no_interval() -
     (axes,) = drawings.by_images(record).axes
     line, *points = axes.lines
     assert [one.get_linestyle() for one in (line, *points)] == ["-", "None", "None", "None"]
-    ((_, ((_, caption),)),) = report._sections([record], ())
-    assert "A point is one pair of runs: there is no interval" in caption
+    (picture,) = pictures([record])
+    assert "A point is one pair of runs: there is no interval" in picture.caption
 
 
 def test_effects_by_number_of_images_are_three_curves() -> None:
     record = by_images(3)
-    ((title, ((figure, caption),)),) = report._sections([record], ())
+    (picture,) = pictures([record])
     # None of its rows is a bar among the differences of test error.
-    assert title == "Overfitting: the number of images"
-    assert "A point is the mean over seeds" in caption
-    (axes,) = figure.axes
+    assert picture.title == "Overfitting: the number of images"
+    assert "A point is the mean over seeds" in picture.caption
+    (axes,) = picture.figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "without dropout minus with it",
         "without random crops and reflections minus with them",
@@ -304,7 +312,7 @@ def test_every_interval_of_the_figure_names_its_scale_and_data(recorded: list[Re
 
 def test_only_single_parts_are_shown_as_what_each_part_is_worth(recorded: list[Record]) -> None:
     titles = {
-        record.claim.id: [title for title, _ in report._sections([record], ())]
+        record.claim.id: [one.title for one in pictures([record])]
         for record in recorded
         if record.claim.id in ("modern", "links")
     }
@@ -323,8 +331,8 @@ def test_differences_of_test_error_are_shown_whatever_the_name_of_the_effect(
         one for one in recorded if (one.claim.id, one.raw["on"]) == ("links", "tiny-imagenet")
     )
     rows = [replace(row, effect=replace(row.effect, name="another name")) for row in links.rows]
-    ((title, _),) = report._sections([replace(links, rows=tuple(rows))], ())
-    assert title == "What each part is worth"
+    (picture,) = pictures([replace(links, rows=tuple(rows))])
+    assert picture.title == "What each part is worth"
 
 
 def test_document_lists_the_claims_that_the_paper_does_not_make(recorded: list[Record]) -> None:

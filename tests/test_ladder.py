@@ -11,9 +11,10 @@ from alexnet import recipes
 from alexnet.architecture import plan
 from alexnet.config import Config, SmoothSchedule
 from alexnet.config_checks import check, without_effect
-from alexnet.experiments import drawings, records, report
+from alexnet.experiments import drawings, records
 from alexnet.experiments.claims import chosen
 from alexnet.experiments.measures import RunResult
+from alexnet.experiments.pictures import pictures
 from alexnet.experiments.record import Record
 from alexnet.ladder import LEFT_OUT, RUNGS, climb, kept
 from alexnet.saved_config import differences, to_dict
@@ -104,11 +105,11 @@ def test_figure_has_each_rung_and_those_left_out_are_hollow() -> None:
 
 def test_caption_of_the_figure_says_whether_points_are_means() -> None:
     content = raw("ladder-photographs-desk")
-    ((_, ((_, caption),)),) = report._sections([records.opened(content)], ())
-    assert caption.endswith("Small points are seeds, large ones their means.")
+    (picture,) = pictures([records.opened(content)])
+    assert picture.caption.endswith("Small points are seeds, large ones their means.")
     content["arms"] = {name: runs[:1] for name, runs in content["arms"].items()}
-    ((_, ((_, caption),)),) = report._sections([records.opened(content)], ())
-    assert caption.endswith("A point is one run: there is no interval.")
+    (picture,) = pictures([records.opened(content)])
+    assert picture.caption.endswith("A point is one run: there is no interval.")
 
 
 def test_seed_0_of_the_record_decides_two_rungs_otherwise_as_the_note_says() -> None:

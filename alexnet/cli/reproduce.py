@@ -50,7 +50,8 @@ class ReproduceArguments:
     records that come with the program. A run at smoke scale, which has no results, is recorded in
     OUT/records when it is not given."""
     document: Path | None = None
-    """Only write the table of all records into this Markdown file."""
+    """Only write the table of all records into this Markdown file, and their figures into a folder
+    beside it."""
     report: Path | None = None
     """Only write all records, with figures, into this HTML file."""
     runs: Paths = ()
@@ -83,13 +84,21 @@ def reproduce(arguments: list[str]) -> None:
         raise AlexNetError("--runs has an effect beside --report alone, the page that shows them")
     if a.document is not None or a.report is not None:
         recorded = records.read(a.records, records.RESULTS)
+        # Only these need matplotlib.
+        from alexnet import figures
+        from alexnet.experiments import pictures, report
+
         if a.document is not None:
-            write_whole(a.document, document.text(recorded).encode())
+            folder = a.document.with_name(f"{a.document.stem}-figures")
+            drawn = pictures.pictures(recorded)
+            if drawn:
+                folder.mkdir(exist_ok=True)
+            for one in drawn:
+                figures.save(one.figure, folder / one.file, one.source)
+            text = document.text(recorded, drawn, folder.name)
+            write_whole(a.document, text.encode())
             print(a.document)
         if a.report is not None:
-            # Only the report needs matplotlib.
-            from alexnet.experiments import report
-
             write_whole(a.report, report.page(recorded, a.runs, folder).encode())
             print(a.report)
         return

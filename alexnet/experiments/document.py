@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.job import TRAIN_IMAGES
 from alexnet.experiments.record import UNDERFITTED, Record, where
 from alexnet.experiments.table import TableRow, published, stands, table_rows
+
+if TYPE_CHECKING:
+    from alexnet.experiments.pictures import Picture
 
 FULL_SCALE = (
     "Commands at full scale: `--precision auto` is bfloat16 on CUDA; the authors computed in "
@@ -17,7 +21,7 @@ FULL_SCALE = (
 HEAD = """# Reproduction
 
 The claims of the paper, questions that it does not ask ({questions}), and
-what was measured here. `alexnet reproduce --document docs/reproduction.md` makes this file from
+what was measured here. `alexnet reproduce --document docs/reproduction.md` makes this file and its figures from
 `records/claims`. Records hold runs; every effect is computed from them, and a test fails when this
 file and the records disagree.
 
@@ -66,17 +70,24 @@ would run today; the settings that differ are named. A measure of the first epoc
 touched by settings that act later."""
 
 
-def text(records: Sequence[Record]) -> str:
-    """The text of docs/reproduction.md."""
+def text(records: Sequence[Record], pictures: Sequence[Picture] = (), folder: str = "") -> str:
+    """The text of docs/reproduction.md.
+
+    Args:
+        pictures: The figures of these records, which are not written here.
+        folder: Where their files are, from the document.
+    """
     lines = [
         "| claim | what was compared | the paper | ours [95 % interval] "
         "| minimum detectable effect (80 % power) | p, Holm | scale, data | verdict |",
         "|---|---|---|---|---|---|---|---|",
         *map(_markdown_row, table_rows(records)),
         "",
-        "## Each claim",
-        "",
     ]
+    for one in pictures:
+        lines += [f"### {one.title}", "", f"![{one.title}]({folder}/{one.file})", ""]
+        lines += [one.caption, ""]
+    lines += ["## Each claim", ""]
     for claim in CLAIMS:
         of_claim = [record for record in records if record.claim is claim]
         note = f" {claim.note}" if claim.note else ""

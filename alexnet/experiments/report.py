@@ -13,12 +13,11 @@ from alexnet import figures
 from alexnet.diagnostics import colourfulness, orientedness
 from alexnet.experiments.claims import CLAIMS
 from alexnet.experiments.document import NOT_RUN, not_run, reading
-from alexnet.experiments.drawings import bars, by_images, crossing, ladder
-from alexnet.experiments.measures import OF_TEST_ERROR, apart
-from alexnet.experiments.record import Record, where
+from alexnet.experiments.measures import apart
+from alexnet.experiments.pictures import pictures
+from alexnet.experiments.record import Record
 from alexnet.experiments.records import OWN
 from alexnet.experiments.table import (
-    mark_in_words,
     no_records,
     published,
     standing,
@@ -48,7 +47,10 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
         rows=list(table_rows(records)),
         standing=standing(records),
         reading=reading(records).split("\n\n"),
-        figures=_sections(records, runs),
+        figures=[
+            *((one.title, [(one.figure, one.caption)]) for one in pictures(records)),
+            *(_sections_of_runs(records, runs) if runs else ()),
+        ],
         claims=[
             (claim, [record for record in records if record.claim is claim]) for claim in CLAIMS
         ],
@@ -58,57 +60,6 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
         published=published,
         table_rows=table_rows,
     )
-
-
-BY_IMAGES = (
-    "What dropout, random crops and color noise are worth with so many training images, at the "
-    "same number of presentations: differences of the error with the center crop. Above the line "
-    "the network without it errs more. "
-)
-MEANS = "A point is the mean over seeds, with its 95 % interval."
-SINGLE = "A point is one pair of runs: there is no interval."
-
-LADDER = (
-    "Error with the center crop, from above: one column, then each later setting on top of those "
-    "that are kept. Hollow points are settings that the rows below do not have. "
-)
-ONE_RUN = "A point is one run: there is no interval."
-SEVERAL_RUNS = "Small points are seeds, large ones their means."
-
-
-def _sections(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
-    """The figures of the page. Those that have no data are left out."""
-    sections: list[Section] = []
-    for record in records:
-        # Figure 1 compares two arms by epoch; only the claim on ReLU has such curves.
-        if record.claim.id == "relu":
-            title = f"Figure 1: ReLU against tanh ({where(record.raw)})"
-            sections += [(title, [(crossing(record), _crossing_text(record))])]
-    # Bars can be compared only if they have one unit, and need an interval.
-    points = [
-        (record, row)
-        for record in records
-        if not record.claim.many_parts
-        for row in record.rows
-        if row.effect.measure in OF_TEST_ERROR and row.estimate.low is not None
-    ]
-    if points:
-        caption = (
-            "Differences of test error: the mean over seeds and its 95 % interval. To the right of "
-            "the line the first of the two errs more. The diamonds are the paper's own numbers, at "
-            f"its own scale.{mark_in_words(row for _, row in points)}"
-        )
-        sections += [("What each part is worth", [(bars(points), caption)])]
-    for record in records:
-        if record.claim.numbers_of_images:
-            caption = BY_IMAGES + (SINGLE if record.rows[0].estimate.low is None else MEANS)
-            sections += [("Overfitting: the number of images", [(by_images(record), caption)])]
-        if record.claim.id == "ladder":
-            title = f"What later settings are worth ({where(record.raw)})"
-            single = all(row.estimate.n == 1 for row in record.rows)
-            caption = LADDER + (ONE_RUN if single else SEVERAL_RUNS)
-            sections += [(title, [(ladder(record), caption)])]
-    return sections + (_sections_of_runs(records, runs) if runs else [])
 
 
 def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
@@ -175,12 +126,3 @@ def _inline(text: str) -> Markup:
         pieces = marked.split(mark)
         marked = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
     return Markup(marked)
-
-
-def _crossing_text(record: Record) -> str:
-    (row,) = table_rows([record])
-    return (
-        "Error over the whole training set after each epoch, one line for each seed. The net with "
-        f"tanh needs {row.ours} times as many epochs to reach the 25 % line (a lower bound where "
-        f"it is never reached). The paper says 6: {row.full_verdict}."
-    )
