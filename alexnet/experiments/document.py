@@ -21,9 +21,9 @@ FULL_SCALE = (
 HEAD = """# Reproduction
 
 The claims of the paper, questions that it does not ask ({questions}), and
-what was measured here. `alexnet reproduce --document docs/reproduction.md` makes this file and its figures from
-`records/claims`. Records hold runs; every effect is computed from them, and a test fails when this
-file and the records disagree.
+what was measured here. `alexnet reproduce --document docs/reproduction.md` makes this file and its
+figures from `records/claims`. Records hold runs; every effect is computed from them, and a test
+fails when this file and the records disagree.
 
 """
 # Lines that end in a backslash are one line of the document.
