@@ -159,7 +159,7 @@ def _check_layers(config: Config) -> None:
     """Check the names of the layers, and those that other settings name."""
     sgd, schedule = config.sgd, config.schedule
     layers = [layer.name for layer in config.architecture.layers]
-    if config.snapshots and not isinstance(config.architecture.layers[0], Conv):
+    if config.snapshots and not isinstance(next(iter(config.architecture.layers), None), Conv):
         raise ConfigError(
             "snapshots keeps the filters of the first layer, which has none here; set it to 0"
         )
@@ -250,7 +250,7 @@ def _decays_of_all_layers(config: Config) -> set[float]:
 
 
 def _too_late(schedule: Schedule) -> list[str]:
-    """Describe the changes of the learning rate that lie behind the end of the schedule.
+    """Describe the changes that lie behind the end of the schedule.
 
     This is not an error, because a shortened schedule may leave changes behind its end on purpose.
     """
@@ -266,6 +266,9 @@ def _too_late(schedule: Schedule) -> list[str]:
         for layer_lr in schedule.layer_lrs
         if layer_lr.epoch >= schedule.epochs
     ]
+    # A training of one epoch, as scaled by --epochs, has the noise in it.
+    if schedule.colour_until is not None and schedule.colour_until >= max(2, schedule.epochs):
+        late.append(f"the end of the color noise at epoch {schedule.colour_until}")
     return [
         f"{what} lies after the last epoch, {schedule.epochs}; --epochs shortens in proportion"
         for what in late

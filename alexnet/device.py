@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -63,9 +63,8 @@ def follow_cpu_limit() -> None:
 def resolve(config: Config) -> Config:
     """Return the config with "auto" replaced in device and precision, to be saved with the run.
 
-    The precision is bfloat16 on CUDA and float32 elsewhere: many CPUs are not faster in bfloat16,
-    and float32 gives nearly the same numbers on all of them. The device has no index: which of its
-    GPUs a process takes is not a property of the run, and each rank takes another.
+    The device has no index: which of its GPUs a process takes is not a property of the run, and
+    each rank takes another.
 
     Raises:
         ConfigError: As `resolve_device`, and for float64 on MPS.
@@ -75,8 +74,16 @@ def resolve(config: Config) -> Config:
     if precision == "float64" and device == "mps":
         raise ConfigError("precision float64 needs a CPU or CUDA; Apple's MPS has no float64")
     if precision == "auto":
-        precision = "bfloat16" if device == "cuda" else "float32"
+        precision = auto_precision(device)
     return replace(config, device=device, precision=precision)
+
+
+def auto_precision(device: str) -> Literal["bfloat16", "float32"]:
+    """The precision that `auto` means on a kind of device: bfloat16 on CUDA, float32 elsewhere.
+
+    Many CPUs are not faster in bfloat16, and float32 gives nearly the same numbers on all of them.
+    """
+    return "bfloat16" if device == "cuda" else "float32"
 
 
 def only_deterministic(wanted: bool) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from alexnet import figures, recipes
-from alexnet.config import Config, Plateau
+from alexnet.config import Config, Plateau, Schedule, StepSchedule
 from alexnet.data.image import encode
+from alexnet.device import auto_precision
 from alexnet.errors import RunError
 from alexnet.evaluation import (
     Mistake,
@@ -88,6 +89,7 @@ def page(run: Path, test: OwnTest) -> str:
         names=names,
         train_images=splits[config.train_split]["images"],
         val_images=len(test.split),
+        own_images=config.train_split == config.val_split,
         store_changed=test.store.checksum != trained.about["store"],
         same_answer=same_answer(result, names),
         tests=[(crops_name(result), result, wilson(*_wrong(result))) for result in test.results],
@@ -98,7 +100,7 @@ def page(run: Path, test: OwnTest) -> str:
         largest=names[int(counts.argmax())],
         as_large=int((counts == counts.max()).sum()),
         largest_error=1 - counts.max() / counts.sum(),
-        steered=isinstance(config.schedule, Plateau),
+        steered=_steered(config.schedule),
         curves=figures.single_curves(run) if epochs else [],
         matrix=figures.confusion(result, names) if has_matrix else None,
         # Only a small matrix leaves room beside it.
@@ -167,17 +169,28 @@ def _class_errors(result: Result, names: Sequence[str]) -> list[tuple[str, int, 
     return sorted(rows, key=lambda row: -1.0 if row[2] is None else row[2], reverse=True)
 
 
+def _steered(schedule: Schedule) -> str:
+    """What the test images decided in a training; "" if nothing."""
+    if isinstance(schedule, Plateau):
+        return "the learning rate fell"
+    if isinstance(schedule, StepSchedule) and schedule.until_error is not None:
+        return "the training ended"
+    return ""
+
+
 def changed_settings(config: Config) -> list[tuple[str, str, str]]:
     """Return the settings that differ from the recipe: name, value, and the recipe's value.
 
-    The store, the number of classes that follows from it, and what `auto` was on the machine are
-    left out.
+    The store, the number of classes that follows from it, the device, and a precision that `auto`
+    is on this device are left out.
     """
     if config.recipe not in recipes.__all__:
         return []
     ours = _flat(to_dict(config))
     theirs = _flat(to_dict(getattr(recipes, config.recipe)()))
-    ignored = "recipe", "data", "architecture.classes", "device", "precision"
+    ignored = {"recipe", "data", "architecture.classes", "device"}
+    if config.precision == auto_precision(config.device):
+        ignored.add("precision")
     return [
         (name, _shown(ours.get(name)), _shown(theirs.get(name)))
         for name in sorted(ours.keys() | theirs.keys())

@@ -18,6 +18,7 @@ from alexnet.experiments import document
 from alexnet.experiments.claim import Claim
 from alexnet.experiments.claims import CLAIMS, chosen
 from tests import layouts
+from tests.commands import refused
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +31,22 @@ def test_without_arguments_the_table_names_every_claim(
     assert f"{tmp_path} has no records" in table_text
     for claim in CLAIMS:
         assert f"{claim.id}: {claim.printed_statement}" in table_text
+
+
+def test_document_needs_a_folder_and_the_page_names_that_of_the_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    nowhere = tmp_path / "none" / "claims.md"
+    sentence = refused(capsys, "reproduce", "--document", nowhere)
+    assert f"{nowhere} cannot be written: there is no folder {nowhere.parent}" in sentence
+    document, page = tmp_path / "claims.md", tmp_path / "page.html"
+    files = ["--document", str(document), "--report", str(page)]
+    main(["reproduce", "--records", str(empty), *files])
+    assert f"{empty} has no records" in page.read_text()
+    # There is nothing to draw.
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "claims.md", "page.html"}
 
 
 def test_every_claim_on_tiny_imagenet_is_trained_by_one_command() -> None:

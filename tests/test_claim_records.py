@@ -35,6 +35,11 @@ AUDITED = [
     ("ladder", "photographs", "error with the center crop, without mixup", -1.06, -2.09, -0.03),
     ("ladder", "photographs", "error with the center crop, without CutMix", -6.62, -8.16, -5.08),
     ("ladder", "photographs", "error with the center crop, one column", 3.58, 2.14, 5.02),
+    ("ladder", "tiny-imagenet", "error with the center crop, without batch", 6.0, 4.3, 7.7),
+    ("ladder", "tiny-imagenet", "error with the center crop, without random", -3.97, -6.04, -1.90),
+    ("ladder", "tiny-imagenet", "error with the center crop, without CutMix", -5.76, -7.36, -4.16),
+    ("ladder", "tiny-imagenet", "error with the center crop, without larger", -4.80, -7.65, -1.95),
+    ("ladder", "tiny-imagenet", "error with the center crop, one column", 6.0, 5.7, 6.3),
     ("crops", "tiny-imagenet", "gap", 32.6, 31.1, 34.2),
     ("crops", "tiny-imagenet", "test error", 1.96, 0.58, 3.34),
     ("dropout", "tiny-imagenet", "gap", 47.3, 44.5, 50.1),
@@ -113,6 +118,10 @@ def test_records_travel_with_a_wheel_and_own_ones_take_their_place(
     # A folder that is named stands alone.
     assert len(records.read(records.OWN)) == 1
     main(["reproduce", "--document", "claims.md"])
+    # The document has its figures beside it.
+    shown = re.findall(r"\]\((claims-figures/.*\.png)\)", (tmp_path / "claims.md").read_text())
+    assert len(shown) > 3
+    assert all((tmp_path / name).is_file() for name in shown)
     # The document has the effects of the shipped records, of which one is the user's own.
     rows = (tmp_path / "claims.md").read_text().count("\n| ")
     assert rows == len([*table.table_rows(everything)]) + 1

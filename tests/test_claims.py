@@ -252,6 +252,27 @@ def test_effects_of_the_ladder_in_the_recipes_are_those_of_the_record(
     ]
 
 
+def test_ladder_on_tiny_imagenet_in_the_recipes_is_that_of_the_record(
+    recorded: list[Record],
+) -> None:
+    effect = r"-?\d\.\d\d \[.*\]"
+    row = re.compile(rf"^\| .* \| ({effect}) \| ({effect}|\(one crop\)) \|$", re.MULTILINE)
+    quoted = row.findall((ROOT / "docs" / "recipes.md").read_text())
+    (ladder,) = (
+        one for one in recorded if (one.claim.id, one.raw["on"]) == ("ladder", "tiny-imagenet")
+    )
+    center, ten = zip(*quoted, strict=True)
+    assert list(center) == [one.ours for one in table.table_rows([ladder])]
+    for one, words in zip(ladder.rows, ten, strict=True):
+        runs = (ladder.results[arm] for arm in one.effect.arms)
+        differences = [100 * (a.test_error - b.test_error) for a, b in zip(*runs, strict=True)]
+        made = estimate(differences, 0.0, False)
+        alone = one.effect.arms[1] == "larger test crops"
+        assert words == (
+            "(one crop)" if alone else f"{made.mean:.2f} [{made.low:.2f}, {made.high:.2f}]"
+        )
+
+
 def by_images(seeds: int) -> Record:
     """A record of claim images whose effects are made up."""
     (claim,) = chosen(["images"])

@@ -221,6 +221,7 @@ def test_config_file_that_cannot_work_is_refused_by_its_name(tmp_path: Path) -> 
         ({"schedule": Plateau(min_delta=float("nan"))}, "schedule.min_delta is NaN; it must be a"),
         ({"schedule": StepSchedule(9, until_error=float("nan"))}, "until_error is NaN"),
         ({"schedule": StepSchedule(10**20)}, "schedule.epochs is a number of 67 bits; that is too"),
+        ({"architecture": Architecture(()), "snapshots": 1}, "snapshots keeps the filters of the"),
         ({"snapshots": 2**63}, "snapshots is a number of 64 bits; that is too large"),
     ],
 )
@@ -288,6 +289,7 @@ def test_settings_without_effect_are_reported() -> None:
         "a drop of the learning rate at epoch 79 lies after the last epoch, 60",
         "a learning rate of conv1 at epoch 67 lies after the last epoch, 60",
         "a learning rate of conv1 at epoch 72 lies after the last epoch, 60",
+        "the end of the color noise at epoch 67 lies after the last epoch, 60",
     ]
     no_crops = replace(original.augment, crops=False, flips=False, colour="none")
     one_column = replace(recipes.one_column().architecture, links=False)

@@ -109,6 +109,15 @@ def test_curve_of_one_epoch_is_seen(tmp_path: Path) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
 
 
+def test_last_epochs_are_drawn_where_lines_are_missing(tmp_path: Path) -> None:
+    """As after a damaged line of the log was removed."""
+    run = write_epochs(tmp_path / "run", [0.9] * 9)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[3:]))
+    for figure in (figures.curves([run]), figures.training_error([run])):
+        assert figure.axes[0].get_xlim()[1] >= 9
+
+
 def test_legend_of_many_runs_is_below_the_curves(tmp_path: Path) -> None:
     runs = [write_epochs(tmp_path / name, [0.9] * 9, (4,)) for name in "abc"]
     figure = figures.curves(runs)

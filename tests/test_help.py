@@ -241,7 +241,7 @@ def test_lines_of_summary_and_reproduce_fit(
     assert "full, CIFAR-10: 4.35 [3.54, 5.16] (paper: 6): same sign" in overview
     text = printed(capsys, "reproduce", "relu", "columns", "--records", str(records))
     assert max(map(len, (overview + text).splitlines())) <= int(columns)
-    assert "paper: 6; measured: 4.35 [3.54, 5.16]; p 0.100;" in text
+    assert "paper: 6; measured: 4.35 [3.54, 5.16]; p 0.125;" in text
     assert "ablated" not in text
     # pre_trained has the largest numbers.
     for name in ("original", "cifar_11", "pre_trained"):

@@ -16,10 +16,11 @@ import pytest
 
 from alexnet import recipes, run_report
 from alexnet.cli import main
-from alexnet.config import StepSchedule
+from alexnet.config import Plateau, StepSchedule
 from alexnet.data import shapes
 from alexnet.evaluation import OwnTest, evaluate, own_test, same_answer, score
 from alexnet.provenance import machine
+from alexnet.saved_config import to_dict
 from tests.commands import printed, refused
 from tests.test_disk import read_only
 
@@ -160,6 +161,23 @@ def test_many_classes_have_a_table_in_place_of_a_matrix(run: Path, test: OwnTest
     assert "<td>class 59</td>" in page
 
 
+def test_page_says_what_the_test_images_have_decided(run: Path, test: OwnTest) -> None:
+    def page(**changes: object) -> str:
+        about = test.trained.about | {"config": to_dict(replace(test.trained.config, **changes))}
+        return run_report.page(run, replace(test, trained=replace(test.trained, about=about)))
+
+    ended = replace(test.trained.config.schedule, until_error=0.25)
+    for changes, words in (
+        ({}, None),
+        ({"schedule": Plateau(3)}, "also decided when the learning rate fell, so"),
+        ({"schedule": ended}, "also decided when the training ended, so"),
+    ):
+        text = page(**changes)
+        assert (words in text) if words else ("also decided" not in text)
+    assert "tested on\n30 others" in page()
+    assert "tested on\nthe same images" in page(val_split="train")
+
+
 def test_confused_pairs_are_sorted_by_number() -> None:
     p = np.eye(3, dtype=np.float32)[[0, 1, 1, 2, 2, 2, 0]]
     result = score(p, np.array([0, 0, 0, 1, 1, 1, 2]), 1)
@@ -170,7 +188,12 @@ def test_confused_pairs_are_sorted_by_number() -> None:
 
 def test_only_settings_that_differ_from_the_recipe_are_listed() -> None:
     base = recipes.demo()
-    assert run_report.changed_settings(replace(base, data="somewhere", device="cpu")) == []
+    for precision in ("auto", "float32"):
+        auto = replace(base, data="somewhere", device="cpu", precision=precision)
+        assert run_report.changed_settings(auto) == []
+    for device, precision in (("cpu", "bfloat16"), ("cuda", "float32")):
+        chosen = replace(base, device=device, precision=precision)
+        assert run_report.changed_settings(chosen) == [("precision", precision, "auto")]
     layers = base.architecture.layers
     changed = replace(
         base,

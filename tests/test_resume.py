@@ -161,6 +161,14 @@ def test_single_process_keeps_the_timeout_of_a_run_of_ranks(
     assert joined == [Parallel(timeout_s=7)]
 
 
+def test_empty_name_of_a_store_is_refused_on_resume(run: Path) -> None:
+    """It would be the current folder, and later the sign of an imported run."""
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="--data names no store"):
+        resume(run, data="")
+    assert (run / "config.json").read_bytes() == before
+
+
 def test_run_is_resumed_with_its_store_elsewhere_and_another_timeout(
     store: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

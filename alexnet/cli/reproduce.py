@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from alexnet.cli.arguments import Names, Paths, on_disk, parse
 from alexnet.errors import AlexNetError
-from alexnet.files import write_whole
+from alexnet.files import check_may_write, write_whole
 from alexnet.terminal import print_if_read
 
 NOT_OF_RUNS = "claims", "data", "records", "document", "report", "runs"
@@ -89,13 +89,14 @@ def reproduce(arguments: list[str]) -> None:
         from alexnet.experiments import pictures, report
 
         if a.document is not None:
-            folder = a.document.with_name(f"{a.document.stem}-figures")
+            check_may_write(a.document)
+            beside = a.document.with_name(f"{a.document.stem}-figures")
             drawn = pictures.pictures(recorded)
             if drawn:
-                folder.mkdir(exist_ok=True)
+                beside.mkdir(exist_ok=True)
             for one in drawn:
-                figures.save(one.figure, folder / one.file, one.source)
-            text = document.text(recorded, drawn, folder.name)
+                figures.save(one.figure, beside / one.file, one.source)
+            text = document.text(recorded, drawn, beside.name)
             write_whole(a.document, text.encode())
             print(a.document)
         if a.report is not None:

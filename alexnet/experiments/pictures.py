@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from alexnet.experiments.drawings import bars, by_images, crossing, ladder
 from alexnet.experiments.measures import OF_TEST_ERROR
@@ -39,24 +41,30 @@ class Picture:
         title: Its heading.
         figure: The figure.
         caption: What it shows, in sentences.
-        records: The records that it is drawn from.
+        source: SHA-256 of its words, points and lines, by which a file tells whether it has them.
     """
 
     title: str
     figure: Figure
     caption: str
-    records: tuple[Record, ...]
+    source: str
 
     @property
     def file(self) -> str:
         """Name of its file beside the document."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") + ".png"
 
-    @property
-    def source(self) -> str:
-        """SHA-256 of the records, by which a file tells whether it is drawn from them."""
-        content = json.dumps([record.raw for record in self.records], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+
+def _picture(title: str, figure: Figure, caption: str) -> Picture:
+    words = [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]
+    # To a millionth, since the last bits of a mean depend on the processor.
+    lines = [
+        [np.asarray(line.get_xydata()).round(6).tolist(), str(line.get_markerfacecolor())]
+        for axes in figure.axes
+        for line in axes.lines
+    ]
+    source = hashlib.sha256(json.dumps([words, lines]).encode()).hexdigest()
+    return Picture(title, figure, caption, source)
 
 
 def pictures(records: Sequence[Record]) -> list[Picture]:
@@ -66,7 +74,7 @@ def pictures(records: Sequence[Record]) -> list[Picture]:
         # Figure 1 compares two arms by epoch; only the claim on ReLU has such curves.
         if record.claim.id == "relu":
             title = f"Figure 1: ReLU against tanh ({where(record.raw)})"
-            made.append(Picture(title, crossing(record), _crossing_text(record), (record,)))
+            made.append(_picture(title, crossing(record), _crossing_text(record)))
     # Bars can be compared only if they have one unit, and need an interval.
     points = [
         (record, row)
@@ -81,18 +89,17 @@ def pictures(records: Sequence[Record]) -> list[Picture]:
             "the line the first of the two errs more. The diamonds are the paper's own numbers, at "
             f"its own scale.{mark_in_words(row for _, row in points)}"
         )
-        of_points = tuple(record for record in records if any(record is one for one, _ in points))
-        made.append(Picture("What each part is worth", bars(points), caption, of_points))
+        made.append(_picture("What each part is worth", bars(points), caption))
     for record in records:
         if record.claim.numbers_of_images:
             caption = BY_IMAGES + (SINGLE if record.rows[0].estimate.low is None else MEANS)
             title = "Overfitting: the number of images"
-            made.append(Picture(title, by_images(record), caption, (record,)))
+            made.append(_picture(title, by_images(record), caption))
         if record.claim.id == "ladder":
             title = f"What later settings are worth ({where(record.raw)})"
             single = all(row.estimate.n == 1 for row in record.rows)
             caption = LADDER + (ONE_RUN if single else SEVERAL_RUNS)
-            made.append(Picture(title, ladder(record), caption, (record,)))
+            made.append(_picture(title, ladder(record), caption))
     return made
 
 

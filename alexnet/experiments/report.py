@@ -65,6 +65,8 @@ def page(records: Sequence[Record], runs: Sequence[Path] = (), folder: Path = OW
 def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[Section]:
     """Figures 3 and 4 of the first run, and the signals and curves of all runs."""
     first, net = runs[0], load(runs[0]).net
+    run_names = figures.run_names(runs)
+    name = run_names[0]
     # Before the colors are measured: it refuses a first layer that has no filters.
     filters = figures.filters(net)
     indices = [
@@ -74,13 +76,11 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
         )
     ]
     caption = (
-        f"The filters of the first layer of {first.name}. Color is the share of a filter's energy "
+        f"The filters of the first layer of {name}. Color is the share of a filter's energy "
         "that is not gray; orientation is the coherence of its gradients. Both lie between 0 and "
         f"1. Means: {'; '.join(indices)}. {_specialising(records)}"
     )
-    answers = (
-        f"Eight validation images, their class, and the five most probable classes by {first.name}."
-    )
+    answers = f"Eight validation images, their class, and the five most probable classes by {name}."
     near = (
         "Five validation images; each row shows the six nearest training images by L2 distance in "
         "the last hidden layer."
@@ -89,7 +89,7 @@ def _sections_of_runs(records: Sequence[Record], runs: Sequence[Path]) -> list[S
         "The distance of two images in each layer of the untrained networks. A network that is "
         "below the line cannot tell images apart."
     )
-    names = ", ".join(figures.run_names(runs))
+    names = ", ".join(run_names)
     return [
         ("Figure 3: the filters of the first layer", [(filters, caption)]),
         (

@@ -125,7 +125,7 @@ def _draw_pairs(ax: Axes, runs: Sequence[tuple[str, Epochs]], what: str, factor:
             if not marked:
                 line.set_label("learning rate falls")
                 marked = True
-    _set_limits(ax, max(len(epochs) for _, epochs in runs))
+    _set_limits(ax, max(epoch["epoch"] for _, epochs in runs for epoch in epochs))
 
 
 def _look(number: int, colors: Sequence[str]) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _draw_training_error(named: Sequence[tuple[str, Sequence[tuple[int, float]]]
     # line sooner or later.
     note = f"{QUARTER:.0%}, the line of Figure 1"
     ax.axhline(100 * QUARTER, color="#bbbbbb", linewidth=0.8, zorder=0, label=note)
-    _set_limits(ax, max(len(points) for _, points in named))
+    _set_limits(ax, max(epoch for _, points in named for epoch, _ in points))
     finish(ax, "epoch", "training error, %")
     legend(ax)
     return figure

@@ -43,6 +43,9 @@ def change_settings(
     if lr is not None:
         config = replace(config, sgd=replace(config.sgd, lr=lr))
     if data is not None:
+        # As `fit` does: "" would be the current folder, and the sign of an imported run.
+        if not data:
+            raise ConfigError("--data names no store; give a folder or a URL, or leave it out")
         config = replace(config, data=data)
     if workers is not None:
         config = replace(config, workers=workers)

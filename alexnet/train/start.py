@@ -79,9 +79,11 @@ def fit(config: Config, run_dir: str | Path) -> dict[str, Any]:
                 held.enter_context(_lock(run, mesh, config.parallel))
             check_empty(run)
             store = _open_store(config)
-            setup = set_up(_resolved(with_classes(config, store)), store, mesh)
+            resolved = _resolved(with_classes(config, store))
+            # Before the network is drawn, which may be larger than the memory.
             if mesh.first:
-                _check_needs(run, setup.config, store)
+                _check_needs(run, resolved, store)
+            setup = set_up(resolved, store, mesh)
             if mesh.first and not locks_first:
                 held.enter_context(_lock(run, mesh, config.parallel))
                 # Another process may have begun the same run, and even ended it, in between.
